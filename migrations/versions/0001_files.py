@@ -1,0 +1,130 @@
+"""Files, copies, API keys, idempotency keys."""
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+STATEMENTS = (
+    """
+    CREATE TABLE api_keys (
+        id uuid PRIMARY KEY,
+        owner text NOT NULL,
+        name text NOT NULL,
+        secret_sha256 bytea NOT NULL,
+        scopes text[] NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        expires_at timestamptz,
+        revoked_at timestamptz,
+        CONSTRAINT api_keys_secret_unique UNIQUE (secret_sha256),
+        CONSTRAINT api_keys_secret_is_sha256 CHECK (octet_length(secret_sha256) = 32),
+        CONSTRAINT api_keys_scopes_known CHECK (scopes <@ ARRAY['read', 'write', 'admin'] AND cardinality(scopes) > 0),
+        CONSTRAINT api_keys_owner_not_empty CHECK (owner <> '')
+    )
+    """,
+    """
+    CREATE TABLE files (
+        id uuid PRIMARY KEY,
+        owner text NOT NULL,
+        filename text NOT NULL,
+        size bigint NOT NULL,
+        content_type text,
+        declared_sha256 bytea,
+        metadata jsonb NOT NULL,
+        incoming_key text,
+        state text NOT NULL,
+        hash bytea,
+        minio_object_name uuid,
+        vault_etag text,
+        upload_date timestamptz,
+        rejection_reason text,
+        rejection_detail text,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        expires_at timestamptz NOT NULL,
+        grace_until timestamptz NOT NULL,
+        final_at timestamptz,
+        -- the work: the row is the job
+        lease uuid,
+        lease_until timestamptz,
+        attempts integer NOT NULL DEFAULT 0,
+        notices integer NOT NULL DEFAULT 0,
+        due_at timestamptz,
+        last_error text,
+        -- what is left behind: when to look at the incoming key again, and how often that was done; when to remove the vault object
+        sweep_at timestamptz,
+        sweeps smallint NOT NULL DEFAULT 0,
+        purge_at timestamptz,
+        CONSTRAINT files_incoming_key_unique UNIQUE (incoming_key),
+        CONSTRAINT files_minio_object_name_unique UNIQUE (minio_object_name),
+        CONSTRAINT files_filename_length CHECK (octet_length(filename) BETWEEN 1 AND 255),
+        CONSTRAINT files_size_not_negative CHECK (size >= 0),
+        CONSTRAINT files_state_known
+            CHECK (state IN ('pending', 'verifying', 'ready', 'rejected', 'expired', 'deleted', 'damaged')),
+        CONSTRAINT files_digests_are_sha256
+            CHECK (octet_length(declared_sha256) = 32 AND octet_length(hash) = 32),
+        CONSTRAINT files_hash_iff_proved
+            CHECK ((hash IS NOT NULL) = (minio_object_name IS NOT NULL)
+               AND (hash IS NOT NULL) = (vault_etag IS NOT NULL)
+               AND (hash IS NOT NULL) = (upload_date IS NOT NULL)
+               AND CASE WHEN state IN ('ready', 'damaged') THEN hash IS NOT NULL
+                        WHEN state = 'deleted' THEN true
+                        ELSE hash IS NULL END),
+        CONSTRAINT files_proved_as_declared
+            CHECK (hash IS NULL OR declared_sha256 IS NULL OR hash = declared_sha256),
+        CONSTRAINT files_rejected_with_reason
+            CHECK ((rejection_reason IS NOT NULL) = (rejection_detail IS NOT NULL)
+               AND CASE WHEN state = 'rejected' THEN rejection_reason IS NOT NULL
+                        WHEN state = 'deleted' THEN true
+                        ELSE rejection_reason IS NULL END),
+        CONSTRAINT files_work_until_final
+            CHECK (CASE WHEN state IN ('pending', 'verifying') THEN due_at IS NOT NULL AND incoming_key IS NOT NULL AND final_at IS NULL
+                        ELSE due_at IS NULL AND lease IS NULL AND final_at IS NOT NULL END),
+        CONSTRAINT files_lease_has_end CHECK ((lease IS NULL) = (lease_until IS NULL)),
+        CONSTRAINT files_purge_deleted_only CHECK (purge_at IS NULL OR state = 'deleted' AND minio_object_name IS NOT NULL)
+    )
+    """,
+    """
+    CREATE TABLE copies (
+        vault_key uuid PRIMARY KEY,
+        file_id uuid NOT NULL,  -- no foreign key: a streamed upload has no file before its commit
+        owner text NOT NULL,
+        lease uuid NOT NULL,
+        lease_until timestamptz NOT NULL,
+        upload_id text,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        doomed_at timestamptz,
+        sweep_at timestamptz,
+        CONSTRAINT copies_sweep_doomed_only CHECK ((doomed_at IS NULL) = (sweep_at IS NULL))
+    )
+    """,
+    """
+    CREATE TABLE idempotency_keys (
+        owner text NOT NULL,
+        key text NOT NULL,
+        request_sha256 bytea NOT NULL,
+        file_id uuid NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (owner, key)
+    )
+    """,
+    "CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at)",
+    "CREATE INDEX api_keys_owner ON api_keys (owner)",
+    # pages, and the filters that can be selective
+    "CREATE INDEX files_owner ON files (owner, id)",
+    "CREATE INDEX files_owner_hash ON files (owner, hash, id) WHERE hash IS NOT NULL",
+    "CREATE INDEX files_owner_filename ON files (owner, filename text_pattern_ops, id)",
+    # what workers look for
+    "CREATE INDEX files_due_small ON files (due_at) WHERE state IN ('pending', 'verifying') AND size <= 1073741824",
+    "CREATE INDEX files_due_large ON files (due_at) WHERE state IN ('pending', 'verifying') AND size > 1073741824",
+    # what the sweeper looks for; lease_until is in no index, so an extension stays a heap-only update
+    "CREATE INDEX files_sweep ON files (sweep_at) WHERE sweep_at IS NOT NULL",
+    "CREATE INDEX files_purge ON files (purge_at) WHERE purge_at IS NOT NULL",
+    "CREATE INDEX files_forget ON files (final_at) WHERE state IN ('deleted', 'expired')",
+    "CREATE INDEX copies_live ON copies (created_at) WHERE doomed_at IS NULL",
+    "CREATE INDEX copies_doomed ON copies (sweep_at) WHERE doomed_at IS NOT NULL",
+)
+
+
+def upgrade() -> None:
+    for statement in STATEMENTS:
+        op.execute(statement)

@@ -1,0 +1,118 @@
+"""What a deployment needs of its store, and how to make it by hand where nobody hands out root's keys."""
+
+import json
+from typing import Final
+
+import msgspec
+
+from service.object_store.administration import Policy
+
+ORPHAN_DAYS: Final = 30
+"""Never shorter: it would remove uploads that wait for workers."""
+SERVICE_ACTIONS: Final = (
+    "s3:GetObject",
+    "s3:PutObject",
+    "s3:DeleteObject",
+    "s3:AbortMultipartUpload",
+    "s3:ListMultipartUploadParts",
+)
+SERVICE_BUCKET_ACTIONS: Final = ("s3:ListBucket", "s3:ListBucketMultipartUploads")
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """All that bootstrap needs to know. `webhook_id` is the ID in the store's `MINIO_NOTIFY_WEBHOOK_…_<ID>` variables."""
+
+    endpoint: str
+    region: str
+    root_access_key: str
+    root_secret_key: str
+    access_key: str
+    secret_key: str
+    signer_access_key: str
+    signer_secret_key: str
+    incoming_bucket: str
+    vault_bucket: str
+    webhook_id: str
+
+    def __repr__(self) -> str:
+        return f"Deployment({self.endpoint}, {self.incoming_bucket}, {self.vault_bucket})"  # key ids are secrets too
+
+    @property
+    def webhook_arn(self) -> str:
+        return f"arn:minio:sqs::{self.webhook_id}:webhook"
+
+    @property
+    def signer_policy_name(self) -> str:
+        return f"{self.incoming_bucket}-signer"
+
+    @property
+    def service_policy_name(self) -> str:
+        return f"{self.vault_bucket}-service"
+
+
+def signer_policy(incoming_bucket: str) -> Policy:
+    """To put, and nothing else: with `s3:GetObject` a URL's holder could have the store copy any object that the signer may read."""
+    return allow(("s3:PutObject",), [f"{incoming_bucket}/*"])
+
+
+def service_policy(incoming_bucket: str, vault_bucket: str) -> Policy:
+    policy = allow(SERVICE_ACTIONS, [f"{incoming_bucket}/*", f"{vault_bucket}/*"])
+    policy["Statement"] += allow(SERVICE_BUCKET_ACTIONS, [incoming_bucket, vault_bucket])["Statement"]
+    return policy
+
+
+def allow(actions: tuple[str, ...], resources: list[str]) -> Policy:
+    statement = {"Effect": "Allow", "Action": list(actions), "Resource": [f"arn:aws:s3:::{resource}" for resource in resources]}
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
+def describe(deployment: Deployment) -> str:
+    """Policies, `mc` commands and `MINIO_*` lines for the store's administrator, with a name in the place of every secret."""
+    identities = {
+        deployment.signer_policy_name: (signer_policy(deployment.incoming_bucket), "S3_SIGNER"),
+        deployment.service_policy_name: (service_policy(deployment.incoming_bucket, deployment.vault_bucket), "S3"),
+    }
+    return "\n".join(
+        [
+            "# 1. The store's environment. The queue's folder lies on a volume that lasts; the token is a single word.",
+            *describe_environment(deployment.webhook_id),
+            "",
+            "# 2. Buckets, as root of the store. Run what follows in a shell where ASSAY_S3_* are set.",
+            f'mc alias set assay {deployment.endpoint} "$ROOT_ACCESS_KEY" "$ROOT_SECRET_KEY"',
+            *[
+                f"mc mb --ignore-existing --region {deployment.region} assay/{name}"
+                for name in (deployment.incoming_bucket, deployment.vault_bucket)
+            ],
+            "",
+            "# 3. Identities",
+            *[line for name, (policy, prefix) in identities.items() for line in describe_identity(name, policy, prefix=prefix)],
+            "",
+            "# 4. Events, and the end of what no row names",
+            f"mc event add --ignore-existing assay/{deployment.incoming_bucket} {deployment.webhook_arn} --event put",
+            f"mc ilm rule add assay/{deployment.incoming_bucket} --expire-days {ORPHAN_DAYS}",
+        ]
+    )
+
+
+def describe_environment(webhook_id: str) -> list[str]:
+    webhook = {
+        "ENABLE": "on",
+        "ENDPOINT": "http://ASSAY_HOST:8000/webhooks/minio",
+        "AUTH_TOKEN": "<the value of ASSAY_WEBHOOK_TOKEN>",
+        "QUEUE_DIR": "/var/lib/minio-events",
+        "QUEUE_LIMIT": "100000",
+    }
+    lines = [f"MINIO_NOTIFY_WEBHOOK_{name}_{webhook_id}={value}" for name, value in webhook.items()]
+    return [*lines, "MINIO_API_SYNC_EVENTS=on", "MINIO_SYNC_BOOT=on", "# twice ASSAY_UPLOAD_TTL:", "MINIO_API_STALE_UPLOADS_EXPIRY=48h"]
+
+
+def describe_identity(policy_name: str, policy: Policy, *, prefix: str) -> list[str]:
+    access_key, secret_key = f'"$ASSAY_{prefix}_ACCESS_KEY"', f'"$ASSAY_{prefix}_SECRET_KEY"'
+    return [
+        f"cat > {policy_name}.json <<'END'",
+        json.dumps(policy, indent=2),
+        "END",
+        f"mc admin policy create assay {policy_name} {policy_name}.json",
+        f"mc admin user add assay {access_key} {secret_key}",
+        f"mc admin policy attach assay {policy_name} --user {access_key}",
+    ]

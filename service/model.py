@@ -1,0 +1,160 @@
+"""What a file is: its states, what was declared about it, what was proved.
+
+pending ⇄ verifying ──▶ ready ⇄ damaged        pending may also go straight to ready or rejected;
+   │          ├───────▶ rejected               every state but `deleted` may go to `deleted`
+   └──────────┴───────▶ expired
+"""
+
+import os
+import time
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, Self
+from uuid import UUID
+
+import msgspec
+
+GIB: Final = 1024**3
+LARGEST_PUT_BYTES: Final = 5 * GIB
+"""The largest object that one PUT, and one CopyObject, may carry (S3's own limit)."""
+
+
+class State(StrEnum):
+    """What is true of a file, and what anybody may observe of it."""
+
+    PENDING = "pending"
+    VERIFYING = "verifying"
+    READY = "ready"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    DELETED = "deleted"
+    DAMAGED = "damaged"
+
+
+UNPROVED: Final = frozenset({State.PENDING, State.VERIFYING})
+GONE: Final = frozenset({State.EXPIRED, State.DELETED})
+
+
+class RejectionReason(StrEnum):
+    """Why the bytes that arrived are not the file that was declared."""
+
+    SIZE_MISMATCH = "size-mismatch"
+    DIGEST_MISMATCH = "digest-mismatch"
+    CONTENT_TYPE_MISMATCH = "content-type-mismatch"
+    UNVERIFIABLE = "unverifiable"
+
+
+class Sha256:
+    """A SHA-256 digest: 32 bytes, written as 64 lower-case hex digits. No struct, so that msgspec asks us how it is read."""
+
+    __slots__ = ("digest",)
+
+    def __init__(self, digest: bytes) -> None:
+        if len(digest) != 32:
+            raise ValueError("a SHA-256 digest has 32 bytes")
+        self.digest: Final = digest
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sha256) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"Sha256({self})"
+
+    def __str__(self) -> str:
+        return self.digest.hex()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read 64 hex digits in either case; ValueError says what was wrong."""
+        if len(text) != 64 or not all(c in "0123456789abcdefABCDEF" for c in text):
+            raise ValueError("expected a SHA-256 as 64 hexadecimal digits")
+        return cls(bytes.fromhex(text))
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """Why a file was rejected: `reason` for programs, `detail` for people."""
+
+    reason: RejectionReason
+    detail: str
+
+
+class Declaration(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client says about a file before it sends it. `content_type` None: not declared, so never compared."""
+
+    owner: str
+    filename: str
+    size: int
+    content_type: str | None
+    sha256: Sha256 | None
+    metadata: dict[str, str]
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True):
+    """One row: what was declared and what was proved. Sizes in bytes, times aware UTC.
+
+    `hash`, `minio_object_name`, `vault_etag` and `upload_date` are set together, by the commit, or not at all.
+    `incoming_key` is None for a file that was streamed through the API: nothing of it was ever in incoming.
+    """
+
+    id: UUID
+    owner: str
+    filename: str
+    size: int
+    content_type: str | None
+    declared_sha256: Sha256 | None
+    metadata: dict[str, str]
+    incoming_key: str | None
+    state: State
+    hash: Sha256 | None
+    minio_object_name: UUID | None
+    vault_etag: str | None
+    upload_date: datetime | None
+    rejection_reason: RejectionReason | None
+    rejection_detail: str | None
+    created_at: datetime
+    expires_at: datetime
+
+    @property
+    def served_content_type(self) -> str:
+        """The media type this file is shown under; bytes of an undeclared type are only bytes."""
+        return self.content_type or "application/octet-stream"
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's hold on one file. `vault_key` was written down with it and is written to by nobody else.
+
+    `notices` and `grace_over` are what the database said at the claim, so before any look at the store.
+    """
+
+    id: UUID
+    owner: str
+    filename: str
+    size: int
+    content_type: str | None
+    declared_sha256: Sha256 | None
+    incoming_key: str
+    state: State
+    lease: UUID
+    vault_key: UUID
+    attempts: int
+    notices: int
+    grace_over: bool
+
+
+def make_id() -> UUID:
+    """A UUIDv7 (RFC 9562, method 3: the 12 bits behind the milliseconds hold the fraction of one)."""
+    nanoseconds = time.time_ns()
+    milliseconds, rest = divmod(nanoseconds, 1_000_000)
+    fraction = (rest << 12) // 1_000_000
+    random = int.from_bytes(os.urandom(8)) >> 2
+    return UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random)
+
+
+def decode_column(kind: type, value: Any) -> Any:
+    """The msgspec hook for what PostgreSQL stores in another form than we hold it in."""
+    if kind is Sha256:
+        return Sha256(value)
+    raise NotImplementedError(kind)

@@ -1,0 +1,241 @@
+"""Every refusal, as a problem document (RFC 9457).
+
+Problem
+├── InvalidRequest          400   ├── NotFound           404   ├── FileTooLarge          413
+│   ├── MalformedBody       400   ├── MethodNotAllowed   405   ├── BodyTooLarge          413
+│   ├── InvalidCursor       400   ├── SlowSender         408   ├── UnsupportedMediaType  415
+│   └── IncompleteBody      400   ├── Conflict           409   ├── RangeNotSatisfiable   416
+├── Unauthorized            401   │   ├── NotReady             ├── DigestMismatch        422
+├── Forbidden               403   │   ├── FileRejected         ├── MultipartNotAvailable 422
+├── PreconditionFailed      412   │   ├── FileDamaged          ├── IdempotencyMismatch   422
+└── ...                           │   ├── NotUploaded          ├── DatabaseUnavailable   503
+                                  │   ├── AlreadyUploaded      ├── StoreUnavailable      503
+                                  │   └── DigestConflict       └── InternalError         500
+                                  ├── FileGone           410
+                                  └── LengthRequired     411
+"""
+
+from typing import Any, ClassVar
+
+import msgspec
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One field that was wrong: `field` is a JSON path, a query parameter or a header, `detail` says what would be right."""
+
+    field: str
+    detail: str
+
+
+class Problem(Exception):
+    """A refusal that a client can act on. The class fixes `type`, `title` and `status`; `detail` is this occurrence."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self, detail: str = "", *, errors: tuple[FieldError, ...] = (), headers: dict[str, str] | None = None, **extension: Any
+    ) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers or {}
+        self.extension = extension
+
+    def document(self) -> dict[str, Any]:
+        """The members of the problem document."""
+        members: dict[str, Any] = {"type": f"urn:assay:problem:{self.type}", "title": self.title, "status": self.status}
+        if self.detail:
+            members["detail"] = self.detail
+        if self.errors:
+            members["errors"] = self.errors
+        return members | self.extension
+
+
+class InvalidRequest(Problem):
+    """One or more fields of the request are not what they should be."""
+
+    status, type, title = 400, "invalid-request", "The request is not valid"
+
+    @classmethod
+    def at(cls, field: str, detail: str) -> "InvalidRequest":
+        return cls(f"{field}: {detail}", errors=(FieldError(field, detail),))
+
+
+class MalformedBody(InvalidRequest):
+    """The body is not the JSON or the form it should be."""
+
+    type, title = "malformed-body", "The body cannot be read"
+
+
+class InvalidCursor(InvalidRequest):
+    """The cursor is not one of ours, or was made for another owner or other filters."""
+
+    type, title = "invalid-cursor", "The cursor does not fit this request"
+
+
+class IncompleteBody(InvalidRequest):
+    """The body ended before the length that was announced."""
+
+    type, title = "incomplete-body", "The body is shorter than announced"
+
+
+class Unauthorized(Problem):
+    """No API key, or one that is unknown, expired or revoked."""
+
+    status, type, title = 401, "unauthorized", "A valid API key is required"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="assay"'})
+
+
+class Forbidden(Problem):
+    """The key is valid but lacks the scope."""
+
+    status, type, title = 403, "forbidden", "The API key may not do this"
+
+
+class NotFound(Problem):
+    """No such route, or no such file for this owner."""
+
+    status, type, title = 404, "not-found", "Not found"
+
+
+class MethodNotAllowed(Problem):
+    """The route exists, the method does not."""
+
+    status, type, title = 405, "method-not-allowed", "Method not allowed"
+
+
+class SlowSender(Problem):
+    """The body came slower than MIN_UPLOAD_RATE for 30 s."""
+
+    status, type, title = 408, "slow-sender", "The body arrives too slowly"
+
+
+class Conflict(Problem):
+    """The file's state does not allow this."""
+
+    status, type, title = 409, "conflict", "The file's state does not allow this"
+
+
+class NotReady(Conflict):
+    """The file is not proved yet; Retry-After says when to ask again."""
+
+    type, title = "not-ready", "The file is not proved yet"
+
+
+class FileRejected(Conflict):
+    """What arrived is not what was declared."""
+
+    type, title = "file-rejected", "The file was rejected"
+
+
+class FileDamaged(Conflict):
+    """The proved object is gone or altered at the store."""
+
+    type, title = "file-damaged", "The file is damaged at the store"
+
+
+class NotUploaded(Conflict):
+    """The store has no object for this file."""
+
+    type, title = "not-uploaded", "Nothing has been uploaded yet"
+
+
+class AlreadyUploaded(Conflict):
+    """The bytes are at the store already, or the file needs no upload any more."""
+
+    type, title = "already-uploaded", "The file needs no further upload"
+
+
+class DigestConflict(Conflict):
+    """Another digest than the one that is known or proved; nothing was changed."""
+
+    type, title = "digest-conflict", "Another digest is known for this file"
+
+
+class FileGone(Problem):
+    """The file was deleted, or its upload never came."""
+
+    status, type, title = 410, "gone", "The file is gone"
+
+
+class LengthRequired(Problem):
+    """The request needs a Content-Length."""
+
+    status, type, title = 411, "length-required", "A Content-Length is required"
+
+
+class PreconditionFailed(Problem):
+    """If-Match or If-Unmodified-Since does not hold (RFC 9110, 13.1)."""
+
+    status, type, title = 412, "precondition-failed", "The precondition does not hold"
+
+
+class FileTooLarge(Problem):
+    """The file is larger than MAX_FILE_BYTES, or than one PUT can carry."""
+
+    status, type, title = 413, "file-too-large", "The file is too large"
+
+
+class BodyTooLarge(Problem):
+    """The JSON body is larger than the route takes."""
+
+    status, type, title = 413, "body-too-large", "The body is too large"
+
+
+class UnsupportedMediaType(Problem):
+    """The body's media type is not one that the route reads."""
+
+    status, type, title = 415, "unsupported-media-type", "The body's media type is not supported"
+
+
+class RangeNotSatisfiable(Problem):
+    """No byte of the requested range exists (RFC 9110, 15.5.17)."""
+
+    status, type, title = 416, "range-not-satisfiable", "The range cannot be satisfied"
+
+
+class DigestMismatch(Problem):
+    """The bytes have another SHA-256 than declared; nothing was stored."""
+
+    status, type, title = 422, "digest-mismatch", "The bytes have another SHA-256 than declared"
+
+
+class MultipartNotAvailable(Problem):
+    """Multipart uploads are not built yet."""
+
+    status, type, title = 422, "multipart-not-available", "Multipart uploads are not available"
+
+
+class IdempotencyMismatch(Problem):
+    """The Idempotency-Key was used with another body."""
+
+    status, type, title = 422, "idempotency-mismatch", "The Idempotency-Key was used for another request"
+
+
+class Unavailable(Problem):
+    """A server behind this one is away; the request may be repeated."""
+
+    status, type, title = 503, "unavailable", "The service is not available"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail, headers={"Retry-After": "5"})
+
+
+class DatabaseUnavailable(Unavailable):
+    """PostgreSQL does not answer."""
+
+    type, title = "database-unavailable", "The database is not available"
+
+
+class ObjectStoreUnavailable(Unavailable):
+    """The object store does not answer."""
+
+    type, title = "store-unavailable", "The object store is not available"
+
+
+class InternalError(Problem):
+    """A fault of ours; the log has it under the request id."""

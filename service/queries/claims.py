@@ -1,0 +1,183 @@
+"""The statements of a worker: claim, extend, and each way a claim ends. All but the claim demand the lease."""
+
+from datetime import timedelta
+from typing import Final
+
+from service.model import Claim, File, Rejection, Sha256, State
+from service.queries.files import COLUMNS
+from service.queries.rows import Database, read_row, read_row_if_any
+
+# A claim changes no state. The copies row is written here, in the same statement, before anything can lie under its key.
+CLAIM: Final = """
+    , claimed AS (
+        UPDATE files SET lease = gen_random_uuid(), lease_until = now() + $2::interval, due_at = now() + $2::interval,
+                         attempts = attempts + 1
+        FROM due WHERE files.id = due.id
+        RETURNING files.id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, lease_until,
+                  attempts, notices, grace_until <= now() AS grace_over
+    ), copy AS (
+        INSERT INTO copies (vault_key, file_id, owner, lease, lease_until)
+        SELECT gen_random_uuid(), id, owner, lease, lease_until FROM claimed
+        RETURNING vault_key, file_id
+    )
+    SELECT id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, vault_key, attempts, notices, grace_over
+    FROM claimed JOIN copy ON file_id = id
+"""
+DUE: Final = """
+    WITH due AS (
+        SELECT id FROM files
+        WHERE state IN ('pending', 'verifying') AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
+"""
+CLAIM_SMALL: Final = DUE + " AND size <= 1073741824 ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)" + CLAIM
+CLAIM_LARGE: Final = DUE + " AND size > 1073741824 ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)" + CLAIM
+
+
+async def claim_small(database: Database, limit: int, lease: timedelta) -> list[Claim]:
+    """Claim up to `limit` due files of at most 1 GiB."""
+    return [read_row(row, Claim) for row in await database.fetch(CLAIM_SMALL, limit, lease)]
+
+
+async def claim_large(database: Database, limit: int, lease: timedelta) -> list[Claim]:
+    """Claim up to `limit` due files of more than 1 GiB."""
+    return [read_row(row, Claim) for row in await database.fetch(CLAIM_LARGE, limit, lease)]
+
+
+# Both tables' leases move in one statement, and neither without the other.
+EXTEND: Final = """
+    WITH copy AS (
+        SELECT vault_key FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
+    ), file AS (
+        UPDATE files SET lease_until = now() + $4::interval FROM copy
+        WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
+        RETURNING lease_until
+    )
+    UPDATE copies SET lease_until = file.lease_until FROM file WHERE vault_key = $1 RETURNING vault_key
+"""
+
+
+async def extend_lease(database: Database, claim: Claim, lease: timedelta) -> bool:
+    """Keep the claim; False: it is lost."""
+    return await database.fetchval(EXTEND, claim.vault_key, claim.lease, claim.id, lease) is not None
+
+
+# Only while no copy request was sent: the copies row may go at once, because nothing can ever lie under its key.
+# A notice that came after the claim may speak of an object that the look just missed: then the file is due again at once.
+RETURN: Final = """
+    WITH copy AS (
+        DELETE FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
+    )
+    UPDATE files
+    SET state = CASE WHEN notices = $4 THEN 'pending' ELSE state END,
+        due_at = CASE WHEN notices = $4 THEN least(now() + $5::interval, greatest(grace_until, now() + interval '1 second')) ELSE now() END,
+        lease = NULL, lease_until = NULL, last_error = NULL
+    FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
+    RETURNING state
+"""
+
+
+async def return_to_pending(database: Database, claim: Claim, next_look: timedelta) -> State | None:
+    """Nothing was there: look again later. The state that the file has now; None: the claim is lost."""
+    state = await database.fetchval(RETURN, claim.vault_key, claim.lease, claim.id, claim.notices, next_look)
+    return state and State(state)
+
+
+# `grace_over` was true at the claim, so the look that found nothing came after the last moment at which a PUT could begin or end.
+EXPIRE: Final = (
+    """
+    WITH copy AS (
+        DELETE FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
+    )
+    UPDATE files SET state = 'expired', lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
+    FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying') AND grace_until <= now()
+    RETURNING """
+    + COLUMNS
+)
+
+
+async def expire_file(database: Database, claim: Claim) -> File | None:
+    """The upload never came."""
+    return read_row_if_any(await database.fetchrow(EXPIRE, claim.vault_key, claim.lease, claim.id), File)
+
+
+# Only while no copy request was sent, like RETURN.
+REJECT: Final = (
+    """
+    WITH copy AS (
+        DELETE FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
+    )
+    UPDATE files SET state = 'rejected', rejection_reason = $4, rejection_detail = $5,
+                     lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
+    FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
+    RETURNING """
+    + COLUMNS
+)
+
+
+async def reject_file(database: Database, claim: Claim, rejection: Rejection) -> File | None:
+    """What lies in incoming is not what was declared, or can't be read for good; nothing was copied."""
+    return read_row_if_any(
+        await database.fetchrow(REJECT, claim.vault_key, claim.lease, claim.id, str(rejection.reason), rejection.detail), File
+    )
+
+
+# The only commit point. The copies row is locked first and must be undoomed; the UPDATE reads from it, for a SELECT that
+# nothing refers to is never run. What was declared is compared here, because a `complete` that brings a digest may be racing.
+COMMIT: Final = (
+    """
+    WITH copy AS (
+        SELECT vault_key FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
+    ), verdict AS (
+        UPDATE files
+        SET state = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN 'ready' ELSE 'rejected' END,
+            hash = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN $5 END,
+            minio_object_name = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN copy.vault_key END,
+            vault_etag = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN $6 END,
+            upload_date = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN now() END,
+            rejection_reason = CASE WHEN size <> $4 THEN 'size-mismatch' WHEN declared_sha256 <> $5 THEN 'digest-mismatch' END,
+            rejection_detail = CASE WHEN size <> $4 THEN 'declared ' || size || ' bytes, received ' || $4
+                                    WHEN declared_sha256 <> $5
+                                    THEN 'declared ' || encode(declared_sha256, 'hex') || ', received ' || encode($5, 'hex') END,
+            lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now(), last_error = NULL
+        FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
+        RETURNING """
+    + COLUMNS
+    + """
+    ), kept AS (
+        DELETE FROM copies USING verdict WHERE vault_key = $1 AND verdict.state = 'ready'
+    ), doomed AS (
+        UPDATE copies SET doomed_at = now(), sweep_at = now() FROM verdict WHERE vault_key = $1 AND verdict.state = 'rejected'
+    )
+    SELECT """
+    + COLUMNS
+    + " FROM verdict"
+)
+
+
+async def commit_verification(database: Database, claim: Claim, *, size: int, sha256: Sha256, etag: str) -> File | None:
+    """Compare what was declared with what was proved, once. None proves nothing; neither does an error. Never send it again."""
+    row = await database.fetchrow(COMMIT, claim.vault_key, claim.lease, claim.id, size, sha256.digest, etag)
+    return read_row_if_any(row, File)
+
+
+RELEASE: Final = """
+    UPDATE files SET lease = NULL, lease_until = NULL, due_at = now() + $3::interval, last_error = $4
+    WHERE id = $1 AND lease = $2 AND state IN ('pending', 'verifying')
+    RETURNING id
+"""
+
+
+async def release_claim(database: Database, claim: Claim, *, retry_in: timedelta, error: str) -> bool:
+    """Give the lease back, with the reason; a new claim gets a new key."""
+    return await database.fetchval(RELEASE, claim.id, claim.lease, retry_in, error) is not None
+
+
+# How long a worker may sleep when nobody wakes it.
+NEXT_DUE: Final = """
+    SELECT greatest(min(due_at) - now(), interval '0') FROM files WHERE state IN ('pending', 'verifying')
+"""
+
+
+async def find_next_due(database: Database) -> timedelta | None:
+    """The time until the next file is due; None: there is none."""
+    delay: timedelta | None = await database.fetchval(NEXT_DUE)
+    return delay

@@ -1,0 +1,109 @@
+"""Statements over `files` that clients cause: declare, find, notice, complete, delete."""
+
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from service.model import Declaration, File, Sha256
+from service.queries.rows import Database, read_row, read_row_if_any
+
+COLUMNS: Final = """
+    id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, state, hash, minio_object_name,
+    vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+"""
+
+# The end of grace is fixed here, for the file's life: a PUT that began before the URL's end may last until then.
+# The first look without any notice comes after a minute.
+DECLARE: Final = (
+    """
+    INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+                       state, expires_at, grace_until, due_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8,
+            'pending', now() + $9::interval, now() + $9::interval + $10::interval, now() + interval '1 minute')
+    RETURNING """
+    + COLUMNS
+)
+
+
+async def declare_file(
+    database: Database, declaration: Declaration, *, file_id: UUID, incoming_key: str, upload_ttl: timedelta, grace: timedelta
+) -> File:
+    """Insert the row of a file that is still to be sent."""
+    row = await database.fetchrow(
+        DECLARE,
+        file_id,
+        declaration.owner,
+        declaration.filename,
+        declaration.size,
+        declaration.content_type,
+        declaration.sha256 and declaration.sha256.digest,
+        declaration.metadata,
+        incoming_key,
+        upload_ttl,
+        grace,
+    )
+    return read_row(row, File)
+
+
+FIND: Final = "SELECT " + COLUMNS + " FROM files WHERE id = $1 AND ($2::text IS NULL OR owner = $2)"
+
+
+async def find_file(database: Database, file_id: UUID, *, owner: str | None) -> File | None:
+    """The file, when this owner has it; `owner` None sees every owner's."""
+    return read_row_if_any(await database.fetchrow(FIND, file_id, owner), File)
+
+
+# X-Amz-Date comes from the row and the clock is the database's: when a URL is signed again, it asks what time it is.
+ASK_TIME: Final = "SELECT now()"
+
+
+async def ask_time(database: Database) -> datetime:
+    """The only clock that counts."""
+    now: datetime = await database.fetchval(ASK_TIME)
+    return now
+
+
+# The event asks nobody and believes only the key. A live lease stays: its worker learns from `notices` that it has to look again.
+NOTICE_KEY: Final = """
+    UPDATE files SET state = 'verifying', notices = notices + 1, due_at = now()
+    WHERE incoming_key = $1 AND state IN ('pending', 'verifying')
+    RETURNING id
+"""
+
+
+async def notice_key(database: Database, incoming_key: str) -> UUID | None:
+    """The store says that something lies at this key."""
+    file_id: UUID | None = await database.fetchval(NOTICE_KEY, incoming_key)
+    return file_id
+
+
+# A digest is set once: the WHERE lets through only one that agrees with what is known. The commit compares inside its own statement.
+NOTICE_FILE: Final = (
+    """
+    UPDATE files SET state = 'verifying', notices = notices + 1, due_at = now(), declared_sha256 = coalesce(declared_sha256, $2)
+    WHERE id = $1 AND state IN ('pending', 'verifying')
+      AND ($2::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $2)
+    RETURNING """
+    + COLUMNS
+)
+
+
+async def notice_file(database: Database, file_id: UUID, sha256: Sha256 | None) -> File | None:
+    """The client says that its bytes are there, and maybe what they hash to. None: final, gone, or another digest is known."""
+    return read_row_if_any(await database.fetchrow(NOTICE_FILE, file_id, sha256 and sha256.digest), File)
+
+
+# Touches `files` alone: a copy under way falls to the sweeper when its own lease ends. The first sweep is due at once.
+DELETE: Final = """
+    UPDATE files
+    SET state = 'deleted', lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(),
+        sweep_at = CASE WHEN incoming_key IS NOT NULL THEN now() END, sweeps = 0,
+        purge_at = CASE WHEN minio_object_name IS NOT NULL THEN now() END
+    WHERE id = $1 AND ($2::text IS NULL OR owner = $2) AND state <> 'deleted'
+    RETURNING id
+"""
+
+
+async def delete_file(database: Database, file_id: UUID, *, owner: str | None) -> bool:
+    """Cancel or delete, in any state; False: somebody else was first, or there is no such file."""
+    return await database.fetchval(DELETE, file_id, owner) is not None

@@ -1,0 +1,68 @@
+"""Statements over `api_keys`. Only the SHA-256 of a key is ever stored."""
+
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from service.model import Sha256
+from service.queries.rows import Database, read_row
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key without its secret."""
+
+    id: UUID
+    owner: str
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What a live key allows."""
+
+    owner: str
+    scopes: list[str]
+
+
+FIND: Final = """
+    SELECT owner, scopes FROM api_keys
+    WHERE secret_sha256 = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+"""
+
+
+async def find_grant(database: Database, secret: Sha256) -> Grant | None:
+    """What the key with this digest allows now; None: unknown, expired or revoked."""
+    row = await database.fetchrow(FIND, secret.digest)
+    return row and Grant(row["owner"], row["scopes"])
+
+
+CREATE: Final = """
+    INSERT INTO api_keys (id, owner, name, secret_sha256, scopes, expires_at) VALUES ($1, $2, $3, $4, $5, $6)
+    RETURNING id, owner, name, scopes, created_at, expires_at, revoked_at
+"""
+
+
+async def create_key(
+    database: Database, *, key_id: UUID, owner: str, name: str, secret: Sha256, scopes: list[str], expires_at: datetime | None
+) -> ApiKey:
+    return read_row(await database.fetchrow(CREATE, key_id, owner, name, secret.digest, scopes, expires_at), ApiKey)
+
+
+LIST: Final = "SELECT id, owner, name, scopes, created_at, expires_at, revoked_at FROM api_keys ORDER BY owner, created_at"
+
+
+async def list_keys(database: Database) -> list[ApiKey]:
+    return [read_row(row, ApiKey) for row in await database.fetch(LIST)]
+
+
+REVOKE: Final = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1 RETURNING id"
+
+
+async def revoke_key(database: Database, key_id: UUID) -> bool:
+    """True: the key is revoked now, whether or not it was before."""
+    return await database.fetchval(REVOKE, key_id) is not None

@@ -1,0 +1,156 @@
+"""Statements of the sweeper. Each batch is taken with SKIP LOCKED and pushed ahead, so any number of sweepers may run
+and a row that cannot be cleaned blocks no other."""
+
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from service.queries.rows import Database, read_row
+
+
+class DoomedCopy(msgspec.Struct, frozen=True):
+    """A doomed vault key. `last`: no request to it can be under way any more, so the row may go with the object."""
+
+    vault_key: UUID
+    upload_id: str | None
+    last: bool
+
+
+class LeftKey(msgspec.Struct, frozen=True):
+    """The incoming key of a final file."""
+
+    id: UUID
+    incoming_key: str
+
+
+class DeletedObject(msgspec.Struct, frozen=True):
+    """The vault object of a deleted file."""
+
+    id: UUID
+    minio_object_name: UUID
+
+
+# A worker's copy is doomed by nobody else before its lease has ended.
+DOOM_ENDED: Final = """
+    UPDATE copies SET doomed_at = now(), sweep_at = now() WHERE vault_key IN (
+        SELECT vault_key FROM copies WHERE doomed_at IS NULL AND lease_until < now()
+        ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    ) RETURNING vault_key
+"""
+
+
+async def doom_ended_copies(database: Database, limit: int) -> int:
+    """Doom copies whose lease ended; how many."""
+    return len(await database.fetch(DOOM_ENDED, limit))
+
+
+CLAIM_DOOMED: Final = """
+    UPDATE copies SET sweep_at = now() + interval '5 minutes' WHERE vault_key IN (
+        SELECT vault_key FROM copies WHERE doomed_at IS NOT NULL AND sweep_at <= now()
+        ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    ) RETURNING vault_key, upload_id, doomed_at + $2::interval <= now() AS last
+"""
+
+
+async def claim_doomed_copies(database: Database, limit: int, copy_grace: timedelta) -> list[DoomedCopy]:
+    """Take doomed copies whose object is to be deleted now."""
+    return [read_row(row, DoomedCopy) for row in await database.fetch(CLAIM_DOOMED, limit, copy_grace)]
+
+
+KEEP_DOOMED: Final = "UPDATE copies SET sweep_at = doomed_at + $2::interval WHERE vault_key = $1"
+
+
+async def keep_doomed_copy(database: Database, vault_key: UUID, copy_grace: timedelta) -> None:
+    """The object is deleted for the first time; a late request may still bring one."""
+    await database.execute(KEEP_DOOMED, vault_key, copy_grace)
+
+
+DROP_DOOMED: Final = "DELETE FROM copies WHERE vault_key = $1 AND doomed_at IS NOT NULL"
+
+
+async def drop_doomed_copy(database: Database, vault_key: UUID) -> None:
+    """Nothing lies under the key, and nothing can come."""
+    await database.execute(DROP_DOOMED, vault_key)
+
+
+CLAIM_INCOMING: Final = """
+    UPDATE files SET sweep_at = now() + interval '5 minutes' WHERE id IN (
+        SELECT id FROM files WHERE sweep_at <= now() ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    ) AND state NOT IN ('pending', 'verifying') AND incoming_key IS NOT NULL
+    RETURNING id, incoming_key
+"""
+
+
+async def claim_incoming_keys(database: Database, limit: int) -> list[LeftKey]:
+    """Take final files whose incoming key is to be deleted now."""
+    return [read_row(row, LeftKey) for row in await database.fetch(CLAIM_INCOMING, limit)]
+
+
+# Once, and again 1 h, 1 day and 7 days after the end: a PUT that began before its URL's end may finish hours later.
+# A file that is final early has its URL open still; the next look comes after its end all the same.
+MARK_INCOMING: Final = """
+    UPDATE files
+    SET sweeps = sweeps + 1,
+        sweep_at = CASE sweeps WHEN 0 THEN greatest(grace_until, now()) + interval '1 hour'
+                               WHEN 1 THEN greatest(grace_until, now()) + interval '1 day'
+                               WHEN 2 THEN greatest(grace_until, now()) + interval '7 days' END
+    WHERE id = ANY ($1::uuid[]) AND sweep_at IS NOT NULL
+"""
+
+
+async def mark_incoming_swept(database: Database, file_ids: list[UUID]) -> None:
+    """The incoming keys of these files were deleted once more."""
+    await database.execute(MARK_INCOMING, file_ids)
+
+
+CLAIM_PURGES: Final = """
+    UPDATE files SET purge_at = now() + interval '5 minutes' WHERE id IN (
+        SELECT id FROM files WHERE purge_at <= now() ORDER BY purge_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    ) AND state = 'deleted'
+    RETURNING id, minio_object_name
+"""
+
+
+async def claim_deleted_objects(database: Database, limit: int) -> list[DeletedObject]:
+    """Take deleted files whose vault object is still there."""
+    return [read_row(row, DeletedObject) for row in await database.fetch(CLAIM_PURGES, limit)]
+
+
+MARK_PURGED: Final = "UPDATE files SET purge_at = NULL WHERE id = $1 AND state = 'deleted'"
+
+
+async def mark_purged(database: Database, file_id: UUID) -> None:
+    """The vault object of a deleted file is gone."""
+    await database.execute(MARK_PURGED, file_id)
+
+
+# Only when nothing of them can lie in either bucket any more.
+FORGET_FILES: Final = """
+    DELETE FROM files WHERE id IN (
+        SELECT id FROM files
+        WHERE state IN ('deleted', 'expired') AND final_at < now() - $2::interval AND sweep_at IS NULL AND purge_at IS NULL
+          AND NOT EXISTS (SELECT FROM copies WHERE file_id = files.id)
+        ORDER BY final_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    )
+"""
+
+
+async def forget_files(database: Database, limit: int, keep_rows: timedelta) -> None:
+    """Drop the rows of files that are gone for longer than KEEP_ROWS."""
+    await database.execute(FORGET_FILES, limit, keep_rows)
+
+
+FORGET_KEYS: Final = """
+    DELETE FROM idempotency_keys WHERE (owner, key) IN (
+        SELECT owner, key FROM idempotency_keys WHERE created_at < now() - interval '24 hours'
+          AND NOT EXISTS (SELECT FROM files WHERE id = file_id AND state IN ('pending', 'verifying'))
+        ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    )
+"""
+
+
+async def forget_idempotency_keys(database: Database, limit: int) -> None:
+    """Drop keys that are older than 24 h and whose file is final."""
+    await database.execute(FORGET_KEYS, limit)

@@ -1,0 +1,100 @@
+"""Pages of files: newest first, by (owner, id) descending."""
+
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from service.model import File, Sha256, State
+from service.queries.files import COLUMNS
+from service.queries.rows import Database, read_row
+
+MOST_ROWS_READ: Final = 10_000
+"""What one page may read at the most, whatever it finds."""
+
+
+class Filters(msgspec.Struct, frozen=True, kw_only=True):
+    """What the client asked for; `filename` may end in `*`."""
+
+    states: tuple[State, ...]
+    filename: str | None = None
+    content_type: str | None = None
+    hash: Sha256 | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+    @property
+    def filename_range(self) -> tuple[str, str] | tuple[None, None]:
+        """The first name that fits and the first behind it that does not, in code point order."""
+        if self.filename in (None, "*"):
+            return None, None
+        if not self.filename.endswith("*"):
+            return self.filename, self.filename + "\x01"  # no name holds a control character
+        return self.filename[:-1], follow_prefix(self.filename[:-1])
+
+
+def follow_prefix(prefix: str) -> str:
+    """The first string, in code point order, behind all that begin with `prefix`."""
+    last = ord(prefix[-1]) + 1
+    if last > 0x10FFFF:
+        return follow_prefix(prefix[:-1]) if len(prefix) > 1 else prefix + prefix
+    return prefix[:-1] + chr(0xE000 if last == 0xD800 else last)  # the surrogates are no characters
+
+
+# The inner query reads one index backwards from the cursor; OFFSET 0 keeps the outer filters from changing which one that is.
+# A prefix is a range of `text_pattern_ops`, bounds given: LIKE with a parameter has no index in a generic plan.
+SELECT: Final = "SELECT " + COLUMNS + " FROM (SELECT " + COLUMNS + " FROM files WHERE owner = $1 AND id < $2 "
+FILTERED: Final = """
+    ORDER BY id DESC LIMIT 10000 OFFSET 0) AS read
+    WHERE state = ANY ($4::text[]) AND ($5::text IS NULL OR content_type = $5)
+      AND ($6::timestamptz IS NULL OR created_at > $6) AND ($7::timestamptz IS NULL OR created_at < $7)
+      AND ($8::bytea IS NULL OR hash = $8) AND ($9::text IS NULL OR filename ~>=~ $9) AND ($10::text IS NULL OR filename ~<~ $10)
+    ORDER BY id DESC LIMIT $3
+"""
+BY_ID: Final = SELECT + FILTERED
+BY_HASH: Final = SELECT + " AND hash = $8 " + FILTERED
+BY_FILENAME: Final = SELECT + " AND filename ~>=~ $9 AND filename ~<~ $10 " + FILTERED
+
+
+async def list_files(database: Database, owner: str, filters: Filters, *, before: UUID, limit: int) -> list[File]:
+    """At most `limit` files with ids below `before`, newest first; fewer may come although more exist: see `find_page_end`."""
+    first, end = filters.filename_range
+    rows = await database.fetch(
+        await choose_statement(database, owner, filters),
+        owner,
+        before,
+        limit,
+        [str(state) for state in filters.states],
+        filters.content_type,
+        filters.created_after,
+        filters.created_before,
+        filters.hash and filters.hash.digest,
+        first,
+        end,
+    )
+    return [read_row(row, File) for row in rows]
+
+
+COUNT_NAMES: Final = """
+    SELECT count(*) FROM (SELECT FROM files WHERE owner = $1 AND filename ~>=~ $2 AND filename ~<~ $3 LIMIT 10001) AS found
+"""
+
+
+async def choose_statement(database: Database, owner: str, filters: Filters) -> str:
+    """The statement whose index fits the filters; a prefix that too many names share is no help."""
+    if filters.hash:
+        return BY_HASH
+    first, end = filters.filename_range
+    if first is None or await database.fetchval(COUNT_NAMES, owner, first, end) > MOST_ROWS_READ:
+        return BY_ID
+    return BY_FILENAME
+
+
+PAGE_END: Final = "SELECT id FROM files WHERE owner = $1 AND id < $2 ORDER BY id DESC OFFSET 9999 LIMIT 1"
+
+
+async def find_page_end(database: Database, owner: str, before: UUID) -> UUID | None:
+    """The last row that a page read when it read as many as it may; None: it read all there were."""
+    end: UUID | None = await database.fetchval(PAGE_END, owner, before)
+    return end

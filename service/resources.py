@@ -1,0 +1,71 @@
+"""What a process works with, opened once and passed by hand: two apps in one process share nothing."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import asyncpg
+import msgspec
+
+from service import database
+from service.object_store import Bucket, ObjectStore
+from service.presign import Signer
+from service.settings import Settings
+from service.signals import Signals
+
+
+class Resources(msgspec.Struct, frozen=True, kw_only=True):
+    """`signer` signs for the clients' endpoint; `incoming` and `vault` are the service identity's way to the store."""
+
+    settings: Settings
+    pool: asyncpg.Pool
+    store: ObjectStore
+    incoming: Bucket
+    vault: Bucket
+    signer: Signer
+    signals: Signals
+
+
+@contextlib.asynccontextmanager
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+    """Nothing is connected before it is used: a process starts while the database or the store is away."""
+    pool = await database.open_pool(settings)
+    store = ObjectStore(
+        settings.s3_endpoint, access_key=settings.s3_access_key, secret_key=settings.s3_secret_key, region=settings.s3_region
+    )
+    signals = Signals(settings.listen_url)
+    listening = asyncio.create_task(signals.run())
+    try:
+        yield Resources(
+            settings=settings,
+            pool=pool,
+            store=store,
+            incoming=store.bucket(settings.incoming_bucket),
+            vault=store.bucket(settings.vault_bucket),
+            signer=make_signer(settings),
+            signals=signals,
+        )
+    finally:
+        await signals.flush()
+        listening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await listening
+        store.close()
+        await close_pool(pool)
+
+
+def make_signer(settings: Settings) -> Signer:
+    return Signer(
+        settings.public_endpoint,
+        access_key=settings.s3_signer_access_key,
+        secret_key=settings.s3_signer_secret_key,
+        region=settings.s3_region,
+    )
+
+
+async def close_pool(pool: asyncpg.Pool) -> None:
+    """Wait for what is under way, but not for a database that is away."""
+    try:
+        await asyncio.wait_for(pool.close(), timeout=5)
+    except (TimeoutError, *database.UNREACHABLE):
+        pool.terminate()

@@ -1,0 +1,240 @@
+"""Settings: `ASSAY_*` variables into one frozen struct, each also as `*_FILE`. Every error is reported at once, under its variable's name."""
+
+import re
+import typing
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, NewType, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+PREFIX: Final = "ASSAY_"
+NOT_SETTINGS: Final = ("ASSAY_TEST_", "ASSAY_URL", "ASSAY_KEY")
+"""What the tests and the client read; known, so that a shell that has them can start a server."""
+
+Secret = NewType("Secret", str)
+Url = NewType("Url", str)
+Bytes = NewType("Bytes", int)
+BucketName = NewType("BucketName", str)
+
+
+class SettingsError(Exception):
+    """One line for each variable that is missing, unknown or malformed."""
+
+
+class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What `migrate` and `keys` need."""
+
+    database_url: Secret
+    database_listen_url: Secret | None = None
+    """A way to PostgreSQL past a pooler, for LISTEN and for migrations; default: the same."""
+    database_statement_cache: int = 512
+    """Prepared statements kept a connection; 0 behind a pooler in transaction mode."""
+    database_pool_size: int = 10
+
+    @property
+    def listen_url(self) -> str:
+        return self.database_listen_url or self.database_url
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(…)"  # half of it is secrets, and a repr ends up in logs
+
+
+class Settings(DatabaseSettings, frozen=True, kw_only=True):
+    """What the API and the workers need. Times are durations, sizes bytes."""
+
+    s3_endpoint: Url
+    s3_public_endpoint: Url | None = None
+    s3_region: str = "us-east-1"
+    s3_access_key: Secret
+    s3_secret_key: Secret
+    s3_signer_access_key: Secret
+    s3_signer_secret_key: Secret
+    incoming_bucket: BucketName = BucketName("assay-incoming")
+    vault_bucket: BucketName = BucketName("assay-vault")
+    webhook_token: tuple[Secret, ...]
+    webhook_id: str = "ASSAY"
+    link_secret: tuple[Secret, ...] = ()
+    public_url: Url | None = None
+    upload_url_ttl: timedelta = timedelta(minutes=15)
+    upload_ttl: timedelta = timedelta(hours=24)
+    upload_grace: timedelta = timedelta(minutes=15)
+    max_file_bytes: Bytes = Bytes(5 * 1024**4)
+    min_upload_rate: Bytes = Bytes(4 * 1024)
+    """Bytes a second; a streamed upload that is slower for 30 s gets 408."""
+    lease: timedelta = timedelta(minutes=1)
+    worker_slots: int = 4
+    sweep_every: timedelta = timedelta(seconds=30)
+    copy_grace: timedelta = timedelta(hours=24)
+    keep_rows: timedelta = timedelta(days=30)
+    download_buffers: Bytes = Bytes(48 * 1024**2)
+    """Memory that all downloads of a process share."""
+    log_level: str = "info"
+
+    @property
+    def public_endpoint(self) -> str:
+        """Where clients reach the store; the host is signed, so it is never rewritten afterwards."""
+        return self.s3_public_endpoint or self.s3_endpoint
+
+    @property
+    def base_path(self) -> str:
+        """PUBLIC_URL's path, in front of every path that an answer names."""
+        return urlsplit(self.public_url or "").path.rstrip("/")
+
+    def secrets(self) -> list[str]:
+        """Every value that must never reach a log."""
+        named = (self.s3_access_key, self.s3_secret_key, self.s3_signer_access_key, self.s3_signer_secret_key)
+        return [*named, *self.webhook_token, *self.link_secret, self.database_url, self.listen_url]
+
+
+class BootstrapSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What `bootstrap` needs: the only reader of root's credentials."""
+
+    s3_endpoint: Url
+    s3_region: str = "us-east-1"
+    s3_root_access_key: Secret
+    s3_root_secret_key: Secret
+    s3_access_key: Secret
+    s3_secret_key: Secret
+    s3_signer_access_key: Secret
+    s3_signer_secret_key: Secret
+    incoming_bucket: BucketName = BucketName("assay-incoming")
+    vault_bucket: BucketName = BucketName("assay-vault")
+    webhook_id: str = "ASSAY"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(…)"
+
+
+KINDS: Final = (DatabaseSettings, Settings, BootstrapSettings)
+
+
+def list_variables() -> set[str]:
+    """Every variable that some process reads."""
+    return {PREFIX + field.upper() for kind in KINDS for field in kind.__struct_fields__}
+
+
+def read_settings(environ: Mapping[str, str], kind: type[S]) -> S:
+    """`kind` from the environment; SettingsError names every variable that is wrong, not only the first."""
+    values: dict[str, Any] = {}
+    errors = list(find_unknown(environ))
+    hints = typing.get_type_hints(kind)
+    required = {field.name for field in msgspec.structs.fields(kind) if field.required}
+    for name in kind.__struct_fields__:
+        variable = PREFIX + name.upper()
+        try:
+            text = read_variable(environ, variable)
+            if text is not None:
+                values[name] = PARSERS[hints[name]](text)
+            elif name in required:
+                raise ValueError(f"is required (or {variable}_FILE, the path of a file that holds it)")
+        except (ValueError, OSError) as error:
+            errors.append(f"{variable} {error}")
+    if not errors:
+        errors.extend(find_contradictions(values, kind))
+    if errors:
+        raise SettingsError("\n".join(errors))
+    return kind(**values)
+
+
+def find_unknown(environ: Mapping[str, str]) -> list[str]:
+    """Variables with our prefix that nothing reads: most likely misspelt."""
+    known = list_variables()
+    return [
+        f"{name} is not a setting; the README lists them"
+        for name in sorted(environ)
+        if name.startswith(PREFIX) and name.removesuffix("_FILE") not in known and not name.startswith(NOT_SETTINGS)
+    ]
+
+
+def find_contradictions(values: Mapping[str, Any], kind: type[msgspec.Struct]) -> list[str]:
+    """What is well formed alone but not together."""
+    errors = []
+    if kind is Settings:
+        if values.get("upload_ttl", timedelta(0)) > timedelta(days=7):
+            errors.append("ASSAY_UPLOAD_TTL is at most 7 days")
+        if values.get("upload_url_ttl", timedelta(0)) > timedelta(days=7):
+            errors.append("ASSAY_UPLOAD_URL_TTL is at most 7 days: no store takes a longer signature")
+        if values.get("copy_grace", timedelta(hours=24)) < timedelta(hours=1):
+            errors.append("ASSAY_COPY_GRACE is at least 1 hour: longer than any copy request can live")
+        if values.get("incoming_bucket", "assay-incoming") == values.get("vault_bucket", "assay-vault"):
+            errors.append("ASSAY_INCOMING_BUCKET and ASSAY_VAULT_BUCKET must differ: upload URLs write to the one, nobody to the other")
+    return errors
+
+
+def read_variable(environ: Mapping[str, str], variable: str) -> str | None:
+    """The value, or the content of the file that `*_FILE` names; None when neither is set."""
+    path = environ.get(variable + "_FILE")
+    if path is not None and variable in environ:
+        raise ValueError(f"and {variable}_FILE are both set: set one")
+    if path is None:
+        return environ.get(variable)
+    return Path(path).read_text(encoding="utf-8").strip()
+
+
+def parse_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text.strip()
+
+
+def parse_several(text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise ValueError("is empty, or has an empty value between its commas")
+    return parts
+
+
+def parse_url(text: str) -> str:
+    url = urlsplit(text)
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or "@" in url.netloc:
+        raise ValueError("must be a URL such as http://minio:9000")
+    return text.rstrip("/")
+
+
+def parse_count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise ValueError("must be a whole number")
+    return int(text)
+
+
+UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+SIZES: Final = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+
+
+def parse_duration(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(s|m|h|d|)", text)
+    if not match or float(match[1]) == 0:
+        raise ValueError("must be a time above zero in seconds, or such as 15m, 24h, 7d")
+    return timedelta(seconds=float(match[1]) * UNITS[match[2]])
+
+
+def parse_bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d{1,15})(KiB|MiB|GiB|TiB|)", text)
+    if not match or int(match[1]) == 0:
+        raise ValueError("must be a size above zero in bytes, or such as 64MiB, 5GiB")
+    return int(match[1]) * SIZES[match[2]]
+
+
+def parse_bucket_name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text):
+        raise ValueError("must be a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens")
+    return text
+
+
+PARSERS: Final[Mapping[Any, Callable[[str], Any]]] = {
+    str: parse_text,
+    Secret: parse_text,
+    Secret | None: parse_text,
+    tuple[Secret, ...]: parse_several,
+    Url: parse_url,
+    Url | None: parse_url,
+    int: parse_count,
+    Bytes: parse_bytes,
+    timedelta: parse_duration,
+    BucketName: parse_bucket_name,
+}

@@ -1,0 +1,141 @@
+"""Wake-ups: "there is work", "this file changed". Within a process without the database, between processes by NOTIFY.
+
+NOTIFY never rides in a transition's transaction (it takes a lock on the whole database at commit), so a signal is given
+after the commit and sent by one connection a process, a few milliseconds' worth at a time. A signal may get lost: workers
+poll, and whoever waits for a file reads again after every reconnect.
+"""
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+from uuid import UUID, uuid4
+
+import asyncpg
+import structlog
+
+from service.database import UNREACHABLE
+
+CHANNEL: Final = "assay"
+NOTIFY: Final = "SELECT pg_notify('assay', payload) FROM unnest($1::text[]) AS payload"
+COALESCE_SECONDS: Final = 0.005
+IDS_A_PAYLOAD: Final = 200  # a payload holds less than 8,000 bytes
+
+log = structlog.get_logger()
+
+
+class Signals:
+    """One a process. `run` keeps the connection; the rest may be called from any coroutine of the loop."""
+
+    def __init__(self, listen_url: str) -> None:
+        self.url = listen_url
+        self.origin = uuid4().hex[:8]  # to pass over what we sent ourselves
+        self.waiters: dict[UUID, set[asyncio.Event]] = defaultdict(set)
+        self.work = asyncio.Event()
+        self.leftovers = asyncio.Event()
+        self.changed: set[UUID] = set()
+        self.to_send = asyncio.Event()
+        self.work_to_send = False
+        self.connected = False
+
+    def give_work(self) -> None:
+        """A file is due now."""
+        self.work.set()
+        self.work_to_send = True
+        self.to_send.set()
+
+    def give_change(self, file_id: UUID) -> None:
+        """A file changed its state."""
+        self.wake(file_id)
+        self.changed.add(file_id)
+        self.to_send.set()
+
+    def give_leftovers(self) -> None:
+        """Something of this process's own making can be swept; other sweepers find it in the database."""
+        self.leftovers.set()
+
+    @contextlib.contextmanager
+    def subscribe(self, file_id: UUID) -> Iterator[asyncio.Event]:
+        """An event that is set when the file may have changed. Subscribe, then read, then wait."""
+        event = asyncio.Event()
+        self.waiters[file_id].add(event)
+        try:
+            yield event
+        finally:
+            self.waiters[file_id].discard(event)
+            if not self.waiters[file_id]:
+                del self.waiters[file_id]
+
+    def wake(self, file_id: UUID) -> None:
+        for event in self.waiters.get(file_id, ()):
+            event.set()
+
+    def wake_all(self) -> None:
+        """Anything may have happened while nobody listened."""
+        self.work.set()
+        for file_id in list(self.waiters):
+            self.wake(file_id)
+
+    async def run(self) -> None:
+        """Listen and send until cancelled; connect again after every loss."""
+        delay = 0.1
+        while True:
+            try:
+                async with self.connection() as (connection, lost):
+                    delay = 0.1
+                    await self.send(connection, lost)
+            except UNREACHABLE as error:
+                log.warning("signals lost", error=type(error).__name__, retry_seconds=delay)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 5)
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[tuple[asyncpg.Connection, asyncio.Event]]:
+        connection = await asyncpg.connect(self.url, timeout=5, command_timeout=5, statement_cache_size=0)
+        lost = asyncio.Event()
+        try:
+            connection.add_termination_listener(lambda _: (lost.set(), self.to_send.set()))
+            await connection.add_listener(CHANNEL, self.receive)
+            self.connected = True
+            self.wake_all()
+            yield connection, lost
+        finally:
+            self.connected = False
+            connection.terminate()
+            self.wake_all()
+
+    async def send(self, connection: asyncpg.Connection, lost: asyncio.Event) -> None:
+        while not lost.is_set():
+            await self.to_send.wait()
+            await asyncio.sleep(COALESCE_SECONDS)
+            self.to_send.clear()
+            payloads = self.take_payloads()
+            if payloads and not lost.is_set():
+                await connection.execute(NOTIFY, payloads)
+
+    async def flush(self) -> None:
+        """Give what was signalled last a moment to leave; it is a hint, so nothing is lost if it does not."""
+        deadline = asyncio.get_running_loop().time() + 0.2
+        while self.connected and self.to_send.is_set() and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(COALESCE_SECONDS)
+
+    def take_payloads(self) -> list[str]:
+        """What is to be sent: `ORIGIN work` and `ORIGIN id,id,…`."""
+        payloads = [f"{self.origin} work"] if self.work_to_send else []
+        ids = [file_id.hex for file_id in self.changed]
+        payloads += [f"{self.origin} " + ",".join(ids[i : i + IDS_A_PAYLOAD]) for i in range(0, len(ids), IDS_A_PAYLOAD)]
+        self.work_to_send = False
+        self.changed.clear()
+        return payloads
+
+    def receive(self, _connection: asyncpg.Connection, _pid: int, _channel: str, payload: object) -> None:
+        origin, _, what = str(payload).partition(" ")
+        if origin == self.origin:
+            return
+        if what == "work":
+            self.work.set()
+            return
+        for text in what.split(","):
+            with contextlib.suppress(ValueError):  # anybody with a connection may send anything
+                self.wake(UUID(text))

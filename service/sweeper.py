@@ -1,0 +1,110 @@
+"""The sweeper: what is left behind, found from rows through partial indexes, so that the cost follows the leftovers.
+
+It runs in every worker. A batch is taken with SKIP LOCKED and pushed five minutes ahead, so any number may run at once and a row that
+cannot be cleaned blocks no other. Everything it removes is garbage by commit, for good: a doomed copy, a final file, a deleted file.
+
+1. Copies whose lease ended, and which nobody doomed: doom them. A worker that still hopes to commit finds its copy doomed.
+2. Doomed copies: abort the multipart upload, delete the object, each with a time-out of its own.
+   - the first time: look again when COPY_GRACE is over, because a copy request may still be under way.
+   - COPY_GRACE is over: nothing can come any more, so the row goes.
+   - an error: the row stays, and comes again in five minutes.
+3. Incoming keys of final files, many in a request: once, and again 1 h, 1 day and 7 days after the file's end, because a PUT that
+   began in time may finish late. A key that the store did not delete comes again in five minutes.
+4. Vault objects of deleted files, like 2. A stalled reader makes the store hold a DELETE for 30 s: it holds up nothing but itself.
+5. Rows: files gone for longer than KEEP_ROWS with nothing left of them, idempotency keys older than a day.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
+
+import structlog
+
+from service import database
+from service.object_store import StoreError, UploadMissing
+from service.queries import leftovers
+from service.resources import Resources
+from service.telemetry import SWEPT
+
+BATCH: Final = 100
+KEYS_A_REQUEST: Final = 500
+AT_ONCE: Final = 8
+DELETE_SECONDS: Final = 45  # longer than the 30 s for which a stalled reader blocks it
+
+Leftover = TypeVar("Leftover")
+log = structlog.get_logger()
+
+
+async def sweep(resources: Resources) -> int:
+    """Sweep until nothing is due; how many leftovers were removed. Raises what the database raises when it is away."""
+    removed = 0
+    while True:
+        taken = await sweep_batch(resources)
+        removed += taken
+        if taken == 0:
+            break
+    await leftovers.forget_files(resources.pool, BATCH, resources.settings.keep_rows)
+    await leftovers.forget_idempotency_keys(resources.pool, BATCH)
+    return removed
+
+
+async def sweep_batch(resources: Resources) -> int:
+    """One batch of each kind; how many rows were taken."""
+    pool, settings = resources.pool, resources.settings
+    doomed_now = await leftovers.doom_ended_copies(pool, BATCH)
+    doomed = await leftovers.claim_doomed_copies(pool, BATCH, settings.copy_grace)
+    keys = await leftovers.claim_incoming_keys(pool, KEYS_A_REQUEST)
+    objects = await leftovers.claim_deleted_objects(pool, BATCH)
+    await asyncio.gather(
+        sweep_each(resources, doomed, sweep_doomed_copy),
+        sweep_incoming_keys(resources, keys),
+        sweep_each(resources, objects, sweep_deleted_object),
+    )
+    return doomed_now + len(doomed) + len(keys) + len(objects)
+
+
+async def sweep_each(resources: Resources, batch: Sequence[Leftover], sweep_one: Callable[[Resources, Leftover], Awaitable[None]]) -> None:
+    """Several at once; one that fails is logged and comes again."""
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def sweep_in_turn(leftover: Leftover) -> None:
+        async with places:
+            try:
+                await sweep_one(resources, leftover)
+            except (StoreError, *database.UNREACHABLE) as error:
+                log.warning("leftover stays", what=sweep_one.__name__, error=str(error) or type(error).__name__)
+
+    await asyncio.gather(*(sweep_in_turn(leftover) for leftover in batch))
+
+
+async def sweep_doomed_copy(resources: Resources, copy: leftovers.DoomedCopy) -> None:
+    key = str(copy.vault_key)
+    if copy.upload_id is not None:
+        try:
+            await resources.vault.abort_upload(key, copy.upload_id)
+        except UploadMissing:
+            pass  # completed, or aborted before
+    await resources.vault.delete(key, timeout_seconds=DELETE_SECONDS)
+    if copy.last:
+        await leftovers.drop_doomed_copy(resources.pool, copy.vault_key)
+    else:
+        await leftovers.keep_doomed_copy(resources.pool, copy.vault_key, resources.settings.copy_grace)
+    SWEPT.labels("copy").inc()
+
+
+async def sweep_incoming_keys(resources: Resources, keys: Sequence[leftovers.LeftKey]) -> None:
+    if not keys:
+        return
+    try:
+        failed = set(await resources.incoming.delete_many([left.incoming_key for left in keys], timeout_seconds=DELETE_SECONDS))
+        await leftovers.mark_incoming_swept(resources.pool, [left.id for left in keys if left.incoming_key not in failed])
+    except (StoreError, *database.UNREACHABLE) as error:
+        log.warning("leftover stays", what="sweep_incoming_keys", error=str(error) or type(error).__name__)
+        return
+    SWEPT.labels("incoming").inc(len(keys) - len(failed))
+
+
+async def sweep_deleted_object(resources: Resources, left: leftovers.DeletedObject) -> None:
+    await resources.vault.delete(str(left.minio_object_name), timeout_seconds=DELETE_SECONDS)
+    await leftovers.mark_purged(resources.pool, left.id)
+    SWEPT.labels("object").inc()

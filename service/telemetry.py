@@ -1,0 +1,31 @@
+"""What is counted, and the one log line a transition gets."""
+
+from typing import Final
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+from service.model import File
+
+log = structlog.get_logger()
+
+NOTICES: Final = Counter(
+    "assay_notices",
+    "Uploads announced, counted on arrival: by the client's complete, the store's event, or found by our own look.",
+    ["source"],
+)
+LAST_EVENT: Final = Gauge("assay_last_event_timestamp_seconds", "When the store's last event arrived.", multiprocess_mode="mostrecent")
+OUTCOMES: Final = Counter("assay_outcomes", "Files that became final.", ["state", "reason"])
+VERIFICATION_SECONDS: Final = Histogram(
+    "assay_verification_seconds", "From claim to commit.", buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
+)
+VERIFIED_BYTES: Final = Counter("assay_verified_bytes", "Bytes that were hashed and committed.")
+STORE_RETRIES: Final = Counter("assay_store_retries", "Claims given back because of the store.")
+SWEPT: Final = Counter("assay_swept", "Leftovers that the sweeper removed.", ["what"])
+
+
+def report_transition(file: File) -> None:
+    """One line and one count for a file that became final, after its commit."""
+    reason = str(file.rejection_reason or "")
+    OUTCOMES.labels(str(file.state), reason).inc()
+    log.info("transition", file_id=str(file.id), owner=file.owner, state=str(file.state), reason=reason or None, bytes=file.size)

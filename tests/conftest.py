@@ -1,0 +1,73 @@
+"""Fixtures for every test: one PostgreSQL a session, a fresh migrated database a test."""
+
+import asyncio
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from service import database
+from service.settings import DatabaseSettings, Secret
+from tests.servers import start_test_database
+
+TEMPLATE = "assay_template"
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """A place that other users can pass: as root, PostgreSQL runs as nobody, and below pytest's own folder it could not."""
+    with tempfile.TemporaryDirectory(prefix="assay-tests-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def admin_url(folder: Path) -> Iterator[str]:
+    """PostgreSQL, by a role that may create databases; the template is migrated once."""
+    with start_test_database(folder / "database") as url:
+        asyncio.run(make_template(url))
+        yield url
+
+
+async def make_template(url: str) -> None:
+    await execute(url, f"DROP DATABASE IF EXISTS {TEMPLATE}")
+    await execute(url, f"CREATE DATABASE {TEMPLATE}")
+    await database.migrate(DatabaseSettings(database_url=Secret(in_database(url, TEMPLATE))))
+
+
+async def execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def in_database(url: str, name: str) -> str:
+    """The same server, another database."""
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
+@pytest.fixture
+def database_url(admin_url: str) -> Iterator[str]:
+    """A fresh database with the schema, gone after the test."""
+    name = f"assay_{secrets.token_hex(6)}"
+    asyncio.run(execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+    yield in_database(admin_url, name)
+    asyncio.run(execute(admin_url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
+    pool = await database.open_pool(DatabaseSettings(database_url=Secret(database_url)))
+    yield pool
+    await pool.close()

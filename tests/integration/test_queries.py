@@ -1,0 +1,273 @@
+"""The statements, over a real PostgreSQL."""
+
+from datetime import timedelta
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from service.model import Claim, Declaration, File, Rejection, RejectionReason, Sha256, State, make_id
+from service.queries import claims, copies, files, leftovers, listing
+
+pytestmark = pytest.mark.anyio
+
+LEASE = timedelta(minutes=1)
+NONE_BEFORE = UUID(int=2**128 - 1)
+DIGEST = Sha256(bytes(32))
+OTHER = Sha256(bytes(31) + b"\x01")
+
+
+def declaration(filename: str = "photo.jpg", *, owner: str = "ann", size: int = 3, sha256: Sha256 | None = None) -> Declaration:
+    return Declaration(owner=owner, filename=filename, size=size, content_type="image/jpeg", sha256=sha256, metadata={"a": "b"})
+
+
+async def declare(pool: asyncpg.Pool, what: Declaration | None = None) -> File:
+    file_id = make_id()
+    return await files.declare_file(
+        pool, what or declaration(), file_id=file_id, incoming_key=file_id.hex, upload_ttl=timedelta(days=1), grace=timedelta(hours=1)
+    )
+
+
+async def claim(pool: asyncpg.Pool, file: File) -> Claim:
+    await files.notice_key(pool, file.incoming_key or "")
+    [claimed] = await claims.claim_small(pool, 1, LEASE)
+    assert claimed.id == file.id
+    return claimed
+
+
+async def commit(pool: asyncpg.Pool, held: Claim, *, sha256: Sha256 = DIGEST) -> File | None:
+    return await claims.commit_verification(pool, held, size=held.size, sha256=sha256, etag="e")
+
+
+async def count(pool: asyncpg.Pool, statement: str) -> int:
+    found: int = await pool.fetchval(statement)
+    return found
+
+
+async def test_a_declared_file_is_pending_and_found_by_its_owner_alone(pool: asyncpg.Pool) -> None:
+    file = await declare(pool)
+    assert file.state == State.PENDING
+    assert file.metadata == {"a": "b"}
+    assert await files.find_file(pool, file.id, owner="ann") == file
+    assert await files.find_file(pool, file.id, owner="bob") is None
+    assert await files.find_file(pool, file.id, owner=None) == file
+
+
+async def test_a_claim_changes_no_state_and_writes_its_vault_key_down(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    [copy] = await copies.list_copies(pool, held.id)
+    assert (copy.vault_key, copy.lease) == (held.vault_key, held.lease)
+    assert held.state == State.VERIFYING
+    assert await claims.claim_small(pool, 9, LEASE) == []
+
+
+async def test_large_files_are_claimed_apart_from_small_ones(pool: asyncpg.Pool) -> None:
+    large = await declare(pool, declaration(size=2**30 + 1))
+    await files.notice_key(pool, large.incoming_key or "")
+    assert await claims.claim_small(pool, 9, LEASE) == []
+    assert [held.id for held in await claims.claim_large(pool, 9, LEASE)] == [large.id]
+
+
+async def test_an_ended_lease_is_claimed_again_under_another_key(pool: asyncpg.Pool) -> None:
+    first = await claim(pool, await declare(pool))
+    await pool.execute("UPDATE files SET lease_until = now() - interval '1 s', due_at = now()")
+    [second] = await claims.claim_small(pool, 9, LEASE)
+    assert second.lease != first.lease
+    assert second.vault_key != first.vault_key
+    assert await commit(pool, first) is None
+    ready = await commit(pool, second)
+    assert ready is not None
+    assert ready.minio_object_name == second.vault_key
+
+
+async def test_the_commit_makes_ready_and_drops_the_copies_row(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    file = await commit(pool, held)
+    assert file is not None
+    assert (file.state, file.hash, file.minio_object_name, file.vault_etag) == (State.READY, DIGEST, held.vault_key, "e")
+    assert file.upload_date is not None
+    assert await copies.list_copies(pool, held.id) == []
+
+
+async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_commit(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    assert await files.notice_file(pool, held.id, OTHER) is not None
+    file = await commit(pool, held)
+    assert file is not None
+    assert (file.state, file.rejection_reason, file.hash) == (State.REJECTED, RejectionReason.DIGEST_MISMATCH, None)
+    [copy] = await copies.list_copies(pool, held.id)
+    assert copy.doomed_at is not None
+
+
+async def test_a_second_other_digest_changes_nothing(pool: asyncpg.Pool) -> None:
+    file = await declare(pool, declaration(sha256=DIGEST))
+    assert await files.notice_file(pool, file.id, OTHER) is None
+    assert await files.find_file(pool, file.id, owner=None) == file
+
+
+async def test_another_size_is_rejected_by_the_commit(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    file = await claims.commit_verification(pool, held, size=4, sha256=DIGEST, etag="e")
+    assert file is not None
+    assert (file.state, file.rejection_reason) == (State.REJECTED, RejectionReason.SIZE_MISMATCH)
+
+
+async def test_a_doomed_copy_cannot_be_committed(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    assert await copies.doom_copy(pool, held.vault_key, held.lease)
+    assert await commit(pool, held) is None
+    assert not await copies.doom_copy(pool, held.vault_key, held.lease)
+
+
+async def test_a_committed_copy_cannot_be_doomed(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    await commit(pool, held)
+    assert not await copies.doom_copy(pool, held.vault_key, held.lease)
+
+
+async def test_a_deleted_file_cannot_be_committed_and_its_copy_falls_to_the_sweeper_after_its_lease(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    assert await files.delete_file(pool, held.id, owner="ann")
+    assert await commit(pool, held) is None
+    assert await leftovers.doom_ended_copies(pool, 9) == 0
+    await pool.execute("UPDATE copies SET lease_until = now() - interval '1 s'")
+    assert await leftovers.doom_ended_copies(pool, 9) == 1
+
+
+async def test_an_extension_moves_both_leases_and_neither_after_a_doom(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    assert await claims.extend_lease(pool, held, timedelta(hours=1))
+    equal = "SELECT count(*) FROM files JOIN copies ON file_id = id WHERE files.lease_until = copies.lease_until"
+    assert await count(pool, equal + " AND files.lease_until > now() + interval '50 min'") == 1
+    await copies.doom_copy(pool, held.vault_key, held.lease)
+    assert not await claims.extend_lease(pool, held, LEASE)
+
+
+async def test_back_to_pending_takes_the_copies_row_along(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    assert await claims.return_to_pending(pool, held, timedelta(minutes=1)) == State.PENDING
+    assert await copies.list_copies(pool, held.id) == []
+
+
+async def test_a_notice_after_the_claim_makes_the_file_due_again_at_once(pool: asyncpg.Pool) -> None:
+    file = await declare(pool)
+    held = await claim(pool, file)
+    await files.notice_key(pool, file.incoming_key or "")
+    assert await claims.return_to_pending(pool, held, timedelta(minutes=1)) == State.VERIFYING
+    assert len(await claims.claim_small(pool, 9, LEASE)) == 1
+
+
+async def test_a_file_expires_only_after_its_grace(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    assert not held.grace_over
+    assert await claims.expire_file(pool, held) is None
+
+
+async def test_a_file_expires_after_its_grace(pool: asyncpg.Pool) -> None:
+    file = await declare(pool)
+    await pool.execute("UPDATE files SET created_at = now() - interval '9 days', expires_at = now() - interval '8 days', grace_until = now()")
+    held = await claim(pool, file)
+    assert held.grace_over
+    expired = await claims.expire_file(pool, held)
+    assert expired is not None
+    assert expired.state == State.EXPIRED
+
+
+async def test_a_rejection_without_a_copy_keeps_its_reason(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    file = await claims.reject_file(pool, held, Rejection(RejectionReason.UNVERIFIABLE, "no"))
+    assert file is not None
+    assert (file.rejection_reason, file.rejection_detail) == (RejectionReason.UNVERIFIABLE, "no")
+    assert await files.notice_key(pool, file.incoming_key or "") is None
+
+
+async def test_a_streamed_upload_is_born_from_its_live_copy(pool: asyncpg.Pool) -> None:
+    copy = await copies.open_copy(pool, make_id(), "ann", lease=LEASE)
+    file = await copies.commit_streamed_upload(pool, copy, declaration(), sha256=DIGEST, etag="e")
+    assert file is not None
+    assert (file.id, file.state, file.minio_object_name) == (copy.file_id, State.READY, copy.vault_key)
+    assert await copies.list_copies(pool, file.id) == []
+
+
+async def test_a_streamed_upload_is_not_born_from_a_doomed_copy(pool: asyncpg.Pool) -> None:
+    copy = await copies.open_copy(pool, make_id(), "ann", lease=LEASE)
+    await copies.doom_copy(pool, copy.vault_key, copy.lease)
+    assert await copies.commit_streamed_upload(pool, copy, declaration(), sha256=DIGEST, etag="e") is None
+    assert await count(pool, "SELECT count(*) FROM files") == 0
+
+
+async def list_names(pool: asyncpg.Pool, **filters: object) -> list[str]:
+    asked = listing.Filters(states=tuple(State), **filters)  # type: ignore[arg-type]  # the tests name the fields they filter by
+    return [file.filename for file in await listing.list_files(pool, "ann", asked, before=NONE_BEFORE, limit=10)]
+
+
+async def test_pages_are_newest_first_and_filtered_by_name_and_prefix(pool: asyncpg.Pool) -> None:
+    for name in ("a1", "a2", "b%", "a\U0010ffff", "b_"):
+        await declare(pool, declaration(name))
+    await declare(pool, declaration("a1", owner="bob"))
+    assert await list_names(pool) == ["b_", "a\U0010ffff", "b%", "a2", "a1"]
+    assert await list_names(pool, filename="a1") == ["a1"]
+    assert sorted(await list_names(pool, filename="a*")) == ["a1", "a2", "a\U0010ffff"]
+    assert await list_names(pool, filename="b%*") == ["b%"]
+    assert await list_names(pool, filename="c*") == []
+
+
+INDEXES = {
+    listing.BY_ID: "files_owner",
+    listing.BY_HASH: "files_owner_hash",
+    listing.BY_FILENAME: "files_owner_filename",
+}
+
+
+@pytest.mark.parametrize("statement", INDEXES, ids=INDEXES.values())
+async def test_a_page_reads_its_index_also_in_a_generic_plan(pool: asyncpg.Pool, statement: str) -> None:
+    async with pool.acquire() as connection:
+        await connection.execute(
+            """
+            INSERT INTO files (id, owner, filename, size, metadata, state, hash, minio_object_name, vault_etag, upload_date, expires_at,
+                               grace_until, final_at)
+            SELECT gen_random_uuid(), 'owner' || n % 20, 'name' || n, 1, '{}', 'ready', sha256(n::text::bytea), gen_random_uuid(), 'e',
+                   now(), now(), now(), now() FROM generate_series(1, 20000) AS n
+            """
+        )
+        await connection.execute("ANALYZE files")
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        types = "text, uuid, bigint, text[], text, timestamptz, timestamptz, bytea, text, text"
+        await connection.execute(f"PREPARE page ({types}) AS {statement}")
+        values = "'owner1', 'ffffffff-ffff-ffff-ffff-ffffffffffff', 10, '{ready}', NULL, NULL, NULL, '\\x00', 'name1', 'name2'"
+        plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE page ({values})"))
+    assert f"{INDEXES[statement]} " in plan
+
+
+async def test_the_sweeper_takes_each_leftover_once(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    await commit(pool, held)
+    await files.delete_file(pool, held.id, owner="ann")
+    assert [left.id for left in await leftovers.claim_incoming_keys(pool, 9)] == [held.id]
+    assert await leftovers.claim_incoming_keys(pool, 9) == []
+    assert [left.minio_object_name for left in await leftovers.claim_deleted_objects(pool, 9)] == [held.vault_key]
+    assert await leftovers.claim_deleted_objects(pool, 9) == []
+
+
+async def test_an_incoming_key_is_swept_four_times(pool: asyncpg.Pool) -> None:
+    file = await declare(pool)
+    await files.delete_file(pool, file.id, owner="ann")
+    for _ in range(4):
+        await pool.execute("UPDATE files SET sweep_at = now() WHERE sweep_at IS NOT NULL")
+        [left] = await leftovers.claim_incoming_keys(pool, 9)
+        await leftovers.mark_incoming_swept(pool, [left.id])
+    assert await count(pool, "SELECT count(*) FROM files WHERE sweep_at IS NULL AND sweeps = 4") == 1
+    await pool.execute("UPDATE files SET final_at = now() - interval '99 days'")
+    await leftovers.forget_files(pool, 9, timedelta(days=30))
+    assert await count(pool, "SELECT count(*) FROM files") == 0
+
+
+async def test_a_doomed_copy_goes_only_after_its_grace(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    await copies.doom_copy(pool, held.vault_key, held.lease)
+    grace = timedelta(hours=24)
+    assert [copy.last for copy in await leftovers.claim_doomed_copies(pool, 9, grace)] == [False]
+    await leftovers.keep_doomed_copy(pool, held.vault_key, grace)
+    assert await leftovers.claim_doomed_copies(pool, 9, grace) == []
+    await pool.execute("UPDATE copies SET doomed_at = doomed_at - $1::interval, sweep_at = sweep_at - $1::interval", grace)
+    assert [copy.last for copy in await leftovers.claim_doomed_copies(pool, 9, grace)] == [True]
