@@ -1,0 +1,191 @@
+"""Connections to the store: time-outs and repeats by call, requests signed for one identity, answers turned into our errors."""
+
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+from urllib.parse import urlunsplit
+from xml.etree import ElementTree as ET
+
+import urllib3
+from minio import Minio
+from minio import time as sdk_time
+from minio.helpers import DictType, sha256_hash
+from minio.signer import sign_v4_s3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError, ProtocolError
+from urllib3.util import Timeout
+
+from service.object_store.errors import SentTooLate, StoreError, StoreUnavailable, error_for_answer
+from service.presign import parse_endpoint
+
+CONNECT_SECONDS: Final = 5.0
+CONNECTIONS_KEPT: Final = 128
+"""More may be open at once; these stay open for the next call."""
+REPEATABLE: Final = frozenset({"GET", "HEAD", "DELETE"})
+NOTHING_SHA256: Final = sha256_hash(None)
+
+
+class Call:
+    """What holds for one call: how long the store may be silent, and until when (`time.monotonic()`) it may be sent at all."""
+
+    __slots__ = ("send_before", "timeout_seconds")
+
+    def __init__(self, timeout_seconds: float, send_before: float | None) -> None:
+        self.timeout_seconds = timeout_seconds
+        self.send_before = send_before
+
+
+# The SDK's calls take neither: the pool beneath them asks here. Set in the thread that makes the call, so calls never see each other's.
+current_call: ContextVar[Call] = ContextVar("current_call")
+
+
+@contextmanager
+def calling(*, timeout_seconds: float, send_before: float | None = None) -> Iterator[None]:
+    """Every request of this thread, until the block ends, has this time-out (for each wait on the socket) and this end."""
+    token = current_call.set(Call(timeout_seconds, send_before))
+    try:
+        yield
+    finally:
+        current_call.reset(token)
+
+
+def check_not_late() -> None:
+    send_before = current_call.get().send_before
+    if send_before is not None and time.monotonic() >= send_before:
+        raise SentTooLate("the request's moment had passed before it was sent")
+
+
+class PunctualConnection(HTTPConnection):
+    """Connecting takes time: look at the clock again before the first byte of a request."""
+
+    def connect(self) -> None:
+        super().connect()
+        check_not_late()
+
+
+class PunctualTlsConnection(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        check_not_late()
+
+
+class PunctualPool(HTTPConnectionPool):
+    ConnectionCls = PunctualConnection
+
+
+class PunctualTlsPool(HTTPSConnectionPool):
+    ConnectionCls = PunctualTlsConnection
+
+
+class StorePool(urllib3.PoolManager):
+    """Repeats nothing that writes: a PUT sent twice may land after the object under its key was already hashed."""
+
+    def __init__(self, *, secure: bool) -> None:
+        # The default context trusts what the system trusts, or SSL_CERT_FILE.
+        super().__init__(maxsize=CONNECTIONS_KEPT, ssl_context=ssl.create_default_context() if secure else None)
+        self.pool_classes_by_scheme = {"http": PunctualPool, "https": PunctualTlsPool}
+
+    def urlopen(  # type: ignore[override] # nobody here asks for redirects
+        self, method: str, url: str, **options: Any
+    ) -> urllib3.BaseHTTPResponse:
+        """Redirects are never followed either: a signed request means one host."""
+        seconds = current_call.get().timeout_seconds
+        options |= {"timeout": Timeout(connect=min(CONNECT_SECONDS, seconds), read=seconds), "retries": False}
+        check_not_late()
+        try:
+            return super().urlopen(method, url, redirect=False, **options)
+        except ProtocolError:  # mostly a kept connection that the store closed a moment ago
+            if method not in REPEATABLE:
+                raise
+            return super().urlopen(method, url, redirect=False, **options)
+
+
+class Client(Minio):
+    """The SDK with its innermost call replaced.
+
+    The SDK's own hashes every body again, turns some answers into a TypeError, and puts a body into its errors' text.
+    """
+
+    def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str) -> None:
+        scheme, host = parse_endpoint(endpoint)
+        self.origin = f"{scheme}://{host}"
+        self.secure = scheme == "https"
+        self.pool = StorePool(secure=self.secure)
+        super().__init__(host, access_key=access_key, secret_key=secret_key, region=region, secure=self.secure, http_client=self.pool)
+
+    def _url_open(
+        self,
+        method: str,
+        region: str,
+        bucket_name: str | None = None,
+        object_name: str | None = None,
+        body: bytes | None = None,
+        headers: DictType | None = None,
+        query_params: DictType | None = None,
+        preload_content: bool = True,
+        no_body_trace: bool = False,  # noqa: ARG002 - the parent's: nothing is ever traced here
+    ) -> urllib3.BaseHTTPResponse:
+        """Send one signed request; a header `x-amz-content-sha256` that is already there is the body's digest. Raises StoreError."""
+        url = self._base_url.build(
+            method=method, region=region, bucket_name=bucket_name, object_name=object_name, query_params=query_params
+        )
+        sent = dict(headers or {})
+        date = sdk_time.utcnow()
+        digest = str(sent.get("x-amz-content-sha256") or self._payload_hash(body))
+        sent |= {"Host": url.netloc, "x-amz-date": sdk_time.to_amz_date(date), "x-amz-content-sha256": digest}
+        if body is not None:
+            sent["Content-Length"] = str(len(body))
+        credentials = self._provider.retrieve()  # type: ignore[union-attr] # keys were given, so there is one
+        sent = sign_v4_s3(method=method, url=url, region=region, headers=sent, credentials=credentials, content_sha256=digest, date=date)
+        request = f"{method} {url.path}"
+        response = self.open(method, urlunsplit(url), request=request, headers=sent, body=body, preload_content=preload_content)
+        code = error_code(response, preloaded=preload_content)
+        if response.status in (200, 204, 206) and code is None:
+            return response
+        reads_object = object_name is not None and (method in ("GET", "HEAD") or "x-amz-copy-source" in sent)
+        raise error_for_answer(request, response.status, code=code, reads_object=reads_object)
+
+    def open(self, method: str, url: str, *, request: str, **options: Any) -> urllib3.BaseHTTPResponse:
+        """Send a request that is complete; `request` is how an error names it."""
+        try:
+            return self.pool.urlopen(method, url, **options)
+        except (HTTPError, OSError) as error:
+            raise unavailable(request, error) from error
+
+    def _payload_hash(self, body: bytes | None) -> str:
+        if not body:
+            return NOTHING_SHA256
+        return "UNSIGNED-PAYLOAD" if self.secure else sha256_hash(body)
+
+
+def unavailable(request: str, error: BaseException) -> StoreError:
+    """What went wrong on the way, by its kind alone: the text of a transport error may hold a URL with its query."""
+    return StoreUnavailable(f"{request}: {type(error).__name__}")
+
+
+def error_code(response: urllib3.BaseHTTPResponse, *, preloaded: bool) -> str | None:
+    """The store's code for what went wrong; None when all went well or the store gave none.
+
+    A copy or a completion may begin with 200 and end with an error in its body (S3's CopyObject). HEAD has no body: MinIO has a header.
+    """
+    good = response.status in (200, 204, 206)
+    if good and not (preloaded and is_error_document(response.data)):
+        return None
+    try:
+        body = response.data  # read whole, so that the connection can be used again
+        found = ET.fromstring(body).findtext("{*}Code") if body else None  # noqa: S314 - an answer of our own store
+    except (ET.ParseError, HTTPError, OSError):
+        found = None
+    return found or response.headers.get("x-minio-error-code") or ("UnnamedError" if good else None)
+
+
+def is_error_document(body: bytes) -> bool:
+    """Whether the root is `Error`: a DeleteResult has such elements further down. Blanks keep a long answer alive before it begins."""
+    start = body[:4096].lstrip()
+    if start.startswith(b"<?xml"):
+        start = start.partition(b"?>")[2].lstrip()
+    return start.startswith(b"<Error")

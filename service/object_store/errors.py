@@ -1,0 +1,89 @@
+"""What a store can answer instead of what was asked for.
+
+    StoreError
+    ├── ObjectMissing      no object (any more) under that key
+    ├── ObjectChanged      the object is not the one whose ETag was given
+    ├── ObjectUnreadable   the store says for good that these bytes cannot be had
+    ├── UploadMissing      no such multipart upload: completed, aborted or dropped by the store
+    ├── RequestRefused     the same request will be refused again: its digest, its part, or the store lacks the operation
+    ├── StoreUnavailable   no connection, time-out, 5xx, wrong identity, a body cut short: try again later
+    └── SentTooLate        the moment for sending had passed: nothing was sent, for certain
+
+Texts name the method, the bucket and the key, and the store's own error code; never a query, an identity or a signature.
+"""
+
+from typing import Final
+
+SCARCE_STATUSES: Final = frozenset({408, 409, 425, 429, 499})
+TRANSIENT_CODES: Final = frozenset({"RequestTimeout", "IncompleteBody", "SlowDown", "InternalError", "OperationAborted", "NoSuchBucket"})
+"""NoSuchBucket is no missing object: somebody took the bucket away, or bootstrap has not run yet."""
+UNREADABLE_CODES: Final = frozenset(
+    {
+        "InvalidObjectState",  # archived
+        "InvalidRequest",  # to a request without key of its own: encrypted with a key that only the client has (SSE-C)
+        "InvalidEncryptionAlgorithmError",
+        "InvalidEncryptionMethod",
+        "XMinioObjectTampered",
+    }
+)
+
+
+class StoreError(Exception):
+    """`status` is HTTP's and `code` the store's, None where there was no answer."""
+
+    def __init__(self, text: str, *, status: int | None = None, code: str | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.code = code
+
+
+class ObjectMissing(StoreError):  # noqa: N818 - it says what is so, as the protocol's steps name it
+    pass
+
+
+class ObjectChanged(StoreError):  # noqa: N818 - as above
+    pass
+
+
+class ObjectUnreadable(StoreError):  # noqa: N818 - as above
+    pass
+
+
+class UploadMissing(StoreError):  # noqa: N818 - as above
+    pass
+
+
+class RequestRefused(StoreError):  # noqa: N818 - as above
+    pass
+
+
+class StoreUnavailable(StoreError):  # noqa: N818 - as above
+    pass
+
+
+class SentTooLate(StoreError):  # noqa: N818 - as above
+    pass
+
+
+def error_for_answer(request: str, status: int, *, code: str | None, reads_object: bool) -> StoreError:
+    """The error that an answer of the store means. `request` is its method and path, `reads_object` whether it wanted an object's bytes."""
+    kind = _kind_of_answer(status, code=code, reads_object=reads_object)
+    return kind(f"{request}: {status} {code or 'without a code'}", status=status, code=code)
+
+
+def _kind_of_answer(status: int, *, code: str | None, reads_object: bool) -> type[StoreError]:
+    if code in TRANSIENT_CODES or status in SCARCE_STATUSES:
+        return StoreUnavailable
+    if code == "NoSuchUpload":
+        return UploadMissing
+    if status == 412 or code == "PreconditionFailed":
+        return ObjectChanged
+    if reads_object and code in UNREADABLE_CODES:
+        return ObjectUnreadable
+    if code == "NoSuchKey" or (status == 404 and code is None):
+        return ObjectMissing
+    if status in (401, 403):
+        return StoreUnavailable
+    if 400 <= status < 500 or status == 501:
+        return RequestRefused
+    return StoreUnavailable

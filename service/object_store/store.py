@@ -1,0 +1,56 @@
+"""The store as one identity sees it: its connections and the threads that wait for its answers."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from service.object_store.bucket import QUICK_SECONDS, Bucket
+from service.object_store.connection import Client, calling
+from service.object_store.errors import StoreError, StoreUnavailable
+
+REQUEST_THREADS: Final = 64
+ANSWERS_OF_A_LIVING_STORE: Final = frozenset({"AccessDenied"})
+
+Result = TypeVar("Result")
+
+
+class ObjectStore:
+    """Safe to share between threads and event loops. Close it when its last bucket is no longer used."""
+
+    def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str, executor: Executor | None = None) -> None:
+        """`endpoint` is our own way to the store, as `http://host[:port]`; an `executor` that is given stays its owner's to shut down."""
+        self._client = Client(endpoint, access_key=access_key, secret_key=secret_key, region=region)
+        self._own_executor = None if executor else ThreadPoolExecutor(REQUEST_THREADS, thread_name_prefix="store-request")
+        self._executor = executor or self._own_executor
+
+    def __repr__(self) -> str:
+        return f"ObjectStore({self._client.origin})"
+
+    def bucket(self, name: str) -> Bucket:
+        return Bucket(self._client, name, run=self._run)
+
+    async def check_health(self, *, timeout_seconds: float = QUICK_SECONDS) -> None:
+        """Raises StoreUnavailable unless the store can serve this identity."""
+        await self._run(lambda: self._check_health(timeout_seconds))
+
+    def _check_health(self, timeout_seconds: float) -> None:
+        """MinIO's own probe first: `/live` and `/ready` say yes before it can serve. Then a signed request, which also works elsewhere."""
+        with calling(timeout_seconds=timeout_seconds):
+            probe = self._client.open("GET", f"{self._client.origin}/minio/health/cluster", request="GET /minio/health/cluster")
+            if probe.status >= 500:
+                raise StoreUnavailable(f"GET /minio/health/cluster: {probe.status}", status=probe.status)
+            try:
+                self._client._execute("GET")  # the list of this identity's buckets
+            except StoreError as error:
+                if error.code not in ANSWERS_OF_A_LIVING_STORE:
+                    raise StoreUnavailable(str(error), status=error.status, code=error.code) from error
+
+    def close(self) -> None:
+        """Let go of threads and connections; a request under way keeps its own until it ends."""
+        if self._own_executor is not None:
+            self._own_executor.shutdown(wait=False, cancel_futures=True)
+        self._client.pool.clear()
+
+    async def _run(self, function: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function)

@@ -1,0 +1,41 @@
+"""Fixtures for tests of the service over a database of its own and a deployment of its own."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from service.bootstrap import Deployment
+from service.object_store import Bucket
+from service.resources import Resources, open_resources
+from service.settings import BucketName, Secret, Settings, Url
+from tests.stores import StoreUnderTest, open_store
+
+
+@pytest.fixture
+def settings(deployment: Deployment, store: StoreUnderTest, database_url: str) -> Settings:
+    """As the environment would give them."""
+    return Settings(
+        database_url=Secret(database_url),
+        s3_endpoint=Url(deployment.endpoint),
+        s3_region=deployment.region,
+        s3_access_key=Secret(deployment.access_key),
+        s3_secret_key=Secret(deployment.secret_key),
+        s3_signer_access_key=Secret(deployment.signer_access_key),
+        s3_signer_secret_key=Secret(deployment.signer_secret_key),
+        incoming_bucket=BucketName(deployment.incoming_bucket),
+        vault_bucket=BucketName(deployment.vault_bucket),
+        webhook_token=(Secret(store.webhook_token),),
+    )
+
+
+@pytest.fixture
+async def resources(settings: Settings) -> AsyncIterator[Resources]:
+    async with open_resources(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def root_incoming(deployment: Deployment) -> Iterator[Bucket]:
+    """The incoming bucket by root, who may write there whatever no URL allows."""
+    with open_store(deployment.endpoint, deployment.root_access_key, secret_key=deployment.root_secret_key) as opened:
+        yield opened.bucket(deployment.incoming_bucket)

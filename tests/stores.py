@@ -1,0 +1,230 @@
+"""Fixtures for tests over every store to be had: the running server, a fresh deployment on it, and what the service would hold.
+
+A test that asks for `store` runs once for each kind, and its name ends with it: `pytest -k minio`.
+"""
+
+import http.client
+import json
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from service.bootstrap import Deployment, bootstrap
+from service.embedded import Webhook
+from service.object_store import Bucket, ObjectStore
+from service.presign import Signer
+from tests.servers import RunningStore, free_port, start_test_store, store_kinds
+
+REGION = "us-east-1"
+WEBHOOK_ID = "ASSAY"
+
+
+@dataclass(frozen=True)
+class StoreUnderTest:
+    """A running store and the webhook that it was started with: nothing listens there unless a test does."""
+
+    kind: str
+    endpoint: str
+    root_access_key: str = field(repr=False)
+    root_secret_key: str = field(repr=False)
+    webhook_port: int
+    webhook_token: str = field(repr=False)
+    pid: int | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlsplit(self.endpoint)
+        return parts.hostname or "", parts.port or 80
+
+
+@pytest.fixture(scope="session")
+def running_stores(folder: Path) -> Iterator[Callable[[str], StoreUnderTest]]:
+    """Starts a kind when it is asked for first, and keeps it to the session's end."""
+    found: dict[str, StoreUnderTest] = {}
+    with ExitStack() as stack:
+
+        def start(kind: str) -> StoreUnderTest:
+            if kind not in found:
+                webhook = Webhook(endpoint=f"http://127.0.0.1:{free_port()}/webhooks/minio", token=secrets.token_hex(16))
+                server = stack.enter_context(start_test_store(kind, folder / f"store-{kind}", {WEBHOOK_ID: webhook}))
+                found[kind] = under_test(server, webhook)
+            return found[kind]
+
+        yield start
+
+
+def under_test(server: RunningStore, webhook: Webhook) -> StoreUnderTest:
+    port = urlsplit(webhook.endpoint).port or 0
+    keys = (server.root_access_key, server.root_secret_key)
+    return StoreUnderTest(server.kind, server.endpoint, *keys, webhook_port=port, webhook_token=webhook.token, pid=server.pid)
+
+
+@pytest.fixture(scope="session", params=store_kinds())
+def store(request: pytest.FixtureRequest, running_stores: Callable[[str], StoreUnderTest]) -> StoreUnderTest:
+    return running_stores(request.param)
+
+
+@pytest.fixture
+def fresh_deployment(store: StoreUnderTest) -> Deployment:
+    """Names and keys that nobody has used, and nothing made of them yet."""
+    name = secrets.token_hex(4)
+    return Deployment(
+        endpoint=store.endpoint,
+        region=REGION,
+        root_access_key=store.root_access_key,
+        root_secret_key=store.root_secret_key,
+        access_key=f"service-{name}",
+        secret_key=secrets.token_hex(16),
+        signer_access_key=f"signer-{name}",
+        signer_secret_key=secrets.token_hex(16),
+        incoming_bucket=f"incoming-{name}",
+        vault_bucket=f"vault-{name}",
+        webhook_id=WEBHOOK_ID,
+    )
+
+
+@pytest.fixture
+def deployment(fresh_deployment: Deployment) -> Deployment:
+    """The same, ready for use."""
+    bootstrap(fresh_deployment)
+    return fresh_deployment
+
+
+@pytest.fixture
+def object_store(deployment: Deployment) -> Iterator[ObjectStore]:
+    """The store as the service identity sees it."""
+    with open_store(deployment.endpoint, deployment.access_key, secret_key=deployment.secret_key) as opened:
+        yield opened
+
+
+@pytest.fixture
+def incoming(object_store: ObjectStore, deployment: Deployment) -> Bucket:
+    return object_store.bucket(deployment.incoming_bucket)
+
+
+@pytest.fixture
+def vault(object_store: ObjectStore, deployment: Deployment) -> Bucket:
+    return object_store.bucket(deployment.vault_bucket)
+
+
+@pytest.fixture
+def signer(deployment: Deployment) -> Signer:
+    return Signer(
+        deployment.endpoint, access_key=deployment.signer_access_key, secret_key=deployment.signer_secret_key, region=deployment.region
+    )
+
+
+@contextmanager
+def open_store(endpoint: str, access_key: str, *, secret_key: str) -> Iterator[ObjectStore]:
+    opened = ObjectStore(endpoint, access_key=access_key, secret_key=secret_key, region=REGION)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+# Requests as a client sends them
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`code` is the store's own, from the body or MinIO's header."""
+
+    status: int
+    code: str | None
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def send(method: str, url: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None, chunked: bool = False) -> Answer:
+    """One request with these headers and no others but Host and the body's length (or, chunked, none)."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+    try:
+        connection.putrequest(method, f"{parts.path}?{parts.query}", skip_accept_encoding=True)
+        for name, value in (headers or {}).items():
+            connection.putheader(name, value)
+        connection.putheader(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(body)))))
+        connection.endheaders(body, encode_chunked=chunked)
+        return receive(connection)
+    finally:
+        connection.close()
+
+
+def receive(connection: http.client.HTTPConnection) -> Answer:
+    response = connection.getresponse()
+    body = response.read()
+    code = ET.fromstring(body).findtext("{*}Code") if body.startswith(b"<") else None  # noqa: S314 - a store that we started
+    return Answer(response.status, code or response.headers.get("x-minio-error-code"), dict(response.headers), body)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+# The webhook's other end
+
+
+class EventLog:
+    """The keys (`bucket/key`) of events that arrived, in their order."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._events: list[dict[str, Any]] = []
+
+    def add(self, event: dict[str, Any]) -> None:
+        with self._changed:
+            self._events.append(event)
+            self._changed.notify_all()
+
+    def keys(self) -> list[str]:
+        with self._changed:
+            return [event["Key"] for event in self._events]
+
+    def wait_for(self, key: str, *, seconds: float = 30) -> dict[str, Any]:
+        """The event of that key. Raises AssertionError when it does not come."""
+        with self._changed:
+            found = self._changed.wait_for(lambda: [event for event in self._events if event["Key"] == key], timeout=seconds)
+        assert found, f"no event for {key} within {seconds} s"
+        return dict(found[0])
+
+
+@contextmanager
+def listening(store: StoreUnderTest) -> Iterator[EventLog]:
+    """Take the store's events, in the place of an API. Events of earlier tests arrive too."""
+    log = EventLog()
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            self.send_response(204 if self.headers.get("Authorization") == f"Bearer {store.webhook_token}" else 401)
+            self.end_headers()
+            if body:
+                log.add(json.loads(body))
+
+        def do_HEAD(self) -> None:
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", store.webhook_port), Receiver)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield log
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
