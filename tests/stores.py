@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
+import msgspec
 import pytest
 
 from service.bootstrap import Deployment, bootstrap
@@ -56,7 +57,8 @@ def running_stores(folder: Path) -> Iterator[Callable[[str], StoreUnderTest]]:
         def start(kind: str) -> StoreUnderTest:
             if kind not in found:
                 webhook = Webhook(endpoint=f"http://127.0.0.1:{free_port()}/webhooks/minio", token=secrets.token_hex(16))
-                server = stack.enter_context(start_test_store(kind, folder / f"store-{kind}", {WEBHOOK_ID: webhook}))
+                place = folder / f"store-{kind}-{secrets.token_hex(4)}"
+                server = stack.enter_context(start_test_store(kind, place, {WEBHOOK_ID: webhook}))
                 found[kind] = under_test(server, webhook)
             return found[kind]
 
@@ -93,11 +95,20 @@ def fresh_deployment(store: StoreUnderTest) -> Deployment:
     )
 
 
+@pytest.fixture(scope="session")
+def known_identities() -> dict[str, dict[str, str]]:
+    """By endpoint: keys that a store has met before. To make one, both sides derive a key from root's secret, which takes a while."""
+    return {}
+
+
 @pytest.fixture
-def deployment(fresh_deployment: Deployment) -> Deployment:
-    """The same, ready for use."""
-    bootstrap(fresh_deployment)
-    return fresh_deployment
+def deployment(fresh_deployment: Deployment, known_identities: dict[str, dict[str, str]]) -> Deployment:
+    """Fresh buckets, ready for use by identities that now have rights to these and no others."""
+    names = ("access_key", "secret_key", "signer_access_key", "signer_secret_key")
+    keys = known_identities.setdefault(fresh_deployment.endpoint, {name: getattr(fresh_deployment, name) for name in names})
+    ready = msgspec.structs.replace(fresh_deployment, **keys)
+    bootstrap(ready)
+    return ready
 
 
 @pytest.fixture
@@ -187,6 +198,7 @@ class EventLog:
             self._events.append(event)
             self._changed.notify_all()
 
+    @property
     def keys(self) -> list[str]:
         with self._changed:
             return [event["Key"] for event in self._events]

@@ -165,7 +165,9 @@ async def test_a_file_expires_only_after_its_grace(pool: asyncpg.Pool) -> None:
 
 async def test_a_file_expires_after_its_grace(pool: asyncpg.Pool) -> None:
     file = await declare(pool)
-    await pool.execute("UPDATE files SET created_at = now() - interval '9 days', expires_at = now() - interval '8 days', grace_until = now()")
+    await pool.execute(
+        "UPDATE files SET created_at = now() - interval '9 days', expires_at = now() - interval '8 days', grace_until = now()"
+    )
     held = await claim(pool, file)
     assert held.grace_over
     expired = await claims.expire_file(pool, held)
@@ -198,7 +200,7 @@ async def test_a_streamed_upload_is_not_born_from_a_doomed_copy(pool: asyncpg.Po
 
 async def list_names(pool: asyncpg.Pool, **filters: object) -> list[str]:
     asked = listing.Filters(states=tuple(State), **filters)  # type: ignore[arg-type]  # the tests name the fields they filter by
-    return [file.filename for file in await listing.list_files(pool, "ann", asked, before=NONE_BEFORE, limit=10)]
+    return [file.filename for file in (await listing.list_files(pool, "ann", asked, before=NONE_BEFORE, limit=10)).files]
 
 
 async def test_pages_are_newest_first_and_filtered_by_name_and_prefix(pool: asyncpg.Pool) -> None:

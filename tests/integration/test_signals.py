@@ -1,0 +1,89 @@
+"""Wake-ups between two processes' worth of listeners, over a real PostgreSQL."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from service.model import make_id
+from service.signals import Signals
+
+pytestmark = pytest.mark.anyio
+
+
+@contextlib.asynccontextmanager
+async def running(database_url: str) -> AsyncIterator[Signals]:
+    signals = Signals(database_url)
+    task = asyncio.create_task(signals.run())
+    await until_connected(signals)
+    signals.work.clear()
+    try:
+        yield signals
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until_connected(signals: Signals) -> None:
+    while not signals.connected:  # noqa: ASYNC110  # what is waited for is a plain attribute
+        await asyncio.sleep(0.01)
+
+
+async def test_work_in_one_process_wakes_another(database_url: str) -> None:
+    async with running(database_url) as here, running(database_url) as there:
+        here.give_work()
+        await asyncio.wait_for(there.work.wait(), 5)
+
+
+async def test_a_change_wakes_who_waits_for_that_file_alone(database_url: str) -> None:
+    file_id, other = make_id(), make_id()
+    async with running(database_url) as here, running(database_url) as there:
+        with there.subscribe(file_id) as changed, there.subscribe(other) as unchanged:
+            here.give_change(file_id)
+            await asyncio.wait_for(changed.wait(), 5)
+            assert not unchanged.is_set()
+        assert not there.waiters
+
+
+async def test_thousands_of_changes_fit_their_payloads(database_url: str) -> None:
+    ids = [make_id() for _ in range(1000)]
+    async with running(database_url) as here, running(database_url) as there:
+        with contextlib.ExitStack() as stack:
+            events = [stack.enter_context(there.subscribe(file_id)) for file_id in ids]
+            for file_id in ids:
+                here.give_change(file_id)
+            await asyncio.wait_for(asyncio.gather(*(event.wait() for event in events)), 5)
+
+
+async def test_a_lost_connection_wakes_every_waiter_and_is_listened_on_again(database_url: str) -> None:
+    file_id = make_id()
+    async with running(database_url) as here, running(database_url) as there:
+        with there.subscribe(file_id) as changed:
+            await terminate_listeners(database_url)
+            await asyncio.wait_for(changed.wait(), 5)
+            await asyncio.wait_for(asyncio.gather(until_connected(here), until_connected(there)), 10)
+            changed.clear()
+            here.give_change(file_id)
+            await asyncio.wait_for(changed.wait(), 5)
+
+
+async def terminate_listeners(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    finally:
+        await connection.close()
+
+
+async def test_what_a_stranger_sends_is_passed_over(database_url: str) -> None:
+    async with running(database_url) as signals:
+        connection = await asyncpg.connect(database_url)
+        for payload in ("", "nonsense", "x y,z", "origin work"):
+            await connection.execute("SELECT pg_notify('assay', $1)", payload)
+        await connection.close()
+        await asyncio.wait_for(signals.work.wait(), 5)

@@ -1,0 +1,178 @@
+"""The signed URL against what others made of the same request: the S3 documentation and minio-py."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from urllib.parse import parse_qs, urlsplit
+
+import minio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.presign import Signer, parse_endpoint
+
+EXAMPLE_ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
+EXAMPLE_SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+EXAMPLE_TIME = datetime(2013, 5, 24, tzinfo=UTC)
+DIGEST = "9F86D081884C7D659A2FEAA0C55AD015A3BF4F1B2B0B822CD15D6C15B0F00A08"
+
+
+def example_signer(endpoint: str) -> Signer:
+    return Signer(endpoint, access_key=EXAMPLE_ACCESS_KEY, secret_key=EXAMPLE_SECRET_KEY, region="us-east-1")
+
+
+def presign_with_sdk(endpoint: str, key: str, *, issued_at: datetime, expires_in_seconds: int, query: dict[str, str] | None = None) -> str:
+    scheme, _, host = endpoint.partition("://")
+    client = minio.Minio(host, EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY, secure=scheme == "https", region="us-east-1")
+    return client.get_presigned_url(
+        "PUT",
+        "incoming",
+        key,
+        expires=timedelta(seconds=expires_in_seconds),
+        request_date=issued_at,
+        extra_query_params=dict(query) if query else None,
+    )
+
+
+def is_sendable(key: str) -> bool:
+    return bool(key.strip()) and {".", ".."}.isdisjoint(key.split("/"))
+
+
+def signed_put(signer: Signer, **changes: object) -> str:
+    request: dict[str, object] = {
+        "size": 4,
+        "content_type": "image/jpeg",
+        "sha256": DIGEST,
+        "if_none_match": True,
+        "issued_at": EXAMPLE_TIME,
+        "expires_in_seconds": 900,
+    }
+    return signer.presign_put("incoming", "k", **(request | changes)).url  # type: ignore[arg-type] # one of them at a time is another
+
+
+def test_the_worked_example_of_the_s3_documentation_comes_out_to_the_byte() -> None:
+    signer = example_signer("https://examplebucket.s3.amazonaws.com")
+    url = signer.presign("GET", None, key="test.txt", issued_at=EXAMPLE_TIME, expires_in_seconds=86_400)
+    assert url == (
+        "https://examplebucket.s3.amazonaws.com/test.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256"
+        "&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Date=20130524T000000Z"
+        "&X-Amz-Expires=86400&X-Amz-SignedHeaders=host"
+        "&X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"
+    )
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://127.0.0.1:9000",
+        "http://minio",
+        "http://minio:80",
+        "https://minio:443",
+        "https://minio:80",
+        "https://files.example.org",
+        "http://[::1]:9000",
+    ],
+)
+def test_a_plain_url_is_the_one_that_minio_py_makes(endpoint: str) -> None:
+    ours = example_signer(endpoint).presign("PUT", "incoming", key="0123abcd", issued_at=EXAMPLE_TIME, expires_in_seconds=900)
+    assert ours == presign_with_sdk(endpoint, "0123abcd", issued_at=EXAMPLE_TIME, expires_in_seconds=900)
+
+
+@pytest.mark.parametrize("key", ["a b+c", "ä/ö/ü", "50%&=?#", "~!*'();:@$,[]", "日本語.jpg", "line\nbreak", '\\"<>^`{|}'])
+def test_a_key_that_needs_escapes_is_signed_as_minio_py_signs_it(key: str) -> None:
+    ours = example_signer("http://minio:9000").presign("PUT", "incoming", key=key, issued_at=EXAMPLE_TIME, expires_in_seconds=1)
+    assert ours == presign_with_sdk("http://minio:9000", key, issued_at=EXAMPLE_TIME, expires_in_seconds=1)
+
+
+@given(
+    key=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(is_sendable),
+    issued_at=st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - Hypothesis adds the zone
+    expires_in_seconds=st.integers(1, 604_800),
+    query=st.dictionaries(
+        st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1), st.text(st.characters(exclude_categories=["Cs"]))
+    ),
+)
+def test_whatever_is_signed_is_signed_as_minio_py_signs_it(
+    key: str, issued_at: datetime, expires_in_seconds: int, query: dict[str, str]
+) -> None:
+    ours = example_signer("http://minio:9000").presign(
+        "PUT", "incoming", key=key, issued_at=issued_at, expires_in_seconds=expires_in_seconds, query=query
+    )
+    assert ours == presign_with_sdk("http://minio:9000", key, issued_at=issued_at, expires_in_seconds=expires_in_seconds, query=query)
+
+
+def test_the_time_is_signed_in_utc_whatever_its_zone() -> None:
+    signer = example_signer("http://minio:9000")
+    in_tokyo = EXAMPLE_TIME.astimezone(timezone(timedelta(hours=9)))
+    assert signed_put(signer, issued_at=in_tokyo) == signed_put(signer, issued_at=EXAMPLE_TIME)
+
+
+def test_a_time_without_a_zone_is_refused() -> None:
+    with pytest.raises(ValueError, match="zone"):
+        signed_put(example_signer("http://minio:9000"), issued_at=EXAMPLE_TIME.replace(tzinfo=None))
+
+
+def test_one_signer_signs_across_midnight_and_back() -> None:
+    signer = example_signer("http://minio:9000")
+    late, early = EXAMPLE_TIME - timedelta(seconds=1), EXAMPLE_TIME
+    first = [signed_put(signer, issued_at=moment) for moment in (late, early, late)]
+    assert first[0] == first[2] != first[1]
+    assert first[1] == signed_put(example_signer("http://minio:9000"), issued_at=early)
+
+
+def test_size_type_condition_and_digest_are_bound() -> None:
+    signer = example_signer("http://minio:9000")
+    parameters = parse_qs(urlsplit(signed_put(signer)).query)
+    assert parameters["X-Amz-SignedHeaders"] == ["content-length;content-type;host;if-none-match"]
+    assert parameters["X-Amz-Content-Sha256"] == [DIGEST.lower()]
+    others = [
+        signed_put(signer, **change)
+        for change in ({"size": 5}, {"content_type": "image/png"}, {"if_none_match": False}, {"sha256": "0" * 64}, {"sha256": None})
+    ]
+    signatures = {parse_qs(urlsplit(url).query)["X-Amz-Signature"][0] for url in [signed_put(signer), *others]}
+    assert len(signatures) == 6
+
+
+def test_the_client_is_told_the_headers_it_must_send_and_no_others() -> None:
+    signer = example_signer("http://minio:9000")
+    when = {"issued_at": EXAMPLE_TIME, "expires_in_seconds": 900}
+    full = signer.presign_put("b", "k", size=4, content_type="text/plain", sha256=DIGEST, if_none_match=True, **when)  # type: ignore[arg-type] # a dict for short
+    bare = signer.presign_put("b", "k", size=None, content_type=None, sha256=None, if_none_match=False, **when)  # type: ignore[arg-type] # a dict for short
+    assert full.headers == {"Content-Type": "text/plain", "If-None-Match": "*"}
+    assert bare.headers == {}
+
+
+@pytest.mark.parametrize("seconds", [-1, 0, 604_801])
+def test_an_end_that_no_store_accepts_is_refused(seconds: int) -> None:
+    with pytest.raises(ValueError, match="1 second to 7 days"):
+        signed_put(example_signer("http://minio:9000"), expires_in_seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://minio/prefix",
+        "http://minio?a=b",
+        "http://minio#a",
+        "http://user:secret@minio",
+        "ftp://minio",
+        "minio:9000",
+        "http://",
+        "http://minio:port",
+        "",
+    ],
+)
+def test_an_endpoint_that_signatures_do_not_survive_is_refused(endpoint: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the standard library's texts differ
+        parse_endpoint(endpoint)
+
+
+@pytest.mark.parametrize("key", ["", ".", "..", "a/../b"])
+def test_a_key_that_clients_would_fold_away_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="key"):
+        example_signer("http://minio:9000").presign("PUT", "incoming", key=key, issued_at=EXAMPLE_TIME, expires_in_seconds=1)
+
+
+def test_no_key_shows_when_a_signer_is_printed() -> None:
+    shown = repr(example_signer("http://minio:9000"))
+    assert EXAMPLE_ACCESS_KEY not in shown
+    assert EXAMPLE_SECRET_KEY not in shown
