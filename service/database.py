@@ -98,8 +98,8 @@ async def migrate(settings: DatabaseSettings) -> None:
 
 
 def run_alembic(url: str) -> None:
-    from alembic import command  # noqa: PLC0415  # 100 ms that only `migrate` should pay
-    from alembic.config import Config  # noqa: PLC0415  # as above
+    from alembic import command  # 100 ms that only `migrate` should pay
+    from alembic.config import Config  # as above
 
     config = Config()
     config.set_main_option("script_location", str(find_migrations()).replace("%", "%%"))

@@ -15,7 +15,7 @@ Problem
                                   └── LengthRequired     411
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import msgspec
 
@@ -43,6 +43,11 @@ class Problem(Exception):
         self.headers = headers or {}
         self.extension = extension
 
+    @classmethod
+    def at(cls, field: str, detail: str, **extension: Any) -> Self:
+        """About one field of the request."""
+        return cls(f"{field}: {detail}", errors=(FieldError(field, detail),), **extension)
+
     def document(self) -> dict[str, Any]:
         """The members of the problem document."""
         members: dict[str, Any] = {"type": f"urn:assay:problem:{self.type}", "title": self.title, "status": self.status}
@@ -57,10 +62,6 @@ class InvalidRequest(Problem):
     """One or more fields of the request are not what they should be."""
 
     status, type, title = 400, "invalid-request", "The request is not valid"
-
-    @classmethod
-    def at(cls, field: str, detail: str) -> "InvalidRequest":
-        return cls(f"{field}: {detail}", errors=(FieldError(field, detail),))
 
 
 class MalformedBody(InvalidRequest):

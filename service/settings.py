@@ -159,8 +159,8 @@ def find_contradictions(values: Mapping[str, Any], kind: type[msgspec.Struct]) -
             errors.append("ASSAY_UPLOAD_TTL is at most 7 days")
         if values.get("upload_url_ttl", timedelta(0)) > timedelta(days=7):
             errors.append("ASSAY_UPLOAD_URL_TTL is at most 7 days: no store takes a longer signature")
-        if values.get("copy_grace", timedelta(hours=24)) < timedelta(hours=1):
-            errors.append("ASSAY_COPY_GRACE is at least 1 hour: longer than any copy request can live")
+        if values.get("copy_grace", timedelta(hours=24)) < timedelta(hours=1) + values.get("lease", timedelta(minutes=1)):
+            errors.append("ASSAY_COPY_GRACE is at least 1 hour more than ASSAY_LEASE: longer than any copy request can live")
         if values.get("incoming_bucket", "assay-incoming") == values.get("vault_bucket", "assay-vault"):
             errors.append("ASSAY_INCOMING_BUCKET and ASSAY_VAULT_BUCKET must differ: upload URLs write to the one, nobody to the other")
     return errors

@@ -95,7 +95,7 @@ class Signals:
         connection = await asyncpg.connect(self.url, timeout=5, command_timeout=5, statement_cache_size=0)
         lost = asyncio.Event()
         try:
-            connection.add_termination_listener(lambda _: (lost.set(), self.to_send.set()))
+            connection.add_termination_listener(lambda _: self.lose(lost))
             await connection.add_listener(CHANNEL, self.receive)
             self.connected = True
             self.wake_all()
@@ -104,6 +104,10 @@ class Signals:
             self.connected = False
             connection.terminate()
             self.wake_all()
+
+    def lose(self, lost: asyncio.Event) -> None:
+        lost.set()
+        self.to_send.set()  # `send` waits for that one alone
 
     async def send(self, connection: asyncpg.Connection, lost: asyncio.Event) -> None:
         while not lost.is_set():

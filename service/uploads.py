@@ -22,6 +22,7 @@ from service import problems
 from service.model import GONE, LARGEST_PUT_BYTES, UNPROVED, Declaration, File, Sha256, State, make_id
 from service.object_store import ObjectMissing
 from service.queries import files, idempotency
+from service.queries.rows import Database
 from service.resources import Resources
 from service.telemetry import NOTICES, report_transition
 
@@ -78,10 +79,10 @@ async def replay_declaration(resources: Resources, file_id: UUID) -> Declared:
 def check_size(resources: Resources, size: int) -> None:
     most = min(resources.settings.max_file_bytes, LARGEST_PUT_BYTES)
     if size > most:
-        raise problems.FileTooLarge(f"size: {size} bytes are more than the {most} that one PUT may carry here", limit=most)
+        raise problems.FileTooLarge.at("size", f"{size} bytes are more than the {most} that one PUT may carry here", limit=most)
 
 
-async def insert_file(resources: Resources, declaration: Declaration, file_id: UUID, *, database: files.Database) -> File:
+async def insert_file(resources: Resources, declaration: Declaration, file_id: UUID, *, database: Database) -> File:
     settings = resources.settings
     return await files.declare_file(
         database,

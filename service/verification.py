@@ -122,26 +122,31 @@ async def look(resources: Resources, claim: Claim, *, retry_in: timedelta) -> St
     try:
         seen = await resources.incoming.head(claim.incoming_key)
     except ObjectMissing:
-        return await settle_missing(resources, claim)
+        await settle_missing(resources, claim)
+        return None
     except ObjectUnreadable as error:
-        return await reject(resources, claim, unverifiable(error))
+        await reject(resources, claim, unverifiable(error))
+        return None
     except StoreError as error:
         raise NothingCopied(error, again_in=retry_in) from error
     if claim.state == State.PENDING:
         NOTICES.labels("sweep").inc()  # neither event nor complete came before our own look
     mismatch = compare(claim, seen)
-    return seen if mismatch is None else await reject(resources, claim, mismatch)
+    if mismatch is not None:
+        await reject(resources, claim, mismatch)
+        return None
+    return seen
 
 
 async def settle_missing(resources: Resources, claim: Claim) -> None:
     if claim.grace_over:
-        return finish(resources, await claims.expire_file(resources.pool, claim))
+        finish(resources, await claims.expire_file(resources.pool, claim))
+        return
     state = await claims.return_to_pending(resources.pool, claim, next_look(claim.attempts))
     if state == State.VERIFYING:  # a notice came after the claim
         resources.signals.give_work()
     elif state is not None and claim.state != state:
         resources.signals.give_change(claim.id)
-    return None
 
 
 def next_look(attempts: int) -> timedelta:
@@ -184,7 +189,8 @@ async def copy(resources: Resources, claim: Claim, seen: StoredObject, *, send_b
     except (SentTooLate, ObjectChanged, ObjectMissing) as error:
         raise NothingCopied(error, again_in=AT_ONCE) from error
     except ObjectUnreadable as error:
-        return await reject(resources, claim, unverifiable(error))
+        await reject(resources, claim, unverifiable(error))
+        return None
     return copied.etag
 
 

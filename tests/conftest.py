@@ -14,6 +14,8 @@ from service import database
 from service.settings import DatabaseSettings, Secret
 from tests.servers import start_test_database
 
+pytest_plugins = ["tests.stores", "tests.running"]
+
 TEMPLATE = "assay_template"
 
 

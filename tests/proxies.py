@@ -1,9 +1,12 @@
-"""A way to the store that misbehaves: cuts answers short, keeps silent, refuses."""
+"""Stores that misbehave: a way to a real one that cuts answers short or keeps silent, and one that gives a single answer."""
 
 import socket
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 PIECE = 64 * 1024
 
@@ -83,3 +86,46 @@ def faulty_proxy(target: tuple[str, int]) -> Iterator[FaultyProxy]:
     finally:
         proxy.close()
         accepting.join()
+
+
+@dataclass
+class Stub:
+    """Answers everything alike."""
+
+    endpoint: str
+    requests: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def stub_store(status: int, headers: Mapping[str, str], body: bytes = b"", *, certificate: ssl.SSLContext | None = None) -> Iterator[Stub]:
+    """A server that gives one answer to whatever it is asked, over TLS when it has a certificate."""
+
+    class Answering(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            stub.requests.append(self.command)
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815 - the parent's names
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answering)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign] # a client that does not trust us is no news
+    if certificate:
+        server.socket = certificate.wrap_socket(server.socket, server_side=True)
+    stub = Stub(f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield stub
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -94,6 +94,7 @@ STATEMENTS = (
         created_at timestamptz NOT NULL DEFAULT now(),
         doomed_at timestamptz,
         sweep_at timestamptz,
+        swept_at timestamptz,  -- when the object was deleted for the first time
         CONSTRAINT copies_sweep_doomed_only CHECK ((doomed_at IS NULL) = (sweep_at IS NULL))
     )
     """,

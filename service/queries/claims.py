@@ -171,13 +171,20 @@ async def release_claim(database: Database, claim: Claim, *, retry_in: timedelta
     return await database.fetchval(RELEASE, claim.id, claim.lease, retry_in, error) is not None
 
 
-# How long a worker may sleep when nobody wakes it.
+# How long a worker may sleep when nobody wakes it. A file with a live lease is somebody's already.
 NEXT_DUE: Final = """
-    SELECT greatest(min(due_at) - now(), interval '0') FROM files WHERE state IN ('pending', 'verifying')
+    SELECT least(
+        (SELECT due_at FROM files
+         WHERE state IN ('pending', 'verifying') AND size <= 1073741824 AND (lease_until IS NULL OR lease_until < now())
+         ORDER BY due_at LIMIT 1),
+        (SELECT due_at FROM files
+         WHERE state IN ('pending', 'verifying') AND size > 1073741824 AND (lease_until IS NULL OR lease_until < now())
+         ORDER BY due_at LIMIT 1)
+    ) - now()
 """
 
 
 async def find_next_due(database: Database) -> timedelta | None:
-    """The time until the next file is due; None: there is none."""
+    """The time until the next file is due, negative when it is overdue; None: there is none."""
     delay: timedelta | None = await database.fetchval(NEXT_DUE)
     return delay

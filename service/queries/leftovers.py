@@ -11,7 +11,7 @@ from service.queries.rows import Database, read_row
 
 
 class DoomedCopy(msgspec.Struct, frozen=True):
-    """A doomed vault key. `last`: no request to it can be under way any more, so the row may go with the object."""
+    """A doomed vault key. `last`: it was swept before, COPY_GRACE ago, so no request to it can be under way and the row may go."""
 
     vault_key: UUID
     upload_id: str | None
@@ -50,7 +50,7 @@ CLAIM_DOOMED: Final = """
     UPDATE copies SET sweep_at = now() + interval '5 minutes' WHERE vault_key IN (
         SELECT vault_key FROM copies WHERE doomed_at IS NOT NULL AND sweep_at <= now()
         ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
-    ) RETURNING vault_key, upload_id, doomed_at + $2::interval <= now() AS last
+    ) RETURNING vault_key, upload_id, coalesce(swept_at + $2::interval <= now(), false) AS last
 """
 
 
@@ -59,7 +59,11 @@ async def claim_doomed_copies(database: Database, limit: int, copy_grace: timede
     return [read_row(row, DoomedCopy) for row in await database.fetch(CLAIM_DOOMED, limit, copy_grace)]
 
 
-KEEP_DOOMED: Final = "UPDATE copies SET sweep_at = doomed_at + $2::interval WHERE vault_key = $1"
+# COPY_GRACE counts from the first deletion, not from the doom: a deletion that comes late must not be the last one too.
+KEEP_DOOMED: Final = """
+    UPDATE copies SET swept_at = coalesce(swept_at, now()), sweep_at = coalesce(swept_at, now()) + $2::interval
+    WHERE vault_key = $1 AND doomed_at IS NOT NULL
+"""
 
 
 async def keep_doomed_copy(database: Database, vault_key: UUID, copy_grace: timedelta) -> None:

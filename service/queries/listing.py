@@ -57,11 +57,19 @@ BY_HASH: Final = SELECT + " AND hash = $8 " + FILTERED
 BY_FILENAME: Final = SELECT + " AND filename ~>=~ $9 AND filename ~<~ $10 " + FILTERED
 
 
-async def list_files(database: Database, owner: str, filters: Filters, *, before: UUID, limit: int) -> list[File]:
-    """At most `limit` files with ids below `before`, newest first; fewer may come although more exist: see `find_page_end`."""
+class Found(msgspec.Struct, frozen=True):
+    """`end` is the last row that was read, when there may be more behind it; None: all there were have been read."""
+
+    files: list[File]
+    end: UUID | None
+
+
+async def list_files(database: Database, owner: str, filters: Filters, *, before: UUID, limit: int) -> Found:
+    """At most `limit` files with ids below `before`, newest first; fewer may come although more exist behind `end`."""
     first, end = filters.filename_range
+    statement = await choose_statement(database, owner, filters)
     rows = await database.fetch(
-        await choose_statement(database, owner, filters),
+        statement,
         owner,
         before,
         limit,
@@ -73,7 +81,10 @@ async def list_files(database: Database, owner: str, filters: Filters, *, before
         first,
         end,
     )
-    return [read_row(row, File) for row in rows]
+    files = [read_row(row, File) for row in rows]
+    if len(files) == limit:
+        return Found(files, files[-1].id)
+    return Found(files, await find_read_end(database, statement, owner, filters, before=before))
 
 
 COUNT_NAMES: Final = """
@@ -91,10 +102,16 @@ async def choose_statement(database: Database, owner: str, filters: Filters) -> 
     return BY_FILENAME
 
 
-PAGE_END: Final = "SELECT id FROM files WHERE owner = $1 AND id < $2 ORDER BY id DESC OFFSET 9999 LIMIT 1"
+READ_END: Final = "SELECT id FROM files WHERE owner = $1 AND id < $2 ORDER BY id DESC OFFSET 9999 LIMIT 1"
+READ_END_BY_HASH: Final = "SELECT id FROM files WHERE owner = $1 AND id < $2 AND hash = $3 ORDER BY id DESC OFFSET 9999 LIMIT 1"
 
 
-async def find_page_end(database: Database, owner: str, before: UUID) -> UUID | None:
-    """The last row that a page read when it read as many as it may; None: it read all there were."""
-    end: UUID | None = await database.fetchval(PAGE_END, owner, before)
+async def find_read_end(database: Database, statement: str, owner: str, filters: Filters, *, before: UUID) -> UUID | None:
+    """The last of the rows that `statement` read when it read as many as it may. So few names fit BY_FILENAME that it read them all."""
+    if statement is BY_FILENAME:
+        return None
+    if filters.hash is None:
+        end: UUID | None = await database.fetchval(READ_END, owner, before)
+    else:
+        end = await database.fetchval(READ_END_BY_HASH, owner, before, filters.hash.digest)
     return end

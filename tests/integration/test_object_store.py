@@ -1,10 +1,9 @@
 """The contract that every store must hold for us, and what we make of one that does not answer as it should."""
 
+import asyncio
 import gzip
 import hashlib
 import secrets
-import time
-from collections.abc import AsyncIterator, Iterator
 
 import minio
 import pytest
@@ -14,63 +13,16 @@ from service.object_store import (
     Bucket,
     ObjectChanged,
     ObjectMissing,
-    ObjectReader,
     ObjectStore,
     RequestRefused,
-    SentTooLate,
-    StoredCopy,
     StoreUnavailable,
     UploadMissing,
 )
 from service.presign import Signer
-from tests.proxies import FaultyProxy, faulty_proxy
-from tests.servers import free_port
+from tests.objects import MIB, copy, put, read_all
 from tests.stores import REGION, StoreUnderTest, now, open_store, send
 
 pytestmark = pytest.mark.anyio
-
-MIB = 1024 * 1024
-
-
-@pytest.fixture
-def proxy(store: StoreUnderTest) -> Iterator[FaultyProxy]:
-    with faulty_proxy(store.address) as running:
-        yield running
-
-
-@pytest.fixture
-async def through_proxy(proxy: FaultyProxy, deployment: Deployment) -> AsyncIterator[Bucket]:
-    """The vault, seen through the proxy."""
-    with open_store(proxy.endpoint, deployment.access_key, secret_key=deployment.secret_key) as opened:
-        yield opened.bucket(deployment.vault_bucket)
-
-
-def put(bucket: Bucket, key: str, body: bytes, *, content_type: str = "text/plain", tags: dict[str, str] | None = None) -> str:
-    return bucket.put_now(key, body, content_type=content_type, metadata={}, tags=tags or {}, timeout_seconds=20)
-
-
-def read_all(bucket: Bucket, key: str, *, piece: int = MIB) -> bytes:
-    with bucket.open(key, etag=None) as reader:
-        return b"".join(iter(lambda: reader.read(piece), b""))
-
-
-def read_into(received: bytearray, reader: ObjectReader) -> None:
-    while piece := reader.read(100_000):
-        received += piece
-
-
-async def copy(incoming: Bucket, vault: Bucket, etag: str, *, source_key: str = "k", send_before: float | None = None) -> StoredCopy:
-    return await vault.copy_from(
-        incoming,
-        source_key,
-        etag=etag,
-        key="copied",
-        content_type="application/pdf",
-        metadata={"file": "1", "filename": "a%20b"},
-        tags={"assay": "vault"},
-        send_before=time.monotonic() + 20 if send_before is None else send_before,
-        timeout_seconds=20,
-    )
 
 
 def tags_of(deployment: Deployment, bucket: str, key: str) -> dict[str, str]:
@@ -88,14 +40,6 @@ async def test_a_store_that_serves_is_healthy(object_store: ObjectStore) -> None
 async def test_a_store_that_does_not_know_us_is_not_healthy(store: StoreUnderTest) -> None:
     with open_store(store.endpoint, "nobody-we-know", secret_key="no-secret") as stranger, pytest.raises(StoreUnavailable):
         await stranger.check_health()
-
-
-async def test_nothing_listening_is_unavailable_at_once() -> None:
-    with open_store(f"http://127.0.0.1:{free_port()}", "key", secret_key="secret") as nowhere:
-        with pytest.raises(StoreUnavailable):
-            await nowhere.check_health()
-        with pytest.raises(StoreUnavailable):
-            await nowhere.bucket("vault").head("k")
 
 
 async def test_what_was_put_is_described_as_it_was_put(vault: Bucket) -> None:
@@ -192,13 +136,6 @@ async def test_a_reader_closed_early_leaves_the_next_one_unharmed(vault: Bucket)
     assert read_all(vault, "k") == body
 
 
-async def test_a_connection_read_to_its_end_is_used_again(through_proxy: Bucket, proxy: FaultyProxy) -> None:
-    put(through_proxy, "k", b"some bytes")
-    for _ in range(3):
-        assert read_all(through_proxy, "k") == b"some bytes"
-    assert proxy.connections == 1
-
-
 async def test_a_copy_keeps_the_bytes_and_nothing_else_of_the_source(deployment: Deployment, incoming: Bucket, vault: Bucket) -> None:
     etag = incoming.put_now(
         "k", b"bytes", content_type="text/html", metadata={"theirs": "1"}, tags={"lifecycle": "delete-me"}, timeout_seconds=20
@@ -218,90 +155,6 @@ async def test_what_changed_since_it_was_seen_is_not_copied(incoming: Bucket, va
         await copy(incoming, vault, etag)
     with pytest.raises(ObjectMissing):
         await vault.head("copied")
-
-
-async def test_a_copy_whose_moment_has_passed_is_never_sent(incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy) -> None:
-    etag = put(incoming, "k", b"bytes")
-    with pytest.raises(SentTooLate):
-        await copy(incoming, through_proxy, etag, send_before=time.monotonic())
-    assert proxy.requests == b""
-
-
-async def test_a_copy_asks_once_and_for_nothing_else(incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy) -> None:
-    await copy(incoming, through_proxy, put(incoming, "k", b"bytes"))
-    assert proxy.requests.count(b" HTTP/1.1\r\n") == 1
-    assert proxy.requests.startswith(b"PUT ")
-
-
-async def test_a_copy_without_an_answer_is_not_sent_again(incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy) -> None:
-    etag = put(incoming, "k", b"bytes")
-    proxy.silent = True
-    started = time.monotonic()
-    with pytest.raises(StoreUnavailable):
-        await through_proxy.copy_from(
-            incoming,
-            "k",
-            etag=etag,
-            key="copied",
-            content_type="text/plain",
-            metadata={},
-            tags={},
-            send_before=time.monotonic() + 20,
-            timeout_seconds=0.5,
-        )
-    assert time.monotonic() - started < 5
-    assert proxy.requests.count(b"PUT ") == 1
-
-
-async def test_a_silent_store_is_unavailable_after_the_calls_own_time(through_proxy: Bucket, proxy: FaultyProxy) -> None:
-    proxy.silent = True
-    started = time.monotonic()
-    with pytest.raises(StoreUnavailable):
-        await through_proxy.head("k", timeout_seconds=0.5)
-    with pytest.raises(StoreUnavailable):
-        through_proxy.open("k", etag=None, timeout_seconds=0.5)
-    assert time.monotonic() - started < 5
-
-
-async def test_a_read_that_is_cut_short_is_never_taken_for_the_end(vault: Bucket, through_proxy: Bucket, proxy: FaultyProxy) -> None:
-    body = secrets.token_bytes(2 * MIB)
-    put(vault, "k", body)
-    proxy.cut_answers_after = MIB
-    received = bytearray()
-    with through_proxy.open("k", etag=None) as reader, pytest.raises(StoreUnavailable):
-        read_into(received, reader)
-    assert 0 < len(received) < len(body)
-    assert body.startswith(received)
-
-
-async def test_a_put_that_is_cut_short_is_unavailable(through_proxy: Bucket, proxy: FaultyProxy) -> None:
-    proxy.cut_answers_after = 5
-    with pytest.raises(StoreUnavailable):
-        put(through_proxy, "k", b"bytes")
-    assert proxy.requests.count(b"PUT ") == 1
-
-
-async def test_a_head_over_a_connection_that_was_closed_is_asked_again_once(
-    vault: Bucket, through_proxy: Bucket, proxy: FaultyProxy
-) -> None:
-    put(vault, "k", b"bytes")
-    proxy.cut_answers_after = 5
-    with pytest.raises(StoreUnavailable):
-        await through_proxy.head("k")
-    assert proxy.requests.count(b"HEAD ") == 2
-
-
-async def test_no_error_names_a_query_or_a_key_id(deployment: Deployment, through_proxy: Bucket, proxy: FaultyProxy) -> None:
-    proxy.silent = True
-    with pytest.raises(StoreUnavailable) as silent:
-        await through_proxy.list_parts("k", "upload-1", timeout_seconds=0.2)
-    with open_store(deployment.endpoint, "nobody-we-know", secret_key="no-secret") as stranger, pytest.raises(StoreUnavailable) as foreign:
-        await stranger.bucket(deployment.vault_bucket).head("k")
-    for text in (str(silent.value), str(foreign.value)):
-        assert "?" not in text
-        assert "upload-1" not in text
-        assert "nobody-we-know" not in text
-        assert "Signature" not in text
 
 
 async def test_parts_become_one_object(vault: Bucket) -> None:
@@ -364,24 +217,10 @@ async def test_deleting_is_done_when_nothing_is_there(vault: Bucket) -> None:
         await vault.head("k")
 
 
-async def test_many_go_in_one_request(through_proxy: Bucket, proxy: FaultyProxy) -> None:
-    for number in range(5):
-        put(through_proxy, f"k{number}", b"bytes")
-    before = proxy.requests.count(b" HTTP/1.1\r\n")
-    assert await through_proxy.delete_many([f"k{number}" for number in range(5)] + ["absent"]) == []
-    assert proxy.requests.count(b" HTTP/1.1\r\n") == before + 1
-    assert [listed.key async for listed in through_proxy.list_keys()] == []
-
-
-async def test_deleting_nothing_asks_nobody(through_proxy: Bucket, proxy: FaultyProxy) -> None:
-    assert await through_proxy.delete_many([]) == []
-    assert proxy.connections == 0
-
-
 async def test_a_listing_has_every_key_over_any_number_of_pages(vault: Bucket) -> None:
     keys = sorted(f"{number:04}-{'ä &+%' if number % 100 == 0 else ''}" for number in range(1005))
-    for key in keys:
-        put(vault, key, b"")
+    options = {"content_type": "text/plain", "metadata": {}, "tags": {}, "timeout_seconds": 60}
+    await asyncio.gather(*[vault.put(key, b"", **options) for key in keys])
     assert [listed.key async for listed in vault.list_keys()] == keys
     assert [listed.key async for listed in vault.list_keys("00", keys[50])] == keys[51:100]
 

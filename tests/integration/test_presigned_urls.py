@@ -1,7 +1,7 @@
 """What each store enforces on a URL of ours, row by row: the table "Presigned URLs" of storage-facts.md, executed.
 
-`EXPECTED` is that table. Where a store lets something through, the verification must not rely on it; where a test here fails after an
-update of a store, its row has changed, and the reasons given in the protocol must be looked at again.
+`EXPECTED` (tests/presigned.py) is that table. Where a store lets something through, the verification must not rely on it. A test that
+fails here after an update of a store means that its row has changed: look again at the reasons that the protocol gives.
 """
 
 import base64
@@ -10,9 +10,8 @@ import http.client
 import io
 import tarfile
 import time
-import zlib
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 import minio
@@ -20,39 +19,12 @@ import pytest
 
 from service import presign
 from service.bootstrap import Deployment
-from service.object_store import Bucket, ObjectMissing, ObjectStore
-from service.presign import PresignedPut, Signer
+from service.object_store import Bucket, ObjectStore
+from service.presign import Signer
+from tests.presigned import BODY, EXPECTED, OTHER, content, forge, put, sign, stream_unsigned
 from tests.stores import REGION, Answer, StoreUnderTest, listening, now, receive, send
 
 pytestmark = pytest.mark.anyio
-
-BODY = b"hello, store"
-OTHER = b"HELLO, STORE"
-
-EXPECTED: dict[str, dict[str, set[int]]] = {
-    "another length": {"minio": {403}, "silo": {403}, "embedded": {403}},
-    "another type": {"minio": {403}, "silo": {403}, "embedded": {403}},
-    "no type": {"minio": {400}, "silo": {400}, "embedded": {400}},
-    "another body than the digest": {"minio": {400}, "silo": {400}, "embedded": {400}},
-    "another body, streaming-unsigned": {"minio": {200}, "silo": {200, 400, 403}, "embedded": {400}},
-    "another body than the signed checksum": {"minio": {400}, "silo": {400}, "embedded": {200}},
-    "if-none-match, key exists": {"minio": {412}, "silo": {412}, "embedded": {200}},
-    "if-none-match dropped": {"minio": {400}, "silo": {400}, "embedded": {400}},
-    "part of another length": {"minio": {403}, "silo": {403}, "embedded": {403}},
-    "part with another digest": {"minio": {400}, "silo": {400}, "embedded": {400}},
-    "unsigned metadata": {"minio": {400}, "silo": {400}, "embedded": {200}},
-    "unsigned headers of the object": {"minio": {200}, "silo": {200}, "embedded": {200}},
-    "suppressed event": {"minio": {200}, "silo": {200, 400, 403}, "embedded": {200}},
-    "copy-source": {"minio": {403}, "silo": {400, 403}, "embedded": {403}},
-    "no signature": {"minio": {200}, "silo": {400, 403}, "embedded": {403}},
-    "snowball": {"minio": {400}, "silo": {400}, "embedded": {200}},
-    "forged time and ETag": {"minio": {200}, "silo": {200, 400, 403}, "embedded": {200}},
-    "ends after the URL": {"minio": {200}, "silo": {200}, "embedded": {200}},
-    "begins after the URL": {"minio": {403}, "silo": {403}, "embedded": {403}},
-    "key sent along": {"minio": {400}, "silo": {400}, "embedded": {400}},
-    "chunked": {"minio": {411}, "silo": {411}, "embedded": {411}},
-    "lives for longer than 7 days": {"minio": {400}, "silo": {400}, "embedded": {400}},
-}
 
 
 @pytest.fixture
@@ -75,55 +47,6 @@ def expect(server: str) -> Callable[[str, Answer], None]:
 
 
 Expect = Callable[[str, Answer], None]
-
-
-def sign(
-    signer: Signer,
-    bucket: Bucket,
-    key: str,
-    *,
-    size: int | None = len(BODY),
-    digest_of: bytes | None = None,
-    if_none_match: bool = False,
-    lives_seconds: int = 60,
-    query: Mapping[str, str] | None = None,
-) -> PresignedPut:
-    """A URL as the service makes it: for a text, of that size."""
-    return signer.presign_put(
-        bucket.name,
-        key,
-        size=size,
-        content_type="text/plain",
-        sha256=hashlib.sha256(digest_of).hexdigest() if digest_of is not None else None,
-        if_none_match=if_none_match,
-        issued_at=now(),
-        expires_in_seconds=lives_seconds,
-        query=query,
-    )
-
-
-def put(upload: PresignedPut, body: bytes = BODY, headers: Mapping[str, str] | None = None) -> Answer:
-    return send("PUT", upload.url, body=body, headers={**upload.headers, **(headers or {})})
-
-
-def content(bucket: Bucket, key: str) -> bytes | None:
-    """None when nothing lies there."""
-    try:
-        with bucket.open(key, etag=None) as reader:
-            return b"".join(iter(lambda: reader.read(100_000), b""))
-    except ObjectMissing:
-        return None
-
-
-def stream_unsigned(body: bytes) -> tuple[bytes, dict[str, str]]:
-    """A body in pieces with a checksum at its end, and the headers by which it asks not to be compared with any signature."""
-    checksum = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
-    pieces = b"%x\r\n%b\r\n0\r\nx-amz-checksum-crc32:%b\r\n\r\n" % (len(body), body, checksum.encode())
-    return pieces, {
-        "x-amz-content-sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
-        "x-amz-decoded-content-length": str(len(body)),
-        "x-amz-trailer": "x-amz-checksum-crc32",
-    }
 
 
 def test_what_is_sent_as_agreed_is_stored(signer: Signer, incoming: Bucket) -> None:
@@ -261,15 +184,6 @@ async def test_a_tar_may_be_unpacked_over_any_key_of_incoming(signer: Signer, in
     answer = put(upload, body, {"x-amz-meta-snowball-auto-extract": "true"})
     expect("snowball", answer)
     assert content(incoming, victim) == (OTHER if answer.status == 200 else BODY)
-
-
-def forge(last_modified: datetime) -> dict[str, str]:
-    """What one MinIO says to another that keeps a replica."""
-    return {
-        "x-minio-source-replication-request": "true",
-        "x-minio-source-mtime": f"{last_modified:%Y-%m-%dT%H:%M:%SZ}",
-        "x-minio-source-etag": "0" * 32,
-    }
 
 
 async def test_time_and_etag_may_be_forged(signer: Signer, incoming: Bucket, server: str, expect: Expect) -> None:

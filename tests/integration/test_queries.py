@@ -264,6 +264,13 @@ async def test_an_incoming_key_is_swept_four_times(pool: asyncpg.Pool) -> None:
     assert await count(pool, "SELECT count(*) FROM files") == 0
 
 
+async def test_a_late_first_deletion_is_not_the_last(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    await copies.doom_copy(pool, held.vault_key, held.lease)
+    await pool.execute("UPDATE copies SET doomed_at = now() - interval '3 days', sweep_at = now() - interval '3 days'")
+    assert [copy.last for copy in await leftovers.claim_doomed_copies(pool, 9, timedelta(hours=24))] == [False]
+
+
 async def test_a_doomed_copy_goes_only_after_its_grace(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
     await copies.doom_copy(pool, held.vault_key, held.lease)
@@ -271,5 +278,5 @@ async def test_a_doomed_copy_goes_only_after_its_grace(pool: asyncpg.Pool) -> No
     assert [copy.last for copy in await leftovers.claim_doomed_copies(pool, 9, grace)] == [False]
     await leftovers.keep_doomed_copy(pool, held.vault_key, grace)
     assert await leftovers.claim_doomed_copies(pool, 9, grace) == []
-    await pool.execute("UPDATE copies SET doomed_at = doomed_at - $1::interval, sweep_at = sweep_at - $1::interval", grace)
+    await pool.execute("UPDATE copies SET swept_at = swept_at - $1::interval, sweep_at = sweep_at - $1::interval", grace)
     assert [copy.last for copy in await leftovers.claim_doomed_copies(pool, 9, grace)] == [True]

@@ -95,7 +95,7 @@ async def pass_days(resources: Resources, days: int) -> None:
     """Move time by shifting the rows' timestamps back."""
     for table, columns in {
         "files": ("created_at", "expires_at", "grace_until", "final_at", "lease_until", "due_at", "sweep_at", "purge_at"),
-        "copies": ("created_at", "lease_until", "doomed_at", "sweep_at"),
+        "copies": ("created_at", "lease_until", "doomed_at", "sweep_at", "swept_at"),
     }.items():
         shifts = ", ".join(f"{column} = {column} - make_interval(days => $1)" for column in columns)
         await resources.pool.execute(f"UPDATE {table} SET {shifts}", days)  # noqa: S608  # names of our own

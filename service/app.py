@@ -1,0 +1,197 @@
+"""`create_app`: the only composition root. One lifespan opens what the handlers work with; two apps in one process share nothing."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import structlog
+from litestar import Litestar, Request, Response, Router
+from litestar.di import Provide
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.spec import SecurityRequirement
+
+from service import database, problems
+from service.auth import Principal, require_key
+from service.logs import RequestLog
+from service.object_store import StoreError
+from service.problems import FieldError, Problem
+from service.resources import Resources, open_resources
+from service.routes import files, health, schema, uploads, webhooks
+from service.routes.answers import render_problem
+from service.routes.downloads import read_file
+from service.routes.health import Readiness
+from service.routes.requests import JsonRequest
+from service.routes.streamed_uploads import upload_file
+from service.settings import Settings
+from service.worker import Worker
+
+LARGEST_JSON_BYTES: Final = 64 * 1024
+VERSION_CHECK_SECONDS: Final = 1.0
+BEARER: Final[list[SecurityRequirement]] = [{"bearer": []}]
+
+log = structlog.get_logger()
+
+
+def create_app(settings: Settings, *, with_worker: bool = False, resources: Resources | None = None) -> Litestar:
+    """The API, and with a worker all that a small deployment needs. `resources`: opened, and closed, by the caller.
+
+    The start fails with SchemaError over a schema that is older or newer than this code; while the database is away it succeeds.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            app.state.resources = resources or await stack.enter_async_context(open_resources(settings))
+            app.state.readiness = Readiness()
+            await stack.enter_async_context(running(app.state.resources, app.state.readiness, with_worker=with_worker))
+            yield
+
+    app = Litestar(
+        route_handlers=[*open_routes(), Router("/", route_handlers=guarded_routes(), guards=[require_key], security=BEARER)],
+        lifespan=[lifespan],
+        dependencies={
+            "resources": Provide(provide_resources, sync_to_thread=False),
+            "readiness": Provide(provide_readiness, sync_to_thread=False),
+            "principal": Provide(provide_principal, sync_to_thread=False),
+        },
+        exception_handlers={Exception: answer_exception, HTTPException: answer_http_exception, Problem: answer_problem},
+        request_class=JsonRequest,
+        request_max_body_size=LARGEST_JSON_BYTES,
+        openapi_config=schema.describe_api(settings.base_path, importlib.metadata.version("assay")),
+        logging_config=None,
+    )
+    app.asgi_handler = RequestLog(app.asgi_handler)  # outside of the routing, so that it sees 404 and 405 too
+    return app
+
+
+def open_routes() -> list[Any]:
+    """Without an API key."""
+    return [health.is_live, health.is_ready, health.read_metrics, webhooks.probe_webhook, webhooks.receive_event]
+
+
+def guarded_routes() -> list[Any]:
+    return [
+        files.declare_file,
+        files.list_files,
+        files.read_metadata,
+        files.delete_file,
+        read_file,
+        upload_file,
+        uploads.upload_by_redirect,
+        uploads.complete_upload,
+        uploads.renew_upload,
+    ]
+
+
+def provide_resources(request: Request[Any, Any, Any]) -> Resources:
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+def provide_readiness(request: Request[Any, Any, Any]) -> Readiness:
+    readiness: Readiness = request.app.state.readiness
+    return readiness
+
+
+def provide_principal(request: Request[Any, Any, Any]) -> Principal:
+    """Who the guard let in."""
+    principal: Principal = request.scope["state"]["principal"]
+    return principal
+
+
+@contextlib.asynccontextmanager
+async def running(resources: Resources, readiness: Readiness, *, with_worker: bool) -> AsyncIterator[None]:
+    """Everything that goes on beside the requests. At the end the worker finishes, or gives its leases back."""
+    checked = await check_schema(resources, readiness)
+    task = asyncio.create_task(work(resources, readiness, checked=checked, with_worker=with_worker))
+    try:
+        yield
+    finally:
+        readiness.phase = "stopping"
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def check_schema(resources: Resources, readiness: Readiness) -> bool:
+    """False: the database is away. Raises SchemaError."""
+    try:
+        await database.check_version(resources.pool)
+    except database.UNREACHABLE as error:
+        log.warning("database away", error=type(error).__name__)
+        readiness.detail = "the database does not answer, so its schema is not known yet"
+        return False
+    readiness.phase, readiness.detail = "running", None
+    return True
+
+
+async def work(resources: Resources, readiness: Readiness, *, checked: bool, with_worker: bool) -> None:
+    """No worker begins over a schema that nobody has looked at."""
+    while not checked:
+        await asyncio.sleep(VERSION_CHECK_SECONDS)
+        try:
+            checked = await check_schema(resources, readiness)
+        except database.SchemaError as error:
+            log.error("wrong schema", error=str(error))  # noqa: TRY400  # an operator's matter, a traceback says nothing
+            readiness.phase, readiness.detail = "wrong-schema", str(error)
+            return
+    while with_worker:
+        try:
+            await Worker(resources).run()
+        except Exception:
+            log.exception("worker failed")
+            await asyncio.sleep(VERSION_CHECK_SECONDS)
+
+
+def answer_problem(_: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
+    if problem.status >= 500:
+        log.error("request failed", problem=problem.type, error=str(problem.__cause__ or problem.detail))
+    return render_problem(problem)
+
+
+def answer_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+    """Litestar's own refusals."""
+    return answer_problem(request, translate(error))
+
+
+def translate(error: HTTPException) -> Problem:
+    match error.status_code:
+        case 404:
+            return problems.NotFound("there is nothing under this path")
+        case 405:
+            return problems.MethodNotAllowed(headers={"Allow": ", ".join(sorted((error.headers or {}).get("allow", "").split(", ")))})
+        case 413:
+            return problems.BodyTooLarge(f"expected at most {LARGEST_JSON_BYTES} bytes", limit=LARGEST_JSON_BYTES)
+        case _ if isinstance(error, ValidationException):
+            return describe_validation(error)
+        case status if status < 500:
+            return problems.InvalidRequest(error.detail)
+        case _ if "disconnected" in error.detail:
+            return problems.IncompleteBody("the body ended before the request did")  # nobody is left to read it
+    raise error
+
+
+def describe_validation(error: ValidationException) -> Problem:
+    """Parameters and headers; bodies are read by JsonRequest."""
+    found = error.extra if isinstance(error.extra, list) else []
+    wrong = tuple(FieldError(str(one.get("key", "request")), str(one.get("message", ""))) for one in found if isinstance(one, dict))
+    if any(one.field == "data" for one in wrong):
+        return problems.MalformedBody("the body is empty: send a JSON object")
+    return problems.InvalidRequest("; ".join(f"{one.field}: {one.detail}" for one in wrong) or error.detail, errors=wrong)
+
+
+def answer_exception(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """Whatever nobody foresaw; and the servers behind us when they are away."""
+    if isinstance(error, database.UNREACHABLE):
+        return answer_problem(request, caused(problems.DatabaseUnavailable("the database does not answer: try again"), error))
+    if isinstance(error, StoreError):
+        return answer_problem(request, caused(problems.ObjectStoreUnavailable("the object store does not answer: try again"), error))
+    log.error("request failed", exc_info=error)
+    return render_problem(problems.InternalError("a fault of ours: the log has it under this request's X-Request-Id"))
+
+
+def caused(problem: Problem, error: Exception) -> Problem:
+    problem.__cause__ = error
+    return problem

@@ -1,0 +1,74 @@
+"""What a client may declare, and what is wrong with the rest: every refusal names the field and says what would be right."""
+
+import hashlib
+import re
+from typing import Final
+
+import msgspec
+
+from service.model import Declaration, Sha256
+from service.problems import InvalidRequest
+
+LONGEST_FILENAME_BYTES: Final = 255
+LONGEST_CONTENT_TYPE: Final = 255
+MOST_METADATA_PAIRS: Final = 32
+MOST_METADATA_BYTES: Final = 4096
+
+# RFC 9110, 8.3.1, with single spaces only: a signature folds white space, so the store would see another value than was declared.
+TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # a grammar's token
+QUOTED: Final = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\x20-\x7e])*"'
+MEDIA_TYPE: Final = re.compile(rf"{TOKEN}/{TOKEN}(?: ?; ?{TOKEN}=(?:{TOKEN}|{QUOTED}))*")
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def check_filename(text: str, *, field: str = "filename") -> str:
+    """A plain name of 1 to 255 bytes of UTF-8, without path. Raises InvalidRequest."""
+    try:
+        length = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidRequest.at(field, "holds half of a surrogate pair: send characters that UTF-8 can carry") from error
+    if not 1 <= length <= LONGEST_FILENAME_BYTES:
+        raise InvalidRequest.at(field, f"has {length} bytes of UTF-8, expected 1 to {LONGEST_FILENAME_BYTES}")
+    if CONTROL.search(text):
+        raise InvalidRequest.at(field, "holds a control character: send printable characters only")
+    if "/" in text or "\\" in text:
+        raise InvalidRequest.at(field, "holds a path separator: send the name without its folders")
+    if text in (".", ".."):
+        raise InvalidRequest.at(field, "names a folder: send a file's name")
+    return text
+
+
+def check_content_type(text: str, *, field: str = "content_type") -> str:
+    """A media type as RFC 9110, 8.3.1 writes it. Raises InvalidRequest."""
+    if len(text) > LONGEST_CONTENT_TYPE or "  " in text or not MEDIA_TYPE.fullmatch(text):
+        raise InvalidRequest.at(field, f"is no media type such as text/plain; charset=utf-8 of up to {LONGEST_CONTENT_TYPE} characters")
+    return text
+
+
+def parse_sha256(text: str, *, field: str = "sha256") -> Sha256:
+    """64 hexadecimal digits in either case. Raises InvalidRequest."""
+    try:
+        return Sha256.parse(text)
+    except ValueError as error:
+        raise InvalidRequest.at(field, str(error)) from error
+
+
+def check_metadata(pairs: dict[str, str], *, field: str = "metadata") -> dict[str, str]:
+    """At most 32 pairs of strings, 4 KiB of UTF-8 in all, no NUL. Raises InvalidRequest."""
+    if len(pairs) > MOST_METADATA_PAIRS:
+        raise InvalidRequest.at(field, f"has {len(pairs)} pairs, expected at most {MOST_METADATA_PAIRS}")
+    texts = [text for pair in pairs.items() for text in pair]
+    if any("\x00" in text for text in texts):
+        raise InvalidRequest.at(field, "holds a NUL character: send text without it")
+    try:
+        length = sum(len(text.encode()) for text in texts)
+    except UnicodeEncodeError as error:
+        raise InvalidRequest.at(field, "holds half of a surrogate pair: send characters that UTF-8 can carry") from error
+    if length > MOST_METADATA_BYTES:
+        raise InvalidRequest.at(field, f"has {length} bytes of UTF-8 in all, expected at most {MOST_METADATA_BYTES}")
+    return pairs
+
+
+def digest_declaration(declaration: Declaration) -> Sha256:
+    """What two requests must have in common to be the same request, however their JSON was written."""
+    return Sha256(hashlib.sha256(msgspec.json.encode(declaration, order="deterministic", enc_hook=str)).digest())

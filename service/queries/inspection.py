@@ -1,0 +1,77 @@
+"""Statements for whoever looks from outside: where a file stands, and what a whole deployment shows."""
+
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from service.model import RejectionReason, Sha256, State
+from service.queries.rows import Database, read_row_if_any
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """All of a row: what the file is, and the work on it. `now` is the database's clock."""
+
+    id: UUID
+    owner: str
+    filename: str
+    size: int
+    content_type: str | None
+    declared_sha256: Sha256 | None
+    state: State
+    hash: Sha256 | None
+    minio_object_name: UUID | None
+    rejection_reason: RejectionReason | None
+    rejection_detail: str | None
+    incoming_key: str | None
+    created_at: datetime
+    expires_at: datetime
+    grace_until: datetime
+    final_at: datetime | None
+    lease: UUID | None
+    lease_until: datetime | None
+    attempts: int
+    notices: int
+    due_at: datetime | None
+    last_error: str | None
+    sweep_at: datetime | None
+    sweeps: int
+    purge_at: datetime | None
+    now: datetime
+
+
+STANDING: Final = """
+    SELECT id, owner, filename, size, content_type, declared_sha256, state, hash, minio_object_name, rejection_reason, rejection_detail,
+           incoming_key, created_at, expires_at, grace_until, final_at, lease, lease_until, attempts, notices, due_at, last_error,
+           sweep_at, sweeps, purge_at, now() AS now
+    FROM files WHERE id = $1
+"""
+
+
+async def find_standing(database: Database, file_id: UUID) -> Standing | None:
+    return read_row_if_any(await database.fetchrow(STANDING, file_id), Standing)
+
+
+# `notices` counts events and `complete` alike: none at all means that a worker's own look found the upload.
+# The newest rows alone, by the primary key (ids begin with the time), so that it is quick in a database of any size.
+UNANNOUNCED: Final = """
+    SELECT count(*) FROM (
+        SELECT state, final_at, incoming_key, notices FROM files ORDER BY id DESC LIMIT 10000
+    ) AS newest
+    WHERE final_at > now() - $1::interval AND state IN ('ready', 'rejected') AND incoming_key IS NOT NULL AND notices = 0
+"""
+
+
+async def count_unannounced(database: Database, within: timedelta) -> int:
+    """Files that became final lately although neither an event nor a client announced them."""
+    count: int = await database.fetchval(UNANNOUNCED, within)
+    return count
+
+
+NOTICES: Final = "SELECT notices, state FROM files WHERE id = $1"
+
+
+async def count_notices(database: Database, file_id: UUID) -> tuple[int, State] | None:
+    row = await database.fetchrow(NOTICES, file_id)
+    return row and (row["notices"], State(row["state"]))

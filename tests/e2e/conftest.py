@@ -1,0 +1,225 @@
+"""The real server in a thread, with its worker, over each store; the store's webhook points at it.
+
+One API a store and session; each test has an owner of its own, so it sees nothing of the others'.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+import uvicorn
+
+from service import database
+from service.app import create_app
+from service.auth import make_key
+from service.bootstrap import Deployment, bootstrap
+from service.logs import configure_logs
+from service.model import make_id
+from service.queries.keys import create_key
+from service.resources import Resources, open_resources
+from service.settings import BucketName, Secret, Settings, Url
+from tests.conftest import TEMPLATE, execute, in_database
+from tests.stores import REGION, WEBHOOK_ID, StoreUnderTest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Somebody with a key."""
+
+    name: str
+    key: str = field(repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+@dataclass(frozen=True)
+class Api:
+    """A running server."""
+
+    url: str
+    settings: Settings
+    deployment: Deployment = field(repr=False)
+    store: StoreUnderTest
+
+    def new_owner(self, *, scopes: tuple[str, ...] = ("read", "write"), expires_in: timedelta | None = None) -> Owner:
+        name = f"owner-{secrets.token_hex(6)}"
+        key = run_apart(new_key(self.settings, name, scopes=scopes, expires_in=expires_in))
+        SECRETS_IN_USE.add(key)
+        return Owner(name, key)
+
+
+SECRETS_IN_USE: set[str] = set()
+"""Whatever must not be in the logs of the whole run."""
+
+
+def run_apart(coroutine: Coroutine[Any, Any, T]) -> T:
+    """In a thread, so that a test may ask from within its own event loop."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
+
+
+async def new_key(settings: Settings, owner: str, *, scopes: tuple[str, ...], expires_in: timedelta | None) -> str:
+    text, secret = make_key()
+    pool = await database.open_pool(settings)
+    async with pool:
+        now: datetime = await pool.fetchval("SELECT now()")
+        await create_key(
+            pool,
+            key_id=make_id(),
+            owner=owner,
+            name="test",
+            secret=secret,
+            scopes=list(scopes),
+            expires_at=now + expires_in if expires_in is not None else None,
+        )
+    return text
+
+
+@pytest.fixture(scope="session")
+def logs(folder: Path) -> Iterator[Path]:
+    """What the servers of this run log. In the end: every line without any secret."""
+    path = folder / "e2e.log"
+    with path.open("w") as stream:
+        configure_logs("debug", stream=stream)
+        yield path
+    text = path.read_text()
+    assert '"event": "request"' in text
+    leaked = [secret[:10] for secret in SECRETS_IN_USE if secret in text]
+    assert not leaked, f"secrets beginning with {leaked} are in the logs"
+    for word in ("X-Amz-Signature=", "X-Amz-Credential=", "AWS4-HMAC"):
+        assert word not in text.replace(f"{word}[hidden]", "")
+
+
+@pytest.fixture(scope="session")
+def apis(admin_url: str, logs: Path) -> Iterator[Callable[[StoreUnderTest], Api]]:
+    found: dict[str, Api] = {}
+    with contextlib.ExitStack() as stack:
+
+        def start(store: StoreUnderTest) -> Api:
+            if store.kind not in found:
+                found[store.kind] = stack.enter_context(running_api(admin_url, store))
+            return found[store.kind]
+
+        yield start
+
+
+@contextlib.contextmanager
+def running_api(admin_url: str, store: StoreUnderTest) -> Iterator[Api]:
+    name = f"assay_{secrets.token_hex(6)}"
+    asyncio.run(execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+    deployment = make_deployment(store)
+    bootstrap(deployment)
+    settings = make_settings(deployment, store, in_database(admin_url, name))
+    SECRETS_IN_USE.update(settings.secrets())
+    with serving(settings, store.webhook_port):
+        yield Api(f"http://127.0.0.1:{store.webhook_port}", settings, deployment, store)
+    asyncio.run(execute(admin_url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def make_deployment(store: StoreUnderTest) -> Deployment:
+    name = secrets.token_hex(4)
+    return Deployment(
+        endpoint=store.endpoint,
+        region=REGION,
+        root_access_key=store.root_access_key,
+        root_secret_key=store.root_secret_key,
+        access_key=f"service-{secrets.token_hex(8)}",
+        secret_key=secrets.token_hex(16),
+        signer_access_key=f"signer-{secrets.token_hex(8)}",
+        signer_secret_key=secrets.token_hex(16),
+        incoming_bucket=f"incoming-{name}",
+        vault_bucket=f"vault-{name}",
+        webhook_id=WEBHOOK_ID,
+    )
+
+
+def make_settings(deployment: Deployment, store: StoreUnderTest, database_url: str) -> Settings:
+    return Settings(
+        database_url=Secret(database_url),
+        s3_endpoint=Url(deployment.endpoint),
+        s3_region=deployment.region,
+        s3_access_key=Secret(deployment.access_key),
+        s3_secret_key=Secret(deployment.secret_key),
+        s3_signer_access_key=Secret(deployment.signer_access_key),
+        s3_signer_secret_key=Secret(deployment.signer_secret_key),
+        incoming_bucket=BucketName(deployment.incoming_bucket),
+        vault_bucket=BucketName(deployment.vault_bucket),
+        webhook_token=(Secret(store.webhook_token),),
+        sweep_every=timedelta(seconds=1),
+    )
+
+
+@contextlib.contextmanager
+def serving(settings: Settings, port: int, *, with_worker: bool = True) -> Iterator[None]:
+    """uvicorn in a thread of its own, until it accepts connections, and until it has stopped."""
+    config = uvicorn.Config(
+        create_app(settings, with_worker=with_worker),
+        host="127.0.0.1",
+        port=port,
+        http="httptools",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started and thread.is_alive():
+        thread.join(0.02)
+    try:
+        assert thread.is_alive(), "the server did not start"
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def api(apis: Callable[[StoreUnderTest], Api], store: StoreUnderTest) -> Api:
+    return apis(store)
+
+
+@pytest.fixture
+def owner(api: Api) -> Owner:
+    return api.new_owner()
+
+
+@pytest.fixture
+def admin(api: Api) -> Owner:
+    return api.new_owner(scopes=("admin",))
+
+
+@pytest.fixture
+async def client(api: Api, owner: Owner) -> AsyncIterator[httpx.AsyncClient]:
+    """By the owner's key."""
+    async with httpx.AsyncClient(base_url=api.url, headers=owner.headers, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+async def anonymous() -> AsyncIterator[httpx.AsyncClient]:
+    """Without any key: for the store, and for what everybody may."""
+    async with httpx.AsyncClient(timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+async def resources(api: Api) -> AsyncIterator[Resources]:
+    """The same database and buckets as the server's, to look at both."""
+    async with open_resources(api.settings) as opened:
+        yield opened

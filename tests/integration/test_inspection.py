@@ -1,0 +1,128 @@
+"""What `assay inspect` says about a file, in every situation that an operator is likely to ask about."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from service.cli.inspect import describe, encode
+from service.inspection import Inspection, inspect_file
+from service.model import Declaration, File, Sha256, State, make_id
+from service.problems import NotFound
+from service.queries import claims, files
+from service.resources import Resources, open_resources
+from service.settings import Settings, Url
+from service.uploads import declare_file, delete_file, notice_event
+from tests.servers import free_port
+
+pytestmark = pytest.mark.anyio
+BODY = b"hello"
+LEASE = timedelta(minutes=1)
+
+
+@pytest.fixture
+async def file(resources: Resources) -> File:
+    declaration = Declaration(owner="ada", filename="ü.txt", size=len(BODY), content_type="text/plain", sha256=None, metadata={})
+    return (await declare_file(resources, declaration)).file
+
+
+async def send(resources: Resources, file: File) -> None:
+    assert file.incoming_key
+    await resources.incoming.put(file.incoming_key, BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10)
+
+
+async def test_an_upload_that_never_came(resources: Resources, file: File) -> None:
+    found = await inspect_file(resources, file.id)
+    assert "has not come" in found.why
+    assert "a worker looks at it in" in found.next
+    assert "expires after" in found.next
+    assert [place.is_empty for place in found.places] == [True]
+
+
+async def test_an_upload_that_nobody_announced(resources: Resources, file: File) -> None:
+    await send(resources, file)
+    found = await inspect_file(resources, file.id)
+    assert "neither the store's event nor" in found.why
+    assert (found.places[0].role, found.places[0].size) == ("incoming", len(BODY))
+
+
+async def test_an_upload_that_no_worker_takes(resources: Resources, file: File) -> None:
+    await send(resources, file)
+    await notice_event(resources, file.incoming_key or "")
+    found = await inspect_file(resources, file.id)
+    assert found.file.state == State.VERIFYING
+    assert "no worker has taken it" in found.why
+    assert "now (due since" in found.next
+
+
+async def test_a_file_that_a_worker_holds(resources: Resources, file: File) -> None:
+    await send(resources, file)
+    await notice_event(resources, file.incoming_key or "")
+    (claim,) = await claims.claim_small(resources.pool, 1, LEASE)
+    found = await inspect_file(resources, file.id)
+    assert "a worker is at it" in found.why
+    assert "its lease ends in" in found.next
+    assert [copy.vault_key for copy in found.copies] == [claim.vault_key]
+    assert [(place.role, place.is_empty) for place in found.places] == [("incoming", False), ("copy", True)]
+
+
+async def test_the_last_error_of_the_store_is_told(resources: Resources, file: File) -> None:
+    await notice_event(resources, file.incoming_key or "")
+    (claim,) = await claims.claim_small(resources.pool, 1, LEASE)
+    await claims.release_claim(resources.pool, claim, retry_in=timedelta(minutes=5), error="SlowDown")
+    found = await inspect_file(resources, file.id)
+    assert found.why == "attempt 1 was given up: SlowDown"
+
+
+async def test_a_file_that_was_deleted(resources: Resources, file: File) -> None:
+    await send(resources, file)
+    await delete_file(resources, file.id, owner="ada")
+    found = await inspect_file(resources, file.id)
+    assert found.why == "its owner deleted it"
+    assert "its key in incoming is swept now" in found.next
+
+
+@pytest.fixture
+async def without_store(settings: Settings) -> AsyncIterator[Resources]:
+    away = msgspec.structs.replace(settings, s3_endpoint=Url(f"http://127.0.0.1:{free_port()}"))
+    async with open_resources(away) as opened:
+        yield opened
+
+
+async def test_the_row_is_told_while_the_store_is_away(resources: Resources, without_store: Resources, file: File) -> None:
+    found = await inspect_file(without_store, file.id)
+    assert found.file.id == file.id
+    assert "the store does not say" in found.why
+
+
+async def test_a_proved_file_and_its_object(resources: Resources, file: File) -> None:
+    await send(resources, file)
+    await notice_event(resources, file.incoming_key or "")
+    (claim,) = await claims.claim_small(resources.pool, 1, LEASE)
+    key = str(claim.vault_key)
+    etag = await resources.vault.put(key, BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10)
+    digest = Sha256(hashlib.sha256(BODY).digest())
+    assert await claims.commit_verification(resources.pool, claim, size=len(BODY), sha256=digest, etag=etag)
+    found = await inspect_file(resources, file.id)
+    assert found.why.startswith("proved")
+    assert ("proved object", len(BODY)) in [(place.role, place.size) for place in found.places]
+    check_texts(found)
+
+
+def check_texts(found: Inspection) -> None:
+    assert str(found.file.hash) in describe(found)
+    assert "why   proved" in describe(found)
+    assert str(found.file.hash) in encode(found)
+
+
+async def test_a_file_that_is_not_there(resources: Resources) -> None:
+    with pytest.raises(NotFound):
+        await inspect_file(resources, make_id())
+
+
+async def test_looking_changes_nothing(resources: Resources, file: File) -> None:
+    before = await files.find_file(resources.pool, file.id, owner=None)
+    await inspect_file(resources, file.id)
+    assert await files.find_file(resources.pool, file.id, owner=None) == before

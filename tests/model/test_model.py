@@ -1,0 +1,55 @@
+"""The protocol, explored: with all rules nothing breaks and nothing gets stuck; without any one of them something does."""
+import pytest
+
+from tests.model import rules, streamed
+from tests.model.explore import Found, search
+from tests.model.protocol import WayOfAFile
+from tests.model.streamed import StreamedUpload
+
+UNNOTICED = frozenset({"due-by-itself", "pending-too"})  # without these nothing goes wrong, but a file may come to no end
+
+
+BOUNDS = [rules.Config(puts=2), rules.Config(puts=2, digests=0, collide=1), rules.Config(puts=1, vanish=1), rules.Config(claims=1, puts=1)]
+
+
+def name(config: rules.Config) -> str:
+    return ",".join(f"{key}={value}" for key, value in config._asdict().items() if key != "rules")
+
+
+def describe(found: Found) -> str:
+    stories = [f"{bad}\n" + "\n".join(f"  {number}. {what}" for number, what in enumerate(path, 1)) for bad, path in found.broken.items()]
+    return "\n".join([f"{found.states:,} states, {found.edges:,} transitions, {found.stuck:,} stuck", *stories])
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("config", BOUNDS, ids=name)
+def test_no_invariant_breaks_and_every_file_comes_to_an_end(config: rules.Config) -> None:
+    found = search(WayOfAFile(config))
+    print(f"model of a file, {name(config)}: {describe(found)}")  # noqa: T201 - the size of what was explored: pytest -s, or -rP
+    assert found.complete
+    assert not found.broken, describe(found)
+
+
+@pytest.mark.parametrize("rule", sorted(rules.RULES.keys() - UNNOTICED))
+def test_a_file_needs_the_rule(rule: str) -> None:
+    found = search(WayOfAFile(rules.Config(rules=frozenset(rules.RULES) - {rule})))
+    assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
+
+
+@pytest.mark.parametrize("rule", sorted(UNNOTICED))
+def test_a_file_that_nobody_announces_comes_to_no_end_without_the_rule(rule: str) -> None:
+    found = search(WayOfAFile(rules.Config(rules=frozenset(rules.RULES) - {rule}, claims=1, puts=1)))
+    assert found.stuck, f"nothing gets stuck without {rule}: {describe(found)}"
+
+
+def test_no_invariant_breaks_and_every_streamed_upload_comes_to_an_end() -> None:
+    found = search(StreamedUpload(streamed.Config()))
+    print(f"model of a streamed upload: {describe(found)}")  # noqa: T201 - as above
+    assert found.complete
+    assert not found.broken, describe(found)
+
+
+@pytest.mark.parametrize("rule", streamed.RULES)
+def test_a_streamed_upload_needs_the_rule(rule: str) -> None:
+    found = search(StreamedUpload(streamed.Config(frozenset(streamed.RULES) - {rule})))
+    assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
