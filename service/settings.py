@@ -1,4 +1,4 @@
-"""Settings: `ASSAY_*` variables into one frozen struct, each also as `*_FILE`. Every error is reported at once, under its variable's name."""
+"""Settings: `ASSAY_*` variables into one frozen struct, each also as `*_FILE`. Every error is reported, under its variable's name."""
 
 import re
 import typing

@@ -121,7 +121,8 @@ class Signals:
     async def flush(self) -> None:
         """Give what was signalled last a moment to leave; it is a hint, so nothing is lost if it does not."""
         deadline = asyncio.get_running_loop().time() + 0.2
-        while self.connected and self.to_send.is_set() and asyncio.get_running_loop().time() < deadline:
+        loop = asyncio.get_running_loop()
+        while self.connected and self.to_send.is_set() and loop.time() < deadline:  # noqa: ASYNC110  # the sender sets no event when done
             await asyncio.sleep(COALESCE_SECONDS)
 
     def take_payloads(self) -> list[str]:

@@ -99,7 +99,7 @@ class Streaming:
         }
 
 
-class CopyLost(Exception):  # noqa: N818  # it says what is so
+class CopyLost(Exception):  # it says what is so
     """The sweeper doomed the copy: its lease had ended."""
 
 

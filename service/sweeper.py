@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 import structlog
 
 from service import database
-from service.object_store import StoreError, UploadMissing
+from service.object_store import StoreError
 from service.queries import leftovers
 from service.resources import Resources
 from service.telemetry import SWEPT
@@ -80,10 +80,7 @@ async def sweep_each(resources: Resources, batch: Sequence[Leftover], sweep_one:
 async def sweep_doomed_copy(resources: Resources, copy: leftovers.DoomedCopy) -> None:
     key = str(copy.vault_key)
     if copy.upload_id is not None:
-        try:
-            await resources.vault.abort_upload(key, copy.upload_id)
-        except UploadMissing:
-            pass  # completed, or aborted before
+        await resources.vault.abort_upload(key, copy.upload_id)
     await resources.vault.delete(key, timeout_seconds=DELETE_SECONDS)
     if copy.last:
         await leftovers.drop_doomed_copy(resources.pool, copy.vault_key)

@@ -5,7 +5,7 @@
 3. Notice by event: the key moves the row to `verifying` and makes it due. Nobody is asked, nothing else in the body is believed.
    Unknown key, final file: nothing happens.
 4. Complete: the row is read first. Final: answered from the row. A digest other than the known one: refused, nothing changes.
-   The store is asked. Missing: the row is read again, because a worker may just have proved the file and tidied up; still unproved: refused.
+   The store is asked. Missing: the row is read again, for a worker may just have proved the file and tidied up; still unproved: refused.
    There: the row is noticed; if somebody made it final in between, it is read again and answered as final.
 5. Cancel: one statement on `files`, in any state. What lies in the buckets is the sweeper's.
 """

@@ -10,7 +10,7 @@ Every statement demands the claim's lease and an unproved state; a statement tha
    - any other error: give up before copying (a).
 2. Compare size and content type with what was declared. Another: `rejected` with that reason, nothing is copied.
 3. Copy incoming → vault under the claim's key, with If-Match of the ETag just seen, sent before the first lease period is over.
-   - too late to send; refused, because the object changed (412) or went (404): nothing was written and nothing will be: give up before copying (a).
+   - too late to send; refused, because the object changed (412) or went (404): nothing was written and nothing will be: (a).
    - unreadable for good: `rejected`, `unverifiable`: the refusal is certain as well.
    - any other error: the request may take effect at any later time: give up after copying (b).
 4. Hash the copy, with If-Match of the copy's ETag. Any error: (b).
@@ -71,7 +71,7 @@ class Proof(msgspec.Struct, frozen=True):
     etag: str
 
 
-class NothingCopied(Exception):  # noqa: N818  # it says what is so
+class NothingCopied(Exception):  # it says what is so
     """Nothing was written under the vault key, and nothing will be: (a)."""
 
     def __init__(self, cause: StoreError, *, again_in: timedelta) -> None:
@@ -79,7 +79,7 @@ class NothingCopied(Exception):  # noqa: N818  # it says what is so
         self.again_in = again_in
 
 
-class LeaseLost(Exception):  # noqa: N818  # it says what is so
+class LeaseLost(Exception):  # it says what is so
     """The claim is somebody else's, or the file is final: (b)."""
 
 

@@ -37,31 +37,31 @@ class StoreError(Exception):
         self.code = code
 
 
-class ObjectMissing(StoreError):  # noqa: N818 - it says what is so, as the protocol's steps name it
+class ObjectMissing(StoreError):
     pass
 
 
-class ObjectChanged(StoreError):  # noqa: N818 - as above
+class ObjectChanged(StoreError):
     pass
 
 
-class ObjectUnreadable(StoreError):  # noqa: N818 - as above
+class ObjectUnreadable(StoreError):
     pass
 
 
-class UploadMissing(StoreError):  # noqa: N818 - as above
+class UploadMissing(StoreError):
     pass
 
 
-class RequestRefused(StoreError):  # noqa: N818 - as above
+class RequestRefused(StoreError):
     pass
 
 
-class StoreUnavailable(StoreError):  # noqa: N818 - as above
+class StoreUnavailable(StoreError):
     pass
 
 
-class SentTooLate(StoreError):  # noqa: N818 - as above
+class SentTooLate(StoreError):
     pass
 
 

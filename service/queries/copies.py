@@ -115,7 +115,8 @@ async def forget_copy(database: Database, vault_key: UUID, lease: UUID) -> None:
 
 
 LIST: Final = """
-    SELECT vault_key, file_id, owner, lease, lease_until, upload_id, created_at, doomed_at FROM copies WHERE file_id = $1 ORDER BY created_at
+    SELECT vault_key, file_id, owner, lease, lease_until, upload_id, created_at, doomed_at FROM copies
+    WHERE file_id = $1 ORDER BY created_at
 """
 
 
