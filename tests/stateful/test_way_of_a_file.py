@@ -156,6 +156,19 @@ class WayOfAFile(RuleBasedStateMachine):
         except Problem as problem:
             assert problem.status in (409, 410)  # noqa: PT017  # any of the refusals may be right here; a 5xx never is
 
+    @rule(target=stalled, fault=st.sampled_from(FAULTS[1:]))
+    def upload_and_work(self, fault: str) -> tuple[Gate, asyncio.Task[bool]] | None:
+        """The usual beginning in one step, so that the interesting steps come behind it."""
+        sent = self.declare(None)
+        self.put(sent, CONTENTS[0])
+        self.event(sent)
+        return self.work(fault)
+
+    @rule()
+    def end_leases_and_sweep(self) -> None:
+        self.pass_time(timedelta(minutes=2))
+        self.sweep()
+
     @rule(target=stalled, fault=st.sampled_from(FAULTS))
     def work(self, fault: str) -> tuple[Gate, asyncio.Task[bool]] | None:
         return self.runner.run(self.take_one(fault))
@@ -265,5 +278,5 @@ def test_the_invariants_hold_whatever_happens(settings_of_the_service: Settings)
     machine = type("WayOfAFileHere", (WayOfAFile,), {"settings": settings_of_the_service})
     run_state_machine_as_test(
         machine,
-        settings=settings(max_examples=40, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True),
+        settings=settings(max_examples=60, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True),
     )

@@ -1,0 +1,44 @@
+# Assay's production image: no embedded servers, a user of its own, every package by the hash in requirements.lock.
+#
+# A base image by digest: --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:… (any Python >= 3.11 with pip).
+# A package index of your own: --secret id=pip,src=pip.conf, and where it has a private CA --secret id=ca,src=ca.crt
+# with the line `cert = /run/secrets/ca` in pip.conf. Neither ends up in a layer.
+ARG PYTHON_IMAGE=python:3.13-slim
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /build
+RUN python3 -m venv --without-pip /opt/assay
+COPY requirements.lock ./
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
+    python3 -m pip --python /opt/assay/bin/python install --no-cache-dir --only-binary :all: --require-hashes -r requirements.lock
+
+# What makes the wheel: needed in this stage alone, so it is not in the running service's lock file.
+RUN printf '%s\n' \
+    'hatchling==1.33.0 --hash=sha256:415290b84f464d2884303fca8974d38e7b85579069fab02a15db0828fbb1446d' \
+    'packaging==26.3 --hash=sha256:d7193f7c8e4e93f444fde0262bf90af30e16fa0ad0ad44cb553c87339b23cd1c' \
+    'pathspec==1.1.1 --hash=sha256:a00ce642f577bf7f473932318056212bc4f8bfdf53128c78bbd5af0b9b20b189' \
+    'pluggy==1.7.0 --hash=sha256:7dd7b0d8832ba3cb632c306926ded123429211b83641b35dc5c41ad2d34f9bec' \
+    'tomlkit==0.15.2 --hash=sha256:05562412163a3037b94497385fb7f9204c637bc605af7a48199e41cf2272f437' \
+    'trove-classifiers==2026.9.21.13 --hash=sha256:8b1ff4f9c191b1040b71c37f1e445ab99732911e3cd91de52838453a854d7a17' \
+    > build.lock
+RUN python3 -m venv --without-pip /opt/build
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
+    python3 -m pip --python /opt/build/bin/python install --no-cache-dir --only-binary :all: --require-hashes -r build.lock
+COPY . .
+RUN /opt/build/bin/hatchling build -t wheel -d dist \
+    && python3 -m pip --python /opt/assay/bin/python install --no-cache-dir --no-index --no-deps dist/*.whl
+
+FROM ${PYTHON_IMAGE}
+RUN useradd --system --uid 10001 --user-group --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin assay
+COPY --from=build /opt/assay /opt/assay
+# For `assay env`, so that `docker run --rm assay env` writes a deployment's secrets.
+COPY .env.example /app/.env.example
+WORKDIR /app
+ENV PATH=/opt/assay/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 10001:10001
+EXPOSE 8000
+# /health/ready fails for this process alone; a database or a store that is away is no reason to restart it.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/ready', timeout=4)"]
+ENTRYPOINT ["assay"]
+CMD ["serve"]

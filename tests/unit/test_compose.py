@@ -1,0 +1,193 @@
+"""compose.yaml, .env.example, the Dockerfile and requirements.lock, held against the code that they deploy."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from service.cli import app
+from service.cli.env import fill_line
+from service.settings import BootstrapSettings, DatabaseSettings, Settings, list_variables, parse_duration, read_settings
+
+ROOT = Path(__file__).parents[2]
+KINDS: dict[str, type[msgspec.Struct]] = {"api": Settings, "worker": Settings, "migrate": DatabaseSettings, "bootstrap": BootstrapSettings}
+"""What each of our processes reads at its start."""
+VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^${}]*))?\}")
+"""One that holds no other."""
+LOCKED = re.compile(r"^([\w.-]+)==(\S+)(?: ; .+?)? \\$", re.MULTILINE)
+
+
+class Service(msgspec.Struct):
+    image: str
+    environment: dict[str, str | None]
+    command: str | list[str] = []
+    ports: list[str] = []
+    volumes: list[str] = []
+    depends_on: dict[str, dict[str, str]] = {}
+
+
+class Compose(msgspec.Struct):
+    services: dict[str, Service]
+    volumes: dict[str, None]
+
+
+COMPOSE_TEXT = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+EXAMPLE_TEXT = (ROOT / ".env.example").read_text(encoding="utf-8")
+COMPOSE = msgspec.yaml.decode(COMPOSE_TEXT, type=Compose)
+SECRETS = set(re.findall(r"^(\w+)=$", EXAMPLE_TEXT, re.MULTILINE))
+
+
+def read_env(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines() if re.match(r"\w+=", line))
+
+
+def interpolate(text: str, env: dict[str, str]) -> str:
+    """As Compose does: a variable that is empty counts as not set. KeyError for one that is required and missing."""
+
+    def replace(match: re.Match[str]) -> str:
+        name, operator, default = match.groups()
+        return env.get(name) or default if operator == ":-" else env[name]
+
+    while VARIABLE.search(text):
+        text = VARIABLE.sub(replace, text)
+    return text
+
+
+def resolve_environment(service: Service, env: dict[str, str]) -> dict[str, str]:
+    """What the process sees. A name without a value is passed on when `.env` has it."""
+    given = {name: interpolate(value, env) for name, value in service.environment.items() if value is not None}
+    return given | {name: env[name] for name, value in service.environment.items() if value is None and name in env}
+
+
+@pytest.fixture
+def env() -> dict[str, str]:
+    return read_env("\n".join(fill_line(line) for line in EXAMPLE_TEXT.splitlines()))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_process_starts_with_what_compose_gives_it(name: str, env: dict[str, str]) -> None:
+    read_settings(resolve_environment(COMPOSE.services[name], env), KINDS[name])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_process_starts_with_every_line_of_the_example_in_use(name: str, env: dict[str, str]) -> None:
+    uncommented = read_env(re.sub(r"^# (\w+=.)", r"\1", EXAMPLE_TEXT, flags=re.MULTILINE))
+    read_settings(resolve_environment(COMPOSE.services[name], uncommented | env), KINDS[name])
+
+
+def test_compose_sets_no_variable_that_settings_do_not_know() -> None:
+    names = {name for service in COMPOSE.services.values() for name in service.environment if name.startswith("ASSAY_")}
+    assert names <= list_variables()
+
+
+def test_each_process_gets_no_setting_that_it_does_not_read() -> None:
+    for name, kind in KINDS.items():
+        read = {f"ASSAY_{field.upper()}" for field in kind.__struct_fields__}
+        assert set(COMPOSE.services[name].environment) <= read, name
+
+
+def test_every_process_of_ours_is_checked_here_and_runs_a_command_that_exists() -> None:
+    ours = {name: service for name, service in COMPOSE.services.items() if "SERVICE_IMAGE" in service.image}
+    assert set(ours) == set(KINDS)
+    for service in ours.values():
+        app.parse_args(service.command, exit_on_error=False, print_error=False)
+
+
+def test_the_example_names_every_variable_of_compose() -> None:
+    used = set(re.findall(r"\$\{(\w+)", COMPOSE_TEXT))
+    passed = {name for service in COMPOSE.services.values() for name, value in service.environment.items() if value is None}
+    assert used | passed == set(re.findall(r"^(?:# )?(\w+)=", EXAMPLE_TEXT, re.MULTILINE))
+
+
+def test_the_example_shows_the_defaults_of_compose() -> None:
+    shown = dict(re.findall(r"^# (\w+)=(\S+)$", EXAMPLE_TEXT, re.MULTILINE))
+    defaults = {name: default for name, operator, default in VARIABLE.findall(COMPOSE_TEXT) if operator == ":-"}
+    assert defaults.items() <= shown.items()
+
+
+def test_no_secret_has_a_default() -> None:
+    required = {name for name, operator, _ in VARIABLE.findall(COMPOSE_TEXT) if operator == ":?"}
+    assert required == SECRETS
+    for name in SECRETS:
+        assert not re.search(rf"\$\{{{name}(?!:\?)", COMPOSE_TEXT), name
+
+
+def test_nothing_starts_without_its_secrets() -> None:
+    for service in COMPOSE.services.values():
+        with pytest.raises(KeyError):
+            resolve_environment(service, {})
+
+
+def test_root_reaches_the_store_and_bootstrap_alone(env: dict[str, str]) -> None:
+    root = {env["ASSAY_S3_ROOT_ACCESS_KEY"], env["ASSAY_S3_ROOT_SECRET_KEY"]}
+    holders = {name for name, service in COMPOSE.services.items() if root & set(resolve_environment(service, env).values())}
+    assert holders == {"minio", "bootstrap"}
+
+
+def test_every_image_can_be_replaced_by_a_variable_and_the_store_is_pinned_by_digest() -> None:
+    for service in COMPOSE.services.values():
+        assert re.fullmatch(r"\$\{\w+_IMAGE:-[^}]+\}", service.image)
+    assert re.search(r":-pgsty/silo:RELEASE\.[\w-]+@sha256:[0-9a-f]{64}\}$", COMPOSE.services["minio"].image)
+
+
+def test_the_store_keeps_its_events_on_a_volume_and_sends_them_with_the_first_token(env: dict[str, str]) -> None:
+    store = resolve_environment(COMPOSE.services["minio"], env)
+    identity = COMPOSE.services["bootstrap"].environment["ASSAY_WEBHOOK_ID"]
+    assert store[f"MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_{identity}"].startswith("/data/")
+    assert COMPOSE.services["minio"].volumes == ["minio_data:/data"]
+    assert store[f"MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_{identity}"] == env["ASSAY_WEBHOOK_TOKEN"]
+    assert store["MINIO_API_SYNC_EVENTS"] == store["MINIO_SYNC_BOOT"] == "on"
+
+
+def test_a_webhook_token_is_replaced_while_both_are_accepted(env: dict[str, str]) -> None:
+    changed = env | {"ASSAY_WEBHOOK_TOKEN": "new,old", "MINIO_WEBHOOK_TOKEN": "new"}
+    store = resolve_environment(COMPOSE.services["minio"], changed)
+    settings = read_settings(resolve_environment(COMPOSE.services["api"], changed), Settings)
+    assert store["MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_ASSAY"] == settings.webhook_token[0]
+
+
+def test_the_store_keeps_parts_for_twice_as_long_as_a_file_may_be_uploaded(env: dict[str, str]) -> None:
+    store = resolve_environment(COMPOSE.services["minio"], env)
+    settings = read_settings(resolve_environment(COMPOSE.services["api"], env), Settings)
+    assert parse_duration(store["MINIO_API_STALE_UPLOADS_EXPIRY"]) == 2 * settings.upload_ttl
+
+
+def test_the_database_is_published_to_this_machine_alone(env: dict[str, str]) -> None:
+    published = {interpolate(port, env) for service in COMPOSE.services.values() for port in service.ports}
+    assert published == {"127.0.0.1:5432:5432", "8000:8000", "9000:9000", "9001:9001"}
+    assert set(COMPOSE.volumes) == {"postgres_data", "minio_data"}
+
+
+def test_nothing_starts_before_what_it_needs() -> None:
+    done, healthy = {"condition": "service_completed_successfully"}, {"condition": "service_healthy"}
+    assert COMPOSE.services["migrate"].depends_on == {"postgres": healthy}
+    assert COMPOSE.services["bootstrap"].depends_on == {"minio": healthy}
+    for name in ("api", "worker"):
+        assert COMPOSE.services[name].depends_on == {"migrate": done, "bootstrap": done}
+
+
+def test_the_lock_file_satisfies_what_the_project_asks_for() -> None:
+    locked = {canonicalize_name(name): version for name, version in LOCKED.findall((ROOT / "requirements.lock").read_text())}
+    wanted = [Requirement(text) for text in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]]
+    unmet = [str(one) for one in wanted if not one.specifier.contains(locked.get(canonicalize_name(one.name), "0"))]
+    assert unmet == []
+
+
+def test_the_lock_file_pins_every_package_by_hash_and_names_no_index() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    blocks = re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]
+    assert len(blocks) == len(LOCKED.findall(text))
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
+    assert not re.search(r"://|--(extra-)?index|--find-links| @ ", text)
+
+
+def test_the_image_runs_as_a_user_of_its_own_and_installs_by_hash() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    installs = re.findall(r"pip .*install .*", text)
+    assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
+    assert all("--require-hashes" in line or "--no-index --no-deps" in line for line in installs)
+    assert "embedded" not in re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
