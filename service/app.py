@@ -147,16 +147,17 @@ async def work(resources: Resources, readiness: Readiness, *, checked: bool, wit
 
 def answer_problem(_: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
     if problem.status >= 500:
-        log.error("request failed", problem=problem.type, error=str(problem.__cause__ or problem.detail))
+        cause = problem.__cause__ or problem
+        log.error("request failed", problem=problem.type, error=str(cause) or type(cause).__name__)
     return render_problem(problem)
 
 
 def answer_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     """Litestar's own refusals."""
-    return answer_problem(request, translate(error))
+    return answer_problem(request, translate(request, error))
 
 
-def translate(error: HTTPException) -> Problem:
+def translate(request: Request[Any, Any, Any], error: HTTPException) -> Problem:
     match error.status_code:
         case 404:
             return problems.NotFound("there is nothing under this path")
@@ -165,7 +166,7 @@ def translate(error: HTTPException) -> Problem:
         case 413:
             return problems.BodyTooLarge(f"expected at most {LARGEST_JSON_BYTES} bytes", limit=LARGEST_JSON_BYTES)
         case _ if isinstance(error, ValidationException):
-            return describe_validation(error)
+            return describe_validation(request, error)
         case status if status < 500:
             return problems.InvalidRequest(error.detail)
         case _ if "disconnected" in error.detail:
@@ -173,13 +174,20 @@ def translate(error: HTTPException) -> Problem:
     raise error
 
 
-def describe_validation(error: ValidationException) -> Problem:
-    """Parameters and headers; bodies are read by JsonRequest."""
+def describe_validation(request: Request[Any, Any, Any], error: ValidationException) -> Problem:
+    """Parameters and headers, under the names that the client gave them; bodies are read by JsonRequest."""
     found = error.extra if isinstance(error.extra, list) else []
-    wrong = tuple(FieldError(str(one.get("key", "request")), str(one.get("message", ""))) for one in found if isinstance(one, dict))
-    if any(one.field == "data" for one in wrong):
+    said = {str(one.get("key", "request")): str(one.get("message", "")) for one in found if isinstance(one, dict)}
+    if said.pop("data", None) is not None and not said:
         return problems.MalformedBody("the body is empty: send a JSON object")
+    wrong = tuple(FieldError(name_for_clients(request, key), message) for key, message in said.items())
     return problems.InvalidRequest("; ".join(f"{one.field}: {one.detail}" for one in wrong) or error.detail, errors=wrong)
+
+
+def name_for_clients(request: Request[Any, Any, Any], key: str) -> str:
+    """`Idempotency-Key` for the handler's `idempotency_key`."""
+    parameter = request.route_handler.parsed_fn_signature.parameters.get(key)
+    return getattr(parameter and parameter.kwarg_definition, "name", None) or key
 
 
 def answer_exception(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:

@@ -1,5 +1,6 @@
 """Who is asking: turns a request into a `Principal`. Nothing else knows about keys."""
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -16,6 +17,7 @@ from service.queries import keys
 from service.resources import Resources
 
 KEY: Final = re.compile(r"assay_[A-Za-z0-9_-]{43}")
+PATIENCE_SECONDS: Final = 6.0
 READ, WRITE, ADMIN = "read", "write", "admin"
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -64,8 +66,10 @@ def parse_authorization(header: str | None) -> str:
 
 
 async def authenticate(resources: Resources, header: str | None) -> Principal:
-    """Who the key belongs to. Raises Unauthorized; an unknown, an expired and a revoked key look the same."""
-    grant = await keys.find_grant(resources.pool, digest_key(parse_authorization(header)))
+    """Who the key belongs to. Raises Unauthorized: an unknown, an expired and a revoked key look the same."""
+    secret = digest_key(parse_authorization(header))
+    async with asyncio.timeout(PATIENCE_SECONDS):  # of a database that hangs nobody waits for, not even in the pool's queue
+        grant = await keys.find_grant(resources.pool, secret)
     if grant is None:
         raise Unauthorized("the API key is unknown, expired or revoked")
     return Principal(grant.owner, frozenset(grant.scopes))

@@ -6,11 +6,12 @@
    - missing or another object: read the row again. Deleted meanwhile: gone. Still `ready`: an error, and nobody's but ours.
    - the store is away: 503.
 4. Send the headers, then chunk after chunk. A chunk: lend memory from the process's one budget, read in a thread, send, wait until the
-   transport holds nothing of it any more, give the memory back. Meanwhile no thread and no other memory belongs to this download.
+   transport holds all but nothing of it any more, give the memory back. A client that is waited for holds no thread, and a second chunk
+   only while half of the budget is free.
    - the client does not drain a chunk for PAUSE_SECONDS: let go of the store's connection, which would cut it soon [and which holds up
      a DELETE meanwhile]; the next read opens another.
-   - the store cuts, stalls or answers 5xx: open again at the byte where it stopped, with the same If-Match, after each of RESUME_DELAYS.
-     A chunk that arrives sets the count of tries back.
+   - the store cuts, stalls or answers 5xx: open again at the byte where it stopped, with the same If-Match, after each of
+     RESUME_DELAYS. A chunk that arrives sets the count of tries back.
    - the object went or changed, or the tries are used up: stop before the announced length, which makes the server drop the connection.
    - the client goes away: stop sending, close the store's connection when the thread that may be inside a read has left it.
 """
@@ -25,6 +26,7 @@ from uuid import UUID
 import structlog
 
 from service import problems
+from service.heap import share_one_heap
 from service.model import UNPROVED, File, State
 from service.object_store import Bucket, ObjectChanged, ObjectMissing, ObjectReader, StoreError, StoreUnavailable
 from service.representation import Span
@@ -51,6 +53,7 @@ class Downloads:
     def __init__(self, buffer_bytes: int) -> None:
         self.bytes_left = buffer_bytes
         self.reserve = buffer_bytes // 2
+        share_one_heap()
         self.threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="download")
 
     @property

@@ -16,6 +16,7 @@ from service.queries.listing import Filters
 from service.resources import Resources
 
 SHOWN_STATES: Final = tuple(state for state in State if state not in GONE)
+REPEATABLE: Final = frozenset({"state"})
 NEWEST: Final = UUID(int=2**128 - 1)
 
 
@@ -58,7 +59,11 @@ def read_cursor(cursor: str, owner: str, filters: Filters) -> UUID:
 
 def check_query(pairs: Iterable[tuple[str, str]], *, known: Set[str]) -> None:
     """Raises InvalidRequest: a filter that is misspelt would otherwise show everything."""
+    seen = set()
     for name, value in pairs:
+        if name in seen and name not in REPEATABLE:
+            raise InvalidRequest.at(name, "was given more than once")
+        seen.add(name)
         if name not in known:
             raise InvalidRequest.at(name[:100], "is no parameter of this route")
         if "\x00" in value:

@@ -38,6 +38,7 @@ class Signals:
         self.to_send = asyncio.Event()
         self.work_to_send = False
         self.connected = False
+        self.closing = False
 
     def give_work(self) -> None:
         """A file is due now."""
@@ -71,6 +72,11 @@ class Signals:
         for event in self.waiters.get(file_id, ()):
             event.set()
 
+    def stop_waiting(self) -> None:
+        """The process ends: whoever waits for a file gets it as it is now."""
+        self.closing = True
+        self.wake_all()
+
     def wake_all(self) -> None:
         """Anything may have happened while nobody listened."""
         self.work.set()
@@ -92,7 +98,7 @@ class Signals:
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[tuple[asyncpg.Connection, asyncio.Event]]:
-        connection = await asyncpg.connect(self.url, timeout=5, command_timeout=5, statement_cache_size=0)
+        connection = await self.connect()
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: self.lose(lost))
@@ -104,6 +110,16 @@ class Signals:
             self.connected = False
             connection.terminate()
             self.wake_all()
+
+    async def connect(self) -> asyncpg.Connection:
+        """A cancelled connect goes on to its end by itself: cut in the middle, asyncpg leaves an error that nobody can catch."""
+        connecting = asyncio.ensure_future(asyncpg.connect(self.url, timeout=5, command_timeout=5, statement_cache_size=0))
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(*UNREACHABLE, asyncpg.PostgresError):
+                (await connecting).terminate()
+            raise
 
     def lose(self, lost: asyncio.Event) -> None:
         lost.set()

@@ -203,13 +203,16 @@ def gone(file: File) -> problems.FileGone:
 
 
 async def wait_until_final(resources: Resources, file: File, *, seconds: float) -> File:
-    """The file when it has left pending and verifying, or as it is after so many seconds. No database connection is held meanwhile."""
+    """The file when it has left pending and verifying, or as it is after so many seconds, or when the process ends.
+
+    No database connection is held meanwhile.
+    """
     deadline = asyncio.get_running_loop().time() + seconds
     with resources.signals.subscribe(file.id) as changed:
         while (left := deadline - asyncio.get_running_loop().time()) > 0:
             changed.clear()
             file = await find_file(resources, file.id, owner=None)
-            if file.state not in UNPROVED:
+            if file.state not in UNPROVED or resources.signals.closing:
                 break
             try:
                 await asyncio.wait_for(changed.wait(), timeout=left)

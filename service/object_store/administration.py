@@ -105,7 +105,7 @@ class Administration:
             rules = self._client.get_bucket_notification(bucket).queue_config_list or []
         return [
             EventRule(
-                arn=rule.queue or "",
+                arn=without_region(rule.queue or ""),
                 events=frozenset(rule.events),
                 prefix=rule.prefix_filter_rule.value if rule.prefix_filter_rule else None,
                 suffix=rule.suffix_filter_rule.value if rule.suffix_filter_rule else None,
@@ -117,7 +117,7 @@ class Administration:
         """Put `rule` in the place of every rule with its target; rules with other targets stay. Raises RequestRefused for a foreign ARN."""
         with calling(timeout_seconds=ADMIN_SECONDS):
             config = self._client.get_bucket_notification(bucket)
-            others = [other for other in config.queue_config_list or [] if other.queue != rule.arn]
+            others = [other for other in config.queue_config_list or [] if without_region(other.queue or "") != rule.arn]
             queues = [*others, QueueConfig(sorted(rule.events), queue=rule.arn)]
             self._client.set_bucket_notification(
                 bucket, NotificationConfig(config.cloud_func_config_list, queues, config.topic_config_list)
@@ -171,3 +171,9 @@ def admin_error(what: str, error: MinioAdminException) -> StoreError:
     except (ValueError, AttributeError):
         code = None
     return error_for_answer(what, int(error._code), code=code, reads_object=False)
+
+
+def without_region(arn: str) -> str:
+    """`arn:minio:sqs::ID:webhook`: a store with a region of its own puts it into every ARN, and takes one without."""
+    parts = arn.split(":")
+    return ":".join([*parts[:3], "", *parts[4:]])

@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from service.bootstrap import BootstrapError, Deployment, bootstrap, describe
+from service.embedded import Webhook, start_store
 from service.object_store import Bucket, ObjectMissing, ObjectStore, StoreUnavailable
 from service.object_store.administration import Administration, EventRule
 from service.presign import Signer
+from tests.servers import free_port, genuine_minio, reachable_folder, store_kinds
 from tests.stores import REGION, StoreUnderTest, listening, now, open_store, send
 
 TEXT = {"content_type": "text/plain", "metadata": {}, "tags": {}, "timeout_seconds": 10}
@@ -176,3 +179,42 @@ def test_the_printed_instructions_name_everything_and_no_secret(fresh_deployment
         assert needed in text
     for name in ("root_access_key", "root_secret_key", "access_key", "secret_key", "signer_access_key", "signer_secret_key"):
         assert not re.search(re.escape(getattr(fresh_deployment, name)), text + repr(fresh_deployment)), name
+
+
+@pytest.mark.skipif("minio" not in store_kinds(), reason="only MinIO has a region of its own")
+def test_a_region_in_the_stores_own_arns_is_no_difference(fresh_folder: Path, fresh_identities: Deployment) -> None:
+    webhook = Webhook(endpoint=f"http://127.0.0.1:{free_port()}/webhooks/minio", token="token")
+    with start_store(
+        fresh_folder, binary=genuine_minio(), webhooks={"ASSAY": webhook}, environment={"MINIO_SITE_REGION": "us-east-1"}
+    ) as regional:
+        deployment = msgspec.structs.replace(
+            fresh_identities,
+            endpoint=regional.endpoint,
+            root_access_key=regional.root_access_key,
+            root_secret_key=regional.root_secret_key,
+        )
+        assert outcomes(deployment) == ["made"] * 8
+        assert outcomes(deployment) == ["unchanged"] * 8
+
+
+@pytest.fixture
+def fresh_folder() -> Iterator[Path]:
+    with reachable_folder() as folder:
+        yield folder / "data"
+
+
+@pytest.fixture
+def fresh_identities() -> Deployment:
+    return Deployment(
+        endpoint="",
+        region=REGION,
+        root_access_key="",
+        root_secret_key="",
+        access_key="service-regional",
+        secret_key="service-secret",
+        signer_access_key="signer-regional",
+        signer_secret_key="signer-secret",
+        incoming_bucket="incoming-regional",
+        vault_bucket="vault-regional",
+        webhook_id="ASSAY",
+    )

@@ -1,4 +1,5 @@
 """python -m tests.model.explore final|ablate|literal [streamed] [without=RULE,…] [NAME=VALUE …]: breadth first, shortest traces first."""
+
 import sys
 import time
 from array import array
@@ -15,6 +16,7 @@ AnyModel = Model[Any, Any]  # files and claims differ from model to model; a sea
 
 class Found(NamedTuple):
     """What a search saw."""
+
     states: int
     edges: int
     broken: dict[str, list[str]]  # invariant: shortest trace

@@ -1,4 +1,5 @@
 """The way of one file as a transition system: the row, its incoming key, the owner, time; and the invariants."""
+
 from collections.abc import Iterator
 
 from tests.model.rules import OPEN, Claim, Config, File, FileStep
@@ -55,8 +56,13 @@ class WayOfAFile:
         if self.config.vanish and file.incoming and not file.vanished:
             yield Step("incoming object vanishes", False, to(incoming=0, vanished=1), None)
         if file.state in OPEN:
-            yield Step("a notice (event, forged or not; complete): verifying, notices + 1", False, to(state="verifying"), None,
-                       "arrived" if file.incoming else "notice")
+            yield Step(
+                "a notice (event, forged or not; complete): verifying, notices + 1",
+                False,
+                to(state="verifying"),
+                None,
+                "arrived" if file.incoming else "notice",
+            )
 
     def digest_steps(self, file: File) -> Iterator[FileStep]:
         """The digest of declare or of `complete`; the latter raises notices too: that is a step that can always follow."""

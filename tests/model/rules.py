@@ -3,6 +3,7 @@
 Every database statement and every store request is one atomic step, everything between two steps can be interrupted. Take a rule away and
 explore.py finds the shortest story in which an invariant breaks, or after which the file can come to no end any more.
 """
+
 from typing import NamedTuple
 
 from tests.model.transitions import Step
@@ -41,44 +42,46 @@ OPEN = ("pending", "verifying")
 
 class Config(NamedTuple):
     rules: frozenset[str] = frozenset(RULES)
-    workers: int = 2      # workers busy at once; stalled ones count
-    claims: int = 2       # claims with something left of them at once; any number one after the other
-    puts: int = 2         # PUTs that the store accepts, each with either content
-    digests: int = 1      # may a digest be declared (at declare or by `complete`)
-    collide: int = 0      # the two contents have the same ETag (MD5 collision, forged on an old store)
-    vanish: int = 0       # once, somebody else (lifecycle rule, operator) removes the incoming object
+    workers: int = 2  # workers busy at once; stalled ones count
+    claims: int = 2  # claims with something left of them at once; any number one after the other
+    puts: int = 2  # PUTs that the store accepts, each with either content
+    digests: int = 1  # may a digest be declared (at declare or by `complete`)
+    collide: int = 0  # the two contents have the same ETag (MD5 collision, forged on an old store)
+    vanish: int = 0  # once, somebody else (lifecycle rule, operator) removes the incoming object
 
 
 class File(NamedTuple):
     """The files row, its incoming key, and time."""
+
     state: str = "pending"
-    hash: int = 0      # content proved
+    hash: int = 0  # content proved
     declared: int = 0  # content whose digest was declared
     incoming: int = 0  # content under the incoming key
-    clock: int = 0     # 0 before the end, 1 ended (the store may still accept), 2 end + grace over: no PUT can land
+    clock: int = 0  # 0 before the end, 1 ended (the store may still accept), 2 end + grace over: no PUT can land
     puts: int = 0
-    swept: int = 0     # mark: incoming key deleted for the last time
-    purged: int = 0    # mark: vault object of a deleted file deleted
+    swept: int = 0  # mark: incoming key deleted for the last time
+    purged: int = 0  # mark: vault object of a deleted file deleted
     vanished: int = 0
 
 
 class Claim(NamedTuple):
     """What one claim left behind: lease token, copies row, vault key, and the worker that made it."""
-    token: int = 1   # files.lease is this claim's
-    until: int = 2   # lease_until of its copies row, and of the file while `token`: 2 first period, 1 extended beyond it, 0 ended
-    row: int = 1     # its copies row exists
-    doom: int = 0    # doomed_at is set
-    grace: int = 0   # COPY_GRACE has gone by since
+
+    token: int = 1  # files.lease is this claim's
+    until: int = 2  # lease_until of its copies row, and of the file while `token`: 2 first period, 1 extended beyond it, 0 ended
+    row: int = 1  # its copies row exists
+    doom: int = 0  # doomed_at is set
+    grace: int = 0  # COPY_GRACE has gone by since
     chosen: int = 0  # without doom-rechecks: a sweeper has seen the lease ended
-    sweep: int = 0   # a sweeper has deleted the object once more
-    late: int = 0    # ETag condition of a copy request that nobody waits for but the store may still carry out
-    after: int = 0   # ... and it was sent after the doom, so COPY_GRACE does not bound it
+    sweep: int = 0  # a sweeper has deleted the object once more
+    late: int = 0  # ETag condition of a copy request that nobody waits for but the store may still carry out
+    after: int = 0  # ... and it was sent after the doom, so COPY_GRACE does not bound it
     flight: int = 0  # content proved by a commit that nobody waits for but the database may still carry out
-    obj: int = 0     # content under its vault key
-    named: int = 0   # files.minio_object_name is this claim's key
+    obj: int = 0  # content under its vault key
+    named: int = 0  # files.minio_object_name is this claim's key
     pc: str = "claimed"  # where its worker is; "" when there is none (crashed or done)
-    val: int = 0     # what the worker remembers: end + grace were over at the claim; an ETag; a content
-    seen: int = 0    # notices since the claim: 0 none, 1 some, 2 one while the object was there and the HEAD had missed it
+    val: int = 0  # what the worker remembers: end + grace were over at the claim; an ETag; a content
+    seen: int = 0  # notices since the claim: 0 none, 1 some, 2 one while the object was there and the HEAD had missed it
     verdict: int = 0  # without digest-in-commit: the digest as the worker read it before, plus one
 
 

@@ -1,11 +1,12 @@
 """The states of a model in numbers: a state is one int, and each step of a file or of a claim is worked out only once."""
+
 from collections.abc import Hashable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
 from tests.model.transitions import C, F, Model, Step
 
 BITS = 20  # of a claim's number inside a state
-NONE = 0   # the number of "no claim"
+NONE = 0  # the number of "no claim"
 MASK = (1 << BITS) - 1
 
 T = TypeVar("T", bound=Hashable)
@@ -28,6 +29,7 @@ class Numbers(Generic[T]):
 
 class Move(NamedTuple):
     """A step in numbers."""
+
     what: str
     good: bool
     file: int
@@ -78,7 +80,7 @@ class Space(Generic[F, C]):
         for move in self.moves_of_file(file, may):
             yield self.follow(file, move, claims)
         for i, claim in enumerate(claims):
-            others = claims[:i] + claims[i + 1:]
+            others = claims[:i] + claims[i + 1 :]
             for move in self.moves_of_claim(file, claim):
                 what, good, after, bad = self.follow(file, move, others)
                 yield f"#{i} {what}", good, after, bad

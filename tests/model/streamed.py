@@ -2,6 +2,7 @@
 
 One upload, for no two meet: each has its own copies row and vault key. RULES, taken away, as in rules.py.
 """
+
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -32,22 +33,23 @@ class Config(NamedTuple):
 
 class Upload(NamedTuple):
     """The copies row, the files row, what lies at the store, and the API process that serves the request."""
+
     pc: str = "begun"  # where the API process is; "" when it is done or crashed
-    row: int = 0       # the copies row exists
-    live: int = 0      # its lease_until has not come
-    id: int = 0        # it names the multipart upload
-    doom: int = 0      # doomed_at is set
-    cut: int = 0       # object deleted and multipart upload aborted for the first time
-    grace: int = 0     # COPY_GRACE has gone by since
-    sweep: int = 0     # deleted and aborted once more
-    chosen: int = 0    # without recheck: a sweeper saw the lease ended
-    parts: int = 0     # multipart upload at the store: 1 empty, 2 with parts
-    obj: int = 0       # the object is there
-    late: str = ""     # a request that nobody waits for but the store may still carry out
-    after: int = 0     # it (or the one under way) was sent after 1 the doom, 2 the first deletion
-    flight: int = 0    # a commit that nobody waits for but the database may still carry out
-    file: str = ""     # the files row: none, ready, deleted
-    purged: int = 0    # mark: vault object of the deleted file deleted
+    row: int = 0  # the copies row exists
+    live: int = 0  # its lease_until has not come
+    id: int = 0  # it names the multipart upload
+    doom: int = 0  # doomed_at is set
+    cut: int = 0  # object deleted and multipart upload aborted for the first time
+    grace: int = 0  # COPY_GRACE has gone by since
+    sweep: int = 0  # deleted and aborted once more
+    chosen: int = 0  # without recheck: a sweeper saw the lease ended
+    parts: int = 0  # multipart upload at the store: 1 empty, 2 with parts
+    obj: int = 0  # the object is there
+    late: str = ""  # a request that nobody waits for but the store may still carry out
+    after: int = 0  # it (or the one under way) was sent after 1 the doom, 2 the first deletion
+    flight: int = 0  # a commit that nobody waits for but the database may still carry out
+    file: str = ""  # the files row: none, ready, deleted
+    purged: int = 0  # mark: vault object of the deleted file deleted
 
 
 UploadStep = Step[Upload, str]
@@ -55,14 +57,22 @@ UploadStep = Step[Upload, str]
 
 class StreamedUpload:
     """Steps and invariants of one streamed upload; it has no claims."""
+
     claims = 1
 
     def __init__(self, config: Config) -> None:
         self.on = config.rules.__contains__
         self.points = {
-            "begun": self.from_begun, "reading": self.from_reading, "creating": self.from_creating, "created": self.from_created,
-            "sending": self.from_sending, "parting": self.from_parting, "completing": self.from_completing, "putting": self.from_putting,
-            "stored": self.from_stored, "lost": self.from_lost,
+            "begun": self.from_begun,
+            "reading": self.from_reading,
+            "creating": self.from_creating,
+            "created": self.from_created,
+            "sending": self.from_sending,
+            "parting": self.from_parting,
+            "completing": self.from_completing,
+            "putting": self.from_putting,
+            "stored": self.from_stored,
+            "lost": self.from_lost,
         }
 
     def start(self) -> Upload:

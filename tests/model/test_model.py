@@ -1,4 +1,5 @@
 """The protocol, explored: with all rules nothing breaks and nothing gets stuck; without any one of them something does."""
+
 import pytest
 
 from tests.model import rules, streamed

@@ -1,4 +1,5 @@
 """One claim as a transition system: time, the store, the sweeper at its copies row, its worker."""
+
 from collections.abc import Iterator
 
 from tests.model.rules import OPEN, Claim, Config, File, FileStep
@@ -12,8 +13,14 @@ class Worker:
         self.config = config
         self.on = config.rules.__contains__
         self.points = {
-            "claimed": self.from_claimed, "nothing": self.from_nothing, "headed": self.from_headed, "sent": self.from_sent,
-            "refused": self.from_refused, "copied": self.from_copied, "hashed": self.from_hashed, "lost": self.from_lost,
+            "claimed": self.from_claimed,
+            "nothing": self.from_nothing,
+            "headed": self.from_headed,
+            "sent": self.from_sent,
+            "refused": self.from_refused,
+            "copied": self.from_copied,
+            "hashed": self.from_hashed,
+            "lost": self.from_lost,
             "ending": self.from_ending,
         }
 

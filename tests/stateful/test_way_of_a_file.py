@@ -162,7 +162,7 @@ class WayOfAFile(RuleBasedStateMachine):
         sent = self.declare(None)
         self.put(sent, CONTENTS[0])
         self.event(sent)
-        return self.work(fault)
+        return self.runner.run(self.take_one(fault))
 
     @rule()
     def end_leases_and_sweep(self) -> None:

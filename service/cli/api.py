@@ -1,0 +1,69 @@
+"""uvicorn around the application: a socket of ours, an end in good order."""
+
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import uvicorn
+from litestar import Litestar
+
+from service.cli.errors import CommandError
+from service.embedded.processes import bound
+
+STOP_SECONDS: Final = 30
+"""How long requests under way may take when the process is told to stop."""
+
+
+def run_api(app: Litestar, listener: socket.socket, *, on_start: Callable[["Server"], None] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM, which then come out as KeyboardInterrupt: requests end first, then the lifespan."""
+    config = uvicorn.Config(
+        app,
+        loop="auto",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # X-Forwarded-* makes no URL
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    server = Server(config, on_start)
+    server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(3)  # the lifespan has said why
+
+
+class Server(uvicorn.Server):
+    """uvicorn, and a call when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[["Server"], None] | None) -> None:
+        super().__init__(config)
+        self.on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.on_start is not None:
+            self.on_start(self)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Requests under way end; those that only wait for a file are answered now."""
+        resources = getattr(self.config.app.state, "resources", None) if isinstance(self.config.app, Litestar) else None
+        if resources is not None:
+            resources.signals.stop_waiting()
+        await super().shutdown(sockets)
+
+
+def reserve_port(host: str, port: int) -> socket.socket:
+    """A socket that is bound and does not listen yet: who connects too early is refused rather than kept waiting."""
+    try:
+        return bound(host, port)
+    except OSError as error:
+        raise CommandError(f"{host} port {port} can't be had ({error.strerror}): is it in use? Choose another one with --port.") from error
+
+
+def stop_on_sigterm() -> None:
+    """SIGTERM ends the process as Ctrl-C does: by KeyboardInterrupt, so that everything on the way is closed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)

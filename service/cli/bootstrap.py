@@ -1,0 +1,61 @@
+"""`assay bootstrap`: the only command that reads root's keys of the store."""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+
+from service.bootstrap import Deployment, describe
+from service.bootstrap import bootstrap as make_ready
+from service.settings import BootstrapSettings, read_settings
+
+UNSEEN: Final = {
+    "ASSAY_S3_ENDPOINT": "http://minio:9000",
+    "ASSAY_S3_ROOT_ACCESS_KEY": "unseen-root",
+    "ASSAY_S3_ROOT_SECRET_KEY": "unseen",
+    "ASSAY_S3_ACCESS_KEY": "unseen-service",
+    "ASSAY_S3_SECRET_KEY": "unseen",
+    "ASSAY_S3_SIGNER_ACCESS_KEY": "unseen-signer",
+    "ASSAY_S3_SIGNER_SECRET_KEY": "unseen",
+}
+"""What `--print` needs no value for: it shows a variable's name in the place of every secret."""
+
+
+def bootstrap(*, print_only: Annotated[bool, Parameter(name="--print")] = False) -> None:
+    """Make both buckets, both identities, their policies, the event rule and the lifecycle rule; or mend what differs.
+
+    Parameters
+    ----------
+    print_only
+        Change nothing: print the policies, `mc` commands and `MINIO_*` lines for an administrator who keeps root's keys.
+    """
+    environ = fill_unseen(os.environ) if print_only else os.environ
+    settings = read_settings(environ, BootstrapSettings)
+    deployment = make_deployment(settings)
+    if print_only:
+        print(describe(deployment))
+        return
+    for step in make_ready(deployment):
+        print(f"{step.outcome:<14}{step.what}")
+
+
+def fill_unseen(environ: Mapping[str, str]) -> dict[str, str]:
+    missing = {name: value for name, value in UNSEEN.items() if name not in environ and f"{name}_FILE" not in environ}
+    return {**missing, **environ}
+
+
+def make_deployment(settings: BootstrapSettings) -> Deployment:
+    return Deployment(
+        endpoint=settings.s3_endpoint,
+        region=settings.s3_region,
+        root_access_key=settings.s3_root_access_key,
+        root_secret_key=settings.s3_root_secret_key,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key,
+        signer_access_key=settings.s3_signer_access_key,
+        signer_secret_key=settings.s3_signer_secret_key,
+        incoming_bucket=settings.incoming_bucket,
+        vault_bucket=settings.vault_bucket,
+        webhook_id=settings.webhook_id,
+    )

@@ -1,0 +1,173 @@
+"""`assay dev`: everything on one machine, with nothing installed but wheels.
+
+1. Check the exposure, take the data folder, reserve the API's port. Nothing runs yet: each refusal leaves nothing behind.
+2. Side by side: start PostgreSQL and migrate it, start the store and bootstrap it. One that fails: the other one is stopped again.
+   The webhook's endpoint does not answer yet: events wait in the store's queue.
+3. Make the API key, or take the one of the last run.
+4. Run the API and the worker in this process. When it is ready, say so.
+5. The end (Ctrl-C, SIGTERM, a server that died): the API ends, then the store, then PostgreSQL. kill -9: the kernel ends both.
+"""
+
+import asyncio
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from service.bootstrap import bootstrap
+from service.cli.api import Server, reserve_port, run_api, stop_on_sigterm
+from service.cli.development import (
+    WEBHOOK_ID,
+    Development,
+    choose_folder,
+    describe,
+    describe_json,
+    keep_api_key,
+    keep_identities,
+    make_deployment,
+    make_settings,
+    read_public_endpoint,
+)
+from service.cli.errors import CommandError
+from service.cli.ports import claimed_port
+from service.database import run_alembic
+from service.embedded import Postgres, Store, Webhook, prepare_folder, start_postgres, start_store
+from service.embedded.processes import answers
+from service.embedded.store import loopback_of
+from service.logs import configure_logs
+
+POSTGRES_PORT: Final = 5432
+STORE_PORT: Final = 9000
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104  # compared, not listened on
+LOOK_SECONDS: Final = 0.05
+QUIET_SECONDS: Final = 0.5
+
+
+def dev(
+    *,
+    data: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    minio: Path | None = None,
+    insecure: bool = False,
+    json: bool = False,
+) -> None:
+    """Run everything on this machine: PostgreSQL, a store, the API and a worker.
+
+    Parameters
+    ----------
+    data
+        The folder for all data, kept between runs. Default: one of the user's own.
+    host
+        The address that the API listens on.
+    port
+        The API's port. The servers behind it take the next free ports.
+    minio
+        A `minio` or `silo` binary to run in the place of the embedded store.
+    insecure
+        Let others reach the embedded store, although one of its holes lets any upload URL write any incoming key.
+    json
+        When all is ready, print one line of JSON and nothing else.
+    """
+    stop_on_sigterm()
+    configure_logs("info")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    check_exposure(host, minio=minio, insecure=insecure)
+    if host in EVERYWHERE and read_public_endpoint() is None:
+        print("upload URLs will name this machine's loopback address: set ASSAY_S3_PUBLIC_ENDPOINT for others", file=sys.stderr)
+    folder = prepare_folder(data or choose_folder())
+    with ExitStack() as stack:
+        listener = stack.enter_context(reserve_port(host, port))
+        development = start_servers(stack, folder, host=host, port=listener.getsockname()[1], minio=minio)
+        key = asyncio.run(keep_api_key(development))
+        watch = Watch(development, say=lambda: print(describe_json(development, key) if json else describe(development, key), flush=True))
+        from service.app import create_app  # loaded while the servers started
+
+        run_api(create_app(make_settings(development), with_worker=True), listener, on_start=watch.begin)
+    if watch.failure:
+        raise CommandError(watch.failure)
+
+
+def check_exposure(host: str, *, minio: Path | None, insecure: bool) -> None:
+    """Who lets others in must know what they get: storage-facts of the embedded store, and where others find the store."""
+    if host in LOOPBACK:
+        return
+    if minio is None and not insecure:
+        raise CommandError(
+            f"--host {host} would let others reach the embedded store, and one of its holes lets whoever holds one upload URL write any "
+            "other upload: give --minio PATH, or --insecure if everybody who can reach this machine is trusted"
+        )
+    if minio is not None and read_public_endpoint() is None:
+        raise CommandError(
+            f"--host {host} needs ASSAY_S3_PUBLIC_ENDPOINT, the store's address as others see it, such as http://192.0.2.7:9000: "
+            "upload URLs name it, and it is signed"
+        )
+
+
+def start_servers(stack: ExitStack, folder: Path, *, host: str, port: int, minio: Path | None) -> Development:
+    """Both at once, and our own imports meanwhile."""
+    if minio is not None and not os.access(minio, os.X_OK):
+        raise CommandError(f"--minio {minio} is no program that can be run")
+    identities = keep_identities(folder)
+    api = address_of(host, port)
+    postgres_port = stack.enter_context(claimed_port("127.0.0.1", POSTGRES_PORT))
+    store_port = stack.enter_context(claimed_port(host, STORE_PORT))
+
+    def prepare_postgres() -> Postgres:
+        postgres = stack.enter_context(start_postgres(folder, port=postgres_port, fsync=True))
+        run_alembic(postgres.url)
+        return postgres
+
+    def prepare_store() -> Store:
+        webhooks = {WEBHOOK_ID: Webhook(f"{api}/webhooks/minio", identities.webhook_token)}
+        store = stack.enter_context(start_store(folder, binary=minio, webhooks=webhooks, host=host, port=store_port))
+        bootstrap(make_deployment(store, identities))
+        return store
+
+    with ThreadPoolExecutor() as preparing:
+        postgres, store = preparing.submit(prepare_postgres), preparing.submit(prepare_store)
+        importlib.import_module("service.app")
+    return Development(folder=folder, api=api, postgres=postgres.result(), store=store.result(), identities=identities)
+
+
+def address_of(host: str, port: int) -> str:
+    """Where this machine itself finds what listens there."""
+    reach = loopback_of(host)
+    return f"http://[{reach}]:{port}" if ":" in reach else f"http://{reach}:{port}"
+
+
+class Watch:
+    """Says when all is ready, and ends the API when a server behind it has died."""
+
+    def __init__(self, development: Development, *, say: Callable[[], None]) -> None:
+        self.development = development
+        self.say = say
+        self.failure = ""
+        self.task: asyncio.Task[None] | None = None
+
+    def begin(self, server: Server) -> None:
+        self.task = asyncio.create_task(self.watch(server))
+
+    async def watch(self, server: Server) -> None:
+        said = False
+        while not server.should_exit:
+            if not said and await asyncio.to_thread(is_ready, self.development.api):
+                with suppress(BrokenPipeError):  # nobody reads it: no reason to stop
+                    self.say()
+                said = True
+            self.failure = self.development.describe_death()
+            if self.failure:
+                server.should_exit = True
+            await asyncio.sleep(LOOK_SECONDS if not said else QUIET_SECONDS)
+
+
+def is_ready(api: str) -> bool:
+    address = urlsplit(api)
+    return answers(address.port or 80, "/health/ready?full=1", host=address.hostname or "", status=200)

@@ -1,0 +1,64 @@
+"""`assay inspect`: why a file is stuck, and what happens next."""
+
+import os
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from service import database, problems
+from service.cli.errors import CommandError
+from service.inspection import Inspection, Place, inspect_file
+from service.queries.copies import Copy
+from service.resources import open_resources
+from service.settings import Settings, read_settings
+
+
+async def inspect(file_id: UUID, /, *, json: bool = False) -> None:
+    """Say where a file stands, why it waits and what happens next. Changes nothing.
+
+    Parameters
+    ----------
+    file_id
+        The file's id.
+    json
+        Print JSON.
+    """
+    settings = read_settings(os.environ, Settings)
+    async with open_resources(settings) as resources:
+        await database.check_version(resources.pool)
+        try:
+            inspection = await inspect_file(resources, file_id)
+        except problems.NotFound as error:
+            raise CommandError(f"there is no file {file_id}") from error
+    print(encode(inspection) if json else describe(inspection))
+
+
+def encode(inspection: Inspection) -> str:
+    return msgspec.json.encode(msgspec.to_builtins(inspection, enc_hook=str)).decode()
+
+
+def describe(inspection: Inspection) -> str:
+    fields = msgspec.structs.asdict(inspection.file)
+    lines = [f"{name:<18}{show(value)}" for name, value in fields.items() if value is not None]
+    lines += [f"{place.role:<18}{describe_place(place)}" for place in inspection.places]
+    lines += [f"{'copies row':<18}{describe_copy(copy)}" for copy in inspection.copies]
+    return "\n".join([*lines, "", f"why   {inspection.why}", f"next  {inspection.next}"])
+
+
+def show(value: Any) -> str:
+    return repr(value) if isinstance(value, str) and not value.isprintable() else str(value)
+
+
+def describe_place(place: Place) -> str:
+    where = f"{place.bucket}/{place.key}"
+    if place.error is not None:
+        return f"{where}: the store does not say ({place.error})"
+    if place.size is None:
+        return f"{where}: nothing"
+    return f"{where}: {place.size} bytes, {place.content_type}, ETag {place.etag}, {place.last_modified}"
+
+
+def describe_copy(copy: Copy) -> str:
+    end = f"doomed {copy.doomed_at}" if copy.doomed_at else f"lease until {copy.lease_until}"
+    return f"{copy.vault_key}: since {copy.created_at}, {end}{', multipart upload' if copy.upload_id else ''}"

@@ -1,0 +1,18 @@
+"""`assay sweep`."""
+
+import os
+
+from service import database
+from service.logs import configure_logs
+from service.resources import open_resources
+from service.settings import Settings, read_settings
+from service.sweeper import sweep as sweep_now
+
+
+async def sweep() -> None:
+    """Remove what is left behind and due, now. Every worker does this by itself."""
+    settings = read_settings(os.environ, Settings)
+    configure_logs(settings.log_level)
+    async with open_resources(settings) as resources:
+        await database.check_version(resources.pool)
+        print(f"{await sweep_now(resources)} leftovers removed")

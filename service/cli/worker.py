@@ -1,0 +1,65 @@
+"""`assay worker`: verification and sweeping without an API."""
+
+import asyncio
+import contextlib
+import os
+import signal
+
+import structlog
+import uvloop
+from prometheus_client import start_http_server
+
+from service import database
+from service.cli.api import stop_on_sigterm
+from service.logs import configure_logs
+from service.resources import Resources, open_resources
+from service.settings import Settings, read_settings
+from service.worker import Worker
+
+log = structlog.get_logger()
+
+
+def worker(*, metrics_port: int | None = None, metrics_host: str = "127.0.0.1") -> None:
+    """Run a worker, set up by ASSAY_* variables. SIGTERM: what is under way is finished, or its lease given back.
+
+    Parameters
+    ----------
+    metrics_port
+        Serve this worker's own counters to Prometheus there; the API's `/metrics` counts what the API does.
+    metrics_host
+        The address for them.
+    """
+    stop_on_sigterm()
+    settings = read_settings(os.environ, Settings)
+    configure_logs(settings.log_level)
+    if metrics_port is not None:
+        start_http_server(metrics_port, metrics_host)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work_until_stopped(settings))
+
+
+async def work_until_stopped(settings: Settings) -> None:
+    """Raises SchemaError."""
+    async with open_resources(settings) as resources:
+        working = asyncio.create_task(work(resources))
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, working.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+        log.info("worker stopped")
+
+
+async def work(resources: Resources) -> None:
+    await wait_for_schema(resources)
+    log.info("worker started", slots=resources.settings.worker_slots)
+    await Worker(resources).run()
+
+
+async def wait_for_schema(resources: Resources) -> None:
+    """Until the database answers; SchemaError when its schema is another than ours."""
+    while True:
+        try:
+            return await database.check_version(resources.pool)
+        except database.UNREACHABLE as error:
+            log.warning("database away", error=type(error).__name__)
+        await asyncio.sleep(1)

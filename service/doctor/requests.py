@@ -1,0 +1,58 @@
+"""Requests as a client sends them: without a key of ours, with whatever headers."""
+
+import asyncio
+import http.client
+import ssl
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import urlsplit
+from xml.etree import ElementTree as ET
+
+import msgspec
+
+from service.object_store import StoreUnavailable
+
+SECONDS: Final = 15.0
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """`code` is the store's own; `date` its clock."""
+
+    status: int
+    code: str | None
+    date: str | None
+
+
+async def send(method: str, url: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+    """One request with these headers, Host and the body's length. Raises StoreUnavailable."""
+    try:
+        return await asyncio.to_thread(send_now, method, url, body=body, headers=headers or {})
+    except (OSError, http.client.HTTPException) as error:
+        raise StoreUnavailable(f"{method} {urlsplit(url).netloc}: {type(error).__name__}") from error
+
+
+def send_now(method: str, url: str, *, body: bytes, headers: Mapping[str, str]) -> Answer:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme == "https":
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            host, parts.port, timeout=SECONDS, context=ssl.create_default_context()
+        )
+    else:
+        connection = http.client.HTTPConnection(host, parts.port, timeout=SECONDS)
+    try:
+        connection.putrequest(method, f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}", skip_accept_encoding=True)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        response = connection.getresponse()
+        return Answer(response.status, read_code(response.read()), response.headers.get("Date"))
+    finally:
+        connection.close()
+
+
+def read_code(body: bytes) -> str | None:
+    try:
+        return ET.fromstring(body).findtext("{*}Code") if body.startswith(b"<") else None  # noqa: S314  # an answer of our own store
+    except ET.ParseError:
+        return None

@@ -1,0 +1,57 @@
+"""What every route may answer beside its own: problem documents, as OpenAPI describes them, and as they are sent."""
+
+from collections import defaultdict
+from typing import Annotated, Any, Final, cast
+
+import msgspec
+from litestar import Request, Response
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
+
+from service import problems
+from service.problems import FieldError, Problem
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+
+class ProblemDocument(msgspec.Struct, kw_only=True):
+    """A refusal (RFC 9457). Further members depend on the type: `state`, `limit`, `reason`."""
+
+    type: Annotated[str, msgspec.Meta(description="A URN that names the problem; docs/problems.md has them all")]
+    title: str
+    status: int
+    detail: str | None = None
+    errors: list[FieldError] | None = None
+
+
+def render_problem(problem: Problem) -> Response[dict[str, Any]]:
+    """The answer that tells a client of this problem."""
+    return Response(problem.document(), status_code=problem.status, media_type=MEDIA_TYPE, headers=problem.headers)
+
+
+ANYWHERE: Final = (problems.Unauthorized, problems.Forbidden, problems.DatabaseUnavailable)
+READS_JSON: Final = (problems.MalformedBody, problems.InvalidRequest, problems.BodyTooLarge, problems.UnsupportedMediaType)
+
+
+def refusals(*kinds: type[Problem]) -> dict[int, ResponseSpec]:
+    """The OpenAPI description of these problems, one answer a status."""
+    by_status: dict[int, list[type[Problem]]] = defaultdict(list)
+    for kind in kinds:
+        by_status[kind.status].append(kind)
+    return {status: describe_status(named) for status, named in sorted(by_status.items())}
+
+
+def describe_status(kinds: list[type[Problem]]) -> ResponseSpec:
+    return ResponseSpec(
+        data_container=ProblemDocument,
+        description="; ".join(f"`{kind.type}`: {kind.title}" for kind in kinds),
+        media_type=cast("Any", MEDIA_TYPE),  # Litestar's type knows only its own enum, its code takes any text
+        generate_examples=False,
+        examples=[Example(summary=kind.title, value=kind().document()) for kind in kinds],
+    )
+
+
+def read_raw_path(request: Request[Any, Any, Any]) -> bytes:
+    """The path as it was sent: percent-encoded, without the query."""
+    raw: bytes = request.scope["raw_path"]
+    return raw.partition(b"?")[0]

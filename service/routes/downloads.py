@@ -1,0 +1,203 @@
+"""`GET` and `HEAD /files/{id}`: the bytes of a proved file."""
+
+import asyncio
+import contextlib
+from typing import Annotated, Any, Final, Literal, cast
+from uuid import UUID
+
+import structlog
+from litestar import HttpMethod, Request, Response, route
+from litestar.datastructures import ResponseHeader, State
+from litestar.di import NamedDependency, Provide
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import FromPath, QueryParameter
+from litestar.types import Receive, Scope, Send
+
+from service import problems
+from service.auth import Principal
+from service.downloads import PAUSE_SECONDS, Downloads, Source, find_readable, open_source, read_chunk
+from service.object_store import StoreError
+from service.representation import Headers, choose_span, describe_body, describe_file, is_not_modified
+from service.resources import Resources
+from service.routes.answers import ANYWHERE, refusals
+
+CONDITIONAL_HEADERS: Final = ("if-match", "if-unmodified-since", "if-none-match", "if-modified-since", "if-range", "range")
+ANY_TYPE: Final = cast("Any", "*/*")
+"""The file's own; Litestar's type knows only its own enum, its code takes any text."""
+SENT_HEADERS: Final = {
+    "ETag": "The SHA-256, strong",
+    "Repr-Digest": "The SHA-256 (RFC 9530)",
+    "Last-Modified": "When the file was proved",
+    "Content-Disposition": "The filename (RFC 6266)",
+}
+
+log = structlog.get_logger()
+
+
+class Body:
+    """An ASGI application that sends the headers and then what `source` gives (downloads.py, step 4)."""
+
+    def __init__(self, downloads: Downloads, source: Source | None, *, status: int, headers: dict[str, str]) -> None:
+        self.downloads = downloads
+        self.source = source
+        self.status = status
+        self.headers = headers
+        self.lent = 0
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.start(send)
+            if self.source is None or self.source.left == 0:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
+                await self.stream(self.source, receive, send)
+        finally:
+            if self.source is not None:
+                self.downloads.threads.submit(self.source.close)
+
+    async def start(self, send: Send) -> None:
+        encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()]
+        await send({"type": "http.response.start", "status": self.status, "headers": encoded})
+
+    async def stream(self, source: Source, receive: Receive, send: Send) -> None:
+        sending = asyncio.create_task(self.send_all(source, send))
+        leaving = asyncio.create_task(wait_for_disconnect(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        except StoreError as error:
+            # Nothing more is sent, and the announced length is not reached: the server drops the connection.
+            log.error("download cut", object=source.key, position=source.position, error=str(error))  # noqa: TRY400  # no fault of ours
+        finally:
+            await stop(sending, leaving)
+
+    async def send_all(self, source: Source, send: Send) -> None:
+        """Chunk after chunk; while there is memory to spare, the next one is read as the client takes this one."""
+        reading: asyncio.Task[bytes] | None = None
+        try:
+            while source.left or reading:
+                chunk = await (reading or self.read(source))
+                size, more = len(chunk), source.left > 0
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                del chunk
+                reading = asyncio.create_task(self.read(source)) if more and self.downloads.has_plenty else None
+                await self.drain(source, send, more=more)
+                self.give_back(size)
+        finally:
+            if reading:
+                reading.cancel()
+            self.give_back(self.lent)
+
+    async def read(self, source: Source) -> bytes:
+        """The next chunk, in memory that is lent until it is given back."""
+        size = self.downloads.lend(source.left)
+        self.lent += size
+        chunk = await read_chunk(self.downloads, source, size)
+        self.give_back(size - len(chunk))
+        return chunk
+
+    def give_back(self, size: int) -> None:
+        self.lent -= size
+        self.downloads.give_back(size)
+
+    async def drain(self, source: Source, send: Send, *, more: bool) -> None:
+        """The server takes an empty piece only when the transport is all but empty: then the last chunk's memory is free."""
+        draining = asyncio.ensure_future(send({"type": "http.response.body", "body": b"", "more_body": more}))
+        try:
+            done, _ = await asyncio.wait({draining}, timeout=PAUSE_SECONDS)
+            if not done:
+                await self.downloads.run(source.let_go)
+            await draining
+        finally:
+            draining.cancel()
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def stop(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+class Download(Response[None]):
+    """A response that is a stream of our own; `source` None: an answer without a body."""
+
+    def __init__(self, downloads: Downloads, source: Source | None, *, status: int, headers: dict[str, str]) -> None:
+        super().__init__(None, status_code=status, headers=headers)
+        self.body = Body(downloads, source, status=status, headers=headers)
+
+    def to_asgi_response(self, *_: object, **__: object) -> Any:
+        """Litestar's hook: what it returns is called with scope, receive and send."""
+        return self.body
+
+
+def name_operation(_: object, method: HttpMethod | str, __: object) -> str:
+    return f"{str(getattr(method, 'value', method)).lower()}File"
+
+
+def provide_downloads(state: State, resources: NamedDependency[Resources]) -> Downloads:
+    """One an app, made for its first download."""
+    if "downloads" not in state:
+        state["downloads"] = Downloads(resources.settings.download_buffers)
+    downloads: Downloads = state["downloads"]
+    return downloads
+
+
+@route(
+    "/files/{file_id:uuid}",
+    http_method=[HttpMethod.GET, HttpMethod.HEAD],
+    operation_id=name_operation,
+    summary="Download a file",
+    description="The bytes, which hash to the file's `hash`. One `Range` is honoured; several, or one in a HEAD, are ignored.",
+    tags=["files"],
+    dependencies={"downloads": Provide(provide_downloads, sync_to_thread=False)},
+    response_headers=[ResponseHeader(name=name, description=text, documentation_only=True) for name, text in SENT_HEADERS.items()],
+    responses={
+        200: ResponseSpec(bytes, description="The whole file", media_type=ANY_TYPE, generate_examples=False),
+        206: ResponseSpec(bytes, description="The range that was asked for", media_type=ANY_TYPE, generate_examples=False),
+        304: ResponseSpec(None, description="The client has it already", generate_examples=False),
+        **refusals(
+            *ANYWHERE,
+            problems.InvalidRequest,
+            problems.NotFound,
+            problems.NotReady,
+            problems.FileRejected,
+            problems.FileDamaged,
+            problems.FileGone,
+            problems.PreconditionFailed,
+            problems.RangeNotSatisfiable,
+            problems.ObjectStoreUnavailable,
+        ),
+    },
+)
+async def read_file(
+    request: Request[Any, Any, Any],
+    file_id: FromPath[UUID],
+    resources: NamedDependency[Resources],
+    principal: NamedDependency[Principal],
+    downloads: NamedDependency[Downloads],
+    disposition: Annotated[
+        Literal["attachment", "inline"], QueryParameter(description="`inline` shows harmless types in a browser; others stay attachments")
+    ] = "attachment",
+) -> Response[Any]:
+    file = await find_readable(resources, file_id, owner=principal.acting_for)
+    headers, asked = describe_file(file, inline=disposition == "inline"), read_conditions(request)
+    if is_not_modified(file, asked):
+        return Download(downloads, None, status=304, headers=headers)
+    if request.method == "HEAD":  # from the row alone; ranges are for GET (RFC 9110, 14.2)
+        return Download(downloads, None, status=200, headers=headers | describe_body(file, None))
+    span = choose_span(file, asked)
+    source = await open_source(resources, downloads, file, span)
+    return Download(downloads, source, status=200 if span is None else 206, headers=headers | describe_body(file, span))
+
+
+def read_conditions(request: Request[Any, Any, Any]) -> Headers:
+    lines = {name: request.headers.getall(name, []) for name in CONDITIONAL_HEADERS}
+    return {name: ", ".join(values) for name, values in lines.items() if values}

@@ -1,0 +1,225 @@
+"""`/files`: declare, list, look at, delete."""
+
+from datetime import datetime
+from typing import Annotated, Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+import msgspec
+from litestar import Request, Response, delete, get, post
+from litestar.datastructures import ResponseHeader
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
+from litestar.params import Body, FromPath, HeaderParameter, QueryParameter
+
+from service import declarations, listing, problems, uploads
+from service.auth import Principal
+from service.model import Declaration, File, Rejection, State
+from service.problems import InvalidRequest
+from service.queries.listing import Filters
+from service.resources import Resources
+from service.routes.answers import ANYWHERE, READS_JSON, refusals
+
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", description="SHA-256, 64 lower-case hexadecimal digits")]
+Wait = Annotated[int, QueryParameter(name="wait", ge=0, le=50, description="Seconds to wait for the file to leave pending and verifying")]
+LOCATION = ResponseHeader(name="Location", description="The path of the file's metadata", documentation_only=True)
+REPLAYED = ResponseHeader(name="Idempotency-Replayed", description="`true`: an earlier request declared the file", documentation_only=True)
+LISTING_PARAMETERS = frozenset({"limit", "cursor", "state", "filename", "content_type", "hash", "created_after", "created_before", "owner"})
+PHOTO = {"filename": "photo.jpg", "size": 482113, "content_type": "image/jpeg", "metadata": {"album": "winter"}}
+
+
+class DeclareRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a client says about a file before it sends it."""
+
+    filename: Annotated[str, msgspec.Meta(description="1 to 255 bytes of UTF-8, no path, no control characters")]
+    size: Annotated[int, msgspec.Meta(ge=0, description="Bytes, exactly")]
+    content_type: Annotated[str, msgspec.Meta(description="A media type; absent: not declared, so not compared")] | None = None
+    sha256: Annotated[str, msgspec.Meta(description="The digest of the bytes; the store refuses any others")] | None = None
+    metadata: Annotated[dict[str, str], msgspec.Meta(description="At most 32 pairs, 4 KiB in all")] = {}
+    multipart: bool | None = None
+    owner: Annotated[str, msgspec.Meta(description="Whose file it is; another's only with the scope admin")] | None = None
+
+
+class FileMetadata(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a file. `hash`, `upload_date` and `minio_object_name` are null until its bytes are proved."""
+
+    id: UUID
+    filename: str
+    size: int
+    content_type: str
+    hash: Digest | None
+    upload_date: datetime | None
+    minio_object_name: UUID | None
+    state: State
+    declared_sha256: Digest | None
+    metadata: dict[str, str]
+    created_at: datetime
+    expires_at: datetime
+    rejection: Rejection | None
+
+
+class DeclaredFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file, and how to send its bytes: null when it needs none any more."""
+
+    file: FileMetadata
+    upload: uploads.Upload | None
+
+
+class FilePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest first. `next` is the cursor of the page behind this one, null at the end; a page may be short although more follow."""
+
+    files: list[FileMetadata]
+    next: str | None
+
+
+def describe_file(file: File) -> FileMetadata:
+    """A row as clients see it."""
+    rejection = None if file.rejection_reason is None else Rejection(file.rejection_reason, file.rejection_detail or "")
+    return FileMetadata(
+        id=file.id,
+        filename=file.filename,
+        size=file.size,
+        content_type=file.served_content_type,
+        hash=str(file.hash) if file.hash else None,
+        upload_date=file.upload_date,
+        minio_object_name=file.minio_object_name,
+        state=file.state,
+        declared_sha256=str(file.declared_sha256) if file.declared_sha256 else None,
+        metadata=file.metadata,
+        created_at=file.created_at,
+        expires_at=file.expires_at,
+        rejection=rejection,
+    )
+
+
+def describe_declared(declared: uploads.Declared) -> DeclaredFile:
+    return DeclaredFile(file=describe_file(declared.file), upload=declared.upload)
+
+
+def metadata_path(resources: Resources, file_id: UUID) -> str:
+    """The absolute path of a file's metadata, behind any proxy."""
+    return f"{resources.settings.base_path}/files/{file_id}/metadata"
+
+
+def read_declaration(request: DeclareRequest, principal: Principal) -> Declaration:
+    """Raises InvalidRequest, Forbidden, MultipartNotAvailable."""
+    owner = principal.act_as(request.owner)
+    if not owner or "\x00" in owner or len(owner) > declarations.LONGEST_FILENAME_BYTES:
+        raise InvalidRequest.at("owner", "expected 1 to 255 characters without NUL")
+    declaration = Declaration(
+        owner=owner,
+        filename=declarations.check_filename(request.filename),
+        size=request.size,
+        content_type=None if request.content_type is None else declarations.check_content_type(request.content_type),
+        sha256=None if request.sha256 is None else declarations.parse_sha256(request.sha256),
+        metadata=declarations.check_metadata(request.metadata),
+    )
+    if request.multipart:
+        raise problems.MultipartNotAvailable.at("multipart", "send false, or leave it out: every file goes in one PUT")
+    return declaration
+
+
+@post(
+    "/files",
+    operation_id="declareFile",
+    summary="Declare a file and get the URL for its bytes",
+    tags=["files"],
+    response_headers=[LOCATION, REPLAYED],
+    responses={
+        200: ResponseSpec(DeclaredFile, description="The file that an earlier request declared", generate_examples=False),
+        **refusals(*ANYWHERE, *READS_JSON, problems.FileTooLarge, problems.MultipartNotAvailable, problems.IdempotencyMismatch),
+    },
+)
+async def declare_file(
+    request: Request[Any, Any, Any],
+    data: Annotated[DeclareRequest, Body(examples=[Example(summary="A photo", value=PHOTO)])],
+    resources: NamedDependency[Resources],
+    principal: NamedDependency[Principal],
+    idempotency_key: Annotated[
+        str | None,
+        HeaderParameter(name="Idempotency-Key", pattern=r"^[\x21-\x7e]{1,255}$", description="A retry gets the same file; kept 24 h"),
+    ] = None,
+) -> Response[DeclaredFile]:
+    declaration = read_declaration(data, principal)
+    if idempotency_key is None:
+        declared = await uploads.declare_file(resources, declaration)
+    else:
+        body = declarations.digest_declaration(declaration)
+        declared = await uploads.declare_file_once(resources, declaration, key=idempotency_key, request=body)
+    request.scope["state"]["file_id"] = declared.file.id
+    headers = {"Location": metadata_path(resources, declared.file.id)}
+    if declared.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return Response(describe_declared(declared), status_code=200 if declared.replayed else 201, headers=headers)
+
+
+@get(
+    "/files",
+    operation_id="listFiles",
+    summary="List your files, newest first",
+    tags=["files"],
+    response_headers=[ResponseHeader(name="Link", description='The next page: `<…>; rel="next"`', documentation_only=True)],
+    responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.InvalidCursor),
+)
+async def list_files(
+    request: Request[Any, Any, Any],
+    resources: NamedDependency[Resources],
+    principal: NamedDependency[Principal],
+    limit: Annotated[int, QueryParameter(ge=1, le=1000, description="Files a page")] = 100,
+    cursor: Annotated[str | None, QueryParameter(description="`next` of the page before, with the same filters")] = None,
+    states: Annotated[
+        list[State] | None, QueryParameter(name="state", description="Any of these; absent: all but expired and deleted")
+    ] = None,
+    filename: Annotated[str | None, QueryParameter(description="The whole name, or a prefix and `*`")] = None,
+    content_type: Annotated[str | None, QueryParameter(description="The whole media type")] = None,
+    hash: Annotated[str | None, QueryParameter(description="SHA-256 in hexadecimal")] = None,
+    created_after: Annotated[datetime | None, QueryParameter(description="RFC 3339, with an offset")] = None,
+    created_before: Annotated[datetime | None, QueryParameter(description="RFC 3339, with an offset")] = None,
+    owner: Annotated[str | None, QueryParameter(description="Only for a key with the scope admin")] = None,
+) -> Response[FilePage]:
+    listing.check_query(request.query_params.multi_items(), known=LISTING_PARAMETERS)
+    filters = Filters(
+        states=tuple(sorted(set(states))) if states else listing.SHOWN_STATES,
+        filename=filename,
+        content_type=content_type,
+        hash=None if hash is None else declarations.parse_sha256(hash, field="hash"),
+        created_after=listing.check_time(created_after, field="created_after"),
+        created_before=listing.check_time(created_before, field="created_before"),
+    )
+    page = await listing.list_page(resources, principal.act_as(owner), filters, cursor=cursor, limit=limit)
+    answer = FilePage(files=[describe_file(file) for file in page.files], next=page.next)
+    return Response(answer, headers=link_next(request, resources, page.next))
+
+
+def link_next(request: Request[Any, Any, Any], resources: Resources, cursor: str | None) -> dict[str, str]:
+    """The same request, one page on (RFC 8288)."""
+    if cursor is None:
+        return {}
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+    return {"Link": f'<{resources.settings.base_path}/files?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'}
+
+
+@get(
+    "/files/{file_id:uuid}/metadata",
+    operation_id="readMetadata",
+    summary="What is known of a file; waits for its proof if asked to",
+    tags=["files"],
+    responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
+)
+async def read_metadata(
+    file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal], wait: Wait = 0
+) -> FileMetadata:
+    file = await uploads.find_file(resources, file_id, owner=principal.acting_for)
+    return describe_file(await uploads.wait_until_final(resources, file, seconds=wait))
+
+
+@delete(
+    "/files/{file_id:uuid}",
+    operation_id="deleteFile",
+    summary="Cancel or delete, in any state",
+    tags=["files"],
+    responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
+)
+async def delete_file(file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal]) -> None:
+    await uploads.delete_file(resources, file_id, owner=principal.acting_for)

@@ -1,0 +1,138 @@
+"""`/health/live`, `/health/ready`, `/metrics`: open to all, and cheap enough for that.
+
+Ready fails for this process alone: while it starts, while it stops, over a schema that is not its own. A database or a store that is
+away makes every process `degraded`, and taking all of them out of a balancer would help nobody: 200, unless `?full=1` asks for it.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Iterable
+from typing import Annotated, Final, Literal
+
+import asyncpg
+import msgspec
+import structlog
+from litestar import Response, get
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import QueryParameter
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from service import database, problems
+from service.object_store import StoreError
+from service.queries import health
+from service.resources import Resources
+from service.routes.answers import refusals
+
+PATIENCE_SECONDS: Final = 2.0
+LAST_EVENT: Final = "assay_last_event_timestamp_seconds"
+
+Phase = Literal["starting", "running", "wrong-schema", "stopping"]
+log = structlog.get_logger()
+
+
+class Readiness(msgspec.Struct):
+    """What this process is doing; `detail` says what is wrong with it."""
+
+    phase: Phase = "starting"
+    detail: str | None = None
+
+
+class HealthReport(msgspec.Struct, frozen=True):
+    """`away` names the servers behind this one that do not answer."""
+
+    status: Literal["live", "ready", "degraded", "starting", "wrong-schema", "stopping"]
+    away: list[str] = []
+    detail: str | None = None
+
+
+@get("/health/live", operation_id="isLive", summary="This process answers", tags=["health"], security=[])
+async def is_live() -> HealthReport:
+    return HealthReport("live")
+
+
+@get(
+    "/health/ready",
+    operation_id="isReady",
+    summary="This process can serve",
+    tags=["health"],
+    security=[],
+    responses={
+        503: ResponseSpec(HealthReport, description="It cannot, or with full=1: something is away", generate_examples=False),
+        **refusals(problems.InvalidRequest),
+    },
+)
+async def is_ready(
+    resources: NamedDependency[Resources],
+    readiness: NamedDependency[Readiness],
+    full: Annotated[int, QueryParameter(ge=0, le=1, description="1: fail when the database or the store is away, too")] = 0,
+) -> Response[HealthReport]:
+    if readiness.phase != "running":
+        return Response(HealthReport(readiness.phase, detail=readiness.detail), status_code=503)
+    away = await find_away(resources)
+    report = HealthReport("degraded" if away else "ready", away)
+    return Response(report, status_code=503 if away and full else 200)
+
+
+async def find_away(resources: Resources) -> list[str]:
+    asked: dict[str, Awaitable[None]] = {
+        "database": health.ping(resources.pool),
+        "store": resources.store.check_health(timeout_seconds=PATIENCE_SECONDS),
+    }
+    answers = await asyncio.gather(*(answers_in_time(question) for question in asked.values()))
+    return [name for name, answered in zip(asked, answers, strict=True) if not answered]
+
+
+async def answers_in_time(question: Awaitable[None]) -> bool:
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await question
+    except (StoreError, asyncpg.PostgresError, *database.UNREACHABLE):
+        return False
+    return True
+
+
+@get("/metrics", operation_id="readMetrics", summary="For Prometheus", tags=["health"], security=[], media_type=CONTENT_TYPE_LATEST)
+async def read_metrics(resources: NamedDependency[Resources]) -> bytes:
+    """Counters of this process (of all on this machine, with PROMETHEUS_MULTIPROC_DIR), and the backlog as the database has it."""
+    kept = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        kept = CollectorRegistry()
+        multiprocess.MultiProcessCollector(kept)  # type: ignore[no-untyped-call]  # the library leaves it untyped
+    measured = CollectorRegistry()
+    measured.register(Backlog(await measure_backlog(resources), last_event=kept.get_sample_value(LAST_EVENT) or None))
+    return generate_latest(kept) + generate_latest(measured)
+
+
+async def measure_backlog(resources: Resources) -> health.Backlog | None:
+    """None: the database is away, and the counters are all there is to tell."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await health.measure_backlog(resources.pool)
+    except (asyncpg.PostgresError, *database.UNREACHABLE) as error:
+        log.warning("backlog not measured", error=type(error).__name__)
+        return None
+
+
+class Backlog(Collector):
+    """One scrape's gauges."""
+
+    def __init__(self, measured: health.Backlog | None, *, last_event: float | None) -> None:
+        self.measured = measured
+        self.last_event = last_event
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        yield GaugeMetricFamily("assay_database_up", "Whether the database answered this scrape.", value=float(self.measured is not None))
+        if self.last_event is not None:
+            yield GaugeMetricFamily("assay_last_event_age_seconds", "Since the store's last event.", value=time.time() - self.last_event)
+        if self.measured is None:
+            return
+        yield GaugeMetricFamily("assay_overdue_files", "Due, and nobody holds a live lease.", value=self.measured.overdue)
+        yield GaugeMetricFamily("assay_overdue_oldest_seconds", "How long the oldest is overdue.", value=self.measured.overdue_seconds)
+        yield GaugeMetricFamily("assay_verifying_files", "Announced, not proved yet.", value=self.measured.verifying)
+        yield GaugeMetricFamily("assay_verifying_oldest_seconds", "Age of the oldest of them.", value=self.measured.verifying_seconds)
+        yield GaugeMetricFamily("assay_copies", "Vault keys that are being written.", value=self.measured.copies)
+        yield GaugeMetricFamily("assay_doomed_copies", "Vault keys whose objects are to go.", value=self.measured.doomed_copies)

@@ -1,0 +1,51 @@
+"""The request class of every route: it reads JSON strictly, straight into the struct that the handler names."""
+
+import re
+from typing import Any, Final
+
+import msgspec
+from litestar import Request
+
+from service.problems import FieldError, InvalidRequest, MalformedBody, UnsupportedMediaType
+
+AT_FIELD: Final = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
+NAMED_FIELD: Final = re.compile(r"field `([^`]+)`")
+
+
+class JsonRequest(Request[Any, Any, Any]):
+    """Litestar would turn "5" into 5 and true into 1; a declaration means what it says."""
+
+    async def json(self) -> Any:
+        """The body as the handler's `data`. Raises UnsupportedMediaType, MalformedBody, InvalidRequest."""
+        field = self.route_handler.parsed_data_field
+        check_media_type(self.headers.get("content-type"))
+        return decode_body(await self.body(), field.annotation if field else Any)
+
+
+def check_media_type(header: str | None) -> None:
+    essence = (header or "").partition(";")[0].strip().lower()
+    if essence != "application/json":
+        raise UnsupportedMediaType("Content-Type: send the body as application/json", headers={"Accept": "application/json"})
+
+
+def decode_body(body: bytes, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        wrong = describe_error(str(error))
+        raise InvalidRequest(f"{wrong.field}: {wrong.detail}", errors=(wrong,)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedBody(f"the body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise MalformedBody("the body is nested too deeply") from error
+
+
+def describe_error(text: str) -> FieldError:
+    """msgspec's sentence, with the field it is about in front."""
+    at = AT_FIELD.search(text)
+    named = NAMED_FIELD.search(text)
+    path = at[1] if at else ""
+    if named is None:
+        return FieldError(path or "body", AT_FIELD.sub("", text))
+    detail = "is no field of this request: leave it out" if "unknown" in text else "is required"
+    return FieldError(f"{path}.{named[1]}" if path else named[1], detail)

@@ -1,0 +1,95 @@
+"""`/schema`: the OpenAPI 3.1 document, and for a browser the page that shows it, with no file from outside."""
+
+import importlib.resources
+from functools import cache
+from typing import Any, Final
+
+from litestar import MediaType, Request, Response, Router, get
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import OpenAPIRenderPlugin
+from litestar.openapi.spec import Components, Contact, License, SecurityScheme, Server, Tag
+from litestar.serialization import encode_json
+
+from service.problems import NotFound
+
+CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+MEDIA_TYPES: Final = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript", "start.js": "text/javascript"}
+PAGE: Final = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Assay: the API</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="BASE/schema/swagger-ui.css">
+<script src="BASE/schema/swagger-ui-bundle.js" defer></script>
+<script src="BASE/schema/start.js" defer></script>
+</head>
+<body><div id="page" data-document="BASE/schema/openapi.json"></div></body>
+</html>
+"""
+
+
+class DocumentOrPage(OpenAPIRenderPlugin):
+    """The document; at `/schema` the page instead for whoever accepts HTML."""
+
+    def __init__(self, base_path: str) -> None:
+        super().__init__(path=["/", "/openapi.json"], media_type=MediaType.JSON)
+        self.page = PAGE.replace("BASE", base_path).encode()
+        self.document = b""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        if "text/html" in request.headers.get("accept", "") and not request.scope["path"].endswith(".json"):
+            return self.page
+        self.document = self.document or encode_json(openapi_schema)
+        return self.document
+
+
+async def set_headers(response: Response[Any]) -> Response[Any]:
+    """Litestar gives all that a plugin renders one media type, and a page of its own to what it does not find."""
+    if response.status_code == 404:
+        raise NotFound("no such file beside the document")
+    if isinstance(response.content, bytes) and response.content.startswith(b"<!doctype"):
+        response.media_type = MediaType.HTML
+        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Vary", "Accept")
+    return response
+
+
+@get([f"/{name}" for name in MEDIA_TYPES], sync_to_thread=False)
+def read_asset(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """The page's own files."""
+    name = request.scope["path"].rpartition("/")[2]
+    return Response(load_asset(name), media_type=MEDIA_TYPES[name], headers={"Cache-Control": "public, max-age=3600"})
+
+
+@cache
+def load_asset(name: str) -> bytes:
+    return (importlib.resources.files("service") / "web" / "swagger" / name).read_bytes()
+
+
+def describe_api(base_path: str, version: str) -> OpenAPIConfig:
+    """What of the document is not said beside the handlers."""
+    return OpenAPIConfig(
+        title="Assay",
+        version=version,
+        summary="Presigned uploads to MinIO that are proved before anyone can read them.",
+        description="Errors are problem documents (RFC 9457). Clients ignore members that they do not know: they are only ever added.",
+        license=License(name="Apache-2.0", identifier="Apache-2.0"),
+        contact=Contact(name="Assay"),
+        servers=[Server(url=base_path or "/")],
+        tags=[Tag(name="files"), Tag(name="uploads"), Tag(name="webhooks"), Tag(name="health")],
+        components=Components(
+            security_schemes={
+                "bearer": SecurityScheme(type="http", scheme="bearer", description="An API key: `assay keys create`"),
+                "webhook": SecurityScheme(type="http", scheme="bearer", description="The store's own token: ASSAY_WEBHOOK_TOKEN"),
+            }
+        ),
+        path="/schema",
+        render_plugins=[DocumentOrPage(base_path)],
+        openapi_router=Router("/schema", route_handlers=[read_asset], include_in_schema=False, after_request=set_headers),
+    )

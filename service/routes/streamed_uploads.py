@@ -1,0 +1,173 @@
+"""`POST /files/upload`: the one-request way, for clients that cannot do two. The bytes go through us, straight into the vault."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, post
+from litestar.di import NamedDependency
+from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
+from litestar.params import HeaderParameter, QueryParameter
+
+from service import declarations, problems
+from service.auth import Principal
+from service.content_disposition import parse_filename
+from service.model import Sha256
+from service.problems import InvalidRequest
+from service.representation import parse_repr_digest
+from service.request_bodies import FORM_FIELD, FormReader, find_boundary, read_body
+from service.resources import Resources
+from service.routes.answers import ANYWHERE, refusals
+from service.routes.files import LOCATION, FileMetadata, describe_file, metadata_path
+from service.senders import Senders
+from service.streamed_uploads import Announced, check_size, upload_stream
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What the request says about its file, checked."""
+
+    filename: str
+    content_type: str | None
+    sha256: Sha256 | None
+
+
+@dataclass
+class FormOrBytes(Operation):
+    """An operation whose body is the file, in a form or by itself."""
+
+    def __post_init__(self) -> None:
+        binary = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+        form = Schema(type=OpenAPIType.OBJECT, properties={FORM_FIELD: binary}, required=[FORM_FIELD])
+        content = {"multipart/form-data": OpenAPIMediaType(schema=form), "application/octet-stream": OpenAPIMediaType(schema=binary)}
+        self.request_body = RequestBody(content=content, description="The file: the form's field `file`, or the body itself", required=True)
+
+
+@post(
+    "/files/upload",
+    status_code=201,
+    operation_id="uploadFile",
+    operation_class=FormOrBytes,
+    summary="Send a file in one request",
+    description="Hashed on its way into the vault: the answer is a `ready` file. Nothing is kept of a request that fails.",
+    tags=["uploads"],
+    request_max_body_size=None,
+    response_headers=[LOCATION],
+    responses=refusals(
+        *ANYWHERE,
+        problems.InvalidRequest,
+        problems.MalformedBody,
+        problems.IncompleteBody,
+        problems.SlowSender,
+        problems.FileTooLarge,
+        problems.UnsupportedMediaType,
+        problems.DigestMismatch,
+        problems.ObjectStoreUnavailable,
+        problems.Unavailable,
+    ),
+)
+async def upload_file(
+    request: Request[Any, Any, Any],
+    resources: NamedDependency[Resources],
+    principal: NamedDependency[Principal],
+    filename: Annotated[str | None, QueryParameter(description="The name, where neither the form nor Content-Disposition says it")] = None,
+    repr_digest: Annotated[str | None, HeaderParameter(name="Repr-Digest", description="RFC 9530; the declared digest of the file")] = None,
+) -> Response[FileMetadata]:
+    sha256 = None if repr_digest is None else parse_repr_digest(repr_digest)
+    boundary = find_boundary(request.headers.get("content-type", ""))
+    if boundary is not None:
+        return await stream_form(request, resources, principal, boundary=boundary, filename=filename, sha256=sha256)
+    name = filename or read_disposition(request.headers.get("content-disposition", ""))
+    given = request.headers.get("content-type")
+    content_type = None if given is None else declarations.check_content_type(given, field="Content-Type")
+    return await stream_file(
+        request, resources, principal, filename=declarations.check_filename(name), content_type=content_type, sha256=sha256
+    )
+
+
+def read_disposition(header: str) -> str:
+    """The name in Content-Disposition. Raises InvalidRequest."""
+    try:
+        name = parse_filename(header)
+    except ValueError as error:
+        raise InvalidRequest.at("Content-Disposition", str(error)) from error
+    if name is None:
+        raise InvalidRequest.at("filename", 'is missing: send ?filename=… or Content-Disposition: attachment; filename="…"')
+    return name
+
+
+async def stream_form(
+    request: Request[Any, Any, Any],
+    resources: Resources,
+    principal: Principal,
+    *,
+    boundary: str,
+    filename: str | None,
+    sha256: Sha256 | None,
+) -> Response[FileMetadata]:
+    """The form's field `file`; what it says of the name counts before `?filename=`."""
+    form = FormReader(read(request, resources), boundary)
+    said = await form.open()
+    name = said.filename or filename
+    if name is None:
+        raise InvalidRequest.at("filename", 'is missing: send filename="…" with the field `file`, or ?filename=…')
+    content_type = None if said.content_type is None else declarations.check_content_type(said.content_type, field="file: Content-Type")
+    about = Said(declarations.check_filename(name), content_type, sha256)
+    return await stream(request, resources, principal, about=about, body=form.read())
+
+
+async def stream_file(
+    request: Request[Any, Any, Any],
+    resources: Resources,
+    principal: Principal,
+    *,
+    filename: str,
+    content_type: str | None,
+    sha256: Sha256 | None,
+) -> Response[FileMetadata]:
+    """The request's body, as it is, into the vault: 201 and the proved file. Name, type and digest were checked."""
+    length = read_length(request)
+    if length is not None:
+        check_size(resources, length)
+    about = Said(filename, content_type, sha256)
+    return await stream(request, resources, principal, about=about, body=read(request, resources))
+
+
+async def stream(
+    request: Request[Any, Any, Any], resources: Resources, principal: Principal, *, about: Said, body: AsyncIterator[bytes]
+) -> Response[FileMetadata]:
+    announced = Announced(
+        owner=principal.owner,
+        filename=about.filename,
+        content_type=about.content_type,
+        sha256=about.sha256,
+        most_bytes=read_length(request),
+    )
+    file = await upload_stream(resources, find_senders(request), announced, body)
+    request.scope["state"]["file_id"] = file.id
+    return Response(describe_file(file), status_code=201, headers={"Location": metadata_path(resources, file.id)})
+
+
+def read(request: Request[Any, Any, Any], resources: Resources) -> AsyncIterator[bytes]:
+    """The body's bytes. Raises UnsupportedMediaType for one that is encoded: its SHA-256 would be another file's."""
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise problems.UnsupportedMediaType("Content-Encoding: send the bytes as they are")
+    return read_body(request.receive, length=read_length(request), bytes_per_second=resources.settings.min_upload_rate)
+
+
+def read_length(request: Request[Any, Any, Any]) -> int | None:
+    """None: the body comes in chunks. Raises InvalidRequest."""
+    given = request.headers.get("content-length")
+    if given is None:
+        return None if "transfer-encoding" in request.headers else 0
+    if not (given.isascii() and given.isdigit()):
+        raise InvalidRequest.at("Content-Length", "expected a number of bytes")
+    return int(given)
+
+
+def find_senders(request: Request[Any, Any, Any]) -> Senders:
+    """One an app, made for its first upload."""
+    if "senders" not in request.app.state:
+        request.app.state["senders"] = Senders()
+    senders: Senders = request.app.state["senders"]
+    return senders

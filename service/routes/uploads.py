@@ -1,0 +1,162 @@
+"""How bytes get to the store, and how we learn that they are there: `/upload/{filename}`, `complete`, a fresh URL."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes
+from uuid import UUID
+
+import msgspec
+from litestar import MediaType, Request, Response, post, put
+from litestar.datastructures import ResponseHeader
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
+from litestar.params import FromPath, HeaderParameter, JSONBody, PathParameter
+
+from service import declarations, problems, uploads
+from service.auth import Principal
+from service.model import GONE, UNPROVED, Declaration, Sha256
+from service.problems import InvalidRequest
+from service.representation import parse_repr_digest
+from service.resources import Resources
+from service.routes.answers import ANYWHERE, READS_JSON, read_raw_path, refusals
+from service.routes.files import DeclaredFile, FileMetadata, Wait, describe_declared, describe_file, metadata_path
+from service.routes.streamed_uploads import read_length, stream_file
+
+
+class CompleteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For clients that hash while they send."""
+
+    sha256: Annotated[str, msgspec.Meta(description="The digest of the bytes; set once, while the file is not final")] | None = None
+
+
+@dataclass
+class AnyBody(Operation):
+    """An operation whose body is the file itself."""
+
+    def __post_init__(self) -> None:
+        content = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY))
+        self.request_body = RequestBody(content={"application/octet-stream": content}, description="The bytes of the file")
+
+
+@put(
+    "/upload/{filename:path}",
+    status_code=201,
+    operation_id="uploadByRedirect",
+    operation_class=AnyBody,
+    summary="The one-command way: curl -LT photo.jpg …/upload/",
+    description="With a Content-Length: 307, and the body goes to the store, unread by us. Without one the body is streamed through.",
+    tags=["uploads"],
+    request_max_body_size=None,
+    response_headers=[
+        ResponseHeader(name="Location", description="The store's URL (307), or the metadata's path (201)", documentation_only=True),
+        ResponseHeader(name="Link", description='307: `<…/metadata>; rel="describedby"`', documentation_only=True),
+    ],
+    responses={
+        201: ResponseSpec(FileMetadata, description="Streamed and proved", generate_examples=False),
+        307: ResponseSpec(None, description="Send the same body to Location, unchunked", generate_examples=False),
+        **refusals(
+            *ANYWHERE,
+            problems.InvalidRequest,
+            problems.IncompleteBody,
+            problems.NotFound,
+            problems.SlowSender,
+            problems.FileTooLarge,
+            problems.DigestMismatch,
+            problems.ObjectStoreUnavailable,
+        ),
+    },
+)
+async def upload_by_redirect(
+    request: Request[Any, Any, Any],
+    filename: Annotated[str, PathParameter(description="1 to 255 bytes of UTF-8, percent-encoded")],  # noqa: ARG001  # read as it was sent
+    resources: NamedDependency[Resources],
+    principal: NamedDependency[Principal],
+    repr_digest: Annotated[str | None, HeaderParameter(name="Repr-Digest", description="RFC 9530; the declared digest")] = None,
+) -> Response[Any]:
+    name = read_filename(request)
+    content_type = read_content_type(request)
+    sha256 = None if repr_digest is None else parse_repr_digest(repr_digest)
+    size = read_length(request)
+    if size is None:
+        return await stream_file(request, resources, principal, filename=name, content_type=content_type, sha256=sha256)
+    return await redirect(request, resources, declare_upload(principal, name, size=size, content_type=content_type, sha256=sha256))
+
+
+def declare_upload(principal: Principal, filename: str, *, size: int, content_type: str | None, sha256: Sha256 | None) -> Declaration:
+    return Declaration(owner=principal.owner, filename=filename, size=size, content_type=content_type, sha256=sha256, metadata={})
+
+
+async def redirect(request: Request[Any, Any, Any], resources: Resources, declaration: Declaration) -> Response[bytes]:
+    """To a URL that binds the length alone: who follows sends headers of its own."""
+    declared = await uploads.declare_file(resources, declaration)
+    request.scope["state"]["file_id"] = declared.file.id
+    upload = uploads.sign_length_alone(resources, declared.file, now=declared.file.created_at)
+    link = f'<{metadata_path(resources, declared.file.id)}>; rel="describedby"'
+    headers = {"Location": upload.url, "Link": link, "Cache-Control": "no-store"}
+    return Response(b"", status_code=307, media_type=MediaType.TEXT, headers=headers)
+
+
+def read_filename(request: Request[Any, Any, Any]) -> str:
+    """The rest of the path as the client wrote it: what the server decoded has lost what was no UTF-8. Raises InvalidRequest."""
+    encoded = read_raw_path(request).partition(b"/upload/")[2]
+    try:
+        name = unquote_to_bytes(encoded).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest.at("filename", "is not UTF-8: percent-encode the name's UTF-8 bytes") from error
+    return declarations.check_filename(name)
+
+
+def read_content_type(request: Request[Any, Any, Any]) -> str | None:
+    given = request.headers.get("content-type")
+    return None if given is None else declarations.check_content_type(given, field="Content-Type")
+
+
+@post(
+    "/files/{file_id:uuid}/complete",
+    status_code=202,
+    operation_id="completeUpload",
+    summary="My bytes are there",
+    tags=["uploads"],
+    responses={
+        200: ResponseSpec(FileMetadata, description="The file is final", generate_examples=False),
+        **refusals(
+            *ANYWHERE,
+            *READS_JSON,
+            problems.NotFound,
+            problems.NotUploaded,
+            problems.DigestConflict,
+            problems.FileGone,
+            problems.ObjectStoreUnavailable,
+        ),
+    },
+)
+async def complete_upload(
+    file_id: FromPath[UUID],
+    resources: NamedDependency[Resources],
+    principal: NamedDependency[Principal],
+    wait: Wait = 0,
+    data: JSONBody[CompleteRequest | None] = None,
+) -> Response[FileMetadata]:
+    sha256 = declarations.parse_sha256(data.sha256) if data and data.sha256 is not None else None
+    file = await uploads.complete_upload(resources, file_id, owner=principal.acting_for, sha256=sha256)
+    file = await uploads.wait_until_final(resources, file, seconds=wait)
+    if file.state in GONE:
+        raise uploads.gone(file)
+    return Response(describe_file(file), status_code=202 if file.state in UNPROVED else 200)
+
+
+@post(
+    "/files/{file_id:uuid}/upload",
+    status_code=200,
+    operation_id="renewUpload",
+    summary="A fresh URL for a file that still waits for its bytes",
+    tags=["uploads"],
+    responses=refusals(
+        *ANYWHERE, problems.InvalidRequest, problems.NotFound, problems.AlreadyUploaded, problems.FileGone, problems.ObjectStoreUnavailable
+    ),
+)
+async def renew_upload(
+    file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal]
+) -> DeclaredFile:
+    return describe_declared(await uploads.renew_upload(resources, file_id, owner=principal.acting_for))

@@ -1,0 +1,70 @@
+"""The command: measures the rows that are named, or all; `--quick` only shows that everything runs."""
+
+import argparse
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+from rich.console import Console
+
+from tests.benchmarks import declaring, downloading, large, small, streaming
+from tests.benchmarks.figures import Figure
+from tests.benchmarks.ground import Ground, NotPossible, open_ground
+from tests.benchmarks.report import make_table, write_document
+
+ROWS: dict[str, Callable[[Ground], list[Figure]]] = {
+    "declare": declaring.measure,
+    "large": large.measure,
+    "latency": small.measure_latency,
+    "throughput": small.measure_throughput,
+    "download": downloading.measure_speed,
+    "memory": downloading.measure_memory,
+    "stream": streaming.measure,
+}
+
+
+def main() -> int:
+    """0 when everything could be measured, whatever came out."""
+    options = parse_options()
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    try:
+        with open_ground(quick=options.quick) as ground:
+            measured = {name: measure(name, ground) for name in options.names or ROWS}
+    except NotPossible as error:
+        print(error, file=sys.stderr)
+        return 1
+    figures = [figure for found in measured.values() if found for figure in found]
+    console.print(make_table(figures))
+    if options.write:
+        write_document(figures)
+    return 0 if None not in measured.values() else 1
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ROWS)}; all when none is named")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: shows that it runs, measures nothing")
+    parser.add_argument("--write", action="store_true", help="keep what was measured in docs/benchmarks.md")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(ROWS):
+        parser.error(f"there is no {', '.join(sorted(unknown))}: choose from {', '.join(ROWS)}")
+    if options.quick and options.write:
+        parser.error("--quick measures nothing worth keeping: leave out one of the two")
+    return options
+
+
+def measure(name: str, ground: Ground) -> list[Figure] | None:
+    """None: it failed, and the others go on."""
+    begun = time.monotonic()
+    try:
+        found = ROWS[name](ground)
+    except Exception:
+        traceback.print_exc()
+        return None
+    print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

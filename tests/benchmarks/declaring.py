@@ -1,0 +1,70 @@
+"""Declares a second, 16 clients: ours, a bare Litestar route over the same two statements, asyncpg alone, an empty route."""
+
+import asyncio
+import hashlib
+import secrets
+from datetime import timedelta
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import uvloop
+
+from service import database
+from service.queries import files
+from tests.benchmarks.figures import Figure, alternate, compare_rates
+from tests.benchmarks.ground import Ground, Site
+from tests.benchmarks.load import CLIENTS, drive, make_request, send
+
+DECLARATION = {"filename": "photo.jpg", "size": 482113, "content_type": "image/jpeg"}
+
+
+def measure(ground: Ground) -> list[Figure]:
+    count, rounds = ground.choose(3000, 300), ground.choose(9, 2)
+    with ground.new_site() as site:
+        site.start_api("--no-worker")
+        bare = site.start_neighbour("bare")
+        ours, theirs = make_declare(site, f"{site.url}/files"), make_declare(site, f"{bare}/declare")
+        empty = make_request("GET", f"{bare}/empty")
+        found = alternate(
+            {
+                "ours": partial(drive, [send(ours, expected=201)] * count, [site.url]),
+                "bare": partial(drive, [send(theirs, expected=201)] * count, [bare]),
+                "insert": partial(insert_rows, site, count),
+                "empty": partial(drive, [send(empty, expected=200)] * count, [bare]),
+            },
+            rounds=rounds,
+        )
+    work = f"declare, {CLIENTS} clients"
+    return [
+        compare_rates(work, "a bare Litestar route that runs the same two statements", found["ours"], found["bare"], unit="/s", least=0.7),
+        compare_rates(work, "INSERT … RETURNING alone through asyncpg", found["ours"], found["insert"], unit="/s", least=None),
+        compare_rates(work, "Litestar's empty route", found["ours"], found["empty"], unit="/s", least=None),
+    ]
+
+
+def make_declare(site: Site, url: str) -> bytes:
+    headers = site.headers | {"Content-Type": "application/json"}
+    return make_request("POST", url, headers=headers, body=msgspec.json.encode(DECLARATION))
+
+
+def insert_rows(site: Site, count: int) -> float:
+    """Rows a second, by as many coroutines as there are clients, on a pool of the service's size."""
+    return uvloop.run(insert_all(site, count))
+
+
+async def insert_all(site: Site, count: int) -> float:
+    arguments: tuple[Any, ...] = ("photo.jpg", 482113, "image/jpeg", hashlib.sha256(b"photo").digest(), {})
+    clock = asyncio.get_running_loop().time
+    async with await database.open_pool(site.settings) as pool:
+
+        async def insert_some() -> None:
+            for _ in range(count // CLIENTS):
+                ends = (timedelta(hours=24), timedelta(minutes=15))
+                await pool.fetchrow(files.DECLARE, uuid4(), "benchmark", *arguments, secrets.token_hex(16), *ends)
+
+        await asyncio.gather(*(pool.fetchval("SELECT pg_sleep(0.05)") for _ in range(CLIENTS)))  # connects them all
+        begun = clock()
+        await asyncio.gather(*(insert_some() for _ in range(CLIENTS)))
+        return count // CLIENTS * CLIENTS / (clock() - begun)

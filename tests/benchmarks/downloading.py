@@ -1,0 +1,121 @@
+"""Downloads: one big one against the store's own, and two hundred slow ones against the memory there was before."""
+
+import asyncio
+import socket
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import uvloop
+
+from tests.benchmarks.figures import Figure, alternate, compare_times
+from tests.benchmarks.ground import GIB, Ground, Site
+from tests.benchmarks.hand import curl
+from tests.benchmarks.large import MIB, make_file
+from tests.benchmarks.load import make_request
+from tests.benchmarks.processes import count_threads, read_peak_bytes, read_resident_bytes, reset_peak
+
+READERS = 200
+MOST_GROWTH_MIB = 64
+RECEIVE_BUFFER_BYTES = 64 * 1024
+BYTES_A_SECOND = 256 * 1024
+
+
+# One big one
+
+
+def measure_speed(ground: Ground) -> list[Figure]:
+    size, rounds = ground.choose(GIB, 64 * MIB), ground.choose(9, 2)
+    with ground.new_site() as site:
+        site.start_api()
+        file = upload(site, size)
+        direct = site.hand.sign("GET", file["minio_object_name"], bucket=site.settings.vault_bucket)
+        ours = partial(curl, f"{site.url}/files/{file['id']}", headers=site.headers)
+        found = alternate({"ours": ours, "direct": partial(curl, direct)}, rounds=rounds)
+    work = f"download of {size // MIB:,} MiB"
+    return [compare_times(work, "a direct GET of the same object, both by curl", found["ours"], found["direct"], least=0.9)]
+
+
+def upload(site: Site, size: int) -> Any:
+    """The metadata of a ready file of random bytes."""
+    body = make_file(site.ground.folder / "download.bin", size)
+    declared = site.declare(size)
+    curl(declared["upload"]["url"], headers=declared["upload"]["headers"], body=body)
+    body.unlink()
+    return site.complete(declared["file"]["id"])
+
+
+# Many slow ones
+
+
+@dataclass(frozen=True)
+class Observed:
+    """While the slow ones went on: threads of the process, and how long somebody else's requests took."""
+
+    threads: int
+    metadata_seconds: float
+    download_seconds: float
+
+
+def measure_memory(ground: Ground) -> list[Figure]:
+    size, seconds = ground.choose(256 * MIB, 32 * MIB), ground.choose(45, 12)
+    with ground.new_site() as site:
+        pid = site.start_api()
+        slow, other = upload(site, size), upload(site, MIB)
+        alone = look(site, other, pid=pid)  # warms up, too
+        curl(f"{site.url}/files/{slow['id']}", headers=site.headers)
+        before, threads_before = read_resident_bytes(pid), count_threads(pid)
+        reset_peak(pid)
+        observed, read = uvloop.run(read_slowly(site, slow, other, pid=pid, seconds=seconds))
+        growth = (read_peak_bytes(pid) - before) / MIB
+    assert read > READERS * MIB, f"{read} bytes in all: the readers got nothing"
+    work = f"{READERS} slow downloads of {size // MIB} MiB at once"
+    met = growth < MOST_GROWTH_MIB
+    return [
+        Figure(work, "memory before", f"+ {growth:.1f} MiB at the most", f"{before / MIB:.0f} MiB", "", f"< {MOST_GROWTH_MIB} MiB", met),
+        Figure(work, "threads before", f"{observed.threads}", f"{threads_before}", "", "none a reader", observed.threads < READERS),
+        Figure("meanwhile a download of 1 MiB", "the same alone", *show_times(observed.download_seconds, alone.download_seconds), "", None),
+    ]
+
+
+def show_times(ours: float, alone: float) -> tuple[str, str, str]:
+    return f"{ours * 1000:.0f} ms", f"{alone * 1000:.0f} ms", f"{alone / ours:.2f}"
+
+
+def look(site: Site, other: Any, *, pid: int) -> Observed:
+    times = []
+    for path in (f"/files/{other['id']}/metadata", f"/files/{other['id']}"):
+        begun = time.perf_counter()
+        answer = httpx.get(site.url + path, headers=site.headers, timeout=60)
+        times.append(time.perf_counter() - begun)
+        assert answer.is_success, answer.text
+    return Observed(count_threads(pid), *times)
+
+
+async def read_slowly(site: Site, slow: Any, other: Any, *, pid: int, seconds: float) -> tuple[Observed, int]:
+    """What was seen towards the end, and the bytes that all readers got."""
+    until = asyncio.get_running_loop().time() + seconds
+    request = make_request("GET", f"{site.url}/files/{slow['id']}", headers=site.headers)
+    readers = [asyncio.create_task(read_one(site.url, request, until=until)) for _ in range(READERS)]
+    await asyncio.sleep(seconds * 0.8)
+    observed = await asyncio.to_thread(partial(look, site, other, pid=pid))
+    return observed, sum(await asyncio.gather(*readers))
+
+
+async def read_one(url: str, request: bytes, *, until: float) -> int:
+    """Reads a little, rests, and so on, with a small buffer in the kernel; goes away in the middle."""
+    loop = asyncio.get_running_loop()
+    parts = urlsplit(url)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        connection.setblocking(False)
+        await loop.sock_connect(connection, (parts.hostname, parts.port))
+        await loop.sock_sendall(connection, request)
+        received = 0
+        while loop.time() < until:
+            received += len(await loop.sock_recv(connection, BYTES_A_SECOND // 4))
+            await asyncio.sleep(0.25)
+        return received

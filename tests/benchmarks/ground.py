@@ -1,0 +1,196 @@
+"""What the whole run stands on: genuine MinIO and PostgreSQL with fsync, on a real disk; for each row a site of its own on them."""
+
+import asyncio
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service.bootstrap import Deployment, bootstrap
+from service.embedded import Webhook, start_postgres
+from service.presign import Signer
+from service.settings import Settings
+from tests.benchmarks.hand import Hand
+from tests.benchmarks.processes import find_filesystem
+from tests.conftest import TEMPLATE, execute, in_database, make_template
+from tests.e2e.commands import STOP_SECONDS, clean_environment
+from tests.e2e.conftest import make_deployment, make_settings, new_key
+from tests.servers import free_port, genuine_minio, start_test_store, wait_until
+from tests.stores import REGION, WEBHOOK_ID, StoreUnderTest, under_test
+
+GIB = 1024**3
+NEEDED_BYTES = 12 * GIB
+
+
+class NotPossible(Exception):
+    """Says what is missing."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """`quick`: small sizes and few rounds, to see that it runs."""
+
+    store: StoreUnderTest
+    database_url: str = field(repr=False)
+    folder: Path
+    quick: bool
+
+    def choose(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
+
+    @contextmanager
+    def new_site(self) -> Iterator["Site"]:
+        """Buckets, identities, a database and a key, all new; no process yet. Whatever was started is stopped at the end."""
+        name = f"assay_{secrets.token_hex(6)}"
+        asyncio.run(execute(self.database_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+        deployment = make_deployment(self.store)
+        bootstrap(deployment)
+        settings = make_settings(deployment, self.store, in_database(self.database_url, name))
+        key = asyncio.run(new_key(settings, "benchmark", scopes=("read", "write"), expires_in=timedelta(days=1)))
+        with ExitStack() as stack:
+            yield Site(self, settings, deployment, key, make_hand(deployment), stack)
+        asyncio.run(execute(self.database_url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@dataclass(frozen=True)
+class Site:
+    """One deployment, and the processes that were started for it."""
+
+    ground: Ground
+    settings: Settings = field(repr=False)
+    deployment: Deployment = field(repr=False)
+    key: str = field(repr=False)
+    hand: Hand = field(repr=False)
+    stack: ExitStack = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        """Of the API, where the store sends its events."""
+        return f"http://127.0.0.1:{self.ground.store.webhook_port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+    def start_api(self, *arguments: str) -> int:
+        """`assay serve`; its process id."""
+        return self.start(
+            "service", "serve", "--host", "127.0.0.1", "--port", str(self.ground.store.webhook_port), *arguments, url=self.url
+        )
+
+    def start_worker(self) -> int:
+        return self.start("service", "worker", url=None)
+
+    def start_neighbour(self, which: str) -> str:
+        """The address of an application of neighbours.py."""
+        url = f"http://127.0.0.1:{free_port()}"
+        self.start("tests.benchmarks.neighbours", which, url.rpartition(":")[2], url=url)
+        return url
+
+    def start(self, module: str, *arguments: str, url: str | None) -> int:
+        """A process with this site's environment, when it answers at `url`."""
+        log = self.ground.folder / "processes.log"
+        begun = log.read_text().count("worker started") if log.exists() else 0
+        process = self.stack.enter_context(started(module, *arguments, environ=make_environment(self.settings), log=log))
+
+        def is_up() -> bool:
+            assert process.poll() is None, log.read_text()[-2000:]
+            return is_ready(url) if url else log.read_text().count("worker started") > begun
+
+        wait_until(is_up)
+        return process.pid
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """One request by the owner's key, and its answer's JSON."""
+        answer = httpx.request(method, self.url + path, headers=self.headers, json=body, timeout=90)
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
+
+    def declare(self, size: int) -> Any:
+        return self.call("POST", "/files", {"filename": "benchmark.bin", "size": size, "content_type": "application/octet-stream"})
+
+    def complete(self, file_id: str) -> Any:
+        """The metadata of the file, which is ready."""
+        file = self.call("POST", f"/files/{file_id}/complete?wait=50")
+        while file["state"] == "verifying":
+            file = self.call("GET", f"/files/{file_id}/metadata?wait=50")
+        assert file["state"] == "ready", file
+        return file
+
+
+@contextmanager
+def open_ground(*, quick: bool) -> Iterator[Ground]:
+    """Raises NotPossible."""
+    binary = genuine_minio()
+    if binary is None:
+        raise NotPossible("Benchmarks run over genuine MinIO: put `minio`, `silo` or `go` on the PATH.")
+    for program in ("curl", "openssl"):
+        if shutil.which(program) is None:
+            raise NotPossible(f"Benchmarks need `{program}` on the PATH.")
+    with tempfile.TemporaryDirectory(prefix="assay-benchmarks-", ignore_cleanup_errors=True) as name, ExitStack() as stack:
+        folder = Path(name)
+        check_disk(folder)
+        folder.chmod(0o711)  # as root, PostgreSQL runs as nobody
+        webhook = Webhook(f"http://127.0.0.1:{free_port()}/webhooks/minio", secrets.token_hex(16))
+        store = stack.enter_context(start_test_store("minio", folder / "store", {WEBHOOK_ID: webhook}))
+        postgres = stack.enter_context(start_postgres(folder / "database", fsync=True))
+        asyncio.run(make_template(postgres.url))
+        yield Ground(under_test(store, webhook), postgres.url, folder, quick)
+
+
+def check_disk(folder: Path) -> None:
+    if find_filesystem(folder) in ("tmpfs", "ramfs"):
+        raise NotPossible(f"{folder.parent} is memory, not a disk: name a folder on a disk by TMPDIR.")
+    free = shutil.disk_usage(folder).free
+    if free < NEEDED_BYTES:
+        raise NotPossible(f"{folder.parent} has {free // GIB} GiB left, the benchmarks need {NEEDED_BYTES // GIB}.")
+
+
+def make_hand(deployment: Deployment) -> Hand:
+    """Root, and a plain bucket beside the service's two."""
+    signer = Signer(deployment.endpoint, access_key=deployment.root_access_key, secret_key=deployment.root_secret_key, region=REGION)
+    bucket = f"plain-{secrets.token_hex(4)}"
+    made = httpx.put(signer.presign("PUT", None, key=bucket, issued_at=datetime.now(UTC), expires_in_seconds=60))
+    assert made.is_success, made.text
+    return Hand(signer, bucket)
+
+
+@contextmanager
+def started(module: str, *arguments: str, environ: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """In the end it is asked to stop, then killed."""
+    with log.open("a") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments], stdout=output, stderr=output, env={**clean_environment(), **environ}
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def make_environment(settings: Settings) -> dict[str, str]:
+    """What differs from the defaults, as `ASSAY_*` variables; all else is measured as it comes."""
+    names = ("database_url", "s3_endpoint", "s3_access_key", "s3_secret_key", "s3_signer_access_key", "s3_signer_secret_key")
+    environ = {f"ASSAY_{name.upper()}": str(getattr(settings, name)) for name in (*names, "incoming_bucket", "vault_bucket")}
+    return environ | {"ASSAY_WEBHOOK_TOKEN": ",".join(settings.webhook_token)}
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/ready", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False

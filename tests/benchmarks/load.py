@@ -1,0 +1,125 @@
+"""Clients that cost next to nothing: keep-alive connections, requests that are bytes before the clock runs, answers cut by httptools."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import httptools
+import msgspec
+import uvloop
+
+CLIENTS = 16
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: bytes
+
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+
+class Connection(asyncio.Protocol):
+    """One request at a time."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self.parser = httptools.HttpResponseParser(self)
+        self.answer: asyncio.Future[Answer]
+        self.body = bytearray()
+        self.without_body = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are, but say so to nobody
+
+    async def exchange(self, request: bytes) -> Answer:
+        self.answer = asyncio.get_running_loop().create_future()
+        self.without_body = request.startswith(b"HEAD ")
+        self.transport.write(request)
+        return await self.answer
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+        if self.without_body:
+            self.parser = httptools.HttpResponseParser(self)  # it waits for the bytes that Content-Length speaks of
+
+    def on_headers_complete(self) -> None:
+        if self.without_body:
+            self.finish()
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        if not self.without_body:
+            self.finish()
+
+    def finish(self) -> None:
+        answer = Answer(self.parser.get_status_code(), bytes(self.body))
+        self.body.clear()
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if hasattr(self, "answer") and not self.answer.done():
+            self.answer.set_exception(error or ConnectionError("the server closed the connection before its answer"))
+
+
+Job = Callable[[Sequence[Connection]], Awaitable[None]]
+
+
+async def connect(url: str) -> Connection:
+    parts = urlsplit(url)
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, parts.hostname or "", parts.port or 80)
+    return connection
+
+
+def drive(jobs: Sequence[Job], ways: Sequence[str], *, clients: int = CLIENTS) -> float:
+    """All jobs, by so many clients that each have a connection to each of `ways`. Jobs a second; connecting is not counted."""
+    return len(jobs) / uvloop.run(run_jobs(jobs, ways, clients=clients))
+
+
+async def run_jobs(jobs: Sequence[Job], ways: Sequence[str], *, clients: int) -> float:
+    opened = [[await connect(url) for url in ways] for _ in range(clients)]
+    waiting = iter(jobs)
+    clock = asyncio.get_running_loop().time
+    begun = clock()
+    async with asyncio.TaskGroup() as group:
+        for connections in opened:
+            group.create_task(take_jobs(waiting, connections))
+    seconds = clock() - begun
+    for connections in opened:
+        for connection in connections:
+            connection.transport.close()
+    return seconds
+
+
+async def take_jobs(waiting: Iterator[Job], connections: Sequence[Connection]) -> None:
+    for job in waiting:
+        await job(connections)
+
+
+def send(request: bytes, *, expected: int) -> Job:
+    """A job of one request to the first way."""
+
+    async def exchange(connections: Sequence[Connection]) -> None:
+        check(await connections[0].exchange(request), expected)
+
+    return exchange
+
+
+def check(answer: Answer, expected: int) -> Answer:
+    assert answer.status == expected, f"{answer.status} instead of {expected}: {answer.body[:500]!r}"
+    return answer
+
+
+def make_request(method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"") -> bytes:
+    parts = urlsplit(url)
+    target = parts.path + (f"?{parts.query}" if parts.query else "")
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {parts.netloc}", *(f"{name}: {value}" for name, value in (headers or {}).items())]
+    if body or method in ("PUT", "POST"):
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode() + body

@@ -1,0 +1,136 @@
+"""Applications to compare with, each under the same server settings as ours: `python -m tests.benchmarks.neighbours bare|naive PORT`.
+
+`bare`: Litestar with a route that runs declare's two statements and nothing else, and one that does nothing.
+`naive`: our own application with, in the same process, an upload route as one would write it in five minutes.
+"""
+
+import asyncio
+import hashlib
+import io
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Annotated, Any, cast
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import msgspec
+from litestar import Litestar, Request, get, post
+from litestar.datastructures import UploadFile
+from litestar.enums import RequestEncodingType
+from litestar.params import Body
+from litestar.types import Receive, Scope, Send
+from minio import Minio
+
+from service import database
+from service.app import create_app
+from service.auth import digest_key
+from service.cli.api import reserve_port, run_api
+from service.logs import configure_logs
+from service.queries import files, keys
+from service.settings import Settings, read_settings
+
+
+class Declared(msgspec.Struct):
+    filename: str
+    size: int
+    content_type: str
+
+
+class Inserted(msgspec.Struct):
+    id: UUID
+    created_at: datetime
+
+
+@get("/health/ready")
+async def is_ready() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@get("/empty")
+async def do_nothing() -> None:
+    pass
+
+
+@post("/declare")
+async def declare_bare(request: Request[Any, Any, Any], data: Declared) -> Inserted:
+    """The statements of a declare, their rows as they come."""
+    pool = request.app.state.pool
+    grant = await pool.fetchrow(keys.FIND, digest_key(request.headers["authorization"][7:]).digest)
+    ttl, grace = timedelta(hours=24), timedelta(minutes=15)
+    row = await pool.fetchrow(
+        files.DECLARE, uuid4(), grant["owner"], data.filename, data.size, data.content_type, None, {}, uuid4().hex, ttl, grace
+    )
+    return Inserted(row["id"], row["created_at"])
+
+
+INSERT_NAIVELY = """
+    INSERT INTO files (id, owner, filename, size, content_type, metadata, state, hash, minio_object_name, vault_etag,
+                       upload_date, expires_at, grace_until, final_at)
+    VALUES ($1, 'naive', $2, $3, $4, '{}', 'ready', $5, $6, $7, now(), now(), now(), now())
+    RETURNING id, created_at
+"""
+
+
+@post("/naive/upload")
+async def upload_naively(
+    request: Request[Any, Any, Any], data: Annotated[UploadFile, Body(media_type=RequestEncodingType.MULTI_PART)]
+) -> Inserted:
+    """The whole form into memory, hash, put_object, insert. Asks nobody for a key."""
+    content, name = await data.read(), uuid4()
+    digest = hashlib.sha256(content).digest()
+    store, settings = request.app.state.store, request.app.state.settings
+    put = await asyncio.to_thread(store.put_object, settings.vault_bucket, str(name), io.BytesIO(content), len(content))
+    row = await request.app.state.pool.fetchrow(
+        INSERT_NAIVELY, uuid4(), data.filename, len(content), data.content_type, digest, name, put.etag
+    )
+    return Inserted(row["id"], row["created_at"])
+
+
+def make_application(settings: Settings, *handlers: Any) -> Litestar:
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        app.state.settings = settings
+        app.state.store = Minio(
+            urlsplit(settings.s3_endpoint).netloc,
+            access_key=settings.s3_access_key,
+            secret_key=settings.s3_secret_key,
+            region=settings.s3_region,
+            secure=False,
+        )
+        async with await database.open_pool(settings) as app.state.pool:
+            yield
+
+    return Litestar(route_handlers=list(handlers), lifespan=[lifespan], openapi_config=None, logging_config=None)
+
+
+class SideBySide:
+    """`/naive/…` goes to the one application, all else to the other: one process, one event loop."""
+
+    def __init__(self, naive: Litestar, ours: Litestar) -> None:
+        self.naive = naive
+        self.ours = ours
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if cast("str", scope["type"]) == "lifespan":
+            async with self.naive.lifespan():
+                await self.ours(scope, receive, send)
+        else:
+            await (self.naive if scope["path"].startswith("/naive/") else self.ours)(scope, receive, send)
+
+
+def main(which: str, port: str) -> None:
+    settings = read_settings(os.environ, Settings)
+    configure_logs(settings.log_level)
+    listener = reserve_port("127.0.0.1", int(port))
+    if which == "bare":
+        run_api(make_application(settings, is_ready, do_nothing, declare_bare), listener)
+    else:
+        both = SideBySide(make_application(settings, upload_naively), create_app(settings))
+        run_api(cast("Litestar", both), listener)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,178 @@
+"""64 KiB files: how long after its PUT one is `ready`, and how many become `ready` in a second."""
+
+import asyncio
+import hashlib
+import os
+import secrets
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+from uuid import UUID, uuid4
+
+import asyncpg
+import msgspec
+import uvloop
+
+from service import database
+from service.queries import files
+from tests.benchmarks.figures import Figure, Series, alternate, compare_rates, find_percentile
+from tests.benchmarks.ground import Ground, Site
+from tests.benchmarks.load import CLIENTS, Connection, Job, check, connect, drive, make_request, send
+
+BODY = os.urandom(64 * 1024)
+DIGEST = hashlib.sha256(BODY)
+MOST_TIMES_BY_HAND = 1.5
+
+
+# How long
+
+
+def measure_latency(ground: Ground) -> list[Figure]:
+    rounds, batch = ground.choose(12, 2), ground.choose(25, 10)
+    figures = []
+    for deployed, together in (("worker in the API's process", True), ("API and worker apart", False)):
+        with ground.new_site() as site:
+            start(site, together=together)
+            ours, by_hand = uvloop.run(take_turns(site, rounds=rounds, batch=batch))
+        for percent in (50, 99):
+            figures.append(
+                compare_latencies(f"PUT answered → `ready`, 64 KiB, `complete?wait=`, {deployed}", ours, by_hand, percent=percent)
+            )
+    return figures
+
+
+def start(site: Site, *, together: bool) -> None:
+    if together:
+        site.start_api()
+    else:
+        site.start_api("--no-worker")
+        site.start_worker()
+
+
+def compare_latencies(work: str, ours: list[list[float]], by_hand: list[list[float]], *, percent: int) -> Figure:
+    """Percentiles over all rounds; the spread is that of single rounds, so only a median has one."""
+    mine, its = (find_percentile([one for turn in turns for one in turn], percent) for turns in (ours, by_hand))
+    turns = Series(tuple(find_percentile(a, 50) / find_percentile(b, 50) for a, b in zip(ours, by_hand, strict=True)))
+    ratio = f"{mine / its:.2f}" + (f" ({min(turns.values):.2f} to {max(turns.values):.2f})" if percent == 50 else "")
+    met = mine / its <= MOST_TIMES_BY_HAND
+    against = "the same copy + GET + hash + commit by hand in a loop"
+    return Figure(f"{work}, p{percent}", against, f"{mine * 1000:.1f} ms", f"{its * 1000:.1f} ms", ratio, f"≤ {MOST_TIMES_BY_HAND}", met)
+
+
+async def take_turns(site: Site, *, rounds: int, batch: int) -> tuple[list[list[float]], list[list[float]]]:
+    """Seconds, a list for each round; the first round warms up."""
+    api, store = await connect(site.url), await connect(site.settings.s3_endpoint)
+    connection = await asyncpg.connect(site.settings.database_url)
+    await database.set_codecs(connection)
+    ours, by_hand = [], []
+    for _ in range(rounds + 1):
+        ours.append([await upload_and_wait(site, api, store) for _ in range(batch)])
+        by_hand.append([await prove_by_hand(site, store, connection) for _ in range(batch)])
+    await connection.close()
+    return ours[1:], by_hand[1:]
+
+
+async def upload_and_wait(site: Site, api: Connection, store: Connection) -> float:
+    file_id = await declare_and_put(site, api, store)
+    begun = asyncio.get_running_loop().time()
+    await complete(site, api, file_id)
+    return asyncio.get_running_loop().time() - begun
+
+
+async def declare_and_put(site: Site, api: Connection, store: Connection) -> str:
+    declared = check(await api.exchange(make_declare(site)), 201).json()
+    upload = declared["upload"]
+    check(await store.exchange(make_request("PUT", upload["url"], headers=upload["headers"], body=BODY)), 200)
+    return str(declared["file"]["id"])
+
+
+async def complete(site: Site, api: Connection, file_id: str) -> None:
+    request = make_request("POST", f"{site.url}/files/{file_id}/complete?wait=50", headers=site.headers)
+    file = check(await api.exchange(request), 200).json()
+    assert file["hash"] == DIGEST.hexdigest()
+
+
+def make_declare(site: Site) -> bytes:
+    body = {"filename": "small.bin", "size": len(BODY), "content_type": "application/octet-stream"}
+    headers = site.headers | {"Content-Type": "application/json"}
+    return make_request("POST", f"{site.url}/files", headers=headers, body=msgspec.json.encode(body))
+
+
+COMMIT_BY_HAND = """
+    UPDATE files SET state = 'ready', hash = $2, minio_object_name = $3, vault_etag = 'etag', upload_date = now(),
+                     due_at = NULL, final_at = now()
+    WHERE id = $1
+"""
+
+
+async def prove_by_hand(site: Site, store: Connection, connection: asyncpg.Connection) -> float:
+    key, file_id, name = secrets.token_hex(16), uuid4(), uuid4()
+    await insert_row(connection, file_id, key)
+    check(await store.exchange(site.hand.put(key, BODY)), 200)
+    begun = asyncio.get_running_loop().time()
+    check(await store.exchange(site.hand.copy(key, str(name))), 200)
+    digest = hashlib.sha256(check(await store.exchange(site.hand.get(str(name))), 200).body)
+    await connection.execute(COMMIT_BY_HAND, file_id, digest.digest(), name)
+    seconds = asyncio.get_running_loop().time() - begun
+    assert digest.digest() == DIGEST.digest()
+    return seconds
+
+
+async def insert_row(connection: asyncpg.Connection, file_id: UUID, key: str) -> None:
+    ends = (timedelta(hours=24), timedelta(minutes=15))
+    await connection.execute(files.DECLARE, file_id, "by-hand", "small.bin", len(BODY), "application/octet-stream", None, {}, key, *ends)
+
+
+# How many
+
+
+def measure_throughput(ground: Ground) -> list[Figure]:
+    count, rounds = ground.choose(480, 64), ground.choose(7, 2)
+    with ground.new_site() as site:
+        start(site, together=False)
+        api, store = site.url, site.settings.s3_endpoint
+        found = alternate(
+            {
+                "ours": partial(drive, [make_whole_way(site)] * count, [api, store]),
+                "direct": lambda: drive([send(site.hand.put(secrets.token_hex(16), BODY), expected=200) for _ in range(count)], [store]),
+                "requests": lambda: drive([make_store_requests(site) for _ in range(count)], [store]),
+            },
+            rounds=rounds,
+        )
+    work = f"64 KiB files from declare to `ready`, {CLIENTS} clients, one worker"
+    return [
+        compare_rates(work, "direct presigned PUTs alone", found["ours"], found["direct"], unit="files/s", least=None),
+        compare_rates(
+            work,
+            "the store's requests alone, by hand: PUT, 2 × HEAD, copy, GET, DELETE",
+            found["ours"],
+            found["requests"],
+            unit="files/s",
+            least=None,
+        ),
+        compare_rates(
+            "the store's requests alone", "direct presigned PUTs alone", found["requests"], found["direct"], unit="files/s", least=None
+        ),
+    ]
+
+
+def make_whole_way(site: Site) -> Job:
+    async def upload(connections: Sequence[Connection]) -> None:
+        api, store = connections
+        await complete(site, api, await declare_and_put(site, api, store))
+
+    return upload
+
+
+def make_store_requests(site: Site) -> Job:
+    """What one file costs the store, signed before the clock runs."""
+    hand, key, copied = site.hand, secrets.token_hex(16), str(uuid4())
+    first, rest = hand.put(key, BODY), (hand.head(key), hand.head(key), hand.copy(key, copied), hand.get(copied))
+    last = hand.delete(key)
+
+    async def exchange_all(connections: Sequence[Connection]) -> None:
+        for request in (first, *rest):
+            check(await connections[0].exchange(request), 200)
+        check(await connections[0].exchange(last), 204)
+
+    return exchange_all

@@ -1,0 +1,34 @@
+"""64 KiB through the API: our streamed upload against a naive route in the same process."""
+
+import os
+from functools import partial
+
+from tests.benchmarks.figures import Figure, alternate, compare_rates
+from tests.benchmarks.ground import Ground
+from tests.benchmarks.load import CLIENTS, drive, make_request, send
+
+BODY = os.urandom(64 * 1024)
+BOUNDARY = "benchmark-boundary"
+
+
+def measure(ground: Ground) -> list[Figure]:
+    count, rounds = ground.choose(800, 100), ground.choose(9, 2)
+    with ground.new_site() as site:
+        url = site.start_neighbour("naive")
+        headers = site.headers | {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+        form = make_form()
+        found = alternate(
+            {
+                name: partial(drive, [send(make_request("POST", url + path, headers=headers, body=form), expected=201)] * count, [url])
+                for name, path in {"ours": "/files/upload", "naive": "/naive/upload"}.items()
+            },
+            rounds=rounds,
+        )
+    work = f"64 KiB `POST /files/upload`, {CLIENTS} clients"
+    against = "a naive route (whole form, hash, put_object, insert) in the same process"
+    return [compare_rates(work, against, found["ours"], found["naive"], unit="/s", least=1.3)]
+
+
+def make_form() -> bytes:
+    about = 'Content-Disposition: form-data; name="file"; filename="small.bin"\r\nContent-Type: application/octet-stream'
+    return f"--{BOUNDARY}\r\n{about}\r\n\r\n".encode() + BODY + f"\r\n--{BOUNDARY}--\r\n".encode()

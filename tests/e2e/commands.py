@@ -1,0 +1,82 @@
+"""The `assay` command as a process of its own, as an operator starts it."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.servers import wait_until
+
+ASSAY = (sys.executable, "-m", "service")
+START_SECONDS = 90
+STOP_SECONDS = 60
+
+
+@contextmanager
+def started(
+    arguments: Sequence[str], log: Path, *, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """The process, standard error in `log`; killed at the end if it still runs."""
+    with log.open("a") as errors:
+        process = subprocess.Popen(
+            [*prefix, *ASSAY, *arguments], stdout=subprocess.PIPE, stderr=errors, text=True, env={**clean_environment(), **(environ or {})}
+        )
+    assert process.stdout is not None
+    with process.stdout:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait(STOP_SECONDS)
+
+
+def run(arguments: Sequence[str], *, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """To its end; both outputs are kept."""
+    command = [*ASSAY, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=START_SECONDS, env={**clean_environment(), **(environ or {})}, check=False
+    )
+
+
+def clean_environment() -> dict[str, str]:
+    """Without settings of another deployment."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("ASSAY_", "COV_"))}
+
+
+def read_announcement(process: subprocess.Popen[str], log: Path) -> dict[str, Any]:
+    """The one line of `assay dev --json`."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+    line = process.stdout.readline() if ready else ""
+    assert line, f"it did not start: {log.read_text()[-2000:]}"
+    announced: dict[str, Any] = json.loads(line)
+    return announced
+
+
+def stop(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM) -> int:
+    """Its exit status."""
+    process.send_signal(number)
+    return process.wait(STOP_SECONDS)
+
+
+def processes_in(folder: Path) -> set[int]:
+    """Whoever works in that folder or below: our servers all do, whoever their parent is."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").resolve(strict=True).is_relative_to(folder.resolve()):
+                found.add(int(entry.name))
+        except OSError:
+            continue  # it has ended, or is somebody else's
+    return found
+
+
+def wait_until_gone(folder: Path) -> None:
+    wait_until(lambda: not processes_in(folder), seconds=20)

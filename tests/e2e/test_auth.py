@@ -1,0 +1,102 @@
+"""Who may: keys, scopes, owners."""
+
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from service.auth import digest_key, make_key
+from service.resources import Resources
+from tests.e2e.conftest import Api, Owner
+
+pytestmark = pytest.mark.anyio
+
+FILE: dict[str, Any] = {"filename": "a.txt", "size": 1}
+NO_FILE = "01234567-89ab-7def-8123-456789abcdef"
+ROUTES = [
+    ("POST", "/files"),
+    ("GET", "/files"),
+    ("POST", "/files/upload"),
+    ("PUT", "/upload/a.txt"),
+    ("GET", "/files/{id}"),
+    ("HEAD", "/files/{id}"),
+    ("DELETE", "/files/{id}"),
+    ("GET", "/files/{id}/metadata"),
+    ("POST", "/files/{id}/complete"),
+    ("POST", "/files/{id}/upload"),
+]
+ON_A_FILE = [(method, path) for method, path in ROUTES if "{id}" in path]
+
+
+async def ask(api: Api, method: str, path: str, headers: dict[str, str]) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=api.url, headers=headers) as client:
+        return await client.request(method, path)
+
+
+async def declare(api: Api, asking: Owner, **fields: Any) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=api.url, headers=asking.headers) as client:
+        return await client.post("/files", json=FILE | fields)
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_no_route_answers_without_a_key(api: Api, method: str, path: str) -> None:
+    answer = await ask(api, method, path.format(id=NO_FILE), {})
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_a_wrong_an_expired_and_a_revoked_key_look_the_same(api: Api, resources: Resources) -> None:
+    revoked, expired = api.new_owner(), api.new_owner(expires_in=timedelta(seconds=-1))
+    await resources.pool.execute("UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1", digest_key(revoked.key).digest)
+    answers = [await ask(api, "GET", "/files", {"Authorization": f"Bearer {key}"}) for key in (make_key()[0], revoked.key, expired.key)]
+    assert [answer.status_code for answer in answers] == [401] * 3
+    assert len({answer.content for answer in answers}) == 1
+
+
+async def test_a_key_in_the_query_is_no_key(api: Api, owner: Owner) -> None:
+    assert (await ask(api, "GET", f"/files?access_token={owner.key}", {})).status_code == 401
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_reading_and_writing_need_a_scope_each(api: Api, method: str, path: str) -> None:
+    reads = method in ("GET", "HEAD")
+    without = api.new_owner(scopes=("write",) if reads else ("read",))
+    answer = await ask(api, method, path.format(id=NO_FILE), without.headers)
+    assert answer.status_code == 403
+    if method != "HEAD":
+        assert ("read" if reads else "write") in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(("method", "path"), ON_A_FILE)
+async def test_another_owners_file_looks_like_none(api: Api, owner: Owner, method: str, path: str) -> None:
+    file = (await declare(api, owner)).json()["file"]["id"]
+    other = api.new_owner()
+    foreign, missing = [await ask(api, method, path.format(id=one), other.headers) for one in (file, NO_FILE)]
+    assert foreign.status_code == missing.status_code == 404
+    assert foreign.content == missing.content
+    kept = {"content-type", "content-length", "cache-control"}
+    assert {name: foreign.headers[name] for name in kept & {*foreign.headers}} == {
+        name: missing.headers[name] for name in kept & {*missing.headers}
+    }
+    assert (await ask(api, "GET", f"/files/{file}/metadata", owner.headers)).json()["state"] == "pending"
+
+
+async def test_each_owner_lists_its_own(api: Api, owner: Owner) -> None:
+    await declare(api, owner)
+    assert (await ask(api, "GET", "/files", api.new_owner().headers)).json()["files"] == []
+
+
+async def test_an_admin_declares_lists_and_deletes_for_others(api: Api, owner: Owner, admin: Owner) -> None:
+    declared = (await declare(api, admin, owner=owner.name)).json()["file"]["id"]
+    assert [file["id"] for file in (await ask(api, "GET", "/files", owner.headers)).json()["files"]] == [declared]
+    assert [file["id"] for file in (await ask(api, "GET", f"/files?owner={owner.name}", admin.headers)).json()["files"]] == [declared]
+    assert (await ask(api, "GET", "/files", admin.headers)).json()["files"] == []
+    assert (await ask(api, "DELETE", f"/files/{declared}", admin.headers)).status_code == 204
+
+
+async def test_nobody_else_names_an_owner(api: Api, owner: Owner) -> None:
+    other = api.new_owner()
+    assert (await declare(api, owner, owner=other.name)).status_code == 403
+    assert (await ask(api, "GET", f"/files?owner={other.name}", owner.headers)).status_code == 403
+    assert (await declare(api, owner, owner=owner.name)).status_code == 201

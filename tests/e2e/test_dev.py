@@ -1,0 +1,203 @@
+"""`assay dev`, as a process on a folder of its own: what the README's first screen promises."""
+
+import hashlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from tests.e2e.commands import processes_in, read_announcement, run, started, stop, wait_until_gone
+from tests.servers import free_port, genuine_minio, reachable_folder, store_kinds
+
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"), pytest.mark.xdist_group("dev")]
+BODY = b"a photo of what was there" * 1000
+
+
+@dataclass(frozen=True)
+class Dev:
+    """A running one, and its line."""
+
+    process: subprocess.Popen[str] = field(repr=False)
+    line: dict[str, Any] = field(repr=False)
+    data: Path
+
+    @property
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.line["api"], headers={"Authorization": f"Bearer {self.line['key']}"}, timeout=60)
+
+
+@contextmanager
+def running_dev(data: Path, *more: str, prefix: tuple[str, ...] = (), environ: dict[str, str] | None = None) -> Iterator[Dev]:
+    log = data.with_name(f"{data.name}.log")
+    arguments = ["dev", "--data", str(data), "--port", str(free_port()), "--json", *more]
+    with started(arguments, log, prefix=prefix, environ=environ) as process:
+        yield Dev(process, read_announcement(process, log), data)
+    wait_until_gone(data)
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    with reachable_folder() as folder:
+        yield folder / "data"
+
+
+@pytest.fixture(scope="module", params=[kind for kind in store_kinds() if kind in {"embedded", "minio"}])
+def dev(request: pytest.FixtureRequest) -> Iterator[Dev]:
+    binary = genuine_minio() if request.param == "minio" else None
+    with reachable_folder() as folder, running_dev(folder / "data", *(["--minio", str(binary)] if binary else [])) as running:
+        yield running
+
+
+def upload(client: httpx.Client, body: bytes = BODY) -> str:
+    """By the URL alone: nobody calls `complete`. The file's id."""
+    declared = client.post("/files", json={"filename": "photo.jpg", "size": len(body)}).raise_for_status().json()
+    target = declared["upload"]
+    httpx.put(target["url"], headers=target["headers"], content=body, timeout=60).raise_for_status()
+    file_id: str = declared["file"]["id"]
+    return file_id
+
+
+def wait_until_proved(client: httpx.Client, file_id: str) -> dict[str, Any]:
+    metadata: dict[str, Any] = client.get(f"/files/{file_id}/metadata", params={"wait": 50}).raise_for_status().json()
+    return metadata
+
+
+async def test_one_line_names_all_that_runs(dev: Dev) -> None:
+    assert set(dev.line) == {"api", "key", "database", "s3", "incoming", "vault", "pids"}
+    assert set(dev.line["s3"]) == {"endpoint", "access_key", "secret_key"}
+    assert dev.line["pids"]["assay"] == dev.process.pid
+    connection = await asyncpg.connect(dev.line["database"])
+    assert await connection.fetchval("SELECT count(*) FROM api_keys") == 1
+    await connection.close()
+
+
+def test_all_is_ready_when_the_line_is_printed(dev: Dev) -> None:
+    assert httpx.get(f"{dev.line['api']}/health/ready", params={"full": 1}).json()["status"] == "ready"
+
+
+def test_the_event_alone_makes_an_upload_ready(dev: Dev) -> None:
+    with dev.client as client:
+        file_id = upload(client)
+        proved = wait_until_proved(client, file_id)
+        assert proved["state"] == "ready"
+        assert proved["hash"] == hashlib.sha256(BODY).hexdigest()
+        assert client.get(f"/files/{file_id}").content == BODY
+
+
+def test_stock_curl_uploads_in_one_command(dev: Dev, tmp_path: Path) -> None:
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("no curl here")
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(BODY)
+    command = [curl, "-sSfLT", str(photo), "-H", f"Authorization: Bearer {dev.line['key']}", f"{dev.line['api']}/upload/"]
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+    with dev.client as client:
+        (file,) = client.get("/files", params={"limit": 1}).json()["files"]
+        proved = wait_until_proved(client, file["id"])
+    assert (proved["filename"], proved["state"], proved["hash"]) == ("photo.jpg", "ready", hashlib.sha256(BODY).hexdigest())
+
+
+def test_nobody_else_can_read_its_folder(dev: Dev) -> None:
+    assert stat.S_IMODE(dev.data.stat().st_mode) == (0o711 if os.geteuid() == 0 else 0o700)
+    for path in dev.data.iterdir():
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+
+
+def test_a_second_one_on_the_same_folder_is_refused(dev: Dev) -> None:
+    refused = run(["dev", "--data", str(dev.data), "--port", str(free_port())])
+    assert refused.returncode == 1
+    assert "in use" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    with dev.client as client:
+        assert client.get("/files").status_code == 200
+
+
+def test_a_port_that_is_taken_is_said_and_nothing_is_started(data: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = run(["dev", "--data", str(data), "--port", str(port)])
+    assert refused.returncode == 1
+    assert str(port) in refused.stderr
+    assert "--port" in refused.stderr
+    assert not processes_in(data)
+
+
+def test_after_a_kill_nothing_runs_and_the_next_start_has_data_and_key(data: Path) -> None:
+    with running_dev(data) as first, first.client as client:
+        proved = upload(client)
+        assert wait_until_proved(client, proved)["state"] == "ready"
+        sent = upload(client)
+        stop(first.process, signal.SIGKILL)
+        wait_until_gone(data)
+    with running_dev(data) as second, second.client as client:
+        assert second.line["key"] == first.line["key"]
+        assert client.get(f"/files/{proved}").content == BODY
+        assert wait_until_proved(client, sent)["state"] == "ready"
+        pids = second.line["pids"]
+        assert stop(second.process) == 0
+        assert not [pid for pid in pids.values() if Path(f"/proc/{pid}").exists()]
+
+
+def test_two_that_start_at_once_take_no_server_of_each_other() -> None:
+    with reachable_folder() as folder, ThreadPoolExecutor() as starting, ExitStack() as stack:
+        both = list(starting.map(lambda name: stack.enter_context(running_dev(folder / name)), ("one", "two")))
+        for dev in both:
+            with dev.client as client:
+                assert wait_until_proved(client, upload(client))["state"] == "ready"
+        assert len({dev.line["s3"]["endpoint"] for dev in both}) == 2
+
+
+def test_a_server_that_dies_takes_the_rest_along(data: Path) -> None:
+    with running_dev(data) as dev:
+        os.kill(dev.line["pids"]["store"], signal.SIGKILL)
+        assert dev.process.wait(60) == 1
+    assert "the store has ended" in data.with_name("data.log").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="this is a normal user already")
+def test_a_normal_user_starts_it_in_a_folder_of_their_own(data: Path) -> None:
+    """One that may look past root's closed folders, because Python may be installed in one. PostgreSQL wants a user that has a name."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("no setpriv here")
+    home = data.parent / "home"
+    home.mkdir()
+    user = pwd.getpwnam("daemon")
+    os.chown(home, user.pw_uid, user.pw_gid)
+    ids = (f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
+    become = (setpriv, *ids, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+    with running_dev(home / "assay", prefix=become, environ={"HOME": str(home)}) as dev, dev.client as client:
+        assert wait_until_proved(client, upload(client))["state"] == "ready"
+        assert dev.data.stat().st_uid == user.pw_uid
+        assert stat.S_IMODE(dev.data.stat().st_mode) == 0o700
+
+
+def test_what_others_could_reach_is_refused(data: Path) -> None:
+    refused = run(["dev", "--data", str(data), "--host", "0.0.0.0"])  # noqa: S104  # refused
+    assert refused.returncode == 1
+    assert "--insecure" in refused.stderr
+    assert not data.exists()
+
+
+def test_the_line_is_all_that_is_printed(data: Path) -> None:
+    with running_dev(data) as dev:
+        assert stop(dev.process, signal.SIGINT) == 0
+        assert dev.process.stdout is not None
+        assert dev.process.stdout.read() == ""

@@ -1,0 +1,104 @@
+"""The document: complete, honest, and shown without any file from outside."""
+
+import asyncio
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import Api, Owner
+from tests.servers import store_kinds
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", store_kinds()[:1], indirect=True)]  # it depends on no store
+
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,response_headers_conformance"
+METHODS = {"get", "put", "post", "delete", "head"}
+OPEN = {"/health/live", "/health/ready", "/metrics", "/webhooks/minio"}
+
+
+@pytest.fixture
+async def document(api: Api, anonymous: httpx.AsyncClient) -> dict[str, Any]:
+    answer = await anonymous.get(f"{api.url}/schema")
+    assert answer.headers["content-type"] == "application/json"
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(path, method, one) for path, item in document["paths"].items() for method, one in item.items() if method in METHODS]
+
+
+async def test_every_operation_says_what_it_does_and_how_it_is_called(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    ids = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(ids) == len(set(ids))
+    assert all(operation["summary"] and operation["tags"] for _, _, operation in operations(document))
+
+
+async def test_every_refusal_is_described_as_a_problem_document(document: dict[str, Any]) -> None:
+    for path, method, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            if int(status) >= 400 and path != "/health/ready":
+                content = answer["content"]["application/problem+json"]
+                assert content["schema"] == {"$ref": "#/components/schemas/ProblemDocument"}, (path, method, status)
+                assert content["examples"], (path, method, status)
+
+
+async def test_every_route_but_the_open_ones_needs_the_key(document: dict[str, Any]) -> None:
+    assert document["components"]["securitySchemes"]["bearer"] == {
+        "type": "http",
+        "scheme": "bearer",
+        "description": document["components"]["securitySchemes"]["bearer"]["description"],
+    }
+    for path, _, operation in operations(document):
+        if path not in OPEN:
+            assert operation["security"] == [{"bearer": []}]
+            assert {"401", "403", "503"} <= set(operation["responses"])
+
+
+async def test_the_page_needs_no_file_from_outside(api: Api, anonymous: httpx.AsyncClient) -> None:
+    page = await anonymous.get(f"{api.url}/schema", headers={"Accept": "text/html,*/*"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "unsafe" not in page.headers["content-security-policy"]
+    named = re.findall(r'(?:src|href|data-document)="([^"]+)"', page.text)
+    assert len(named) == 5
+    for path in named:
+        if not path.startswith("data:"):
+            assert path.startswith("/schema/")
+            assert (await anonymous.get(api.url + path)).status_code == 200
+    assert (await anonymous.get(f"{api.url}/schema/nothing.js")).headers["content-type"] == "application/problem+json"
+
+
+async def test_no_generated_request_finds_a_fault_or_an_answer_that_is_not_described(
+    api: Api, owner: Owner, document: dict[str, Any], tmp_path: Path
+) -> None:
+    shorten_waits(document)
+    described = tmp_path / "openapi.json"
+    described.write_text(json.dumps(document))
+    command = ["-c", "from schemathesis.cli import schemathesis; schemathesis()", "run", str(described), "--url", api.url]
+    options = ["--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--max-examples", "8", "--max-time", "50", "--no-color"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        *options,
+        "--header",
+        f"Authorization: Bearer {owner.key}",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=tmp_path,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+
+
+def shorten_waits(document: dict[str, Any]) -> None:
+    """It learns ids of pending files, and then waits for them as long as it may."""
+    for _, _, operation in operations(document):
+        for parameter in operation.get("parameters", []):
+            if parameter["name"] == "wait":
+                parameter["schema"]["maximum"] = 1

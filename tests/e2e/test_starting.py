@@ -1,0 +1,88 @@
+"""What a process does before it knows its database, and without it."""
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+
+import httpx
+import msgspec
+import pytest
+
+from service import database
+from service.app import create_app
+from service.database import SchemaError
+from service.settings import DatabaseSettings, Secret
+from tests.conftest import execute, in_database
+from tests.e2e.conftest import Api, Owner, serving
+from tests.servers import free_port
+
+pytestmark = pytest.mark.anyio
+
+
+@contextlib.contextmanager
+def serving_without_database(api: Api) -> Iterator[str]:
+    """The same deployment, and nobody listens where its database should be."""
+    port = free_port()
+    nowhere = Secret(f"postgresql://assay:assay@127.0.0.1:{free_port()}/assay")
+    with serving(msgspec.structs.replace(api.settings, database_url=nowhere), port):
+        yield f"http://127.0.0.1:{port}"
+
+
+async def test_without_its_database_it_starts_and_says_so(api: Api, owner: Owner) -> None:
+    with serving_without_database(api) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+            assert (await client.get("/health/live")).status_code == 200
+            ready = await client.get("/health/ready")
+            assert (ready.status_code, ready.json()["status"]) == (503, "starting")
+            answer = await client.get("/files", headers=owner.headers)
+            assert answer.status_code == 503
+            assert answer.json()["type"] == "urn:assay:problem:database-unavailable"
+            assert int(answer.headers["retry-after"]) > 0
+            assert "assay_database_up 0.0" in (await client.get("/metrics")).text
+
+
+async def test_an_event_that_cannot_be_written_down_is_to_be_sent_again(api: Api) -> None:
+    key = "0" * 32
+    record = {"eventName": "s3:ObjectCreated:Put", "s3": {"bucket": {"name": api.settings.incoming_bucket}, "object": {"key": key}}}
+    headers = {"Authorization": f"Bearer {api.settings.webhook_token[0]}"}
+    with serving_without_database(api) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=10, headers=headers) as client:
+            assert (await client.post("/webhooks/minio", json={"Records": [record]})).status_code == 503
+            assert (await client.post("/webhooks/minio", json={"Records": []})).status_code == 204
+
+
+async def test_without_the_store_it_is_degraded_and_only_what_needs_the_store_fails(api: Api, owner: Owner) -> None:
+    port = free_port()
+    settings = msgspec.structs.replace(api.settings, s3_endpoint=f"http://127.0.0.1:{free_port()}")
+    with serving(settings, port, with_worker=False):
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, headers=owner.headers) as client:
+            ready = await client.get("/health/ready")
+            assert (ready.status_code, ready.json()) == (200, {"status": "degraded", "away": ["store"], "detail": None})
+            assert (await client.get("/health/ready", params={"full": 1})).status_code == 503
+            declared = await client.post("/files", json={"filename": "a", "size": 1})
+            assert declared.status_code == 201
+            answer = await client.post(f"/files/{declared.json()['file']['id']}/complete")
+            assert answer.status_code == 503
+            assert answer.json()["type"] == "urn:assay:problem:store-unavailable"
+
+
+def refused(why: str) -> contextlib.AbstractContextManager[object]:
+    return pytest.RaisesGroup(pytest.RaisesExc(SchemaError, match=why), flatten_subgroups=True)
+
+
+async def test_it_refuses_to_start_over_another_schema(api: Api, admin_url: str) -> None:
+    name = f"assay_{secrets.token_hex(6)}"
+    await execute(admin_url, f"CREATE DATABASE {name}")
+    settings = msgspec.structs.replace(api.settings, database_url=Secret(in_database(admin_url, name)))
+    app = create_app(settings)
+    with refused("empty"):
+        async with app.lifespan():
+            pass
+    await database.migrate(DatabaseSettings(database_url=settings.database_url))
+    async with app.lifespan():
+        assert app.state.readiness.phase == "running"
+    await execute(in_database(admin_url, name), "UPDATE alembic_version SET version_num = '9999'")
+    with refused("older than the database"):
+        async with app.lifespan():
+            pass
+    await execute(admin_url, f"DROP DATABASE {name} WITH (FORCE)")

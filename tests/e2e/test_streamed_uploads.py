@@ -1,0 +1,202 @@
+"""`POST /files/upload` through the real server: forms and plain bodies, and that nothing is left of what fails."""
+
+import asyncio
+import base64
+import hashlib
+import os
+import socket
+import time
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import httpx
+import msgspec
+import pytest
+
+from service import request_bodies
+from service.resources import Resources
+from service.settings import Bytes
+from service.streamed_uploads import PART_BYTES
+from tests.e2e.conftest import Api, Owner, serving
+from tests.invariants import list_bucket
+from tests.servers import free_port
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024**2
+BYTES = b"the bytes of a photo"
+DIGEST = hashlib.sha256(BYTES).hexdigest()
+
+
+def repr_digest(content: bytes) -> str:
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
+
+
+async def in_pieces(content: bytes, size: int = 100_000) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+async def check_nothing_left(resources: Resources, owner: Owner) -> None:
+    """No file of this owner, no live copy, no object and no multipart upload under any key that was written down for it."""
+    assert await resources.pool.fetch("SELECT id FROM files WHERE owner = $1", owner.name) == []
+    deadline = time.monotonic() + 15
+    while await resources.pool.fetch("SELECT 1 FROM copies WHERE owner = $1 AND doomed_at IS NULL", owner.name):
+        assert time.monotonic() < deadline, "a copy stays alive"
+        await asyncio.sleep(0.05)
+    rows = await resources.pool.fetch("SELECT vault_key, upload_id FROM copies WHERE owner = $1", owner.name)
+    left = {str(row["vault_key"]) for row in rows}
+    while left & await list_bucket(resources.vault):
+        assert time.monotonic() < deadline, "an object stays"
+        await asyncio.sleep(0.05)
+
+
+async def wait_for_doom(resources: Resources, owner: Owner) -> None:
+    deadline = time.monotonic() + 15
+    while not await resources.pool.fetch("SELECT 1 FROM copies WHERE owner = $1 AND doomed_at IS NOT NULL", owner.name):
+        assert time.monotonic() < deadline, "nothing was doomed"
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("size", [0, 1, 300_000, 8 * MIB, 8 * MIB + 1, 17 * MIB])
+@pytest.mark.parametrize("way", ["whole", "chunked", "form"])
+async def test_a_file_of_any_size_arrives_in_one_request(client: httpx.AsyncClient, resources: Resources, size: int, way: str) -> None:
+    content = os.urandom(size)
+    parameters, headers = {"filename": "photo.jpg"}, {"Content-Type": "image/jpeg"}
+    if way == "form":
+        answer = await client.post("/files/upload", files={"file": ("photo.jpg", content, "image/jpeg")})
+    elif way == "chunked":
+        answer = await client.post("/files/upload", params=parameters, headers=headers, content=in_pieces(content))
+    else:
+        answer = await client.post("/files/upload", params=parameters, headers=headers, content=content)
+    assert answer.status_code == 201, answer.text
+    file = answer.json()
+    assert (file["filename"], file["size"], file["content_type"], file["state"]) == ("photo.jpg", size, "image/jpeg", "ready")
+    assert file["hash"] == hashlib.sha256(content).hexdigest()
+    assert answer.headers["location"] == f"/files/{file['id']}/metadata"
+    assert (await client.get(answer.headers["location"])).json() == file
+    assert (await client.get(f"/files/{file['id']}")).content == content
+    assert await resources.pool.fetch("SELECT 1 FROM copies WHERE file_id = $1", UUID(file["id"])) == []
+
+
+async def test_the_name_comes_from_the_form_the_disposition_or_the_query(client: httpx.AsyncClient) -> None:
+    form = await client.post("/files/upload", params={"filename": "other"}, files={"file": ("f\u20ac.txt", BYTES)})
+    assert (form.json()["filename"], form.json()["content_type"]) == ("f\u20ac.txt", "text/plain")
+    headers = {"Content-Disposition": "attachment; filename=x; filename*=UTF-8''%E2%82%AC.txt"}
+    raw = await client.post("/files/upload", headers=headers, content=BYTES)
+    assert (raw.json()["filename"], raw.json()["content_type"]) == ("\u20ac.txt", "application/octet-stream")
+    chunked = await client.put("/upload/chunked.bin", content=in_pieces(BYTES))
+    assert (chunked.status_code, chunked.json()["filename"], chunked.json()["hash"]) == (201, "chunked.bin", DIGEST)
+
+
+async def test_a_declared_digest_is_held(client: httpx.AsyncClient, owner: Owner, resources: Resources) -> None:
+    large = os.urandom(9 * MIB)
+    for content in (BYTES, large):
+        headers = {"Repr-Digest": repr_digest(b"other bytes")}
+        refused = await client.post("/files/upload", params={"filename": "a"}, headers=headers, content=content)
+        assert (refused.status_code, refused.json()["type"]) == (422, "urn:assay:problem:digest-mismatch")
+    await check_nothing_left(resources, owner)
+    for content in (BYTES, large):
+        headers = {"Repr-Digest": repr_digest(content)}
+        taken = await client.post("/files/upload", params={"filename": "a"}, headers=headers, content=content)
+        assert (taken.status_code, taken.json()["declared_sha256"]) == (201, taken.json()["hash"])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "headers", "status", "problem"),
+    [
+        ({}, {}, 400, "invalid-request"),
+        ({"filename": "a/b"}, {}, 400, "invalid-request"),
+        ({"filename": "a\x00"}, {}, 400, "invalid-request"),
+        ({"filename": "\u20ac" * 86}, {}, 400, "invalid-request"),
+        ({}, {"Content-Disposition": "attachment; filename*=x"}, 400, "invalid-request"),
+        ({"filename": "a"}, {"Content-Type": "nonsense"}, 400, "invalid-request"),
+        ({"filename": "a"}, {"Repr-Digest": "sha-256=abc"}, 400, "invalid-request"),
+        ({"filename": "a"}, {"Content-Encoding": "gzip"}, 415, "unsupported-media-type"),
+        ({"filename": "a"}, {"Content-Type": "multipart/form-data"}, 400, "malformed-body"),
+        ({"filename": "a"}, {"Content-Type": "multipart/form-data; boundary=b"}, 400, "incomplete-body"),
+    ],
+)
+async def test_what_is_wrong_is_named(
+    client: httpx.AsyncClient,
+    resources: Resources,
+    owner: Owner,
+    *,
+    parameters: dict[str, str],
+    headers: dict[str, str],
+    status: int,
+    problem: str,
+) -> None:
+    answer = await client.post("/files/upload", params=parameters, headers=headers, content=BYTES)
+    assert (answer.status_code, answer.json()["type"]) == (status, f"urn:assay:problem:{problem}")
+    await check_nothing_left(resources, owner)
+
+
+@pytest.mark.parametrize("size", [10, 9 * MIB])
+async def test_a_form_with_another_field_or_without_end_leaves_nothing(
+    client: httpx.AsyncClient, resources: Resources, owner: Owner, size: int
+) -> None:
+    content = os.urandom(size)
+    answer = await client.post("/files/upload", files=[("file", ("a", content)), ("album", ("b", b"x"))])
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:assay:problem:malformed-body")
+    body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + content
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    cut = await client.post("/files/upload", headers=headers, content=body)
+    assert (cut.status_code, cut.json()["type"]) == (400, "urn:assay:problem:incomplete-body")
+    await check_nothing_left(resources, owner)
+
+
+@pytest.mark.parametrize("size", [100, 9 * MIB])
+async def test_a_client_that_goes_leaves_nothing(api: Api, resources: Resources, owner: Owner, size: int) -> None:
+    address = urlsplit(api.url)
+    head = (
+        f"POST /files/upload?filename=a HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {owner.key}\r\nContent-Length: {10 * MIB}\r\n\r\n"
+    )
+
+    def send_and_leave() -> None:
+        with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+            connection.sendall(head.encode() + bytes(size))
+
+    await asyncio.to_thread(send_and_leave)
+    if size > PART_BYTES:
+        await wait_for_doom(resources, owner)
+    await check_nothing_left(resources, owner)
+
+
+async def test_what_is_too_large_or_too_slow_is_refused(
+    api: Api, owner: Owner, resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 0.5)
+    port = free_port()
+    settings = msgspec.structs.replace(api.settings, max_file_bytes=Bytes(9 * MIB), min_upload_rate=Bytes(10_000))
+
+    with serving(settings, port, with_worker=False):
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=owner.headers, timeout=60) as client:
+            content = bytes(9 * MIB + 1)
+            for answer in (
+                await client.post("/files/upload", params={"filename": "a"}, content=content),
+                await client.post("/files/upload", params={"filename": "a"}, content=in_pieces(content)),
+                await client.post("/files/upload", files={"file": ("a", content)}),
+            ):
+                assert (answer.status_code, answer.json()["type"]) == (413, "urn:assay:problem:file-too-large")
+                assert answer.json()["limit"] == 9 * MIB
+        assert await asyncio.to_thread(send_slowly, port, owner) == 408
+    await check_nothing_left(resources, owner)
+
+
+def send_slowly(port: int, owner: Owner) -> int:
+    """A few bytes of many, and then none: the status of the answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        head = (
+            f"POST /files/upload?filename=a HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {owner.key}\r\nContent-Length: 1000000\r\n\r\n"
+        )
+        connection.sendall(head.encode() + b"a few")
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+async def test_a_key_that_may_only_read_uploads_nothing(api: Api, resources: Resources) -> None:
+    reader = api.new_owner(scopes=("read",))
+    async with httpx.AsyncClient(base_url=api.url, headers=reader.headers) as client:
+        assert (await client.post("/files/upload", params={"filename": "a"}, content=BYTES)).status_code == 403
+    await check_nothing_left(resources, reader)

@@ -1,0 +1,170 @@
+"""The command line, as far as it needs no server."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from service.cli import main
+from service.cli.dev import address_of, check_exposure
+from service.cli.development import choose_folder, make_identities
+from service.cli.env import env, fill_line
+from service.cli.errors import CommandError
+from service.cli.keys import check_owner, describe_keys, parse_lifetime, parse_scopes
+from service.doctor.identities import is_guessable
+from service.model import make_id
+from service.queries.keys import ApiKey
+from service.settings import list_variables
+
+
+def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch, **environ: str) -> int:
+    """The exit status of `assay ARGUMENTS…`."""
+    for name in list_variables():
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(f"{name}_FILE", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["assay", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_help_imports_no_server() -> None:
+    script = "import sys\nsys.argv = ['assay', '--help']\nfrom service.cli import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert "dev " in done.stdout
+    assert not {"litestar", "uvicorn", "asyncpg", "minio", "alembic"}.intersection(done.stdout.split())
+
+
+def test_every_command_explains_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("dev", "serve", "worker", "migrate", "bootstrap", "sweep", "inspect", "keys", "doctor", "env"):
+        assert call([command, "--help"], monkeypatch) == 0
+        assert f"assay {command}" in capsys.readouterr().out
+
+
+def test_wrong_settings_are_all_named_at_once_and_end_with_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["serve"], monkeypatch, ASSAY_UPLOAD_TTL="soon", ASSAY_UPLAOD_TTL="1h") == 2
+    lines = capsys.readouterr().err.splitlines()
+    for name in ("ASSAY_UPLAOD_TTL", "ASSAY_UPLOAD_TTL", "ASSAY_DATABASE_URL", "ASSAY_S3_SECRET_KEY", "ASSAY_WEBHOOK_TOKEN"):
+        assert [line for line in lines if line.startswith(f"{name} ")], name
+
+
+def test_an_unknown_option_ends_with_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call(["migrate", "--fast"], monkeypatch) == 2
+
+
+def test_a_database_that_is_away_is_one_line_and_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["keys", "list"], monkeypatch, ASSAY_DATABASE_URL="postgresql://assay:hidden@127.0.0.1:1/assay") == 1
+    said = capsys.readouterr().err
+    assert "ASSAY_DATABASE_URL" in said
+    assert said.count("\n") == 1
+    assert "hidden" not in said
+
+
+def test_the_doctor_reports_wrong_settings_as_findings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["doctor"], monkeypatch) == 1
+    said = capsys.readouterr().out
+    assert "failed   settings: ASSAY_DATABASE_URL is required" in said
+
+
+def test_bootstrap_prints_names_in_the_place_of_secrets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    secret = "s3cr3t-of-the-service"
+    assert call(["bootstrap", "--print"], monkeypatch, ASSAY_S3_SECRET_KEY=secret, ASSAY_INCOMING_BUCKET="drop-zone") == 0
+    said = capsys.readouterr().out
+    assert "$ASSAY_S3_SIGNER_ACCESS_KEY" in said
+    assert "drop-zone" in said
+    assert secret not in said
+    assert "unseen" not in said
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_loopback_needs_no_leave(host: str) -> None:
+    check_exposure(host, minio=None, insecure=False)
+
+
+def test_others_reach_the_embedded_store_only_when_told_so() -> None:
+    with pytest.raises(CommandError, match="--insecure"):
+        check_exposure("192.0.2.7", minio=None, insecure=False)
+    check_exposure("192.0.2.7", minio=None, insecure=True)
+
+
+def test_others_need_the_stores_public_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASSAY_S3_PUBLIC_ENDPOINT", raising=False)
+    with pytest.raises(CommandError, match="ASSAY_S3_PUBLIC_ENDPOINT"):
+        check_exposure("192.0.2.7", minio=Path("/usr/bin/minio"), insecure=True)
+    monkeypatch.setenv("ASSAY_S3_PUBLIC_ENDPOINT", "http://192.0.2.7:9000")
+    check_exposure("192.0.2.7", minio=Path("/usr/bin/minio"), insecure=False)
+
+
+def test_addresses_are_those_by_which_this_machine_gets_there() -> None:
+    assert address_of("127.0.0.1", 8000) == "http://127.0.0.1:8000"
+    assert address_of("0.0.0.0", 8000) == "http://127.0.0.1:8000"  # noqa: S104  # nothing is bound
+    assert address_of("::", 8000) == "http://[::1]:8000"
+
+
+def test_the_data_folder_is_the_users_own() -> None:
+    assert choose_folder({"XDG_DATA_HOME": "/home/ada/data"}) == Path("/home/ada/data/assay")
+    assert choose_folder({}).name == "assay"
+
+
+def test_identities_are_never_the_same_twice() -> None:
+    assert make_identities() != make_identities()
+
+
+def test_empty_variables_are_filled_and_all_else_stays() -> None:
+    assert fill_line("# NAME=\n") == "# NAME=\n"
+    assert fill_line("ASSAY_UPLOAD_TTL=24h\n") == "ASSAY_UPLOAD_TTL=24h\n"
+    filled = fill_line("ASSAY_S3_ACCESS_KEY=\n")
+    assert filled != fill_line("ASSAY_S3_ACCESS_KEY=\n")
+    assert len(filled) == len("ASSAY_S3_ACCESS_KEY=\n") + 20
+    assert len(fill_line("ASSAY_S3_SECRET_KEY=\n")) == len("ASSAY_S3_SECRET_KEY=\n") + 40
+
+
+def test_env_writes_for_its_owner_alone_and_overwrites_nothing(tmp_path: Path) -> None:
+    (tmp_path / "example").write_text("# secrets\nASSAY_WEBHOOK_TOKEN=\n")
+    env(tmp_path / "example", output=tmp_path / ".env")
+    written = (tmp_path / ".env").read_text()
+    assert written.startswith("# secrets\nASSAY_WEBHOOK_TOKEN=")
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(CommandError, match="exists already"):
+        env(tmp_path / "example", output=tmp_path / ".env")
+    assert (tmp_path / ".env").read_text() == written
+
+
+def test_scopes_are_known_ones() -> None:
+    assert parse_scopes("write, read,read") == ["read", "write"]
+    for wrong in ("", "read,", "everything"):
+        with pytest.raises(CommandError, match="--scopes"):
+            parse_scopes(wrong)
+
+
+def test_lifetimes_and_owners_are_checked() -> None:
+    assert parse_lifetime("30d") == timedelta(days=30)
+    assert parse_lifetime(None) is None
+    with pytest.raises(CommandError, match="--expires"):
+        parse_lifetime("-1d")
+    for wrong in ("", " ", "a\0b", "x" * 300):
+        with pytest.raises(CommandError, match="--owner"):
+            check_owner(wrong)
+
+
+def test_the_list_of_keys_lines_up() -> None:
+    when = datetime(2026, 1, 2, tzinfo=UTC)
+    key = ApiKey(id=make_id(), owner="ada", name="", scopes=["read"], created_at=when, expires_at=None, revoked_at=None)
+    heading, row = describe_keys([key]).splitlines()
+    assert heading.index("SCOPES") == row.index("read")
+    assert "never ends" in row
+
+
+@pytest.mark.parametrize(
+    "key_id", ["minioadmin", "assay-service", "admin123456", "aaaaaaaaaaaaaaaaaaaaaaaa", "short", "MINIO_ROOT_USER_2026"]
+)
+def test_key_ids_that_many_would_choose_are_found(key_id: str) -> None:
+    assert is_guessable(key_id)
+
+
+def test_a_random_key_id_is_no_guess() -> None:
+    assert not is_guessable("3f9ac27be1d05486a7c1")

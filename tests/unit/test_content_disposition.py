@@ -1,0 +1,66 @@
+"""Filenames in headers, there and back."""
+
+import re
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.content_disposition import format_disposition, parse_filename
+from service.representation import is_harmless
+
+FORM = re.compile(r"""attachment; filename="([ !#$&-\[\]-~]*)"; filename\*=UTF-8''([A-Za-z0-9!#$&+.^_`|~%-]*)""")
+
+
+@pytest.mark.parametrize(
+    ("filename", "expected"),
+    [
+        ("photo.jpg", "attachment; filename=\"photo.jpg\"; filename*=UTF-8''photo.jpg"),
+        ("na\u00efve \u20ac.txt", "attachment; filename=\"naive _.txt\"; filename*=UTF-8''na%C3%AFve%20%E2%82%AC.txt"),
+        ('a"b\\c%41.txt', "attachment; filename=\"a_b_c_41.txt\"; filename*=UTF-8''a%22b%5Cc%2541.txt"),
+        ("a;b='c'.txt", "attachment; filename=\"a;b='c'.txt\"; filename*=UTF-8''a%3Bb%3D%27c%27.txt"),
+    ],
+)
+def test_old_clients_get_a_plain_name_and_new_ones_the_whole(filename: str, expected: str) -> None:
+    assert format_disposition(filename) == expected
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=100))
+def test_every_name_survives_and_none_breaks_out_of_its_quotes(filename: str) -> None:
+    header = format_disposition(filename)
+    match = FORM.fullmatch(header)
+    assert match, header
+    assert unquote(match[2]) == filename
+    assert parse_filename(header) == filename
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("", None),
+        ("attachment", None),
+        ("attachment; filename=photo.jpg", "photo.jpg"),
+        ('attachment; filename="my photo.jpg"', "my photo.jpg"),
+        ('attachment; FileName = "a\\"b\\\\c"', 'a"b\\c'),
+        ("attachment; filename=\"x\"; filename*=utf-8'en'%e2%82%ac", "\u20ac"),
+        ('attachment; filename="\u20ac"'.encode().decode("latin-1"), "\u20ac"),
+        ('attachment; filename="\xe9"', "\xe9"),
+        ('attachment; filename="a;filename=b"', "a;filename=b"),
+    ],
+)
+def test_what_clients_send_is_read(header: str, expected: str | None) -> None:
+    assert parse_filename(header) == expected
+
+
+@pytest.mark.parametrize("header", ["a; filename*=x", "a; filename*=latin-1''x", "a; filename*=UTF-8''%ff", "a; filename*=UTF-8'x"])
+def test_an_extended_name_that_cannot_be_read_is_an_error(header: str) -> None:
+    with pytest.raises(ValueError, match=r"filename|utf-8"):
+        parse_filename(header)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "harmless"), [("image/png", True), ("Text/Plain; charset=utf-8", True), ("text/html", False), ("image/svg+xml", False)]
+)
+def test_only_types_that_run_nothing_are_shown_inline(content_type: str, harmless: bool) -> None:
+    assert is_harmless(content_type) is harmless

@@ -1,0 +1,57 @@
+"""What reaches a log, and what does not."""
+
+import io
+import json
+import logging
+
+import pytest
+import structlog
+
+from service.auth import make_key
+from service.logs import configure_logs, find_request_id, hide_secrets
+
+
+@pytest.fixture
+def output() -> io.StringIO:
+    stream = io.StringIO()
+    configure_logs("info", stream=stream)
+    return stream
+
+
+def test_a_line_is_json_with_time_and_level(output: io.StringIO) -> None:
+    structlog.get_logger().info("transition", bytes=3)
+    line = json.loads(output.getvalue())
+    assert line["event"] == "transition"
+    assert line["bytes"] == 3
+    assert line["level"] == "info"
+    assert line["timestamp"].endswith("Z")
+
+
+def test_other_peoples_lines_look_the_same(output: io.StringIO) -> None:
+    logging.getLogger("urllib3").warning("retrying %s", "/a?X-Amz-Signature=abc&x=1")
+    line = json.loads(output.getvalue())
+    assert line["event"] == "retrying /a?X-Amz-Signature=[hidden]&x=1"
+
+
+def test_a_traceback_is_in_the_line_without_the_values_of_variables(output: io.StringIO) -> None:
+    key, _ = make_key()
+    try:
+        raise ValueError(f"refused {key}")
+    except ValueError:
+        structlog.get_logger().exception("request failed")
+    assert "ValueError" in json.loads(output.getvalue())["exception"]
+    assert key not in output.getvalue()
+
+
+def test_what_looks_like_a_secret_is_hidden() -> None:
+    key, _ = make_key()
+    hidden = hide_secrets(None, "", f"?X-Amz-Credential=id%2F1&X-Amz-Signature=abc {key}")
+    assert hidden == "?X-Amz-Credential=[hidden]&X-Amz-Signature=[hidden] [hidden]"
+
+
+@pytest.mark.parametrize(("given", "kept"), [(b"abc-1", True), (b"a b", False), (b"", False), (b"x" * 129, False), (b"a\nb", False)])
+def test_a_request_id_is_kept_when_it_is_harmless(given: bytes, *, kept: bool) -> None:
+    scope = {"headers": [(b"x-request-id", given)]}
+    found = find_request_id(scope)  # type: ignore[arg-type]  # all of the scope that it looks at
+    assert (found == given.decode()) is kept
+    assert found

@@ -1,0 +1,188 @@
+"""Conditions, ranges and digests of a file, as RFC 9110 and 9530 want them."""
+
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.model import File, Sha256, State
+from service.problems import InvalidRequest, PreconditionFailed, RangeNotSatisfiable
+from service.representation import Span, choose_span, describe_file, is_not_modified, parse_date, parse_range, parse_repr_digest
+
+HASH = Sha256(bytes(range(32)))
+ETAG = f'"{HASH}"'
+DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
+EARLIER = "Sun, 06 Nov 1994 08:49:36 GMT"
+LATER = "Sun, 06 Nov 1994 08:49:38 GMT"
+MOMENT = datetime(1994, 11, 6, 8, 49, 37, 250_000, tzinfo=UTC)
+
+FILE = File(
+    id=uuid4(),
+    owner="somebody",
+    filename="photo.jpg",
+    size=10_000,
+    content_type="image/jpeg",
+    declared_sha256=None,
+    metadata={},
+    incoming_key=None,
+    state=State.READY,
+    hash=HASH,
+    minio_object_name=uuid4(),
+    vault_etag="etag",
+    upload_date=MOMENT,
+    rejection_reason=None,
+    rejection_detail=None,
+    created_at=MOMENT,
+    expires_at=MOMENT,
+)
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("bytes=0-499", Span(0, 500)),
+        ("bytes=500-999", Span(500, 500)),
+        ("bytes=-500", Span(9500, 500)),
+        ("bytes=9500-", Span(9500, 500)),
+        ("bytes=0-0", Span(0, 1)),
+        ("bytes=-1", Span(9999, 1)),
+        ("bytes=0-", Span(0, 10_000)),
+        ("bytes=9999-20000", Span(9999, 1)),
+        ("bytes=-20000", Span(0, 10_000)),
+        ("Bytes = , 1-2 ,", Span(1, 2)),
+        ("bytes=0-" + "9" * 3000, Span(0, 10_000)),
+    ],
+)
+def test_one_range_is_taken_as_the_rfc_reads_it(field: str, expected: Span) -> None:
+    assert parse_range(field, 10_000) == expected
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("bytes=0-1,3-4", "bytes=5-2", "bytes=-", "bytes=", "bytes", "", "items=0-1", "bytes=a-b", "bytes=1-2-3", "bytes=+1-2"),
+        *("bytes=0x1-2", "bytes=١-٢", "bytes=1.5-2", "bytes=--1", "bytes=0-" + "9" * 5000),
+    ],
+)
+def test_several_ranges_and_nonsense_are_ignored(field: str) -> None:
+    assert parse_range(field, 10_000) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "size"), [("bytes=10000-", 10_000), ("bytes=10000-10001", 10_000), ("bytes=-0", 10_000), ("bytes=0-", 0)]
+)
+def test_a_range_without_any_byte_is_refused_with_the_size(field: str, size: int) -> None:
+    with pytest.raises(RangeNotSatisfiable) as refused:
+        parse_range(field, size)
+    assert refused.value.headers == {"Content-Range": f"bytes */{size}"}
+
+
+def test_the_end_of_an_empty_file_is_the_whole_of_it() -> None:
+    assert parse_range("bytes=-5", 0) is None
+
+
+@given(st.integers(0, 10**12), st.integers(0, 10**12), st.integers(1, 10**12))
+def test_a_range_never_leaves_the_file(first: int, last: int, size: int) -> None:
+    try:
+        span = parse_range(f"bytes={first}-{last}", size)
+    except RangeNotSatisfiable:
+        assert first >= size
+        return
+    if span is None:
+        assert last < first
+    else:
+        assert span.start == first
+        assert span.length > 0
+        assert span.start + span.length == min(last + 1, size)
+
+
+@given(st.text(max_size=40), st.integers(0, 100))
+def test_no_text_breaks_the_parser(text: str, size: int) -> None:
+    try:
+        span = parse_range(f"bytes={text}", size)
+    except RangeNotSatisfiable:
+        return
+    assert span is None or 0 <= span.start < span.start + span.length <= size
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, False),
+        ({"if-none-match": ETAG}, True),
+        ({"if-none-match": f"W/{ETAG}"}, True),
+        ({"if-none-match": f'"other" , {ETAG}'}, True),
+        ({"if-none-match": "*"}, True),
+        ({"if-none-match": '"other"'}, False),
+        ({"if-none-match": str(HASH)}, False),
+        ({"if-modified-since": DATE}, True),
+        ({"if-modified-since": LATER}, True),
+        ({"if-modified-since": EARLIER}, False),
+        ({"if-modified-since": "yesterday"}, False),
+        ({"if-none-match": '"other"', "if-modified-since": LATER}, False),
+        ({"if-match": ETAG}, False),
+        ({"if-match": "*"}, False),
+        ({"if-match": f'"other",{ETAG}', "if-none-match": ETAG}, True),
+        ({"if-unmodified-since": DATE}, False),
+        ({"if-unmodified-since": "yesterday"}, False),
+        ({"if-match": ETAG, "if-unmodified-since": EARLIER}, False),
+    ],
+)
+def test_conditions_are_asked_in_the_order_of_the_rfc(headers: dict[str, str], expected: bool) -> None:
+    assert is_not_modified(FILE, headers) is expected
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"if-match": '"other"'},
+        {"if-match": f"W/{ETAG}"},
+        {"if-match": str(HASH)},
+        {"if-match": '"other"', "if-none-match": ETAG},
+        {"if-unmodified-since": EARLIER},
+        {"if-unmodified-since": EARLIER, "if-none-match": ETAG},
+    ],
+)
+def test_a_precondition_that_fails_comes_before_all_else(headers: dict[str, str]) -> None:
+    with pytest.raises(PreconditionFailed):
+        is_not_modified(FILE, headers)
+
+
+@pytest.mark.parametrize(
+    ("validator", "counts"),
+    [(ETAG, True), (DATE, True), (f"W/{ETAG}", False), ('"other"', False), (EARLIER, False), (LATER, False), ("nonsense", False)],
+)
+def test_a_range_counts_only_for_the_same_bytes(validator: str, counts: bool) -> None:
+    span = choose_span(FILE, {"range": "bytes=1-2", "if-range": validator})
+    assert span == (Span(1, 2) if counts else None)
+
+
+@pytest.mark.parametrize("text", [DATE, "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"])
+def test_all_three_forms_of_a_date_are_read(text: str) -> None:
+    assert parse_date(text) == MOMENT.replace(microsecond=0)
+
+
+def test_a_file_is_described_by_its_digest() -> None:
+    headers = describe_file(FILE, inline=True)
+    assert headers["ETag"] == ETAG
+    assert headers["Repr-Digest"] == "sha-256=:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=:"
+    assert headers["Last-Modified"] == DATE
+    assert headers["Content-Disposition"].startswith("inline;")
+    assert parse_repr_digest(headers["Repr-Digest"]) == HASH
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"), [("md5=:AAAA:", None), (f"md5=:AAAA:, {describe_file(FILE, inline=False)['Repr-Digest']}", HASH)]
+)
+def test_other_algorithms_are_passed_over(field: str, expected: Sha256 | None) -> None:
+    assert parse_repr_digest(field) == expected
+
+
+@pytest.mark.parametrize(
+    "field", ["", "sha-256", "sha-256=abc", "sha-256=:AAAA:", "sha-256=:AAA:", "sha-256=:!:", str(HASH), "sha-256=:AAAA:,"]
+)
+def test_a_digest_that_is_none_is_refused(field: str) -> None:
+    with pytest.raises(InvalidRequest, match="Repr-Digest"):
+        parse_repr_digest(field)

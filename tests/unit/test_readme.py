@@ -1,0 +1,34 @@
+"""The README's tables against the code."""
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from service.settings import Settings, list_variables, read_settings
+from tests.unit.test_settings import COMPLETE
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_settings_table_names_every_variable_and_no_other() -> None:
+    rows = re.findall(r"^\| (`ASSAY_.*?) \|", README, flags=re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(ASSAY_\w+)`", row)} == list_variables()
+
+
+def test_the_settings_table_gives_the_real_defaults() -> None:
+    defaults = read_settings(COMPLETE, Settings)
+    given = dict(re.findall(r"^\| `(ASSAY_\w+)` \| `([^`]+)` \|", README, flags=re.MULTILINE))
+    assert len(given) > 15
+    assert read_settings({**COMPLETE, **given}, Settings) == defaults
+
+
+def test_ci_runs_exactly_the_readmes_test_command() -> None:
+    [command] = [line for line in README.splitlines() if line.endswith("/pytest")]
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_every_setting_with_a_default_is_optional() -> None:
+    required = {field.name for field in msgspec.structs.fields(Settings) if field.required}
+    assert {f"ASSAY_{name.upper()}" for name in required} == set(COMPLETE)

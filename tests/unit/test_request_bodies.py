@@ -1,0 +1,139 @@
+"""Bodies as they come in, and out of their forms."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from service import request_bodies
+from service.problems import IncompleteBody, MalformedBody, SlowSender
+from service.request_bodies import FormFile, FormReader, Pace, find_boundary, read_body
+
+pytestmark = pytest.mark.anyio
+
+HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n'
+
+
+class Messages:
+    """An ASGI `receive` that plays these and then waits for ever."""
+
+    def __init__(self, *messages: dict[str, Any]) -> None:
+        self.left = list(messages)
+
+    async def __call__(self) -> dict[str, Any]:
+        if not self.left:
+            await asyncio.Event().wait()
+        return self.left.pop(0)
+
+
+def request(body: bytes, *, more: bool) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def collect(pieces: AsyncIterator[bytes]) -> bytes:
+    return b"".join([piece async for piece in pieces])
+
+
+async def read_form(form: FormReader) -> bytes:
+    await form.open()
+    return await collect(form.read())
+
+
+async def in_pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+
+
+async def test_a_body_is_read_to_its_end() -> None:
+    receive = Messages(request(b"ab", more=True), request(b"", more=True), request(b"c", more=False))
+    assert await collect(read_body(receive, length=3, bytes_per_second=1)) == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("messages", "length"),
+    [
+        ([request(b"ab", more=True), {"type": "http.disconnect"}], 3),
+        ([request(b"ab", more=False)], 3),
+        ([{"type": "http.disconnect"}], None),
+    ],
+)
+async def test_a_body_that_ends_early_is_incomplete(messages: Sequence[dict[str, Any]], length: int | None) -> None:
+    with pytest.raises(IncompleteBody):
+        await collect(read_body(Messages(*messages), length=length, bytes_per_second=1))
+
+
+async def test_a_silent_sender_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 0.05)
+    with pytest.raises(SlowSender) as refused:
+        await collect(read_body(Messages(request(b"a", more=True)), length=None, bytes_per_second=1000))
+    assert refused.value.headers == {"Connection": "close"}
+
+
+async def test_a_sender_that_keeps_pace_begins_a_new_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 1.0)
+    pace = Pace(10)
+    pace.waited = 0.9999
+    pace.received = 10
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0)
+        pace.waited += 0.001
+        return request(b"", more=True)
+
+    await pace.wait_for(receive)
+    assert (pace.waited, pace.received) == (0.0, 0)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_a_form_gives_its_file(size: int) -> None:
+    body = HEAD + b"bytes\r\n--of a file" + b"\r\n--b--\r\n"
+    form = FormReader(in_pieces(body, size), "b")
+    assert await form.open() == FormFile("a.txt", "text/plain; charset=utf-8")
+    assert await collect(form.read()) == b"bytes\r\n--of a file"
+
+
+async def test_an_empty_file_is_a_file() -> None:
+    form = FormReader(in_pieces(HEAD + b"\r\n--b--", 100), "b")
+    await form.open()
+    assert await collect(form.read()) == b""
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"", IncompleteBody),
+        (b"no form at all", IncompleteBody),
+        (b"--b--\r\n", MalformedBody),
+        (HEAD.replace(b'"file"', b'"photo"') + b"x\r\n--b--", MalformedBody),
+        (HEAD + b"x\r\n" + HEAD + b"y\r\n--b--", MalformedBody),
+        (HEAD + b"x\r\n" + HEAD.replace(b'"file"', b'"album"') + b"y\r\n--b--", MalformedBody),
+        (HEAD + b"x", IncompleteBody),
+        (HEAD[:30], IncompleteBody),
+        (b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n--b--", MalformedBody),
+    ],
+)
+async def test_a_form_that_is_wrong_is_refused(body: bytes, kind: type[Exception]) -> None:
+    form = FormReader(in_pieces(body, 16), "b")
+    with pytest.raises(kind):
+        await read_form(form)
+
+
+@pytest.mark.parametrize("boundary", ["", "a\nb"])
+async def test_a_boundary_that_cannot_be_used_is_refused(boundary: str) -> None:
+    with pytest.raises(MalformedBody):
+        await FormReader(in_pieces(HEAD, 16), boundary).open()
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("multipart/form-data; boundary=b", "b"),
+        ('Multipart/Form-Data; boundary="a b"', "a b"),
+        ("multipart/form-data", ""),
+        ("text/plain", None),
+        ("", None),
+    ],
+)
+def test_a_form_is_known_by_its_type(header: str, expected: str | None) -> None:
+    assert find_boundary(header) == expected

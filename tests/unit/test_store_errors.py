@@ -1,0 +1,68 @@
+"""Which error an answer of the store means: what is final, what passes, and what is ours."""
+
+import pytest
+
+from service.object_store import (
+    ObjectChanged,
+    ObjectMissing,
+    ObjectUnreadable,
+    RequestRefused,
+    StoreError,
+    StoreUnavailable,
+    UploadMissing,
+)
+from service.object_store.connection import is_error_document
+from service.object_store.errors import error_for_answer
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "meaning"),
+    [
+        (404, "NoSuchKey", ObjectMissing),
+        (404, None, ObjectMissing),
+        (404, "NoSuchBucket", StoreUnavailable),
+        (404, "NoSuchUpload", UploadMissing),
+        (412, None, ObjectChanged),
+        (200, "PreconditionFailed", ObjectChanged),
+        (400, "InvalidRequest", ObjectUnreadable),
+        (403, "InvalidObjectState", ObjectUnreadable),
+        (400, None, RequestRefused),
+        (416, "InvalidRange", RequestRefused),
+        (501, "NotImplemented", RequestRefused),
+        (401, None, StoreUnavailable),
+        (403, "AccessDenied", StoreUnavailable),
+        (403, "SignatureDoesNotMatch", StoreUnavailable),
+        (403, "RequestTimeTooSkewed", StoreUnavailable),
+        (400, "RequestTimeout", StoreUnavailable),
+        (409, "OperationAborted", StoreUnavailable),
+        (429, None, StoreUnavailable),
+        (500, "InternalError", StoreUnavailable),
+        (503, "SlowDown", StoreUnavailable),
+        (200, "InternalError", StoreUnavailable),
+        (200, "UnnamedError", StoreUnavailable),
+        (307, None, StoreUnavailable),
+    ],
+)
+def test_an_answer_to_a_read_means(status: int, code: str | None, meaning: type[StoreError]) -> None:
+    error = error_for_answer("GET /vault/k", status, code=code, reads_object=True)
+    assert type(error) is meaning
+    assert (error.status, error.code) == (status, code)
+
+
+@pytest.mark.parametrize("code", ["InvalidRequest", "InvalidEncryptionAlgorithmError"])
+def test_a_write_that_is_refused_says_nothing_of_the_object(code: str) -> None:
+    assert type(error_for_answer("PUT /vault/k", 400, code=code, reads_object=False)) is RequestRefused
+
+
+@pytest.mark.parametrize(
+    "body", [b"<Error><Code>x</Code></Error>", b'<?xml version="1.0"?>\n<Error/>', b" \n <?xml version='1.0'?><Error></Error>"]
+)
+def test_an_error_document_is_known_by_its_root(body: bytes) -> None:
+    assert is_error_document(body)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<DeleteResult><Error><Code>x</Code></Error></DeleteResult>", b"bytes", b"<?xml version='1.0'?><CopyObjectResult/>"]
+)
+def test_another_document_is_none(body: bytes) -> None:
+    assert not is_error_document(body)
