@@ -14,6 +14,10 @@ from tests.stores import StoreUnderTest, open_store
 @pytest.fixture
 def settings(deployment: Deployment, store: StoreUnderTest, database_url: str) -> Settings:
     """As the environment would give them."""
+    return make_settings(deployment, store, database_url)
+
+
+def make_settings(deployment: Deployment, store: StoreUnderTest, database_url: str) -> Settings:
     return Settings(
         database_url=Secret(database_url),
         s3_endpoint=Url(deployment.endpoint),

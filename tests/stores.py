@@ -79,6 +79,10 @@ def store(request: pytest.FixtureRequest, running_stores: Callable[[str], StoreU
 @pytest.fixture
 def fresh_deployment(store: StoreUnderTest) -> Deployment:
     """Names and keys that nobody has used, and nothing made of them yet."""
+    return new_deployment(store)
+
+
+def new_deployment(store: StoreUnderTest) -> Deployment:
     name = secrets.token_hex(4)
     return Deployment(
         endpoint=store.endpoint,

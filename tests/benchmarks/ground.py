@@ -23,9 +23,10 @@ from tests.benchmarks.hand import Hand
 from tests.benchmarks.processes import find_filesystem
 from tests.conftest import TEMPLATE, execute, in_database, make_template
 from tests.e2e.commands import STOP_SECONDS, clean_environment
-from tests.e2e.conftest import make_deployment, make_settings, new_key
+from tests.e2e.conftest import new_key
+from tests.running import make_settings
 from tests.servers import free_port, genuine_minio, start_test_store, wait_until
-from tests.stores import REGION, WEBHOOK_ID, StoreUnderTest, under_test
+from tests.stores import REGION, WEBHOOK_ID, StoreUnderTest, new_deployment, under_test
 
 GIB = 1024**3
 NEEDED_BYTES = 12 * GIB
@@ -52,7 +53,7 @@ class Ground:
         """Buckets, identities, a database and a key, all new; no process yet. Whatever was started is stopped at the end."""
         name = f"assay_{secrets.token_hex(6)}"
         asyncio.run(execute(self.database_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
-        deployment = make_deployment(self.store)
+        deployment = new_deployment(self.store)
         bootstrap(deployment)
         settings = make_settings(deployment, self.store, in_database(self.database_url, name))
         key = asyncio.run(new_key(settings, "benchmark", scopes=("read", "write"), expires_in=timedelta(days=1)))

@@ -1,9 +1,9 @@
 """64 KiB files: how long after its PUT one is `ready`, and how many become `ready` in a second."""
 
-import asyncio
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
@@ -74,9 +74,9 @@ async def take_turns(site: Site, *, rounds: int, batch: int) -> tuple[list[list[
 
 async def upload_and_wait(site: Site, api: Connection, store: Connection) -> float:
     file_id = await declare_and_put(site, api, store)
-    begun = asyncio.get_running_loop().time()
+    begun = time.perf_counter()
     await complete(site, api, file_id)
-    return asyncio.get_running_loop().time() - begun
+    return time.perf_counter() - begun
 
 
 async def declare_and_put(site: Site, api: Connection, store: Connection) -> str:
@@ -109,11 +109,11 @@ async def prove_by_hand(site: Site, store: Connection, connection: asyncpg.Conne
     key, file_id, name = secrets.token_hex(16), uuid4(), uuid4()
     await insert_row(connection, file_id, key)
     check(await store.exchange(site.hand.put(key, BODY)), 200)
-    begun = asyncio.get_running_loop().time()
+    begun = time.perf_counter()
     check(await store.exchange(site.hand.copy(key, str(name))), 200)
     digest = hashlib.sha256(check(await store.exchange(site.hand.get(str(name))), 200).body)
     await connection.execute(COMMIT_BY_HAND, file_id, digest.digest(), name)
-    seconds = asyncio.get_running_loop().time() - begun
+    seconds = time.perf_counter() - begun
     assert digest.digest() == DIGEST.digest()
     return seconds
 

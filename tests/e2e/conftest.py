@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import msgspec
 import pytest
 import uvicorn
 
@@ -26,9 +27,10 @@ from service.logs import configure_logs
 from service.model import make_id
 from service.queries.keys import create_key
 from service.resources import Resources, open_resources
-from service.settings import BucketName, Secret, Settings, Url
+from service.settings import Settings
 from tests.conftest import TEMPLATE, execute, in_database
-from tests.stores import REGION, WEBHOOK_ID, StoreUnderTest
+from tests.running import make_settings
+from tests.stores import StoreUnderTest, new_deployment
 
 T = TypeVar("T")
 
@@ -120,46 +122,13 @@ def apis(admin_url: str, logs: Path) -> Iterator[Callable[[StoreUnderTest], Api]
 def running_api(admin_url: str, store: StoreUnderTest) -> Iterator[Api]:
     name = f"assay_{secrets.token_hex(6)}"
     asyncio.run(execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
-    deployment = make_deployment(store)
+    deployment = new_deployment(store)
     bootstrap(deployment)
-    settings = make_settings(deployment, store, in_database(admin_url, name))
+    settings = msgspec.structs.replace(make_settings(deployment, store, in_database(admin_url, name)), sweep_every=timedelta(seconds=1))
     SECRETS_IN_USE.update(settings.secrets())
     with serving(settings, store.webhook_port):
         yield Api(f"http://127.0.0.1:{store.webhook_port}", settings, deployment, store)
     asyncio.run(execute(admin_url, f"DROP DATABASE {name} WITH (FORCE)"))
-
-
-def make_deployment(store: StoreUnderTest) -> Deployment:
-    name = secrets.token_hex(4)
-    return Deployment(
-        endpoint=store.endpoint,
-        region=REGION,
-        root_access_key=store.root_access_key,
-        root_secret_key=store.root_secret_key,
-        access_key=f"service-{secrets.token_hex(8)}",
-        secret_key=secrets.token_hex(16),
-        signer_access_key=f"signer-{secrets.token_hex(8)}",
-        signer_secret_key=secrets.token_hex(16),
-        incoming_bucket=f"incoming-{name}",
-        vault_bucket=f"vault-{name}",
-        webhook_id=WEBHOOK_ID,
-    )
-
-
-def make_settings(deployment: Deployment, store: StoreUnderTest, database_url: str) -> Settings:
-    return Settings(
-        database_url=Secret(database_url),
-        s3_endpoint=Url(deployment.endpoint),
-        s3_region=deployment.region,
-        s3_access_key=Secret(deployment.access_key),
-        s3_secret_key=Secret(deployment.secret_key),
-        s3_signer_access_key=Secret(deployment.signer_access_key),
-        s3_signer_secret_key=Secret(deployment.signer_secret_key),
-        incoming_bucket=BucketName(deployment.incoming_bucket),
-        vault_bucket=BucketName(deployment.vault_bucket),
-        webhook_token=(Secret(store.webhook_token),),
-        sweep_every=timedelta(seconds=1),
-    )
 
 
 @contextlib.contextmanager
