@@ -8,12 +8,14 @@ from typing import Any, Final
 
 import structlog
 from litestar import Litestar, Request, Response, Router
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi.spec import SecurityRequirement
 
 from service import database, problems
 from service.auth import Principal, require_key
+from service.downloads import Downloads
+from service.heap import share_one_heap
 from service.logs import RequestLog
 from service.object_store import StoreError
 from service.problems import FieldError, Problem
@@ -24,6 +26,7 @@ from service.routes.downloads import read_file
 from service.routes.health import Readiness
 from service.routes.requests import JsonRequest
 from service.routes.streamed_uploads import upload_file
+from service.senders import Senders
 from service.settings import Settings
 from service.worker import Worker
 
@@ -40,11 +43,15 @@ def create_app(settings: Settings, *, with_worker: bool = False, resources: Reso
     The start fails with SchemaError over a schema that is older or newer than this code; while the database is away it succeeds.
     """
 
+    share_one_heap()  # before any thread begins
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             app.state.resources = resources or await stack.enter_async_context(open_resources(settings))
             app.state.readiness = Readiness()
+            app.state.downloads = stack.enter_context(contextlib.closing(Downloads(settings.download_buffers)))
+            app.state.senders = stack.enter_context(contextlib.closing(Senders()))
             await stack.enter_async_context(running(app.state.resources, app.state.readiness, with_worker=with_worker))
             yield
 
@@ -54,6 +61,7 @@ def create_app(settings: Settings, *, with_worker: bool = False, resources: Reso
         dependencies={
             "resources": Provide(provide_resources, sync_to_thread=False),
             "readiness": Provide(provide_readiness, sync_to_thread=False),
+            "downloads": Provide(provide_downloads, sync_to_thread=False),
             "principal": Provide(provide_principal, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_exception, HTTPException: answer_http_exception, Problem: answer_problem},
@@ -95,8 +103,16 @@ def provide_readiness(request: Request[Any, Any, Any]) -> Readiness:
     return readiness
 
 
-def provide_principal(request: Request[Any, Any, Any]) -> Principal:
-    """Who the guard let in."""
+def provide_downloads(request: Request[Any, Any, Any]) -> Downloads:
+    downloads: Downloads = request.app.state.downloads
+    return downloads
+
+
+def provide_principal(request: Request[Any, Any, Any], resources: NamedDependency[Resources]) -> Principal:  # noqa: ARG001  # see below
+    """Who the guard let in.
+
+    It asks for `resources` so that Litestar provides one after the other: what is independent gets a task each, a tenth of a declare.
+    """
     principal: Principal = request.scope["state"]["principal"]
     return principal
 

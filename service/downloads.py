@@ -26,7 +26,6 @@ from uuid import UUID
 import structlog
 
 from service import problems
-from service.heap import share_one_heap
 from service.model import UNPROVED, File, State
 from service.object_store import Bucket, ObjectChanged, ObjectMissing, ObjectReader, StoreError, StoreUnavailable
 from service.representation import Span
@@ -53,7 +52,6 @@ class Downloads:
     def __init__(self, buffer_bytes: int) -> None:
         self.bytes_left = buffer_bytes
         self.reserve = buffer_bytes // 2
-        share_one_heap()
         self.threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="download")
 
     @property

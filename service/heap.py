@@ -9,6 +9,6 @@ M_ARENA_MAX: Final = -8
 
 
 def share_one_heap() -> None:
-    """Call it before threads begin. glibc gives each a heap of its own: a buffer freed in one is no use to the others, and memory doubles."""
+    """Call it before threads begin. glibc gives each a heap of its own: a buffer freed in one is no use to the others."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library has one heap, or ways of its own
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)

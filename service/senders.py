@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from service import problems
-from service.heap import share_one_heap
 
 THREADS: Final = 16
 BUFFER_BYTES: Final = 128 * 1024**2
@@ -20,7 +19,6 @@ class Senders:
     """One an app, for one event loop."""
 
     def __init__(self) -> None:
-        share_one_heap()
         self.bytes_left = BUFFER_BYTES
         self.waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")

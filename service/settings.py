@@ -71,7 +71,7 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     sweep_every: timedelta = timedelta(seconds=30)
     copy_grace: timedelta = timedelta(hours=24)
     keep_rows: timedelta = timedelta(days=30)
-    download_buffers: Bytes = Bytes(48 * 1024**2)
+    download_buffers: Bytes = Bytes(32 * 1024**2)
     """Memory that all downloads of a process share."""
     log_level: str = "info"
 

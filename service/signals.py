@@ -20,6 +20,7 @@ from service.database import UNREACHABLE
 CHANNEL: Final = "assay"
 NOTIFY: Final = "SELECT pg_notify('assay', payload) FROM unnest($1::text[]) AS payload"
 COALESCE_SECONDS: Final = 0.005
+HEARTBEAT_SECONDS: Final = 10.0
 IDS_A_PAYLOAD: Final = 200  # a payload holds less than 8,000 bytes
 
 log = structlog.get_logger()
@@ -37,6 +38,7 @@ class Signals:
         self.changed: set[UUID] = set()
         self.to_send = asyncio.Event()
         self.work_to_send = False
+        self.unsent: list[str] = []
         self.connected = False
         self.closing = False
 
@@ -126,13 +128,15 @@ class Signals:
         self.to_send.set()  # `send` waits for that one alone
 
     async def send(self, connection: asyncpg.Connection, lost: asyncio.Event) -> None:
+        """What is signalled; now and then nothing at all, because a connection that fell silent would never be missed otherwise."""
         while not lost.is_set():
-            await self.to_send.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.to_send.wait(), timeout=0 if self.unsent else HEARTBEAT_SECONDS)
             await asyncio.sleep(COALESCE_SECONDS)
             self.to_send.clear()
-            payloads = self.take_payloads()
-            if payloads and not lost.is_set():
-                await connection.execute(NOTIFY, payloads)
+            self.unsent += self.take_payloads()
+            await connection.execute(NOTIFY, self.unsent)
+            self.unsent.clear()
 
     async def flush(self) -> None:
         """Give what was signalled last a moment to leave; it is a hint, so nothing is lost if it does not."""

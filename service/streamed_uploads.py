@@ -15,8 +15,7 @@
     - it hit nothing: the commit may have won. Read the files row: there it is, and the answer is the file; else the sweeper was first.
     - the database is away: the sweeper dooms the copy when its lease has ended.
 (c) From the copies row on the lease is extended in the background. It is doomed: stop, then (b).
-(d) Cancelled, because the process stops, or a fault of ours: (b), shielded.
-Nothing that writes is ever sent twice.
+(d) Cancelled, because the process stops, or a fault of ours: (b), shielded. Nothing that writes is ever sent twice.
 """
 
 import asyncio
@@ -171,8 +170,7 @@ async def fill(upload: Streaming, piece: bytes) -> None:
 
 
 async def take_memory(upload: Streaming) -> None:
-    most = upload.announced.most_bytes
-    wanted = PART_BYTES if most is None else max(min(PART_BYTES, most), 0)
+    wanted = min(PART_BYTES, upload.announced.most_bytes or PART_BYTES)
     await upload.senders.take(wanted)
     upload.lent = wanted
 
@@ -213,12 +211,20 @@ async def put_whole(upload: Streaming) -> str:
 
 
 def put_now(upload: Streaming) -> str:
-    if time.monotonic() >= upload.held_until:
-        raise SentTooLate("the lease was over before the object was sent")
+    """Under the deadline of the lease as our own clock has it, checked right before the first byte."""
     upload.asked_store = True
-    return upload.resources.vault.put_now(
-        upload.key, upload.buffer, sha256=upload.digest.hexdigest(), timeout_seconds=SEND_SECONDS, **upload.describe_object()
-    )
+    try:
+        return upload.resources.vault.put_now(
+            upload.key,
+            upload.buffer,
+            sha256=upload.digest.hexdigest(),
+            send_before=upload.held_until,
+            timeout_seconds=SEND_SECONDS,
+            **upload.describe_object(),
+        )
+    except SentTooLate:
+        upload.asked_store = False
+        raise
 
 
 async def begin_multipart(upload: Streaming) -> None:

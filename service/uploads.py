@@ -11,6 +11,7 @@
 """
 
 import asyncio
+import contextlib
 import secrets
 from datetime import datetime, timedelta
 from typing import Final
@@ -19,6 +20,7 @@ from uuid import UUID
 import msgspec
 
 from service import problems
+from service.database import UNREACHABLE
 from service.model import GONE, LARGEST_PUT_BYTES, UNPROVED, Declaration, File, Sha256, State, make_id
 from service.object_store import ObjectMissing
 from service.queries import files, idempotency
@@ -28,6 +30,8 @@ from service.telemetry import NOTICES, report_transition
 
 SLOWEST_PUT_BYTES_PER_SECOND: Final = 64 * 1024
 """A PUT may go on after its URL's end; slower than this, and the file may be given up while it runs."""
+UNHEARD_SECONDS: Final = 1.0
+"""How often a waiter reads its row while nobody would tell it of a change."""
 
 
 class Upload(msgspec.Struct, frozen=True):
@@ -205,20 +209,31 @@ def gone(file: File) -> problems.FileGone:
 async def wait_until_final(resources: Resources, file: File, *, seconds: float) -> File:
     """The file when it has left pending and verifying, or as it is after so many seconds, or when the process ends.
 
-    No database connection is held meanwhile.
+    No database connection is held meanwhile. A database that goes away and is back in time costs nobody the answer; while no listener
+    is connected, the row is read every UNHEARD_SECONDS.
     """
-    deadline = asyncio.get_running_loop().time() + seconds
+    if seconds <= 0:
+        return file
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + seconds
     with resources.signals.subscribe(file.id) as changed:
-        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+        while True:
             changed.clear()
-            file = await find_file(resources, file.id, owner=None)
-            if file.state not in UNPROVED or resources.signals.closing:
-                break
+            left = 0.0 if resources.signals.closing else max(0.0, deadline - clock())
+            patience = left
             try:
-                await asyncio.wait_for(changed.wait(), timeout=left)
-            except TimeoutError:
-                break
-    return file
+                file = await find_file(resources, file.id, owner=None)
+            except UNREACHABLE:
+                if not left:
+                    raise
+                patience = min(left, UNHEARD_SECONDS)
+            else:
+                if file.state not in UNPROVED or not left:
+                    return file
+            if not resources.signals.connected:
+                patience = min(left, UNHEARD_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), timeout=patience)
 
 
 async def delete_file(resources: Resources, file_id: UUID, *, owner: str | None) -> None:

@@ -12,11 +12,23 @@ import pytest
 
 from service import database
 from service.settings import DatabaseSettings, Secret
-from tests.servers import start_test_database
+from tests.servers import genuine_minio, start_test_database, store_kinds
 
 pytest_plugins = ["tests.stores", "tests.running"]
 
 TEMPLATE = "assay_template"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Genuine MinIO is built before any test's time-out runs, and once for all of xdist's processes."""
+    if "minio" in store_kinds() and not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
+        genuine_minio()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    kinds = store_kinds()
+    missing = [kind for kind in ("external", "docker", "minio", "embedded") if kind not in kinds]
+    terminalreporter.write_line(f"stores tested: {', '.join(kinds)}; not to be had here: {', '.join(missing) or 'none'}")
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,9 @@ from tests.servers import RunningStore, free_port, start_test_store, store_kinds
 
 REGION = "us-east-1"
 WEBHOOK_ID = "ASSAY"
+"""The target of deployments whose tests take the events themselves."""
+API_WEBHOOK_ID = "API"
+"""The target of the deployment that the session's API serves: it listens all the time."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class StoreUnderTest:
     root_secret_key: str = field(repr=False)
     webhook_port: int
     webhook_token: str = field(repr=False)
+    api_port: int = 0
     pid: int | None = None
 
     @property
@@ -58,17 +62,20 @@ def running_stores(folder: Path) -> Iterator[Callable[[str], StoreUnderTest]]:
             if kind not in found:
                 webhook = Webhook(endpoint=f"http://127.0.0.1:{free_port()}/webhooks/minio", token=secrets.token_hex(16))
                 place = folder / f"store-{kind}-{secrets.token_hex(4)}"
-                server = stack.enter_context(start_test_store(kind, place, {WEBHOOK_ID: webhook}))
-                found[kind] = under_test(server, webhook)
+                api = Webhook(endpoint=f"http://127.0.0.1:{free_port()}/webhooks/minio", token=webhook.token)
+                server = stack.enter_context(start_test_store(kind, place, {WEBHOOK_ID: webhook, API_WEBHOOK_ID: api}))
+                found[kind] = under_test(server, webhook, api_port=urlsplit(api.endpoint).port or 0)
             return found[kind]
 
         yield start
 
 
-def under_test(server: RunningStore, webhook: Webhook) -> StoreUnderTest:
+def under_test(server: RunningStore, webhook: Webhook, *, api_port: int = 0) -> StoreUnderTest:
     port = urlsplit(webhook.endpoint).port or 0
     keys = (server.root_access_key, server.root_secret_key)
-    return StoreUnderTest(server.kind, server.endpoint, *keys, webhook_port=port, webhook_token=webhook.token, pid=server.pid)
+    return StoreUnderTest(
+        server.kind, server.endpoint, *keys, webhook_port=port, webhook_token=webhook.token, api_port=api_port, pid=server.pid
+    )
 
 
 @pytest.fixture(scope="session", params=store_kinds())
@@ -82,7 +89,7 @@ def fresh_deployment(store: StoreUnderTest) -> Deployment:
     return new_deployment(store)
 
 
-def new_deployment(store: StoreUnderTest) -> Deployment:
+def new_deployment(store: StoreUnderTest, *, webhook_id: str = WEBHOOK_ID) -> Deployment:
     name = secrets.token_hex(4)
     return Deployment(
         endpoint=store.endpoint,
@@ -95,7 +102,7 @@ def new_deployment(store: StoreUnderTest) -> Deployment:
         signer_secret_key=secrets.token_hex(16),
         incoming_bucket=f"incoming-{name}",
         vault_bucket=f"vault-{name}",
-        webhook_id=WEBHOOK_ID,
+        webhook_id=webhook_id,
     )
 
 

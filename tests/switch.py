@@ -26,12 +26,15 @@ class Switch:
         self.address: tuple[str, int] = self._listener.getsockname()
         self.silenced = threading.Event()
         """Set when the request came after which nothing is answered."""
+        self.held = threading.Event()
+        """Set when a request was swallowed."""
         self.restore()
 
     def restore(self) -> None:
         """What was held up goes on."""
         self._refusing, self._error, self._marker = False, None, None
         self.silenced.clear()
+        self.held.clear()
         self._flowing.set()
         self._answering.set()
 
@@ -89,6 +92,8 @@ class Switch:
         seen = b""
         with suppress(OSError):
             while piece := source.recv(PIECE):
+                if not self._flowing.is_set() and not answers:
+                    self.held.set()
                 self._flowing.wait()
                 if answers:
                     self._answering.wait()

@@ -141,11 +141,16 @@ class Bucket:
         metadata: Mapping[str, str],
         tags: Mapping[str, str],
         sha256: str | None = None,
+        send_before: float | None = None,
         timeout_seconds: float,
     ) -> str:
-        """Store `body`; its ETag. `sha256` (hex), where it is known already, saves hashing; `timeout_seconds` is for sending it all."""
+        """Store `body`; its ETag. `sha256` (hex), where it is known already, saves hashing; `timeout_seconds` is for sending it all.
+
+        `send_before` is a `time.monotonic()`. Raises SentTooLate: nothing was sent.
+        """
         headers = object_headers(content_type, metadata, tags)
-        return self._send_body(key, body, headers=headers, query={}, sha256=sha256, timeout_seconds=timeout_seconds)
+        with calling(timeout_seconds=timeout_seconds, send_before=send_before):
+            return self._send_body(key, body, headers=headers, query={}, sha256=sha256)
 
     def put_part(
         self,
@@ -159,7 +164,8 @@ class Bucket:
     ) -> str:
         """Store part `number` (from 1; all but the last 5 MiB or more); its ETag. Raises UploadMissing."""
         query: DictType = {"partNumber": str(number), "uploadId": upload_id}
-        return self._send_body(key, body, headers={}, query=query, sha256=sha256, timeout_seconds=timeout_seconds)
+        with calling(timeout_seconds=timeout_seconds):
+            return self._send_body(key, body, headers={}, query=query, sha256=sha256)
 
     def _send_body(
         self,
@@ -169,19 +175,17 @@ class Bucket:
         headers: DictType,
         query: DictType,
         sha256: str | None,
-        timeout_seconds: float,
     ) -> str:
         if sha256 is not None:
             headers["x-amz-content-sha256"] = sha256
-        with calling(timeout_seconds=timeout_seconds):
-            answer = self._client._execute(
-                "PUT",
-                self.name,
-                key,
-                body=body,  # type: ignore[arg-type] # any buffer will do: it goes to the hash and to the socket alone
-                headers=headers,
-                query_params=query,
-            )
+        answer = self._client._execute(
+            "PUT",
+            self.name,
+            key,
+            body=body,  # type: ignore[arg-type] # any buffer will do: it goes to the hash and to the socket alone
+            headers=headers,
+            query_params=query,
+        )
         return answer.headers["etag"].strip('"')
 
     async def create_upload(

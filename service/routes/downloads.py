@@ -7,8 +7,8 @@ from uuid import UUID
 
 import structlog
 from litestar import HttpMethod, Request, Response, route
-from litestar.datastructures import ResponseHeader, State
-from litestar.di import NamedDependency, Provide
+from litestar.datastructures import ResponseHeader
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, QueryParameter
 from litestar.types import Receive, Scope, Send
@@ -142,14 +142,6 @@ def name_operation(_: object, method: HttpMethod | str, __: object) -> str:
     return f"{str(getattr(method, 'value', method)).lower()}File"
 
 
-def provide_downloads(state: State, resources: NamedDependency[Resources]) -> Downloads:
-    """One an app, made for its first download."""
-    if "downloads" not in state:
-        state["downloads"] = Downloads(resources.settings.download_buffers)
-    downloads: Downloads = state["downloads"]
-    return downloads
-
-
 @route(
     "/files/{file_id:uuid}",
     http_method=[HttpMethod.GET, HttpMethod.HEAD],
@@ -157,7 +149,6 @@ def provide_downloads(state: State, resources: NamedDependency[Resources]) -> Do
     summary="Download a file",
     description="The bytes, which hash to the file's `hash`. One `Range` is honoured; several, or one in a HEAD, are ignored.",
     tags=["files"],
-    dependencies={"downloads": Provide(provide_downloads, sync_to_thread=False)},
     response_headers=[ResponseHeader(name=name, description=text, documentation_only=True) for name, text in SENT_HEADERS.items()],
     responses={
         200: ResponseSpec(bytes, description="The whole file", media_type=ANY_TYPE, generate_examples=False),

@@ -166,8 +166,5 @@ def read_length(request: Request[Any, Any, Any]) -> int | None:
 
 
 def find_senders(request: Request[Any, Any, Any]) -> Senders:
-    """One an app, made for its first upload."""
-    if "senders" not in request.app.state:
-        request.app.state["senders"] = Senders()
-    senders: Senders = request.app.state["senders"]
+    senders: Senders = request.app.state.senders
     return senders

@@ -30,7 +30,7 @@ from service.resources import Resources, open_resources
 from service.settings import Settings
 from tests.conftest import TEMPLATE, execute, in_database
 from tests.running import make_settings
-from tests.stores import StoreUnderTest, new_deployment
+from tests.stores import API_WEBHOOK_ID, StoreUnderTest, new_deployment
 
 T = TypeVar("T")
 
@@ -122,12 +122,12 @@ def apis(admin_url: str, logs: Path) -> Iterator[Callable[[StoreUnderTest], Api]
 def running_api(admin_url: str, store: StoreUnderTest) -> Iterator[Api]:
     name = f"assay_{secrets.token_hex(6)}"
     asyncio.run(execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
-    deployment = new_deployment(store)
+    deployment = new_deployment(store, webhook_id=API_WEBHOOK_ID)
     bootstrap(deployment)
     settings = msgspec.structs.replace(make_settings(deployment, store, in_database(admin_url, name)), sweep_every=timedelta(seconds=1))
     SECRETS_IN_USE.update(settings.secrets())
-    with serving(settings, store.webhook_port):
-        yield Api(f"http://127.0.0.1:{store.webhook_port}", settings, deployment, store)
+    with serving(settings, store.api_port):
+        yield Api(f"http://127.0.0.1:{store.api_port}", settings, deployment, store)
     asyncio.run(execute(admin_url, f"DROP DATABASE {name} WITH (FORCE)"))
 
 

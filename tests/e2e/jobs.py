@@ -96,6 +96,12 @@ def content(bucket: Bucket, key: str) -> bytes | None:
         return None
 
 
+async def find_key(resources: Resources, declared: Mapping[str, Any]) -> str:
+    """What only the holders of the file's URLs know."""
+    key: str = await resources.pool.fetchval("SELECT incoming_key FROM files WHERE id = $1", declared["file"]["id"])
+    return key
+
+
 async def until(holds: Callable[[], Awaitable[bool]], *, seconds: float = WAIT_SECONDS) -> None:
     """Look until it is so. Raises TimeoutError."""
     async with asyncio.timeout(seconds):

@@ -12,8 +12,10 @@ import httpx
 import msgspec
 import pytest
 
+from service import signals
 from service.resources import Resources, open_resources
 from service.settings import Secret, Settings, Url
+from service.uploads import notice_event
 from tests.e2e.commands import started
 from tests.e2e.jobs import (
     announce,
@@ -60,8 +62,9 @@ class Ways:
 def ways(settings: Settings, logs: object) -> Iterator[Ways]:
     short = msgspec.structs.replace(settings, lease=timedelta(seconds=3), sweep_every=timedelta(seconds=1))
     with switch_to(settings.database_url) as (database, database_url), switch_to(settings.s3_endpoint) as (store, endpoint):
+        plain = f"{database_url}{'&' if '?' in database_url else '?'}sslmode=disable"  # cut in mid-handshake, asyncpg drops an exception
         switched = msgspec.structs.replace(
-            short, database_url=Secret(database_url), s3_endpoint=Url(endpoint), s3_public_endpoint=settings.s3_endpoint
+            short, database_url=Secret(plain), s3_endpoint=Url(endpoint), s3_public_endpoint=settings.s3_endpoint
         )
         yield Ways(switched, database, store, msgspec.structs.replace(short, s3_public_endpoint=settings.s3_endpoint))
 
@@ -105,10 +108,11 @@ async def test_without_its_database_the_api_refuses_in_time_and_recovers_by_itse
         path = f"/files/{declared['file']['id']}"
         HOW_IT_GOES[how](ways.database)
         routes = [("POST", "/files"), ("GET", "/files?limit=1"), ("GET", path), ("GET", f"{path}/metadata"), ("DELETE", path)]
-        for answer in await ask(client, [*routes, ("POST", f"{path}/complete"), ("POST", f"{path}/upload")]):
-            check_unavailable(answer, "database")
+        many = [*routes, ("POST", f"{path}/complete"), ("POST", f"{path}/upload")] * 8
         key = (await look_at(resources, declared)).row["incoming_key"]
-        check_unavailable(await announce(client, ways.settings, key), "database")
+        event, *refused = await asyncio.gather(announce(client, ways.settings, key), ask(client, many))
+        for answer in [event, *refused[0]]:
+            check_unavailable(answer, "database")
         health = await ask(
             client, [("GET", "/health/live"), ("GET", "/health/ready"), ("GET", "/health/ready?full=1"), ("GET", "/metrics")]
         )
@@ -212,6 +216,46 @@ async def test_without_any_listener_work_is_done_and_who_waits_is_told_the_truth
         await check_served(client, resources, declared, BODY)
 
 
+async def test_a_listener_that_fell_silent_is_found_out_and_replaced(
+    ways: Ways, resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a firewall forgets an idle connection: nothing ends, nothing comes."""
+    monkeypatch.setattr(signals, "HEARTBEAT_SECONDS", 0.5)
+    listening_apart = msgspec.structs.replace(ways.direct, database_listen_url=ways.settings.database_url)
+    async with api_apart(listening_apart, with_worker=False) as client, working(resources):
+        declared = await declare(client, BODY)
+        waiting = asyncio.create_task(read_metadata(client, declared, wait=40))
+        await until(lambda: is_listening(resources, 2))
+        ways.database.silence()
+        await put(declared, BODY)
+        await notice_event(resources, (await look_at(resources, declared)).row["incoming_key"])
+        async with asyncio.timeout(IN_TIME):
+            assert (await waiting)["state"] == "ready"
+
+
+async def test_a_signal_that_was_lost_on_the_way_is_given_after_the_reconnect(ways: Ways, resources: Resources) -> None:
+    deaf = msgspec.structs.replace(ways.direct, database_listen_url=ways.settings.database_url)
+    async with api_apart(ways.direct, with_worker=False) as client, open_resources(deaf) as others, working(others):
+        declared = await declare(client, BODY)
+        waiting = asyncio.create_task(read_metadata(client, declared, wait=40))
+        await until(lambda: is_listening(resources, 3))
+        ways.database.silence()
+        await put(declared, BODY)
+        await notice_event(resources, (await look_at(resources, declared)).row["incoming_key"])
+        assert await asyncio.to_thread(ways.database.held.wait, IN_TIME)
+        ways.database.cut()
+        ways.database.restore()
+        async with asyncio.timeout(IN_TIME):
+            assert (await waiting)["state"] == "ready"
+
+
+async def is_listening(resources: Resources, processes: int) -> bool:
+    listeners = await resources.pool.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^(LISTEN|SELECT pg_notify)'"
+    )
+    return bool(listeners == processes)
+
+
 # The store
 
 
@@ -222,14 +266,14 @@ async def test_without_its_store_the_api_refuses_what_needs_it_and_verification_
     async with api_apart(ways.settings, with_worker=True) as client:
         proved = await upload(client, BODY)
         await complete(client, proved)
-        waiting = await upload(client, BODY)
+        waiting, pending = await upload(client, BODY), await declare(client, BODY)
         HOW_IT_GOES[how](ways.store)
         key = (await look_at(resources, waiting)).row["incoming_key"]
         assert (await announce(client, ways.settings, key)).status_code == 204
-        path, there = f"/files/{waiting['file']['id']}", f"/files/{proved['file']['id']}"
+        there, path, bare = [f"/files/{declared['file']['id']}" for declared in (proved, waiting, pending)]
         others = [("POST", "/files"), ("GET", "/files?limit=1"), ("GET", f"{path}/metadata"), ("HEAD", there), ("GET", "/health/ready")]
         refused, served = await asyncio.gather(
-            ask(client, [("GET", there), ("POST", f"{path}/complete"), ("POST", f"{path}/upload")]), ask(client, others)
+            ask(client, [("GET", there), ("POST", f"{path}/complete"), ("POST", f"{bare}/upload")]), ask(client, others)
         )
         for answer in refused:
             check_unavailable(answer, "store")

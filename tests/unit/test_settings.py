@@ -64,8 +64,8 @@ def test_a_wrong_value_is_named_with_what_would_be_right(variable: str, value: s
 
 @pytest.mark.parametrize(("text", "expected"), [("90", 90), ("15m", 900), ("24h", 86400), ("7d", 604800), ("0.5", 0.5)])
 def test_times_have_units(text: str, expected: float) -> None:
-    settings = read_settings({**COMPLETE, "ASSAY_LEASE": text}, Settings)
-    assert settings.lease == timedelta(seconds=expected)
+    settings = read_settings({**COMPLETE, "ASSAY_SWEEP_EVERY": text}, Settings)
+    assert settings.sweep_every == timedelta(seconds=expected)
 
 
 def test_a_secret_may_come_from_a_file_but_not_twice(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Events that are suppressed, forged, doubled, out of order: hints, so no file ends otherwise than its bytes say."""
+
+import asyncio
+import random
+from typing import Any
+
+import httpx
+import pytest
+
+from service.resources import Resources
+from tests.e2e.jobs import (
+    TEXT,
+    announce,
+    check_all,
+    check_served,
+    complete,
+    declare,
+    digest,
+    find_key,
+    look_at,
+    put,
+    read_metadata,
+    until,
+    upload,
+)
+from tests.presigned import forge
+from tests.stores import now
+
+pytestmark = pytest.mark.anyio
+
+BODY = b"what was sent" * 1000
+OTHER = BODY.upper()
+
+
+async def test_an_upload_whose_event_was_suppressed_is_found_by_complete(client: httpx.AsyncClient, resources: Resources) -> None:
+    declared = await upload_silently(client, BODY)
+    assert (await complete(client, declared))["state"] == "ready"
+    await check_served(client, resources, declared, BODY)
+
+
+async def test_an_upload_whose_event_was_suppressed_is_found_when_it_is_due_by_itself(
+    client: httpx.AsyncClient, resources: Resources
+) -> None:
+    declared = await upload_silently(client, BODY)
+    announced = await upload(client, BODY)
+    assert (await read_metadata(client, announced, wait=20))["state"] == "ready"
+    row = (await look_at(resources, declared)).row
+    assert (row["state"], row["notices"], row["attempts"]) == ("pending", 0, 0)
+    await resources.pool.execute("UPDATE files SET due_at = now() WHERE id = $1", declared["file"]["id"])
+    assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
+    await check_served(client, resources, declared, BODY)
+
+
+async def upload_silently(client: httpx.AsyncClient, body: bytes) -> dict[str, Any]:
+    """With a forged time and ETag too, where the store takes them."""
+    declared = await declare(client, body)
+    assert (await put(declared, body, forge(now()))).status == 200
+    return declared
+
+
+async def test_a_forged_event_makes_nothing_of_nothing(client: httpx.AsyncClient, resources: Resources) -> None:
+    declared = await declare(client, BODY)
+    key = await find_key(resources, declared)
+    lies = {"size": len(BODY), "eTag": "0" * 32, "contentType": TEXT, "userMetadata": {"hash": digest(OTHER), "state": "ready"}}
+    assert (await announce(client, resources.settings, key, **lies)).status_code == 204
+
+    async def looked() -> bool:
+        row = (await look_at(resources, declared)).row
+        return bool(row["attempts"] and row["lease"] is None)
+
+    await until(looked)
+    traces = await look_at(resources, declared)
+    assert (traces.row["state"], traces.row["hash"], traces.copies) == ("pending", None, 0)
+    assert (await put(declared, BODY)).status == 200
+    assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
+    await check_served(client, resources, declared, BODY)
+
+
+async def test_events_that_are_lost_doubled_forged_and_out_of_order_prove_each_file_once(
+    client: httpx.AsyncClient, resources: Resources
+) -> None:
+    order = random.Random(7)  # noqa: S311  # an order, not a secret
+    bodies = [b"%d " % number + BODY for number in range(12)]
+    declared = [await declare(client, body) for body in bodies]
+    keys = [await find_key(resources, one) for one in declared]
+
+    async def send_events() -> None:
+        for key in order.sample(keys * 6, len(keys) * 6):
+            assert (await announce(client, resources.settings, key, size=order.randrange(99))).status_code == 204
+
+    async def send_bodies() -> None:
+        for one, body in order.sample(list(zip(declared, bodies, strict=True)), len(bodies)):
+            assert (await put(one, body, {"x-minio-source-replication-request": "true"} if order.random() < 0.5 else None)).status == 200
+
+    await asyncio.gather(send_events(), send_events(), send_bodies())
+    for one, body in zip(declared, bodies, strict=True):
+        await complete(client, one)
+        await check_served(client, resources, one, body)
+    await check_all(resources)
