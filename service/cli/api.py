@@ -49,11 +49,16 @@ class Server(uvicorn.Server):
             self.on_start(self)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Requests under way end; those that only wait for a file are answered now."""
+        """Requests under way end; those that only wait for a file are answered now.
+
+        What is left after STOP_SECONDS is a client that does not read: uvloop would wait for it for ever when it closes.
+        """
         resources = getattr(self.config.app.state, "resources", None) if isinstance(self.config.app, Litestar) else None
         if resources is not None:
             resources.signals.stop_waiting()
         await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def reserve_port(host: str, port: int) -> socket.socket:

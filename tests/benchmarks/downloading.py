@@ -53,10 +53,9 @@ def upload(site: Site, size: int) -> Any:
 
 @dataclass(frozen=True)
 class Observed:
-    """While the slow ones went on: threads of the process, and how long somebody else's requests took."""
+    """Threads of the process, and how long somebody else's download took."""
 
     threads: int
-    metadata_seconds: float
     download_seconds: float
 
 
@@ -86,13 +85,11 @@ def show_times(ours: float, alone: float) -> tuple[str, str, str]:
 
 
 def look(site: Site, other: Any, *, pid: int) -> Observed:
-    times = []
-    for path in (f"/files/{other['id']}/metadata", f"/files/{other['id']}"):
-        begun = time.perf_counter()
-        answer = httpx.get(site.url + path, headers=site.headers, timeout=60)
-        times.append(time.perf_counter() - begun)
-        assert answer.is_success, answer.text
-    return Observed(count_threads(pid), *times)
+    begun = time.perf_counter()
+    answer = httpx.get(f"{site.url}/files/{other['id']}", headers=site.headers, timeout=60)
+    seconds = time.perf_counter() - begun
+    assert answer.is_success, answer.text
+    return Observed(count_threads(pid), seconds)
 
 
 async def read_slowly(site: Site, slow: Any, other: Any, *, pid: int, seconds: float) -> tuple[Observed, int]:

@@ -23,6 +23,7 @@ from service import database
 from service.app import create_app
 from service.auth import make_key
 from service.bootstrap import Deployment, bootstrap
+from service.cli.api import Server
 from service.logs import configure_logs
 from service.model import make_id
 from service.queries.keys import create_key
@@ -145,7 +146,7 @@ def serving(settings: Settings, port: int, *, with_worker: bool = True) -> Itera
         server_header=False,
         timeout_graceful_shutdown=5,
     )
-    server = uvicorn.Server(config)
+    server = Server(config, None)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started and thread.is_alive():
