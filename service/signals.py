@@ -131,18 +131,23 @@ class Signals:
         """What is signalled; now and then nothing at all, because a connection that fell silent would never be missed otherwise."""
         while not lost.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.to_send.wait(), timeout=0 if self.unsent else HEARTBEAT_SECONDS)
-            await asyncio.sleep(COALESCE_SECONDS)
+                async with asyncio.timeout(0 if self.unsent else HEARTBEAT_SECONDS):  # wait_for may swallow a cancellation (Python 3.11)
+                    await self.to_send.wait()
             self.to_send.clear()
             self.unsent += self.take_payloads()
             await connection.execute(NOTIFY, self.unsent)
             self.unsent.clear()
+            await asyncio.sleep(COALESCE_SECONDS)  # afterwards: a signal that comes alone need not wait
+
+    @property
+    def has_more_to_send(self) -> bool:
+        return self.to_send.is_set() or bool(self.unsent)
 
     async def flush(self) -> None:
         """Give what was signalled last a moment to leave; it is a hint, so nothing is lost if it does not."""
         deadline = asyncio.get_running_loop().time() + 0.2
         loop = asyncio.get_running_loop()
-        while self.connected and self.to_send.is_set() and loop.time() < deadline:  # noqa: ASYNC110  # the sender sets no event when done
+        while self.connected and self.has_more_to_send and loop.time() < deadline:  # noqa: ASYNC110  # the sender sets no event when done
             await asyncio.sleep(COALESCE_SECONDS)
 
     def take_payloads(self) -> list[str]:

@@ -233,7 +233,8 @@ async def wait_until_final(resources: Resources, file: File, *, seconds: float) 
             if not resources.signals.connected:
                 patience = min(left, UNHEARD_SECONDS)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), timeout=patience)
+                async with asyncio.timeout(patience):
+                    await changed.wait()
 
 
 async def delete_file(resources: Resources, file_id: UUID, *, owner: str | None) -> None:

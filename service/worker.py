@@ -51,8 +51,8 @@ class Worker:
         work = self.resources.signals.work
         work.clear()
         try:
-            claimed = await self.fill_slots()
-            wait = timedelta(0) if claimed and self.free_slots() else await self.time_to_sleep()
+            more = await self.fill_slots()
+            wait = timedelta(0) if more and self.free_slots() else await self.time_to_sleep()
         except database.UNREACHABLE as error:
             log.warning("database away", error=type(error).__name__)
             wait = timedelta(seconds=1)
@@ -86,8 +86,8 @@ class Worker:
     def free_slots(self) -> int:
         return self.slots - len(self.running)
 
-    async def fill_slots(self) -> int:
-        """Large files first, into half of the slots at most; then small ones. How many were claimed."""
+    async def fill_slots(self) -> bool:
+        """Large files first, into half of the slots at most; then small ones. Whether more may be due than were asked for."""
         pool, lease = self.resources.pool, self.resources.settings.lease
         claimed_at = time.monotonic()
         free = min(self.free_slots(), 1) if self.errors else self.free_slots()
@@ -99,7 +99,7 @@ class Worker:
             task = asyncio.create_task(self.verify(claim, claimed_at))
             self.running[task] = claim
             task.add_done_callback(self.running.pop)
-        return len(claimed)
+        return len(claimed) == free > 0
 
     async def verify(self, claim: Claim, claimed_at: float) -> None:
         """One claim; a fault of ours is logged and costs this file a minute, not the worker its life."""
@@ -121,7 +121,8 @@ class Worker:
             except Exception:
                 log.exception("sweep failed")
             try:
-                await asyncio.wait_for(leftovers.wait(), timeout=self.resources.settings.sweep_every.total_seconds())
+                async with asyncio.timeout(self.resources.settings.sweep_every.total_seconds()):
+                    await leftovers.wait()
                 await asyncio.sleep(GATHER_SECONDS)  # what is left within a moment goes in one request
             except TimeoutError:
                 pass
