@@ -111,7 +111,7 @@ def provide_downloads(request: Request[Any, Any, Any]) -> Downloads:
 def provide_principal(request: Request[Any, Any, Any], resources: NamedDependency[Resources]) -> Principal:  # noqa: ARG001  # see below
     """Who the guard let in.
 
-    It asks for `resources` so that Litestar provides one after the other: what is independent gets a task each, a tenth of a declare.
+    It asks for `resources` so that Litestar provides one after the other: what is independent gets a task each.
     """
     principal: Principal = request.scope["state"]["principal"]
     return principal
