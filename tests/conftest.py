@@ -1,6 +1,7 @@
 """Fixtures for every test: one PostgreSQL a session, a fresh migrated database a test."""
 
 import asyncio
+import os
 import secrets
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +17,7 @@ from tests.servers import genuine_minio, start_test_database, store_kinds
 
 pytest_plugins = ["tests.stores", "tests.running"]
 
-TEMPLATE = "assay_template"
+TEMPLATE = f"assay_template_{os.getpid()}"  # one a test process: they may share a server
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -50,6 +51,7 @@ def admin_url(folder: Path) -> Iterator[str]:
     with start_test_database(folder / "database") as url:
         asyncio.run(make_template(url))
         yield url
+        asyncio.run(execute(url, f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)"))
 
 
 async def make_template(url: str) -> None:
