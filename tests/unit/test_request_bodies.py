@@ -85,6 +85,22 @@ async def test_a_sender_that_keeps_pace_begins_a_new_window(monkeypatch: pytest.
     assert (pace.waited, pace.received) == (0.0, 0)
 
 
+async def test_a_pause_after_enough_bytes_is_no_slowness(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 0.05)
+    pace = Pace(10)
+    pace.received = 1000
+    windows: list[float] = []
+
+    async def receive() -> dict[str, Any]:
+        windows.append(pace.received)
+        if len(windows) == 1:
+            await asyncio.Event().wait()  # until the window is over
+        return request(b"a", more=True)
+
+    assert await pace.wait_for(receive) == request(b"a", more=True)
+    assert windows == [1000, 0]
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000])
 async def test_a_form_gives_its_file(size: int) -> None:
     body = HEAD + b"bytes\r\n--of a file" + b"\r\n--b--\r\n"
