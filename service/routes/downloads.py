@@ -74,43 +74,33 @@ class Body:
 
     async def send_all(self, source: Source, send: Send) -> None:
         """Chunk after chunk; while there is memory to spare, the next one is read as the client takes this one."""
-        reading: asyncio.Task[bytes] | None = None
         try:
-            while source.left or reading:
-                chunk = await (reading or self.read(source))
-                size, more = len(chunk), source.left > 0
+            while source.left:
+                if not self.downloads.has_plenty:
+                    await self.drain(source, send)
+                size = self.downloads.lend(source.left)
+                self.lent += size
+                chunk = await read_chunk(self.downloads, source, size)
+                await self.drain(source, send)
+                self.give_back(self.lent - len(chunk))
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 del chunk
-                reading = asyncio.create_task(self.read(source)) if more and self.downloads.has_plenty else None
-                await self.drain(source, send, more=more)
-                self.give_back(size)
+            await self.drain(source, send)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            if reading:
-                reading.cancel()
             self.give_back(self.lent)
 
-    async def read(self, source: Source) -> bytes:
-        """The next chunk, in memory that is lent until it is given back."""
-        size = self.downloads.lend(source.left)
-        self.lent += size
-        chunk = await read_chunk(self.downloads, source, size)
-        self.give_back(size - len(chunk))
-        return chunk
+    async def drain(self, source: Source, send: Send) -> None:
+        """The server takes an empty piece only when the transport is all but empty: then the last chunk's memory is free."""
+        pausing = asyncio.get_running_loop().call_later(PAUSE_SECONDS, self.downloads.threads.submit, source.let_go)
+        try:
+            await send({"type": "http.response.body", "body": b"", "more_body": True})
+        finally:
+            pausing.cancel()
 
     def give_back(self, size: int) -> None:
         self.lent -= size
         self.downloads.give_back(size)
-
-    async def drain(self, source: Source, send: Send, *, more: bool) -> None:
-        """The server takes an empty piece only when the transport is all but empty: then the last chunk's memory is free."""
-        draining = asyncio.ensure_future(send({"type": "http.response.body", "body": b"", "more_body": more}))
-        try:
-            done, _ = await asyncio.wait({draining}, timeout=PAUSE_SECONDS)
-            if not done:
-                await self.downloads.run(source.let_go)
-            await draining
-        finally:
-            draining.cancel()
 
 
 async def wait_for_disconnect(receive: Receive) -> None:
