@@ -16,13 +16,13 @@ UNREACHABLE: Final = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InvalidAuthorizationSpecificationError,  # a password that was changed: somebody will mend it
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.OperatorInterventionError,  # starting, stopping, cancelled
+    asyncpg.InsufficientResourcesError,  # connections, disk, memory
     asyncpg.ReadOnlySQLTransactionError,  # a standby answers until the new primary has the name
 )
-"""What asyncpg raises when the database is away, and not when a statement is wrong."""
+"""What asyncpg raises when the database is away or cannot serve, and not when a statement is wrong."""
 
 
 class SchemaError(Exception):

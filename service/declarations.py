@@ -10,6 +10,8 @@ from service.model import Declaration, Sha256
 from service.problems import InvalidRequest
 
 LONGEST_FILENAME_BYTES: Final = 255
+LONGEST_OWNER_BYTES: Final = 200
+"""Percent-encoded beside a filename in an object's metadata, of which MinIO takes 2 KiB."""
 LONGEST_CONTENT_TYPE: Final = 255
 MOST_METADATA_PAIRS: Final = 32
 MOST_METADATA_BYTES: Final = 4096
@@ -36,6 +38,14 @@ def check_filename(text: str, *, field: str = "filename") -> str:
     if text in (".", ".."):
         raise InvalidRequest.at(field, "names a folder: send a file's name")
     return text
+
+
+def is_owner(text: str) -> bool:
+    """Whether it can be the name of an owner: 1 to 200 bytes of UTF-8 without control characters, not blank."""
+    try:
+        return len(text.encode()) <= LONGEST_OWNER_BYTES and text.strip() != "" and not CONTROL.search(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def check_content_type(text: str, *, field: str = "content_type") -> str:

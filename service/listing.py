@@ -30,7 +30,8 @@ class Page(msgspec.Struct, frozen=True):
 async def list_page(resources: Resources, owner: str, filters: Filters, *, cursor: str | None, limit: int) -> Page:
     """At most `limit` files; fewer may come although there are more. Raises InvalidCursor."""
     before = NEWEST if cursor is None else read_cursor(cursor, owner, filters)
-    found = await listing.list_files(resources.pool, owner, filters, before=before, limit=limit + 1)
+    async with resources.pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        found = await listing.list_files(connection, owner, filters, before=before, limit=limit + 1)
     if len(found.files) > limit:  # one more was asked for, to know that it is there
         end: UUID | None = found.files[limit - 1].id
     else:

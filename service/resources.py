@@ -48,8 +48,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     finally:
         await signals.flush()
         listening.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await listening
+        await asyncio.gather(listening, return_exceptions=True)
         store.close()
         await close_pool(pool)
 

@@ -35,9 +35,9 @@ class Senders:
             async with asyncio.timeout(WAIT_SECONDS):
                 await turn
         except BaseException as error:
-            if turn.cancel():
-                self.serve()
-            elif not turn.cancelled():
+            if turn.cancelled() or turn.cancel():
+                self.serve()  # whoever is next need not wait for us
+            else:
                 self.give_back(size)  # it came a moment too late
             if isinstance(error, TimeoutError):
                 raise problems.Unavailable("too many uploads are under way: try again") from None

@@ -22,6 +22,8 @@ NOTIFY: Final = "SELECT pg_notify('assay', payload) FROM unnest($1::text[]) AS p
 COALESCE_SECONDS: Final = 0.005
 HEARTBEAT_SECONDS: Final = 10.0
 IDS_A_PAYLOAD: Final = 200  # a payload holds less than 8,000 bytes
+MOST_CHANGED: Final = 10_000
+"""Kept for later at the most; of more, only that there were many."""
 
 log = structlog.get_logger()
 
@@ -51,7 +53,8 @@ class Signals:
     def give_change(self, file_id: UUID) -> None:
         """A file changed its state."""
         self.wake(file_id)
-        self.changed.add(file_id)
+        if len(self.changed) < MOST_CHANGED:
+            self.changed.add(file_id)
         self.to_send.set()
 
     def give_leftovers(self) -> None:
@@ -93,7 +96,7 @@ class Signals:
                 async with self.connection() as (connection, lost):
                     delay = 0.1
                     await self.send(connection, lost)
-            except UNREACHABLE as error:
+            except (asyncpg.PostgresError, *UNREACHABLE) as error:  # a full NOTIFY queue, too: this task has nobody to begin it again
                 log.warning("signals lost", error=type(error).__name__, retry_seconds=delay)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 5)
@@ -151,9 +154,9 @@ class Signals:
             await asyncio.sleep(COALESCE_SECONDS)
 
     def take_payloads(self) -> list[str]:
-        """What is to be sent: `ORIGIN work` and `ORIGIN id,id,…`."""
+        """What is to be sent: `ORIGIN work`, and `ORIGIN id,id,…` or `ORIGIN all`."""
         payloads = [f"{self.origin} work"] if self.work_to_send else []
-        ids = [file_id.hex for file_id in self.changed]
+        ids = ["all"] if len(self.changed) == MOST_CHANGED else [file_id.hex for file_id in self.changed]
         payloads += [f"{self.origin} " + ",".join(ids[i : i + IDS_A_PAYLOAD]) for i in range(0, len(ids), IDS_A_PAYLOAD)]
         self.work_to_send = False
         self.changed.clear()
@@ -165,6 +168,9 @@ class Signals:
             return
         if what == "work":
             self.work.set()
+            return
+        if what == "all":
+            self.wake_all()
             return
         for text in what.split(","):
             with contextlib.suppress(ValueError):  # anybody with a connection may send anything

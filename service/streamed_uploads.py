@@ -10,10 +10,11 @@
 
 (a) Before the copies row there is nothing to give up. A PUT that was too late to be sent: the row is forgotten, nothing lies under its key.
 (b) Any other failure after the copies row, and every commit that was not answered with a row: doom the copy.
-    - that hit the row: no commit won and none can; abort the multipart upload, delete the object; the row stays for the sweeper, because
-      a request that got no answer may still take effect.
+    - that hit the row, or no commit was ever asked for: none has won and none can; abort the multipart upload, delete the object; the row
+      stays for the sweeper, because a request that got no answer may still take effect.
     - it hit nothing: the commit may have won. Read the files row: there it is, and the answer is the file; else the sweeper was first.
-    - the database is away: the sweeper dooms the copy when its lease has ended.
+    - the database is away: the sweeper dooms the copy when its lease has ended. What no commit was asked for is aborted and deleted all the
+      same: the row may not know of the multipart upload yet.
 (c) From the copies row on the lease is extended in the background. It is doomed: stop, then (b).
 (d) Cancelled, because the process stops, or a fault of ours: (b), shielded. Nothing that writes is ever sent twice.
 """
@@ -41,7 +42,7 @@ from service.verification import describe
 PART_BYTES: Final = 8 * 1024**2
 MOST_PARTS: Final = 10_000
 SEND_SECONDS: Final = 60.0
-"""For each wait of a part on its way to the store."""
+"""For a part on its way to the store, and again for the answer to it."""
 UNCOUNTED_BYTES: Final = 256 * 1024
 """A body that stays below takes no more than any request; memory for a part is asked for beyond."""
 CLEAN_SECONDS: Final = 10.0
@@ -207,12 +208,12 @@ async def put_whole(upload: Streaming) -> str:
         upload.digest.update(upload.buffer)
     check_digest(upload)
     await open_copy(upload)
+    upload.asked_store = True  # here, not in the thread, which may begin after we were cancelled
     return await upload.senders.run(put_now, upload)
 
 
 def put_now(upload: Streaming) -> str:
     """Under the deadline of the lease as our own clock has it, checked right before the first byte."""
-    upload.asked_store = True
     try:
         return upload.resources.vault.put_now(
             upload.key,
@@ -290,17 +291,19 @@ async def give_up(upload: Streaming, error: BaseException) -> File | None:
     try:
         if not upload.asked_store:
             await copies.forget_copy(pool, copy.vault_key, copy.lease)
-        elif await copies.doom_copy(pool, copy.vault_key, copy.lease):
+        elif await copies.doom_copy(pool, copy.vault_key, copy.lease) or not upload.asked_commit:
             await remove(upload)
-        elif upload.asked_commit:
+        else:
             return await files.find_file(pool, upload.file_id, owner=None)
     except database.UNREACHABLE as away:
         log.warning("copy left to the sweeper", file_id=str(upload.file_id), error=type(away).__name__)
+        if upload.asked_store and not upload.asked_commit:
+            await remove(upload)
     return None
 
 
 async def remove(upload: Streaming) -> None:
-    """After the doom alone. What fails is the sweeper's, which comes by anyway."""
+    """Where no commit can win. What fails is the sweeper's, which comes by anyway."""
     vault = upload.resources.vault
     with contextlib.suppress(StoreError):
         if upload.upload_id is not None:

@@ -167,9 +167,9 @@ async def complete_upload(resources: Resources, file_id: UUID, *, owner: str | N
     """ "My bytes are there": the file as it is now. Raises NotFound, FileGone, NotUploaded, DigestConflict."""
     while True:
         file = await find_file(resources, file_id, owner=owner)
-        check_digest(file, sha256)
         if file.state in GONE:
             raise gone(file)
+        check_digest(file, sha256)
         if file.state not in UNPROVED:
             return file
         if not await is_uploaded(resources, file):

@@ -10,7 +10,7 @@ Every statement demands the claim's lease and an unproved state; a statement tha
    - any other error: give up before copying (a).
 2. Compare size and content type with what was declared. Another: `rejected` with that reason, nothing is copied.
 3. Copy incoming → vault under the claim's key, with If-Match of the ETag just seen, sent before the first lease period is over.
-   - too late to send; refused, because the object changed (412) or went (404): nothing was written and nothing will be: (a).
+   - too late to send; the object changed (412) or went (404); the request was refused: nothing was written and nothing will be: (a).
    - unreadable for good: `rejected`, `unverifiable`: the refusal is certain as well.
    - any other error: the request may take effect at any later time: give up after copying (b).
 4. Hash the copy, with If-Match of the copy's ETag. Any error: (b).
@@ -19,7 +19,8 @@ Every statement demands the claim's lease and an unproved state; a statement tha
    - `rejected`: the same statement has doomed the copy; the sweeper removes it.
    - no row, an error, a lost answer: they prove nothing: (b).
 
-(a) Give up before copying: the copies row goes, then the lease is given back; the next claim has a new key.
+(a) Give up before copying: the copies row goes, then the lease is given back; the next claim has a new key. What is this file's own
+    trouble costs it a wait that grows with its attempts, and only its first claim is repeated at once.
 (b) Give up after copying: doom the copy. Only if that hit a row may the object be deleted; if it did not, the commit may have won
     and the object is the file's. Then the lease is given back. Each step that fails is the sweeper's, when the lease has ended.
 (c) While 3 to 5 run, the lease is extended in both tables. Lost: the hash stops, then (b).
@@ -48,9 +49,11 @@ from service.object_store import (
     ObjectChanged,
     ObjectMissing,
     ObjectUnreadable,
+    RequestRefused,
     SentTooLate,
     StoredObject,
     StoreError,
+    StoreUnavailable,
 )
 from service.queries import claims, copies
 from service.resources import Resources
@@ -76,6 +79,7 @@ class NothingCopied(Exception):  # it says what is so
 
     def __init__(self, cause: StoreError, *, again_in: timedelta) -> None:
         super().__init__(str(cause))
+        self.cause = cause
         self.again_in = again_in
 
 
@@ -84,22 +88,34 @@ class LeaseLost(Exception):  # it says what is so
 
 
 async def verify(resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor, retry_in: timedelta) -> bool:
-    """Bring one claim to its end. False: the store was in the way.
+    """Bring one claim to its end. False: the store was in the way, as it may be in every other file's.
 
     `claimed_at` is a `time.monotonic()` from before the claim was sent; `retry_in` is the wait after an error of the store.
     """
     try:
         await prove(resources, claim, claimed_at=claimed_at, hashing=hashing, retry_in=retry_in)
     except NothingCopied as error:
-        await give_up_before_copying(resources, claim, error)
-        return error.again_in != retry_in
+        await asyncio.shield(give_up_before_copying(resources, claim, error))
+        return not is_outage(error.cause)
     except (StoreError, LeaseLost, *database.UNREACHABLE) as error:
-        await give_up_after_copying(resources, claim, str(error) or type(error).__name__, retry_in=retry_in)
-        return not isinstance(error, StoreError)
-    except BaseException as error:  # cancelled, or a fault of ours: the copy must not outlive it either way
-        await asyncio.shield(give_up_after_copying(resources, claim, type(error).__name__, retry_in=retry_in))
+        again_in = next_look(claim.attempts) if isinstance(error, StoreError) and not isinstance(error, StoreUnavailable) else retry_in
+        await asyncio.shield(give_up_after_copying(resources, claim, str(error) or type(error).__name__, retry_in=again_in))
+        return not is_outage(error)
+    except asyncio.CancelledError:  # the copy must not outlive us; another worker may go on
+        await asyncio.shield(give_up_after_copying(resources, claim, "the worker was stopped", retry_in=retry_in))
+        raise
+    except BaseException as error:  # a fault of ours, which may come again each time
+        again_in = next_look(claim.attempts)
+        await asyncio.shield(give_up_after_copying(resources, claim, type(error).__name__, retry_in=again_in))
         raise
     return True
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether the store was away, rather than that it answered."""
+    if isinstance(error, StoreUnavailable):
+        STORE_RETRIES.inc()
+    return isinstance(error, StoreUnavailable)
 
 
 async def prove(resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor, retry_in: timedelta) -> None:
@@ -129,8 +145,6 @@ async def look(resources: Resources, claim: Claim, *, retry_in: timedelta) -> St
         return None
     except StoreError as error:
         raise NothingCopied(error, again_in=retry_in) from error
-    if claim.state == State.PENDING:
-        NOTICES.labels("sweep").inc()  # neither event nor complete came before our own look
     mismatch = compare(claim, seen)
     if mismatch is not None:
         await reject(resources, claim, mismatch)
@@ -169,7 +183,7 @@ def unverifiable(error: StoreError) -> Rejection:
 
 async def reject(resources: Resources, claim: Claim, rejection: Rejection) -> None:
     """Without a copy."""
-    finish(resources, await claims.reject_file(resources.pool, claim, rejection))
+    finish(resources, await claims.reject_file(resources.pool, claim, rejection), found=claim)
 
 
 async def copy(resources: Resources, claim: Claim, seen: StoredObject, *, send_before: float) -> str | None:
@@ -187,7 +201,9 @@ async def copy(resources: Resources, claim: Claim, seen: StoredObject, *, send_b
             timeout_seconds=30 + claim.size / SLOWEST_COPY_BYTES_PER_SECOND,
         )
     except (SentTooLate, ObjectChanged, ObjectMissing) as error:
-        raise NothingCopied(error, again_in=AT_ONCE) from error
+        raise NothingCopied(error, again_in=AT_ONCE if claim.attempts == 1 else next_look(claim.attempts)) from error
+    except RequestRefused as error:
+        raise NothingCopied(error, again_in=next_look(claim.attempts)) from error
     except ObjectUnreadable as error:
         await reject(resources, claim, unverifiable(error))
         return None
@@ -217,12 +233,14 @@ async def commit(resources: Resources, claim: Claim, proof: Proof) -> None:
     file = await claims.commit_verification(resources.pool, claim, size=proof.size, sha256=proof.sha256, etag=proof.etag)
     if file is None:
         raise LeaseLost("the commit found the claim lost")
-    finish(resources, file)
+    finish(resources, file, found=claim)
 
 
-def finish(resources: Resources, file: File | None) -> None:
-    """After a commit that made the file final; None: somebody else was first."""
+def finish(resources: Resources, file: File | None, *, found: Claim | None = None) -> None:
+    """After a commit that made the file final; None: somebody else was first. `found`: something lay there at this claim's look."""
     if file is not None:
+        if found is not None and found.state == State.PENDING:
+            NOTICES.labels("sweep").inc()  # neither event nor complete came before our own look
         resources.signals.give_change(file.id)
         resources.signals.give_leftovers()
         report_transition(file)
@@ -230,7 +248,6 @@ def finish(resources: Resources, file: File | None) -> None:
 
 async def give_up_before_copying(resources: Resources, claim: Claim, error: NothingCopied) -> None:
     """(a)"""
-    STORE_RETRIES.inc()
     log.warning("verification retried", file_id=str(claim.id), error=str(error), retry_seconds=error.again_in.total_seconds())
     with logged_when_unreachable(claim):
         await copies.forget_copy(resources.pool, claim.vault_key, claim.lease)
@@ -241,7 +258,6 @@ async def give_up_before_copying(resources: Resources, claim: Claim, error: Noth
 
 async def give_up_after_copying(resources: Resources, claim: Claim, error: str, *, retry_in: timedelta) -> None:
     """(b)"""
-    STORE_RETRIES.inc()
     log.warning("verification given up", file_id=str(claim.id), error=error, retry_seconds=retry_in.total_seconds())
     with logged_when_unreachable(claim):
         doomed = await copies.doom_copy(resources.pool, claim.vault_key, claim.lease)

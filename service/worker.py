@@ -1,15 +1,18 @@
 """The worker: takes due files into its slots, and sweeps. Any number run at once; the lease keeps them apart.
 
 It sleeps until a signal, until the next file is due, or for POLL at the most. When the store is away it claims one file at a time,
-after waits that double up to a minute, so that recovery follows the store.
+after waits that double up to a minute, until one gets through: recovery follows the store, and nothing runs hot meanwhile.
 """
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Final
 
+import asyncpg
 import structlog
 
 from service import database
@@ -36,6 +39,7 @@ class Worker:
         self.hashing = ThreadPoolExecutor(self.slots, thread_name_prefix="hash")
         self.running: dict[asyncio.Task[None], Claim] = {}
         self.errors = 0
+        self.recovered = asyncio.Event()
 
     async def run(self) -> None:
         sweeping = asyncio.create_task(self.run_sweeper())
@@ -48,34 +52,36 @@ class Worker:
 
     async def take_turn(self) -> None:
         """Claim what fits, then sleep until something may have changed."""
-        work = self.resources.signals.work
-        work.clear()
+        self.resources.signals.work.clear()
         try:
             more = await self.fill_slots()
             wait = timedelta(0) if more and self.free_slots() else await self.time_to_sleep()
         except database.UNREACHABLE as error:
             log.warning("database away", error=type(error).__name__)
             wait = timedelta(seconds=1)
-        await self.sleep(wait)
+        if self.errors:
+            await self.back_off()
+        else:
+            await self.sleep(wait)
+
+    async def back_off(self) -> None:
+        """While the store is away, neither a signal nor an end of a verification is a reason to ask it again."""
+        self.recovered.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.retry_in.total_seconds()):
+                await self.recovered.wait()
 
     async def sleep(self, wait: timedelta) -> None:
         woken = asyncio.ensure_future(self.resources.signals.work.wait())
-        deaf = self.errors > 0  # while the store is away a signal is no reason to ask it
-        waiting = {task for task in (woken, *self.running) if not (deaf and task is woken)}
         try:
-            if waiting:
-                await asyncio.wait(waiting, timeout=wait.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
-            else:
-                await asyncio.sleep(wait.total_seconds())
+            await asyncio.wait({woken, *self.running}, timeout=wait.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
         finally:
             woken.cancel()
 
     async def time_to_sleep(self) -> timedelta:
-        if self.errors:
-            return self.retry_in
         if not self.free_slots():
             return POLL
-        due = await claims.find_next_due(self.resources.pool)
+        due = await claims.find_next_due(self.resources.pool, large=self.free_large_slots() > 0)
         return POLL if due is None else min(max(due, timedelta(milliseconds=50)), POLL)
 
     @property
@@ -86,28 +92,42 @@ class Worker:
     def free_slots(self) -> int:
         return self.slots - len(self.running)
 
+    def free_large_slots(self) -> int:
+        """Half of the slots at most are for large files."""
+        large = sum(claim.size > GIB for claim in self.running.values())
+        return min(self.free_slots(), max(1, self.slots // 2) - large)
+
     async def fill_slots(self) -> bool:
-        """Large files first, into half of the slots at most; then small ones. Whether more may be due than were asked for."""
-        pool, lease = self.resources.pool, self.resources.settings.lease
-        claimed_at = time.monotonic()
+        """Large files first, then small ones. Whether more may be due than were asked for."""
         free = min(self.free_slots(), 1) if self.errors else self.free_slots()
-        free_large = min(free, max(1, self.slots // 2) - sum(claim.size > GIB for claim in self.running.values()))
-        claimed = await claims.claim_large(pool, free_large, lease) if free_large > 0 else []
-        if free > len(claimed):
-            claimed += await claims.claim_small(pool, free - len(claimed), lease)
+        free_large = min(free, self.free_large_slots())
+        taken = await self.take(claims.claim_large, free_large) if free_large > 0 else 0
+        if free > taken:
+            taken += await self.take(claims.claim_small, free - taken)
+        return taken == free > 0
+
+    async def take(self, claim_some: Callable[[asyncpg.Pool, int, timedelta], Awaitable[list[Claim]]], limit: int) -> int:
+        """Claim and begin; how many."""
+        claimed_at = time.monotonic()
+        claimed = await claim_some(self.resources.pool, limit, self.resources.settings.lease)
         for claim in claimed:
             task = asyncio.create_task(self.verify(claim, claimed_at))
             self.running[task] = claim
             task.add_done_callback(self.running.pop)
-        return len(claimed) == free > 0
+        return len(claimed)
 
     async def verify(self, claim: Claim, claimed_at: float) -> None:
         """One claim; a fault of ours is logged and costs this file a minute, not the worker its life."""
         try:
             served = await verify(self.resources, claim, claimed_at=claimed_at, hashing=self.hashing, retry_in=self.retry_in)
-            self.errors = 0 if served else self.errors + 1
         except Exception:
             log.exception("verification failed", file_id=str(claim.id))
+            return
+        if served:
+            self.errors = 0
+            self.recovered.set()
+        else:
+            self.errors += 1
 
     async def run_sweeper(self) -> None:
         """Sweep when this process left something behind, and every SWEEP_EVERY for what others did."""

@@ -15,13 +15,13 @@ from cyclopts import App
 from service import database
 from service.auth import make_key
 from service.cli.errors import CommandError
+from service.declarations import LONGEST_OWNER_BYTES, is_owner
 from service.model import make_id
 from service.queries.files import ask_time
 from service.queries.keys import ApiKey, create_key, list_keys, revoke_key
 from service.settings import DatabaseSettings, parse_duration, read_settings
 
 SCOPES: Final = ("read", "write", "admin")
-LONGEST_OWNER_BYTES: Final = 200
 HEADINGS: Final = ("ID", "OWNER", "NAME", "SCOPES", "CREATED", "STATE")
 
 keys: Final = App(name="keys", help="Make, list and revoke API keys.")
@@ -94,8 +94,8 @@ async def revoke(key_id: UUID, /) -> None:
 
 
 def check_owner(owner: str) -> None:
-    if not owner.strip() or "\0" in owner or len(owner.encode()) > LONGEST_OWNER_BYTES:
-        raise CommandError(f"--owner must be a name of 1 to {LONGEST_OWNER_BYTES} bytes")
+    if not is_owner(owner):
+        raise CommandError(f"--owner must be a name of 1 to {LONGEST_OWNER_BYTES} bytes without control characters")
 
 
 def parse_scopes(text: str) -> list[str]:

@@ -13,8 +13,8 @@ from minio.datatypes import Part, parse_copy_object, parse_list_objects
 from minio.deleteobjects import DeleteObject
 from minio.helpers import DictType
 
-from service.object_store.connection import Client, calling
-from service.object_store.errors import StoreUnavailable, UploadMissing
+from service.object_store.connection import Client, calling, name_request
+from service.object_store.errors import ObjectUnreadable, StoreUnavailable, UploadMissing
 from service.object_store.reader import ObjectReader
 
 QUICK_SECONDS: Final = 10.0
@@ -75,7 +75,7 @@ class Bucket:
         return StoredObject(
             key=key,
             size=int(answer["content-length"]),
-            etag=answer["etag"].strip('"'),
+            etag=read_etag(answer["etag"]),
             content_type=answer.get("content-type", ""),
             last_modified=parsedate_to_datetime(answer["last-modified"]),
             metadata={name.lower()[11:]: value for name, value in answer.items() if name.lower().startswith("x-amz-meta-")},
@@ -125,7 +125,7 @@ class Bucket:
             headers["Range"] = f"bytes={offset}-{'' if length is None else offset + length - 1}"
         with calling(timeout_seconds=timeout_seconds):
             answer = self._client._execute("GET", self.name, key, headers=headers, preload_content=False)
-        return ObjectReader(answer, request=f"GET /{self.name}/{quote(key)}", partial="Range" in headers)
+        return ObjectReader(answer, request=name_request("GET", self.name, key), partial="Range" in headers)
 
     async def put(self, key: str, body: bytes, **options: Any) -> str:
         """`put_now` in a request thread."""
@@ -271,6 +271,17 @@ class Bucket:
 
         result: Result = await self._run(request)
         return result
+
+
+def read_etag(header: str) -> str:
+    """Without its quotes. Raises ObjectUnreadable for one that holds a quote, which no condition can name.
+
+    On an old MinIO a client may choose its object's ETag (storage-facts.md).
+    """
+    etag = header.removeprefix('"').removesuffix('"')
+    if '"' in etag or not etag:
+        raise ObjectUnreadable("the object has an ETag that no condition can name", code="UnusableETag")
+    return etag
 
 
 def object_headers(content_type: str, metadata: Mapping[str, str], tags: Mapping[str, str]) -> DictType:

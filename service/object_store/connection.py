@@ -1,12 +1,15 @@
 """Connections to the store: time-outs and repeats by call, requests signed for one identity, answers turned into our errors."""
 
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final
 from urllib.parse import urlunsplit
+from weakref import WeakSet
 from xml.etree import ElementTree as ET
 
 import urllib3
@@ -30,13 +33,39 @@ NOTHING_SHA256: Final = sha256_hash(None)
 
 
 class Call:
-    """What holds for one call: how long the store may be silent, and until when (`time.monotonic()`) it may be sent at all."""
+    """What holds for one call: how long a wait may be, until when (`time.monotonic()`) it may be sent at all, and who is to know of it."""
 
-    __slots__ = ("send_before", "timeout_seconds")
+    __slots__ = ("connections", "send_before", "timeout_seconds")
 
     def __init__(self, timeout_seconds: float, send_before: float | None) -> None:
         self.timeout_seconds = timeout_seconds
         self.send_before = send_before
+        self.connections: Connections | None = None
+
+
+class Connections:
+    """All that are open, so that whoever waits at one can be let go. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: WeakSet[HTTPConnection] = WeakSet()
+        self._cut = False
+
+    def add(self, connection: HTTPConnection) -> None:
+        """Before a request goes over it. Raises StoreUnavailable after the cut."""
+        with self._lock:
+            if self._cut:
+                raise StoreUnavailable("the way to the store was closed")
+            self._open.add(connection)
+
+    def cut(self) -> None:
+        """For good: whatever thread sends or waits over one of them gets an error now."""
+        with self._lock:
+            self._cut = True
+            sockets = [connection.sock for connection in self._open if connection.sock is not None]
+        for one in sockets:
+            with suppress(OSError):  # closed meanwhile
+                socket.socket.shutdown(one, socket.SHUT_RDWR)  # below TLS, whose own shutdown another thread's read would trip over
 
 
 # The SDK's calls take neither: the pool beneath them asks here. Set in the thread that makes the call, so calls never see each other's.
@@ -59,18 +88,36 @@ def check_not_late() -> None:
         raise SentTooLate("the request's moment had passed before it was sent")
 
 
+def begin_sending(connection: HTTPConnection) -> None:
+    """Connecting takes time: look at the clock again. urllib3 would allow a whole body no longer than a connect."""
+    check_not_late()
+    call = current_call.get()
+    if call.connections is not None:
+        call.connections.add(connection)
+    if connection.sock is not None:
+        connection.sock.settimeout(call.timeout_seconds)
+
+
 class PunctualConnection(HTTPConnection):
-    """Connecting takes time: look at the clock again before the first byte of a request."""
+    """Calls `begin_sending` before the first byte of each request, over a connection that is new or kept."""
 
     def connect(self) -> None:
         super().connect()
-        check_not_late()
+        begin_sending(self)
+
+    def putrequest(self, *arguments: Any, **options: Any) -> None:
+        begin_sending(self)
+        super().putrequest(*arguments, **options)
 
 
 class PunctualTlsConnection(HTTPSConnection):
     def connect(self) -> None:
         super().connect()
-        check_not_late()
+        begin_sending(self)
+
+    def putrequest(self, *arguments: Any, **options: Any) -> None:
+        begin_sending(self)
+        super().putrequest(*arguments, **options)
 
 
 class PunctualPool(HTTPConnectionPool):
@@ -87,12 +134,14 @@ class StorePool(urllib3.PoolManager):
     def __init__(self, *, secure: bool) -> None:
         # The default context trusts what the system trusts, or SSL_CERT_FILE.
         super().__init__(maxsize=CONNECTIONS_KEPT, ssl_context=ssl.create_default_context() if secure else None)
+        self.connections = Connections()
         self.pool_classes_by_scheme = {"http": PunctualPool, "https": PunctualTlsPool}
 
     def urlopen(  # type: ignore[override] # nobody here asks for redirects
         self, method: str, url: str, **options: Any
     ) -> urllib3.BaseHTTPResponse:
         """Redirects are never followed either: a signed request means one host."""
+        current_call.get().connections = self.connections
         seconds = current_call.get().timeout_seconds
         options |= {"timeout": Timeout(connect=min(CONNECT_SECONDS, seconds), read=seconds), "retries": False}
         check_not_late()
@@ -141,13 +190,14 @@ class Client(Minio):
             sent["Content-Length"] = str(len(body))
         credentials = self._provider.retrieve()  # type: ignore[union-attr] # keys were given, so there is one
         sent = sign_v4_s3(method=method, url=url, region=region, headers=sent, credentials=credentials, content_sha256=digest, date=date)
-        request = f"{method} {url.path}"
+        request = name_request(method, bucket_name, object_name)
         response = self.open(method, urlunsplit(url), request=request, headers=sent, body=body, preload_content=preload_content)
         code = error_code(response, preloaded=preload_content)
         if response.status in (200, 204, 206) and code is None:
             return response
-        reads_object = object_name is not None and (method in ("GET", "HEAD") or "x-amz-copy-source" in sent)
-        raise error_for_answer(request, response.status, code=code, reads_object=reads_object)
+        copies = "x-amz-copy-source" in sent
+        reads = object_name is not None and method in ("GET", "HEAD")
+        raise error_for_answer(request, response.status, code=code, reads_object=reads, copies_object=copies)
 
     def open(self, method: str, url: str, *, request: str, **options: Any) -> urllib3.BaseHTTPResponse:
         """Send a request that is complete; `request` is how an error names it."""
@@ -160,6 +210,11 @@ class Client(Minio):
         if not body:
             return NOTHING_SHA256
         return "UNSIGNED-PAYLOAD" if self.secure else sha256_hash(body)
+
+
+def name_request(method: str, bucket: str | None, key: str | None) -> str:
+    """For logs. A key is shown by its beginning: on an old MinIO who knows one of incoming's may be able to write there."""
+    return f"{method} /{bucket or ''}" + (f"/{key[:8]}…" if key else "")
 
 
 def unavailable(request: str, error: BaseException) -> StoreError:

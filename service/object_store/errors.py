@@ -9,7 +9,7 @@
     ├── StoreUnavailable   no connection, time-out, 5xx, wrong identity, a body cut short: try again later
     └── SentTooLate        the moment for sending had passed: nothing was sent, for certain
 
-Texts name the method, the bucket and the key, and the store's own error code; never a query, an identity or a signature.
+Texts name the method, the bucket, the beginning of the key, and the store's own error code; never a query, an identity or a signature.
 """
 
 from typing import Final
@@ -20,12 +20,14 @@ TRANSIENT_CODES: Final = frozenset({"RequestTimeout", "IncompleteBody", "SlowDow
 UNREADABLE_CODES: Final = frozenset(
     {
         "InvalidObjectState",  # archived
-        "InvalidRequest",  # to a request without key of its own: encrypted with a key that only the client has (SSE-C)
         "InvalidEncryptionAlgorithmError",
         "InvalidEncryptionMethod",
         "XMinioObjectTampered",
     }
 )
+"""Of a copy's source as well."""
+NEEDS_CLIENTS_KEY: Final = "InvalidRequest"
+"""To a GET or HEAD: encrypted with a key that only the client has (SSE-C). To a copy it says the same of many other things."""
 
 
 class StoreError(Exception):
@@ -65,20 +67,22 @@ class SentTooLate(StoreError):
     pass
 
 
-def error_for_answer(request: str, status: int, *, code: str | None, reads_object: bool) -> StoreError:
-    """The error that an answer of the store means. `request` is its method and path, `reads_object` whether it wanted an object's bytes."""
-    kind = _kind_of_answer(status, code=code, reads_object=reads_object)
+def error_for_answer(request: str, status: int, *, code: str | None, reads_object: bool = False, copies_object: bool = False) -> StoreError:
+    """The error that an answer of the store means. `request` is its method and path, the others say what it wanted of an object."""
+    kind = _kind_of_answer(status, code=code, reads_object=reads_object, copies_object=copies_object)
     return kind(f"{request}: {status} {code or 'without a code'}", status=status, code=code)
 
 
-def _kind_of_answer(status: int, *, code: str | None, reads_object: bool) -> type[StoreError]:
+def _kind_of_answer(status: int, *, code: str | None, reads_object: bool, copies_object: bool) -> type[StoreError]:
     if code in TRANSIENT_CODES or status in SCARCE_STATUSES:
         return StoreUnavailable
     if code == "NoSuchUpload":
         return UploadMissing
     if status == 412 or code == "PreconditionFailed":
         return ObjectChanged
-    if reads_object and code in UNREADABLE_CODES:
+    if (reads_object or copies_object) and code in UNREADABLE_CODES:
+        return ObjectUnreadable
+    if reads_object and code == NEEDS_CLIENTS_KEY:
         return ObjectUnreadable
     if code == "NoSuchKey" or (status == 404 and code is None):
         return ObjectMissing

@@ -18,6 +18,8 @@ class ObjectReader:
     def __init__(self, response: urllib3.BaseHTTPResponse, *, request: str, partial: bool) -> None:
         """Raises StoreUnavailable when the answer is not the range that was asked for."""
         self._response = response
+        # Below urllib3: nothing is decoded (a client may have said `Content-Encoding: gzip`), and nothing is copied from buffer to buffer.
+        self._body = response._fp  # type: ignore[attr-defined] # http.client's response
         self._request = request
         self.etag = response.headers.get("etag", "").strip('"')
         self.content_length = int(response.headers.get("content-length", "-1"))
@@ -26,8 +28,6 @@ class ObjectReader:
         if self.content_length < 0 or response.status != (206 if partial else 200):
             self.close()
             raise StoreUnavailable(f"{request}: an answer without a length, or without regard to the range", status=response.status)
-        # Below urllib3: nothing is decoded (a client may have said `Content-Encoding: gzip`), and nothing is copied from buffer to buffer.
-        self._body = response._fp  # type: ignore[attr-defined] # http.client's response
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, b"" at the end. Raises StoreUnavailable when the store pauses for too long or the body is cut short."""
@@ -43,7 +43,9 @@ class ObjectReader:
         return chunk
 
     def close(self) -> None:
-        if self.remaining != 0:
+        if self.remaining == 0:
+            self._body.close()  # http.client takes an empty body for unread, and the connection for busy, until somebody says so
+        else:
             self._response.close()
         self._response.release_conn()
 

@@ -47,9 +47,10 @@ class ObjectStore:
                     raise StoreUnavailable(str(error), status=error.status, code=error.code) from error
 
     def close(self) -> None:
-        """Let go of threads and connections; a request under way keeps its own until it ends."""
+        """Let go of threads and connections. A request under way is cut: its thread would keep the process from its end."""
         if self._own_executor is not None:
             self._own_executor.shutdown(wait=False, cancel_futures=True)
+        self._client.pool.connections.cut()
         self._client.pool.clear()
 
     async def _run(self, function: Callable[[], Result]) -> Result:

@@ -68,6 +68,7 @@ RETURN: Final = """
     )
     UPDATE files
     SET state = CASE WHEN notices = $4 THEN 'pending' ELSE state END,
+        verifying_since = CASE WHEN notices <> $4 THEN verifying_since END,
         due_at = CASE WHEN notices = $4 THEN least(now() + $5::interval, greatest(grace_until, now() + interval '1 second')) ELSE now() END,
         lease = NULL, lease_until = NULL, last_error = NULL
     FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
@@ -171,20 +172,21 @@ async def release_claim(database: Database, claim: Claim, *, retry_in: timedelta
     return await database.fetchval(RELEASE, claim.id, claim.lease, retry_in, error) is not None
 
 
-# How long a worker may sleep when nobody wakes it. A file with a live lease is somebody's already.
+# How long a worker may sleep when nobody wakes it. A file with a live lease is somebody's already; a large one is no reason to wake
+# for a worker that has no slot left for it.
 NEXT_DUE: Final = """
     SELECT least(
         (SELECT due_at FROM files
          WHERE state IN ('pending', 'verifying') AND size <= 1073741824 AND (lease_until IS NULL OR lease_until < now())
          ORDER BY due_at LIMIT 1),
         (SELECT due_at FROM files
-         WHERE state IN ('pending', 'verifying') AND size > 1073741824 AND (lease_until IS NULL OR lease_until < now())
+         WHERE $1::boolean AND state IN ('pending', 'verifying') AND size > 1073741824 AND (lease_until IS NULL OR lease_until < now())
          ORDER BY due_at LIMIT 1)
     ) - now()
 """
 
 
-async def find_next_due(database: Database) -> timedelta | None:
-    """The time until the next file is due, negative when it is overdue; None: there is none."""
-    delay: timedelta | None = await database.fetchval(NEXT_DUE)
+async def find_next_due(database: Database, *, large: bool) -> timedelta | None:
+    """The time until the next file is due, negative when it is overdue; None: there is none. `large`: those above 1 GiB count too."""
+    delay: timedelta | None = await database.fetchval(NEXT_DUE, large)
     return delay

@@ -65,7 +65,7 @@ async def ask_time(database: Database) -> datetime:
 
 # The event asks nobody and believes only the key. A live lease stays: its worker learns from `notices` that it has to look again.
 NOTICE_KEY: Final = """
-    UPDATE files SET state = 'verifying', notices = notices + 1, due_at = now()
+    UPDATE files SET state = 'verifying', verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = now()
     WHERE incoming_key = $1 AND state IN ('pending', 'verifying')
     RETURNING id
 """
@@ -80,7 +80,8 @@ async def notice_key(database: Database, incoming_key: str) -> UUID | None:
 # A digest is set once: the WHERE lets through only one that agrees with what is known. The commit compares inside its own statement.
 NOTICE_FILE: Final = (
     """
-    UPDATE files SET state = 'verifying', notices = notices + 1, due_at = now(), declared_sha256 = coalesce(declared_sha256, $2)
+    UPDATE files SET state = 'verifying', verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = now(),
+                     declared_sha256 = coalesce(declared_sha256, $2)
     WHERE id = $1 AND state IN ('pending', 'verifying')
       AND ($2::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $2)
     RETURNING """

@@ -21,16 +21,17 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
 # Every count goes through a partial index over what is unfinished, so that the cost follows the backlog and not the table.
 MEASURE: Final = """
     WITH unfinished AS (
-        SELECT state, due_at, lease_until, created_at FROM files WHERE state IN ('pending', 'verifying') AND size <= 1073741824
+        SELECT state, due_at, lease_until, verifying_since FROM files WHERE state IN ('pending', 'verifying') AND size <= 1073741824
         UNION ALL
-        SELECT state, due_at, lease_until, created_at FROM files WHERE state IN ('pending', 'verifying') AND size > 1073741824
+        SELECT state, due_at, lease_until, verifying_since FROM files WHERE state IN ('pending', 'verifying') AND size > 1073741824
     ), work AS (
         SELECT count(*) FILTER (WHERE overdue) AS overdue,
                coalesce(extract(epoch FROM now() - min(due_at) FILTER (WHERE overdue)), 0)::float8 AS overdue_seconds,
                count(*) FILTER (WHERE state = 'verifying') AS verifying,
-               coalesce(extract(epoch FROM now() - min(created_at) FILTER (WHERE state = 'verifying')), 0)::float8 AS verifying_seconds
+               coalesce(extract(epoch FROM now() - min(verifying_since) FILTER (WHERE state = 'verifying')), 0)::float8 AS verifying_seconds
         FROM (
-            SELECT state, due_at, created_at, due_at <= now() AND (lease_until IS NULL OR lease_until <= now()) AS overdue FROM unfinished
+            SELECT state, due_at, verifying_since, due_at <= now() AND (lease_until IS NULL OR lease_until <= now()) AS overdue
+            FROM unfinished
         ) AS judged
     )
     SELECT overdue, overdue_seconds, verifying, verifying_seconds,

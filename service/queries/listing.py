@@ -65,7 +65,10 @@ class Found(msgspec.Struct, frozen=True):
 
 
 async def list_files(database: Database, owner: str, filters: Filters, *, before: UUID, limit: int) -> Found:
-    """At most `limit` files with ids below `before`, newest first; fewer may come although more exist behind `end`."""
+    """At most `limit` files with ids below `before`, newest first; fewer may come although more exist behind `end`.
+
+    Several statements: `database` is in a transaction, so that they read the same rows.
+    """
     first, end = filters.filename_range
     statement = await choose_statement(database, owner, filters)
     rows = await database.fetch(

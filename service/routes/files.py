@@ -105,8 +105,8 @@ def metadata_path(resources: Resources, file_id: UUID) -> str:
 def read_declaration(request: DeclareRequest, principal: Principal) -> Declaration:
     """Raises InvalidRequest, Forbidden, MultipartNotAvailable."""
     owner = principal.act_as(request.owner)
-    if not owner or "\x00" in owner or len(owner) > declarations.LONGEST_FILENAME_BYTES:
-        raise InvalidRequest.at("owner", "expected 1 to 255 characters without NUL")
+    if not declarations.is_owner(owner):
+        raise InvalidRequest.at("owner", f"expected a name of 1 to {declarations.LONGEST_OWNER_BYTES} bytes without control characters")
     declaration = Declaration(
         owner=owner,
         filename=declarations.check_filename(request.filename),

@@ -7,8 +7,8 @@ away makes every process `degraded`, and taking all of them out of a balancer wo
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Iterable
-from typing import Annotated, Final, Literal
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import asyncpg
 import msgspec
@@ -34,11 +34,29 @@ Phase = Literal["starting", "running", "wrong-schema", "stopping"]
 log = structlog.get_logger()
 
 
-class Readiness(msgspec.Struct):
+Result = TypeVar("Result")
+
+
+class SharedLook(Generic[Result]):
+    """Whoever asks while a look is under way gets that one's answer: anybody may ask, and so many at once would starve the rest."""
+
+    def __init__(self) -> None:
+        self.looking: asyncio.Task[Result] | None = None
+
+    async def ask(self, look: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        if self.looking is None or self.looking.done():
+            self.looking = asyncio.create_task(look())
+        return await asyncio.shield(self.looking)
+
+
+class Readiness:
     """What this process is doing; `detail` says what is wrong with it."""
 
-    phase: Phase = "starting"
-    detail: str | None = None
+    def __init__(self) -> None:
+        self.phase: Phase = "starting"
+        self.detail: str | None = None
+        self.away: SharedLook[list[str]] = SharedLook()
+        self.backlog: SharedLook[health.Backlog | None] = SharedLook()
 
 
 class HealthReport(msgspec.Struct, frozen=True):
@@ -72,7 +90,7 @@ async def is_ready(
 ) -> Response[HealthReport]:
     if readiness.phase != "running":
         return Response(HealthReport(readiness.phase, detail=readiness.detail), status_code=503)
-    away = await find_away(resources)
+    away = await readiness.away.ask(lambda: find_away(resources))
     report = HealthReport("degraded" if away else "ready", away)
     return Response(report, status_code=503 if away and full else 200)
 
@@ -96,14 +114,15 @@ async def answers_in_time(question: Awaitable[None]) -> bool:
 
 
 @get("/metrics", operation_id="readMetrics", summary="For Prometheus", tags=["health"], security=[], media_type=CONTENT_TYPE_LATEST)
-async def read_metrics(resources: NamedDependency[Resources]) -> bytes:
+async def read_metrics(resources: NamedDependency[Resources], readiness: NamedDependency[Readiness]) -> bytes:
     """Counters of this process (of all on this machine, with PROMETHEUS_MULTIPROC_DIR), and the backlog as the database has it."""
     kept = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         kept = CollectorRegistry()
         multiprocess.MultiProcessCollector(kept)  # type: ignore[no-untyped-call]  # the library leaves it untyped
     measured = CollectorRegistry()
-    measured.register(Backlog(await measure_backlog(resources), last_event=kept.get_sample_value(LAST_EVENT) or None))
+    backlog = await readiness.backlog.ask(lambda: measure_backlog(resources))
+    measured.register(Backlog(backlog, last_event=kept.get_sample_value(LAST_EVENT) or None))
     return generate_latest(kept) + generate_latest(measured)
 
 
@@ -133,6 +152,8 @@ class Backlog(Collector):
         yield GaugeMetricFamily("assay_overdue_files", "Due, and nobody holds a live lease.", value=self.measured.overdue)
         yield GaugeMetricFamily("assay_overdue_oldest_seconds", "How long the oldest is overdue.", value=self.measured.overdue_seconds)
         yield GaugeMetricFamily("assay_verifying_files", "Announced, not proved yet.", value=self.measured.verifying)
-        yield GaugeMetricFamily("assay_verifying_oldest_seconds", "Age of the oldest of them.", value=self.measured.verifying_seconds)
+        yield GaugeMetricFamily(
+            "assay_verifying_oldest_seconds", "Since the first notice of the one that waits longest.", value=self.measured.verifying_seconds
+        )
         yield GaugeMetricFamily("assay_copies", "Vault keys that are being written.", value=self.measured.copies)
         yield GaugeMetricFamily("assay_doomed_copies", "Vault keys whose objects are to go.", value=self.measured.doomed_copies)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request, Response, post
@@ -22,6 +22,9 @@ from service.routes.answers import ANYWHERE, refusals
 from service.routes.files import LOCATION, FileMetadata, describe_file, metadata_path
 from service.senders import Senders
 from service.streamed_uploads import Announced, check_size, upload_stream
+
+LARGEST_FRAME_BYTES: Final = 64 * 1024
+"""What a form may hold beside its file, where only the form's own length is known."""
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -106,6 +109,9 @@ async def stream_form(
     sha256: Sha256 | None,
 ) -> Response[FileMetadata]:
     """The form's field `file`; what it says of the name counts before `?filename=`."""
+    length = read_length(request)
+    if length is not None:
+        check_size(resources, length - LARGEST_FRAME_BYTES)
     form = FormReader(read(request, resources), boundary)
     said = await form.open()
     name = said.filename or filename

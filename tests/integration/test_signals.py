@@ -87,3 +87,36 @@ async def test_what_a_stranger_sends_is_passed_over(database_url: str) -> None:
             await connection.execute("SELECT pg_notify('assay', $1)", payload)
         await connection.close()
         await asyncio.wait_for(signals.work.wait(), 5)
+
+
+async def test_a_database_that_is_not_there_yet_is_listened_on_when_it_is(database_url: str) -> None:
+    name = f"later_{make_id().hex}"
+    server = await asyncpg.connect(database_url)
+    signals = Signals(database_url.rpartition("/")[0] + f"/{name}")
+    listening = asyncio.create_task(signals.run())
+    try:
+        await asyncio.wait({listening}, timeout=0.5)  # it meets the refusal
+        await server.execute(f"CREATE DATABASE {name}")
+        await asyncio.wait_for(until_connected(signals), 10)
+        assert not listening.done()
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await server.close()
+
+
+async def test_more_changes_than_are_kept_wake_everybody(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.signals.MOST_CHANGED", 10)
+    file_id = make_id()
+    here = Signals(database_url)
+    for _ in range(20):
+        here.give_change(make_id())
+    here.give_change(file_id)
+    assert len(here.changed) == 10
+    async with running(database_url) as there:
+        with there.subscribe(file_id) as changed:
+            listening = asyncio.create_task(here.run())
+            await asyncio.wait_for(changed.wait(), 5)
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)

@@ -54,6 +54,11 @@ def test_a_write_that_is_refused_says_nothing_of_the_object(code: str) -> None:
     assert type(error_for_answer("PUT /vault/k", 400, code=code, reads_object=False)) is RequestRefused
 
 
+def test_a_copy_that_is_refused_may_be_refused_for_a_fault_of_the_vault() -> None:
+    assert type(error_for_answer("PUT /vault/k", 400, code="InvalidRequest", copies_object=True)) is RequestRefused
+    assert type(error_for_answer("PUT /vault/k", 403, code="InvalidObjectState", copies_object=True)) is ObjectUnreadable
+
+
 @pytest.mark.parametrize(
     "body", [b"<Error><Code>x</Code></Error>", b'<?xml version="1.0"?>\n<Error/>', b" \n <?xml version='1.0'?><Error></Error>"]
 )

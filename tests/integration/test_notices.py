@@ -1,0 +1,102 @@
+"""What a notice writes down, what counts as found by our own look, and what a `complete` hears of a file that is gone."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from service import problems
+from service.model import Declaration, File, Sha256, State
+from service.queries import claims, health
+from service.resources import Resources
+from service.telemetry import NOTICES
+from service.uploads import complete_upload, declare_file, delete_file, find_file, notice_event
+from service.verification import verify
+from tests.faults import FaultyBucket, lose_answer
+
+pytestmark = pytest.mark.anyio
+
+BODY = b"bytes"
+
+
+async def declare(resources: Resources) -> Any:
+    return await declare_file(
+        resources, Declaration(owner="ann", filename="a.txt", size=len(BODY), content_type=None, sha256=None, metadata={})
+    )
+
+
+async def send(resources: Resources) -> File:
+    declared = await declare(resources)
+    async with httpx.AsyncClient() as client:
+        assert (await client.put(declared.upload.url, content=BODY, headers=declared.upload.headers)).status_code == 200
+    file: File = declared.file
+    return file
+
+
+async def look(resources: Resources) -> None:
+    """One claim of what is due, as a worker makes it."""
+    await resources.pool.execute("UPDATE files SET due_at = now() WHERE due_at IS NOT NULL")
+    [claim] = await claims.claim_small(resources.pool, 1, resources.settings.lease)
+    with ThreadPoolExecutor(1) as hashing:
+        await verify(resources, claim, claimed_at=time.monotonic(), hashing=hashing, retry_in=timedelta(seconds=1))
+
+
+async def verifying_since(resources: Resources) -> datetime | None:
+    since: datetime | None = await resources.pool.fetchval("SELECT verifying_since FROM files")
+    return since
+
+
+def found_by_ourselves() -> float:
+    return NOTICES.labels("sweep")._value.get()
+
+
+async def test_a_file_waits_for_its_proof_since_its_first_notice(resources: Resources) -> None:
+    declared = await declare(resources)
+    await resources.pool.execute("UPDATE files SET created_at = now() - interval '23 hours'")
+    assert await verifying_since(resources) is None
+    await notice_event(resources, declared.file.incoming_key)
+    first = await verifying_since(resources)
+    await notice_event(resources, declared.file.incoming_key)
+    assert first is not None
+    assert await verifying_since(resources) == first
+    assert (await health.measure_backlog(resources.pool)).verifying_seconds < 60
+
+
+async def test_a_notice_of_nothing_is_forgotten(resources: Resources) -> None:
+    declared = await declare(resources)
+    await notice_event(resources, declared.file.incoming_key)
+    await look(resources)
+    assert (await find_file(resources, declared.file.id, owner=None)).state == State.PENDING
+    assert await verifying_since(resources) is None
+
+
+async def test_a_file_that_nobody_announced_counts_once_however_often_the_store_was_away(resources: Resources) -> None:
+    file = await send(resources)
+    before = found_by_ourselves()
+    vault = FaultyBucket(resources.vault)
+    vault.before["copy_from"] = lose_answer
+    for _ in range(3):
+        await look(msgspec.structs.replace(resources, vault=vault))
+    assert found_by_ourselves() == before
+    await look(resources)
+    assert (await find_file(resources, file.id, owner=None)).state == State.READY
+    assert found_by_ourselves() == before + 1
+
+
+async def test_a_deleted_file_is_gone_whatever_digest_a_complete_brings(resources: Resources) -> None:
+    file = await send(resources)
+    await look(resources)
+    await delete_file(resources, file.id, owner="ann")
+    with pytest.raises(problems.FileGone):
+        await complete_upload(resources, file.id, owner="ann", sha256=Sha256(bytes(32)))
+
+
+async def test_another_digest_is_a_conflict_while_the_file_is_there(resources: Resources) -> None:
+    file = await send(resources)
+    await look(resources)
+    with pytest.raises(problems.DigestConflict):
+        await complete_upload(resources, file.id, owner="ann", sha256=Sha256(bytes(32)))

@@ -1,0 +1,86 @@
+"""What a connection to the store may be used for again, how long a body may take, and how a wait ends when the process does."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from service.object_store import Bucket, ObjectStore, StoreError, StoreUnavailable, connection
+from tests.objects import put, read_all
+from tests.stores import open_store
+
+pytestmark = pytest.mark.anyio
+
+BODY = bytes(8 * 1024 * 1024)
+
+
+@contextlib.contextmanager
+def slow_server(release: threading.Event) -> Iterator[str]:
+    """Takes one request's first bytes, the rest when it is released, and then answers as a store does to a PUT."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError), listener.accept()[0] as client:
+            client.recv(1024)
+            release.wait(10)
+            client.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                while client.recv(1 << 20):
+                    pass
+            client.sendall(b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: 0\r\n\r\n')
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        release.set()
+    thread.join()
+
+
+@contextlib.contextmanager
+def opened(endpoint: str) -> Iterator[ObjectStore]:
+    with open_store(endpoint, "key", secret_key="secret") as store:  # noqa: S106  # of nobody
+        yield store
+
+
+async def test_a_connection_that_brought_nothing_serves_the_next_request(vault: Bucket) -> None:
+    put(vault, "empty", b"")
+    with vault.open("empty", etag=None) as reader:
+        assert reader.content_length == 0
+    put(vault, "k", b"written over the same connection")
+    assert read_all(vault, "k") == b"written over the same connection"
+
+
+async def test_an_empty_object_that_was_read_to_its_end_leaves_a_good_connection(vault: Bucket) -> None:
+    put(vault, "empty", b"")
+    assert read_all(vault, "empty") == b""
+    put(vault, "k", b"written over the same connection")
+
+
+async def test_a_body_may_take_longer_than_a_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.2)
+    release = threading.Event()
+    timer = threading.Timer(0.6, release.set)  # longer than a connect may take
+    with slow_server(release) as endpoint, opened(endpoint) as store:
+        timer.start()
+        put(store.bucket("vault"), "k", BODY)
+
+
+async def test_a_body_may_not_take_longer_than_its_call() -> None:
+    release = threading.Event()
+    with slow_server(release) as endpoint, opened(endpoint) as store, pytest.raises(StoreUnavailable):
+        store.bucket("vault").put_now("k", BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=0.3)
+
+
+async def test_a_request_that_waits_ends_when_the_store_is_closed() -> None:
+    release = threading.Event()
+    with slow_server(release) as endpoint, opened(endpoint) as store:
+        waiting = asyncio.create_task(store.bucket("vault").head("k", timeout_seconds=60))
+        connections = store._client.pool.connections
+        while not any(one.sock for one in connections._open):  # noqa: ASYNC110  # nothing tells when a socket is there
+            await asyncio.sleep(0.01)
+        store.close()
+        with pytest.raises(StoreError):
+            await asyncio.wait_for(waiting, 5)

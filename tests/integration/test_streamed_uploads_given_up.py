@@ -1,0 +1,76 @@
+"""A streamed upload that ends between the multipart upload's beginning and the row that names it: nobody else knows its id."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import minio
+import msgspec
+import pytest
+
+from service import problems
+from service.bootstrap import Deployment
+from service.queries import copies
+from service.resources import Resources
+from service.senders import Senders
+from service.streamed_uploads import PART_BYTES, Announced, upload_stream
+from tests.faults import FaultyPool, lose_connection
+from tests.stores import REGION
+
+pytestmark = pytest.mark.anyio
+
+ANNOUNCED = Announced(owner="somebody", filename="photo.jpg", content_type=None, sha256=None, most_bytes=None)
+
+
+async def large_body() -> AsyncIterator[bytes]:
+    for _ in range(PART_BYTES // 65_536 + 1):
+        yield os.urandom(65_536)
+
+
+def count_uploads(deployment: Deployment) -> int:
+    """Multipart uploads of the whole vault, by root."""
+    client = minio.Minio(
+        deployment.endpoint.removeprefix("http://"), deployment.root_access_key, deployment.root_secret_key, secure=False, region=REGION
+    )
+    found = client._list_multipart_uploads(deployment.vault_bucket, prefix="")
+    return len(found.uploads)
+
+
+async def upload(resources: Resources) -> None:
+    senders = Senders()
+    try:
+        await upload_stream(resources, senders, ANNOUNCED, large_body())
+    finally:
+        senders.close()
+
+
+async def keys_of(resources: Resources) -> list[Any]:
+    rows = await resources.pool.fetch("SELECT doomed_at IS NOT NULL AS doomed, upload_id FROM copies")
+    return [(row["doomed"], row["upload_id"]) for row in rows]
+
+
+@pytest.fixture
+def uploads_of(deployment: Deployment) -> Callable[[], int]:
+    return lambda: count_uploads(deployment)
+
+
+async def test_a_copy_doomed_before_its_upload_was_named_leaves_no_upload(resources: Resources, uploads_of: Callable[[], int]) -> None:
+    async def doom() -> None:
+        await resources.pool.execute("UPDATE copies SET doomed_at = now(), sweep_at = now()")
+
+    faulty = msgspec.structs.replace(resources, pool=FaultyPool(resources.pool, copies.NAME_UPLOAD, before=doom))
+    with pytest.raises(problems.Unavailable):
+        await upload(faulty)
+    assert uploads_of() == 0
+    assert await keys_of(resources) == [(True, None)]
+
+
+async def test_a_database_that_is_lost_before_the_upload_was_named_leaves_no_upload(
+    resources: Resources, uploads_of: Callable[[], int]
+) -> None:
+    pool = FaultyPool(resources.pool, copies.NAME_UPLOAD, before=lose_connection)
+    faulty = msgspec.structs.replace(resources, pool=FaultyPool(pool, copies.DOOM, before=lose_connection))
+    with pytest.raises(ConnectionResetError):
+        await upload(faulty)
+    assert uploads_of() == 0
+    assert await keys_of(resources) == [(False, None)]  # the sweeper's, when its lease has ended
