@@ -2,6 +2,7 @@
 
 import asyncio
 
+import asyncpg
 from alembic import context
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -18,10 +19,10 @@ def run(connection: Connection) -> None:
 
 
 async def migrate() -> None:
-    url = context.config.get_main_option("sqlalchemy.url")
+    url = context.config.attributes.get("url")
     if not url:
         raise SystemExit("run `assay migrate`: it hands Alembic the database's address")
-    engine = create_async_engine(url, poolclass=pool.NullPool)
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url, timeout=10), poolclass=pool.NullPool)
     async with engine.connect() as connection:
         while not (await connection.execute(LOCK)).scalar():  # noqa: ASYNC110  # the lock is another process's
             await asyncio.sleep(0.2)

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 ATTRIBUTE_CHARACTERS: Final = "!#$&+-.^_`|~"
 """What RFC 8187 leaves unescaped beside letters and digits."""
-PARAMETER: Final = re.compile(r";[ \t]*(?P<name>[\w!#$&+.^`|~*'-]+)[ \t]*=[ \t]*(?:\"(?P<quoted>(?:[^\"\\]|\\.)*)\"|(?P<token>[^\s;\"]*))")
+PARAMETER: Final = re.compile(r";[ \t]*(?P<name>[\w!#$&+.^`|~*'-]+)[ \t]*=[ \t]*(?:\"(?P<quoted>(?:[^\"\\]|\\.)*)\"|(?P<token>[^;\"]*))")
 
 
 def format_disposition(filename: str, *, inline: bool = False) -> str:
@@ -18,24 +18,27 @@ def format_disposition(filename: str, *, inline: bool = False) -> str:
 
 
 def fall_back_to_ascii(filename: str) -> str:
-    """A name that every client can read; without `"`, `\\` and `%`, which some clients decode in ways of their own (RFC 6266, D)."""
+    """A name that every client can read, and that is no path; without what some clients decode in ways of their own (RFC 6266, D)."""
     plain = unicodedata.normalize("NFKD", filename)
     plain = "".join(character for character in plain if not unicodedata.combining(character))
-    return re.sub(r"[^ -~]|[\"\\%]", "_", plain)
+    plain = re.sub(r"[^ -~]|[\"\\%/:]", "_", plain)  # what looks like a separator may have become one
+    return "_" if plain.strip(" .") == "" else plain
 
 
 def parse_filename(disposition: str) -> str | None:
-    """The filename that a request's Content-Disposition names; None: none. Raises ValueError for a `filename*` that cannot be read.
+    """The filename that a request's Content-Disposition names; None: none. Raises ValueError for one that cannot be read.
 
     `disposition` is a header as ASGI servers give it: bytes read as Latin-1, which most clients mean as UTF-8.
     """
     parameters = {match["name"].lower(): match for match in PARAMETER.finditer(disposition)}
     if "filename*" in parameters:
-        return decode_extended(parameters["filename*"]["token"] or "")
+        return decode_extended((parameters["filename*"]["token"] or "").strip())
     if "filename" not in parameters:
         return None
     match = parameters["filename"]
-    text = match["token"] if match["quoted"] is None else re.sub(r"\\(.)", r"\1", match["quoted"])
+    if match["quoted"] is None and re.search(r"\s", match["token"].strip()):
+        raise ValueError('filename must be in quotes when it holds a blank: filename="my photo.jpg"')
+    text = match["token"].strip() if match["quoted"] is None else re.sub(r"\\(.)", r"\1", match["quoted"])
     try:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeError:

@@ -98,10 +98,18 @@ async def migrate(settings: DatabaseSettings) -> None:
 
 
 def run_alembic(url: str) -> None:
+    """Raises SchemaError over a schema that is newer than this code, and what asyncpg raises."""
     from alembic import command  # 100 ms that only `migrate` should pay
     from alembic.config import Config  # as above
+    from alembic.util import CommandError
+    from sqlalchemy.exc import DBAPIError
 
     config = Config()
     config.set_main_option("script_location", str(find_migrations()).replace("%", "%%"))
-    config.set_main_option("sqlalchemy.url", re.sub(r"^postgres(ql)?://", "postgresql+asyncpg://", url).replace("%", "%%"))
-    command.upgrade(config, "head")
+    config.attributes["url"] = url  # asyncpg's to read: SQLAlchemy would take `sslmode` and several hosts for something else
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise SchemaError(f"the database's schema is not one that this assay came with: upgrade it ({error})") from error
+    except DBAPIError as error:
+        raise (error.orig.__cause__ if error.orig is not None and error.orig.__cause__ is not None else error) from None

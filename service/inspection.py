@@ -48,7 +48,7 @@ async def inspect_file(resources: Resources, file_id: UUID) -> Inspection:
     copies = await list_copies(resources.pool, file_id)
     places = [await look_at(bucket, key, role=role) for role, bucket, key in name_places(resources, standing, copies)]
     incoming = next((place for place in places if place.role == "incoming"), None)
-    return Inspection(file=standing, copies=copies, places=places, why=explain(standing, incoming), next=foresee(standing))
+    return Inspection(file=standing, copies=copies, places=places, why=explain(standing, incoming), next=foresee(standing, incoming))
 
 
 def name_places(resources: Resources, standing: Standing, copies: list[Copy]) -> list[tuple[str, Bucket, str]]:
@@ -89,10 +89,10 @@ def explain(standing: Standing, incoming: Place | None) -> str:
 
 
 def explain_waiting(standing: Standing, incoming: Place | None) -> str:
-    if standing.last_error:
-        return f"attempt {standing.attempts} was given up: {standing.last_error}"
     if is_held(standing):
         return f"a worker is at it (attempt {standing.attempts})"
+    if standing.last_error:
+        return f"attempt {standing.attempts} was given up: {standing.last_error}"
     if incoming is None or incoming.error:
         return f"the store does not say whether the upload came: {incoming.error if incoming else 'no key'}"
     if incoming.is_empty:
@@ -102,10 +102,10 @@ def explain_waiting(standing: Standing, incoming: Place | None) -> str:
     return "the upload is there and was announced; no worker has taken it: is one running?"
 
 
-def foresee(standing: Standing) -> str:
+def foresee(standing: Standing, incoming: Place | None) -> str:
     """What happens next, if nobody does anything."""
     if standing.state in UNPROVED:
-        return foresee_waiting(standing)
+        return foresee_waiting(standing, incoming)
     parts = []
     if standing.sweep_at is not None:
         parts.append(f"its key in incoming is swept {describe_wait(standing, standing.sweep_at)} (swept {standing.sweeps} times)")
@@ -114,10 +114,11 @@ def foresee(standing: Standing) -> str:
     return "; ".join(parts) or "nothing"
 
 
-def foresee_waiting(standing: Standing) -> str:
+def foresee_waiting(standing: Standing, incoming: Place | None) -> str:
     if is_held(standing) and standing.lease_until is not None:
         return f"the worker commits, or its lease ends {describe_wait(standing, standing.lease_until)} and another one begins anew"
-    end = "" if standing.notices else f"; without an upload it expires after {describe_time(standing.grace_until)}"
+    missing = incoming is not None and incoming.is_empty
+    end = f"; without an upload it expires after {describe_time(standing.grace_until)}" if missing else ""
     return f"a worker looks at it {describe_wait(standing, standing.due_at or standing.now)}{end}"
 
 

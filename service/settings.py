@@ -13,12 +13,20 @@ import msgspec
 S = TypeVar("S", bound=msgspec.Struct)
 
 PREFIX: Final = "ASSAY_"
-NOT_SETTINGS: Final = ("ASSAY_TEST_", "ASSAY_URL", "ASSAY_KEY")
-"""What the tests and the client read; known, so that a shell that has them can start a server."""
+CLIENTS_VARIABLES: Final = frozenset({"ASSAY_URL", "ASSAY_KEY"})
+TESTS_PREFIX: Final = "ASSAY_TEST_"
+"""What the client and the tests read; known, so that a shell that has them can start a server."""
+LONGEST_DURATION: Final = timedelta(days=36_500)
+"""Moments that far away still fit every clock."""
 
 Secret = NewType("Secret", str)
+DatabaseUrl = NewType("DatabaseUrl", Secret)
+Token = NewType("Token", Secret)
+BaseUrl = NewType("BaseUrl", str)
 Url = NewType("Url", str)
+Count = NewType("Count", int)
 Bytes = NewType("Bytes", int)
+LogLevel = NewType("LogLevel", str)
 BucketName = NewType("BucketName", str)
 
 
@@ -29,12 +37,12 @@ class SettingsError(Exception):
 class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What `migrate` and `keys` need."""
 
-    database_url: Secret
-    database_listen_url: Secret | None = None
+    database_url: DatabaseUrl
+    database_listen_url: DatabaseUrl | None = None
     """A way to PostgreSQL past a pooler, for LISTEN and for migrations; default: the same."""
     database_statement_cache: int = 512
     """Prepared statements kept a connection; 0 behind a pooler in transaction mode."""
-    database_pool_size: int = 10
+    database_pool_size: Count = Count(10)
 
     @property
     def listen_url(self) -> str:
@@ -56,10 +64,10 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     s3_signer_secret_key: Secret
     incoming_bucket: BucketName = BucketName("assay-incoming")
     vault_bucket: BucketName = BucketName("assay-vault")
-    webhook_token: tuple[Secret, ...]
+    webhook_token: tuple[Token, ...]
     webhook_id: str = "ASSAY"
     link_secret: tuple[Secret, ...] = ()
-    public_url: Url | None = None
+    public_url: BaseUrl | None = None
     upload_url_ttl: timedelta = timedelta(minutes=15)
     upload_ttl: timedelta = timedelta(hours=24)
     upload_grace: timedelta = timedelta(minutes=15)
@@ -67,13 +75,13 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     min_upload_rate: Bytes = Bytes(4 * 1024)
     """Bytes a second; a streamed upload that is slower for 30 s gets 408."""
     lease: timedelta = timedelta(minutes=1)
-    worker_slots: int = 4
+    worker_slots: Count = Count(4)
     sweep_every: timedelta = timedelta(seconds=30)
     copy_grace: timedelta = timedelta(hours=24)
     keep_rows: timedelta = timedelta(days=30)
     download_buffers: Bytes = Bytes(32 * 1024**2)
     """Memory that all downloads of a process share."""
-    log_level: str = "info"
+    log_level: LogLevel = LogLevel("info")
 
     @property
     def public_endpoint(self) -> str:
@@ -147,13 +155,15 @@ def find_unknown(environ: Mapping[str, str]) -> list[str]:
     return [
         f"{name} is not a setting; the README lists them"
         for name in sorted(environ)
-        if name.startswith(PREFIX) and name.removesuffix("_FILE") not in known and not name.startswith(NOT_SETTINGS)
+        if name.startswith(PREFIX) and name.removesuffix("_FILE") not in known | CLIENTS_VARIABLES and not name.startswith(TESTS_PREFIX)
     ]
 
 
 def find_contradictions(values: Mapping[str, Any], kind: type[msgspec.Struct]) -> list[str]:
     """What is well formed alone but not together."""
     errors = []
+    if kind is not DatabaseSettings and values.get("incoming_bucket", "assay-incoming") == values.get("vault_bucket", "assay-vault"):
+        errors.append("ASSAY_INCOMING_BUCKET and ASSAY_VAULT_BUCKET must differ: upload URLs write to the one, nobody to the other")
     if kind is Settings:
         if values.get("upload_ttl", timedelta(0)) > timedelta(days=7):
             errors.append("ASSAY_UPLOAD_TTL is at most 7 days")
@@ -161,8 +171,6 @@ def find_contradictions(values: Mapping[str, Any], kind: type[msgspec.Struct]) -
             errors.append("ASSAY_UPLOAD_URL_TTL is at most 7 days: no store takes a longer signature")
         if values.get("copy_grace", timedelta(hours=24)) < timedelta(hours=1) + values.get("lease", timedelta(minutes=1)):
             errors.append("ASSAY_COPY_GRACE is at least 1 hour more than ASSAY_LEASE: longer than any copy request can live")
-        if values.get("incoming_bucket", "assay-incoming") == values.get("vault_bucket", "assay-vault"):
-            errors.append("ASSAY_INCOMING_BUCKET and ASSAY_VAULT_BUCKET must differ: upload URLs write to the one, nobody to the other")
     return errors
 
 
@@ -189,17 +197,67 @@ def parse_several(text: str) -> tuple[str, ...]:
     return parts
 
 
+def parse_tokens(text: str) -> tuple[str, ...]:
+    """The store sends `Bearer TOKEN` for one word, two words as they are, and no header at all for three."""
+    tokens = parse_several(text)
+    if not all(re.fullmatch(r"[!-~]+( [!-~]+)?", token) for token in tokens):
+        raise ValueError("must be one or two words of ASCII without a comma; several tokens are separated by commas")
+    return tokens
+
+
+def parse_database_url(text: str) -> str:
+    """Says nothing of what was given: a password may be in any part of it."""
+    wanted = "must be a URL such as postgresql://user:password@host:5432/database, special characters percent-encoded"
+    try:
+        url = urlsplit(text.strip())
+        ports = [place.rpartition(":")[2] for place in url.netloc.rpartition("@")[2].split(",") if re.search(r":[^\]]*$", place)]
+    except ValueError as error:
+        raise ValueError(wanted) from error
+    if url.scheme not in ("postgresql", "postgres") or url.fragment or not all(is_port(port) for port in ports):
+        raise ValueError(wanted)
+    return text.strip()
+
+
+def is_port(text: str) -> bool:
+    return re.fullmatch(r"\d{1,5}", text) is not None and 0 < int(text) < 65536
+
+
 def parse_url(text: str) -> str:
-    url = urlsplit(text)
-    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or "@" in url.netloc:
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError as error:
+        raise ValueError(f"must be a URL such as http://minio:9000 ({error})") from error
+    if url.scheme not in ("http", "https") or not url.hostname or port == 0 or url.query or url.fragment or "@" in url.netloc:
         raise ValueError("must be a URL such as http://minio:9000")
     return text.rstrip("/")
 
 
-def parse_count(text: str) -> int:
+def parse_endpoint_url(text: str) -> str:
+    """The path is the bucket and the key: a signature leaves no place for another one."""
+    url = parse_url(text)
+    if urlsplit(url).path:
+        raise ValueError("must be a URL without a path, such as http://minio:9000")
+    return url
+
+
+def parse_number(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text):
         raise ValueError("must be a whole number")
     return int(text)
+
+
+def parse_count(text: str) -> int:
+    number = parse_number(text)
+    if number == 0:
+        raise ValueError("must be 1 or more")
+    return number
+
+
+def parse_log_level(text: str) -> str:
+    if text.lower() not in ("debug", "info", "warning", "error"):
+        raise ValueError("must be debug, info, warning or error")
+    return text.lower()
 
 
 UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -210,7 +268,10 @@ def parse_duration(text: str) -> timedelta:
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(s|m|h|d|)", text)
     if not match or float(match[1]) == 0:
         raise ValueError("must be a time above zero in seconds, or such as 15m, 24h, 7d")
-    return timedelta(seconds=float(match[1]) * UNITS[match[2]])
+    seconds = float(match[1]) * UNITS[match[2]]
+    if seconds > LONGEST_DURATION.total_seconds():
+        raise ValueError(f"must be {LONGEST_DURATION.days} days or less")
+    return timedelta(seconds=seconds)
 
 
 def parse_bytes(text: str) -> int:
@@ -229,11 +290,16 @@ def parse_bucket_name(text: str) -> str:
 PARSERS: Final[Mapping[Any, Callable[[str], Any]]] = {
     str: parse_text,
     Secret: parse_text,
-    Secret | None: parse_text,
+    DatabaseUrl: parse_database_url,
+    DatabaseUrl | None: parse_database_url,
     tuple[Secret, ...]: parse_several,
-    Url: parse_url,
-    Url | None: parse_url,
-    int: parse_count,
+    tuple[Token, ...]: parse_tokens,
+    BaseUrl | None: parse_url,
+    Url: parse_endpoint_url,
+    Url | None: parse_endpoint_url,
+    int: parse_number,
+    Count: parse_count,
+    LogLevel: parse_log_level,
     Bytes: parse_bytes,
     timedelta: parse_duration,
     BucketName: parse_bucket_name,

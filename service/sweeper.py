@@ -10,7 +10,7 @@ cannot be cleaned blocks no other. Everything it removes is garbage by commit, f
    - an error: the row stays, and comes again in five minutes.
 3. Incoming keys of final files, many in a request: once, and again 1 h, 1 day and 7 days after the file's end, because a PUT that
    began in time may finish late. A key that the store did not delete comes again in five minutes.
-4. Vault objects of deleted files, like 2. A stalled reader makes the store hold a DELETE for 30 s: it holds up nothing but itself.
+4. Vault objects of deleted files, like 2. A stalled reader makes the store hold a DELETE for 30 s; the other kinds go on meanwhile.
 5. Rows: files gone for longer than KEEP_ROWS with nothing left of them, idempotency keys older than a day.
 """
 
@@ -36,45 +36,71 @@ log = structlog.get_logger()
 
 
 async def sweep(resources: Resources) -> int:
-    """Sweep until nothing is due; how many leftovers were removed. Raises what the database raises when it is away."""
-    removed = 0
-    while True:
-        taken = await sweep_batch(resources)
-        removed += taken
-        if taken == 0:
-            break
+    """Sweep until nothing is due; how many leftovers were removed. Raises what the database raises when it is away.
+
+    Each kind at its own pace: an object that the store holds back keeps no other kind waiting.
+    """
+    kinds = (sweep_copies(resources), sweep_incoming(resources), sweep_objects(resources))
+    outcomes = await asyncio.gather(*kinds, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
     await leftovers.forget_files(resources.pool, BATCH, resources.settings.keep_rows)
     await leftovers.forget_idempotency_keys(resources.pool, BATCH)
+    return sum(outcome for outcome in outcomes if isinstance(outcome, int))
+
+
+async def sweep_copies(resources: Resources) -> int:
+    """Steps 1 and 2."""
+
+    async def sweep_batch() -> int:
+        await leftovers.doom_ended_copies(resources.pool, BATCH)
+        batch = await leftovers.claim_doomed_copies(resources.pool, BATCH, resources.settings.copy_grace)
+        return await sweep_each(resources, batch, sweep_doomed_copy)
+
+    return await repeat(sweep_batch)
+
+
+async def sweep_incoming(resources: Resources) -> int:
+    """Step 3."""
+
+    async def sweep_batch() -> int:
+        return await sweep_incoming_keys(resources, await leftovers.claim_incoming_keys(resources.pool, KEYS_A_REQUEST))
+
+    return await repeat(sweep_batch)
+
+
+async def sweep_objects(resources: Resources) -> int:
+    """Step 4."""
+
+    async def sweep_batch() -> int:
+        return await sweep_each(resources, await leftovers.claim_deleted_objects(resources.pool, BATCH), sweep_deleted_object)
+
+    return await repeat(sweep_batch)
+
+
+async def repeat(sweep_batch: Callable[[], Awaitable[int]]) -> int:
+    """Batch after batch, until one removes nothing: there is nothing, or nothing of it can be removed now."""
+    removed = 0
+    while count := await sweep_batch():
+        removed += count
     return removed
 
 
-async def sweep_batch(resources: Resources) -> int:
-    """One batch of each kind; how many rows were taken."""
-    pool, settings = resources.pool, resources.settings
-    doomed_now = await leftovers.doom_ended_copies(pool, BATCH)
-    doomed = await leftovers.claim_doomed_copies(pool, BATCH, settings.copy_grace)
-    keys = await leftovers.claim_incoming_keys(pool, KEYS_A_REQUEST)
-    objects = await leftovers.claim_deleted_objects(pool, BATCH)
-    await asyncio.gather(
-        sweep_each(resources, doomed, sweep_doomed_copy),
-        sweep_incoming_keys(resources, keys),
-        sweep_each(resources, objects, sweep_deleted_object),
-    )
-    return doomed_now + len(doomed) + len(keys) + len(objects)
-
-
-async def sweep_each(resources: Resources, batch: Sequence[Leftover], sweep_one: Callable[[Resources, Leftover], Awaitable[None]]) -> None:
-    """Several at once; one that fails is logged and comes again."""
+async def sweep_each(resources: Resources, batch: Sequence[Leftover], sweep_one: Callable[[Resources, Leftover], Awaitable[None]]) -> int:
+    """Several at once; one that fails is logged and comes again. How many did not."""
     places = asyncio.Semaphore(AT_ONCE)
 
-    async def sweep_in_turn(leftover: Leftover) -> None:
+    async def sweep_in_turn(leftover: Leftover) -> bool:
         async with places:
             try:
                 await sweep_one(resources, leftover)
             except (StoreError, *database.UNREACHABLE) as error:
                 log.warning("leftover stays", what=sweep_one.__name__, error=str(error) or type(error).__name__)
+                return False
+            return True
 
-    await asyncio.gather(*(sweep_in_turn(leftover) for leftover in batch))
+    return sum(await asyncio.gather(*(sweep_in_turn(leftover) for leftover in batch)))
 
 
 async def sweep_doomed_copy(resources: Resources, copy: leftovers.DoomedCopy) -> None:
@@ -89,16 +115,18 @@ async def sweep_doomed_copy(resources: Resources, copy: leftovers.DoomedCopy) ->
     SWEPT.labels("copy").inc()
 
 
-async def sweep_incoming_keys(resources: Resources, keys: Sequence[leftovers.LeftKey]) -> None:
+async def sweep_incoming_keys(resources: Resources, keys: Sequence[leftovers.LeftKey]) -> int:
+    """How many the store deleted."""
     if not keys:
-        return
+        return 0
     try:
         failed = set(await resources.incoming.delete_many([left.incoming_key for left in keys], timeout_seconds=DELETE_SECONDS))
         await leftovers.mark_incoming_swept(resources.pool, [left.id for left in keys if left.incoming_key not in failed])
     except (StoreError, *database.UNREACHABLE) as error:
         log.warning("leftover stays", what="sweep_incoming_keys", error=str(error) or type(error).__name__)
-        return
+        return 0
     SWEPT.labels("incoming").inc(len(keys) - len(failed))
+    return len(keys) - len(failed)
 
 
 async def sweep_deleted_object(resources: Resources, left: leftovers.DeletedObject) -> None:

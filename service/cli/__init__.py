@@ -26,12 +26,19 @@ app.command("service.cli.doctor:doctor", help="Prove that this deployment works.
 app.command("service.cli.env:env", name="env", help="Fill .env.example with random secrets.")
 
 
+SERVERS: Final = (["dev"], ["serve"], ["worker"])
+"""Ctrl-C and SIGTERM are how these are meant to end."""
+
+
 def main() -> None:
-    """Run the command that the arguments name. Exit status: 1 failed, 2 wrong arguments or settings, 3 wrong schema."""
+    """Run the command that the arguments name.
+
+    Exit status: 1 failed, 2 wrong arguments or settings, 3 wrong schema, 130 interrupted.
+    """
     try:
         app(sys.argv[1:])
     except KeyboardInterrupt:
-        sys.exit(0)  # Ctrl-C and SIGTERM are how these processes are meant to end
+        sys.exit(0 if sys.argv[1:2] in SERVERS else 130)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

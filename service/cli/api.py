@@ -63,6 +63,8 @@ class Server(uvicorn.Server):
 
 def reserve_port(host: str, port: int) -> socket.socket:
     """A socket that is bound and does not listen yet: who connects too early is refused rather than kept waiting."""
+    if not 0 <= port < 65536:
+        raise CommandError(f"--port {port}: a port is a number from 0 to 65535")
     try:
         return bound(host, port)
     except OSError as error:

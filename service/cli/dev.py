@@ -38,6 +38,7 @@ from service.cli.errors import CommandError
 from service.cli.ports import claimed_port
 from service.database import run_alembic
 from service.embedded import Postgres, Store, Webhook, prepare_folder, start_postgres, start_store
+from service.embedded.folder import locked
 from service.embedded.processes import answers
 from service.embedded.store import loopback_of
 from service.logs import configure_logs
@@ -79,11 +80,13 @@ def dev(
     stop_on_sigterm()
     configure_logs("info")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    public_endpoint = read_public_endpoint()
     check_exposure(host, minio=minio, insecure=insecure)
-    if host in EVERYWHERE and read_public_endpoint() is None:
+    if host in EVERYWHERE and public_endpoint is None:
         print("upload URLs will name this machine's loopback address: set ASSAY_S3_PUBLIC_ENDPOINT for others", file=sys.stderr)
     folder = prepare_folder(data or choose_folder())
     with ExitStack() as stack:
+        stack.enter_context(locked(folder / "dev.lock"))
         listener = stack.enter_context(reserve_port(host, port))
         development = start_servers(stack, folder, host=host, port=listener.getsockname()[1], minio=minio)
         key = asyncio.run(keep_api_key(development))

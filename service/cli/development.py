@@ -20,7 +20,7 @@ from service.embedded import Postgres, Store
 from service.embedded.folder import keep_secret
 from service.model import make_id
 from service.queries import keys
-from service.settings import Secret, Settings, Url, parse_url
+from service.settings import DatabaseUrl, Secret, Settings, Token, Url, parse_endpoint_url
 
 WEBHOOK_ID: Final = "ASSAY"
 REGION: Final = "us-east-1"
@@ -111,7 +111,7 @@ def read_public_endpoint(environ: Mapping[str, str] = os.environ) -> Url | None:
     """The one setting of a deployment that `assay dev` knows."""
     text = environ.get(PUBLIC_ENDPOINT)
     try:
-        return None if text is None else Url(parse_url(text))
+        return None if text is None else Url(parse_endpoint_url(text))
     except ValueError as error:
         raise CommandError(f"{PUBLIC_ENDPOINT} {error}") from error
 
@@ -120,7 +120,7 @@ def make_settings(development: Development) -> Settings:
     """Not from the environment: what is set there is for another deployment."""
     identities = development.identities
     return Settings(
-        database_url=Secret(development.postgres.url),
+        database_url=DatabaseUrl(Secret(development.postgres.url)),
         s3_endpoint=Url(development.store.endpoint),
         s3_public_endpoint=read_public_endpoint(),
         s3_region=REGION,
@@ -128,7 +128,7 @@ def make_settings(development: Development) -> Settings:
         s3_secret_key=Secret(identities.secret_key),
         s3_signer_access_key=Secret(identities.signer_access_key),
         s3_signer_secret_key=Secret(identities.signer_secret_key),
-        webhook_token=(Secret(identities.webhook_token),),
+        webhook_token=(Token(Secret(identities.webhook_token)),),
         webhook_id=WEBHOOK_ID,
         link_secret=(Secret(identities.link_secret),),
     )

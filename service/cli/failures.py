@@ -1,5 +1,7 @@
 """What a command says when it cannot go on, and the exit status that goes with it."""
 
+import errno
+
 import asyncpg
 
 from service.bootstrap import BootstrapError
@@ -12,6 +14,8 @@ from service.settings import SettingsError
 FAILED = 1
 WRONG_SETTINGS = 2
 WRONG_SCHEMA = 3
+OURS = frozenset({errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EDQUOT})
+"""An OSError that says nothing of a server."""
 
 
 def explain(error: Exception) -> tuple[str, int]:
@@ -26,6 +30,8 @@ def explain(error: Exception) -> tuple[str, int]:
         return f"the object store: {error}", FAILED
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", FAILED
+    if isinstance(error, OSError) and error.errno in OURS:
+        return f"this machine: {error.strerror}", FAILED
     if isinstance(error, asyncpg.PostgresError) and not isinstance(error, UNREACHABLE):
         return f"the database refuses: {error}", FAILED
     if isinstance(error, UNREACHABLE):

@@ -11,6 +11,7 @@ from prometheus_client import start_http_server
 
 from service import database
 from service.cli.api import stop_on_sigterm
+from service.cli.errors import CommandError
 from service.logs import configure_logs
 from service.resources import Resources, open_resources
 from service.settings import Settings, read_settings
@@ -33,9 +34,16 @@ def worker(*, metrics_port: int | None = None, metrics_host: str = "127.0.0.1") 
     settings = read_settings(os.environ, Settings)
     configure_logs(settings.log_level)
     if metrics_port is not None:
-        start_http_server(metrics_port, metrics_host)
+        serve_metrics(metrics_host, metrics_port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work_until_stopped(settings))
+
+
+def serve_metrics(host: str, port: int) -> None:
+    try:
+        start_http_server(port, host)
+    except OSError as error:
+        raise CommandError(f"{host} port {port} can't be had ({error.strerror}): choose another one with --metrics-port") from error
 
 
 async def work_until_stopped(settings: Settings) -> None:

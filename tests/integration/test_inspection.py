@@ -76,6 +76,19 @@ async def test_the_last_error_of_the_store_is_told(resources: Resources, file: F
     assert found.why == "attempt 1 was given up: SlowDown"
 
 
+async def test_a_second_attempt_is_not_told_by_the_error_of_the_first(resources: Resources, file: File) -> None:
+    await notice_event(resources, file.incoming_key or "")
+    (claim,) = await claims.claim_small(resources.pool, 1, LEASE)
+    await claims.release_claim(resources.pool, claim, retry_in=timedelta(0), error="SlowDown")
+    await claims.claim_small(resources.pool, 1, LEASE)
+    assert (await inspect_file(resources, file.id)).why == "a worker is at it (attempt 2)"
+
+
+async def test_an_event_about_nothing_does_not_hide_the_end(resources: Resources, file: File) -> None:
+    await notice_event(resources, file.incoming_key or "")
+    assert "expires after" in (await inspect_file(resources, file.id)).next
+
+
 async def test_a_file_that_was_deleted(resources: Resources, file: File) -> None:
     await send(resources, file)
     await delete_file(resources, file.id, owner="ada")

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from service import database
-from service.settings import DatabaseSettings, Secret
+from service.settings import DatabaseSettings, DatabaseUrl, Secret
 from tests.conftest import execute, in_database
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 def empty(admin_url: str) -> Iterator[DatabaseSettings]:
     name = f"assay_{secrets.token_hex(6)}"
     asyncio.run(execute(admin_url, f"CREATE DATABASE {name}"))
-    yield DatabaseSettings(database_url=Secret(in_database(admin_url, name)))
+    yield DatabaseSettings(database_url=DatabaseUrl(Secret(in_database(admin_url, name))))
     asyncio.run(execute(admin_url, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
@@ -42,9 +42,39 @@ async def test_two_deployments_at_once_migrate_once(empty: DatabaseSettings) -> 
 
 async def run_migrate(settings: DatabaseSettings) -> int:
     """`assay migrate` as a process of its own; its exit status."""
-    environ = {**os.environ, "ASSAY_DATABASE_URL": settings.database_url}
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "service", "migrate", env=environ)
-    return await process.wait()
+    return (await call_migrate(settings.database_url))[0]
+
+
+async def call_migrate(database_url: str) -> tuple[int, str]:
+    """Its exit status, and what it said to standard error."""
+    environ = {**os.environ, "ASSAY_DATABASE_URL": database_url}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "service", "migrate", env=environ, stderr=asyncio.subprocess.PIPE)
+    _, said = await process.communicate()
+    return process.returncode or 0, said.decode()
+
+
+async def test_every_address_that_asyncpg_takes_is_migrated(empty: DatabaseSettings) -> None:
+    assert await call_migrate(empty.database_url + "?sslmode=disable") == (0, "")
+
+
+async def test_a_role_that_may_not_make_tables_is_told_so_in_a_line(empty: DatabaseSettings, admin_url: str) -> None:
+    role = f"reader_{secrets.token_hex(4)}"
+    await execute(admin_url, f"CREATE ROLE {role} LOGIN PASSWORD 'hidden'")
+    try:
+        host = empty.database_url.rpartition("@")[2]
+        status, said = await call_migrate(f"postgresql://{role}:hidden@{host}")
+    finally:
+        await execute(admin_url, f"DROP ROLE {role}")
+    assert (status, said.count("\n")) == (1, 1)
+    assert "permission denied" in said
+
+
+async def test_a_schema_from_the_future_is_no_crash(empty: DatabaseSettings) -> None:
+    assert await run_migrate(empty) == 0
+    await execute(empty.database_url, "UPDATE alembic_version SET version_num = '9999'")
+    status, said = await call_migrate(empty.database_url)
+    assert (status, said.count("\n")) == (3, 1)
+    assert "upgrade" in said
 
 
 @pytest.mark.parametrize(("version", "said"), [("0000", "assay migrate"), ("9999", "upgrade")])

@@ -51,7 +51,8 @@ async def verifying_since(resources: Resources) -> datetime | None:
 
 
 def found_by_ourselves() -> float:
-    return NOTICES.labels("sweep")._value.get()
+    count: float = NOTICES.labels("sweep")._value.get()
+    return count
 
 
 async def test_a_file_waits_for_its_proof_since_its_first_notice(resources: Resources) -> None:

@@ -41,7 +41,7 @@ def slow_server(release: threading.Event) -> Iterator[str]:
 
 @contextlib.contextmanager
 def opened(endpoint: str) -> Iterator[ObjectStore]:
-    with open_store(endpoint, "key", secret_key="secret") as store:  # noqa: S106  # of nobody
+    with open_store(endpoint, "key", secret_key="secret") as store:
         yield store
 
 

@@ -1,5 +1,7 @@
 """The command line, as far as it needs no server."""
 
+import os
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -13,10 +15,10 @@ from service.cli.development import choose_folder, make_identities
 from service.cli.env import env, fill_line
 from service.cli.errors import CommandError
 from service.cli.keys import check_owner, describe_keys, parse_lifetime, parse_scopes
-from service.doctor.identities import is_guessable
 from service.model import make_id
 from service.queries.keys import ApiKey
 from service.settings import list_variables
+from tests.unit.test_settings import COMPLETE
 
 
 def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch, **environ: str) -> int:
@@ -159,12 +161,25 @@ def test_the_list_of_keys_lines_up() -> None:
     assert "never ends" in row
 
 
-@pytest.mark.parametrize(
-    "key_id", ["minioadmin", "assay-service", "admin123456", "aaaaaaaaaaaaaaaaaaaaaaaa", "short", "MINIO_ROOT_USER_2026"]
-)
-def test_key_ids_that_many_would_choose_are_found(key_id: str) -> None:
-    assert is_guessable(key_id)
+@pytest.mark.parametrize(("arguments", "status"), [(["migrate"], 130), (["keys", "list"], 130), (["worker"], 0), (["serve"], 0)])
+def test_an_interrupt_is_success_for_servers_alone(arguments: list[str], status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("service.cli.app", interrupt)
+    assert call(arguments, monkeypatch) == status
 
 
-def test_a_random_key_id_is_no_guess() -> None:
-    assert not is_guessable("3f9ac27be1d05486a7c1")
+@pytest.mark.parametrize("port", ["70000", "-1"])
+def test_a_port_that_is_none_is_refused(port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["dev", "--port", port], monkeypatch) in (1, 2)
+    assert "port" in capsys.readouterr().err
+
+
+def test_a_taken_port_for_metrics_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "service", "worker", "--metrics-port", str(port)]
+        done = subprocess.run(command, env={**os.environ, **COMPLETE}, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert f"port {port} can't be had" in done.stderr

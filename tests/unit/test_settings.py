@@ -18,6 +18,9 @@ COMPLETE = {
 }
 
 
+ROOT = {"ASSAY_S3_ROOT_ACCESS_KEY": "root", "ASSAY_S3_ROOT_SECRET_KEY": "root-secret"}
+
+
 def errors_of(environ: dict[str, str]) -> list[str]:
     with pytest.raises(SettingsError) as caught:
         read_settings(environ, Settings)
@@ -55,6 +58,17 @@ def test_every_missing_variable_is_named_at_once() -> None:
         ("ASSAY_WEBHOOK_TOKEN", "a,,b", "empty"),
         ("ASSAY_S3_SECRET_KEY", "", "empty"),
         ("ASSAY_UPLAOD_TTL", "1h", "not a setting"),
+        ("ASSAY_URL_TTL", "1h", "not a setting"),
+        ("ASSAY_KEYS_ROWS", "1", "not a setting"),
+        ("ASSAY_S3_ENDPOINT", "http://minio:9000/x", "without a path"),
+        ("ASSAY_S3_ENDPOINT", "http://minio:99999", "must be a URL"),
+        ("ASSAY_S3_PUBLIC_ENDPOINT", "http://minio:abc", "must be a URL"),
+        ("ASSAY_WORKER_SLOTS", "0", "1 or more"),
+        ("ASSAY_DATABASE_POOL_SIZE", "0", "1 or more"),
+        ("ASSAY_LOG_LEVEL", "verbose", "debug, info, warning or error"),
+        ("ASSAY_WEBHOOK_TOKEN", "a b c", "one or two words"),
+        ("ASSAY_WEBHOOK_TOKEN", "schlüssel", "ASCII"),
+        ("ASSAY_KEEP_ROWS", "999999999d", "36500 days"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(variable: str, value: str, said: str) -> None:
@@ -87,7 +101,42 @@ def test_a_repr_shows_no_secret() -> None:
 
 
 def test_each_process_reads_only_what_is_its_own() -> None:
-    root = {"ASSAY_S3_ROOT_ACCESS_KEY": "root", "ASSAY_S3_ROOT_SECRET_KEY": "root-secret"}
-    assert read_settings({**COMPLETE, **root}, BootstrapSettings).s3_root_access_key == "root"
-    assert not hasattr(read_settings({**COMPLETE, **root}, Settings), "s3_root_access_key")
+    assert read_settings({**COMPLETE, **ROOT}, BootstrapSettings).s3_root_access_key == "root"
+    assert not hasattr(read_settings({**COMPLETE, **ROOT}, Settings), "s3_root_access_key")
     assert read_settings(COMPLETE, DatabaseSettings).database_pool_size == 10
+
+
+def test_bootstrap_puts_no_rule_of_incoming_on_the_vault() -> None:
+    with pytest.raises(SettingsError, match="must differ"):
+        read_settings({**COMPLETE, **ROOT, "ASSAY_INCOMING_BUCKET": "assay-vault"}, BootstrapSettings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hunter2",
+        "mysql://u:hunter2@db/assay",
+        "postgresql://u:hunter2/x@db/assay",
+        "postgresql://u:hunter2#x@db/assay",
+        "postgresql://u:p@db:hunter2/assay",
+        "postgresql://u:p@[hunter2/assay",
+    ],
+)
+def test_a_wrong_database_url_is_named_and_never_shown(url: str) -> None:
+    [said] = errors_of({**COMPLETE, "ASSAY_DATABASE_URL": url})
+    assert said.startswith("ASSAY_DATABASE_URL must be a URL")
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://db/assay",
+        "postgres://u:p%2Fq@db:5432/assay?sslmode=verify-full&sslrootcert=/ca.pem",
+        "postgresql://u@one:5432,two:5433/assay?target_session_attrs=read-write",
+        "postgresql://u:p@[::1]:5432/assay",
+        "postgresql:///assay?host=/run/postgresql",
+    ],
+)
+def test_what_asyncpg_reads_is_a_database_url(url: str) -> None:
+    assert read_settings({"ASSAY_DATABASE_URL": url}, DatabaseSettings).database_url == url
