@@ -17,6 +17,8 @@ SERVICE_ACTIONS: Final = (
     "s3:ListMultipartUploadParts",
 )
 SERVICE_BUCKET_ACTIONS: Final = ("s3:ListBucket", "s3:ListBucketMultipartUploads")
+RULE_ACTIONS: Final = ("s3:GetBucketNotification",)
+"""So that the doctor can tell a missing rule from a dead webhook."""
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +60,7 @@ def signer_policy(incoming_bucket: str) -> Policy:
 def service_policy(incoming_bucket: str, vault_bucket: str) -> Policy:
     policy = allow(SERVICE_ACTIONS, [f"{incoming_bucket}/*", f"{vault_bucket}/*"])
     policy["Statement"] += allow(SERVICE_BUCKET_ACTIONS, [incoming_bucket, vault_bucket])["Statement"]
+    policy["Statement"] += allow(RULE_ACTIONS, [incoming_bucket])["Statement"]
     return policy
 
 

@@ -9,10 +9,9 @@ Problem
 ├── Forbidden               403   │   ├── FileRejected         ├── MultipartNotAvailable 422
 ├── PreconditionFailed      412   │   ├── FileDamaged          ├── IdempotencyMismatch   422
 └── ...                           │   ├── NotUploaded          ├── DatabaseUnavailable   503
-                                  │   ├── AlreadyUploaded      ├── StoreUnavailable      503
+                                  │   ├── AlreadyUploaded      ├── ObjectStoreUnavailable 503
                                   │   └── DigestConflict       └── InternalError         500
-                                  ├── FileGone           410
-                                  └── LengthRequired     411
+                                  └── FileGone           410
 """
 
 from typing import Any, ClassVar, Self
@@ -161,12 +160,6 @@ class FileGone(Problem):
     """The file was deleted, or its upload never came."""
 
     status, type, title = 410, "gone", "The file is gone"
-
-
-class LengthRequired(Problem):
-    """The request needs a Content-Length."""
-
-    status, type, title = 411, "length-required", "A Content-Length is required"
 
 
 class PreconditionFailed(Problem):

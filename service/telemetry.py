@@ -14,7 +14,8 @@ NOTICES: Final = Counter(
     "Uploads announced, counted on arrival: by the client's complete, the store's event, or found by our own look.",
     ["source"],
 )
-LAST_EVENT: Final = Gauge("assay_last_event_timestamp_seconds", "When the store's last event arrived.", multiprocess_mode="mostrecent")
+LAST_EVENT_NAME: Final = "assay_last_event_timestamp_seconds"
+LAST_EVENT: Final = Gauge(LAST_EVENT_NAME, "When the store's last event arrived.", multiprocess_mode="mostrecent")
 OUTCOMES: Final = Counter("assay_outcomes", "Files that became final.", ["state", "reason"])
 VERIFICATION_SECONDS: Final = Histogram(
     "assay_verification_seconds", "From claim to commit.", buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)

@@ -18,17 +18,21 @@ __all__ = ["Finding", "examine"]
 
 Check = Callable[[Resources], Awaitable[Sequence[Finding]]]
 
-# A check is skipped when one that it rests on has failed: its findings would only repeat that one's.
+# A check is skipped when one that it rests on has failed or was skipped: its findings would only repeat that one's.
 CHECKS: Final[tuple[tuple[str, Check, tuple[str, ...]], ...]] = (
     ("database", database.check_database, ()),
     ("listen", database.check_listen, ("database",)),
-    ("endpoints", store.check_endpoints, ()),
+    ("endpoint", store.check_endpoint, ()),
+    ("clocks", clocks.check_clocks, ("database", "endpoint")),
     ("key ids", identities.check_key_ids, ()),
-    ("service identity", identities.check_service_identity, ("endpoints",)),
-    ("signer", identities.check_signer, ("endpoints", "service identity")),
-    ("clocks", clocks.check_clocks, ("database", "endpoints")),
-    ("presigned", enforcement.check_enforcement, ("endpoints", "service identity", "signer")),
-    ("events", events.check_events, ("database", "endpoints", "service identity", "signer")),
+    ("service identity", identities.check_service_identity, ("endpoint",)),
+    ("service identity: rights", identities.check_service_rights, ("service identity",)),
+    ("signer", identities.check_signer, ("service identity",)),
+    ("upload URL", store.check_upload_url, ("database", "signer")),
+    ("public endpoint", store.check_public_endpoint, ("upload URL",)),
+    ("presigned", enforcement.check_enforcement, ("upload URL",)),
+    ("event rule", events.check_event_rule, ("service identity",)),
+    ("events", events.check_events, ("upload URL",)),
     ("announcements", events.check_announcements, ("database",)),
 )
 
@@ -38,6 +42,7 @@ async def examine(resources: Resources) -> AsyncIterator[Finding]:
     unwell: set[str] = set()
     for name, check, rests_on in CHECKS:
         if unwell.intersection(rests_on):
+            unwell.add(name)
             continue
         for finding in await run_check(resources, name, check=check):
             if finding.status == "failed":
@@ -51,5 +56,11 @@ async def run_check(resources: Resources, name: str, *, check: Check) -> Sequenc
     except StoreError as error:
         return [failed(name, str(error), "see whether the store runs, and ASSAY_S3_ENDPOINT and the identities' keys")]
     except (asyncpg.PostgresError, *postgres.UNREACHABLE) as error:
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return [failed(name, what, "see whether the database runs, and ASSAY_DATABASE_URL and …_LISTEN_URL")]
+        what, *_ = str(error).splitlines() or [""]
+        return [failed(name, f"{type(error).__name__}: {what}".removesuffix(": "), advise_on(error))]
+
+
+def advise_on(error: BaseException) -> str:
+    if isinstance(error, asyncpg.InvalidSQLStatementNameError | asyncpg.DuplicatePreparedStatementError):
+        return "set ASSAY_DATABASE_STATEMENT_CACHE=0: a pooler in transaction mode loses prepared statements"
+    return "see whether the database runs, and ASSAY_DATABASE_URL and …_LISTEN_URL"

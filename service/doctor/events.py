@@ -4,19 +4,27 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
+import msgspec
+
 from service import uploads
+from service.bootstrap import CREATED_EVENTS
 from service.doctor.finding import Finding, failed, ok, warning
-from service.doctor.requests import send
+from service.doctor.probes import URL_SECONDS, inside_signer
+from service.doctor.requests import Answer, send
 from service.model import UNPROVED, Declaration, Sha256, State, make_id
-from service.presign import Signer
+from service.object_store import StoreUnavailable
+from service.object_store.administration import Administration, EventRule
+from service.presign import PresignedPut
 from service.queries import files
-from service.queries.inspection import count_notices, count_unannounced
+from service.queries.inspection import count_announcements, count_notices
 from service.resources import Resources
+from service.settings import Settings
 
 OWNER: Final = "assay-doctor"
 EVENT_SECONDS: Final = 15.0
@@ -31,6 +39,44 @@ EVENT_ADVICE: Final = (
 )
 
 
+class Probe(msgspec.Struct, frozen=True):
+    """A declared file of ours, and its upload."""
+
+    file_id: UUID
+    put: PresignedPut
+    body: bytes
+
+    async def send(self, headers: Mapping[str, str] | None = None) -> Answer:
+        return await send("PUT", self.put.url, body=self.body, headers={**self.put.headers, **(headers or {})})
+
+
+async def check_event_rule(resources: Resources) -> list[Finding]:
+    """Nothing is said where the service identity may not read the rules: an event that arrives proves them as well."""
+    settings = resources.settings
+    try:
+        rules = await asyncio.to_thread(read_event_rules, settings)
+    except StoreUnavailable as error:
+        if error.status == 403:
+            return []
+        raise
+    arn = f"arn:minio:sqs::{settings.webhook_id}:webhook"
+    wanted = EventRule(arn=arn, events=frozenset({CREATED_EVENTS}))
+    if wanted in rules:
+        return [ok("event rule", f"{settings.incoming_bucket} tells {arn} of every object that is made")]
+    return [failed("event rule", f"{settings.incoming_bucket} has no rule that tells {arn} of every object", "run `assay bootstrap`")]
+
+
+def read_event_rules(settings: Settings) -> list[EventRule]:
+    """In the caller's thread, by the service identity."""
+    administration = Administration(
+        settings.s3_endpoint, access_key=settings.s3_access_key, secret_key=settings.s3_secret_key, region=settings.s3_region
+    )
+    try:
+        return administration.event_rules(settings.incoming_bucket)
+    finally:
+        administration.close()
+
+
 async def check_events(resources: Resources) -> list[Finding]:
     findings = await check_round_trip(resources)
     if findings[0].status == "ok":
@@ -39,16 +85,15 @@ async def check_events(resources: Resources) -> list[Finding]:
 
 
 async def check_round_trip(resources: Resources) -> list[Finding]:
-    file_id, status = await send_probe(resources, {})
-    try:
-        if status != 200:
-            return [failed("event", f"the store answered {status} to an upload", "see the lines about the URL and the clocks")]
+    async with declared_probe(resources) as probe:
+        answer = await probe.send()
+        if not answer.accepts:
+            return [failed("event", f"the store answers {answer.status} to an upload", "see the lines about the URL and the clocks")]
         begun = time.monotonic()
-        if not await wait_for(lambda: is_noticed(resources, file_id), seconds=EVENT_SECONDS):
+        if not await wait_for(lambda: is_noticed(resources, probe.file_id), seconds=EVENT_SECONDS):
             return [failed("event", f"no event within {EVENT_SECONDS:.0f} s", EVENT_ADVICE)]
-        return [ok("event", f"arrived after {time.monotonic() - begun:.1f} s"), await check_worker(resources, file_id)]
-    finally:
-        await remove_probe(resources, file_id)
+        arrived = ok("event", f"arrived after {time.monotonic() - begun:.1f} s: rule, webhook and token are right")
+        return [arrived, await check_worker(resources, probe.file_id)]
 
 
 async def check_worker(resources: Resources, file_id: UUID) -> Finding:
@@ -63,13 +108,15 @@ async def check_worker(resources: Resources, file_id: UUID) -> Finding:
 
 async def check_suppression(resources: Resources) -> Finding:
     """A header that no signature covers tells the store that another store has told us already."""
-    name = "event: suppressed"
-    file_id, status = await send_probe(resources, {"x-minio-source-replication-request": "true"})
-    try:
-        if status != 200 or await wait_for(lambda: is_noticed(resources, file_id), seconds=SUPPRESSED_SECONDS):
-            return ok(name, "a client cannot keep the store from telling us")
-    finally:
-        await remove_probe(resources, file_id)
+    name, kept = "event: suppressed", "a client cannot keep the store from telling us"
+    async with declared_probe(resources) as probe:
+        answer = await probe.send({"x-minio-source-replication-request": "true"})
+        if answer.refuses:
+            return ok(name, f"{kept}: {answer.status}")
+        if not answer.accepts:
+            return failed(name, f"the store answers {answer.status}, which is neither yes nor no", "see the store's log, and ask again")
+        if await wait_for(lambda: is_noticed(resources, probe.file_id), seconds=SUPPRESSED_SECONDS):
+            return ok(name, kept)
     return warning(
         name,
         "a client can keep the store from sending the event; the file is then found by our own look, minutes later",
@@ -77,8 +124,9 @@ async def check_suppression(resources: Resources) -> Finding:
     )
 
 
-async def send_probe(resources: Resources, headers: Mapping[str, str]) -> tuple[UUID, int]:
-    """Declare a small file and send it by our own way to the store; the store's answer."""
+@asynccontextmanager
+async def declared_probe(resources: Resources) -> AsyncIterator[Probe]:
+    """A small file, declared as a client would and deleted as its owner would; what lies in the buckets is the sweeper's."""
     body = secrets.token_bytes(64)
     declaration = Declaration(
         owner=OWNER,
@@ -88,27 +136,21 @@ async def send_probe(resources: Resources, headers: Mapping[str, str]) -> tuple[
         sha256=Sha256(hashlib.sha256(body).digest()),
         metadata={},
     )
-    settings = resources.settings
-    inside = Signer(
-        settings.s3_endpoint, access_key=settings.s3_signer_access_key, secret_key=settings.s3_signer_secret_key, region=settings.s3_region
-    )
     file = await uploads.insert_file(resources, declaration, make_id(), database=resources.pool)
-    upload = inside.presign_put(
-        settings.incoming_bucket,
+    put = inside_signer(resources.settings).presign_put(
+        resources.settings.incoming_bucket,
         file.incoming_key or "",
         size=file.size,
         content_type=file.content_type,
         sha256=str(file.declared_sha256),
         if_none_match=True,
         issued_at=file.created_at,
-        expires_in_seconds=300,
+        expires_in_seconds=URL_SECONDS,
     )
-    return file.id, (await send("PUT", upload.url, body=body, headers={**upload.headers, **headers})).status
-
-
-async def remove_probe(resources: Resources, file_id: UUID) -> None:
-    """As its owner would; what lies in the buckets is the sweeper's."""
-    await files.delete_file(resources.pool, file_id, owner=OWNER)
+    try:
+        yield Probe(file.id, put, body)
+    finally:
+        await files.delete_file(resources.pool, file.id, owner=OWNER)
 
 
 async def is_noticed(resources: Resources, file_id: UUID) -> bool:
@@ -132,8 +174,9 @@ async def wait_for(condition: Callable[[], Awaitable[bool]], *, seconds: float) 
 
 
 async def check_announcements(resources: Resources) -> list[Finding]:
-    """Three triggers make up for each other, which hides a dead one."""
-    count = await count_unannounced(resources.pool, LATELY)
-    if count == 0:
-        return [ok("announcements", "every upload of the last 24 h was announced")]
-    return [warning("announcements", f"{count} uploads of the last 24 h were found by our own look: no event came", EVENT_ADVICE)]
+    """Three triggers make up for each other, which hides a dead one; the rows do not tell an event from a client's `complete`."""
+    judged, unannounced = await count_announcements(resources.pool, LATELY)
+    which = f"of {judged} uploads that were proved or rejected in the last 24 h (among the newest 10,000 files)"
+    if unannounced:
+        return [warning("announcements", f"{which}, {unannounced} were found by our own look: no event came, nor `complete`", EVENT_ADVICE)]
+    return [ok("announcements", f"{which}, each was announced by an event or by `complete`")]

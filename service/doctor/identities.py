@@ -1,78 +1,113 @@
 """Both identities: each may do exactly what it should, and nobody can guess their key ids."""
 
+import asyncio
+import math
 import re
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Final
 
 from service.doctor.finding import Finding, failed, ok
+from service.doctor.probes import BODY, SECONDS, TYPE, emptied, new_key, probe_object, put
+from service.doctor.rights import list_excess
 from service.object_store import Bucket, ObjectStore, StoreError, StoreUnavailable
 from service.resources import Resources
 
-BODY: Final = b"assay doctor"
-SHORTEST_KEY_ID: Final = 12
+SHORTEST_KEY_ID: Final = 16
 FEWEST_CHARACTERS: Final = 6
+FEWEST_CHANGES: Final = 2
 WORDS: Final = re.compile(r"(?i)minio|admin|assay|root|user|test|service|signer|access|secret|password|example|akia|12345|changeme")
 BOOTSTRAP: Final = "run `assay bootstrap`: it mends the identities' policies"
+KEYS: Final = "see ASSAY_S3_ACCESS_KEY and …_SECRET_KEY; `assay bootstrap` makes the identity and mends its policy"
 
 
 async def check_key_ids(resources: Resources) -> list[Finding]:
     """On a MinIO without its fixes the id alone is enough to write whatever that identity may write."""
-    key_id = resources.settings.s3_access_key
+    name, key_id = "key id of the service identity", resources.settings.s3_access_key
     advice = "make a new service identity whose key id is random (`assay env` makes some), run `assay bootstrap`, remove the old one"
-    if is_guessable(key_id):
-        return [failed("key id of the service identity", "it can be guessed", advice)]
+    if not looks_random(key_id):
+        return [failed(name, f"it does not look random: {SHORTEST_KEY_ID} or more letters and digits, well mixed, would", advice)]
     if key_id == resources.settings.s3_signer_access_key:
-        return [failed("key id of the service identity", "it is the signer's, which every upload URL shows", advice)]
-    return [ok("key id of the service identity", "it cannot be guessed")]
+        return [failed(name, "it is the signer's, which every upload URL shows", advice)]
+    return [ok(name, "it looks random")]
 
 
-def is_guessable(key_id: str) -> bool:
-    """Short, of few characters, or mostly a word that many would choose."""
-    rest = WORDS.sub("", key_id)
-    return len(rest) < SHORTEST_KEY_ID or len(set(rest)) < FEWEST_CHARACTERS
+def looks_random(key_id: str) -> bool:
+    """Beside the words that many would choose, one long piece in which letters and digits alternate: words in a row do not."""
+    return any(is_mixed(piece) for piece in re.findall(r"[A-Za-z0-9]+", WORDS.sub("-", key_id)))
+
+
+def is_mixed(piece: str) -> bool:
+    changes = sum(a.isdigit() != b.isdigit() for a, b in pairwise(piece))
+    return len(piece) >= SHORTEST_KEY_ID and len(set(piece)) >= FEWEST_CHARACTERS and changes >= FEWEST_CHANGES
 
 
 async def check_service_identity(resources: Resources) -> list[Finding]:
-    """Everything that a worker does, in both buckets, and a copy from the one to the other."""
     try:
         for bucket in (resources.incoming, resources.vault):
             await use_bucket(bucket)
+        await copy_to_vault(resources)
     except StoreError as error:
-        return [failed("service identity", f"it may not do all that it must: {error}", BOOTSTRAP)]
-    return [ok("service identity", "it puts, reads, lists, assembles and deletes in both buckets")]
+        return [failed("service identity", f"it may not do all that it must: {error}", KEYS)]
+    return [ok("service identity", "it puts, reads, lists, assembles and deletes in both buckets, and copies into the vault")]
 
 
 async def use_bucket(bucket: Bucket) -> None:
+    """Everything that the API, a worker and the sweeper do in it."""
     async with probe_object(bucket) as key:
-        await bucket.head(key)
-        async for _ in bucket.list_keys(key):
-            break
-        upload_id = await bucket.create_upload(key, content_type="text/plain", metadata={}, tags={})
+        etag = (await bucket.head(key)).etag
+        await read_back(bucket, key, etag=etag)
+        await take_first(bucket)
+        upload_id = await bucket.create_upload(key, content_type=TYPE, metadata={}, tags={})
         try:
+            part = await asyncio.to_thread(bucket.put_part, key, upload_id, 1, BODY, timeout_seconds=SECONDS)
             await bucket.list_parts(key, upload_id)
+            await bucket.complete_upload(key, upload_id, [(1, part)])
         finally:
-            await bucket.abort_upload(key, upload_id)
+            await bucket.abort_upload(key, upload_id)  # one that is complete is gone, and the right is asked for first
 
 
-@asynccontextmanager
-async def probe_object(bucket: Bucket) -> AsyncIterator[str]:
-    """An object of ours under a fresh key, gone again afterwards."""
-    key = f"assay-doctor-{secrets.token_hex(8)}"
-    await bucket.put(key, BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10)
-    try:
-        yield key
-    finally:
-        await bucket.delete(key)
+async def copy_to_vault(resources: Resources) -> None:
+    vault, vault_key = resources.vault, new_key()
+    async with probe_object(resources.incoming) as key, emptied(vault, vault_key):
+        etag = (await resources.incoming.head(key)).etag
+        copy = await vault.copy_from(
+            resources.incoming,
+            key,
+            etag=etag,
+            key=vault_key,
+            content_type=TYPE,
+            metadata={},
+            tags={"assay-doctor": "probe"},
+            send_before=math.inf,
+            timeout_seconds=SECONDS,
+        )
+        await read_back(vault, vault_key, etag=copy.etag)
+
+
+async def read_back(bucket: Bucket, key: str, *, etag: str) -> None:
+    def read() -> bytes:
+        with bucket.open(key, etag=etag) as reader:
+            return reader.read(len(BODY))
+
+    if await asyncio.to_thread(read) != BODY:
+        raise StoreUnavailable(f"/{bucket.name}: what is read is not what was put")
+
+
+async def check_service_rights(resources: Resources) -> list[Finding]:
+    """Root's keys would do all of the work as well."""
+    name, settings = "service identity: rights", resources.settings
+    too_much = await list_excess(settings, settings.s3_access_key, secret_key=settings.s3_secret_key)
+    if too_much:
+        return [failed(name, f"it may also {', '.join(too_much)}", f"{BOOTSTRAP}; root's keys are for `assay bootstrap` alone")]
+    return [ok(name, "it may make, remove or reach no other bucket, change no policy or event rule, and not administer the store")]
 
 
 async def check_signer(resources: Resources) -> list[Finding]:
     """It may put to incoming, and nothing else: whoever has an upload URL may be able to use the rest."""
     settings = resources.settings
-    store = ObjectStore(
-        settings.s3_endpoint, access_key=settings.s3_signer_access_key, secret_key=settings.s3_signer_secret_key, region=settings.s3_region
-    )
+    access_key, secret_key = settings.s3_signer_access_key, settings.s3_signer_secret_key
+    store = ObjectStore(settings.s3_endpoint, access_key=access_key, secret_key=secret_key, region=settings.s3_region)
     incoming, vault = store.bucket(settings.incoming_bucket), store.bucket(settings.vault_bucket)
     try:
         async with probe_object(resources.incoming) as key, probe_object(resources.vault) as vault_key:
@@ -85,7 +120,8 @@ async def check_signer(resources: Resources) -> list[Finding]:
                 "read the vault": lambda: vault.head(vault_key),
                 "write to the vault": lambda: put(vault, vault_key),
             }
-            return [judge_signer([name for name, attempt in forbidden.items() if await is_allowed(attempt)])]
+            too_much = [name for name, attempt in forbidden.items() if await is_allowed(attempt)]
+            return [judge_signer(too_much + await list_excess(settings, access_key, secret_key=secret_key))]
     finally:
         store.close()
 
@@ -105,10 +141,6 @@ async def is_allowed(attempt: Callable[[], Awaitable[object]]) -> bool:
             return False
         raise
     return True
-
-
-async def put(bucket: Bucket, key: str) -> None:
-    await bucket.put(key, BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10)
 
 
 async def take_first(bucket: Bucket) -> None:

@@ -6,7 +6,6 @@ import ssl
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
-from xml.etree import ElementTree as ET
 
 import msgspec
 
@@ -16,11 +15,19 @@ SECONDS: Final = 15.0
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """`code` is the store's own; `date` its clock."""
+    """`date` is the clock of whoever answered."""
 
     status: int
-    code: str | None
     date: str | None
+
+    @property
+    def accepts(self) -> bool:
+        return self.status == 200
+
+    @property
+    def refuses(self) -> bool:
+        """For what was asked: a server that could not answer (5xx), or sent us elsewhere (3xx), has refused nothing."""
+        return 400 <= self.status < 500
 
 
 async def send(method: str, url: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
@@ -46,13 +53,7 @@ def send_now(method: str, url: str, *, body: bytes, headers: Mapping[str, str]) 
             connection.putheader(name, value)
         connection.endheaders(body)
         response = connection.getresponse()
-        return Answer(response.status, read_code(response.read()), response.headers.get("Date"))
+        response.read()
+        return Answer(response.status, response.headers.get("Date"))
     finally:
         connection.close()
-
-
-def read_code(body: bytes) -> str | None:
-    try:
-        return ET.fromstring(body).findtext("{*}Code") if body.startswith(b"<") else None  # noqa: S314  # an answer of our own store
-    except ET.ParseError:
-        return None

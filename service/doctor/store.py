@@ -1,35 +1,47 @@
-"""The store's two addresses: ours and the clients'."""
+"""The store's two addresses, ours and the clients', and an upload as it should be through each."""
+
+from typing import Final
 
 from service.doctor.finding import Finding, failed, ok, warning
-from service.doctor.requests import send
+from service.doctor.probes import BODY, upload_url
 from service.object_store import StoreError
 from service.resources import Resources
 
+PUBLIC_ADVICE: Final = (
+    "ASSAY_S3_PUBLIC_ENDPOINT must lead to the store itself, through nothing that changes Host, path or headers: upload URLs name it"
+)
 
-async def check_endpoints(resources: Resources) -> list[Finding]:
-    return [await check_own_endpoint(resources), await check_public_endpoint(resources)]
 
-
-async def check_own_endpoint(resources: Resources) -> Finding:
+async def check_endpoint(resources: Resources) -> list[Finding]:
     endpoint = resources.settings.s3_endpoint
     try:
         await resources.store.check_health()
     except StoreError as error:
-        return failed("endpoint", f"{endpoint}: {error}", "see whether the store runs and can serve, and ASSAY_S3_ENDPOINT")
-    return ok("endpoint", f"{endpoint} serves")
+        if error.status not in (401, 403):  # it serves, though not this identity: that is the next check's
+            return [failed("endpoint", f"{endpoint}: {error}", "see whether the store runs and can serve, and ASSAY_S3_ENDPOINT")]
+    return [ok("endpoint", f"{endpoint} serves")]
 
 
-async def check_public_endpoint(resources: Resources) -> Finding:
-    """Clients may stand where we do not: that it does not answer here proves nothing."""
-    endpoint = resources.settings.public_endpoint
-    try:
-        answer = await send("GET", f"{endpoint}/")
-    except StoreError as error:
-        return warning(
-            "public endpoint",
-            f"{endpoint} does not answer from here ({error})",
-            "see that clients reach it: upload URLs name it (ASSAY_S3_PUBLIC_ENDPOINT)",
-        )
-    if answer.status >= 500:
-        return failed("public endpoint", f"{endpoint} answers {answer.status}", "see what stands between clients and the store")
-    return ok("public endpoint", f"{endpoint} answers")
+async def check_upload_url(resources: Resources) -> list[Finding]:
+    """Where an honest upload is refused too, no refusal proves anything."""
+    async with upload_url(resources, BODY) as url:
+        answer = await url.send(BODY)
+    if answer.accepts:
+        return [ok("upload URL", "the store takes what was declared")]
+    advice = "see the lines about the clocks and the signer, and ASSAY_S3_REGION: clients' uploads end alike"
+    return [failed("upload URL", f"the store answers {answer.status} to an upload as it was declared", advice)]
+
+
+async def check_public_endpoint(resources: Resources) -> list[Finding]:
+    """Clients may stand where we do not: that it does not answer here proves nothing. Where it answers, it takes an upload."""
+    name, endpoint = "public endpoint", resources.settings.public_endpoint
+    async with upload_url(resources, BODY, signer=resources.signer) as url:
+        try:
+            answer = await url.send(BODY)
+        except StoreError as error:
+            return [warning(name, f"{endpoint} does not answer from here ({error})", f"see that clients reach it; {PUBLIC_ADVICE}")]
+        stored = answer.accepts and await url.is_stored()
+    if stored:
+        return [ok(name, f"{endpoint} takes an upload")]
+    but = ", but nothing came to the store" if answer.accepts else ""
+    return [failed(name, f"{endpoint} answers {answer.status} to an upload as it was declared{but}", PUBLIC_ADVICE)]

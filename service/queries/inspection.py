@@ -55,18 +55,18 @@ async def find_standing(database: Database, file_id: UUID) -> Standing | None:
 
 # `notices` counts events and `complete` alike: none at all means that a worker's own look found the upload.
 # The newest rows alone, by the primary key (ids begin with the time), so that it is quick in a database of any size.
-UNANNOUNCED: Final = """
-    SELECT count(*) FROM (
+ANNOUNCEMENTS: Final = """
+    SELECT count(*) AS judged, count(*) FILTER (WHERE notices = 0) AS unannounced FROM (
         SELECT state, final_at, incoming_key, notices FROM files ORDER BY id DESC LIMIT 10000
     ) AS newest
-    WHERE final_at > now() - $1::interval AND state IN ('ready', 'rejected') AND incoming_key IS NOT NULL AND notices = 0
+    WHERE final_at > now() - $1::interval AND state IN ('ready', 'rejected') AND incoming_key IS NOT NULL
 """
 
 
-async def count_unannounced(database: Database, within: timedelta) -> int:
-    """Files that became final lately although neither an event nor a client announced them."""
-    count: int = await database.fetchval(UNANNOUNCED, within)
-    return count
+async def count_announcements(database: Database, within: timedelta) -> tuple[int, int]:
+    """Of the newest 10,000 files, the uploads that were proved or rejected lately, and those that neither event nor client announced."""
+    row = await database.fetchrow(ANNOUNCEMENTS, within)
+    return row["judged"], row["unannounced"]
 
 
 NOTICES: Final = "SELECT notices, state FROM files WHERE id = $1"

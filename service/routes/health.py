@@ -26,9 +26,9 @@ from service.object_store import StoreError
 from service.queries import health
 from service.resources import Resources
 from service.routes.answers import refusals
+from service.telemetry import LAST_EVENT_NAME
 
 PATIENCE_SECONDS: Final = 2.0
-LAST_EVENT: Final = "assay_last_event_timestamp_seconds"
 
 Phase = Literal["starting", "running", "wrong-schema", "stopping"]
 log = structlog.get_logger()
@@ -122,7 +122,7 @@ async def read_metrics(resources: NamedDependency[Resources], readiness: NamedDe
         multiprocess.MultiProcessCollector(kept)  # type: ignore[no-untyped-call]  # the library leaves it untyped
     measured = CollectorRegistry()
     backlog = await readiness.backlog.ask(lambda: measure_backlog(resources))
-    measured.register(Backlog(backlog, last_event=kept.get_sample_value(LAST_EVENT) or None))
+    measured.register(Backlog(backlog, last_event=kept.get_sample_value(LAST_EVENT_NAME) or None))
     return generate_latest(kept) + generate_latest(measured)
 
 

@@ -35,7 +35,8 @@ def test_every_name_survives_and_none_breaks_out_of_its_quotes(filename: str) ->
     header = format_disposition(filename)
     match = FORM.fullmatch(header)
     assert match, header
-    assert "/" not in match[1] and match[1].strip(" .") != ""
+    assert "/" not in match[1]
+    assert match[1].strip(" .")
     assert unquote(match[2]) == filename
     assert parse_filename(header) == filename
 

@@ -1,0 +1,107 @@
+"""The doctor over events: their rule, a probe's way, and uploads that nobody announced."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+
+from service.deployment import Deployment, allow
+from service.doctor import events, requests
+from service.object_store import StoreUnavailable
+from service.object_store.administration import Administration, EventRule
+from service.object_store.connection import calling
+from service.resources import Resources
+from tests.examining import answering, statuses, with_urls_to
+from tests.proxies import faulty_proxy
+from tests.stores import StoreUnderTest
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def administration(deployment: Deployment) -> Iterator[Administration]:
+    root = (deployment.root_access_key, deployment.root_secret_key)
+    opened = Administration(deployment.endpoint, access_key=root[0], secret_key=root[1], region=deployment.region)
+    yield opened
+    opened.close()
+
+
+async def test_a_missing_event_rule_is_found(resources: Resources, deployment: Deployment, administration: Administration) -> None:
+    assert statuses(await events.check_event_rule(resources)) == {"event rule": "ok"}
+    other = EventRule(arn=deployment.webhook_arn, events=frozenset({"s3:ObjectRemoved:*"}))
+    administration.replace_event_rule(deployment.incoming_bucket, other)
+    (finding,) = await events.check_event_rule(resources)
+    assert (finding.name, finding.status, finding.advice) == ("event rule", "failed", "run `assay bootstrap`")
+    with calling(timeout_seconds=10):
+        administration._client.delete_bucket_notification(deployment.incoming_bucket)
+    assert statuses(await events.check_event_rule(resources)) == {"event rule": "failed"}
+
+
+async def test_of_rules_that_may_not_be_read_nothing_is_said(
+    resources: Resources, deployment: Deployment, administration: Administration
+) -> None:
+    buckets = [deployment.incoming_bucket, deployment.vault_bucket]
+    objects = allow(("s3:PutObject",), [f"{bucket}/*" for bucket in buckets])
+    administration.put_policy(deployment.service_policy_name, objects)
+
+    async def took_effect() -> bool:
+        return not await events.check_event_rule(resources)
+
+    assert await events.wait_for(took_effect, seconds=20)
+
+
+async def test_an_event_that_does_not_come_is_found(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens at the webhook's address."""
+    monkeypatch.setattr(events, "EVENT_SECONDS", 0.5)
+    (finding,) = await events.check_events(resources)
+    assert (finding.name, finding.status) == ("event", "failed")
+    assert "/webhooks/minio" in finding.advice
+    assert await resources.pool.fetchval("SELECT array_agg(state) FROM files") == ["deleted"]
+
+
+async def test_a_probe_whose_answer_is_lost_leaves_no_file(
+    resources: Resources, store: StoreUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "SECONDS", 0.3)
+    with faulty_proxy(store.address) as proxy:
+        proxy.silent = True
+        with pytest.raises(StoreUnavailable):
+            await events.check_events(with_urls_to(resources, proxy.endpoint))
+    assert await resources.pool.fetchval("SELECT array_agg(state) FROM files") == ["deleted"]
+
+
+async def test_only_a_refusal_stands_for_an_event_that_cannot_be_suppressed(resources: Resources) -> None:
+    for status, found in ((400, "ok"), (503, "failed"), (302, "failed")):
+        with answering(status) as endpoint:
+            finding = await events.check_suppression(with_urls_to(resources, endpoint))
+        assert finding.status == found
+
+
+async def make_final(resources: Resources, file_id: UUID, *, notices: int) -> None:
+    await resources.pool.execute(
+        """
+        UPDATE files SET state = 'rejected', rejection_reason = 'size-mismatch', rejection_detail = '', due_at = NULL, final_at = now(),
+                         notices = $2
+        WHERE id = $1
+        """,
+        file_id,
+        notices,
+    )
+
+
+async def test_uploads_that_no_event_announced_are_counted(resources: Resources) -> None:
+    (nothing,) = await events.check_announcements(resources)
+    assert nothing.status == "ok"
+    assert "of 0 uploads" in nothing.what
+    async with events.declared_probe(resources) as first, events.declared_probe(resources) as second:
+        await make_final(resources, first.file_id, notices=1)
+        (announced,) = await events.check_announcements(resources)
+        await make_final(resources, second.file_id, notices=0)
+        (unannounced,) = await events.check_announcements(resources)
+    assert announced.status == "ok"
+    # `complete` raises the same number: an event that is missing there is not to be seen, and nothing else is said.
+    assert "of 1 uploads" in announced.what
+    assert "by an event or by `complete`" in announced.what
+    assert unannounced.status == "warning"
+    assert "of 2 uploads" in unannounced.what
+    assert "newest 10,000" in unannounced.what

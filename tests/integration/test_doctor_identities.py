@@ -1,0 +1,193 @@
+"""The doctor over both identities: too few rights, too many, wrong keys."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from service.bootstrap import bootstrap
+from service.deployment import SERVICE_ACTIONS, SERVICE_BUCKET_ACTIONS, Deployment, allow
+from service.doctor import events
+from service.doctor.identities import check_key_ids, check_service_identity, check_service_rights, check_signer
+from service.doctor.probes import probe_object
+from service.object_store import RequestRefused, StoreUnavailable
+from service.object_store.administration import Administration, Policy
+from service.object_store.connection import calling
+from service.resources import Resources
+from service.settings import Secret, Settings
+from tests.examining import changed, examine_all, failures
+from tests.faults import FaultyBucket
+from tests.invariants import list_bucket
+
+pytestmark = pytest.mark.anyio
+
+RANDOM = Secret("3f9ac27be1d05486a7c1")
+NEEDED = [*SERVICE_ACTIONS, "s3:ListBucket"]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody takes events here."""
+    monkeypatch.setattr(events, "EVENT_SECONDS", 0.0)
+
+
+@pytest.fixture
+def administration(deployment: Deployment) -> Iterator[Administration]:
+    root = (deployment.root_access_key, deployment.root_secret_key)
+    opened = Administration(deployment.endpoint, access_key=root[0], secret_key=root[1], region=deployment.region)
+    yield opened
+    opened.close()
+
+
+def narrowed(deployment: Deployment, missing: str) -> Policy:
+    """The service identity's policy without one action."""
+    buckets = [deployment.incoming_bucket, deployment.vault_bucket]
+    actions = tuple(action for action in SERVICE_ACTIONS if action != missing)
+    policy = allow(actions, [f"{bucket}/*" for bucket in buckets])
+    policy["Statement"] += allow(tuple(action for action in SERVICE_BUCKET_ACTIONS if action != missing), buckets)["Statement"]
+    return policy
+
+
+def read_store(administration: Administration, deployment: Deployment) -> Any:
+    """What an attempt that is allowed might change: the buckets, their policies and rules."""
+    client, buckets = administration._client, (deployment.incoming_bucket, deployment.vault_bucket)
+    with calling(timeout_seconds=10):
+        names = {bucket.name for bucket in client.list_buckets()}
+    return names, [administration.event_rules(bucket) for bucket in buckets], [policy_of(administration, bucket) for bucket in buckets]
+
+
+def policy_of(administration: Administration, bucket: str) -> str:
+    with calling(timeout_seconds=10):
+        try:
+            return administration._client.get_bucket_policy(bucket)
+        except RequestRefused as error:
+            return error.code or ""
+
+
+async def wait_until_not_ok(check: Any, resources: Resources) -> None:
+    """A change of rights may take a moment."""
+
+    async def took_effect() -> bool:
+        (finding,) = await check(resources)
+        return bool(finding.status != "ok")
+
+    assert await events.wait_for(took_effect, seconds=20)
+
+
+@pytest.mark.parametrize("changes", [{"s3_secret_key": Secret("another-secret-entirely")}, {"s3_access_key": RANDOM}])
+async def test_a_wrong_key_is_the_service_identitys_fault_and_not_the_endpoints(settings: Settings, changes: Any) -> None:
+    async with changed(settings, **changes) as resources:
+        found = await examine_all(resources)
+    assert failures(found) == {"service identity"}
+    assert found["endpoint"].status == "ok"
+    assert "ASSAY_S3_ACCESS_KEY" in found["service identity"].advice
+    assert not any(secret in finding.what for finding in found.values() for secret in settings.secrets())
+    # What rests on the identity is not tried: it would only repeat it.
+    assert not any(name.startswith(("URL", "event", "signer", "public")) for name in found)
+
+
+async def test_a_service_identity_with_too_few_rights_is_found(
+    resources: Resources, deployment: Deployment, administration: Administration
+) -> None:
+    for missing in NEEDED:
+        administration.put_policy(deployment.service_policy_name, narrowed(deployment, missing))
+        await wait_until_not_ok(check_service_identity, resources)
+        (finding,) = await check_service_identity(resources)
+        assert finding.status == "failed"
+        assert "403" in finding.what
+        assert "assay bootstrap" in finding.advice
+        bootstrap(deployment)
+        assert [finding.status for finding in await check_service_identity(resources)] == ["ok"], missing
+
+
+async def test_the_service_identity_does_what_is_said_of_it(resources: Resources) -> None:
+    for call in ("copy_from", "complete_upload", "list_parts", "abort_upload"):
+        vault = FaultyBucket(resources.vault)
+        vault.before[call] = fail
+        (finding,) = await check_service_identity(msgspec.structs.replace(resources, vault=vault))
+        assert "not today" in finding.what
+
+
+async def fail() -> None:
+    raise StoreUnavailable("not today")
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+async def test_a_service_identity_with_too_many_rights_is_found(
+    resources: Resources, deployment: Deployment, administration: Administration, everywhere: bool
+) -> None:
+    own = [deployment.incoming_bucket, deployment.vault_bucket]
+    scope = ["*"] if everywhere else [*own, *[f"{bucket}/*" for bucket in own]]
+    administration.put_policy(deployment.service_policy_name, allow(("s3:*",), scope))
+    await wait_until_not_ok(check_service_rights, resources)
+    before = read_store(administration, deployment)
+    (finding,) = await check_service_rights(resources)
+    assert finding.status == "failed"
+    assert "make buckets, read the buckets' policies, change" in finding.what
+    assert ("write to other buckets" in finding.what) == everywhere
+    assert "administer" not in finding.what
+    assert read_store(administration, deployment) == before
+
+
+async def test_roots_keys_in_the_service_identitys_place_are_found(
+    settings: Settings, deployment: Deployment, administration: Administration
+) -> None:
+    root = {"s3_access_key": Secret(deployment.root_access_key), "s3_secret_key": Secret(deployment.root_secret_key)}
+    before = read_store(administration, deployment)
+    async with changed(settings, **root) as resources:
+        found = await examine_all(resources)
+        assert await list_bucket(resources.vault) == set()
+    assert "service identity: rights" in failures(found)
+    assert "administer the store" in found["service identity: rights"].what
+    assert found["service identity"].status == "ok"
+    assert read_store(administration, deployment) == before
+
+
+async def test_a_signer_with_too_many_rights_is_found(resources: Resources, deployment: Deployment, administration: Administration) -> None:
+    administration.set_policy(deployment.signer_access_key, deployment.service_policy_name)
+    await wait_until_not_ok(check_signer, resources)
+    (finding,) = await check_signer(resources)
+    assert finding.status == "failed"
+    assert "write to the vault" in finding.what
+    assert "assay bootstrap" in finding.advice
+
+
+async def test_a_signer_that_reaches_beyond_both_buckets_is_found(
+    resources: Resources, deployment: Deployment, administration: Administration
+) -> None:
+    policy = allow(("s3:PutObject",), ["*"])
+    administration.put_policy(deployment.signer_policy_name, policy)
+    await wait_until_not_ok(check_signer, resources)
+    (finding,) = await check_signer(resources)
+    assert finding.what == "it may also write to the vault, write to other buckets"
+
+
+async def test_a_signer_that_may_not_sign_is_found(resources: Resources, deployment: Deployment, administration: Administration) -> None:
+    administration.put_policy(deployment.signer_policy_name, allow(("s3:GetObject",), [f"{deployment.incoming_bucket}/*"]))
+    await wait_until_not_ok(check_signer, resources)
+    (finding,) = await check_signer(resources)
+    assert "it may not put to incoming" in finding.what
+
+
+async def test_key_ids_that_somebody_may_know_are_found(settings: Settings) -> None:
+    async with changed(settings, s3_access_key=Secret("assay-service-production")) as resources:
+        (guessed,) = await check_key_ids(resources)
+    async with changed(settings, s3_access_key=RANDOM, s3_signer_access_key=RANDOM) as resources:
+        (shown,) = await check_key_ids(resources)
+    async with changed(settings, s3_access_key=RANDOM) as resources:
+        (hidden,) = await check_key_ids(resources)
+    assert [guessed.status, shown.status, hidden.status] == ["failed", "failed", "ok"]
+    assert "every upload URL shows" in shown.what
+
+
+async def test_a_probe_whose_answer_was_lost_is_removed(resources: Resources) -> None:
+    async def lose() -> None:
+        raise StoreUnavailable("the answer did not come in time")
+
+    bucket = FaultyBucket(resources.vault)
+    bucket.after["put"] = lose
+    with pytest.raises(StoreUnavailable, match="did not come"):
+        async with probe_object(bucket):  # type: ignore[arg-type] # it passes everything else on
+            pytest.fail("there is no such object")
+    assert await list_bucket(resources.vault) == set()
