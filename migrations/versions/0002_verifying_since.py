@@ -9,7 +9,3 @@ down_revision = "0001"
 def upgrade() -> None:
     op.execute("ALTER TABLE files ADD COLUMN verifying_since timestamptz")
     op.execute("UPDATE files SET verifying_since = now() WHERE state = 'verifying'")
-
-
-def downgrade() -> None:
-    op.execute("ALTER TABLE files DROP COLUMN verifying_since")
