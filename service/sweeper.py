@@ -10,13 +10,14 @@ cannot be cleaned blocks no other. Everything it removes is garbage by commit, f
    - an error: the row stays, and comes again in five minutes.
 3. Incoming keys of final files, many in a request: once, and again 1 h, 1 day and 7 days after the file's end, because a PUT that
    began in time may finish late. A key that the store did not delete comes again in five minutes.
-4. Vault objects of deleted files, like 2. A stalled reader makes the store hold a DELETE for 30 s; the other kinds go on meanwhile.
+4. Vault objects of deleted files, like 2. A stalled reader makes the store hold a DELETE for 30 s; copies go on meanwhile.
 5. Rows: files gone for longer than KEEP_ROWS with nothing left of them, idempotency keys older than a day.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import structlog
 
@@ -31,17 +32,23 @@ KEYS_A_REQUEST: Final = 500
 AT_ONCE: Final = 8
 DELETE_SECONDS: Final = 45  # longer than the 30 s for which a stalled reader blocks it
 
+LONGEST_SECONDS: Final = 240
+"""Less than the five minutes after which what failed comes again."""
+
 Leftover = TypeVar("Leftover")
 log = structlog.get_logger()
 
 
-async def sweep(resources: Resources) -> int:
-    """Sweep until nothing is due; how many leftovers were removed. Raises what the database raises when it is away.
+class Swept(NamedTuple):
+    """Of one batch."""
 
-    Each kind at its own pace: an object that the store holds back keeps no other kind waiting.
-    """
-    kinds = (sweep_copies(resources), sweep_incoming(resources), sweep_objects(resources))
-    outcomes = await asyncio.gather(*kinds, return_exceptions=True)
+    taken: int
+    removed: int
+
+
+async def sweep(resources: Resources) -> int:
+    """Sweep until nothing is due; how many leftovers were removed. Raises what the database raises when it is away."""
+    outcomes = await asyncio.gather(sweep_copies(resources), sweep_files(resources), return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
@@ -53,37 +60,36 @@ async def sweep(resources: Resources) -> int:
 async def sweep_copies(resources: Resources) -> int:
     """Steps 1 and 2."""
 
-    async def sweep_batch() -> int:
-        await leftovers.doom_ended_copies(resources.pool, BATCH)
+    async def sweep_batch() -> Swept:
+        ended = await leftovers.doom_ended_copies(resources.pool, BATCH)
         batch = await leftovers.claim_doomed_copies(resources.pool, BATCH, resources.settings.copy_grace)
-        return await sweep_each(resources, batch, sweep_doomed_copy)
+        return Swept(ended + len(batch), await sweep_each(resources, batch, sweep_doomed_copy))
 
     return await repeat(sweep_batch)
 
 
-async def sweep_incoming(resources: Resources) -> int:
-    """Step 3."""
+async def sweep_files(resources: Resources) -> int:
+    """Steps 3 and 4, one after the other: a deleted file is due in both, and who finds its row locked passes it over."""
 
-    async def sweep_batch() -> int:
-        return await sweep_incoming_keys(resources, await leftovers.claim_incoming_keys(resources.pool, KEYS_A_REQUEST))
+    async def sweep_incoming_batch() -> Swept:
+        keys = await leftovers.claim_incoming_keys(resources.pool, KEYS_A_REQUEST)
+        return Swept(len(keys), await sweep_incoming_keys(resources, keys))
 
-    return await repeat(sweep_batch)
+    async def sweep_object_batch() -> Swept:
+        batch = await leftovers.claim_deleted_objects(resources.pool, BATCH)
+        return Swept(len(batch), await sweep_each(resources, batch, sweep_deleted_object))
 
-
-async def sweep_objects(resources: Resources) -> int:
-    """Step 4."""
-
-    async def sweep_batch() -> int:
-        return await sweep_each(resources, await leftovers.claim_deleted_objects(resources.pool, BATCH), sweep_deleted_object)
-
-    return await repeat(sweep_batch)
+    return await repeat(sweep_incoming_batch) + await repeat(sweep_object_batch)
 
 
-async def repeat(sweep_batch: Callable[[], Awaitable[int]]) -> int:
-    """Batch after batch, until one removes nothing: there is nothing, or nothing of it can be removed now."""
-    removed = 0
-    while count := await sweep_batch():
-        removed += count
+async def repeat(sweep_batch: Callable[[], Awaitable[Swept]]) -> int:
+    """Batch after batch until nothing is due; how many were removed. It ends before a row that failed can come again."""
+    begun_at, removed = time.monotonic(), 0
+    while time.monotonic() - begun_at < LONGEST_SECONDS:
+        swept = await sweep_batch()
+        removed += swept.removed
+        if swept.taken == 0:
+            break
     return removed
 
 

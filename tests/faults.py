@@ -1,67 +1,128 @@
-"""Servers that misbehave on purpose: a bucket and a pool that pause, lose answers, or answer late."""
+"""Servers that misbehave on purpose: a bucket and a pool that pause, lose answers, cut them short, answer late or do things twice."""
 
 import asyncio
+import inspect
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from service.object_store import StoreUnavailable
 
-Hook = Callable[[], Awaitable[None]]
+Hook = Callable[[], Awaitable[None] | None]
+"""What happens around a call. Plain around those that run in the caller's thread: `open`, `put_now`, `put_part`."""
+
+
+def lose_answer() -> None:
+    """A hook: before a call the request never arrived, after it the answer is lost. Whoever asked can't tell which."""
+    raise StoreUnavailable("the store is away")
+
+
+def lose_connection() -> None:
+    """The same, of a database."""
+    raise ConnectionResetError("the connection was lost")
 
 
 class FaultyBucket:
-    """Passes everything on to a real bucket; `before` and `after` run around the named call."""
+    """Passes everything on to a real bucket, but for the calls whose names it was given."""
 
     def __init__(self, bucket: Any) -> None:
         self.bucket = bucket
         self.name = bucket.name
         self.before: dict[str, Hook] = {}
         self.after: dict[str, Hook] = {}
+        self.late: set[str] = set()
+        """Calls that time out, and whose requests take effect when `land` is called."""
+        self.repeated: set[str] = set()
+        """Calls whose requests take effect at once, and once more when `land` is called."""
+        self.cut_reads_after: int | None = None
+        """Bytes that a reader gives before its connection is lost."""
+        self.calls: Counter[str] = Counter()
+        self.under_way: list[Callable[[], Any]] = []
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self.bucket, name)
-        if name not in self.before and name not in self.after:
+        if name == "list_keys" or not callable(real):
             return real
+        return self._in_coroutine(name, real) if inspect.iscoroutinefunction(real) else self._in_thread(name, real)
 
+    def _in_coroutine(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         async def call(*args: Any, **options: Any) -> Any:
-            if name in self.before:
-                await self.before[name]()
+            await run_hook(self.before.get(name))
+            self._note(name, real, *args, **options)
             answer = await real(*args, **options)
-            if name in self.after:
-                await self.after[name]()
+            await run_hook(self.after.get(name))
             return answer
 
         return call
 
+    def _in_thread(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            self.before.get(name, do_nothing)()
+            self._note(name, real, *args, **options)
+            answer = real(*args, **options)
+            self.after.get(name, do_nothing)()
+            if name == "open" and self.cut_reads_after is not None:
+                return CutReader(answer, self.cut_reads_after)
+            return answer
 
-class LateCopies:
-    """A vault whose copy requests time out and take effect when `land` is called."""
+        return call
 
-    def __init__(self, bucket: Any) -> None:
-        self.bucket = bucket
-        self.name = bucket.name
-        self.under_way: list[Callable[[], Awaitable[Any]]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.bucket, name)
-
-    async def copy_from(self, *args: Any, **options: Any) -> Any:
-        self.under_way.append(lambda: self.bucket.copy_from(*args, **{**options, "send_before": float("inf")}))
-        raise StoreUnavailable("the answer did not come in time")
+    def _note(self, name: str, real: Callable[..., Any], *args: Any, **options: Any) -> None:
+        self.calls[name] += 1
+        if name in self.late or name in self.repeated:
+            again = {**options, "send_before": float("inf")} if "send_before" in options else options
+            self.under_way.append(lambda: real(*args, **again))
+        if name in self.late:
+            raise StoreUnavailable("the answer did not come in time")
 
     async def land(self) -> None:
-        for send in self.under_way:
-            await send()
+        """What was under way takes effect. Raises what the store says to it."""
+        while self.under_way:
+            answer = self.under_way.pop(0)()
+            if inspect.isawaitable(answer):
+                await answer
+
+
+async def run_hook(hook: Hook | None) -> None:
+    outcome = hook() if hook else None
+    if outcome is not None:
+        await outcome
+
+
+def do_nothing() -> None:
+    """No hook."""
+
+
+class CutReader:
+    """An object's bytes up to the moment at which the connection is lost."""
+
+    def __init__(self, reader: Any, left: int) -> None:
+        self.reader = reader
+        self.left = left
+
+    def read(self, size: int) -> bytes:
+        if self.left <= 0:
+            raise StoreUnavailable("cut short")
+        piece: bytes = self.reader.read(min(size, self.left))
+        self.left -= len(piece)
+        return piece
+
+    def __enter__(self) -> "CutReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reader.close()
 
 
 class FaultyPool:
-    """Passes statements on to a real pool; one that contains `marker` is answered by a lost connection, before or after it ran."""
+    """Passes everything on to a real pool; `before` and `after` happen around the first run of the one statement."""
 
-    def __init__(self, pool: Any, marker: str, *, runs: bool) -> None:
+    def __init__(self, pool: Any, statement: str, *, before: Hook | None = None, after: Hook | None = None) -> None:
         self.pool = pool
-        self.marker = marker
-        self.runs = runs
-        self.lost = 0
+        self.statement = statement
+        self.before = before
+        self.after = after
+        self.calls = 0
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self.pool, name)
@@ -69,12 +130,13 @@ class FaultyPool:
             return real
 
         async def call(statement: str, *args: Any) -> Any:
-            if self.marker not in statement or self.lost:
+            if statement != self.statement or self.calls:
                 return await real(statement, *args)
-            self.lost += 1
-            if self.runs:
-                await real(statement, *args)
-            raise ConnectionResetError("the connection was lost")
+            self.calls += 1
+            await run_hook(self.before)
+            answer = await real(statement, *args)
+            await run_hook(self.after)
+            return answer
 
         return call
 

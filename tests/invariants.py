@@ -2,12 +2,14 @@
 
 import hashlib
 from typing import Any
+from uuid import UUID
 
-from service.object_store import Bucket
+from service.object_store import Bucket, UploadMissing
 from service.resources import Resources
+from tests.objects import read_all
 
 FILES = """
-    SELECT id, state, incoming_key, hash, minio_object_name, vault_etag, size, declared_sha256, purge_at, sweep_at FROM files
+    SELECT id, state, incoming_key, hash, minio_object_name, vault_etag, size, declared_sha256, rejection_reason, purge_at FROM files
 """
 
 
@@ -15,13 +17,14 @@ async def list_bucket(bucket: Bucket) -> set[str]:
     return {found.key async for found in bucket.list_keys()}
 
 
-def read_object(bucket: Bucket, key: str, *, etag: str | None = None) -> bytes:
-    with bucket.open(key, etag=etag) as reader:
-        return b"".join(iter(lambda: reader.read(1 << 20), b""))
-
-
 async def check_invariants(resources: Resources) -> None:
     """1, 4, 5, 6, 9: what holds at every moment."""
+    await check_objects_are_named(resources)
+    await check_files_are_proved(resources)
+
+
+async def check_objects_are_named(resources: Resources) -> None:
+    """4. Where a sweeper is at work between the look at the buckets and that at the rows, look again."""
     incoming, vault = await list_bucket(resources.incoming), await list_bucket(resources.vault)
     # The rows are read after the buckets: every key is written down before anything lies under it.
     copies = {str(row["vault_key"]) for row in await resources.pool.fetch("SELECT vault_key FROM copies")}
@@ -29,21 +32,55 @@ async def check_invariants(resources: Resources) -> None:
     named = {str(row["minio_object_name"]) for row in files if row["minio_object_name"] and (row["state"] != "deleted" or row["purge_at"])}
     assert vault <= named | copies, f"no row names {vault - named - copies} in the vault"
     assert incoming <= {row["incoming_key"] for row in files}, "no row names an incoming object"
-    for row in files:
+
+
+async def check_files_are_proved(resources: Resources) -> None:
+    """1, 5, 6, 9: never untrue, whoever is at work."""
+    for row in await resources.pool.fetch(FILES):
         if row["state"] == "ready":
             check_ready(resources, row)
 
 
 def check_ready(resources: Resources, row: Any) -> None:
-    body = read_object(resources.vault, str(row["minio_object_name"]), etag=row["vault_etag"])
+    body = read_all(resources.vault, str(row["minio_object_name"]), etag=row["vault_etag"])
     assert hashlib.sha256(body).digest() == row["hash"]
     assert len(body) == row["size"]
     assert row["declared_sha256"] in (None, row["hash"])
 
 
+class Outcomes:
+    """3 and 5: what was seen of each final file, to compare later looks with."""
+
+    def __init__(self) -> None:
+        self.seen: dict[UUID, tuple[Any, ...]] = {}
+
+    async def check(self, resources: Resources) -> None:
+        for row in await resources.pool.fetch(FILES):
+            outcome = tuple(row[name] for name in ("state", "hash", "minio_object_name", "vault_etag", "rejection_reason"))
+            before = self.seen.get(row["id"])
+            assert before is None or outcome == before or row["state"] == "deleted", f"{before} became {outcome}"
+            if row["state"] not in ("pending", "verifying"):
+                self.seen[row["id"]] = outcome
+
+
+async def check_uploads_aborted(resources: Resources) -> None:
+    """No multipart upload is left, with parts that no listing shows, of any copy that was doomed."""
+    for row in await resources.pool.fetch("SELECT vault_key, upload_id FROM copies WHERE upload_id IS NOT NULL AND doomed_at IS NOT NULL"):
+        await check_upload_aborted(resources.vault, str(row["vault_key"]), row["upload_id"])
+
+
+async def check_upload_aborted(vault: Bucket, key: str, upload_id: str) -> None:
+    try:
+        parts = await vault.list_parts(key, upload_id)
+    except UploadMissing:
+        return
+    raise AssertionError(f"the multipart upload of {key} is left, with {len(parts)} parts")
+
+
 async def check_nothing_left(resources: Resources) -> None:
     """Past the grace periods: a proved object for each ready file, and nothing else in either bucket."""
     await check_invariants(resources)
+    await check_uploads_aborted(resources)
     ready = await resources.pool.fetch("SELECT minio_object_name FROM files WHERE state = 'ready'")
     assert await list_bucket(resources.vault) == {str(row["minio_object_name"]) for row in ready}
     waiting = await resources.pool.fetch("SELECT incoming_key FROM files WHERE state IN ('pending', 'verifying')")

@@ -11,9 +11,9 @@ def put(bucket: Bucket, key: str, body: bytes, *, content_type: str = "text/plai
     return bucket.put_now(key, body, content_type=content_type, metadata={}, tags={}, timeout_seconds=20)
 
 
-def read_all(bucket: Bucket, key: str) -> bytes:
+def read_all(bucket: Bucket, key: str, *, etag: str | None = None) -> bytes:
     received = bytearray()
-    with bucket.open(key, etag=None) as reader:
+    with bucket.open(key, etag=etag) as reader:
         read_into(received, reader)
     return bytes(received)
 

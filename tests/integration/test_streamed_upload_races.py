@@ -1,10 +1,9 @@
-"""Streamed uploads when the store or the database fails in the middle: looked at in the database and in the vault."""
+"""Streamed uploads when the store or the database fails in the middle, or is late: looked at in the database and in the vault."""
 
 import hashlib
 import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
 import asyncpg
 import msgspec
@@ -12,17 +11,16 @@ import pytest
 
 from service import problems
 from service.model import File, State
-from service.object_store import StoreError, StoreUnavailable
+from service.object_store import StoreError, UploadMissing
+from service.queries import copies
 from service.resources import Resources
 from service.senders import Senders
 from service.streamed_uploads import PART_BYTES, Announced, upload_stream
 from service.sweeper import sweep
-from tests.faults import FaultyBucket, FaultyPool
-from tests.invariants import check_invariants, list_bucket, read_object
-from tests.running import resources, settings
-from tests.stores import deployment, fresh_deployment, running_stores, store
-
-__all__ = ["deployment", "fresh_deployment", "resources", "running_stores", "settings", "store"]
+from tests.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
+from tests.integration.steps import let_settle
+from tests.invariants import check_invariants, check_nothing_left, check_uploads_aborted, list_bucket
+from tests.objects import read_all
 
 pytestmark = pytest.mark.anyio
 
@@ -46,49 +44,20 @@ async def upload(resources: Resources, content: bytes) -> File:
         senders.close()
 
 
-class FailingVault:
-    """Passes everything on; the named call runs, or not, and then its answer is lost."""
-
-    def __init__(self, bucket: Any, name: str, *, runs: bool) -> None:
-        self.bucket = bucket
-        self.name = bucket.name
-        self.failing = name
-        self.runs = runs
-        self.calls = 0
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(self.bucket, name)
-        return self.fail(real) if name == self.failing else real
-
-    def fail(self, real: Any) -> Any:
-        def call(*args: Any, **options: Any) -> Any:
-            self.calls += 1
-            if self.runs:
-                real(*args, **options)
-            raise StoreUnavailable("the answer did not come in time")
-
-        async def call_and_wait(*args: Any, **options: Any) -> Any:
-            self.calls += 1
-            if self.runs:
-                await real(*args, **options)
-            raise StoreUnavailable("the answer did not come in time")
-
-        return call if self.failing in ("put_now", "put_part") else call_and_wait
-
-
 async def check_only(resources: Resources, *files: File) -> None:
     """These files and their objects; whatever else was begun is doomed, and nothing lies under it."""
     await check_invariants(resources)
     assert await list_bucket(resources.vault) == {str(file.minio_object_name) for file in files}
     assert await resources.pool.fetchval("SELECT count(*) FROM files") == len(files)
     assert await resources.pool.fetch("SELECT 1 FROM copies WHERE doomed_at IS NULL") == []
+    await check_uploads_aborted(resources)
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 async def test_the_file_is_ready_and_its_copy_row_gone(resources: Resources, content: bytes) -> None:
     file = await upload(resources, content)
     assert file.state == State.READY
-    assert read_object(resources.vault, str(file.minio_object_name), etag=file.vault_etag) == content
+    assert read_all(resources.vault, str(file.minio_object_name), etag=file.vault_etag) == content
     assert str(file.hash) == hashlib.sha256(content).hexdigest()
     await check_only(resources, file)
     assert await resources.pool.fetchval("SELECT count(*) FROM copies") == 0
@@ -99,54 +68,114 @@ async def test_the_file_is_ready_and_its_copy_row_gone(resources: Resources, con
     ("call", "content"), [("put_now", SMALL), ("create_upload", LARGE), ("put_part", LARGE), ("complete_upload", LARGE)]
 )
 async def test_no_orphan_is_left_when_the_stores_answer_is_lost(resources: Resources, call: str, content: bytes, runs: bool) -> None:
-    vault = FailingVault(resources.vault, call, runs=runs)
+    vault = FaultyBucket(resources.vault)
+    (vault.after if runs else vault.before)[call] = lose_answer
     with pytest.raises(StoreError):
         await upload(msgspec.structs.replace(resources, vault=vault), content)
-    assert vault.calls == 1, "nothing that writes is sent twice"
+    assert vault.calls[call] == runs, "nothing that writes is sent twice"
     await check_only(resources)
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 async def test_a_commit_whose_answer_was_lost_is_found_again(resources: Resources, content: bytes) -> None:
-    pool = FaultyPool(resources.pool, "INSERT INTO files", runs=True)
+    pool = FaultyPool(resources.pool, copies.COMMIT, after=lose_connection)
     file = await upload(msgspec.structs.replace(resources, pool=pool), content)
-    assert pool.lost == 1
+    assert pool.calls == 1
     await check_only(resources, file)
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 async def test_no_orphan_is_left_when_the_commit_is_lost(resources: Resources, content: bytes) -> None:
-    pool = FaultyPool(resources.pool, "INSERT INTO files", runs=False)
+    pool = FaultyPool(resources.pool, copies.COMMIT, before=lose_connection)
     with pytest.raises(ConnectionResetError):
         await upload(msgspec.structs.replace(resources, pool=pool), content)
+    assert pool.calls == 1
     await check_only(resources)
 
 
-async def test_the_sweeper_wins_against_an_upload_whose_lease_ended(resources: Resources) -> None:
-    """It dooms the copy between the last part and the commit."""
+async def sweep_ended(resources: Resources) -> None:
+    """As if every lease had ended."""
+    await resources.pool.execute("UPDATE copies SET lease_until = now() - interval '1 second'")
+    await sweep(resources)
+
+
+async def test_the_sweeper_wins_against_an_upload_whose_lease_ended_before_its_first_part(resources: Resources) -> None:
+    pool = FaultyPool(resources.pool, copies.NAME_UPLOAD, after=lambda: sweep_ended(resources))
+    with pytest.raises(UploadMissing):
+        await upload(msgspec.structs.replace(resources, pool=pool), LARGE)
+    await check_only(resources)
+
+
+@pytest.mark.parametrize("completed", [False, True], ids=["before its completion", "after it"])
+async def test_the_sweeper_wins_against_an_upload_whose_lease_ended(resources: Resources, completed: bool) -> None:
     vault = FaultyBucket(resources.vault)
-
-    async def sweep_now() -> None:
-        await resources.pool.execute("UPDATE copies SET lease_until = now() - interval '1 second'")
-        await sweep(resources)
-
-    vault.after["complete_upload"] = sweep_now
-    with pytest.raises(problems.Unavailable):
+    (vault.after if completed else vault.before)["complete_upload"] = lambda: sweep_ended(resources)
+    with pytest.raises(problems.Unavailable if completed else UploadMissing):
         await upload(msgspec.structs.replace(resources, vault=vault), LARGE)
     await check_only(resources)
 
 
-async def test_an_upload_stops_when_its_copy_is_doomed_before_the_first_part(resources: Resources) -> None:
+@pytest.mark.parametrize("call", ["abort_upload", "delete"])
+async def test_what_the_upload_could_not_tidy_up_is_the_sweepers(resources: Resources, call: str) -> None:
+    """The store is away when the upload is given up: parts are left that no listing shows, or an object."""
     vault = FaultyBucket(resources.vault)
-
-    async def sweep_now() -> None:
-        await resources.pool.execute("UPDATE copies SET lease_until = now() - interval '1 second'")
-        await sweep(resources)
-
-    vault.after["create_upload"] = sweep_now
-    with pytest.raises(problems.Unavailable):
+    vault.before[call] = lose_answer
+    vault.after["put_part" if call == "abort_upload" else "complete_upload"] = lose_answer
+    with pytest.raises(StoreError):
         await upload(msgspec.structs.replace(resources, vault=vault), LARGE)
+    [row] = await resources.pool.fetch("SELECT vault_key, upload_id FROM copies WHERE doomed_at IS NOT NULL")
+    if call == "abort_upload":
+        assert await resources.vault.list_parts(str(row["vault_key"]), row["upload_id"])
+    else:
+        assert await list_bucket(resources.vault) == {str(row["vault_key"])}
+    await sweep(resources)
     await check_only(resources)
+
+
+LATE = {"put_now": SMALL, "put_part": LARGE, "complete_upload": LARGE}
+LATE_AT = [
+    ("put_now", "delete"),
+    ("put_now", None),
+    ("put_part", "abort_upload"),
+    ("complete_upload", "abort_upload"),
+    ("complete_upload", "delete"),
+    ("complete_upload", None),
+]
+
+
+@pytest.mark.parametrize(("call", "before"), LATE_AT)
+async def test_a_request_that_lands_after_the_doom_leaves_nothing(resources: Resources, call: str, before: str | None) -> None:
+    """It got no answer in time; the store carries it out between the doom and the row's end."""
+    vault = FaultyBucket(resources.vault)
+    vault.late.add(call)
+    if before:
+        vault.before[before] = lambda: land(resources, vault)
+    with pytest.raises(StoreError):
+        await upload(msgspec.structs.replace(resources, vault=vault), LATE[call])
+    await land(resources, vault)
+    assert not vault.under_way
+    await check_invariants(resources)  # what lies there has its row still
+    await let_settle(resources)
+    await check_nothing_left(resources)
+    assert await list_bucket(resources.vault) == set()
+
+
+async def land(resources: Resources, vault: FaultyBucket) -> None:
+    assert await resources.pool.fetch("SELECT 1 FROM copies WHERE doomed_at IS NULL") == []
+    try:
+        await vault.land()
+    except UploadMissing:  # aborted before: a part or a completion has nowhere to go
+        assert not vault.calls["put_now"]
+
+
+@pytest.mark.parametrize("call", LATE)
+async def test_a_request_that_is_carried_out_twice_changes_no_served_byte(resources: Resources, call: str) -> None:
+    vault = FaultyBucket(resources.vault)
+    vault.repeated.add(call)
+    file = await upload(msgspec.structs.replace(resources, vault=vault), LATE[call])
+    await land(resources, vault)
+    assert read_all(resources.vault, str(file.minio_object_name), etag=file.vault_etag) == LATE[call]
+    await check_only(resources, file)
 
 
 async def test_a_put_is_not_sent_after_its_lease(resources: Resources) -> None:

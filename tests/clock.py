@@ -1,0 +1,22 @@
+"""Time passes by shifting the rows' timestamps back: only the database's clock counts."""
+
+from datetime import timedelta
+
+import asyncpg
+
+DAY = timedelta(days=1)
+SHIFT_FILES = """
+    UPDATE files SET created_at = created_at - $1::interval, expires_at = expires_at - $1::interval,
+        grace_until = grace_until - $1::interval, final_at = final_at - $1::interval, lease_until = lease_until - $1::interval,
+        due_at = due_at - $1::interval, sweep_at = sweep_at - $1::interval, purge_at = purge_at - $1::interval
+"""
+SHIFT_COPIES = """
+    UPDATE copies SET created_at = created_at - $1::interval, lease_until = lease_until - $1::interval,
+        doomed_at = doomed_at - $1::interval, sweep_at = sweep_at - $1::interval, swept_at = swept_at - $1::interval
+"""
+
+
+async def pass_time(pool: asyncpg.Pool, by: timedelta) -> None:
+    """For every file and copy there is."""
+    await pool.execute(SHIFT_COPIES, by)
+    await pool.execute(SHIFT_FILES, by)

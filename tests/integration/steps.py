@@ -1,0 +1,103 @@
+"""The steps of a file's way below HTTP: declared, sent, claimed, proved, settled."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+from service.model import Claim, Declaration, File, Sha256
+from service.object_store import Bucket
+from service.object_store.connection import calling
+from service.queries import claims
+from service.resources import Resources
+from service.sweeper import sweep
+from service.uploads import Declared, declare_file, find_file, notice_event
+from service.verification import verify
+from tests.clock import DAY, pass_time
+from tests.stores import Answer
+from tests.stores import send as send_request
+
+BODY = b"what was sent" * 100
+OTHER = b"WHAT WAS SENT" * 100
+RETRY = timedelta(seconds=1)
+
+
+def sha256(body: bytes) -> Sha256:
+    return Sha256(hashlib.sha256(body).digest())
+
+
+async def declare(
+    resources: Resources, *, size: int = len(BODY), digest: Sha256 | None = None, content_type: str | None = "text/plain"
+) -> Declared:
+    return await declare_file(
+        resources, Declaration(owner="ann", filename="ä b.txt", size=size, content_type=content_type, sha256=digest, metadata={})
+    )
+
+
+async def put(declared: Declared, body: bytes = BODY) -> Answer:
+    upload = declared.upload
+    assert upload is not None
+    return await asyncio.to_thread(send_request, "PUT", upload.url, body=body, headers=upload.headers)
+
+
+async def send(resources: Resources, body: bytes = BODY) -> Declared:
+    """Declared and sent; nobody is told."""
+    declared = await declare(resources, size=len(body))
+    assert (await put(declared, body)).status == 200
+    return declared
+
+
+def put_as_root(incoming: Bucket, file: File, body: bytes, *, content_type: str = "text/plain", **headers: str) -> None:
+    """What no URL of ours allows."""
+    with calling(timeout_seconds=10):
+        incoming._client._execute("PUT", incoming.name, file.incoming_key, body=body, headers={"Content-Type": content_type, **headers})
+
+
+async def claim(resources: Resources, file: File) -> Claim:
+    await notice_event(resources, file.incoming_key or "")
+    return await claim_due(resources)
+
+
+async def claim_due(resources: Resources) -> Claim:
+    [claimed] = await claims.claim_small(resources.pool, 1, resources.settings.lease)
+    return claimed
+
+
+async def run(resources: Resources, held: Claim, *, claimed_at: float | None = None) -> bool:
+    with ThreadPoolExecutor(1) as hashing:
+        return await verify(resources, held, claimed_at=claimed_at or time.monotonic(), hashing=hashing, retry_in=RETRY)
+
+
+async def prove(resources: Resources, file: File) -> File:
+    await run(resources, await claim(resources, file))
+    return await find(resources, file)
+
+
+async def find(resources: Resources, file: File) -> File:
+    return await find_file(resources, file.id, owner=None)
+
+
+async def read_row(resources: Resources, file: File) -> Any:
+    """The work's columns, which no File has."""
+    return await resources.pool.fetchrow(
+        "SELECT state, lease, last_error, due_at > now() AS later, sweeps, sweep_at > now() AS sweep_later FROM files WHERE id = $1",
+        file.id,
+    )
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Look until it is so. Raises TimeoutError."""
+    async with asyncio.timeout(20):
+        while not await holds():  # noqa: ASYNC110  # what is waited for happens in other threads and processes
+            await asyncio.sleep(0.02)
+
+
+async def let_settle(resources: Resources) -> None:
+    """Until every grace is over."""
+    for _ in range(12):
+        await sweep(resources)
+        await pass_time(resources.pool, DAY)
+    await sweep(resources)

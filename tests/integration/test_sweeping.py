@@ -1,0 +1,195 @@
+"""What is left behind goes, in every state and however late it came; what cannot go holds up nothing else."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from service.model import File, State
+from service.object_store import Bucket, StoreError
+from service.queries import leftovers
+from service.resources import Resources
+from service.sweeper import sweep
+from service.uploads import delete_file, notice_event
+from tests.clock import DAY, pass_time
+from tests.faults import FaultyBucket
+from tests.integration.steps import claim_due, declare, find, let_settle, prove, put, read_row, run, send, until
+from tests.invariants import check_nothing_left, list_bucket
+from tests.stores import StoreUnderTest
+
+pytestmark = pytest.mark.anyio
+
+
+async def make_pending(resources: Resources) -> File:
+    return (await declare(resources)).file
+
+
+async def make_verifying(resources: Resources) -> File:
+    declared = await send(resources)
+    await notice_event(resources, declared.file.incoming_key or "")
+    return declared.file
+
+
+async def make_ready(resources: Resources) -> File:
+    return await prove(resources, (await send(resources)).file)
+
+
+async def make_damaged(resources: Resources) -> File:
+    """As a scrub would leave it."""
+    file = await make_ready(resources)
+    await resources.pool.execute("UPDATE files SET state = 'damaged' WHERE id = $1", file.id)
+    return file
+
+
+async def make_rejected(resources: Resources) -> File:
+    declared = await send(resources)
+    await resources.pool.execute("UPDATE files SET declared_sha256 = sha256('x') WHERE id = $1", declared.file.id)
+    return await prove(resources, declared.file)
+
+
+async def make_expired(resources: Resources) -> File:
+    declared = await declare(resources)
+    await pass_time(resources.pool, 3 * DAY)
+    await run(resources, await claim_due(resources))
+    return declared.file
+
+
+MAKERS = {
+    State.PENDING: make_pending,
+    State.VERIFYING: make_verifying,
+    State.READY: make_ready,
+    State.DAMAGED: make_damaged,
+    State.REJECTED: make_rejected,
+    State.EXPIRED: make_expired,
+}
+
+
+@pytest.mark.parametrize("state", [state for state in State if state != State.DELETED])
+async def test_a_file_is_deleted_in_every_state(resources: Resources, state: State) -> None:
+    file = await MAKERS[state](resources)
+    assert (await find(resources, file)).state == state
+    await delete_file(resources, file.id, owner="ann")
+    await delete_file(resources, file.id, owner="ann")
+    assert (await find(resources, file)).state == State.DELETED
+    await let_settle(resources)
+    assert await list_bucket(resources.incoming) | await list_bucket(resources.vault) == set()
+
+
+async def test_a_put_that_lands_after_the_file_was_deleted_is_swept_after_its_end(resources: Resources) -> None:
+    declared = await declare(resources)
+    await delete_file(resources, declared.file.id, owner="ann")
+    await sweep(resources)
+    assert (await put(declared)).status == 200
+    await let_settle(resources)
+    assert await list_bucket(resources.incoming) == set()
+
+
+async def test_one_row_that_cannot_be_swept_blocks_no_other(resources: Resources) -> None:
+    first, second = await make_ready(resources), await make_ready(resources)
+    for file in (first, second):
+        await delete_file(resources, file.id, owner="ann")
+    stuck = str(first.minio_object_name)
+
+    class FailingBucket(FaultyBucket):
+        async def delete(self, key: str, **options: Any) -> None:
+            if key == stuck:
+                raise StoreError("no")
+            await self.bucket.delete(key, **options)
+
+    await sweep(msgspec.structs.replace(resources, vault=FailingBucket(resources.vault)))
+    assert await list_bucket(resources.vault) == {stuck}
+    await let_settle(resources)
+    assert await list_bucket(resources.vault) == set()
+
+
+class StuckClient:
+    """Holds the DELETE of one key until it is released, as a store does while a stalled reader has the object: a thread really waits."""
+
+    def __init__(self, client: Any, key: str) -> None:
+        self.client = client
+        self.key = key
+        self.reached = threading.Event()
+        self.released = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+    def _execute(self, method: str, bucket: str | None = None, key: str | None = None, **options: Any) -> Any:
+        if (method, key) == ("DELETE", self.key):
+            self.reached.set()
+            assert self.released.wait(60)
+        return self.client._execute(method, bucket, key, **options)
+
+
+@asynccontextmanager
+async def stuck_at(resources: Resources, key: str) -> AsyncIterator[tuple[Resources, StuckClient]]:
+    client: Any = StuckClient(resources.vault._client, key)
+    vault = Bucket(client, resources.vault.name, run=resources.vault._run)
+    try:
+        yield msgspec.structs.replace(resources, vault=vault), client
+    finally:
+        client.released.set()
+
+
+async def make_deleted(resources: Resources, *, count: int) -> list[File]:
+    """Their objects alone are left."""
+    ready = [await make_ready(resources) for _ in range(count)]
+    await sweep(resources)
+    for file in ready:
+        await delete_file(resources, file.id, owner="ann")
+    await resources.pool.execute("UPDATE files SET sweep_at = NULL")
+    return ready
+
+
+async def is_all_that_is_left(resources: Resources, name: str) -> bool:
+    return await list_bucket(resources.vault) == {name} and await list_bucket(resources.incoming) == set()
+
+
+async def test_a_deletion_that_the_store_holds_back_holds_up_nothing_else(resources: Resources) -> None:
+    first, _ = await make_deleted(resources, count=2)
+    stuck = str(first.minio_object_name)
+    await make_rejected(resources)
+    async with stuck_at(resources, stuck) as (held_up, client):
+        sweeping = asyncio.create_task(sweep(held_up))
+        await asyncio.to_thread(client.reached.wait, 20)
+        await until(lambda: is_all_that_is_left(resources, stuck))
+        assert (await make_ready(held_up)).state == State.READY
+        await make_deleted(resources, count=1)
+        await sweep(resources)  # another process's, which does not wait for the stuck one either
+        assert len(await list_bucket(resources.vault)) == 2
+        assert not sweeping.done()
+        client.released.set()
+        await sweeping
+    assert await leftovers.claim_deleted_objects(resources.pool, 9) == []
+    await check_nothing_left(resources)
+
+
+async def test_an_incoming_key_that_the_store_does_not_delete_blocks_no_other(resources: Resources) -> None:
+    poisoned, other = await make_ready(resources), await make_ready(resources)
+
+    class PoisonedBucket(FaultyBucket):
+        async def delete_many(self, keys: list[str], **options: Any) -> list[str]:
+            found: list[str] = await self.bucket.delete_many([key for key in keys if key != poisoned.incoming_key], **options)
+            return [*found, poisoned.incoming_key or ""]
+
+    await sweep(msgspec.structs.replace(resources, incoming=PoisonedBucket(resources.incoming)))
+    assert await list_bucket(resources.incoming) == {poisoned.incoming_key}
+    assert [(await read_row(resources, file))["sweeps"] for file in (poisoned, other)] == [0, 1]
+    assert (await read_row(resources, poisoned))["sweep_later"]
+    await pass_time(resources.pool, timedelta(minutes=5))
+    await sweep(resources)
+    await check_nothing_left(resources)
+
+
+async def test_a_key_that_no_store_takes_blocks_no_other(resources: Resources, store: StoreUnderTest) -> None:
+    """Genuine MinIO refuses it within the one request; the embedded store says that it is gone."""
+    poisoned, _ = await make_ready(resources), await make_ready(resources)
+    await resources.pool.execute("UPDATE files SET incoming_key = '../poisoned' WHERE id = $1", poisoned.id)
+    await sweep(resources)
+    assert await list_bucket(resources.incoming) == {poisoned.incoming_key}
+    assert (await read_row(resources, poisoned))["sweeps"] == (1 if store.kind == "embedded" else 0)

@@ -1,0 +1,53 @@
+"""One sweep takes all that is due: what two kinds share a row for, and what stands behind a batch that cannot go."""
+
+import msgspec
+import pytest
+
+from service.object_store import StoreError
+from service.resources import Resources
+from service.sweeper import sweep
+from tests.faults import FaultyBucket
+from tests.integration.steps import declare
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_one_sweep_takes_all_that_is_due(resources: Resources) -> None:
+    for _ in range(40):
+        declared = await declare(resources)
+        await resources.pool.execute(
+            """
+            UPDATE files SET state = 'deleted', hash = sha256('x'), minio_object_name = gen_random_uuid(), vault_etag = 'e',
+                   upload_date = now(), final_at = now(), due_at = NULL WHERE id = $1
+            """,
+            declared.file.id,
+        )
+    for _ in range(20):
+        await resources.pool.execute("UPDATE files SET sweep_at = now(), sweeps = 0, purge_at = now()")
+        await sweep(resources)
+        left = await resources.pool.fetchrow(
+            "SELECT count(*) FILTER (WHERE sweep_at <= now()) AS incoming, count(*) FILTER (WHERE purge_at <= now()) AS objects FROM files"
+        )
+        assert tuple(left) == (0, 0)
+
+
+async def test_a_whole_batch_that_cannot_be_swept_blocks_no_other(resources: Resources) -> None:
+    """100 objects that the store will not delete come first; the 101st can go."""
+    for _ in range(101):
+        declared = await declare(resources)
+        await resources.pool.execute(
+            """
+            UPDATE files SET state = 'deleted', hash = sha256('x'), minio_object_name = gen_random_uuid(), vault_etag = 'e',
+                   upload_date = now(), final_at = now(), due_at = NULL, sweep_at = NULL, purge_at = now() WHERE id = $1
+            """,
+            declared.file.id,
+        )
+    last = str(await resources.pool.fetchval("SELECT minio_object_name FROM files ORDER BY purge_at DESC LIMIT 1"))
+
+    class FailingBucket(FaultyBucket):
+        async def delete(self, key: str, **_: object) -> None:
+            if key != last:
+                raise StoreError("no")
+
+    await sweep(msgspec.structs.replace(resources, vault=FailingBucket(resources.vault)))
+    assert await resources.pool.fetchval("SELECT count(*) FROM files WHERE purge_at IS NULL") == 1

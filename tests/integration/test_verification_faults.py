@@ -1,0 +1,169 @@
+"""A verification whose store or database fails in the middle: looked at in the row, its copies and the vault."""
+
+import asyncio
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from service.model import Claim, File, State
+from service.queries import claims, copies
+from service.resources import Resources, open_resources
+from service.settings import Secret, Settings
+from tests.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
+from tests.integration.locks import held_open, until_waiting
+from tests.integration.steps import BODY, claim, find, let_settle, prove, read_row, run, send, sha256, until
+from tests.invariants import check_nothing_left, list_bucket
+from tests.objects import read_all
+from tests.proxies import FaultyProxy, faulty_way
+
+pytestmark = pytest.mark.anyio
+
+
+# The store
+
+
+@pytest.mark.parametrize("read_bytes", [0, 700], ids=["refused", "cut short"])
+async def test_a_hash_that_the_store_breaks_off_is_given_up_and_proved_by_the_next_claim(resources: Resources, read_bytes: int) -> None:
+    declared = await send(resources)
+    vault = FaultyBucket(resources.vault)
+    if read_bytes:
+        vault.cut_reads_after = read_bytes
+    else:
+        vault.before["open"] = lose_answer
+    assert not await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    [copy] = await copies.list_copies(resources.pool, declared.file.id)
+    assert copy.doomed_at is not None
+    row = await read_row(resources, declared.file)
+    assert (row["state"], row["lease"], row["later"]) == ("verifying", None, True)
+    assert await list_bucket(resources.vault) == set()
+    assert (await prove(resources, declared.file)).hash == sha256(BODY)
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+async def test_a_copy_that_cannot_be_deleted_at_once_is_the_sweepers(resources: Resources) -> None:
+    """The store goes away in the middle of the hash, and is away still when the worker tidies up."""
+    declared = await send(resources)
+    vault = FaultyBucket(resources.vault)
+    vault.cut_reads_after = 700
+    vault.before["delete"] = lose_answer
+    assert not await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    assert len(await list_bucket(resources.vault)) == 1
+    await let_settle(resources)
+    assert await list_bucket(resources.vault) == set()
+    assert (await prove(resources, declared.file)).state == State.READY
+
+
+@pytest.mark.parametrize("call", ["head", "copy_from"])
+async def test_an_error_of_the_store_gives_the_lease_back_for_later(resources: Resources, call: str) -> None:
+    declared = await send(resources)
+    incoming, vault = FaultyBucket(resources.incoming), FaultyBucket(resources.vault)
+    incoming.before["head"] = vault.before["copy_from"] = lose_answer
+    if call == "copy_from":
+        del incoming.before["head"]
+    assert not await run(msgspec.structs.replace(resources, incoming=incoming, vault=vault), await claim(resources, declared.file))
+    row = await read_row(resources, declared.file)
+    assert (row["state"], row["lease"], row["later"]) == ("verifying", None, True)
+    assert "away" in row["last_error"]
+    assert (await prove(resources, declared.file)).state == State.READY
+
+
+# The database
+
+
+async def test_a_commit_whose_answer_is_lost_keeps_the_object(resources: Resources) -> None:
+    declared = await send(resources)
+    lossy = FaultyPool(resources.pool, claims.COMMIT, after=lose_connection)
+    await run(msgspec.structs.replace(resources, pool=lossy), await claim(resources, declared.file))
+    assert lossy.calls == 1
+    await check_proved(resources, declared.file)
+
+
+async def test_a_commit_that_never_ran_leaves_no_orphan_and_the_next_claim_proves(resources: Resources) -> None:
+    declared = await send(resources)
+    lossy = FaultyPool(resources.pool, claims.COMMIT, before=lose_connection)
+    await run(msgspec.structs.replace(resources, pool=lossy), await claim(resources, declared.file))
+    assert lossy.calls == 1
+    assert await list_bucket(resources.vault) == set()
+    assert (await prove(resources, declared.file)).state == State.READY
+    await check_proved(resources, declared.file)
+
+
+async def test_a_commit_that_is_sent_twice_hits_once(resources: Resources) -> None:
+    """By whatever stands between: we never do."""
+    declared = await send(resources)
+    held = await claim(resources, declared.file)
+    twice = FaultyPool(resources.pool, claims.COMMIT, after=lambda: commit_again(resources, held))
+    await run(msgspec.structs.replace(resources, pool=twice), held)
+    assert twice.calls == 1
+    await check_proved(resources, declared.file)
+
+
+async def commit_again(resources: Resources, held: Claim) -> None:
+    assert await claims.commit_verification(resources.pool, held, size=len(BODY), sha256=sha256(BODY), etag="another") is None
+
+
+async def check_proved(resources: Resources, file: File) -> None:
+    """Ready, its object there, and nothing else left."""
+    proved = await find(resources, file)
+    assert (proved.state, proved.hash) == (State.READY, sha256(BODY))
+    assert read_all(resources.vault, str(proved.minio_object_name), etag=proved.vault_etag) == BODY
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+# A connection that is really cut
+
+
+@pytest.fixture
+def way(settings: Settings) -> Iterator[tuple[FaultyProxy, Settings]]:
+    """To the database, and the settings that take it."""
+    with faulty_way(settings.database_url) as (proxy, url):
+        yield proxy, msgspec.structs.replace(settings, database_url=Secret(url), database_listen_url=settings.database_url)
+
+
+async def test_a_connection_that_is_cut_after_its_commit_was_sent_keeps_the_object(
+    resources: Resources, way: tuple[FaultyProxy, Settings]
+) -> None:
+    proxy, settings = way
+    declared = await send(resources)
+    async with open_resources(settings) as cut_off:
+        proxy.silence_after(sha256(BODY).digest)  # nothing but the commit tells the database
+        verifying = asyncio.create_task(run(cut_off, await claim(cut_off, declared.file)))
+        await until(lambda: is_ready(resources, declared.file))
+        assert not verifying.done()
+        proxy.cut()
+        proxy.restore()
+        await verifying
+    await check_proved(resources, declared.file)
+
+
+async def is_ready(resources: Resources, file: File) -> bool:
+    return (await find(resources, file)).state == State.READY
+
+
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "rolled back"])
+async def test_a_commit_that_is_still_under_way_when_its_connection_is_cut_decides_over_the_object(
+    resources: Resources, way: tuple[FaultyProxy, Settings], committed: bool
+) -> None:
+    """The database works on, unaware; the worker's doom has to wait for what it makes of the commit."""
+    proxy, settings = way
+    declared = await send(resources)
+    async with open_resources(settings) as cut_off, held_open(resources.pool) as holder:
+        held = await claim(cut_off, declared.file)
+        await holder.execute("SELECT FROM files WHERE id = $1 FOR UPDATE", declared.file.id)
+        proxy.silence_after(sha256(BODY).digest)
+        verifying = asyncio.create_task(run(cut_off, held))
+        [commit] = await until_waiting(resources.pool, 1)
+        proxy.cut()
+        proxy.restore()
+        await until_waiting(resources.pool, 2)  # the doom, for the copies row that the commit holds
+        if not committed:
+            await resources.pool.execute("SELECT pg_terminate_backend($1)", commit)
+        await holder.execute("COMMIT")
+        await verifying
+    if not committed:
+        assert await list_bucket(resources.vault) == set()
+        assert (await prove(resources, declared.file)).state == State.READY
+    await check_proved(resources, declared.file)

@@ -1,0 +1,236 @@
+"""Each race of a verification that the blueprint names, made to happen: who else is at the file, and what comes late or twice."""
+
+import asyncio
+import functools
+import time
+from datetime import datetime, timedelta
+
+import msgspec
+import pytest
+
+from service.model import State
+from service.object_store import Bucket, ObjectChanged, ObjectMissing
+from service.queries import claims, copies, files
+from service.resources import Resources
+from service.sweeper import sweep
+from service.uploads import delete_file, notice_event
+from tests.faults import FaultyBucket, FaultyPool, Gate
+from tests.integration.steps import (
+    BODY,
+    OTHER,
+    RETRY,
+    claim,
+    claim_due,
+    declare,
+    find,
+    let_settle,
+    prove,
+    put,
+    put_as_root,
+    run,
+    send,
+    sha256,
+    until,
+)
+from tests.invariants import check_invariants, check_nothing_left, list_bucket
+from tests.objects import read_all
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_event_between_the_look_and_the_way_back_is_not_lost(resources: Resources) -> None:
+    declared = await declare(resources)
+    held = await claim(resources, declared.file)
+
+    async def upload_and_announce() -> None:
+        await put(declared)
+        await notice_event(resources, declared.file.incoming_key or "")
+
+    interrupted = FaultyPool(resources.pool, claims.RETURN, before=upload_and_announce)
+    await run(msgspec.structs.replace(resources, pool=interrupted), held)
+    assert interrupted.calls == 1
+    await run(resources, await claim_due(resources))
+    assert (await find(resources, declared.file)).state == State.READY
+
+
+async def test_a_copy_that_lands_late_is_never_served_and_goes_with_its_row(resources: Resources) -> None:
+    declared = await send(resources)
+    vault = FaultyBucket(resources.vault)
+    vault.late.add("copy_from")
+    assert not await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    await sweep(resources)
+    file = await prove(resources, declared.file)  # from the same incoming object, under another key
+    await vault.land()
+    assert len(await list_bucket(resources.vault)) == 2
+    await check_invariants(resources)
+    await let_settle(resources)
+    await check_nothing_left(resources)
+    assert read_all(resources.vault, str(file.minio_object_name)) == BODY
+
+
+async def test_a_copy_is_not_sent_after_the_first_lease_period(resources: Resources) -> None:
+    declared = await send(resources)
+    held = await claim(resources, declared.file)
+    await run(resources, held, claimed_at=time.monotonic() - resources.settings.lease.total_seconds())
+    assert await list_bucket(resources.vault) == set()
+    assert await copies.list_copies(resources.pool, held.id) == []
+    assert (await prove(resources, declared.file)).state == State.READY
+
+
+async def test_an_object_that_changes_between_look_and_copy_is_looked_at_again(resources: Resources, root_incoming: Bucket) -> None:
+    declared = await declare(resources)
+    put_as_root(root_incoming, declared.file, BODY)
+    incoming = FaultyBucket(resources.incoming)
+    incoming.after["head"] = lambda: put_as_root(root_incoming, declared.file, OTHER)
+    await run(msgspec.structs.replace(resources, incoming=incoming), await claim(resources, declared.file))
+    assert await list_bucket(resources.vault) == set()
+    await run(resources, await claim_due(resources))
+    assert (await find(resources, declared.file)).hash == sha256(OTHER)
+    await check_invariants(resources)
+
+
+async def test_an_object_that_is_overwritten_while_its_copy_is_hashed_changes_nothing(resources: Resources, root_incoming: Bucket) -> None:
+    declared = await declare(resources)
+    put_as_root(root_incoming, declared.file, BODY)
+    vault = FaultyBucket(resources.vault)
+    vault.after["copy_from"] = lambda: put_as_root(root_incoming, declared.file, OTHER)
+    await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    assert (await find(resources, declared.file)).hash == sha256(BODY)
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+async def test_a_sweeper_that_comes_before_the_commit_of_an_ended_lease_wins(resources: Resources) -> None:
+    declared = await send(resources)
+    held = await claim(resources, declared.file)
+
+    async def end_lease_and_sweep() -> None:
+        await resources.pool.execute("UPDATE copies SET lease_until = now() - interval '1 s'")
+        await sweep(resources)
+
+    interrupted = FaultyPool(resources.pool, claims.COMMIT, before=end_lease_and_sweep)
+    await run(msgspec.structs.replace(resources, pool=interrupted), held)
+    assert interrupted.calls == 1
+    assert (await find(resources, declared.file)).state == State.VERIFYING
+    assert await list_bucket(resources.vault) == set()
+    assert (await prove(resources, declared.file)).state == State.READY
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+async def test_a_sweeper_that_comes_after_the_commit_of_an_ended_lease_leaves_the_object(resources: Resources) -> None:
+    declared = await send(resources)
+    held = await claim(resources, declared.file)
+    await resources.pool.execute("UPDATE copies SET lease_until = now() - interval '1 s'")
+    slow = FaultyPool(resources.pool, claims.COMMIT, after=lambda: sweep_twice(resources))
+    await run(msgspec.structs.replace(resources, pool=slow), held)
+    assert slow.calls == 1
+    assert (await find(resources, declared.file)).state == State.READY
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+async def sweep_twice(resources: Resources) -> None:
+    await asyncio.gather(sweep(resources), sweep(resources))
+
+
+async def test_a_file_that_is_deleted_while_it_is_verified_leaves_nothing(resources: Resources) -> None:
+    declared = await send(resources)
+    vault, gate = FaultyBucket(resources.vault), Gate()
+    vault.after["copy_from"] = gate
+    verifying = asyncio.create_task(run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file)))
+    await gate.reached.wait()
+    await delete_file(resources, declared.file.id, owner="ann")
+    gate.opened.set()
+    await verifying
+    assert (await find(resources, declared.file)).state == State.DELETED
+    await let_settle(resources)
+    assert await list_bucket(resources.incoming) | await list_bucket(resources.vault) == set()
+
+
+async def test_a_file_found_twice_has_one_answer(resources: Resources) -> None:
+    """Two workers, one of them with an ended lease: one wins, nothing is left of the other."""
+    declared = await send(resources)
+    first = await claim(resources, declared.file)
+    await resources.pool.execute("UPDATE files SET lease_until = now() - interval '1 s', due_at = now()")
+    second = await claim_due(resources)
+    await asyncio.gather(run(resources, first), run(resources, second))
+    file = await find(resources, declared.file)
+    assert (file.state, file.minio_object_name) == (State.READY, second.vault_key)
+    await let_settle(resources)
+    await check_nothing_left(resources)
+    assert await files.find_file(resources.pool, file.id, owner="bob") is None
+
+
+async def test_a_long_verification_keeps_its_lease(resources: Resources) -> None:
+    short = msgspec.structs.replace(resources, settings=msgspec.structs.replace(resources.settings, lease=timedelta(seconds=4.5)))
+    declared = await send(short)
+    vault, gate = FaultyBucket(short.vault), Gate()
+    vault.after["copy_from"] = gate
+    held = await claim(short, declared.file)
+    verifying = asyncio.create_task(run(msgspec.structs.replace(short, vault=vault), held))
+    await gate.reached.wait()
+    first = last = await lease_end(resources)
+    while last < first + short.settings.lease:
+        await until(functools.partial(has_moved, resources, last))
+        last = await lease_end(resources)
+        assert await claims.claim_small(resources.pool, 1, RETRY) == []
+    gate.opened.set()
+    await verifying
+    assert (await find(resources, declared.file)).state == State.READY
+
+
+async def has_moved(resources: Resources, last: datetime) -> bool:
+    return await lease_end(resources) != last
+
+
+async def lease_end(resources: Resources) -> datetime:
+    end: datetime = await resources.pool.fetchval("SELECT lease_until FROM files")
+    return end
+
+
+async def test_a_cancelled_verification_gives_its_lease_back(resources: Resources) -> None:
+    declared = await send(resources)
+    vault, gate = FaultyBucket(resources.vault), Gate()
+    vault.after["copy_from"] = gate
+    verifying = asyncio.create_task(run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file)))
+    await gate.reached.wait()
+    verifying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await verifying
+    assert await resources.pool.fetchval("SELECT lease FROM files") is None
+    assert (await prove(resources, declared.file)).state == State.READY
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+@pytest.mark.parametrize("swept", [False, True], ids=["incoming there", "incoming swept"])
+async def test_a_copy_that_is_carried_out_again_changes_no_served_byte(resources: Resources, swept: bool) -> None:
+    """Something in between sends the request twice: the second comes when the file is ready."""
+    declared = await send(resources)
+    vault = FaultyBucket(resources.vault)
+    vault.repeated.add("copy_from")
+    await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    if swept:
+        await sweep(resources)
+        with pytest.raises(ObjectMissing):
+            await vault.land()
+    else:
+        await vault.land()
+    file = await find(resources, declared.file)
+    assert file.state == State.READY
+    assert read_all(resources.vault, str(file.minio_object_name), etag=file.vault_etag) == BODY
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+async def test_an_object_that_was_overwritten_is_not_copied_again(resources: Resources, root_incoming: Bucket) -> None:
+    """The second request meets other bytes: its condition keeps it from the proved ones."""
+    declared = await send(resources)
+    vault = FaultyBucket(resources.vault)
+    vault.repeated.add("copy_from")
+    await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    put_as_root(root_incoming, declared.file, OTHER)
+    with pytest.raises(ObjectChanged):
+        await vault.land()
+    await check_invariants(resources)

@@ -1,0 +1,267 @@
+"""Hypothesis drives declarations, PUTs, notices, workers that stall and wake late, lost answers, requests that land late,
+sweepers, deletions and time; after every step the invariants are looked up in the database and in both buckets.
+
+Time moves by shifting the rows' timestamps back. What the store still carries out is bounded as the protocol assumes: a
+copy request lands within COPY_GRACE or never, a PUT begins before its file's end.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
+
+from service.model import UNPROVED, Declaration, Sha256, State
+from service.object_store import ObjectChanged, ObjectMissing
+from service.problems import Problem
+from service.queries import claims
+from service.resources import open_resources
+from service.settings import Settings
+from service.sweeper import sweep
+from service.uploads import Declared, complete_upload, declare_file, delete_file, find_file, notice_event
+from tests.clock import DAY, pass_time
+from tests.invariants import Outcomes, check_invariants, check_nothing_left
+from tests.stateful.workers import DISTURBANCES, ENDS, FAULTS, STORY, FaultyWorker
+from tests.stores import send
+
+CONTENTS = (b"A" * 40, b"B" * 40)
+A_LEASE = timedelta(minutes=2)
+LIVE_COPIES = "SELECT vault_key FROM copies WHERE doomed_at IS NULL AND lease_until > now() + interval '10 seconds'"
+HURRY = "UPDATE files SET due_at = now() - interval '1 hour' WHERE id = $1 AND due_at IS NOT NULL"
+
+
+class Sent(msgspec.Struct):
+    """A file as its client knows it. `heard`: a notice came when its bytes were there."""
+
+    declared: Declared
+    age: timedelta = timedelta(0)
+    accepted: bool = False
+    heard: bool = False
+    deleted: bool = False
+
+    @property
+    def id(self) -> UUID:
+        return self.declared.file.id
+
+
+class WayOfAFile(RuleBasedStateMachine):
+    settings: Settings
+    sent = Bundle("sent")
+
+    @initialize(target=sent, stories=st.lists(STORY, min_size=1, max_size=3))
+    def open(self, stories: list[tuple[str, str, str]]) -> Any:
+        self.runner = asyncio.Runner()
+        self.stack = contextlib.AsyncExitStack()
+        self.sends: list[Sent] = []
+        self.workers: list[FaultyWorker] = []
+        self.outcomes = Outcomes()
+        self.shifted = timedelta(0)
+        self.hashing = ThreadPoolExecutor(4)
+        self.runner.run(self.open_resources())
+        return multiple(*(self.upload_and_work(story) for story in stories))
+
+    async def open_resources(self) -> None:
+        self.resources = await self.stack.enter_async_context(open_resources(self.settings))
+        await self.resources.pool.execute("TRUNCATE files, copies, idempotency_keys")
+        for bucket in (self.resources.incoming, self.resources.vault):
+            keys = [found.key async for found in bucket.list_keys()]
+            if keys:
+                await bucket.delete_many(keys)
+
+    # What a client does
+
+    @rule(target=sent, digest=st.sampled_from((None, *CONTENTS)))
+    def declare(self, digest: bytes | None) -> Sent:
+        declaration = Declaration(owner="ann", filename="f", size=40, content_type="text/plain", sha256=hash_if_any(digest), metadata={})
+        sent = Sent(self.runner.run(declare_file(self.resources, declaration)))
+        self.sends.append(sent)
+        return sent
+
+    @rule(sent=sent, body=st.sampled_from(CONTENTS))
+    def put(self, sent: Sent, body: bytes) -> None:
+        upload = sent.declared.upload
+        if upload is None or sent.age >= DAY:
+            return
+        sent.accepted |= send("PUT", upload.url, body=body, headers=upload.headers).status == 200
+
+    @rule(sent=sent)
+    def event(self, sent: Sent) -> None:
+        self.runner.run(notice_event(self.resources, sent.declared.file.incoming_key or ""))
+        sent.heard |= sent.accepted
+
+    @rule(sent=sent, digest=st.sampled_from((None, *CONTENTS)))
+    def complete(self, sent: Sent, digest: bytes | None) -> None:
+        try:
+            self.runner.run(complete_upload(self.resources, sent.id, owner="ann", sha256=hash_if_any(digest)))
+        except Problem as problem:
+            assert problem.status in (409, 410)  # noqa: PT017  # any of the refusals may be right here; a 5xx never is
+        else:
+            sent.heard |= sent.accepted
+
+    @rule(sent=sent)
+    def delete(self, sent: Sent) -> None:
+        self.runner.run(delete_file(self.resources, sent.id, owner="ann"))
+        sent.deleted = True
+
+    # Workers and sweepers
+
+    @rule(fault=st.sampled_from(FAULTS))
+    def work(self, fault: str) -> None:
+        self.runner.run(self.take_one(fault))
+
+    @rule(target=sent, story=STORY)
+    def upload_and_work(self, story: tuple[str, str, str]) -> Sent:
+        """The usual beginning and one disturbance in one step: the stories that matter would hardly ever be told otherwise."""
+        fault, what, end = story
+        sent: Sent = self.declare(None)  # type: ignore[assignment]  # Hypothesis' types: one file, not several
+        if fault != "stall before return":  # that is a worker who comes too early
+            self.put(sent, CONTENTS[0])
+            self.event(sent)
+        self.runner.run(self.hurry(sent.id))
+        self.runner.run(self.take_one(fault))
+        if self.workers[-1].stalled:
+            self.disturb_worker(self.workers[-1], what, end=end)
+        return sent
+
+    async def hurry(self, file_id: UUID) -> None:
+        """The next claim takes this file: the oldest due one."""
+        await self.resources.pool.execute(HURRY, file_id)
+
+    async def take_one(self, fault: str) -> bool:
+        """One claim, up to its end or its stall. False: nothing is due."""
+        claimed = await claims.claim_small(self.resources.pool, 1, self.settings.lease)
+        if not claimed:
+            return False
+        worker = FaultyWorker(self.resources, claimed[0], fault, shifted=lambda: self.shifted)
+        self.workers.append(worker)
+        await worker.start(self.hashing)
+        return True
+
+    def stalled(self) -> list[FaultyWorker]:
+        return [worker for worker in self.workers if worker.stalled]
+
+    @precondition(lambda self: self.stalled())
+    @rule(which=st.integers(0, 3), what=st.sampled_from(DISTURBANCES), end=ENDS)
+    def disturb(self, which: int, what: str, *, end: str) -> None:
+        self.disturb_worker(self.stalled()[which % len(self.stalled())], what, end=end)
+
+    def disturb_worker(self, worker: FaultyWorker, what: str, *, end: str) -> None:
+        """What a stalled worker can least expect, to its own file; then, maybe, it goes on."""
+        sent = next(sent for sent in self.sends if sent.id == worker.claim.id)
+        if what.startswith("deleted"):
+            self.delete(sent)
+        elif what == "digest by complete":
+            self.complete(sent, CONTENTS[1])
+        elif what == "sent and announced":
+            self.put(sent, CONTENTS[0])
+            self.event(sent)
+        if "lease ends" in what or what == "claimed by another":
+            self.pass_time(A_LEASE)
+        if what == "lease ends, extended":
+            self.runner.run(claims.extend_lease(self.resources.pool, worker.claim, self.settings.lease))
+        elif what == "claimed by another":
+            self.runner.run(self.hurry(sent.id))
+            self.work("none")
+        if "swept" in what:
+            self.sweep()
+        if end != "sleeps on":
+            self.runner.run(worker.wake())
+        if end == "wakes, then an event":
+            self.runner.run(self.check())  # what it came to, before the event can change that
+            self.event(sent)
+
+    @precondition(lambda self: self.stalled())
+    @rule(which=st.integers(0, 3))
+    def wake(self, which: int) -> None:
+        self.runner.run(self.stalled()[which % len(self.stalled())].wake())
+
+    @precondition(lambda self: self.stalled())
+    @rule(which=st.integers(0, 3))
+    def extend(self, which: int) -> None:
+        worker = self.stalled()[which % len(self.stalled())]
+        self.runner.run(claims.extend_lease(self.resources.pool, worker.claim, self.settings.lease))
+
+    @rule()
+    def land_late_requests(self) -> None:
+        self.runner.run(self.land())
+
+    async def land(self) -> None:
+        for worker in self.workers:
+            with contextlib.suppress(ObjectChanged, ObjectMissing):  # of the source: nothing lands
+                await worker.land()
+
+    @rule()
+    def sweep(self) -> None:
+        self.runner.run(self.sweep_but_live_copies())
+
+    async def sweep_but_live_copies(self) -> None:
+        live = {row["vault_key"] for row in await self.resources.pool.fetch(LIVE_COPIES)}
+        await sweep(self.resources)
+        doomed = {row["vault_key"] for row in await self.resources.pool.fetch("SELECT vault_key FROM copies WHERE doomed_at IS NOT NULL")}
+        assert not live & doomed, "a copy is doomed under a live lease"
+
+    @rule(by=st.sampled_from((A_LEASE, timedelta(hours=1), DAY)))
+    def pass_time(self, by: timedelta) -> None:
+        self.runner.run(self.shift(by))
+
+    async def shift(self, by: timedelta) -> None:
+        if by >= DAY:
+            await self.land()  # a request is carried out within COPY_GRACE, or never
+        await pass_time(self.resources.pool, by)
+        self.shifted += by
+        for sent in self.sends:
+            sent.age += by
+
+    # What must hold
+
+    @invariant()
+    def holds(self) -> None:
+        if hasattr(self, "resources"):
+            self.runner.run(self.check())
+
+    async def check(self) -> None:
+        await check_invariants(self.resources)
+        await self.outcomes.check(self.resources)
+        waiting = {row["id"] for row in await self.resources.pool.fetch("SELECT id FROM files WHERE state = 'pending'")}
+        unheard = [sent for sent in self.sends if sent.heard and sent.id in waiting]
+        assert not unheard, "a notice of an object that is there is slept through"
+
+    def teardown(self) -> None:
+        if not hasattr(self, "runner"):
+            return
+        try:
+            self.runner.run(self.settle())
+        finally:
+            self.runner.run(self.stack.aclose())
+            self.runner.close()
+            self.hashing.shutdown()
+
+    async def settle(self) -> None:
+        """Undisturbed, everything comes to an end, and nothing is left over."""
+        for worker in self.stalled():
+            await worker.wake()
+        for days in (1, 1, 1, 1, 8, 8):  # longer than the ends and the graces one after the other
+            await self.shift(days * DAY)
+            while await self.take_one("none"):
+                pass
+            await sweep(self.resources)
+        await check_nothing_left(self.resources)
+        for sent in self.sends:
+            await self.check_end(sent)
+
+    async def check_end(self, sent: Sent) -> None:
+        file = await find_file(self.resources, sent.id, owner=None)
+        assert file.state not in UNPROVED
+        assert (file.state == State.DELETED) == sent.deleted
+        if sent.accepted and not sent.deleted:
+            assert file.state in (State.READY, State.REJECTED), "an upload that the store accepted expired"
+
+
+def hash_if_any(content: bytes | None) -> Sha256 | None:
+    return Sha256(hashlib.sha256(content).digest()) if content else None

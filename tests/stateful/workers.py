@@ -1,0 +1,129 @@
+"""Workers that stall at each point of a verification, lose answers, or whose requests land late."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+from hypothesis import strategies as st
+
+from service.model import Claim
+from service.queries import claims
+from service.resources import Resources
+from service.verification import verify
+from tests.faults import FaultyBucket, FaultyPool, Gate, lose_connection
+
+RETRY = timedelta(seconds=1)
+FAULTS = (
+    "none",
+    "stall after look",
+    "stall before return",
+    "stall before copy",
+    "stall after copy",
+    "stall before commit",
+    "answer lost",
+    "commit lost",
+    "late copy",
+)
+DISTURBANCES = (
+    "lease ends, swept",
+    "swept",
+    "sent and announced",
+    "claimed by another",
+    "deleted",
+    "deleted, lease ends, swept",
+    "lease ends, extended",
+    "digest by complete",
+    "nothing",
+)
+STORIES = (
+    ("stall before commit", "lease ends, swept"),
+    ("stall before return", "sent and announced"),
+    ("stall before commit", "claimed by another"),
+    ("stall after copy", "swept"),
+    ("stall before copy", "lease ends, extended"),
+    ("stall before commit", "digest by complete"),
+    ("stall before commit", "deleted, lease ends, swept"),
+)
+"""What the guards of the statements are for: each broke something in the model, or would."""
+
+ENDS = st.sampled_from(("wakes", "wakes, then an event", "sleeps on"))
+STORY = st.tuples(st.sampled_from(STORIES) | st.tuples(st.sampled_from(FAULTS[1:]), st.sampled_from(DISTURBANCES)), ENDS).map(
+    lambda drawn: (*drawn[0], drawn[1])
+)
+
+
+class ShiftedVault:
+    """The vault of one worker: a request is late by the time that was shifted since the claim, too."""
+
+    def __init__(self, bucket: Any, shifted: Callable[[], timedelta]) -> None:
+        self.bucket = bucket
+        self.name = bucket.name
+        self.shifted = shifted
+        self.claimed_at = shifted()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bucket, name)
+
+    async def copy_from(self, *args: Any, send_before: float, **options: Any) -> Any:
+        send_before -= (self.shifted() - self.claimed_at).total_seconds()
+        return await self.bucket.copy_from(*args, send_before=send_before, **options)
+
+
+class FaultyWorker:
+    """One claim, and what goes wrong with it."""
+
+    def __init__(self, resources: Resources, claim: Claim, fault: str, *, shifted: Callable[[], timedelta]) -> None:
+        self.claim = claim
+        self.claimed_at = time.monotonic()
+        self.gate = Gate()
+        self.vault = FaultyBucket(ShiftedVault(resources.vault, shifted))
+        self.resources: Any = self.arrange(resources, fault)
+        self.task: asyncio.Task[bool] | None = None
+
+    def arrange(self, resources: Resources, fault: str) -> Resources:
+        incoming, pool = FaultyBucket(resources.incoming), resources.pool
+        if fault == "stall after look":
+            incoming.after["head"] = self.gate
+        elif fault == "stall before return":
+            pool = FaultyPool(pool, claims.RETURN, before=self.gate)
+        elif fault == "stall before copy":
+            self.vault.before["copy_from"] = self.gate
+        elif fault == "stall after copy":
+            self.vault.after["copy_from"] = self.gate
+        elif fault == "stall before commit":
+            pool = FaultyPool(pool, claims.COMMIT, before=self.gate)
+        elif fault == "answer lost":
+            pool = FaultyPool(pool, claims.COMMIT, after=lose_connection)
+        elif fault == "commit lost":
+            pool = FaultyPool(pool, claims.COMMIT, before=lose_connection)
+        elif fault == "late copy":
+            self.vault.late.add("copy_from")
+        changed: dict[str, Any] = {"incoming": incoming, "vault": self.vault, "pool": pool}
+        return msgspec.structs.replace(resources, **changed)
+
+    async def start(self, hashing: ThreadPoolExecutor) -> None:
+        """Verify, up to the end or to the gate."""
+        self.task = asyncio.create_task(verify(self.resources, self.claim, claimed_at=self.claimed_at, hashing=hashing, retry_in=RETRY))
+        reached = asyncio.create_task(self.gate.reached.wait())
+        await asyncio.wait({self.task, reached}, return_when=asyncio.FIRST_COMPLETED)
+        reached.cancel()
+        if self.task.done():
+            await self.task
+
+    @property
+    def stalled(self) -> bool:
+        return self.task is not None and not self.task.done()
+
+    async def wake(self) -> None:
+        """Go on, to the end."""
+        assert self.task is not None
+        self.gate.opened.set()
+        await self.task
+
+    async def land(self) -> None:
+        """Its late requests take effect."""
+        await self.vault.land()
