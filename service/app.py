@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import importlib.metadata
+import typing
 from collections.abc import AsyncIterator
+from enum import Enum
 from typing import Any, Final
 
 import structlog
@@ -196,7 +198,7 @@ def describe_validation(request: Request[Any, Any, Any], error: ValidationExcept
     said = {str(one.get("key", "request")): str(one.get("message", "")) for one in found if isinstance(one, dict)}
     if said.pop("data", None) is not None and not said:
         return problems.MalformedBody("the body is empty: send a JSON object")
-    wrong = tuple(FieldError(name_for_clients(request, key), message) for key, message in said.items())
+    wrong = tuple(FieldError(name_for_clients(request, key), explain(request, key, message)) for key, message in said.items())
     return problems.InvalidRequest("; ".join(f"{one.field}: {one.detail}" for one in wrong) or error.detail, errors=wrong)
 
 
@@ -204,6 +206,23 @@ def name_for_clients(request: Request[Any, Any, Any], key: str) -> str:
     """`Idempotency-Key` for the handler's `idempotency_key`."""
     parameter = request.route_handler.parsed_fn_signature.parameters.get(key)
     return getattr(parameter and parameter.kwarg_definition, "name", None) or key
+
+
+def explain(request: Request[Any, Any, Any], key: str, message: str) -> str:
+    """What was wrong, and for a choice what there is to choose from."""
+    parameter = request.route_handler.parsed_fn_signature.parameters.get(key)
+    choices = find_choices(parameter.annotation) if parameter and message.startswith("Invalid enum value") else []
+    return f"{message}: expected one of {', '.join(choices)}" if choices else message
+
+
+def find_choices(annotation: Any) -> list[str]:
+    """The values of the enumeration, or the literals, that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return [str(member.value) for member in annotation]
+    parts = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return [str(part) for part in parts]
+    return [choice for part in parts for choice in find_choices(part)]
 
 
 def answer_exception(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:

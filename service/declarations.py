@@ -20,6 +20,7 @@ MOST_METADATA_BYTES: Final = 4096
 TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # a grammar's token
 QUOTED: Final = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\x20-\x7e])*"'
 MEDIA_TYPE: Final = re.compile(rf"{TOKEN}/{TOKEN}(?: ?; ?{TOKEN}=(?:{TOKEN}|{QUOTED}))*")
+IDEMPOTENCY_KEY: Final = re.compile(r"^[\x21-\x7e]{1,255}$")
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -77,6 +78,13 @@ def check_metadata(pairs: dict[str, str], *, field: str = "metadata") -> dict[st
     if length > MOST_METADATA_BYTES:
         raise InvalidRequest.at(field, f"has {length} bytes of UTF-8 in all, expected at most {MOST_METADATA_BYTES}")
     return pairs
+
+
+def check_idempotency_key(text: str) -> str:
+    """1 to 255 visible ASCII characters. Raises InvalidRequest."""
+    if not IDEMPOTENCY_KEY.fullmatch(text):
+        raise InvalidRequest.at("Idempotency-Key", "expected 1 to 255 visible ASCII characters, such as a random UUID")
+    return text
 
 
 def digest_declaration(declaration: Declaration) -> Sha256:

@@ -66,7 +66,7 @@ def check_query(pairs: Iterable[tuple[str, str]], *, known: Set[str]) -> None:
             raise InvalidRequest.at(name, "was given more than once")
         seen.add(name)
         if name not in known:
-            raise InvalidRequest.at(name[:100], "is no parameter of this route")
+            raise InvalidRequest.at(name[:100], f"is no parameter of this route: leave it out; there are {', '.join(sorted(known))}")
         if "\x00" in value:
             raise InvalidRequest.at(name, "holds a NUL character: send text without it")
 

@@ -24,7 +24,8 @@ Every statement demands the claim's lease and an unproved state; a statement tha
 (b) Give up after copying: doom the copy. Only if that hit a row may the object be deleted; if it did not, the commit may have won
     and the object is the file's. Then the lease is given back. Each step that fails is the sweeper's, when the lease has ended.
 (c) While 3 to 5 run, the lease is extended in both tables. Lost: the hash stops, then (b).
-(d) Cancelled, because the process stops, or a fault of ours: (b), shielded, so that another worker may go on.
+(d) A fault of ours: (b), shielded, so that another worker may go on. Cancelled, because the process stops: the same, but the deletion is
+    left to the sweeper: a silent store would keep the process waiting.
 """
 
 import asyncio
@@ -101,8 +102,8 @@ async def verify(resources: Resources, claim: Claim, *, claimed_at: float, hashi
         again_in = next_look(claim.attempts) if isinstance(error, StoreError) and not isinstance(error, StoreUnavailable) else retry_in
         await asyncio.shield(give_up_after_copying(resources, claim, str(error) or type(error).__name__, retry_in=again_in))
         return not is_outage(error)
-    except asyncio.CancelledError:  # the copy must not outlive us; another worker may go on
-        await asyncio.shield(give_up_after_copying(resources, claim, "the worker was stopped", retry_in=retry_in))
+    except asyncio.CancelledError:
+        await asyncio.shield(give_back(resources, claim, "the worker was stopped", retry_in=retry_in))
         raise
     except BaseException as error:  # a fault of ours, which may come again each time
         again_in = next_look(claim.attempts)
@@ -258,13 +259,19 @@ async def give_up_before_copying(resources: Resources, claim: Claim, error: Noth
 
 async def give_up_after_copying(resources: Resources, claim: Claim, error: str, *, retry_in: timedelta) -> None:
     """(b)"""
+    if await give_back(resources, claim, error, retry_in=retry_in):
+        with contextlib.suppress(StoreError):  # the sweeper comes by anyway
+            await resources.vault.delete(str(claim.vault_key))
+
+
+async def give_back(resources: Resources, claim: Claim, error: str, *, retry_in: timedelta) -> bool:
+    """(b) without the deletion: whether the copy is doomed."""
     log.warning("verification given up", file_id=str(claim.id), error=error, retry_seconds=retry_in.total_seconds())
     with logged_when_unreachable(claim):
         doomed = await copies.doom_copy(resources.pool, claim.vault_key, claim.lease)
         await claims.release_claim(resources.pool, claim, retry_in=retry_in, error=error)
-        if doomed:
-            with contextlib.suppress(StoreError):  # the sweeper comes by anyway
-                await resources.vault.delete(str(claim.vault_key))
+        return doomed
+    return False
 
 
 @contextlib.contextmanager

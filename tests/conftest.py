@@ -10,26 +10,52 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from xdist.remote import Producer  # type: ignore[import-untyped]  # it ships no types
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # as above
 
 from service import database
-from service.settings import DatabaseSettings, Secret
-from tests.servers import genuine_minio, start_test_database, store_kinds
+from service.settings import DatabaseSettings, DatabaseUrl, Secret
+from tests.servers import STORES, database_kind, find_obstacle, genuine_minio, start_test_database, store_kinds
 
-pytest_plugins = ["tests.stores", "tests.running"]
+pytest_plugins = ["tests.stores", "tests.presigned", "tests.running"]
 
+STARTED_ONCE = ("test_dev.py", "test_readme.py")
+"""Modules whose fixtures are worth waiting for: `assay dev`, and its installation."""
 TEMPLATE = f"assay_template_{os.getpid()}"  # one a test process: they may share a server
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Genuine MinIO is built before any test's time-out runs, and once for all of xdist's processes."""
-    if "minio" in store_kinds() and not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
-        genuine_minio()
+    if hasattr(session.config, "workerinput") or session.config.option.collectonly:
+        return
+    if obstacle := find_obstacle():
+        pytest.exit(obstacle, returncode=pytest.ExitCode.USAGE_ERROR)
+    if "minio" in store_kinds():
+        try:
+            genuine_minio()
+        except RuntimeError as error:
+            pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # as above
+    """Keeps together what shares something dear. xdist's own way, the mark `xdist_group`, does nothing under pytest 9.2 (xdist 3.8)."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if "[external" in nodeid:
+            return "external"  # a store of somebody's own has one place for its events
+        module = nodeid.partition("::")[0]
+        return module if module.endswith(STARTED_ONCE) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    return Scheduling(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    kinds = store_kinds()
-    missing = [kind for kind in ("external", "docker", "minio", "embedded") if kind not in kinds]
-    terminalreporter.write_line(f"stores tested: {', '.join(kinds)}; not to be had here: {', '.join(missing) or 'none'}")
+    kinds, used = store_kinds(), database_kind()
+    terminalreporter.write_line(f"stores tested: {', '.join(kinds)}; not tested: {', '.join(sorted({*STORES} - {*kinds})) or 'none'}")
+    others = [kind for kind in ("external", "docker", "embedded") if kind != used]
+    terminalreporter.write_line(f"databases tested: {used}; not tested: {', '.join(others)}")
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +83,7 @@ def admin_url(folder: Path) -> Iterator[str]:
 async def make_template(url: str) -> None:
     await execute(url, f"DROP DATABASE IF EXISTS {TEMPLATE}")
     await execute(url, f"CREATE DATABASE {TEMPLATE}")
-    await database.migrate(DatabaseSettings(database_url=Secret(in_database(url, TEMPLATE))))
+    await database.migrate(DatabaseSettings(database_url=DatabaseUrl(Secret(in_database(url, TEMPLATE)))))
 
 
 async def execute(url: str, statement: str) -> None:
@@ -84,6 +110,6 @@ def database_url(admin_url: str) -> Iterator[str]:
 
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
-    pool = await database.open_pool(DatabaseSettings(database_url=Secret(database_url)))
+    pool = await database.open_pool(DatabaseSettings(database_url=DatabaseUrl(Secret(database_url))))
     yield pool
     await pool.close()

@@ -1,4 +1,4 @@
-"""Stores that misbehave: a way to a real one that cuts answers short or keeps silent, and one that gives a single answer."""
+"""A way to a real server that misbehaves when it is told to, and a store that gives a single answer."""
 
 import socket
 import ssl
@@ -7,26 +7,67 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from urllib.parse import urlsplit
 
 PIECE = 64 * 1024
+REMEMBERED = 4096
+JOIN_SECONDS = 10
+UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class FaultyProxy:
-    """Passes bytes on until told otherwise. The faults hold for connections that are made after they were set."""
+    """Passes bytes on in both directions. What it is told holds at once, for open connections too."""
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self._sockets: list[socket.socket] = []
-        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._flowing = threading.Event()
+        self._answering = threading.Event()
+        self.address: tuple[str, int] = self._listener.getsockname()
+        self.endpoint = f"http://127.0.0.1:{self.address[1]}"
+        self.connections = 0
+        self.requests = bytearray()
+        """All that came from clients."""
+        self.silenced = threading.Event()
+        """Set when the request came after which nothing is answered."""
+        self.held = threading.Event()
+        """Set when a request was swallowed."""
+        self.restore()
+
+    def restore(self) -> None:
+        """What was held up goes on."""
+        self._refusing = False
+        self._error: bytes | None = None
+        self._marker: bytes | None = None
         self.cut_answers_after: int | None = None
-        """Bytes of answers that a connection still carries before it is closed."""
+        """Bytes of answers that a connection carries before it is closed."""
         self.silent = False
         """Requests go through, answers never come back."""
-        self.connections = 0
-        self.requests = b""
-        """All that came from clients."""
+        self.silenced.clear()
+        self.held.clear()
+        self._flowing.set()
+        self._answering.set()
+
+    def cut(self) -> None:
+        """Like a server that has died: connections end, and no new one lasts."""
+        self._refusing = True
+        self._end_all()
+
+    def silence(self) -> None:
+        """Like a network that swallows everything: connections stay, nothing passes."""
+        self._flowing.clear()
+
+    def fail(self, error: bytes = UNAVAILABLE) -> None:
+        """Like a proxy whose server is away: `error` is the answer to whatever is asked."""
+        self._error = error
+        self._end_all()
+
+    def silence_after(self, marker: bytes) -> None:
+        """Pass requests on up to the one that holds `marker`, and that one; nothing is answered from then on."""
+        self._marker = marker
 
     def run(self) -> None:
         while True:
@@ -35,41 +76,83 @@ class FaultyProxy:
             except OSError:  # closed
                 return
             self.connections += 1
-            server = socket.create_connection(self._target)
-            self._sockets += [client, server]
-            self._start(self._pass_requests, client, server)
-            self._start(self._pass_answers, server, client)
+            if self._refusing:
+                client.close()
+            else:
+                self._start(threading.Thread(target=self._serve, args=(client,), daemon=True))
 
-    def _start(self, function: object, *arguments: object) -> None:
-        thread = threading.Thread(target=function, args=arguments)  # type: ignore[arg-type] # one of the two below
+    def _start(self, thread: threading.Thread) -> None:
         self._threads.append(thread)
         thread.start()
 
+    def _serve(self, client: socket.socket) -> None:
+        if self._error is not None:
+            with suppress(OSError):
+                self.requests += client.recv(PIECE)
+                client.sendall(self._error)
+            end(client)
+            return
+        try:
+            server = socket.create_connection(self._target)
+        except OSError:
+            end(client)
+            return
+        with self._lock:
+            self._open |= {client, server}
+        if self._refusing:  # cut meanwhile
+            self._end_all()
+        self._start(threading.Thread(target=self._pass_answers, args=(server, client), daemon=True))
+        self._pass_requests(client, server)
+        with self._lock:
+            self._open -= {client, server}
+
     def _pass_requests(self, client: socket.socket, server: socket.socket) -> None:
+        seen = b""
         with suppress(OSError):
             while piece := client.recv(PIECE):
                 self.requests += piece
+                if not self._flowing.is_set():
+                    self.held.set()
+                self._flowing.wait()
+                seen = seen[-REMEMBERED:] + piece
+                if self._marker and self._marker in seen:
+                    self._answering.clear()
+                    self.silenced.set()
                 server.sendall(piece)
-        close(server)
+        end(server)
+        end(client)
 
     def _pass_answers(self, server: socket.socket, client: socket.socket) -> None:
-        left, silent = self.cut_answers_after, self.silent
+        passed = 0
         with suppress(OSError):
-            while (left is None or left > 0) and (piece := server.recv(PIECE if left is None else min(left, PIECE))):
-                left = None if left is None else left - len(piece)
-                if not silent:
+            while (left := self._most(passed)) and (piece := server.recv(left)):
+                self._flowing.wait()
+                self._answering.wait()
+                passed += len(piece)
+                if not self.silent:
                     client.sendall(piece)
-        close(client)
+        end(client)
+        end(server)
+
+    def _most(self, passed: int) -> int:
+        return PIECE if self.cut_answers_after is None else min(PIECE, max(0, self.cut_answers_after - passed))
+
+    def _end_all(self) -> None:
+        with self._lock:
+            for each in self._open:
+                end(each)
 
     def close(self) -> None:
-        close(self._listener)
-        for each in self._sockets:
-            close(each)
+        self._refusing = True
+        end(self._listener)
+        self._flowing.set()
+        self._answering.set()
+        self._end_all()
         for thread in self._threads:
-            thread.join()
+            thread.join(JOIN_SECONDS)
 
 
-def close(each: socket.socket) -> None:
+def end(each: socket.socket) -> None:
     """Also wakes a thread that waits on it."""
     with suppress(OSError):
         each.shutdown(socket.SHUT_RDWR)
@@ -86,6 +169,16 @@ def faulty_proxy(target: tuple[str, int]) -> Iterator[FaultyProxy]:
     finally:
         proxy.close()
         accepting.join()
+
+
+@contextmanager
+def faulty_way(url: str) -> Iterator[tuple[FaultyProxy, str]]:
+    """A way to the server that `url` names, and the URL that takes this way."""
+    parts = urlsplit(url)
+    user = parts.netloc.rpartition("@")[0]
+    with faulty_proxy((parts.hostname or "", parts.port or 0)) as proxy:
+        host = f"{proxy.address[0]}:{proxy.address[1]}"
+        yield proxy, parts._replace(netloc=f"{user}@{host}" if user else host).geturl()
 
 
 @dataclass

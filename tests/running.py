@@ -1,13 +1,16 @@
 """Fixtures for tests of the service over a database of its own and a deployment of its own."""
 
+import logging
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import pytest
+import structlog
 
 from service.bootstrap import Deployment
 from service.object_store import Bucket
 from service.resources import Resources, open_resources
-from service.settings import BucketName, Secret, Settings, Url
+from service.settings import BucketName, DatabaseUrl, Secret, Settings, Token, Url
 from tests.stores import StoreUnderTest, open_store
 
 
@@ -19,7 +22,7 @@ def settings(deployment: Deployment, store: StoreUnderTest, database_url: str) -
 
 def make_settings(deployment: Deployment, store: StoreUnderTest, database_url: str) -> Settings:
     return Settings(
-        database_url=Secret(database_url),
+        database_url=DatabaseUrl(Secret(database_url)),
         s3_endpoint=Url(deployment.endpoint),
         s3_region=deployment.region,
         s3_access_key=Secret(deployment.access_key),
@@ -28,8 +31,28 @@ def make_settings(deployment: Deployment, store: StoreUnderTest, database_url: s
         s3_signer_secret_key=Secret(deployment.signer_secret_key),
         incoming_bucket=BucketName(deployment.incoming_bucket),
         vault_bucket=BucketName(deployment.vault_bucket),
-        webhook_token=(Secret(store.webhook_token),),
+        webhook_token=(Token(Secret(store.webhook_token)),),
     )
+
+
+@contextmanager
+def logging_as_before() -> Iterator[None]:
+    """`configure_logs` is for a whole process; a test's process has more tests to run."""
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def logs_go_where_they_went() -> Iterator[None]:
+    """Whatever a test's commands have set up, into a stream that pytest closes."""
+    with logging_as_before():
+        yield
 
 
 @pytest.fixture

@@ -3,10 +3,15 @@
 Named by the environment:
 
     ASSAY_TEST_S3_ENDPOINT, ASSAY_TEST_S3_ACCESS_KEY, ASSAY_TEST_S3_SECRET_KEY    a running store and its root
+    ASSAY_TEST_WEBHOOK_PORT, ASSAY_TEST_API_PORT, ASSAY_TEST_WEBHOOK_TOKEN        its webhooks: see below
     ASSAY_TEST_DATABASE_URL     a running PostgreSQL, a role that may create databases
     ASSAY_TEST_DOCKER=1         take PostgreSQL from Docker too
     ASSAY_TEST_SILO_IMAGE, ASSAY_TEST_POSTGRES_IMAGE    other images than the pinned ones
     ASSAY_TEST_STORES           only these kinds of stores, comma-separated
+    CI                          set: genuine MinIO must be among them, else the session fails
+
+A running store has two webhooks on this machine, with that token: `ASSAY` at http://127.0.0.1:WEBHOOK_PORT/webhooks/minio, where tests take
+events themselves, and `API` at the same path of API_PORT, where the API under test listens.
 
 `python -m tests.servers` builds genuine MinIO (minutes, once) and prints where it is.
 """
@@ -14,6 +19,7 @@ Named by the environment:
 import fcntl
 import functools
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -26,11 +32,15 @@ from pathlib import Path
 from typing import Any
 
 from service.embedded import RootCredentials, Webhook, start_postgres, start_store
-from service.embedded.processes import answers, any_free_port
+from service.embedded.processes import answers, any_free_port, bound
 from service.embedded.store import MINIO_VARIABLES, keep_root_credentials, root_variables, webhook_variables
 
 MINIO_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
 MINIO_BUILD_SECONDS = 1200
+STORES = ("external", "docker", "minio", "embedded")
+EXTERNAL_STORE = tuple(
+    f"ASSAY_TEST_{name}" for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "WEBHOOK_PORT", "API_PORT", "WEBHOOK_TOKEN")
+)
 SILO_IMAGE = "pgsty/silo:RELEASE.2026-09-16T00-00-00Z@sha256:635197cb9f36d01bee221d34d1c7d7960f6a95c48b0b6c01d99cd13bdae51a46"
 POSTGRES_IMAGE = "postgres:18"
 
@@ -50,6 +60,16 @@ def free_port() -> int:
     return any_free_port("127.0.0.1")
 
 
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port that nobody else is given meanwhile: bound by a socket that does not listen, beside which a server of ours may."""
+    with bound("127.0.0.1", 0) as reservation:
+        port = int(reservation.getsockname()[1])
+        if sys.platform != "linux":  # elsewhere no second socket may be bound to it
+            reservation.close()
+        yield port
+
+
 def store_kinds() -> list[str]:
     """Which stores are to be had; quick, starts and builds nothing."""
     to_be_had = {
@@ -58,8 +78,18 @@ def store_kinds() -> list[str]:
         "minio": bool(installed_minio() or shutil.which("go")),
         "embedded": True,
     }
-    wanted = os.environ.get("ASSAY_TEST_STORES", ",".join(to_be_had)).split(",")
-    return [kind for kind, there in to_be_had.items() if there and kind in wanted]
+    wanted = os.environ.get("ASSAY_TEST_STORES", ",".join(STORES)).split(",")
+    return [kind for kind in STORES if to_be_had[kind] and kind in wanted]
+
+
+def find_obstacle() -> str | None:
+    """Why these tests would not test what they should."""
+    missing = [name for name in EXTERNAL_STORE if name not in os.environ]
+    if "external" in store_kinds() and missing:
+        return f"a store of your own needs {', '.join(missing)} too: tests/servers.py says what for"
+    if os.environ.get("CI") and "minio" not in store_kinds():
+        return "CI is set and genuine MinIO is not tested: put `minio`, `silo` or `go` on the PATH, and let ASSAY_TEST_STORES name minio"
+    return None
 
 
 @contextmanager
@@ -77,6 +107,13 @@ def start_test_store(kind: str, folder: Path, webhooks: Mapping[str, Webhook]) -
             yield RunningStore(store.endpoint, store.root_access_key, store.root_secret_key, kind, store.pid)
 
 
+def database_kind() -> str:
+    """Which database is tested on; quick, starts nothing."""
+    if "ASSAY_TEST_DATABASE_URL" in os.environ:
+        return "external"
+    return "docker" if os.environ.get("ASSAY_TEST_DOCKER") == "1" and has_docker_image(postgres_image()) else "embedded"
+
+
 @contextmanager
 def start_test_database(folder: Path | None = None) -> Iterator[str]:
     """The URL of a PostgreSQL whose role may create databases.
@@ -84,9 +121,10 @@ def start_test_database(folder: Path | None = None) -> Iterator[str]:
     `folder` is where the embedded one keeps its data. None: a folder of its own, as pytest's `tmp_path` won't do for root
     (`nobody` can't reach it).
     """
-    if "ASSAY_TEST_DATABASE_URL" in os.environ:
+    kind = database_kind()
+    if kind == "external":
         yield os.environ["ASSAY_TEST_DATABASE_URL"]
-    elif os.environ.get("ASSAY_TEST_DOCKER") == "1" and has_docker_image(postgres_image()):
+    elif kind == "docker":
         with start_docker_database() as url:
             yield url
     elif folder is None:
@@ -204,12 +242,12 @@ def start_docker_store(folder: Path, webhooks: Mapping[str, Webhook]) -> Iterato
 
 @contextmanager
 def start_docker_database() -> Iterator[str]:
-    port = free_port()
-    variables = {"POSTGRES_USER": "assay", "POSTGRES_PASSWORD": "assay", "POSTGRES_DB": "assay"}
+    port, password = free_port(), secrets.token_hex(16)
+    variables = {"POSTGRES_USER": "assay", "POSTGRES_PASSWORD": password, "POSTGRES_DB": "assay"}
     with running_container(postgres_image(), f"postgres -c port={port} -c listen_addresses=127.0.0.1 -c fsync=off", variables) as container:
         # The image starts the server twice; the first one, which sets things up, listens on no port.
         wait_until(lambda: container.exec(["pg_isready", "-h", "127.0.0.1", "-p", str(port)]).exit_code == 0)
-        yield f"postgresql://assay:assay@127.0.0.1:{port}/assay"
+        yield f"postgresql://assay:{password}@127.0.0.1:{port}/assay"
 
 
 def wait_until(holds: Callable[[], bool], *, seconds: float = 60) -> None:

@@ -5,6 +5,7 @@ A test that asks for `store` runs once for each kind, and its name ends with it:
 
 import http.client
 import json
+import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ from service.bootstrap import Deployment, bootstrap
 from service.embedded import Webhook
 from service.object_store import Bucket, ObjectStore
 from service.presign import Signer
-from tests.servers import RunningStore, free_port, start_test_store, store_kinds
+from tests.servers import RunningStore, reserved_port, start_test_store, store_kinds
 
 REGION = "us-east-1"
 WEBHOOK_ID = "ASSAY"
@@ -60,14 +61,24 @@ def running_stores(folder: Path) -> Iterator[Callable[[str], StoreUnderTest]]:
 
         def start(kind: str) -> StoreUnderTest:
             if kind not in found:
-                webhook = Webhook(endpoint=f"http://127.0.0.1:{free_port()}/webhooks/minio", token=secrets.token_hex(16))
-                place = folder / f"store-{kind}-{secrets.token_hex(4)}"
-                api = Webhook(endpoint=f"http://127.0.0.1:{free_port()}/webhooks/minio", token=webhook.token)
-                server = stack.enter_context(start_test_store(kind, place, {WEBHOOK_ID: webhook, API_WEBHOOK_ID: api}))
-                found[kind] = under_test(server, webhook, api_port=urlsplit(api.endpoint).port or 0)
+                found[kind] = stack.enter_context(running_store(kind, folder / f"store-{kind}-{secrets.token_hex(4)}"))
             return found[kind]
 
         yield start
+
+
+@contextmanager
+def running_store(kind: str, folder: Path) -> Iterator[StoreUnderTest]:
+    """With both webhooks; their ports are nobody else's as long as it runs."""
+    with ExitStack() as stack:
+        if kind == "external":
+            ports = [int(os.environ[name]) for name in ("ASSAY_TEST_WEBHOOK_PORT", "ASSAY_TEST_API_PORT")]
+            token = os.environ["ASSAY_TEST_WEBHOOK_TOKEN"]
+        else:
+            ports, token = [stack.enter_context(reserved_port()) for _ in range(2)], secrets.token_hex(16)
+        webhook, api = [Webhook(endpoint=f"http://127.0.0.1:{port}/webhooks/minio", token=token) for port in ports]
+        server = stack.enter_context(start_test_store(kind, folder, {WEBHOOK_ID: webhook, API_WEBHOOK_ID: api}))
+        yield under_test(server, webhook, api_port=ports[1])
 
 
 def under_test(server: RunningStore, webhook: Webhook, *, api_port: int = 0) -> StoreUnderTest:

@@ -138,7 +138,11 @@ async def declare_file(
     principal: NamedDependency[Principal],
     idempotency_key: Annotated[
         str | None,
-        HeaderParameter(name="Idempotency-Key", pattern=r"^[\x21-\x7e]{1,255}$", description="A retry gets the same file; kept 24 h"),
+        HeaderParameter(
+            name="Idempotency-Key",
+            description="A retry gets the same file; kept 24 h",
+            schema_extra={"pattern": declarations.IDEMPOTENCY_KEY.pattern},
+        ),
     ] = None,
 ) -> Response[DeclaredFile]:
     declaration = read_declaration(data, principal)
@@ -146,7 +150,8 @@ async def declare_file(
         declared = await uploads.declare_file(resources, declaration)
     else:
         body = declarations.digest_declaration(declaration)
-        declared = await uploads.declare_file_once(resources, declaration, key=idempotency_key, request=body)
+        key = declarations.check_idempotency_key(idempotency_key)
+        declared = await uploads.declare_file_once(resources, declaration, key=key, request=body)
     request.scope["state"]["file_id"] = declared.file.id
     headers = {"Location": metadata_path(resources, declared.file.id)}
     if declared.replayed:

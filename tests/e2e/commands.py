@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.leaks import check_log, keep_secret, keep_settings_secret
 from tests.servers import wait_until
 
 ASSAY = (sys.executable, "-m", "service")
@@ -22,11 +23,17 @@ STOP_SECONDS = 60
 def started(
     arguments: Sequence[str], log: Path, *, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
 ) -> Iterator[subprocess.Popen[str]]:
-    """The process, standard error in `log`; killed at the end if it still runs."""
+    """`assay` with these arguments."""
+    with running([*prefix, *ASSAY, *arguments], log, environ=environ or {}) as process:
+        yield process
+
+
+@contextmanager
+def running(command: Sequence[str], log: Path, *, environ: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """The process, standard error in `log`; killed at the end if it still runs. No secret may be in that log."""
+    keep_settings_secret(environ)
     with log.open("a") as errors:
-        process = subprocess.Popen(
-            [*prefix, *ASSAY, *arguments], stdout=subprocess.PIPE, stderr=errors, text=True, env={**clean_environment(), **(environ or {})}
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**clean_environment(), **environ})
     assert process.stdout is not None
     with process.stdout:
         try:
@@ -35,14 +42,18 @@ def started(
             if process.poll() is None:
                 process.kill()
             process.wait(STOP_SECONDS)
+    check_log(log.read_text())
 
 
 def run(arguments: Sequence[str], *, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """To its end; both outputs are kept."""
+    keep_settings_secret(environ or {})
     command = [*ASSAY, *arguments]
-    return subprocess.run(
+    ended = subprocess.run(
         command, capture_output=True, text=True, timeout=START_SECONDS, env={**clean_environment(), **(environ or {})}, check=False
     )
+    check_log(ended.stderr)
+    return ended
 
 
 def clean_environment() -> dict[str, str]:
@@ -50,13 +61,14 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("ASSAY_", "COV_"))}
 
 
-def read_announcement(process: subprocess.Popen[str], log: Path) -> dict[str, Any]:
+def read_announcement(process: subprocess.Popen[str], log: Path, *, seconds: float = START_SECONDS) -> dict[str, Any]:
     """The one line of `assay dev --json`."""
     assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+    ready, _, _ = select.select([process.stdout], [], [], seconds)
     line = process.stdout.readline() if ready else ""
     assert line, f"it did not start: {log.read_text()[-2000:]}"
     announced: dict[str, Any] = json.loads(line)
+    keep_secret([announced["key"], announced["database"], announced["s3"]["access_key"], announced["s3"]["secret_key"]])
     return announced
 
 

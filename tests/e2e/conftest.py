@@ -24,16 +24,22 @@ from service.app import create_app
 from service.auth import make_key
 from service.bootstrap import Deployment, bootstrap
 from service.cli.api import Server
+from service.embedded.processes import bound
 from service.logs import configure_logs
 from service.model import make_id
+from service.object_store import Bucket
 from service.queries.keys import create_key
 from service.resources import Resources, open_resources
-from service.settings import Settings
+from service.settings import Secret, Settings, Url
 from tests.conftest import TEMPLATE, execute, in_database
-from tests.running import make_settings
+from tests.e2e.leaks import check_log, keep_secret
+from tests.proxies import FaultyProxy, faulty_way
+from tests.running import logging_as_before, make_settings
 from tests.stores import API_WEBHOOK_ID, StoreUnderTest, new_deployment
 
 T = TypeVar("T")
+END_SECONDS = 40
+"""More than requests and a worker's files under way are given."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,8 @@ class Api:
     def new_owner(self, *, scopes: tuple[str, ...] = ("read", "write"), expires_in: timedelta | None = None) -> Owner:
         name = f"owner-{secrets.token_hex(6)}"
         key = run_apart(new_key(self.settings, name, scopes=scopes, expires_in=expires_in))
-        SECRETS_IN_USE.add(key)
+        keep_secret([key])
         return Owner(name, key)
-
-
-SECRETS_IN_USE: set[str] = set()
-"""Whatever must not be in the logs of the whole run."""
 
 
 def run_apart(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -95,15 +97,12 @@ async def new_key(settings: Settings, owner: str, *, scopes: tuple[str, ...], ex
 def logs(folder: Path) -> Iterator[Path]:
     """What the servers of this run log. In the end: every line without any secret."""
     path = folder / "e2e.log"
-    with path.open("w") as stream:
+    with path.open("w") as stream, logging_as_before():
         configure_logs("debug", stream=stream)
         yield path
     text = path.read_text()
     assert '"event": "request"' in text
-    leaked = [secret[:10] for secret in SECRETS_IN_USE if secret in text]
-    assert not leaked, f"secrets beginning with {leaked} are in the logs"
-    for word in ("X-Amz-Signature=", "X-Amz-Credential=", "AWS4-HMAC"):
-        assert word not in text.replace(f"{word}[hidden]", "")
+    check_log(text)
 
 
 @pytest.fixture(scope="session")
@@ -126,19 +125,18 @@ def running_api(admin_url: str, store: StoreUnderTest) -> Iterator[Api]:
     deployment = new_deployment(store, webhook_id=API_WEBHOOK_ID)
     bootstrap(deployment)
     settings = msgspec.structs.replace(make_settings(deployment, store, in_database(admin_url, name)), sweep_every=timedelta(seconds=1))
-    SECRETS_IN_USE.update(settings.secrets())
-    with serving(settings, store.api_port):
-        yield Api(f"http://127.0.0.1:{store.api_port}", settings, deployment, store)
+    keep_secret([*settings.secrets(), store.root_access_key, store.root_secret_key])
+    with serving(settings, port=store.api_port) as url:
+        yield Api(url, settings, deployment, store)
     asyncio.run(execute(admin_url, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @contextlib.contextmanager
-def serving(settings: Settings, port: int, *, with_worker: bool = True) -> Iterator[None]:
-    """uvicorn in a thread of its own, until it accepts connections, and until it has stopped."""
+def serving(settings: Settings, *, port: int = 0, with_worker: bool = True) -> Iterator[str]:
+    """uvicorn in a thread of its own, at the URL given: until it accepts connections, and until it has stopped."""
+    listener = bound("127.0.0.1", port)
     config = uvicorn.Config(
         create_app(settings, with_worker=with_worker),
-        host="127.0.0.1",
-        port=port,
         http="httptools",
         lifespan="on",
         log_config=None,
@@ -147,16 +145,17 @@ def serving(settings: Settings, port: int, *, with_worker: bool = True) -> Itera
         timeout_graceful_shutdown=5,
     )
     server = Server(config, None)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
         thread.join(0.02)
     try:
         assert thread.is_alive(), "the server did not start"
-        yield
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(END_SECONDS)
+        assert not thread.is_alive(), "the server does not end"
 
 
 @pytest.fixture
@@ -182,6 +181,13 @@ async def client(api: Api, owner: Owner) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
+async def intruder(api: Api) -> AsyncIterator[httpx.AsyncClient]:
+    """Another owner, with files of their own."""
+    async with httpx.AsyncClient(base_url=api.url, headers=api.new_owner().headers, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
 async def anonymous() -> AsyncIterator[httpx.AsyncClient]:
     """Without any key: for the store, and for what everybody may."""
     async with httpx.AsyncClient(timeout=30) as client:
@@ -192,4 +198,60 @@ async def anonymous() -> AsyncIterator[httpx.AsyncClient]:
 async def resources(api: Api) -> AsyncIterator[Resources]:
     """The same database and buckets as the server's, to look at both."""
     async with open_resources(api.settings) as opened:
+        yield opened
+
+
+# A deployment of the test's own
+
+
+@contextlib.asynccontextmanager
+async def api_apart(settings: Settings, *, with_worker: bool) -> AsyncIterator[httpx.AsyncClient]:
+    """A server of the test's own, over settings of its own; whoever asks has a key. No store tells it of events."""
+    key = run_apart(new_key(settings, "apart", scopes=("read", "write"), expires_in=None))
+    keep_secret([key, *settings.secrets()])
+    with serving(settings, with_worker=with_worker) as url:
+        async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=40) as client:
+            yield client
+
+
+@dataclass(frozen=True)
+class Apart:
+    """An API without a worker, so that the test can stop its own worker where it likes."""
+
+    client: httpx.AsyncClient
+    resources: Resources
+    root_incoming: Bucket
+
+
+@pytest.fixture
+async def apart(settings: Settings, root_incoming: Bucket, logs: object) -> AsyncIterator[Apart]:
+    async with api_apart(settings, with_worker=False) as client, open_resources(settings) as resources:
+        yield Apart(client, resources, root_incoming)
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Settings whose ways to the database and to the store can be cut; clients reach the store past it."""
+
+    settings: Settings
+    database: FaultyProxy
+    store: FaultyProxy
+    direct: Settings
+
+
+@pytest.fixture
+def ways(settings: Settings, logs: object) -> Iterator[Ways]:
+    short = msgspec.structs.replace(settings, lease=timedelta(seconds=3), sweep_every=timedelta(seconds=1))
+    with faulty_way(settings.database_url) as (to_database, database_url), faulty_way(settings.s3_endpoint) as (to_store, endpoint):
+        plain = f"{database_url}{'&' if '?' in database_url else '?'}sslmode=disable"  # cut in mid-handshake, asyncpg drops an exception
+        switched = msgspec.structs.replace(
+            short, database_url=Secret(plain), s3_endpoint=Url(endpoint), s3_public_endpoint=settings.s3_endpoint
+        )
+        yield Ways(switched, to_database, to_store, msgspec.structs.replace(short, s3_public_endpoint=settings.s3_endpoint))
+
+
+@pytest.fixture
+async def direct(ways: Ways) -> AsyncIterator[Resources]:
+    """The test's own ways, which nobody cuts."""
+    async with open_resources(ways.direct) as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""The steps of a client, and a look at all that a file has left: its row and both buckets."""
+"""The steps of a client and of the store's events, and a look at all that a file has left: its row and both buckets."""
 
 import asyncio
 import contextlib
@@ -9,14 +9,12 @@ from typing import Any
 
 import httpx
 
-from service.object_store import Bucket, ObjectMissing
 from service.resources import Resources
 from service.settings import Settings
 from service.worker import Worker
-from tests.e2e.conftest import SECRETS_IN_USE, new_key, run_apart, serving
-from tests.invariants import check_invariants, read_object
-from tests.servers import free_port
-from tests.stores import Answer, send
+from tests.invariants import check_files_are_proved, check_objects_are_named, list_bucket
+from tests.presigned import content, forge
+from tests.stores import Answer, now, send
 
 WAIT_SECONDS = 20
 TEXT = "text/plain"
@@ -47,6 +45,31 @@ async def upload(client: httpx.AsyncClient, body: bytes, **fields: Any) -> dict[
     return declared
 
 
+async def upload_silently(client: httpx.AsyncClient, body: bytes) -> tuple[dict[str, Any], int]:
+    """Declared and, where the store takes that from a client, sent without an event, with a forged time and ETag; the store's answer."""
+    declared = await declare(client, body)
+    return declared, (await put(declared, body, forge(now()))).status
+
+
+async def stream(client: httpx.AsyncClient, body: bytes, filename: str = "a.txt", *, content_type: str = TEXT) -> dict[str, Any]:
+    """By `POST /files/upload`: the proved file's metadata."""
+    answer = await client.post("/files/upload", params={"filename": filename}, headers={"Content-Type": content_type}, content=body)
+    assert answer.status_code == 201, answer.text
+    metadata: dict[str, Any] = answer.json()
+    return metadata
+
+
+async def in_pieces(body: bytes, size: int = 100_000) -> AsyncIterator[bytes]:
+    """A body without a Content-Length."""
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+
+
+async def prove(client: httpx.AsyncClient, body: bytes, **fields: Any) -> dict[str, Any]:
+    """Declared, sent and completed: the metadata when the file is final."""
+    return await complete(client, await upload(client, body, **fields))
+
+
 async def complete(client: httpx.AsyncClient, declared: Mapping[str, Any], *, wait: int = WAIT_SECONDS) -> dict[str, Any]:
     """The metadata when the file is final."""
     answer = await client.post(f"/files/{declared['file']['id']}/complete", params={"wait": wait})
@@ -64,6 +87,11 @@ async def read_metadata(client: httpx.AsyncClient, declared: Mapping[str, Any], 
 
 async def download(client: httpx.AsyncClient, declared: Mapping[str, Any]) -> httpx.Response:
     return await client.get(f"/files/{declared['file']['id']}")
+
+
+def check_unavailable(answer: httpx.Response, what: str) -> None:
+    assert (answer.status_code, answer.json()["type"]) == (503, f"urn:assay:problem:{what}-unavailable")
+    assert int(answer.headers["retry-after"]) > 0
 
 
 @dataclass(frozen=True)
@@ -87,13 +115,6 @@ async def look_at(resources: Resources, declared: Mapping[str, Any]) -> Traces:
     copies = await resources.pool.fetchval("SELECT count(*) FROM copies WHERE file_id = $1", declared["file"]["id"])
     vault = await asyncio.to_thread(content, resources.vault, str(row["minio_object_name"])) if row["minio_object_name"] else None
     return Traces(dict(row), await asyncio.to_thread(content, resources.incoming, row["incoming_key"]), vault, copies)
-
-
-def content(bucket: Bucket, key: str) -> bytes | None:
-    try:
-        return read_object(bucket, key)
-    except ObjectMissing:
-        return None
 
 
 async def find_key(resources: Resources, declared: Mapping[str, Any]) -> str:
@@ -120,11 +141,17 @@ async def check_served(client: httpx.AsyncClient, resources: Resources, declared
 
 
 async def check_all(resources: Resources) -> None:
-    """The invariants, over all files of this API. Looked at again when a sweeper was at work between the look at bucket and rows."""
+    """The invariants, over all files of this API."""
+    await until_it_holds(lambda: check_objects_are_named(resources))
+    await check_files_are_proved(resources)
+
+
+async def until_it_holds(check: Callable[[], Awaitable[None]]) -> None:
+    """Check again when a sweeper was at work between the look at bucket and rows. Raises AssertionError."""
     async with asyncio.timeout(WAIT_SECONDS):
         while True:
             try:
-                return await check_invariants(resources)
+                return await check()
             except AssertionError as error:
                 found = error
             try:
@@ -133,13 +160,27 @@ async def check_all(resources: Resources) -> None:
                 raise found from None
 
 
+async def check_single_object(resources: Resources, declared: Mapping[str, Any]) -> None:
+    """The proved object, soon without those of earlier claims; nobody else has files here."""
+    name = str((await look_at(resources, declared)).row["minio_object_name"])
+
+    async def is_alone() -> bool:
+        return await list_bucket(resources.vault) == {name}
+
+    async with working(resources):
+        await until(is_alone)
+    await check_all(resources)
+
+
 async def sweep_incoming(resources: Resources, declared: Mapping[str, Any]) -> None:
     """Until nothing lies at the incoming key, as if its next sweep were due now."""
     file_id = declared["file"]["id"]
 
     async def gone() -> bool:
+        if (await look_at(resources, declared)).incoming is None:
+            return True  # without another sweep on its way, which might take what the test puts there next
         await resources.pool.execute("UPDATE files SET sweep_at = now() WHERE id = $1 AND sweep_at > now() + interval '6 minutes'", file_id)
-        return (await look_at(resources, declared)).incoming is None
+        return False
 
     await until(gone)
 
@@ -156,20 +197,21 @@ async def working(resources: Resources) -> AsyncIterator[None]:
             await task
 
 
-@contextlib.asynccontextmanager
-async def api_apart(settings: Settings, *, with_worker: bool) -> AsyncIterator[httpx.AsyncClient]:
-    """A server of the test's own, over settings of its own; whoever asks has a key. No store tells it of events."""
-    port, key = free_port(), run_apart(new_key(settings, "apart", scopes=("read", "write"), expires_in=None))
-    SECRETS_IN_USE.update([key, *settings.secrets()])
-    headers = {"Authorization": f"Bearer {key}"}
-    with serving(settings, port, with_worker=with_worker):
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=40) as client:
-            yield client
+def make_event(bucket: str, key: str, *, name: str = "s3:ObjectCreated:Put", **lies: Any) -> dict[str, Any]:
+    """As the store sends it; `lies` stand beside the key, and nobody may believe them."""
+    record = {"eventName": name, "s3": {"bucket": {"name": bucket}, "object": {"key": key, **lies}}}
+    return {"EventName": name, "Key": f"{bucket}/{key}", "Records": [record]}
 
 
-async def announce(client: httpx.AsyncClient, settings: Settings, key: str, **lies: Any) -> httpx.Response:
-    """An event as the store sends it; `lies` stand beside the key, and nobody may believe them."""
-    name = "s3:ObjectCreated:Put"
-    record = {"eventName": name, "s3": {"bucket": {"name": settings.incoming_bucket}, "object": {"key": key, **lies}}}
-    event = {"EventName": name, "Key": f"{settings.incoming_bucket}/{key}", "Records": [record]}
+async def announce(client: httpx.AsyncClient, settings: Settings, key: str, **about: Any) -> httpx.Response:
+    """The store's event, by its token."""
+    event = make_event(settings.incoming_bucket, key, **about)
     return await client.post("/webhooks/minio", json=event, headers={"Authorization": f"Bearer {settings.webhook_token[0]}"})
+
+
+async def read_metric(client: httpx.AsyncClient, name: str, **labels: str) -> float:
+    """The sum of the metric's samples that have these labels."""
+    lines = (await client.get("/metrics")).text.splitlines()
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    found = [line for line in lines if line.startswith((f"{name}{{", f"{name} ")) and all(label in line for label in wanted)]
+    return sum(float(line.rpartition(" ")[2]) for line in found)

@@ -29,14 +29,13 @@ ROUTES = [
 ON_A_FILE = [(method, path) for method, path in ROUTES if "{id}" in path]
 
 
-async def ask(api: Api, method: str, path: str, headers: dict[str, str]) -> httpx.Response:
+async def ask(api: Api, method: str, path: str, headers: dict[str, str], **about: Any) -> httpx.Response:
     async with httpx.AsyncClient(base_url=api.url, headers=headers) as client:
-        return await client.request(method, path)
+        return await client.request(method, path, **about)
 
 
-async def declare(api: Api, asking: Owner, **fields: Any) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=api.url, headers=asking.headers) as client:
-        return await client.post("/files", json=FILE | fields)
+async def ask_to_declare(api: Api, asking: Owner, **fields: Any) -> httpx.Response:
+    return await ask(api, "POST", "/files", asking.headers, json=FILE | fields)
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
@@ -70,7 +69,7 @@ async def test_reading_and_writing_need_a_scope_each(api: Api, method: str, path
 
 @pytest.mark.parametrize(("method", "path"), ON_A_FILE)
 async def test_another_owners_file_looks_like_none(api: Api, owner: Owner, method: str, path: str) -> None:
-    file = (await declare(api, owner)).json()["file"]["id"]
+    file = (await ask_to_declare(api, owner)).json()["file"]["id"]
     other = api.new_owner()
     foreign, missing = [await ask(api, method, path.format(id=one), other.headers) for one in (file, NO_FILE)]
     assert foreign.status_code == missing.status_code == 404
@@ -83,12 +82,12 @@ async def test_another_owners_file_looks_like_none(api: Api, owner: Owner, metho
 
 
 async def test_each_owner_lists_its_own(api: Api, owner: Owner) -> None:
-    await declare(api, owner)
+    await ask_to_declare(api, owner)
     assert (await ask(api, "GET", "/files", api.new_owner().headers)).json()["files"] == []
 
 
 async def test_an_admin_declares_lists_and_deletes_for_others(api: Api, owner: Owner, admin: Owner) -> None:
-    declared = (await declare(api, admin, owner=owner.name)).json()["file"]["id"]
+    declared = (await ask_to_declare(api, admin, owner=owner.name)).json()["file"]["id"]
     assert [file["id"] for file in (await ask(api, "GET", "/files", owner.headers)).json()["files"]] == [declared]
     assert [file["id"] for file in (await ask(api, "GET", f"/files?owner={owner.name}", admin.headers)).json()["files"]] == [declared]
     assert (await ask(api, "GET", "/files", admin.headers)).json()["files"] == []
@@ -97,6 +96,6 @@ async def test_an_admin_declares_lists_and_deletes_for_others(api: Api, owner: O
 
 async def test_nobody_else_names_an_owner(api: Api, owner: Owner) -> None:
     other = api.new_owner()
-    assert (await declare(api, owner, owner=other.name)).status_code == 403
+    assert (await ask_to_declare(api, owner, owner=other.name)).status_code == 403
     assert (await ask(api, "GET", f"/files?owner={other.name}", owner.headers)).status_code == 403
-    assert (await declare(api, owner, owner=owner.name)).status_code == 201
+    assert (await ask_to_declare(api, owner, owner=owner.name)).status_code == 201

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -9,60 +10,65 @@ import pytest
 
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
+from tests.e2e.jobs import declare, in_pieces, read_metadata
+from tests.e2e.test_auth import ON_A_FILE
 
 pytestmark = pytest.mark.anyio
 
 GOOD: dict[str, Any] = {"filename": "a.txt", "size": 1}
 NO_FILE = "01234567-89ab-7def-8123-456789abcdef"
-FIELDS: list[tuple[dict[str, Any], int, str]] = [
-    ({"colour": "red"}, 400, "colour"),
-    ({"size": "1"}, 400, "size"),
-    ({"size": -1}, 400, "size"),
-    ({"size": 1.5}, 400, "size"),
-    ({"size": True}, 400, "size"),
-    ({"size": None}, 400, "size"),
-    ({"size": 5 * 1024**3 + 1}, 413, "size"),
-    ({"size": 2**70}, 413, "size"),
-    ({"filename": ""}, 400, "filename"),
-    ({"filename": "a" * 256}, 400, "filename"),
-    ({"filename": "ä" * 128}, 400, "filename"),
-    ({"filename": "a\x00b"}, 400, "filename"),
-    ({"filename": "a\nb"}, 400, "filename"),
-    ({"filename": "a/b"}, 400, "filename"),
-    ({"filename": "a\\b"}, 400, "filename"),
-    ({"filename": ".."}, 400, "filename"),
-    ({"filename": 1}, 400, "filename"),
-    ({"content_type": "text"}, 400, "content_type"),
-    ({"content_type": "text/plain\r\nX-Evil: 1"}, 400, "content_type"),
-    ({"sha256": "abc"}, 400, "sha256"),
-    ({"sha256": "g" * 64}, 400, "sha256"),
-    ({"metadata": {"a": 1}}, 400, "metadata[...]"),
-    ({"metadata": {"a": "\x00"}}, 400, "metadata"),
-    ({"metadata": {"a": "x" * 5000}}, 400, "metadata"),
-    ({"metadata": {str(number): "" for number in range(33)}}, 400, "metadata"),
-    ({"metadata": "x"}, 400, "metadata"),
-    ({"multipart": True}, 422, "multipart"),
-    ({"owner": ""}, 403, "owner"),
-    ({"owner": "somebody"}, 403, "owner"),
+HARMLESS = "harmless.txt"
+"""The one file that may be there."""
+FIELDS: list[tuple[dict[str, Any], int, str, str]] = [
+    # what is sent, the status, the field that is named, and what it says would be right
+    ({"colour": "red"}, 400, "colour", "leave it out"),
+    ({"size": "1"}, 400, "size", "Expected `int`"),
+    ({"size": -1}, 400, "size", ">= 0"),
+    ({"size": 1.5}, 400, "size", "Expected `int`"),
+    ({"size": True}, 400, "size", "Expected `int`"),
+    ({"size": None}, 400, "size", "Expected `int`"),
+    ({"size": 5 * 1024**3 + 1}, 413, "size", "5368709120"),
+    ({"size": 2**70}, 413, "size", "5368709120"),
+    ({"filename": ""}, 400, "filename", "1 to 255"),
+    ({"filename": "a" * 256}, 400, "filename", "1 to 255"),
+    ({"filename": "ä" * 128}, 400, "filename", "1 to 255"),
+    ({"filename": "a\x00b"}, 400, "filename", "printable"),
+    ({"filename": "a\nb"}, 400, "filename", "printable"),
+    ({"filename": "a/b"}, 400, "filename", "without its folders"),
+    ({"filename": "a\\b"}, 400, "filename", "without its folders"),
+    ({"filename": ".."}, 400, "filename", "a file's name"),
+    ({"filename": 1}, 400, "filename", "Expected `str`"),
+    ({"content_type": "text"}, 400, "content_type", "such as text/plain"),
+    ({"content_type": "text/plain\r\nX-Evil: 1"}, 400, "content_type", "such as text/plain"),
+    ({"sha256": "abc"}, 400, "sha256", "64 hexadecimal digits"),
+    ({"sha256": "g" * 64}, 400, "sha256", "64 hexadecimal digits"),
+    ({"metadata": {"a": 1}}, 400, "metadata[...]", "Expected `str`"),
+    ({"metadata": {"a": "\x00"}}, 400, "metadata", "without it"),
+    ({"metadata": {"a": "x" * 5000}}, 400, "metadata", "at most 4096"),
+    ({"metadata": {str(number): "" for number in range(33)}}, 400, "metadata", "at most 32"),
+    ({"metadata": "x"}, 400, "metadata", "Expected `object`"),
+    ({"multipart": True}, 422, "multipart", "leave it out"),
+    ({"owner": ""}, 403, "owner", "leave it out"),
+    ({"owner": "somebody"}, 403, "owner", "leave it out"),
 ]
 QUERIES = [
-    ("limit=0", "limit"),
-    ("limit=1001", "limit"),
-    ("limit=x", "limit"),
-    ("limit=1&limit=2", "limit"),
-    ("nope=1", "nope"),
-    ("cursor=nope", "cursor"),
-    ("cursor=%00", "cursor"),
-    ("cursor=ä", "cursor"),
-    ("state=unknown", "state"),
-    ("filename=a%00", "filename"),
-    ("content_type=%00", "content_type"),
-    ("hash=abc", "hash"),
-    ("created_after=yesterday", "created_after"),
-    ("created_after=2026-01-31T00:00:00", "created_after"),
-    ("created_after=0001-01-01T00:00:00%2B05:00", "created_after"),
-    ("created_before=9999-12-31T23:59:59-05:00", "created_before"),
-    ("created_before=10000-01-01T00:00:00Z", "created_before"),
+    ("limit=0", "limit", ">= 1"),
+    ("limit=1001", "limit", "<= 1000"),
+    ("limit=x", "limit", "Expected `int`"),
+    ("limit=1&limit=2", "limit", "more than once"),
+    ("nope=1", "nope", "no parameter"),
+    ("cursor=nope", "cursor", "begin again without a cursor"),
+    ("cursor=%00", "cursor", "without it"),
+    ("cursor=ä", "cursor", "begin again without a cursor"),
+    ("state=unknown", "state", "unknown"),
+    ("filename=a%00", "filename", "without it"),
+    ("content_type=%00", "content_type", "without it"),
+    ("hash=abc", "hash", "64 hexadecimal digits"),
+    ("created_after=yesterday", "created_after", "RFC3339"),
+    ("created_after=2026-01-31T00:00:00", "created_after", "2026-01-31T12:00:00Z"),
+    ("created_after=0001-01-01T00:00:00%2B05:00", "created_after", "1 to 9999"),
+    ("created_before=9999-12-31T23:59:59-05:00", "created_before", "1 to 9999"),
+    ("created_before=10000-01-01T00:00:00Z", "created_before", "RFC3339"),
 ]
 BODIES: list[tuple[bytes, int, str]] = [
     (b"", 400, "malformed-body"),
@@ -87,21 +93,28 @@ def check_problem(answer: httpx.Response, status: int) -> dict[str, Any]:
     return document
 
 
-async def count_files(resources: Resources, owner: Owner) -> int:
-    count: int = await resources.pool.fetchval("SELECT count(*) FROM files WHERE owner = $1", owner.name)
-    return count
+def check_named(answer: httpx.Response, status: int, field: str, right: str) -> None:
+    """The one field that is wrong, and what would be right."""
+    [error] = check_problem(answer, status)["errors"]
+    assert error["field"] == field
+    assert right in error["detail"]
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_stored(resources: Resources, owner: Owner) -> AsyncIterator[None]:
+    """After whatever was refused here."""
+    yield
+    assert await resources.pool.fetch("SELECT 1 FROM files WHERE owner = $1 AND filename <> $2", owner.name, HARMLESS) == []
+    assert await resources.pool.fetch("SELECT 1 FROM copies WHERE owner = $1", owner.name) == []
 
 
 @pytest.mark.parametrize(
-    ("wrong", "status", "field"), FIELDS, ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else None
+    ("wrong", "status", "field", "right"), FIELDS, ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else None
 )
-async def test_a_wrong_field_is_named_and_nothing_is_stored(
-    client: httpx.AsyncClient, resources: Resources, owner: Owner, *, wrong: dict[str, Any], status: int, field: str
+async def test_a_wrong_field_is_named_with_what_would_be_right(
+    client: httpx.AsyncClient, *, wrong: dict[str, Any], status: int, field: str, right: str
 ) -> None:
-    problem = check_problem(await client.post("/files", json=GOOD | wrong), status)
-    assert [error["field"] for error in problem["errors"]] == [field]
-    assert all(error["detail"] for error in problem["errors"])
-    assert await count_files(resources, owner) == 0
+    check_named(await client.post("/files", json=GOOD | wrong), status, field, right)
 
 
 @pytest.mark.parametrize("missing", ["filename", "size"])
@@ -113,7 +126,9 @@ async def test_a_missing_field_is_named(client: httpx.AsyncClient, missing: str)
 @pytest.mark.parametrize(("body", "status", "kind"), BODIES, ids=lambda value: repr(value[:20]) if isinstance(value, bytes) else None)
 async def test_a_body_that_is_no_declaration_is_refused(client: httpx.AsyncClient, *, body: bytes, status: int, kind: str) -> None:
     answer = await client.post("/files", content=body, headers={"Content-Type": "application/json"})
-    assert check_problem(answer, status)["type"] == f"urn:assay:problem:{kind}"
+    problem = check_problem(answer, status)
+    assert problem["type"] == f"urn:assay:problem:{kind}"
+    assert problem["detail"]
 
 
 async def test_a_body_without_a_length_is_bounded_too(client: httpx.AsyncClient) -> None:
@@ -127,48 +142,57 @@ async def test_a_body_without_a_length_is_bounded_too(client: httpx.AsyncClient)
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", ""])
 async def test_another_media_type_is_refused(client: httpx.AsyncClient, media_type: str) -> None:
-    check_problem(await client.post("/files", content=b"{}", headers={"Content-Type": media_type}), 415)
+    answer = await client.post("/files", content=json.dumps(GOOD).encode(), headers={"Content-Type": media_type})
+    assert "Content-Type: send the body as application/json" in check_problem(answer, 415)["detail"]
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "tab\there"])
 async def test_an_idempotency_key_is_visible_ascii(client: httpx.AsyncClient, key: str) -> None:
-    problem = check_problem(await client.post("/files", json=GOOD, headers={"Idempotency-Key": key}), 400)
-    assert problem["errors"][0]["field"] == "Idempotency-Key"
+    check_named(await client.post("/files", json=GOOD, headers={"Idempotency-Key": key}), 400, "Idempotency-Key", "{1,255}")
 
 
-@pytest.mark.parametrize(("query", "field"), QUERIES)
-async def test_a_wrong_parameter_is_named(client: httpx.AsyncClient, query: str, field: str) -> None:
-    problem = check_problem(await client.get(f"/files?{query}"), 400)
-    assert problem["errors"][0]["field"] == field
+@pytest.mark.parametrize(("query", "field", "right"), QUERIES)
+async def test_a_wrong_parameter_is_named(client: httpx.AsyncClient, *, query: str, field: str, right: str) -> None:
+    check_named(await client.get(f"/files?{query}"), 400, field, right)
 
 
-@pytest.mark.parametrize("query", ["filename=%ff", "filename=%ed%a0%80", "filename=*", "filename=", "content_type=x", "owner="])
-async def test_an_odd_but_harmless_filter_is_no_error_of_ours(client: httpx.AsyncClient, query: str) -> None:
-    assert (await client.get(f"/files?{query}")).status_code in (200, 400, 403)
+@pytest.mark.parametrize("query", ["filename=%ff", "filename=%ed%a0%80", "filename=", "content_type=x"])
+async def test_an_odd_but_harmless_filter_finds_nothing(client: httpx.AsyncClient, query: str) -> None:
+    await declare(client, b"x", filename=HARMLESS)
+    answer = await client.get(f"/files?{query}")
+    assert (answer.status_code, answer.json()["files"]) == (200, [])
+    assert [file["filename"] for file in (await client.get("/files?filename=*")).json()["files"]] == [HARMLESS]
+
+
+async def test_an_empty_owner_is_another_one(client: httpx.AsyncClient) -> None:
+    check_named(await client.get("/files?owner="), 403, "owner", "leave it out")
 
 
 async def test_a_cursor_of_other_filters_or_another_owner_is_refused(api: Api, client: httpx.AsyncClient) -> None:
     for name in ("a", "b"):
-        await client.post("/files", json=GOOD | {"filename": name})
+        assert (await client.post("/files", json=GOOD | {"filename": HARMLESS, "metadata": {"name": name}})).status_code == 201
     cursor = (await client.get("/files?limit=1")).json()["next"]
     assert check_problem(await client.get("/files", params={"cursor": cursor, "state": "ready"}), 400)["type"].endswith("invalid-cursor")
     async with httpx.AsyncClient(base_url=api.url, headers=api.new_owner().headers) as other:
         check_problem(await other.get("/files", params={"cursor": cursor}), 400)
 
 
-@pytest.mark.parametrize("wait", ["-1", "51", "1.5", "x", "nan"])
-async def test_a_wait_outside_its_range_is_refused(client: httpx.AsyncClient, wait: str) -> None:
+@pytest.mark.parametrize(("wait", "right"), [("-1", ">= 0"), ("51", "<= 50"), ("1.5", "`int`"), ("x", "`int`"), ("nan", "`int`")])
+async def test_a_wait_outside_its_range_is_refused(client: httpx.AsyncClient, wait: str, right: str) -> None:
     for answer in (
         await client.get(f"/files/{NO_FILE}/metadata", params={"wait": wait}),
         await client.post(f"/files/{NO_FILE}/complete", params={"wait": wait}),
     ):
-        assert check_problem(answer, 400)["errors"][0]["field"] == "wait"
+        check_named(answer, 400, "wait", right)
 
 
 @pytest.mark.parametrize("file_id", ["nope", "0", "%00", NO_FILE + "0", NO_FILE[:-1]])
-async def test_an_id_that_is_no_uuid_names_nothing(client: httpx.AsyncClient, file_id: str) -> None:
-    for path in (f"/files/{file_id}", f"/files/{file_id}/metadata"):
-        check_problem(await client.get(path), 404)
+@pytest.mark.parametrize(("method", "path"), ON_A_FILE)
+async def test_an_id_that_is_no_uuid_names_nothing(client: httpx.AsyncClient, *, method: str, path: str, file_id: str) -> None:
+    answer = await client.request(method, path.format(id=file_id))
+    assert answer.status_code == 404
+    if method != "HEAD":
+        check_problem(answer, 404)
 
 
 async def test_an_unknown_route_and_a_wrong_method_are_problems_too(client: httpx.AsyncClient) -> None:
@@ -178,12 +202,27 @@ async def test_an_unknown_route_and_a_wrong_method_are_problems_too(client: http
     assert {"GET", "POST"} <= set(answer.headers["allow"].split(", "))
 
 
-@pytest.mark.parametrize("name", ["a%00b", "%2e%2e%2fa", "a%5Cb", "%ff", "x" * 256, "a%0Ab", ""])
-async def test_a_name_in_the_path_is_checked_like_any(client: httpx.AsyncClient, resources: Resources, owner: Owner, name: str) -> None:
-    answer = await client.put(f"/upload/{name}", content=b"x")
-    check_problem(answer, answer.status_code)
-    assert answer.status_code in (400, 404)
-    assert await count_files(resources, owner) == 0
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("a%00b", "printable"),
+        ("a%0Ab", "printable"),
+        ("%2e%2e%2fa", "without its folders"),
+        ("a/b", "without its folders"),
+        ("a%5Cb", "without its folders"),
+        ("%2e%2e", "a file's name"),
+        ("%ff", "percent-encode"),
+        ("x" * 256, "1 to 255"),
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False], ids=["with a length", "without"])
+async def test_a_name_in_the_path_is_checked_like_any(client: httpx.AsyncClient, *, name: str, right: str, whole: bool) -> None:
+    answer = await client.put(f"/upload/{name}", content=b"x" if whole else in_pieces(b"x"))
+    check_named(answer, 400, "filename", right)
+
+
+async def test_no_name_in_the_path_is_no_route(client: httpx.AsyncClient) -> None:
+    check_problem(await client.put("/upload/", content=b"x"), 404)
 
 
 async def test_a_put_that_no_store_takes_in_one_is_refused_before_its_body(api: Api, owner: Owner) -> None:
@@ -207,12 +246,31 @@ async def exchange(api: Api, request: bytes) -> bytes:
     return head + body
 
 
-@pytest.mark.parametrize("digest", ["nope", "sha-256=abc", "sha-256=:AA==:"])
-async def test_a_malformed_repr_digest_is_refused(client: httpx.AsyncClient, digest: str) -> None:
-    problem = check_problem(await client.put("/upload/a", content=b"x", headers={"Repr-Digest": digest}), 400)
-    assert problem["errors"][0]["field"] == "Repr-Digest"
+@pytest.mark.parametrize(
+    ("digest", "right"), [("nope", "sha-256=:BASE64:"), ("sha-256=abc", "sha-256=:BASE64:"), ("sha-256=:AA==:", "base64 of 32 bytes")]
+)
+async def test_a_malformed_repr_digest_is_refused(client: httpx.AsyncClient, digest: str, right: str) -> None:
+    headers = {"Repr-Digest": digest}
+    for answer in (
+        await client.put("/upload/a", content=b"x", headers=headers),
+        await client.put("/upload/a", content=in_pieces(b"x"), headers=headers),
+        await client.post("/files/upload", params={"filename": "a"}, content=b"x", headers=headers),
+    ):
+        check_named(answer, 400, "Repr-Digest", right)
 
 
-@pytest.mark.parametrize("body", [{"sha256": "x"}, {"digest": "x"}, {"sha256": 1}])
-async def test_complete_reads_its_body_as_strictly(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
-    check_problem(await client.post(f"/files/{NO_FILE}/complete", json=body), 400)
+@pytest.mark.parametrize(
+    ("body", "field", "right"),
+    [
+        ({"sha256": "x"}, "sha256", "64 hexadecimal digits"),
+        ({"sha256": "g" * 64}, "sha256", "64 hexadecimal digits"),
+        ({"sha256": 1}, "sha256", "Expected `str | null`"),
+        ({"digest": "x"}, "digest", "leave it out"),
+        ([], "body", "Expected `object | null`"),
+    ],
+)
+async def test_complete_reads_its_body_as_strictly(client: httpx.AsyncClient, *, body: Any, field: str, right: str) -> None:
+    declared = await declare(client, b"x", filename=HARMLESS)
+    answer = await client.post(f"/files/{declared['file']['id']}/complete", json=body)
+    check_named(answer, 400, field, right)
+    assert (await read_metadata(client, declared))["declared_sha256"] is None

@@ -1,6 +1,6 @@
 """`assay dev`, as a process on a folder of its own: what the README's first screen promises."""
 
-import hashlib
+import asyncio
 import os
 import pwd
 import shutil
@@ -21,9 +21,10 @@ import httpx
 import pytest
 
 from tests.e2e.commands import processes_in, read_announcement, run, started, stop, wait_until_gone
-from tests.servers import free_port, genuine_minio, reachable_folder, store_kinds
+from tests.e2e.jobs import digest, read_metadata, upload
+from tests.servers import free_port, genuine_minio, reachable_folder, reserved_port, store_kinds
 
-pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"), pytest.mark.xdist_group("dev")]
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 BODY = b"a photo of what was there" * 1000
 
 
@@ -36,16 +37,17 @@ class Dev:
     data: Path
 
     @property
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.line["api"], headers={"Authorization": f"Bearer {self.line['key']}"}, timeout=60)
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.line["api"], headers={"Authorization": f"Bearer {self.line['key']}"}, timeout=60)
 
 
 @contextmanager
 def running_dev(data: Path, *more: str, prefix: tuple[str, ...] = (), environ: dict[str, str] | None = None) -> Iterator[Dev]:
     log = data.with_name(f"{data.name}.log")
-    arguments = ["dev", "--data", str(data), "--port", str(free_port()), "--json", *more]
-    with started(arguments, log, prefix=prefix, environ=environ) as process:
-        yield Dev(process, read_announcement(process, log), data)
+    with reserved_port() as port:
+        arguments = ["dev", "--data", str(data), "--port", str(port), "--json", *more]
+        with started(arguments, log, prefix=prefix, environ=environ) as process:
+            yield Dev(process, read_announcement(process, log), data)
     wait_until_gone(data)
 
 
@@ -62,18 +64,9 @@ def dev(request: pytest.FixtureRequest) -> Iterator[Dev]:
         yield running
 
 
-def upload(client: httpx.Client, body: bytes = BODY) -> str:
-    """By the URL alone: nobody calls `complete`. The file's id."""
-    declared = client.post("/files", json={"filename": "photo.jpg", "size": len(body)}).raise_for_status().json()
-    target = declared["upload"]
-    httpx.put(target["url"], headers=target["headers"], content=body, timeout=60).raise_for_status()
-    file_id: str = declared["file"]["id"]
-    return file_id
-
-
-def wait_until_proved(client: httpx.Client, file_id: str) -> dict[str, Any]:
-    metadata: dict[str, Any] = client.get(f"/files/{file_id}/metadata", params={"wait": 50}).raise_for_status().json()
-    return metadata
+async def prove_by_event(client: httpx.AsyncClient) -> dict[str, Any]:
+    """By the URL alone: nobody calls `complete`."""
+    return await read_metadata(client, await upload(client, BODY), wait=50)
 
 
 async def test_one_line_names_all_that_runs(dev: Dev) -> None:
@@ -89,27 +82,26 @@ def test_all_is_ready_when_the_line_is_printed(dev: Dev) -> None:
     assert httpx.get(f"{dev.line['api']}/health/ready", params={"full": 1}).json()["status"] == "ready"
 
 
-def test_the_event_alone_makes_an_upload_ready(dev: Dev) -> None:
-    with dev.client as client:
-        file_id = upload(client)
-        proved = wait_until_proved(client, file_id)
-        assert proved["state"] == "ready"
-        assert proved["hash"] == hashlib.sha256(BODY).hexdigest()
-        assert client.get(f"/files/{file_id}").content == BODY
+async def test_the_event_alone_makes_an_upload_ready(dev: Dev) -> None:
+    async with dev.client as client:
+        proved = await prove_by_event(client)
+        assert (proved["state"], proved["hash"]) == ("ready", digest(BODY))
+        assert (await client.get(f"/files/{proved['id']}")).content == BODY
 
 
-def test_stock_curl_uploads_in_one_command(dev: Dev, tmp_path: Path) -> None:
+async def test_stock_curl_uploads_in_one_command(dev: Dev, tmp_path: Path) -> None:
     curl = shutil.which("curl")
     if curl is None:
         pytest.skip("no curl here")
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(BODY)
     command = [curl, "-sSfLT", str(photo), "-H", f"Authorization: Bearer {dev.line['key']}", f"{dev.line['api']}/upload/"]
-    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
-    with dev.client as client:
-        (file,) = client.get("/files", params={"limit": 1}).json()["files"]
-        proved = wait_until_proved(client, file["id"])
-    assert (proved["filename"], proved["state"], proved["hash"]) == ("photo.jpg", "ready", hashlib.sha256(BODY).hexdigest())
+    sent = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=False)
+    assert sent.returncode == 0
+    async with dev.client as client:
+        (file,) = (await client.get("/files", params={"limit": 1})).json()["files"]
+        proved = await read_metadata(client, {"file": file}, wait=50)
+    assert (proved["filename"], proved["state"], proved["hash"]) == ("photo.jpg", "ready", digest(BODY))
 
 
 def test_nobody_else_can_read_its_folder(dev: Dev) -> None:
@@ -118,13 +110,13 @@ def test_nobody_else_can_read_its_folder(dev: Dev) -> None:
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 
 
-def test_a_second_one_on_the_same_folder_is_refused(dev: Dev) -> None:
-    refused = run(["dev", "--data", str(dev.data), "--port", str(free_port())])
+async def test_a_second_one_on_the_same_folder_is_refused(dev: Dev) -> None:
+    refused = await asyncio.to_thread(run, ["dev", "--data", str(dev.data), "--port", str(free_port())])
     assert refused.returncode == 1
     assert "in use" in refused.stderr
     assert refused.stderr.count("\n") == 1
-    with dev.client as client:
-        assert client.get("/files").status_code == 200
+    async with dev.client as client:
+        assert (await client.get("/files")).status_code == 200
 
 
 def test_a_port_that_is_taken_is_said_and_nothing_is_started(data: Path) -> None:
@@ -139,28 +131,34 @@ def test_a_port_that_is_taken_is_said_and_nothing_is_started(data: Path) -> None
     assert not processes_in(data)
 
 
-def test_after_a_kill_nothing_runs_and_the_next_start_has_data_and_key(data: Path) -> None:
-    with running_dev(data) as first, first.client as client:
-        proved = upload(client)
-        assert wait_until_proved(client, proved)["state"] == "ready"
-        sent = upload(client)
+async def test_after_a_kill_nothing_runs_and_the_next_start_has_data_and_key(data: Path) -> None:
+    with running_dev(data) as first:
+        async with first.client as client:
+            proved = await prove_by_event(client)
+            assert proved["state"] == "ready"
+            sent = await upload(client, BODY)
         stop(first.process, signal.SIGKILL)
         wait_until_gone(data)
-    with running_dev(data) as second, second.client as client:
+    with running_dev(data) as second:
         assert second.line["key"] == first.line["key"]
-        assert client.get(f"/files/{proved}").content == BODY
-        assert wait_until_proved(client, sent)["state"] == "ready"
+        async with second.client as client:
+            assert (await client.get(f"/files/{proved['id']}")).content == BODY
+            assert (await read_metadata(client, sent, wait=50))["state"] == "ready"
         pids = second.line["pids"]
         assert stop(second.process) == 0
-        assert not [pid for pid in pids.values() if Path(f"/proc/{pid}").exists()]
+        assert not [pid for pid in pids.values() if is_running(pid)]
 
 
-def test_two_that_start_at_once_take_no_server_of_each_other() -> None:
+def is_running(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+async def test_two_that_start_at_once_take_no_server_of_each_other() -> None:
     with reachable_folder() as folder, ThreadPoolExecutor() as starting, ExitStack() as stack:
         both = list(starting.map(lambda name: stack.enter_context(running_dev(folder / name)), ("one", "two")))
         for dev in both:
-            with dev.client as client:
-                assert wait_until_proved(client, upload(client))["state"] == "ready"
+            async with dev.client as client:
+                assert (await prove_by_event(client))["state"] == "ready"
         assert len({dev.line["s3"]["endpoint"] for dev in both}) == 2
 
 
@@ -172,7 +170,7 @@ def test_a_server_that_dies_takes_the_rest_along(data: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="this is a normal user already")
-def test_a_normal_user_starts_it_in_a_folder_of_their_own(data: Path) -> None:
+async def test_a_normal_user_starts_it_in_a_folder_of_their_own(data: Path) -> None:
     """One that may look past root's closed folders, because Python may be installed in one. PostgreSQL wants a user that has a name."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
@@ -183,8 +181,9 @@ def test_a_normal_user_starts_it_in_a_folder_of_their_own(data: Path) -> None:
     os.chown(home, user.pw_uid, user.pw_gid)
     ids = (f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
     become = (setpriv, *ids, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
-    with running_dev(home / "assay", prefix=become, environ={"HOME": str(home)}) as dev, dev.client as client:
-        assert wait_until_proved(client, upload(client))["state"] == "ready"
+    with running_dev(home / "assay", prefix=become, environ={"HOME": str(home)}) as dev:
+        async with dev.client as client:
+            assert (await prove_by_event(client))["state"] == "ready"
         assert dev.data.stat().st_uid == user.pw_uid
         assert stat.S_IMODE(dev.data.stat().st_mode) == 0o700
 

@@ -6,10 +6,8 @@ import hashlib
 import os
 import socket
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -20,8 +18,8 @@ from service import model
 from service.resources import Resources
 from service.settings import Url
 from tests.e2e.conftest import Api, Owner, serving
+from tests.e2e.jobs import stream, until
 from tests.proxies import FaultyProxy, faulty_proxy
-from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -31,17 +29,8 @@ LARGE_BYTES = 48 * MIB
 """More than all buffers between two sockets hold."""
 
 
-async def upload(
-    client: httpx.AsyncClient, content: bytes, filename: str = "photo.jpg", content_type: str = "image/jpeg"
-) -> dict[str, Any]:
-    answer = await client.post("/files/upload", params={"filename": filename}, headers={"Content-Type": content_type}, content=content)
-    assert answer.status_code == 201, answer.text
-    file: dict[str, Any] = answer.json()
-    return file
-
-
 async def test_a_download_tells_all_about_the_file(client: httpx.AsyncClient) -> None:
-    file = await upload(client, BYTES, filename="n\u00e4h\u20acr.jpg")
+    file = await stream(client, BYTES, "n\u00e4h\u20acr.jpg", content_type="image/jpeg")
     answer = await client.get(f"/files/{file['id']}")
     assert answer.status_code == 200
     assert answer.content == BYTES
@@ -63,7 +52,7 @@ async def test_a_download_tells_all_about_the_file(client: httpx.AsyncClient) ->
 
 
 async def test_one_range_is_sent_and_a_conditional_request_answered(client: httpx.AsyncClient) -> None:
-    path = f"/files/{(await upload(client, BYTES))['id']}"
+    path = f"/files/{(await stream(client, BYTES, 'photo.jpg'))['id']}"
     part = await client.get(path, headers={"Range": "bytes=10-19"})
     assert (part.status_code, part.content, part.headers["content-range"]) == (206, b"0123456789", "bytes 10-19/100")
     last = await client.get(path, headers={"Range": "bytes=-3"})
@@ -83,7 +72,7 @@ async def test_one_range_is_sent_and_a_conditional_request_answered(client: http
 
 
 async def test_an_empty_file_is_downloaded(client: httpx.AsyncClient) -> None:
-    path = f"/files/{(await upload(client, b''))['id']}"
+    path = f"/files/{(await stream(client, b''))['id']}"
     answer = await client.get(path)
     assert (answer.status_code, answer.content, answer.headers["content-length"]) == (200, b"", "0")
     assert (await client.get(path, headers={"Range": "bytes=0-"})).status_code == 416
@@ -91,7 +80,7 @@ async def test_an_empty_file_is_downloaded(client: httpx.AsyncClient) -> None:
 
 async def test_only_harmless_types_are_shown_inline(client: httpx.AsyncClient) -> None:
     for content_type, kind in (("image/png", "inline"), ("text/html", "attachment")):
-        file = await upload(client, BYTES, content_type=content_type)
+        file = await stream(client, BYTES, content_type=content_type)
         answer = await client.get(f"/files/{file['id']}", params={"disposition": "inline"})
         assert answer.headers["content-disposition"].startswith(kind)
     assert (await client.get(f"/files/{file['id']}", params={"disposition": "open"})).status_code == 400
@@ -102,7 +91,7 @@ async def test_a_file_that_is_not_ready_is_refused_as_its_state_says(client: htt
     pending = await client.get(f"/files/{declared}")
     assert (pending.status_code, pending.json()["type"], pending.json()["state"]) == (409, "urn:assay:problem:not-ready", "pending")
     assert pending.headers["retry-after"] == "1"
-    file = (await upload(client, BYTES))["id"]
+    file = (await stream(client, BYTES))["id"]
     await resources.pool.execute("UPDATE files SET state = 'damaged' WHERE id = $1", file)
     assert (await client.get(f"/files/{file}")).json()["type"] == "urn:assay:problem:file-damaged"
     await client.delete(f"/files/{declared}")
@@ -112,7 +101,7 @@ async def test_a_file_that_is_not_ready_is_refused_as_its_state_says(client: htt
 
 
 async def test_nobody_elses_file_is_downloaded(api: Api, client: httpx.AsyncClient, admin: Owner) -> None:
-    path = f"/files/{(await upload(client, BYTES))['id']}"
+    path = f"/files/{(await stream(client, BYTES, 'photo.jpg'))['id']}"
     async with httpx.AsyncClient(base_url=api.url) as other:
         assert (await other.get(path)).status_code == 401
         assert (await other.get(path, headers=api.new_owner().headers)).status_code == 404
@@ -120,12 +109,29 @@ async def test_nobody_elses_file_is_downloaded(api: Api, client: httpx.AsyncClie
 
 
 async def test_an_object_that_is_gone_is_an_error_and_a_deleted_file_is_not(client: httpx.AsyncClient, resources: Resources) -> None:
-    file = await upload(client, BYTES)
+    file = await stream(client, BYTES)
     await resources.vault.delete(file["minio_object_name"])
     answer = await client.get(f"/files/{file['id']}")
     assert (answer.status_code, answer.json()["type"]) == (500, "urn:assay:problem:internal-error")
     await client.delete(f"/files/{file['id']}")
     assert (await client.get(f"/files/{file['id']}")).status_code == 410
+
+
+async def test_a_file_that_is_deleted_while_its_object_is_asked_for_is_gone(
+    proxied: tuple[str, FaultyProxy], client: httpx.AsyncClient, owner: Owner, resources: Resources
+) -> None:
+    """The row is read, the object is gone: the row is read again, and then nobody is at fault."""
+    url, proxy = proxied
+    file = await stream(client, BYTES)
+    proxy.silence()
+    async with httpx.AsyncClient(base_url=url, headers=owner.headers, timeout=30) as other:
+        asking = asyncio.create_task(other.get(f"/files/{file['id']}"))
+        assert await asyncio.to_thread(proxy.held.wait, 10)
+        assert (await client.delete(f"/files/{file['id']}")).status_code == 204
+        await resources.vault.delete(file["minio_object_name"])
+        proxy.restore()
+        answer = await asking
+    assert (answer.status_code, answer.json()["type"], answer.json()["state"]) == (410, "urn:assay:problem:gone", "deleted")
 
 
 # A client that reads by hand
@@ -157,29 +163,22 @@ class Reader:
 def proxied(api: Api) -> Iterator[tuple[str, FaultyProxy]]:
     """A second API over the same database, whose way to the store misbehaves."""
     with faulty_proxy(api.store.address) as proxy:
-        port = free_port()
-        with serving(msgspec.structs.replace(api.settings, s3_endpoint=Url(proxy.endpoint)), port, with_worker=False):
-            yield f"http://127.0.0.1:{port}", proxy
+        settings = msgspec.structs.replace(api.settings, s3_endpoint=Url(proxy.endpoint))
+        with serving(settings, with_worker=False) as url:
+            yield url, proxy
 
 
 @pytest.fixture
 async def large(client: httpx.AsyncClient) -> tuple[str, str]:
     """Id and digest of a file that no buffers swallow."""
     content = os.urandom(MIB) * (LARGE_BYTES // MIB)
-    return (await upload(client, content))["id"], hashlib.sha256(content).hexdigest()
+    return (await stream(client, content))["id"], hashlib.sha256(content).hexdigest()
 
 
 def open_connections(port: int) -> int:
     """TCP connections to this port that are still open on our side."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[2].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
-
-
-async def wait_until(holds: Callable[[], bool], *, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not so within {seconds} s"
-        await asyncio.sleep(0.02)
 
 
 async def test_a_store_that_cuts_in_mid_stream_is_not_noticed(
@@ -193,13 +192,37 @@ async def test_a_store_that_cuts_in_mid_stream_is_not_noticed(
     assert b"if-match" in proxy.requests.lower()
 
 
+@pytest.mark.parametrize("resumed", [True, False], ids=["back in time", "away for longer"])
+async def test_a_store_that_answers_503_in_mid_stream_is_asked_again(
+    proxied: tuple[str, FaultyProxy], large: tuple[str, str], owner: Owner, *, resumed: bool
+) -> None:
+    url, proxy = proxied
+    reader = await asyncio.to_thread(Reader, url, owner, large[0])
+    with contextlib.closing(reader):
+        first = await asyncio.to_thread(reader.read, MIB)
+        before = proxy.connections
+        proxy.fail()
+        rest = asyncio.create_task(asyncio.to_thread(reader.read))
+
+        async def was_asked_again() -> bool:
+            return proxy.connections >= before + 2
+
+        await until(was_asked_again)
+        assert not rest.done()
+        if resumed:
+            proxy.restore()
+            assert hashlib.sha256(first + await rest).hexdigest() == large[1]
+        else:
+            assert MIB + len(await rest) < LARGE_BYTES == reader.length
+
+
 async def test_a_store_that_stays_away_makes_no_short_body_look_complete(
     proxied: tuple[str, FaultyProxy], large: tuple[str, str], owner: Owner
 ) -> None:
     url, proxy = proxied
     reader = await asyncio.to_thread(Reader, url, owner, large[0])
     with contextlib.closing(reader):
-        proxy.close()
+        proxy.cut()
         received = len(await asyncio.to_thread(reader.read))
         assert reader.length == LARGE_BYTES
         assert 0 < received < LARGE_BYTES
@@ -217,7 +240,11 @@ async def test_a_client_that_leaves_frees_the_connection_to_the_store(
     port = urlsplit(proxy.endpoint).port or 0
     assert open_connections(port) == 1
     reader.close()
-    await wait_until(lambda: open_connections(port) == 0, seconds=3)
+
+    async def is_free() -> bool:
+        return open_connections(port) == 0
+
+    await until(is_free, seconds=3)
 
 
 async def test_a_reader_may_pause_for_a_minute(api: Api, large: tuple[str, str], owner: Owner) -> None:

@@ -1,93 +1,71 @@
-"""The database away, the store away, processes that die: nothing hangs, nothing is lost, and all goes on without a restart."""
+"""The database away, the store away: nothing hangs, nothing is lost, nothing is left behind, and all goes on without a restart."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
-from service import signals
+from service import streamed_uploads
 from service.resources import Resources, open_resources
-from service.settings import Secret, Settings, Url
-from service.uploads import notice_event
-from tests.e2e.commands import started
+from tests.clock import pass_time
+from tests.e2e.conftest import Ways, api_apart
 from tests.e2e.jobs import (
     announce,
-    api_apart,
     check_all,
     check_served,
+    check_single_object,
+    check_unavailable,
     complete,
     declare,
+    in_pieces,
     look_at,
     put,
     read_metadata,
     until,
+    until_it_holds,
     upload,
     working,
 )
 from tests.faults import FaultyBucket, Gate
-from tests.invariants import list_bucket
-from tests.switch import Switch, switch_to
+from tests.invariants import check_nothing_left
+from tests.proxies import FaultyProxy
 
 pytestmark = pytest.mark.anyio
 
 BODY = b"what was sent" * 1000
 IN_TIME = 15
 """Seconds for an answer while a server is away: less than two of our time-outs."""
-STORE_AWAY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-HOW_IT_GOES: Mapping[str, Callable[[Switch], None]] = {
-    "dies": Switch.cut,
-    "falls silent": Switch.silence,
-    "answers 503": lambda switch: switch.fail(STORE_AWAY),
+HOW_IT_GOES: Mapping[str, Callable[[FaultyProxy], None]] = {
+    "dies": FaultyProxy.cut,
+    "falls silent": FaultyProxy.silence,
+    "answers 503": FaultyProxy.fail,
 }
+FILE = {"filename": "a.txt", "size": 1}
+MORE_THAN_A_PART = 2 * streamed_uploads.PART_BYTES
 
 
-@dataclass(frozen=True)
-class Ways:
-    """Settings whose ways to the database and to the store have a switch; clients reach the store past it."""
-
-    settings: Settings
-    database: Switch
-    store: Switch
-    direct: Settings
+Asked = tuple[str, str] | tuple[str, str, Mapping[str, Any]]
 
 
-@pytest.fixture
-def ways(settings: Settings, logs: object) -> Iterator[Ways]:
-    short = msgspec.structs.replace(settings, lease=timedelta(seconds=3), sweep_every=timedelta(seconds=1))
-    with switch_to(settings.database_url) as (database, database_url), switch_to(settings.s3_endpoint) as (store, endpoint):
-        plain = f"{database_url}{'&' if '?' in database_url else '?'}sslmode=disable"  # cut in mid-handshake, asyncpg drops an exception
-        switched = msgspec.structs.replace(
-            short, database_url=Secret(plain), s3_endpoint=Url(endpoint), s3_public_endpoint=settings.s3_endpoint
-        )
-        yield Ways(switched, database, store, msgspec.structs.replace(short, s3_public_endpoint=settings.s3_endpoint))
-
-
-@pytest.fixture
-async def resources(ways: Ways) -> AsyncIterator[Resources]:
-    """The test's own ways, which nobody cuts."""
-    async with open_resources(ways.direct) as opened:
-        yield opened
-
-
-async def ask(client: httpx.AsyncClient, requests: list[tuple[str, str]]) -> list[httpx.Response]:
+async def ask(client: httpx.AsyncClient, requests: list[Asked]) -> list[httpx.Response]:
     """All at once; none may hang."""
     async with asyncio.timeout(IN_TIME):
-        return await asyncio.gather(*(client.request(method, path, json=FILE if path == "/files" else None) for method, path in requests))
+        return await asyncio.gather(*(client.request(method, path, **(about[0] if about else {})) for method, path, *about in requests))
 
 
-FILE = {"filename": "a.txt", "size": 1}
-
-
-def check_unavailable(answer: httpx.Response, what: str) -> None:
-    assert (answer.status_code, answer.json()["type"]) == (503, f"urn:assay:problem:{what}-unavailable")
-    assert int(answer.headers["retry-after"]) > 0
+def stream_uploads() -> list[Asked]:
+    """Every way by which bytes come through us: in one part, in several, as a form, without a length."""
+    path = "/files/upload?filename=a"
+    return [
+        ("POST", path, {"content": BODY}),
+        ("POST", path, {"content": bytes(MORE_THAN_A_PART)}),
+        ("POST", "/files/upload", {"files": {"file": ("a", BODY)}}),
+        ("PUT", "/upload/a", {"content": in_pieces(bytes(MORE_THAN_A_PART))}),
+    ]
 
 
 def answers(client: httpx.AsyncClient, path: str) -> Callable[[], Awaitable[bool]]:
@@ -101,15 +79,16 @@ def answers(client: httpx.AsyncClient, path: str) -> Callable[[], Awaitable[bool
 
 
 @pytest.mark.parametrize("how", ["dies", "falls silent"])
-async def test_without_its_database_the_api_refuses_in_time_and_recovers_by_itself(ways: Ways, resources: Resources, how: str) -> None:
+async def test_without_its_database_the_api_refuses_in_time_and_recovers_by_itself(ways: Ways, direct: Resources, how: str) -> None:
     async with api_apart(ways.settings, with_worker=True) as client:
         declared = await upload(client, BODY)
         await complete(client, declared)
         path = f"/files/{declared['file']['id']}"
         HOW_IT_GOES[how](ways.database)
-        routes = [("POST", "/files"), ("GET", "/files?limit=1"), ("GET", path), ("GET", f"{path}/metadata"), ("DELETE", path)]
-        many = [*routes, ("POST", f"{path}/complete"), ("POST", f"{path}/upload")] * 8
-        key = (await look_at(resources, declared)).row["incoming_key"]
+        routes: list[Asked] = [("GET", "/files?limit=1"), ("GET", path), ("GET", f"{path}/metadata"), ("DELETE", path)]
+        routes += [("POST", "/files", {"json": FILE}), ("POST", f"{path}/complete"), ("POST", f"{path}/upload")]
+        many = [*routes * 8, ("PUT", "/upload/a", {"content": BODY}), *stream_uploads()]
+        key = (await look_at(direct, declared)).row["incoming_key"]
         event, *refused = await asyncio.gather(announce(client, ways.settings, key), ask(client, many))
         for answer in [event, *refused[0]]:
             check_unavailable(answer, "database")
@@ -122,14 +101,15 @@ async def test_without_its_database_the_api_refuses_in_time_and_recovers_by_itse
 
         ways.database.restore()
         await until(answers(client, f"{path}/metadata"))
-        await check_served(client, resources, declared, BODY)
+        await check_served(client, direct, declared, BODY)
         again = await upload(client, BODY)
         await complete(client, again)
-        await check_served(client, resources, again, BODY)
-    await check_all(resources)
+        await check_served(client, direct, again, BODY)
+        await check_tidied_up(direct)
+    await check_all(direct)
 
 
-async def test_who_waits_for_a_file_outlasts_the_database(ways: Ways, resources: Resources) -> None:
+async def test_who_waits_for_a_file_outlasts_the_database(ways: Ways, direct: Resources) -> None:
     async with api_apart(ways.settings, with_worker=True) as client:
         declared = await declare(client, BODY)
         waiting = asyncio.create_task(read_metadata(client, declared, wait=30))
@@ -141,15 +121,13 @@ async def test_who_waits_for_a_file_outlasts_the_database(ways: Ways, resources:
         await put(declared, BODY)
         ways.database.restore()
         await until(answers(client, "/files?limit=1"))
-        assert (await announce(client, ways.settings, (await look_at(resources, declared)).row["incoming_key"])).status_code == 204
+        assert (await announce(client, ways.settings, (await look_at(direct, declared)).row["incoming_key"])).status_code == 204
         async with asyncio.timeout(IN_TIME):
             assert (await waiting)["state"] == "ready"
-    await check_all(resources)
+    await check_all(direct)
 
 
-async def test_a_worker_that_loses_its_database_before_the_commit_leaves_the_file_to_the_next_claim(
-    ways: Ways, resources: Resources
-) -> None:
+async def test_a_worker_that_loses_its_database_before_the_commit_leaves_the_file_to_the_next_claim(ways: Ways, direct: Resources) -> None:
     async with api_apart(ways.direct, with_worker=False) as client, open_resources(ways.settings) as switched:
         declared = await upload(client, BODY)
         vault, gate = FaultyBucket(switched.vault), Gate()
@@ -159,101 +137,23 @@ async def test_a_worker_that_loses_its_database_before_the_commit_leaves_the_fil
             await gate.reached.wait()
             ways.database.cut()
             gate.opened.set()
-            await until(lambda: lease_has_ended(resources, declared))
-            assert (await look_at(resources, declared)).row["state"] == "verifying"
+            await until(lambda: lease_has_ended(direct, declared))
+            assert (await look_at(direct, declared)).row["state"] == "verifying"
             ways.database.restore()
             assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
-        await check_served(client, resources, declared, BODY)
-        await check_single_object(resources, declared)
+        await check_served(client, direct, declared, BODY)
+        await check_single_object(direct, declared)
 
 
-async def lease_has_ended(resources: Resources, declared: Mapping[str, Any]) -> bool:
-    ended: bool = await resources.pool.fetchval("SELECT lease_until < now() FROM files WHERE id = $1", declared["file"]["id"])
+async def check_tidied_up(direct: Resources) -> None:
+    """A sweep that failed meanwhile comes again after minutes: as if these had passed."""
+    await pass_time(direct.pool, timedelta(minutes=6))
+    await until_it_holds(lambda: check_nothing_left(direct))
+
+
+async def lease_has_ended(direct: Resources, declared: Mapping[str, Any]) -> bool:
+    ended: bool = await direct.pool.fetchval("SELECT lease_until < now() FROM files WHERE id = $1", declared["file"]["id"])
     return ended
-
-
-async def check_single_object(resources: Resources, declared: Mapping[str, Any]) -> None:
-    """The proved object, soon without those of earlier claims; nobody else has files here."""
-    name = str((await look_at(resources, declared)).row["minio_object_name"])
-
-    async def is_alone() -> bool:
-        return await list_bucket(resources.vault) == {name}
-
-    async with working(resources):
-        await until(is_alone)
-    await check_all(resources)
-
-
-# The connection that listens
-
-
-LISTENERS = """
-    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid() AND query ~ '^(LISTEN|SELECT pg_notify)'
-"""
-
-
-async def test_a_listener_that_was_killed_listens_again(ways: Ways, resources: Resources) -> None:
-    async with api_apart(ways.direct, with_worker=False) as client, working(resources):
-        await complete(client, await upload(client, BODY))
-        declared = await declare(client, BODY)
-        waiting = asyncio.create_task(read_metadata(client, declared, wait=30))
-        killed = await resources.pool.fetch(LISTENERS)
-        assert len(killed) == 2  # the API's, and the worker's
-        await put(declared, BODY)
-        await client.post(f"/files/{declared['file']['id']}/complete")
-        async with asyncio.timeout(8):
-            assert (await waiting)["state"] == "ready"
-    await check_all(resources)
-
-
-async def test_without_any_listener_work_is_done_and_who_waits_is_told_the_truth(ways: Ways, resources: Resources) -> None:
-    ways.database.cut()
-    deaf = msgspec.structs.replace(ways.direct, database_listen_url=ways.settings.database_url)
-    async with api_apart(deaf, with_worker=False) as client, open_resources(deaf) as others, working(others):
-        declared = await upload(client, BODY)
-        assert (await complete(client, declared, wait=15))["state"] == "ready"
-        await check_served(client, resources, declared, BODY)
-
-
-async def test_a_listener_that_fell_silent_is_found_out_and_replaced(
-    ways: Ways, resources: Resources, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As when a firewall forgets an idle connection: nothing ends, nothing comes."""
-    monkeypatch.setattr(signals, "HEARTBEAT_SECONDS", 0.5)
-    listening_apart = msgspec.structs.replace(ways.direct, database_listen_url=ways.settings.database_url)
-    async with api_apart(listening_apart, with_worker=False) as client, working(resources):
-        declared = await declare(client, BODY)
-        waiting = asyncio.create_task(read_metadata(client, declared, wait=40))
-        await until(lambda: is_listening(resources, 2))
-        ways.database.silence()
-        await put(declared, BODY)
-        await notice_event(resources, (await look_at(resources, declared)).row["incoming_key"])
-        async with asyncio.timeout(IN_TIME):
-            assert (await waiting)["state"] == "ready"
-
-
-async def test_a_signal_that_was_lost_on_the_way_is_given_after_the_reconnect(ways: Ways, resources: Resources) -> None:
-    deaf = msgspec.structs.replace(ways.direct, database_listen_url=ways.settings.database_url)
-    async with api_apart(ways.direct, with_worker=False) as client, open_resources(deaf) as others, working(others):
-        declared = await declare(client, BODY)
-        waiting = asyncio.create_task(read_metadata(client, declared, wait=40))
-        await until(lambda: is_listening(resources, 3))
-        ways.database.silence()
-        await put(declared, BODY)
-        await notice_event(resources, (await look_at(resources, declared)).row["incoming_key"])
-        assert await asyncio.to_thread(ways.database.held.wait, IN_TIME)
-        ways.database.cut()
-        ways.database.restore()
-        async with asyncio.timeout(IN_TIME):
-            assert (await waiting)["state"] == "ready"
-
-
-async def is_listening(resources: Resources, processes: int) -> bool:
-    listeners = await resources.pool.fetchval(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^(LISTEN|SELECT pg_notify)'"
-    )
-    return bool(listeners == processes)
 
 
 # The store
@@ -261,37 +161,40 @@ async def is_listening(resources: Resources, processes: int) -> bool:
 
 @pytest.mark.parametrize("how", ["dies", "falls silent", "answers 503"])
 async def test_without_its_store_the_api_refuses_what_needs_it_and_verification_goes_on_afterwards(
-    ways: Ways, resources: Resources, how: str
+    ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
+    monkeypatch.setattr(streamed_uploads, "SEND_SECONDS", 3.0)  # it bounds each wait of a part: a slow store is given longer
+    monkeypatch.setattr(streamed_uploads, "CLEAN_SECONDS", 1.0)
     async with api_apart(ways.settings, with_worker=True) as client:
         proved = await upload(client, BODY)
         await complete(client, proved)
         waiting, pending = await upload(client, BODY), await declare(client, BODY)
         HOW_IT_GOES[how](ways.store)
-        key = (await look_at(resources, waiting)).row["incoming_key"]
+        key = (await look_at(direct, waiting)).row["incoming_key"]
         assert (await announce(client, ways.settings, key)).status_code == 204
         there, path, bare = [f"/files/{declared['file']['id']}" for declared in (proved, waiting, pending)]
-        others = [("POST", "/files"), ("GET", "/files?limit=1"), ("GET", f"{path}/metadata"), ("HEAD", there), ("GET", "/health/ready")]
-        refused, served = await asyncio.gather(
-            ask(client, [("GET", there), ("POST", f"{path}/complete"), ("POST", f"{bare}/upload")]), ask(client, others)
-        )
+        away: list[Asked] = [("GET", there), ("POST", f"{path}/complete"), ("POST", f"{bare}/upload"), *stream_uploads()]
+        others: list[Asked] = [("POST", "/files", {"json": FILE}), ("GET", "/files?limit=1"), ("GET", f"{path}/metadata"), ("HEAD", there)]
+        others += [("GET", "/health/ready"), ("PUT", "/upload/a", {"content": BODY})]
+        refused, served = await asyncio.gather(ask(client, away), ask(client, others))
         for answer in refused:
             check_unavailable(answer, "store")
-        assert [answer.status_code for answer in served] == [201, 200, 200, 200, 200]
-        assert (served[-1].json()["status"], served[-1].json()["away"]) == ("degraded", ["store"])
+        assert [answer.status_code for answer in served] == [201, 200, 200, 200, 200, 307]
+        assert (served[4].json()["status"], served[4].json()["away"]) == ("degraded", ["store"])
 
         async def was_tried() -> bool:
-            return (await look_at(resources, waiting)).row["last_error"] is not None
+            return (await look_at(direct, waiting)).row["last_error"] is not None
 
         await until(was_tried)
         ways.store.restore()
         assert (await read_metadata(client, waiting, wait=20))["state"] == "ready"
         for declared in (proved, waiting):
-            await check_served(client, resources, declared, BODY)
-    await check_all(resources)
+            await check_served(client, direct, declared, BODY)
+        await check_tidied_up(direct)
+    await check_all(direct)
 
 
-async def test_a_deletion_while_the_store_is_away_is_carried_out_afterwards(ways: Ways, resources: Resources) -> None:
+async def test_a_deletion_while_the_store_is_away_is_carried_out_afterwards(ways: Ways, direct: Resources) -> None:
     async with api_apart(ways.settings, with_worker=True) as client:
         declared = await upload(client, BODY)
         await complete(client, declared)
@@ -300,70 +203,16 @@ async def test_a_deletion_while_the_store_is_away_is_carried_out_afterwards(ways
         assert (await client.get(f"/files/{declared['file']['id']}")).status_code == 410
 
         async def was_tried() -> bool:
-            return bool(await resources.pool.fetchval("SELECT purge_at > now() AND sweep_at > now() FROM files"))
+            return bool(await direct.pool.fetchval("SELECT purge_at > now() AND sweep_at > now() FROM files"))
 
         await until(was_tried)
-        assert (await look_at(resources, declared)).vault == BODY
+        assert (await look_at(direct, declared)).vault == BODY
         ways.store.restore()
-        await resources.pool.execute("UPDATE files SET purge_at = now(), sweep_at = now()")
+        await direct.pool.execute("UPDATE files SET purge_at = now(), sweep_at = now()")
 
         async def gone() -> bool:
-            traces = await look_at(resources, declared)
+            traces = await look_at(direct, declared)
             return traces.incoming is traces.vault is None
 
         await until(gone)
-    await check_all(resources)
-
-
-# Processes
-
-
-def as_environment(settings: Settings) -> dict[str, str]:
-    """The variables that make a process have these settings."""
-    environ = {}
-    for name, value in msgspec.structs.asdict(settings).items():
-        if value is None or value == ():
-            continue
-        if isinstance(value, timedelta):
-            text = f"{value.total_seconds():.3f}s"
-        else:
-            text = ",".join(value) if isinstance(value, tuple) else str(value)
-        environ[f"ASSAY_{name.upper()}"] = text
-    return environ
-
-
-@pytest.mark.parametrize("moment", [b"HEAD /", b"x-amz-copy-source", b"GET /"], ids=["looks", "copies", "hashes"])
-async def test_another_worker_finishes_what_a_killed_one_began(ways: Ways, resources: Resources, tmp_path: Path, moment: bytes) -> None:
-    ways.store.silence_after(moment)
-    async with api_apart(ways.direct, with_worker=False) as client:
-        declared = await upload(client, BODY)
-        await client.post(f"/files/{declared['file']['id']}/complete")
-        with started(["worker"], tmp_path / "worker.log", environ=as_environment(ways.settings)) as worker:
-            assert await asyncio.to_thread(ways.store.silenced.wait, 20), (tmp_path / "worker.log").read_text()
-            worker.kill()
-        begun = await look_at(resources, declared)
-        assert (begun.row["state"], begun.copies) == ("verifying", 1)
-        assert begun.row["lease"]
-        async with working(resources):
-            assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
-        await check_served(client, resources, declared, BODY)
-        await check_single_object(resources, declared)
-
-
-async def test_many_files_are_proved_while_workers_die(ways: Ways, resources: Resources, tmp_path: Path) -> None:
-    bodies = [b"%d " % number + BODY for number in range(30)]
-    async with api_apart(ways.direct, with_worker=False) as client, contextlib.AsyncExitStack() as stack:
-        declared = await asyncio.gather(*(upload(client, body) for body in bodies))
-        log = tmp_path / "worker.log"
-        workers = [stack.enter_context(started(["worker"], log, environ=as_environment(ways.direct))) for _ in range(2)]
-        await asyncio.gather(*(client.post(f"/files/{one['file']['id']}/complete") for one in declared))
-
-        async def some_are_ready() -> bool:
-            return bool(await resources.pool.fetchval("SELECT count(*) FROM files WHERE state = 'ready'"))
-
-        await until(some_are_ready)
-        workers[0].kill()
-        for one, body in zip(declared, bodies, strict=True):
-            assert (await read_metadata(client, one, wait=20))["state"] == "ready"
-            await check_served(client, resources, one, body)
-    await check_all(resources)
+    await check_all(direct)

@@ -5,24 +5,29 @@ import hashlib
 import os
 import secrets
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import UUID
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
 import pytest
 
+from service.cli.api import STOP_SECONDS
 from service.embedded import Webhook
 from tests.e2e.commands import run, started, stop
-from tests.servers import free_port, start_test_store, store_kinds, wait_until
+from tests.e2e.jobs import digest, prove, read_metadata, stream, until, upload
+from tests.e2e.leaks import keep_secret
+from tests.proxies import faulty_way
+from tests.servers import free_port, reserved_port, start_test_store, store_kinds, wait_until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.anyio
 KIND = next(kind for kind in ("minio", "docker", "embedded") if kind in store_kinds())
-LARGE = 256 * 1024**2
+MIB = 1024**2
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,9 @@ class Site:
     log: Path
     stack: ExitStack = field(repr=False)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return self.stack.enter_context(started(arguments, self.log, environ=self.environ))
+    def start(self, *arguments: str, **other: str) -> subprocess.Popen[str]:
+        """With settings of its own, if any."""
+        return self.stack.enter_context(started(arguments, self.log, environ={**self.environ, **other}))
 
     def start_api(self) -> subprocess.Popen[str]:
         port = self.url.rpartition(":")[2]
@@ -43,9 +49,9 @@ class Site:
         wait_until(lambda: api.poll() is not None or is_ready(self.url))
         return api
 
-    def start_worker(self) -> subprocess.Popen[str]:
+    def start_worker(self, **other: str) -> subprocess.Popen[str]:
         begun = self.log.read_text().count("worker started")
-        worker = self.start("worker")
+        worker = self.start("worker", **other)
         wait_until(lambda: worker.poll() is not None or self.log.read_text().count("worker started") > begun)
         return worker
 
@@ -62,9 +68,10 @@ def is_ready(url: str) -> bool:
 
 @pytest.fixture
 def site(folder: Path, tmp_path: Path, database_url: str) -> Iterator[Site]:
-    port, token = free_port(), secrets.token_urlsafe(16)
-    webhook = Webhook(f"http://127.0.0.1:{port}/webhooks/minio", token)
+    token = secrets.token_urlsafe(16)
     with ExitStack() as stack:
+        port = stack.enter_context(reserved_port())
+        webhook = Webhook(f"http://127.0.0.1:{port}/webhooks/minio", token)
         store = stack.enter_context(start_test_store(KIND, folder / f"site-{port}", {"ASSAY": webhook}))
         name = secrets.token_hex(4)
         settings = {
@@ -85,13 +92,13 @@ def site(folder: Path, tmp_path: Path, database_url: str) -> Iterator[Site]:
         log = tmp_path / "processes.log"
         log.touch()
         yield Site(environ, f"http://127.0.0.1:{port}", log, stack)
-    text = log.read_text()
-    assert not [name for name, value in settings.items() if "KEY" in name and value in text]
 
 
 @pytest.fixture
 def key(site: Site) -> str:
-    return site.run("keys", "create", "--owner", "ada").stdout.strip()
+    made = site.run("keys", "create", "--owner", "ada").stdout.strip()
+    keep_secret([made])
+    return made
 
 
 @pytest.fixture
@@ -100,27 +107,19 @@ async def client(site: Site, key: str) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def upload(client: httpx.AsyncClient, body: bytes) -> UUID:
-    declared = (await client.post("/files", json={"filename": "a.bin", "size": len(body)})).raise_for_status().json()
-    target = declared["upload"]
-    async with httpx.AsyncClient(timeout=60) as anybody:
-        (await anybody.put(target["url"], headers=target["headers"], content=body)).raise_for_status()
-    return UUID(declared["file"]["id"])
-
-
 async def test_an_api_and_two_workers_share_the_work_and_end_in_good_order(site: Site, client: httpx.AsyncClient) -> None:
     api, *workers = site.start_api(), site.start_worker(), site.start_worker()
     bodies = [os.urandom(100_000) for _ in range(8)]
-    ids = await asyncio.gather(*(upload(client, body) for body in bodies))
-    proved = [(await client.get(f"/files/{file_id}/metadata", params={"wait": 50})).json() for file_id in ids]
+    declared = await asyncio.gather(*(upload(client, body) for body in bodies))
+    proved = [await read_metadata(client, one, wait=50) for one in declared]
     assert [file["state"] for file in proved] == ["ready"] * 8
-    assert [file["hash"] for file in proved] == [hashlib.sha256(body).hexdigest() for body in bodies]
+    assert [file["hash"] for file in proved] == [digest(body) for body in bodies]
 
     examined = await asyncio.to_thread(site.run, "doctor")
     assert examined.returncode == 0, examined.stdout + examined.stderr
     assert "ok       event: arrived" in examined.stdout
     assert "ok       worker:" in examined.stdout
-    inspected = await asyncio.to_thread(site.run, "inspect", str(ids[0]))
+    inspected = await asyncio.to_thread(site.run, "inspect", proved[0]["id"])
     assert "proved object" in inspected.stdout, inspected.stderr
 
     assert [stop(process) for process in (*workers, api)] == [0, 0, 0]
@@ -128,18 +127,17 @@ async def test_an_api_and_two_workers_share_the_work_and_end_in_good_order(site:
 
 async def test_a_download_under_way_ends_before_the_api_does(site: Site, client: httpx.AsyncClient) -> None:
     api, worker = site.start_api(), site.start_worker()
-    body = os.urandom(64 * 1024**2)
-    file_id = await upload(client, body)
-    assert (await client.get(f"/files/{file_id}/metadata", params={"wait": 50})).json()["state"] == "ready"
-    digest = hashlib.sha256()
-    async with client.stream("GET", f"/files/{file_id}") as answer:
+    body = os.urandom(64 * MIB)
+    proved = await prove(client, body)
+    received = hashlib.sha256()
+    async with client.stream("GET", f"/files/{proved['id']}") as answer:
         chunks = answer.aiter_raw()
-        digest.update(await anext(chunks))
+        received.update(await anext(chunks))
         api.send_signal(signal.SIGTERM)
         await asyncio.to_thread(wait_until, lambda: not accepts(site.url))
         async for chunk in chunks:
-            digest.update(chunk)
-    assert digest.digest() == hashlib.sha256(body).digest()
+            received.update(chunk)
+    assert received.hexdigest() == digest(body)
     assert await asyncio.to_thread(api.wait, 60) == 0
     assert stop(worker) == 0
 
@@ -152,19 +150,44 @@ def accepts(url: str) -> bool:
     return True
 
 
-async def test_a_worker_that_is_told_to_stop_holds_no_lease_afterwards(site: Site, client: httpx.AsyncClient, pool: asyncpg.Pool) -> None:
-    api, worker = site.start_api(), site.start_worker()
-    file_id = await upload(client, os.urandom(LARGE))
-    await client.post(f"/files/{file_id}/complete")
-    unclaimed = "SELECT lease IS NULL AND state = 'verifying' FROM files WHERE id = $1"
-    while await pool.fetchval(unclaimed, file_id):  # noqa: ASYNC110  # another process claims it
-        await asyncio.sleep(0.01)
-    assert await asyncio.to_thread(stop, worker) == 0
-    left = await pool.fetchrow("SELECT state, lease FROM files WHERE id = $1", file_id)
-    assert left["lease"] is None
-    assert left["state"] in ("ready", "verifying")
+async def test_a_reader_that_has_stopped_reading_does_not_keep_the_process(site: Site, client: httpx.AsyncClient, key: str) -> None:
+    api = site.start_api()
+    file = await stream(client, bytes(24 * MIB))
+    address = urlsplit(site.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as reader:
+        reader.sendall(f"GET /files/{file['id']} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {key}\r\n\r\n".encode())
+        assert reader.recv(12) == b"HTTP/1.1 200"
+        api.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(api.wait, STOP_SECONDS + 15) == 0
+
+
+async def is_given_back(pool: asyncpg.Pool) -> bool:
+    return bool(await pool.fetchval("SELECT lease IS NULL FROM files"))
+
+
+@pytest.mark.parametrize("in_time", [True, False], ids=["finished", "given back"])
+async def test_a_worker_that_is_told_to_stop_holds_no_lease_afterwards(
+    site: Site, client: httpx.AsyncClient, pool: asyncpg.Pool, *, in_time: bool
+) -> None:
+    """It is stopped while the store keeps it waiting for a copy, and ends in time also when the store stays silent."""
+    api = site.start_api()
+    with faulty_way(site.environ["ASSAY_S3_ENDPOINT"]) as (way, endpoint):
+        worker = site.start_worker(ASSAY_S3_ENDPOINT=endpoint)
+        way.silence_after(b"x-amz-copy-source")
+        declared = await upload(client, os.urandom(100_000))
+        assert (await client.post(f"/files/{declared['file']['id']}/complete")).status_code == 202
+        assert await asyncio.to_thread(way.silenced.wait, 20)
+        assert not await is_given_back(pool)
+        worker.send_signal(signal.SIGTERM)
+        if in_time:
+            way.restore()
+        else:
+            await until(lambda: is_given_back(pool), seconds=STOP_SECONDS + 5)
+        assert await asyncio.to_thread(worker.wait, STOP_SECONDS + 5) == 0
+    left = await pool.fetchrow("SELECT state, lease FROM files")
+    assert (left["state"], left["lease"]) == ("ready" if in_time else "verifying", None)
     second = site.start_worker()
-    assert (await client.get(f"/files/{file_id}/metadata", params={"wait": 50})).json()["state"] == "ready"
+    assert (await read_metadata(client, declared, wait=50))["state"] == "ready"
     assert [stop(second), stop(api)] == [0, 0]
 
 

@@ -2,17 +2,20 @@
 
 import os
 import re
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_dev import Dev, running_dev
-from tests.servers import reachable_folder
+from tests.e2e.commands import read_announcement, running, stop, wait_until_gone
+from tests.e2e.test_dev import Dev
+from tests.servers import reachable_folder, reserved_port
 
-pytestmark = pytest.mark.xdist_group("dev")
-
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+INSTALL_SECONDS = 200
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 FIRST_SCREEN, _, REST = README.partition("## Walk-through")
 WALK_THROUGH = REST.partition("\n## ")[0]
 
@@ -32,13 +35,29 @@ def execute(dev: Dev, script: str, folder: Path) -> str:
     return run.stdout
 
 
-def test_the_first_screen_and_the_walk_through_do_what_they_say(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def dev() -> Iterator[Dev]:
+    """What the first command installs and starts, with a port and a folder of its own."""
+    install, found, start = blocks(FIRST_SCREEN)[0].strip().rpartition(" && ")
+    assert found
+    with reachable_folder() as folder, reserved_port() as port:
+        shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "venv"))
+        script = f"cd {folder}/source && {install} && exec {start} --data {folder}/data --port {port} --json"
+        with running(["bash", "-c", script], folder / "log", environ={}) as process:
+            yield Dev(process, read_announcement(process, folder / "log", seconds=INSTALL_SECONDS), folder / "data")
+            assert stop(process) == 0
+        wait_until_gone(folder)
+
+
+def test_the_first_screen_does_what_it_says(dev: Dev, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(os.urandom(300_000))
-    with reachable_folder() as folder, running_dev(folder / "data") as dev:
-        _, four_commands, _ = blocks(FIRST_SCREEN)
-        upload, look, compare = four_commands.replace("http://127.0.0.1:8000", dev.line["api"]).splitlines()
-        execute(dev, upload, tmp_path)
-        digest = execute(dev, compare, tmp_path).split()[0]
-        answer = execute(dev, f"until {look} | grep -q ready; do :; done; {look}", tmp_path)
-        assert f'"hash":"{digest}"' in answer
-        assert execute(dev, "\n".join(blocks(WALK_THROUGH)), tmp_path) is not None
+    _, four_commands, _ = blocks(FIRST_SCREEN)
+    upload, look, compare = four_commands.replace("http://127.0.0.1:8000", dev.line["api"]).splitlines()
+    execute(dev, upload, tmp_path)
+    digest = execute(dev, compare, tmp_path).split()[0]
+    answer = execute(dev, f"until {look} | grep -q ready; do :; done; {look}", tmp_path)
+    assert f'"hash":"{digest}"' in answer
+
+
+def test_the_walk_through_does_what_it_says(dev: Dev, tmp_path: Path) -> None:
+    execute(dev, "\n".join(blocks(WALK_THROUGH)), tmp_path)

@@ -11,10 +11,11 @@ import pytest
 from service import database
 from service.app import create_app
 from service.database import SchemaError
-from service.settings import DatabaseSettings, Secret
+from service.settings import DatabaseSettings, Secret, Url
 from tests.conftest import execute, in_database
 from tests.e2e.conftest import Api, Owner, serving
-from tests.servers import free_port
+from tests.e2e.jobs import announce, check_unavailable, declare, in_pieces
+from tests.servers import reserved_port
 
 pytestmark = pytest.mark.anyio
 
@@ -22,10 +23,10 @@ pytestmark = pytest.mark.anyio
 @contextlib.contextmanager
 def serving_without_database(api: Api) -> Iterator[str]:
     """The same deployment, and nobody listens where its database should be."""
-    port = free_port()
-    nowhere = Secret(f"postgresql://assay:assay@127.0.0.1:{free_port()}/assay")
-    with serving(msgspec.structs.replace(api.settings, database_url=nowhere), port):
-        yield f"http://127.0.0.1:{port}"
+    with reserved_port() as nobody:
+        nowhere = Secret(f"postgresql://assay:assay@127.0.0.1:{nobody}/assay")
+        with serving(msgspec.structs.replace(api.settings, database_url=nowhere)) as url:
+            yield url
 
 
 async def test_without_its_database_it_starts_and_says_so(api: Api, owner: Owner) -> None:
@@ -34,36 +35,41 @@ async def test_without_its_database_it_starts_and_says_so(api: Api, owner: Owner
             assert (await client.get("/health/live")).status_code == 200
             ready = await client.get("/health/ready")
             assert (ready.status_code, ready.json()["status"]) == (503, "starting")
-            answer = await client.get("/files", headers=owner.headers)
-            assert answer.status_code == 503
-            assert answer.json()["type"] == "urn:assay:problem:database-unavailable"
-            assert int(answer.headers["retry-after"]) > 0
+            client.headers.update(owner.headers)
+            for answer in (
+                await client.get("/files"),
+                await client.post("/files/upload", params={"filename": "a"}, content=b"bytes"),
+                await client.put("/upload/a", content=b"bytes"),
+                await client.put("/upload/a", content=in_pieces(b"bytes")),
+            ):
+                check_unavailable(answer, "database")
             assert "assay_database_up 0.0" in (await client.get("/metrics")).text
 
 
 async def test_an_event_that_cannot_be_written_down_is_to_be_sent_again(api: Api) -> None:
-    key = "0" * 32
-    record = {"eventName": "s3:ObjectCreated:Put", "s3": {"bucket": {"name": api.settings.incoming_bucket}, "object": {"key": key}}}
     headers = {"Authorization": f"Bearer {api.settings.webhook_token[0]}"}
     with serving_without_database(api) as url:
         async with httpx.AsyncClient(base_url=url, timeout=10, headers=headers) as client:
-            assert (await client.post("/webhooks/minio", json={"Records": [record]})).status_code == 503
+            assert (await announce(client, api.settings, "0" * 32)).status_code == 503
             assert (await client.post("/webhooks/minio", json={"Records": []})).status_code == 204
 
 
 async def test_without_the_store_it_is_degraded_and_only_what_needs_the_store_fails(api: Api, owner: Owner) -> None:
-    port = free_port()
-    settings = msgspec.structs.replace(api.settings, s3_endpoint=f"http://127.0.0.1:{free_port()}")
-    with serving(settings, port, with_worker=False):
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, headers=owner.headers) as client:
+    with contextlib.ExitStack() as stack:
+        nowhere = Url(f"http://127.0.0.1:{stack.enter_context(reserved_port())}")
+        url = stack.enter_context(serving(msgspec.structs.replace(api.settings, s3_endpoint=nowhere), with_worker=False))
+        async with httpx.AsyncClient(base_url=url, timeout=30, headers=owner.headers) as client:
             ready = await client.get("/health/ready")
             assert (ready.status_code, ready.json()) == (200, {"status": "degraded", "away": ["store"], "detail": None})
             assert (await client.get("/health/ready", params={"full": 1})).status_code == 503
-            declared = await client.post("/files", json={"filename": "a", "size": 1})
-            assert declared.status_code == 201
-            answer = await client.post(f"/files/{declared.json()['file']['id']}/complete")
-            assert answer.status_code == 503
-            assert answer.json()["type"] == "urn:assay:problem:store-unavailable"
+            declared = await declare(client, b"bytes")
+            assert (await client.put("/upload/a", content=b"bytes")).status_code == 307
+            for answer in (
+                await client.post(f"/files/{declared['file']['id']}/complete"),
+                await client.post("/files/upload", params={"filename": "a"}, content=b"bytes"),
+                await client.put("/upload/a", content=in_pieces(b"bytes")),
+            ):
+                check_unavailable(answer, "store")
 
 
 def refused(why: str) -> contextlib.AbstractContextManager[object]:

@@ -1,37 +1,39 @@
 """The end of a process is not a client's to put off."""
 
 import socket
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from tests.e2e.conftest import Api, Owner, serving
-from tests.servers import free_port
+from tests.e2e.jobs import declare, stream
 
 pytestmark = pytest.mark.anyio
 MIB = 1024**2
 
 
 async def test_a_reader_that_has_stopped_reading_does_not_keep_the_server(api: Api, owner: Owner, client: httpx.AsyncClient) -> None:
-    uploaded = await client.post("/files/upload?filename=large", content=bytes(24 * MIB), headers={"Content-Type": "text/plain"})
-    port = free_port()
-    with serving(api.settings, port, with_worker=False):
-        reader = socket.create_connection(("127.0.0.1", port), timeout=30)
-        path = f"/files/{uploaded.json()['id']}"
-        reader.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\nAuthorization: {owner.headers['Authorization']}\r\n\r\n".encode())
+    """Nor the process: test_processes.py. The server's thread must end (END_SECONDS) with nothing left that reads or writes."""
+    file = await stream(client, bytes(24 * MIB))
+    with serving(api.settings, with_worker=False) as url:
+        address = urlsplit(url)
+        reader = socket.create_connection((address.hostname, address.port), timeout=30)
+        request = f"GET /files/{file['id']} HTTP/1.1\r\nHost: test\r\nAuthorization: {owner.headers['Authorization']}\r\n\r\n"
+        reader.sendall(request.encode())
         assert reader.recv(12) == b"HTTP/1.1 200"
     with reader, pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), timeout=5)
+        socket.create_connection((address.hostname, address.port), timeout=5)
 
 
 async def test_who_waits_for_a_file_is_answered_when_the_server_ends(api: Api, owner: Owner, client: httpx.AsyncClient) -> None:
-    declared = await client.post("/files", json={"filename": "late", "size": 1})
-    port = free_port()
-    with serving(api.settings, port, with_worker=False):
-        waiting = socket.create_connection(("127.0.0.1", port), timeout=30)
-        path = f"/files/{declared.json()['file']['id']}/metadata?wait=50"
+    declared = await declare(client, b"late")
+    with serving(api.settings, with_worker=False) as url:
+        address = urlsplit(url)
+        waiting = socket.create_connection((address.hostname, address.port), timeout=30)
+        path = f"/files/{declared['file']['id']}/metadata?wait=50"
         waiting.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\nAuthorization: {owner.headers['Authorization']}\r\n\r\n".encode())
-        later = await client.get(f"http://127.0.0.1:{port}/files")  # the server has read the first one before it answers the second
+        later = await client.get(f"{url}/files")  # the server has read the first one before it answers the second
         assert later.status_code == 200
     with waiting:
         assert waiting.recv(12) == b"HTTP/1.1 200"

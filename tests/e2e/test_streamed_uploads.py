@@ -5,8 +5,6 @@ import base64
 import hashlib
 import os
 import socket
-import time
-from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -15,12 +13,13 @@ import msgspec
 import pytest
 
 from service import request_bodies
+from service.object_store import UploadMissing
 from service.resources import Resources
 from service.settings import Bytes
 from service.streamed_uploads import PART_BYTES
 from tests.e2e.conftest import Api, Owner, serving
+from tests.e2e.jobs import in_pieces, read_metric, until, until_it_holds
 from tests.invariants import list_bucket
-from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -33,30 +32,31 @@ def repr_digest(content: bytes) -> str:
     return f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
 
 
-async def in_pieces(content: bytes, size: int = 100_000) -> AsyncIterator[bytes]:
-    for start in range(0, len(content), size):
-        yield content[start : start + size]
-
-
 async def check_nothing_left(resources: Resources, owner: Owner) -> None:
     """No file of this owner, no live copy, no object and no multipart upload under any key that was written down for it."""
     assert await resources.pool.fetch("SELECT id FROM files WHERE owner = $1", owner.name) == []
-    deadline = time.monotonic() + 15
-    while await resources.pool.fetch("SELECT 1 FROM copies WHERE owner = $1 AND doomed_at IS NULL", owner.name):
-        assert time.monotonic() < deadline, "a copy stays alive"
-        await asyncio.sleep(0.05)
+    await until_it_holds(lambda: check_copies_are_gone(resources, owner))
+
+
+async def check_copies_are_gone(resources: Resources, owner: Owner) -> None:
+    assert await resources.pool.fetch("SELECT 1 FROM copies WHERE owner = $1 AND doomed_at IS NULL", owner.name) == []
     rows = await resources.pool.fetch("SELECT vault_key, upload_id FROM copies WHERE owner = $1", owner.name)
-    left = {str(row["vault_key"]) for row in rows}
-    while left & await list_bucket(resources.vault):
-        assert time.monotonic() < deadline, "an object stays"
-        await asyncio.sleep(0.05)
+    assert not {str(row["vault_key"]) for row in rows} & await list_bucket(resources.vault)
+    for row in rows:
+        assert not row["upload_id"] or await has_ended(resources, str(row["vault_key"]), row["upload_id"])
 
 
-async def wait_for_doom(resources: Resources, owner: Owner) -> None:
-    deadline = time.monotonic() + 15
-    while not await resources.pool.fetch("SELECT 1 FROM copies WHERE owner = $1 AND doomed_at IS NOT NULL", owner.name):
-        assert time.monotonic() < deadline, "nothing was doomed"
-        await asyncio.sleep(0.05)
+async def has_ended(resources: Resources, key: str, upload_id: str) -> bool:
+    try:
+        await resources.vault.list_parts(key, upload_id)
+    except UploadMissing:
+        return True
+    return False
+
+
+async def count_answers(client: httpx.AsyncClient) -> float:
+    """Requests that were ended here, answered or not."""
+    return await read_metric(client, "assay_requests_total", route="/files/upload", method="POST")
 
 
 @pytest.mark.parametrize("size", [0, 1, 300_000, 8 * MIB, 8 * MIB + 1, 17 * MIB])
@@ -148,8 +148,10 @@ async def test_a_form_with_another_field_or_without_end_leaves_nothing(
 
 
 @pytest.mark.parametrize("size", [100, 9 * MIB])
-async def test_a_client_that_goes_leaves_nothing(api: Api, resources: Resources, owner: Owner, size: int) -> None:
-    address = urlsplit(api.url)
+async def test_a_client_that_goes_leaves_nothing(
+    api: Api, client: httpx.AsyncClient, resources: Resources, owner: Owner, size: int
+) -> None:
+    address, before = urlsplit(api.url), await count_answers(client)
     head = (
         f"POST /files/upload?filename=a HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {owner.key}\r\nContent-Length: {10 * MIB}\r\n\r\n"
     )
@@ -158,9 +160,13 @@ async def test_a_client_that_goes_leaves_nothing(api: Api, resources: Resources,
         with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
             connection.sendall(head.encode() + bytes(size))
 
+    async def was_given_up() -> bool:
+        return await count_answers(client) > before
+
     await asyncio.to_thread(send_and_leave)
-    if size > PART_BYTES:
-        await wait_for_doom(resources, owner)
+    await until(was_given_up)
+    begun = await resources.pool.fetch("SELECT upload_id FROM copies WHERE owner = $1 AND doomed_at IS NOT NULL", owner.name)
+    assert [bool(row["upload_id"]) for row in begun] == ([True] if size > PART_BYTES else [])
     await check_nothing_left(resources, owner)
 
 
@@ -168,11 +174,10 @@ async def test_what_is_too_large_or_too_slow_is_refused(
     api: Api, owner: Owner, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 0.5)
-    port = free_port()
     settings = msgspec.structs.replace(api.settings, max_file_bytes=Bytes(9 * MIB), min_upload_rate=Bytes(10_000))
 
-    with serving(settings, port, with_worker=False):
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=owner.headers, timeout=60) as client:
+    with serving(settings, with_worker=False) as url:
+        async with httpx.AsyncClient(base_url=url, headers=owner.headers, timeout=60) as client:
             content = bytes(9 * MIB + 1)
             for answer in (
                 await client.post("/files/upload", params={"filename": "a"}, content=content),
@@ -181,13 +186,14 @@ async def test_what_is_too_large_or_too_slow_is_refused(
             ):
                 assert (answer.status_code, answer.json()["type"]) == (413, "urn:assay:problem:file-too-large")
                 assert answer.json()["limit"] == 9 * MIB
-        assert await asyncio.to_thread(send_slowly, port, owner) == 408
+        assert await asyncio.to_thread(send_slowly, url, owner) == 408
     await check_nothing_left(resources, owner)
 
 
-def send_slowly(port: int, owner: Owner) -> int:
+def send_slowly(url: str, owner: Owner) -> int:
     """A few bytes of many, and then none: the status of the answer."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
         head = (
             f"POST /files/upload?filename=a HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {owner.key}\r\nContent-Length: 1000000\r\n\r\n"
         )

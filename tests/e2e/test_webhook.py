@@ -1,17 +1,19 @@
 """The store's events: hints that are never refused, but for a wrong token."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
 import pytest
 
 from service.resources import Resources
-from tests.e2e.conftest import Api
+from service.telemetry import LAST_EVENT
+from tests.e2e.conftest import Apart, Api
+from tests.e2e.jobs import announce, declare, find_key, look_at, make_event, read_metadata, read_metric, upload, working
 
 pytestmark = pytest.mark.anyio
 
-FILE: dict[str, Any] = {"filename": "a.txt", "size": 1}
+BYTES = b"some"
 
 
 @pytest.fixture
@@ -21,31 +23,21 @@ async def hook(api: Api) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def event(api: Api, key: str, *, name: str = "s3:ObjectCreated:Put") -> dict[str, Any]:
-    record = {"eventName": name, "s3": {"bucket": {"name": api.settings.incoming_bucket}, "object": {"key": key, "size": 1}}}
-    return {"EventName": name, "Key": f"{api.settings.incoming_bucket}/{key}", "Records": [record]}
+def event(api: Api, key: str, **about: Any) -> dict[str, Any]:
+    return make_event(api.settings.incoming_bucket, key, **about)
 
 
-async def declare(client: httpx.AsyncClient) -> str:
-    return str((await client.post("/files", json=FILE)).json()["file"]["id"])
-
-
-async def find_key(resources: Resources, file_id: str) -> str:
-    key: str = await resources.pool.fetchval("SELECT incoming_key FROM files WHERE id = $1", file_id)
-    return key
-
-
-async def count_notices(resources: Resources, file_id: str) -> int:
-    count: int = await resources.pool.fetchval("SELECT notices FROM files WHERE id = $1", file_id)
+async def count_notices(resources: Resources, declared: Mapping[str, Any]) -> int:
+    count: int = (await look_at(resources, declared)).row["notices"]
     return count
 
 
 async def test_an_event_is_a_notice_and_no_more(api: Api, client: httpx.AsyncClient, hook: httpx.AsyncClient, resources: Resources) -> None:
-    file_id = await declare(client)
-    answer = await hook.post("/webhooks/minio", json=event(api, await find_key(resources, file_id)))
+    declared = await declare(client, BYTES)
+    answer = await hook.post("/webhooks/minio", json=event(api, await find_key(resources, declared)))
     assert (answer.status_code, answer.content) == (204, b"")
-    assert await count_notices(resources, file_id) == 1
-    metadata = (await client.get(f"/files/{file_id}/metadata", params={"wait": 2})).json()
+    assert await count_notices(resources, declared) == 1
+    metadata = await read_metadata(client, declared, wait=2)
     assert metadata["state"] in ("pending", "verifying")  # forged: nothing lies there, so nothing becomes of it
     assert metadata["hash"] is None
 
@@ -54,20 +46,20 @@ async def test_an_event_is_a_notice_and_no_more(api: Api, client: httpx.AsyncCli
 async def test_other_events_are_no_notice(
     api: Api, client: httpx.AsyncClient, hook: httpx.AsyncClient, resources: Resources, *, name: str
 ) -> None:
-    file_id = await declare(client)
-    answer = await hook.post("/webhooks/minio", json=event(api, await find_key(resources, file_id), name=name))
+    declared = await declare(client, BYTES)
+    answer = await hook.post("/webhooks/minio", json=event(api, await find_key(resources, declared), name=name))
     assert answer.status_code == 204
-    assert await count_notices(resources, file_id) == 0
+    assert await count_notices(resources, declared) == 0
 
 
 async def test_an_event_for_a_final_file_changes_nothing(
     api: Api, client: httpx.AsyncClient, hook: httpx.AsyncClient, resources: Resources
 ) -> None:
-    file_id = await declare(client)
-    key = await find_key(resources, file_id)
-    await client.delete(f"/files/{file_id}")
+    declared = await declare(client, BYTES)
+    key = await find_key(resources, declared)
+    await client.delete(f"/files/{declared['file']['id']}")
     assert (await hook.post("/webhooks/minio", json=event(api, key))).status_code == 204
-    assert (await client.get(f"/files/{file_id}/metadata")).json()["state"] == "deleted"
+    assert (await read_metadata(client, declared))["state"] == "deleted"
 
 
 @pytest.mark.parametrize(
@@ -85,10 +77,10 @@ async def test_an_unknown_key_is_taken_all_the_same(api: Api, hook: httpx.AsyncC
 async def test_an_event_that_is_too_large_is_drained_and_forgotten(
     api: Api, client: httpx.AsyncClient, hook: httpx.AsyncClient, resources: Resources
 ) -> None:
-    file_id = await declare(client)
-    large = event(api, await find_key(resources, file_id)) | {"padding": "x" * 2 * 1024**2}
+    declared = await declare(client, BYTES)
+    large = event(api, await find_key(resources, declared)) | {"padding": "x" * 2 * 1024**2}
     assert (await hook.post("/webhooks/minio", json=large)).status_code == 204
-    assert await count_notices(resources, file_id) == 0
+    assert await count_notices(resources, declared) == 0
     assert (await hook.post("/webhooks/minio", content=b"x")).status_code == 204  # on the same connection
 
 
@@ -96,11 +88,11 @@ async def test_an_event_that_is_too_large_is_drained_and_forgotten(
 async def test_a_wrong_token_is_refused_before_the_body_counts(
     api: Api, client: httpx.AsyncClient, anonymous: httpx.AsyncClient, resources: Resources, *, header: str | None
 ) -> None:
-    file_id = await declare(client)
+    declared = await declare(client, BYTES)
     headers = {} if header is None else {"Authorization": header}
-    answer = await anonymous.post(f"{api.url}/webhooks/minio", json=event(api, await find_key(resources, file_id)), headers=headers)
+    answer = await anonymous.post(f"{api.url}/webhooks/minio", json=event(api, await find_key(resources, declared)), headers=headers)
     assert answer.status_code == 401
-    assert await count_notices(resources, file_id) == 0
+    assert await count_notices(resources, declared) == 0
 
 
 async def test_an_api_key_is_no_webhook_token(client: httpx.AsyncClient) -> None:
@@ -111,8 +103,32 @@ async def test_the_store_may_ask_whether_somebody_is_there(api: Api, anonymous: 
     assert (await anonymous.head(f"{api.url}/webhooks/minio")).status_code == 204
 
 
-async def test_the_last_event_is_in_the_metrics(api: Api, hook: httpx.AsyncClient, anonymous: httpx.AsyncClient) -> None:
+async def test_the_last_event_is_in_the_metrics(api: Api, hook: httpx.AsyncClient) -> None:
+    LAST_EVENT.set(0)
     await hook.post("/webhooks/minio", json=event(api, "0" * 32))
-    metrics = (await anonymous.get(f"{api.url}/metrics")).text
-    age = next(line for line in metrics.splitlines() if line.startswith("assay_last_event_age_seconds"))
-    assert 0 <= float(age.split()[1]) < 30
+    assert 0 <= await read_metric(hook, "assay_last_event_age_seconds") < 30
+    assert await read_metric(hook, "assay_last_event_timestamp_seconds") > 0
+
+
+async def test_each_notice_is_counted_by_its_source(apart: Apart) -> None:
+    """Three triggers, any of which is enough: only their counts show that one of them is dead."""
+
+    async def count(source: str) -> float:
+        return await read_metric(apart.client, "assay_notices_total", source=source)
+
+    announced, completed, found = [await upload(apart.client, BYTES) for _ in range(3)]
+    before = {source: await count(source) for source in ("event", "complete", "sweep")}
+    repeats = 20  # of an event: those of other tests' files may come in between, but not so many
+    for _ in range(repeats):
+        key = await find_key(apart.resources, announced)
+        assert (await announce(apart.client, apart.resources.settings, key)).status_code == 204
+    assert await count("event") >= before["event"] + repeats
+    assert await count("complete") == before["complete"]
+    await apart.client.post(f"/files/{completed['file']['id']}/complete")
+    assert await count("complete") == before["complete"] + 1
+    await apart.resources.pool.execute("UPDATE files SET due_at = now() WHERE id = $1", found["file"]["id"])
+    async with working(apart.resources):
+        for declared in (announced, completed, found):
+            assert (await read_metadata(apart.client, declared, wait=20))["state"] == "ready"
+    assert await count("sweep") >= before["sweep"] + 1
+    assert await count("complete") == before["complete"] + 1

@@ -28,15 +28,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def server(store: StoreUnderTest) -> str:
-    """Which column of the table holds."""
-    if store.kind == "embedded":
-        return "embedded"
-    answer = send("GET", f"{store.endpoint}/minio/health/live")
-    return "silo" if "silo" in answer.headers.get("Server", "").lower() else "minio"
-
-
-@pytest.fixture
 def expect(server: str) -> Callable[[str, Answer], None]:
     """Compare an answer with the table."""
 

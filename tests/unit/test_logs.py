@@ -9,6 +9,7 @@ import structlog
 
 from service.auth import make_key
 from service.logs import configure_logs, find_request_id, hide_secrets
+from tests.running import logging_as_before
 
 
 @pytest.fixture
@@ -25,6 +26,19 @@ def test_a_line_is_json_with_time_and_level(output: io.StringIO) -> None:
     assert line["bytes"] == 3
     assert line["level"] == "info"
     assert line["timestamp"].endswith("Z")
+
+
+def test_whoever_logged_before_logs_on_afterwards() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    with logging_as_before():
+        configure_logs("info", stream=first)
+        with logging_as_before():
+            configure_logs("info", stream=second)
+            structlog.get_logger().info("inside")
+        structlog.get_logger().info("outside")
+        logging.getLogger("urllib3").warning("outside too")
+    assert [json.loads(line)["event"] for line in first.getvalue().splitlines()] == ["outside", "outside too"]
+    assert [json.loads(line)["event"] for line in second.getvalue().splitlines()] == ["inside"]
 
 
 def test_other_peoples_lines_look_the_same(output: io.StringIO) -> None:

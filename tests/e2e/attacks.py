@@ -1,0 +1,67 @@
+"""Every way past a store's fences that is known: by a URL, by the key id in it, by a tar; and root, who needs none."""
+
+import asyncio
+import io
+import tarfile
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from service.object_store import Bucket
+from service.object_store.connection import calling
+from service.resources import Resources
+from tests.e2e.jobs import TEXT, declare, digest, find_key, put
+from tests.presigned import content, forge, stream_unsigned
+from tests.stores import now, send
+
+
+async def write_through_every_hole(
+    resources: Resources, client: httpx.AsyncClient, declared: Mapping[str, Any], body: bytes
+) -> Mapping[str, int]:
+    """Try to have `body` at the incoming key of a file, by whoever has its URL and a file of their own; the store's answers."""
+    return {
+        "the same URL": (await put(declared, body)).status,
+        "no signature": await put_unsigned(resources, await find_key(resources, declared), body),
+        "snowball": await put_snowball(client, await find_key(resources, declared), body),
+    }
+
+
+async def put_unsigned(resources: Resources, key: str, body: bytes) -> int:
+    """CVE-2026-41145: the key id that stands in every URL, and no signature."""
+    bucket = resources.settings.incoming_bucket
+    unsigned = resources.signer.presign("PUT", bucket, key=key, issued_at=now(), expires_in_seconds=60)[:-64] + "0" * 64
+    pieces, headers = stream_unsigned(body)
+    return (await asyncio.to_thread(send, "PUT", unsigned, body=pieces, headers={"Content-Type": TEXT, **headers})).status
+
+
+async def put_snowball(client: httpx.AsyncClient, key: str, body: bytes) -> int:
+    """A tar for a file of one's own, which the store unpacks over another key."""
+    archive = pack(key, body)
+    declared = await declare(client, archive, sha256=digest(archive))
+    return (await put(declared, archive, {"x-amz-meta-snowball-auto-extract": "true"})).status
+
+
+def pack(name: str, body: bytes) -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = len(body)
+        tar.addfile(member, io.BytesIO(body))
+    return archive.getvalue()
+
+
+async def overwrite(resources: Resources, client: httpx.AsyncClient, declared: Mapping[str, Any], body: bytes, *, server: str) -> bool:
+    """Through every hole; whether `body` lies there now. One is open in each of the servers that are known to have any."""
+    answers = await write_through_every_hole(resources, client, declared, body)
+    opened = 200 in answers.values()
+    assert opened or server == "silo", answers
+    if opened:
+        assert content(resources.incoming, await find_key(resources, declared)) == body
+    return opened
+
+
+def put_as_root(root_incoming: Bucket, key: str, body: bytes) -> None:
+    """With the ETag of any other object."""
+    with calling(timeout_seconds=10):
+        root_incoming._client._execute("PUT", root_incoming.name, key, body=body, headers={"Content-Type": TEXT, **forge(now())})

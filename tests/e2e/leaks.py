@@ -1,0 +1,31 @@
+"""What must be in no log of the run, and the look for it."""
+
+import re
+from collections.abc import Iterable, Mapping
+from urllib.parse import urlsplit
+
+SECRETS_IN_USE: set[str] = set()
+SHORTEST = 12
+"""The password of somebody's own database may be a word that stands everywhere."""
+SECRET_SETTINGS = ("_KEY", "_TOKEN", "_SECRET", "_URL")
+SIGNED = re.compile(r"(?i)X-Amz-(?:Signature|Credential|Security-Token)=(?!\[hidden\])|AWS4-HMAC")
+
+
+def keep_secret(values: Iterable[str]) -> None:
+    """From now on these are in no log; nor is the password of one that is a URL."""
+    for value in values:
+        parts = [value, urlsplit(value).password or ""] if "://" in value else [value]
+        SECRETS_IN_USE.update(part for part in parts if len(part) >= SHORTEST)
+
+
+def keep_settings_secret(environ: Mapping[str, str]) -> None:
+    """Of the variables of a process, those that hold a secret."""
+    named = {name: value for name, value in environ.items() if name.startswith("ASSAY_") and name.endswith(SECRET_SETTINGS)}
+    for name, value in named.items():
+        keep_secret(value.split(",") if not name.endswith("_URL") else [value] if "@" in value else [])
+
+
+def check_log(text: str) -> None:
+    leaked = [secret[:4] for secret in SECRETS_IN_USE if secret in text]
+    assert not leaked, f"secrets beginning with {leaked} are in a log"
+    assert not (signed := SIGNED.search(text)), text[max(0, signed.start() - 200) : signed.end()]

@@ -1,0 +1,186 @@
+"""What else may be sent along with a URL, or instead of what was declared: refused by the store, or never served."""
+
+import asyncio
+import gzip
+import http.client
+import threading
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import httpx
+import msgspec
+import pytest
+
+from service.object_store.connection import calling
+from service.resources import Resources
+from service.uploads import find_file, sign_upload
+from tests.e2e.attacks import put_as_root, put_snowball, put_unsigned
+from tests.e2e.conftest import Apart, Api
+from tests.e2e.jobs import (
+    TEXT,
+    check_all,
+    check_served,
+    complete,
+    declare,
+    digest,
+    download,
+    find_key,
+    look_at,
+    put,
+    read_metadata,
+    sweep_incoming,
+    upload,
+    working,
+)
+from tests.presigned import Answers, stream_unsigned
+from tests.stores import open_store, receive
+
+pytestmark = pytest.mark.anyio
+
+BODY = b"what was sent" * 1000
+OTHER = BODY.upper()
+
+
+async def test_a_url_cannot_make_the_store_copy_somebody_elses_object(
+    client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, expected: Answers
+) -> None:
+    victim = await upload(client, BODY)
+    await complete(client, victim)
+    name = (await look_at(resources, victim)).row["minio_object_name"]
+    declared = await declare(intruder, b"")
+    answer = await put(declared, b"", {"x-amz-copy-source": f"/{resources.vault.name}/{name}"})
+    assert answer.status in expected["copy-source"]
+    traces = await look_at(resources, declared)
+    assert (traces.row["state"], traces.incoming) == ("pending", None)
+    await check_served(client, resources, victim, BODY)
+
+
+async def test_a_body_that_asks_not_to_be_compared_with_its_digest_is_never_served(
+    client: httpx.AsyncClient, resources: Resources, expected: Answers
+) -> None:
+    pieces, headers = stream_unsigned(OTHER)
+    declared = await declare(client, pieces, sha256=digest(BODY))
+    answer = await put(declared, pieces, headers)
+    assert answer.status in expected["another body, streaming-unsigned"]
+    await check_refused(client, resources, declared, landed=answer.status == 200, reason="size-mismatch")
+
+
+async def test_a_body_without_any_signature_is_never_served_as_what_was_declared(
+    client: httpx.AsyncClient, resources: Resources, expected: Answers
+) -> None:
+    declared = await declare(client, BODY, sha256=digest(BODY))
+    status = await put_unsigned(resources, await find_key(resources, declared), OTHER)
+    assert status in expected["no signature"]
+    await check_refused(client, resources, declared, landed=status == 200, reason="digest-mismatch")
+
+
+async def test_a_tar_that_the_store_unpacks_over_another_file_is_never_served_as_that_file(
+    client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, expected: Answers
+) -> None:
+    declared = await declare(client, BODY, sha256=digest(BODY), content_type=None)
+    status = await put_snowball(intruder, await find_key(resources, declared), OTHER)
+    assert status in expected["snowball"]
+    await check_refused(client, resources, declared, landed=status == 200, reason="digest-mismatch")
+
+
+async def check_refused(client: httpx.AsyncClient, resources: Resources, declared: Mapping[str, Any], *, landed: bool, reason: str) -> None:
+    """What got past the store is rejected; what did not has left nothing, and the file waits for its bytes still."""
+    answer = await client.post(f"/files/{declared['file']['id']}/complete", params={"wait": 20})
+    if landed:
+        assert (answer.status_code, answer.json()["state"], answer.json()["rejection"]["reason"]) == (200, "rejected", reason)
+        await sweep_incoming(resources, declared)
+    else:
+        assert (answer.status_code, answer.json()["type"]) == (409, "urn:assay:problem:not-uploaded")
+    assert (await download(client, declared)).status_code == 409
+    traces = await look_at(resources, declared)
+    assert (traces.row["hash"], traces.incoming, traces.vault) == (None, None, None)
+    await check_all(resources)
+
+
+async def test_an_encoding_and_tags_of_the_clients_own_do_not_reach_who_downloads(
+    api: Api, client: httpx.AsyncClient, resources: Resources
+) -> None:
+    packed = gzip.compress(bytes(1024**2))
+    declared = await declare(client, packed)
+    headers = {"Content-Encoding": "gzip", "x-amz-tagging": "delete=soon", "Content-Disposition": "inline", "Cache-Control": "public"}
+    assert (await put(declared, packed, headers)).status == 200
+    assert (await complete(client, declared))["hash"] == digest(packed)
+    answer = await client.get(f"/files/{declared['file']['id']}", headers={"Accept-Encoding": "identity"})
+    assert (answer.content, answer.headers["content-length"]) == (packed, str(len(packed)))
+    assert "content-encoding" not in answer.headers
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert answer.headers["cache-control"] == "private, no-cache"
+    assert await asyncio.to_thread(read_tags, api, (await look_at(resources, declared)).row["minio_object_name"]) == {
+        "assay-file-id": declared["file"]["id"]
+    }
+    await check_served(client, resources, declared, packed)
+
+
+def read_tags(api: Api, name: UUID) -> dict[str, str]:
+    keys = api.deployment
+    with open_store(keys.endpoint, keys.root_access_key, secret_key=keys.root_secret_key) as root, calling(timeout_seconds=10):
+        return dict(root._client.get_object_tags(keys.vault_bucket, str(name)) or {})
+
+
+# Other bytes than declared
+
+
+@pytest.mark.parametrize(
+    ("case", "fields"),
+    [
+        ("size-mismatch", {"size": len(BODY) + 1}),
+        ("content-type-mismatch", {"content_type": "image/png"}),
+        ("digest-mismatch", {"sha256": digest(OTHER)}),
+    ],
+)
+async def test_what_is_not_what_was_declared_is_refused_by_the_store_or_rejected(
+    apart: Apart, case: str, fields: Mapping[str, Any]
+) -> None:
+    declared = await declare(apart.client, BODY, **fields)
+    by_url = await put(declared, BODY, {"Content-Type": TEXT} if case == "content-type-mismatch" else None)
+    assert by_url.status in (400, 403)
+    assert (await look_at(apart.resources, declared)).incoming is None
+    put_as_root(apart.root_incoming, await find_key(apart.resources, declared), BODY)
+    assert (await apart.client.post(f"/files/{declared['file']['id']}/complete")).status_code == 202
+    async with working(apart.resources):
+        metadata = await read_metadata(apart.client, declared, wait=20)
+    assert (metadata["state"], metadata["hash"], metadata["rejection"]["reason"]) == ("rejected", None, case)
+    refused = await download(apart.client, declared)
+    assert (refused.status_code, refused.json()["reason"]) == (409, case)
+    assert "retry-after" not in refused.headers
+    await check_all(apart.resources)
+
+
+# A URL's end
+
+
+async def test_a_put_of_eight_seconds_on_a_url_of_two_ends_ready(client: httpx.AsyncClient, resources: Resources) -> None:
+    declared = await declare(client, BODY)
+    file = await find_file(resources, UUID(declared["file"]["id"]), owner=None)
+    short = msgspec.structs.replace(resources, settings=msgspec.structs.replace(resources.settings, upload_url_ttl=timedelta(seconds=2)))
+    signed = sign_upload(short, file, now=await resources.pool.fetchval("SELECT now()"))
+    assert await asyncio.to_thread(put_slowly, signed.url, signed.headers, BODY) == 200
+    assert (await put({"upload": msgspec.to_builtins(signed)}, OTHER)).status == 403
+    assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
+    await check_served(client, resources, declared, BODY)
+
+
+def put_slowly(url: str, headers: Mapping[str, str], body: bytes) -> int:
+    """In nine pieces, a second apart."""
+    parts, pause = urlsplit(url), threading.Event()
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+    connection.putrequest("PUT", f"{parts.path}?{parts.query}", skip_accept_encoding=True)
+    for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    piece = -(-len(body) // 9)
+    for start in range(0, len(body), piece):
+        if start:
+            pause.wait(1)  # the URL's end is what this test waits for
+        connection.send(body[start : start + piece])
+    status = receive(connection).status
+    connection.close()
+    return status

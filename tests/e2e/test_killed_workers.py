@@ -1,0 +1,82 @@
+"""Workers that die by kill -9: what they held is finished by others."""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from service.resources import Resources
+from service.settings import Settings
+from tests.e2e.commands import started
+from tests.e2e.conftest import Ways, api_apart
+from tests.e2e.jobs import check_all, check_served, check_single_object, look_at, read_metadata, until, upload, working
+
+pytestmark = pytest.mark.anyio
+
+BODY = b"what was sent" * 1000
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The variables that make a process have these settings."""
+    environ = {}
+    for name, value in msgspec.structs.asdict(settings).items():
+        if value is None or value == ():
+            continue
+        if isinstance(value, timedelta):
+            text = f"{value.total_seconds():.3f}s"
+        else:
+            text = ",".join(value) if isinstance(value, tuple) else str(value)
+        environ[f"ASSAY_{name.upper()}"] = text
+    return environ
+
+
+@pytest.mark.parametrize("moment", [b"HEAD /", b"x-amz-copy-source", b"GET /"], ids=["looks", "copies", "hashes"])
+async def test_another_worker_finishes_what_a_killed_one_began(ways: Ways, direct: Resources, tmp_path: Path, moment: bytes) -> None:
+    ways.store.silence_after(moment)
+    async with api_apart(ways.direct, with_worker=False) as client:
+        declared = await upload(client, BODY)
+        await client.post(f"/files/{declared['file']['id']}/complete")
+        with started(["worker"], tmp_path / "worker.log", environ=as_environment(ways.settings)) as worker:
+            assert await asyncio.to_thread(ways.store.silenced.wait, 20), (tmp_path / "worker.log").read_text()
+            worker.kill()
+        begun = await look_at(direct, declared)
+        assert (begun.row["state"], begun.copies) == ("verifying", 1)
+        assert begun.row["lease"]
+        async with working(direct):
+            assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
+        await check_served(client, direct, declared, BODY)
+        await check_single_object(direct, declared)
+
+
+async def test_many_files_are_proved_while_a_worker_dies(ways: Ways, direct: Resources, tmp_path: Path) -> None:
+    """The one that dies holds files, stuck at the store, while another goes on with the rest."""
+    ways.store.silence_after(b"x-amz-copy-source")
+    bodies, log = [b"%d " % number + BODY for number in range(30)], tmp_path / "worker.log"
+    async with api_apart(ways.direct, with_worker=False) as client, contextlib.AsyncExitStack() as stack:
+        declared = await asyncio.gather(*(upload(client, body) for body in bodies))
+        stuck = stack.enter_context(started(["worker"], log, environ=as_environment(ways.settings)))
+        await asyncio.gather(*(client.post(f"/files/{one['file']['id']}/complete") for one in declared))
+        assert await asyncio.to_thread(ways.store.silenced.wait, 20), log.read_text()
+        held = await find_held(direct)
+        assert held
+        stack.enter_context(started(["worker"], log, environ=as_environment(ways.direct)))
+
+        async def some_are_ready() -> bool:
+            return bool(await direct.pool.fetchval("SELECT count(*) FROM files WHERE state = 'ready'"))
+
+        await until(some_are_ready)
+        assert held & await find_held(direct)
+        stuck.kill()
+        for one, body in zip(declared, bodies, strict=True):
+            assert (await read_metadata(client, one, wait=20))["state"] == "ready"
+            await check_served(client, direct, one, body)
+    await check_all(direct)
+
+
+async def find_held(direct: Resources) -> set[UUID]:
+    """The leases that are alive."""
+    return {row["lease"] for row in await direct.pool.fetch("SELECT lease FROM files WHERE lease_until > now()")}

@@ -1,0 +1,96 @@
+"""The connection that listens: killed, missing or fallen silent, it delays nobody for long, and is replaced."""
+
+import asyncio
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from service import signals, uploads, worker
+from service.resources import Resources, open_resources
+from service.uploads import notice_event
+from tests.e2e.conftest import Ways, api_apart
+from tests.e2e.jobs import check_all, check_served, complete, declare, look_at, put, read_metadata, until, upload, working
+
+pytestmark = pytest.mark.anyio
+
+BODY = b"what was sent" * 1000
+IN_TIME = 15
+
+
+LISTENERS = """
+    SELECT pid FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND query ~ '^(LISTEN|SELECT pg_notify)'
+"""
+
+
+async def find_listeners(direct: Resources) -> set[int]:
+    return {row["pid"] for row in await direct.pool.fetch(LISTENERS)}
+
+
+async def test_a_listener_that_was_killed_listens_again(ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "POLL", timedelta(minutes=5))
+    monkeypatch.setattr(uploads, "UNHEARD_SECONDS", 300)  # so that a signal is all that can bring it on
+    async with api_apart(ways.direct, with_worker=False) as client, working(direct):
+        await complete(client, await upload(client, BODY))
+        declared = await declare(client, BODY)
+        waiting = asyncio.create_task(read_metadata(client, declared, wait=30))
+        await until(lambda: is_listening(direct, 2))
+        killed = await find_listeners(direct)
+        await direct.pool.fetch("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", list(killed))
+
+        async def others_listen() -> bool:
+            return len(await find_listeners(direct) - killed) == 2  # the API's, and the worker's
+
+        await until(others_listen)
+        await put(declared, BODY)
+        await client.post(f"/files/{declared['file']['id']}/complete")
+        async with asyncio.timeout(IN_TIME):
+            assert (await waiting)["state"] == "ready"
+    await check_all(direct)
+
+
+async def test_without_any_listener_work_is_done_and_who_waits_is_told_the_truth(ways: Ways, direct: Resources) -> None:
+    ways.database.cut()
+    deaf = msgspec.structs.replace(ways.direct, database_listen_url=ways.settings.database_url)
+    async with api_apart(deaf, with_worker=False) as client, open_resources(deaf) as others, working(others):
+        declared = await upload(client, BODY)
+        assert (await complete(client, declared, wait=15))["state"] == "ready"
+        await check_served(client, direct, declared, BODY)
+
+
+async def test_a_listener_that_fell_silent_is_found_out_and_replaced(
+    ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a firewall forgets an idle connection: nothing ends, nothing comes."""
+    monkeypatch.setattr(signals, "HEARTBEAT_SECONDS", 0.5)
+    listening_apart = msgspec.structs.replace(ways.direct, database_listen_url=ways.settings.database_url)
+    async with api_apart(listening_apart, with_worker=False) as client, working(direct):
+        declared = await declare(client, BODY)
+        waiting = asyncio.create_task(read_metadata(client, declared, wait=40))
+        await until(lambda: is_listening(direct, 2))
+        ways.database.silence()
+        await put(declared, BODY)
+        await notice_event(direct, (await look_at(direct, declared)).row["incoming_key"])
+        async with asyncio.timeout(IN_TIME):
+            assert (await waiting)["state"] == "ready"
+
+
+async def test_a_signal_that_was_lost_on_the_way_is_given_after_the_reconnect(ways: Ways, direct: Resources) -> None:
+    deaf = msgspec.structs.replace(ways.direct, database_listen_url=ways.settings.database_url)
+    async with api_apart(ways.direct, with_worker=False) as client, open_resources(deaf) as others, working(others):
+        declared = await declare(client, BODY)
+        waiting = asyncio.create_task(read_metadata(client, declared, wait=40))
+        await until(lambda: is_listening(direct, 3))
+        ways.database.silence()
+        await put(declared, BODY)
+        await notice_event(direct, (await look_at(direct, declared)).row["incoming_key"])
+        assert await asyncio.to_thread(ways.database.held.wait, IN_TIME)
+        ways.database.cut()
+        ways.database.restore()
+        async with asyncio.timeout(IN_TIME):
+            assert (await waiting)["state"] == "ready"
+
+
+async def is_listening(direct: Resources, processes: int) -> bool:
+    return len(await find_listeners(direct)) == processes
