@@ -39,7 +39,7 @@ class Hand:
         return make_request("DELETE", self.sign("DELETE", key))
 
     def copy(self, key: str, target: str) -> bytes:
-        """A new object, as the service copies: metadata and tags replaced."""
+        """A new object, as the service copies: with a type, metadata and tags of its own."""
         url, headers = self.sign_copy(key, target)
         return make_request("PUT", url, headers=headers)
 
@@ -48,6 +48,11 @@ class Hand:
             "x-amz-copy-source": f"/{self.bucket}/{key}",
             "x-amz-metadata-directive": "REPLACE",
             "x-amz-tagging-directive": "REPLACE",
+            "x-amz-tagging": f"assay-file-id={target}",
+            "x-amz-meta-assay-file-id": target,
+            "x-amz-meta-assay-owner": "benchmark",
+            "x-amz-meta-assay-filename": "benchmark.bin",
+            "Content-Type": "application/octet-stream",
         }
         return self.sign("PUT", target, headers=headers), headers
 

@@ -1,12 +1,15 @@
 """1 GiB: the PUT through a declared URL, then its verification; each against the same done by hand, in the same rounds."""
 
+import asyncio
 import hashlib
 import os
 import subprocess
 import time
 from functools import partial
 from pathlib import Path
+from uuid import UUID
 
+import asyncpg
 import httpx
 
 from tests.benchmarks.figures import Figure, Series, compare_times
@@ -83,8 +86,23 @@ def upload(site: Site, body: Path, *, pids: list[int], digest: str) -> dict[str,
 def forget(site: Site, file: dict[str, str]) -> None:
     """Delete, and wait until the disk has it back."""
     site.call("DELETE", f"/files/{file['id']}")
-    vault = site.settings.vault_bucket
-    wait_until(lambda: httpx.head(site.hand.sign("HEAD", file["minio_object_name"], bucket=vault)).status_code == 404, seconds=90)
+    settings = site.settings
+    key = asyncio.run(find_incoming_key(settings.database_url, file["id"]))
+    for bucket, name in ((settings.vault_bucket, file["minio_object_name"]), (settings.incoming_bucket, key)):
+        wait_until(partial(is_gone, site.hand.sign("HEAD", name, bucket=bucket)), seconds=90)
+
+
+def is_gone(url: str) -> bool:
+    return httpx.head(url).status_code == 404
+
+
+async def find_incoming_key(database_url: str, file_id: str) -> str:
+    connection = await asyncpg.connect(database_url)
+    try:
+        key: str = await connection.fetchval("SELECT incoming_key FROM files WHERE id = $1", UUID(file_id))
+    finally:
+        await connection.close()
+    return key
 
 
 def upload_by_hand(site: Site, body: Path) -> dict[str, float]:
