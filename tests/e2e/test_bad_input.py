@@ -61,7 +61,6 @@ QUERIES = [
     ("cursor=nope", "cursor", "begin again without a cursor"),
     ("cursor=%00", "cursor", "without it"),
     ("cursor=ä", "cursor", "begin again without a cursor"),
-    ("state=unknown", "state", "unknown"),
     ("filename=a%00", "filename", "without it"),
     ("content_type=%00", "content_type", "without it"),
     ("hash=abc", "hash", "64 hexadecimal digits"),
