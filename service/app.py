@@ -22,7 +22,7 @@ from service.logs import RequestLog
 from service.object_store import StoreError
 from service.problems import FieldError, Problem
 from service.resources import Resources, open_resources
-from service.routes import files, health, schema, uploads, webhooks
+from service.routes import files, health, links, schema, uploads, webhooks
 from service.routes.answers import render_problem
 from service.routes.downloads import read_file
 from service.routes.health import Readiness
@@ -78,7 +78,7 @@ def create_app(settings: Settings, *, with_worker: bool = False, resources: Reso
 
 def open_routes() -> list[Any]:
     """Without an API key."""
-    return [health.is_live, health.is_ready, health.read_metrics, webhooks.probe_webhook, webhooks.receive_event]
+    return [health.is_live, health.is_ready, health.read_metrics, webhooks.probe_webhook, webhooks.receive_event, links.read_linked_file]
 
 
 def guarded_routes() -> list[Any]:
@@ -87,7 +87,9 @@ def guarded_routes() -> list[Any]:
         files.list_files,
         files.read_metadata,
         files.delete_file,
+        files.change_file,
         read_file,
+        links.make_link,
         upload_file,
         uploads.upload_by_redirect,
         uploads.complete_upload,

@@ -6,6 +6,7 @@ import hashlib
 import re
 import secrets
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 from litestar.connection import ASGIConnection
@@ -23,8 +24,9 @@ READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who is asking, and what for."""
+    """Who is asking, by which key, and what for."""
 
+    key_id: UUID
     owner: str
     scopes: frozenset[str]
 
@@ -72,7 +74,7 @@ async def authenticate(resources: Resources, header: str | None) -> Principal:
         grant = await keys.find_grant(resources.pool, secret)
     if grant is None:
         raise Unauthorized("the API key is unknown, expired or revoked")
-    return Principal(grant.owner, frozenset(grant.scopes))
+    return Principal(grant.key_id, grant.owner, frozenset(grant.scopes))
 
 
 def check_scope(principal: Principal, method: str) -> None:

@@ -7,11 +7,12 @@ Problem
 │   └── IncompleteBody      400   ├── Conflict           409   ├── RangeNotSatisfiable   416
 ├── Unauthorized            401   │   ├── NotReady             ├── DigestMismatch        422
 ├── Forbidden               403   │   ├── FileRejected         ├── MultipartNotAvailable 422
-├── PreconditionFailed      412   │   ├── FileDamaged          ├── IdempotencyMismatch   422
-└── ...                           │   ├── NotUploaded          ├── DatabaseUnavailable   503
-                                  │   ├── AlreadyUploaded      ├── ObjectStoreUnavailable 503
-                                  │   └── DigestConflict       └── InternalError         500
-                                  └── FileGone           410
+├── InvalidLink             403   │   ├── FileDamaged          ├── IdempotencyMismatch   422
+├── PreconditionFailed      412   │   ├── NotUploaded          ├── InternalError         500
+└── ...                           │   ├── AlreadyUploaded      ├── LinksNotAvailable     501
+                                  │   └── DigestConflict       └── Unavailable           503
+                                  └── FileGone           410       ├── DatabaseUnavailable
+                                      └── LinkEnded                └── ObjectStoreUnavailable
 """
 
 from typing import Any, ClassVar, Self
@@ -96,6 +97,12 @@ class Forbidden(Problem):
     status, type, title = 403, "forbidden", "The API key may not do this"
 
 
+class InvalidLink(Problem):
+    """The link's token was not made here, or was altered."""
+
+    status, type, title = 403, "invalid-link", "The link is not valid"
+
+
 class NotFound(Problem):
     """No such route, or no such file for this owner."""
 
@@ -162,6 +169,12 @@ class FileGone(Problem):
     status, type, title = 410, "gone", "The file is gone"
 
 
+class LinkEnded(FileGone):
+    """The link's time is over, or the key that made it was revoked; the file may be there."""
+
+    type, title = "link-ended", "The link has ended"
+
+
 class PreconditionFailed(Problem):
     """If-Match or If-Unmodified-Since does not hold (RFC 9110, 13.1)."""
 
@@ -208,6 +221,12 @@ class IdempotencyMismatch(Problem):
     """The Idempotency-Key was used with another body."""
 
     status, type, title = 422, "idempotency-mismatch", "The Idempotency-Key was used for another request"
+
+
+class LinksNotAvailable(Problem):
+    """No secret is set to sign links with."""
+
+    status, type, title = 501, "links-not-available", "Links cannot be made here"
 
 
 class Unavailable(Problem):

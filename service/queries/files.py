@@ -94,6 +94,23 @@ async def notice_file(database: Database, file_id: UUID, sha256: Sha256 | None) 
     return read_row_if_any(await database.fetchrow(NOTICE_FILE, file_id, sha256 and sha256.digest), File)
 
 
+# What a client calls its file is its own affair as long as there is one; what was declared of the bytes never changes.
+CHANGE: Final = (
+    """
+    UPDATE files SET filename = coalesce($3, filename), metadata = coalesce($4, metadata)
+    WHERE id = $1 AND ($2::text IS NULL OR owner = $2) AND state NOT IN ('expired', 'deleted')
+    RETURNING """
+    + COLUMNS
+)
+
+
+async def change_file(
+    database: Database, file_id: UUID, *, owner: str | None, filename: str | None, metadata: dict[str, str] | None
+) -> File | None:
+    """Another name, other metadata, or both; None keeps what is there. None: gone, or not this owner's."""
+    return read_row_if_any(await database.fetchrow(CHANGE, file_id, owner, filename, metadata), File)
+
+
 # Touches `files` alone: a copy under way falls to the sweeper when its own lease ends. The first sweep is due at once.
 DELETE: Final = """
     UPDATE files

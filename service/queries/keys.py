@@ -25,12 +25,13 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 class Grant(msgspec.Struct, frozen=True):
     """What a live key allows."""
 
+    key_id: UUID
     owner: str
     scopes: list[str]
 
 
 FIND: Final = """
-    SELECT owner, scopes FROM api_keys
+    SELECT id, owner, scopes FROM api_keys
     WHERE secret_sha256 = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
 """
 
@@ -38,7 +39,20 @@ FIND: Final = """
 async def find_grant(database: Database, secret: Sha256) -> Grant | None:
     """What the key with this digest allows now; None: unknown, expired or revoked."""
     row = await database.fetchrow(FIND, secret.digest)
-    return row and Grant(row["owner"], row["scopes"])
+    return row and Grant(row["id"], row["owner"], row["scopes"])
+
+
+IS_LIVE: Final = """
+    SELECT $2 > now() AND EXISTS (
+        SELECT FROM api_keys WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+    )
+"""
+
+
+async def is_live(database: Database, key_id: UUID, *, until: datetime) -> bool:
+    """Whether `until` is still to come, and the key neither revoked nor over."""
+    live: bool = await database.fetchval(IS_LIVE, key_id, until)
+    return live
 
 
 CREATE: Final = """

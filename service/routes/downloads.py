@@ -16,6 +16,7 @@ from litestar.types import Receive, Scope, Send
 from service import problems
 from service.auth import Principal
 from service.downloads import PAUSE_SECONDS, Downloads, Source, find_readable, open_source, read_chunk
+from service.model import File
 from service.object_store import StoreError
 from service.representation import Headers, choose_span, describe_body, describe_file, is_not_modified
 from service.resources import Resources
@@ -30,6 +31,15 @@ SENT_HEADERS: Final = {
     "Last-Modified": "When the file was proved",
     "Content-Disposition": "The filename (RFC 6266)",
 }
+SENT_HEADERS_DOCUMENTED: Final = [
+    ResponseHeader(name=name, description=text, documentation_only=True) for name, text in SENT_HEADERS.items()
+]
+BODY_ANSWERS: Final = {
+    200: ResponseSpec(bytes, description="The whole file", media_type=ANY_TYPE, generate_examples=False),
+    206: ResponseSpec(bytes, description="The range that was asked for", media_type=ANY_TYPE, generate_examples=False),
+    304: ResponseSpec(None, description="The client has it already", generate_examples=False),
+}
+UNREADABLE: Final = (problems.NotReady, problems.FileRejected, problems.FileDamaged, problems.FileGone)
 
 log = structlog.get_logger()
 
@@ -139,19 +149,14 @@ def name_operation(_: object, method: HttpMethod | str, __: object) -> str:
     summary="Download a file",
     description="The bytes, which hash to the file's `hash`. One `Range` is honoured; several, or one in a HEAD, are ignored.",
     tags=["files"],
-    response_headers=[ResponseHeader(name=name, description=text, documentation_only=True) for name, text in SENT_HEADERS.items()],
+    response_headers=SENT_HEADERS_DOCUMENTED,
     responses={
-        200: ResponseSpec(bytes, description="The whole file", media_type=ANY_TYPE, generate_examples=False),
-        206: ResponseSpec(bytes, description="The range that was asked for", media_type=ANY_TYPE, generate_examples=False),
-        304: ResponseSpec(None, description="The client has it already", generate_examples=False),
+        **BODY_ANSWERS,
         **refusals(
             *ANYWHERE,
             problems.InvalidRequest,
             problems.NotFound,
-            problems.NotReady,
-            problems.FileRejected,
-            problems.FileDamaged,
-            problems.FileGone,
+            *UNREADABLE,
             problems.PreconditionFailed,
             problems.RangeNotSatisfiable,
             problems.ObjectStoreUnavailable,
@@ -169,7 +174,14 @@ async def read_file(
     ] = "attachment",
 ) -> Response[Any]:
     file = await find_readable(resources, file_id, owner=principal.acting_for)
-    headers, asked = describe_file(file, inline=disposition == "inline"), read_conditions(request)
+    return await answer_file(request, resources, downloads, file, inline=disposition == "inline")
+
+
+async def answer_file(
+    request: Request[Any, Any, Any], resources: Resources, downloads: Downloads, file: File, *, inline: bool
+) -> Response[Any]:
+    """Conditions, range and body of a file that the request may read. Raises PreconditionFailed, RangeNotSatisfiable, StoreError."""
+    headers, asked = describe_file(file, inline=inline), read_conditions(request)
     if is_not_modified(file, asked):
         return Download(downloads, None, status=304, headers=headers)
     if request.method == "HEAD":  # from the row alone; ranges are for GET (RFC 9110, 14.2)

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 import msgspec
-from litestar import Request, Response, delete, get, post
+from litestar import Request, Response, delete, get, patch, post
 from litestar.datastructures import ResponseHeader
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
@@ -39,6 +39,15 @@ class DeclareRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     metadata: Annotated[dict[str, str], msgspec.Meta(description="At most 32 pairs, 4 KiB in all")] = {}
     multipart: bool | None = None
     owner: Annotated[str, msgspec.Meta(description="Whose file it is; another's only with the scope admin")] | None = None
+
+
+class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be another; what is absent stays."""
+
+    filename: Annotated[str, msgspec.Meta(description="1 to 255 bytes of UTF-8, no path, no control characters")] | None = None
+    metadata: (
+        Annotated[dict[str, str], msgspec.Meta(description="In the place of all there were; at most 32 pairs, 4 KiB in all")] | None
+    ) = None
 
 
 class FileMetadata(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,6 +226,30 @@ async def read_metadata(
 ) -> FileMetadata:
     file = await uploads.find_file(resources, file_id, owner=principal.acting_for)
     return describe_file(await uploads.wait_until_final(resources, file, seconds=wait))
+
+
+@patch(
+    "/files/{file_id:uuid}",
+    operation_id="changeFile",
+    summary="Give a file another name or other metadata",
+    description="`metadata` replaces all pairs. What was declared of the bytes stays as it is.",
+    tags=["files"],
+    responses=refusals(*ANYWHERE, *READS_JSON, problems.NotFound, problems.FileGone),
+)
+async def change_file(
+    file_id: FromPath[UUID],
+    data: Annotated[ChangeRequest, Body(examples=[Example(summary="Another name", value={"filename": "winter.jpg"})])],
+    resources: NamedDependency[Resources],
+    principal: NamedDependency[Principal],
+) -> FileMetadata:
+    changed = await uploads.change_file(
+        resources,
+        file_id,
+        owner=principal.acting_for,
+        filename=None if data.filename is None else declarations.check_filename(data.filename),
+        metadata=None if data.metadata is None else declarations.check_metadata(data.metadata),
+    )
+    return describe_file(changed)
 
 
 @delete(

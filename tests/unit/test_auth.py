@@ -1,6 +1,7 @@
 """Keys and scopes, without a database."""
 
 import re
+from uuid import UUID
 
 import pytest
 
@@ -9,7 +10,7 @@ from service.problems import Forbidden, Unauthorized
 
 
 def principal(*scopes: str) -> Principal:
-    return Principal("ann", frozenset(scopes))
+    return Principal(UUID(int=1), "ann", frozenset(scopes))
 
 
 def test_a_key_has_256_random_bits_and_is_stored_as_its_digest() -> None:

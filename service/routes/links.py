@@ -1,0 +1,93 @@
+"""`POST /files/{id}/links` makes a link, `/l/{token}` follows it."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+from litestar import HttpMethod, Request, Response, post, route
+from litestar.di import NamedDependency
+from litestar.openapi.spec import Example
+from litestar.params import Body, FromPath
+
+from service import links, problems
+from service.auth import Principal
+from service.downloads import Downloads
+from service.resources import Resources
+from service.routes.answers import ANYWHERE, READS_JSON, refusals
+from service.routes.downloads import BODY_ANSWERS, SENT_HEADERS_DOCUMENTED, UNREADABLE, answer_file
+
+LONGEST_SECONDS = int(links.LONGEST.total_seconds())
+
+
+class LinkRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the link is to work, and what a browser does with the file."""
+
+    expires_in: Annotated[int, msgspec.Meta(ge=1, le=LONGEST_SECONDS, description="Seconds, at most 7 days")]
+    disposition: Annotated[
+        Literal["attachment", "inline"], msgspec.Meta(description="`inline` shows harmless types in a browser; others stay attachments")
+    ] = "attachment"
+
+
+class SignedLink(msgspec.Struct, frozen=True, kw_only=True):
+    """Whoever has `url` can read the file until `expires_at`, without a key."""
+
+    url: str
+    expires_at: datetime
+
+
+@post(
+    "/files/{file_id:uuid}/links",
+    operation_id="makeLink",
+    summary="Make a link that works without a key",
+    description="It ends by itself, with the file, and with the API key that made it.",
+    tags=["links"],
+    responses=refusals(*ANYWHERE, *READS_JSON, problems.NotFound, *UNREADABLE, problems.LinksNotAvailable),
+)
+async def make_link(
+    request: Request[Any, Any, Any],
+    file_id: FromPath[UUID],
+    data: Annotated[LinkRequest, Body(examples=[Example(summary="For a day", value={"expires_in": 86400})])],
+    resources: NamedDependency[Resources],
+    principal: NamedDependency[Principal],
+) -> SignedLink:
+    made = await links.make_link(
+        resources, file_id, principal, expires_in=timedelta(seconds=data.expires_in), inline=data.disposition == "inline"
+    )
+    origin = resources.settings.public_url or str(request.base_url).rstrip("/")
+    return SignedLink(url=origin + made.path, expires_at=made.expires_at)
+
+
+def name_operation(_: object, method: HttpMethod | str, __: object) -> str:
+    return f"{str(getattr(method, 'value', method)).lower()}LinkedFile"
+
+
+@route(
+    "/l/{token:str}",
+    http_method=[HttpMethod.GET, HttpMethod.HEAD],
+    operation_id=name_operation,
+    summary="Download the file behind a link",
+    description="As `GET /files/{id}`, without a key.",
+    tags=["links"],
+    security=[],
+    response_headers=SENT_HEADERS_DOCUMENTED,
+    responses={
+        **BODY_ANSWERS,
+        **refusals(
+            problems.InvalidRequest,
+            problems.InvalidLink,
+            *UNREADABLE,
+            problems.LinkEnded,
+            problems.PreconditionFailed,
+            problems.RangeNotSatisfiable,
+            problems.DatabaseUnavailable,
+            problems.ObjectStoreUnavailable,
+        ),
+    },
+)
+async def read_linked_file(
+    request: Request[Any, Any, Any], token: FromPath[str], resources: NamedDependency[Resources], downloads: NamedDependency[Downloads]
+) -> Response[Any]:
+    file, link = await links.find_linked(resources, token)
+    request.scope["state"]["file_id"] = file.id
+    return await answer_file(request, resources, downloads, file, inline=link.inline)

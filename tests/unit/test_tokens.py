@@ -1,0 +1,62 @@
+"""Tokens: what one says is what was signed, to the last bit."""
+
+import string
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.tokens import Purpose, Token, read_token, sign_token
+
+SECRETS = ("the newest secret", "an older one")
+ALPHABET = string.ascii_letters + string.digits + "-_"
+TOKEN = Token(
+    purpose=Purpose.DOWNLOAD,
+    file_id=UUID("0198f2f4-1c3e-7000-8000-0000000000aa"),
+    key_id=UUID("0198f2f4-1c3e-7000-8000-0000000000bb"),
+    expires_at=datetime(2026, 11, 22, 20, 0, tzinfo=UTC),
+    inline=True,
+)
+
+
+def read(text: str, secrets: tuple[str, ...] = SECRETS) -> Token | None:
+    return read_token(secrets, text, purpose=Purpose.DOWNLOAD)
+
+
+@given(st.uuids(), st.uuids(), st.datetimes(datetime(2000, 1, 1), datetime(2500, 1, 1)), st.booleans())
+def test_what_was_signed_is_read(file_id: UUID, key_id: UUID, moment: datetime, inline: bool) -> None:
+    end = moment.replace(microsecond=0, tzinfo=UTC)
+    token = Token(purpose=Purpose.DOWNLOAD, file_id=file_id, key_id=key_id, expires_at=end, inline=inline)
+    assert read(sign_token(SECRETS, token)) == token
+
+
+def test_every_single_changed_character_makes_it_no_token() -> None:
+    text = sign_token(SECRETS, TOKEN)
+    for place in range(len(text)):
+        for character in ALPHABET:
+            changed = text[:place] + character + text[place + 1 :]
+            assert (read(changed) is None) == (changed != text)
+
+
+@pytest.mark.parametrize("text", ["", "x", "=" * 100, "\u00e9" * 100, "A" * 100, "A" * 99, "A" * 101, " " * 100])
+def test_what_is_no_token_is_read_as_none(text: str) -> None:
+    assert read(text) is None
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}", "{}=", "{}A"])
+def test_nothing_may_stand_around_it(around: str) -> None:
+    assert read(around.format(sign_token(SECRETS, TOKEN))) is None
+
+
+def test_the_first_secret_signs_and_all_are_accepted() -> None:
+    assert read(sign_token(SECRETS[1:], TOKEN)) == TOKEN
+    assert read(sign_token(SECRETS, TOKEN), secrets=SECRETS[1:]) is None
+    assert read(sign_token(("another",), TOKEN)) is None
+    assert read(sign_token(SECRETS, TOKEN), secrets=()) is None
+
+
+def test_two_tokens_differ_in_their_key_and_file() -> None:
+    other = Token(purpose=Purpose.DOWNLOAD, file_id=uuid4(), key_id=TOKEN.key_id, expires_at=TOKEN.expires_at)
+    assert sign_token(SECRETS, other) != sign_token(SECRETS, TOKEN)
