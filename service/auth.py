@@ -1,4 +1,8 @@
-"""Who is asking: turns a request into a `Principal`. Nothing else knows about keys."""
+"""Who is asking: turns a request into a `Principal`. Nothing else knows about keys.
+
+An upload token stands for the key that declared its file, for as long as both last, on the routes that take one (`TAKES_TOKEN`) and
+for that file alone: a product's backend hands it to a browser, which never sees the key.
+"""
 
 import asyncio
 import base64
@@ -12,23 +16,27 @@ import msgspec
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from service.model import Sha256
+from service.model import File, Sha256
 from service.problems import Forbidden, Unauthorized
 from service.queries import keys
 from service.resources import Resources
+from service.tokens import TEXT, Purpose, Token, read_token, sign_token
 
 KEY: Final = re.compile(r"assay_[A-Za-z0-9_-]{43}")
 PATIENCE_SECONDS: Final = 6.0
 READ, WRITE, ADMIN = "read", "write", "admin"
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+TAKES_TOKEN: Final = {"takes_upload_token": True}
+"""The `opt` of a route that an upload token opens."""
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who is asking, by which key, and what for."""
+    """Who is asking, by which key, and what for. `only_file`: by that file's upload token."""
 
     key_id: UUID
     owner: str
     scopes: frozenset[str]
+    only_file: UUID | None = None
 
     @property
     def is_admin(self) -> bool:
@@ -58,23 +66,44 @@ def digest_key(text: str) -> Sha256:
 
 
 def parse_authorization(header: str | None) -> str:
-    """The key in `Authorization: Bearer KEY` (RFC 6750, 2.1). Raises Unauthorized."""
+    """The key or token in `Authorization: Bearer …` (RFC 6750, 2.1). Raises Unauthorized."""
     if header is None:
         raise Unauthorized("send your API key as `Authorization: Bearer assay_…`")
     scheme, _, key = header.partition(" ")
-    if scheme.lower() != "bearer" or not KEY.fullmatch(key.strip()):
-        raise Unauthorized("the Authorization header is not `Bearer assay_…`")
+    if scheme.lower() != "bearer" or not (KEY.fullmatch(key.strip()) or TEXT.fullmatch(key.strip())):
+        raise Unauthorized("the Authorization header is not `Bearer assay_…`, nor `Bearer` and an upload token")
     return key.strip()
 
 
 async def authenticate(resources: Resources, header: str | None) -> Principal:
-    """Who the key belongs to. Raises Unauthorized: an unknown, an expired and a revoked key look the same."""
-    secret = digest_key(parse_authorization(header))
+    """Who the key or token belongs to. Raises Unauthorized: an unknown, an expired and a revoked one look the same."""
+    text = parse_authorization(header)
     async with asyncio.timeout(PATIENCE_SECONDS):  # of a database that hangs nobody waits for, not even in the pool's queue
-        grant = await keys.find_grant(resources.pool, secret)
-    if grant is None:
-        raise Unauthorized("the API key is unknown, expired or revoked")
-    return Principal(grant.key_id, grant.owner, frozenset(grant.scopes))
+        principal = await (find_key(resources, text) if KEY.fullmatch(text) else find_uploader(resources, text))
+    if principal is None:
+        raise Unauthorized("the API key or upload token is unknown, expired or revoked")
+    return principal
+
+
+async def find_key(resources: Resources, text: str) -> Principal | None:
+    grant = await keys.find_grant(resources.pool, digest_key(text))
+    return None if grant is None else Principal(grant.key_id, grant.owner, frozenset(grant.scopes))
+
+
+async def find_uploader(resources: Resources, text: str) -> Principal | None:
+    """The owner of the token's file, while the token and the key that made it last."""
+    token = read_token(resources.settings.link_secret, text, purpose=Purpose.UPLOAD)
+    if token is None:
+        return None
+    owner = await keys.find_file_owner(resources.pool, token.key_id, file_id=token.file_id, until=token.expires_at)
+    return None if owner is None else Principal(token.key_id, owner, frozenset({READ, WRITE}), only_file=token.file_id)
+
+
+def sign_upload_token(resources: Resources, file: File, key_id: UUID) -> str | None:
+    """For whoever sends this file's bytes, until the file's end; None: no secret is set to sign it with."""
+    secrets = resources.settings.link_secret
+    end = file.expires_at.replace(microsecond=0)
+    return sign_token(secrets, Token(purpose=Purpose.UPLOAD, file_id=file.id, key_id=key_id, expires_at=end)) if secrets else None
 
 
 def check_scope(principal: Principal, method: str) -> None:
@@ -84,8 +113,17 @@ def check_scope(principal: Principal, method: str) -> None:
         raise Forbidden(f"the API key lacks the scope {needed}")
 
 
-async def require_key(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+def check_token(principal: Principal, handler: BaseRouteHandler, file_id: object) -> None:
+    """Raises Forbidden for an upload token on any other route, or for another file."""
+    if principal.only_file is None:
+        return
+    if not handler.opt.get("takes_upload_token") or file_id != principal.only_file:
+        raise Forbidden("an upload token opens complete, upload, metadata and DELETE of its own file, and nothing else")
+
+
+async def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """The guard of every route that is not open to all: it runs before anything of the body is read."""
     principal = await authenticate(connection.app.state.resources, connection.headers.get("authorization"))
     connection.scope["state"]["principal"] = principal
+    check_token(principal, handler, connection.path_params.get("file_id"))
     check_scope(principal, str(connection.scope.get("method")))

@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     """What a token is for; it is accepted for nothing else."""
 
     DOWNLOAD = 1
+    UPLOAD = 2
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,12 +35,17 @@ UNHEARD_SECONDS: Final = 1.0
 
 
 class Upload(msgspec.Struct, frozen=True):
-    """How to send the bytes: exactly these headers and exactly `size` bytes, unchunked, to `url`, begun before `expires_at`."""
+    """How to send the bytes: exactly these headers and exactly `size` bytes, unchunked, to `url`, begun before `expires_at`.
+
+    `token` is a Bearer token for `complete`, `upload`, `metadata` and DELETE of this file alone, for whoever sends without a key; null
+    where no secret is set to sign it with.
+    """
 
     method: str
     url: str
     headers: dict[str, str]
     expires_at: datetime
+    token: str | None = None
 
 
 class Declared(msgspec.Struct, frozen=True):
@@ -247,12 +252,14 @@ async def change_file(
     return changed
 
 
-async def delete_file(resources: Resources, file_id: UUID, *, owner: str | None) -> None:
-    """Cancel or delete, in any state; again: nothing more happens. Raises NotFound."""
-    if await files.delete_file(resources.pool, file_id, owner=owner):
+async def delete_file(resources: Resources, file_id: UUID, *, owner: str | None, proved_too: bool = True) -> None:
+    """Cancel or delete, in any state; again: nothing more happens. Raises NotFound, and Forbidden unless `proved_too`."""
+    if await files.delete_file(resources.pool, file_id, owner=owner, proved_too=proved_too):
         file = await find_file(resources, file_id, owner=owner)
         resources.signals.give_change(file_id)
         resources.signals.give_leftovers()
         report_transition(file)
         return
-    await find_file(resources, file_id, owner=owner)
+    file = await find_file(resources, file_id, owner=owner)
+    if file.state != State.DELETED and not proved_too:
+        raise problems.Forbidden("the file is proved: only a key may delete it now")

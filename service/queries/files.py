@@ -117,11 +117,11 @@ DELETE: Final = """
     SET state = 'deleted', lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(),
         sweep_at = CASE WHEN incoming_key IS NOT NULL THEN now() END, sweeps = 0,
         purge_at = CASE WHEN minio_object_name IS NOT NULL THEN now() END
-    WHERE id = $1 AND ($2::text IS NULL OR owner = $2) AND state <> 'deleted'
+    WHERE id = $1 AND ($2::text IS NULL OR owner = $2) AND state <> 'deleted' AND ($3 OR state NOT IN ('ready', 'damaged'))
     RETURNING id
 """
 
 
-async def delete_file(database: Database, file_id: UUID, *, owner: str | None) -> bool:
-    """Cancel or delete, in any state; False: somebody else was first, or there is no such file."""
-    return await database.fetchval(DELETE, file_id, owner) is not None
+async def delete_file(database: Database, file_id: UUID, *, owner: str | None, proved_too: bool = True) -> bool:
+    """Cancel or delete, in any state; False: somebody else was first, there is no such file, or it is proved and that was not asked for."""
+    return await database.fetchval(DELETE, file_id, owner, proved_too) is not None

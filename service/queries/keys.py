@@ -42,6 +42,18 @@ async def find_grant(database: Database, secret: Sha256) -> Grant | None:
     return row and Grant(row["id"], row["owner"], row["scopes"])
 
 
+FIND_FILE_OWNER: Final = """
+    SELECT files.owner FROM files JOIN api_keys ON api_keys.id = $1
+    WHERE files.id = $2 AND $3 > now() AND revoked_at IS NULL AND (api_keys.expires_at IS NULL OR api_keys.expires_at > now())
+"""
+
+
+async def find_file_owner(database: Database, key_id: UUID, *, file_id: UUID, until: datetime) -> str | None:
+    """Whose file it is, while `until` is to come and the key lives; else None."""
+    owner: str | None = await database.fetchval(FIND_FILE_OWNER, key_id, file_id, until)
+    return owner
+
+
 IS_LIVE: Final = """
     SELECT $2 > now() AND EXISTS (
         SELECT FROM api_keys WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())

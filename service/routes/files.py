@@ -14,7 +14,7 @@ from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath, HeaderParameter, QueryParameter
 
 from service import declarations, listing, problems, uploads
-from service.auth import Principal
+from service.auth import TAKES_TOKEN, Principal, sign_upload_token
 from service.model import Declaration, File, Rejection, State
 from service.problems import InvalidRequest
 from service.queries.listing import Filters
@@ -102,8 +102,11 @@ def describe_file(file: File) -> FileMetadata:
     )
 
 
-def describe_declared(declared: uploads.Declared) -> DeclaredFile:
-    return DeclaredFile(file=describe_file(declared.file), upload=declared.upload)
+def describe_declared(resources: Resources, principal: Principal, declared: uploads.Declared) -> DeclaredFile:
+    upload = declared.upload and msgspec.structs.replace(
+        declared.upload, token=sign_upload_token(resources, declared.file, principal.key_id)
+    )
+    return DeclaredFile(file=describe_file(declared.file), upload=upload)
 
 
 def metadata_path(resources: Resources, file_id: UUID) -> str:
@@ -165,7 +168,7 @@ async def declare_file(
     headers = {"Location": metadata_path(resources, declared.file.id)}
     if declared.replayed:
         headers["Idempotency-Replayed"] = "true"
-    return Response(describe_declared(declared), status_code=200 if declared.replayed else 201, headers=headers)
+    return Response(describe_declared(resources, principal, declared), status_code=200 if declared.replayed else 201, headers=headers)
 
 
 @get(
@@ -217,6 +220,7 @@ def link_next(request: Request[Any, Any, Any], resources: Resources, cursor: str
 @get(
     "/files/{file_id:uuid}/metadata",
     operation_id="readMetadata",
+    opt=TAKES_TOKEN,
     summary="What is known of a file; waits for its proof if asked to",
     tags=["files"],
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
@@ -255,9 +259,10 @@ async def change_file(
 @delete(
     "/files/{file_id:uuid}",
     operation_id="deleteFile",
+    opt=TAKES_TOKEN,
     summary="Cancel or delete, in any state",
     tags=["files"],
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
 )
 async def delete_file(file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal]) -> None:
-    await uploads.delete_file(resources, file_id, owner=principal.acting_for)
+    await uploads.delete_file(resources, file_id, owner=principal.acting_for, proved_too=principal.only_file is None)

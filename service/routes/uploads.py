@@ -14,7 +14,7 @@ from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, 
 from litestar.params import FromPath, HeaderParameter, JSONBody, PathParameter
 
 from service import declarations, problems, uploads
-from service.auth import Principal
+from service.auth import TAKES_TOKEN, Principal
 from service.model import GONE, UNPROVED, Declaration, Sha256
 from service.problems import InvalidRequest
 from service.representation import parse_repr_digest
@@ -116,6 +116,7 @@ def read_content_type(request: Request[Any, Any, Any]) -> str | None:
     "/files/{file_id:uuid}/complete",
     status_code=202,
     operation_id="completeUpload",
+    opt=TAKES_TOKEN,
     summary="My bytes are there",
     tags=["uploads"],
     responses={
@@ -150,6 +151,7 @@ async def complete_upload(
     "/files/{file_id:uuid}/upload",
     status_code=200,
     operation_id="renewUpload",
+    opt=TAKES_TOKEN,
     summary="A fresh URL for a file that still waits for its bytes",
     tags=["uploads"],
     responses=refusals(
@@ -159,4 +161,4 @@ async def complete_upload(
 async def renew_upload(
     file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal]
 ) -> DeclaredFile:
-    return describe_declared(await uploads.renew_upload(resources, file_id, owner=principal.acting_for))
+    return describe_declared(resources, principal, await uploads.renew_upload(resources, file_id, owner=principal.acting_for))

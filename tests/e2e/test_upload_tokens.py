@@ -1,0 +1,100 @@
+"""Upload tokens: a browser sends one file without ever seeing a key."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from service.auth import digest_key
+from service.queries.keys import find_grant
+from service.resources import Resources
+from service.tokens import Purpose, Token, sign_token
+from tests.e2e.conftest import Api, Owner
+from tests.e2e.jobs import complete, declare, prove, put
+from tests.e2e.leaks import keep_secret
+from tests.e2e.test_auth import ROUTES
+
+pytestmark = pytest.mark.anyio
+
+BODY = b"sent by a browser"
+OPEN = {("GET", "/files/{id}/metadata"), ("POST", "/files/{id}/complete"), ("POST", "/files/{id}/upload"), ("DELETE", "/files/{id}")}
+
+
+@pytest.fixture
+async def declared(client: httpx.AsyncClient) -> dict[str, Any]:
+    found = await declare(client, BODY)
+    keep_secret([found["upload"]["token"]])
+    return found
+
+
+@pytest.fixture
+async def browser(api: Api, declared: dict[str, Any]) -> AsyncIterator[httpx.AsyncClient]:
+    """With nothing but the token."""
+    async with browsing(api, declared["upload"]["token"]) as client:
+        yield client
+
+
+def browsing(api: Api, token: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=api.url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+
+
+async def test_a_browser_sends_and_completes_by_the_token_alone(browser: httpx.AsyncClient, declared: dict[str, Any]) -> None:
+    assert (await browser.get(f"/files/{declared['file']['id']}/metadata")).json()["state"] == "pending"
+    renewed = (await browser.post(f"/files/{declared['file']['id']}/upload")).json()
+    assert (await put(renewed, BODY)).status == 200
+    assert (await complete(browser, declared))["state"] == "ready"
+
+
+@pytest.mark.parametrize(("method", "path"), [route for route in ROUTES if route not in OPEN])
+async def test_the_token_opens_no_other_route(browser: httpx.AsyncClient, declared: dict[str, Any], method: str, path: str) -> None:
+    answer = await browser.request(method, path.format(id=declared["file"]["id"]))
+    assert answer.status_code == 403
+    if method != "HEAD":
+        assert "upload token" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(OPEN))
+async def test_the_token_opens_no_other_file(browser: httpx.AsyncClient, client: httpx.AsyncClient, method: str, path: str) -> None:
+    other = await declare(client, BODY)
+    assert (await browser.request(method, path.format(id=other["file"]["id"]))).status_code == 403
+    assert (await client.get(f"/files/{other['file']['id']}/metadata")).json()["state"] == "pending"
+
+
+async def test_the_token_cancels_but_never_deletes_what_is_proved(api: Api, client: httpx.AsyncClient, declared: dict[str, Any]) -> None:
+    async with browsing(api, declared["upload"]["token"]) as browser:
+        assert (await browser.delete(f"/files/{declared['file']['id']}")).status_code == 204
+        assert (await browser.delete(f"/files/{declared['file']['id']}")).status_code == 204
+    second = await declare(client, BODY)
+    assert (await put(second, BODY)).status == 200
+    assert (await complete(client, second))["state"] == "ready"
+    async with browsing(api, second["upload"]["token"]) as browser:
+        assert (await browser.delete(f"/files/{second['file']['id']}")).status_code == 403
+    assert (await client.get(f"/files/{second['file']['id']}")).content == BODY
+
+
+async def test_a_token_whose_time_is_over_or_whose_key_was_revoked_is_none(
+    api: Api, owner: Owner, browser: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
+) -> None:
+    grant = await find_grant(resources.pool, digest_key(owner.key))
+    assert grant is not None
+    file_id = UUID(declared["file"]["id"])
+    over = Token(purpose=Purpose.UPLOAD, file_id=file_id, key_id=grant.key_id, expires_at=datetime(2026, 1, 1, tzinfo=UTC))
+    async with browsing(api, sign_token(api.settings.link_secret, over)) as late:
+        assert (await late.get(f"/files/{file_id}/metadata")).status_code == 401
+    assert (await browser.get(f"/files/{file_id}/metadata")).status_code == 200
+    await resources.pool.execute("UPDATE api_keys SET revoked_at = now() WHERE id = $1", grant.key_id)
+    assert (await browser.get(f"/files/{file_id}/metadata")).status_code == 401
+
+
+async def test_a_token_is_good_for_one_purpose(
+    api: Api, client: httpx.AsyncClient, anonymous: httpx.AsyncClient, declared: dict[str, Any]
+) -> None:
+    ready = await prove(client, BODY)
+    link = (await client.post(f"/files/{ready['id']}/links", json={"expires_in": 60})).json()["url"].rpartition("/")[2]
+    keep_secret([link])
+    async with browsing(api, link) as browser:
+        assert (await browser.get(f"/files/{ready['id']}/metadata")).status_code == 401
+    assert (await anonymous.get(f"{api.url}/l/{declared['upload']['token']}")).status_code == 403
