@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import structlog
 from litestar import Litestar, Request, Response, Router
+from litestar.config.cors import CORSConfig
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi.spec import SecurityRequirement
@@ -34,6 +35,30 @@ from service.worker import Worker
 
 LARGEST_JSON_BYTES: Final = 64 * 1024
 VERSION_CHECK_SECONDS: Final = 1.0
+SENT_BY_PAGES: Final = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Match",
+    "If-None-Match",
+    "If-Range",
+    "Last-Event-ID",
+    "Range",
+    "Repr-Digest",
+    "X-Request-Id",
+)
+READ_BY_PAGES: Final = (
+    "Accept-Ranges",
+    "Content-Disposition",
+    "Content-Range",
+    "ETag",
+    "Idempotency-Replayed",
+    "Link",
+    "Location",
+    "Repr-Digest",
+    "Retry-After",
+    "X-Request-Id",
+)
 BEARER: Final[list[SecurityRequirement]] = [{"bearer": []}]
 
 log = structlog.get_logger()
@@ -69,11 +94,25 @@ def create_app(settings: Settings, *, with_worker: bool = False, resources: Reso
         exception_handlers={Exception: answer_exception, HTTPException: answer_http_exception, Problem: answer_problem},
         request_class=JsonRequest,
         request_max_body_size=LARGEST_JSON_BYTES,
+        cors_config=allow_origins(settings),
         openapi_config=schema.describe_api(settings.base_path, importlib.metadata.version("assay")),
         logging_config=None,
     )
     app.asgi_handler = RequestLog(app.asgi_handler)  # outside of the routing, so that it sees 404 and 405 too
     return app
+
+
+def allow_origins(settings: Settings) -> CORSConfig | None:
+    """None: pages of the API's own origin alone."""
+    if not settings.cors_origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=list(SENT_BY_PAGES),
+        expose_headers=list(READ_BY_PAGES),
+        max_age=7200,
+    )
 
 
 def open_routes() -> list[Any]:

@@ -24,6 +24,7 @@ DatabaseUrl = NewType("DatabaseUrl", Secret)
 Token = NewType("Token", Secret)
 BaseUrl = NewType("BaseUrl", str)
 Url = NewType("Url", str)
+Origin = NewType("Origin", str)
 Count = NewType("Count", int)
 Bytes = NewType("Bytes", int)
 LogLevel = NewType("LogLevel", str)
@@ -68,6 +69,8 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     webhook_id: str = "ASSAY"
     link_secret: tuple[Secret, ...] = ()
     public_url: BaseUrl | None = None
+    cors_origins: tuple[Origin, ...] = ()
+    """Pages that may use the API from a browser; what the store allows is its own setting."""
     upload_url_ttl: timedelta = timedelta(minutes=15)
     upload_ttl: timedelta = timedelta(hours=24)
     upload_grace: timedelta = timedelta(minutes=15)
@@ -241,6 +244,18 @@ def parse_endpoint_url(text: str) -> str:
     return url
 
 
+def parse_origins(text: str) -> tuple[str, ...]:
+    """As browsers send them in `Origin` (RFC 6454, 6.2): lower case, no default port, no path."""
+    origins = parse_several(text)
+    for origin in origins:
+        parse_url(origin)
+        if not re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", origin) or origin.endswith(
+            {"http": ":80", "https": ":443"}[urlsplit(origin).scheme]
+        ):
+            raise ValueError("must be origins as browsers send them, such as https://app.example.com, without path or default port")
+    return origins
+
+
 def parse_number(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text):
         raise ValueError("must be a whole number")
@@ -294,6 +309,7 @@ PARSERS: Final[Mapping[Any, Callable[[str], Any]]] = {
     DatabaseUrl | None: parse_database_url,
     tuple[Secret, ...]: parse_several,
     tuple[Token, ...]: parse_tokens,
+    tuple[Origin, ...]: parse_origins,
     BaseUrl | None: parse_url,
     Url: parse_endpoint_url,
     Url | None: parse_endpoint_url,

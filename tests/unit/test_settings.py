@@ -69,6 +69,10 @@ def test_every_missing_variable_is_named_at_once() -> None:
         ("ASSAY_WEBHOOK_TOKEN", "a b c", "one or two words"),
         ("ASSAY_WEBHOOK_TOKEN", "schlüssel", "ASCII"),
         ("ASSAY_KEEP_ROWS", "999999999d", "36500 days"),
+        ("ASSAY_CORS_ORIGINS", "https://app.example.com/page", "as browsers send them"),
+        ("ASSAY_CORS_ORIGINS", "https://app.example.com:443", "as browsers send them"),
+        ("ASSAY_CORS_ORIGINS", "https://App.example.com", "as browsers send them"),
+        ("ASSAY_CORS_ORIGINS", "*", "must be a URL"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(variable: str, value: str, said: str) -> None:
