@@ -244,14 +244,16 @@ def parse_endpoint_url(text: str) -> str:
     return url
 
 
+DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+
+
 def parse_origins(text: str) -> tuple[str, ...]:
     """As browsers send them in `Origin` (RFC 6454, 6.2): lower case, no default port, no path."""
     origins = parse_several(text)
     for origin in origins:
         parse_url(origin)
-        if not re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", origin) or origin.endswith(
-            {"http": ":80", "https": ":443"}[urlsplit(origin).scheme]
-        ):
+        scheme = urlsplit(origin).scheme
+        if not re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", origin) or origin.endswith(DEFAULT_PORTS[scheme]):
             raise ValueError("must be origins as browsers send them, such as https://app.example.com, without path or default port")
     return origins
 
