@@ -32,6 +32,7 @@ def make_settings(deployment: Deployment, store: StoreUnderTest, database_url: s
         incoming_bucket=BucketName(deployment.incoming_bucket),
         vault_bucket=BucketName(deployment.vault_bucket),
         webhook_token=(Token(Secret(store.webhook_token)),),
+        link_secret=(Secret("a secret that signs links and upload tokens"),),
     )
 
 

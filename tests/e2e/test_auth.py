@@ -25,6 +25,8 @@ ROUTES = [
     ("GET", "/files/{id}/metadata"),
     ("POST", "/files/{id}/complete"),
     ("POST", "/files/{id}/upload"),
+    ("PATCH", "/files/{id}"),
+    ("POST", "/files/{id}/links"),
 ]
 ON_A_FILE = [(method, path) for method, path in ROUTES if "{id}" in path]
 
