@@ -14,6 +14,8 @@ pytestmark = pytest.mark.anyio
 
 FILE: dict[str, Any] = {"filename": "a.txt", "size": 1}
 NO_FILE = "01234567-89ab-7def-8123-456789abcdef"
+WITH_BODY = [("PATCH", "/files/{id}"), ("POST", "/files/{id}/links")]
+"""Not asked without one here; whose file it is, their own tests look at."""
 ROUTES = [
     ("POST", "/files"),
     ("GET", "/files"),
@@ -25,10 +27,9 @@ ROUTES = [
     ("GET", "/files/{id}/metadata"),
     ("POST", "/files/{id}/complete"),
     ("POST", "/files/{id}/upload"),
-    ("PATCH", "/files/{id}"),
-    ("POST", "/files/{id}/links"),
+    *WITH_BODY,
 ]
-ON_A_FILE = [(method, path) for method, path in ROUTES if "{id}" in path]
+ON_A_FILE = [route for route in ROUTES if "{id}" in route[1] and route not in WITH_BODY]
 
 
 async def ask(api: Api, method: str, path: str, headers: dict[str, str], **about: Any) -> httpx.Response:

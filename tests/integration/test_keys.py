@@ -28,7 +28,8 @@ def environ(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
 async def test_a_key_is_printed_once_and_grants_what_was_asked_for(pool: asyncpg.Pool, capsys: pytest.CaptureFixture[str]) -> None:
     await create(owner="ada", scopes="read", name="laptop")
     text = capsys.readouterr().out.strip()
-    assert await find_grant(pool, digest_key(text)) == Grant("ada", ["read"])
+    (key,) = await list_keys(pool)
+    assert await find_grant(pool, digest_key(text)) == Grant(key.id, "ada", ["read"])
     await list_all(json=True)
     listed = capsys.readouterr().out
     assert [key["name"] for key in json.loads(listed)] == ["laptop"]
