@@ -3,12 +3,15 @@
 import io
 import json
 import logging
+from datetime import UTC, datetime
 
 import pytest
 import structlog
 
 from service.auth import make_key
 from service.logs import configure_logs, find_request_id, hide_secrets
+from service.model import make_id
+from service.tokens import Purpose, Token, sign_token
 from tests.running import logging_as_before
 
 
@@ -69,3 +72,9 @@ def test_a_request_id_is_kept_when_it_is_harmless(given: bytes, *, kept: bool) -
     found = find_request_id(scope)  # type: ignore[arg-type]  # all of the scope that it looks at
     assert (found == given.decode()) is kept
     assert found
+
+
+@pytest.mark.parametrize("behind", ["", "A", " HTTP/1.1"])
+def test_a_links_token_is_hidden_whatever_follows_it(behind: str) -> None:
+    token = sign_token(["secret"], Token(purpose=Purpose.DOWNLOAD, file_id=make_id(), key_id=make_id(), expires_at=datetime.now(UTC)))
+    assert token not in hide_secrets(None, "", f"GET /l/{token}{behind}")
