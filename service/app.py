@@ -18,7 +18,7 @@ from litestar.openapi.spec import SecurityRequirement
 from service import database, problems
 from service.auth import Principal, require_key
 from service.downloads import Downloads
-from service.heap import share_one_heap
+from service.heap import set_up_heap
 from service.logs import RequestLog
 from service.object_store import StoreError
 from service.problems import FieldError, Problem
@@ -70,7 +70,7 @@ def create_app(settings: Settings, *, with_worker: bool = False, resources: Reso
     The start fails with SchemaError over a schema that is older or newer than this code; while the database is away it succeeds.
     """
 
-    share_one_heap()  # before any thread begins
+    set_up_heap()  # before any thread begins
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:

@@ -15,8 +15,8 @@ KEPT_BYTES: Final = 16 * 1024**2
 """What is free at the heap's end stays with the process up to here: the next chunks take it as it is."""
 
 
-def share_one_heap() -> None:
-    """Call it before threads begin. glibc gives each a heap of its own: a buffer freed in one is no use to the others."""
+def set_up_heap() -> None:
+    """Call it before threads begin. One heap for all: glibc gives each thread its own, and what is freed in one is no use to others."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library has one heap, or ways of its own
         library = ctypes.CDLL(None)
         library.mallopt(M_ARENA_MAX, 1)

@@ -11,8 +11,8 @@ Problem
 ├── PreconditionFailed      412   │   ├── NotUploaded          ├── InternalError         500
 └── ...                           │   ├── AlreadyUploaded      ├── LinksNotAvailable     501
                                   │   └── DigestConflict       └── Unavailable           503
-                                  └── FileGone           410       ├── DatabaseUnavailable
-                                      └── LinkEnded                └── ObjectStoreUnavailable
+                                  ├── FileGone           410       ├── DatabaseUnavailable
+                                  └── LinkEnded          410       └── ObjectStoreUnavailable
 """
 
 from typing import Any, ClassVar, Self
@@ -169,10 +169,10 @@ class FileGone(Problem):
     status, type, title = 410, "gone", "The file is gone"
 
 
-class LinkEnded(FileGone):
+class LinkEnded(Problem):
     """The link's time is over, or the key that made it was revoked; the file may be there."""
 
-    type, title = "link-ended", "The link has ended"
+    status, type, title = 410, "link-ended", "The link has ended"
 
 
 class PreconditionFailed(Problem):

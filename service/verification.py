@@ -97,11 +97,11 @@ async def verify(resources: Resources, claim: Claim, *, claimed_at: float, hashi
         await prove(resources, claim, claimed_at=claimed_at, hashing=hashing, retry_in=retry_in)
     except NothingCopied as error:
         await asyncio.shield(give_up_before_copying(resources, claim, error))
-        return not is_outage(error.cause)
+        return not count_outage(error.cause)
     except (StoreError, LeaseLost, *database.UNREACHABLE) as error:
         again_in = next_look(claim.attempts) if isinstance(error, StoreError) and not isinstance(error, StoreUnavailable) else retry_in
         await asyncio.shield(give_up_after_copying(resources, claim, str(error) or type(error).__name__, retry_in=again_in))
-        return not is_outage(error)
+        return not count_outage(error)
     except asyncio.CancelledError:
         await asyncio.shield(give_back(resources, claim, "the worker was stopped", retry_in=retry_in))
         raise
@@ -112,11 +112,11 @@ async def verify(resources: Resources, claim: Claim, *, claimed_at: float, hashi
     return True
 
 
-def is_outage(error: Exception) -> bool:
-    """Whether the store was away, rather than that it answered."""
-    if isinstance(error, StoreUnavailable):
-        STORE_RETRIES.inc()
-    return isinstance(error, StoreUnavailable)
+def count_outage(error: Exception) -> bool:
+    """Whether the store was away, rather than that it answered; then it is counted."""
+    away = isinstance(error, StoreUnavailable)
+    STORE_RETRIES.inc(int(away))
+    return away
 
 
 async def prove(resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor, retry_in: timedelta) -> None:

@@ -59,7 +59,7 @@ def answering(answer: AnswerTo | int) -> Iterator[str]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815 - the parent's names
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815  # the parent's names
 
         def log_message(self, *_: object) -> None:
             pass

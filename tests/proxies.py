@@ -204,7 +204,7 @@ def stub_store(status: int, headers: Mapping[str, str], body: bytes = b"", *, ce
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815 - the parent's names
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815  # the parent's names
 
         def log_message(self, *_: object) -> None:
             pass

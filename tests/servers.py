@@ -260,4 +260,4 @@ def wait_until(holds: Callable[[], bool], *, seconds: float = 60) -> None:
 
 
 if __name__ == "__main__":
-    print(genuine_minio() or "neither minio nor silo nor go is on the PATH")  # noqa: T201 - a command's answer
+    print(genuine_minio() or "neither minio nor silo nor go is on the PATH")  # noqa: T201  # a command's answer

@@ -60,7 +60,7 @@ def launch(program: Program, *inherited: int) -> subprocess.Popen[bytes]:
 def _launch(program: Program, inherited: Sequence[int]) -> subprocess.Popen[bytes]:
     who = [os.getpid(), int(program.death_signal), program.user.uid, program.user.gid]
     with program.log.open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own launcher, words given by this package
+        process = subprocess.Popen(  # noqa: S603  # our own launcher, words given by this package
             [sys.executable, "-I", "-S", LAUNCHER, *map(str, who), *program.command],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -78,7 +78,7 @@ def _launch(program: Program, inherited: Sequence[int]) -> subprocess.Popen[byte
 
 def watch(process: subprocess.Popen[bytes], death_signal: signal.Signals) -> None:
     """Have the server signalled when we are gone: our end of the watcher's pipe closes, however we die."""
-    watcher = subprocess.Popen(  # noqa: S603 - our own watcher
+    watcher = subprocess.Popen(  # noqa: S603  # our own watcher
         [sys.executable, "-I", "-S", "-c", WATCHER, str(process.pid), str(int(death_signal))],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

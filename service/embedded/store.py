@@ -145,7 +145,7 @@ def webhook_variables(webhooks: Mapping[str, Webhook], *, queue: Path) -> dict[s
 
 def loopback_of(host: str) -> str:
     """Where to reach a server that listens there."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not listened on
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not listened on
 
 
 MINIO_VARIABLES = {

@@ -176,7 +176,7 @@ class Client(Minio):
         headers: DictType | None = None,
         query_params: DictType | None = None,
         preload_content: bool = True,
-        no_body_trace: bool = False,  # noqa: ARG002 - the parent's: nothing is ever traced here
+        no_body_trace: bool = False,  # noqa: ARG002  # the parent's: nothing is ever traced here
     ) -> urllib3.BaseHTTPResponse:
         """Send one signed request; a header `x-amz-content-sha256` that is already there is the body's digest. Raises StoreError."""
         url = self._base_url.build(
@@ -232,7 +232,7 @@ def error_code(response: urllib3.BaseHTTPResponse, *, preloaded: bool) -> str | 
         return None
     try:
         body = response.data  # read whole, so that the connection can be used again
-        found = ET.fromstring(body).findtext("{*}Code") if body else None  # noqa: S314 - an answer of our own store
+        found = ET.fromstring(body).findtext("{*}Code") if body else None  # noqa: S314  # an answer of our own store
     except (ET.ParseError, HTTPError, OSError):
         found = None
     return found or response.headers.get("x-minio-error-code") or ("UnnamedError" if good else None)

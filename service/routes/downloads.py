@@ -25,14 +25,11 @@ from service.routes.answers import ANYWHERE, refusals
 CONDITIONAL_HEADERS: Final = ("if-match", "if-unmodified-since", "if-none-match", "if-modified-since", "if-range", "range")
 ANY_TYPE: Final = cast("Any", "*/*")
 """The file's own; Litestar's type knows only its own enum, its code takes any text."""
-SENT_HEADERS: Final = {
-    "ETag": "The SHA-256, strong",
-    "Repr-Digest": "The SHA-256 (RFC 9530)",
-    "Last-Modified": "When the file was proved",
-    "Content-Disposition": "The filename (RFC 6266)",
-}
-SENT_HEADERS_DOCUMENTED: Final = [
-    ResponseHeader(name=name, description=text, documentation_only=True) for name, text in SENT_HEADERS.items()
+SENT_HEADERS: Final = [
+    ResponseHeader(name="ETag", description="The SHA-256, strong", documentation_only=True),
+    ResponseHeader(name="Repr-Digest", description="The SHA-256 (RFC 9530)", documentation_only=True),
+    ResponseHeader(name="Last-Modified", description="When the file was proved", documentation_only=True),
+    ResponseHeader(name="Content-Disposition", description="The filename (RFC 6266)", documentation_only=True),
 ]
 BODY_ANSWERS: Final = {
     200: ResponseSpec(bytes, description="The whole file", media_type=ANY_TYPE, generate_examples=False),
@@ -88,6 +85,7 @@ class Body:
             while source.left:
                 if not self.downloads.has_plenty:
                     await self.drain(source, send)
+                    self.give_back(self.lent)
                 size = self.downloads.lend(source.left)
                 self.lent += size
                 chunk = await read_chunk(self.downloads, source, size)
@@ -149,7 +147,7 @@ def name_operation(_: object, method: HttpMethod | str, __: object) -> str:
     summary="Download a file",
     description="The bytes, which hash to the file's `hash`. One `Range` is honoured; several, or one in a HEAD, are ignored.",
     tags=["files"],
-    response_headers=SENT_HEADERS_DOCUMENTED,
+    response_headers=SENT_HEADERS,
     responses={
         **BODY_ANSWERS,
         **refusals(

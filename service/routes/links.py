@@ -15,7 +15,7 @@ from service.auth import Principal
 from service.downloads import Downloads
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, refusals
-from service.routes.downloads import BODY_ANSWERS, SENT_HEADERS_DOCUMENTED, UNREADABLE, answer_file
+from service.routes.downloads import BODY_ANSWERS, SENT_HEADERS, UNREADABLE, answer_file
 
 LONGEST_SECONDS = int(links.LONGEST.total_seconds())
 
@@ -70,7 +70,7 @@ def name_operation(_: object, method: HttpMethod | str, __: object) -> str:
     description="As `GET /files/{id}`, without a key.",
     tags=["links"],
     security=[],
-    response_headers=SENT_HEADERS_DOCUMENTED,
+    response_headers=SENT_HEADERS,
     responses={
         **BODY_ANSWERS,
         **refusals(

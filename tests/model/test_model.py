@@ -26,7 +26,7 @@ def describe(found: Found) -> str:
 @pytest.mark.parametrize("config", BOUNDS, ids=name)
 def test_no_invariant_breaks_and_every_file_comes_to_an_end(config: rules.Config) -> None:
     found = search(WayOfAFile(config))
-    print(f"model of a file, {name(config)}: {describe(found)}")  # noqa: T201 - the size of what was explored: pytest -s, or -rP
+    print(f"model of a file, {name(config)}: {describe(found)}")  # noqa: T201  # the size of what was explored: pytest -s, or -rP
     assert found.complete
     assert not found.broken, describe(found)
 
@@ -45,7 +45,7 @@ def test_a_file_that_nobody_announces_comes_to_no_end_without_the_rule(rule: str
 
 def test_no_invariant_breaks_and_every_streamed_upload_comes_to_an_end() -> None:
     found = search(StreamedUpload(streamed.Config()))
-    print(f"model of a streamed upload: {describe(found)}")  # noqa: T201 - as above
+    print(f"model of a streamed upload: {describe(found)}")  # noqa: T201  # as above
     assert found.complete
     assert not found.broken, describe(found)
 

@@ -85,7 +85,7 @@ def test_a_key_that_needs_escapes_is_signed_as_minio_py_signs_it(key: str) -> No
 
 @given(
     key=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(is_sendable),
-    issued_at=st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - Hypothesis adds the zone
+    issued_at=st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001  # Hypothesis adds the zone
     expires_in_seconds=st.integers(1, 604_800),
     query=st.dictionaries(
         st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1), st.text(st.characters(exclude_categories=["Cs"]))
@@ -162,7 +162,7 @@ def test_an_end_that_no_store_accepts_is_refused(seconds: int) -> None:
     ],
 )
 def test_an_endpoint_that_signatures_do_not_survive_is_refused(endpoint: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the standard library's texts differ
+    with pytest.raises(ValueError):  # noqa: PT011  # the standard library's texts differ
         parse_endpoint(endpoint)
 
 
