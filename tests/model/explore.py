@@ -1,16 +1,21 @@
-"""python -m tests.model.explore final|ablate|literal [streamed] [without=RULE,…] [NAME=VALUE …]: breadth first, shortest traces first."""
+"""Breadth first, so the shortest traces come first.
+
+python -m tests.model.explore final|ablate|literal [streamed|multipart] [without=RULE,…] [NAME=VALUE …]
+"""
 
 import sys
 import time
 from array import array
 from typing import Any, NamedTuple
 
-from tests.model import rules, streamed
+from tests.model import multipart, rules, streamed
+from tests.model.multipart import MultipartUpload
 from tests.model.protocol import WayOfAFile
 from tests.model.space import Space
 from tests.model.streamed import StreamedUpload
 from tests.model.transitions import Model
 
+EVERY_RULE = {"file": rules.RULES, "streamed": streamed.RULES, "multipart": multipart.RULES}
 AnyModel = Model[Any, Any]  # files and claims differ from model to model; a search only compares them
 
 
@@ -103,14 +108,16 @@ def show(title: str, found: Found, seconds: float) -> None:
 def build(kind: str, names: frozenset[str], bounds: dict[str, int]) -> AnyModel:
     if kind == "streamed":
         return StreamedUpload(streamed.Config(names))
+    if kind == "multipart":
+        return MultipartUpload(multipart.Config(names))
     return WayOfAFile(rules.Config(rules=names, **bounds))
 
 
 def main(arguments: list[str]) -> None:
     mode, *rest = arguments or ["final"]
-    kind = "streamed" if "streamed" in rest else "file"
+    kind = next((word for word in rest if word in EVERY_RULE), "file")
     options = dict(option.split("=") for option in rest if "=" in option)
-    every = streamed.RULES if kind == "streamed" else rules.RULES
+    every = EVERY_RULE[kind]
     without = frozenset(filter(None, options.pop("without", "").split(",")))
     stop, limit = int(options.pop("stop", "1")), int(options.pop("limit", "0"))
     bounds = {name: int(value) for name, value in options.items()}

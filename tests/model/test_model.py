@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.model import rules, streamed
+from tests.model import multipart, rules, streamed
 from tests.model.explore import Found, search
+from tests.model.multipart import MultipartUpload
 from tests.model.protocol import WayOfAFile
 from tests.model.streamed import StreamedUpload
 
@@ -53,4 +54,17 @@ def test_no_invariant_breaks_and_every_streamed_upload_comes_to_an_end() -> None
 @pytest.mark.parametrize("rule", streamed.RULES)
 def test_a_streamed_upload_needs_the_rule(rule: str) -> None:
     found = search(StreamedUpload(streamed.Config(frozenset(streamed.RULES) - {rule})))
+    assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
+
+
+def test_no_invariant_breaks_and_every_multipart_upload_comes_to_an_end() -> None:
+    found = search(MultipartUpload(multipart.Config()))
+    print(f"model of a multipart upload: {describe(found)}")  # noqa: T201  # as above
+    assert found.complete
+    assert not found.broken, describe(found)
+
+
+@pytest.mark.parametrize("rule", multipart.RULES)
+def test_a_multipart_upload_needs_the_rule(rule: str) -> None:
+    found = search(MultipartUpload(multipart.Config(frozenset(multipart.RULES) - {rule})))
     assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
