@@ -23,7 +23,7 @@ from service.logs import RequestLog
 from service.object_store import StoreError
 from service.problems import FieldError, Problem
 from service.resources import Resources, open_resources
-from service.routes import files, health, links, schema, uploads, webhooks
+from service.routes import files, health, links, parts, schema, uploads, webhooks
 from service.routes.answers import render_problem
 from service.routes.downloads import read_file
 from service.routes.health import Readiness
@@ -133,6 +133,8 @@ def guarded_routes() -> list[Any]:
         uploads.upload_by_redirect,
         uploads.complete_upload,
         uploads.renew_upload,
+        parts.sign_parts,
+        parts.list_parts,
     ]
 
 
@@ -223,7 +225,8 @@ def translate(request: Request[Any, Any, Any], error: HTTPException) -> Problem:
         case 405:
             return problems.MethodNotAllowed(headers={"Allow": ", ".join(sorted((error.headers or {}).get("allow", "").split(", ")))})
         case 413:
-            return problems.BodyTooLarge(f"expected at most {LARGEST_JSON_BYTES} bytes", limit=LARGEST_JSON_BYTES)
+            most = request.route_handler.resolve_request_max_body_size()
+            return problems.BodyTooLarge(f"expected at most {most} bytes", limit=most)
         case _ if isinstance(error, ValidationException):
             return describe_validation(request, error)
         case status if status < 500:

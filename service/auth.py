@@ -118,7 +118,7 @@ def check_token(principal: Principal, handler: BaseRouteHandler, file_id: object
     if principal.only_file is None:
         return
     if not handler.opt.get("takes_upload_token") or file_id != principal.only_file:
-        raise Forbidden("an upload token opens complete, upload, metadata and DELETE of its own file, and nothing else")
+        raise Forbidden("an upload token opens complete, upload, parts, metadata and DELETE of its own file, and nothing else")
 
 
 async def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:

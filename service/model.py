@@ -14,9 +14,14 @@ from uuid import UUID
 
 import msgspec
 
+MIB: Final = 1024**2
 GIB: Final = 1024**3
 LARGEST_PUT_BYTES: Final = 5 * GIB
-"""The largest object that one PUT, and one CopyObject, may carry (S3's own limit)."""
+"""The largest object that one PUT, one part and one CopyObject may carry (S3's own limits, as all of these)."""
+LARGEST_OBJECT_BYTES: Final = 5 * 1024 * GIB
+SMALLEST_PART_BYTES: Final = 5 * MIB
+"""Of every part but the last."""
+MOST_PARTS: Final = 10_000
 
 
 class State(StrEnum):
@@ -81,8 +86,32 @@ class Rejection(msgspec.Struct, frozen=True):
     detail: str
 
 
+class Parts(msgspec.Struct, frozen=True):
+    """How `size` bytes are cut: parts 1 to `count` of `part_size` bytes each, the last one with the rest."""
+
+    size: int
+    part_size: int
+
+    @property
+    def count(self) -> int:
+        """At least one: no bytes are one part without any."""
+        return max(1, -(-self.size // self.part_size))
+
+    def size_of(self, number: int) -> int:
+        return self.part_size if number < self.count else self.size - (self.count - 1) * self.part_size
+
+
+def cut(size: int, *, usual_part_size: int) -> Parts:
+    """In parts of the usual size; of a larger file in as many as there may be, of whole MiB."""
+    smallest = -(-size // (MOST_PARTS * MIB)) * MIB
+    return Parts(size, max(usual_part_size, smallest))
+
+
 class Declaration(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client says about a file before it sends it. `content_type` None: not declared, so never compared."""
+    """What a client says about a file before it sends it. `content_type` None: not declared, so never compared.
+
+    `multipart` None: the client leaves it to us.
+    """
 
     owner: str
     filename: str
@@ -90,6 +119,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     content_type: str | None
     sha256: Sha256 | None
     metadata: dict[str, str]
+    multipart: bool | None = None
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +127,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 
     `hash`, `minio_object_name`, `vault_etag` and `upload_date` are set together, by the commit, or not at all.
     `incoming_key` is None for a file that was streamed through the API: nothing of it was ever in incoming.
+    `part_size` is None for a file that comes in one PUT; `upload_id` names the store's multipart upload as soon as it is begun.
     """
 
     id: UUID
@@ -107,6 +138,8 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     declared_sha256: Sha256 | None
     metadata: dict[str, str]
     incoming_key: str | None
+    part_size: int | None
+    upload_id: str | None
     state: State
     hash: Sha256 | None
     minio_object_name: UUID | None
@@ -116,6 +149,11 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     rejection_detail: str | None
     created_at: datetime
     expires_at: datetime
+
+    @property
+    def parts(self) -> Parts | None:
+        """How it is cut; None: it comes in one PUT."""
+        return None if self.part_size is None else Parts(self.size, self.part_size)
 
     @property
     def served_content_type(self) -> str:

@@ -6,13 +6,16 @@ Problem
 │   ├── InvalidCursor       400   ├── SlowSender         408   ├── UnsupportedMediaType  415
 │   └── IncompleteBody      400   ├── Conflict           409   ├── RangeNotSatisfiable   416
 ├── Unauthorized            401   │   ├── NotReady             ├── DigestMismatch        422
-├── Forbidden               403   │   ├── FileRejected         ├── MultipartNotAvailable 422
-├── InvalidLink             403   │   ├── FileDamaged          ├── IdempotencyMismatch   422
-├── PreconditionFailed      412   │   ├── NotUploaded          ├── InternalError         500
-└── ...                           │   ├── AlreadyUploaded      ├── LinksNotAvailable     501
-                                  │   └── DigestConflict       └── Unavailable           503
-                                  ├── FileGone           410       ├── DatabaseUnavailable
-                                  └── LinkEnded          410       └── ObjectStoreUnavailable
+├── Forbidden               403   │   ├── FileRejected         ├── IdempotencyMismatch   422
+├── InvalidLink             403   │   ├── FileDamaged          ├── InternalError         500
+├── PreconditionFailed      412   │   ├── NotUploaded          ├── LinksNotAvailable     501
+└── ...                           │   ├── AlreadyUploaded      └── Unavailable           503
+                                  │   ├── NotMultipart             ├── DatabaseUnavailable
+                                  │   ├── IncompleteParts          └── ObjectStoreUnavailable
+                                  │   ├── UploadLost
+                                  │   └── DigestConflict
+                                  ├── FileGone           410
+                                  └── LinkEnded          410
 """
 
 from typing import Any, ClassVar, Self
@@ -157,6 +160,24 @@ class AlreadyUploaded(Conflict):
     type, title = "already-uploaded", "The file needs no further upload"
 
 
+class NotMultipart(Conflict):
+    """The file was declared to come in one PUT, so it has no parts."""
+
+    type, title = "not-multipart", "The file has no parts"
+
+
+class IncompleteParts(Conflict):
+    """Parts are missing at the store, or have another size than they should; their numbers are named."""
+
+    type, title = "incomplete-parts", "The parts are not complete"
+
+
+class UploadLost(Conflict):
+    """The store has dropped the multipart upload and has no object either: what was sent is gone."""
+
+    type, title = "upload-lost", "The store has lost the upload"
+
+
 class DigestConflict(Conflict):
     """Another digest than the one that is known or proved; nothing was changed."""
 
@@ -209,12 +230,6 @@ class DigestMismatch(Problem):
     """The bytes have another SHA-256 than declared; nothing was stored."""
 
     status, type, title = 422, "digest-mismatch", "The bytes have another SHA-256 than declared"
-
-
-class MultipartNotAvailable(Problem):
-    """Multipart uploads are not built yet."""
-
-    status, type, title = 422, "multipart-not-available", "Multipart uploads are not available"
 
 
 class IdempotencyMismatch(Problem):

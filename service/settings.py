@@ -75,6 +75,8 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     upload_ttl: timedelta = timedelta(hours=24)
     upload_grace: timedelta = timedelta(minutes=15)
     max_file_bytes: Bytes = Bytes(5 * 1024**4)
+    multipart_above: Bytes = Bytes(64 * 1024**2)
+    """A larger file is cut into parts unless its client asks for one PUT."""
     min_upload_rate: Bytes = Bytes(4 * 1024)
     """Bytes a second; a streamed upload that is slower for 30 s gets 408."""
     lease: timedelta = timedelta(minutes=1)

@@ -30,7 +30,7 @@ import msgspec
 import structlog
 
 from service import database, problems
-from service.model import Declaration, File, Sha256, make_id
+from service.model import MOST_PARTS, Declaration, File, Sha256, make_id
 from service.object_store import SentTooLate, StoreError
 from service.queries import copies, files
 from service.queries.copies import Copy
@@ -40,7 +40,6 @@ from service.telemetry import report_transition
 from service.verification import describe
 
 PART_BYTES: Final = 8 * 1024**2
-MOST_PARTS: Final = 10_000
 SEND_SECONDS: Final = 60.0
 """For a part on its way to the store, and again for the answer to it."""
 UNCOUNTED_BYTES: Final = 256 * 1024

@@ -10,6 +10,7 @@ cannot be cleaned blocks no other. Everything it removes is garbage by commit, f
    - an error: the row stays, and comes again in five minutes.
 3. Incoming keys of final files, many in a request: once, and again 1 h, 1 day and 7 days after the file's end, because a PUT that
    began in time may finish late. A key that the store did not delete comes again in five minutes.
+   Of a file that came in parts the multipart upload is aborted first, and not before the lease of an assembly under way has ended.
 4. Vault objects of deleted files, like 2. A stalled reader makes the store hold a DELETE for 30 s; copies go on meanwhile.
 5. Rows: files gone for longer than KEEP_ROWS with nothing left of them, idempotency keys older than a day.
 """
@@ -73,7 +74,9 @@ async def sweep_files(resources: Resources) -> int:
 
     async def sweep_incoming_batch() -> Swept:
         keys = await leftovers.claim_incoming_keys(resources.pool, KEYS_A_REQUEST)
-        return Swept(len(keys), await sweep_incoming_keys(resources, keys))
+        whole = [left for left in keys if left.upload_id is None]
+        cut = [left for left in keys if left.upload_id is not None]
+        return Swept(len(keys), await sweep_incoming_keys(resources, whole) + await sweep_each(resources, cut, sweep_multipart_upload))
 
     async def sweep_object_batch() -> Swept:
         batch = await leftovers.claim_deleted_objects(resources.pool, BATCH)
@@ -133,6 +136,14 @@ async def sweep_incoming_keys(resources: Resources, keys: Sequence[leftovers.Lef
         return 0
     SWEPT.labels("incoming").inc(len(keys) - len(failed))
     return len(keys) - len(failed)
+
+
+async def sweep_multipart_upload(resources: Resources, left: leftovers.LeftKey) -> None:
+    """Parts that were never assembled, and the object of those that were."""
+    await resources.incoming.abort_upload(left.incoming_key, left.upload_id or "")
+    await resources.incoming.delete(left.incoming_key, timeout_seconds=DELETE_SECONDS)
+    await leftovers.mark_incoming_swept(resources.pool, [left.id])
+    SWEPT.labels("incoming").inc()
 
 
 async def sweep_deleted_object(resources: Resources, left: leftovers.DeletedObject) -> None:

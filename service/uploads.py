@@ -1,13 +1,11 @@
-"""Declare, sign, notice, complete, cancel: everything that happens to a file before somebody looks at its bytes.
+"""Declare, sign, notice, change, cancel: everything that happens to a file's row before somebody looks at its bytes.
 
 1. Declare: insert the row, then sign. The row is there before the URL is. A crash in between: the row expires.
 2. Sign: the URL binds method, key, exact length, content type, `If-None-Match: *` and the declared SHA-256. It never outlives the file.
+   A file that is cut into parts gets no URL here: service/multipart.py signs a URL a part.
 3. Notice by event: the key moves the row to `verifying` and makes it due. Nobody is asked, nothing else in the body is believed.
    Unknown key, final file: nothing happens.
-4. Complete: the row is read first. Final: answered from the row. A digest other than the known one: refused, nothing changes.
-   The store is asked. Missing: the row is read again, for a worker may just have proved the file and tidied up; still unproved: refused.
-   There: the row is noticed; if somebody made it final in between, it is read again and answered as final.
-5. Cancel: one statement on `files`, in any state. What lies in the buckets is the sweeper's.
+4. Cancel: one statement on `files`, in any state. What lies in the buckets is the sweeper's.
 """
 
 import asyncio
@@ -21,7 +19,20 @@ import msgspec
 
 from service import problems
 from service.database import UNREACHABLE
-from service.model import GONE, LARGEST_PUT_BYTES, UNPROVED, Declaration, File, Sha256, State, make_id
+from service.model import (
+    GONE,
+    LARGEST_OBJECT_BYTES,
+    LARGEST_PUT_BYTES,
+    MIB,
+    UNPROVED,
+    Declaration,
+    File,
+    Parts,
+    Sha256,
+    State,
+    cut,
+    make_id,
+)
 from service.object_store import ObjectMissing
 from service.queries import files, idempotency
 from service.queries.rows import Database
@@ -30,49 +41,60 @@ from service.telemetry import NOTICES, report_transition
 
 SLOWEST_PUT_BYTES_PER_SECOND: Final = 64 * 1024
 """A PUT may go on after its URL's end; slower than this, and the file may be given up while it runs."""
+PART_BYTES: Final = 16 * MIB
+"""Of a file of up to 156 GiB: small enough to be sent again after a cut, and to be hashed in a browser's memory."""
 UNHEARD_SECONDS: Final = 1.0
 """How often a waiter reads its row while nobody would tell it of a change."""
 
 
 class Upload(msgspec.Struct, frozen=True):
-    """How to send the bytes: exactly these headers and exactly `size` bytes, unchunked, to `url`, begun before `expires_at`.
-
-    `token` is a Bearer token for `complete`, `upload`, `metadata` and DELETE of this file alone, for whoever sends without a key; null
-    where no secret is set to sign it with.
-    """
+    """How to send the bytes: exactly these headers and exactly `size` bytes, unchunked, to `url`, begun before `expires_at`."""
 
     method: str
     url: str
     headers: dict[str, str]
     expires_at: datetime
-    token: str | None = None
+
+
+class PartCount(msgspec.Struct, frozen=True):
+    """Parts 1 to `parts`, each of `part_size` bytes but the last one, which has the rest."""
+
+    part_size: int
+    parts: int
+
+
+class MultipartUpload(msgspec.Struct, frozen=True):
+    """How to send the bytes in parts: ask `POST /files/{id}/parts` for a URL a part, then `complete`, all before `expires_at`."""
+
+    multipart: PartCount
+    expires_at: datetime
 
 
 class Declared(msgspec.Struct, frozen=True):
     """A file and how to send it; `upload` is None when it needs none any more. `replayed`: declared by an earlier request."""
 
     file: File
-    upload: Upload | None
+    upload: Upload | MultipartUpload | None
     replayed: bool = False
 
 
 async def declare_file(resources: Resources, declaration: Declaration) -> Declared:
-    """Insert the row and sign its URL. Raises FileTooLarge."""
-    check_size(resources, declaration.size)
+    """Insert the row and say how to send the bytes. Raises FileTooLarge."""
+    check_size(resources, declaration)
     file = await insert_file(resources, declaration, make_id(), database=resources.pool)
-    return Declared(file, sign_upload(resources, file, now=file.created_at))
+    return Declared(file, offer_upload(resources, file, now=file.created_at))
 
 
 async def declare_file_once(resources: Resources, declaration: Declaration, *, key: str, request: Sha256) -> Declared:
     """The same for a request that may be a retry: `request` digests its decoded body. Raises FileTooLarge, IdempotencyMismatch."""
-    check_size(resources, declaration.size)
+    check_size(resources, declaration)
     file_id = make_id()
     async with resources.pool.acquire() as connection, connection.transaction():
         remembered = await idempotency.remember_request(connection, declaration.owner, key, request=request, file_id=file_id)
         if remembered is None:
             file = await insert_file(resources, declaration, file_id, database=connection)
     if remembered is None:
-        return Declared(file, sign_upload(resources, file, now=file.created_at))
+        return Declared(file, offer_upload(resources, file, now=file.created_at))
     if remembered.request_sha256 != request:
         raise problems.IdempotencyMismatch("this Idempotency-Key came with another body before: use a new key for a new file")
     return await replay_declaration(resources, remembered.file_id)
@@ -82,25 +104,43 @@ async def replay_declaration(resources: Resources, file_id: UUID) -> Declared:
     """The same file, and a fresh URL while it still waits for its bytes."""
     file, now = await asyncio.gather(find_file(resources, file_id, owner=None), files.ask_time(resources.pool))
     open_still = file.state == State.PENDING and now < file.expires_at
-    return Declared(file, sign_upload(resources, file, now=now) if open_still else None, replayed=True)
+    return Declared(file, offer_upload(resources, file, now=now) if open_still else None, replayed=True)
 
 
-def check_size(resources: Resources, size: int) -> None:
-    most = min(resources.settings.max_file_bytes, LARGEST_PUT_BYTES)
-    if size > most:
-        raise problems.FileTooLarge.at("size", f"{size} bytes are more than the {most} that one PUT may carry here", limit=most)
+def check_size(resources: Resources, declaration: Declaration) -> None:
+    parts = choose_parts(resources, declaration)
+    largest, way = (LARGEST_PUT_BYTES, "one PUT") if parts is None else (LARGEST_OBJECT_BYTES, "a file")
+    most = min(resources.settings.max_file_bytes, largest)
+    if declaration.size > most:
+        raise problems.FileTooLarge.at("size", f"{declaration.size} bytes are more than the {most} that {way} may carry here", limit=most)
+
+
+def choose_parts(resources: Resources, declaration: Declaration) -> Parts | None:
+    """How the file is to be cut; None: one PUT."""
+    wanted = declaration.multipart
+    multipart = declaration.size > resources.settings.multipart_above if wanted is None else wanted
+    return cut(declaration.size, usual_part_size=PART_BYTES) if multipart else None
 
 
 async def insert_file(resources: Resources, declaration: Declaration, file_id: UUID, *, database: Database) -> File:
-    settings = resources.settings
+    settings, parts = resources.settings, choose_parts(resources, declaration)
+    largest_put = declaration.size if parts is None else min(declaration.size, parts.part_size)
     return await files.declare_file(
         database,
         declaration,
         file_id=file_id,
         incoming_key=secrets.token_hex(16),  # not derived from the id: on an old MinIO a known key is enough to write it
+        part_size=None if parts is None else parts.part_size,
         upload_ttl=settings.upload_ttl,
-        grace=settings.upload_grace + timedelta(seconds=declaration.size / SLOWEST_PUT_BYTES_PER_SECOND),
+        grace=settings.upload_grace + timedelta(seconds=largest_put / SLOWEST_PUT_BYTES_PER_SECOND),
     )
+
+
+def offer_upload(resources: Resources, file: File, *, now: datetime) -> Upload | MultipartUpload:
+    """How the file's bytes may be sent. `now` is the database's time."""
+    if file.parts is None:
+        return sign_upload(resources, file, now=now)
+    return MultipartUpload(PartCount(file.parts.part_size, file.parts.count), file.expires_at)
 
 
 def sign_upload(resources: Resources, file: File, *, now: datetime) -> Upload:
@@ -115,8 +155,7 @@ def sign_length_alone(resources: Resources, file: File, *, now: datetime) -> Upl
 
 def sign_put(resources: Resources, file: File, *, now: datetime, bound: bool) -> Upload:
     assert file.incoming_key is not None  # noqa: S101  # only files that were declared are signed for
-    issued_at = now.replace(microsecond=0)
-    expires_at = min(issued_at + resources.settings.upload_url_ttl, file.expires_at.replace(microsecond=0))
+    issued_at, expires_at = bound_url(resources, file, now=now)
     put = resources.signer.presign_put(
         resources.settings.incoming_bucket,
         file.incoming_key,
@@ -125,9 +164,19 @@ def sign_put(resources: Resources, file: File, *, now: datetime, bound: bool) ->
         sha256=str(file.declared_sha256) if bound and file.declared_sha256 else None,
         if_none_match=bound,
         issued_at=issued_at,
-        expires_in_seconds=max(1, int((expires_at - issued_at).total_seconds())),
+        expires_in_seconds=count_seconds(issued_at, expires_at),
     )
     return Upload("PUT", put.url, put.headers, expires_at)
+
+
+def bound_url(resources: Resources, file: File, *, now: datetime) -> tuple[datetime, datetime]:
+    """From when until when a URL for this file's bytes may be used, in whole seconds."""
+    issued_at = now.replace(microsecond=0)
+    return issued_at, min(issued_at + resources.settings.upload_url_ttl, file.expires_at.replace(microsecond=0))
+
+
+def count_seconds(issued_at: datetime, expires_at: datetime) -> int:
+    return max(1, int((expires_at - issued_at).total_seconds()))
 
 
 async def find_file(resources: Resources, file_id: UUID, *, owner: str | None) -> File:
@@ -139,17 +188,27 @@ async def find_file(resources: Resources, file_id: UUID, *, owner: str | None) -
 
 
 async def renew_upload(resources: Resources, file_id: UUID, *, owner: str | None) -> Declared:
-    """A fresh URL for the same key. Raises NotFound, FileGone, AlreadyUploaded; the last one after giving a notice."""
+    """A fresh offer for the same key. Raises NotFound, FileGone, AlreadyUploaded; the last one after giving a notice."""
     file = await find_file(resources, file_id, owner=owner)
     if file.state in GONE:
         raise gone(file)
     if file.state != State.PENDING or await is_uploaded(resources, file):
-        noticed = await notice(resources, file, None, source="complete") or file
-        raise problems.AlreadyUploaded(f"the file is {noticed.state}: ask its metadata what became of it", state=str(noticed.state))
+        raise await refuse_more(resources, file)
+    return Declared(file, offer_upload(resources, file, now=await check_time(resources, file)))
+
+
+async def refuse_more(resources: Resources, file: File) -> problems.AlreadyUploaded:
+    """The bytes are there: a notice, and the refusal to take others."""
+    noticed = await notice(resources, file, None, source="complete") or file
+    return problems.AlreadyUploaded(f"the file is {noticed.state}: ask its metadata what became of it", state=str(noticed.state))
+
+
+async def check_time(resources: Resources, file: File) -> datetime:
+    """The database's time, while the file may still be sent. Raises FileGone."""
     now = await files.ask_time(resources.pool)
     if now >= file.expires_at:
         raise problems.FileGone(f"the time for this upload ended at {file.expires_at.isoformat()}: declare the file anew")
-    return Declared(file, sign_upload(resources, file, now=now))
+    return now
 
 
 async def notice_event(resources: Resources, incoming_key: str) -> None:
@@ -168,42 +227,12 @@ async def notice(resources: Resources, file: File, sha256: Sha256 | None, *, sou
     return noticed
 
 
-async def complete_upload(resources: Resources, file_id: UUID, *, owner: str | None, sha256: Sha256 | None) -> File:
-    """ "My bytes are there": the file as it is now. Raises NotFound, FileGone, NotUploaded, DigestConflict."""
-    while True:
-        file = await find_file(resources, file_id, owner=owner)
-        if file.state in GONE:
-            raise gone(file)
-        check_digest(file, sha256)
-        if file.state not in UNPROVED:
-            return file
-        if not await is_uploaded(resources, file):
-            await check_still_unproved(resources, file)
-        noticed = await notice(resources, file, sha256, source="complete")
-        if noticed is not None:
-            return noticed
-        # Final, deleted, or given another digest since it was read: what it is now decides.
-
-
 async def is_uploaded(resources: Resources, file: File) -> bool:
     try:
         await resources.incoming.head(file.incoming_key or "")
     except ObjectMissing:
         return False
     return True
-
-
-async def check_still_unproved(resources: Resources, file: File) -> None:
-    """Nothing lies in incoming: either nothing was sent, or a worker was faster and has tidied up."""
-    again = await find_file(resources, file.id, owner=None)
-    if again.state in UNPROVED:
-        raise problems.NotUploaded("the store has no object for this file: send the bytes first, then complete", state=str(again.state))
-
-
-def check_digest(file: File, sha256: Sha256 | None) -> None:
-    known = file.hash or file.declared_sha256
-    if sha256 is not None and known is not None and sha256 != known:
-        raise problems.DigestConflict(f"sha256: {sha256} is not the {known} that is known for this file; nothing was changed")
 
 
 def gone(file: File) -> problems.FileGone:

@@ -107,8 +107,8 @@ class Bucket:
         }
         return await self._request(self._copy, key, headers, timeout_seconds=timeout_seconds, send_before=send_before)
 
-    def _copy(self, key: str, headers: DictType) -> StoredCopy:
-        answer = self._client._execute("PUT", self.name, key, headers=headers)
+    def _copy(self, key: str, headers: DictType, query: DictType | None = None) -> StoredCopy:
+        answer = self._client._execute("PUT", self.name, key, headers=headers, query_params=query)
         copied_etag, _ = parse_copy_object(answer)
         return StoredCopy(key=key, etag=copied_etag)
 
@@ -201,11 +201,48 @@ class Bucket:
         headers = object_headers(content_type, metadata, tags)
         return await self._request(self._client._create_multipart_upload, self.name, key, headers, timeout_seconds=timeout_seconds)
 
-    async def complete_upload(self, key: str, upload_id: str, parts: Sequence[tuple[int, str]], *, timeout_seconds: float = 60.0) -> str:
-        """Make the object out of `(number, ETag)` pairs; its ETag. Raises UploadMissing (also when it was completed before)."""
+    async def copy_part_from(
+        self,
+        source: "Bucket",
+        source_key: str,
+        *,
+        etag: str,
+        key: str,
+        upload_id: str,
+        number: int,
+        offset: int,
+        length: int,
+        timeout_seconds: float,
+    ) -> StoredPart:
+        """Have the store copy `length` bytes of an object of `source` into a part, if the object's ETag is still `etag`.
+
+        Raises ObjectChanged, ObjectMissing, ObjectUnreadable, UploadMissing.
+        """
+        headers: DictType = {
+            "x-amz-copy-source": f"/{source.name}/{quote(source_key)}",
+            "x-amz-copy-source-if-match": f'"{etag}"',
+            "x-amz-copy-source-range": f"bytes={offset}-{offset + length - 1}",
+        }
+        query: DictType = {"partNumber": str(number), "uploadId": upload_id}
+        copied = await self._request(self._copy, key, headers, query, timeout_seconds=timeout_seconds)
+        return StoredPart(number, length, copied.etag)
+
+    async def complete_upload(
+        self, key: str, upload_id: str, parts: Sequence[tuple[int, str]], *, timeout_seconds: float = 60.0, send_before: float | None = None
+    ) -> str:
+        """Make the object out of `(number, ETag)` pairs; its ETag. Raises UploadMissing (also when it was completed before).
+
+        `send_before` is a `time.monotonic()`. Raises SentTooLate: nothing was sent.
+        """
         sdk_parts = [Part(number, etag) for number, etag in parts]
         answer = await self._request(
-            self._client._complete_multipart_upload, self.name, key, upload_id, sdk_parts, timeout_seconds=timeout_seconds
+            self._client._complete_multipart_upload,
+            self.name,
+            key,
+            upload_id,
+            sdk_parts,
+            timeout_seconds=timeout_seconds,
+            send_before=send_before,
         )
         return (answer.etag or "").strip('"')
 

@@ -8,17 +8,17 @@ from service.model import Declaration, File, Sha256
 from service.queries.rows import Database, read_row, read_row_if_any
 
 COLUMNS: Final = """
-    id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, state, hash, minio_object_name,
-    vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+    minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
 """
 
 # The end of grace is fixed here, for the file's life: a PUT that began before the URL's end may last until then.
 # The first look without any notice comes after a minute.
 DECLARE: Final = (
     """
-    INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+    INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size,
                        state, expires_at, grace_until, due_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8,
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $11,
             'pending', now() + $9::interval, now() + $9::interval + $10::interval, now() + interval '1 minute')
     RETURNING """
     + COLUMNS
@@ -26,7 +26,14 @@ DECLARE: Final = (
 
 
 async def declare_file(
-    database: Database, declaration: Declaration, *, file_id: UUID, incoming_key: str, upload_ttl: timedelta, grace: timedelta
+    database: Database,
+    declaration: Declaration,
+    *,
+    file_id: UUID,
+    incoming_key: str,
+    part_size: int | None,
+    upload_ttl: timedelta,
+    grace: timedelta,
 ) -> File:
     """Insert the row of a file that is still to be sent."""
     row = await database.fetchrow(
@@ -41,6 +48,7 @@ async def declare_file(
         incoming_key,
         upload_ttl,
         grace,
+        part_size,
     )
     return read_row(row, File)
 
@@ -111,11 +119,13 @@ async def change_file(
     return read_row_if_any(await database.fetchrow(CHANGE, file_id, owner, filename, metadata), File)
 
 
-# Touches `files` alone: a copy under way falls to the sweeper when its own lease ends. The first sweep is due at once.
+# Touches `files` alone: a copy under way falls to the sweeper when its own lease ends. The first sweep is due at once, but for a
+# multipart upload that may be being assembled at this moment: then when that lease has ended.
 DELETE: Final = """
     UPDATE files
     SET state = 'deleted', lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(),
-        sweep_at = CASE WHEN incoming_key IS NOT NULL THEN now() END, sweeps = 0,
+        sweep_at = CASE WHEN upload_id IS NOT NULL THEN greatest(now(), lease_until) WHEN incoming_key IS NOT NULL THEN now() END,
+        sweeps = 0,
         purge_at = CASE WHEN minio_object_name IS NOT NULL THEN now() END
     WHERE id = $1 AND ($2::text IS NULL OR owner = $2) AND state <> 'deleted' AND ($3 OR state NOT IN ('ready', 'damaged'))
     RETURNING id

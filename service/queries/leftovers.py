@@ -19,10 +19,11 @@ class DoomedCopy(msgspec.Struct, frozen=True):
 
 
 class LeftKey(msgspec.Struct, frozen=True):
-    """The incoming key of a final file."""
+    """The incoming key of a final file, and the multipart upload that was begun for it."""
 
     id: UUID
     incoming_key: str
+    upload_id: str | None
 
 
 class DeletedObject(msgspec.Struct, frozen=True):
@@ -83,7 +84,7 @@ CLAIM_INCOMING: Final = """
     UPDATE files SET sweep_at = now() + interval '5 minutes' WHERE id IN (
         SELECT id FROM files WHERE sweep_at <= now() ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
     ) AND state NOT IN ('pending', 'verifying') AND incoming_key IS NOT NULL
-    RETURNING id, incoming_key
+    RETURNING id, incoming_key, upload_id
 """
 
 

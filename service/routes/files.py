@@ -37,7 +37,9 @@ class DeclareRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     content_type: Annotated[str, msgspec.Meta(description="A media type; absent: not declared, so not compared")] | None = None
     sha256: Annotated[str, msgspec.Meta(description="The digest of the bytes; the store refuses any others")] | None = None
     metadata: Annotated[dict[str, str], msgspec.Meta(description="At most 32 pairs, 4 KiB in all")] = {}
-    multipart: bool | None = None
+    multipart: (
+        Annotated[bool, msgspec.Meta(description="In parts, or in one PUT of up to 5 GiB; absent: in parts above MULTIPART_ABOVE")] | None
+    ) = None
     owner: Annotated[str, msgspec.Meta(description="Whose file it is; another's only with the scope admin")] | None = None
 
 
@@ -68,11 +70,29 @@ class FileMetadata(msgspec.Struct, frozen=True, kw_only=True):
     rejection: Rejection | None
 
 
+class OfferedUpload(msgspec.Struct, frozen=True, kw_only=True):
+    """How to send the bytes, before `expires_at`.
+
+    In one PUT: exactly these `headers` and exactly `size` bytes, unchunked, to `url`. In parts: `multipart` instead of those three; ask
+    `POST /files/{id}/parts` for a URL a part, then `complete`.
+
+    `token` is a Bearer token for `complete`, `upload`, `parts`, `metadata` and DELETE of this file alone, for whoever sends without a key;
+    null where no secret is set to sign it with.
+    """
+
+    method: str | msgspec.UnsetType = msgspec.UNSET
+    url: str | msgspec.UnsetType = msgspec.UNSET
+    headers: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    multipart: uploads.PartCount | msgspec.UnsetType = msgspec.UNSET
+    expires_at: datetime
+    token: str | None
+
+
 class DeclaredFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file, and how to send its bytes: null when it needs none any more."""
 
     file: FileMetadata
-    upload: uploads.Upload | None
+    upload: OfferedUpload | None
 
 
 class FilePage(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,10 +123,10 @@ def describe_file(file: File) -> FileMetadata:
 
 
 def describe_declared(resources: Resources, principal: Principal, declared: uploads.Declared) -> DeclaredFile:
-    upload = declared.upload and msgspec.structs.replace(
-        declared.upload, token=sign_upload_token(resources, declared.file, principal.key_id)
-    )
-    return DeclaredFile(file=describe_file(declared.file), upload=upload)
+    if declared.upload is None:
+        return DeclaredFile(file=describe_file(declared.file), upload=None)
+    token = sign_upload_token(resources, declared.file, principal.key_id)
+    return DeclaredFile(file=describe_file(declared.file), upload=OfferedUpload(**msgspec.structs.asdict(declared.upload), token=token))
 
 
 def metadata_path(resources: Resources, file_id: UUID) -> str:
@@ -115,21 +135,19 @@ def metadata_path(resources: Resources, file_id: UUID) -> str:
 
 
 def read_declaration(request: DeclareRequest, principal: Principal) -> Declaration:
-    """Raises InvalidRequest, Forbidden, MultipartNotAvailable."""
+    """Raises InvalidRequest, Forbidden."""
     owner = principal.act_as(request.owner)
     if not declarations.is_owner(owner):
         raise InvalidRequest.at("owner", f"expected a name of 1 to {declarations.LONGEST_OWNER_BYTES} bytes without control characters")
-    declaration = Declaration(
+    return Declaration(
         owner=owner,
         filename=declarations.check_filename(request.filename),
         size=request.size,
         content_type=None if request.content_type is None else declarations.check_content_type(request.content_type),
         sha256=None if request.sha256 is None else declarations.parse_sha256(request.sha256),
         metadata=declarations.check_metadata(request.metadata),
+        multipart=request.multipart,
     )
-    if request.multipart:
-        raise problems.MultipartNotAvailable.at("multipart", "send false, or leave it out: every file goes in one PUT")
-    return declaration
 
 
 @post(
@@ -140,7 +158,7 @@ def read_declaration(request: DeclareRequest, principal: Principal) -> Declarati
     response_headers=[LOCATION, REPLAYED],
     responses={
         200: ResponseSpec(DeclaredFile, description="The file that an earlier request declared", generate_examples=False),
-        **refusals(*ANYWHERE, *READS_JSON, problems.FileTooLarge, problems.MultipartNotAvailable, problems.IdempotencyMismatch),
+        **refusals(*ANYWHERE, *READS_JSON, problems.FileTooLarge, problems.IdempotencyMismatch),
     },
 )
 async def declare_file(

@@ -13,7 +13,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 from litestar.params import FromPath, HeaderParameter, JSONBody, PathParameter
 
-from service import declarations, problems, uploads
+from service import completion, declarations, problems, uploads
 from service.auth import TAKES_TOKEN, Principal
 from service.model import GONE, UNPROVED, Declaration, Sha256
 from service.problems import InvalidRequest
@@ -84,7 +84,9 @@ async def upload_by_redirect(
 
 
 def declare_upload(principal: Principal, filename: str, *, size: int, content_type: str | None, sha256: Sha256 | None) -> Declaration:
-    return Declaration(owner=principal.owner, filename=filename, size=size, content_type=content_type, sha256=sha256, metadata={})
+    return Declaration(
+        owner=principal.owner, filename=filename, size=size, content_type=content_type, sha256=sha256, metadata={}, multipart=False
+    )
 
 
 async def redirect(request: Request[Any, Any, Any], resources: Resources, declaration: Declaration) -> Response[bytes]:
@@ -126,8 +128,11 @@ def read_content_type(request: Request[Any, Any, Any]) -> str | None:
             *READS_JSON,
             problems.NotFound,
             problems.NotUploaded,
+            problems.IncompleteParts,
+            problems.UploadLost,
             problems.DigestConflict,
             problems.FileGone,
+            problems.Unavailable,
             problems.ObjectStoreUnavailable,
         ),
     },
@@ -140,7 +145,7 @@ async def complete_upload(
     data: JSONBody[CompleteRequest | None] = None,
 ) -> Response[FileMetadata]:
     sha256 = declarations.parse_sha256(data.sha256) if data and data.sha256 is not None else None
-    file = await uploads.complete_upload(resources, file_id, owner=principal.acting_for, sha256=sha256)
+    file = await completion.complete_upload(resources, file_id, owner=principal.acting_for, sha256=sha256)
     file = await uploads.wait_until_final(resources, file, seconds=wait)
     if file.state in GONE:
         raise uploads.gone(file)
@@ -152,7 +157,7 @@ async def complete_upload(
     status_code=200,
     operation_id="renewUpload",
     opt=TAKES_TOKEN,
-    summary="A fresh URL for a file that still waits for its bytes",
+    summary="How to send a file that still waits for its bytes, anew",
     tags=["uploads"],
     responses=refusals(
         *ANYWHERE, problems.InvalidRequest, problems.NotFound, problems.AlreadyUploaded, problems.FileGone, problems.ObjectStoreUnavailable

@@ -38,6 +38,34 @@ async def put(declared: Mapping[str, Any], body: bytes, headers: Mapping[str, st
     return await asyncio.to_thread(send, upload["method"], upload["url"], body=body, headers={**upload["headers"], **(headers or {})})
 
 
+async def sign_parts(client: httpx.AsyncClient, declared: Mapping[str, Any], *numbers: int, **fields: Any) -> list[dict[str, Any]]:
+    """A URL for each of these parts; `fields` go with every one."""
+    wanted = [{"number": number, **fields} for number in numbers]
+    answer = await client.post(f"/files/{declared['file']['id']}/parts", json={"parts": wanted})
+    assert answer.status_code == 200, answer.text
+    parts: list[dict[str, Any]] = answer.json()["parts"]
+    return parts
+
+
+async def put_part(part: Mapping[str, Any], body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+    """One PUT of a part; `body` is that part's alone."""
+    return await asyncio.to_thread(send, part["method"], part["url"], body=body, headers={**part["headers"], **(headers or {})})
+
+
+def cut(declared: Mapping[str, Any], body: bytes) -> dict[int, bytes]:
+    """The file's parts by number."""
+    about = declared["upload"]["multipart"]
+    size = about["part_size"]
+    return {number: body[(number - 1) * size : number * size] for number in range(1, about["parts"] + 1)}
+
+
+async def put_parts(client: httpx.AsyncClient, declared: Mapping[str, Any], body: bytes) -> None:
+    """Every part, each bound to its digest."""
+    for number, piece in cut(declared, body).items():
+        [part] = await sign_parts(client, declared, number, sha256=digest(piece))
+        assert (await put_part(part, piece)).status == 200
+
+
 async def upload(client: httpx.AsyncClient, body: bytes, **fields: Any) -> dict[str, Any]:
     """Declared and sent; nobody is told but by the store's event."""
     declared = await declare(client, body, **fields)

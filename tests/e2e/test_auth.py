@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 FILE: dict[str, Any] = {"filename": "a.txt", "size": 1}
 NO_FILE = "01234567-89ab-7def-8123-456789abcdef"
-WITH_BODY = [("PATCH", "/files/{id}"), ("POST", "/files/{id}/links")]
+WITH_BODY = [("PATCH", "/files/{id}"), ("POST", "/files/{id}/links"), ("POST", "/files/{id}/parts")]
 """Not asked without one here; whose file it is, their own tests look at."""
 ROUTES = [
     ("POST", "/files"),
@@ -27,6 +27,7 @@ ROUTES = [
     ("GET", "/files/{id}/metadata"),
     ("POST", "/files/{id}/complete"),
     ("POST", "/files/{id}/upload"),
+    ("GET", "/files/{id}/parts"),
     *WITH_BODY,
 ]
 ON_A_FILE = [route for route in ROUTES if "{id}" in route[1] and route not in WITH_BODY]

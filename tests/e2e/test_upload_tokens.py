@@ -13,14 +13,21 @@ from service.queries.keys import find_grant
 from service.resources import Resources
 from service.tokens import Purpose, Token, sign_token
 from tests.e2e.conftest import Api, Owner
-from tests.e2e.jobs import complete, declare, prove, put
+from tests.e2e.jobs import complete, declare, prove, put, put_parts
 from tests.e2e.leaks import keep_secret
 from tests.e2e.test_auth import ROUTES
 
 pytestmark = pytest.mark.anyio
 
 BODY = b"sent by a browser"
-OPEN = {("GET", "/files/{id}/metadata"), ("POST", "/files/{id}/complete"), ("POST", "/files/{id}/upload"), ("DELETE", "/files/{id}")}
+OPEN = {
+    ("GET", "/files/{id}/metadata"),
+    ("POST", "/files/{id}/complete"),
+    ("POST", "/files/{id}/upload"),
+    ("POST", "/files/{id}/parts"),
+    ("GET", "/files/{id}/parts"),
+    ("DELETE", "/files/{id}"),
+}
 
 
 @pytest.fixture
@@ -46,6 +53,15 @@ async def test_a_browser_sends_and_completes_by_the_token_alone(browser: httpx.A
     renewed = (await browser.post(f"/files/{declared['file']['id']}/upload")).json()
     assert (await put(renewed, BODY)).status == 200
     assert (await complete(browser, declared))["state"] == "ready"
+
+
+async def test_a_browser_sends_parts_by_the_token_alone(api: Api, client: httpx.AsyncClient) -> None:
+    declared = await declare(client, BODY, multipart=True)
+    keep_secret([declared["upload"]["token"]])
+    async with browsing(api, declared["upload"]["token"]) as browser:
+        await put_parts(browser, declared, BODY)
+        assert len((await browser.get(f"/files/{declared['file']['id']}/parts")).json()["parts"]) == 1
+        assert (await complete(browser, declared))["state"] == "ready"
 
 
 @pytest.mark.parametrize(("method", "path"), [route for route in ROUTES if route not in OPEN])

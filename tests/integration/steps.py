@@ -14,7 +14,7 @@ from service.object_store.connection import calling
 from service.queries import claims
 from service.resources import Resources
 from service.sweeper import sweep
-from service.uploads import Declared, declare_file, find_file, notice_event
+from service.uploads import Declared, Upload, declare_file, find_file, notice_event
 from service.verification import verify
 from tests.clock import DAY, pass_time
 from tests.stores import Answer
@@ -39,7 +39,7 @@ async def declare(
 
 async def put(declared: Declared, body: bytes = BODY) -> Answer:
     upload = declared.upload
-    assert upload is not None
+    assert isinstance(upload, Upload)
     return await asyncio.to_thread(send_request, "PUT", upload.url, body=body, headers=upload.headers)
 
 

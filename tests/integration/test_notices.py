@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from service import problems
+from service.completion import complete_upload
 from service.model import Declaration, File, Sha256, State
 from service.queries import claims, health
 from service.resources import Resources
 from service.telemetry import NOTICES
-from service.uploads import complete_upload, declare_file, delete_file, find_file, notice_event
+from service.uploads import declare_file, delete_file, find_file, notice_event
 from service.verification import verify
 from tests.faults import FaultyBucket, lose_answer
 

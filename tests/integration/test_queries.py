@@ -24,7 +24,13 @@ def declaration(filename: str = "photo.jpg", *, owner: str = "ann", size: int = 
 async def declare(pool: asyncpg.Pool, what: Declaration | None = None) -> File:
     file_id = make_id()
     return await files.declare_file(
-        pool, what or declaration(), file_id=file_id, incoming_key=file_id.hex, upload_ttl=timedelta(days=1), grace=timedelta(hours=1)
+        pool,
+        what or declaration(),
+        file_id=file_id,
+        incoming_key=file_id.hex,
+        part_size=None,
+        upload_ttl=timedelta(days=1),
+        grace=timedelta(hours=1),
     )
 
 

@@ -29,7 +29,7 @@ async def held(pool: asyncpg.Pool) -> Claim:
     """A claim under way."""
     file_id = make_id()
     ends = {"upload_ttl": timedelta(days=1), "grace": timedelta(hours=1)}
-    await files.declare_file(pool, DECLARATION, file_id=file_id, incoming_key=file_id.hex, **ends)
+    await files.declare_file(pool, DECLARATION, file_id=file_id, incoming_key=file_id.hex, part_size=None, **ends)
     await files.notice_key(pool, file_id.hex)
     [claim] = await claims.claim_small(pool, 1, LEASE)
     return claim

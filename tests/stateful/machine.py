@@ -17,6 +17,7 @@ import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 
+from service.completion import complete_upload
 from service.model import UNPROVED, Declaration, Sha256, State
 from service.object_store import ObjectChanged, ObjectMissing
 from service.problems import Problem
@@ -24,7 +25,7 @@ from service.queries import claims
 from service.resources import open_resources
 from service.settings import Settings
 from service.sweeper import sweep
-from service.uploads import Declared, complete_upload, declare_file, delete_file, find_file, notice_event
+from service.uploads import Declared, Upload, declare_file, delete_file, find_file, notice_event
 from tests.clock import DAY, pass_time
 from tests.invariants import Outcomes, check_invariants, check_nothing_left
 from tests.stateful.workers import DISTURBANCES, ENDS, FAULTS, STORY, FaultyWorker
@@ -88,6 +89,7 @@ class WayOfAFile(RuleBasedStateMachine):
         upload = sent.declared.upload
         if upload is None or sent.age >= DAY:
             return
+        assert isinstance(upload, Upload)
         sent.accepted |= send("PUT", upload.url, body=body, headers=upload.headers).status == 200
 
     @rule(sent=sent)

@@ -1,0 +1,75 @@
+"""Statements of a multipart upload: name it, and hold the row while the store assembles it. All but the first two demand the lease."""
+
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from service.model import File, Sha256
+from service.queries.files import COLUMNS
+from service.queries.rows import Database, read_row_if_any
+
+# The id is set once: parts that came under another would be named by nothing, and nobody would ever remove them.
+NAME_UPLOAD: Final = """
+    UPDATE files SET upload_id = $2
+    WHERE id = $1 AND upload_id IS NULL AND part_size IS NOT NULL AND state IN ('pending', 'verifying')
+    RETURNING upload_id
+"""
+
+
+async def name_upload(database: Database, file_id: UUID, upload_id: str) -> bool:
+    """Write the id of the store's multipart upload down; False: another is named already, or the file is final."""
+    return await database.fetchval(NAME_UPLOAD, file_id, upload_id) is not None
+
+
+# The same lease that a worker's claim sets, so each keeps the other out, and expiry too. `due_at` stays: when the lease has ended,
+# a worker looks whether the object came after all.
+CLAIM: Final = """
+    UPDATE files SET lease = gen_random_uuid(), lease_until = now() + $3::interval
+    WHERE id = $1 AND upload_id = $2 AND state IN ('pending', 'verifying') AND (lease_until IS NULL OR lease_until < now())
+    RETURNING lease
+"""
+
+
+async def claim_assembly(database: Database, file_id: UUID, upload_id: str, lease: timedelta) -> UUID | None:
+    """The lease; None: somebody else has one, or the file is final."""
+    token: UUID | None = await database.fetchval(CLAIM, file_id, upload_id, lease)
+    return token
+
+
+EXTEND: Final = """
+    UPDATE files SET lease_until = now() + $3::interval
+    WHERE id = $1 AND lease = $2 AND state IN ('pending', 'verifying') RETURNING id
+"""
+
+
+async def extend_assembly(database: Database, file_id: UUID, token: UUID, lease: timedelta) -> bool:
+    """Keep the lease; False: it is lost."""
+    return await database.fetchval(EXTEND, file_id, token, lease) is not None
+
+
+RELEASE: Final = """
+    UPDATE files SET lease = NULL, lease_until = NULL
+    WHERE id = $1 AND lease = $2 AND state IN ('pending', 'verifying') RETURNING id
+"""
+
+
+async def release_assembly(database: Database, file_id: UUID, token: UUID) -> bool:
+    """Give the lease back; False: it was lost."""
+    return await database.fetchval(RELEASE, file_id, token) is not None
+
+
+# What `complete` does for a file in one PUT (queries/files.py), and the lease goes with it.
+NOTICE: Final = (
+    """
+    UPDATE files SET state = 'verifying', verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = now(),
+                     declared_sha256 = coalesce(declared_sha256, $3), lease = NULL, lease_until = NULL
+    WHERE id = $1 AND lease = $2 AND state IN ('pending', 'verifying')
+      AND ($3::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $3)
+    RETURNING """
+    + COLUMNS
+)
+
+
+async def notice_assembled(database: Database, file_id: UUID, token: UUID, sha256: Sha256 | None) -> File | None:
+    """The object lies at the key. None: the lease was lost, the file is final, or another digest is known."""
+    return read_row_if_any(await database.fetchrow(NOTICE, file_id, token, sha256 and sha256.digest), File)
