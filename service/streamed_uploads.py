@@ -30,6 +30,7 @@ import msgspec
 import structlog
 
 from service import database, problems
+from service.copying import describe_object
 from service.model import MOST_PARTS, Declaration, File, Sha256, make_id
 from service.object_store import SentTooLate, StoreError
 from service.queries import copies, files
@@ -37,7 +38,6 @@ from service.queries.copies import Copy
 from service.resources import Resources
 from service.senders import Senders
 from service.telemetry import report_transition
-from service.verification import describe
 
 PART_BYTES: Final = 8 * 1024**2
 SEND_SECONDS: Final = 60.0
@@ -91,11 +91,7 @@ class Streaming:
 
     def describe_object(self) -> dict[str, Any]:
         said = self.announced
-        return {
-            "content_type": said.content_type or "application/octet-stream",
-            "metadata": describe(self.file_id, said.owner, said.filename, said.sha256),
-            "tags": {"assay-file-id": str(self.file_id)},
-        }
+        return describe_object(self.file_id, said.owner, said.filename, content_type=said.content_type, declared=said.sha256)
 
 
 class CopyLost(Exception):  # it says what is so
@@ -232,7 +228,7 @@ async def begin_multipart(upload: Streaming) -> None:
     await open_copy(upload)
     upload.asked_store = True
     upload.upload_id = await upload.resources.vault.create_upload(upload.key, **upload.describe_object())
-    if not await copies.name_upload(upload.resources.pool, upload.row, upload.upload_id):
+    if not await copies.name_upload(upload.resources.pool, upload.row.vault_key, upload.row.lease, upload_id=upload.upload_id):
         raise CopyLost("the copy was doomed before its first part")
 
 

@@ -9,7 +9,8 @@ Every statement demands the claim's lease and an unproved state; a statement tha
    - the store says for good that it can't be read: `rejected`, `unverifiable`.
    - any other error: give up before copying (a).
 2. Compare size and content type with what was declared. Another: `rejected` with that reason, nothing is copied.
-3. Copy incoming → vault under the claim's key, with If-Match of the ETag just seen, sent before the first lease period is over.
+3. Copy incoming → vault under the claim's key, with If-Match of the ETag just seen, sent before the first lease period is over; above
+   5 GiB in parts (service/copying.py).
    - too late to send; the object changed (412) or went (404); the request was refused: nothing was written and nothing will be: (a).
    - unreadable for good: `rejected`, `unverifiable`: the refusal is certain as well.
    - any other error: the request may take effect at any later time: give up after copying (b).
@@ -37,13 +38,12 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor
 from datetime import timedelta
 from typing import Final
-from urllib.parse import quote
-from uuid import UUID
 
 import msgspec
 import structlog
 
 from service import database
+from service.copying import LeaseLost, copy_object
 from service.model import Claim, File, Rejection, RejectionReason, Sha256, State
 from service.object_store import (
     Bucket,
@@ -61,7 +61,6 @@ from service.resources import Resources
 from service.telemetry import NOTICES, STORE_RETRIES, VERIFICATION_SECONDS, VERIFIED_BYTES, report_transition
 
 CHUNK_BYTES: Final = 1024 * 1024
-SLOWEST_COPY_BYTES_PER_SECOND: Final = 16 * 1024**2
 AT_ONCE: Final = timedelta(0)
 
 log = structlog.get_logger()
@@ -82,10 +81,6 @@ class NothingCopied(Exception):  # it says what is so
         super().__init__(str(cause))
         self.cause = cause
         self.again_in = again_in
-
-
-class LeaseLost(Exception):  # it says what is so
-    """The claim is somebody else's, or the file is final: (b)."""
 
 
 async def verify(resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor, retry_in: timedelta) -> bool:
@@ -125,7 +120,8 @@ async def prove(resources: Resources, claim: Claim, *, claimed_at: float, hashin
         seen = await look(resources, claim, retry_in=retry_in)
         if seen is None:
             return
-        etag = await copy(resources, claim, seen, send_before=claimed_at + resources.settings.lease.total_seconds())
+        send_before = claimed_at + resources.settings.lease.total_seconds()
+        etag = await copy(resources, claim, seen, send_before=send_before, stopped=stopped)
         if etag is None:
             return
         proof = await asyncio.get_running_loop().run_in_executor(hashing, hash_copy, resources.vault, claim, etag, stopped)
@@ -187,20 +183,10 @@ async def reject(resources: Resources, claim: Claim, rejection: Rejection) -> No
     finish(resources, await claims.reject_file(resources.pool, claim, rejection), found=claim)
 
 
-async def copy(resources: Resources, claim: Claim, seen: StoredObject, *, send_before: float) -> str | None:
+async def copy(resources: Resources, claim: Claim, seen: StoredObject, *, send_before: float, stopped: threading.Event) -> str | None:
     """Step 3: the ETag of the copy. None: the store can never read the object, and the file is rejected."""
     try:
-        copied = await resources.vault.copy_from(
-            resources.incoming,
-            claim.incoming_key,
-            etag=seen.etag,
-            key=str(claim.vault_key),
-            content_type=claim.content_type or "application/octet-stream",
-            metadata=describe(claim.id, claim.owner, claim.filename, claim.declared_sha256),
-            tags={"assay-file-id": str(claim.id)},
-            send_before=send_before,
-            timeout_seconds=30 + claim.size / SLOWEST_COPY_BYTES_PER_SECOND,
-        )
+        return await copy_object(resources, claim, seen, send_before=send_before, stopped=stopped)
     except (SentTooLate, ObjectChanged, ObjectMissing) as error:
         raise NothingCopied(error, again_in=AT_ONCE if claim.attempts == 1 else next_look(claim.attempts)) from error
     except RequestRefused as error:
@@ -208,13 +194,6 @@ async def copy(resources: Resources, claim: Claim, seen: StoredObject, *, send_b
     except ObjectUnreadable as error:
         await reject(resources, claim, unverifiable(error))
         return None
-    return copied.etag
-
-
-def describe(file_id: UUID, owner: str, filename: str, declared: Sha256 | None) -> dict[str, str]:
-    """What lies beside the bytes in the vault: enough to adopt the object should the database be lost. Names are percent-encoded."""
-    described = {"assay-file-id": str(file_id), "assay-owner": quote(owner, safe=""), "assay-filename": quote(filename, safe="")}
-    return described if declared is None else {**described, "assay-declared-sha256": str(declared)}
 
 
 def hash_copy(vault: Bucket, claim: Claim, etag: str, stopped: threading.Event) -> Proof:

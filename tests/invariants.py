@@ -64,14 +64,17 @@ class Outcomes:
 
 
 async def check_uploads_aborted(resources: Resources) -> None:
-    """No multipart upload is left, with parts that no listing shows, of any copy that was doomed."""
+    """No multipart upload is left, with parts that no listing shows, of any copy that was doomed or of any file that is final."""
     for row in await resources.pool.fetch("SELECT vault_key, upload_id FROM copies WHERE upload_id IS NOT NULL AND doomed_at IS NOT NULL"):
         await check_upload_aborted(resources.vault, str(row["vault_key"]), row["upload_id"])
+    final = "SELECT incoming_key, upload_id FROM files WHERE upload_id IS NOT NULL AND state NOT IN ('pending', 'verifying')"
+    for row in await resources.pool.fetch(final):
+        await check_upload_aborted(resources.incoming, row["incoming_key"], row["upload_id"])
 
 
-async def check_upload_aborted(vault: Bucket, key: str, upload_id: str) -> None:
+async def check_upload_aborted(bucket: Bucket, key: str, upload_id: str) -> None:
     try:
-        parts = await vault.list_parts(key, upload_id)
+        parts = await bucket.list_parts(key, upload_id)
     except UploadMissing:
         return
     raise AssertionError(f"the multipart upload of {key} is left, with {len(parts)} parts")

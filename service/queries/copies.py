@@ -52,9 +52,9 @@ NAME_UPLOAD: Final = """
 """
 
 
-async def name_upload(database: Database, copy: Copy, upload_id: str) -> bool:
+async def name_upload(database: Database, vault_key: UUID, lease: UUID, *, upload_id: str) -> bool:
     """Write the id of the store's multipart upload down; False: the copy is doomed."""
-    return await database.fetchval(NAME_UPLOAD, copy.vault_key, copy.lease, upload_id) is not None
+    return await database.fetchval(NAME_UPLOAD, vault_key, lease, upload_id) is not None
 
 
 # The commit of a streamed upload: the file's row is born from its live copy, or not at all. Nothing of it ever was in incoming.

@@ -9,12 +9,13 @@ from datetime import timedelta
 from typing import Any
 
 from service.model import Claim, Declaration, File, Sha256
+from service.multipart import PartRequest, sign_parts
 from service.object_store import Bucket
 from service.object_store.connection import calling
 from service.queries import claims
 from service.resources import Resources
 from service.sweeper import sweep
-from service.uploads import Declared, Upload, declare_file, find_file, notice_event
+from service.uploads import PART_BYTES, Declared, Upload, declare_file, find_file, notice_event
 from service.verification import verify
 from tests.clock import DAY, pass_time
 from tests.stores import Answer
@@ -22,6 +23,7 @@ from tests.stores import send as send_request
 
 BODY = b"what was sent" * 100
 OTHER = b"WHAT WAS SENT" * 100
+TWO_PARTS = b"part one" * (PART_BYTES // 8) + b"part two"
 RETRY = timedelta(seconds=1)
 
 
@@ -48,6 +50,30 @@ async def send(resources: Resources, body: bytes = BODY) -> Declared:
     declared = await declare(resources, size=len(body))
     assert (await put(declared, body)).status == 200
     return declared
+
+
+async def declare_parts(resources: Resources, *, size: int = len(TWO_PARTS), digest: Sha256 | None = None) -> File:
+    declaration = Declaration(
+        owner="ann", filename="ä b.txt", size=size, content_type="text/plain", sha256=digest, metadata={}, multipart=True
+    )
+    return (await declare_file(resources, declaration)).file
+
+
+async def put_parts(resources: Resources, file: File, body: bytes, *numbers: int) -> None:
+    """These parts; without any numbers all of them."""
+    assert file.parts is not None
+    wanted = numbers or range(1, file.parts.count + 1)
+    for part in await sign_parts(resources, file.id, [PartRequest(number, None) for number in wanted], owner="ann"):
+        start = (part.number - 1) * file.parts.part_size
+        answer = await asyncio.to_thread(send_request, "PUT", part.url, body=body[start : start + part.size], headers=part.headers)
+        assert answer.status == 200, answer
+
+
+async def send_parts(resources: Resources, body: bytes = TWO_PARTS) -> File:
+    """Declared, and every part sent; nobody is told."""
+    file = await declare_parts(resources, size=len(body))
+    await put_parts(resources, file, body)
+    return await find(resources, file)
 
 
 def put_as_root(incoming: Bucket, file: File, body: bytes, *, content_type: str = "text/plain", **headers: str) -> None:

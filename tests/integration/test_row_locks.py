@@ -201,7 +201,7 @@ async def test_what_keeps_a_streamed_copy_is_told_of_the_doom_that_it_waited_for
 ) -> None:
     keep: dict[str, Statement] = {
         "extend": lambda database: copies.extend_copy(database, streamed, LEASE),
-        "name": lambda database: copies.name_upload(database, streamed, "upload-1"),
+        "name": lambda database: copies.name_upload(database, streamed.vault_key, streamed.lease, upload_id="upload-1"),
     }
     assert await meet(pool, doom(streamed), keep[what]) == (True, False)
 

@@ -1,0 +1,142 @@
+"""Copy an object from incoming into the vault, under a key that was written down: in one request, or above 5 GiB in parts.
+
+In one request: it carries the ETag seen, and is sent before the first lease period is over, because nothing else fences it.
+
+In parts:
+1. Begin a multipart upload at the claim's key, and name it in the copies row before the first part. The row is doomed: abort; the lease
+   is lost.
+2. Copy the parts, several at once, each with the ETag seen. A lease that is lost stops those that were not sent yet.
+   - a certain refusal (the object changed, went, can't be read), while every other part was answered: (a).
+   - any other error: a request may still be carried out: the copy is given up by its doom.
+3. Have the store assemble the parts, once. A certain refusal: (a). Any other error: the copy is given up by its doom.
+(a) Abort. It was answered: nothing lies at the key and nothing will, as after a refusal of the one request. It was not: as any other error.
+
+What is late is fenced by the abort: whoever sweeps the doomed copy aborts the upload that the row names, and again after COPY_GRACE.
+"""
+
+import asyncio
+import threading
+from typing import Any, Final
+from urllib.parse import quote
+from uuid import UUID
+
+from service.model import LARGEST_PUT_BYTES, MIB, Claim, Parts, Sha256, cut
+from service.object_store import (
+    ObjectChanged,
+    ObjectMissing,
+    ObjectUnreadable,
+    RequestRefused,
+    StoredObject,
+    StoredPart,
+    StoreError,
+)
+from service.queries import copies
+from service.resources import Resources
+
+SLOWEST_COPY_BYTES_PER_SECOND: Final = 16 * MIB
+ANSWER_SECONDS: Final = 30.0
+PART_BYTES: Final = 512 * MIB
+PARTS_AT_ONCE: Final = 4
+ASSEMBLE_SECONDS: Final = 60.0
+PARTS_A_SECOND: Final = 50
+CERTAIN: Final = (ObjectChanged, ObjectMissing, ObjectUnreadable, RequestRefused)
+"""What the store says of a copy that it did not begin."""
+
+
+class LeaseLost(Exception):  # it says what is so
+    """The claim is somebody else's, or the file is final."""
+
+
+def describe_object(file_id: UUID, owner: str, filename: str, *, content_type: str | None, declared: Sha256 | None) -> dict[str, Any]:
+    """What lies beside the bytes in the vault: enough to adopt the object should the database be lost. Names are percent-encoded."""
+    metadata = {"assay-file-id": str(file_id), "assay-owner": quote(owner, safe=""), "assay-filename": quote(filename, safe="")}
+    if declared is not None:
+        metadata["assay-declared-sha256"] = str(declared)
+    return {"content_type": content_type or "application/octet-stream", "metadata": metadata, "tags": {"assay-file-id": str(file_id)}}
+
+
+async def copy_object(resources: Resources, claim: Claim, seen: StoredObject, *, send_before: float, stopped: threading.Event) -> str:
+    """The ETag of the copy. Raises StoreError, and LeaseLost when `stopped` is set; SentTooLate and CERTAIN: nothing lies at the key."""
+    described = describe_object(claim.id, claim.owner, claim.filename, content_type=claim.content_type, declared=claim.declared_sha256)
+    if claim.size > LARGEST_PUT_BYTES:
+        return await copy_in_parts(resources, claim, seen, described, stopped)
+    copied = await resources.vault.copy_from(
+        resources.incoming,
+        claim.incoming_key,
+        etag=seen.etag,
+        key=str(claim.vault_key),
+        **described,
+        send_before=send_before,
+        timeout_seconds=allow_seconds(claim.size),
+    )
+    return copied.etag
+
+
+def allow_seconds(size: int) -> float:
+    return ANSWER_SECONDS + size / SLOWEST_COPY_BYTES_PER_SECOND
+
+
+async def copy_in_parts(resources: Resources, claim: Claim, seen: StoredObject, described: dict[str, Any], stopped: threading.Event) -> str:
+    upload_id = await begin_copy(resources, claim, described)
+    try:
+        copied = await copy_parts(resources, claim, seen, upload_id=upload_id, stopped=stopped)
+        return await resources.vault.complete_upload(
+            str(claim.vault_key),
+            upload_id,
+            [(part.number, part.etag) for part in copied],
+            timeout_seconds=ASSEMBLE_SECONDS + len(copied) / PARTS_A_SECOND,
+        )
+    except CERTAIN:
+        await resources.vault.abort_upload(str(claim.vault_key), upload_id)
+        raise
+
+
+async def begin_copy(resources: Resources, claim: Claim, described: dict[str, Any]) -> str:
+    """Step 1: the id of the vault's multipart upload."""
+    key = str(claim.vault_key)
+    upload_id = await resources.vault.create_upload(key, **described)
+    if not await copies.name_upload(resources.pool, claim.vault_key, claim.lease, upload_id=upload_id):
+        await resources.vault.abort_upload(key, upload_id)
+        raise LeaseLost("the copy was doomed before its first part")
+    return upload_id
+
+
+async def copy_parts(
+    resources: Resources, claim: Claim, seen: StoredObject, *, upload_id: str, stopped: threading.Event
+) -> list[StoredPart]:
+    """Step 2. Raises one of CERTAIN only when every request has been answered."""
+    parts = cut(claim.size, usual_part_size=PART_BYTES)
+    numbers = iter(range(1, parts.count + 1))
+    copied: list[StoredPart] = []
+    errors: list[StoreError] = []
+
+    async def copy_one_by_one() -> None:
+        for number in numbers:
+            if stopped.is_set() or errors:
+                return
+            try:
+                copied.append(await ask_for_part(resources, claim, seen, parts, upload_id=upload_id, number=number))
+            except StoreError as error:
+                errors.append(error)
+
+    await asyncio.gather(*(copy_one_by_one() for _ in range(PARTS_AT_ONCE)))
+    if errors:
+        raise next((error for error in errors if not isinstance(error, CERTAIN)), errors[0])
+    if stopped.is_set():
+        raise LeaseLost("the lease was lost while copying")
+    return sorted(copied, key=lambda part: part.number)
+
+
+async def ask_for_part(resources: Resources, claim: Claim, seen: StoredObject, parts: Parts, *, upload_id: str, number: int) -> StoredPart:
+    length = parts.size_of(number)
+    return await resources.vault.copy_part_from(
+        resources.incoming,
+        claim.incoming_key,
+        etag=seen.etag,
+        key=str(claim.vault_key),
+        upload_id=upload_id,
+        number=number,
+        offset=(number - 1) * parts.part_size,
+        length=length,
+        timeout_seconds=allow_seconds(length),
+    )

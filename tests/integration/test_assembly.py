@@ -1,0 +1,385 @@
+"""Races and faults of a multipart upload: begun twice, assembled twice, answers lost, deleted and expired in between."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from service import completion, problems
+from service.model import File, State
+from service.multipart import PartRequest, list_parts, sign_parts
+from service.object_store import Bucket, StoreUnavailable
+from service.queries import assemblies, claims
+from service.resources import Resources
+from service.sweeper import sweep
+from service.uploads import delete_file, notice_event
+from tests.clock import DAY, pass_time
+from tests.faults import FaultyBucket, FaultyPool, Gate, lose_answer, lose_connection
+from tests.integration.steps import (
+    TWO_PARTS,
+    claim_due,
+    declare_parts,
+    find,
+    let_settle,
+    prove,
+    put_as_root,
+    put_parts,
+    run,
+    send_parts,
+    sha256,
+    until,
+)
+from tests.invariants import check_invariants, check_nothing_left, check_upload_aborted, list_bucket
+
+pytestmark = pytest.mark.anyio
+
+
+async def complete(resources: Resources, file: File) -> File:
+    return await completion.complete_upload(resources, file.id, owner="ann", sha256=None)
+
+
+async def read_lease(resources: Resources, file: File) -> UUID | None:
+    lease: UUID | None = await resources.pool.fetchval("SELECT lease FROM files WHERE id = $1", file.id)
+    return lease
+
+
+async def end_lease(resources: Resources) -> None:
+    await resources.pool.execute("UPDATE files SET lease_until = now() - interval '1 s' WHERE lease IS NOT NULL")
+
+
+async def check_ready_and_clean(resources: Resources, file: File) -> None:
+    """Proved by whoever takes it now; in the end only the proved object is left."""
+    await check_invariants(resources)
+    found = await find(resources, file)
+    if found.state != State.READY:
+        await run(resources, await claim_due(resources))
+    found = await find(resources, file)
+    assert (found.state, found.hash) == (State.READY, sha256(TWO_PARTS))
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+class NotingBucket(FaultyBucket):
+    """Remembers the ids of the uploads that it began, also of those that nobody else hears of."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        super().__init__(bucket)
+        self.created: list[str] = []
+
+    async def create_upload(self, *arguments: Any, **options: Any) -> str:
+        self.created.append(await self.bucket.create_upload(*arguments, **options))
+        return self.created[-1]
+
+
+# Begun
+
+
+async def test_of_two_uploads_begun_at_once_the_loser_is_aborted(resources: Resources) -> None:
+    file = await declare_parts(resources)
+
+    async def begin_another() -> None:
+        await sign_parts(resources, file.id, [PartRequest(1, None)], owner="ann")
+
+    late = FaultyPool(resources.pool, assemblies.NAME_UPLOAD, before=begin_another)
+    noting = NotingBucket(resources.incoming)
+    [part] = await sign_parts(msgspec.structs.replace(resources, pool=late, incoming=noting), file.id, [PartRequest(2, None)], owner="ann")
+    named = (await find(resources, file)).upload_id
+    assert named is not None
+    assert named in part.url
+    [created] = noting.created
+    assert created != named
+    await check_upload_aborted(resources.incoming, file.incoming_key or "", created)
+
+
+async def test_a_name_that_may_have_been_written_is_not_aborted(resources: Resources) -> None:
+    file = await declare_parts(resources)
+    broken = FaultyPool(resources.pool, assemblies.NAME_UPLOAD, after=lose_connection)
+    with pytest.raises(ConnectionResetError):
+        await sign_parts(msgspec.structs.replace(resources, pool=broken), file.id, [PartRequest(1, None)], owner="ann")
+    await put_parts(resources, file, TWO_PARTS)
+    await complete(resources, file)
+    await check_ready_and_clean(resources, file)
+
+
+async def test_an_upload_that_is_begun_while_its_file_is_deleted_is_aborted(resources: Resources) -> None:
+    file = await declare_parts(resources)
+
+    async def delete() -> None:
+        await delete_file(resources, file.id, owner="ann")
+
+    late = FaultyPool(resources.pool, assemblies.NAME_UPLOAD, before=delete)
+    with pytest.raises(problems.FileGone):
+        await sign_parts(msgspec.structs.replace(resources, pool=late), file.id, [PartRequest(1, None)], owner="ann")
+    assert (await find(resources, file)).upload_id is None
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+async def test_after_the_files_end_no_part_is_signed(resources: Resources) -> None:
+    file = await declare_parts(resources)
+    await resources.pool.execute("UPDATE files SET expires_at = now() - interval '1 s'")
+    with pytest.raises(problems.FileGone):
+        await sign_parts(resources, file.id, [PartRequest(1, None)], owner="ann")
+    assert (await find(resources, file)).upload_id is None
+
+
+# Assembled
+
+
+async def test_whoever_comes_while_another_assembles_waits_and_sees_the_same(resources: Resources) -> None:
+    file = await send_parts(resources)
+    gate, incoming = Gate(), FaultyBucket(resources.incoming)
+    incoming.before["complete_upload"] = gate
+    first = asyncio.create_task(complete(msgspec.structs.replace(resources, incoming=incoming), file))
+    await gate.reached.wait()
+    watched = FaultyBucket(resources.incoming)
+    second = asyncio.create_task(complete(msgspec.structs.replace(resources, incoming=watched), file))
+
+    async def has_looked_twice() -> bool:
+        return watched.calls["head"] >= 2
+
+    await until(has_looked_twice)
+    assert not second.done()
+    gate.opened.set()
+    assert (await first).state == (await second).state == State.VERIFYING
+    assert (incoming.calls["complete_upload"], watched.calls["complete_upload"]) == (1, 0)
+    await check_ready_and_clean(resources, file)
+
+
+async def test_an_answer_that_is_lost_leaves_the_lease_until_the_object_is_found(resources: Resources) -> None:
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+    incoming.after["complete_upload"] = lose_answer
+    with pytest.raises(StoreUnavailable):
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    assert await read_lease(resources, file) is not None
+    assert (await complete(resources, file)).state == State.VERIFYING  # the object is there, whoever holds the row
+    await end_lease(resources)
+    await check_ready_and_clean(resources, file)
+
+
+async def test_an_assembly_that_takes_effect_late_is_found_without_its_client(resources: Resources) -> None:
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+    incoming.late.add("complete_upload")
+    with pytest.raises(StoreUnavailable):
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    lease = await read_lease(resources, file)
+    assert lease is not None
+    assert await claims.claim_small(resources.pool, 1, timedelta(minutes=1)) == []  # a live lease is passed over
+    await incoming.land()
+    await end_lease(resources)
+    await pass_time(resources.pool, timedelta(minutes=2))
+    await check_ready_and_clean(resources, file)
+
+
+async def test_an_answered_error_gives_the_lease_back_at_once(resources: Resources) -> None:
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+
+    def slow_down() -> None:
+        raise StoreUnavailable("503 SlowDown", status=503, code="SlowDown")
+
+    incoming.before["complete_upload"] = slow_down
+    with pytest.raises(StoreUnavailable):
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    assert await read_lease(resources, file) is None
+    await complete(resources, file)
+    await check_ready_and_clean(resources, file)
+
+
+async def test_a_store_that_does_not_list_gives_the_lease_back(resources: Resources) -> None:
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+    incoming.before["list_parts"] = lose_answer
+    with pytest.raises(StoreUnavailable):
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    assert await read_lease(resources, file) is None
+
+
+async def test_a_second_assembly_finds_the_object_of_the_first(resources: Resources) -> None:
+    """The first one's process died between the store's answer and the notice, and its lease has ended."""
+    file = await send_parts(resources)
+    broken = FaultyPool(resources.pool, assemblies.NOTICE, before=lose_connection)
+    with pytest.raises(ConnectionResetError):
+        await complete(msgspec.structs.replace(resources, pool=broken), file)
+    assert (await find(resources, file)).state == State.PENDING
+    assert (await complete(resources, file)).state == State.VERIFYING
+    await end_lease(resources)
+    await check_ready_and_clean(resources, file)
+
+
+async def test_an_upload_that_is_gone_with_its_object_there_is_not_lost(resources: Resources) -> None:
+    """Another assembled it between this one's look at the key and its list of the parts."""
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+
+    async def assemble_at_the_store() -> None:
+        key, upload_id = file.incoming_key or "", file.upload_id or ""
+        parts = await resources.incoming.list_parts(key, upload_id)
+        await resources.incoming.complete_upload(key, upload_id, [(part.number, part.etag) for part in parts])
+
+    incoming.before["list_parts"] = assemble_at_the_store
+    assert (await complete(msgspec.structs.replace(resources, incoming=incoming), file)).state == State.VERIFYING
+    assert await read_lease(resources, file) is None
+    await check_ready_and_clean(resources, file)
+
+
+async def test_nobody_is_told_of_a_loss_that_another_turned_into_a_proof(resources: Resources) -> None:
+    """The lease ended while this one stalled; another assembled, a worker proved, the sweeper tidied up."""
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+
+    async def be_overtaken() -> None:
+        await end_lease(resources)
+        await complete(resources, file)
+        await run(resources, await claim_due(resources))
+        await sweep(resources)
+        assert await list_bucket(resources.incoming) == set()
+
+    incoming.before["list_parts"] = be_overtaken
+    assert (await complete(msgspec.structs.replace(resources, incoming=incoming), file)).state == State.READY
+    await check_ready_and_clean(resources, file)
+
+
+async def test_a_part_that_is_sent_again_meanwhile_refuses_the_assembly(resources: Resources) -> None:
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+
+    async def send_another() -> None:
+        await put_parts(resources, file, TWO_PARTS[:-1] + b"!", 2)
+
+    incoming.before["complete_upload"] = send_another
+    with pytest.raises(problems.IncompleteParts):
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    assert await read_lease(resources, file) is None
+    await put_parts(resources, file, TWO_PARTS, 2)
+    await complete(resources, file)
+    await check_ready_and_clean(resources, file)
+
+
+async def test_an_assembly_is_not_asked_for_after_the_first_lease_period(resources: Resources) -> None:
+    file = await send_parts(resources)
+    short = msgspec.structs.replace(resources.settings, lease=timedelta(milliseconds=1))
+    with pytest.raises(Exception, match="moment had passed"):
+        await complete(msgspec.structs.replace(resources, settings=short), file)
+    assert await list_bucket(resources.incoming) == set()
+
+
+async def test_the_lease_of_a_long_assembly_is_extended(resources: Resources) -> None:
+    file = await send_parts(resources)
+    short = msgspec.structs.replace(resources.settings, lease=timedelta(seconds=2))
+    gate, incoming = Gate(), FaultyBucket(resources.incoming)
+    incoming.after["complete_upload"] = gate
+    until_then = "SELECT lease_until FROM files WHERE id = $1"
+    task = asyncio.create_task(complete(msgspec.structs.replace(resources, settings=short, incoming=incoming), file))
+    await gate.reached.wait()
+    first = await resources.pool.fetchval(until_then, file.id)
+
+    async def extended() -> bool:
+        return bool(await resources.pool.fetchval(until_then, file.id) > first)
+
+    await until(extended)
+    gate.opened.set()
+    assert (await task).state == State.VERIFYING
+
+
+# Deleted and expired
+
+
+async def test_deleted_while_it_is_assembled_nothing_is_aborted_before_that_lease_has_ended(resources: Resources) -> None:
+    file = await send_parts(resources)
+    gate, incoming = Gate(), FaultyBucket(resources.incoming)
+    incoming.before["complete_upload"] = gate
+    task = asyncio.create_task(complete(msgspec.structs.replace(resources, incoming=incoming), file))
+    await gate.reached.wait()
+    await delete_file(resources, file.id, owner="ann")
+    assert (await find(resources, file)).state == State.DELETED
+    await sweep(resources)
+    assert len(await resources.incoming.list_parts(file.incoming_key or "", file.upload_id or "")) == 2
+    gate.opened.set()
+    with pytest.raises(problems.FileGone):
+        await task
+    assert await list_bucket(resources.incoming) == {file.incoming_key}
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+async def test_an_assembly_that_lands_after_the_sweep_of_a_deleted_file_is_swept_again(resources: Resources) -> None:
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+    incoming.late.add("complete_upload")
+    with pytest.raises(StoreUnavailable):
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    await delete_file(resources, file.id, owner="ann")
+    await incoming.land()
+    assert await list_bucket(resources.incoming) == {file.incoming_key}
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+async def test_parts_that_were_never_assembled_go_with_the_expired_file(resources: Resources) -> None:
+    file = await send_parts(resources)
+    await pass_time(resources.pool, 3 * DAY)
+    await run(resources, await claim_due(resources))
+    assert (await find(resources, file)).state == State.EXPIRED
+    await let_settle(resources)
+    await check_nothing_left(resources)
+    with pytest.raises(problems.FileGone):
+        await complete(resources, file)
+
+
+async def test_a_file_does_not_expire_while_it_is_assembled(resources: Resources) -> None:
+    file = await send_parts(resources)
+    gate, incoming = Gate(), FaultyBucket(resources.incoming)
+    incoming.before["complete_upload"] = gate
+    task = asyncio.create_task(complete(msgspec.structs.replace(resources, incoming=incoming), file))
+    await gate.reached.wait()
+    over = "UPDATE files SET expires_at = now() - interval '2 h', grace_until = now() - interval '1 h', due_at = now()"
+    await resources.pool.execute(over)
+    assert await claims.claim_small(resources.pool, 1, timedelta(minutes=1)) == []
+    gate.opened.set()
+    assert (await task).state == State.VERIFYING
+    await check_ready_and_clean(resources, file)
+
+
+async def test_a_rejected_file_leaves_no_parts(resources: Resources, root_incoming: Bucket) -> None:
+    """An object of another size lies at its key, as an old store may let somebody write it."""
+    file = await send_parts(resources)
+    put_as_root(root_incoming, file, b"another")
+    assert (await complete(resources, file)).state == State.VERIFYING
+    rejected = await prove(resources, file)
+    assert (rejected.state, str(rejected.rejection_reason)) == (State.REJECTED, "size-mismatch")
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+async def test_an_event_in_the_middle_of_an_assembly_changes_nothing(resources: Resources) -> None:
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+    incoming.after["complete_upload"] = lambda: notice_event(resources, file.incoming_key or "")
+    assert (await complete(msgspec.structs.replace(resources, incoming=incoming), file)).state == State.VERIFYING
+    assert await read_lease(resources, file) is None
+    await check_ready_and_clean(resources, file)
+
+
+async def test_listing_parts_tells_lost_from_assembled(resources: Resources) -> None:
+    file = await send_parts(resources)
+    assert [part.number for part in await list_parts(resources, file.id, owner="ann")] == [1, 2]
+    incoming = FaultyBucket(resources.incoming)
+
+    async def be_overtaken() -> None:
+        await complete(resources, file)
+        await run(resources, await claim_due(resources))
+        await sweep(resources)
+
+    incoming.before["list_parts"] = be_overtaken
+    with pytest.raises(problems.AlreadyUploaded):
+        await list_parts(msgspec.structs.replace(resources, incoming=incoming), file.id, owner="ann")
+    lost = await send_parts(resources)
+    await resources.incoming.abort_upload(lost.incoming_key or "", lost.upload_id or "")
+    with pytest.raises(problems.UploadLost):
+        await list_parts(resources, lost.id, owner="ann")

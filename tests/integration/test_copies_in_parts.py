@@ -1,0 +1,181 @@
+"""The copy of an object above 5 GiB, which no single request may copy: here with smaller limits, over real stores."""
+
+import asyncio
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from service import copying
+from service.model import SMALLEST_PART_BYTES, File, State
+from service.object_store import Bucket, ObjectMissing
+from service.queries import claims, copies
+from service.resources import Resources
+from service.sweeper import sweep
+from service.uploads import delete_file
+from tests.faults import FaultyBucket, FaultyPool, Gate, lose_answer
+from tests.integration.steps import claim, claim_due, find, let_settle, put_as_root, read_row, run, send, sha256
+from tests.invariants import check_invariants, check_nothing_left, check_uploads_aborted, list_bucket
+
+pytestmark = pytest.mark.anyio
+
+BODY = b"a copy in parts " * (SMALLEST_PART_BYTES // 8) + b"the rest"
+"""Three parts."""
+
+
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 MiB, the least that a store takes."""
+    monkeypatch.setattr(copying, "LARGEST_PUT_BYTES", SMALLEST_PART_BYTES)
+    monkeypatch.setattr(copying, "PART_BYTES", SMALLEST_PART_BYTES)
+
+
+async def send_large(resources: Resources) -> File:
+    return (await send(resources, BODY)).file
+
+
+async def check_proved_by_the_next_claim(resources: Resources, file: File) -> None:
+    await check_invariants(resources)
+    await resources.pool.execute("UPDATE files SET due_at = now()")
+    await run(resources, await claim_due(resources))
+    await check_proved(resources, file)
+
+
+async def check_proved(resources: Resources, file: File) -> None:
+    found = await find(resources, file)
+    assert (found.state, found.hash) == (State.READY, sha256(BODY))
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+async def test_a_large_object_is_copied_in_parts_and_proved(resources: Resources) -> None:
+    file = await send_large(resources)
+    vault = FaultyBucket(resources.vault)
+    await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
+    assert (vault.calls["copy_part_from"], vault.calls["copy_from"]) == (3, 0)
+    found = await find(resources, file)
+    lies = await resources.vault.head(str(found.minio_object_name))
+    assert (lies.etag, lies.size, lies.metadata["assay-file-id"]) == (found.vault_etag, len(BODY), str(file.id))
+    assert lies.content_type == "text/plain"
+    await check_proved(resources, file)
+
+
+async def test_the_upload_is_named_before_its_first_part(resources: Resources) -> None:
+    file = await send_large(resources)
+    vault = FaultyBucket(resources.vault)
+    named: list[str | None] = []
+
+    async def look() -> None:
+        [copy] = await copies.list_copies(resources.pool, file.id)
+        named.append(copy.upload_id)
+
+    vault.before["copy_part_from"] = look
+    await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
+    assert len(named) == 3
+    assert None not in named
+
+
+@pytest.mark.parametrize("request_name", ["create_upload", "copy_part_from", "complete_upload"])
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_an_answer_that_is_lost_gives_the_copy_up(resources: Resources, request_name: str, when: str) -> None:
+    file = await send_large(resources)
+    vault = FaultyBucket(resources.vault)
+    getattr(vault, when)[request_name] = lose_answer
+    assert not await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
+    assert (await read_row(resources, file))["lease"] is None
+    [copy] = await copies.list_copies(resources.pool, file.id)
+    assert copy.doomed_at is not None
+    await sweep(resources)
+    assert await list_bucket(resources.vault) == set()
+    await check_uploads_aborted(resources)
+    await check_proved_by_the_next_claim(resources, file)
+
+
+@pytest.mark.parametrize("request_name", ["copy_part_from", "complete_upload"])
+async def test_what_lands_after_the_abort_is_never_served(resources: Resources, request_name: str) -> None:
+    file = await send_large(resources)
+    vault = FaultyBucket(resources.vault)
+    vault.late.add(request_name)
+    assert not await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
+    await sweep(resources)
+    [outcome] = await asyncio.gather(vault.land(), return_exceptions=True)
+    assert "NoSuchUpload" in str(outcome)
+    await check_proved_by_the_next_claim(resources, file)
+
+
+async def test_an_object_that_changes_between_two_parts_is_looked_at_again(resources: Resources, root_incoming: Bucket) -> None:
+    file = await send_large(resources)
+    vault = FaultyBucket(resources.vault)
+    vault.before["copy_part_from"] = lambda: put_as_root(root_incoming, file, BODY[::-1])
+    assert await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
+    assert await copies.list_copies(resources.pool, file.id) == []  # aborted for certain: no row is needed any more
+    await run(resources, await claim_due(resources))
+    assert (await find(resources, file)).hash == sha256(BODY[::-1])
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+async def test_an_object_that_goes_between_two_parts_leaves_nothing(resources: Resources) -> None:
+    file = await send_large(resources)
+    vault = FaultyBucket(resources.vault)
+
+    async def take_away() -> None:
+        await resources.incoming.delete(file.incoming_key or "")
+
+    vault.before["copy_part_from"] = take_away
+    assert await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
+    assert await copies.list_copies(resources.pool, file.id) == []
+    assert await list_bucket(resources.vault) == set()
+    assert (await find(resources, file)).state == State.VERIFYING
+
+
+async def test_an_abort_that_fails_leaves_the_row_to_the_sweeper(resources: Resources) -> None:
+    file = await send_large(resources)
+    vault = FaultyBucket(resources.vault)
+
+    def gone() -> None:
+        raise ObjectMissing("gone", status=404, code="NoSuchKey")
+
+    vault.after["copy_part_from"] = gone
+    vault.before["abort_upload"] = lose_answer
+    await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
+    [copy] = await copies.list_copies(resources.pool, file.id)
+    assert copy.doomed_at is not None
+    await sweep(resources)
+    await check_uploads_aborted(resources)
+    await check_proved_by_the_next_claim(resources, file)
+
+
+async def test_a_copy_that_is_doomed_before_its_first_part_sends_none(resources: Resources) -> None:
+    file = await send_large(resources)
+    vault = FaultyBucket(resources.vault)
+
+    async def end_lease_and_sweep() -> None:
+        await resources.pool.execute("UPDATE copies SET lease_until = now() - interval '1 s'")
+        await sweep(resources)
+
+    late = FaultyPool(resources.pool, copies.NAME_UPLOAD, before=end_lease_and_sweep)
+    await run(msgspec.structs.replace(resources, pool=late, vault=vault), await claim(resources, file))
+    assert (late.calls, vault.calls["copy_part_from"], vault.calls["abort_upload"]) == (1, 0, 1)
+    await check_proved_by_the_next_claim(resources, file)
+
+
+async def test_a_lease_that_is_lost_stops_the_parts_that_were_not_sent(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "PARTS_AT_ONCE", 1)
+    file = await send_large(resources)
+    deleted, told, vault = Gate(), Gate(), FaultyBucket(resources.vault)
+    told.opened.set()
+    pool = FaultyPool(resources.pool, claims.EXTEND, before=deleted, after=told)
+
+    async def delete() -> None:
+        await delete_file(resources, file.id, owner="ann")
+        deleted.opened.set()
+        await told.reached.wait()
+
+    vault.after["copy_part_from"] = delete
+    short = msgspec.structs.replace(resources.settings, lease=timedelta(milliseconds=300))
+    await run(msgspec.structs.replace(resources, settings=short, pool=pool, vault=vault), await claim(resources, file))
+    assert (pool.calls, vault.calls["copy_part_from"]) == (1, 1)
+    assert (await find(resources, file)).state == State.DELETED
+    await let_settle(resources)
+    await check_nothing_left(resources)
