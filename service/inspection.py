@@ -6,8 +6,8 @@ from uuid import UUID
 import msgspec
 
 from service import problems
-from service.model import UNPROVED, State
-from service.object_store import Bucket, ObjectMissing, StoreError
+from service.model import UNPROVED, Parts, State
+from service.object_store import Bucket, ObjectMissing, StoreError, UploadMissing
 from service.queries.copies import Copy, list_copies
 from service.queries.inspection import Standing, find_standing
 from service.resources import Resources
@@ -30,12 +30,21 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         return self.size is None and self.error is None
 
 
+class PartsAtStore(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a file that comes in parts: how many the store has of how many. `error`: the store could not say."""
+
+    count: int
+    come: int = 0
+    error: str | None = None
+
+
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """`why` explains the state, `next` says what will happen to it; both for people."""
+    """`why` explains the state, `next` says what will happen to it; both for people. `parts`: of a file that waits for its parts."""
 
     file: Standing
     copies: list[Copy]
     places: list[Place]
+    parts: PartsAtStore | None
     why: str
     next: str
 
@@ -48,7 +57,9 @@ async def inspect_file(resources: Resources, file_id: UUID) -> Inspection:
     copies = await list_copies(resources.pool, file_id)
     places = [await look_at(bucket, key, role=role) for role, bucket, key in name_places(resources, standing, copies)]
     incoming = next((place for place in places if place.role == "incoming"), None)
-    return Inspection(file=standing, copies=copies, places=places, why=explain(standing, incoming), next=foresee(standing, incoming))
+    parts = await count_parts(resources, standing)
+    why = explain(standing, incoming, parts)
+    return Inspection(file=standing, copies=copies, places=places, parts=parts, why=why, next=foresee(standing, incoming))
 
 
 def name_places(resources: Resources, standing: Standing, copies: list[Copy]) -> list[tuple[str, Bucket, str]]:
@@ -71,11 +82,25 @@ async def look_at(bucket: Bucket, key: str, *, role: str) -> Place:
     return msgspec.structs.replace(place, size=seen.size, content_type=seen.content_type, etag=seen.etag, last_modified=seen.last_modified)
 
 
-def explain(standing: Standing, incoming: Place | None) -> str:
+async def count_parts(resources: Resources, standing: Standing) -> PartsAtStore | None:
+    if standing.part_size is None or standing.state not in UNPROVED:
+        return None
+    count = Parts(standing.size, standing.part_size).count
+    if standing.upload_id is None:
+        return PartsAtStore(count=count)
+    try:
+        return PartsAtStore(count=count, come=len(await resources.incoming.list_parts(standing.incoming_key or "", standing.upload_id)))
+    except UploadMissing:
+        return PartsAtStore(count=count, error="the store has no such multipart upload: assembled, or dropped")
+    except StoreError as error:
+        return PartsAtStore(count=count, error=str(error))
+
+
+def explain(standing: Standing, incoming: Place | None, parts: PartsAtStore | None) -> str:
     """Why it is in this state."""
     match standing.state:
         case State.PENDING | State.VERIFYING:
-            return explain_waiting(standing, incoming)
+            return explain_waiting(standing, incoming, parts)
         case State.READY:
             return "proved: what was read back from the vault is what was declared"
         case State.REJECTED:
@@ -88,18 +113,28 @@ def explain(standing: Standing, incoming: Place | None) -> str:
             return "the proved object is gone from the vault, or is another one"
 
 
-def explain_waiting(standing: Standing, incoming: Place | None) -> str:
+def explain_waiting(standing: Standing, incoming: Place | None, parts: PartsAtStore | None) -> str:
     if is_held(standing):
-        return f"a worker is at it (attempt {standing.attempts})"
+        who = "a worker, or a `complete` that has its parts put together," if parts else "a worker"
+        return f"{who} is at it (attempt {standing.attempts})"
     if standing.last_error:
         return f"attempt {standing.attempts} was given up: {standing.last_error}"
     if incoming is None or incoming.error:
         return f"the store does not say whether the upload came: {incoming.error if incoming else 'no key'}"
     if incoming.is_empty:
-        return "the upload has not come: nothing lies at its key in incoming"
+        return explain_missing(parts)
     if standing.notices == 0:
         return "the upload is there, but neither the store's event nor the client's `complete` announced it: see `assay doctor`"
     return "the upload is there and was announced; no worker has taken it: is one running?"
+
+
+def explain_missing(parts: PartsAtStore | None) -> str:
+    if parts is None:
+        return "the upload has not come: nothing lies at its key in incoming"
+    if parts.error is not None:
+        return f"nothing lies at its key in incoming, and of its parts nothing is known: {parts.error}"
+    waits = "nobody has called `complete`" if parts.come >= parts.count else "the others have not"
+    return f"{parts.come} of its {parts.count} parts have come, {waits}"
 
 
 def foresee(standing: Standing, incoming: Place | None) -> str:

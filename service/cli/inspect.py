@@ -8,7 +8,7 @@ import msgspec
 
 from service import database, problems
 from service.cli.errors import CommandError
-from service.inspection import Inspection, Place, inspect_file
+from service.inspection import Inspection, PartsAtStore, Place, inspect_file
 from service.queries.copies import Copy
 from service.resources import open_resources
 from service.settings import Settings, read_settings
@@ -42,6 +42,8 @@ def describe(inspection: Inspection) -> str:
     fields = msgspec.structs.asdict(inspection.file)
     lines = [f"{name:<18}{show(value)}" for name, value in fields.items() if value is not None]
     lines += [f"{place.role:<18}{describe_place(place)}" for place in inspection.places]
+    if inspection.parts is not None:
+        lines.append(f"{'parts':<18}{describe_parts(inspection.parts)}")
     lines += [f"{'copies row':<18}{describe_copy(copy)}" for copy in inspection.copies]
     return "\n".join([*lines, "", f"why   {inspection.why}", f"next  {inspection.next}"])
 
@@ -57,6 +59,10 @@ def describe_place(place: Place) -> str:
     if place.size is None:
         return f"{where}: nothing"
     return f"{where}: {place.size} bytes, {place.content_type}, ETag {place.etag}, {place.last_modified}"
+
+
+def describe_parts(parts: PartsAtStore) -> str:
+    return f"{parts.come} of {parts.count} at the store" if parts.error is None else f"of {parts.count}: {parts.error}"
 
 
 def describe_copy(copy: Copy) -> str:

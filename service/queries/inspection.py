@@ -25,6 +25,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     rejection_reason: RejectionReason | None
     rejection_detail: str | None
     incoming_key: str | None
+    part_size: int | None
+    upload_id: str | None
     created_at: datetime
     expires_at: datetime
     grace_until: datetime
@@ -43,8 +45,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 STANDING: Final = """
     SELECT id, owner, filename, size, content_type, declared_sha256, state, hash, minio_object_name, rejection_reason, rejection_detail,
-           incoming_key, created_at, expires_at, grace_until, final_at, lease, lease_until, attempts, notices, due_at, last_error,
-           sweep_at, sweeps, purge_at, now() AS now
+           incoming_key, part_size, upload_id, created_at, expires_at, grace_until, final_at, lease, lease_until, attempts, notices,
+           due_at, last_error, sweep_at, sweeps, purge_at, now() AS now
     FROM files WHERE id = $1
 """
 

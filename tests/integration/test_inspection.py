@@ -15,6 +15,7 @@ from service.queries import claims, files
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
 from service.uploads import declare_file, delete_file, notice_event
+from tests.integration.steps import TWO_PARTS, declare_parts, find, put_parts
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -39,6 +40,20 @@ async def test_an_upload_that_never_came(resources: Resources, file: File) -> No
     assert "a worker looks at it in" in found.next
     assert "expires after" in found.next
     assert [place.is_empty for place in found.places] == [True]
+
+
+async def test_an_upload_in_parts(resources: Resources) -> None:
+    file = await declare_parts(resources)
+    assert "0 of its 2 parts have come, the others have not" in (await inspect_file(resources, file.id)).why
+    await put_parts(resources, file, TWO_PARTS, 2)
+    found = await inspect_file(resources, file.id)
+    assert "1 of its 2 parts have come" in found.why
+    assert "parts             1 of 2 at the store" in describe(found)
+    await put_parts(resources, file, TWO_PARTS, 1)
+    assert "nobody has called `complete`" in (await inspect_file(resources, file.id)).why
+    upload_id = (await find(resources, file)).upload_id
+    await resources.incoming.abort_upload(file.incoming_key or "", upload_id or "")
+    assert "assembled, or dropped" in (await inspect_file(resources, file.id)).why
 
 
 async def test_an_upload_that_nobody_announced(resources: Resources, file: File) -> None:
