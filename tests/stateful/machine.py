@@ -19,14 +19,16 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from service.completion import complete_upload
 from service.model import UNPROVED, Declaration, Sha256, State
-from service.object_store import ObjectChanged, ObjectMissing
+from service.multipart import PartRequest, sign_parts
+from service.object_store import ObjectChanged, ObjectMissing, StoreUnavailable, UploadMissing
 from service.problems import Problem
 from service.queries import claims
 from service.resources import open_resources
 from service.settings import Settings
 from service.sweeper import sweep
-from service.uploads import Declared, Upload, declare_file, delete_file, find_file, notice_event
+from service.uploads import Declared, MultipartUpload, Upload, declare_file, delete_file, find_file, notice_event
 from tests.clock import DAY, pass_time
+from tests.faults import FaultyBucket, lose_answer
 from tests.invariants import Outcomes, check_invariants, check_nothing_left
 from tests.stateful.workers import DISTURBANCES, ENDS, FAULTS, STORY, FaultyWorker
 from tests.stores import send
@@ -61,6 +63,7 @@ class WayOfAFile(RuleBasedStateMachine):
         self.stack = contextlib.AsyncExitStack()
         self.sends: list[Sent] = []
         self.workers: list[FaultyWorker] = []
+        self.assemblies: list[FaultyBucket] = []
         self.outcomes = Outcomes()
         self.shifted = timedelta(0)
         self.hashing = ThreadPoolExecutor(4)
@@ -77,9 +80,11 @@ class WayOfAFile(RuleBasedStateMachine):
 
     # What a client does
 
-    @rule(target=sent, digest=st.sampled_from((None, *CONTENTS)))
-    def declare(self, digest: bytes | None) -> Sent:
-        declaration = Declaration(owner="ann", filename="f", size=40, content_type="text/plain", sha256=hash_if_any(digest), metadata={})
+    @rule(target=sent, digest=st.sampled_from((None, *CONTENTS)), multipart=st.booleans())
+    def declare(self, digest: bytes | None, *, multipart: bool) -> Sent:
+        declaration = Declaration(
+            owner="ann", filename="f", size=40, content_type="text/plain", sha256=hash_if_any(digest), metadata={}, multipart=multipart
+        )
         sent = Sent(self.runner.run(declare_file(self.resources, declaration)))
         self.sends.append(sent)
         return sent
@@ -89,8 +94,12 @@ class WayOfAFile(RuleBasedStateMachine):
         upload = sent.declared.upload
         if upload is None or sent.age >= DAY:
             return
-        assert isinstance(upload, Upload)
-        sent.accepted |= send("PUT", upload.url, body=body, headers=upload.headers).status == 200
+        if isinstance(upload, Upload):
+            sent.accepted |= send("PUT", upload.url, body=body, headers=upload.headers).status == 200
+            return
+        with contextlib.suppress(Problem):  # final, or at its end
+            [part] = self.runner.run(sign_parts(self.resources, sent.id, [PartRequest(1, None)], owner="ann"))
+            send("PUT", part.url, body=body, headers=part.headers)
 
     @rule(sent=sent)
     def event(self, sent: Sent) -> None:
@@ -104,7 +113,21 @@ class WayOfAFile(RuleBasedStateMachine):
         except Problem as problem:
             assert problem.status in (409, 410)  # noqa: PT017  # any of the refusals may be right here; a 5xx never is
         else:
+            sent.accepted |= isinstance(sent.declared.upload, MultipartUpload)  # its parts lie at the key now
             sent.heard |= sent.accepted
+
+    @rule(sent=sent, late=st.booleans())
+    def complete_unheard(self, sent: Sent, *, late: bool) -> None:
+        """The store assembles, at once or later, and nobody hears that it did; the lease runs out by itself."""
+        incoming = FaultyBucket(self.resources.incoming)
+        if late:
+            incoming.late.add("complete_upload")
+        else:
+            incoming.after["complete_upload"] = lose_answer
+        self.assemblies.append(incoming)
+        with contextlib.suppress(Problem, StoreUnavailable):
+            self.runner.run(complete_upload(msgspec.structs.replace(self.resources, incoming=incoming), sent.id, owner="ann", sha256=None))
+        self.pass_time(A_LEASE)
 
     @rule(sent=sent)
     def delete(self, sent: Sent) -> None:
@@ -121,7 +144,7 @@ class WayOfAFile(RuleBasedStateMachine):
     def upload_and_work(self, story: tuple[str, str, str]) -> Sent:
         """The usual beginning and one disturbance in one step: the stories that matter would hardly ever be told otherwise."""
         fault, what, end = story
-        sent: Sent = self.declare(None)  # type: ignore[assignment]  # Hypothesis' types: one file, not several
+        sent: Sent = self.declare(None, multipart=False)  # type: ignore[assignment]  # Hypothesis' types: one file, not several
         if fault != "stall before return":  # that is a worker who comes too early
             self.put(sent, CONTENTS[0])
             self.event(sent)
@@ -197,6 +220,9 @@ class WayOfAFile(RuleBasedStateMachine):
         for worker in self.workers:
             with contextlib.suppress(ObjectChanged, ObjectMissing):  # of the source: nothing lands
                 await worker.land()
+        for incoming in self.assemblies:
+            with contextlib.suppress(UploadMissing):  # assembled before, or aborted
+                await incoming.land()
 
     @rule()
     def sweep(self) -> None:
