@@ -29,7 +29,7 @@ from tests.servers import free_port, genuine_minio, start_test_store, wait_until
 from tests.stores import REGION, WEBHOOK_ID, StoreUnderTest, new_deployment, under_test
 
 GIB = 1024**3
-NEEDED_BYTES = 12 * GIB
+NEEDED_BYTES = 24 * GIB
 
 
 class NotPossible(Exception):
@@ -116,8 +116,9 @@ class Site:
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
 
-    def declare(self, size: int) -> Any:
-        return self.call("POST", "/files", {"filename": "benchmark.bin", "size": size, "content_type": "application/octet-stream"})
+    def declare(self, size: int, *, multipart: bool = False) -> Any:
+        about = {"filename": "benchmark.bin", "size": size, "content_type": "application/octet-stream", "multipart": multipart}
+        return self.call("POST", "/files", about)
 
     def complete(self, file_id: str) -> Any:
         """The metadata of the file, which is ready."""
