@@ -19,6 +19,7 @@ from tests.e2e.conftest import Api, Behind, Owner
 from tests.e2e.jobs import check_all, check_served, complete, declare, digest, in_pieces, put, read_metadata, upload
 from tests.e2e.leaks import check_log
 from tests.e2e.nginx import Nginx, make_certificate, running_nginx
+from tests.examining import failures
 from tests.presigned import BODY, content, sign
 from tests.servers import free_port
 
@@ -30,6 +31,11 @@ STATUS = ("-sS", "-o", "/dev/null", "-w", "%{http_code} %{http_version} %{redire
 @pytest.fixture
 def api(behind: Behind) -> Api:
     return behind.api
+
+
+@pytest.fixture
+def store(behind: Behind) -> StoreUnderTest:
+    return behind.api.store
 
 
 async def curl(*arguments: str | Path, piped: str = "") -> str:
@@ -141,6 +147,25 @@ async def test_no_page_has_to_ask_first(client: httpx.AsyncClient, behind: Behin
     answer = await put(declared, BODY, {"Origin": behind.nginx.url})
     assert answer.status == 200
     assert not any(name.lower().startswith("access-control-") for name in answer.headers)
+
+
+# The doctor
+
+LEFT_OPEN = {"embedded": {"URL: if-none-match"}}
+"""What nginx cannot make up for: it passes the condition on, and the embedded store does not look at it."""
+STOPPED = {"minio": {"URL: streaming", "URL: signature", "event: suppressed"}, "embedded": {"URL: snowball", "event: suppressed"}}
+"""What the store alone would let through."""
+
+
+async def test_the_doctor_takes_what_nginx_stops_as_enforced(resources: Resources, behind: Behind, server: str) -> None:
+    found = {finding.name: finding async for finding in examine(resources)}
+    assert failures(found) == set()
+    assert {name for name, finding in found.items() if finding.status == "warning"} == LEFT_OPEN.get(server, set())
+    assert found["public endpoint"].what == f"{behind.nginx.url} takes an upload"
+    assert found[f"CORS: {behind.nginx.url}"].what == "the store's origin is the page's: no browser asks"
+    before_store = {name for name, finding in found.items() if BEFORE_STORE in finding.what}
+    if server in STOPPED:
+        assert before_store == STOPPED[server]
 
 
 # TLS
