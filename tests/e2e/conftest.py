@@ -185,7 +185,8 @@ class Behind:
 def behind_nginx(admin_url: str, kind: str, folder: Path) -> Iterator[Behind]:
     with running_store(kind, folder / f"store-{secrets.token_hex(4)}") as store, reserved_port() as port:
         origin = f"http://127.0.0.1:{port}"
-        with running_api(admin_url, store, s3_public_endpoint=Url(origin), public_url=BaseUrl(origin)) as api:
+        changes = {"s3_public_endpoint": Url(origin), "public_url": BaseUrl(origin), "webhook_id": API_WEBHOOK_ID}
+        with running_api(admin_url, store, **changes) as api:
             bucket, (host, store_port) = api.deployment.incoming_bucket, store.address
             before = running_nginx(
                 folder / f"nginx-{port}", port, api=f"127.0.0.1:{store.api_port}", store=f"{host}:{store_port}", bucket=bucket

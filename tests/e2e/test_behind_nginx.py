@@ -13,6 +13,8 @@ import httpx
 import msgspec
 import pytest
 
+from service.doctor import examine
+from service.doctor.enforcement import BEFORE_STORE
 from service.resources import Resources, make_signer
 from service.settings import Url
 from tests.e2e.conftest import Api, Behind, Owner
@@ -20,7 +22,7 @@ from tests.e2e.jobs import check_all, check_served, complete, declare, digest, i
 from tests.e2e.leaks import check_log
 from tests.e2e.nginx import Nginx, make_certificate, running_nginx
 from tests.examining import failures
-from tests.presigned import BODY, content, sign
+from tests.presigned import BODY, content, name_server, sign
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -31,11 +33,6 @@ STATUS = ("-sS", "-o", "/dev/null", "-w", "%{http_code} %{http_version} %{redire
 @pytest.fixture
 def api(behind: Behind) -> Api:
     return behind.api
-
-
-@pytest.fixture
-def store(behind: Behind) -> StoreUnderTest:
-    return behind.api.store
 
 
 async def curl(*arguments: str | Path, piped: str = "") -> str:
@@ -157,7 +154,8 @@ STOPPED = {"minio": {"URL: streaming", "URL: signature", "event: suppressed"}, "
 """What the store alone would let through."""
 
 
-async def test_the_doctor_takes_what_nginx_stops_as_enforced(resources: Resources, behind: Behind, server: str) -> None:
+async def test_the_doctor_takes_what_nginx_stops_as_enforced(resources: Resources, behind: Behind) -> None:
+    server = name_server(behind.api.store)
     found = {finding.name: finding async for finding in examine(resources)}
     assert failures(found) == set()
     assert {name for name, finding in found.items() if finding.status == "warning"} == LEFT_OPEN.get(server, set())
