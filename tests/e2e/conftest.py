@@ -35,7 +35,7 @@ from service.resources import Resources, open_resources
 from service.settings import BaseUrl, Secret, Settings, Url
 from tests.conftest import TEMPLATE, execute, in_database
 from tests.e2e.leaks import check_log, keep_secret
-from tests.e2e.nginx import Nginx, running_nginx
+from tests.e2e.nginx import Nginx, Servers, running_nginx
 from tests.proxies import FaultyProxy, faulty_way
 from tests.running import logging_as_before, make_settings
 from tests.servers import reserved_port, store_kinds
@@ -187,11 +187,8 @@ def behind_nginx(admin_url: str, kind: str, folder: Path) -> Iterator[Behind]:
         origin = f"http://127.0.0.1:{port}"
         changes = {"s3_public_endpoint": Url(origin), "public_url": BaseUrl(origin), "webhook_id": API_WEBHOOK_ID}
         with running_api(admin_url, store, **changes) as api:
-            bucket, (host, store_port) = api.deployment.incoming_bucket, store.address
-            before = running_nginx(
-                folder / f"nginx-{port}", port, api=f"127.0.0.1:{store.api_port}", store=f"{host}:{store_port}", bucket=bucket
-            )
-            with before as nginx:
+            servers = {"api": api.url.removeprefix("http://"), "store": store.endpoint.removeprefix("http://")}
+            with running_nginx(folder / f"nginx-{port}", port, Servers(**servers, bucket=api.deployment.incoming_bucket)) as nginx:
                 yield Behind(dataclasses.replace(api, url=origin), nginx, api.url)
             check_log(nginx.read_logs())
 

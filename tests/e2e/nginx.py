@@ -54,6 +54,15 @@ class Nginx:
 
 
 @dataclass(frozen=True)
+class Servers:
+    """Behind it: `api` and `store` are `host:port`."""
+
+    api: str
+    store: str
+    bucket: str
+
+
+@dataclass(frozen=True)
 class Certificate:
     """For `localhost` and 127.0.0.1, signed by itself."""
 
@@ -61,14 +70,14 @@ class Certificate:
     key: Path
 
 
-def documented(folder: Path, port: int, *, api: str, store: str, bucket: str, certificate: Certificate | None) -> str:
+def documented(folder: Path, port: int, servers: Servers, *, certificate: Certificate | None) -> str:
     """The file for this machine. Without a certificate it listens in plain HTTP; the redirect from port 80 has a port that is free."""
     scheme = " ssl http2" if certificate else ""
     chain, key = (certificate.chain, certificate.key) if certificate else ("", "")
     replacements = {
-        r"server 127\.0\.0\.1:8000;": f"server {api};",
-        r"server 127\.0\.0\.1:9000;": f"server {store};",
-        r"/assay-incoming/": f"/{bucket}/",
+        r"server 127\.0\.0\.1:8000;": f"server {servers.api};",
+        r"server 127\.0\.0\.1:9000;": f"server {servers.store};",
+        r"/assay-incoming/": f"/{servers.bucket}/",
         r"listen 80;": f"listen unix:{folder}/redirect.sock;",
         r"listen 443 ssl http2;": f"listen 127.0.0.1:{port}{scheme};",
         r" *listen \[::\].*\n": "",
@@ -85,13 +94,13 @@ def documented(folder: Path, port: int, *, api: str, store: str, bucket: str, ce
 
 @contextmanager
 def running_nginx(
-    folder: Path, port: int, *, api: str, store: str, bucket: str, certificate: Certificate | None = None, buffering: bool = False
+    folder: Path, port: int, servers: Servers, *, certificate: Certificate | None = None, buffering: bool = False
 ) -> Iterator[Nginx]:
-    """At that port of the loopback, until it has ended; `api` and `store` are `host:port`. `buffering`: as nginx does by default."""
+    """At that port of the loopback, until it has ended. `buffering`: as nginx does by default."""
     program = find_program("nginx", PACKAGE)
     folder.mkdir(mode=0o711)
     temporary = [f"{name}_temp_path {folder}/{name} 1;" for name in TEMPORARY]
-    text = documented(folder, port, api=api, store=store, bucket=bucket, certificate=certificate)
+    text = documented(folder, port, servers, certificate=certificate)
     if buffering:
         text = re.sub(r"proxy_(request_)?buffering off;|proxy_max_temp_file_size 0;", "", text)
     (folder / "assay.conf").write_text(text)

@@ -20,7 +20,7 @@ from service.settings import Url
 from tests.e2e.conftest import Api, Behind, Owner
 from tests.e2e.jobs import check_all, check_served, complete, declare, digest, in_pieces, put, read_metadata, upload
 from tests.e2e.leaks import check_log
-from tests.e2e.nginx import Nginx, make_certificate, running_nginx
+from tests.e2e.nginx import Nginx, Servers, make_certificate, running_nginx
 from tests.examining import failures
 from tests.presigned import BODY, content, name_server, sign
 from tests.servers import free_port
@@ -100,11 +100,11 @@ async def test_what_nginx_does_by_default_would_be_seen(client: httpx.AsyncClien
         assert nginx.buffered() != []
 
 
-def beside(behind: Behind, folder: Path, **other: Any) -> AbstractContextManager[Nginx]:
+def beside(behind: Behind, folder: Path, *, store: str | None = None, **other: Any) -> AbstractContextManager[Nginx]:
     """A second nginx before the same servers; what is signed for the first one's address does not hold here."""
-    api, store = [url.removeprefix("http://") for url in (behind.direct, behind.api.deployment.endpoint)]
-    servers = {"api": api, "store": store, "bucket": behind.api.deployment.incoming_bucket}
-    return running_nginx(folder / f"nginx-{secrets.token_hex(4)}", free_port(), **(servers | other))
+    api, own = [url.removeprefix("http://") for url in (behind.direct, behind.api.deployment.endpoint)]
+    servers = Servers(api=api, store=store or own, bucket=behind.api.deployment.incoming_bucket)
+    return running_nginx(folder / f"nginx-{secrets.token_hex(4)}", free_port(), servers, **other)
 
 
 async def test_who_waits_is_answered_when_it_is_over(client: httpx.AsyncClient) -> None:
