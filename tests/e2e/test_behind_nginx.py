@@ -17,8 +17,23 @@ from service.doctor import examine
 from service.doctor.enforcement import BEFORE_STORE
 from service.resources import Resources, make_signer
 from service.settings import Url
+from service.uploads import PART_BYTES
 from tests.e2e.conftest import Api, Behind, Owner
-from tests.e2e.jobs import check_all, check_served, complete, declare, digest, in_pieces, put, read_metadata, upload
+from tests.e2e.jobs import (
+    check_all,
+    check_served,
+    complete,
+    cut,
+    declare,
+    digest,
+    in_pieces,
+    look_at,
+    put,
+    put_part,
+    read_metadata,
+    sign_parts,
+    upload,
+)
 from tests.e2e.leaks import check_log
 from tests.e2e.nginx import Nginx, Servers, make_certificate, running_nginx
 from tests.examining import failures
@@ -81,7 +96,7 @@ async def test_a_refusal_in_the_middle_of_a_large_body_comes_through(client: htt
 async def test_200_mib_leave_nothing_on_its_disk(client: httpx.AsyncClient, behind: Behind, tmp_path: Path) -> None:
     large, copy = tmp_path / "large", tmp_path / "copy"
     large.write_bytes(body := os.urandom(MIB) * 200)
-    declared = await declare(client, body, sha256=digest(body))
+    declared = await declare(client, body, sha256=digest(body), multipart=False)
     headers = [part for name, value in declared["upload"]["headers"].items() for part in ("-H", f"{name}: {value}")]
     assert (await curl(*STATUS[:-1], "%{http_code}", "-T", large, *headers, declared["upload"]["url"])) == "200"
     assert (await complete(client, declared))["state"] == "ready"
@@ -127,14 +142,19 @@ async def test_an_answer_comes_piece_by_piece(client: httpx.AsyncClient, behind:
     assert behind.nginx.buffered() == []
 
 
-async def test_a_part_is_put(resources: Resources) -> None:
-    incoming, key = resources.incoming, os.urandom(16).hex()
-    upload_id = await incoming.create_upload(key, content_type="text/plain", metadata={}, tags={})
-    signed = sign(resources.signer, incoming, key, digest_of=BODY, query={"partNumber": "1", "uploadId": upload_id})
-    answer = await put({"upload": {"method": "PUT", "url": signed.url, "headers": signed.headers}}, BODY)
-    assert answer.status == 200, answer.body
-    assert [(part.number, part.size) for part in await incoming.list_parts(key, upload_id)] == [(1, len(BODY))]
-    await incoming.abort_upload(key, upload_id)
+async def test_a_file_goes_through_in_parts(client: httpx.AsyncClient, resources: Resources) -> None:
+    """No part is a copy of what lies in the vault either."""
+    victim = await upload(client, b"not yours")
+    await complete(client, victim)
+    body = secrets.token_bytes(MIB) * (PART_BYTES // MIB) + b"and what is left"
+    declared = await declare(client, body, multipart=True)
+    copy = {"x-amz-copy-source": f"/{resources.vault.name}/{(await look_at(resources, victim)).row['minio_object_name']}"}
+    for number, piece in cut(declared, body).items():
+        (part,) = await sign_parts(client, declared, number, sha256=digest(piece))
+        assert (await put_part(part, piece, copy)).status == 200
+    assert [part["number"] for part in (await client.get(f"/files/{declared['file']['id']}/parts")).json()["parts"]] == [1, 2]
+    await complete(client, declared)
+    await check_served(client, resources, declared, body)
 
 
 async def test_no_page_has_to_ask_first(client: httpx.AsyncClient, behind: Behind) -> None:
