@@ -35,7 +35,7 @@ from service.resources import Resources, open_resources
 from service.settings import BaseUrl, Secret, Settings, Url
 from tests.conftest import TEMPLATE, execute, in_database
 from tests.e2e.leaks import check_log, keep_secret
-from tests.e2e.nginx import Nginx, Servers, running_nginx
+from tests.e2e.nginx import Nginx, Servers, find_nginx, running_nginx
 from tests.proxies import FaultyProxy, faulty_way
 from tests.running import logging_as_before, make_settings
 from tests.servers import reserved_port, store_kinds
@@ -201,8 +201,10 @@ def places_behind_nginx(admin_url: str, logs: Path, folder: Path) -> Iterator[Ca
 
 
 @pytest.fixture(params=store_kinds())
-def behind(request: pytest.FixtureRequest, places_behind_nginx: Callable[[str], Behind]) -> Behind:
-    return places_behind_nginx(request.param)
+def behind(request: pytest.FixtureRequest) -> Behind:
+    find_nginx()  # before anything is started for it
+    place: Behind = request.getfixturevalue("places_behind_nginx")(request.param)
+    return place
 
 
 @pytest.fixture

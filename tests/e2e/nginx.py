@@ -18,7 +18,6 @@ from tests.programs import find_program
 from tests.servers import wait_until
 
 DOCUMENTED: Final = Path(__file__).parents[2] / "docs" / "deploy" / "nginx.conf"
-PACKAGE: Final = "nginx-light"
 STOP_SECONDS: Final = 20
 TEMPORARY: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 # The folders of temporary files have folders in them, which stay when a file is gone.
@@ -92,12 +91,17 @@ def documented(folder: Path, port: int, servers: Servers, *, certificate: Certif
     return text
 
 
+def find_nginx() -> Path:
+    """Skips the test where there is none."""
+    return find_program("nginx", "nginx-light")
+
+
 @contextmanager
 def running_nginx(
     folder: Path, port: int, servers: Servers, *, certificate: Certificate | None = None, buffering: bool = False
 ) -> Iterator[Nginx]:
     """At that port of the loopback, until it has ended. `buffering`: as nginx does by default."""
-    program = find_program("nginx", PACKAGE)
+    program = find_nginx()
     folder.mkdir(mode=0o711)
     temporary = [f"{name}_temp_path {folder}/{name} 1;" for name in TEMPORARY]
     text = documented(folder, port, servers, certificate=certificate)
