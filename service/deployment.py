@@ -106,7 +106,9 @@ def describe_environment(webhook_id: str) -> list[str]:
         "QUEUE_LIMIT": "100000",
     }
     lines = [f"MINIO_NOTIFY_WEBHOOK_{name}_{webhook_id}={value}" for name, value in webhook.items()]
-    return [*lines, "MINIO_API_SYNC_EVENTS=on", "MINIO_SYNC_BOOT=on", "# twice ASSAY_UPLOAD_TTL:", "MINIO_API_STALE_UPLOADS_EXPIRY=48h"]
+    lines += ["MINIO_API_SYNC_EVENTS=on", "MINIO_SYNC_BOOT=on", "# twice ASSAY_UPLOAD_TTL:", "MINIO_API_STALE_UPLOADS_EXPIRY=48h"]
+    pages = "# pages that upload: the origin of ASSAY_PUBLIC_URL and each of ASSAY_CORS_ORIGINS, separated by commas:"
+    return [*lines, pages, "MINIO_API_CORS_ALLOW_ORIGIN=https://files.example.com"]
 
 
 def describe_identity(policy_name: str, policy: Policy, *, prefix: str) -> list[str]:

@@ -98,6 +98,11 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
         """PUBLIC_URL's path, in front of every path that an answer names."""
         return urlsplit(self.public_url or "").path.rstrip("/")
 
+    @property
+    def page_origin(self) -> str | None:
+        """Where our own page lies, as a browser names it; None where PUBLIC_URL is not known."""
+        return None if self.public_url is None else read_origin(self.public_url)
+
     def secrets(self) -> list[str]:
         """Every value that must never reach a log."""
         named = (self.s3_access_key, self.s3_secret_key, self.s3_signer_access_key, self.s3_signer_secret_key)
@@ -258,6 +263,13 @@ def parse_origins(text: str) -> tuple[str, ...]:
         if not re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", origin) or origin.endswith(DEFAULT_PORTS[scheme]):
             raise ValueError("must be origins as browsers send them, such as https://app.example.com, without path or default port")
     return origins
+
+
+def read_origin(url: str) -> str:
+    """The URL's origin, as browsers send it."""
+    parts = urlsplit(url)
+    place = parts.netloc.lower()
+    return f"{parts.scheme}://{place.removesuffix(DEFAULT_PORTS[parts.scheme])}"
 
 
 def parse_number(text: str) -> int:

@@ -48,6 +48,10 @@ Answers = Mapping[str, set[int]]
 
 @pytest.fixture(scope="session")
 def server(store: StoreUnderTest) -> str:
+    return name_server(store)
+
+
+def name_server(store: StoreUnderTest) -> str:
     """Which column of the table holds: it is not told by the way that the store was started."""
     if store.kind == "embedded":
         return "embedded"

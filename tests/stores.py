@@ -197,7 +197,7 @@ def send(method: str, url: str, *, body: bytes = b"", headers: Mapping[str, str]
 def receive(connection: http.client.HTTPConnection) -> Answer:
     response = connection.getresponse()
     body = response.read()
-    code = ET.fromstring(body).findtext("{*}Code") if body.startswith(b"<") else None  # noqa: S314  # a store that we started
+    code = ET.fromstring(body).findtext("{*}Code") if body.startswith(b"<?xml") else None  # noqa: S314  # a store that we started
     return Answer(response.status, code or response.headers.get("x-minio-error-code"), dict(response.headers), body)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 import asyncpg
 
 from service import database as postgres
-from service.doctor import clocks, database, enforcement, events, identities, store
+from service.doctor import clocks, cors, database, enforcement, events, identities, store
 from service.doctor.finding import Finding, failed
 from service.object_store import StoreError
 from service.resources import Resources
@@ -30,6 +30,7 @@ CHECKS: Final[tuple[tuple[str, Check, tuple[str, ...]], ...]] = (
     ("signer", identities.check_signer, ("service identity",)),
     ("upload URL", store.check_upload_url, ("database", "signer")),
     ("public endpoint", store.check_public_endpoint, ("upload URL",)),
+    ("CORS", cors.check_cors, ("upload URL", "public endpoint")),
     ("presigned", enforcement.check_enforcement, ("upload URL",)),
     ("event rule", events.check_event_rule, ("service identity",)),
     ("events", events.check_events, ("upload URL",)),

@@ -1,7 +1,13 @@
-"""What the store enforces on an upload URL: each promise is broken on purpose, as a client that holds the URL could.
+"""What is enforced on an upload URL: each promise is broken on purpose, as a client that holds the URL could.
 
-Only the verification decides what a file is, so nothing here lets wrong bytes be served; but where the store lets something through,
-its clients lose the first fence.
+Only the verification decides what a file is, so nothing here lets wrong bytes be served; but where something gets through, clients lose
+the first fence.
+
+1. Each breach is tried at the store itself, whatever stands before it. Refused: the promise is kept.
+2. Let through, and a grave one: that fails. No proxy makes up for it.
+3. Let through otherwise, and clients have another way to the store, which takes an honest upload: it is tried there too. What stands
+   before the store and refuses it, or takes out what made it one, has kept the promise, as long as clients have no other way; that is said.
+4. Let through there too, no answer from there, or neither yes nor no: a warning.
 """
 
 import base64
@@ -10,14 +16,16 @@ import re
 import tarfile
 import zlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from service.doctor.finding import Finding, failed, ok, warning
-from service.doctor.probes import Binding, Url, emptied, new_key, probe_object, upload_url
+from service.doctor.probes import Binding, Url, emptied, inside_signer, new_key, probe_object, upload_url
 from service.doctor.requests import Answer
-from service.object_store import StoreUnavailable
+from service.object_store import StoreError, StoreUnavailable
+from service.presign import Signer
 from service.resources import Resources
 
 OTHER: Final = b"other than declared"
@@ -34,6 +42,7 @@ UNSIGNED: Final = {
 }
 BODY: Final = b"what was declared".ljust(len(PIECES))
 """As long as the pieces, so that a URL that is bound to its length takes them too."""
+BEFORE_STORE: Final = "by what stands before the store; the store itself lets it through: clients must have no other way to it"
 NEWER_STORE: Final = "run a store with its fixes: pgsty/silo RELEASE.2026-09-16 or newer"
 
 Breach = Callable[[Url], Awaitable[Answer]]
@@ -124,9 +133,33 @@ async def check_promise(resources: Resources, promise: Promise) -> Finding:
         answer = await promise.breach(url)
     if answer.refuses:
         return ok(promise.name, promise.kept)
-    if answer.accepts:
-        return (failed if promise.grave else warning)(promise.name, promise.broken, NEWER_STORE)
-    return unproved(promise.name, answer)
+    if not answer.accepts:
+        return unproved(promise.name, answer)
+    if promise.grave:
+        return failed(promise.name, promise.broken, NEWER_STORE)
+    if await stops_before_store(resources, promise):
+        return ok(promise.name, f"{promise.kept}, {BEFORE_STORE}")
+    return warning(promise.name, promise.broken, NEWER_STORE)
+
+
+async def stops_before_store(resources: Resources, promise: Promise) -> bool:
+    """Whether clients' own way refuses what the store would take."""
+    if not await have_other_way(resources):
+        return False
+    with suppress(StoreError):
+        async with upload_url(resources, BODY, binding=promise.binding, signer=resources.signer) as url:
+            return (await promise.breach(url)).refuses
+    return False
+
+
+async def have_other_way(resources: Resources) -> bool:
+    """Whether clients' way is another one than ours, and takes an honest upload: where that is refused too, no refusal proves anything."""
+    if resources.settings.public_endpoint == resources.settings.s3_endpoint:
+        return False
+    with suppress(StoreError):
+        async with upload_url(resources, BODY, signer=resources.signer) as url:
+            return (await url.send(BODY)).accepts and await url.is_stored()
+    return False
 
 
 def unproved(name: str, answer: Answer) -> Finding:
@@ -135,14 +168,25 @@ def unproved(name: str, answer: Answer) -> Finding:
 
 async def check_snowball(resources: Resources) -> Finding:
     """A tar that the store unpacks, under keys of the sender's choice, from a URL that is bound to the tar's own digest."""
-    name, unpacked = "URL: snowball", new_key()
+    name = "URL: snowball"
+    answer, is_unpacked = await send_tar(resources, inside_signer(resources.settings))
+    if not is_unpacked:
+        return ok(name, "no tar is unpacked") if answer.accepts or answer.refuses else unproved(name, answer)
+    if await have_other_way(resources):
+        with suppress(StoreError):
+            answer, is_unpacked = await send_tar(resources, resources.signer)
+            if not is_unpacked and (answer.accepts or answer.refuses):
+                return ok(name, f"no tar is unpacked, {BEFORE_STORE}")
+    return warning(name, "a tar is unpacked: any upload URL writes any key in incoming", NEWER_STORE)
+
+
+async def send_tar(resources: Resources, signer: Signer) -> tuple[Answer, bool]:
+    """The answer, and whether what was in the tar lies in the bucket now."""
+    unpacked = new_key()
     body = make_tar(unpacked)
-    async with upload_url(resources, body) as url, emptied(resources.incoming, unpacked):
+    async with upload_url(resources, body, signer=signer) as url, emptied(resources.incoming, unpacked):
         answer = await url.send(body, {"x-amz-meta-snowball-auto-extract": "true"})
-        is_unpacked = await url.is_stored(unpacked)
-    if is_unpacked:
-        return warning(name, "a tar is unpacked: any upload URL writes any key in incoming", NEWER_STORE)
-    return ok(name, "no tar is unpacked") if answer.accepts or answer.refuses else unproved(name, answer)
+        return answer, await url.is_stored(unpacked)
 
 
 def make_tar(name: str) -> bytes:

@@ -1,11 +1,11 @@
 """One file's way from its URL to `ready`: the store's event arrives, and a worker is there."""
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -14,13 +14,14 @@ import msgspec
 
 from service import uploads
 from service.bootstrap import CREATED_EVENTS
+from service.doctor.enforcement import BEFORE_STORE, NEWER_STORE, have_other_way
 from service.doctor.finding import Finding, failed, ok, warning
 from service.doctor.probes import URL_SECONDS, inside_signer
 from service.doctor.requests import Answer, send
 from service.model import UNPROVED, Declaration, Sha256, State, make_id
 from service.object_store import StoreUnavailable
 from service.object_store.administration import Administration, EventRule
-from service.presign import PresignedPut
+from service.presign import PresignedPut, Signer
 from service.queries import files
 from service.queries.inspection import count_announcements, count_notices
 from service.resources import Resources
@@ -85,7 +86,7 @@ async def check_events(resources: Resources) -> list[Finding]:
 
 
 async def check_round_trip(resources: Resources) -> list[Finding]:
-    async with declared_probe(resources) as probe:
+    async with declared_probe(resources, inside_signer(resources.settings)) as probe:
         answer = await probe.send()
         if not answer.accepts:
             return [failed("event", f"the store answers {answer.status} to an upload", "see the lines about the URL and the clocks")]
@@ -109,23 +110,36 @@ async def check_worker(resources: Resources, file_id: UUID) -> Finding:
 async def check_suppression(resources: Resources) -> Finding:
     """A header that no signature covers tells the store that another store has told us already."""
     name, kept = "event: suppressed", "a client cannot keep the store from telling us"
-    async with declared_probe(resources) as probe:
-        answer = await probe.send({"x-minio-source-replication-request": "true"})
-        if answer.refuses:
-            return ok(name, f"{kept}: {answer.status}")
-        if not answer.accepts:
-            return failed(name, f"the store answers {answer.status}, which is neither yes nor no", "see the store's log, and ask again")
-        if await wait_for(lambda: is_noticed(resources, probe.file_id), seconds=SUPPRESSED_SECONDS):
-            return ok(name, kept)
+    answer, is_told = await suppress_event(resources, inside_signer(resources.settings))
+    if answer.refuses:
+        return ok(name, f"{kept}: {answer.status}")
+    if not answer.accepts:
+        return failed(name, f"the store answers {answer.status}, which is neither yes nor no", "see the store's log, and ask again")
+    if is_told:
+        return ok(name, kept)
+    if await have_other_way(resources):
+        with contextlib.suppress(StoreUnavailable):
+            answer, is_told = await suppress_event(resources, resources.signer)
+            if answer.refuses or is_told:
+                return ok(name, f"{kept}, {BEFORE_STORE}")
     return warning(
         name,
         "a client can keep the store from sending the event; the file is then found by our own look, minutes later",
-        "run a store with its fixes: pgsty/silo RELEASE.2026-09-16 or newer",
+        NEWER_STORE,
     )
 
 
-@asynccontextmanager
-async def declared_probe(resources: Resources) -> AsyncIterator[Probe]:
+async def suppress_event(resources: Resources, signer: Signer) -> tuple[Answer, bool]:
+    """The answer to an upload that asks for no event, and whether one came."""
+    async with declared_probe(resources, signer) as probe:
+        answer = await probe.send({"x-minio-source-replication-request": "true"})
+        if not answer.accepts:
+            return answer, False
+        return answer, await wait_for(lambda: is_noticed(resources, probe.file_id), seconds=SUPPRESSED_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def declared_probe(resources: Resources, signer: Signer) -> AsyncIterator[Probe]:
     """A small file, declared as a client would and deleted as its owner would; what lies in the buckets is the sweeper's."""
     body = secrets.token_bytes(64)
     declaration = Declaration(
@@ -137,7 +151,7 @@ async def declared_probe(resources: Resources) -> AsyncIterator[Probe]:
         metadata={},
     )
     file = await uploads.insert_file(resources, declaration, make_id(), database=resources.pool)
-    put = inside_signer(resources.settings).presign_put(
+    put = signer.presign_put(
         resources.settings.incoming_bucket,
         file.incoming_key or "",
         size=file.size,

@@ -4,11 +4,11 @@ from typing import Literal
 
 import msgspec
 
-Status = Literal["ok", "warning", "failed"]
+Status = Literal["ok", "warning", "failed", "skipped"]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """`what` says what is so, `advice` what to do about it (empty when all is well)."""
+    """`what` says what is so, `advice` what to do about it (empty when all is well, or when there is nothing to look at)."""
 
     name: str
     status: Status
@@ -26,3 +26,7 @@ def warning(name: str, what: str, advice: str) -> Finding:
 
 def failed(name: str, what: str, advice: str) -> Finding:
     return Finding(name, "failed", what, advice)
+
+
+def skipped(name: str, what: str) -> Finding:
+    return Finding(name, "skipped", what)

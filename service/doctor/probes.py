@@ -95,5 +95,5 @@ async def upload_url(resources: Resources, body: bytes, *, binding: Binding = "a
 
 
 def inside_signer(settings: Settings) -> Signer:
-    """Whatever stands before the clients' endpoint does not weaken what the store promises, and may not be reached from here."""
+    """For the store itself, past whatever stands before the clients' endpoint, which may not be reached from here."""
     return make_signer(msgspec.structs.replace(settings, s3_public_endpoint=None))

@@ -15,10 +15,15 @@ SECONDS: Final = 15.0
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """`date` is the clock of whoever answered."""
+    """`headers`: by their names in lower case; one that came twice has both values, with a comma between them (RFC 9110, 5.3)."""
 
     status: int
-    date: str | None
+    headers: Mapping[str, str]
+
+    @property
+    def date(self) -> str | None:
+        """The clock of whoever answered."""
+        return self.headers.get("date")
 
     @property
     def accepts(self) -> bool:
@@ -54,6 +59,7 @@ def send_now(method: str, url: str, *, body: bytes, headers: Mapping[str, str]) 
         connection.endheaders(body)
         response = connection.getresponse()
         response.read()
-        return Answer(response.status, response.headers.get("Date"))
+        answered = response.headers
+        return Answer(response.status, {name.lower(): ", ".join(answered.get_all(name, [])) for name in answered})
     finally:
         connection.close()

@@ -5,6 +5,8 @@ One API a store and session; each test has an owner of its own, so it sees nothi
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -30,12 +32,14 @@ from service.model import make_id
 from service.object_store import Bucket
 from service.queries.keys import create_key
 from service.resources import Resources, open_resources
-from service.settings import Secret, Settings, Url
+from service.settings import BaseUrl, Secret, Settings, Url
 from tests.conftest import TEMPLATE, execute, in_database
 from tests.e2e.leaks import check_log, keep_secret
+from tests.e2e.nginx import Nginx, Servers, find_nginx, running_nginx
 from tests.proxies import FaultyProxy, faulty_way
 from tests.running import logging_as_before, make_settings
-from tests.stores import API_WEBHOOK_ID, StoreUnderTest, new_deployment
+from tests.servers import reserved_port, store_kinds
+from tests.stores import API_WEBHOOK_ID, StoreUnderTest, new_deployment, running_store
 
 T = TypeVar("T")
 END_SECONDS = 40
@@ -119,12 +123,14 @@ def apis(admin_url: str, logs: Path) -> Iterator[Callable[[StoreUnderTest], Api]
 
 
 @contextlib.contextmanager
-def running_api(admin_url: str, store: StoreUnderTest) -> Iterator[Api]:
+def running_api(admin_url: str, store: StoreUnderTest, **changes: Any) -> Iterator[Api]:
+    """Where the store's webhook looks for it; `changes` of its settings."""
     name = f"assay_{secrets.token_hex(6)}"
     asyncio.run(execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
     deployment = new_deployment(store, webhook_id=API_WEBHOOK_ID)
     bootstrap(deployment)
     settings = msgspec.structs.replace(make_settings(deployment, store, in_database(admin_url, name)), sweep_every=timedelta(seconds=1))
+    settings = msgspec.structs.replace(settings, **changes)
     keep_secret([*settings.secrets(), store.root_access_key, store.root_secret_key])
     with serving(settings, port=store.api_port) as url:
         yield Api(url, settings, deployment, store)
@@ -161,6 +167,44 @@ def serving(settings: Settings, *, port: int = 0, with_worker: bool = True) -> I
 @pytest.fixture
 def api(apis: Callable[[StoreUnderTest], Api], store: StoreUnderTest) -> Api:
     return apis(store)
+
+
+# Behind nginx
+
+
+@dataclass(frozen=True)
+class Behind:
+    """An API and a store of its own, which clients reach through nginx alone; `direct` is the API past it."""
+
+    api: Api
+    nginx: Nginx
+    direct: str
+
+
+@contextlib.contextmanager
+def behind_nginx(admin_url: str, kind: str, folder: Path) -> Iterator[Behind]:
+    with running_store(kind, folder / f"store-{secrets.token_hex(4)}") as store, reserved_port() as port:
+        origin = f"http://127.0.0.1:{port}"
+        changes = {"s3_public_endpoint": Url(origin), "public_url": BaseUrl(origin), "webhook_id": API_WEBHOOK_ID}
+        with running_api(admin_url, store, **changes) as api:
+            servers = {"api": api.url.removeprefix("http://"), "store": store.endpoint.removeprefix("http://")}
+            with running_nginx(folder / f"nginx-{port}", port, Servers(**servers, bucket=api.deployment.incoming_bucket)) as nginx:
+                yield Behind(dataclasses.replace(api, url=origin), nginx, api.url)
+            check_log(nginx.read_logs())
+
+
+@pytest.fixture(scope="session")
+def places_behind_nginx(admin_url: str, logs: Path, folder: Path) -> Iterator[Callable[[str], Behind]]:
+    """Starts one when it is asked for first, by the kind of its store."""
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(lambda kind: stack.enter_context(behind_nginx(admin_url, kind, folder)))
+
+
+@pytest.fixture(params=store_kinds())
+def behind(request: pytest.FixtureRequest) -> Behind:
+    find_nginx()  # before anything is started for it
+    place: Behind = request.getfixturevalue("places_behind_nginx")(request.param)
+    return place
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The README, executed as it stands there against a real `assay dev`."""
+"""The README, executed as it stands there against a real `assay dev`; its walk-through behind nginx too."""
 
 import os
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.commands import read_announcement, running, stop, wait_until_gone
+from tests.e2e.conftest import Behind
 from tests.e2e.test_dev import Dev
 from tests.servers import reachable_folder, reserved_port
 
@@ -24,9 +25,9 @@ def blocks(text: str) -> list[str]:
     return re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def execute(dev: Dev, script: str, folder: Path) -> str:
+def execute(script: str, folder: Path, *, api: str, key: str) -> str:
     """One bash that stops at the first command that fails; what it printed."""
-    environment = {**os.environ, "API": dev.line["api"], "KEY": dev.line["key"]}
+    environment = {**os.environ, "API": api, "KEY": key}
     run = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
@@ -52,12 +53,18 @@ def dev() -> Iterator[Dev]:
 def test_the_first_screen_does_what_it_says(dev: Dev, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(os.urandom(300_000))
     _, four_commands, _ = blocks(FIRST_SCREEN)
+    dev_at = {"api": dev.line["api"], "key": dev.line["key"]}
     upload, look, compare = four_commands.replace("http://127.0.0.1:8000", dev.line["api"]).splitlines()
-    execute(dev, upload, tmp_path)
-    digest = execute(dev, compare, tmp_path).split()[0]
-    answer = execute(dev, f"until {look} | grep -q ready; do :; done; {look}", tmp_path)
+    execute(upload, tmp_path, **dev_at)
+    digest = execute(compare, tmp_path, **dev_at).split()[0]
+    answer = execute(f"until {look} | grep -q ready; do :; done; {look}", tmp_path, **dev_at)
     assert f'"hash":"{digest}"' in answer
 
 
 def test_the_walk_through_does_what_it_says(dev: Dev, tmp_path: Path) -> None:
-    execute(dev, "\n".join(blocks(WALK_THROUGH)), tmp_path)
+    execute("\n".join(blocks(WALK_THROUGH)), tmp_path, api=dev.line["api"], key=dev.line["key"])
+
+
+def test_the_walk_through_does_what_it_says_behind_nginx(behind: Behind, tmp_path: Path) -> None:
+    execute("\n".join(blocks(WALK_THROUGH)), tmp_path, api=behind.nginx.url, key=behind.api.new_owner().key)
+    assert behind.nginx.buffered() == []

@@ -177,6 +177,7 @@ def test_the_printed_instructions_name_everything_and_no_secret(fresh_deployment
     text = describe(fresh_deployment)
     for needed in (fresh_deployment.incoming_bucket, fresh_deployment.vault_bucket, fresh_deployment.webhook_arn, '"s3:PutObject"'):
         assert needed in text
+    assert "\nMINIO_API_CORS_ALLOW_ORIGIN=" in text
     for name in ("root_access_key", "root_secret_key", "access_key", "secret_key", "signer_access_key", "signer_secret_key"):
         assert not re.search(re.escape(getattr(fresh_deployment, name)), text + repr(fresh_deployment)), name
 

@@ -93,7 +93,8 @@ async def test_uploads_that_no_event_announced_are_counted(resources: Resources)
     (nothing,) = await events.check_announcements(resources)
     assert nothing.status == "ok"
     assert "of 0 uploads" in nothing.what
-    async with events.declared_probe(resources) as first, events.declared_probe(resources) as second:
+    signer = resources.signer
+    async with events.declared_probe(resources, signer) as first, events.declared_probe(resources, signer) as second:
         await make_final(resources, first.file_id, notices=1)
         (announced,) = await events.check_announcements(resources)
         await make_final(resources, second.file_id, notices=0)

@@ -41,6 +41,27 @@ async def test_what_each_store_enforces(resources: Resources, store: StoreUnderT
     assert "failed" not in found.values()
 
 
+@pytest.mark.parametrize("status", [200, 403, 503])
+async def test_a_clients_way_that_takes_no_upload_makes_up_for_nothing(settings: Settings, store: StoreUnderTest, status: int) -> None:
+    """Whatever it refuses: an honest upload ends alike, or comes to nothing."""
+    if store.kind not in WARNINGS:
+        pytest.skip("what this store lets through is not known")
+    with answering(status) as endpoint:
+        async with changed(settings, s3_public_endpoint=Url(endpoint)) as resources:
+            found = statuses(await check_enforcement(resources))
+    assert {name for name, status in found.items() if status == "warning"} == WARNINGS[store.kind]
+
+
+async def test_a_clients_way_that_changes_nothing_makes_up_for_nothing(settings: Settings, store: StoreUnderTest) -> None:
+    if store.kind not in WARNINGS:
+        pytest.skip("what this store lets through is not known")
+    with faulty_proxy(store.address) as proxy:
+        async with changed(settings, s3_public_endpoint=Url(proxy.endpoint)) as resources:
+            found = statuses(await check_enforcement(resources))
+            assert await list_bucket(resources.incoming) == set()
+    assert {name for name, status in found.items() if status == "warning"} == WARNINGS[store.kind]
+
+
 async def test_a_store_that_cannot_answer_has_kept_no_promise(resources: Resources) -> None:
     for status in (302, 503):
         with answering(status) as endpoint:

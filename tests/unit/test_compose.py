@@ -16,7 +16,7 @@ from service.settings import BootstrapSettings, DatabaseSettings, Settings, list
 ROOT = Path(__file__).parents[2]
 KINDS: dict[str, type[msgspec.Struct]] = {"api": Settings, "worker": Settings, "migrate": DatabaseSettings, "bootstrap": BootstrapSettings}
 """What each of our processes reads at its start."""
-VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^${}]*))?\}")
+VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?|:\+)([^${}]*))?\}")
 """One that holds no other."""
 LOCKED = re.compile(r"^([\w.-]+)==(\S+)(?: ; .+?)? \\$", re.MULTILINE)
 
@@ -49,8 +49,12 @@ def interpolate(text: str, env: dict[str, str]) -> str:
     """As Compose does: a variable that is empty counts as not set. KeyError for one that is required and missing."""
 
     def replace(match: re.Match[str]) -> str:
-        name, operator, default = match.groups()
-        return env.get(name) or default if operator == ":-" else env[name]
+        name, operator, other = match.groups()
+        if operator == ":+":
+            return other if env.get(name) else ""
+        if operator == ":?":
+            return env[name]
+        return env.get(name) or other or ""
 
     while VARIABLE.search(text):
         text = VARIABLE.sub(replace, text)
@@ -191,3 +195,23 @@ def test_the_image_runs_as_a_user_of_its_own_and_installs_by_hash() -> None:
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
     assert all("--require-hashes" in line or "--no-index --no-deps" in line for line in installs)
     assert "embedded" not in re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed"),
+    [
+        ({}, {"http://localhost:8000", "http://127.0.0.1:8000"}),
+        ({"API_PORT": "8080"}, {"http://localhost:8080", "http://127.0.0.1:8080"}),
+        ({"ASSAY_PUBLIC_URL": "https://files.example.com"}, {"https://files.example.com"}),
+        (
+            {"ASSAY_CORS_ORIGINS": "https://a.example.com,https://b.example.com", "ASSAY_PUBLIC_URL": "https://files.example.com"},
+            {"https://a.example.com", "https://b.example.com", "https://files.example.com"},
+        ),
+        ({"ASSAY_CORS_ORIGINS": "https://a.example.com"}, {"https://a.example.com", "http://localhost:8000", "http://127.0.0.1:8000"}),
+    ],
+)
+def test_the_store_allows_the_pages_that_the_api_allows_and_its_own(env: dict[str, str], given: dict[str, str], allowed: set[str]) -> None:
+    store = resolve_environment(COMPOSE.services["minio"], env | given)
+    assert set(store["MINIO_API_CORS_ALLOW_ORIGIN"].split(",")) == allowed
+    settings = read_settings(resolve_environment(COMPOSE.services["api"], env | given), Settings)
+    assert set(settings.cors_origins) == allowed & set(given.get("ASSAY_CORS_ORIGINS", "").split(","))
