@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import re
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final, Literal, cast
 from uuid import UUID
 
+import msgspec
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
@@ -41,10 +42,23 @@ Each `transition` has one line of JSON: `file_id`, `filename`, `state`, `previou
 `reset`: what came after that id is no longer all there, so list the files again; events go on from now.
 A comment comes after 15 s of silence, and the stream ends after an hour: come back with the last id.
 """
-SHOWN: Final = (
-    "id: 1412-86\nevent: transition\n"
-    'data: {"file_id":"01a0c8f4-…","filename":"photo.jpg","state":"ready","previous":"verifying",'
-    '"at":"2026-11-22T10:00:00Z","by":"worker","why":"the copy has the declared size","hash":"9f86d0…"}\n\n'
+
+
+class SentEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One event, as a reader of event streams hands it out."""
+
+    id: Annotated[str, msgspec.Meta(pattern=f"^{EVENT_ID.pattern}$")]
+    event: Literal["transition", "reset"]
+    data: Annotated[str, msgspec.Meta(description="JSON: what became of a file; `{}` of a `reset`")]
+
+
+PROVED: Final = SentEvent(
+    id="1412-86",
+    event="transition",
+    data=(
+        '{"file_id":"01a0c8f4-26c5-7d0a-9c6b-5a1e7f0b3d21","filename":"photo.jpg","state":"ready","previous":"verifying",'
+        '"at":"2026-11-22T10:00:00Z","by":"worker","why":"the copy has the declared size","hash":"9f86d081…"}'
+    ),
 )
 
 
@@ -110,11 +124,11 @@ class EventStream(Response[None]):
     tags=["files"],
     responses={
         200: ResponseSpec(
-            str,
+            SentEvent,
             description="Events, for an hour at the most",
             media_type=cast("Any", "text/event-stream"),  # Litestar's type knows only its own enum, its code takes any text
             generate_examples=False,
-            examples=[Example(summary="A file was proved", value=SHOWN)],
+            examples=[Example(summary="A file was proved", value=PROVED)],
         ),
         **refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
     },
