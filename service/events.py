@@ -13,7 +13,8 @@
    above the `xmin` of that read, and so above that of every fetch that had ended before.
    - nothing comes for HEARTBEAT_SECONDS: a comment, so that no proxy takes the connection for dead.
    - the queue is full, because the client reads too slowly: it is emptied, and the reader is at step 2 again when its client has read.
-4. The feed fetches after each signal, at most every PACE_SECONDS, and every POLL_SECONDS without one: signals may be lost.
+4. The feed fetches after each signal, and every POLL_SECONDS without one: signals may be lost. After each fetch it rests for PACE_SECONDS,
+   or as long as telling so many readers is worth.
    - rows wait for an older transaction (queries/history.py): it looks again soon, for no signal tells of that one's end.
    - no listener is connected: it looks every UNHEARD_SECONDS. One is connected again: it looks at once (signals.py).
    - the database is away, or the fetch fails: it goes on from where it was, after RETRY_SECONDS. No stream ends.
@@ -43,6 +44,9 @@ Send = Callable[[bytes], Awaitable[None]]
 
 PATIENCE_SECONDS: Final = 6.0
 PACE_SECONDS: Final = 0.1
+TELL_SECONDS: Final = 0.001
+LONGEST_PACE_SECONDS: Final = 2.0
+"""To tell a reader takes less than a tenth of a millisecond: so much rest for each keeps nine tenths of the process for others."""
 HELD_BACK_SECONDS: Final = 0.25
 UNHEARD_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 1.0
@@ -66,6 +70,7 @@ class Feed:
         self.position = Position(0, 0)
         self.fetching = asyncio.Lock()
         self.wanted = asyncio.Event()
+        self.told = 0
 
     @contextlib.asynccontextmanager
     async def joined(self, reader: Reader) -> AsyncIterator[None]:
@@ -113,8 +118,9 @@ class Feed:
         await self.wanted.wait()
         signals = self.resources.signals
         signals.history.clear()
+        self.told = 0
         held_back = await self.fetch()
-        await asyncio.sleep(PACE_SECONDS)  # afterwards: what comes alone need not wait
+        await asyncio.sleep(min(max(PACE_SECONDS, self.told * TELL_SECONDS), LONGEST_PACE_SECONDS))  # afterwards: the first need not wait
         patience = HELD_BACK_SECONDS if held_back else POLL_SECONDS if signals.connected else UNHEARD_SECONDS
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
@@ -139,6 +145,7 @@ class Feed:
             batch = Batch(events)
             for reader in self.readers.get(owner, ()):
                 reader.offer(batch)
+                self.told += 1
 
     async def check_keys(self) -> None:
         await asyncio.sleep(KEY_SECONDS)

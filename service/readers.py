@@ -11,7 +11,7 @@ import msgspec
 from service.model import State
 from service.queries.history import Position, Transition
 
-MOST_WAITING: Final = 500
+MOST_WAITING: Final = 100
 """Events in a reader's queue beside one batch, which may be as large as a page."""
 
 
