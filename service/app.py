@@ -29,6 +29,7 @@ from service.routes.answers import render_problem
 from service.routes.downloads import read_file
 from service.routes.events import read_events
 from service.routes.health import Readiness
+from service.routes.history import read_history
 from service.routes.requests import JsonRequest
 from service.routes.streamed_uploads import upload_file
 from service.senders import Senders
@@ -129,7 +130,7 @@ def guarded_routes() -> list[Any]:
         files.declare_file,
         files.list_files,
         files.read_metadata,
-        files.read_history,
+        read_history,
         files.delete_file,
         files.change_file,
         read_file,

@@ -17,7 +17,6 @@ from service import declarations, listing, problems, uploads
 from service.auth import TAKES_TOKEN, Principal, sign_upload_token
 from service.model import Declaration, File, Rejection, State
 from service.problems import InvalidRequest
-from service.queries.history import Passage, list_history
 from service.queries.listing import Filters
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, refusals
@@ -101,12 +100,6 @@ class FilePage(msgspec.Struct, frozen=True, kw_only=True):
 
     files: list[FileMetadata]
     next: str | None
-
-
-class FileHistory(msgspec.Struct, frozen=True, kw_only=True):
-    """Every transition, oldest first. `previous` is null for the first; `by` is `client`, `store` or `worker`; `why` is for people."""
-
-    history: list[Passage]
 
 
 def describe_file(file: File) -> FileMetadata:
@@ -255,20 +248,6 @@ async def read_metadata(
 ) -> FileMetadata:
     file = await uploads.find_file(resources, file_id, owner=principal.acting_for)
     return describe_file(await uploads.wait_until_final(resources, file, seconds=wait))
-
-
-@get(
-    "/files/{file_id:uuid}/history",
-    operation_id="readHistory",
-    summary="What became of a file, when, by whom and why",
-    tags=["files"],
-    responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
-)
-async def read_history(
-    file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal]
-) -> FileHistory:
-    file = await uploads.find_file(resources, file_id, owner=principal.acting_for)
-    return FileHistory(history=await list_history(resources.pool, file.id))
 
 
 @patch(

@@ -11,14 +11,14 @@ import pytest
 
 from service import events
 from service.auth import digest_key
-from service.model import make_id
-from service.queries import files, history, leftovers
+from service.queries import history, leftovers
 from service.resources import Resources
 from tests.e2e.conftest import Apart, Api, Owner, Ways, api_apart, serving
 from tests.e2e.jobs import check_unavailable, declare, digest, prove, read_metric, stream, until, working
 from tests.e2e.test_auth import NO_FILE
 from tests.integration.locks import held_open
 from tests.integration.test_queries import declaration
+from tests.integration.test_queries import declare as declare_row
 from tests.streams import IN_TIME, Event, Stream, following
 
 pytestmark = pytest.mark.anyio
@@ -149,9 +149,7 @@ async def test_a_transaction_that_began_earlier_and_is_committed_later_is_not_mi
         await declare(client, BODY, filename="first")
         [first] = await stream.take()
         async with held_open(resources.pool) as holder:
-            file_id = make_id()
-            ends = {"upload_ttl": timedelta(days=1), "grace": timedelta(hours=1)}
-            await files.declare_file(holder, declaration("slow", owner=owner.name), file_id=file_id, incoming_key=file_id.hex, **ends)
+            await declare_row(holder, declaration("slow", owner=owner.name))
             await declare(client, BODY, filename="fast")
             async with following(client, after=first.id) as again:
                 await holder.execute("COMMIT")
@@ -296,9 +294,7 @@ async def test_a_database_that_is_away_ends_no_stream_and_nothing_is_lost(ways: 
 
 async def declare_directly(resources: Resources, name: str) -> None:
     """What a process that still reaches the database writes."""
-    file_id = make_id()
-    ends = {"upload_ttl": timedelta(days=1), "grace": timedelta(hours=1)}
-    await files.declare_file(resources.pool, declaration(name, owner="apart"), file_id=file_id, incoming_key=file_id.hex, **ends)
+    await declare_row(resources.pool, declaration(name, owner="apart"))
 
 
 async def test_whoever_comes_back_while_the_database_goes_away_waits_for_it(

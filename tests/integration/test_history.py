@@ -117,9 +117,7 @@ async def test_a_lower_id_that_is_committed_later_is_waited_for(pool: asyncpg.Po
         assert (found.transitions, found.held_back) == ([], True)
         assert await history.read_some(pool, now, owner="ann", file_id=None, limit=9) == []
         assert await history.read_some(pool, now, owner="ann", file_id=later.id, limit=9) == []
-        file_id = make_id()
-        ends = {"upload_ttl": timedelta(days=1), "grace": timedelta(hours=1)}
-        await files.declare_file(holder, declaration("earlier"), file_id=file_id, incoming_key=file_id.hex, **ends)
+        await declare(holder, declaration("earlier"))
         await holder.execute("COMMIT")
     again = await history.read_all(pool, found.end, ["ann"], limit=9)
     assert [one.filename for one in again.transitions] == ["earlier", "later"]
