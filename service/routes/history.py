@@ -15,7 +15,10 @@ from service.routes.answers import ANYWHERE, refusals
 
 
 class FileHistory(msgspec.Struct, frozen=True, kw_only=True):
-    """Every transition, oldest first. `previous` is null for the first; `by` is `client`, `store` or `worker`; `why` is for people."""
+    """Every transition, oldest first. `previous` is null for the first; `why` is for people.
+
+    `by` is `client`, `store`, `worker`, or `migration` for what the file was when histories began.
+    """
 
     history: list[Passage]
 
