@@ -18,6 +18,7 @@ from litestar.openapi.spec import SecurityRequirement
 from service import database, problems
 from service.auth import Principal, require_key
 from service.downloads import Downloads
+from service.events import Feed, open_feed
 from service.heap import set_up_heap
 from service.logs import RequestLog
 from service.object_store import StoreError
@@ -26,7 +27,9 @@ from service.resources import Resources, open_resources
 from service.routes import files, health, links, parts, schema, uploads, webhooks
 from service.routes.answers import render_problem
 from service.routes.downloads import read_file
+from service.routes.events import read_events
 from service.routes.health import Readiness
+from service.routes.history import read_history
 from service.routes.requests import JsonRequest
 from service.routes.streamed_uploads import upload_file
 from service.senders import Senders
@@ -78,6 +81,7 @@ def create_app(settings: Settings, *, with_worker: bool = False, resources: Reso
             app.state.resources = resources or await stack.enter_async_context(open_resources(settings))
             app.state.readiness = Readiness()
             app.state.downloads = stack.enter_context(contextlib.closing(Downloads(settings.download_buffers)))
+            app.state.feed = await stack.enter_async_context(open_feed(app.state.resources))
             app.state.senders = stack.enter_context(contextlib.closing(Senders()))
             await stack.enter_async_context(running(app.state.resources, app.state.readiness, with_worker=with_worker))
             yield
@@ -89,6 +93,7 @@ def create_app(settings: Settings, *, with_worker: bool = False, resources: Reso
             "resources": Provide(provide_resources, sync_to_thread=False),
             "readiness": Provide(provide_readiness, sync_to_thread=False),
             "downloads": Provide(provide_downloads, sync_to_thread=False),
+            "feed": Provide(provide_feed, sync_to_thread=False),
             "principal": Provide(provide_principal, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_exception, HTTPException: answer_http_exception, Problem: answer_problem},
@@ -125,9 +130,11 @@ def guarded_routes() -> list[Any]:
         files.declare_file,
         files.list_files,
         files.read_metadata,
+        read_history,
         files.delete_file,
         files.change_file,
         read_file,
+        read_events,
         links.make_link,
         upload_file,
         uploads.upload_by_redirect,
@@ -151,6 +158,11 @@ def provide_readiness(request: Request[Any, Any, Any]) -> Readiness:
 def provide_downloads(request: Request[Any, Any, Any]) -> Downloads:
     downloads: Downloads = request.app.state.downloads
     return downloads
+
+
+def provide_feed(request: Request[Any, Any, Any]) -> Feed:
+    feed: Feed = request.app.state.feed
+    return feed
 
 
 def provide_principal(request: Request[Any, Any, Any], resources: NamedDependency[Resources]) -> Principal:  # noqa: ARG001  # see below

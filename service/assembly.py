@@ -120,6 +120,7 @@ async def notice(resources: Resources, file: File, lease: UUID, sha256: Sha256 |
     if noticed is not None:
         NOTICES.labels("complete").inc()
         resources.signals.give_work()
+        resources.signals.give_history()
     return noticed
 
 

@@ -45,7 +45,7 @@ async def complete_upload(resources: Resources, file_id: UUID, *, owner: str | N
 async def announce(resources: Resources, file: File, sha256: Sha256 | None) -> File | None:
     """Steps 2 to 4; None: begin anew."""
     if await uploads.is_uploaded(resources, file):
-        return await uploads.notice(resources, file, sha256, source="complete")
+        return await uploads.notice(resources, file, sha256, why="the client completed the upload")
     if file.parts is None:
         await check_still_unproved(resources, file)
         return None

@@ -9,6 +9,7 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
+from service.queries.history import rebase_history
 from service.settings import DatabaseSettings
 
 UNREACHABLE: Final = (
@@ -93,8 +94,13 @@ async def check_version(database: asyncpg.Pool | asyncpg.Connection) -> None:
 
 
 async def migrate(settings: DatabaseSettings) -> None:
-    """Bring the schema to the newest version; safe when two do it at once (migrations/env.py)."""
+    """Bring the schema to the newest version; safe when two do it at once (migrations/env.py). A restored history is mended."""
     await asyncio.to_thread(run_alembic, settings.listen_url)
+    connection = await asyncpg.connect(settings.listen_url, timeout=5)
+    try:
+        await rebase_history(connection)
+    finally:
+        await connection.close()
 
 
 def run_alembic(url: str) -> None:

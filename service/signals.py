@@ -1,4 +1,6 @@
-"""Wake-ups: "there is work", "this file changed". Within a process without the database, between processes by NOTIFY.
+"""Wake-ups: "there is work", "this file changed", "the history has grown".
+
+Within a process they need no database, between processes they go by NOTIFY.
 
 NOTIFY never rides in a transition's transaction (it takes a lock on the whole database at commit), so a signal is given
 after the commit and sent by one connection a process, a few milliseconds' worth at a time. A signal may get lost: workers
@@ -20,6 +22,8 @@ from service.database import UNREACHABLE
 CHANNEL: Final = "assay"
 NOTIFY: Final = "SELECT pg_notify('assay', payload) FROM unnest($1::text[]) AS payload"
 COALESCE_SECONDS: Final = 0.005
+HISTORY_SECONDS: Final = 0.05
+"""So much later other processes hear of a transition that nobody waits for by its file's id; a declaration alone is none of their work."""
 HEARTBEAT_SECONDS: Final = 10.0
 IDS_A_PAYLOAD: Final = 200  # a payload holds less than 8,000 bytes
 MOST_CHANGED: Final = 10_000
@@ -37,12 +41,15 @@ class Signals:
         self.waiters: dict[UUID, set[asyncio.Event]] = defaultdict(set)
         self.work = asyncio.Event()
         self.leftovers = asyncio.Event()
+        self.history = asyncio.Event()
         self.changed: set[UUID] = set()
         self.to_send = asyncio.Event()
         self.work_to_send = False
+        self.history_to_send = False
+        self.sending_history: asyncio.TimerHandle | None = None
         self.unsent: list[str] = []
         self.connected = False
-        self.closing = False
+        self.stopping = asyncio.Event()
 
     def give_work(self) -> None:
         """A file is due now."""
@@ -50,9 +57,21 @@ class Signals:
         self.work_to_send = True
         self.to_send.set()
 
+    def give_history(self) -> None:
+        """A transition was written down that nobody waits for but who reads the history."""
+        self.history.set()
+        if self.sending_history is None:
+            self.sending_history = asyncio.get_running_loop().call_later(HISTORY_SECONDS, self.send_history)
+
+    def send_history(self) -> None:
+        self.sending_history = None
+        self.history_to_send = True
+        self.to_send.set()
+
     def give_change(self, file_id: UUID) -> None:
-        """A file changed its state."""
+        """A file changed its state in a way that somebody may wait for."""
         self.wake(file_id)
+        self.history.set()
         if len(self.changed) < MOST_CHANGED:
             self.changed.add(file_id)
         self.to_send.set()
@@ -78,13 +97,18 @@ class Signals:
             event.set()
 
     def stop_waiting(self) -> None:
-        """The process ends: whoever waits for a file gets it as it is now."""
-        self.closing = True
+        """The process ends: whoever waits for a file gets it as it is now, and every stream of events ends."""
+        self.stopping.set()
         self.wake_all()
+
+    @property
+    def closing(self) -> bool:
+        return self.stopping.is_set()
 
     def wake_all(self) -> None:
         """Anything may have happened while nobody listened."""
         self.work.set()
+        self.history.set()
         for file_id in list(self.waiters):
             self.wake(file_id)
 
@@ -148,17 +172,21 @@ class Signals:
 
     async def flush(self) -> None:
         """Give what was signalled last a moment to leave; it is a hint, so nothing is lost if it does not."""
-        deadline = asyncio.get_running_loop().time() + 0.2
         loop = asyncio.get_running_loop()
+        deadline = loop.time() + 0.2
+        if self.sending_history is not None:
+            self.sending_history.cancel()
+            self.send_history()
         while self.connected and self.has_more_to_send and loop.time() < deadline:  # noqa: ASYNC110  # the sender sets no event when done
             await asyncio.sleep(COALESCE_SECONDS)
 
     def take_payloads(self) -> list[str]:
-        """What is to be sent: `ORIGIN work`, and `ORIGIN id,id,…` or `ORIGIN all`."""
+        """What is to be sent: `ORIGIN work`, `ORIGIN history`, and `ORIGIN id,id,…` or `ORIGIN all`."""
         payloads = [f"{self.origin} work"] if self.work_to_send else []
+        payloads += [f"{self.origin} history"] if self.history_to_send else []
         ids = ["all"] if len(self.changed) == MOST_CHANGED else [file_id.hex for file_id in self.changed]
         payloads += [f"{self.origin} " + ",".join(ids[i : i + IDS_A_PAYLOAD]) for i in range(0, len(ids), IDS_A_PAYLOAD)]
-        self.work_to_send = False
+        self.work_to_send = self.history_to_send = False
         self.changed.clear()
         return payloads
 
@@ -172,6 +200,7 @@ class Signals:
         if what == "all":
             self.wake_all()
             return
+        self.history.set()
         for text in what.split(","):
             with contextlib.suppress(ValueError):  # anybody with a connection may send anything
                 self.wake(UUID(text))

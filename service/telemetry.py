@@ -22,6 +22,7 @@ VERIFICATION_SECONDS: Final = Histogram(
 )
 VERIFIED_BYTES: Final = Counter("assay_verified_bytes", "Bytes that were hashed and committed.")
 STORE_RETRIES: Final = Counter("assay_store_retries", "Claims given back because of the store.")
+EVENT_READERS: Final = Gauge("assay_event_readers", "Streams of events that are open.", multiprocess_mode="livesum")
 SWEPT: Final = Counter("assay_swept", "Leftovers that the sweeper removed.", ["what"])
 
 

@@ -82,6 +82,7 @@ async def declare_file(resources: Resources, declaration: Declaration) -> Declar
     """Insert the row and say how to send the bytes. Raises FileTooLarge."""
     check_size(resources, declaration)
     file = await insert_file(resources, declaration, make_id(), database=resources.pool)
+    resources.signals.give_history()
     return Declared(file, offer_upload(resources, file, now=file.created_at))
 
 
@@ -94,6 +95,7 @@ async def declare_file_once(resources: Resources, declaration: Declaration, *, k
         if remembered is None:
             file = await insert_file(resources, declaration, file_id, database=connection)
     if remembered is None:
+        resources.signals.give_history()
         return Declared(file, offer_upload(resources, file, now=file.created_at))
     if remembered.request_sha256 != request:
         raise problems.IdempotencyMismatch("this Idempotency-Key came with another body before: use a new key for a new file")
@@ -199,7 +201,7 @@ async def renew_upload(resources: Resources, file_id: UUID, *, owner: str | None
 
 async def refuse_more(resources: Resources, file: File) -> problems.AlreadyUploaded:
     """The bytes are there: a notice, and the refusal to take others."""
-    noticed = await notice(resources, file, None, source="complete") or file
+    noticed = await notice(resources, file, None, why="the upload was there already") or file
     return problems.AlreadyUploaded(f"the file is {noticed.state}: ask its metadata what became of it", state=str(noticed.state))
 
 
@@ -217,13 +219,15 @@ async def notice_event(resources: Resources, incoming_key: str) -> None:
     file_id = await files.notice_key(resources.pool, incoming_key)
     if file_id is not None:
         resources.signals.give_work()
+        resources.signals.give_history()
 
 
-async def notice(resources: Resources, file: File, sha256: Sha256 | None, *, source: str) -> File | None:
-    noticed = await files.notice_file(resources.pool, file.id, sha256)
+async def notice(resources: Resources, file: File, sha256: Sha256 | None, *, why: str) -> File | None:
+    noticed = await files.notice_file(resources.pool, file.id, sha256, why=why)
     if noticed is not None:
-        NOTICES.labels(source).inc()
+        NOTICES.labels("complete").inc()
         resources.signals.give_work()
+        resources.signals.give_history()
     return noticed
 
 

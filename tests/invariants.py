@@ -13,6 +13,20 @@ FILES = """
 """
 
 
+BROKEN = """
+    WITH chain AS (
+        SELECT file_id, owner, state, previous, xid, lag(state) OVER way AS before, lag(xid) OVER way AS xid_before,
+               lead(state) OVER way IS NULL AS last
+        FROM file_history WINDOW way AS (PARTITION BY file_id ORDER BY sequence)
+    )
+    SELECT file_id, chain.previous, before, chain.state, files.state AS now FROM chain LEFT JOIN files ON id = file_id
+    WHERE chain.previous IS DISTINCT FROM before OR xid < xid_before OR files.owner IS DISTINCT FROM chain.owner
+       OR last AND chain.state IS DISTINCT FROM files.state
+    UNION ALL
+    SELECT id, NULL, NULL, NULL, state FROM files WHERE NOT EXISTS (SELECT FROM file_history WHERE file_id = id)
+"""
+
+
 async def list_bucket(bucket: Bucket) -> set[str]:
     return {found.key async for found in bucket.list_keys()}
 
@@ -21,6 +35,13 @@ async def check_invariants(resources: Resources) -> None:
     """1, 4, 5, 6, 9: what holds at every moment."""
     await check_objects_are_named(resources)
     await check_files_are_proved(resources)
+    await check_history(resources)
+
+
+async def check_history(resources: Resources) -> None:
+    """Each file's history is unbroken, in the order that readers see, and ends where the file is; and no other file has one."""
+    broken = [dict(row) for row in await resources.pool.fetch(BROKEN)]
+    assert not broken, f"a history is broken: {broken}"
 
 
 async def check_objects_are_named(resources: Resources) -> None:

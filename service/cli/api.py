@@ -56,7 +56,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(TICK_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Requests under way end; those that only wait for a file are answered now.
+        """Requests under way end; those that only wait for a file are answered now, and streams of events end.
 
         What is left after STOP_SECONDS is a client that does not read: uvloop would wait for it for ever when it closes.
         """

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from service.model import File, Sha256
 from service.queries.files import COLUMNS
+from service.queries.history import MOVE, MOVED, record
 from service.queries.rows import Database, read_row_if_any
 
 # The id is set once: parts that came under another would be named by nothing, and nobody would ever remove them.
@@ -60,13 +61,19 @@ async def release_assembly(database: Database, file_id: UUID, token: UUID) -> bo
 
 # What `complete` does for a file in one PUT (queries/files.py), and the lease goes with it.
 NOTICE: Final = (
+    f"""
+    WITH noticed AS (
+        UPDATE files
+        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = now(),
+            declared_sha256 = coalesce(declared_sha256, $3), lease = NULL, lease_until = NULL
+        WHERE id = $1 AND lease = $2 AND state IN ('pending', 'verifying')
+          AND ($3::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $3)
+        RETURNING {COLUMNS}, {MOVED}
     """
-    UPDATE files SET state = 'verifying', verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = now(),
-                     declared_sha256 = coalesce(declared_sha256, $3), lease = NULL, lease_until = NULL
-    WHERE id = $1 AND lease = $2 AND state IN ('pending', 'verifying')
-      AND ($3::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $3)
-    RETURNING """
+    + record("noticed", by="'client'", why="'the client completed the upload: its parts are put together'")
+    + ") SELECT "
     + COLUMNS
+    + " FROM noticed"
 )
 
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from service.model import Claim, File, Rejection, Sha256, State
 from service.queries.files import COLUMNS
+from service.queries.history import MOVE, MOVED, record
 from service.queries.rows import Database, read_row, read_row_if_any
 
 # A claim changes no state. The copies row is written here, in the same statement, before anything can lie under its key.
@@ -62,18 +63,23 @@ async def extend_lease(database: Database, claim: Claim, lease: timedelta) -> bo
 
 # Only while no copy request was sent: the copies row may go at once, because nothing can ever lie under its key.
 # A notice that came after the claim may speak of an object that the look just missed: then the file is due again at once.
-RETURN: Final = """
+RETURN: Final = (
+    f"""
     WITH copy AS (
         DELETE FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
-    )
-    UPDATE files
-    SET state = CASE WHEN notices = $4 THEN 'pending' ELSE state END,
-        verifying_since = CASE WHEN notices <> $4 THEN verifying_since END,
-        due_at = CASE WHEN notices = $4 THEN least(now() + $5::interval, greatest(grace_until, now() + interval '1 second')) ELSE now() END,
-        lease = NULL, lease_until = NULL, last_error = NULL
-    FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
-    RETURNING state
-"""
+    ), returned AS (
+        UPDATE files
+        SET state = CASE WHEN notices = $4 THEN 'pending' ELSE state END, {MOVE},
+            verifying_since = CASE WHEN notices <> $4 THEN verifying_since END,
+            due_at = CASE WHEN notices = $4 THEN least(now() + $5::interval, greatest(grace_until, now() + interval '1 second'))
+                          ELSE now() END,
+            lease = NULL, lease_until = NULL, last_error = NULL
+        FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
+        RETURNING id, owner, state, {MOVED}
+    """
+    + record("returned", by="'worker'", why="'nothing lies at its key'")
+    + ") SELECT state FROM returned"
+)
 
 
 async def return_to_pending(database: Database, claim: Claim, next_look: timedelta) -> State | None:
@@ -84,14 +90,18 @@ async def return_to_pending(database: Database, claim: Claim, next_look: timedel
 
 # `grace_over` was true at the claim, so the look that found nothing came after the last moment at which a PUT could begin or end.
 EXPIRE: Final = (
-    """
+    f"""
     WITH copy AS (
         DELETE FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
-    )
-    UPDATE files SET state = 'expired', lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
-    FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying') AND grace_until <= now()
-    RETURNING """
+    ), expired AS (
+        UPDATE files SET state = 'expired', {MOVE}, lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
+        FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying') AND grace_until <= now()
+        RETURNING {COLUMNS}, {MOVED}
+    """
+    + record("expired", by="'worker'", why="'the upload never came'")
+    + ") SELECT "
     + COLUMNS
+    + " FROM expired"
 )
 
 
@@ -102,15 +112,19 @@ async def expire_file(database: Database, claim: Claim) -> File | None:
 
 # Only while no copy request was sent, like RETURN.
 REJECT: Final = (
-    """
+    f"""
     WITH copy AS (
         DELETE FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
-    )
-    UPDATE files SET state = 'rejected', rejection_reason = $4, rejection_detail = $5,
-                     lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
-    FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
-    RETURNING """
+    ), rejected AS (
+        UPDATE files SET state = 'rejected', {MOVE}, rejection_reason = $4, rejection_detail = $5,
+                         lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
+        FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
+        RETURNING {COLUMNS}, {MOVED}
+    """
+    + record("rejected", by="'worker'", why="rejection_reason || ': ' || rejection_detail")
+    + ") SELECT "
     + COLUMNS
+    + " FROM rejected"
 )
 
 
@@ -123,13 +137,14 @@ async def reject_file(database: Database, claim: Claim, rejection: Rejection) ->
 
 # The only commit point. The copies row is locked first and must be undoomed; the UPDATE reads from it, for a SELECT that
 # nothing refers to is never run. What was declared is compared here, because a `complete` that brings a digest may be racing.
+PROVED: Final = "'the copy has the declared size' || CASE WHEN declared_sha256 IS NULL THEN '' ELSE ' and digest' END"
 COMMIT: Final = (
-    """
+    f"""
     WITH copy AS (
         SELECT vault_key FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
     ), verdict AS (
         UPDATE files
-        SET state = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN 'ready' ELSE 'rejected' END,
+        SET state = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN 'ready' ELSE 'rejected' END, {MOVE},
             hash = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN $5 END,
             minio_object_name = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN copy.vault_key END,
             vault_etag = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN $6 END,
@@ -140,8 +155,9 @@ COMMIT: Final = (
                                     THEN 'declared ' || encode(declared_sha256, 'hex') || ', received ' || encode($5, 'hex') END,
             lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now(), last_error = NULL
         FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
-        RETURNING """
-    + COLUMNS
+        RETURNING {COLUMNS}, {MOVED}
+    """
+    + record("verdict", by="'worker'", why=f"coalesce(rejection_reason || ': ' || rejection_detail, {PROVED})")
     + """
     ), kept AS (
         DELETE FROM copies USING verdict WHERE vault_key = $1 AND verdict.state = 'ready'

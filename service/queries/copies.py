@@ -8,6 +8,7 @@ import msgspec
 
 from service.model import Declaration, File, Sha256
 from service.queries.files import COLUMNS
+from service.queries.history import MOVED, record
 from service.queries.rows import Database, read_row, read_row_if_any
 
 
@@ -59,15 +60,16 @@ async def name_upload(database: Database, vault_key: UUID, lease: UUID, *, uploa
 
 # The commit of a streamed upload: the file's row is born from its live copy, or not at all. Nothing of it ever was in incoming.
 COMMIT: Final = (
-    """
+    f"""
     WITH copy AS (
         SELECT vault_key, file_id, owner FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
     ), born AS (
-        INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata, state, hash, minio_object_name,
-                           vault_etag, upload_date, expires_at, grace_until, final_at)
-        SELECT file_id, owner, $3, $4, $5, $6, $7, 'ready', $8, vault_key, $9, now(), now(), now(), now() FROM copy
-        RETURNING """
-    + COLUMNS
+        INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata, state, history_xid, hash,
+                           minio_object_name, vault_etag, upload_date, expires_at, grace_until, final_at)
+        SELECT file_id, owner, $3, $4, $5, $6, $7, 'ready', pg_current_xact_id(), $8, vault_key, $9, now(), now(), now(), now() FROM copy
+        RETURNING {COLUMNS}, {MOVED}
+    """
+    + record("born", by="'client'", why="'streamed through the API, hashed on its way'")
     + """
     ), kept AS (
         DELETE FROM copies USING born WHERE vault_key = $1

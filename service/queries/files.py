@@ -5,6 +5,7 @@ from typing import Final
 from uuid import UUID
 
 from service.model import Declaration, File, Sha256
+from service.queries.history import MOVE, MOVED, record
 from service.queries.rows import Database, read_row, read_row_if_any
 
 COLUMNS: Final = """
@@ -15,13 +16,18 @@ COLUMNS: Final = """
 # The end of grace is fixed here, for the file's life: a PUT that began before the URL's end may last until then.
 # The first look without any notice comes after a minute.
 DECLARE: Final = (
+    f"""
+    WITH declared AS (
+        INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size,
+                           state, history_xid, expires_at, grace_until, due_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $11, 'pending', pg_current_xact_id(),
+                now() + $9::interval, now() + $9::interval + $10::interval, now() + interval '1 minute')
+        RETURNING {COLUMNS}, {MOVED}
     """
-    INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size,
-                       state, expires_at, grace_until, due_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $11,
-            'pending', now() + $9::interval, now() + $9::interval + $10::interval, now() + interval '1 minute')
-    RETURNING """
+    + record("declared", by="'client'", why="'declared'")
+    + ") SELECT "
     + COLUMNS
+    + " FROM declared"
 )
 
 
@@ -72,11 +78,17 @@ async def ask_time(database: Database) -> datetime:
 
 
 # The event asks nobody and believes only the key. A live lease stays: its worker learns from `notices` that it has to look again.
-NOTICE_KEY: Final = """
-    UPDATE files SET state = 'verifying', verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = now()
-    WHERE incoming_key = $1 AND state IN ('pending', 'verifying')
-    RETURNING id
-"""
+NOTICE_KEY: Final = (
+    f"""
+    WITH noticed AS (
+        UPDATE files
+        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = now()
+        WHERE incoming_key = $1 AND state IN ('pending', 'verifying')
+        RETURNING id, owner, state, {MOVED}
+    """
+    + record("noticed", by="'store'", why="'the store announced the upload'")
+    + ") SELECT id FROM noticed"
+)
 
 
 async def notice_key(database: Database, incoming_key: str) -> UUID | None:
@@ -87,19 +99,25 @@ async def notice_key(database: Database, incoming_key: str) -> UUID | None:
 
 # A digest is set once: the WHERE lets through only one that agrees with what is known. The commit compares inside its own statement.
 NOTICE_FILE: Final = (
+    f"""
+    WITH noticed AS (
+        UPDATE files
+        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = now(),
+            declared_sha256 = coalesce(declared_sha256, $2)
+        WHERE id = $1 AND state IN ('pending', 'verifying')
+          AND ($2::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $2)
+        RETURNING {COLUMNS}, {MOVED}
     """
-    UPDATE files SET state = 'verifying', verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = now(),
-                     declared_sha256 = coalesce(declared_sha256, $2)
-    WHERE id = $1 AND state IN ('pending', 'verifying')
-      AND ($2::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $2)
-    RETURNING """
+    + record("noticed", by="'client'", why="$3::text")
+    + ") SELECT "
     + COLUMNS
+    + " FROM noticed"
 )
 
 
-async def notice_file(database: Database, file_id: UUID, sha256: Sha256 | None) -> File | None:
+async def notice_file(database: Database, file_id: UUID, sha256: Sha256 | None, *, why: str) -> File | None:
     """The client says that its bytes are there, and maybe what they hash to. None: final, gone, or another digest is known."""
-    return read_row_if_any(await database.fetchrow(NOTICE_FILE, file_id, sha256 and sha256.digest), File)
+    return read_row_if_any(await database.fetchrow(NOTICE_FILE, file_id, sha256 and sha256.digest, why), File)
 
 
 # What a client calls its file is its own affair as long as there is one; what was declared of the bytes never changes.
@@ -121,15 +139,20 @@ async def change_file(
 
 # Touches `files` alone: a copy under way falls to the sweeper when its own lease ends. The first sweep is due at once, but for a
 # multipart upload that may be being assembled at this moment: then when that lease has ended.
-DELETE: Final = """
-    UPDATE files
-    SET state = 'deleted', lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(),
-        sweep_at = CASE WHEN upload_id IS NOT NULL THEN greatest(now(), lease_until) WHEN incoming_key IS NOT NULL THEN now() END,
-        sweeps = 0,
-        purge_at = CASE WHEN minio_object_name IS NOT NULL THEN now() END
-    WHERE id = $1 AND ($2::text IS NULL OR owner = $2) AND state <> 'deleted' AND ($3 OR state NOT IN ('ready', 'damaged'))
-    RETURNING id
-"""
+DELETE: Final = (
+    f"""
+    WITH deleted AS (
+        UPDATE files
+        SET state = 'deleted', {MOVE}, lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(),
+            sweep_at = CASE WHEN upload_id IS NOT NULL THEN greatest(now(), lease_until) WHEN incoming_key IS NOT NULL THEN now() END,
+            sweeps = 0,
+            purge_at = CASE WHEN minio_object_name IS NOT NULL THEN now() END
+        WHERE id = $1 AND ($2::text IS NULL OR owner = $2) AND state <> 'deleted' AND ($3 OR state NOT IN ('ready', 'damaged'))
+        RETURNING id, owner, state, {MOVED}
+    """
+    + record("deleted", by="'client'", why="'the client deleted it'")
+    + ") SELECT id FROM deleted"
+)
 
 
 async def delete_file(database: Database, file_id: UUID, *, owner: str | None, proved_too: bool = True) -> bool:

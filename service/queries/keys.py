@@ -1,5 +1,6 @@
 """Statements over `api_keys`. Only the SHA-256 of a key is ever stored."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -65,6 +66,16 @@ async def is_live(database: Database, key_id: UUID, *, until: datetime) -> bool:
     """Whether `until` is still to come, and the key neither revoked nor over."""
     live: bool = await database.fetchval(IS_LIVE, key_id, until)
     return live
+
+
+FIND_LIVE: Final = """
+    SELECT id FROM api_keys WHERE id = ANY ($1::uuid[]) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+"""
+
+
+async def find_live(database: Database, key_ids: Collection[UUID]) -> set[UUID]:
+    """Those of these keys that are neither revoked nor over."""
+    return {row["id"] for row in await database.fetch(FIND_LIVE, list(key_ids))}
 
 
 CREATE: Final = """

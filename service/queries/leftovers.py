@@ -131,19 +131,27 @@ async def mark_purged(database: Database, file_id: UUID) -> None:
     await database.execute(MARK_PURGED, file_id)
 
 
-# Only when nothing of them can lie in either bucket any more.
+# Only when nothing of them can lie in either bucket any more. Their history goes with them, and the horizon says how far it went.
 FORGET_FILES: Final = """
-    DELETE FROM files WHERE id IN (
-        SELECT id FROM files
-        WHERE state IN ('deleted', 'expired') AND final_at < now() - $2::interval AND sweep_at IS NULL AND purge_at IS NULL
-          AND NOT EXISTS (SELECT FROM copies WHERE file_id = files.id)
-        ORDER BY final_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    WITH forgotten AS (
+        DELETE FROM files WHERE id IN (
+            SELECT id FROM files
+            WHERE state IN ('deleted', 'expired') AND final_at < now() - $2::interval AND sweep_at IS NULL AND purge_at IS NULL
+              AND NOT EXISTS (SELECT FROM copies WHERE file_id = files.id)
+            ORDER BY final_at LIMIT $1 FOR UPDATE SKIP LOCKED
+        ) RETURNING id
+    ), history AS (
+        DELETE FROM file_history USING forgotten WHERE file_id = forgotten.id RETURNING xid, sequence
+    ), last AS (
+        SELECT xid, sequence FROM history ORDER BY xid DESC, sequence DESC LIMIT 1
     )
+    UPDATE history_horizon SET xid = last.xid, sequence = last.sequence FROM last
+    WHERE (history_horizon.xid, history_horizon.sequence) < (last.xid, last.sequence)
 """
 
 
 async def forget_files(database: Database, limit: int, keep_rows: timedelta) -> None:
-    """Drop the rows of files that are gone for longer than KEEP_ROWS."""
+    """Drop the rows of files that are gone for longer than KEEP_ROWS, and their history."""
     await database.execute(FORGET_FILES, limit, keep_rows)
 
 

@@ -1,4 +1,4 @@
-"""`/files`: declare, list, look at, delete."""
+"""`/files`: declare, list, look at, change, delete."""
 
 from datetime import datetime
 from typing import Annotated, Any

@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from tests.benchmarks import assembling, declaring, downloading, large, small, streaming
+from tests.benchmarks import assembling, declaring, downloading, following, large, small, streaming
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.ground import Ground, NotPossible, open_ground
 from tests.benchmarks.report import make_table, write_document
 
 ROWS: dict[str, Callable[[Ground], list[Figure]]] = {
     "declare": declaring.measure,
+    "events": following.measure,
     "large": large.measure,
     "latency": small.measure_latency,
     "throughput": small.measure_throughput,

@@ -12,7 +12,7 @@ import httpx
 from service.resources import Resources
 from service.settings import Settings
 from service.worker import Worker
-from tests.invariants import check_files_are_proved, check_objects_are_named, list_bucket
+from tests.invariants import check_files_are_proved, check_history, check_objects_are_named, list_bucket
 from tests.presigned import content, forge
 from tests.stores import Answer, now, send
 
@@ -172,6 +172,7 @@ async def check_all(resources: Resources) -> None:
     """The invariants, over all files of this API."""
     await until_it_holds(lambda: check_objects_are_named(resources))
     await check_files_are_proved(resources)
+    await check_history(resources)
 
 
 async def until_it_holds(check: Callable[[], Awaitable[None]]) -> None:

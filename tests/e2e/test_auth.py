@@ -25,6 +25,9 @@ ROUTES = [
     ("HEAD", "/files/{id}"),
     ("DELETE", "/files/{id}"),
     ("GET", "/files/{id}/metadata"),
+    ("GET", "/files/{id}/history"),
+    ("GET", "/events"),
+    ("GET", "/events?file={id}"),
     ("POST", "/files/{id}/complete"),
     ("POST", "/files/{id}/upload"),
     ("GET", "/files/{id}/parts"),
@@ -102,4 +105,5 @@ async def test_nobody_else_names_an_owner(api: Api, owner: Owner) -> None:
     other = api.new_owner()
     assert (await ask_to_declare(api, owner, owner=other.name)).status_code == 403
     assert (await ask(api, "GET", f"/files?owner={other.name}", owner.headers)).status_code == 403
+    assert (await ask(api, "GET", f"/events?owner={other.name}", owner.headers)).status_code == 403
     assert (await ask_to_declare(api, owner, owner=owner.name)).status_code == 201

@@ -17,6 +17,7 @@ import pytest
 from service import model
 from service.resources import Resources
 from service.settings import Url
+from tests.damage import make_damaged
 from tests.e2e.conftest import Api, Owner, serving
 from tests.e2e.jobs import stream, until
 from tests.proxies import FaultyProxy, faulty_proxy
@@ -92,7 +93,7 @@ async def test_a_file_that_is_not_ready_is_refused_as_its_state_says(client: htt
     assert (pending.status_code, pending.json()["type"], pending.json()["state"]) == (409, "urn:assay:problem:not-ready", "pending")
     assert pending.headers["retry-after"] == "1"
     file = (await stream(client, BYTES))["id"]
-    await resources.pool.execute("UPDATE files SET state = 'damaged' WHERE id = $1", file)
+    await make_damaged(resources.pool, file)
     assert (await client.get(f"/files/{file}")).json()["type"] == "urn:assay:problem:file-damaged"
     await client.delete(f"/files/{declared}")
     assert (await client.get(f"/files/{declared}")).status_code == 410

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service import events
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import read_metric, stream
 from tests.servers import store_kinds
@@ -78,9 +79,10 @@ async def test_the_page_needs_no_file_from_outside(api: Api, anonymous: httpx.As
 
 
 async def test_no_generated_request_finds_a_fault_or_an_answer_that_is_not_described(
-    api: Api, owner: Owner, client: httpx.AsyncClient, document: dict[str, Any], tmp_path: Path
+    api: Api, owner: Owner, client: httpx.AsyncClient, document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shorten_waits(document)
+    monkeypatch.setattr(events, "LONGEST_SECONDS", 0.1)  # it reads every answer to its end
     ready = await stream(client, b"what was sent")
     give_example(document, "file_id", ready["id"])
     before = await count_downloads(client)

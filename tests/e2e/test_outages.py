@@ -86,6 +86,7 @@ async def test_without_its_database_the_api_refuses_in_time_and_recovers_by_itse
         path = f"/files/{declared['file']['id']}"
         HOW_IT_GOES[how](ways.database)
         routes: list[Asked] = [("GET", "/files?limit=1"), ("GET", path), ("GET", f"{path}/metadata"), ("DELETE", path)]
+        routes += [("GET", f"{path}/history"), ("GET", "/events")]
         routes += [("POST", "/files", {"json": FILE}), ("POST", f"{path}/complete"), ("POST", f"{path}/upload")]
         many = [*routes * 8, ("PUT", "/upload/a", {"content": BODY}), *stream_uploads()]
         key = (await look_at(direct, declared)).row["incoming_key"]

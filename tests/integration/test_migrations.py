@@ -9,8 +9,11 @@ from collections.abc import Iterator
 
 import asyncpg
 import pytest
+from alembic import command
+from alembic.config import Config
 
 from service import database
+from service.queries import files
 from service.settings import DatabaseSettings, DatabaseUrl, Secret
 from tests.conftest import execute, in_database
 
@@ -75,6 +78,28 @@ async def test_a_schema_from_the_future_is_no_crash(empty: DatabaseSettings) -> 
     status, said = await call_migrate(empty.database_url)
     assert (status, said.count("\n")) == (3, 1)
     assert "upgrade" in said
+
+
+async def test_files_that_are_older_than_the_history_have_one_from_then_on(empty: DatabaseSettings) -> None:
+    await asyncio.to_thread(upgrade_to, "0002", empty)
+    insert = """
+        INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, expires_at, grace_until, due_at)
+        VALUES (gen_random_uuid(), 'ann', 'a', 1, '{}', 'k', 'pending', now(), now(), now())
+    """
+    await execute(empty.database_url, insert)
+    await database.migrate(empty)
+    opened = await database.open_pool(empty)
+    async with opened:
+        await files.notice_key(opened, "k")
+        told = await opened.fetch("SELECT state, previous, by FROM file_history ORDER BY sequence")
+    assert [tuple(row) for row in told] == [("pending", None, "migration"), ("verifying", "pending", "store")]
+
+
+def upgrade_to(version: str, settings: DatabaseSettings) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(database.find_migrations()))
+    config.attributes["url"] = settings.listen_url
+    command.upgrade(config, version)
 
 
 @pytest.mark.parametrize(("version", "said"), [("0000", "assay migrate"), ("9999", "upgrade")])

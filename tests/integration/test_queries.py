@@ -97,7 +97,7 @@ async def test_the_commit_makes_ready_and_drops_the_copies_row(pool: asyncpg.Poo
 
 async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_commit(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
-    assert await files.notice_file(pool, held.id, OTHER) is not None
+    assert await files.notice_file(pool, held.id, OTHER, why="complete") is not None
     file = await commit(pool, held)
     assert file is not None
     assert (file.state, file.rejection_reason, file.hash) == (State.REJECTED, RejectionReason.DIGEST_MISMATCH, None)
@@ -107,7 +107,7 @@ async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_c
 
 async def test_a_second_other_digest_changes_nothing(pool: asyncpg.Pool) -> None:
     file = await declare(pool, declaration(sha256=DIGEST))
-    assert await files.notice_file(pool, file.id, OTHER) is None
+    assert await files.notice_file(pool, file.id, OTHER, why="complete") is None
     assert await files.find_file(pool, file.id, owner=None) == file
 
 

@@ -72,7 +72,7 @@ def delete(held: Claim) -> Callable[[Database], Awaitable[bool]]:
 
 
 def notice(held: Claim, digest: Sha256 | None) -> Callable[[Database], Awaitable[File | None]]:
-    return lambda database: files.notice_file(database, held.id, digest)
+    return lambda database: files.notice_file(database, held.id, digest, why="complete")
 
 
 async def state(pool: asyncpg.Pool, held: Claim) -> State:

@@ -48,6 +48,17 @@ async def test_a_change_wakes_who_waits_for_that_file_alone(database_url: str) -
         assert not there.waiters
 
 
+@pytest.mark.parametrize("give", ["give_history", "give_change"])
+async def test_every_transition_wakes_who_reads_the_history_in_every_process(database_url: str, give: str) -> None:
+    async with running(database_url) as here, running(database_url) as there:
+        for signals in (here, there):
+            signals.history.clear()
+        getattr(here, give)(*([make_id()] if give == "give_change" else []))
+        assert here.history.is_set()
+        await asyncio.wait_for(there.history.wait(), 5)
+        assert not there.work.is_set()
+
+
 async def test_thousands_of_changes_fit_their_payloads(database_url: str) -> None:
     ids = [make_id() for _ in range(1000)]
     async with running(database_url) as here, running(database_url) as there:

@@ -16,6 +16,7 @@ from service.queries import leftovers
 from service.resources import Resources
 from service.sweeper import sweep
 from service.uploads import delete_file, notice_event
+from tests import damage
 from tests.clock import DAY, pass_time
 from tests.faults import FaultyBucket
 from tests.integration.steps import claim_due, declare, find, let_settle, prove, put, read_row, run, send, until
@@ -42,7 +43,7 @@ async def make_ready(resources: Resources) -> File:
 async def make_damaged(resources: Resources) -> File:
     """As a scrub would leave it."""
     file = await make_ready(resources)
-    await resources.pool.execute("UPDATE files SET state = 'damaged' WHERE id = $1", file.id)
+    await damage.make_damaged(resources.pool, file.id)
     return file
 
 

@@ -72,7 +72,7 @@ class WayOfAFile(RuleBasedStateMachine):
 
     async def open_resources(self) -> None:
         self.resources = await self.stack.enter_async_context(open_resources(self.settings))
-        await self.resources.pool.execute("TRUNCATE files, copies, idempotency_keys")
+        await self.resources.pool.execute("TRUNCATE files, file_history, copies, idempotency_keys")
         for bucket in (self.resources.incoming, self.resources.vault):
             keys = [found.key async for found in bucket.list_keys()]
             if keys:

@@ -36,9 +36,9 @@ class Guard:
 
 LEASED = "FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')\n        RETURNING"
 SWEPT_BEFORE = "coalesce(swept_at + $2::interval <= now(), false)"
-UNPROVED_ALONE = "due_at = now()\n    WHERE incoming_key = $1 AND state IN ('pending', 'verifying')"
+UNPROVED_ALONE = "due_at = now()\n        WHERE incoming_key = $1 AND state IN ('pending', 'verifying')"
 REJECTED_TOO = """due_at = now(), final_at = NULL, rejection_reason = NULL, rejection_detail = NULL
-    WHERE incoming_key = $1 AND state IN ('pending', 'verifying', 'rejected')"""
+        WHERE incoming_key = $1 AND state IN ('pending', 'verifying', 'rejected')"""
 GUARDS = {
     "a commit demands an undoomed copy": Guard(claims, "COMMIT", " AND doomed_at IS NULL", "", "NoSuchKey"),
     "a commit demands its lease": Guard(claims, "COMMIT", LEASED, "FROM copy WHERE id = $3\n        RETURNING", "no row names"),

@@ -1,0 +1,37 @@
+"""`GET /files/{id}/history`: every transition of a file."""
+
+from uuid import UUID
+
+import msgspec
+from litestar import get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from service import problems, uploads
+from service.auth import Principal
+from service.queries.history import Passage, list_history
+from service.resources import Resources
+from service.routes.answers import ANYWHERE, refusals
+
+
+class FileHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """Every transition, oldest first. `previous` is null for the first; `why` is for people.
+
+    `by` is `client`, `store`, `worker`, or `migration` for what the file was when histories began.
+    """
+
+    history: list[Passage]
+
+
+@get(
+    "/files/{file_id:uuid}/history",
+    operation_id="readHistory",
+    summary="What became of a file, when, by whom and why",
+    tags=["files"],
+    responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
+)
+async def read_history(
+    file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal]
+) -> FileHistory:
+    file = await uploads.find_file(resources, file_id, owner=principal.acting_for)
+    return FileHistory(history=await list_history(resources.pool, file.id))

@@ -1,0 +1,329 @@
+"""`GET /events` and `GET /files/{id}/history`: what became of files, told as it happens."""
+
+import asyncio
+import contextlib
+import threading
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from service import events
+from service.auth import digest_key
+from service.queries import history, leftovers
+from service.resources import Resources
+from tests.e2e.conftest import Apart, Api, Owner, Ways, api_apart, serving
+from tests.e2e.jobs import check_unavailable, declare, digest, prove, read_metric, stream, until, working
+from tests.e2e.test_auth import NO_FILE
+from tests.integration.locks import held_open
+from tests.integration.test_queries import declaration
+from tests.integration.test_queries import declare as declare_row
+from tests.streams import IN_TIME, Event, Stream, following
+
+pytestmark = pytest.mark.anyio
+
+BODY = b"what was sent" * 100
+
+
+def tell(found: list[Event]) -> list[tuple[str, str]]:
+    return [(event.data["filename"], event.state) for event in found]
+
+
+async def read_history(client: httpx.AsyncClient, file_id: str) -> list[dict[str, Any]]:
+    answer = await client.get(f"/files/{file_id}/history")
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["history"]
+    return found
+
+
+# What is told
+
+
+async def test_a_files_way_is_told_as_it_happens_and_afterwards(client: httpx.AsyncClient) -> None:
+    async with following(client) as stream:
+        assert stream.answer.headers["content-type"] == "text/event-stream"
+        assert stream.answer.headers["cache-control"] == "no-cache"
+        assert stream.answer.headers["x-accel-buffering"] == "no"
+        proved = await prove(client, BODY)
+        assert (await client.delete(f"/files/{proved['id']}")).status_code == 204
+        found = await stream.take(4)
+    assert [event.state for event in found] == ["pending", "verifying", "ready", "deleted"]
+    assert {event.kind for event in found} == {"transition"}
+    assert [event.data["hash"] for event in found] == [None, None, digest(BODY), digest(BODY)]
+    assert {(event.data["file_id"], event.data["filename"]) for event in found} == {(proved["id"], "a.txt")}
+    told = await read_history(client, proved["id"])
+    assert told == [{name: event.data[name] for name in ("state", "previous", "at", "by", "why")} for event in found]
+    assert [one["previous"] for one in told] == [None, "pending", "verifying", "ready"]
+    assert [one["by"] for one in told][::2] == ["client", "worker"]
+
+
+async def test_only_the_owners_files_are_told_of(client: httpx.AsyncClient, intruder: httpx.AsyncClient) -> None:
+    async with following(client) as stream, following(intruder) as others:
+        await declare(intruder, BODY, filename="theirs")
+        await declare(client, BODY, filename="mine")
+        assert tell(await stream.take()) == [("mine", "pending")]
+        assert tell(await others.take()) == [("theirs", "pending")]
+
+
+async def test_one_file_may_be_followed_alone(client: httpx.AsyncClient) -> None:
+    declared = await declare(client, BODY, filename="followed")
+    async with following(client, file=declared["file"]["id"]) as stream:
+        await declare(client, BODY, filename="another")
+        await client.delete(f"/files/{declared['file']['id']}")
+        assert (await take_until(stream, "deleted")).data["filename"] == "followed"
+
+
+async def test_an_admin_follows_any_owner_and_any_file(api: Api, client: httpx.AsyncClient, owner: Owner, admin: Owner) -> None:
+    declared = await declare(client, BODY)
+    path = f"/files/{declared['file']['id']}"
+    async with httpx.AsyncClient(base_url=api.url, headers=admin.headers, timeout=30) as admins:
+        async with following(admins, owner=owner.name) as all_of_it, following(admins, file=declared["file"]["id"]) as one:
+            await client.delete(path)
+            for stream in (all_of_it, one):
+                assert (await take_until(stream, "deleted")).data["file_id"] == declared["file"]["id"]
+        assert len(await read_history(admins, declared["file"]["id"])) == 2
+        mine = {"file": declared["file"]["id"], "owner": admin.name}
+        assert (await admins.get("/events", params=mine)).status_code == 404
+
+
+async def take_until(stream: Stream, state: str) -> Event:
+    """What was committed a moment before the connection may come first, but nothing of another file."""
+    while True:
+        [event] = await stream.take()
+        assert event.data["filename"] != "another"
+        if event.state == state:
+            return event
+
+
+@pytest.mark.parametrize("text", ["", "1", "1-", "-1", "1-2-3", "a-1", "-1--1", "1e3-1", "٣-1", f"{2**64}-1", f"1-{2**63}", "1" * 500])
+async def test_a_malformed_event_id_is_refused_by_its_name(client: httpx.AsyncClient, text: str) -> None:
+    answer = await client.get("/events", headers={b"Last-Event-ID": text.encode()})  # raw, as sent
+    assert answer.status_code == 400
+    assert [one["field"] for one in answer.json()["errors"]] == ["Last-Event-ID"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"), [("file=x", "file"), ("files=x", "files"), (f"file={NO_FILE}&file={NO_FILE}", "file"), ("owner=a%00", "owner")]
+)
+async def test_a_wrong_parameter_is_refused_by_its_name(api: Api, admin: Owner, query: str, field: str) -> None:
+    async with httpx.AsyncClient(base_url=api.url, headers=admin.headers) as client:
+        answer = await client.get(f"/events?{query}")
+    assert answer.status_code == 400
+    assert [one["field"] for one in answer.json()["errors"]] == [field]
+
+
+# Going on
+
+
+async def test_who_was_cut_off_goes_on_behind_any_event_and_misses_and_doubles_none(client: httpx.AsyncClient) -> None:
+    async with following(client) as stream:
+        await asyncio.gather(*(prove(client, BODY, filename=str(number)) for number in range(4)))
+        whole = await stream.take(12)
+    assert len({event.id for event in whole}) == 12
+    for cut in (0, 5, 10):
+        async with following(client, after=whole[cut].id) as again:
+            await declare(client, BODY, filename=f"after {cut}")
+            rest = await again.take(len(whole) - cut)
+        assert rest[:-1] == whole[cut + 1 :]
+        assert tell(rest[-1:]) == [(f"after {cut}", "pending")]
+        whole.append(rest[-1])
+
+
+async def test_a_connection_that_was_cut_before_any_event_has_an_id_to_go_on_from(client: httpx.AsyncClient) -> None:
+    async with following(client) as stream:
+        async with asyncio.timeout(IN_TIME):
+            async for line in stream.answer.aiter_lines():
+                stream.parser.feed(line)
+                if stream.parser.last_id:
+                    break
+    await declare(client, BODY, filename="meanwhile")
+    async with following(client, after=stream.parser.last_id) as again:
+        assert ("meanwhile", "pending") in tell(await again.take())
+
+
+async def test_a_transaction_that_began_earlier_and_is_committed_later_is_not_missed(
+    client: httpx.AsyncClient, owner: Owner, resources: Resources
+) -> None:
+    async with following(client) as stream:
+        await declare(client, BODY, filename="first")
+        [first] = await stream.take()
+        async with held_open(resources.pool) as holder:
+            await declare_row(holder, declaration("slow", owner=owner.name))
+            await declare(client, BODY, filename="fast")
+            async with following(client, after=first.id) as again:
+                await holder.execute("COMMIT")
+                for one in (stream, again):
+                    assert tell(await one.take(2)) == [("slow", "pending"), ("fast", "pending")]
+
+
+async def test_an_id_behind_which_something_was_forgotten_means_to_begin_anew(
+    client: httpx.AsyncClient, owner: Owner, resources: Resources
+) -> None:
+    async with following(client) as stream:
+        old = await declare(client, BODY)
+        [first] = await stream.take()
+        await client.delete(f"/files/{old['file']['id']}")
+        [last] = await stream.take()
+    await resources.pool.execute("UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1", old["file"]["id"])
+    await leftovers.forget_files(resources.pool, 1000, timedelta(days=90))
+    async with following(client, after=first.id) as again:
+        [reset] = await again.take()
+        assert (reset.kind, reset.data) == ("reset", {})
+        await declare(client, BODY, filename="later")
+        [later] = await again.take()
+        assert tell([later]) == [("later", "pending")]
+    async with following(client, after=reset.id) as third:
+        assert (await third.take())[0] == later
+    async with following(client, after=last.id) as fourth:
+        assert (await fourth.take())[0] == later
+
+
+async def test_an_id_of_another_database_means_to_begin_anew(client: httpx.AsyncClient) -> None:
+    async with following(client, after=f"{2**63}-7") as stream:
+        [reset] = await stream.take()
+        assert reset.kind == "reset"
+        assert reset.id != f"{2**63}-7"
+
+
+# A server of the test's own, with times of its own
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KEY_SECONDS", "HEARTBEAT_SECONDS"):
+        monkeypatch.setattr(events, name, 0.2)
+
+
+async def test_a_silent_stream_says_that_it_is_alive(hasty: None, apart: Apart) -> None:
+    async with following(apart.client) as stream, asyncio.timeout(IN_TIME):
+        async for line in stream.answer.aiter_lines():
+            stream.parser.feed(line)
+            if stream.parser.comments == 3:
+                break
+
+
+async def test_a_key_that_was_revoked_ends_its_streams_and_no_others(hasty: None, apart: Apart) -> None:
+    key = apart.client.headers["authorization"].removeprefix("Bearer ")
+    async with following(apart.client) as stream:
+        await declare(apart.client, BODY)
+        await stream.take()
+        await apart.resources.pool.execute("UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1", digest_key(key).digest)
+        assert await stream.take_rest() == []
+    assert (await apart.client.get("/events")).status_code == 401
+
+
+async def test_a_key_that_is_over_ends_its_streams(hasty: None, apart: Apart) -> None:
+    async with following(apart.client) as stream:
+        await apart.resources.pool.execute("UPDATE api_keys SET expires_at = now()")
+        assert await stream.take_rest() == []
+
+
+async def test_fifty_readers_share_one_listener_and_one_pool(apart: Apart) -> None:
+    limits = httpx.Limits(max_connections=None)
+    async with (
+        httpx.AsyncClient(base_url=apart.client.base_url, headers=apart.client.headers, limits=limits, timeout=30) as client,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        streams = await asyncio.gather(*(stack.enter_async_context(following(client)) for _ in range(50)))
+        assert await read_metric(apart.client, "assay_event_readers") >= 50
+        names = {str(number) for number in range(20)}
+        await asyncio.gather(*(declare(apart.client, BODY, filename=name) for name in names))
+        told = await asyncio.gather(*(stream.take(20) for stream in streams))
+        assert all({event.data["filename"] for event in found} == names for found in told)
+        connections = await apart.resources.pool.fetch(CONNECTIONS)
+    listeners = sum(row["listens"] for row in connections)
+    assert listeners == 2  # the API's, and the test's own
+    pools = apart.resources.settings.database_pool_size * 2
+    assert len(connections) <= pools + listeners
+
+
+CONNECTIONS = """
+    SELECT query ~ '^(LISTEN|SELECT pg_notify)' AS listens FROM pg_stat_activity WHERE datname = current_database()
+"""
+
+
+async def test_whoever_leaves_frees_the_place_at_once(apart: Apart) -> None:
+    before = await read_metric(apart.client, "assay_event_readers")
+    async with following(apart.client):
+        assert await read_metric(apart.client, "assay_event_readers") == before + 1
+
+    async def is_free() -> bool:
+        return await read_metric(apart.client, "assay_event_readers") == before
+
+    await until(is_free)
+
+
+async def test_what_another_process_does_is_told_at_once(apart: Apart, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("POLL_SECONDS", "UNHEARD_SECONDS"):
+        monkeypatch.setattr(events, name, 300)  # so that a signal is all that can bring it on
+    async with following(apart.client) as stream, working(apart.resources):
+        await prove(apart.client, BODY)
+        assert [event.state for event in await stream.take(3)] == ["pending", "verifying", "ready"]
+
+
+async def test_every_stream_ends_at_once_with_the_process(api: Api, owner: Owner) -> None:
+    loop = asyncio.get_running_loop()
+    async with httpx.AsyncClient(headers=owner.headers, timeout=30) as client, contextlib.AsyncExitStack() as stack:
+        server = serving(api.settings, with_worker=False)
+        client.base_url = httpx.URL(server.__enter__())
+        streams = [await stack.enter_async_context(following(client)) for _ in range(3)]
+        begun = loop.time()
+        stopping = asyncio.create_task(asyncio.to_thread(server.__exit__, None, None, None))
+        for stream in streams:
+            assert await stream.take_rest() == []
+        assert loop.time() - begun < 3
+        await stopping
+
+
+# The database away
+
+
+async def test_a_database_that_is_away_ends_no_stream_and_nothing_is_lost(ways: Ways, direct: Resources) -> None:
+    async with api_apart(ways.settings, with_worker=False) as client, following(client) as stream:
+        await declare(client, BODY, filename="before")
+        [before] = await stream.take()
+        ways.database.cut()
+        check_unavailable(await client.get("/events"), "database")
+        await declare_directly(direct, "meanwhile")
+        ways.database.restore()
+        assert tell(await stream.take()) == [("meanwhile", "pending")]
+        async with following(client, after=before.id) as again:
+            assert tell(await again.take()) == [("meanwhile", "pending")]
+
+
+async def declare_directly(resources: Resources, name: str) -> None:
+    """What a process that still reaches the database writes."""
+    await declare_row(resources.pool, declaration(name, owner="apart"))
+
+
+async def test_whoever_comes_back_while_the_database_goes_away_waits_for_it(
+    ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has joined, and cannot read yet what it has missed."""
+    async with api_apart(ways.settings, with_worker=False) as client:
+        async with following(client) as stream:
+            await declare(client, BODY, filename="before")
+            [before] = await stream.take()
+        await declare_directly(direct, "missed")
+        read_some, cut = history.read_some, threading.Event()
+
+        async def lose_database(*about: Any, **more: Any) -> Any:
+            if not cut.is_set():
+                cut.set()
+                ways.database.cut()
+            return await read_some(*about, **more)
+
+        monkeypatch.setattr(history, "read_some", lose_database)
+        async with following(client, after=before.id) as again:
+            async with asyncio.timeout(IN_TIME):
+                await asyncio.to_thread(cut.wait, IN_TIME)  # the server runs in a loop of its own
+            ways.database.restore()
+            assert tell(await again.take()) == [("missed", "pending")]
+
+
+async def test_a_streamed_upload_is_told_of_as_ready(client: httpx.AsyncClient) -> None:
+    async with following(client) as followed:
+        await stream(client, BODY)
+        [event] = await followed.take()
+    assert (event.state, event.data["previous"], event.data["hash"]) == ("ready", None, digest(BODY))

@@ -1,0 +1,169 @@
+"""The feed: fetched once for all, handed to readers that may be slow, and passed over by none."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from service import events, readers
+from service.events import Feed, open_feed
+from service.model import Declaration, make_id
+from service.queries import history, keys
+from service.queries.history import Position
+from service.readers import Reader
+from service.resources import Resources
+from service.uploads import declare_file
+from tests.faults import FaultyPool, Gate
+from tests.integration.steps import until
+from tests.servers import store_kinds
+from tests.streams import IN_TIME, Parser
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", store_kinds()[:1], indirect=True)]  # it depends on no store
+
+
+class Client:
+    """Takes what it is sent, when its gate lets it."""
+
+    def __init__(self) -> None:
+        self.parser = Parser()
+        self.names: list[str] = []
+        self.ids: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def send(self, piece: bytes) -> None:
+        await self.gate.wait()
+        for line in piece.decode().split("\n")[:-1]:
+            if event := self.parser.feed(line):
+                self.names.append(event.data["filename"])
+                self.ids.append(event.id)
+
+    async def until_told(self, count: int) -> None:
+        async def is_told() -> bool:
+            return len(self.names) >= count
+
+        await until(is_told)
+
+
+@contextlib.asynccontextmanager
+async def connected(feed: Feed, client: Client, *, owner: str = "ann", after: Position | None = None) -> AsyncIterator[Reader]:
+    reader = Reader(owner, make_id(), file_id=None, position=after)
+    async with feed.joined(reader):
+        task = asyncio.create_task(feed.follow(reader, client.send))
+        try:
+            yield reader
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def declare(resources: Resources, name: str, *, owner: str = "ann") -> None:
+    await declare_file(resources, Declaration(owner=owner, filename=name, size=1, content_type=None, sha256=None, metadata={}))
+
+
+async def test_a_slow_reader_holds_little_and_is_told_of_everything_once(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "MOST_WAITING", 10)
+    monkeypatch.setattr(events, "PAGE", 7)
+    monkeypatch.setattr(events, "PACE_SECONDS", 0.001)
+    slow, quick = Client(), Client()
+    async with open_feed(resources) as feed, connected(feed, slow) as reader, connected(feed, quick):
+        most = 0
+        for number in range(100):
+            if number == 20:
+                await slow.until_told(20)
+                slow.gate.clear()
+            await declare(resources, str(number))
+            most = max(most, reader.length)
+            if number == 80:
+                await until(lambda: is_behind(reader))
+                slow.gate.set()
+        for client in (slow, quick):
+            await client.until_told(100)
+            assert client.names == [str(number) for number in range(100)]
+            assert len(set(client.ids)) == 100
+        assert 0 < most <= 10 + 7
+
+
+async def is_behind(reader: Reader) -> bool:
+    return reader.behind
+
+
+async def test_whoever_joins_while_a_fetch_is_under_way_misses_nothing(resources: Resources) -> None:
+    """That fetch has chosen its owners already, and will pass by what comes before it reads."""
+    gate, now = Gate(), await history.find_now(resources.pool)
+    held = msgspec.structs.replace(resources, pool=FaultyPool(resources.pool, history.READ_ALL, before=gate))
+    first, second = Client(), Client()
+    feed = Feed(held)
+    async with connected(feed, first, owner="ann"):
+        fetching = asyncio.create_task(feed.fetch())
+        await gate.reached.wait()
+        joining = asyncio.create_task(follow_until_told(feed, second, after=now))
+        await asyncio.wait({joining}, timeout=0.5)  # without the lock it would be in step 3 now
+        await declare(resources, "new", owner="bob")
+        gate.opened.set()
+        await fetching
+        await feed.fetch()
+        await joining
+
+
+async def follow_until_told(feed: Feed, client: Client, *, after: Position) -> None:
+    async with connected(feed, client, owner="bob", after=after):
+        await client.until_told(1)
+
+
+async def test_what_a_reader_reads_itself_while_the_feed_gives_it_too_is_told_once(resources: Resources) -> None:
+    gate, client = Gate(), Client()
+    held = msgspec.structs.replace(resources, pool=FaultyPool(resources.pool, history.READ_OWNER, before=gate))
+    feed = Feed(held)
+    async with connected(feed, client) as reader:
+        await gate.reached.wait()
+        await declare(resources, "first")
+        await feed.fetch()
+        assert reader.length == 1
+        gate.opened.set()
+        await client.until_told(1)
+        await declare(resources, "second")
+        await feed.fetch()
+        await client.until_told(2)
+    assert client.names == ["first", "second"]
+
+
+async def test_a_fetch_that_fails_is_made_again_from_where_it_was(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "RETRY_SECONDS", 0.05)
+    fails = [ConnectionResetError("lost"), ValueError("a fault of ours")]
+
+    client = Client()
+    read_all: Any = history.read_all
+
+    async def read_or_fail(*about: Any, **more: Any) -> Any:
+        if fails:
+            raise fails.pop(0)
+        return await read_all(*about, **more)
+
+    async with open_feed(resources) as feed, connected(feed, client):
+        await declare(resources, "before")
+        await client.until_told(1)
+        monkeypatch.setattr(history, "read_all", read_or_fail)
+        await declare(resources, "after")
+        await client.until_told(2)
+    assert client.names == ["before", "after"]
+    assert not fails
+
+
+async def test_a_process_in_which_nobody_reads_asks_nothing(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    async def note(*about: Any, **_: Any) -> Any:
+        asked.append(about)
+
+    monkeypatch.setattr(history, "read_all", note)
+    monkeypatch.setattr(events, "KEY_SECONDS", 0.01)
+    monkeypatch.setattr(keys, "find_live", note)
+    async with open_feed(resources):
+        await declare(resources, "a")
+        await asyncio.wait({asyncio.create_task(resources.signals.history.wait())}, timeout=IN_TIME)
+        await asyncio.sleep(0.1)  # nothing is waited for: this is how long it has had for asking
+    assert asked == []

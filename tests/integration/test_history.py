@@ -1,0 +1,226 @@
+"""What the statements write down of each transition, and what readers are shown of it."""
+
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service.model import Claim, File, Rejection, RejectionReason, Sha256, State, make_id
+from service.queries import claims, copies, files, history, leftovers
+from service.queries.history import Position, Transition
+from tests.integration.locks import held_open
+from tests.integration.test_queries import DIGEST, LEASE, OTHER, claim, commit, declaration, declare
+
+pytestmark = pytest.mark.anyio
+
+START = Position(0, 0)
+DONE = "the copy has the declared size"
+
+
+async def tell(pool: asyncpg.Pool, file: File | Claim) -> list[tuple[str, str | None, str, str | None]]:
+    return [(one.state, one.previous, one.by, one.why) for one in await history.list_history(pool, file.id)]
+
+
+async def read(pool: asyncpg.Pool, after: Position = START, *owners: str) -> list[Transition]:
+    return (await history.read_all(pool, after, list(owners or ("ann",)), limit=100)).transitions
+
+
+async def test_a_files_way_is_told_with_who_and_why(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    await commit(pool, held)
+    await files.delete_file(pool, held.id, owner="ann")
+    assert await tell(pool, held) == [
+        ("pending", None, "client", "declared"),
+        ("verifying", "pending", "store", "the store announced the upload"),
+        ("ready", "verifying", "worker", DONE),
+        ("deleted", "ready", "client", "the client deleted it"),
+    ]
+
+
+@pytest.mark.parametrize(("digest", "why"), [(DIGEST, f"{DONE} and digest"), (OTHER, None)])
+async def test_a_verdict_says_what_was_compared(pool: asyncpg.Pool, digest: Sha256, why: str | None) -> None:
+    held = await claim(pool, await declare(pool, declaration(sha256=digest)))
+    file = await commit(pool, held)
+    assert file is not None
+    expected = why or f"digest-mismatch: {file.rejection_detail}"
+    assert (await tell(pool, held))[-1] == (str(file.state), "verifying", "worker", expected)
+
+
+async def test_a_transition_that_is_none_is_not_told(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    before = await tell(pool, held)
+    await files.notice_key(pool, held.incoming_key)
+    await files.notice_file(pool, held.id, None, why="the client completed the upload")
+    assert await claims.return_to_pending(pool, held, LEASE) == State.VERIFYING
+    await claims.claim_small(pool, 1, LEASE)
+    assert await commit(pool, held) is None
+    assert not await files.delete_file(pool, held.id, owner="bob")
+    assert await tell(pool, held) == before
+
+
+async def test_a_way_back_and_a_second_announcement_are_told(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    assert await claims.return_to_pending(pool, held, LEASE) == State.PENDING
+    await files.notice_file(pool, held.id, None, why="the client completed the upload")
+    assert (await tell(pool, held))[2:] == [
+        ("pending", "verifying", "worker", "nothing lies at its key"),
+        ("verifying", "pending", "client", "the client completed the upload"),
+    ]
+
+
+async def test_an_expiry_and_a_rejection_are_told(pool: asyncpg.Pool) -> None:
+    rejected = await claim(pool, await declare(pool))
+    await claims.reject_file(pool, rejected, Rejection(RejectionReason.SIZE_MISMATCH, "declared 3 bytes, received 4"))
+    assert (await tell(pool, rejected))[-1] == ("rejected", "verifying", "worker", "size-mismatch: declared 3 bytes, received 4")
+    file = await declare(pool)
+    await pool.execute("UPDATE files SET expires_at = now(), grace_until = now(), due_at = now() WHERE id = $1", file.id)
+    [held] = await claims.claim_small(pool, 1, LEASE)
+    await claims.expire_file(pool, held)
+    assert (await tell(pool, held))[1:] == [("expired", "pending", "worker", "the upload never came")]
+
+
+async def test_a_streamed_upload_is_born_ready(pool: asyncpg.Pool) -> None:
+    copy = await copies.open_copy(pool, make_id(), "ann", lease=LEASE)
+    file = await copies.commit_streamed_upload(pool, copy, declaration(), sha256=DIGEST, etag="e")
+    assert file is not None
+    assert await tell(pool, file) == [("ready", None, "client", "streamed through the API, hashed on its way")]
+    [event] = await read(pool)
+    assert (event.hash, event.filename, event.file_id) == (DIGEST, "photo.jpg", file.id)
+
+
+async def test_a_transition_that_is_rolled_back_is_not_told(pool: asyncpg.Pool) -> None:
+    file = await declare(pool)
+    async with held_open(pool) as holder:
+        await files.notice_key(holder, file.incoming_key or "")
+    assert await tell(pool, file) == [("pending", None, "client", "declared")]
+
+
+async def test_the_digest_is_not_told_before_it_was_proved(pool: asyncpg.Pool) -> None:
+    await commit(pool, await claim(pool, await declare(pool)))
+    assert [(one.state, one.hash) for one in await read(pool)] == [
+        (State.PENDING, None),
+        (State.VERIFYING, None),
+        (State.READY, DIGEST),
+    ]
+
+
+# The order that readers see
+
+
+async def test_a_lower_id_that_is_committed_later_is_waited_for(pool: asyncpg.Pool) -> None:
+    async with held_open(pool) as holder:
+        await holder.fetchval("SELECT pg_current_xact_id()")  # given out now, whatever this one will write
+        now = await history.find_now(pool)
+        later = await declare(pool, declaration("later"))
+        found = await history.read_all(pool, now, ["ann"], limit=9)
+        assert (found.transitions, found.held_back) == ([], True)
+        assert await history.read_some(pool, now, owner="ann", file_id=None, limit=9) == []
+        assert await history.read_some(pool, now, owner="ann", file_id=later.id, limit=9) == []
+        await declare(holder, declaration("earlier"))
+        await holder.execute("COMMIT")
+    again = await history.read_all(pool, found.end, ["ann"], limit=9)
+    assert [one.filename for one in again.transitions] == ["earlier", "later"]
+
+
+async def test_a_files_transitions_keep_their_order_when_the_second_has_the_lower_transaction(pool: asyncpg.Pool) -> None:
+    await pool.execute("UPDATE files SET due_at = now()")
+    file = await declare(pool)
+    await pool.execute("UPDATE files SET due_at = now()")
+    [held] = await claims.claim_small(pool, 1, LEASE)
+    async with held_open(pool) as holder:
+        await holder.execute("SELECT FROM copies FOR UPDATE")  # as a commit does first: its transaction has its id now
+        await files.notice_key(pool, file.incoming_key or "")
+        assert await claims.commit_verification(holder, held, size=3, sha256=DIGEST, etag="e") is not None
+        await holder.execute("COMMIT")
+    assert [one.state for one in await read(pool)] == [State.PENDING, State.VERIFYING, State.READY]
+
+
+async def test_a_page_goes_on_where_the_one_before_ended(pool: asyncpg.Pool) -> None:
+    for number in range(5):
+        await declare(pool, declaration(str(number)))
+        await declare(pool, declaration("another's", owner="bob"))
+    names, at = [], START
+    for _ in range(3):
+        found = await history.read_all(pool, at, ["ann", "eve"], limit=2)
+        names += [one.filename for one in found.transitions]
+        at = found.end
+    assert names == [*"01234"]
+    assert await read(pool, at) == []
+
+
+# What is forgotten
+
+
+async def test_a_files_history_goes_with_its_row_and_the_horizon_tells(pool: asyncpg.Pool) -> None:
+    kept = await declare(pool)
+    [first] = await read(pool)
+    file = await declare(pool)
+    await files.delete_file(pool, file.id, owner="ann")
+    last = (await read(pool))[-1].position
+    assert await history.is_kept(pool, first.position)
+    await pool.execute("UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1", file.id)
+    await leftovers.forget_files(pool, 9, timedelta(days=30))
+    assert await tell(pool, file) == []
+    assert len(await tell(pool, kept)) == 1
+    assert [await history.is_kept(pool, position) for position in (START, first.position, last)] == [False, False, True]
+
+
+async def test_an_id_that_was_never_given_out_is_not_kept(pool: asyncpg.Pool) -> None:
+    now = await history.find_now(pool)
+    assert await history.is_kept(pool, now)
+    assert not await history.is_kept(pool, Position(now.xid + 10_000_000, 1))
+
+
+async def test_a_history_from_another_server_is_mended(pool: asyncpg.Pool) -> None:
+    file = await declare(pool)
+    for statement in (
+        "UPDATE file_history SET xid = '9000000000000'",
+        "UPDATE files SET history_xid = '9000000000000'",
+        "UPDATE history_horizon SET xid = '9000000000000'",
+    ):
+        await pool.execute(statement)
+    assert not (await history.read_all(pool, START, ["ann"], limit=9)).held_back  # nobody waits for years
+    async with pool.acquire() as connection:
+        await history.rebase_history(connection)
+    await files.notice_key(pool, file.incoming_key or "")
+    assert [one.state for one in await read(pool)] == [State.PENDING, State.VERIFYING]
+    assert await history.is_kept(pool, await history.find_now(pool))
+
+
+# Indexes
+
+LATER = "'0', 5"
+PLANS: dict[str, tuple[str, str, str, str]] = {
+    "all": (history.READ_ALL, "xid8, bigint, text[], bigint", LATER + ", '{owner1}', 10", "file_history_pkey"),
+    "an owner's": (history.READ_OWNER, "xid8, bigint, text, bigint", LATER + ", 'owner1', 10", "file_history_owner"),
+    "a file's": (history.READ_FILE, "xid8, bigint, uuid, bigint", LATER + f", '{make_id()}', 10", "file_history_file"),
+    "a history": (history.LIST, "uuid", f"'{make_id()}'", "file_history_file"),
+}
+
+
+@pytest.mark.parametrize("what", PLANS)
+async def test_each_read_has_its_index_also_in_a_generic_plan(pool: asyncpg.Pool, what: str) -> None:
+    statement, types, values, index = PLANS[what]
+    async with pool.acquire() as connection:
+        await fill(connection)
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        await connection.execute(f"PREPARE reading ({types}) AS {statement}")
+        plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE reading ({values})"))
+    assert f"{index} " in plan
+    assert "Seq Scan on file_history" not in plan
+
+
+async def fill(connection: Any) -> None:
+    await connection.execute(
+        """
+        INSERT INTO files (id, owner, filename, size, metadata, state, hash, minio_object_name, vault_etag, upload_date, expires_at,
+                           grace_until, final_at)
+        SELECT gen_random_uuid(), 'owner' || n % 20, 'name' || n, 1, '{}', 'ready', sha256(n::text::bytea), gen_random_uuid(), 'e',
+               now(), now(), now(), now() FROM generate_series(1, 20000) AS n
+        """
+    )
+    await connection.execute(
+        "INSERT INTO file_history (xid, file_id, owner, state, by) SELECT pg_current_xact_id(), id, owner, state, 'client' FROM files"
+    )
+    await connection.execute("ANALYZE files, file_history")
