@@ -151,6 +151,7 @@ def loopback_of(host: str) -> str:
 MINIO_VARIABLES = {
     "MINIO_API_SYNC_EVENTS": "on",  # the event is on disk before the client sees 200
     "MINIO_SYNC_BOOT": "on",  # writes during boot emit nothing otherwise
+    "MINIO_API_STALE_UPLOADS_EXPIRY": "336h",  # parts are kept for twice as long as a file may wait for them
     "MINIO_BROWSER": "off",
     "MINIO_UPDATE": "off",
 }
