@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from assay.api import Api
+from assay.downloads import Writable, download_file
 from assay.files import File, FileId, Link, read_id
 from assay.progress import Meter, Report
 from assay.sources import NAMELESS, Readable, Stream, open_source
@@ -102,6 +103,17 @@ class Client:
             sha256=sha256,
             meter=Meter(progress, None),
         )
+
+    def download(self, file: FileId, target: Writable, *, progress: Report | None = None) -> File:
+        """Receive a `ready` file, its SHA-256 checked, to a path or into a writable binary file object (from where it stands).
+
+        A path shows the whole file or what was there before. What a killed run received of it lies beside it, hidden, and is gone on from.
+
+        Raises NotReady, Rejected, Gone, NotFound, FileChanged, DigestMismatch, TargetFailed, InProgress, ServerUnavailable.
+        """
+        found = self.info(file)
+        download_file(self._api, found, target, meter=Meter(progress, found.size))
+        return found
 
     def list(
         self,
