@@ -119,6 +119,9 @@ class Api:
     def read_page(self, filters: Mapping[str, str]) -> FilePage:
         return self.decode(self.ask("GET", f"/files?{urlencode(filters)}"), FilePage)
 
+    def change(self, file_id: UUID, *, metadata: Mapping[str, str]) -> File:
+        return self.decode(self.ask("PATCH", f"/files/{file_id}", json={"metadata": metadata}), File)
+
     def delete(self, file_id: UUID) -> None:
         self.ask("DELETE", f"/files/{file_id}")
 

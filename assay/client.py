@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
@@ -9,11 +10,13 @@ from typing import Any, Final, Self
 from assay.api import Api
 from assay.downloads import Writable, download_file
 from assay.files import File, FileId, Link, read_id
+from assay.journals import Journal, open_journal
 from assay.progress import Meter, Report
-from assay.sources import NAMELESS, Readable, Stream, open_source
+from assay.sendings import Hash, Sending, Wish
+from assay.sources import Readable, Source, Stream, open_source
 from assay.streams import upload_stream
 from assay.transport import Transport
-from assay.uploads import Hash, Sending, Wish, upload_source, wait_until_final
+from assay.uploads import upload_source, wait_until_final
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 CONNECTIONS_BESIDE: Final = 4
@@ -65,6 +68,8 @@ class Client:
         wait: bool = True,
         timeout: float | None = None,
         progress: Report | None = None,
+        resume: str | os.PathLike[str] | None = None,
+        restart: bool = False,
     ) -> File:
         """Send a path, a binary file object (from where it stands) or bytes, and wait until the server has proved it.
 
@@ -72,37 +77,54 @@ class Client:
         already; nothing is hashed then. `multipart`: None lets the server choose by size. `wait` False returns as soon as the bytes are at
         the store. `timeout`: seconds to wait for the proof; None: as long as it takes.
 
-        Raises Rejected, SourceChanged, SourceUnreadable, StoreRefused, TooLarge, NotFinal, ServerUnavailable and what any request raises.
+        `hash`: see `assay.sendings.Hash`. `resume`: a file that keeps the upload's state until it is final, or an existing folder of such
+        files (one for each server and path): after whatever ended this run, the same call goes on where it was. `restart` forgets that
+        state, as one must when SourceChanged was raised and the file's present bytes are the wanted ones.
+
+        A pipe or another stream cannot be read twice: it is sent through the API in one request, and nothing of it can be resumed.
+
+        Raises Rejected, SourceChanged, SourceUnreadable, StoreRefused, UploadLost, InProgress, TooLarge, NotFinal, ServerUnavailable and
+        what any request raises.
         """
         opened = open_source(source)
         try:
+            name = filename or opened.name
             if isinstance(opened, Stream):
-                return self._upload_stream(opened, filename=filename, content_type=content_type, sha256=sha256, progress=progress)
+                return self._upload_stream(opened, name, content_type=content_type, metadata=metadata, sha256=sha256, progress=progress)
             wish = Wish(
-                filename=filename or opened.name or NAMELESS,
+                filename=name,
                 content_type=content_type,
                 metadata=metadata or {},
-                sha256=sha256,
+                sha256=sha256.lower() if sha256 else None,
                 multipart=multipart,
                 hash=hash,
                 parallel=self.parallel,
             )
-            sending = Sending(self._api, opened, wish, meter=Meter(progress, opened.size))
-            return upload_source(sending, wait=wait, timeout=timeout)
+            with self._open_journal(opened, wish, resume, restart=restart) as journal:
+                sending = Sending(self._api, opened, wish, journal=journal, meter=Meter(progress, opened.size))
+                return upload_source(sending, wait=wait, timeout=timeout)
         finally:
             opened.close()
 
+    def _open_journal(self, source: Source, wish: Wish, resume: str | os.PathLike[str] | None, *, restart: bool) -> closing[Journal]:
+        fields = wish.fields(source.size)
+        if resume is None:
+            return closing(Journal.in_memory(self.url, fields))
+        return closing(open_journal(resume, self.url, fields, source=source, restart=restart))
+
     def _upload_stream(
-        self, stream: Stream, *, filename: str | None, content_type: str | None, sha256: str | None, progress: Report | None
+        self,
+        stream: Stream,
+        name: str,
+        *,
+        content_type: str | None,
+        metadata: Mapping[str, str] | None,
+        sha256: str | None,
+        progress: Report | None,
     ) -> File:
-        return upload_stream(
-            self._api,
-            stream.read,
-            filename=filename or stream.name,
-            content_type=content_type,
-            sha256=sha256,
-            meter=Meter(progress, None),
-        )
+        meter = Meter(progress, None)
+        file = upload_stream(self._api, stream.read, filename=name, content_type=content_type, sha256=sha256, meter=meter)
+        return self._api.change(file.id, metadata=metadata) if metadata else file
 
     def download(self, file: FileId, target: Writable, *, progress: Report | None = None) -> File:
         """Receive a `ready` file, its SHA-256 checked, to a path or into a writable binary file object (from where it stands).

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal
 
 import msgspec
@@ -42,7 +42,7 @@ class Meter:
 
     def add(self, size: int) -> None:
         """Bytes that moved; negative: they have to move once more."""
-        if self._report is None:
+        if self._report is None or not size:
             return
         with self._lock:
             self._counted += size
@@ -55,9 +55,28 @@ class Meter:
             return
         with self._lock:
             self._phase = phase
+            if phase in ("verifying", "done") and self._total is not None:
+                self._most = self._total  # the server may have had them already
             self._say()
 
     def _say(self) -> None:
         assert self._report is not None  # noqa: S101  # asked by both callers
         self._next = time.monotonic() + EVERY_SECONDS
         self._report(Progress(self._most, self._total, self._phase))
+
+
+class Share:
+    """What one request moves of a transfer; it may have to move it all again."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._moved = 0
+
+    def watch(self, pieces: Iterable[memoryview]) -> Iterator[memoryview]:
+        """From the start of the request's body."""
+        self._meter.add(-self._moved)
+        self._moved = 0
+        for piece in pieces:
+            yield piece
+            self._moved += len(piece)
+            self._meter.add(len(piece))

@@ -1,6 +1,7 @@
 """When to ask again."""
 
 import random
+import threading
 import time
 from typing import Final
 
@@ -10,10 +11,12 @@ MOST_ATTEMPTS: Final = 30
 
 
 class Patience:
-    """Waits that grow, with jitter, until `seconds` have passed, or too many attempts, without success. `renew` after each success."""
+    """Waits that grow, with jitter, until `seconds` or too many attempts have passed without success, or `stop` is set. `renew` after
+    each success."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, stop: threading.Event | None = None) -> None:
         self._seconds = seconds
+        self._stop = stop or threading.Event()
         self.renew()
 
     def renew(self) -> None:
@@ -33,5 +36,4 @@ class Patience:
             return False
         pause = max(at_least, self._next * random.uniform(0.5, 1.5))  # noqa: S311  # to spread clients, not to hide anything
         self._next = min(LONGEST_SECONDS, self._next * 2)
-        time.sleep(min(pause, left))
-        return True
+        return not self._stop.wait(min(pause, left))

@@ -35,10 +35,6 @@ class Put(msgspec.Struct, frozen=True):
     size: int
 
 
-class AlreadyThere(Exception):
-    """Asked for a fresh URL, the API says that none is needed any more."""
-
-
 class Moved:
     """How much of a body went out."""
 

@@ -1,143 +1,187 @@
 """Sending a file: declare, send, complete, wait.
 
 1. Open the source and note its fingerprint. A stream has no size: it goes through the API in one request (streams.py).
-2. Declare it, with an Idempotency-Key, so that a lost answer declares nothing twice.
-3. Send the bytes as the answer says: in one PUT (this module), or in parts (parts.py). One PUT is hashed while it is sent.
-4. Look at the fingerprint again: bytes that changed while they were read are no file. Changed: SourceChanged; the upload is cancelled.
-5. Complete, with the digest: the server compares it with what it proves. The store has no bytes after all: send them once more.
-6. Wait until the file is final. `rejected`: Rejected.
+2. Open the journal (journals.py), if the upload is to be gone on with. It knows a file:
+   - pending: ask how to send what is missing. The bytes are there already: step 4.
+   - verifying or ready: step 4, which compares the digest; `ready` under another digest means SourceChanged.
+   - rejected: Rejected, and the journal goes: nothing could make it another answer.
+   - expired, deleted, damaged, not found, its parts lost: nothing is left to go on with. The journal begins anew.
+   Else declare it, under the journal's Idempotency-Key, so that a lost answer declares nothing twice; note its id.
+3. Send the bytes as the answer says: in one PUT, hashed on its way, or in parts (parts.py).
+   Look at the fingerprint again: bytes that changed while they were read are no file. Changed: SourceChanged; the upload is cancelled.
+4. Complete, with the digest: the server compares it with what it proves. Not known yet, because an earlier run sent the bytes: the source
+   is read for it. The store has no bytes, or lacks parts: send these, and again. Its parts are lost: UploadLost, and the journal goes.
+5. Wait until the file is final. `rejected`: Rejected. The journal goes.
+
+Whatever else is raised leaves the journal, and the next run goes on.
 """
 
 import contextlib
 import hashlib
-import secrets
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, Literal
+from collections.abc import Iterator
+from typing import Final
 from uuid import UUID
-
-import msgspec
 
 from assay import store
 from assay.api import LONGEST_WAIT_SECONDS, Api, Declared, Upload
-from assay.errors import AlreadyUploaded, AssayError, Gone, NotFinal, NotUploaded, Rejected, SourceChanged
+from assay.errors import (
+    AlreadyUploaded,
+    AssayError,
+    DigestConflict,
+    Gone,
+    IncompleteParts,
+    NotFinal,
+    NotFound,
+    NotUploaded,
+    Rejected,
+    SourceChanged,
+    SourceUnreadable,
+    StoreRefused,
+    UploadLost,
+)
 from assay.files import GONE, UNPROVED, File
-from assay.progress import Meter
+from assay.parts import send_missing, send_parts
+from assay.progress import Meter, Share
 from assay.retries import Patience
-from assay.sources import Source
+from assay.sendings import Sending
 from assay.transport import PIECE
 
-Hash = Literal["auto", "whole", "parts", "none"]
-MOST_SENDINGS: Final = 2
-
-
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What the caller says of an upload."""
-
-    filename: str
-    content_type: str | None
-    metadata: Mapping[str, str]
-    sha256: str | None
-    multipart: bool | None
-    hash: Hash
-    parallel: int
-
-    def fields(self, size: int) -> dict[str, Any]:
-        """The declaration's body; what is None is left out."""
-        said = {
-            "filename": self.filename,
-            "size": size,
-            "content_type": self.content_type,
-            "sha256": self.sha256,
-            "multipart": self.multipart,
-        }
-        return {name: value for name, value in said.items() if value is not None} | (
-            {"metadata": dict(self.metadata)} if self.metadata else {}
-        )
-
-
-class Sending:
-    """One upload under way."""
-
-    def __init__(self, api: Api, source: Source, wish: Wish, *, meter: Meter) -> None:
-        self.api = api
-        self.source = source
-        self.wish = wish
-        self.meter = meter
-        self.sha256 = wish.sha256
+MOST_SENDINGS: Final = 3
+HOPELESS: Final = (Rejected, Gone, UploadLost)
+"""An upload that ended so cannot be gone on with."""
 
 
 def upload_source(sending: Sending, *, wait: bool, timeout: float | None) -> File:
-    """Steps 2 to 6."""
-    declared = sending.api.declare(sending.wish.fields(sending.source.size), idempotency_key=secrets.token_hex(16))
-    file = send_and_complete(sending, declared, wait=LONGEST_WAIT_SECONDS if wait else 0)
-    return wait_until_final(sending.api, file, timeout=timeout, meter=sending.meter) if wait else file
+    """Steps 2 to 5."""
+    try:
+        declared, resumed = find_declared(sending)
+        file = send_and_complete(sending, declared, resumed=resumed, wait=LONGEST_WAIT_SECONDS if wait else 0)
+        file = wait_until_final(sending.api, file, timeout=timeout, meter=sending.meter) if wait else file
+    except HOPELESS:
+        sending.journal.remove()
+        raise
+    sending.journal.remove()
+    return file
 
 
-def send_and_complete(sending: Sending, declared: Declared, *, wait: int) -> File:
-    """Steps 3 to 5. Raises what sending raises."""
-    upload = declared.upload
-    for attempt in range(MOST_SENDINGS):
+def find_declared(sending: Sending) -> tuple[Declared, bool]:
+    """Step 2; and whether an earlier run may have sent some of it."""
+    journal = sending.journal
+    if journal.file is not None:
+        found = look_again(sending, journal.file)
+        if found is not None:
+            return found, True
+        journal.begin_anew()
+    declared = declare(sending)
+    if declared.file.state in GONE:  # by an earlier run, long ago
+        journal.begin_anew()
+        declared = declare(sending)
+    journal.note_file(declared.file.id)
+    return declared, False
+
+
+def declare(sending: Sending) -> Declared:
+    return sending.api.declare(sending.wish.fields(sending.source.size), idempotency_key=sending.journal.key)
+
+
+def look_again(sending: Sending, file_id: UUID) -> Declared | None:
+    """What became of the journal's file; None: nothing that could be gone on with. Raises Rejected."""
+    try:
+        file = sending.api.read_metadata(file_id)
+        if file.state == "pending":
+            with contextlib.suppress(AlreadyUploaded):
+                return sending.api.renew_upload(file_id)
+    except (NotFound, Gone, UploadLost):
+        return None
+    if file.state == "rejected":
+        raise Rejected(file)
+    return None if file.state in GONE or file.state == "damaged" else Declared(file)
+
+
+def send_and_complete(sending: Sending, declared: Declared, *, resumed: bool, wait: int) -> File:
+    """Steps 3 and 4."""
+    upload, file_id = declared.upload, declared.file.id
+    for _ in range(MOST_SENDINGS):
         if upload is not None:
-            send_whole(sending, declared.file.id, upload)
+            send(sending, file_id, upload, resumed=resumed)
+        if sending.wants_whole and sending.sha256 is None:
+            hash_whole(sending)
         sending.meter.enter("verifying")
         try:
-            return sending.api.complete(declared.file.id, sha256=sending.sha256, wait=wait)
-        except NotUploaded:
-            if attempt + 1 == MOST_SENDINGS:
-                raise
-        upload = sending.api.renew_upload(declared.file.id).upload
-    raise AssertionError("the loop returns or raises")
+            return sending.api.complete(file_id, sha256=sending.sha256, wait=wait)
+        except DigestConflict as error:
+            raise SourceChanged(f"{sending.source.name} has other bytes than an earlier run sent", sending.journal.path) from error
+        except (NotUploaded, IncompleteParts) as error:
+            lacking = error
+        upload, resumed = sending.api.renew_upload(file_id).upload, True
+        if upload is not None and upload.multipart is not None and isinstance(lacking, IncompleteParts):
+            send_missing(sending, file_id, upload.multipart, numbers=sorted({*lacking.missing, *lacking.wrong_size}))
+            upload = None
+    raise lacking
+
+
+def send(sending: Sending, file_id: UUID, upload: Upload, *, resumed: bool) -> None:
+    """Step 3."""
+    sending.meter.enter("sending")
+    try:
+        if upload.multipart is not None:
+            send_parts(sending, file_id, upload.multipart, resumed=resumed)
+        else:
+            send_whole(sending, file_id, upload)
+        sending.source.check_unchanged()
+    except (SourceChanged, SourceUnreadable, StoreRefused) as error:
+        if not (isinstance(error, SourceChanged) and error.state):
+            give_up(sending, file_id)
+        raise
+
+
+def give_up(sending: Sending, file_id: UUID) -> None:
+    """Cancel the upload, as far as that can be done: what is left expires."""
+    with contextlib.suppress(AssayError):
+        sending.api.delete(file_id)
+    sending.journal.remove()
 
 
 def send_whole(sending: Sending, file_id: UUID, upload: Upload) -> None:
-    """One PUT, hashed on its way, repeated by the rules of store.py."""
-    assert upload.url is not None  # noqa: S101  # no parts
-    size = sending.source.size
+    """One PUT, repeated by the rules of store.py."""
+    share, size = Share(sending.meter), sending.source.size
 
     def renew() -> store.Put:
         renewed = sending.api.renew_upload(file_id).upload
         if renewed is None or renewed.url is None:
-            raise store.AlreadyThere
+            raise AlreadyUploaded("the file needs no upload any more")
         return store.Put(renewed.url, renewed.headers, size)
 
-    first = store.Put(upload.url, upload.headers, size)
-    sending.meter.enter("sending")
-    try:
-        store.put(sending.api.transport, first, renew=renew, open_body=lambda: read_whole(sending), patience=Patience(sending.api.patience))
-    except (AlreadyUploaded, store.AlreadyThere):
-        sending.sha256 = sending.wish.sha256  # what this run read may not be what an earlier one sent
-    try:
-        sending.source.check_unchanged()
-    except SourceChanged:
-        cancel(sending.api, file_id)
-        raise
+    first = store.Put(upload.url or "", upload.headers, size)
+    with contextlib.suppress(AlreadyUploaded):
+        store.put(
+            sending.api.transport,
+            first,
+            renew=renew,
+            open_body=lambda: share.watch(read_whole(sending)),
+            patience=Patience(sending.api.patience),
+        )
 
 
 def read_whole(sending: Sending) -> Iterator[memoryview]:
     """From the start; when it was read to its end, its digest is known."""
-    hashing = sending.wish.hash != "none" and sending.wish.sha256 is None
-    digest, place = hashlib.sha256(), 0
-    buffer = memoryview(bytearray(min(PIECE, sending.source.size)))
-    try:
-        while place < sending.source.size:
-            piece = buffer[: sending.source.read_into(buffer[: sending.source.size - place], place)]
-            if hashing:
-                digest.update(piece)
-            place += len(piece)
-            yield piece
-            sending.meter.add(len(piece))
-        if hashing:
-            sending.sha256 = digest.hexdigest()
-    finally:
-        if place < sending.source.size:
-            sending.meter.add(-place)
+    digest, place, size = hashlib.sha256(), 0, sending.source.size
+    buffer = memoryview(bytearray(min(PIECE, size)))
+    while place < size:
+        piece = buffer[: sending.source.read_into(buffer[: size - place], place)]
+        if sending.wants_whole:
+            digest.update(piece)
+        place += len(piece)
+        yield piece
+    if sending.wants_whole:
+        sending.sha256 = digest.hexdigest()
 
 
-def cancel(api: Api, file_id: UUID) -> None:
-    """As far as that can be done: what is left expires."""
-    with contextlib.suppress(AssayError):
-        api.delete(file_id)
+def hash_whole(sending: Sending) -> None:
+    sending.meter.enter("checking")
+    for _ in read_whole(sending):
+        pass
 
 
 def wait_until_final(api: Api, file: File, *, timeout: float | None, meter: Meter) -> File:

@@ -178,9 +178,7 @@ def test_a_file_that_is_deleted_meanwhile_is_gone(
     assert not (tmp_path / "copy.jpg").exists()
 
 
-def test_what_is_not_ready_is_refused(sender: Client, tmp_path: Path, api: Api) -> None:
-    wrong = sender.upload(b"x" * 10, sha256=None, wait=False, content_type="text/plain")
-    sender.wait(wrong, timeout=30)
+def test_what_is_not_ready_is_refused(sender: Client, tmp_path: Path) -> None:
     declared = sender._api.declare({"filename": "a", "size": 1}, idempotency_key="never-sent").file
     with pytest.raises(NotReady, match="pending"):
         sender.download(declared, tmp_path / "a")
@@ -192,6 +190,7 @@ def test_what_is_not_ready_is_refused(sender: Client, tmp_path: Path, api: Api) 
 
 def test_a_server_that_stays_away_is_said(owner: Owner, sent: File, tmp_path: Path, way: tuple[FaultyProxy, str]) -> None:
     proxy, url = way
+    proxy.cut_answers_after = 1_000_000
     with Client(url, owner.key, patience=1) as client, pytest.raises(ServerUnavailable, match="cut after"):
         client.download(sent, tmp_path / "copy.jpg", progress=lambda now: proxy.cut() if now.bytes_done else None)
     assert not (tmp_path / "copy.jpg").exists()
