@@ -175,8 +175,6 @@ def create(path: Path, opening: Opening) -> None:
 def read_journal(path: Path, descriptor: int) -> Journal | None:
     """None when it is empty. Raises ValueError when it is something else, which is not ours to overwrite."""
     journal, content = None, path.read_bytes()
-    if not content.endswith(b"\n"):
-        os.write(descriptor, b"\n")  # what was cut must not spoil what follows
     for line in content.split(b"\n"):
         try:
             found = read_line(line)
@@ -190,6 +188,8 @@ def read_journal(path: Path, descriptor: int) -> Journal | None:
             journal.parts[found.number] = found.sha256
     if journal is None and content.strip():
         raise ValueError(f"{path} is not the state of an upload")
+    if content and not content.endswith(b"\n"):
+        os.write(descriptor, b"\n")  # what was cut must not spoil what follows
     return journal
 
 
