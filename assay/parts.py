@@ -44,6 +44,8 @@ class PartsSending:
         self.crew = Crew()
         self.whole = hashlib.sha256() if sending.wants_whole else None
         self.turn = threading.Lock()
+        self.taken = 0
+        """Parts that were read in their order: the whole digest is that of as many."""
 
     def place(self, number: int) -> int:
         return (number - 1) * self.plan.part_size
@@ -54,10 +56,13 @@ class PartsSending:
 
 def send_parts(sending: Sending, file: UUID, plan: Parts, *, resumed: bool) -> None:
     """Steps 1 to 3; afterwards the whole digest is known. Raises SourceChanged, StoreRefused, ServerUnavailable, what the API refuses."""
-    stored = find_stored(sending, file, plan) if resumed else frozenset()
+    try:
+        stored = find_stored(sending, file, plan) if resumed else frozenset()
+    except AlreadyUploaded:
+        return
     under_way = PartsSending(sending, file, plan, stored)
     run(under_way, range(1, plan.parts + 1))
-    if under_way.whole is not None:
+    if under_way.whole is not None and under_way.taken == plan.parts:
         sending.sha256 = under_way.whole.hexdigest()
 
 
@@ -95,6 +100,7 @@ def work(under_way: PartsSending, left: Iterator[int]) -> None:
             if number is None:
                 return
             sha256 = hash_part(under_way, number) if under_way.whole is not None else None
+            under_way.taken = number
         if under_way.whole is None and under_way.sending.wants_parts:
             sha256 = hash_part(under_way, number)
         if not check_stored(under_way, number, sha256):

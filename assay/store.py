@@ -2,6 +2,7 @@
 
 1. 200: the bytes are there. 412: they were there already. Both: done.
 2. No answer, or 408, 429, 5xx (503 SlowDown): the same PUT again, after a wait that grows, with jitter, until patience ends.
+   No answer twice in a row: with a fresh URL from then on, for a store may refuse one that has ended so early that nobody hears it.
 3. 403: the URL has ended, or was never right. A fresh one, at most three times in a row.
 4. 404: the store does not know this multipart upload (any more). `complete` will say what that means.
 5. 400 and anything else: the store will say the same again. Refused.
@@ -50,7 +51,7 @@ def put(
     transport: Transport, first: Put, *, renew: Callable[[], Put], open_body: Callable[[], Iterable[memoryview]], patience: Patience
 ) -> None:
     """Until the bytes are there. `open_body` begins the body anew. Raises StoreRefused, ServerUnavailable, what both functions raise."""
-    current, renewals = first, 0
+    current, renewals, cuts = first, 0, 0
     while True:
         moved = Moved()
         try:
@@ -60,7 +61,10 @@ def put(
                 patience.forgive()
             if not patience.wait():
                 raise ServerUnavailable(f"the store: {error}") from error
+            cuts += 1
+            current = renew() if cuts > 1 else current
             continue
+        cuts = 0
         if answer.status in DONE:
             return
         if answer.status == 403 and renewals < MOST_RENEWALS:

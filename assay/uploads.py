@@ -55,14 +55,26 @@ HOPELESS: Final = (Rejected, Gone, UploadLost)
 def upload_source(sending: Sending, *, wait: bool, timeout: float | None) -> File:
     """Steps 2 to 5."""
     try:
-        declared, resumed = find_declared(sending)
-        file = send_and_complete(sending, declared, resumed=resumed, wait=LONGEST_WAIT_SECONDS if wait else 0)
+        file = send_once_more(sending, wait=LONGEST_WAIT_SECONDS if wait else 0)
         file = wait_until_final(sending.api, file, timeout=timeout, meter=sending.meter) if wait else file
     except HOPELESS:
         sending.journal.remove()
         raise
     sending.journal.remove()
     return file
+
+
+def send_once_more(sending: Sending, *, wait: int) -> File:
+    """Steps 2 to 4; begun anew when what an earlier run sent is lost. Raises UploadLost when this run's is."""
+    declared, resumed = find_declared(sending)
+    try:
+        return send_and_complete(sending, declared, resumed=resumed, wait=wait)
+    except UploadLost:
+        if not resumed:
+            raise
+    sending.journal.begin_anew()
+    declared, _ = find_declared(sending)
+    return send_and_complete(sending, declared, resumed=False, wait=wait)
 
 
 def find_declared(sending: Sending) -> tuple[Declared, bool]:

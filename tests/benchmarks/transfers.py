@@ -17,7 +17,7 @@ from tests.e2e.commands import clean_environment
 
 MOST_MIB = 120
 TRANSFER_SECONDS = 600
-PROGRAM = Path(__file__).with_name("transfer_once.py")
+PROGRAM = "tests.benchmarks.transfer_once"
 Peaks = dict[str, list[float]]
 
 
@@ -111,7 +111,7 @@ def run_transfer(site: Site, *arguments: str) -> tuple[float, float, str]:
     environ = {**clean_environment(), "ASSAY_URL": site.url, "ASSAY_KEY": site.key}
     begun = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, PROGRAM, *arguments], env=environ, capture_output=True, text=True, timeout=TRANSFER_SECONDS, check=False
+        [sys.executable, "-m", PROGRAM, *arguments], env=environ, capture_output=True, text=True, timeout=TRANSFER_SECONDS, check=False
     )
     seconds = time.perf_counter() - begun
     assert done.returncode == 0, done.stderr
