@@ -47,9 +47,9 @@ class Transport:
     def pools(self) -> "PoolManager":
         with self._lock:
             if self._pools is None:
-                import urllib3
+                from assay.connections import make_pools
 
-                self._pools = urllib3.PoolManager(maxsize=self._connections, blocksize=PIECE, retries=False, block=False)
+                self._pools = make_pools(connections=self._connections)
             return self._pools
 
     def send(

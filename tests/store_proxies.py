@@ -1,6 +1,7 @@
 """A way to the store that understands its requests: counts them by part, and cuts, delays, spoils or answers the ones it is told to."""
 
 import http.client
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 PIECE = 256 * 1024
+RECEIVE_BUFFER_BYTES = 512 * 1024
 STORE_SECONDS = 60
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code></Error>"
 
@@ -24,6 +26,8 @@ class Fault:
     """This status, from us: the store never sees the request."""
     delay_seconds: float = 0.0
     """Before the store sees it."""
+    pause_seconds: float = 0.0
+    """After each piece: a slow line."""
     lose_answer: bool = False
     """The store takes it, the client never hears of it."""
     spoil: bool = False
@@ -132,11 +136,13 @@ def proxied_store(endpoint: str) -> Iterator[StoreProxy]:
                     taken = False  # it has answered already; the client's side is read to its end all the same
                 passed, left = passed + len(piece), left - len(piece)
                 proxy.count(len(piece))
+                time.sleep(fault.pause_seconds)
 
         def log_message(self, *_: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Passing)
+    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)  # what waits, waits at the client
     server.daemon_threads = True
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that was killed is no news
     proxy.endpoint = f"http://127.0.0.1:{server.server_port}"

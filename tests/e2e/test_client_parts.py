@@ -154,7 +154,16 @@ def test_one_put_that_failed_is_sent_again(site: Site, sender: Client, video: Pa
         assert (first.status, second.status) == (403, 200)
 
 
-def test_a_store_that_is_slow_for_long_is_asked_again_with_growing_waits(site: Site, sender: Client, video: Path) -> None:
+def test_a_slow_line_is_not_a_dead_one(site: Site, tmp_path: Path) -> None:
+    """A megabyte takes longer than the time-out; what is between the two swallows the first few."""
+    photo = write(tmp_path / "photo.jpg", 9 * MIB)
+    site.proxy.faults = [Fault(pause_seconds=0.4)]
+    with Client(site.url, site.key, timeout=1.2) as client:
+        assert client.upload(photo).hash == digest(photo)
+    assert len(site.proxy.seen) == 1
+
+
+def test_a_store_that_slows_us_down_is_asked_again_with_growing_waits(site: Site, sender: Client, video: Path) -> None:
     site.proxy.faults = [Fault(answer=503)] * 5
     assert sender.upload(video, multipart=True).hash == digest(video)
     first = site.proxy.requests_of(1)
