@@ -29,7 +29,7 @@ class Body:
     def __init__(self, read: Read, meter: Meter) -> None:
         self._read = read
         self._meter = meter
-        self._first = read(PIECE)
+        self._first = read_full(read)
         self.digest = hashlib.sha256()
         self.can_repeat = True
         self.ended = False
@@ -44,12 +44,21 @@ class Body:
                 yield piece
                 sent += len(piece)
                 self._meter.add(len(piece))
-                self.can_repeat = False
                 piece = self._read(PIECE)
+                self.can_repeat = self.can_repeat and not piece
             self.ended = True
         finally:
             if self.can_repeat and not self.ended:
                 self._meter.add(-sent)
+
+
+def read_full(read: Read) -> bytes:
+    """A pipe gives what it has: as much as makes a piece, or all."""
+    pieces, left = [], PIECE
+    while left and (piece := read(left)):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 def upload_stream(
