@@ -1,11 +1,12 @@
 """Several threads for one piece of work. The first thing that goes wrong ends it for all."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
-JOIN_SECONDS: Final = 5.0
-"""For threads that were told to stop; who waits for a silent server ends with the process."""
+JOIN_SECONDS: Final = 2.0
+"""For all threads that were told to stop; who waits for a silent server ends with the process."""
 
 
 class Stopped(Exception):
@@ -37,8 +38,9 @@ class Crew:
                 self._changed.wait_for(lambda: self._working == 0 or self._error is not None)
         finally:
             self.stop.set()
+            ends = time.monotonic() + JOIN_SECONDS
             for each in started:
-                each.join(JOIN_SECONDS)
+                each.join(max(0.0, ends - time.monotonic()))
         if self._error is not None:
             raise self._error
 

@@ -143,8 +143,8 @@ def send(sending: Sending, file_id: UUID, upload: Upload, *, resumed: bool) -> N
             send_whole(sending, file_id, upload)
         sending.source.check_unchanged()
     except (SourceChanged, SourceUnreadable, StoreRefused) as error:
-        if not (isinstance(error, SourceChanged) and error.state):
-            give_up(sending, file_id)
+        if sending.journal.path is None or (isinstance(error, SourceChanged) and error.state is None):
+            give_up(sending, file_id)  # nobody can go on with it
         raise
 
 

@@ -181,6 +181,14 @@ def test_bytes_that_are_altered_on_the_way_are_refused(site: Site, sender: Clien
     assert [file.state for file in sender.list(state="deleted")] == ["deleted"]
 
 
+def test_what_the_store_refused_can_be_gone_on_with(site: Site, sender: Client, video: Path, tmp_path: Path) -> None:
+    site.proxy.faults = [Fault(), Fault(spoil=True)]
+    with pytest.raises(StoreRefused):
+        sender.upload(video, multipart=True, resume=tmp_path / "state")
+    assert sender.upload(video, multipart=True, resume=tmp_path / "state").hash == digest(video)
+    assert sent_parts(site) == [1, 2, 2, 3]
+
+
 def test_a_part_that_the_store_says_it_has_and_has_not_is_sent_again(site: Site, sender: Client, video: Path) -> None:
     site.proxy.faults = [Fault(answer=200)]
     assert sender.upload(video, multipart=True).hash == digest(video)
