@@ -19,8 +19,8 @@ from assay.transport import Transport
 from assay.uploads import upload_source, wait_until_final
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
-MOST_CONNECTIONS: Final = 64
-"""That are kept open to one server; more threads than that make new ones."""
+CONNECTIONS_BESIDE: Final = 28
+"""Kept to one server, for threads that share a client."""
 
 
 class Client:
@@ -43,7 +43,7 @@ class Client:
         if parallel < 1:
             raise ValueError("parallel: expected 1 or more")
         self.parallel = parallel
-        self._transport = Transport(connections=max(parallel, MOST_CONNECTIONS), timeout=timeout)
+        self._transport = Transport(connections=parallel + CONNECTIONS_BESIDE, timeout=timeout)
         self._api = Api(self._transport, self.url, key, patience=patience)
 
     def __enter__(self) -> Self:
