@@ -5,7 +5,7 @@ an Idempotency-Key.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
@@ -116,11 +116,8 @@ class Api:
         query = f"?wait={wait}" if wait else ""
         return self.decode(self.ask("GET", f"/files/{file_id}/metadata{query}", extra_seconds=wait), File)
 
-    def read_page(self, filters: Mapping[str, str]) -> FilePage:
-        return self.decode(self.ask("GET", f"/files?{urlencode(filters)}"), FilePage)
-
-    def change(self, file_id: UUID, *, metadata: Mapping[str, str]) -> File:
-        return self.decode(self.ask("PATCH", f"/files/{file_id}", json={"metadata": metadata}), File)
+    def read_page(self, filters: Mapping[str, str | Sequence[str]]) -> FilePage:
+        return self.decode(self.ask("GET", f"/files?{urlencode(filters, doseq=True)}"), FilePage)
 
     def delete(self, file_id: UUID) -> None:
         self.ask("DELETE", f"/files/{file_id}")

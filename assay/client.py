@@ -1,7 +1,7 @@
 """The client: what a program does with files."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from types import TracebackType
@@ -13,7 +13,7 @@ from assay.files import File, FileId, Link, read_id
 from assay.journals import Journal, open_journal
 from assay.progress import Meter, Report
 from assay.sendings import Hash, Sending, Wish
-from assay.sources import Readable, Source, Stream, open_source
+from assay.sources import Readable, Source, Stream, open_source, read_in_order
 from assay.streams import upload_stream
 from assay.transport import Transport
 from assay.uploads import upload_source, wait_until_final
@@ -28,11 +28,18 @@ class Client:
 
     `url` is ASSAY_URL's value or http://127.0.0.1:8000 when it is not given, `key` is ASSAY_KEY's. `parallel`: parts of one upload that
     are sent at once. `timeout`: seconds of silence after which a connection is given up. `patience`: seconds for which a server that is
-    away is asked again before ServerUnavailable is raised.
+    away is asked again before ServerUnavailable is raised. `connections`: how many are kept to one server, for more threads than parts.
     """
 
     def __init__(
-        self, url: str | None = None, key: str | None = None, *, parallel: int = 4, timeout: float = 60.0, patience: float = 120.0
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        parallel: int = 4,
+        timeout: float = 60.0,
+        patience: float = 120.0,
+        connections: int | None = None,
     ) -> None:
         self.url = (url or os.environ.get("ASSAY_URL") or DEFAULT_URL).rstrip("/")
         if not self.url.startswith(("http://", "https://")):
@@ -43,7 +50,7 @@ class Client:
         if parallel < 1:
             raise ValueError("parallel: expected 1 or more")
         self.parallel = parallel
-        self._transport = Transport(connections=parallel + CONNECTIONS_BESIDE, timeout=timeout)
+        self._transport = Transport(connections=connections or parallel + CONNECTIONS_BESIDE, timeout=timeout)
         self._api = Api(self._transport, self.url, key, patience=patience)
 
     def __enter__(self) -> Self:
@@ -71,6 +78,8 @@ class Client:
         progress: Report | None = None,
         resume: str | os.PathLike[str] | None = None,
         restart: bool = False,
+        idempotency_key: str | None = None,
+        through_api: bool = False,
     ) -> File:
         """Send a path, a binary file object (from where it stands) or bytes, and wait until the server has proved it.
 
@@ -82,7 +91,11 @@ class Client:
         files (one for each server and path): after whatever ended this run, the same call goes on where it was. `restart` forgets that
         state, as one must when SourceChanged was raised and the file's present bytes are the wanted ones.
 
+        `idempotency_key`: a second upload with the same one, within a day, goes on with the file of the first; with other fields it is an
+        InvalidRequest. `resume` keeps one by itself.
+
         A pipe or another stream cannot be read twice: it is sent through the API in one request, and nothing of it can be resumed.
+        `through_api` sends everything so: the soonest way for small files, but a lost answer leaves it open whether the file is there.
 
         Raises Rejected, SourceChanged, SourceUnreadable, StoreRefused, UploadLost, InProgress, TooLarge, NotFinal, ServerUnavailable and
         what any request raises.
@@ -90,8 +103,16 @@ class Client:
         opened = open_source(source)
         try:
             name = filename or opened.name
-            if isinstance(opened, Stream):
-                return self._upload_stream(opened, name, content_type=content_type, metadata=metadata, sha256=sha256, progress=progress)
+            if isinstance(opened, Stream) or through_api:
+                return upload_stream(
+                    self._api,
+                    opened.read if isinstance(opened, Stream) else read_in_order(opened),
+                    filename=name,
+                    content_type=content_type,
+                    metadata=metadata or {},
+                    sha256=sha256,
+                    meter=Meter(progress, None),
+                )
             wish = Wish(
                 filename=name,
                 content_type=content_type,
@@ -101,31 +122,19 @@ class Client:
                 hash=hash,
                 parallel=self.parallel,
             )
-            with self._open_journal(opened, wish, resume, restart=restart) as journal:
+            with self._open_journal(opened, wish, resume, restart=restart, key=idempotency_key) as journal:
                 sending = Sending(self._api, opened, wish, journal=journal, meter=Meter(progress, opened.size))
                 return upload_source(sending, wait=wait, timeout=timeout)
         finally:
             opened.close()
 
-    def _open_journal(self, source: Source, wish: Wish, resume: str | os.PathLike[str] | None, *, restart: bool) -> closing[Journal]:
+    def _open_journal(
+        self, source: Source, wish: Wish, resume: str | os.PathLike[str] | None, *, restart: bool, key: str | None
+    ) -> closing[Journal]:
         fields = wish.fields(source.size)
         if resume is None:
-            return closing(Journal.in_memory(self.url, fields))
-        return closing(open_journal(resume, self.url, fields, source=source, restart=restart))
-
-    def _upload_stream(
-        self,
-        stream: Stream,
-        name: str,
-        *,
-        content_type: str | None,
-        metadata: Mapping[str, str] | None,
-        sha256: str | None,
-        progress: Report | None,
-    ) -> File:
-        meter = Meter(progress, None)
-        file = upload_stream(self._api, stream.read, filename=name, content_type=content_type, sha256=sha256, meter=meter)
-        return self._api.change(file.id, metadata=metadata) if metadata else file
+            return closing(Journal.in_memory(self.url, fields, key=key))
+        return closing(open_journal(resume, self.url, fields, source=source, restart=restart, key=key))
 
     def download(self, file: FileId, target: Writable, *, progress: Report | None = None) -> File:
         """Receive a `ready` file, its SHA-256 checked, to a path or into a writable binary file object (from where it stands).
@@ -141,7 +150,7 @@ class Client:
     def list(
         self,
         *,
-        state: str | None = None,
+        state: str | Sequence[str] | None = None,
         filename: str | None = None,
         content_type: str | None = None,
         hash: str | None = None,
@@ -150,9 +159,10 @@ class Client:
         owner: str | None = None,
         page: int = 1000,
     ) -> Iterator[File]:
-        """The key's files, newest first, a page of at most `page` at a time. `filename` is exact, or `prefix*`; `owner` is for admins."""
+        """The key's files, newest first, a page of at most `page` at a time. `state`: one, or any of several; None: all but expired and
+        deleted. `filename` is exact, or `prefix*`; `owner` is for admins."""
         asked: dict[str, Any] = {
-            "state": state,
+            "state": [state] if isinstance(state, str) else state,
             "filename": filename,
             "content_type": content_type,
             "hash": hash,
@@ -161,7 +171,7 @@ class Client:
             "owner": owner,
             "limit": page,
         }
-        filters = {name: str(value) for name, value in asked.items() if value is not None}
+        filters = {name: value if isinstance(value, list | tuple) else str(value) for name, value in asked.items() if value is not None}
         while True:
             found = self._api.read_page(filters)
             yield from found.files

@@ -102,17 +102,22 @@ class Journal:
             self._descriptor = None
 
     @classmethod
-    def in_memory(cls, url: str, fields: Mapping[str, Any]) -> Self:
+    def in_memory(cls, url: str, fields: Mapping[str, Any], *, key: str | None = None) -> Self:
         """For an upload that nobody wants to go on with."""
-        return cls(Opening(url, dict(fields), None, make_key()))
+        return cls(Opening(url, dict(fields), None, key or make_key()))
 
 
-def open_journal(place: str | os.PathLike[str], url: str, fields: Mapping[str, Any], *, source: Source, restart: bool) -> Journal:
-    """The journal at a path, or in a folder that exists. Raises SourceChanged, InProgress, TargetFailed, ValueError."""
+def open_journal(
+    place: str | os.PathLike[str], url: str, fields: Mapping[str, Any], *, source: Source, restart: bool, key: str | None = None
+) -> Journal:
+    """The journal at a path, or in a folder that exists; `key` is for one that begins now.
+
+    Raises SourceChanged, InProgress, TargetFailed, ValueError.
+    """
     path = Path(place)
     if path.is_dir():
         path = path / name_journal(url, source)
-    opening = Opening(url, dict(fields), source.fingerprint, make_key())
+    opening = Opening(url, dict(fields), source.fingerprint, key or make_key())
     descriptor = open_locked(path, opening)
     try:
         journal = read_journal(path, descriptor)

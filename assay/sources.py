@@ -98,6 +98,22 @@ def open_source(given: Readable) -> Source | Stream:
     return from_file(given)
 
 
+def read_in_order(source: Source) -> Callable[[int], bytes]:
+    """A source as a stream is read. At its end it must be what it was at the start: raises SourceChanged, before the end is told."""
+    place = 0
+
+    def read(size: int) -> bytes:
+        nonlocal place
+        piece = bytearray(min(size, source.size - place))
+        filled = source.read_into(memoryview(piece), place) if piece else 0
+        place += filled
+        if place == source.size:
+            source.check_unchanged()
+        return bytes(piece[:filled])
+
+    return read
+
+
 def from_memory(view: memoryview) -> Source:
     def read_at(target: memoryview, offset: int) -> int:
         piece = view[offset : offset + len(target)]

@@ -10,8 +10,10 @@
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlencode
+
+import msgspec
 
 from assay.api import AWAY, Api, read_retry_after
 from assay.errors import DigestMismatch, ServerUnavailable
@@ -67,11 +69,13 @@ def upload_stream(
     *,
     filename: str,
     content_type: str | None,
+    metadata: Mapping[str, str],
     sha256: str | None,
     meter: Meter,
 ) -> File:
     """The proved file. Raises DigestMismatch, ServerUnavailable, and what a request raises."""
-    path = f"/files/upload?{urlencode({'filename': filename})}"
+    about = {"filename": filename} | ({"metadata": msgspec.json.encode(metadata)} if metadata else {})
+    path = f"/files/upload?{urlencode(about)}"
     headers = {"Content-Type": content_type or "application/octet-stream"} | (
         {} if sha256 is None else {"Repr-Digest": write_digest(sha256)}
     )
