@@ -126,11 +126,19 @@ def send_and_complete(sending: Sending, declared: Declared, *, resumed: bool, wa
             raise SourceChanged(f"{sending.source.name} has other bytes than an earlier run sent", sending.journal.path) from error
         except (NotUploaded, IncompleteParts) as error:
             lacking = error
-        upload, resumed = sending.api.renew_upload(file_id).upload, True
+        upload, resumed = renew(sending, file_id), True
         if upload is not None and upload.multipart is not None and isinstance(lacking, IncompleteParts):
             send_missing(sending, file_id, upload.multipart, numbers=sorted({*lacking.missing, *lacking.wrong_size}))
             upload = None
     raise lacking
+
+
+def renew(sending: Sending, file_id: UUID) -> Upload | None:
+    """None: the bytes have come in the meantime."""
+    try:
+        return sending.api.renew_upload(file_id).upload
+    except AlreadyUploaded:
+        return None
 
 
 def send(sending: Sending, file_id: UUID, upload: Upload, *, resumed: bool) -> None:
@@ -159,8 +167,8 @@ def send_whole(sending: Sending, file_id: UUID, upload: Upload) -> None:
     """One PUT, repeated by the rules of store.py."""
     share, size = Share(sending.meter), sending.source.size
 
-    def renew() -> store.Put:
-        renewed = sending.api.renew_upload(file_id).upload
+    def sign_anew() -> store.Put:
+        renewed = renew(sending, file_id)
         if renewed is None or renewed.url is None:
             raise AlreadyUploaded("the file needs no upload any more")
         return store.Put(renewed.url, renewed.headers, size)
@@ -170,7 +178,7 @@ def send_whole(sending: Sending, file_id: UUID, upload: Upload) -> None:
         store.put(
             sending.api.transport,
             first,
-            renew=renew,
+            renew=sign_anew,
             open_body=lambda: share.watch(read_whole(sending)),
             patience=Patience(sending.api.patience),
         )

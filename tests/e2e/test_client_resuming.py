@@ -1,4 +1,4 @@
-"""The Python client is killed, and goes on from its journal; single PUTs. (Parts: test_client_parts.py.)"""
+"""The Python client is killed, and goes on from its journal; single PUTs. (Parts: test_client_parts_resumed.py.)"""
 
 import hashlib
 import os
