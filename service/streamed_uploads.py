@@ -56,6 +56,7 @@ class Announced(msgspec.Struct, frozen=True, kw_only=True):
     filename: str
     content_type: str | None
     sha256: Sha256 | None
+    metadata: dict[str, str] = {}
     most_bytes: int | None
 
 
@@ -266,7 +267,12 @@ async def commit(upload: Streaming, etag: str) -> File:
     """Step 5."""
     said = upload.announced
     declaration = Declaration(
-        owner=said.owner, filename=said.filename, size=upload.size, content_type=said.content_type, sha256=said.sha256, metadata={}
+        owner=said.owner,
+        filename=said.filename,
+        size=upload.size,
+        content_type=said.content_type,
+        sha256=said.sha256,
+        metadata=said.metadata,
     )
     upload.asked_commit = True
     file = await copies.commit_streamed_upload(

@@ -33,6 +33,7 @@ class Said(msgspec.Struct, frozen=True):
     filename: str
     content_type: str | None
     sha256: Sha256 | None
+    metadata: dict[str, str] = {}
 
 
 @dataclass
@@ -74,18 +75,28 @@ async def upload_file(
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
     filename: Annotated[str | None, QueryParameter(description="The name, where neither the form nor Content-Disposition says it")] = None,
+    metadata: Annotated[str | None, QueryParameter(description="A JSON object of at most 32 pairs of strings, 4 KiB in all")] = None,
     repr_digest: Annotated[str | None, HeaderParameter(name="Repr-Digest", description="RFC 9530; the declared digest of the file")] = None,
 ) -> Response[FileMetadata]:
     sha256 = None if repr_digest is None else parse_repr_digest(repr_digest)
+    pairs = {} if metadata is None else read_metadata(metadata)
     boundary = find_boundary(request.headers.get("content-type", ""))
     if boundary is not None:
-        return await stream_form(request, resources, principal, boundary=boundary, filename=filename, sha256=sha256)
+        return await stream_form(request, resources, principal, boundary=boundary, filename=filename, sha256=sha256, metadata=pairs)
     name = filename or read_disposition(request.headers.get("content-disposition", ""))
     given = request.headers.get("content-type")
     content_type = None if given is None else declarations.check_content_type(given, field="Content-Type")
-    return await stream_file(
-        request, resources, principal, filename=declarations.check_filename(name), content_type=content_type, sha256=sha256
-    )
+    about = Said(declarations.check_filename(name), content_type, sha256, pairs)
+    return await stream_file(request, resources, principal, about=about)
+
+
+def read_metadata(text: str) -> dict[str, str]:
+    """Raises InvalidRequest."""
+    try:
+        pairs = msgspec.json.decode(text, type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise InvalidRequest.at("metadata", f'expected a JSON object of strings, such as {{"album": "winter"}}: {error}') from error
+    return declarations.check_metadata(pairs)
 
 
 def read_disposition(header: str) -> str:
@@ -107,6 +118,7 @@ async def stream_form(
     boundary: str,
     filename: str | None,
     sha256: Sha256 | None,
+    metadata: dict[str, str],
 ) -> Response[FileMetadata]:
     """The form's field `file`; what it says of the name counts before `?filename=`."""
     length = read_length(request)
@@ -118,24 +130,17 @@ async def stream_form(
     if name is None:
         raise InvalidRequest.at("filename", 'is missing: send filename="…" with the field `file`, or ?filename=…')
     content_type = None if said.content_type is None else declarations.check_content_type(said.content_type, field="file: Content-Type")
-    about = Said(declarations.check_filename(name), content_type, sha256)
+    about = Said(declarations.check_filename(name), content_type, sha256, metadata)
     return await stream(request, resources, principal, about=about, body=form.read())
 
 
 async def stream_file(
-    request: Request[Any, Any, Any],
-    resources: Resources,
-    principal: Principal,
-    *,
-    filename: str,
-    content_type: str | None,
-    sha256: Sha256 | None,
+    request: Request[Any, Any, Any], resources: Resources, principal: Principal, *, about: Said
 ) -> Response[FileMetadata]:
-    """The request's body, as it is, into the vault: 201 and the proved file. Name, type and digest were checked."""
+    """The request's body, as it is, into the vault: 201 and the proved file. What is said of it was checked."""
     length = read_length(request)
     if length is not None:
         check_size(resources, length)
-    about = Said(filename, content_type, sha256)
     return await stream(request, resources, principal, about=about, body=read(request, resources))
 
 
@@ -147,6 +152,7 @@ async def stream(
         filename=about.filename,
         content_type=about.content_type,
         sha256=about.sha256,
+        metadata=about.metadata,
         most_bytes=read_length(request),
     )
     file = await upload_stream(resources, find_senders(request), announced, body)

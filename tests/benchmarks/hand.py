@@ -57,12 +57,21 @@ class Hand:
         return self.sign("PUT", target, headers=headers), headers
 
 
-def curl(url: str, *, headers: Mapping[str, str] | None = None, body: Path | None = None) -> float:
+def curl(
+    url: str,
+    *,
+    method: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    body: Path | None = None,
+    target: Path = Path("/dev/null"),
+) -> float:
     """Seconds of one request, by curl's own clock. The URL goes in by standard input: a list of processes shows arguments."""
     config = [f'url = "{url}"', *(f'header = "{name}: {value}"' for name, value in (headers or {}).items())]
     if body is not None:
         config.append(f'upload-file = "{body}"')
-    command = ["curl", "-sS", "--fail-with-body", "-K", "-", "-o", "/dev/null", "-w", "%{time_total}"]
+    if method is not None:
+        config.append(f'request = "{method}"')
+    command = ["curl", "-sS", "--fail-with-body", "-K", "-", "-o", str(target), "-w", "%{time_total}"]
     done = subprocess.run(command, input="\n".join(config), capture_output=True, text=True, timeout=CURL_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     return float(done.stdout)

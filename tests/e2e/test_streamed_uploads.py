@@ -5,6 +5,7 @@ import base64
 import hashlib
 import os
 import socket
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -206,3 +207,20 @@ async def test_a_key_that_may_only_read_uploads_nothing(api: Api, resources: Res
     async with httpx.AsyncClient(base_url=api.url, headers=reader.headers) as client:
         assert (await client.post("/files/upload", params={"filename": "a"}, content=BYTES)).status_code == 403
     await check_nothing_left(resources, reader)
+
+
+@pytest.mark.parametrize("way", ["whole", "form"])
+async def test_metadata_comes_with_the_name(client: httpx.AsyncClient, way: str) -> None:
+    pairs = {"path": "photos/ä b.jpg", "album": "winter & snow"}
+    parameters = {"filename": "photo.jpg", "metadata": msgspec.json.encode(pairs).decode()}
+    body: dict[str, Any] = {"files": {"file": ("photo.jpg", BYTES)}} if way == "form" else {"content": BYTES}
+    answer = await client.post("/files/upload", params=parameters, **body)
+    assert (answer.status_code, answer.json()["metadata"]) == (201, pairs)
+    assert (await client.get(answer.headers["location"])).json()["metadata"] == pairs
+
+
+@pytest.mark.parametrize("metadata", ["", "{", "[]", '{"a": 1}', '"a"', '{"a": "\\u0000"}', '{"a": "' + "x" * 4096 + '"}'])
+async def test_metadata_that_is_none_is_refused(client: httpx.AsyncClient, resources: Resources, owner: Owner, metadata: str) -> None:
+    answer = await client.post("/files/upload", params={"filename": "a.txt", "metadata": metadata}, content=BYTES)
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "metadata")
+    await check_nothing_left(resources, owner)

@@ -1,0 +1,195 @@
+"""What is asked of the API: one function call a request, repeated while the API is away, refusals as errors.
+
+Every request here may be sent twice: GET, DELETE, `complete`, `parts` and `upload` change nothing the second time, and POST /files carries
+an Idempotency-Key.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
+from uuid import UUID
+
+import msgspec
+
+from assay.errors import AssayError, NotAssay, Problem, ServerUnavailable, Unauthorized, describe_refusal
+from assay.files import File, Link
+from assay.retries import Patience
+from assay.transport import Answer, Cut, Transport, place
+
+T = TypeVar("T")
+AWAY: Final = frozenset({429, 502, 503, 504})
+LONGEST_WAIT_SECONDS: Final = 50
+"""What the API waits for at most, in one request."""
+STRANGER_SECONDS: Final = 10.0
+"""Patience with a server that has never answered: its URL may be wrong."""
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """All parts have `part_size` bytes but the last one."""
+
+    part_size: int
+    parts: int
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True):
+    """How the bytes are sent: in one PUT to `url` with these headers, or in parts."""
+
+    expires_at: datetime
+    url: str | None = None
+    headers: dict[str, str] = {}
+    multipart: Parts | None = None
+
+
+class Declared(msgspec.Struct, frozen=True):
+    """A file, and how to send its bytes: None when it needs none any more."""
+
+    file: File
+    upload: Upload | None = None
+
+
+class SignedPart(msgspec.Struct, frozen=True):
+    """One part's PUT."""
+
+    number: int
+    size: int
+    url: str
+    headers: dict[str, str] = {}
+
+
+class StoredPart(msgspec.Struct, frozen=True):
+    """A part that the store has."""
+
+    number: int
+    size: int
+
+
+class SignedParts(msgspec.Struct, frozen=True):
+    parts: list[SignedPart]
+
+
+class StoredParts(msgspec.Struct, frozen=True):
+    parts: list[StoredPart]
+
+
+class FilePage(msgspec.Struct, frozen=True):
+    files: list[File]
+    next: str | None = None
+
+
+class Api:
+    """The API at one URL, asked with one key."""
+
+    def __init__(self, transport: Transport, url: str, key: str | None, *, patience: float) -> None:
+        self.transport = transport
+        self.url = url
+        self.patience = patience
+        self._key = key
+        self._met = threading.Event()
+        """It has answered before."""
+
+    def authorize(self) -> dict[str, str]:
+        """Raises Unauthorized."""
+        if not self._key:
+            raise Unauthorized("no API key: pass key=…, or set ASSAY_KEY")
+        return {"Authorization": f"Bearer {self._key}"}
+
+    def declare(self, fields: Mapping[str, Any], *, idempotency_key: str) -> Declared:
+        answer = self.ask("POST", "/files", json=fields, headers={"Idempotency-Key": idempotency_key})
+        return self.decode(answer, Declared)
+
+    def renew_upload(self, file_id: UUID) -> Declared:
+        return self.decode(self.ask("POST", f"/files/{file_id}/upload"), Declared)
+
+    def complete(self, file_id: UUID, *, sha256: str | None, wait: int) -> File:
+        fields = {} if sha256 is None else {"sha256": sha256}
+        return self.decode(self.ask("POST", f"/files/{file_id}/complete?wait={wait}", json=fields, extra_seconds=wait), File)
+
+    def sign_parts(self, file_id: UUID, parts: list[dict[str, Any]]) -> list[SignedPart]:
+        return self.decode(self.ask("POST", f"/files/{file_id}/parts", json={"parts": parts}), SignedParts).parts
+
+    def list_parts(self, file_id: UUID) -> list[StoredPart]:
+        return self.decode(self.ask("GET", f"/files/{file_id}/parts"), StoredParts).parts
+
+    def read_metadata(self, file_id: UUID, *, wait: int = 0) -> File:
+        query = f"?wait={wait}" if wait else ""
+        return self.decode(self.ask("GET", f"/files/{file_id}/metadata{query}", extra_seconds=wait), File)
+
+    def read_page(self, filters: Mapping[str, str | Sequence[str]]) -> FilePage:
+        return self.decode(self.ask("GET", f"/files?{urlencode(filters, doseq=True)}"), FilePage)
+
+    def delete(self, file_id: UUID) -> None:
+        self.ask("DELETE", f"/files/{file_id}")
+
+    def make_link(self, file_id: UUID, *, expires_in: int, disposition: str) -> Link:
+        fields = {"expires_in": expires_in, "disposition": disposition}
+        return self.decode(self.ask("POST", f"/files/{file_id}/links", json=fields), Link)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_seconds: float = 0.0,
+    ) -> Answer:
+        """The answer that is no refusal. Raises what `check_answer` does, and ServerUnavailable."""
+        body = None if json is None else msgspec.json.encode(json)
+        sent = self.authorize() | ({} if body is None else {"Content-Type": "application/json"}) | dict(headers or {})
+        patience = self.new_patience()
+        while True:
+            try:
+                answer = self.transport.send(method, self.url + path, headers=sent, body=body, extra_seconds=extra_seconds)
+            except Cut as error:
+                if not patience.wait():
+                    raise ServerUnavailable(f"the API: {error}") from error
+                continue
+            if answer.status not in AWAY or not patience.wait(read_retry_after(answer)):
+                return self.check_answer(answer)
+
+    def new_patience(self) -> Patience:
+        return Patience(self.patience if self._met.is_set() else min(self.patience, STRANGER_SECONDS))
+
+    def check_answer(self, answer: Answer) -> Answer:
+        """Raises Refused, DigestMismatch, ServerUnavailable, NotAssay."""
+        if 200 <= answer.status < 300:
+            return answer
+        raise self.read_refusal(answer)
+
+    def read_refusal(self, answer: Answer) -> AssayError:
+        """Also a proxy's, which is no problem document."""
+        if answer.headers.get("content-type", "").startswith("application/problem+json"):
+            self._met.set()
+            problem = read_problem(answer.body)
+            if answer.status in AWAY:
+                return ServerUnavailable(f"the API: {problem.detail or problem.title}", problem)
+            return describe_refusal(problem)
+        if answer.status in AWAY:
+            return ServerUnavailable(f"{place(self.url)} answers {answer.status}")
+        return NotAssay(f"{place(self.url)} answers {answer.status}, but not as Assay does: is the URL right?")
+
+    def decode(self, answer: Answer, kind: type[T]) -> T:
+        """Raises NotAssay."""
+        try:
+            decoded = msgspec.json.decode(answer.body, type=kind)
+        except msgspec.DecodeError as error:
+            raise NotAssay(f"{place(self.url)} answers, but not as Assay does ({error}): is the URL right?") from error
+        self._met.set()
+        return decoded
+
+
+def read_problem(body: bytes) -> Problem:
+    """As much of the document as can be read."""
+    try:
+        document = msgspec.json.decode(body, type=dict[str, Any])
+        return msgspec.convert(document | {"document": document}, Problem)
+    except msgspec.MsgspecError as error:
+        return Problem(type="about:blank", title="an answer that cannot be read", status=0, detail=str(error))
+
+
+def read_retry_after(answer: Answer) -> float:
+    """Seconds; 0 when it says none, or a date, which a clock of ours could misread."""
+    given = answer.headers.get("retry-after", "")
+    return min(float(given), 30.0) if given.isascii() and given.isdigit() else 0.0

@@ -1,0 +1,58 @@
+"""Several threads for one piece of work. The first thing that goes wrong ends it for all."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+JOIN_SECONDS: Final = 2.0
+"""For all threads that were told to stop; who waits for a silent server ends with the process."""
+
+
+class Stopped(Exception):
+    """Another thread failed, or nobody waits any more."""
+
+
+class Crew:
+    """`work` in as many threads, until it returns in all of them."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._changed = threading.Condition()
+        self._working = 0
+        self._error: BaseException | None = None
+
+    def check(self) -> None:
+        """Raises Stopped."""
+        if self.stop.is_set():
+            raise Stopped
+
+    def run(self, work: Callable[[], None], threads: int) -> None:
+        """Raises what the first thread raised. In the main thread Ctrl-C is noticed at once."""
+        started = [threading.Thread(target=self._work, args=(work,), daemon=True, name="assay-upload") for _ in range(threads)]
+        self._working = threads
+        try:
+            for each in started:
+                each.start()
+            with self._changed:
+                self._changed.wait_for(lambda: self._working == 0 or self._error is not None)
+        finally:
+            self.stop.set()
+            ends = time.monotonic() + JOIN_SECONDS
+            for each in started:
+                each.join(max(0.0, ends - time.monotonic()))
+        if self._error is not None:
+            raise self._error
+
+    def _work(self, work: Callable[[], None]) -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except Stopped:
+            pass
+        except BaseException as raised:  # raised again where `run` waits
+            error = raised
+        with self._changed:
+            self._working -= 1
+            self._error = self._error or error
+            self._changed.notify_all()

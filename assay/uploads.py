@@ -1,0 +1,223 @@
+"""Sending a file: declare, send, complete, wait.
+
+1. Open the source and note its fingerprint. A stream has no size: it goes through the API in one request (streams.py).
+2. Open the journal (journals.py), if the upload is to be gone on with. It knows a file:
+   - pending: ask how to send what is missing. The bytes are there already: step 4.
+   - verifying or ready: step 4, which compares the digest; `ready` under another digest means SourceChanged.
+   - rejected: Rejected, and the journal goes: nothing could make it another answer.
+   - expired, deleted, damaged, not found, its parts lost: nothing is left to go on with. The journal begins anew.
+   Else declare it, under the journal's Idempotency-Key, so that a lost answer declares nothing twice; note its id.
+3. Send the bytes as the answer says: in one PUT, hashed on its way, or in parts (parts.py).
+   Look at the fingerprint again: bytes that changed while they were read are no file. Changed: SourceChanged; the upload is cancelled.
+4. Complete, with the digest: the server compares it with what it proves. Not known yet, because an earlier run sent the bytes: the source
+   is read for it. The store has no bytes, or lacks parts: send these, and again. Its parts are lost: UploadLost, and the journal goes.
+5. Wait until the file is final. `rejected`: Rejected. The journal goes.
+
+Whatever else is raised leaves the journal, and the next run goes on.
+"""
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator
+from typing import Final
+from uuid import UUID
+
+from assay import store
+from assay.api import LONGEST_WAIT_SECONDS, Api, Declared, Upload
+from assay.errors import (
+    AlreadyUploaded,
+    AssayError,
+    DigestConflict,
+    Gone,
+    IncompleteParts,
+    NotFinal,
+    NotFound,
+    NotUploaded,
+    Rejected,
+    SourceChanged,
+    SourceUnreadable,
+    StoreRefused,
+    UploadLost,
+)
+from assay.files import GONE, UNPROVED, File
+from assay.parts import send_missing, send_parts
+from assay.progress import Meter, Share
+from assay.retries import Patience
+from assay.sendings import Sending
+from assay.transport import PIECE
+
+MOST_SENDINGS: Final = 3
+HOPELESS: Final = (Rejected, Gone, UploadLost)
+"""An upload that ended so cannot be gone on with."""
+
+
+def upload_source(sending: Sending, *, wait: bool, timeout: float | None) -> File:
+    """Steps 2 to 5."""
+    try:
+        file = send_once_more(sending, wait=LONGEST_WAIT_SECONDS if wait else 0)
+        file = wait_until_final(sending.api, file, timeout=timeout, meter=sending.meter) if wait else file
+    except HOPELESS:
+        sending.journal.remove()
+        raise
+    sending.journal.remove()
+    return file
+
+
+def send_once_more(sending: Sending, *, wait: int) -> File:
+    """Steps 2 to 4; begun anew when what an earlier run sent is lost. Raises UploadLost when this run's is."""
+    declared, resumed = find_declared(sending)
+    try:
+        return send_and_complete(sending, declared, resumed=resumed, wait=wait)
+    except UploadLost:
+        if not resumed:
+            raise
+    sending.journal.begin_anew()
+    declared, _ = find_declared(sending)
+    return send_and_complete(sending, declared, resumed=False, wait=wait)
+
+
+def find_declared(sending: Sending) -> tuple[Declared, bool]:
+    """Step 2; and whether an earlier run may have sent some of it."""
+    journal = sending.journal
+    if journal.file is not None:
+        found = look_again(sending, journal.file)
+        if found is not None:
+            return found, True
+        journal.begin_anew()
+    declared = declare(sending)
+    if declared.file.state in GONE:  # by an earlier run, long ago
+        journal.begin_anew()
+        declared = declare(sending)
+    journal.note_file(declared.file.id)
+    return declared, False
+
+
+def declare(sending: Sending) -> Declared:
+    return sending.api.declare(sending.wish.fields(sending.source.size), idempotency_key=sending.journal.key)
+
+
+def look_again(sending: Sending, file_id: UUID) -> Declared | None:
+    """What became of the journal's file; None: nothing that could be gone on with. Raises Rejected."""
+    try:
+        file = sending.api.read_metadata(file_id)
+        if file.state == "pending":
+            with contextlib.suppress(AlreadyUploaded):
+                return sending.api.renew_upload(file_id)
+    except (NotFound, Gone, UploadLost):
+        return None
+    if file.state == "rejected":
+        raise Rejected(file)
+    return None if file.state in GONE or file.state == "damaged" else Declared(file)
+
+
+def send_and_complete(sending: Sending, declared: Declared, *, resumed: bool, wait: int) -> File:
+    """Steps 3 and 4."""
+    upload, file_id = declared.upload, declared.file.id
+    for _ in range(MOST_SENDINGS):
+        if upload is not None:
+            send(sending, file_id, upload, resumed=resumed)
+        if sending.wants_whole and sending.sha256 is None:
+            hash_whole(sending)
+        sending.meter.enter("verifying")
+        try:
+            return sending.api.complete(file_id, sha256=sending.sha256, wait=wait)
+        except DigestConflict as error:
+            raise SourceChanged(f"{sending.source.name} has other bytes than an earlier run sent", sending.journal.path) from error
+        except (NotUploaded, IncompleteParts) as error:
+            lacking = error
+        upload, resumed = renew(sending, file_id), True
+        if upload is not None and upload.multipart is not None and isinstance(lacking, IncompleteParts):
+            send_missing(sending, file_id, upload.multipart, numbers=sorted({*lacking.missing, *lacking.wrong_size}))
+            upload = None
+    raise lacking
+
+
+def renew(sending: Sending, file_id: UUID) -> Upload | None:
+    """None: the bytes have come in the meantime."""
+    try:
+        return sending.api.renew_upload(file_id).upload
+    except AlreadyUploaded:
+        return None
+
+
+def send(sending: Sending, file_id: UUID, upload: Upload, *, resumed: bool) -> None:
+    """Step 3."""
+    sending.meter.enter("sending")
+    try:
+        if upload.multipart is not None:
+            send_parts(sending, file_id, upload.multipart, resumed=resumed)
+        else:
+            send_whole(sending, file_id, upload)
+        sending.source.check_unchanged()
+    except (SourceChanged, SourceUnreadable, StoreRefused) as error:
+        if sending.journal.path is None or (isinstance(error, SourceChanged) and error.state is None):
+            give_up(sending, file_id)  # nobody can go on with it
+        raise
+
+
+def give_up(sending: Sending, file_id: UUID) -> None:
+    """Cancel the upload, as far as that can be done: what is left expires."""
+    with contextlib.suppress(AssayError):
+        sending.api.delete(file_id)
+    sending.journal.remove()
+
+
+def send_whole(sending: Sending, file_id: UUID, upload: Upload) -> None:
+    """One PUT, repeated by the rules of store.py."""
+    share, size = Share(sending.meter), sending.source.size
+
+    def sign_anew() -> store.Put:
+        renewed = renew(sending, file_id)
+        if renewed is None or renewed.url is None:
+            raise AlreadyUploaded("the file needs no upload any more")
+        return store.Put(renewed.url, renewed.headers, size)
+
+    first = store.Put(upload.url or "", upload.headers, size)
+    with contextlib.suppress(AlreadyUploaded):
+        store.put(
+            sending.api.transport,
+            first,
+            renew=sign_anew,
+            open_body=lambda: share.watch(read_whole(sending)),
+            patience=Patience(sending.api.patience),
+        )
+
+
+def read_whole(sending: Sending) -> Iterator[memoryview]:
+    """From the start; when it was read to its end, its digest is known."""
+    digest, place, size = hashlib.sha256(), 0, sending.source.size
+    buffer = memoryview(bytearray(min(PIECE, size)))
+    while place < size:
+        piece = buffer[: sending.source.read_into(buffer[: size - place], place)]
+        if sending.wants_whole:
+            digest.update(piece)
+        place += len(piece)
+        yield piece
+    if sending.wants_whole:
+        sending.sha256 = digest.hexdigest()
+
+
+def hash_whole(sending: Sending) -> None:
+    sending.meter.enter("checking")
+    for _ in read_whole(sending):
+        pass
+
+
+def wait_until_final(api: Api, file: File, *, timeout: float | None, meter: Meter) -> File:
+    """The file when it is `ready`. Raises Rejected, Gone, NotFinal."""
+    ends = None if timeout is None else time.monotonic() + timeout
+    meter.enter("verifying")
+    while file.state in UNPROVED:
+        left = LONGEST_WAIT_SECONDS if ends is None else min(LONGEST_WAIT_SECONDS, int(ends - time.monotonic()))
+        if left < 0:
+            raise NotFinal(file)
+        file = api.read_metadata(file.id, wait=max(left, 0))
+        if left == 0 and file.state in UNPROVED:
+            raise NotFinal(file)
+    if file.state == "rejected":
+        raise Rejected(file)
+    if file.state in GONE:
+        raise Gone(f"{file.filename} is {file.state}")
+    meter.enter("done")
+    return file

@@ -1,0 +1,130 @@
+"""1 GiB by the Python client, in a process of its own as `assay put` and `get` are, against curl; both in the same rounds."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from assay import Client
+from tests.benchmarks.figures import Figure, Series, Side
+from tests.benchmarks.ground import GIB, Ground, Site
+from tests.benchmarks.hand import curl
+from tests.benchmarks.large import MIB, forget, hash_file, make_file
+from tests.e2e.commands import clean_environment
+
+MOST_MIB = 120
+TRANSFER_SECONDS = 600
+PROGRAM = "tests.benchmarks.transfer_once"
+Peaks = dict[str, list[float]]
+
+
+def measure(ground: Ground) -> list[Figure]:
+    size, rounds = ground.choose(GIB, 64 * MIB), ground.choose(5, 2)
+    body = make_file(ground.folder / "transfer.bin", size)
+    peaks: Peaks = {}
+    with ground.new_site() as site:
+        site.start_api()
+        found = alternate_settled(
+            {
+                "curl -T": partial(put_by_curl, site, body),
+                "one PUT": partial(put, site, body, peaks, "single"),
+                "parts": partial(put, site, body, peaks, "parts"),
+            },
+            rounds=rounds,
+        )
+        received = measure_get(site, body, peaks, rounds)
+    body.unlink()
+    mib = f"{size // MIB:,} MiB"
+    return [
+        compare(f"client: upload of {mib}, one PUT", "`curl -T` to a presigned URL", found["one PUT"], found["curl -T"], most=1.1),
+        compare(f"client: upload of {mib}, four parts at once", "the same", found["parts"], found["curl -T"], most=1.0),
+        compare(f"client: download of {mib}, proved", "curl to disk, then `sha256sum`", received["client"], received["curl"], most=1.0),
+        *(describe_peak(name, Series(tuple(values))) for name, values in peaks.items()),
+    ]
+
+
+def alternate_settled(sides: Mapping[str, Side], *, rounds: int) -> dict[str, Series]:
+    """As `alternate`, each side from a disk that has nothing left to write."""
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name in sides if number % 2 else reversed(list(sides)):
+            os.sync()
+            value = sides[name]()
+            if number:
+                found[name].append(value)
+    return {name: Series(tuple(values)) for name, values in found.items()}
+
+
+def measure_get(site: Site, body: Path, peaks: Peaks, rounds: int) -> dict[str, Series]:
+    """Of one file, over and over."""
+    with Client(site.url, site.key) as client:
+        file = client.upload(body)
+    target = site.ground.folder / "received.bin"
+    sides = {
+        "curl": partial(get_by_curl, site, str(file.id), target),
+        "client": partial(get, site, str(file.id), target, peaks),
+    }
+    found = alternate_settled(sides, rounds=rounds)
+    assert hash_file(target) == file.hash
+    target.unlink()
+    return found
+
+
+def put(site: Site, body: Path, peaks: Peaks, how: str) -> float:
+    """Seconds of the whole process, which returns when the bytes are at the store and noticed."""
+    seconds, peak, file = run_transfer(site, "put", str(body), how)
+    peaks.setdefault(f"upload, {how}", []).append(peak)
+    proved = site.complete(file)
+    assert proved["hash"] == hash_file(body)
+    forget(site, proved)
+    return seconds
+
+
+def get(site: Site, file: str, target: Path, peaks: Peaks) -> float:
+    target.unlink(missing_ok=True)
+    seconds, peak, _ = run_transfer(site, "get", file, str(target))
+    peaks.setdefault("download", []).append(peak)
+    return seconds
+
+
+def put_by_curl(site: Site, body: Path) -> float:
+    begun = time.perf_counter()
+    curl(site.hand.sign("PUT", "plain"), body=body)
+    seconds = time.perf_counter() - begun
+    curl(site.hand.sign("DELETE", "plain"), method="DELETE")
+    return seconds
+
+
+def get_by_curl(site: Site, file: str, target: Path) -> float:
+    target.unlink(missing_ok=True)
+    begun = time.perf_counter()
+    curl(f"{site.url}/files/{file}", headers=site.headers, target=target)
+    subprocess.run(["sha256sum", target], stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - begun
+
+
+def run_transfer(site: Site, *arguments: str) -> tuple[float, float, str]:
+    """Seconds, MiB at most, the file's id."""
+    environ = {**clean_environment(), "ASSAY_URL": site.url, "ASSAY_KEY": site.key}
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", PROGRAM, *arguments], env=environ, capture_output=True, text=True, timeout=TRANSFER_SECONDS, check=False
+    )
+    seconds = time.perf_counter() - begun
+    assert done.returncode == 0, done.stderr
+    peak, file = done.stdout.split()
+    return seconds, float(peak), file
+
+
+def compare(work: str, against: str, ours: Series, theirs: Series, *, most: float) -> Figure:
+    """For seconds: ours over theirs."""
+    ratio = ours.over(theirs)
+    return Figure(work, against, f"{ours.show()} s", f"{theirs.show()} s", ratio.show(), f"≤ {most}", ratio.median <= most)
+
+
+def describe_peak(name: str, peak: Series) -> Figure:
+    met = max(peak.values) < MOST_MIB
+    return Figure(f"client: {name}", "most memory of its process", f"{peak.show(0)} MiB", "", "", f"< {MOST_MIB} MiB", met)

@@ -1,0 +1,142 @@
+"""The Python client sends files in parts, through a proxy that counts them and behaves badly."""
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from assay import Client, Progress
+from assay.errors import StoreRefused
+from service.model import MIB
+from service.settings import Settings
+from service.uploads import PART_BYTES
+from tests.e2e.client_sites import SIZE, Site, digest, open_site, sent_parts, write
+from tests.store_proxies import Fault
+
+HEADERS = {"host", "content-length", "accept-encoding", "user-agent"}
+"""What any client sends with a PUT."""
+
+
+@pytest.fixture
+def site(settings: Settings, logs: object) -> Iterator[Site]:
+    with open_site(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def sender(site: Site) -> Iterator[Client]:
+    with Client(site.url, site.key, parallel=1) as client:
+        yield client
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return write(tmp_path / "video.mp4", SIZE)
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_parts_are_sent_and_the_whole_is_proved(site: Site, video: Path, parallel: int) -> None:
+    seen: list[Progress] = []
+    with Client(site.url, site.key, parallel=parallel) as client:
+        file = client.upload(video, multipart=True, progress=seen.append)
+    assert (file.state, file.hash, file.declared_sha256) == ("ready", digest(video), digest(video))
+    assert sorted(sent_parts(site), key=str) == [1, 2, 3]
+    done = [progress.bytes_done for progress in seen]
+    assert done == sorted(done)
+    assert seen[-1] == Progress(SIZE, SIZE, "done")
+
+
+def test_the_store_gets_no_key_and_no_header_that_the_url_does_not_ask_for(site: Site, sender: Client, video: Path) -> None:
+    sender.upload(video, multipart=True)
+    sender.upload(b"one PUT", content_type="text/plain")
+    for seen in site.proxy.seen:
+        assert set(seen.headers) - HEADERS <= ({"if-none-match", "content-type"} if seen.part is None else set())
+        assert site.key not in str(seen.headers)
+
+
+@pytest.mark.parametrize("how", ["parts", "none"])
+def test_less_may_be_hashed(site: Site, video: Path, how: str) -> None:
+    with Client(site.url, site.key) as client:
+        file = client.upload(video, multipart=True, hash="parts" if how == "parts" else "none")
+    assert (file.state, file.hash, file.declared_sha256) == ("ready", digest(video), None)
+
+
+def test_bytes_in_memory_go_in_parts_too(site: Site) -> None:
+    body = os.urandom(PART_BYTES + 1)
+    with Client(site.url, site.key) as client:
+        assert client.upload(body, multipart=True).hash == hashlib.sha256(body).hexdigest()
+        assert client.upload(b"", multipart=True).size == 0
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(cut_after=5 * MIB), Fault(answer=503), Fault(answer=500), Fault(lose_answer=True), Fault(delay_seconds=7)],
+    ids=["cut inside a part", "503 SlowDown", "500", "lost answer", "the URL has ended"],
+)
+def test_a_part_that_failed_is_sent_again_and_nothing_else(site: Site, sender: Client, video: Path, fault: Fault) -> None:
+    site.proxy.faults = [Fault(), fault]
+    seen: list[int] = []
+    assert sender.upload(video, multipart=True, progress=lambda now: seen.append(now.bytes_done)).hash == digest(video)
+    assert sent_parts(site) == [1, 2, 2, 3]
+    assert seen == sorted(seen)
+    if fault.delay_seconds:
+        assert [each.status for each in site.proxy.requests_of(2)] == [403, 200]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(cut_after=MIB), Fault(answer=503), Fault(lose_answer=True), Fault(delay_seconds=7)],
+    ids=["cut", "503 SlowDown", "lost answer", "the URL has ended"],
+)
+def test_one_put_that_failed_is_sent_again(site: Site, sender: Client, video: Path, fault: Fault) -> None:
+    site.proxy.faults = [fault]
+    assert sender.upload(video, multipart=False).hash == digest(video)
+    first, second = site.proxy.seen
+    if fault.lose_answer:
+        assert (first.status, second.status in (200, 412)) == (200, True)
+    if fault.delay_seconds:
+        assert (first.status, second.status) == (403, 200)
+
+
+def test_a_slow_line_is_not_a_dead_one(site: Site, tmp_path: Path) -> None:
+    """A megabyte takes longer than the time-out; what is between the two swallows the first few."""
+    photo = write(tmp_path / "photo.jpg", 9 * MIB)
+    site.proxy.faults = [Fault(pause_seconds=0.4)]
+    with Client(site.url, site.key, timeout=1.2) as client:
+        assert client.upload(photo).hash == digest(photo)
+    assert len(site.proxy.seen) == 1
+
+
+def test_a_store_that_slows_us_down_is_asked_again_with_growing_waits(site: Site, sender: Client, video: Path) -> None:
+    site.proxy.faults = [Fault(answer=503)] * 5
+    assert sender.upload(video, multipart=True).hash == digest(video)
+    slowed = [seen for seen in site.proxy.requests_of(1) if seen.status == 503]
+    waits = [later.begun - earlier.begun for earlier, later in itertools.pairwise(slowed)]
+    assert len(waits) == 4
+    assert waits[-1] > 2 * waits[0]
+
+
+def test_bytes_that_are_altered_on_the_way_are_refused(site: Site, sender: Client, video: Path) -> None:
+    site.proxy.faults = [Fault(), Fault(spoil=True)]
+    with pytest.raises(StoreRefused) as raised:
+        sender.upload(video, multipart=True)
+    assert raised.value.status == 400
+    assert sent_parts(site) == [1, 2]
+    assert [file.state for file in sender.list(state="deleted")] == ["deleted"]
+
+
+def test_what_the_store_refused_can_be_gone_on_with(site: Site, sender: Client, video: Path, tmp_path: Path) -> None:
+    site.proxy.faults = [Fault(), Fault(spoil=True)]
+    with pytest.raises(StoreRefused):
+        sender.upload(video, multipart=True, resume=tmp_path / "state")
+    assert sender.upload(video, multipart=True, resume=tmp_path / "state").hash == digest(video)
+    assert sent_parts(site) == [1, 2, 2, 3]
+
+
+def test_a_part_that_the_store_says_it_has_and_has_not_is_sent_again(site: Site, sender: Client, video: Path) -> None:
+    site.proxy.faults = [Fault(answer=200)]
+    assert sender.upload(video, multipart=True).hash == digest(video)
+    assert sent_parts(site) == [1, 2, 3, 1]

@@ -1,0 +1,197 @@
+"""The Python client is killed, and goes on from its journal; single PUTs. (Parts: test_client_parts_resumed.py.)"""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from assay import Client
+from assay.errors import InProgress, Rejected, ServerUnavailable, SourceChanged
+from assay.files import File
+from assay.journals import Journal, open_journal
+from assay.sources import Source, open_source
+from tests.e2e.conftest import Api, Owner
+from tests.proxies import FaultyProxy, faulty_way
+from tests.stores import send
+
+SIZE = 3_000_000
+
+
+@pytest.fixture
+def sender(api: Api, owner: Owner) -> Iterator[Client]:
+    with Client(api.url, owner.key) as client:
+        yield client
+
+
+@pytest.fixture
+def way(api: Api) -> Iterator[tuple[FaultyProxy, str]]:
+    with faulty_way(api.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(os.urandom(SIZE))
+    return path
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def keep_journal(client: Client, photo: Path, state: Path, *, send_bytes: bool, complete: bool = False, sha256: str | None = None) -> File:
+    """What a run that was killed has left: a declared file, and perhaps its bytes at the store."""
+    with photo.open("rb") as opened:
+        fields = {"filename": photo.name, "size": photo.stat().st_size}
+        source = open_source(photo)
+        assert isinstance(source, Source)
+        journal: Journal = open_journal(state, client.url, fields, source=source, restart=False)
+        declared = client._api.declare(fields, idempotency_key=journal.key)
+        journal.note_file(declared.file.id)
+        if send_bytes:
+            assert declared.upload
+            assert send("PUT", declared.upload.url or "", body=opened.read(), headers=declared.upload.headers).status == 200
+        if complete:
+            client._api.complete(declared.file.id, sha256=sha256, wait=20)
+        journal.close()
+        source.close()
+    return declared.file
+
+
+def test_a_killed_run_is_gone_on_from_by_the_same_call(
+    owner: Owner, sender: Client, photo: Path, tmp_path: Path, way: tuple[FaultyProxy, str]
+) -> None:
+    """Killed while the answer to the declaration is on its way: the next run finds the same file by its key."""
+    proxy, url = way
+    states = tmp_path / "states"
+    states.mkdir()
+    program = f"from assay import Client; Client({url!r}, {owner.key!r}).upload({str(photo)!r}, resume={str(states)!r})"
+    proxy.silence_after(b"Idempotency-Key")
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        assert proxy.silenced.wait(20)
+        deadline = time.monotonic() + 20
+        while not list(sender.list()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    [before] = sender.list()
+    [state] = states.iterdir()
+    assert state.stat().st_mode & 0o777 == 0o600
+    proxy.restore()
+    with Client(url, owner.key) as client:
+        file = client.upload(photo, resume=states)
+    assert (file.id, file.hash) == (before.id, digest(photo))
+    assert list(states.iterdir()) == []
+
+
+@pytest.mark.parametrize(("send_bytes", "complete"), [(False, False), (True, False), (True, True)])
+def test_whatever_was_done_is_not_done_again(sender: Client, photo: Path, tmp_path: Path, send_bytes: bool, complete: bool) -> None:
+    before = keep_journal(sender, photo, tmp_path / "state", send_bytes=send_bytes, complete=complete)
+    file = sender.upload(photo, resume=tmp_path / "state")
+    assert (file.id, file.state, file.hash) == (before.id, "ready", digest(photo))
+    assert [found.id for found in sender.list()] == [before.id]
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_source_that_changed_between_two_runs_is_said(sender: Client, photo: Path, tmp_path: Path) -> None:
+    keep_journal(sender, photo, tmp_path / "state", send_bytes=False)
+    photo.write_bytes(os.urandom(SIZE))
+    with pytest.raises(SourceChanged, match="was changed since its upload began") as raised:
+        sender.upload(photo, resume=tmp_path / "state")
+    assert raised.value.state == tmp_path / "state"
+    assert sender.upload(photo, resume=tmp_path / "state", restart=True).hash == digest(photo)
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_change_that_size_and_time_do_not_show_is_found_by_the_digest(
+    sender: Client, photo: Path, tmp_path: Path, complete: bool
+) -> None:
+    """The bytes at the store are the old ones: the digest of the present ones is not theirs."""
+    keep_journal(sender, photo, tmp_path / "state", send_bytes=True, complete=complete)
+    times = photo.stat()
+    photo.write_bytes(os.urandom(SIZE))
+    os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(SourceChanged if complete else Rejected):
+        sender.upload(photo, resume=tmp_path / "state")
+
+
+def test_a_source_that_changes_while_it_is_sent_is_no_file(sender: Client, photo: Path, tmp_path: Path) -> None:
+    def change(_: object) -> None:
+        with photo.open("r+b") as opened:
+            opened.write(b"changed")
+
+    with pytest.raises(SourceChanged, match="while it was sent"):
+        sender.upload(photo, resume=tmp_path / "state", progress=change)
+    assert [file.state for file in sender.list(state="deleted")] == ["deleted"]
+    assert not (tmp_path / "state").exists()
+    with pytest.raises(SourceChanged, match="shorter"):
+        sender.upload(photo, progress=lambda _: os.truncate(photo, 1000))
+
+
+def test_what_ended_meanwhile_begins_anew(sender: Client, photo: Path, tmp_path: Path) -> None:
+    before = keep_journal(sender, photo, tmp_path / "state", send_bytes=False)
+    sender.delete(before)
+    file = sender.upload(photo, resume=tmp_path / "state")
+    assert (file.id == before.id, file.state) == (False, "ready")
+
+
+def test_another_owner_begins_anew(api: Api, sender: Client, photo: Path, tmp_path: Path) -> None:
+    before = keep_journal(sender, photo, tmp_path / "state", send_bytes=True)
+    with Client(api.url, api.new_owner().key) as other:
+        assert other.upload(photo, resume=tmp_path / "state").id != before.id
+
+
+def test_a_rejected_file_is_said_once(sender: Client, photo: Path, tmp_path: Path) -> None:
+    keep_journal(sender, photo, tmp_path / "state", send_bytes=True, complete=True, sha256="0" * 64)
+    with pytest.raises(Rejected, match="digest-mismatch") as raised:
+        sender.upload(photo, resume=tmp_path / "state")
+    assert raised.value.file.state == "rejected"
+    assert sender.upload(photo, resume=tmp_path / "state").state == "ready"
+    with pytest.raises(Rejected):
+        sender.download(raised.value.file, tmp_path / "copy.jpg")
+
+
+def test_another_declaration_is_another_upload(sender: Client, photo: Path, tmp_path: Path) -> None:
+    before = keep_journal(sender, photo, tmp_path / "state", send_bytes=False)
+    assert sender.upload(photo, resume=tmp_path / "state", metadata={"album": "winter"}).id != before.id
+
+
+def test_two_runs_at_once_are_one_too_many(sender: Client, photo: Path, tmp_path: Path) -> None:
+    errors: list[Exception] = []
+
+    def start_another(_: object) -> None:
+        try:
+            sender.upload(photo, resume=tmp_path / "state")
+        except InProgress as error:
+            errors.append(error)
+
+    assert sender.upload(photo, resume=tmp_path / "state", progress=start_another).state == "ready"
+    assert errors
+
+
+def test_a_file_that_is_no_journal_is_left_alone(sender: Client, photo: Path) -> None:
+    before = digest(photo)
+    with pytest.raises(ValueError, match="not the state of an upload"):
+        sender.upload(photo, resume=photo)
+    assert digest(photo) == before
+
+
+def test_a_server_that_is_away_leaves_the_journal(
+    sender: Client, owner: Owner, photo: Path, tmp_path: Path, way: tuple[FaultyProxy, str]
+) -> None:
+    proxy, url = way
+    proxy.fail()
+    with Client(url, owner.key, patience=0.5) as client, pytest.raises(ServerUnavailable, match="503"):
+        client.upload(photo, resume=tmp_path / "state")
+    assert (tmp_path / "state").exists()
+    proxy.restore()
+    with Client(url, owner.key) as client:
+        assert client.upload(photo, resume=tmp_path / "state").hash == digest(photo)
+    assert len(list(sender.list())) == 1

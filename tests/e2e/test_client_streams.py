@@ -1,0 +1,155 @@
+"""The Python client's streams, and its requests to an API that is away for a while."""
+
+import hashlib
+import io
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+import pytest
+
+from assay import Client
+from assay.errors import DigestMismatch, InvalidRequest, NotAssay, NotFinal, ServerUnavailable, Unauthorized
+from tests.e2e.conftest import Api, Owner
+from tests.proxies import FaultyProxy, faulty_way, stub_store
+
+SIZE = 3_000_000
+BODY = os.urandom(SIZE)
+
+
+class Pipe(io.RawIOBase):
+    """Bytes that come once, a few at a time."""
+
+    def __init__(self, body: bytes) -> None:
+        self.left = memoryview(body)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        target = memoryview(buffer)
+        size = min(len(target), len(self.left), 70_000)
+        target[:size] = self.left[:size]
+        self.left = self.left[size:]
+        return int(size)
+
+
+def pipe(body: bytes) -> BinaryIO:
+    return cast(BinaryIO, Pipe(body))
+
+
+@pytest.fixture
+def way(api: Api) -> Iterator[tuple[FaultyProxy, str]]:
+    with faulty_way(api.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def sender(way: tuple[FaultyProxy, str], owner: Owner) -> Iterator[Client]:
+    """Through the proxy, and not patient."""
+    with Client(way[1], owner.key, patience=2, timeout=5) as client:
+        client.list()
+        yield client
+
+
+def test_a_stream_is_sent_in_constant_memory_and_with_its_metadata(sender: Client) -> None:
+    file = sender.upload(pipe(BODY), filename="tar.gz", content_type="application/gzip", metadata={"made": "by tar"})
+    assert (file.state, file.hash, file.size) == ("ready", hashlib.sha256(BODY).hexdigest(), SIZE)
+    assert (file.filename, file.content_type, file.metadata) == ("tar.gz", "application/gzip", {"made": "by tar"})
+
+
+def test_a_stream_is_held_to_its_digest(sender: Client) -> None:
+    assert sender.upload(pipe(BODY), sha256=hashlib.sha256(BODY).hexdigest()).hash == hashlib.sha256(BODY).hexdigest()
+    with pytest.raises(DigestMismatch):
+        sender.upload(pipe(BODY), sha256="0" * 64)
+    assert len(list(sender.list())) == 1
+
+
+def test_a_stream_waits_for_an_api_that_is_away_at_its_start(way: tuple[FaultyProxy, str], sender: Client) -> None:
+    sender.info(sender.upload(b"met"))
+    way[0].fail()
+    threading.Timer(0.7, way[0].restore).start()
+    assert sender.upload(pipe(b"short")).hash == hashlib.sha256(b"short").hexdigest()
+    assert len(list(sender.list())) == 2
+
+
+def test_a_stream_that_was_cut_in_the_middle_is_said_and_leaves_nothing(way: tuple[FaultyProxy, str], sender: Client) -> None:
+    class Cutting(Pipe):
+        def readinto(self, buffer: Any) -> int:
+            if len(self.left) < SIZE - 1_500_000:
+                way[0].cut()
+            return super().readinto(buffer)
+
+    with pytest.raises(ServerUnavailable, match="cannot be sent again from its start; nothing was stored"):
+        sender.upload(cast(BinaryIO, Cutting(BODY)))
+    way[0].restore()
+    assert list(sender.list()) == []
+
+
+def test_a_declaration_whose_answer_is_lost_declares_nothing_twice(way: tuple[FaultyProxy, str], owner: Owner) -> None:
+    proxy, url = way
+    proxy.silence_after(b"Idempotency-Key")
+
+    def cut_then_restore() -> None:
+        proxy.silenced.wait(20)
+        proxy.held.wait(1)
+        proxy.cut()
+        proxy.restore()
+
+    with Client(url, owner.key, timeout=5) as client:
+        threading.Thread(target=cut_then_restore).start()
+        file = client.upload(BODY)
+        assert [found.id for found in client.list()] == [file.id]
+    assert proxy.requests.count(b"POST /files HTTP") >= 2
+
+
+def test_the_list_goes_on_to_its_end(api: Api, owner: Owner) -> None:
+    with Client(api.url, owner.key) as client:
+        sent = [client.upload(b"x" * size, filename=f"{size}.txt").id for size in range(5)]
+        assert [file.id for file in client.list(page=2)] == sent[::-1]
+        assert [file.filename for file in client.list(filename="3*")] == ["3.txt"]
+        with pytest.raises(InvalidRequest, match="limit"):
+            list(client.list(page=0))
+
+
+def test_a_wait_that_is_over_says_so_and_loses_nothing(api: Api, owner: Owner) -> None:
+    with Client(api.url, owner.key) as client:
+        declared = client._api.declare({"filename": "a", "size": 1}, idempotency_key="never-sent").file
+        with pytest.raises(NotFinal) as raised:
+            client.wait(declared, timeout=1)
+        assert raised.value.file.state == "pending"
+
+
+def test_a_link_works_without_a_key(api: Api, owner: Owner) -> None:
+    with Client(api.url, owner.key) as client:
+        link = client.share(client.upload(b"shared"), expires_in=60)
+    with Client(api.url) as anybody, pytest.raises(Unauthorized, match="no API key"):
+        anybody.info("01a218d4-c86a-7553-bc7e-6a776d374372")
+    assert link.url.startswith(f"{api.url}/l/")
+
+
+@pytest.mark.parametrize("status", [200, 302, 404])
+def test_what_is_not_assay_is_said(status: int) -> None:
+    with (
+        stub_store(status, {"Content-Type": "text/html"}, b"<html>") as stub,
+        Client(stub.endpoint, "key") as client,
+        pytest.raises(NotAssay, match="is the URL right"),
+    ):
+        client.info("01a218d4-c86a-7553-bc7e-6a776d374372")
+
+
+def test_who_does_not_answer_is_given_up(api: Api) -> None:
+    with Client("http://127.0.0.1:9", "key", patience=0.5) as client, pytest.raises(ServerUnavailable, match="Connection refused"):
+        client.info("01a218d4-c86a-7553-bc7e-6a776d374372")
+
+
+@pytest.mark.parametrize("wrong", [{"url": "ftp://host"}, {"key": "two words"}, {"key": "a\r\nb"}, {"parallel": 0}])
+def test_a_client_that_cannot_work_is_not_made(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Client(**wrong)  # type: ignore[arg-type]  # what a caller without types may pass
+
+
+def test_a_text_file_is_no_source(api: Api, owner: Owner) -> None:
+    with Client(api.url, owner.key) as client, pytest.raises(TypeError, match="binary"):
+        client.upload(io.StringIO("text"))  # type: ignore[arg-type]  # as above
