@@ -92,13 +92,15 @@ def test_an_interrupt_says_how_to_go_on(person: Person) -> None:
     assert len({one["file"]["id"] for one in again}) == 600
 
 
-def test_an_interrupted_pipe_says_that_nothing_is_kept(person: Person) -> None:
+@pytest.mark.parametrize("time", range(3))
+def test_an_interrupted_pipe_leaves_nothing_although_its_writer_ends_as_well(person: Person, time: int) -> None:
+    """Whose end looks like the end of what is to be sent."""
     process = person.start("put", "-", stdin=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(b"x" * 2 * MIB)
     process.stdin.flush()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)  # it closes the pipe first
     assert process.returncode == Interrupted.status, err
     assert b"nothing is kept of standard input" in err
     assert person.succeed("ls", "--json").objects == []

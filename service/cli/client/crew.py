@@ -7,8 +7,10 @@
    threads end with the process.
 """
 
+import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -60,8 +62,14 @@ class Crew(Generic[T]):
 
     def stop(self) -> None:
         self._stopped.set()
+        ends = time.monotonic() + END_SECONDS
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
+        for _ in self._threads:
+            self._waiting.put(None)
         for thread in self._threads:
-            thread.join(END_SECONDS / len(self._threads))
+            thread.join(max(0.0, ends - time.monotonic()))
 
     def succeed(self, text: str, about: dict[str, Any]) -> None:
         with self._lock:
@@ -86,9 +94,14 @@ class Crew(Generic[T]):
             if bar is not None:
                 bar.end(complete=complete)
 
-    def _observe(self, bar: "Bar | None", progress: "Progress") -> None:
-        if self._stopped.is_set():
+    def check(self, *, seconds: float = 0.0) -> None:
+        """`seconds`: for so long it may still come. Raises Stopped."""
+        if self._stopped.is_set() or self._stopped.wait(seconds):
             raise Stopped
+
+    def _observe(self, bar: "Bar | None", progress: "Progress") -> None:
+        if progress.phase != "done":  # then there is a file, and whoever sent it must hear of it
+            self.check()
         if bar is not None:
             bar.move(progress.bytes_done, waiting="" if progress.phase in ("sending", "receiving", "done") else progress.phase)
 

@@ -6,19 +6,21 @@
    What the recorded key leads to was rejected, has expired or was deleted: once more, with a new key.
 3. A small one goes through the API: one request instead of three, and no copy at the store. If an earlier run did not see the end of
    that, the server is asked first for a file of this name, digest and metadata.
-4. A pipe goes through the API, too. It cannot be read again, so nothing is recorded.
+4. A pipe goes through the API, too. It cannot be read again, so nothing is recorded. Ctrl-C ends whoever writes into it at the same
+   moment, which looks like its end: once stopped, no end is passed on, and a file that was made all the same is deleted.
 """
 
 import hashlib
+import io
 import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
-from service.cli.client.crew import Crew
+from service.cli.client.crew import Crew, Stopped
 from service.cli.client.display import show, show_size
 from service.cli.client.endings import Failed
 from service.cli.client.folders import Pipe, Source
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 SMALL_BYTES: Final = 64 * 1024
 LARGE_BYTES: Final = 32 * 1024**2
 LARGE_AT_ONCE: Final = 2
+TOGETHER_SECONDS: Final = 0.2
+"""What one Ctrl-C does to both ends of a pipe is seen at both within this time."""
 WATCHED_BYTES: Final = 1024**2
 """A smaller file is there before anybody could look at its bar."""
 
@@ -178,14 +182,14 @@ class Sender:
         )
 
     def _send_pipe(self, pipe: Pipe) -> "tuple[str, File]":
-        """Step 4."""
+        """Step 4. Raises Stopped."""
         name = check_unicode(self._wish.filename or "stdin")
-        with open_pipe(pipe) as stream:
+        with Tap(open_pipe(pipe), self.crew) as stream:
             file = self.crew.watch(
                 name,
                 None,
                 lambda progress: self._client.upload(
-                    stream,
+                    cast("BinaryIO", stream),
                     filename=name,
                     content_type=self._wish.content_type or guess_type(name),
                     metadata=self._wish.metadata,
@@ -193,18 +197,39 @@ class Sender:
                     progress=progress,
                 ),
             )
+        try:
+            self.crew.check()
+        except Stopped:
+            self._client.delete(file.id)
+            raise
         return "sent", file
+
+
+class Tap(io.RawIOBase):
+    """What comes out of a pipe, until the crew is stopped."""
+
+    def __init__(self, descriptor: int, crew: Crew[Source | Pipe]) -> None:
+        self._descriptor = descriptor
+        self._crew = crew
+
+    def read(self, size: int = -1, /) -> bytes:
+        piece = os.read(self._descriptor, max(size, 0))
+        self._crew.check(seconds=0.0 if piece else TOGETHER_SECONDS)
+        return piece
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
 
 
 def name_source(source: Source | Pipe) -> str:
     return source.path or "standard input"
 
 
-def open_pipe(pipe: Pipe) -> Any:
-    """Unbuffered, so that what is read is sent; it is closed by whoever opened it. Raises OSError."""
-    descriptor = os.dup(sys.stdin.fileno()) if pipe.path is None else os.open(pipe.path, os.O_RDONLY)
-    stream: BinaryIO = os.fdopen(descriptor, "rb", buffering=0)
-    return stream
+def open_pipe(pipe: Pipe) -> int:
+    """Raises OSError."""
+    return os.dup(sys.stdin.fileno()) if pipe.path is None else os.open(pipe.path, os.O_RDONLY)
 
 
 def check_unicode(name: str) -> str:
