@@ -5,7 +5,6 @@ import errno
 import asyncpg
 
 from service.bootstrap import BootstrapError
-from service.cli.errors import CommandError
 from service.database import UNREACHABLE, SchemaError
 from service.embedded import EmbeddedError
 from service.object_store import StoreError
@@ -24,7 +23,7 @@ def explain(error: Exception) -> tuple[str, int]:
         return str(error), WRONG_SETTINGS
     if isinstance(error, SchemaError):
         return str(error), WRONG_SCHEMA
-    if isinstance(error, CommandError | EmbeddedError | BootstrapError):
+    if isinstance(error, EmbeddedError | BootstrapError):
         return str(error), FAILED
     if isinstance(error, StoreError):
         return f"the object store: {error}", FAILED

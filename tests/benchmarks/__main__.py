@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from tests.benchmarks import assembling, declaring, downloading, following, large, small, streaming, transfers
+from tests.benchmarks import assembling, command_line, declaring, downloading, following, large, small, streaming, transfers
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.ground import Ground, NotPossible, open_ground
 from tests.benchmarks.report import make_table, write_document
@@ -24,6 +24,8 @@ ROWS: dict[str, Callable[[Ground], list[Figure]]] = {
     "stream": streaming.measure,
     "parts": assembling.measure,
     "client": transfers.measure,
+    "help": command_line.measure_help,
+    "folder": command_line.measure_put,
 }
 
 

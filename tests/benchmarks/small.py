@@ -81,7 +81,7 @@ async def take_turns(site: Site, *, rounds: int, batch: int) -> tuple[list[list[
 
 UNSETTLED = """
     SELECT (SELECT count(*) FROM files WHERE sweep_at <= now() OR state IN ('pending', 'verifying') AND owner <> 'by-hand')
-         + (SELECT count(*) FROM files WHERE state = 'ready' AND owner <> 'by-hand' AND sweeps = 0)
+         + (SELECT count(*) FROM files WHERE state = 'ready' AND owner <> 'by-hand' AND sweeps = 0 AND incoming_key IS NOT NULL)
 """
 
 

@@ -36,6 +36,7 @@ from service.settings import BaseUrl, Secret, Settings, Url
 from tests.conftest import TEMPLATE, execute, in_database
 from tests.e2e.leaks import check_log, keep_secret
 from tests.e2e.nginx import Nginx, Servers, find_nginx, running_nginx
+from tests.e2e.people import Person, make_person
 from tests.proxies import FaultyProxy, faulty_way
 from tests.running import logging_as_before, make_settings
 from tests.servers import reserved_port, store_kinds
@@ -210,6 +211,12 @@ def behind(request: pytest.FixtureRequest) -> Behind:
 @pytest.fixture
 def owner(api: Api) -> Owner:
     return api.new_owner()
+
+
+@pytest.fixture
+def person(api: Api, owner: Owner, tmp_path: Path) -> Person:
+    """The owner, at a terminal."""
+    return make_person(api.url, owner.key, tmp_path)
 
 
 @pytest.fixture

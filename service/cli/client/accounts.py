@@ -1,0 +1,202 @@
+"""Whose key goes to which server.
+
+1. The address: `--url`, else ASSAY_URL, else that of `assay login`.
+2. The key: `--key-file`, else ASSAY_KEY, else the file that ASSAY_KEY_FILE names, else that of `assay login`. It is on no command line.
+3. The key of `assay login` goes to the server it was made for and to no other, whatever `--url` says.
+4. A file with a key that others can read is refused: it is not a secret any more. One that belongs to another user is taken as it is (a
+   mounted secret): we could not mend it.
+5. Login is written to a new file of mode 0600 that takes the old one's place, in a folder of mode 0700.
+"""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import urlsplit
+
+from cyclopts import Group, Parameter
+
+from service.cli.client.display import show
+from service.cli.client.endings import Failed, NotAllowed, WrongUse
+from service.cli.client.times import parse_span
+
+if TYPE_CHECKING:
+    from assay import Client
+
+LONGEST_KEY_FILE: Final = 64 * 1024
+KEY: Final = re.compile(r"[\x21-\x7e]{1,4096}")
+GROUP: Final = Group("Server", sort_key=1)
+
+
+@dataclass(frozen=True)
+class Account:
+    """A server's address, without a slash at its end, and a key for it."""
+
+    url: str
+    key: str = field(repr=False)
+
+
+@Parameter(name="*", group=GROUP)
+@dataclass(frozen=True)
+class Server:
+    """The options that every command has which asks a server."""
+
+    url: Annotated[str | None, Parameter(help="The server's address. Default: ASSAY_URL, or the one of `assay login`.")] = None
+    key_file: Annotated[Path | None, Parameter(help="A file that holds the key. Default: ASSAY_KEY, or the one of `assay login`.")] = None
+    patience: Annotated[str, Parameter(help="How long a server that went away is asked again.")] = "2m"
+
+
+HERE: Final = Server()
+
+
+def find_account(server: Server, environ: Mapping[str, str] = os.environ) -> Account:
+    """Raises WrongUse, NotAllowed, Failed."""
+    given = find_given_url(server.url, environ)
+    login = None if given and has_key(server, environ) else read_login(environ)
+    url = check_url(given) if given else login.url if login else None
+    if url is None:
+        raise WrongUse("no server is named: set ASSAY_URL, give --url, or sign in by `assay login URL`")
+    return Account(url, find_key(server, environ) or take_login(login, url))
+
+
+def find_given_url(option: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
+    return option or environ.get("ASSAY_URL") or None
+
+
+def open_client(server: Server, *, connections: int | None = None) -> "Client":
+    """Raises WrongUse, NotAllowed, Failed."""
+    patience = parse_patience(server.patience)
+    account = find_account(server)
+    from assay import Client  # 50 ms that wrong arguments need not wait for
+
+    return Client(account.url, account.key, patience=patience, connections=connections)
+
+
+def parse_patience(text: str) -> float:
+    """Seconds. Raises WrongUse."""
+    try:
+        return parse_span(text).total_seconds()
+    except ValueError as error:
+        raise WrongUse(f"--patience: {error}") from error
+
+
+def has_key(server: Server, environ: Mapping[str, str]) -> bool:
+    return bool(server.key_file or environ.get("ASSAY_KEY") or environ.get("ASSAY_KEY_FILE"))
+
+
+def find_key(server: Server, environ: Mapping[str, str]) -> str | None:
+    """Named by an option or by the environment. Raises NotAllowed, Failed."""
+    if server.key_file:
+        return read_key(server.key_file)
+    if key := environ.get("ASSAY_KEY"):
+        return check_key(key, "ASSAY_KEY")
+    return read_key(Path(environ["ASSAY_KEY_FILE"])) if environ.get("ASSAY_KEY_FILE") else None
+
+
+def take_login(login: Account | None, url: str) -> str:
+    """The key of `assay login`, for its own server. Raises NotAllowed."""
+    if login is None:
+        raise NotAllowed("there is no key: sign in by `assay login`, set ASSAY_KEY, or give --key-file")
+    if login.url != url:
+        raise NotAllowed(
+            f"you are signed in at {show(login.url)}, and that key is not sent to {show(url)}: give --key-file, or sign in there"
+        )
+    return login.key
+
+
+def check_url(text: str) -> str:
+    """Raises WrongUse."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise WrongUse(f"{show(text)} is no address: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment:
+        raise WrongUse(f"{show(text)} is no address of a server: it should look like https://files.example.com")
+    if parts.username is not None or parts.password is not None:
+        raise WrongUse("the address holds a user name or a password: leave it out, the key is all there is")
+    if re.search(r"[\x00-\x20\x7f]", text):
+        raise WrongUse(f"{show(text)} holds a blank or a control character")
+    return parts.geturl().rstrip("/")
+
+
+def check_key(text: str, where: str) -> str:
+    """Raises WrongUse; the message does not show it."""
+    if not KEY.fullmatch(text):
+        raise WrongUse(f"{where} holds no key: one line of visible ASCII characters")
+    return text
+
+
+def read_key(path: Path) -> str:
+    """The key in a file. Raises Failed, NotAllowed, WrongUse."""
+    return check_key(read_secret(path).decode("ascii", "replace").strip(), show(str(path)))
+
+
+def read_secret(path: Path) -> bytes:
+    """Raises Failed, NotAllowed."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if is_open_to_others(status):
+                raise NotAllowed(f"{show(str(path))} can be read by others, so its key is no secret: make a new key, or chmod 600 the file")
+            return file.read(LONGEST_KEY_FILE)
+    except OSError as error:
+        raise Failed(f"{show(str(path))}: {error.strerror}") from error
+
+
+def is_open_to_others(status: os.stat_result) -> bool:
+    """Only of a file that is ours; a pipe has no readers but those who were given it."""
+    return os.name == "posix" and stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and bool(status.st_mode & 0o077)
+
+
+# assay login
+
+
+def find_login_file(environ: Mapping[str, str] = os.environ) -> Path:
+    base = environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(base).expanduser() / "assay" / "login.json"
+
+
+def read_login(environ: Mapping[str, str] = os.environ) -> Account | None:
+    """None: nobody has signed in. Raises Failed, NotAllowed, WrongUse."""
+    path = find_login_file(environ)
+    if not path.exists():
+        return None
+    try:
+        said = json.loads(read_secret(path))
+        return Account(check_url(str(said["url"])), check_key(str(said["key"]), show(str(path))))
+    except (ValueError, KeyError, TypeError, WrongUse) as error:
+        raise Failed(f"{show(str(path))} is not what `assay login` writes: sign in again") from error
+
+
+def write_login(account: Account, environ: Mapping[str, str] = os.environ) -> Path:
+    """In the place of what was there. Raises Failed."""
+    path = find_login_file(environ)
+    fresh = path.with_name(f".login-{secrets.token_hex(8)}")
+    try:
+        make_private_folder(path.parent)
+        try:
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                json.dump({"url": account.url, "key": account.key}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                fresh.unlink()
+    except OSError as error:
+        raise Failed(f"{show(str(error.filename or path))}: {error.strerror}") from error
+    return path
+
+
+def make_private_folder(path: Path) -> Path:
+    """A folder that nobody else can look into, also when it was there before. Raises OSError."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+    return path

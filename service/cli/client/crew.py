@@ -1,0 +1,132 @@
+"""Threads that work through what a command hands over, one file each at a time.
+
+1. A bounded number of files waits (`hand_over` blocks), so any number of them takes the same memory. Nobody waits for another's answer.
+2. What goes wrong with one file is said, and the others go on. A key that is refused, and a server that is away, end all: the next file
+   would fare no better. So does a fault of ours.
+3. Ctrl-C: files under way stop at their next piece, the rest is never begun. Who waits for an answer is left behind after a moment; the
+   threads end with the process.
+"""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from service.cli.client.endings import Away, Ending, NotAllowed, Outcomes, explain
+from service.cli.client.reports import Report
+
+if TYPE_CHECKING:
+    from assay import Progress
+    from service.cli.client.bars import Bar
+
+T = TypeVar("T")
+R = TypeVar("R")
+END_SECONDS: Final = 2.0
+
+
+class Stopped(Exception):
+    """Somebody has ended all."""
+
+
+class Crew(Generic[T]):
+    """`work` takes one file and says how it ended; `name` is what people call it."""
+
+    def __init__(self, work: Callable[[T], None], report: Report, *, name: Callable[[T], str], jobs: int) -> None:
+        self.report = report
+        self.outcomes = Outcomes()
+        self._work = work
+        self._name = name
+        self._fatal: Exception | None = None
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._waiting: queue.Queue[T | None] = queue.Queue(2 * jobs)
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(jobs)]
+        for thread in self._threads:
+            thread.start()
+
+    def hand_over(self, item: T) -> bool:
+        """False: all has ended, and no more is taken."""
+        self._waiting.put(item)
+        return not self._stopped.is_set()
+
+    def finish(self) -> None:
+        """Wait for what is under way. Raises what ended all."""
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join()
+        if self._fatal is not None:
+            raise self._fatal
+
+    def stop(self) -> None:
+        self._stopped.set()
+        ends = time.monotonic() + END_SECONDS
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, ends - time.monotonic()))
+
+    def succeed(self, text: str, about: dict[str, Any]) -> None:
+        with self._lock:
+            self.outcomes.done += 1
+        self.report.say(text, about)
+
+    def fail(self, name: str, ending: Ending) -> None:
+        with self._lock:
+            if self._stopped.is_set():
+                return
+            self.outcomes.failed.append(type(ending))
+        self.report.complain(name, str(ending), {"source": name, "outcome": "failed"})
+
+    def watch(self, name: str, size: int | None, act: "Callable[[Callable[[Progress], None]], R]") -> R:
+        """Do it, with a bar where there are bars. `act` is given what is to be told of its progress. Raises Stopped."""
+        bar, complete = self.report.start(name, size), False
+        try:
+            result = act(lambda progress: self._observe(bar, progress))
+            complete = True
+            return result
+        finally:
+            if bar is not None:
+                bar.end(complete=complete)
+
+    def check(self, *, seconds: float = 0.0) -> None:
+        """`seconds`: for so long it may still come. Raises Stopped."""
+        if self._stopped.is_set() or self._stopped.wait(seconds):
+            raise Stopped
+
+    def _observe(self, bar: "Bar | None", progress: "Progress") -> None:
+        if progress.phase != "done":  # then there is a file, and whoever sent it must hear of it
+            self.check()
+        if bar is not None:
+            bar.move(progress.bytes_done, waiting="" if progress.phase in ("sending", "receiving", "done") else progress.phase)
+
+    def _run(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            if not self._stopped.is_set():
+                self._do(item)
+
+    def _do(self, item: T) -> None:
+        try:
+            self._work(item)
+        except Stopped:
+            return
+        except Exception as error:
+            try:
+                ending = explain(error)
+            except Exception as fault:
+                self._end_all(fault)
+                return
+            if isinstance(ending, NotAllowed | Away):
+                self._end_all(ending)
+            else:
+                self.fail(self._name(item), ending)
+
+    def _end_all(self, error: Exception) -> None:
+        with self._lock:
+            self._fatal = self._fatal or error
+            self._stopped.set()

@@ -1,0 +1,116 @@
+"""`assay put`: files, folders, standard input."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+from cyclopts.types import PositiveInt
+
+from service.cli.client import STANDARD_STREAM
+from service.cli.client.accounts import HERE, Server, open_client
+from service.cli.client.crew import Crew
+from service.cli.client.display import show
+from service.cli.client.endings import Failed, Interrupted, WrongUse
+from service.cli.client.folders import Pipe, Skipped, Source, Unreadable, list_sources
+from service.cli.client.listings import KEPT
+from service.cli.client.records import open_records
+from service.cli.client.reports import Form, Report, open_report
+from service.cli.client.sending import Sender, Wish
+from service.cli.client.sizes import measure_in_background
+
+JOBS: Final = 16
+
+
+def put(
+    files: list[str],
+    /,
+    *,
+    recursive: Annotated[bool, Parameter(alias="-r")] = False,
+    name: str | None = None,
+    type: str | None = None,
+    meta: Annotated[list[str] | None, Parameter(consume_multiple=False)] = None,
+    sha256: str | None = None,
+    force: bool = False,
+    jobs: PositiveInt = JOBS,
+    json: bool = False,
+    quiet: Annotated[bool, Parameter(alias="-q")] = False,
+    server: Server = HERE,
+) -> None:
+    """Send files, folders or standard input, and wait until each one is proved.
+
+    The same command again goes on where this one stopped, and skips what is there already.
+
+    Parameters
+    ----------
+    files
+        Paths; `-` is standard input.
+    recursive
+        Send what is in folders; the path below the folder's name is kept.
+    name
+        What the file is called there. Default: as it is called here; `stdin`.
+    type
+        The media type. Default: what the name's end says.
+    meta
+        A pair KEY=VALUE of metadata; may be given again.
+    sha256
+        The SHA-256 that the file must have, in hexadecimal.
+    force
+        Send also what is there already.
+    jobs
+        How many files are sent at once.
+    json
+        Print one JSON object a line.
+    quiet
+        Print nothing but what goes wrong.
+    """
+    wish = Wish(name, type, parse_pairs(meta or [], recursive=recursive), sha256, force)
+    check_use(files, wish, recursive=recursive)
+    with open_client(server, connections=jobs + 8) as client, open_records() as records, open_report(Form(json, quiet)) as report:
+        crew = Sender(client, records, report, wish=wish, jobs=jobs).crew
+        try:
+            if report.has_bars:
+                measure_in_background(files, report, recursive=recursive)
+            hand_over(crew, report, files, recursive=recursive)
+            crew.finish()
+        except KeyboardInterrupt:
+            crew.stop()
+            raise Interrupted(describe_interrupt(crew.outcomes.done, files)) from None
+    crew.outcomes.end()
+
+
+def hand_over(crew: Crew[Source | Pipe], report: Report, files: list[str], *, recursive: bool) -> None:
+    for source in list_sources(files, recursive=recursive):
+        if isinstance(source, Unreadable):
+            crew.fail(source.path, Failed(source.why))
+        elif isinstance(source, Skipped):
+            report.note(f"{show(source.path)}: left out, {source.why}")
+        elif not crew.hand_over(source):
+            return
+
+
+def check_use(files: list[str], wish: Wish, *, recursive: bool) -> None:
+    """Raises WrongUse."""
+    single = len(files) == 1 and not (recursive and Path(files[0]).is_dir())
+    if not single and (wish.filename or wish.sha256):
+        raise WrongUse("--name and --sha256 are about one file: give one path alone")
+    if files.count(STANDARD_STREAM) > 1:
+        raise WrongUse("standard input can be read once: give `-` once")
+    if STANDARD_STREAM in files and sys.stdin.isatty():
+        print("reading from the terminal; Ctrl-D ends it", file=sys.stderr)
+
+
+def parse_pairs(texts: list[str], *, recursive: bool) -> dict[str, str]:
+    """Raises WrongUse."""
+    pairs = dict(text.partition("=")[::2] for text in texts)
+    if not all("=" in text and text[0] != "=" for text in texts):
+        raise WrongUse("--meta takes KEY=VALUE, such as --meta album=winter")
+    if recursive and KEPT in pairs:
+        raise WrongUse(f"--meta {KEPT}=… is where -r keeps each file's path: choose another key")
+    return pairs
+
+
+def describe_interrupt(done: int, files: list[str]) -> str:
+    if files == [STANDARD_STREAM]:
+        return "interrupted: nothing is kept of standard input"
+    return f"interrupted: {done:,} done; give the same command again to go on"

@@ -1,0 +1,73 @@
+"""Files on their way here, several at once (crew.py). The client writes a hidden partial file, proves it and renames it."""
+
+import stat
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from service.cli.client.choosing import Chosen
+from service.cli.client.crew import Crew
+from service.cli.client.display import show, show_size
+from service.cli.client.endings import Failed
+from service.cli.client.listings import as_object
+from service.cli.client.names import UnsafeName, check_name, split_path
+from service.cli.client.reports import Report
+from service.cli.client.targets import Targets
+
+if TYPE_CHECKING:
+    from assay import Client, File
+
+
+class Receiver:
+    """Receives what is handed over to its crew. `single`: the path for the one file that there is."""
+
+    def __init__(self, client: "Client", report: Report, targets: Targets, *, single: Path | None, jobs: int) -> None:
+        self._client = client
+        self._report = report
+        self._targets = targets
+        self._single = single
+        self.crew: Crew[Chosen] = Crew(self._receive, report, name=name_chosen, jobs=jobs)
+
+    def _receive(self, chosen: Chosen) -> None:
+        file = chosen.file
+        path = self._single or self._targets.place(find_names(chosen))
+        outcome = "received"
+        if file.state == "ready" and not is_device(path) and self._targets.is_there(path, file):
+            outcome = "skipped"
+            self._report.count(file.size)
+        else:
+            self.crew.watch(name_chosen(chosen), file.size, lambda progress: self._client.download(file, path, progress=progress))
+        about = {"id": str(file.id), "path": str(path), "outcome": outcome, "file": as_object(file)}
+        end = "" if outcome == "received" else "  (there already)"
+        self.crew.succeed(f"{file.id}  {show_size(file.size):>8}  {show(str(path))}{end}", about)
+
+
+def is_device(path: Path) -> bool:
+    """What may be written to and never read again: /dev/null, a pipe. Only a path that the user named can be one."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
+
+
+def name_chosen(chosen: Chosen) -> str:
+    return chosen.kept or chosen.file.filename
+
+
+def find_names(chosen: Chosen) -> list[str]:
+    """The components of its path below the target. Raises Failed."""
+    try:
+        return split_path(chosen.kept) if chosen.kept is not None else [check_name(chosen.file.filename)]
+    except UnsafeName as error:
+        raise Failed(f"not written: {error}; give `-o PATH` with the id {chosen.file.id}") from error
+
+
+def write_to_output(client: "Client", file: "File", report: Report) -> None:
+    """Straight into standard output; its digest is known when all is written. Raises DigestMismatch."""
+    sys.stdout.flush()
+    bar = report.start(file.filename, file.size)
+    client.download(file, sys.stdout.buffer, progress=None if bar is None else lambda progress: bar.move(progress.bytes_done))
+    sys.stdout.buffer.flush()
+    if bar is not None:
+        bar.end(complete=True)

@@ -1,0 +1,241 @@
+"""Files on their way to the server, several at once (crew.py).
+
+1. Large files take turns: no more than LARGE_AT_ONCE, because each of them sends several parts at once.
+2. A file from a path goes by the records' protocol (records.py): skipped when it is there, gone on with when it was begun.
+   Of a large one the client keeps a journal of its own, beside the records: what was sent of it is not sent again.
+   What the recorded key leads to was rejected, has expired or was deleted: once more, with a new key.
+3. A small one goes through the API: one request instead of three, and no copy at the store. If an earlier run did not see the end of
+   that, the server is asked first for a file of this name, digest and metadata.
+4. A pipe goes through the API, too. It cannot be read again, so nothing is recorded. Ctrl-C ends whoever writes into it at the same
+   moment, which looks like its end: once stopped, no end is passed on, and a file that was made all the same is deleted.
+"""
+
+import hashlib
+import io
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
+
+from service.cli.client.crew import Crew, Stopped
+from service.cli.client.display import show, show_size
+from service.cli.client.endings import Failed
+from service.cli.client.folders import Pipe, Source
+from service.cli.client.listings import KEPT, as_object
+from service.cli.client.records import Parcel, Record, Records
+from service.cli.client.reports import Report
+from service.cli.client.types import guess_type
+
+if TYPE_CHECKING:
+    from assay import Client, File, Progress
+
+SMALL_BYTES: Final = 64 * 1024
+LARGE_BYTES: Final = 32 * 1024**2
+LARGE_AT_ONCE: Final = 2
+TOGETHER_SECONDS: Final = 0.2
+"""What one Ctrl-C does to both ends of a pipe is seen at both within this time."""
+WATCHED_BYTES: Final = 1024**2
+"""A smaller file is there before anybody could look at its bar."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the options say of every file. `filename` and `sha256` are for one alone."""
+
+    filename: str | None = None
+    content_type: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    sha256: str | None = None
+    force: bool = False
+
+
+class Sender:
+    """Sends what is handed over to its crew."""
+
+    def __init__(self, client: "Client", records: Records, report: Report, *, wish: Wish, jobs: int) -> None:
+        self._client = client
+        self._records = records
+        self._report = report
+        self._wish = wish
+        self._large = threading.Semaphore(LARGE_AT_ONCE)
+        self.crew: Crew[Source | Pipe] = Crew(self._send, report, name=name_source, jobs=jobs)
+
+    def _send(self, source: Source | Pipe) -> None:
+        outcome, file = self._send_pipe(source) if isinstance(source, Pipe) else self._send_path(source)
+        name, size = name_source(source), show_size(file.size)
+        about = {"source": name, "outcome": outcome, "file": as_object(file)}
+        self.crew.succeed(f"{file.id}  {size:>8}  {show(name)}{'' if outcome == 'sent' else '  (there already)'}", about)
+
+    def _send_path(self, source: Source) -> "tuple[str, File]":
+        """Steps 2 and 3."""
+        parcel = self._describe(source)
+        known = self._records.find(parcel)
+        if known is not None and not self._wish.force and (there := self._find_there(parcel, known)) is not None:
+            self._report.count(parcel.size)
+            return "skipped", there
+        begun = known is not None and known.file_id is None and not self._wish.force
+        record = known if known is not None and begun else self._records.begin(parcel, known)
+        file = self._send_small(parcel, begun=begun) if parcel.size <= SMALL_BYTES else self._send_recorded(parcel, record, begun=begun)
+        self._records.finish(parcel, file_id=str(file.id), sha256=file.hash or "")
+        return "sent", file
+
+    def _describe(self, source: Source) -> Parcel:
+        """Raises OSError, Failed."""
+        path = os.path.realpath(source.path)
+        found = os.stat(path)
+        name = check_unicode(self._wish.filename or os.path.basename(source.path))
+        metadata = dict(self._wish.metadata) | ({KEPT: check_unicode(source.kept)} if source.kept else {})
+        content_type = self._wish.content_type or guess_type(name)
+        return Parcel(self._client.url, path, found.st_size, found.st_mtime_ns, name, content_type, metadata, self._wish.sha256)
+
+    def _find_there(self, parcel: Parcel, record: Record) -> "File | None":
+        """The file that this one became, if it is still that."""
+        from assay.errors import Gone, NotFound
+
+        if record.file_id is None:
+            return None
+        try:
+            file = self._client.info(record.file_id)
+        except (NotFound, Gone):
+            return None
+        same = (file.filename, file.size, file.hash, file.metadata) == (parcel.filename, parcel.size, record.sha256, parcel.metadata)
+        return file if same and file.state == "ready" else None
+
+    def _send_small(self, parcel: Parcel, *, begun: bool) -> "File":
+        """Raises SourceChanged, and what a request raises."""
+        file = self._find_same(parcel) if begun else None
+        if file is None:
+            file = self._client.upload(
+                parcel.path,
+                filename=parcel.filename,
+                content_type=parcel.content_type,
+                metadata=parcel.metadata,
+                sha256=parcel.sha256,
+                through_api=True,
+            )
+        self._report.count(parcel.size)
+        return file
+
+    def _find_same(self, parcel: Parcel) -> "File | None":
+        """A file that may have come of a request whose answer nobody saw."""
+        with open(parcel.path, "rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        found = self._client.list(state="ready", hash=digest, filename=parcel.filename)
+        return next((file for file in found if (file.filename, file.metadata) == (parcel.filename, parcel.metadata)), None)
+
+    def _send_recorded(self, parcel: Parcel, record: Record, *, begun: bool) -> "File":
+        from assay.errors import Gone, Rejected, UploadLost
+
+        try:
+            return self._upload(parcel, record)
+        except (Gone, Rejected, UploadLost):
+            self._records.forget(parcel)
+            if not begun:
+                raise
+        return self._upload(parcel, self._records.begin(parcel))
+
+    def _upload(self, parcel: Parcel, record: Record) -> "File":
+        """One in between is sent again from its start, so its row is all that is kept of it."""
+        if parcel.size < WATCHED_BYTES:
+            file = self._upload_now(parcel, record, progress=None)
+            self._report.count(parcel.size)
+            return file
+        if parcel.size < LARGE_BYTES:
+            return self.crew.watch(parcel.filename, parcel.size, lambda progress: self._upload_now(parcel, record, progress=progress))
+        with self._large:
+            return self.crew.watch(parcel.filename, parcel.size, lambda progress: self._upload_large(parcel, record, progress=progress))
+
+    def _upload_large(self, parcel: Parcel, record: Record, *, progress: "Callable[[Progress], None]") -> "File":
+        """Gone on with by the client's journal, unless that is about other bytes."""
+        from assay.errors import SourceChanged
+
+        try:
+            return self._upload_now(parcel, record, progress=progress, resume=self._records.uploads)
+        except SourceChanged as error:
+            if error.state is None:  # it changes while it is sent
+                raise
+        self._report.note(f"{show(parcel.path)}: it was changed since its upload began, which begins anew")
+        return self._upload_now(parcel, record, progress=progress, resume=self._records.uploads, restart=True)
+
+    def _upload_now(
+        self,
+        parcel: Parcel,
+        record: Record,
+        *,
+        progress: "Callable[[Progress], None] | None",
+        resume: Path | None = None,
+        restart: bool = False,
+    ) -> "File":
+        return self._client.upload(
+            parcel.path,
+            filename=parcel.filename,
+            content_type=parcel.content_type,
+            metadata=parcel.metadata,
+            sha256=parcel.sha256,
+            progress=progress,
+            idempotency_key=record.idempotency_key,
+            resume=resume,
+            restart=restart,
+        )
+
+    def _send_pipe(self, pipe: Pipe) -> "tuple[str, File]":
+        """Step 4. Raises Stopped."""
+        name = check_unicode(self._wish.filename or "stdin")
+        with Tap(open_pipe(pipe), self.crew) as stream:
+            file = self.crew.watch(
+                name,
+                None,
+                lambda progress: self._client.upload(
+                    cast("BinaryIO", stream),
+                    filename=name,
+                    content_type=self._wish.content_type or guess_type(name),
+                    metadata=self._wish.metadata,
+                    sha256=self._wish.sha256,
+                    progress=progress,
+                ),
+            )
+        try:
+            self.crew.check()
+        except Stopped:
+            self._client.delete(file.id)
+            raise
+        return "sent", file
+
+
+class Tap(io.RawIOBase):
+    """What comes out of a pipe, until the crew is stopped."""
+
+    def __init__(self, descriptor: int, crew: Crew[Source | Pipe]) -> None:
+        self._descriptor = descriptor
+        self._crew = crew
+
+    def read(self, size: int = -1, /) -> bytes:
+        piece = os.read(self._descriptor, max(size, 0))
+        self._crew.check(seconds=0.0 if piece else TOGETHER_SECONDS)
+        return piece
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
+def name_source(source: Source | Pipe) -> str:
+    return source.path or "standard input"
+
+
+def open_pipe(pipe: Pipe) -> int:
+    """Raises OSError."""
+    return os.dup(sys.stdin.fileno()) if pipe.path is None else os.open(pipe.path, os.O_RDONLY)
+
+
+def check_unicode(name: str) -> str:
+    """Raises Failed."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise Failed("its name is not UTF-8: give another one by --name") from error
+    return name

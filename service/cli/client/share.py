@@ -1,0 +1,49 @@
+"""`assay share`: a link for somebody without a key."""
+
+import sys
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from service.cli.client.accounts import HERE, Server, open_client
+from service.cli.client.display import show, show_time
+from service.cli.client.endings import WrongUse, explained
+from service.cli.client.ids import print_object
+from service.cli.client.times import parse_span
+
+LONGEST: Final = timedelta(days=7)
+
+
+def share(id: UUID, /, *, expires: str = "1h", inline: bool = False, json: bool = False, server: Server = HERE) -> None:
+    """Make a link that gives the file to whoever has it, until its end. It ends with the file and with your key, too.
+
+    Parameters
+    ----------
+    id
+        The file's id.
+    expires
+        How long it works: such as 15m, 1h, 7d. At most 7 days.
+    inline
+        Let a browser show the file, if its type is harmless.
+    json
+        Print a JSON object.
+    """
+    lifetime = parse_lifetime(expires)
+    with open_client(server) as client, explained():
+        link = client.share(id, expires_in=int(lifetime.total_seconds()), inline=inline)
+    if json:
+        print_object({"id": str(id), "url": link.url, "expires_at": link.expires_at.isoformat()})
+        return
+    print(show(link.url))
+    print(f"works until {show_time(link.expires_at)} UTC", file=sys.stderr)
+
+
+def parse_lifetime(text: str) -> timedelta:
+    """Raises WrongUse."""
+    try:
+        lifetime = parse_span(text)
+    except ValueError as error:
+        raise WrongUse(f"--expires: {error}") from error
+    if lifetime > LONGEST:
+        raise WrongUse(f"--expires {text}: a link works for 7 days at most")
+    return lifetime

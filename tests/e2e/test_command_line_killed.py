@@ -1,0 +1,198 @@
+"""Commands that are killed or interrupted, and given again until they are done."""
+
+import asyncio
+import hashlib
+import os
+import random
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from service.auth import digest_key
+from service.cli.client.endings import Away, Interrupted, NotAllowed
+from service.resources import Resources
+from tests.e2e.conftest import Api, Owner, new_key, run_apart
+from tests.e2e.jobs import check_all
+from tests.e2e.leaks import keep_secret
+from tests.e2e.people import Ended, Person, write_files
+from tests.proxies import faulty_way
+from tests.servers import wait_until
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024**2
+KILLS = 20
+START_SECONDS, LONGEST_SECONDS = 0.4, 2.5
+"""A command needs the first of it to have begun."""
+
+
+@pytest.fixture
+def tree(person: Person) -> dict[str, bytes]:
+    """Small ones through the API, a middle one in one PUT, a large one in parts."""
+    contents = {f"tree/small/{number}": b"%d" % number * 1000 for number in range(150)}
+    contents |= {f"tree/middle-{number}": os.urandom(2 * MIB) for number in range(3)}
+    contents["tree/large"] = os.urandom(80 * MIB)
+    write_files(person.folder, contents)
+    return contents
+
+
+def kill_until_done(person: Person, *arguments: str) -> tuple[int, Ended]:
+    """How often it was killed before it could end; and the last run, which nobody disturbs."""
+    killed, chances = 0, random.Random(4)  # noqa: S311  # the same points in every run of the test, as far as the machine lets it
+    for _ in range(KILLS):
+        process = person.start(*arguments)
+        try:
+            process.communicate(timeout=chances.uniform(START_SECONDS, LONGEST_SECONDS))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            killed += 1
+    return killed, person.succeed(*arguments)
+
+
+async def test_a_folder_whose_sending_is_killed_again_and_again_is_there_once(
+    person: Person, tree: dict[str, bytes], resources: Resources
+) -> None:
+    killed, _ = await asyncio.to_thread(kill_until_done, person, "put", "-r", "tree")
+    assert killed > 0
+    listed = (await asyncio.to_thread(person.succeed, "ls", "--state", "ready", "--json")).objects
+    assert sorted(file["metadata"]["path"] for file in listed) == sorted(tree)
+    assert {file["metadata"]["path"]: file["hash"] for file in listed} == {
+        path: hashlib.sha256(content).hexdigest() for path, content in tree.items()
+    }
+    assert list((person.home / "assay" / "uploads").iterdir()) == []
+    await check_all(resources)
+
+
+async def test_a_folder_whose_fetching_is_killed_again_and_again_comes_back_as_it_was(person: Person, tree: dict[str, bytes]) -> None:
+    await asyncio.to_thread(person.succeed, "put", "-r", "tree")
+    killed, _ = await asyncio.to_thread(kill_until_done, person, "get", "-r", "tree", "-o", "back")
+    assert killed > 0
+    back = person.folder / "back"
+    assert {path.relative_to(back).as_posix(): path.read_bytes() for path in back.rglob("*") if path.is_file()} == tree
+
+
+def test_an_interrupt_says_how_to_go_on(person: Person) -> None:
+    write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(600)})
+    process = person.start("put", "-r", "many")
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == Interrupted.status
+    assert b"give the same command again to go on" in err
+    assert b"Traceback" not in err
+    sent = out.count(b"\n") + 1
+    assert sent < 600
+    again = person.succeed("put", "-r", "many", "--json").objects
+    assert len(again) == 600
+    assert sum(one["outcome"] == "skipped" for one in again) >= sent
+    assert len({one["file"]["id"] for one in again}) == 600
+
+
+@pytest.mark.parametrize("time", range(3))
+def test_an_interrupted_pipe_leaves_nothing_although_its_writer_ends_as_well(person: Person, time: int) -> None:
+    """Whose end looks like the end of what is to be sent."""
+    process = person.start("put", "-", stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b"x" * 2 * MIB)
+    process.stdin.flush()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)  # it closes the pipe first
+    assert process.returncode == Interrupted.status, err
+    assert b"nothing is kept of standard input" in err
+    assert person.succeed("ls", "--json").objects == []
+
+
+def test_the_terminal_is_as_before_after_an_interrupt(person: Person) -> None:
+    write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(600)})
+    with person.at_terminal("put", "-r", "many") as terminal:
+        terminal.read_until(b" of 600 files")
+        terminal.type("\x03")
+        assert terminal.finish() == Interrupted.status
+    shown = terminal.shown
+    assert b"\x1b[?25l" in shown, "no bar hid the cursor"
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l"), "the cursor stays hidden"
+    assert b"give the same command again" in shown
+
+
+async def test_a_server_that_goes_away_in_mid_run_ends_all_and_the_same_command_goes_on(api: Api, person: Person) -> None:
+    write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(300)})
+    with faulty_way(api.url) as (way, url):
+        cut = Person(url, person.key, person.home, person.folder)
+        process = cut.start("put", "-r", "many", "--json", "--patience", "2")
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline)
+        way.cut()
+        out, err = await asyncio.to_thread(process.communicate, timeout=60)
+        assert process.returncode == Away.status, err
+        assert err.count(b"\n") <= 2
+        way.restore()
+        again = (await asyncio.to_thread(cut.succeed, "put", "-r", "many", "--json")).objects
+    assert len({one["file"]["id"] for one in again}) == len(again) == 300
+    assert sum(one["outcome"] == "skipped" for one in again) >= out.count(b"\n")
+    listed = (await asyncio.to_thread(person.succeed, "ls", "--json")).objects
+    assert sorted(file["metadata"]["path"] for file in listed) == sorted(f"many/{number}" for number in range(300))
+
+
+async def test_a_key_that_is_revoked_in_mid_run_ends_all_and_another_one_goes_on(
+    api: Api, owner: Owner, person: Person, resources: Resources
+) -> None:
+    write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(600)})
+    process = person.start("put", "-r", "many", "--json")
+    assert process.stdout is not None
+    assert await asyncio.to_thread(process.stdout.readline)
+    await resources.pool.execute("UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1", digest_key(owner.key).digest)
+    out, err = await asyncio.to_thread(process.communicate, timeout=60)
+    assert process.returncode == NotAllowed.status, err
+    assert err.count(b"\n") == 1
+    assert out.count(b"\n") < 599
+    key = run_apart(new_key(api.settings, owner.name, scopes=("read", "write"), expires_in=None))
+    keep_secret([key])
+    other = Person(api.url, key, person.home, person.folder)
+    again = (await asyncio.to_thread(other.succeed, "put", "-r", "many", "--json")).objects
+    assert len({one["file"]["id"] for one in again}) == len(again) == 600
+    assert sum(one["outcome"] == "skipped" for one in again) > out.count(b"\n")
+
+
+def test_a_file_that_changed_since_its_upload_began_begins_anew_and_says_so(person: Person) -> None:
+    path: Path = person.folder / "large"
+    path.write_bytes(os.urandom(100 * MIB))
+    process = person.start("put", "large")
+    wait_for_journal(person)
+    process.kill()
+    process.communicate()
+    content = os.urandom(70 * MIB)
+    path.write_bytes(content)
+    ended = person.succeed("put", "large")
+    assert "begins anew" in ended.err
+    [file] = person.succeed("ls", "--state", "ready", "--json").objects
+    assert file["hash"] == hashlib.sha256(content).hexdigest()
+
+
+def wait_for_journal(person: Person) -> None:
+    wait_until(lambda: any((person.home / "assay" / "uploads").glob("*.upload")))
+
+
+def test_the_cursor_comes_back_after_sigterm(person: Person) -> None:
+    write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(600)})
+    with person.at_terminal("put", "-r", "many") as terminal:
+        terminal.read_until(b" of 600 files")
+        os.kill(terminal.pid, signal.SIGTERM)
+        assert terminal.finish() == Interrupted.status
+    assert terminal.shown.rindex(b"\x1b[?25h") > terminal.shown.rindex(b"\x1b[?25l")
+
+
+@pytest.mark.parametrize("arguments", [["ls"], ["put", "-r", "many"]])
+def test_nobody_who_reads_is_an_end_without_a_word(person: Person, arguments: list[str]) -> None:
+    write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(100)})
+    person.succeed("put", "-r", "many", "-q")
+    process = person.start(*arguments, "--json")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(60), said) == (1, b"")

@@ -1,0 +1,152 @@
+"""What the client's commands say and how they end, as far as it needs no server."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from assay import errors
+from service.cli.client.display import show
+from service.cli.client.endings import Away, Ending, Failed, NotAllowed, NotFound, Outcomes, Rejected, SomeFailed, explain
+from service.cli.client.reports import Form, Report
+from service.cli.client.times import parse_moment, parse_span
+from service.cli.client.types import guess_type
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"litestar", "uvicorn", "asyncpg", "minio", "alembic", "service.settings", "service.database"}
+
+
+def modules_of(*arguments: str) -> set[str]:
+    """What is imported for a command."""
+    script = (
+        "import sys\nsys.argv = ['assay', *sys.argv[1:]]\nfrom service.cli import main\n"
+        "try: main()\nexcept SystemExit: print('loaded', *sys.modules)"
+    )
+    environ = {"ASSAY_URL": "http://127.0.0.1:1", "ASSAY_KEY": "none", "HOME": "/nowhere"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60, check=True, env=environ, cwd=ROOT
+    )
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+@pytest.mark.parametrize("command", ["put", "get", "ls", "info", "rm", "share", "login"])
+def test_a_clients_command_imports_no_server(command: str) -> None:
+    loaded = modules_of(command, "--help")
+    assert f"service.cli.client.{command}" in loaded
+    assert not HEAVY & loaded
+
+
+def test_help_imports_neither_the_client_nor_a_parser_of_markdown() -> None:
+    assert not (HEAVY | {"assay", "urllib3", "markdown_it", "rich.progress", "importlib.metadata"}) & modules_of("--help")
+
+
+def test_the_statuses_are_those_of_the_document() -> None:
+    document = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    statuses = {kind.status for kind in Ending.__subclasses__()}
+    assert len(statuses) == len(Ending.__subclasses__())
+    for status in statuses:
+        assert f"\n| {status} | " in document
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (errors.Unauthorized("no"), NotAllowed),
+        (errors.Forbidden("no"), NotAllowed),
+        (errors.NotFound("no"), NotFound),
+        (errors.Gone("no"), NotFound),
+        (errors.DigestMismatch("no"), Rejected),
+        (errors.ServerUnavailable("no"), Away),
+        (errors.NotAssay("no"), Away),
+        (errors.StoreRefused("no", status=403, code="AccessDenied"), Failed),
+        (errors.SourceChanged("no"), Failed),
+        (errors.TargetFailed("no"), Failed),
+        (errors.InvalidRequest("no"), Failed),
+        (FileNotFoundError(2, "No such file or directory", "a"), Failed),
+        (Failed("no"), Failed),
+    ],
+)
+def test_what_the_client_raises_is_an_ending(error: Exception, ending: type[Ending]) -> None:
+    assert type(explain(error)) is ending
+
+
+def test_every_error_of_the_client_is_an_ending() -> None:
+    def walk(kind: type[Exception]) -> list[type[Exception]]:
+        return [kind, *(below for child in kind.__subclasses__() for below in walk(child))]
+
+    for kind in walk(errors.AssayError):
+        error = kind.__new__(kind)
+        Exception.__init__(error, "no")
+        assert isinstance(explain(error), Ending), kind
+
+
+def test_a_fault_of_ours_is_none() -> None:
+    with pytest.raises(ZeroDivisionError):
+        explain(ZeroDivisionError())
+
+
+def test_what_a_server_says_is_shown_and_not_obeyed() -> None:
+    assert str(explain(errors.NotFound("a\x1b[2J\nb"))) == "a\\x1b[2J\\nb"
+
+
+@pytest.mark.parametrize(
+    ("done", "failed", "ending"),
+    [(1, [Failed], SomeFailed), (0, [NotFound, NotFound], NotFound), (0, [NotFound, Failed], SomeFailed), (0, [Rejected], Rejected)],
+)
+def test_several_end_as_they_have_in_common(done: int, failed: list[type[Ending]], ending: type[Ending]) -> None:
+    outcomes = Outcomes()
+    outcomes.done, outcomes.failed = done, failed
+    with pytest.raises(ending):
+        outcomes.end()
+
+
+def test_none_that_failed_is_no_ending() -> None:
+    Outcomes().end()
+
+
+def test_json_is_ascii_and_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[2J\u202e"
+    Report(Form(json=True, quiet=False), None).complain(name, "no\x9b", {"source": name})
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"source": name, "error": "no\x9b"}
+    assert out.isascii()
+    assert "\x1b" not in out
+    assert err == "a\\x1b[2J\\u202e: no\\x9b\n"
+    quiet = Report(Form(json=False, quiet=True), None)
+    quiet.say("done", {})
+    quiet.note("left out")
+    assert capsys.readouterr() == ("", "")
+    quiet.complain("a", "no", {})
+    assert capsys.readouterr() == ("", "a: no\n")
+
+
+def test_times_are_read_as_people_write_them() -> None:
+    now = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert [parse_span(text) for text in ("90", "15m", "1h", "7d")] == [timedelta(seconds=s) for s in (90, 900, 3600, 604800)]
+    assert parse_moment("2h", now) == datetime(2026, 1, 31, 10, tzinfo=UTC)
+    assert parse_moment("2026-01-31T12:00:00+02:00", now) == datetime(2026, 1, 31, 10, tzinfo=UTC)
+    assert parse_moment("2026-01-30", now).tzinfo is UTC
+    for wrong in ("", "0", "0h", "-1h", "1w", "1.5h", "9" * 12):
+        with pytest.raises(ValueError, match="time"):
+            parse_span(wrong)
+    for wrong in ("soon", "2026-13-01", "999999999d", "12"):
+        with pytest.raises(ValueError, match="is no time"):
+            parse_moment(wrong, now)
+
+
+def test_types_are_those_of_the_names_end() -> None:
+    assert [guess_type(name) for name in ("a.jpg", "a.txt", "a.tar.gz", "a", "data:text/html,x", "http://x/a.png")] == [
+        "image/jpeg",
+        "text/plain",
+        "application/gzip",
+        None,
+        None,
+        "image/png",
+    ]
+
+
+def test_what_is_shown_stays_as_it_is_when_it_is_shown_again() -> None:
+    assert show(show("\x1b\u202e\n")) == show("\x1b\u202e\n")
