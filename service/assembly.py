@@ -14,7 +14,7 @@ The row is held by a lease meanwhile, like in a verification, so that one reques
    - no answer: it may take effect at any later time. The lease runs out by itself, so that nobody asks a second time before; 503. Whoever
      looks then finds the object: a worker by the store's event or when the row is due, or the next `complete`.
 (a) Look at the key. There: as if answered. Nothing: give the lease back, and only if that hit a row the upload is lost, 409;
-    else another may have assembled, proved and tidied up: begin anew.
+    else another may have assembled, proved and tidied up: begin anew. The store does not say: give the lease back, 503.
 (b) While 3 to 5 run, the lease is extended. It is lost, because the file was deleted: the statements at the end see it.
 (c) Cancelled, because the process stops, or a fault of ours: as if not answered.
 """
@@ -62,17 +62,25 @@ async def assemble(resources: Resources, file: File, sha256: Sha256 | None) -> F
         return None
     async with extending(resources, file.id, lease):
         try:
-            await ask_store(resources, file, file.parts, send_before=asked_at + resources.settings.lease.total_seconds())
-        except UploadMissing:
-            if not await uploads.is_uploaded(resources, file):
-                await report_lost(resources, file, lease)
-                return None
+            there = await put_together(resources, file, file.parts, send_before=asked_at + resources.settings.lease.total_seconds())
         except Unanswered as silence:
             raise silence.error from silence
         except (StoreError, problems.IncompleteParts) as error:
             await give_back(resources, file, lease, error)
             raise
+        if not there:
+            await report_lost(resources, file, lease)
+            return None
         return await notice(resources, file, lease, sha256)
+
+
+async def put_together(resources: Resources, file: File, parts: Parts, *, send_before: float) -> bool:
+    """Steps 3 to 5, and the look of (a): whether the object is there. Raises IncompleteParts, Unanswered, StoreError."""
+    try:
+        await ask_store(resources, file, parts, send_before=send_before)
+    except UploadMissing:
+        return await uploads.is_uploaded(resources, file)
+    return True
 
 
 async def ask_store(resources: Resources, file: File, parts: Parts, *, send_before: float) -> None:

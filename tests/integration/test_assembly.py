@@ -228,6 +228,20 @@ async def test_an_upload_that_is_gone_with_its_object_there_is_not_lost(resource
     await check_ready_and_clean(resources, file)
 
 
+async def test_a_store_that_does_not_say_whether_the_object_is_there_gives_the_lease_back(resources: Resources) -> None:
+    file = await send_parts(resources)
+    await resources.incoming.abort_upload(file.incoming_key or "", file.upload_id or "")
+    incoming = FaultyBucket(resources.incoming)
+
+    def fall_silent() -> None:
+        incoming.before["head"] = lose_answer
+
+    incoming.before["list_parts"] = fall_silent
+    with pytest.raises(StoreUnavailable):
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    assert await read_lease(resources, file) is None
+
+
 async def test_nobody_is_told_of_a_loss_that_another_turned_into_a_proof(resources: Resources) -> None:
     """The lease ended while this one stalled; another assembled, a worker proved, the sweeper tidied up."""
     file = await send_parts(resources)
