@@ -7,7 +7,8 @@ The row is held by a lease meanwhile, like in a verification, so that one reques
 3. Ask the store which parts it has; its list is the truth. It has no such upload: (a). Any other error: give the lease back, 503.
 4. Parts are missing, or of another size than they should be: give the lease back, 409 with their numbers.
 5. Ask the store to assemble what it listed: once, and before the first lease period is over.
-   - answered: notice the object and give the lease back, in one statement. No row (deleted, lease lost, another digest): begin anew.
+   - answered: notice the object and give the lease back, in one statement. No row: begin anew, for it was deleted or the lease is lost;
+     or another digest became known, with a notice: then the lease is given back first, for a worker waits for it.
    - no such upload: (a).
    - refused, because a part was sent again since it was listed: give the lease back, 409.
    - another error, or too late to ask: the request is over, or was never sent: give the lease back, 503.
@@ -124,8 +125,12 @@ def refuse_gaps(parts: Parts, found: Sequence[StoredPart], *, wrong_size: Sequen
 
 
 async def notice(resources: Resources, file: File, lease: UUID, sha256: Sha256 | None) -> File | None:
+    """The last of step 5."""
     noticed = await assemblies.notice_assembled(resources.pool, file.id, lease, sha256)
-    if noticed is not None:
+    if noticed is None:
+        if await assemblies.release_assembly(resources.pool, file.id, lease):
+            resources.signals.give_work()
+    else:
         NOTICES.labels("complete").inc()
         resources.signals.give_work()
         resources.signals.give_history()

@@ -242,6 +242,23 @@ async def test_a_store_that_does_not_say_whether_the_object_is_there_gives_the_l
     assert await read_lease(resources, file) is None
 
 
+async def test_another_digest_that_is_told_meanwhile_wins_and_holds_up_nobody(resources: Resources) -> None:
+    """The object is there before this one's notice: who completes with a digest then need not assemble."""
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+
+    async def be_overtaken() -> None:
+        await completion.complete_upload(resources, file.id, owner="ann", sha256=sha256(TWO_PARTS))
+
+    incoming.after["complete_upload"] = be_overtaken
+    with pytest.raises(problems.DigestConflict):
+        await completion.complete_upload(
+            msgspec.structs.replace(resources, incoming=incoming), file.id, owner="ann", sha256=sha256(b"another")
+        )
+    assert await read_lease(resources, file) is None
+    await check_ready_and_clean(resources, file)
+
+
 async def test_nobody_is_told_of_a_loss_that_another_turned_into_a_proof(resources: Resources) -> None:
     """The lease ended while this one stalled; another assembled, a worker proved, the sweeper tidied up."""
     file = await send_parts(resources)
