@@ -98,7 +98,7 @@ async def ask_store(resources: Resources, file: File, parts: Parts, *, send_befo
             send_before=send_before,
         )
     except RequestRefused as error:
-        raise problems.IncompleteParts("parts were sent again while they were put together: complete when none is under way") from error
+        raise refuse("parts were sent again while they were put together: complete when none is under way", [], wrong_size=[]) from error
     except StoreError as error:
         if error.status is None and not isinstance(error, SentTooLate):
             raise Unanswered(error) from error
@@ -115,9 +115,14 @@ def check_parts(parts: Parts, found: Sequence[StoredPart]) -> None:
 def refuse_gaps(parts: Parts, found: Sequence[StoredPart], *, wrong_size: Sequence[int] = ()) -> problems.IncompleteParts:
     there = {part.number for part in found}
     missing = [number for number in range(1, parts.count + 1) if number not in there]
+    detail = f"of {parts.count} parts {len(missing)} are missing and {len(wrong_size)} have a wrong size: send those, then complete"
+    return refuse(detail, missing, wrong_size=wrong_size)
+
+
+def refuse(detail: str, missing: Sequence[int], *, wrong_size: Sequence[int]) -> problems.IncompleteParts:
     return problems.IncompleteParts(
-        f"of {parts.count} parts {len(missing)} are missing and {len(wrong_size)} have a wrong size: send those, then complete",
-        missing=missing[:MOST_NUMBERS],
+        detail,
+        missing=list(missing[:MOST_NUMBERS]),
         missing_count=len(missing),
         wrong_size=list(wrong_size[:MOST_NUMBERS]),
         wrong_size_count=len(wrong_size),

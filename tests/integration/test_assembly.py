@@ -284,8 +284,9 @@ async def test_a_part_that_is_sent_again_meanwhile_refuses_the_assembly(resource
         await put_parts(resources, file, TWO_PARTS[:-1] + b"!", 2)
 
     incoming.before["complete_upload"] = send_another
-    with pytest.raises(problems.IncompleteParts):
+    with pytest.raises(problems.IncompleteParts) as refused:
         await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    assert refused.value.extension == {"missing": [], "missing_count": 0, "wrong_size": [], "wrong_size_count": 0}
     assert await read_lease(resources, file) is None
     await put_parts(resources, file, TWO_PARTS, 2)
     await complete(resources, file)
