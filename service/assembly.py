@@ -12,8 +12,8 @@ The row is held by a lease meanwhile, like in a verification, so that one reques
    - no such upload: (a).
    - refused, because a part was sent again since it was listed: give the lease back, 409.
    - another error, or too late to ask: the request is over, or was never sent: give the lease back, 503.
-   - no answer: it may take effect at any later time. The lease runs out by itself, so that nobody asks a second time before; 503. Whoever
-     looks then finds the object: a worker by the store's event or when the row is due, or the next `complete`.
+   - no answer, or a gateway's: it may take effect at any later time. The lease runs out by itself, so that nobody asks a second time
+     before; 503. Whoever looks then finds the object: a worker by the store's event or when the row is due, or the next `complete`.
 (a) Look at the key. There: as if answered. Nothing: give the lease back, and only if that hit a row the upload is lost, 409;
     else another may have assembled, proved and tidied up: begin anew. The store does not say: give the lease back, 503.
 (b) While 3 to 5 run, the lease is extended. It is lost, because the file was deleted: the statements at the end see it.
@@ -40,6 +40,8 @@ MOST_NUMBERS: Final = 1_000
 """Of missing parts that a refusal names."""
 ASSEMBLE_SECONDS: Final = 60.0
 PARTS_A_SECOND: Final = 50
+UNANSWERED: Final = (None, 502, 504)
+"""A gateway's answers say nothing of what the store behind it is doing."""
 
 log = structlog.get_logger()
 
@@ -100,7 +102,7 @@ async def ask_store(resources: Resources, file: File, parts: Parts, *, send_befo
     except RequestRefused as error:
         raise refuse("parts were sent again while they were put together: complete when none is under way", [], wrong_size=[]) from error
     except StoreError as error:
-        if error.status is None and not isinstance(error, SentTooLate):
+        if error.status in UNANSWERED and not isinstance(error, SentTooLate):
             raise Unanswered(error) from error
         raise
 

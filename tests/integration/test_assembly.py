@@ -191,6 +191,21 @@ async def test_an_answered_error_gives_the_lease_back_at_once(resources: Resourc
     await check_ready_and_clean(resources, file)
 
 
+@pytest.mark.parametrize("status", [502, 504])
+async def test_what_a_gateway_says_is_no_answer_of_the_store(resources: Resources, status: int) -> None:
+    """The store may be at it still: nobody asks a second time, and nothing is aborted, before the lease has ended."""
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+
+    def lose_patience() -> None:
+        raise StoreUnavailable(f"{status} without a code", status=status)
+
+    incoming.before["complete_upload"] = lose_patience
+    with pytest.raises(StoreUnavailable):
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    assert await read_lease(resources, file) is not None
+
+
 async def test_a_store_that_does_not_list_gives_the_lease_back(resources: Resources) -> None:
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
