@@ -31,7 +31,7 @@ import structlog
 
 from service import database, multipart, problems, uploads
 from service.model import File, Parts, Sha256
-from service.object_store import RequestRefused, SentTooLate, StoredPart, StoreError, UploadMissing
+from service.object_store import SentTooLate, StoredPart, StoreError, UploadMissing
 from service.queries import assemblies
 from service.resources import Resources
 from service.telemetry import NOTICES
@@ -40,6 +40,8 @@ MOST_NUMBERS: Final = 1_000
 """Of missing parts that a refusal names."""
 ASSEMBLE_SECONDS: Final = 60.0
 PARTS_A_SECOND: Final = 50
+CHANGED_PART: Final = "InvalidPart"
+"""A part that was named has another ETag by now."""
 UNANSWERED: Final = (None, 502, 504)
 """A gateway's answers say nothing of what the store behind it is doing."""
 
@@ -99,9 +101,10 @@ async def ask_store(resources: Resources, file: File, parts: Parts, *, send_befo
             timeout_seconds=ASSEMBLE_SECONDS + parts.count / PARTS_A_SECOND,
             send_before=send_before,
         )
-    except RequestRefused as error:
-        raise refuse("parts were sent again while they were put together: complete when none is under way", [], wrong_size=[]) from error
     except StoreError as error:
+        if error.code == CHANGED_PART:
+            detail = "parts were sent again while they were put together: complete when none is under way"
+            raise refuse(detail, [], wrong_size=[]) from error
         if error.status in UNANSWERED and not isinstance(error, SentTooLate):
             raise Unanswered(error) from error
         raise

@@ -11,7 +11,7 @@ import pytest
 from service import completion, problems
 from service.model import File, State
 from service.multipart import PartRequest, list_parts, sign_parts
-from service.object_store import Bucket, StoreUnavailable
+from service.object_store import Bucket, RequestRefused, StoreUnavailable
 from service.queries import assemblies, claims
 from service.resources import Resources
 from service.sweeper import sweep
@@ -306,6 +306,19 @@ async def test_a_part_that_is_sent_again_meanwhile_refuses_the_assembly(resource
     await put_parts(resources, file, TWO_PARTS, 2)
     await complete(resources, file)
     await check_ready_and_clean(resources, file)
+
+
+async def test_a_store_that_refuses_for_another_reason_blames_no_parts(resources: Resources) -> None:
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+
+    def be_full() -> None:
+        raise RequestRefused("400 XMinioAdminBucketQuotaExceeded", status=400, code="XMinioAdminBucketQuotaExceeded")
+
+    incoming.before["complete_upload"] = be_full
+    with pytest.raises(RequestRefused):
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    assert await read_lease(resources, file) is None
 
 
 async def test_an_assembly_is_not_asked_for_after_the_first_lease_period(resources: Resources) -> None:
