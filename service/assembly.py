@@ -7,14 +7,15 @@ The row is held by a lease meanwhile, like in a verification, so that one reques
 3. Ask the store which parts it has; its list is the truth. It has no such upload: (a). Any other error: give the lease back, 503.
 4. Parts are missing, or of another size than they should be: give the lease back, 409 with their numbers.
 5. Ask the store to assemble what it listed: once, and before the first lease period is over.
-   - answered: notice the object and give the lease back, in one statement. No row (deleted, lease lost, another digest): begin anew.
+   - answered: notice the object and give the lease back, in one statement. No row: begin anew, for it was deleted or the lease is lost;
+     or another digest became known, with a notice: then the lease is given back first, for a worker waits for it.
    - no such upload: (a).
    - refused, because a part was sent again since it was listed: give the lease back, 409.
    - another error, or too late to ask: the request is over, or was never sent: give the lease back, 503.
-   - no answer: it may take effect at any later time. The lease runs out by itself, so that nobody asks a second time before; 503. Whoever
-     looks then finds the object: a worker by the store's event or when the row is due, or the next `complete`.
+   - no answer, or a gateway's: it may take effect at any later time. The lease runs out by itself, so that nobody asks a second time
+     before; 503. Whoever looks then finds the object: a worker by the store's event or when the row is due, or the next `complete`.
 (a) Look at the key. There: as if answered. Nothing: give the lease back, and only if that hit a row the upload is lost, 409;
-    else another may have assembled, proved and tidied up: begin anew.
+    else another may have assembled, proved and tidied up: begin anew. The store does not say: give the lease back, 503.
 (b) While 3 to 5 run, the lease is extended. It is lost, because the file was deleted: the statements at the end see it.
 (c) Cancelled, because the process stops, or a fault of ours: as if not answered.
 """
@@ -30,7 +31,7 @@ import structlog
 
 from service import database, multipart, problems, uploads
 from service.model import File, Parts, Sha256
-from service.object_store import RequestRefused, SentTooLate, StoredPart, StoreError, UploadMissing
+from service.object_store import SentTooLate, StoredPart, StoreError, UploadMissing
 from service.queries import assemblies
 from service.resources import Resources
 from service.telemetry import NOTICES
@@ -39,6 +40,10 @@ MOST_NUMBERS: Final = 1_000
 """Of missing parts that a refusal names."""
 ASSEMBLE_SECONDS: Final = 60.0
 PARTS_A_SECOND: Final = 50
+CHANGED_PART: Final = "InvalidPart"
+"""A part that was named has another ETag by now."""
+UNANSWERED: Final = (None, 502, 504)
+"""A gateway's answers say nothing of what the store behind it is doing."""
 
 log = structlog.get_logger()
 
@@ -62,17 +67,25 @@ async def assemble(resources: Resources, file: File, sha256: Sha256 | None) -> F
         return None
     async with extending(resources, file.id, lease):
         try:
-            await ask_store(resources, file, file.parts, send_before=asked_at + resources.settings.lease.total_seconds())
-        except UploadMissing:
-            if not await uploads.is_uploaded(resources, file):
-                await report_lost(resources, file, lease)
-                return None
+            there = await put_together(resources, file, file.parts, send_before=asked_at + resources.settings.lease.total_seconds())
         except Unanswered as silence:
             raise silence.error from silence
         except (StoreError, problems.IncompleteParts) as error:
             await give_back(resources, file, lease, error)
             raise
+        if not there:
+            await report_lost(resources, file, lease)
+            return None
         return await notice(resources, file, lease, sha256)
+
+
+async def put_together(resources: Resources, file: File, parts: Parts, *, send_before: float) -> bool:
+    """Steps 3 to 5, and the look of (a): whether the object is there. Raises IncompleteParts, Unanswered, StoreError."""
+    try:
+        await ask_store(resources, file, parts, send_before=send_before)
+    except UploadMissing:
+        return await uploads.is_uploaded(resources, file)
+    return True
 
 
 async def ask_store(resources: Resources, file: File, parts: Parts, *, send_before: float) -> None:
@@ -88,10 +101,11 @@ async def ask_store(resources: Resources, file: File, parts: Parts, *, send_befo
             timeout_seconds=ASSEMBLE_SECONDS + parts.count / PARTS_A_SECOND,
             send_before=send_before,
         )
-    except RequestRefused as error:
-        raise problems.IncompleteParts("parts were sent again while they were put together: complete when none is under way") from error
     except StoreError as error:
-        if error.status is None and not isinstance(error, SentTooLate):
+        if error.code == CHANGED_PART:
+            detail = "parts were sent again while they were put together: complete when none is under way"
+            raise refuse(detail, [], wrong_size=[]) from error
+        if error.status in UNANSWERED and not isinstance(error, SentTooLate):
             raise Unanswered(error) from error
         raise
 
@@ -106,9 +120,14 @@ def check_parts(parts: Parts, found: Sequence[StoredPart]) -> None:
 def refuse_gaps(parts: Parts, found: Sequence[StoredPart], *, wrong_size: Sequence[int] = ()) -> problems.IncompleteParts:
     there = {part.number for part in found}
     missing = [number for number in range(1, parts.count + 1) if number not in there]
+    detail = f"of {parts.count} parts {len(missing)} are missing and {len(wrong_size)} have a wrong size: send those, then complete"
+    return refuse(detail, missing, wrong_size=wrong_size)
+
+
+def refuse(detail: str, missing: Sequence[int], *, wrong_size: Sequence[int]) -> problems.IncompleteParts:
     return problems.IncompleteParts(
-        f"of {parts.count} parts {len(missing)} are missing and {len(wrong_size)} have a wrong size: send those, then complete",
-        missing=missing[:MOST_NUMBERS],
+        detail,
+        missing=list(missing[:MOST_NUMBERS]),
         missing_count=len(missing),
         wrong_size=list(wrong_size[:MOST_NUMBERS]),
         wrong_size_count=len(wrong_size),
@@ -116,8 +135,12 @@ def refuse_gaps(parts: Parts, found: Sequence[StoredPart], *, wrong_size: Sequen
 
 
 async def notice(resources: Resources, file: File, lease: UUID, sha256: Sha256 | None) -> File | None:
+    """The last of step 5."""
     noticed = await assemblies.notice_assembled(resources.pool, file.id, lease, sha256)
-    if noticed is not None:
+    if noticed is None:
+        if await assemblies.release_assembly(resources.pool, file.id, lease):
+            resources.signals.give_work()
+    else:
         NOTICES.labels("complete").inc()
         resources.signals.give_work()
         resources.signals.give_history()

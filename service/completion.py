@@ -39,7 +39,7 @@ async def complete_upload(resources: Resources, file_id: UUID, *, owner: str | N
         if noticed is not None:
             return noticed
         if time.monotonic() > give_up_at:
-            raise problems.Unavailable("another request is putting this file together: ask again")
+            raise problems.Unavailable("another request or a worker is at this file: ask again")
 
 
 async def announce(resources: Resources, file: File, sha256: Sha256 | None) -> File | None:

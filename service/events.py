@@ -11,7 +11,7 @@
 3. Follow: the feed fetches what is new, once for all, and puts each owner's into the queues of its readers. A reader sends what is in its
    queue, and leaves out what it has sent already. That is all it has to do to pass from 2 to 3: what its own read could not see yet is
    above the `xmin` of that read, and so above that of every fetch that had ended before.
-   - nothing comes for HEARTBEAT_SECONDS: a comment, so that no proxy takes the connection for dead.
+   - nothing was sent for HEARTBEAT_SECONDS: a comment, so that no proxy takes the connection for dead.
    - the queue is full, because the client reads too slowly: it is emptied, and the reader is at step 2 again when its client has read.
 4. The feed fetches after each signal, and every POLL_SECONDS without one: signals may be lost. After each fetch it rests for PACE_SECONDS,
    or as long as telling so many readers is worth.
@@ -162,16 +162,20 @@ class Feed:
 
     async def follow(self, reader: Reader, send: Send) -> None:
         """Steps 2 and 3, until cancelled."""
+        clock = asyncio.get_running_loop().time
+        sent_at = clock()
         while True:
             if reader.behind:
                 await self.catch_up(reader, send)
-            try:
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(sent_at + HEARTBEAT_SECONDS):  # news may be of files that this reader does not follow
                     await reader.news.wait()
-            except TimeoutError:
-                await send(HEARTBEAT)
-            if piece := reader.take():
+            piece = reader.take()
+            if not piece and clock() - sent_at >= HEARTBEAT_SECONDS:
+                piece = HEARTBEAT
+            if piece:
                 await send(piece)
+                sent_at = clock()
 
     async def catch_up(self, reader: Reader, send: Send) -> None:
         """Step 2. When it ends, the queue has what its last page could not see, or the reader is behind again."""

@@ -107,10 +107,10 @@ def cut(size: int, *, usual_part_size: int) -> Parts:
     return Parts(size, max(usual_part_size, smallest))
 
 
-class Declaration(msgspec.Struct, frozen=True, kw_only=True):
+class Declaration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a client says about a file before it sends it. `content_type` None: not declared, so never compared.
 
-    `multipart` None: the client leaves it to us.
+    `multipart` None: the client leaves it to us. Defaults are left out where it is digested, so that a field may be added.
     """
 
     owner: str

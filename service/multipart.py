@@ -124,8 +124,6 @@ async def explain_missing(resources: Resources, file: File) -> problems.Problem:
     if await uploads.is_uploaded(resources, file):
         return await uploads.refuse_more(resources, file)
     again = await uploads.find_file(resources, file.id, owner=None)
-    if again.state in GONE:
-        return uploads.gone(again)
     return lost() if again.state in UNPROVED else await uploads.refuse_more(resources, again)
 
 

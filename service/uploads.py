@@ -199,9 +199,11 @@ async def renew_upload(resources: Resources, file_id: UUID, *, owner: str | None
     return Declared(file, offer_upload(resources, file, now=await check_time(resources, file)))
 
 
-async def refuse_more(resources: Resources, file: File) -> problems.AlreadyUploaded:
-    """The bytes are there: a notice, and the refusal to take others."""
-    noticed = await notice(resources, file, None, why="the upload was there already") or file
+async def refuse_more(resources: Resources, file: File) -> problems.Problem:
+    """The bytes are there: a notice, and the refusal to take others. No notice: the file is final, and what it is now decides."""
+    noticed = await notice(resources, file, None, why="the upload was there already") or await find_file(resources, file.id, owner=None)
+    if noticed.state in GONE:
+        return gone(noticed)
     return problems.AlreadyUploaded(f"the file is {noticed.state}: ask its metadata what became of it", state=str(noticed.state))
 
 

@@ -1,4 +1,4 @@
-"""Statements over `files` that clients cause: declare, find, notice, complete, delete."""
+"""Statements over `files` that clients and events cause: declare, find, notice, change, delete."""
 
 from datetime import datetime, timedelta
 from typing import Final

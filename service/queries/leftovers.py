@@ -131,12 +131,14 @@ async def mark_purged(database: Database, file_id: UUID) -> None:
     await database.execute(MARK_PURGED, file_id)
 
 
-# Only when nothing of them can lie in either bucket any more. Their history goes with them, and the horizon says how far it went.
+# Only when nothing of them can lie in either bucket any more. Their history goes with them, and the horizon says how far it went; not
+# before all of it lies below the oldest transaction that still runs, or the horizon were ahead of every reader that begins now.
 FORGET_FILES: Final = """
     WITH forgotten AS (
         DELETE FROM files WHERE id IN (
             SELECT id FROM files
             WHERE state IN ('deleted', 'expired') AND final_at < now() - $2::interval AND sweep_at IS NULL AND purge_at IS NULL
+              AND coalesce(history_xid < pg_snapshot_xmin(pg_current_snapshot()), true)
               AND NOT EXISTS (SELECT FROM copies WHERE file_id = files.id)
             ORDER BY final_at LIMIT $1 FOR UPDATE SKIP LOCKED
         ) RETURNING id

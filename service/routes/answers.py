@@ -15,7 +15,7 @@ MEDIA_TYPE: Final = "application/problem+json"
 
 
 class ProblemDocument(msgspec.Struct, kw_only=True):
-    """A refusal (RFC 9457). Further members depend on the type: `state`, `limit`, `reason`."""
+    """A refusal (RFC 9457). Further members depend on the type: `state`, `limit`, `reason`, `missing`, `wrong_size` and their counts."""
 
     type: Annotated[str, msgspec.Meta(description="A URN that names the problem; docs/problems.md has them all")]
     title: str

@@ -11,7 +11,7 @@ import pytest
 from service import completion, problems
 from service.model import File, State
 from service.multipart import PartRequest, list_parts, sign_parts
-from service.object_store import Bucket, StoreUnavailable
+from service.object_store import Bucket, RequestRefused, StoreUnavailable
 from service.queries import assemblies, claims
 from service.resources import Resources
 from service.sweeper import sweep
@@ -191,6 +191,21 @@ async def test_an_answered_error_gives_the_lease_back_at_once(resources: Resourc
     await check_ready_and_clean(resources, file)
 
 
+@pytest.mark.parametrize("status", [502, 504])
+async def test_what_a_gateway_says_is_no_answer_of_the_store(resources: Resources, status: int) -> None:
+    """The store may be at it still: nobody asks a second time, and nothing is aborted, before the lease has ended."""
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+
+    def lose_patience() -> None:
+        raise StoreUnavailable(f"{status} without a code", status=status)
+
+    incoming.before["complete_upload"] = lose_patience
+    with pytest.raises(StoreUnavailable):
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    assert await read_lease(resources, file) is not None
+
+
 async def test_a_store_that_does_not_list_gives_the_lease_back(resources: Resources) -> None:
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
@@ -228,6 +243,37 @@ async def test_an_upload_that_is_gone_with_its_object_there_is_not_lost(resource
     await check_ready_and_clean(resources, file)
 
 
+async def test_a_store_that_does_not_say_whether_the_object_is_there_gives_the_lease_back(resources: Resources) -> None:
+    file = await send_parts(resources)
+    await resources.incoming.abort_upload(file.incoming_key or "", file.upload_id or "")
+    incoming = FaultyBucket(resources.incoming)
+
+    def fall_silent() -> None:
+        incoming.before["head"] = lose_answer
+
+    incoming.before["list_parts"] = fall_silent
+    with pytest.raises(StoreUnavailable):
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    assert await read_lease(resources, file) is None
+
+
+async def test_another_digest_that_is_told_meanwhile_wins_and_holds_up_nobody(resources: Resources) -> None:
+    """The object is there before this one's notice: who completes with a digest then need not assemble."""
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+
+    async def be_overtaken() -> None:
+        await completion.complete_upload(resources, file.id, owner="ann", sha256=sha256(TWO_PARTS))
+
+    incoming.after["complete_upload"] = be_overtaken
+    with pytest.raises(problems.DigestConflict):
+        await completion.complete_upload(
+            msgspec.structs.replace(resources, incoming=incoming), file.id, owner="ann", sha256=sha256(b"another")
+        )
+    assert await read_lease(resources, file) is None
+    await check_ready_and_clean(resources, file)
+
+
 async def test_nobody_is_told_of_a_loss_that_another_turned_into_a_proof(resources: Resources) -> None:
     """The lease ended while this one stalled; another assembled, a worker proved, the sweeper tidied up."""
     file = await send_parts(resources)
@@ -253,12 +299,26 @@ async def test_a_part_that_is_sent_again_meanwhile_refuses_the_assembly(resource
         await put_parts(resources, file, TWO_PARTS[:-1] + b"!", 2)
 
     incoming.before["complete_upload"] = send_another
-    with pytest.raises(problems.IncompleteParts):
+    with pytest.raises(problems.IncompleteParts) as refused:
         await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    assert refused.value.extension == {"missing": [], "missing_count": 0, "wrong_size": [], "wrong_size_count": 0}
     assert await read_lease(resources, file) is None
     await put_parts(resources, file, TWO_PARTS, 2)
     await complete(resources, file)
     await check_ready_and_clean(resources, file)
+
+
+async def test_a_store_that_refuses_for_another_reason_blames_no_parts(resources: Resources) -> None:
+    file = await send_parts(resources)
+    incoming = FaultyBucket(resources.incoming)
+
+    def be_full() -> None:
+        raise RequestRefused("400 XMinioAdminBucketQuotaExceeded", status=400, code="XMinioAdminBucketQuotaExceeded")
+
+    incoming.before["complete_upload"] = be_full
+    with pytest.raises(RequestRefused):
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    assert await read_lease(resources, file) is None
 
 
 async def test_an_assembly_is_not_asked_for_after_the_first_lease_period(resources: Resources) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -49,8 +51,10 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def connected(feed: Feed, client: Client, *, owner: str = "ann", after: Position | None = None) -> AsyncIterator[Reader]:
-    reader = Reader(owner, make_id(), file_id=None, position=after)
+async def connected(
+    feed: Feed, client: Client, *, owner: str = "ann", file_id: UUID | None = None, after: Position | None = None
+) -> AsyncIterator[Reader]:
+    reader = Reader(owner, make_id(), file_id=file_id, position=after)
     async with feed.joined(reader):
         task = asyncio.create_task(feed.follow(reader, client.send))
         try:
@@ -85,6 +89,21 @@ async def test_a_slow_reader_holds_little_and_is_told_of_everything_once(resourc
             assert client.names == [str(number) for number in range(100)]
             assert len(set(client.ids)) == 100
         assert 0 < most <= 10 + 7
+
+
+async def test_a_reader_of_one_file_hears_that_it_is_alive_however_much_its_owner_does(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is told of other files is nothing to its client, and so to no proxy in between."""
+    monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.3)
+    monkeypatch.setattr(events, "PACE_SECONDS", 0.001)
+    client = Client()
+    async with open_feed(resources) as feed, connected(feed, client, file_id=make_id()):
+        until_then = time.monotonic() + 3
+        while time.monotonic() < until_then and not client.parser.comments:
+            await declare(resources, "another")
+    assert client.parser.comments > 0
+    assert client.names == []
 
 
 async def is_behind(reader: Reader) -> bool:

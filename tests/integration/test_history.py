@@ -166,6 +166,21 @@ async def test_a_files_history_goes_with_its_row_and_the_horizon_tells(pool: asy
     assert [await history.is_kept(pool, position) for position in (START, first.position, last)] == [False, False, True]
 
 
+async def test_nothing_is_forgotten_before_every_reader_could_have_read_it(pool: asyncpg.Pool) -> None:
+    """Else the horizon is ahead of now: whoever begins now is sent from reset to reset."""
+    async with held_open(pool) as holder:
+        await holder.fetchval("SELECT pg_current_xact_id()")
+        file = await declare(pool)
+        await files.delete_file(pool, file.id, owner="ann")
+        await pool.execute("UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1", file.id)
+        await leftovers.forget_files(pool, 9, timedelta(days=30))
+        assert await history.is_kept(pool, await history.find_now(pool))
+        await holder.execute("COMMIT")
+    await leftovers.forget_files(pool, 9, timedelta(days=30))
+    assert await tell(pool, file) == []
+    assert await history.is_kept(pool, await history.find_now(pool))
+
+
 async def test_an_id_that_was_never_given_out_is_not_kept(pool: asyncpg.Pool) -> None:
     now = await history.find_now(pool)
     assert await history.is_kept(pool, now)

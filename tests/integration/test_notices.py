@@ -12,12 +12,12 @@ import pytest
 from service import problems
 from service.completion import complete_upload
 from service.model import Declaration, File, Sha256, State
-from service.queries import claims, health
+from service.queries import claims, files, health
 from service.resources import Resources
 from service.telemetry import NOTICES
-from service.uploads import declare_file, delete_file, find_file, notice_event
+from service.uploads import declare_file, delete_file, find_file, notice_event, renew_upload
 from service.verification import verify
-from tests.faults import FaultyBucket, lose_answer
+from tests.faults import FaultyBucket, FaultyPool, Hook, lose_answer
 
 pytestmark = pytest.mark.anyio
 
@@ -102,3 +102,18 @@ async def test_another_digest_is_a_conflict_while_the_file_is_there(resources: R
     await look(resources)
     with pytest.raises(problems.DigestConflict):
         await complete_upload(resources, file.id, owner="ann", sha256=Sha256(bytes(32)))
+
+
+async def test_a_refusal_of_a_fresh_url_names_the_state_that_the_file_has_then(resources: Resources) -> None:
+    """The object is there, and somebody makes the file final before the notice."""
+    proved = await send(resources)
+    with pytest.raises(problems.AlreadyUploaded) as refused:
+        await renew_upload(overtaken(resources, lambda: look(resources)), proved.id, owner="ann")
+    assert refused.value.extension == {"state": "ready"}
+    deleted = await send(resources)
+    with pytest.raises(problems.FileGone):
+        await renew_upload(overtaken(resources, lambda: delete_file(resources, deleted.id, owner="ann")), deleted.id, owner="ann")
+
+
+def overtaken(resources: Resources, by: Hook) -> Resources:
+    return msgspec.structs.replace(resources, pool=FaultyPool(resources.pool, files.NOTICE_FILE, before=by))
