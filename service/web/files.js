@@ -96,7 +96,7 @@ export class Files {
   describeNothing(count) {
     if (count) return ""
     if (this.next) return "No file on this page: go on to older ones."
-    return this.isFiltered ? "No file matches. A name is searched from its beginning, a type as a whole." : "No file yet. Those you send stand here."
+    return this.isFiltered ? "No file matches. A name is searched from its beginning, a type as a whole." : "No file yet."
   }
 
   /** @param {string} text @param {boolean} isFailure */
@@ -122,6 +122,9 @@ export class Files {
     newer.disabled = this.cursors.length === 1
     older.disabled = !this.next
     setText(find("page-number", HTMLElement), `Page ${this.cursors.length}`)
+    const isEmpty = !files.length && !this.isFiltered
+    show(find("teaching", HTMLElement), isEmpty)
+    show(find("listed", HTMLElement), !isEmpty)
     this.offerTypes(files)
   }
 
