@@ -5,17 +5,13 @@ export const CAN_DIGEST = globalThis.crypto?.subtle !== undefined
 export const LARGEST_DIGESTED_BYTES = 1024 ** 3
 
 /** @param {ArrayBuffer} bytes */
-export async function digest(bytes) {
+async function digest(bytes) {
   const found = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes))
   return Array.from(found, (byte) => byte.toString(16).padStart(2, "0")).join("")
 }
 
-/**
- * The bytes of a piece and their digest; without WebCrypto the piece as it is.
- * @param {Blob} piece @returns {Promise<{body: Blob | ArrayBuffer, sha256: string | undefined}>}
- */
+/** Undefined: it goes without. @param {Blob} piece @returns {Promise<string | undefined>} */
 export async function digestPiece(piece) {
-  if (!CAN_DIGEST || piece.size > LARGEST_DIGESTED_BYTES) return { body: piece, sha256: undefined }
-  const body = await piece.arrayBuffer()
-  return { body, sha256: await digest(body) }
+  if (!CAN_DIGEST || piece.size > LARGEST_DIGESTED_BYTES) return undefined
+  return digest(await piece.arrayBuffer())
 }

@@ -2,7 +2,7 @@
  * A large file in parts, several in flight.
  *
  * 1. Ask the store what it has; a part of the right size is done.
- * 2. For each other part: digest it, have its URL signed with that digest, PUT the very bytes that were digested.
+ * 2. For each other part: digest it, have its URL signed with that digest, PUT it. A file that changes in between: the store refuses.
  *    403: the URL has ended, sign again. 404: the store has no such upload: `complete` knows what became of it.
  * 3. The first part's digest is remembered, to notice after a reload that the file is another one.
  * 4. One part fails for good: the others are stopped, what they had sent stays at the store.
@@ -83,14 +83,15 @@ class Sending {
   /** @param {number} number @param {AbortSignal} signal */
   async sendPart(number, signal) {
     const { start, end } = this.cut(number)
-    const { body, sha256 } = await digestPiece(this.upload.file.slice(start, end))
+    const piece = this.upload.file.slice(start, end)
+    const sha256 = await digestPiece(piece)
     const progress = (/** @type {number} */ sent) => {
       this.sent.set(number, Math.max(sent, this.sent.get(number) ?? 0))
       this.report()
     }
     for (let urls = 1; ; urls++) {
       const [signed] = (await this.ask("POST", { parts: [{ number, sha256 }] }, signal)).parts
-      const { status, code } = await insist(() => put(signed, body, { signal, progress }), { signal, say: this.upload.say })
+      const { status, code } = await insist(() => put(signed, piece, { signal, progress }), { signal, say: this.upload.say })
       if (status < 300) break
       if (status === 404) throw new Again("The store has no such upload any more.", false)
       if (status !== 403 || urls === MOST_FRESH_URLS) throw new Error(sayStoreRefusal(status, code))

@@ -12,15 +12,16 @@ const places = new Places(PUTS_AT_ONCE)
 /** @typedef {{status: number, code: string}} Answer `code` is the store's own word for an error */
 
 /**
- * Throws Unreachable for no answer, a stalled connection, and answers that may be others next time.
- * @param {Signed} signed @param {Blob | ArrayBuffer} body @param {{signal: AbortSignal, progress: (sent: number) => void}} options
+ * Throws Unreachable for no answer, a stalled connection, and answers that may be others next time; DOMException for a file that cannot
+ * be read any more.
+ * @param {Signed} signed @param {Blob} body @param {{signal: AbortSignal, progress: (sent: number) => void}} options
  * @returns {Promise<Answer>}
  */
 export function put(signed, body, { signal, progress }) {
   return places.hold(() => send(signed, body, { signal, progress }), signal)
 }
 
-/** @type {(signed: Signed, body: Blob | ArrayBuffer, options: {signal: AbortSignal, progress: (sent: number) => void}) => Promise<Answer>} */
+/** @type {(signed: Signed, body: Blob, options: {signal: AbortSignal, progress: (sent: number) => void}) => Promise<Answer>} */
 function send(signed, body, { signal, progress }) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest()
@@ -42,7 +43,10 @@ function send(signed, body, { signal, progress }) {
       if (request.status >= 500 || request.status === 429 || request.status === 408) reject(new Busy(request.status))
       else resolve({ status: request.status, code: /<Code>(\w+)<\/Code>/.exec(request.responseText)?.[1] ?? "" })
     }
-    request.onerror = () => (end(), reject(new Unreachable("the store")))
+    request.onerror = () => {
+      end()
+      checkReadable(body).then(() => reject(new Unreachable("the store")), reject)
+    }
     request.onabort = () => (end(), reject(signal.aborted ? signal.reason : new Unreachable("the store")))
     signal.addEventListener("abort", stop)
     if (signal.aborted) {
@@ -51,6 +55,11 @@ function send(signed, body, { signal, progress }) {
     }
     request.send(body)
   })
+}
+
+/** A file that was changed or removed on this device ends a request like a lost network does. @param {Blob} body */
+async function checkReadable(body) {
+  await body.slice(0, 1).arrayBuffer()
 }
 
 /** The store answered that it cannot now. */

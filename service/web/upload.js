@@ -12,7 +12,7 @@
  */
 
 import { Refused } from "./api.js"
-import { CAN_DIGEST, digest, digestPiece } from "./digests.js"
+import { CAN_DIGEST, digestPiece } from "./digests.js"
 import { forget, identify, recall, recallOther, remember } from "./memory.js"
 import { Again, sendParts } from "./parts.js"
 import { insist } from "./patience.js"
@@ -140,13 +140,13 @@ export class Upload extends EventTarget {
   /** @param {import("./memory.js").Sample | null} sample */
   async isSame(sample) {
     if (!sample || !CAN_DIGEST) return true
-    return await digest(await this.file.slice(sample.start, sample.end).arrayBuffer()) === sample.sha256
+    return await digestPiece(this.file.slice(sample.start, sample.end)) === sample.sha256
   }
 
   /** @param {AbortSignal} signal */
   async declare(signal) {
     const { name, size, type } = this.file
-    const sha256 = size <= LARGEST_WHOLE_DIGEST_BYTES ? (await digestPiece(this.file)).sha256 : undefined
+    const sha256 = size <= LARGEST_WHOLE_DIGEST_BYTES ? await digestPiece(this.file) : undefined
     const metadata = this.path === name ? undefined : { path: this.path }
     const body = { filename: name, size, content_type: type || undefined, sha256, metadata }
     const headers = { "Idempotency-Key": makeKey() }
