@@ -136,7 +136,8 @@ export class Files {
 
   /** @param {string} id */
   makeRow(id) {
-    const cells = [make("th", { scope: "row" }), ...Array.from({ length: 5 }, () => make("td"))]
+    const opener = make("button", { type: "button", class: "link", onclick: () => this.open(id) })
+    const cells = [make("th", { scope: "row" }, opener), ...Array.from({ length: 5 }, () => make("td"))]
     for (const [place, kind] of ["name", "state", "size", "time", "digest", "act"].entries()) cells[place].className = kind
     return make("tr", { "data-id": id }, ...cells)
   }
@@ -146,17 +147,16 @@ export class Files {
     const drawn = JSON.stringify([file.filename, file.metadata.path, file.state, file.hash])
     if (row.dataset.drawn === drawn) return
     row.dataset.drawn = drawn
-    const hadFocus = row.contains(document.activeElement)
     const [name, state, size, time, digest, act] = row.cells
     const folder = String(file.metadata.path ?? "").replace(/[^/]*$/, "")
-    const opener = make("button", { type: "button", class: "link", onclick: () => this.open(file.id) }, makeName(file.filename))
+    const [opener] = name.children // stays: a dialog that closes gives it the focus back
+    opener.replaceChildren(makeName(file.filename))
     name.replaceChildren(opener, ...(folder ? [makeName(folder, { class: "folder" })] : []))
     state.replaceChildren(make("span", { class: "pill", "data-state": file.state }, STATES[file.state] ?? file.state))
     setText(size, sayBytes(file.size))
     time.replaceChildren(make("time", { datetime: file.created_at }, sayTime(file.created_at)))
     digest.replaceChildren(file.hash ? make("code", { title: file.hash }, `${file.hash.slice(0, 12)}…`) : "–")
     act.replaceChildren(...(file.state === "ready" ? [this.makeDownload(file)] : []))
-    if (hadFocus) opener.focus()
   }
 
   /** @param {FileMetadata} file */

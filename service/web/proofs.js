@@ -34,10 +34,12 @@ export class Proofs {
   /** @param {number} lane @param {AbortSignal} signal */
   async askOneByOne(lane, signal) {
     try {
-      for (;;) {
-        const seldom = !this.events.isMissing
-        await pause(seldom ? SELDOM_MILLISECONDS * (lane + 1) : LOOK_MILLISECONDS, signal)
-        for (const upload of this.uploads.proving) await this.ask(upload, seldom ? 0 : WAIT_SECONDS, signal)
+      for (let askedAt = performance.now(); ; ) {
+        await pause(LOOK_MILLISECONDS, signal)
+        const { isMissing } = this.events
+        if (!isMissing && performance.now() < askedAt + SELDOM_MILLISECONDS * (lane + 1)) continue
+        askedAt = performance.now()
+        for (const upload of this.uploads.proving) await this.ask(upload, isMissing ? WAIT_SECONDS : 0, signal)
       }
     } catch (error) {
       if (!signal.aborted) throw error

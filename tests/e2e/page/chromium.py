@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 INSTALL_SECONDS = 600
@@ -40,14 +39,3 @@ def can_sandbox() -> bool:
 def is_needed() -> bool:
     """Where CI runs, a test that is skipped has failed."""
     return bool(os.environ.get("CI"))
-
-
-def write_file(path: Path, size: int) -> Path:
-    """Random bytes, a piece at a time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        while size:
-            piece = min(size, 8 * 1024**2)
-            file.write(os.urandom(piece))
-            size -= piece
-    return path

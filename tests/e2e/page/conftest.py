@@ -44,7 +44,7 @@ async def tab(context: BrowserContext, url: str) -> AsyncIterator[Screen]:
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if "Content Security Policy" in message.text else None)
-    page.on("request", lambda request: screen.requests.append(request))
+    page.on("request", lambda request: screen.requests.append(request))  # noqa: PLW0108  # Playwright marks what it is given
     await screen.open()
     yield screen
     await page.close()

@@ -11,7 +11,7 @@ from playwright.async_api import BrowserContext, expect
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import check_served, digest
-from tests.e2e.page.chromium import write_file
+from tests.e2e.page.chosen import write_file
 from tests.e2e.page.conftest import NAMED, list_files, tab
 from tests.e2e.page.screen import PATIENCE, Screen, part_numbers
 
@@ -115,6 +115,7 @@ async def test_hostile_names_are_text_and_nothing_else(signed_in: Screen, tmp_pa
     await signed_in.choose(*[write_file(tmp_path / name, 10) for name in HOSTILE])
     await signed_in.wait_for("ready", len(HOSTILE))
     assert {file["filename"] for file in await list_files(client)} == set(HOSTILE)
+    await expect(signed_in.page.locator("#rows > tr")).to_have_count(len(HOSTILE))
     shown = set(await signed_in.page.locator("#rows bdi").all_text_contents())
     assert shown == {name.replace("\u202e", "[U+202E]") for name in HOSTILE}
     assert await signed_in.page.locator("#work img, #work script").count() == 0
