@@ -95,6 +95,7 @@ async def tab_to(page: Page, name: str) -> None:
 
 async def test_everything_can_be_done_by_keyboard(screen: Screen, owner: Owner, tmp_path: Path, client: httpx.AsyncClient) -> None:
     page = screen.page
+    page.on("filechooser", lambda _: None)  # from now on they are intercepted: a key is faster than that takes
     await expect(page.locator("#key")).to_be_focused()
     await page.keyboard.type(owner.key)
     await press(page, "Enter")
