@@ -32,6 +32,13 @@ export class Events extends EventTarget {
     void this.follow(this.controller.signal)
   }
 
+  /** From now on: the server no longer knows the last id. */
+  begin() {
+    this.lastId = ""
+    this.dispatchEvent(new Event("reset"))
+    this.open()
+  }
+
   close() {
     this.controller?.abort()
     this.controller = null
@@ -56,6 +63,7 @@ export class Events extends EventTarget {
       if (signal.aborted) return
       this.controller = null
       if (error instanceof Refused && error.status === 401) return // the session asks for another key, and opens again
+      if (error instanceof Refused && error.status === 400 && this.lastId) return this.begin()
       this.isMissing = true
       this.dispatchEvent(new Event("missing"))
     }
