@@ -74,8 +74,18 @@ export function sayError(error) {
   return error instanceof Error ? capitalise(error.message) : String(error)
 }
 
+/** What the API says of a field, for somebody who has never seen one. */
+const FIELDS = /** @type {Record<string, [string, string]>} */ ({
+  filename: ["Its name", "Rename the file on this device, then choose it again."],
+  metadata: ["Its path", "Move the folder to a shorter path, or send the file alone."],
+  size: ["It is too large for this server:", "Ask whoever runs it for more."],
+  content_type: ["Its type", "Rename the file with another ending, then choose it again."],
+})
+
 /** @param {Refused} refused */
 function sayRefusal(refused) {
+  const [wrong] = refused.problem.errors ?? []
+  if (wrong && FIELDS[wrong.field]) return `${FIELDS[wrong.field][0]} ${wrong.detail}. ${FIELDS[wrong.field][1]}`
   if (refused.kind === "file-rejected") return sayRejection({ reason: refused.problem.reason, detail: "" })
   if (PROBLEMS[refused.kind]) return PROBLEMS[refused.kind]
   if (refused.isPassing) return `The server cannot answer now (${refused.message}). Try again in a moment.`

@@ -129,7 +129,9 @@ async def test_hostile_names_are_text_and_nothing_else(signed_in: Screen, tmp_pa
 async def test_a_name_that_cannot_be_is_said_in_words(signed_in: Screen, tmp_path: Path) -> None:
     await signed_in.choose(write_file(tmp_path / "a\r\nb.txt", 10))
     await signed_in.wait_for("failed")
-    await expect(signed_in.uploads("failed").locator(".status")).to_contain_text("control character")
+    await expect(signed_in.uploads("failed").locator(".status")).to_have_text(
+        "Failed: Its name holds a control character: send printable characters only. Rename the file on this device, then choose it again."
+    )
 
 
 async def test_without_webcrypto_files_go_without_digests_and_the_page_says_so(
