@@ -9,7 +9,7 @@ import { sayBytes, sayError, sayRejection, sayTime, STATES } from "./words.js"
 
 /** @typedef {Record<string, any>} FileMetadata as the API describes it */
 
-const BY = /** @type {Record<string, string>} */ ({ client: "the sender", store: "the store", worker: "the verification", sweeper: "the clean-up" })
+const BY = /** @type {Record<string, string>} */ ({ client: "a client", store: "the store", worker: "the verification" })
 
 export class Details {
   /** @param {import("./api.js").Api} api @param {() => void} changed */

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from tests.benchmarks import assembling, declaring, downloading, following, large, small, streaming
+from tests.benchmarks import assembling, browsing, declaring, downloading, following, large, small, streaming
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.ground import Ground, NotPossible, open_ground
 from tests.benchmarks.report import make_table, write_document
@@ -23,6 +23,7 @@ ROWS: dict[str, Callable[[Ground], list[Figure]]] = {
     "memory": downloading.measure_memory,
     "stream": streaming.measure,
     "parts": assembling.measure,
+    "page": browsing.measure,
 }
 
 

@@ -18,12 +18,6 @@ pytestmark = pytest.mark.anyio
 BODY = b"what was sent"
 
 
-@pytest.fixture(autouse=True)
-async def stream(api: Api, anonymous: httpx.AsyncClient) -> None:
-    if "/events" not in (await anonymous.get(f"{api.url}/schema/openapi.json")).json()["paths"]:
-        pytest.skip("this server has no stream of events")
-
-
 def streams(screen: Screen) -> int:
     return len([request for request in screen.requests if request.url == f"{screen.url}/events"])
 
