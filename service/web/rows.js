@@ -6,6 +6,7 @@ import { Summary } from "./summary.js"
 import { sayBytes } from "./words.js"
 
 const MOST_ROWS = 100
+const EVERY_MILLISECONDS = 100
 const PLAIN = /** @type {Record<string, string>} */ ({
   waiting: "Waits its turn", starting: "Getting ready", proving: "Verifying", ready: "Ready", cancelled: "Cancelled",
 })
@@ -34,12 +35,12 @@ export class Rows {
     this.plan(upload)
   }
 
-  /** Once a frame, however much happens in it. @param {Upload} [upload] */
+  /** Ten times a second, however much happens: drawing takes time from sending. @param {Upload} [upload] */
   plan(upload) {
     if (upload) this.changed.add(upload)
     if (this.isPlanned) return
     this.isPlanned = true
-    requestAnimationFrame(() => this.draw())
+    setTimeout(() => requestAnimationFrame(() => this.draw()), EVERY_MILLISECONDS)
   }
 
   draw() {

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -93,7 +94,8 @@ def send_from_page(site: Site, browser: Browser, body: Path) -> float:
         page.wait_for_selector("#uploads > li[data-state=ready]")
     [file] = site.call("GET", "/files")["files"]
     assert file["size"] == body.stat().st_size
-    forget(site, file)
+    with ThreadPoolExecutor(1) as thread:  # in this one Playwright's event loop runs
+        thread.submit(forget, site, file).result()
     return took
 
 
