@@ -73,12 +73,12 @@ export class Details {
     const wasIn = !isOther && this.content.contains(document.activeElement) ? document.activeElement?.id : ""
     this.file = file
     find("details-name", HTMLElement).replaceChildren(makeName(file.filename))
-    const kept = isOther ? null : find("doing", HTMLElement)
-    if (kept && kept.dataset.state !== file.state) kept.replaceWith(this.makeDoing(file))
+    const before = isOther ? null : find("doing", HTMLElement)
+    const doing = before && before.dataset.state === file.state ? before : this.makeDoing(file) // a form that is filled in stays
     this.content.replaceChildren(
       make("p", {}, make("span", { class: "pill", "data-state": file.state }, STATES[file.state] ?? file.state)),
       ...(file.state === "rejected" ? [make("p", { class: "failure" }, sayRejection(file.rejection))] : []),
-      kept && kept.dataset.state === file.state ? kept : this.makeDoing(file),
+      doing,
       this.makeFacts(file),
       ...this.makeHistory(history),
     )

@@ -151,7 +151,8 @@ export class Files {
     const folder = String(file.metadata.path ?? "").replace(/[^/]*$/, "")
     const [opener] = name.children // stays: a dialog that closes gives it the focus back
     opener.replaceChildren(makeName(file.filename))
-    name.replaceChildren(opener, ...(folder ? [makeName(folder, { class: "folder" })] : []))
+    const brief = make("span", { class: "brief" }, `${sayBytes(file.size)} · ${sayTime(file.created_at)}`)
+    name.replaceChildren(opener, ...(folder ? [makeName(folder, { class: "folder" })] : []), brief)
     state.replaceChildren(make("span", { class: "pill", "data-state": file.state }, STATES[file.state] ?? file.state))
     setText(size, sayBytes(file.size))
     time.replaceChildren(make("time", { datetime: file.created_at }, sayTime(file.created_at)))

@@ -20,6 +20,7 @@ export class Rows {
     this.uploads = uploads
     this.rows = /** @type {Map<Upload, Row>} */ (new Map())
     this.changed = /** @type {Set<Upload>} */ (new Set())
+    this.shown = /** @type {WeakSet<Upload>} */ (new WeakSet())
     this.list = find("uploads", HTMLUListElement)
     this.summary = new Summary(uploads)
     this.isPlanned = false
@@ -52,13 +53,13 @@ export class Rows {
     this.summary.draw(this.uploads.all.filter((upload) => upload.state !== "ready" && !this.rows.has(upload)).length)
   }
 
-  /** Rows for those that have none, while there is room; those that are proved make room. */
+  /** A row for each that never had one, while there is room; those that are proved make room. */
   fill() {
-    if (this.rows.size === this.uploads.all.length) return
     for (const upload of this.uploads.all) {
-      if (this.rows.has(upload) || upload.state === "ready") continue
+      if (this.shown.has(upload)) continue
       if (this.rows.size >= MOST_ROWS && !this.makeRoom()) return
       const row = new Row(this.uploads, upload)
+      this.shown.add(upload)
       this.rows.set(upload, row)
       this.list.append(row.element)
     }

@@ -22,6 +22,8 @@ import { sayError, sayRejection, sayStoreRefusal, sayUnavailable } from "./words
 const LARGEST_WHOLE_DIGEST_BYTES = 64 * 1024 ** 2
 const MOST_BEGINNINGS = 4
 const MOST_FRESH_URLS = 4
+const MOST_SILENT_TRIES = 5
+const LASTING = " If this stays, tell whoever runs it: the store must be reachable from here, and allow this page."
 /** States that nothing more comes after by itself. */
 export const SETTLED = new Set(["ready", "rejected", "failed", "cancelled"])
 
@@ -254,7 +256,7 @@ export class Upload extends EventTarget {
   say = (waiting) => {
     if (waiting === null) this.hindrance = ""
     else if (waiting.offline) this.hindrance = "This device is offline: goes on by itself when the network is back."
-    else this.hindrance = `${sayUnavailable(waiting.error)}: tries again by itself.${waiting.tries > 4 ? " Is the address reachable from here?" : ""}`
+    else this.hindrance = `${sayUnavailable(waiting.error)}: tries again by itself.${waiting.tries > MOST_SILENT_TRIES ? LASTING : ""}`
     this.dispatchEvent(new Event("change"))
   }
 }
