@@ -24,7 +24,7 @@ from service.logs import RequestLog
 from service.object_store import StoreError
 from service.problems import FieldError, Problem
 from service.resources import Resources, open_resources
-from service.routes import files, health, links, parts, schema, uploads, webhooks
+from service.routes import files, health, links, page, parts, schema, uploads, webhooks
 from service.routes.answers import render_problem
 from service.routes.downloads import read_file
 from service.routes.events import read_events
@@ -122,7 +122,16 @@ def allow_origins(settings: Settings) -> CORSConfig | None:
 
 def open_routes() -> list[Any]:
     """Without an API key."""
-    return [health.is_live, health.is_ready, health.read_metrics, webhooks.probe_webhook, webhooks.receive_event, links.read_linked_file]
+    return [
+        page.read_page,
+        page.read_page_file,
+        health.is_live,
+        health.is_ready,
+        health.read_metrics,
+        webhooks.probe_webhook,
+        webhooks.receive_event,
+        links.read_linked_file,
+    ]
 
 
 def guarded_routes() -> list[Any]:

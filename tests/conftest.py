@@ -44,6 +44,8 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # as above
         if "[external" in nodeid:
             return "external"  # a store of somebody's own has one place for its events
         module = nodeid.partition("::")[0]
+        if "e2e/page/" in module:
+            return "page"  # one browser, one after the other
         return module if module.endswith(STARTED_ONCE) else nodeid
 
 

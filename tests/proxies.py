@@ -35,6 +35,8 @@ class FaultyProxy:
         """Set when the request came after which nothing is answered."""
         self.held = threading.Event()
         """Set when a request was swallowed."""
+        self.prefix = b""
+        """The beginning of every path, which the server does not get to see; a request's first line comes in one piece."""
         self.restore()
 
     def restore(self) -> None:
@@ -118,7 +120,7 @@ class FaultyProxy:
                 if self._marker and self._marker in seen:
                     self._answering.clear()
                     self.silenced.set()
-                server.sendall(piece)
+                server.sendall(piece.replace(b" " + self.prefix + b"/", b" /") if self.prefix else piece)
         end(server)
         end(client)
 

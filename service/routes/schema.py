@@ -1,7 +1,5 @@
 """`/schema`: the OpenAPI 3.1 document, and for a browser the page that shows it, with no file from outside."""
 
-import importlib.resources
-from functools import cache
 from typing import Any, Final
 
 from litestar import MediaType, Request, Response, Router, get
@@ -11,12 +9,13 @@ from litestar.openapi.spec import Components, Contact, License, SecurityScheme, 
 from litestar.serialization import encode_json
 
 from service.problems import NotFound
+from service.routes.assets import answer_asset
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-MEDIA_TYPES: Final = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript", "start.js": "text/javascript"}
+FILES: Final = ("swagger-ui.css", "swagger-ui-bundle.js", "start.js")
 PAGE: Final = """<!doctype html>
 <html lang="en">
 <head>
@@ -60,16 +59,11 @@ async def set_headers(response: Response[Any]) -> Response[Any]:
     return response
 
 
-@get([f"/{name}" for name in MEDIA_TYPES], sync_to_thread=False)
+@get([f"/{name}" for name in FILES], sync_to_thread=False)
 def read_asset(request: Request[Any, Any, Any]) -> Response[bytes]:
     """The page's own files."""
     name = request.scope["path"].rpartition("/")[2]
-    return Response(load_asset(name), media_type=MEDIA_TYPES[name], headers={"Cache-Control": "public, max-age=3600"})
-
-
-@cache
-def load_asset(name: str) -> bytes:
-    return (importlib.resources.files("service") / "web" / "swagger" / name).read_bytes()
+    return answer_asset(request, f"swagger/{name}", {"Cache-Control": "public, max-age=3600"})
 
 
 def describe_api(base_path: str, version: str) -> OpenAPIConfig:

@@ -8,7 +8,18 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from tests.benchmarks import assembling, command_line, declaring, downloading, following, large, small, streaming, transfers
+from tests.benchmarks import (
+    assembling,
+    browsing,
+    command_line,
+    declaring,
+    downloading,
+    following,
+    large,
+    small,
+    streaming,
+    transfers,
+)
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.ground import Ground, NotPossible, open_ground
 from tests.benchmarks.report import make_table, write_document
@@ -26,6 +37,7 @@ ROWS: dict[str, Callable[[Ground], list[Figure]]] = {
     "client": transfers.measure,
     "help": command_line.measure_help,
     "folder": command_line.measure_put,
+    "page": browsing.measure,
 }
 
 

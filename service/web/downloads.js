@@ -1,0 +1,52 @@
+/**
+ * A file of any size straight to disk: the browser follows a link of an hour, as an attachment, and nothing passes through the page.
+ *
+ * Where there are no links (501, or a key that may only read) the page writes the stream to a file that is chosen first, in browsers that
+ * can. Elsewhere it says what to do.
+ */
+
+import { Refused, ROOT } from "./api.js"
+import { make } from "./elements.js"
+
+const LINK_SECONDS = 3600
+
+/** @typedef {{id: string, filename: string}} Downloadable */
+
+/** What was done, in words. @param {import("./api.js").Api} api @param {Downloadable} file @returns {Promise<string>} */
+export async function download(api, file) {
+  try {
+    const link = await api.ask("POST", `files/${file.id}/links`, { body: { expires_in: LINK_SECONDS } })
+    follow(link.url)
+    return "The download has begun."
+  } catch (error) {
+    if (!(error instanceof Refused) || (error.status !== 501 && error.kind !== "forbidden")) throw error
+    return saveStream(api, file, error)
+  }
+}
+
+/** On the way that the page itself came. @param {string} url */
+function follow(url) {
+  const address = new URL(`l/${url.split("/l/").pop()}`, ROOT)
+  const anchor = make("a", { href: address.href, download: "", hidden: true })
+  document.body.append(anchor)
+  anchor.click()
+  anchor.remove()
+}
+
+/** @param {import("./api.js").Api} api @param {Downloadable} file @param {Refused} why there is no link */
+async function saveStream(api, file, why) {
+  const choose = /** @type {any} */ (window).showSaveFilePicker
+  if (!choose) {
+    const reason = why.status === 501 ? "This server makes no links (ASSAY_LINK_SECRET is not set)" : "This key may not make links"
+    throw new Error(`${reason}, and this browser cannot save without one. Use another browser, such as Chrome or Edge, or the command line.`)
+  }
+  let chosen
+  try {
+    chosen = await choose({ suggestedName: file.filename })
+  } catch {
+    return "Nothing was saved."
+  }
+  const answer = await api.fetch("GET", `files/${file.id}`)
+  await answer.body?.pipeTo(await chosen.createWritable())
+  return "The file is saved."
+}

@@ -1,0 +1,100 @@
+"""The page in real headless Chromium. Where there is none and none can be installed, a visible skip; where CI is set, a failure."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+import msgspec
+import pytest
+from playwright.async_api import Browser, BrowserContext, async_playwright
+
+from service.settings import Settings, Url
+from tests.e2e.conftest import Api, Owner, serving
+from tests.e2e.page.chromium import QUIET, can_sandbox, find_chromium, install_chromium, is_needed
+from tests.e2e.page.screen import Screen
+from tests.proxies import FaultyProxy, faulty_way
+
+NAMED = "assay.test"
+"""An origin that browsers do not trust, as on a LAN without https."""
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    path = find_chromium() or install_chromium()
+    if path is None and is_needed():
+        pytest.fail("CI is set and there is no Chromium, and none can be installed")
+    return path or pytest.skip("no Chromium on the PATH, and not root on Debian to install it")
+
+
+@pytest.fixture(scope="session")
+async def browser(chromium: str) -> AsyncIterator[Browser]:
+    arguments = [*QUIET, f"--host-resolver-rules=MAP {NAMED} 127.0.0.1"]
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=arguments, chromium_sandbox=can_sandbox())
+        yield browser
+        await browser.close()
+
+
+@asynccontextmanager
+async def tab(context: BrowserContext, url: str) -> AsyncIterator[Screen]:
+    """A tab on the page. In the end: it has seen no error of its own, and no key was in an address."""
+    page = await context.new_page()
+    screen = Screen(page, url)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if "Content Security Policy" in message.text else None)
+    page.on("request", lambda request: screen.requests.append(request))  # noqa: PLW0108  # Playwright marks what it is given
+    await screen.open()
+    yield screen
+    await page.close()
+    assert not errors
+    assert not [request.url for request in screen.requests if "assay_" in request.url]
+
+
+@pytest.fixture
+async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
+    """A profile of the test's own."""
+    context = await browser.new_context(viewport={"width": 1180, "height": 820}, accept_downloads=True, reduced_motion="reduce")
+    yield context
+    await context.close()
+
+
+@pytest.fixture
+async def screen(api: Api, context: BrowserContext) -> AsyncIterator[Screen]:
+    """Nobody is signed in."""
+    async with tab(context, api.url) as screen:
+        yield screen
+
+
+@pytest.fixture
+async def signed_in(screen: Screen, owner: Owner) -> Screen:
+    await screen.sign_in(owner.key)
+    return screen
+
+
+@dataclass(frozen=True)
+class Cuttable:
+    """A tab whose way to the store can be cut; the API's cannot."""
+
+    screen: Screen
+    store: FaultyProxy
+
+
+def change(settings: Settings, endpoint: str) -> Settings:
+    return msgspec.structs.replace(settings, s3_public_endpoint=Url(endpoint))
+
+
+@pytest.fixture
+async def cuttable(api: Api, owner: Owner, context: BrowserContext) -> AsyncIterator[Cuttable]:
+    with faulty_way(api.settings.public_endpoint) as (store, endpoint), serving(change(api.settings, endpoint), with_worker=False) as url:
+        async with tab(context, url) as screen:
+            await screen.sign_in(owner.key)
+            yield Cuttable(screen, store)
+
+
+async def list_files(client: httpx.AsyncClient, **filters: str) -> list[dict[str, object]]:
+    answer = await client.get("/files", params={"limit": "1000", **filters})
+    assert answer.status_code == 200, answer.text
+    files: list[dict[str, object]] = answer.json()["files"]
+    return files

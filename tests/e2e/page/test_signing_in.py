@@ -1,0 +1,116 @@
+"""Signing in: what is kept where, which keys are refused, and a key that ends in the middle of the work."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.async_api import BrowserContext, expect
+
+from service.auth import digest_key, make_key
+from service.resources import Resources
+from tests.e2e.conftest import Api, Owner, new_key, run_apart
+from tests.e2e.jobs import digest, until
+from tests.e2e.leaks import keep_secret
+from tests.e2e.page.chosen import write_file
+from tests.e2e.page.conftest import Cuttable, list_files, tab
+from tests.e2e.page.screen import Screen
+from tests.servers import store_kinds
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", store_kinds()[:1], indirect=True)]  # it depends on no store
+
+PLACES = "() => [localStorage.length, sessionStorage.length, document.cookie]"
+
+
+async def revoke(resources: Resources, owner: Owner) -> None:
+    await resources.pool.execute("UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1", digest_key(owner.key).digest)
+
+
+async def test_the_key_is_kept_for_this_tab_alone(signed_in: Screen, api: Api, context: BrowserContext) -> None:
+    assert await signed_in.page.evaluate(PLACES) == [0, 1, ""]
+    await signed_in.page.reload()
+    await expect(signed_in.page.locator("#work")).to_be_visible()
+    async with tab(context, api.url) as other:
+        await expect(other.page.locator("#sign-in")).to_be_visible()
+
+
+async def test_by_choice_it_is_remembered_on_this_device_until_somebody_signs_out(
+    screen: Screen, api: Api, owner: Owner, context: BrowserContext
+) -> None:
+    await screen.sign_in(owner.key, remember=True)
+    assert await screen.page.evaluate(PLACES) == [1, 0, ""]
+    async with tab(context, api.url) as other:
+        await expect(other.page.locator("#work")).to_be_visible()
+        await other.page.click("#sign-out")
+        await expect(other.page.locator("#sign-in")).to_be_visible()
+        assert await other.page.evaluate(PLACES) == [0, 0, ""]
+
+
+@pytest.mark.parametrize("text", ["", "password", "assay_short", "Bearer assay_" + "a" * 43])
+async def test_what_is_no_key_is_refused_at_once(screen: Screen, text: str) -> None:
+    await screen.enter(text)
+    await expect(screen.page.get_by_role("alert")).to_contain_text("That is no key")
+    await expect(screen.page.locator("#key")).to_be_focused()
+    assert not [request for request in screen.requests if request.url.startswith(f"{screen.url}/files")]
+
+
+async def test_a_key_that_nobody_has_is_refused_in_words(screen: Screen) -> None:
+    key, _ = make_key()
+    keep_secret([key])
+    await screen.enter(key)
+    await expect(screen.page.get_by_role("alert")).to_contain_text("The key is not known here: it is wrong, was revoked, or has expired")
+    assert await screen.page.evaluate(PLACES) == [0, 0, ""]
+
+
+async def test_a_revoked_key_and_an_expired_one_are_refused(screen: Screen, api: Api, owner: Owner, resources: Resources) -> None:
+    await revoke(resources, owner)
+    expired = api.new_owner(expires_in=timedelta(seconds=-1))
+    for key in (owner.key, expired.key):
+        await screen.enter(key)
+        await expect(screen.page.get_by_role("alert")).to_contain_text("was revoked, or has expired")
+        await expect(screen.page.locator("#work")).to_be_hidden()
+
+
+async def test_a_remembered_key_that_was_revoked_says_so(signed_in: Screen, owner: Owner, resources: Resources) -> None:
+    await revoke(resources, owner)
+    await signed_in.page.reload()
+    await expect(signed_in.page.get_by_role("alert")).to_contain_text("Your key no longer works")
+    await expect(signed_in.page.locator("#key")).to_be_focused()
+    assert await signed_in.page.evaluate(PLACES) == [0, 0, ""]
+
+
+async def test_a_key_revoked_in_the_middle_of_an_upload_asks_for_another_and_goes_on(
+    cuttable: Cuttable, api: Api, owner: Owner, tmp_path: Path, client: httpx.AsyncClient, resources: Resources
+) -> None:
+    path = write_file(tmp_path / "film.mp4", 70 * 1024**2)
+    screen = cuttable.screen
+    cuttable.store.silence()
+    await screen.choose(path)
+
+    async def is_held() -> bool:
+        return cuttable.store.held.is_set()
+
+    await until(is_held)
+    await revoke(resources, owner)
+    cuttable.store.restore()
+    await expect(screen.page.get_by_role("alert")).to_contain_text("what was under way goes on")
+    other = run_apart(new_key(api.settings, owner.name, scopes=("read", "write"), expires_in=None))
+    keep_secret([other])
+    await screen.enter(other)
+    await screen.wait_for("ready")
+    async with httpx.AsyncClient(base_url=api.url, headers={"Authorization": f"Bearer {other}"}) as renewed:
+        [file] = await list_files(renewed)
+    assert file["hash"] == digest(path.read_bytes())
+
+
+async def test_a_key_that_may_only_write_sends_and_one_that_may_only_read_says_so(
+    screen: Screen, api: Api, context: BrowserContext, tmp_path: Path
+) -> None:
+    path = write_file(tmp_path / "a.txt", 10)
+    await screen.sign_in(api.new_owner(scopes=("write",)).key)
+    await expect(screen.page.locator("#files-said")).to_contain_text("lacks the scope read")
+    async with tab(context, api.url) as reading:
+        await reading.sign_in(api.new_owner(scopes=("read",)).key)
+        await reading.choose(path)
+        await reading.wait_for("failed")
+        await expect(reading.upload("a.txt").locator(".status")).to_contain_text("lacks the scope write")
