@@ -6,8 +6,6 @@ revision = "0004"
 down_revision = "0003"
 
 STATEMENTS = (
-    # What the statements that change `state` tell the history's row, which has no other way to know it before PostgreSQL 18.
-    "ALTER TABLE files ADD COLUMN previous text, ADD COLUMN history_xid xid8",
     """
     CREATE TABLE file_history (
         xid xid8 NOT NULL,  -- of the transaction, or of the file's last row where that is higher
@@ -42,6 +40,9 @@ STATEMENTS = (
     INSERT INTO file_history (xid, file_id, owner, state, at, by, why)
     SELECT pg_current_xact_id(), id, owner, state, now(), 'migration', 'as it was when the history began' FROM files ORDER BY id
     """,
+    # What the statements that change `state` tell the history's row, which has no other way to know it before PostgreSQL 18. Last, for
+    # its lock keeps everybody from the files until the commit.
+    "ALTER TABLE files ADD COLUMN previous text, ADD COLUMN history_xid xid8",
 )
 
 

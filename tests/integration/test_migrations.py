@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import runpy
 import secrets
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from service import database
 from service.queries import files
 from service.settings import DatabaseSettings, DatabaseUrl, Secret
 from tests.conftest import execute, in_database
+from tests.integration.locks import held_open
 
 pytestmark = pytest.mark.anyio
 
@@ -93,6 +95,18 @@ async def test_files_that_are_older_than_the_history_have_one_from_then_on(empty
         await files.notice_key(opened, "k")
         told = await opened.fetch("SELECT state, previous, by FROM file_history ORDER BY sequence")
     assert [tuple(row) for row in told] == [("pending", None, "migration"), ("verifying", "pending", "store")]
+
+
+async def test_files_are_read_and_changed_while_the_history_is_filled(empty: DatabaseSettings) -> None:
+    """Of many files that takes minutes, and the processes of before run on."""
+    await asyncio.to_thread(upgrade_to, "0003", empty)
+    statements: tuple[str, ...] = runpy.run_path(str(database.find_migrations() / "versions" / "0004_file_history.py"))["STATEMENTS"]
+    filled = next(number for number, statement in enumerate(statements, 1) if "INSERT INTO file_history" in statement)
+    opened = await database.open_pool(empty)
+    async with opened, held_open(opened) as migrating:
+        for statement in statements[:filled]:
+            await migrating.execute(statement)
+        await opened.execute("SET lock_timeout = '1s'; UPDATE files SET filename = filename")
 
 
 def upgrade_to(version: str, settings: DatabaseSettings) -> None:
