@@ -15,7 +15,8 @@
    - the queue is full, because the client reads too slowly: it is emptied, and the reader is at step 2 again when its client has read.
 4. The feed fetches after each signal, and every POLL_SECONDS without one: signals may be lost. After each fetch it rests for PACE_SECONDS,
    or as long as telling so many readers is worth.
-   - rows wait for an older transaction (queries/history.py): it looks again soon, for no signal tells of that one's end.
+   - rows wait for an older transaction (queries/history.py): it looks again soon, for no signal tells of that one's end. Somebody may
+     have left one open: a gauge says so.
    - no listener is connected: it looks every UNHEARD_SECONDS. One is connected again: it looks at once (signals.py).
    - the database is away, or the fetch fails: it goes on from where it was, after RETRY_SECONDS. No stream ends.
 5. A stream ends when its client goes away; when its key was revoked or is over, which is asked for all keys at once every KEY_SECONDS;
@@ -38,7 +39,7 @@ from service.queries import history, keys
 from service.queries.history import Position, Transition
 from service.readers import Batch, Event, Reader, write_event, write_position
 from service.resources import Resources
-from service.telemetry import EVENT_READERS
+from service.telemetry import EVENT_READERS, EVENTS_HELD_BACK
 
 Send = Callable[[bytes], Awaitable[None]]
 
@@ -120,6 +121,7 @@ class Feed:
         signals.history.clear()
         self.told = 0
         held_back = await self.fetch()
+        EVENTS_HELD_BACK.set(held_back)
         await asyncio.sleep(min(max(PACE_SECONDS, self.told * TELL_SECONDS), LONGEST_PACE_SECONDS))  # afterwards: the first need not wait
         patience = HELD_BACK_SECONDS if held_back else POLL_SECONDS if signals.connected else UNHEARD_SECONDS
         with contextlib.suppress(TimeoutError):

@@ -23,6 +23,11 @@ VERIFICATION_SECONDS: Final = Histogram(
 VERIFIED_BYTES: Final = Counter("assay_verified_bytes", "Bytes that were hashed and committed.")
 STORE_RETRIES: Final = Counter("assay_store_retries", "Claims given back because of the store.")
 EVENT_READERS: Final = Gauge("assay_event_readers", "Streams of events that are open.", multiprocess_mode="livesum")
+EVENTS_HELD_BACK: Final = Gauge(
+    "assay_events_held_back",
+    "1 while events wait for an older transaction of this database server that still runs.",
+    multiprocess_mode="livemax",
+)
 SWEPT: Final = Counter("assay_swept", "Leftovers that the sweeper removed.", ["what"])
 
 

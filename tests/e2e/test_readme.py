@@ -52,13 +52,25 @@ def dev() -> Iterator[Dev]:
 
 def test_the_first_screen_does_what_it_says(dev: Dev, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(os.urandom(300_000))
-    _, four_commands, _ = blocks(FIRST_SCREEN)
+    _, four_commands, *_ = blocks(FIRST_SCREEN)
     dev_at = {"api": dev.line["api"], "key": dev.line["key"]}
     upload, look, compare = four_commands.replace("http://127.0.0.1:8000", dev.line["api"]).splitlines()
     execute(upload, tmp_path, **dev_at)
     digest = execute(compare, tmp_path, **dev_at).split()[0]
     answer = execute(f"until {look} | grep -q ready; do :; done; {look}", tmp_path, **dev_at)
     assert f'"hash":"{digest}"' in answer
+
+
+def test_the_command_line_does_what_it_says(dev: Dev, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    for name in ("photos/a.jpg", "photos/2026/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(os.urandom(100_000))
+    (tmp_path / ".venv").symlink_to(dev.data.parent / "source" / ".venv")
+    commands = blocks(FIRST_SCREEN)[2].replace("http://127.0.0.1:8000", dev.line["api"])
+    execute(commands, tmp_path, api=dev.line["api"], key=dev.line["key"])
+    execute("diff -r photos restored/photos", tmp_path, api="", key="")
 
 
 def test_the_walk_through_does_what_it_says(dev: Dev, tmp_path: Path) -> None:

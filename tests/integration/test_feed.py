@@ -17,8 +17,10 @@ from service.queries import history, keys
 from service.queries.history import Position
 from service.readers import Reader
 from service.resources import Resources
+from service.telemetry import EVENTS_HELD_BACK
 from service.uploads import declare_file
 from tests.faults import FaultyPool, Gate
+from tests.integration.locks import held_open
 from tests.integration.steps import until
 from tests.servers import store_kinds
 from tests.streams import IN_TIME, Parser
@@ -66,6 +68,23 @@ async def connected(
 
 async def declare(resources: Resources, name: str, *, owner: str = "ann") -> None:
     await declare_file(resources, Declaration(owner=owner, filename=name, size=1, content_type=None, sha256=None, metadata={}))
+
+
+async def test_a_gauge_says_that_events_wait_for_somebodys_open_transaction(resources: Resources) -> None:
+    client = Client()
+
+    async def is_told_to_wait() -> bool:
+        [metric] = EVENTS_HELD_BACK.collect()
+        return bool(metric.samples[0].value == 1)
+
+    async with open_feed(resources) as feed, connected(feed, client):
+        async with held_open(resources.pool) as connection:
+            await connection.fetchval("SELECT pg_current_xact_id()")
+            await declare(resources, "waits")
+            await until(is_told_to_wait)
+            assert client.names == []
+        await client.until_told(1)
+        assert not await is_told_to_wait()
 
 
 async def test_a_slow_reader_holds_little_and_is_told_of_everything_once(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ from playwright.async_api import Browser, BrowserContext, async_playwright
 
 from service.settings import Settings, Url
 from tests.e2e.conftest import Api, Owner, serving
-from tests.e2e.page.chromium import QUIET, can_sandbox, find_chromium, install_chromium, is_needed
+from tests.e2e.page.chromium import QUIET, can_sandbox, find_chromium
 from tests.e2e.page.screen import Screen
+from tests.programs import find_program
 from tests.proxies import FaultyProxy, faulty_way
 
 NAMED = "assay.test"
@@ -21,10 +22,7 @@ NAMED = "assay.test"
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    path = find_chromium() or install_chromium()
-    if path is None and is_needed():
-        pytest.fail("CI is set and there is no Chromium, and none can be installed")
-    return path or pytest.skip("no Chromium on the PATH, and not root on Debian to install it")
+    return find_chromium() or str(find_program("chromium", "chromium"))
 
 
 @pytest.fixture(scope="session")
