@@ -27,8 +27,9 @@ FIELDS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"size": 1.5}, 400, "size", "Expected `int`"),
     ({"size": True}, 400, "size", "Expected `int`"),
     ({"size": None}, 400, "size", "Expected `int`"),
-    ({"size": 5 * 1024**3 + 1}, 413, "size", "5368709120"),
-    ({"size": 2**70}, 413, "size", "5368709120"),
+    ({"size": 5 * 1024**3 + 1, "multipart": False}, 413, "size", "5368709120"),
+    ({"size": 5 * 1024**4 + 1}, 413, "size", "5497558138880"),
+    ({"size": 2**70}, 413, "size", "5497558138880"),
     ({"filename": ""}, 400, "filename", "1 to 255"),
     ({"filename": "a" * 256}, 400, "filename", "1 to 255"),
     ({"filename": "ä" * 128}, 400, "filename", "1 to 255"),
@@ -47,7 +48,7 @@ FIELDS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"metadata": {"a": "x" * 5000}}, 400, "metadata", "at most 4096"),
     ({"metadata": {str(number): "" for number in range(33)}}, 400, "metadata", "at most 32"),
     ({"metadata": "x"}, 400, "metadata", "Expected `object`"),
-    ({"multipart": True}, 422, "multipart", "leave it out"),
+    ({"multipart": "yes"}, 400, "multipart", "Expected `bool | null`"),
     ({"owner": ""}, 403, "owner", "leave it out"),
     ({"owner": "somebody"}, 403, "owner", "leave it out"),
 ]
@@ -187,7 +188,7 @@ async def test_a_wait_outside_its_range_is_refused(client: httpx.AsyncClient, wa
 
 
 @pytest.mark.parametrize("file_id", ["nope", "0", "%00", NO_FILE + "0", NO_FILE[:-1]])
-@pytest.mark.parametrize(("method", "path"), ON_A_FILE)
+@pytest.mark.parametrize(("method", "path"), [route for route in ON_A_FILE if route[1].startswith("/files/")])
 async def test_an_id_that_is_no_uuid_names_nothing(client: httpx.AsyncClient, *, method: str, path: str, file_id: str) -> None:
     answer = await client.request(method, path.format(id=file_id))
     assert answer.status_code == 404
