@@ -7,7 +7,7 @@ Two API processes may serve requests for the same file at once. RULES, taken awa
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests.model.transitions import Step
+from tests.model.transitions import Step, WithoutClaims
 
 RULES = {
     "id-first": "a part's URL is signed only for the upload that the row names",
@@ -58,7 +58,7 @@ class Upload(NamedTuple):
 UploadStep = Step[Upload, str]
 
 
-class MultipartUpload:
+class MultipartUpload(WithoutClaims[Upload]):
     """Steps and invariants of one multipart upload; it has no claims of the other model's kind."""
 
     claims = 1
@@ -271,24 +271,3 @@ class MultipartUpload:
         if file.clock == 2:
             file = file._replace(cut=1)
         return file
-
-    # --- it has no claims
-
-    def claim_steps(self, file: Upload, claim: str) -> Iterator[UploadStep]:
-        raise NotImplementedError
-
-    def claimable(self, claims: tuple[str, ...]) -> bool:
-        del claims
-        return False
-
-    def touch(self, how: str, claim: str) -> str:
-        raise NotImplementedError
-
-    def touch_breaks(self, how: str, claim: str) -> str:
-        raise NotImplementedError
-
-    def forget_claim(self, file: Upload, claim: str) -> str | None:
-        raise NotImplementedError
-
-    def claim_breaks(self, file: Upload, claim: str) -> str:
-        raise NotImplementedError

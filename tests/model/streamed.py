@@ -6,7 +6,7 @@ One upload, for no two meet: each has its own copies row and vault key. RULES, t
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests.model.transitions import Step
+from tests.model.transitions import Step, WithoutClaims
 
 RULES = {
     "row-first": "the copies row is written down before anything is sent to the vault",
@@ -55,7 +55,7 @@ class Upload(NamedTuple):
 UploadStep = Step[Upload, str]
 
 
-class StreamedUpload:
+class StreamedUpload(WithoutClaims[Upload]):
     """Steps and invariants of one streamed upload; it has no claims."""
 
     claims = 1
@@ -251,24 +251,3 @@ class StreamedUpload:
             if self.on("commit-undoomed"):
                 u = u._replace(flight=0)
         return u
-
-    # --- it has no claims
-
-    def claim_steps(self, file: Upload, claim: str) -> Iterator[UploadStep]:
-        raise NotImplementedError
-
-    def claimable(self, claims: tuple[str, ...]) -> bool:
-        del claims
-        return False
-
-    def touch(self, how: str, claim: str) -> str:
-        raise NotImplementedError
-
-    def touch_breaks(self, how: str, claim: str) -> str:
-        raise NotImplementedError
-
-    def forget_claim(self, file: Upload, claim: str) -> str | None:
-        raise NotImplementedError
-
-    def claim_breaks(self, file: Upload, claim: str) -> str:
-        raise NotImplementedError

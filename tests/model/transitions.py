@@ -39,3 +39,26 @@ class Model(Protocol[F, C]):
     def claim_breaks(self, file: F, claim: C) -> str: ...
     def settled(self, file: F, claims: tuple[C, ...]) -> bool:
         """Nothing left to do, nothing left over: what every run must be able to come to without outside help."""
+
+
+class WithoutClaims(Generic[F]):
+    """What a model says of claims that has none."""
+
+    def claim_steps(self, file: F, claim: str) -> Iterator[Step[F, str]]:
+        raise NotImplementedError
+
+    def claimable(self, claims: tuple[str, ...]) -> bool:
+        del claims
+        return False
+
+    def touch(self, how: str, claim: str) -> str:
+        raise NotImplementedError
+
+    def touch_breaks(self, how: str, claim: str) -> str:
+        raise NotImplementedError
+
+    def forget_claim(self, file: F, claim: str) -> str | None:
+        raise NotImplementedError
+
+    def claim_breaks(self, file: F, claim: str) -> str:
+        raise NotImplementedError
