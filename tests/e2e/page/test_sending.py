@@ -65,7 +65,7 @@ async def test_a_folder_keeps_its_paths(signed_in: Screen, tmp_path: Path, clien
         write_file(tmp_path / name, 100)
     await signed_in.choose_folder(tmp_path / "album")
     await signed_in.wait_for("ready", 3)
-    found = {(file["filename"], file["metadata"]["path"]) for file in await list_files(client)}  # type: ignore[index]
+    found = {(file["filename"], file["metadata"]["path"]) for file in await list_files(client)}  # type: ignore[index]  # JSON, whose values are objects to mypy
     assert found == {("one.jpg", "album/one.jpg"), ("one.jpg", "album/winter/one.jpg"), ("two.jpg", "album/winter/north/two.jpg")}
     await expect(signed_in.upload("two.jpg").locator(".folder")).to_have_text("album/winter/north/")
 
