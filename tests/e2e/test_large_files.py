@@ -1,8 +1,9 @@
-"""6 GiB, which no single PUT and no single copy can carry: by the client, through both buckets and back. Only on request: it takes minutes.
+"""6 GiB, which no single PUT and no single copy can carry, and 10,000 tiny files. Only on request: they take minutes.
 
 ASSAY_TEST_LARGE=1 .venv/bin/pytest tests/e2e/test_large_files.py
 """
 
+import filecmp
 import hashlib
 import os
 from pathlib import Path
@@ -11,13 +12,16 @@ import pytest
 
 from assay import Client
 from service.copying import PART_BYTES
-from service.model import GIB, LARGEST_PUT_BYTES
+from service.model import GIB, LARGEST_PUT_BYTES, MIB
 from tests.e2e.conftest import Api, Owner
+from tests.e2e.people import Person, write_files
 
 SIZE = 6 * GIB + 1
+TINY_FILES = 10_000
+MOST_BYTES = 100 * MIB
 pytestmark = [
     pytest.mark.timeout(1800),
-    pytest.mark.skipif("ASSAY_TEST_LARGE" not in os.environ, reason="6 GiB only on request: set ASSAY_TEST_LARGE=1"),
+    pytest.mark.skipif("ASSAY_TEST_LARGE" not in os.environ, reason="only on request: set ASSAY_TEST_LARGE=1"),
 ]
 
 
@@ -42,3 +46,14 @@ def test_a_file_of_6_gib_comes_back_as_it_was(api: Api, owner: Owner, large: Pat
         assert sent.hash == received.hash == hashlib.file_digest(file, "sha256").hexdigest()
         client.delete(sent.id)
     assert (tmp_path / "received.bin").stat().st_size == SIZE
+
+
+def test_ten_thousand_tiny_files_take_little_memory_and_come_back(person: Person) -> None:
+    write_files(person.folder, {f"tiny/{number % 100}/{number}": b"%d" % number for number in range(TINY_FILES)})
+    sent = person.measure("put", "-r", "tiny", "--quiet")
+    assert (sent.status, sent.err) == (0, "")
+    received = person.measure("get", "-r", "tiny", "-o", "back", "--quiet")
+    assert (received.status, received.err) == (0, "")
+    assert max(sent.most_bytes, received.most_bytes) < MOST_BYTES
+    assert filecmp.cmpfiles(person.folder / "tiny", person.folder / "back" / "tiny", ["0/0", "99/9999"])[0] == ["0/0", "99/9999"]
+    assert sum(1 for path in (person.folder / "back").rglob("*") if path.is_file()) == TINY_FILES
