@@ -294,9 +294,8 @@ class Ways:
 def ways(settings: Settings, logs: object) -> Iterator[Ways]:
     short = msgspec.structs.replace(settings, lease=timedelta(seconds=3), sweep_every=timedelta(seconds=1))
     with faulty_way(settings.database_url) as (to_database, database_url), faulty_way(settings.s3_endpoint) as (to_store, endpoint):
-        plain = f"{database_url}{'&' if '?' in database_url else '?'}sslmode=disable"  # cut in mid-handshake, asyncpg drops an exception
         switched = msgspec.structs.replace(
-            short, database_url=Secret(plain), s3_endpoint=Url(endpoint), s3_public_endpoint=settings.s3_endpoint
+            short, database_url=Secret(database_url), s3_endpoint=Url(endpoint), s3_public_endpoint=settings.s3_endpoint
         )
         yield Ways(switched, to_database, to_store, msgspec.structs.replace(short, s3_public_endpoint=settings.s3_endpoint))
 

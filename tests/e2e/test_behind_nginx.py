@@ -32,6 +32,7 @@ from tests.e2e.jobs import (
     put_part,
     read_metadata,
     sign_parts,
+    until,
     upload,
 )
 from tests.e2e.leaks import check_log
@@ -234,9 +235,13 @@ async def test_no_link_and_no_signature_comes_into_its_logs(
         away = {"upload": declared["upload"] | {"url": declared["upload"]["url"].replace(behind.nginx.url, nginx.url)}}
         refused = await client.put(away["upload"]["url"], content=BODY, headers={"Referer": link})
         assert refused.status_code == 502
+
+        async def is_logged() -> bool:  # after the answer was sent
+            return f" PUT /{resources.incoming.name}/... 502 " in nginx.read_logs()
+
+        await until(is_logged)
         logged = nginx.read_logs()
     assert " GET /l/... 200 " in logged
-    assert f" PUT /{resources.incoming.name}/... 502 " in logged
     check_log(logged)
     token, key = link.rpartition("/")[2], httpx.URL(declared["upload"]["url"]).path.rpartition("/")[2]
     assert token not in logged
