@@ -25,6 +25,8 @@ SOURCE: Final = "assembled"
 COPY: Final = "copied in parts"
 COPY_PART_BYTES: Final = 512 * MIB
 SIGNED_AT_ONCE: Final = 100
+TRASH_SECONDS: Final = 400
+"""MinIO empties its trash every five minutes."""
 
 
 def measure(ground: Ground) -> list[Figure]:
@@ -40,7 +42,7 @@ def measure(ground: Ground) -> list[Figure]:
         for number in range(rounds):
             for name in sides if number % 2 else reversed(list(sides)):
                 found[name].append(sides[name]())
-                wait_until(partial(has_room, ground.folder, free), seconds=180)
+                wait_until(partial(has_room, ground.folder, free), seconds=TRASH_SECONDS)
     body.unlink()
     work = f"verification of {size // MIB:,} MiB in parts, `complete` → `ready`"
     against = "the store's own part copies, four at once, then the longer of a direct GET and `openssl dgst -sha256`"
