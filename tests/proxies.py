@@ -44,6 +44,7 @@ class FaultyProxy:
         self._refusing = False
         self._error: bytes | None = None
         self._marker: bytes | None = None
+        self._answer_marker, self._answers_left = b"", 0
         self.cut_answers_after: int | None = None
         """Bytes of answers that a connection carries before it is closed."""
         self.silent = False
@@ -70,6 +71,10 @@ class FaultyProxy:
     def silence_after(self, marker: bytes) -> None:
         """Pass requests on up to the one that holds `marker`, and that one; nothing is answered from then on."""
         self._marker = marker
+
+    def silence_after_answers(self, count: int, marker: bytes) -> None:
+        """Pass everything on until so many answers have held `marker` (in lower case); nothing passes from then on."""
+        self._answer_marker, self._answers_left = marker, count
 
     def run(self) -> None:
         while True:
@@ -133,8 +138,17 @@ class FaultyProxy:
                 passed += len(piece)
                 if not self.silent:
                     client.sendall(piece)
+                self._count_answer(piece)
         end(client)
         end(server)
+
+    def _count_answer(self, piece: bytes) -> None:
+        with self._lock:
+            if self._answers_left and self._answer_marker in piece.lower():
+                self._answers_left -= 1
+                if not self._answers_left:
+                    self._flowing.clear()
+                    self.silenced.set()
 
     def _most(self, passed: int) -> int:
         return PIECE if self.cut_answers_after is None else min(PIECE, max(0, self.cut_answers_after - passed))

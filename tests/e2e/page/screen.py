@@ -7,7 +7,8 @@ from pathlib import Path
 from playwright.async_api import Locator, Page, Request, expect
 
 PATIENCE = 60_000
-"""Milliseconds; the machine may be busy with other tests."""
+"""Milliseconds that `expect` looks for; the machine may be busy with other tests."""
+expect.set_options(timeout=PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Screen:
         return self.page.locator("#rows > tr").filter(has_text=name)
 
     async def wait_for(self, state: str, count: int = 1) -> None:
-        await expect(self.uploads(state)).to_have_count(count, timeout=PATIENCE)
+        await expect(self.uploads(state)).to_have_count(count)
 
     async def details(self, name: str) -> Locator:
         """The opened dialog of a listed file."""

@@ -32,14 +32,15 @@ def film(tmp_path: Path) -> Path:
     return write_file(tmp_path / "film.mp4", (16 * (PARTS - 1) + 3) * MIB)
 
 
-async def stop_in_the_middle(cuttable: Cuttable, client: httpx.AsyncClient) -> set[int]:
-    """Some parts are there, and nothing more gets through. Their numbers."""
+async def stop_in_the_middle(cuttable: Cuttable, film: Path, client: httpx.AsyncClient) -> set[int]:
+    """Choose it; two parts were answered, and nothing more gets through. The numbers of those that are there."""
+    cuttable.store.silence_after_answers(2, b"etag:")
+    await cuttable.screen.choose(film)
 
-    async def has_parts() -> bool:
-        return len(await stored(client)) >= 2
+    async def is_silent() -> bool:
+        return cuttable.store.silenced.is_set()
 
-    await until(has_parts, seconds=60)
-    cuttable.store.silence()
+    await until(is_silent, seconds=60)
     return await stored(client)
 
 
@@ -63,8 +64,7 @@ def sent_again(screen: Screen) -> Counter[int]:
 
 async def test_a_pause_keeps_what_was_sent_and_resume_sends_the_rest(cuttable: Cuttable, film: Path, client: httpx.AsyncClient) -> None:
     screen = cuttable.screen
-    await screen.choose(film)
-    there = await stop_in_the_middle(cuttable, client)
+    there = await stop_in_the_middle(cuttable, film, client)
     row = screen.upload("film.mp4")
     await row.get_by_role("button", name="Pause").click()
     await expect(row.locator(".status")).to_contain_text("Paused")
@@ -81,8 +81,7 @@ async def test_a_pause_keeps_what_was_sent_and_resume_sends_the_rest(cuttable: C
 
 async def test_after_a_reload_the_same_file_goes_on_where_it_was(cuttable: Cuttable, film: Path, client: httpx.AsyncClient) -> None:
     screen = cuttable.screen
-    await screen.choose(film)
-    there = await stop_in_the_middle(cuttable, client)
+    there = await stop_in_the_middle(cuttable, film, client)
     await screen.page.reload()
     cuttable.store.cut()
     cuttable.store.restore()
@@ -103,12 +102,23 @@ def write_anew(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+IS_SAMPLED = """() => new Promise((resolve) => {
+    indexedDB.open("assay").onsuccess = ({target: {result: database}}) => {
+        database.transaction("uploads").objectStore("uploads").getAll().onsuccess = ({target: {result: entries}}) => {
+            database.close()
+            resolve(entries.some((entry) => entry.sample))
+        }
+    }
+})"""
+"""The page remembers a digest of what it sent."""
+
+
 async def test_another_file_of_the_same_name_size_and_time_is_noticed_by_its_digest(
     cuttable: Cuttable, film: Path, client: httpx.AsyncClient
 ) -> None:
     screen = cuttable.screen
-    await screen.choose(film)
-    await stop_in_the_middle(cuttable, client)
+    await stop_in_the_middle(cuttable, film, client)
+    await until(lambda: screen.page.evaluate(IS_SAMPLED))
     await screen.page.reload()
     cuttable.store.cut()
     cuttable.store.restore()
@@ -139,8 +149,7 @@ async def test_a_file_that_was_changed_since_is_sent_as_a_new_one_and_the_page_s
     cuttable: Cuttable, film: Path, client: httpx.AsyncClient
 ) -> None:
     screen = cuttable.screen
-    await screen.choose(film)
-    await stop_in_the_middle(cuttable, client)
+    await stop_in_the_middle(cuttable, film, client)
     await screen.page.reload()
     cuttable.store.cut()
     cuttable.store.restore()
@@ -154,8 +163,7 @@ async def test_a_file_that_was_changed_since_is_sent_as_a_new_one_and_the_page_s
 
 async def test_a_file_that_changes_while_it_is_sent_fails_in_words(cuttable: Cuttable, film: Path, client: httpx.AsyncClient) -> None:
     screen = cuttable.screen
-    await screen.choose(film)
-    await stop_in_the_middle(cuttable, client)
+    await stop_in_the_middle(cuttable, film, client)
     with film.open("ab") as file:
         file.write(b"more")
     cuttable.store.cut()
@@ -204,8 +212,7 @@ def waiting(store: FaultyProxy) -> Callable[[], Awaitable[bool]]:
 
 
 async def test_an_interrupted_upload_can_be_discarded(cuttable: Cuttable, film: Path, client: httpx.AsyncClient) -> None:
-    await cuttable.screen.choose(film)
-    await stop_in_the_middle(cuttable, client)
+    await stop_in_the_middle(cuttable, film, client)
     await cuttable.screen.page.reload()
     await cuttable.screen.page.get_by_role("button", name="Discard film.mp4").click()
     await expect(cuttable.screen.page.locator("#interrupted")).to_be_hidden()
@@ -219,11 +226,10 @@ async def test_an_interrupted_upload_can_be_discarded(cuttable: Cuttable, film: 
 async def test_offline_is_said_and_the_upload_goes_on_by_itself(
     cuttable: Cuttable, film: Path, client: httpx.AsyncClient, context: BrowserContext
 ) -> None:
-    await cuttable.screen.choose(film)
-    await stop_in_the_middle(cuttable, client)
+    await stop_in_the_middle(cuttable, film, client)
     await context.set_offline(True)
     cuttable.store.cut()
-    await expect(cuttable.screen.upload("film.mp4").locator(".status")).to_contain_text("offline", timeout=PATIENCE)
+    await expect(cuttable.screen.upload("film.mp4").locator(".status")).to_contain_text("offline")
     cuttable.store.restore()
     await context.set_offline(False)
     await check_ready(cuttable.screen, film)
@@ -232,10 +238,9 @@ async def test_offline_is_said_and_the_upload_goes_on_by_itself(
 
 async def test_a_store_that_is_away_is_said_and_asked_again(cuttable: Cuttable, film: Path, client: httpx.AsyncClient) -> None:
     """Its connections end in mid-part, then it answers 503, then it is back."""
-    await cuttable.screen.choose(film)
-    await stop_in_the_middle(cuttable, client)
+    await stop_in_the_middle(cuttable, film, client)
     cuttable.store.cut()
-    await expect(cuttable.screen.upload("film.mp4").locator(".status")).to_contain_text("tries again by itself", timeout=PATIENCE)
+    await expect(cuttable.screen.upload("film.mp4").locator(".status")).to_contain_text("tries again by itself")
     cuttable.store.restore()
     cuttable.store.fail()
     before = cuttable.store.connections
@@ -301,8 +306,7 @@ async def test_an_answer_that_was_lost_is_no_reason_to_send_another_file(
 
 
 async def test_cancelling_deletes_what_was_begun(cuttable: Cuttable, film: Path, client: httpx.AsyncClient, resources: Resources) -> None:
-    await cuttable.screen.choose(film)
-    await stop_in_the_middle(cuttable, client)
+    await stop_in_the_middle(cuttable, film, client)
     await cuttable.screen.upload("film.mp4").get_by_role("button", name="Cancel").click()
     await expect(cuttable.screen.page.locator("#sending")).to_be_hidden()
 

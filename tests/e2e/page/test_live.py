@@ -10,7 +10,7 @@ from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import declare, prove, put, until
 from tests.e2e.page.chosen import write_file
 from tests.e2e.page.conftest import list_files, tab
-from tests.e2e.page.screen import PATIENCE, Screen
+from tests.e2e.page.screen import Screen
 from tests.proxies import faulty_way
 
 pytestmark = pytest.mark.anyio
@@ -26,16 +26,16 @@ async def test_what_others_do_is_seen_without_asking(signed_in: Screen, client: 
     await expect(signed_in.page.locator("#teaching")).to_be_visible()
     declared = await declare(client, BODY, filename="elsewhere.txt")
     pill = signed_in.file("elsewhere.txt").locator(".pill")
-    await expect(pill).to_have_text("Waiting for its bytes", timeout=PATIENCE)
+    await expect(pill).to_have_text("Waiting for its bytes")
     await put(declared, BODY)
-    await expect(pill).to_have_text("Ready", timeout=PATIENCE)
+    await expect(pill).to_have_text("Ready")
     await expect(signed_in.file("elsewhere.txt").get_by_role("button", name="Download")).to_be_visible()
     dialog = await signed_in.details("elsewhere.txt")
     await expect(dialog.locator(".history li")).not_to_have_count(0)
     await expect(dialog.locator(".history li").last).to_contain_text("Ready")
     await client.delete(f"/files/{declared['file']['id']}")
-    await expect(dialog.locator(".pill").first).to_have_text("Deleted", timeout=PATIENCE)
-    await expect(signed_in.page.locator("#rows > tr")).to_have_count(0, timeout=PATIENCE)
+    await expect(dialog.locator(".pill").first).to_have_text("Deleted")
+    await expect(signed_in.page.locator("#rows > tr")).to_have_count(0)
 
 
 async def test_uploads_are_followed_by_one_stream_and_no_polling(signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient) -> None:
@@ -52,11 +52,11 @@ async def test_a_stream_that_breaks_goes_on_where_it_was(
         async with tab(context, url) as screen:
             await screen.sign_in(owner.key)
             await prove(client, BODY, filename="before.txt")
-            await expect(screen.file("before.txt").locator(".pill")).to_have_text("Ready", timeout=PATIENCE)
+            await expect(screen.file("before.txt").locator(".pill")).to_have_text("Ready")
             proxy.cut()
             await prove(client, BODY, filename="meanwhile.txt")
             proxy.restore()
-            await expect(screen.file("meanwhile.txt").locator(".pill")).to_have_text("Ready", timeout=PATIENCE)
+            await expect(screen.file("meanwhile.txt").locator(".pill")).to_have_text("Ready")
 
             async def resumed() -> bool:
                 return streams(screen) >= 2
