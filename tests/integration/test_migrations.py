@@ -99,12 +99,26 @@ async def test_files_that_are_older_than_the_history_have_one_from_then_on(empty
 
 async def test_files_are_read_and_changed_while_the_history_is_filled(empty: DatabaseSettings) -> None:
     """Of many files that takes minutes, and the processes of before run on."""
-    await asyncio.to_thread(upgrade_to, "0003", empty)
-    statements: tuple[str, ...] = runpy.run_path(str(database.find_migrations() / "versions" / "0004_file_history.py"))["STATEMENTS"]
+    statements = read_statements("0004_file_history")
     filled = next(number for number, statement in enumerate(statements, 1) if "INSERT INTO file_history" in statement)
+    await check_files_stay_free(empty, "0003", statements[:filled])
+
+
+async def test_files_are_read_and_changed_while_their_parts_are_checked(empty: DatabaseSettings) -> None:
+    await check_files_stay_free(empty, "0004", read_statements("0005_parts_checked"))
+
+
+def read_statements(migration: str) -> tuple[str, ...]:
+    found: tuple[str, ...] = runpy.run_path(str(database.find_migrations() / "versions" / f"{migration}.py"))["STATEMENTS"]
+    return found
+
+
+async def check_files_stay_free(empty: DatabaseSettings, version: str, statements: tuple[str, ...]) -> None:
+    """While these statements' transaction is open, on the schema of this version."""
+    await asyncio.to_thread(upgrade_to, version, empty)
     opened = await database.open_pool(empty)
     async with opened, held_open(opened) as migrating:
-        for statement in statements[:filled]:
+        for statement in statements:
             await migrating.execute(statement)
         await opened.execute("SET lock_timeout = '1s'; UPDATE files SET filename = filename")
 
@@ -135,6 +149,10 @@ async def test_every_constraint_has_a_name_of_its_own(pool: asyncpg.Pool) -> Non
     named = await pool.fetch("SELECT conname FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace")
     assert len(named) > 12
     assert not [row["conname"] for row in named if re.search(r"_check\d*$", row["conname"])]
+
+
+async def test_every_constraint_holds_for_every_row(pool: asyncpg.Pool) -> None:
+    assert await pool.fetch("SELECT conname FROM pg_constraint WHERE NOT convalidated") == []
 
 
 def test_the_migrations_are_numbered_without_gaps() -> None:
