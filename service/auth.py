@@ -1,6 +1,6 @@
 """Who is asking: turns a request into a `Principal`. Nothing else knows about keys.
 
-An upload token stands for the key that declared its file, for as long as both last, on the routes that take one (`TAKES_TOKEN`) and
+An upload token stands for the key that declared its file, for as long as both last, on the routes for senders (`FOR_SENDERS`) and
 for that file alone: a product's backend hands it to a browser, which never sees the key.
 """
 
@@ -26,8 +26,8 @@ KEY: Final = re.compile(r"assay_[A-Za-z0-9_-]{43}")
 PATIENCE_SECONDS: Final = 6.0
 READ, WRITE, ADMIN = "read", "write", "admin"
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-TAKES_TOKEN: Final = {"takes_upload_token": True}
-"""The `opt` of a route that an upload token opens."""
+FOR_SENDERS: Final = {"for_senders": True}
+"""The `opt` of a route that whoever sends a file's bytes needs: an upload token opens it, and the scope `write` alone."""
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -106,18 +106,26 @@ def sign_upload_token(resources: Resources, file: File, key_id: UUID) -> str | N
     return sign_token(secrets, Token(purpose=Purpose.UPLOAD, file_id=file.id, key_id=key_id, expires_at=end)) if secrets else None
 
 
-def check_scope(principal: Principal, method: str) -> None:
-    """Reading needs `read`, all else `write`; `admin` may both. Raises Forbidden."""
+def check_scope(principal: Principal, method: str, *, for_senders: bool) -> None:
+    """Reading needs `read`, all else `write`; `admin` may both. Raises Forbidden.
+
+    Whoever may write may read what a sender has to know of its file: whether it is proved, which parts are there.
+    """
     needed = READ if method in READING else WRITE
-    if needed not in principal.scopes and not principal.is_admin:
+    enough = {needed, ADMIN, WRITE} if for_senders else {needed, ADMIN}
+    if not enough & principal.scopes:
         raise Forbidden(f"the API key lacks the scope {needed}")
+
+
+def is_for_senders(handler: BaseRouteHandler) -> bool:
+    return bool(handler.opt.get("for_senders"))
 
 
 def check_token(principal: Principal, handler: BaseRouteHandler, file_id: object) -> None:
     """Raises Forbidden for an upload token on any other route, or for another file."""
     if principal.only_file is None:
         return
-    if not handler.opt.get("takes_upload_token") or file_id != principal.only_file:
+    if not is_for_senders(handler) or file_id != principal.only_file:
         raise Forbidden("an upload token opens complete, upload, parts, metadata and DELETE of its own file, and nothing else")
 
 
@@ -126,4 +134,4 @@ async def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: B
     principal = await authenticate(connection.app.state.resources, connection.headers.get("authorization"))
     connection.scope["state"]["principal"] = principal
     check_token(principal, handler, connection.path_params.get("file_id"))
-    check_scope(principal, str(connection.scope.get("method")))
+    check_scope(principal, str(connection.scope.get("method")), for_senders=is_for_senders(handler))

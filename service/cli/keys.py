@@ -48,7 +48,7 @@ async def create(*, owner: str, scopes: str = "read,write", name: str = "", expi
     owner
         Whose files the key sees and makes.
     scopes
-        What it may do: `read`, `write`, `admin` (acts for every owner), separated by commas.
+        What it may do: `read`, `write` (send, and see by its id what became of it), `admin` (acts for every owner), separated by commas.
     name
         What the list calls it.
     expires

@@ -14,7 +14,7 @@ from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath, HeaderParameter, QueryParameter
 
 from service import declarations, listing, problems, uploads
-from service.auth import TAKES_TOKEN, Principal, sign_upload_token
+from service.auth import FOR_SENDERS, Principal, sign_upload_token
 from service.model import Declaration, File, Rejection, State
 from service.problems import InvalidRequest
 from service.queries.listing import Filters
@@ -238,7 +238,7 @@ def link_next(request: Request[Any, Any, Any], resources: Resources, cursor: str
 @get(
     "/files/{file_id:uuid}/metadata",
     operation_id="readMetadata",
-    opt=TAKES_TOKEN,
+    opt=FOR_SENDERS,
     summary="What is known of a file; waits for its proof if asked to",
     tags=["files"],
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
@@ -277,7 +277,7 @@ async def change_file(
 @delete(
     "/files/{file_id:uuid}",
     operation_id="deleteFile",
-    opt=TAKES_TOKEN,
+    opt=FOR_SENDERS,
     summary="Cancel or delete, in any state",
     tags=["files"],
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),

@@ -14,7 +14,7 @@ from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, 
 from litestar.params import FromPath, HeaderParameter, JSONBody, PathParameter
 
 from service import completion, declarations, problems, uploads
-from service.auth import TAKES_TOKEN, Principal
+from service.auth import FOR_SENDERS, Principal
 from service.model import GONE, UNPROVED, Declaration, Sha256
 from service.problems import InvalidRequest
 from service.representation import parse_repr_digest
@@ -118,7 +118,7 @@ def read_content_type(request: Request[Any, Any, Any]) -> str | None:
     "/files/{file_id:uuid}/complete",
     status_code=202,
     operation_id="completeUpload",
-    opt=TAKES_TOKEN,
+    opt=FOR_SENDERS,
     summary="My bytes are there",
     tags=["uploads"],
     responses={
@@ -156,7 +156,7 @@ async def complete_upload(
     "/files/{file_id:uuid}/upload",
     status_code=200,
     operation_id="renewUpload",
-    opt=TAKES_TOKEN,
+    opt=FOR_SENDERS,
     summary="How to send a file that still waits for its bytes, anew",
     tags=["uploads"],
     responses=refusals(

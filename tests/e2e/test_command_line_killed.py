@@ -16,7 +16,7 @@ from service.resources import Resources
 from tests.e2e.conftest import Api, Owner, new_key, run_apart
 from tests.e2e.jobs import check_all
 from tests.e2e.leaks import keep_secret
-from tests.e2e.people import Ended, Person, write_files
+from tests.e2e.people import Ended, Person, make_person, write_files
 from tests.proxies import faulty_way
 from tests.servers import wait_until
 
@@ -72,6 +72,26 @@ async def test_a_folder_whose_fetching_is_killed_again_and_again_comes_back_as_i
     assert killed > 0
     back = person.folder / "back"
     assert {path.relative_to(back).as_posix(): path.read_bytes() for path in back.rglob("*") if path.is_file()} == tree
+
+
+@pytest.mark.parametrize(
+    ("size", "moment"),
+    [(1000, b"POST /files/upload"), (2 * MIB, b"/complete"), (80 * MIB, b"/parts "), (80 * MIB, b"/complete")],
+    ids=["small", "one PUT", "parts begun", "parts sent"],
+)
+def test_a_key_that_may_only_write_is_enough_to_go_on(api: Api, tmp_path: Path, size: int, moment: bytes) -> None:
+    """Such as a nightly job has: killed when the request with `moment` is on its way."""
+    with faulty_way(api.url) as (way, url):
+        person = make_person(url, api.new_owner(scopes=("write",)).key, tmp_path)
+        write_files(person.folder, {"backup": os.urandom(size)})
+        way.silence_after(moment)
+        with person.start("put", "backup") as process:
+            assert way.silenced.wait(60)
+            process.kill()
+        way.restore()
+        [sent], [again] = (person.succeed("put", "backup", "--json").objects for _ in range(2))
+    assert (sent["outcome"], sent["file"]["state"], again["outcome"]) == ("sent", "ready", "skipped")
+    assert sent["file"]["id"] == again["file"]["id"]
 
 
 def test_an_interrupt_says_how_to_go_on(person: Person) -> None:

@@ -34,11 +34,21 @@ def test_anything_else_is_no_key(header: str | None) -> None:
 
 @pytest.mark.parametrize(("scope", "method"), [("read", "GET"), ("read", "HEAD"), ("write", "POST"), ("write", "PUT"), ("write", "DELETE")])
 def test_each_method_needs_its_scope_and_no_other(scope: str, method: str) -> None:
-    check_scope(principal(scope), method)
-    check_scope(principal("admin"), method)
+    check_scope(principal(scope), method, for_senders=False)
+    check_scope(principal("admin"), method, for_senders=False)
     other = {"read": "write", "write": "read"}[scope]
     with pytest.raises(Forbidden, match=scope):
-        check_scope(principal(other), method)
+        check_scope(principal(other), method, for_senders=False)
+
+
+def test_a_sender_needs_no_scope_but_write() -> None:
+    for method in ("GET", "POST", "DELETE"):
+        check_scope(principal("write"), method, for_senders=True)
+    check_scope(principal("read"), "GET", for_senders=True)
+    with pytest.raises(Forbidden, match="write"):
+        check_scope(principal("read"), "POST", for_senders=True)
+    with pytest.raises(Forbidden, match="read"):
+        check_scope(principal(), "GET", for_senders=True)
 
 
 def test_only_an_admin_acts_for_others() -> None:

@@ -121,10 +121,15 @@ class Sender:
 
     def _find_same(self, parcel: Parcel) -> "File | None":
         """A file that may have come of a request whose answer nobody saw."""
+        from assay.errors import Forbidden
+
         with open(parcel.path, "rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
         found = self._client.list(state="ready", hash=digest, filename=parcel.filename)
-        return next((file for file in found if (file.filename, file.metadata) == (parcel.filename, parcel.metadata)), None)
+        try:
+            return next((file for file in found if (file.filename, file.metadata) == (parcel.filename, parcel.metadata)), None)
+        except Forbidden:  # a key that may only write
+            return None
 
     def _send_recorded(self, parcel: Parcel, record: Record, *, begun: bool) -> "File":
         from assay.errors import Gone, Rejected, UploadLost

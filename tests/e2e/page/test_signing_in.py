@@ -106,9 +106,11 @@ async def test_a_key_revoked_in_the_middle_of_an_upload_asks_for_another_and_goe
 async def test_a_key_that_may_only_write_sends_and_one_that_may_only_read_says_so(
     screen: Screen, api: Api, context: BrowserContext, tmp_path: Path
 ) -> None:
-    path = write_file(tmp_path / "a.txt", 10)
+    path, film = write_file(tmp_path / "a.txt", 10), write_file(tmp_path / "film.mp4", 70 * 1024**2)
     await screen.sign_in(api.new_owner(scopes=("write",)).key)
     await expect(screen.page.locator("#files-said")).to_contain_text("lacks the scope read")
+    await screen.choose(path, film)
+    await screen.wait_for("ready", 2)
     async with tab(context, api.url) as reading:
         await reading.sign_in(api.new_owner(scopes=("read",)).key)
         await reading.choose(path)
