@@ -109,8 +109,13 @@ def test_the_example_names_every_variable_of_compose() -> None:
 
 def test_the_example_shows_the_defaults_of_compose() -> None:
     shown = dict(re.findall(r"^# (\w+)=(\S+)$", EXAMPLE_TEXT, re.MULTILINE))
-    defaults = {name: default for name, operator, default in VARIABLE.findall(COMPOSE_TEXT) if operator == ":-"}
+    defaults = {name: default for name, operator, default in VARIABLE.findall(COMPOSE_TEXT) if operator == ":-" and default}
     assert defaults.items() <= shown.items()
+
+
+def test_compose_warns_of_no_variable_that_is_not_set() -> None:
+    """It warns of a name without an operator, and looks inside `:+…` too when that is not used."""
+    assert [name for name, operator, _ in VARIABLE.findall(COMPOSE_TEXT) if not operator] == []
 
 
 def test_no_secret_has_a_default() -> None:
