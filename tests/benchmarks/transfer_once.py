@@ -5,15 +5,22 @@ The kernel's own `ru_maxrss` would count what the parent had when it forked.
 
 import os
 import sys
+from typing import cast
 
 from assay import Client
+from assay.sendings import Hash
 from tests.benchmarks.processes import read_peak_bytes
 
 
 def transfer(what: str, first: str, second: str) -> None:
-    """`put FILE single|parts` or `get ID FILE`."""
+    """`put FILE single`, `put FILE auto|parts|none` (in parts, with these digests) or `get ID FILE`."""
     with Client() as client:
-        file = client.upload(first, multipart=second == "parts", wait=False) if what == "put" else client.download(first, second)
+        if what == "get":
+            file = client.download(first, second)
+        elif second == "single":
+            file = client.upload(first, multipart=False, wait=False)
+        else:
+            file = client.upload(first, multipart=True, hash=cast("Hash", second), wait=False)
     print(read_peak_bytes(os.getpid()) / 1024**2, file.id)
 
 
