@@ -16,7 +16,10 @@ UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnect
 
 
 class FaultyProxy:
-    """Passes bytes on in both directions. What it is told holds at once, for open connections too."""
+    """Passes bytes on in both directions. What it is told holds at once, for open connections too.
+
+    Its threads read what they were told once for each use: it may be taken back at any moment.
+    """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
@@ -93,10 +96,11 @@ class FaultyProxy:
         thread.start()
 
     def _serve(self, client: socket.socket) -> None:
-        if self._error is not None:
+        error = self._error
+        if error is not None:
             with suppress(OSError):
                 self.requests += client.recv(PIECE)
-                client.sendall(self._error)
+                client.sendall(error)
             end(client)
             return
         try:
@@ -121,8 +125,8 @@ class FaultyProxy:
                 if not self._flowing.is_set():
                     self.held.set()
                 self._flowing.wait()
-                seen = seen[-REMEMBERED:] + piece
-                if self._marker and self._marker in seen:
+                seen, marker = seen[-REMEMBERED:] + piece, self._marker
+                if marker and marker in seen:
                     self._answering.clear()
                     self.silenced.set()
                 server.sendall(piece.replace(b" " + self.prefix + b"/", b" /") if self.prefix else piece)
@@ -151,7 +155,8 @@ class FaultyProxy:
                     self.silenced.set()
 
     def _most(self, passed: int) -> int:
-        return PIECE if self.cut_answers_after is None else min(PIECE, max(0, self.cut_answers_after - passed))
+        most = self.cut_answers_after
+        return PIECE if most is None else min(PIECE, max(0, most - passed))
 
     def _end_all(self) -> None:
         with self._lock:
