@@ -18,6 +18,7 @@ from service.cli.keys import check_owner, describe_keys, parse_lifetime, parse_s
 from service.model import make_id
 from service.queries.keys import ApiKey
 from service.settings import list_variables
+from tests.servers import reachable_folder
 from tests.unit.test_settings import COMPLETE
 
 
@@ -172,7 +173,8 @@ def test_an_interrupt_is_success_for_servers_alone(arguments: list[str], status:
 
 @pytest.mark.parametrize("port", ["70000", "-1"])
 def test_a_port_that_is_none_is_refused(port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(["dev", "--port", port], monkeypatch) in (1, 2)
+    with reachable_folder() as folder:  # not the user's own, which may be in use
+        assert call(["dev", "--port", port, "--data", str(folder / "data")], monkeypatch) in (1, 2)
     assert "port" in capsys.readouterr().err
 
 
