@@ -123,7 +123,7 @@ def test_patience_ends_by_time_by_attempts_and_when_it_is_told_to() -> None:
     begun = time.monotonic()
     while short.wait():
         pass
-    assert time.monotonic() - begun >= 0.3
+    assert 0.3 <= time.monotonic() - begun < 1
     tried = Patience(1e9)
     tried._attempts = MOST_ATTEMPTS
     assert not tried.wait()
