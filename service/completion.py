@@ -3,6 +3,9 @@
 1. The row is read. Gone: 410. Another digest than the known one: 409, nothing changes. Final: answered from the row.
 2. The store is asked. The object is there: the row is noticed, and brings the digest with it.
    - no row: somebody made it final, deleted it, or set another digest in between: begin anew.
+   - The store gives no usable answer: the arrival is recorded all the same, and a worker decides. (It may be the object that cannot be
+     read, and the client could do nothing about it.) A file in parts that was not announced yet goes on with step 4, because its parts
+     may not be assembled; the client gets 503 if the store is unavailable there too.
 3. Nothing lies at the key, and the file comes in one PUT: the row is read again, for a worker may just have proved the file and tidied up.
    Still unproved: 409, nothing was sent.
 4. Nothing lies at the key, and the file comes in parts: assemble them (service/assembly.py).
@@ -14,12 +17,17 @@ import time
 from typing import Final
 from uuid import UUID
 
+import structlog
+
 from service import assembly, problems, uploads
-from service.model import GONE, UNPROVED, File, Sha256
+from service.model import GONE, UNPROVED, File, Sha256, State
+from service.object_store import StoreUnavailable
 from service.resources import Resources
 
 PATIENCE_SECONDS: Final = 45.0
 LOOK_AGAIN_SECONDS: Final = 0.2
+
+log = structlog.get_logger()
 
 
 async def complete_upload(resources: Resources, file_id: UUID, *, owner: str | None, sha256: Sha256 | None) -> File:
@@ -44,7 +52,7 @@ async def complete_upload(resources: Resources, file_id: UUID, *, owner: str | N
 
 async def announce(resources: Resources, file: File, sha256: Sha256 | None) -> File | None:
     """Steps 2 to 4; None: begin anew."""
-    if await uploads.is_uploaded(resources, file):
+    if await may_be_uploaded(resources, file):
         return await uploads.notice(resources, file, sha256, why="the client completed the upload")
     if file.parts is None:
         await check_still_unproved(resources, file)
@@ -53,6 +61,15 @@ async def announce(resources: Resources, file: File, sha256: Sha256 | None) -> F
     if noticed is None:
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
     return noticed
+
+
+async def may_be_uploaded(resources: Resources, file: File) -> bool:
+    """Return whether the object is there, or the store cannot say and nothing else than a verification can find out."""
+    try:
+        return await uploads.is_uploaded(resources, file)
+    except StoreUnavailable as error:
+        log.warning("upload not seen", file_id=str(file.id), error=str(error))
+        return file.parts is None or file.state == State.VERIFYING
 
 
 async def check_still_unproved(resources: Resources, file: File) -> None:

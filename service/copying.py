@@ -1,6 +1,7 @@
-"""Copy an object from incoming into the vault, under a key that was written down: in one request, or above 5 GiB in parts.
+"""Copy an object from incoming into the vault, under a reserved key: in one request, or above 5 GiB in parts.
 
-In one request: it carries the ETag seen, and is sent before the first lease period is over, because nothing else fences it.
+In one request: it carries the ETag seen, where a condition can name it. It is sent before the first lease period
+is over, because nothing else fences it.
 
 In parts:
 1. Begin a multipart upload at the claim's key, and name it in the copies row before the first part. The row is doomed: abort; the lease
@@ -29,6 +30,7 @@ from service.object_store import (
     StoredObject,
     StoredPart,
     StoreError,
+    is_condition,
 )
 from service.queries import copies
 from service.resources import Resources
@@ -63,13 +65,21 @@ async def copy_object(resources: Resources, claim: Claim, seen: StoredObject, *,
     copied = await resources.vault.copy_from(
         resources.incoming,
         claim.incoming_key,
-        etag=seen.etag,
+        etag=condition_on(seen),
         key=str(claim.vault_key),
         **described,
         send_before=send_before,
         timeout_seconds=allow_seconds(claim.size),
     )
     return copied.etag
+
+
+def condition_on(seen: StoredObject) -> str | None:
+    """Return the ETag that a copy requires of its source, or None if no condition can name it.
+
+    Without the condition another object may be copied than was checked. The commit compares the copy itself.
+    """
+    return seen.etag if is_condition(seen.etag) else None
 
 
 def allow_seconds(size: int) -> float:
@@ -132,7 +142,7 @@ async def ask_for_part(resources: Resources, claim: Claim, seen: StoredObject, p
     return await resources.vault.copy_part_from(
         resources.incoming,
         claim.incoming_key,
-        etag=seen.etag,
+        etag=condition_on(seen),
         key=str(claim.vault_key),
         upload_id=upload_id,
         number=number,

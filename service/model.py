@@ -165,6 +165,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's hold on one file. `vault_key` was written down with it and is written to by nobody else.
 
     `notices` and `grace_over` are what the database said at the claim, so before any look at the store.
+    `failed_before`: the claim before this one ended with an error.
     """
 
     id: UUID
@@ -180,6 +181,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     notices: int
     grace_over: bool
+    failed_before: bool = False
 
 
 def make_id() -> UUID:

@@ -79,6 +79,9 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     """A larger file is cut into parts unless its client asks for one PUT."""
     min_upload_rate: Bytes = Bytes(4 * 1024)
     """Bytes a second; a streamed upload that is slower for 30 s gets 408."""
+    unverifiable_reads: Count = Count(10)
+    unverifiable_after: timedelta = timedelta(hours=24)
+    """A file is rejected after so many failed reads of its object, the first of them so long ago."""
     lease: timedelta = timedelta(minutes=1)
     worker_slots: Count = Count(4)
     sweep_every: timedelta = timedelta(seconds=30)

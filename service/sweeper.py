@@ -4,7 +4,8 @@ It runs in every worker. A batch is taken with SKIP LOCKED and pushed five minut
 cannot be cleaned blocks no other. Everything it removes is garbage by commit, for good: a doomed copy, a final file, a deleted file.
 
 1. Copies whose lease ended, and which nobody doomed: doom them. A worker that still hopes to commit finds its copy doomed.
-2. Doomed copies: abort the multipart upload, delete the object, each with a time-out of its own.
+2. Doomed copies: abort the multipart upload, delete the object, each with a time-out of its own. The row of a probe of the store
+   (service/store_health.py) names an object in incoming, which is deleted as well.
    - the first time: look again when COPY_GRACE is over, because a copy request may still be under way.
    - COPY_GRACE is over: nothing can come any more, so the row goes.
    - an error: the row stays, and comes again in five minutes.
@@ -117,6 +118,8 @@ async def sweep_doomed_copy(resources: Resources, copy: leftovers.DoomedCopy) ->
     if copy.upload_id is not None:
         await resources.vault.abort_upload(key, copy.upload_id)
     await resources.vault.delete(key, timeout_seconds=DELETE_SECONDS)
+    if copy.scratch_key is not None:
+        await resources.incoming.delete(copy.scratch_key, timeout_seconds=DELETE_SECONDS)
     if copy.last:
         await leftovers.drop_doomed_copy(resources.pool, copy.vault_key)
     else:

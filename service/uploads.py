@@ -33,7 +33,7 @@ from service.model import (
     cut,
     make_id,
 )
-from service.object_store import ObjectMissing
+from service.object_store import ObjectMissing, StoreError, StoreUnavailable
 from service.queries import files, idempotency
 from service.queries.rows import Database
 from service.resources import Resources
@@ -234,10 +234,15 @@ async def notice(resources: Resources, file: File, sha256: Sha256 | None, *, why
 
 
 async def is_uploaded(resources: Resources, file: File) -> bool:
+    """Return whether the store has an object under the file's incoming key, readable or not. Raises StoreUnavailable."""
     try:
         await resources.incoming.head(file.incoming_key or "")
     except ObjectMissing:
         return False
+    except StoreUnavailable:
+        raise
+    except StoreError:  # an answer about an object that is there; what it is worth is for the verification to decide
+        return True
     return True
 
 

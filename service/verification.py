@@ -1,32 +1,43 @@
-"""Verification: look, copy, hash, commit. One claim, one vault key, at most one copy request.
+"""Verification: check, copy, hash, commit. One claim, one vault key, at most one copy request.
 
-Every statement demands the claim's lease and an unproved state; a statement that hits nothing means that the claim is lost.
+Every statement requires the claim's lease and an unproved state. A statement that updates no row shows that the claim is lost.
 
-1. Look: HEAD the incoming key, after the claim.
-   - nothing there, grace over at the claim: `expired`, the copies row goes in the same statement.
-   - nothing there, grace not over: back to `pending` with the next step, the copies row goes in the same statement;
-     if a notice came after the claim: due again at once.
-   - the store says for good that it can't be read: `rejected`, `unverifiable`.
-   - any other error: give up before copying (a).
-2. Compare size and content type with what was declared. Another: `rejected` with that reason, nothing is copied.
-3. Copy incoming → vault under the claim's key, with If-Match of the ETag just seen, sent before the first lease period is over; above
-   5 GiB in parts (service/copying.py).
-   - too late to send; the object changed (412) or went (404); the request was refused: nothing was written and nothing will be: (a).
-   - unreadable for good: `rejected`, `unverifiable`: the refusal is certain as well.
-   - any other error: the request may take effect at any later time: give up after copying (b).
-4. Hash the copy, with If-Match of the copy's ETag. Any error: (b).
-5. Commit, once: the copies row is locked and undoomed, declared is compared with proved in the statement.
-   - `ready`: the object is the file's; the incoming object falls to the sweeper, which is woken.
-   - `rejected`: the same statement has doomed the copy; the sweeper removes it.
-   - no row, an error, a lost answer: they prove nothing: (b).
+1. Check: HEAD the incoming key, after the claim.
+   - Nothing is there and the grace period was over at the claim: `expired`; the reservation is deleted in the same statement.
+   - Nothing is there and the grace period was not over: back to `pending` with the next interval of the schedule; the reservation is
+     deleted in the same statement. If an arrival was reported after the claim, the file is due again at once.
+   - The store reports that the object is unreadable for good: `rejected`, `unverifiable`.
+   - Any other error: failure before copying.
+2. Compare size and content type with the declaration. A difference: `rejected` with that reason, nothing is copied.
+3. Copy incoming to the vault under the reserved key. The request carries the ETag just seen, if a condition can name it (a client can
+   choose the ETag on an old MinIO). It is sent before the first lease period is over; above 5 GiB in parts (service/copying.py).
+   - Too late to send, the object changed (412), or it is missing (404): failure before copying, the store is not at fault.
+   - The request was refused: failure before copying. Nothing was written and nothing will be.
+   - Unreadable for good: `rejected`, `unverifiable`; the refusal is certain as well.
+   - Any other error: failure after copying, because the request may take effect at any later time.
+4. Hash the copy, with If-Match of the copy's ETag. An error, an early end, or another length than the object's: failure after copying.
+5. Commit, once: the reservation is locked and not doomed, and the statement compares what was declared with what was proved.
+   - `ready`: the object is the file's. The sweeper deletes the incoming object.
+   - A mismatch for the first time: the statement dooms the reservation and makes the file due again. One wrong read blames no client.
+   - A mismatch with the same digest as before: `rejected`; the statement dooms the reservation.
+   - No row, an error, a lost answer: none of them proves anything. Failure after copying.
 
-(a) Give up before copying: the copies row goes, then the lease is given back; the next claim has a new key. What is this file's own
-    trouble costs it a wait that grows with its attempts, and only its first claim is repeated at once.
-(b) Give up after copying: doom the copy. Only if that hit a row may the object be deleted; if it did not, the commit may have won
-    and the object is the file's. Then the lease is given back. Each step that fails is the sweeper's, when the lease has ended.
-(c) While 3 to 5 run, the lease is extended in both tables. Lost: the hash stops, then (b).
-(d) A fault of ours: (b), shielded, so that another worker may go on. Cancelled, because the process stops: the same, but the deletion is
-    left to the sweeper: a silent store would keep the process waiting.
+Failure before copying: delete the reservation, then settle the failure.
+Failure after copying: doom the reservation, then settle the failure. The object may be deleted only if the doom updated
+a row: otherwise the commit may have succeeded, and the object is the file's. Each step that fails is left to the sweeper,
+after the lease has ended.
+
+Settle the failure (service/store_health.py has the probe):
+   - The file's first failure in a row, and the store's: give the lease back for a short wait.
+   - Otherwise probe the store. The probe fails: give the lease back for the worker's own wait, at most a minute.
+   - The probe succeeds: the failure belongs to this file. It backs off with its attempts, and no other file does.
+   - The probe succeeds, and a read of the incoming object itself had failed: the statement that gives the lease back also counts the failed
+     read, and rejects the file (`unverifiable`) after UNVERIFIABLE_READS of them over at least UNVERIFIABLE_AFTER. A copy that fails while
+     the source can be read counts nothing: the vault may be full.
+
+While steps 3 to 5 run, the lease is extended in both tables. If it is lost, the hash stops, and the claim ends as after a failed copy.
+Unexpected exception: end as after a failed copy, shielded from cancellation, so that another worker can claim the file.
+Cancellation at shutdown: the same, but the deletion is left to the sweeper, because a store that does not answer would delay the shutdown.
 """
 
 import asyncio
@@ -44,7 +55,7 @@ import structlog
 
 from service import database
 from service.copying import LeaseLost, copy_object
-from service.model import Claim, File, Rejection, RejectionReason, Sha256, State
+from service.model import UNPROVED, Claim, File, Rejection, RejectionReason, Sha256, State
 from service.object_store import (
     Bucket,
     ObjectChanged,
@@ -58,10 +69,13 @@ from service.object_store import (
 )
 from service.queries import claims, copies
 from service.resources import Resources
-from service.telemetry import NOTICES, STORE_RETRIES, VERIFICATION_SECONDS, VERIFIED_BYTES, report_transition
+from service.store_health import PROBE_AFTER, StoreHealth
+from service.telemetry import FAILED_READS, NOTICES, STORE_RETRIES, VERIFICATION_SECONDS, VERIFIED_BYTES, report_transition
 
 CHUNK_BYTES: Final = 1024 * 1024
 AT_ONCE: Final = timedelta(0)
+EXCULPATED: Final = (SentTooLate, ObjectChanged, ObjectMissing)
+"""Failures of a copy that show no fault of the store or the object: the object is another one by now, or nothing was sent."""
 
 log = structlog.get_logger()
 
@@ -74,64 +88,95 @@ class Proof(msgspec.Struct, frozen=True):
     etag: str
 
 
-class NothingCopied(Exception):  # it says what is so
-    """Nothing was written under the vault key, and nothing will be: (a)."""
+class NotVerified(Exception):  # it is an outcome of a claim
+    """The end of a claim without a verdict, because of the store or the object.
 
-    def __init__(self, cause: StoreError, *, again_in: timedelta) -> None:
+    `copied`: a copy request may have been sent, so the reservation must be doomed. `source_failed`:
+    a read of the incoming object itself failed.
+    """
+
+    def __init__(self, cause: StoreError, *, copied: bool, source_failed: bool = False) -> None:
         super().__init__(str(cause))
         self.cause = cause
-        self.again_in = again_in
+        self.copied = copied
+        self.source_failed = source_failed
 
 
-async def verify(resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor, retry_in: timedelta) -> bool:
-    """Bring one claim to its end. False: the store was in the way, as it may be in every other file's.
+async def verify(resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor, health: StoreHealth) -> None:
+    """Bring one claim to its end.
 
-    `claimed_at` is a `time.monotonic()` from before the claim was sent; `retry_in` is the wait after an error of the store.
+    `claimed_at` is a `time.monotonic()` from before the claim was sent.
     """
     try:
-        await prove(resources, claim, claimed_at=claimed_at, hashing=hashing, retry_in=retry_in)
-    except NothingCopied as error:
-        await asyncio.shield(give_up_before_copying(resources, claim, error))
-        return not count_outage(error.cause)
-    except (StoreError, LeaseLost, *database.UNREACHABLE) as error:
-        again_in = next_look(claim.attempts) if isinstance(error, StoreError) and not isinstance(error, StoreUnavailable) else retry_in
-        await asyncio.shield(give_up_after_copying(resources, claim, str(error) or type(error).__name__, retry_in=again_in))
-        return not count_outage(error)
+        await prove(resources, claim, claimed_at=claimed_at, hashing=hashing)
+    except NotVerified as failure:
+        await asyncio.shield(give_up(resources, claim, failure, health=health))
+    except (LeaseLost, *database.UNREACHABLE) as error:
+        await asyncio.shield(give_up_after_copying(resources, claim, error, retry_in=health.retry_in))
     except asyncio.CancelledError:
-        await asyncio.shield(give_back(resources, claim, "the worker was stopped", retry_in=retry_in))
+        await asyncio.shield(give_back(resources, claim, "the worker was stopped", retry_in=health.retry_in))
         raise
-    except BaseException as error:  # a fault of ours, which may come again each time
-        again_in = next_look(claim.attempts)
-        await asyncio.shield(give_up_after_copying(resources, claim, type(error).__name__, retry_in=again_in))
+    except BaseException as error:  # a defect, which may occur again with each attempt
+        await asyncio.shield(give_up_after_copying(resources, claim, error, retry_in=next_look(claim.attempts)))
         raise
-    return True
+    else:
+        health.note_success()
 
 
-def count_outage(error: Exception) -> bool:
-    """Whether the store was away, rather than that it answered; then it is counted."""
-    away = isinstance(error, StoreUnavailable)
-    STORE_RETRIES.inc(int(away))
-    return away
-
-
-async def prove(resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor, retry_in: timedelta) -> None:
-    """Steps 1 to 5."""
+async def prove(resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor) -> None:
+    """Steps 1 to 5. Raises NotVerified, LeaseLost, and what the database raises."""
     async with extending(resources, claim) as stopped:
-        seen = await look(resources, claim, retry_in=retry_in)
-        if seen is None:
+        try:
+            proof = await read_copy(resources, claim, claimed_at=claimed_at, hashing=hashing, stopped=stopped)
+        except NotVerified as failure:
+            if claim.failed_before and not isinstance(failure.cause, EXCULPATED):
+                failure.source_failed = await fails_to_read(resources, claim, hashing=hashing, stopped=stopped)
+            raise
+        if proof is None:
             return
-        send_before = claimed_at + resources.settings.lease.total_seconds()
-        etag = await copy(resources, claim, seen, send_before=send_before, stopped=stopped)
-        if etag is None:
-            return
-        proof = await asyncio.get_running_loop().run_in_executor(hashing, hash_copy, resources.vault, claim, etag, stopped)
         await commit(resources, claim, proof)
     VERIFICATION_SECONDS.observe(time.monotonic() - claimed_at)
     VERIFIED_BYTES.inc(proof.size)
 
 
-async def look(resources: Resources, claim: Claim, *, retry_in: timedelta) -> StoredObject | None:
-    """Steps 1 and 2: what lies in incoming, when it is worth a copy."""
+async def read_copy(resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor, stopped: threading.Event) -> Proof | None:
+    """Steps 1 to 4. Return None if the file is settled without a copy. Raises NotVerified, LeaseLost."""
+    seen = await look(resources, claim)
+    if seen is None:
+        return None
+    send_before = claimed_at + resources.settings.lease.total_seconds()
+    etag = await copy(resources, claim, seen, send_before=send_before, stopped=stopped)
+    if etag is None:
+        return None
+    run = asyncio.get_running_loop().run_in_executor
+    try:
+        return await run(hashing, hash_copy, resources.vault, claim, etag, seen.size, stopped)
+    except StoreError as error:
+        raise NotVerified(error, copied=True) from error
+
+
+async def fails_to_read(resources: Resources, claim: Claim, *, hashing: Executor, stopped: threading.Event) -> bool:
+    """Return whether the incoming object cannot be read to its end. An object that is missing can be: its file expires."""
+    run = asyncio.get_running_loop().run_in_executor
+    try:
+        await run(hashing, read_source, resources.incoming, claim, stopped)
+    except ObjectMissing:
+        return False
+    except StoreError:
+        return True
+    return False
+
+
+def read_source(incoming: Bucket, claim: Claim, stopped: threading.Event) -> None:
+    """Read the incoming object in the caller's thread, and drop the bytes. Raises StoreError, LeaseLost."""
+    with incoming.open(claim.incoming_key, etag=None) as reader:
+        while reader.read(CHUNK_BYTES):
+            if stopped.is_set():
+                raise LeaseLost("the lease was lost while the source was read")
+
+
+async def look(resources: Resources, claim: Claim) -> StoredObject | None:
+    """Steps 1 and 2: return the incoming object, or None if the file is settled without a copy. Raises NotVerified."""
     try:
         seen = await resources.incoming.head(claim.incoming_key)
     except ObjectMissing:
@@ -141,7 +186,7 @@ async def look(resources: Resources, claim: Claim, *, retry_in: timedelta) -> St
         await reject(resources, claim, unverifiable(error))
         return None
     except StoreError as error:
-        raise NothingCopied(error, again_in=retry_in) from error
+        raise NotVerified(error, copied=False) from error
     mismatch = compare(claim, seen)
     if mismatch is not None:
         await reject(resources, claim, mismatch)
@@ -184,22 +229,26 @@ async def reject(resources: Resources, claim: Claim, rejection: Rejection) -> No
 
 
 async def copy(resources: Resources, claim: Claim, seen: StoredObject, *, send_before: float, stopped: threading.Event) -> str | None:
-    """Step 3: the ETag of the copy. None: the store can never read the object, and the file is rejected."""
+    """Step 3: return the ETag of the copy, or None if the file is rejected because it is unreadable for good. Raises NotVerified."""
     try:
         return await copy_object(resources, claim, seen, send_before=send_before, stopped=stopped)
-    except (SentTooLate, ObjectChanged, ObjectMissing) as error:
-        raise NothingCopied(error, again_in=AT_ONCE if claim.attempts == 1 else next_look(claim.attempts)) from error
-    except RequestRefused as error:
-        raise NothingCopied(error, again_in=next_look(claim.attempts)) from error
     except ObjectUnreadable as error:
         await reject(resources, claim, unverifiable(error))
         return None
+    except StoreError as error:
+        refused = isinstance(error, (*EXCULPATED, RequestRefused))
+        raise NotVerified(error, copied=not refused) from error
 
 
-def hash_copy(vault: Bucket, claim: Claim, etag: str, stopped: threading.Event) -> Proof:
-    """Step 4, in a thread of its own: the copy's digest and size, in constant memory."""
+def hash_copy(vault: Bucket, claim: Claim, etag: str, length: int, stopped: threading.Event) -> Proof:
+    """Step 4, in a thread of its own: return the copy's digest and size, in constant memory.
+
+    Raises StoreError, also for a copy whose length is not that of the object it was made of, and LeaseLost.
+    """
     digest, size = hashlib.sha256(), 0
     with vault.open(str(claim.vault_key), etag=etag) as reader:
+        if reader.content_length != length:
+            raise StoreUnavailable(f"the copy of {length} bytes has {reader.content_length}")
         while chunk := reader.read(CHUNK_BYTES):
             if stopped.is_set():
                 raise LeaseLost("the lease was lost while hashing")
@@ -209,10 +258,15 @@ def hash_copy(vault: Bucket, claim: Claim, etag: str, stopped: threading.Event) 
 
 
 async def commit(resources: Resources, claim: Claim, proof: Proof) -> None:
-    """Step 5."""
+    """Step 5. Raises LeaseLost, and what the database raises."""
     file = await claims.commit_verification(resources.pool, claim, size=proof.size, sha256=proof.sha256, etag=proof.etag)
     if file is None:
         raise LeaseLost("the commit found the claim lost")
+    if file.state in UNPROVED:
+        log.warning("copy does not match", file_id=str(claim.id), sha256=str(proof.sha256), bytes=proof.size)
+        resources.signals.give_work()
+        resources.signals.give_leftovers()
+        return
     finish(resources, file, found=claim)
 
 
@@ -226,25 +280,72 @@ def finish(resources: Resources, file: File | None, *, found: Claim | None = Non
         report_transition(file)
 
 
-async def give_up_before_copying(resources: Resources, claim: Claim, error: NothingCopied) -> None:
-    """(a)"""
-    log.warning("verification retried", file_id=str(claim.id), error=str(error), retry_seconds=error.again_in.total_seconds())
+async def give_up(resources: Resources, claim: Claim, failure: NotVerified, *, health: StoreHealth) -> None:
+    """Failure before or after copying, and its settlement."""
+    doomed = False
     with logged_when_unreachable(claim):
-        await copies.forget_copy(resources.pool, claim.vault_key, claim.lease)
-        await claims.release_claim(resources.pool, claim, retry_in=error.again_in, error=str(error))
-        if error.again_in == AT_ONCE:
-            resources.signals.give_work()
+        if failure.copied:
+            doomed = await copies.doom_copy(resources.pool, claim.vault_key, claim.lease)
+        else:
+            await copies.forget_copy(resources.pool, claim.vault_key, claim.lease)
+        await settle_failure(resources, claim, failure, health=health)
+    if doomed:
+        await delete_copy(resources, claim)
 
 
-async def give_up_after_copying(resources: Resources, claim: Claim, error: str, *, retry_in: timedelta) -> None:
-    """(b)"""
-    if await give_back(resources, claim, error, retry_in=retry_in):
-        with contextlib.suppress(StoreError):  # the sweeper comes by anyway
-            await resources.vault.delete(str(claim.vault_key))
+async def settle_failure(resources: Resources, claim: Claim, failure: NotVerified, *, health: StoreHealth) -> None:
+    """Give the lease back; count the failure against the object or the store."""
+    if isinstance(failure.cause, EXCULPATED):
+        if not isinstance(failure.cause, SentTooLate):
+            health.note_success()  # the store has answered
+        await release(resources, claim, failure, retry_in=next_look(claim.attempts) if claim.failed_before else AT_ONCE)
+        return
+    health.note_failure()
+    STORE_RETRIES.inc()
+    if (not claim.failed_before and health.failures < PROBE_AFTER) or not await health.probe():
+        await release(resources, claim, failure, retry_in=health.retry_in)
+    elif failure.source_failed:
+        await count_failed_read(resources, claim, failure)
+    else:
+        await release(resources, claim, failure, retry_in=next_look(claim.attempts))
+
+
+async def release(resources: Resources, claim: Claim, failure: NotVerified, *, retry_in: timedelta) -> None:
+    log.warning("verification retried", file_id=str(claim.id), error=str(failure), retry_seconds=retry_in.total_seconds())
+    await claims.release_claim(resources.pool, claim, retry_in=retry_in, error=str(failure))
+    if retry_in == AT_ONCE:
+        resources.signals.give_work()
+
+
+async def count_failed_read(resources: Resources, claim: Claim, failure: NotVerified) -> None:
+    FAILED_READS.inc()
+    log.warning("upload not readable", file_id=str(claim.id), error=str(failure), attempts=claim.attempts)
+    file = await claims.count_failed_read(
+        resources.pool,
+        claim,
+        retry_in=next_look(claim.attempts),
+        error=str(failure),
+        most_reads=resources.settings.unverifiable_reads,
+        most_time=resources.settings.unverifiable_after,
+    )
+    if file is not None and file.state == State.REJECTED:
+        finish(resources, file, found=claim)
+
+
+async def give_up_after_copying(resources: Resources, claim: Claim, error: BaseException, *, retry_in: timedelta) -> None:
+    """Failure after copying, where the store has nothing to do with it."""
+    if await give_back(resources, claim, str(error) or type(error).__name__, retry_in=retry_in):
+        await delete_copy(resources, claim)
+
+
+async def delete_copy(resources: Resources, claim: Claim) -> None:
+    """Delete the object of a doomed reservation. A deletion that fails is the sweeper's."""
+    with contextlib.suppress(StoreError):
+        await resources.vault.delete(str(claim.vault_key))
 
 
 async def give_back(resources: Resources, claim: Claim, error: str, *, retry_in: timedelta) -> bool:
-    """(b) without the deletion: whether the copy is doomed."""
+    """Doom the reservation, then give the lease back; return whether the doom updated a row."""
     log.warning("verification given up", file_id=str(claim.id), error=error, retry_seconds=retry_in.total_seconds())
     with logged_when_unreachable(claim):
         doomed = await copies.doom_copy(resources.pool, claim.vault_key, claim.lease)
@@ -264,7 +365,7 @@ def logged_when_unreachable(claim: Claim) -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def extending(resources: Resources, claim: Claim) -> AsyncIterator[threading.Event]:
-    """(c): extend the lease in the background. The event is set when it is lost, or when the block is left."""
+    """Extend the lease in the background. The event is set when the lease is lost, or when the block is left."""
     stopped = threading.Event()
     task = asyncio.create_task(extend(resources, claim, stopped))
     try:

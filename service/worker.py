@@ -1,11 +1,10 @@
 """The worker: takes due files into its slots, and sweeps. Any number run at once; the lease keeps them apart.
 
-It sleeps until a signal, until the next file is due, or for POLL at the most. When the store is away it claims one file at a time,
-after waits that double up to a minute, until one gets through: recovery follows the store, and nothing runs hot meanwhile.
+It sleeps until a signal, until the next file is due, or for POLL at the most. It stops claiming only while its own probe of the store
+fails (service/store_health.py), and probes again after waits that double up to a minute.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +18,11 @@ from service import database
 from service.model import GIB, Claim
 from service.queries import claims
 from service.resources import Resources
+from service.store_health import StoreHealth
 from service.sweeper import sweep
 from service.verification import verify
 
 POLL: Final = timedelta(seconds=5)
-LONGEST_WAIT: Final = timedelta(seconds=60)
 GATHER_SECONDS: Final = 0.5
 STOP_SECONDS: Final = 20
 
@@ -38,8 +37,7 @@ class Worker:
         self.slots = resources.settings.worker_slots
         self.hashing = ThreadPoolExecutor(self.slots, thread_name_prefix="hash")
         self.running: dict[asyncio.Task[None], Claim] = {}
-        self.errors = 0
-        self.recovered = asyncio.Event()
+        self.health = StoreHealth(resources)
 
     async def run(self) -> None:
         sweeping = asyncio.create_task(self.run_sweeper())
@@ -51,25 +49,18 @@ class Worker:
             await self.stop()
 
     async def take_turn(self) -> None:
-        """Claim what fits, then sleep until something may have changed."""
+        """Claim what fits, then sleep until something may have changed; or, while the store is away, wait and probe it."""
         self.resources.signals.work.clear()
         try:
+            if self.health.is_away:
+                await self.health.wait_for_recovery()
+                return
             more = await self.fill_slots()
             wait = timedelta(0) if more and self.free_slots() else await self.time_to_sleep()
         except database.UNREACHABLE as error:
             log.warning("database away", error=type(error).__name__)
             wait = timedelta(seconds=1)
-        if self.errors:
-            await self.back_off()
-        else:
-            await self.sleep(wait)
-
-    async def back_off(self) -> None:
-        """While the store is away, neither a signal nor an end of a verification is a reason to ask it again."""
-        self.recovered.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.retry_in.total_seconds()):
-                await self.recovered.wait()
+        await self.sleep(wait)
 
     async def sleep(self, wait: timedelta) -> None:
         woken = asyncio.ensure_future(self.resources.signals.work.wait())
@@ -84,11 +75,6 @@ class Worker:
         due = await claims.find_next_due(self.resources.pool, large=self.free_large_slots() > 0)
         return POLL if due is None else min(max(due, timedelta(milliseconds=50)), POLL)
 
-    @property
-    def retry_in(self) -> timedelta:
-        """The wait after an error of the store."""
-        return min(timedelta(seconds=2 ** min(self.errors, 10)), LONGEST_WAIT)
-
     def free_slots(self) -> int:
         return self.slots - len(self.running)
 
@@ -99,7 +85,7 @@ class Worker:
 
     async def fill_slots(self) -> bool:
         """Large files first, then small ones. Whether more may be due than were asked for."""
-        free = min(self.free_slots(), 1) if self.errors else self.free_slots()
+        free = self.free_slots()
         free_large = min(free, self.free_large_slots())
         taken = await self.take(claims.claim_large, free_large) if free_large > 0 else 0
         if free > taken:
@@ -119,15 +105,9 @@ class Worker:
     async def verify(self, claim: Claim, claimed_at: float) -> None:
         """One claim; a fault of ours is logged and costs this file a minute, not the worker its life."""
         try:
-            served = await verify(self.resources, claim, claimed_at=claimed_at, hashing=self.hashing, retry_in=self.retry_in)
+            await verify(self.resources, claim, claimed_at=claimed_at, hashing=self.hashing, health=self.health)
         except Exception:
             log.exception("verification failed", file_id=str(claim.id))
-            return
-        if served:
-            self.errors = 0
-            self.recovered.set()
-        else:
-            self.errors += 1
 
     async def run_sweeper(self) -> None:
         """Sweep when this process left something behind, and every SWEEP_EVERY for what others did."""

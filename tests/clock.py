@@ -8,7 +8,8 @@ DAY = timedelta(days=1)
 SHIFT_FILES = """
     UPDATE files SET created_at = created_at - $1::interval, expires_at = expires_at - $1::interval,
         grace_until = grace_until - $1::interval, final_at = final_at - $1::interval, lease_until = lease_until - $1::interval,
-        due_at = due_at - $1::interval, sweep_at = sweep_at - $1::interval, purge_at = purge_at - $1::interval
+        failed_reads_since = failed_reads_since - $1::interval, due_at = due_at - $1::interval,
+        sweep_at = sweep_at - $1::interval, purge_at = purge_at - $1::interval
 """
 SHIFT_COPIES = """
     UPDATE copies SET created_at = created_at - $1::interval, lease_until = lease_until - $1::interval,

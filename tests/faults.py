@@ -99,6 +99,7 @@ class CutReader:
     def __init__(self, reader: Any, left: int) -> None:
         self.reader = reader
         self.left = left
+        self.content_length = reader.content_length
 
     def read(self, size: int) -> bytes:
         if self.left <= 0:

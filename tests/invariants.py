@@ -48,11 +48,13 @@ async def check_objects_are_named(resources: Resources) -> None:
     """4. Where a sweeper is at work between the look at the buckets and that at the rows, look again."""
     incoming, vault = await list_bucket(resources.incoming), await list_bucket(resources.vault)
     # The rows are read after the buckets: every key is written down before anything lies under it.
-    copies = {str(row["vault_key"]) for row in await resources.pool.fetch("SELECT vault_key FROM copies")}
+    reserved = await resources.pool.fetch("SELECT vault_key, scratch_key FROM copies")
+    copies = {str(row["vault_key"]) for row in reserved}
     files = await resources.pool.fetch(FILES)
     named = {str(row["minio_object_name"]) for row in files if row["minio_object_name"] and (row["state"] != "deleted" or row["purge_at"])}
     assert vault <= named | copies, f"no row names {vault - named - copies} in the vault"
-    assert incoming <= {row["incoming_key"] for row in files}, "no row names an incoming object"
+    scratch = {row["scratch_key"] for row in reserved}
+    assert incoming <= {row["incoming_key"] for row in files} | scratch, "no row names an incoming object"
 
 
 async def check_files_are_proved(resources: Resources) -> None:

@@ -32,7 +32,7 @@ async def copy(incoming: Bucket, vault: Bucket, etag: str, *, send_before: float
         etag=etag,
         key="copied",
         content_type="application/pdf",
-        metadata={"file": "1", "filename": "a%20b"},
+        metadata={"assay-file-id": "1", "assay-filename": "a%20b"},
         tags={"assay": "vault"},
         send_before=time.monotonic() + 20 if send_before is None else send_before,
         timeout_seconds=timeout_seconds,

@@ -4,7 +4,7 @@
 Nothing that writes is ever sent twice. All that can go wrong is a `StoreError`: the tree is in `errors`.
 """
 
-from service.object_store.bucket import Bucket, ListedObject, StoredCopy, StoredObject, StoredPart
+from service.object_store.bucket import Bucket, ListedObject, StoredCopy, StoredObject, StoredPart, is_condition
 from service.object_store.errors import (
     ObjectChanged,
     ObjectMissing,
@@ -34,4 +34,5 @@ __all__ = [
     "StoredObject",
     "StoredPart",
     "UploadMissing",
+    "is_condition",
 ]

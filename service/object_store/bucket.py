@@ -1,5 +1,6 @@
 """One bucket, as the operations see it. Each method is one request, sent once, under a time-out of its own."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from minio.deleteobjects import DeleteObject
 from minio.helpers import DictType
 
 from service.object_store.connection import Client, calling, name_request
-from service.object_store.errors import ObjectUnreadable, StoreUnavailable, UploadMissing
+from service.object_store.errors import StoreUnavailable, UploadMissing
 from service.object_store.reader import ObjectReader
 
 QUICK_SECONDS: Final = 10.0
@@ -22,18 +23,23 @@ QUICK_SECONDS: Final = 10.0
 DELETE_SECONDS: Final = 40.0
 """A store holds a DELETE for 30 s while a stalled reader has the object."""
 PAGE: Final = 1_000
+CONDITION: Final = re.compile(r"[0-9A-Za-z_-]{1,128}")
+"""The ETags that stores make themselves: digests in hexadecimal, with the number of parts, or a name."""
 
 Result = TypeVar("Result")
 
 
 class StoredObject(msgspec.Struct, frozen=True):
-    """What the store says of an object. `metadata` has lower-case names without `x-amz-meta-`; an ETag has no quotes."""
+    """What the store says of an object. `metadata` has lower-case names without `x-amz-meta-`, of Assay's own fields alone.
+
+    An ETag has no quotes. `last_modified` is None for a date that cannot be parsed: an old store lets a client write it.
+    """
 
     key: str
     size: int
     etag: str
     content_type: str
-    last_modified: datetime
+    last_modified: datetime | None
     metadata: dict[str, str]
 
 
@@ -77,7 +83,7 @@ class Bucket:
             size=int(answer["content-length"]),
             etag=read_etag(answer["etag"]),
             content_type=answer.get("content-type", ""),
-            last_modified=parsedate_to_datetime(answer["last-modified"]),
+            last_modified=read_date(answer.get("last-modified", "")),
             metadata={name.lower()[11:]: value for name, value in answer.items() if name.lower().startswith("x-amz-meta-")},
         )
 
@@ -86,7 +92,7 @@ class Bucket:
         source: "Bucket",
         source_key: str,
         *,
-        etag: str,
+        etag: str | None,
         key: str,
         content_type: str,
         metadata: Mapping[str, str],
@@ -96,15 +102,13 @@ class Bucket:
     ) -> StoredCopy:
         """Have the store copy an object of `source` to `key`, if its ETag is still `etag`; nothing of the source but its bytes is kept.
 
+        `etag` None: copy whatever lies there.
+
         `send_before` is a `time.monotonic()`. Raises SentTooLate (nothing was sent), ObjectChanged, ObjectMissing, ObjectUnreadable;
         after StoreUnavailable the copy may still come into being, at any later moment.
         """
-        headers = object_headers(content_type, metadata, tags) | {
-            "x-amz-copy-source": f"/{source.name}/{quote(source_key)}",
-            "x-amz-copy-source-if-match": f'"{etag}"',
-            "x-amz-metadata-directive": "REPLACE",
-            "x-amz-tagging-directive": "REPLACE",
-        }
+        headers = object_headers(content_type, metadata, tags) | copy_source(source.name, source_key, etag)
+        headers |= {"x-amz-metadata-directive": "REPLACE", "x-amz-tagging-directive": "REPLACE"}
         return await self._request(self._copy, key, headers, timeout_seconds=timeout_seconds, send_before=send_before)
 
     def _copy(self, key: str, headers: DictType, query: DictType | None = None) -> StoredCopy:
@@ -126,6 +130,18 @@ class Bucket:
         with calling(timeout_seconds=timeout_seconds):
             answer = self._client._execute("GET", self.name, key, headers=headers, preload_content=False)
         return ObjectReader(answer, request=name_request("GET", self.name, key), partial="Range" in headers)
+
+    async def read(self, key: str, *, length: int, timeout_seconds: float = QUICK_SECONDS) -> bytes:
+        """Return the first `length` bytes of a small object, read in a request thread. Raises as `open` does."""
+        result: bytes = await self._run(lambda: self._read(key, length, timeout_seconds))
+        return result
+
+    def _read(self, key: str, length: int, timeout_seconds: float) -> bytes:
+        body = bytearray()
+        with self.open(key, etag=None, timeout_seconds=timeout_seconds) as reader:
+            while len(body) < length and (piece := reader.read(length - len(body))):
+                body += piece
+        return bytes(body)
 
     async def put(self, key: str, body: bytes, **options: Any) -> str:
         """`put_now` in a request thread."""
@@ -206,7 +222,7 @@ class Bucket:
         source: "Bucket",
         source_key: str,
         *,
-        etag: str,
+        etag: str | None,
         key: str,
         upload_id: str,
         number: int,
@@ -218,11 +234,7 @@ class Bucket:
 
         Raises ObjectChanged, ObjectMissing, ObjectUnreadable, UploadMissing.
         """
-        headers: DictType = {
-            "x-amz-copy-source": f"/{source.name}/{quote(source_key)}",
-            "x-amz-copy-source-if-match": f'"{etag}"',
-            "x-amz-copy-source-range": f"bytes={offset}-{offset + length - 1}",
-        }
+        headers = copy_source(source.name, source_key, etag) | {"x-amz-copy-source-range": f"bytes={offset}-{offset + length - 1}"}
         query: DictType = {"partNumber": str(number), "uploadId": upload_id}
         copied = await self._request(self._copy, key, headers, query, timeout_seconds=timeout_seconds)
         return StoredPart(number, length, copied.etag)
@@ -311,14 +323,32 @@ class Bucket:
 
 
 def read_etag(header: str) -> str:
-    """Without its quotes. Raises ObjectUnreadable for one that holds a quote, which no condition can name.
+    """Return an ETag without its quotes."""
+    return header.removeprefix('"').removesuffix('"')
 
-    On an old MinIO a client may choose its object's ETag (storage-facts.md).
+
+def read_date(header: str) -> datetime | None:
+    try:
+        return parsedate_to_datetime(header)
+    except ValueError:
+        return None
+
+
+def is_condition(etag: str) -> bool:
+    """Return whether a condition can name the ETag on every store.
+
+    On an old MinIO a client can choose its object's ETag (docs/store-facts.md). Some of those values
+    break the signature of a request that names them, and others never match.
     """
-    etag = header.removeprefix('"').removesuffix('"')
-    if '"' in etag or not etag:
-        raise ObjectUnreadable("the object has an ETag that no condition can name", code="UnusableETag")
-    return etag
+    return CONDITION.fullmatch(etag) is not None
+
+
+def copy_source(bucket: str, key: str, etag: str | None) -> DictType:
+    """Return the header fields that name the source of a copy, and its ETag if one is given."""
+    headers: DictType = {"x-amz-copy-source": f"/{bucket}/{quote(key)}"}
+    if etag is not None:
+        headers["x-amz-copy-source-if-match"] = f'"{etag}"'
+    return headers
 
 
 def object_headers(content_type: str, metadata: Mapping[str, str], tags: Mapping[str, str]) -> DictType:

@@ -6,8 +6,11 @@
     ├── ObjectUnreadable   the store says for good that these bytes cannot be had
     ├── UploadMissing      no such multipart upload: completed, aborted or dropped by the store
     ├── RequestRefused     the same request will be refused again: its digest, its part, or the store lacks the operation
-    ├── StoreUnavailable   no connection, time-out, 5xx, wrong identity, a body cut short: try again later
+    ├── StoreUnavailable   no connection, time-out, 5xx, wrong identity, an answer cut short or malformed: try again later
     └── SentTooLate        the moment for sending had passed: nothing was sent, for certain
+
+None of them says by itself whether one object or the whole store is concerned: a damaged object gets
+503 for ever, and a right that was withdrawn gets 403 for every object. A probe tells (service/store_health.py).
 
 Texts name the method, the bucket, the beginning of the key, and the store's own error code; never a query, an identity or a signature.
 """

@@ -15,13 +15,14 @@ CLAIM: Final = """
                          attempts = attempts + 1
         FROM due WHERE files.id = due.id
         RETURNING files.id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, lease_until,
-                  attempts, notices, grace_until <= now() AS grace_over
+                  attempts, notices, grace_until <= now() AS grace_over, last_error IS NOT NULL AS failed_before
     ), copy AS (
         INSERT INTO copies (vault_key, file_id, owner, lease, lease_until)
         SELECT gen_random_uuid(), id, owner, lease, lease_until FROM claimed
         RETURNING vault_key, file_id
     )
-    SELECT id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, vault_key, attempts, notices, grace_over
+    SELECT id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, vault_key, attempts, notices,
+           grace_over, failed_before
     FROM claimed JOIN copy ON file_id = id
 """
 DUE: Final = """
@@ -135,26 +136,44 @@ async def reject_file(database: Database, claim: Claim, rejection: Rejection) ->
     )
 
 
-# The only commit point. The copies row is locked first and must be undoomed; the UPDATE reads from it, for a SELECT that
-# nothing refers to is never run. What was declared is compared here, because a `complete` that brings a digest may be racing.
+# The only commit point. The reservation is locked first and must not be doomed; the UPDATE reads from it, because a SELECT in a
+# WITH list that nothing refers to never runs. The declaration is compared in this statement, because a `complete` that brings a
+# digest may run at the same time.
+#
+# One read of the copy may have been wrong. A mismatch is therefore a verdict only if the copy before it had the same digest. The
+# first mismatch is recorded: the lease is given back, the reservation is doomed, and the file is due again at once.
+# A mismatch that differs from the one before waits a minute, because a client may send two contents in turn.
 PROVED: Final = "'the copy has the declared size' || CASE WHEN declared_sha256 IS NULL THEN '' ELSE ' and digest' END"
 COMMIT: Final = (
     f"""
     WITH copy AS (
         SELECT vault_key FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
+    ), compared AS (
+        SELECT id AS file_id, copy.vault_key, size = $4 AND coalesce(declared_sha256 = $5, true) AS matches,
+               mismatched_sha256 IS NOT DISTINCT FROM $5 AS again
+        FROM files, copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
+        FOR UPDATE OF files
     ), verdict AS (
         UPDATE files
-        SET state = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN 'ready' ELSE 'rejected' END, {MOVE},
-            hash = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN $5 END,
-            minio_object_name = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN copy.vault_key END,
-            vault_etag = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN $6 END,
-            upload_date = CASE WHEN size = $4 AND coalesce(declared_sha256 = $5, true) THEN now() END,
-            rejection_reason = CASE WHEN size <> $4 THEN 'size-mismatch' WHEN declared_sha256 <> $5 THEN 'digest-mismatch' END,
-            rejection_detail = CASE WHEN size <> $4 THEN 'declared ' || size || ' bytes, received ' || $4
-                                    WHEN declared_sha256 <> $5
-                                    THEN 'declared ' || encode(declared_sha256, 'hex') || ', received ' || encode($5, 'hex') END,
-            lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now(), last_error = NULL
-        FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
+        SET state = CASE WHEN matches THEN 'ready' WHEN again THEN 'rejected' ELSE state END, {MOVE},
+            hash = CASE WHEN matches THEN $5 END,
+            minio_object_name = CASE WHEN matches THEN compared.vault_key END,
+            vault_etag = CASE WHEN matches THEN $6 END,
+            upload_date = CASE WHEN matches THEN now() END,
+            mismatched_sha256 = CASE WHEN NOT matches THEN $5 END,
+            rejection_reason = CASE WHEN matches OR NOT again THEN NULL
+                                    WHEN size <> $4 THEN 'size-mismatch' ELSE 'digest-mismatch' END,
+            rejection_detail = CASE WHEN matches OR NOT again THEN NULL
+                                    WHEN size <> $4 THEN 'declared ' || size || ' bytes, received ' || $4
+                                    ELSE 'declared ' || encode(declared_sha256, 'hex') || ', received ' || encode($5, 'hex') END,
+            due_at = CASE WHEN NOT matches AND NOT again THEN now() + CASE WHEN mismatched_sha256 IS NULL THEN interval '0'
+                                                                           ELSE interval '1 minute' END END,
+            last_error = CASE WHEN NOT matches AND NOT again
+                              THEN 'the copy read ' || $4 || ' bytes with SHA-256 ' || encode($5, 'hex') END,
+            final_at = CASE WHEN matches OR again THEN now() END,
+            sweep_at = CASE WHEN matches OR again THEN now() END,
+            lease = NULL, lease_until = NULL
+        FROM compared WHERE id = file_id
         RETURNING {COLUMNS}, {MOVED}
     """
     + record("verdict", by="'worker'", why=f"coalesce(rejection_reason || ': ' || rejection_detail, {PROVED})")
@@ -162,7 +181,7 @@ COMMIT: Final = (
     ), kept AS (
         DELETE FROM copies USING verdict WHERE vault_key = $1 AND verdict.state = 'ready'
     ), doomed AS (
-        UPDATE copies SET doomed_at = now(), sweep_at = now() FROM verdict WHERE vault_key = $1 AND verdict.state = 'rejected'
+        UPDATE copies SET doomed_at = now(), sweep_at = now() FROM verdict WHERE vault_key = $1 AND verdict.state <> 'ready'
     )
     SELECT """
     + COLUMNS
@@ -171,7 +190,12 @@ COMMIT: Final = (
 
 
 async def commit_verification(database: Database, claim: Claim, *, size: int, sha256: Sha256, etag: str) -> File | None:
-    """Compare what was declared with what was proved, once. None proves nothing; neither does an error. Never send it again."""
+    """Compare the declared size and digest with the proved ones, and commit the verdict.
+
+    Return the file. It is unproved still after a first mismatch: the reservation is then doomed, the
+    lease is given back, and the file is due again. Neither None nor an error shows that no commit has
+    taken effect, so the statement must never be sent again.
+    """
     row = await database.fetchrow(COMMIT, claim.vault_key, claim.lease, claim.id, size, sha256.digest, etag)
     return read_row_if_any(row, File)
 
@@ -186,6 +210,45 @@ RELEASE: Final = """
 async def release_claim(database: Database, claim: Claim, *, retry_in: timedelta, error: str) -> bool:
     """Give the lease back, with the reason; a new claim gets a new key."""
     return await database.fetchval(RELEASE, claim.id, claim.lease, retry_in, error) is not None
+
+
+# One statement counts the failed read and gives the lease back, or rejects the file, so that a late worker counts nothing.
+# Both bounds must be reached: a burst of failures within minutes rejects no file.
+COUNT_FAILED_READ: Final = (
+    f"""
+    WITH failed AS (
+        SELECT id AS file_id, failed_reads + 1 >= $5 AND failed_reads_since <= now() - $6::interval AS hopeless
+        FROM files WHERE id = $1 AND lease = $2 AND state IN ('pending', 'verifying')
+        FOR UPDATE
+    ), counted AS (
+        UPDATE files
+        SET state = CASE WHEN hopeless THEN 'rejected' ELSE state END, {MOVE},
+            failed_reads = failed_reads + 1, failed_reads_since = coalesce(failed_reads_since, now()), last_error = $4,
+            rejection_reason = CASE WHEN hopeless THEN 'unverifiable' END,
+            rejection_detail = CASE WHEN hopeless THEN 'the object could not be read ' || failed_reads + 1 || ' times: ' || $4 END,
+            due_at = CASE WHEN NOT coalesce(hopeless, false) THEN now() + $3::interval END,
+            final_at = CASE WHEN hopeless THEN now() END,
+            sweep_at = CASE WHEN hopeless THEN now() END,
+            lease = NULL, lease_until = NULL
+        FROM failed WHERE id = file_id
+        RETURNING {COLUMNS}, {MOVED}
+    """
+    + record("counted", by="'worker'", why="rejection_reason || ': ' || rejection_detail")
+    + ") SELECT "
+    + COLUMNS
+    + " FROM counted"
+)
+
+
+async def count_failed_read(
+    database: Database, claim: Claim, *, retry_in: timedelta, error: str, most_reads: int, most_time: timedelta
+) -> File | None:
+    """Count a failed read of the incoming object and give the lease back; return the file, or None if the claim is lost.
+
+    The file is rejected as unverifiable if this was at least read `most_reads`, and the first was `most_time` ago.
+    """
+    row = await database.fetchrow(COUNT_FAILED_READ, claim.id, claim.lease, retry_in, error, most_reads, most_time)
+    return read_row_if_any(row, File)
 
 
 # How long a worker may sleep when nobody wakes it. A file with a live lease is somebody's already; a large one is no reason to wake

@@ -37,6 +37,28 @@ async def open_copy(database: Database, file_id: UUID, owner: str, *, lease: tim
     return read_row(await database.fetchrow(OPEN, file_id, owner, lease), Copy)
 
 
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """The reservation of a probe of the store: a scratch key in each bucket."""
+
+    vault_key: UUID
+    scratch_key: str
+    lease: UUID
+
+
+# The probe's key in incoming is recorded in the same row, so that the sweeper finds whatever a probe leaves behind.
+# It is longer than the key of an upload, so no event about it moves a file.
+OPEN_PROBE: Final = """
+    INSERT INTO copies (vault_key, scratch_key, lease, lease_until)
+    VALUES (gen_random_uuid(), 'probe-' || gen_random_uuid(), gen_random_uuid(), now() + $1::interval)
+    RETURNING vault_key, scratch_key, lease
+"""
+
+
+async def open_probe(database: Database, *, lease: timedelta) -> Probe:
+    """Record the keys of a probe before anything is written under them."""
+    return read_row(await database.fetchrow(OPEN_PROBE, lease), Probe)
+
+
 EXTEND: Final = """
     UPDATE copies SET lease_until = now() + $3::interval WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
 """

@@ -11,10 +11,14 @@ from service.queries.rows import Database, read_row
 
 
 class DoomedCopy(msgspec.Struct, frozen=True):
-    """A doomed vault key. `last`: it was swept before, COPY_GRACE ago, so no request to it can be under way and the row may go."""
+    """A doomed vault key. `last`: it was swept before, COPY_GRACE ago, so no request to it can be under way and the row may go.
+
+    `scratch_key` is the key in incoming that a probe of the store reserved with it.
+    """
 
     vault_key: UUID
     upload_id: str | None
+    scratch_key: str | None
     last: bool
 
 
@@ -51,7 +55,7 @@ CLAIM_DOOMED: Final = """
     UPDATE copies SET sweep_at = now() + interval '5 minutes' WHERE vault_key IN (
         SELECT vault_key FROM copies WHERE doomed_at IS NOT NULL AND sweep_at <= now()
         ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
-    ) RETURNING vault_key, upload_id, coalesce(swept_at + $2::interval <= now(), false) AS last
+    ) RETURNING vault_key, upload_id, scratch_key, coalesce(swept_at + $2::interval <= now(), false) AS last
 """
 
 

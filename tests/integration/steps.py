@@ -14,6 +14,7 @@ from service.object_store import Bucket
 from service.object_store.connection import calling
 from service.queries import claims
 from service.resources import Resources
+from service.store_health import StoreHealth
 from service.sweeper import sweep
 from service.uploads import PART_BYTES, Declared, Upload, declare_file, find_file, notice_event
 from service.verification import verify
@@ -92,9 +93,12 @@ async def claim_due(resources: Resources) -> Claim:
     return claimed
 
 
-async def run(resources: Resources, held: Claim, *, claimed_at: float | None = None) -> bool:
+async def run(resources: Resources, held: Claim, *, claimed_at: float | None = None, health: StoreHealth | None = None) -> bool:
+    """Verify, and return whether the last answer of the store was no failure."""
+    known = health or StoreHealth(resources)
     with ThreadPoolExecutor(1) as hashing:
-        return await verify(resources, held, claimed_at=claimed_at or time.monotonic(), hashing=hashing, retry_in=RETRY)
+        await verify(resources, held, claimed_at=claimed_at or time.monotonic(), hashing=hashing, health=known)
+    return known.failures == 0
 
 
 async def prove(resources: Resources, file: File) -> File:

@@ -2,7 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -14,6 +14,7 @@ from service.completion import complete_upload
 from service.model import Declaration, File, Sha256, State
 from service.queries import claims, files, health
 from service.resources import Resources
+from service.store_health import StoreHealth
 from service.telemetry import NOTICES
 from service.uploads import declare_file, delete_file, find_file, notice_event, renew_upload
 from service.verification import verify
@@ -43,7 +44,7 @@ async def look(resources: Resources) -> None:
     await resources.pool.execute("UPDATE files SET due_at = now() WHERE due_at IS NOT NULL")
     [claim] = await claims.claim_small(resources.pool, 1, resources.settings.lease)
     with ThreadPoolExecutor(1) as hashing:
-        await verify(resources, claim, claimed_at=time.monotonic(), hashing=hashing, retry_in=timedelta(seconds=1))
+        await verify(resources, claim, claimed_at=time.monotonic(), hashing=hashing, health=StoreHealth(resources))
 
 
 async def verifying_since(resources: Resources) -> datetime | None:

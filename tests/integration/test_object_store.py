@@ -45,11 +45,11 @@ async def test_a_store_that_does_not_know_us_is_not_healthy(store: StoreUnderTes
 async def test_what_was_put_is_described_as_it_was_put(vault: Bucket) -> None:
     body = secrets.token_bytes(1000)
     etag = vault.put_now(
-        "k", body, content_type="image/jpeg; q=1", metadata={"file-id": "1", "filename": "%C3%A4"}, tags={}, timeout_seconds=20
+        "k", body, content_type="image/jpeg; q=1", metadata={"assay-file-id": "1", "assay-filename": "%C3%A4"}, tags={}, timeout_seconds=20
     )
     found = await vault.head("k")
     assert (found.size, found.etag, found.content_type) == (1000, etag, "image/jpeg; q=1")
-    assert found.metadata == {"file-id": "1", "filename": "%C3%A4"}
+    assert found.metadata == {"assay-file-id": "1", "assay-filename": "%C3%A4"}
     assert abs((found.last_modified - now()).total_seconds()) < 60
 
 
@@ -144,7 +144,7 @@ async def test_a_copy_keeps_the_bytes_and_nothing_else_of_the_source(deployment:
     found = await vault.head("copied")
     assert read_all(vault, "copied") == b"bytes"
     assert (found.etag, found.content_type) == (copied.etag, "application/pdf")
-    assert found.metadata == {"file": "1", "filename": "a%20b"}
+    assert found.metadata == {"assay-file-id": "1", "assay-filename": "a%20b"}
     assert tags_of(deployment, vault.name, "copied") == {"assay": "vault"}
 
 
@@ -159,7 +159,7 @@ async def test_what_changed_since_it_was_seen_is_not_copied(incoming: Bucket, va
 
 async def test_parts_become_one_object(vault: Bucket) -> None:
     parts = [secrets.token_bytes(5 * MIB), b"the last one may be small"]
-    upload_id = await vault.create_upload("k", content_type="video/mp4", metadata={"file": "1"}, tags={})
+    upload_id = await vault.create_upload("k", content_type="video/mp4", metadata={"assay-file-id": "1"}, tags={})
     etags = [(number, vault.put_part("k", upload_id, number, part, timeout_seconds=20)) for number, part in enumerate(parts, 1)]
     listed = await vault.list_parts("k", upload_id)
     assert [(part.number, part.size, part.etag) for part in listed] == [
@@ -167,7 +167,7 @@ async def test_parts_become_one_object(vault: Bucket) -> None:
     ]
     etag = await vault.complete_upload("k", upload_id, etags)
     found = await vault.head("k")
-    assert (found.etag, found.content_type, found.metadata) == (etag, "video/mp4", {"file": "1"})
+    assert (found.etag, found.content_type, found.metadata) == (etag, "video/mp4", {"assay-file-id": "1"})
     assert read_all(vault, "k") == b"".join(parts)
 
 

@@ -1,6 +1,6 @@
 """Breadth first, so the shortest traces come first.
 
-python -m tests.model.explore final|ablate|literal [streamed|multipart] [without=RULE,…] [NAME=VALUE …]
+python -m tests.model.explore final|ablate|literal [streamed|multipart|backing_off] [without=RULE,…] [NAME=VALUE …]
 """
 
 import sys
@@ -8,14 +8,15 @@ import time
 from array import array
 from typing import Any, NamedTuple
 
-from tests.model import multipart, rules, streamed
+from tests.model import backing_off, multipart, rules, streamed
+from tests.model.backing_off import BackingOff
 from tests.model.multipart import MultipartUpload
 from tests.model.protocol import WayOfAFile
 from tests.model.space import Space
 from tests.model.streamed import StreamedUpload
 from tests.model.transitions import Model
 
-EVERY_RULE = {"file": rules.RULES, "streamed": streamed.RULES, "multipart": multipart.RULES}
+EVERY_RULE = {"file": rules.RULES, "streamed": streamed.RULES, "multipart": multipart.RULES, "backing_off": backing_off.RULES}
 AnyModel = Model[Any, Any]  # files and claims differ from model to model; a search only compares them
 
 
@@ -110,6 +111,8 @@ def build(kind: str, names: frozenset[str], bounds: dict[str, int]) -> AnyModel:
         return StreamedUpload(streamed.Config(names))
     if kind == "multipart":
         return MultipartUpload(multipart.Config(names))
+    if kind == "backing_off":
+        return BackingOff(backing_off.Config(names))
     return WayOfAFile(rules.Config(rules=names, **bounds))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tests.model.rules import OPEN, Claim, Config, File, FileStep
+from tests.model.rules import AWAY, FULL, OPEN, OUTAGES, REPLACED, SPOILT, UNSPOILT, WELL, Claim, Config, File, FileStep
 from tests.model.transitions import Step
 from tests.model.worker import Worker
 
@@ -29,6 +29,8 @@ class WayOfAFile:
     def file_steps(self, file: File, claimable: bool) -> Iterator[FileStep]:
         yield from self.outside_steps(file)
         yield from self.digest_steps(file)
+        if self.config.faults and file.state in OPEN:
+            yield from self.fault_steps(file)
         to = file._replace
         if file.clock < 2:  # where grace is kept, nothing asks for the end alone: one step for both
             clock = 2 if self.graced else file.clock + 1
@@ -49,7 +51,8 @@ class WayOfAFile:
         to = file._replace
         if file.puts < self.config.puts and file.clock < 2:
             for content in (1, 2) if file.puts or file.declared else (1,):  # interchangeable, so the first is called A
-                yield Step(f"client PUTs {' AB'[content]}", False, to(incoming=content, puts=file.puts + 1), None)
+                spoilt = REPLACED if file.spoilt else UNSPOILT
+                yield Step(f"client PUTs {' AB'[content]}", False, to(incoming=content, puts=file.puts + 1, spoilt=spoilt), None)
         if file.state != "deleted":
             others = "unlease" if self.on("delete-files-alone") else "unrow"
             yield Step("owner deletes the file", False, to(state="deleted"), None, others)
@@ -63,6 +66,18 @@ class WayOfAFile:
                 None,
                 "arrived" if file.incoming else "notice",
             )
+
+    def fault_steps(self, file: File) -> Iterator[FileStep]:
+        """An owner who sends what the store cannot read again, and a store that has troubles of its own for a while."""
+        to = file._replace
+        if file.puts < self.config.puts and file.clock < 2:
+            yield Step("client PUTs what cannot be read", False, to(incoming=1, puts=file.puts + 1, spoilt=SPOILT), None)
+        if file.store == WELL and file.outages < OUTAGES:
+            yield Step("the store goes away", False, to(store=AWAY, outages=file.outages + 1), None)
+        if file.store == WELL:
+            yield Step("the vault is full", False, to(store=FULL), None)
+        if file.store != WELL:
+            yield Step("the store is well again", True, to(store=WELL), None)
 
     def digest_steps(self, file: File) -> Iterator[FileStep]:
         """The digest of declare or of `complete`; the latter raises notices too: that is a step that can always follow."""
@@ -102,6 +117,8 @@ class WayOfAFile:
             file = file._replace(hash=0, purged=0)
         if file.state not in OPEN and self.on("digest-open"):
             file = file._replace(declared=0)
+        if file.state not in OPEN:
+            file = file._replace(misread=0, mismatched=0, spoilt=UNSPOILT, store=WELL, outages=0, fails=0)
         return file
 
     def forget_claim(self, file: File, claim: Claim) -> Claim | None:

@@ -24,6 +24,9 @@ RULES = {
     "sent-keeps-row": "once a copy request was sent, giving up dooms the row; it does not delete it",
     "commit-undoomed": "the commit demands an undoomed copies row",
     "digest-in-commit": "declared and proved are compared inside the commit statement",
+    "blame-twice": "a mismatch is a verdict only if the copy before it had the same digest: one read may have been wrong",
+    "counts-source": "a failure counts towards `unverifiable` only if a read of the incoming object itself fails",
+    "counts-probed": "... and only if a probe of the store succeeds after it",
     "digest-once": "`complete` sets the digest only where there is none",
     "digest-open": "... and only while the file is not final",
     "reject-keeps-row": "the commit of `rejected` dooms the copies row; it goes after the object",
@@ -48,6 +51,14 @@ class Config(NamedTuple):
     digests: int = 1  # may a digest be declared (at declare or by `complete`)
     collide: int = 0  # the two contents have the same ETag (MD5 collision, forged on an old store)
     vanish: int = 0  # once, somebody else (lifecycle rule, operator) removes the incoming object
+    misreads: int = 0  # copies that are read wrongly, where a declared digest shows it
+    faults: int = 0  # an object that cannot be read may be sent, the store may be away, the vault may be full
+
+
+FAILED_READS = 2  # of the source, after which a file is rejected as unverifiable
+OUTAGES = FAILED_READS - 1  # an outage may end between a failed read and its probe, but not that often
+UNSPOILT, SPOILT, REPLACED = range(3)  # File.spoilt
+WELL, AWAY, FULL = range(3)  # File.store
 
 
 class File(NamedTuple):
@@ -62,6 +73,12 @@ class File(NamedTuple):
     swept: int = 0  # mark: incoming key deleted for the last time
     purged: int = 0  # mark: vault object of a deleted file deleted
     vanished: int = 0
+    misread: int = 0  # copies that were read wrongly
+    mismatched: int = 0  # content that the last copy was read as, where that was not what was declared
+    spoilt: int = 0  # no object that cannot be read was sent; one lies under the key; another replaced it
+    store: int = 0  # well; away; unable to write into the vault what is larger than a probe
+    outages: int = 0  # how often the store went away
+    fails: int = 0  # failed reads of the source that count
 
 
 class Claim(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tests.model.rules import OPEN, Claim, Config, File, FileStep
+from tests.model.rules import AWAY, FAILED_READS, OPEN, SPOILT, UNSPOILT, Claim, Config, File, FileStep
 from tests.model.transitions import Step
 
 
@@ -20,6 +20,9 @@ class Worker:
             "refused": self.from_refused,
             "copied": self.from_copied,
             "hashed": self.from_hashed,
+            "doubting": self.from_doubting,
+            "blaming": self.from_blaming,
+            "counting": self.from_counting,
             "lost": self.from_lost,
             "ending": self.from_ending,
         }
@@ -107,6 +110,8 @@ class Worker:
         else:
             yield Step("worker: HEAD incoming, nothing", True, file, c._replace(pc="nothing"))
         yield Step("worker: HEAD fails, copies row deleted", False, file, self.forget(c))
+        if file.spoilt == SPOILT or file.store == AWAY:
+            yield Step("worker: HEAD fails because of the object or the store", True, file, self.forget(c)._replace(pc="doubting"))
 
     def from_nothing(self, file: File, c: Claim) -> Iterator[FileStep]:
         over = c.val if self.on("expire-late") else self.over(file)
@@ -126,7 +131,9 @@ class Worker:
         yield Step("worker: too late to send, copies row deleted", True, file, self.forget(c))
 
     def from_sent(self, file: File, c: Claim) -> Iterator[FileStep]:
-        if self.same(file, c.val):
+        if file.spoilt == SPOILT or file.store:
+            yield Step("the copy fails because of the object or the store", True, file, c._replace(pc="doubting", val=0, late=c.val))
+        elif self.same(file, c.val):
             yield Step("store copies; worker hears it", True, file, c._replace(pc="copied", val=0, after=0, obj=file.incoming))
             if not self.on("one-request"):  # the second request is answered, the first is still under way
                 again = c._replace(pc="copied", val=0, late=c.val, obj=file.incoming)
@@ -145,6 +152,9 @@ class Worker:
         if content:
             verdict = 0 if self.on("digest-in-commit") else file.declared + 1
             yield Step(f"worker hashes: {' AB'[content]}", True, file, c._replace(pc="hashed", val=content, verdict=verdict))
+            if file.declared and file.misread < self.config.misreads:
+                wrong = c._replace(pc="hashed", val=3, verdict=verdict)
+                yield Step("worker reads its copy wrongly", False, file._replace(misread=file.misread + 1), wrong)
         else:
             yield Step("worker: the object is gone", True, file, c._replace(pc="lost"))
 
@@ -167,10 +177,39 @@ class Worker:
         if declared in (0, content):
             named = done._replace(token=0, row=0, named=1)
             yield Step(f"{who}: ready, copies row gone", True, file._replace(state="ready", hash=content), named, others)
+            return
+        doomed = done._replace(token=0, doom=1, row=c.row if self.on("reject-keeps-row") else 0)
+        if self.on("blame-twice") and file.mismatched != content:
+            yield Step(f"{who}: a mismatch, copy doomed, due again at once", True, file._replace(mismatched=content), doomed, others)
         else:
-            doomed = done._replace(token=0, doom=1, row=c.row if self.on("reject-keeps-row") else 0)
-            bad = "I9 rejected, though the declared digest holds" if file.declared == content else ""
+            bad = "I9 rejected, though the declared digest holds" if file.declared in (content, c.obj) else ""
             yield Step(f"{who}: rejected, copy doomed", True, file._replace(state="rejected"), doomed, others, bad)
+
+    def from_doubting(self, file: File, c: Claim) -> Iterator[FileStep]:
+        """Something failed that is neither a missing nor a changed object: is it the source?"""
+        if file.spoilt == SPOILT or file.store == AWAY or not self.on("counts-source"):
+            yield Step("worker: the source cannot be read", True, file, c._replace(pc="blaming"))
+        if file.spoilt != SPOILT and file.store != AWAY:
+            yield Step("worker: the source can be read", True, file, c._replace(pc="lost" if c.row else "ending"))
+
+    def from_blaming(self, file: File, c: Claim) -> Iterator[FileStep]:
+        """The reservation is doomed, or was deleted where nothing was sent; then the store is probed."""
+        if c.row and not c.doom:
+            yield Step("worker dooms its copy", True, file, c._replace(doom=1))
+        elif file.store == AWAY and self.on("counts-probed"):
+            yield Step("worker: the probe fails", True, file, c._replace(pc="ending"))
+        else:
+            yield Step("worker: the probe succeeds", True, file, c._replace(pc="counting"))
+
+    def from_counting(self, file: File, c: Claim) -> Iterator[FileStep]:
+        """One statement counts the failed read and gives the lease back, or rejects the file."""
+        if file.fails + 1 < FAILED_READS:
+            counted = file._replace(fails=file.fails + 1) if self.guarded(file, c) else file
+            yield self.release(counted, c, "worker: a failed read counts, the lease is given back")
+            return
+        rejected = self.release(file, c, "worker: too many failed reads -> rejected (unverifiable)", state="rejected")
+        wrong = file.spoilt == UNSPOILT and rejected.file.state == "rejected" and file.state in OPEN
+        yield rejected._replace(bad="I2 an upload that can be read is rejected as unverifiable" if wrong else "")
 
     def from_lost(self, file: File, c: Claim) -> Iterator[FileStep]:
         """0 rows, an error, a lost answer: they prove nothing."""

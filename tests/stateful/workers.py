@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from service.model import Claim
 from service.queries import claims
 from service.resources import Resources
+from service.store_health import StoreHealth
 from service.verification import verify
 from tests.faults import FaultyBucket, FaultyPool, Gate, lose_connection
 
@@ -107,7 +108,9 @@ class FaultyWorker:
 
     async def start(self, hashing: ThreadPoolExecutor) -> None:
         """Verify, up to the end or to the gate."""
-        self.task = asyncio.create_task(verify(self.resources, self.claim, claimed_at=self.claimed_at, hashing=hashing, retry_in=RETRY))
+        health = StoreHealth(self.resources)
+        verification = verify(self.resources, self.claim, claimed_at=self.claimed_at, hashing=hashing, health=health)
+        self.task = asyncio.create_task(verification)
         reached = asyncio.create_task(self.gate.reached.wait())
         await asyncio.wait({self.task, reached}, return_when=asyncio.FIRST_COMPLETED)
         reached.cancel()
