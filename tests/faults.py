@@ -36,6 +36,10 @@ class FaultyBucket:
         """Calls whose requests take effect at once, and once more when `land` is called."""
         self.cut_reads_after: int | None = None
         """Bytes that a reader gives before its connection is lost."""
+        self.wrong_reads = 0
+        """Readers, from the next one on, that give another first byte than the object has."""
+        self.only: set[str] | None = None
+        """The keys that faults are for, as the source of a copy too; None: all."""
         self.calls: Counter[str] = Counter()
         self.under_way: list[Callable[[], Any]] = []
 
@@ -47,6 +51,8 @@ class FaultyBucket:
 
     def _in_coroutine(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         async def call(*args: Any, **options: Any) -> Any:
+            if not self._is_meant(*args, *options.values()):
+                return await real(*args, **options)
             await run_hook(self.before.get(name))
             self._note(name, real, *args, **options)
             answer = await real(*args, **options)
@@ -57,15 +63,23 @@ class FaultyBucket:
 
     def _in_thread(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
+            if not self._is_meant(*args, *options.values()):
+                return real(*args, **options)
             self.before.get(name, do_nothing)()
             self._note(name, real, *args, **options)
             answer = real(*args, **options)
             self.after.get(name, do_nothing)()
             if name == "open" and self.cut_reads_after is not None:
                 return CutReader(answer, self.cut_reads_after)
+            if name == "open" and self.wrong_reads:
+                self.wrong_reads -= 1
+                return WrongReader(answer)
             return answer
 
         return call
+
+    def _is_meant(self, *values: Any) -> bool:
+        return self.only is None or any(isinstance(value, str) and value in self.only for value in values)
 
     def _note(self, name: str, real: Callable[..., Any], *args: Any, **options: Any) -> None:
         self.calls[name] += 1
@@ -109,6 +123,28 @@ class CutReader:
         return piece
 
     def __enter__(self) -> "CutReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reader.close()
+
+
+class WrongReader:
+    """An object's bytes, with another first byte."""
+
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
+        self.content_length = reader.content_length
+        self.begun = False
+
+    def read(self, size: int) -> bytes:
+        piece: bytes = self.reader.read(size)
+        if self.begun or not piece:
+            return piece
+        self.begun = True
+        return bytes([piece[0] ^ 1]) + piece[1:]
+
+    def __enter__(self) -> "WrongReader":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -175,7 +175,7 @@ class StoreResponse(HTTPResponse):
         if self.headers is not None:
             return
         body = self.fp
-        self.fp = HeadReader(body)  # type: ignore[assignment]  # http.client reads a head by lines alone
+        self.fp = HeadReader(body)
         try:
             super().begin()
         finally:

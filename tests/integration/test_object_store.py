@@ -50,6 +50,7 @@ async def test_what_was_put_is_described_as_it_was_put(vault: Bucket) -> None:
     found = await vault.head("k")
     assert (found.size, found.etag, found.content_type) == (1000, etag, "image/jpeg; q=1")
     assert found.metadata == {"assay-file-id": "1", "assay-filename": "%C3%A4"}
+    assert found.last_modified is not None
     assert abs((found.last_modified - now()).total_seconds()) < 60
 
 

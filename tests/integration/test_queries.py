@@ -15,6 +15,7 @@ LEASE = timedelta(minutes=1)
 NONE_BEFORE = UUID(int=2**128 - 1)
 DIGEST = Sha256(bytes(32))
 OTHER = Sha256(bytes(31) + b"\x01")
+THIRD = Sha256(bytes(31) + b"\x02")
 
 
 def declaration(filename: str = "photo.jpg", *, owner: str = "ann", size: int = 3, sha256: Sha256 | None = None) -> Declaration:
@@ -98,11 +99,56 @@ async def test_the_commit_makes_ready_and_drops_the_copies_row(pool: asyncpg.Poo
 async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_commit(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
     assert await files.notice_file(pool, held.id, OTHER, why="complete") is not None
-    file = await commit(pool, held)
+    first = await commit(pool, held)
+    assert first is not None
+    assert (first.state, first.rejection_reason, first.hash) == (State.VERIFYING, None, None)
+    [again] = await claims.claim_small(pool, 9, LEASE)
+    assert again.vault_key != held.vault_key
+    file = await commit(pool, again)
     assert file is not None
     assert (file.state, file.rejection_reason, file.hash) == (State.REJECTED, RejectionReason.DIGEST_MISMATCH, None)
-    [copy] = await copies.list_copies(pool, held.id)
-    assert copy.doomed_at is not None
+    assert [copy.doomed_at is not None for copy in await copies.list_copies(pool, held.id)] == [True, True]
+
+
+async def test_two_mismatches_with_different_digests_reject_no_file(pool: asyncpg.Pool) -> None:
+    """Either read may have been wrong, or the client sends two contents in turn: the next claim waits."""
+    held = await claim(pool, await declare(pool, declaration(sha256=THIRD)))
+    assert (await commit(pool, held)) is not None
+    [again] = await claims.claim_small(pool, 9, LEASE)
+    file = await claims.commit_verification(pool, again, size=3, sha256=OTHER, etag="e")
+    assert file is not None
+    assert (file.state, file.rejection_reason) == (State.VERIFYING, None)
+    assert await claims.claim_small(pool, 9, LEASE) == []
+    await pool.execute("UPDATE files SET due_at = now()")
+    [third] = await claims.claim_small(pool, 9, LEASE)
+    proved = await claims.commit_verification(pool, third, size=3, sha256=THIRD, etag="e")
+    assert proved is not None
+    assert (proved.state, proved.hash) == (State.READY, THIRD)
+
+
+async def test_a_late_worker_counts_no_failed_read(pool: asyncpg.Pool) -> None:
+    held = await claim(pool, await declare(pool))
+    await pool.execute("UPDATE files SET lease = gen_random_uuid() WHERE id = $1", held.id)
+    assert await count_read(pool, held, most_reads=1, most_time=timedelta(0)) is None
+    assert await pool.fetchval("SELECT failed_reads FROM files WHERE id = $1", held.id) == 0
+
+
+async def test_failed_reads_reject_a_file_only_after_both_bounds(pool: asyncpg.Pool) -> None:
+    file = await declare(pool)
+    for expected in (State.VERIFYING, State.VERIFYING, State.VERIFYING):
+        counted = await count_read(pool, await claim(pool, file), most_reads=3, most_time=timedelta(hours=24))
+        assert counted is not None
+        assert counted.state == expected
+    await pool.execute("UPDATE files SET failed_reads_since = now() - interval '24 hours'")
+    rejected = await count_read(pool, await claim(pool, file), most_reads=3, most_time=timedelta(hours=24))
+    assert rejected is not None
+    assert (rejected.state, rejected.rejection_reason) == (State.REJECTED, RejectionReason.UNVERIFIABLE)
+    assert "4 times" in (rejected.rejection_detail or "")
+
+
+async def count_read(pool: asyncpg.Pool, held: Claim, *, most_reads: int, most_time: timedelta) -> File | None:
+    retry_in = timedelta(0)
+    return await claims.count_failed_read(pool, held, retry_in=retry_in, error="503", most_reads=most_reads, most_time=most_time)
 
 
 async def test_a_second_other_digest_changes_nothing(pool: asyncpg.Pool) -> None:
@@ -112,10 +158,15 @@ async def test_a_second_other_digest_changes_nothing(pool: asyncpg.Pool) -> None
 
 
 async def test_another_size_is_rejected_by_the_commit(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
-    file = await claims.commit_verification(pool, held, size=4, sha256=DIGEST, etag="e")
+    await commit_size(pool, await claim(pool, await declare(pool)))
+    [again] = await claims.claim_small(pool, 9, LEASE)
+    file = await commit_size(pool, again)
     assert file is not None
     assert (file.state, file.rejection_reason) == (State.REJECTED, RejectionReason.SIZE_MISMATCH)
+
+
+async def commit_size(pool: asyncpg.Pool, held: Claim) -> File | None:
+    return await claims.commit_verification(pool, held, size=4, sha256=DIGEST, etag="e")
 
 
 async def test_a_doomed_copy_cannot_be_committed(pool: asyncpg.Pool) -> None:

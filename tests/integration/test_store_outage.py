@@ -1,44 +1,78 @@
-"""A store that is away for long, as one file sees it: asked for ever more seldom, but each minute, and proved at its return."""
+"""A store that is away for long: one file is tried again each minute at least, and proved at the store's return."""
 
 import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
 
 import msgspec
 import pytest
 
 from service.model import State
 from service.queries import claims
-from service.resources import Resources
+from service.resources import Resources, open_resources
+from service.settings import Settings, Url
+from service.store_health import PROBE_AFTER
 from service.worker import Worker
 from tests.clock import pass_time
-from tests.faults import FaultyBucket, lose_answer
 from tests.integration.steps import claim, find, let_settle, send
 from tests.invariants import check_nothing_left
+from tests.proxies import FaultyProxy, faulty_way
 
 pytestmark = pytest.mark.anyio
 
 DUE_IN = "SELECT extract(epoch FROM due_at - now())::float8 FROM files"
+OUTAGES: dict[str, Callable[[FaultyProxy], None]] = {"dies": FaultyProxy.cut, "answers 503": FaultyProxy.fail}
 
 
-@pytest.mark.parametrize(("bucket", "call"), [("incoming", "head"), ("vault", "copy_from"), ("vault", "open")])
-async def test_verification_goes_on_within_a_minute_of_the_stores_return(resources: Resources, bucket: str, call: str) -> None:
+@pytest.fixture
+def way(settings: Settings) -> Iterator[tuple[FaultyProxy, Settings]]:
+    """The store's proxy, and settings that take it."""
+    with faulty_way(settings.s3_endpoint) as (proxy, endpoint):
+        yield proxy, msgspec.structs.replace(settings, s3_endpoint=Url(endpoint), s3_public_endpoint=settings.s3_endpoint)
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+async def test_verification_goes_on_within_a_minute_of_the_stores_return(
+    resources: Resources, way: tuple[FaultyProxy, Settings], outage: str
+) -> None:
+    proxy, settings = way
     declared = await send(resources)
-    faulty = FaultyBucket(getattr(resources, bucket))
-    faulty.before[call] = lose_answer
-    changed: dict[str, Any] = {bucket: faulty}
-    worker = Worker(msgspec.structs.replace(resources, **changed))
-    held = await claim(resources, declared.file)
-    for errors in range(1, 9):
+    async with open_resources(settings) as through_proxy:
+        worker = Worker(through_proxy)
+        held = await claim(resources, declared.file)
+        OUTAGES[outage](proxy)
+        for failures in range(1, 9):
+            await worker.verify(held, time.monotonic())
+            assert worker.health.failures >= failures
+            assert worker.health.is_away == (failures > 1)  # the file's second failure in a row causes a probe
+            due_in = await resources.pool.fetchval(DUE_IN)
+            assert min(2**failures, 60) - 5 < due_in <= 60
+            await pass_time(resources.pool, timedelta(minutes=1))
+            [held] = await claims.claim_small(resources.pool, 1, resources.settings.lease)
+        proxy.restore()
         await worker.verify(held, time.monotonic())
-        assert worker.errors == errors
-        due_in = await resources.pool.fetchval(DUE_IN)
-        assert min(2 ** (errors - 1), 60) - 5 < due_in <= 60
-        await pass_time(resources.pool, timedelta(minutes=1))
-        [held] = await claims.claim_small(resources.pool, 1, resources.settings.lease)
-    faulty.before.clear()
-    await worker.verify(held, time.monotonic())
-    assert worker.errors == 0
+        assert not worker.health.is_away
     assert (await find(resources, declared.file)).state == State.READY
+    assert await resources.pool.fetchval("SELECT failed_reads FROM files") == 0
     await let_settle(resources)
     await check_nothing_left(resources)
+
+
+async def test_failures_of_several_files_in_a_row_cause_a_probe(resources: Resources, way: tuple[FaultyProxy, Settings]) -> None:
+    proxy, settings = way
+    sent = [await send(resources) for _ in range(PROBE_AFTER)]
+    async with open_resources(settings) as through_proxy:
+        worker = Worker(through_proxy)
+        held = [await claim(resources, declared.file) for declared in sent]
+        proxy.cut()
+        for one in held[:-1]:
+            await worker.verify(one, time.monotonic())
+        assert not worker.health.is_away
+        await worker.verify(held[-1], time.monotonic())
+        assert worker.health.is_away
+        proxy.restore()
+        assert await worker.health.probe()
+        assert not worker.health.is_away
+    assert await resources.pool.fetchval("SELECT count(*) FROM copies") == 0
+    for declared in sent:
+        assert (await find(resources, declared.file)).state == State.VERIFYING

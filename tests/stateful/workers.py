@@ -83,7 +83,7 @@ class FaultyWorker:
         self.gate = Gate()
         self.vault = FaultyBucket(ShiftedVault(resources.vault, shifted))
         self.resources: Any = self.arrange(resources, fault)
-        self.task: asyncio.Task[bool] | None = None
+        self.task: asyncio.Task[None] | None = None
 
     def arrange(self, resources: Resources, fault: str) -> Resources:
         incoming, pool = FaultyBucket(resources.incoming), resources.pool

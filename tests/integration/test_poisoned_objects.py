@@ -1,0 +1,316 @@
+"""An owner who poisons objects: each such file backs off or ends by itself, and the files beside it do not notice."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from service.model import File, RejectionReason, State
+from service.object_store import Bucket, StoreUnavailable
+from service.presign import Signer
+from service.queries import copies
+from service.resources import Resources
+from service.store_health import StoreHealth
+from service.uploads import Upload, notice_event
+from service.worker import Worker
+from tests.clock import pass_time
+from tests.faults import FaultyBucket, lose_answer
+from tests.integration.steps import BODY, claim, claim_due, declare, find, let_settle, prove, put_as_root, run, send, sha256
+from tests.invariants import check_nothing_left, list_bucket
+from tests.stores import StoreUnderTest, now
+from tests.stores import send as send_request
+
+pytestmark = pytest.mark.anyio
+
+DAY = timedelta(days=1)
+ETAGS = ("a\tb", "a\u00e9b", 'a"b', "a b", "a,b", "*", "W/x", "x" * 200)
+"""Values that a client can give its object's ETag on an old MinIO."""
+
+
+async def send_with_many_fields(resources: Resources) -> File:
+    """An object that the store describes with more header fields than Python's `http.client` takes."""
+    declared = await declare(resources)
+    upload = declared.upload
+    assert isinstance(upload, Upload)
+    headers = upload.headers | {f"x-amz-meta-a{number}": "" for number in range(130)}
+    answer = await asyncio.to_thread(send_request, "PUT", upload.url, body=BODY, headers=headers)
+    assert answer.status == 200
+    return declared.file
+
+
+async def put_unbound(resources: Resources, signer: Signer, file: File, headers: dict[str, str]) -> None:
+    """Send BODY by a URL that binds nothing, as an old deployment may have signed it."""
+    url = signer.presign("PUT", resources.incoming.name, key=file.incoming_key or "", issued_at=now(), expires_in_seconds=60)
+    assert (await asyncio.to_thread(send_request, "PUT", url, body=BODY, headers=headers)).status == 200
+
+
+def forge_etag(etag: str) -> dict[str, str]:
+    return {
+        "x-minio-source-replication-request": "true",
+        "x-minio-source-mtime": f"{datetime.now(UTC):%FT%TZ}",
+        "x-minio-source-etag": etag,
+    }
+
+
+async def send_damaged(resources: Resources, folder: Path) -> File:
+    """An object whose bytes on the disk of a genuine MinIO are not those that were sent any more."""
+    body = secrets.token_bytes(len(BODY))
+    declared = await declare(resources, size=len(body))
+    upload = declared.upload
+    assert isinstance(upload, Upload)
+    assert (await asyncio.to_thread(send_request, "PUT", upload.url, body=body, headers=upload.headers)).status == 200
+    assert await asyncio.to_thread(damage, folder, declared.file.incoming_key or "", body)
+    return declared.file
+
+
+def damage(folder: Path, key: str, body: bytes) -> bool:
+    """Overwrite the bytes wherever they lie below the object's folder; return whether they were found."""
+    found = False
+    for path in folder.rglob(f"{key}/**/*"):
+        if path.is_file() and (at := path.read_bytes().find(body[:50])) >= 0:
+            with path.open("r+b") as stream:
+                stream.seek(at + 10)
+                stream.write(bytes(30))
+            found = True
+    return found
+
+
+async def test_an_object_with_more_header_fields_than_the_client_library_takes_is_proved(resources: Resources) -> None:
+    file = await send_with_many_fields(resources)
+    proved = await prove(resources, file)
+    assert (proved.state, proved.hash) == (State.READY, sha256(BODY))
+    assert await resources.pool.fetchval("SELECT attempts FROM files") == 1
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+@pytest.mark.parametrize("etag", ETAGS, ids=ascii)
+async def test_an_object_whose_etag_the_client_chose_is_proved(resources: Resources, signer: Signer, etag: str) -> None:
+    declared = await declare(resources)
+    await put_unbound(resources, signer, declared.file, forge_etag(etag) | {"Content-Type": "text/plain"})
+    proved = await prove(resources, declared.file)
+    assert (proved.state, proved.hash) == (State.READY, sha256(BODY))
+    assert await resources.pool.fetchval("SELECT attempts FROM files") == 1
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+async def test_an_object_whose_date_cannot_be_read_is_proved(resources: Resources, root_incoming: Bucket) -> None:
+    declared = await declare(resources)
+    put_as_root(root_incoming, declared.file, BODY, **forge_etag("a" * 32) | {"x-minio-source-mtime": "0001-01-01T00:00:00Z"})
+    assert (await prove(resources, declared.file)).state == State.READY
+
+
+async def test_damaged_bytes_end_their_file_after_failed_reads_over_a_day(
+    resources: Resources, store: StoreUnderTest, folder: Path
+) -> None:
+    if store.kind != "minio":
+        pytest.skip("only MinIO keeps a checksum of the bytes on its disk")
+    short = with_settings(resources, unverifiable_reads=3)
+    file = await send_damaged(resources, folder)
+    health = StoreHealth(resources)
+    assert not await run(short, await claim(resources, file), health=health)
+    for reads in range(1, 5):
+        assert await read_failed_reads(resources) == reads - 1
+        await pass_time(resources.pool, timedelta(minutes=20))
+        await run(short, await claim_due(resources), health=health)
+        assert not health.is_away
+    assert (await find(resources, file)).state == State.VERIFYING  # often enough, and not for long enough
+    await pass_time(resources.pool, DAY)
+    await run(short, await claim_due(resources), health=health)
+    await check_unverifiable(resources, file)
+
+
+@pytest.mark.parametrize("call", ["head", "copy_from"])
+async def test_an_object_that_the_store_cannot_read_ends_its_file(resources: Resources, call: str) -> None:
+    """The same over every store: the answers of one key are those of a damaged object."""
+    declared = await send(resources)
+    faulty = with_settings(spoil(resources, declared.file, "head" if call == "head" else "", "copy_from", "open"), unverifiable_reads=2)
+    health = StoreHealth(faulty)
+    assert not await run(faulty, await claim(resources, declared.file), health=health)
+    for _ in range(2):
+        assert (await find(resources, declared.file)).state == State.VERIFYING
+        await pass_time(resources.pool, DAY)
+        await run(faulty, await claim_due(resources), health=health)
+    assert not health.is_away
+    await check_unverifiable(resources, declared.file)
+
+
+async def check_unverifiable(resources: Resources, file: File) -> None:
+    rejected = await find(resources, file)
+    assert (rejected.state, rejected.rejection_reason, rejected.hash) == (State.REJECTED, RejectionReason.UNVERIFIABLE, None)
+    await let_settle(resources)
+    assert await list_bucket(resources.incoming) | await list_bucket(resources.vault) == set()
+    await check_nothing_left(resources)
+
+
+async def test_a_copy_that_fails_while_its_source_can_be_read_counts_nothing(resources: Resources) -> None:
+    """The vault may be full, or a right may have been withdrawn."""
+    declared = await send(resources)
+    faulty = with_settings(spoil(resources, declared.file, "copy_from"), unverifiable_reads=1, unverifiable_after=timedelta(0))
+    await run(faulty, await claim(resources, declared.file))
+    for _ in range(3):
+        await pass_time(resources.pool, DAY)
+        await run(faulty, await claim_due(resources))
+        assert await read_failed_reads(resources) == 0
+    assert (await prove(resources, declared.file)).state == State.READY
+
+
+async def test_a_failed_read_counts_nothing_when_the_probe_after_it_fails(resources: Resources) -> None:
+    declared = await send(resources)
+    faulty = with_settings(spoil(resources, declared.file, "head", "open"), unverifiable_reads=1, unverifiable_after=timedelta(0))
+    vault = FaultyBucket(faulty.vault)
+    vault.before["copy_from"] = lose_answer
+    faulty = msgspec.structs.replace(faulty, vault=vault)
+    health = StoreHealth(faulty)
+    await run(faulty, await claim(resources, declared.file), health=health)
+    for _ in range(3):
+        await pass_time(resources.pool, DAY)
+        await run(faulty, await claim_due(resources), health=health)
+        assert health.is_away
+        assert await read_failed_reads(resources) == 0
+    assert (await prove(resources, declared.file)).state == State.READY
+    await let_settle(resources)  # what the probes left behind goes, too
+    await check_nothing_left(resources)
+
+
+async def test_what_a_probe_leaves_behind_is_swept_from_both_buckets(resources: Resources) -> None:
+    vault = FaultyBucket(resources.vault)
+    vault.after["copy_from"] = lose_answer
+    faulty = msgspec.structs.replace(resources, vault=vault)
+    assert not await StoreHealth(faulty).probe()
+    assert len(await list_bucket(resources.incoming)) == len(await list_bucket(resources.vault)) == 1
+    await let_settle(resources)
+    await check_nothing_left(resources)
+    assert await resources.pool.fetchval("SELECT count(*) FROM copies") == 0
+
+
+async def test_callers_share_a_probe_that_began_after_they_asked(resources: Resources) -> None:
+    incoming = FaultyBucket(resources.incoming)
+    health = StoreHealth(msgspec.structs.replace(resources, incoming=incoming))
+    assert await asyncio.gather(*(health.probe() for _ in range(5))) == [True] * 5
+    assert incoming.calls["put"] == 2  # the first caller's, and one for those that asked while it ran
+    assert await list_bucket(resources.incoming) | await list_bucket(resources.vault) == set()
+    assert await resources.pool.fetchval("SELECT count(*) FROM copies") == 0
+
+
+# Reads that are short or wrong
+
+
+@pytest.mark.parametrize("digest", [True, False], ids=["declared digest", "no digest"])
+async def test_a_short_read_of_the_vault_rejects_no_file(resources: Resources, digest: bool) -> None:
+    declared = await declare(resources, digest=sha256(BODY) if digest else None)
+    put_as_root(resources.incoming, declared.file, BODY)
+    vault = FaultyBucket(resources.vault)
+    vault.cut_reads_after = 700
+    await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    assert (await find(resources, declared.file)).state == State.VERIFYING
+    assert (await prove(resources, declared.file)).state == State.READY
+
+
+async def test_a_wrong_read_of_the_vault_is_followed_by_a_copy_under_a_new_key(resources: Resources) -> None:
+    declared = await declare(resources, digest=sha256(BODY))
+    put_as_root(resources.incoming, declared.file, BODY)
+    vault = FaultyBucket(resources.vault)
+    vault.wrong_reads = 1
+    faulty = msgspec.structs.replace(resources, vault=vault)
+    held = await claim(resources, declared.file)
+    await run(faulty, held)
+    assert (await find(resources, declared.file)).state == State.VERIFYING
+    again = await claim_due(resources)  # at once
+    assert again.vault_key != held.vault_key
+    await run(faulty, again)
+    proved = await find(resources, declared.file)
+    assert (proved.state, proved.hash, proved.minio_object_name) == (State.READY, sha256(BODY), again.vault_key)
+    assert [copy.vault_key for copy in await copies.list_copies(resources.pool, held.id)] == [held.vault_key]
+    await let_settle(resources)
+    await check_nothing_left(resources)
+
+
+async def test_a_copy_of_another_length_than_its_source_is_no_verdict(resources: Resources) -> None:
+    declared = await send(resources)
+
+    class ShorterCopy(FaultyBucket):
+        def open(self, key: str, **options: object) -> object:
+            return self.bucket.open(key, offset=1, **options)
+
+    await run(msgspec.structs.replace(resources, vault=ShorterCopy(resources.vault)), await claim(resources, declared.file))
+    assert (await find(resources, declared.file)).state == State.VERIFYING
+    assert (await prove(resources, declared.file)).state == State.READY
+
+
+# Healthy files beside poisoned ones
+
+
+async def test_healthy_files_are_verified_beside_poisoned_ones(resources: Resources) -> None:
+    """Invariant 2 for the healthy files, and no probe that stops the worker."""
+    poisoned = [(await send(resources)).file for _ in range(12)]
+    faulty = spoil_all(resources, poisoned, "head", "copy_from", "open")
+    healthy = [(await send(resources)).file for _ in range(5)]
+    for file in [*poisoned, *healthy]:
+        await notice_event(resources, file.incoming_key or "")
+    async with working(faulty) as worker:
+        await until_ready(resources, healthy)
+        await until_failed(resources, len(poisoned))
+        late = (await send(resources)).file
+        await notice_event(resources, late.incoming_key or "")
+        await until_ready(resources, [late])
+        assert not worker.health.is_away
+    assert await resources.pool.fetchval("SELECT max(attempts) FROM files WHERE state = 'ready'") == 1
+    assert {(await find(resources, file)).state for file in poisoned} == {State.VERIFYING}
+
+
+def spoil(resources: Resources, file: File, *calls: str) -> Resources:
+    return spoil_all(resources, [file], *calls)
+
+
+def spoil_all(resources: Resources, files: list[File], *calls: str) -> Resources:
+    """Both buckets, in which these calls fail for the files' objects in incoming alone."""
+    incoming, vault = FaultyBucket(resources.incoming), FaultyBucket(resources.vault)
+    incoming.only = vault.only = {file.incoming_key or "" for file in files}
+    for bucket, known in ((incoming, {"head", "open"}), (vault, {"copy_from"})):
+        for call in known.intersection(calls):
+            bucket.before[call] = refuse_to_read
+    return msgspec.structs.replace(resources, incoming=incoming, vault=vault)
+
+
+def refuse_to_read() -> None:
+    raise StoreUnavailable("503 SlowDownRead", status=503, code="SlowDownRead")
+
+
+def with_settings(resources: Resources, **changes: object) -> Resources:
+    return msgspec.structs.replace(resources, settings=msgspec.structs.replace(resources.settings, **changes))
+
+
+async def read_failed_reads(resources: Resources) -> int:
+    count: int = await resources.pool.fetchval("SELECT sum(failed_reads) FROM files")
+    return count
+
+
+@contextlib.asynccontextmanager
+async def working(resources: Resources) -> AsyncIterator[Worker]:
+    worker = Worker(resources)
+    task = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until_ready(resources: Resources, files: list[File]) -> None:
+    async with asyncio.timeout(60):
+        while {(await find(resources, file)).state for file in files} != {State.READY}:  # noqa: ASYNC110  # the database tells nobody
+            await asyncio.sleep(0.05)
+
+
+async def until_failed(resources: Resources, count: int) -> None:
+    async with asyncio.timeout(60):
+        while await resources.pool.fetchval("SELECT count(*) FROM files WHERE last_error IS NOT NULL") < count:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.05)

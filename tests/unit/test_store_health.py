@@ -1,0 +1,34 @@
+"""How long a worker waits after failures of the store: recovery follows the store within a minute."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from service.store_health import LONGEST_WAIT, StoreHealth
+
+
+@pytest.fixture
+def health() -> StoreHealth:
+    resources: Any = SimpleNamespace()  # nothing is asked of it before a probe
+    return StoreHealth(resources)
+
+
+def wait_after(health: StoreHealth, failures: int) -> float:
+    health.failures = failures
+    return health.retry_in.total_seconds()
+
+
+def test_waits_double_from_a_second_on(health: StoreHealth) -> None:
+    assert [wait_after(health, failures) for failures in range(6)] == [1, 2, 4, 8, 16, 32]
+
+
+def test_no_wait_is_longer_than_a_minute(health: StoreHealth) -> None:
+    assert LONGEST_WAIT.total_seconds() == 60
+    assert {wait_after(health, failures) for failures in range(6, 3000)} == {60}
+
+
+def test_failures_alone_do_not_stop_a_worker(health: StoreHealth) -> None:
+    for _ in range(100):
+        health.note_failure()
+    assert not health.is_away
