@@ -1,5 +1,6 @@
-"""Files as a scrub would leave them."""
+"""Files as a scrub would leave them, and objects whose bytes rot."""
 
+from pathlib import Path
 from uuid import UUID
 
 import asyncpg
@@ -17,3 +18,15 @@ DAMAGE = """
 async def make_damaged(pool: asyncpg.Pool, file_id: UUID | str) -> None:
     """The object at the store stays as it is."""
     await pool.execute(DAMAGE, file_id)
+
+
+def damage_on_disk(folder: Path, key: str, body: bytes) -> bool:
+    """Overwrite some bytes of an object wherever a genuine MinIO below `folder` keeps them; return whether they were found."""
+    found = False
+    for path in folder.rglob(f"{key}/**/*"):
+        if path.is_file() and (at := path.read_bytes().find(body[:50])) >= 0:
+            with path.open("r+b") as stream:
+                stream.seek(at + 10)
+                stream.write(bytes(30))
+            found = True
+    return found

@@ -107,6 +107,20 @@ def do_nothing() -> None:
     """No hook."""
 
 
+class SpoiltBucket(FaultyBucket):
+    """A bucket whose store cannot read the objects under some keys of incoming, also as the source of a copy."""
+
+    def __init__(self, bucket: Any, keys: set[str]) -> None:
+        super().__init__(bucket)
+        self.only = keys
+        self.before = dict.fromkeys(("head", "open", "copy_from", "copy_part_from"), refuse_to_read)
+
+
+def refuse_to_read() -> None:
+    """A hook: MinIO's answer about an object whose bytes on the disk are damaged."""
+    raise StoreUnavailable("503 SlowDownRead", status=503, code="SlowDownRead")
+
+
 class CutReader:
     """An object's bytes up to the moment at which the connection is lost."""
 

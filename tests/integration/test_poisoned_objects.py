@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from service.model import File, RejectionReason, State
-from service.object_store import Bucket, StoreUnavailable
+from service.object_store import Bucket
 from service.presign import Signer
 from service.queries import copies
 from service.resources import Resources
@@ -19,7 +19,8 @@ from service.store_health import StoreHealth
 from service.uploads import Upload, notice_event
 from service.worker import Worker
 from tests.clock import pass_time
-from tests.faults import FaultyBucket, lose_answer
+from tests.damage import damage_on_disk
+from tests.faults import FaultyBucket, lose_answer, refuse_to_read
 from tests.integration.steps import BODY, claim, claim_due, declare, find, let_settle, prove, put_as_root, run, send, sha256
 from tests.invariants import check_nothing_left, list_bucket
 from tests.stores import StoreUnderTest, now
@@ -64,20 +65,8 @@ async def send_damaged(resources: Resources, folder: Path) -> File:
     upload = declared.upload
     assert isinstance(upload, Upload)
     assert (await asyncio.to_thread(send_request, "PUT", upload.url, body=body, headers=upload.headers)).status == 200
-    assert await asyncio.to_thread(damage, folder, declared.file.incoming_key or "", body)
+    assert await asyncio.to_thread(damage_on_disk, folder, declared.file.incoming_key or "", body)
     return declared.file
-
-
-def damage(folder: Path, key: str, body: bytes) -> bool:
-    """Overwrite the bytes wherever they lie below the object's folder; return whether they were found."""
-    found = False
-    for path in folder.rglob(f"{key}/**/*"):
-        if path.is_file() and (at := path.read_bytes().find(body[:50])) >= 0:
-            with path.open("r+b") as stream:
-                stream.seek(at + 10)
-                stream.write(bytes(30))
-            found = True
-    return found
 
 
 async def test_an_object_with_more_header_fields_than_the_client_library_takes_is_proved(resources: Resources) -> None:
@@ -277,10 +266,6 @@ def spoil_all(resources: Resources, files: list[File], *calls: str) -> Resources
         for call in known.intersection(calls):
             bucket.before[call] = refuse_to_read
     return msgspec.structs.replace(resources, incoming=incoming, vault=vault)
-
-
-def refuse_to_read() -> None:
-    raise StoreUnavailable("503 SlowDownRead", status=503, code="SlowDownRead")
 
 
 def with_settings(resources: Resources, **changes: object) -> Resources:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.model import multipart, rules, streamed
+from tests.model import backing_off, multipart, rules, streamed
+from tests.model.backing_off import BackingOff
 from tests.model.explore import Found, search
 from tests.model.multipart import MultipartUpload
 from tests.model.protocol import WayOfAFile
@@ -11,7 +12,16 @@ from tests.model.streamed import StreamedUpload
 UNNOTICED = frozenset({"due-by-itself", "pending-too"})  # without these nothing goes wrong, but a file may come to no end
 
 
-BOUNDS = [rules.Config(puts=2), rules.Config(puts=2, digests=0, collide=1), rules.Config(puts=1, vanish=1), rules.Config(claims=1, puts=1)]
+BOUNDS = [
+    rules.Config(puts=2),
+    rules.Config(puts=2, digests=0, collide=1),
+    rules.Config(puts=1, vanish=1),
+    rules.Config(claims=1, puts=1),
+    rules.Config(claims=1, misreads=1),
+    rules.Config(claims=1, faults=1),
+]
+FAULTS = {"blame-twice": {"misreads": 1}, "counts-source": {"faults": 1}, "counts-probed": {"faults": 1}}
+"""The bounds under which a rule about the store's own faults is needed."""
 
 
 def name(config: rules.Config) -> str:
@@ -34,7 +44,8 @@ def test_no_invariant_breaks_and_every_file_comes_to_an_end(config: rules.Config
 
 @pytest.mark.parametrize("rule", sorted(rules.RULES.keys() - UNNOTICED))
 def test_a_file_needs_the_rule(rule: str) -> None:
-    found = search(WayOfAFile(rules.Config(rules=frozenset(rules.RULES) - {rule})))
+    bounds = {"claims": 1, "puts": 1, **FAULTS[rule]} if rule in FAULTS else {}
+    found = search(WayOfAFile(rules.Config(rules=frozenset(rules.RULES) - {rule}, **bounds)))
     assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
 
 
@@ -67,4 +78,17 @@ def test_no_invariant_breaks_and_every_multipart_upload_comes_to_an_end() -> Non
 @pytest.mark.parametrize("rule", multipart.RULES)
 def test_a_multipart_upload_needs_the_rule(rule: str) -> None:
     found = search(MultipartUpload(multipart.Config(frozenset(multipart.RULES) - {rule})))
+    assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
+
+
+def test_a_worker_beside_a_poisoned_file_comes_to_the_healthy_one() -> None:
+    found = search(BackingOff(backing_off.Config()))
+    print(f"model of a worker that backs off: {describe(found)}")  # noqa: T201  # as above
+    assert found.complete
+    assert not found.broken, describe(found)
+
+
+@pytest.mark.parametrize("rule", backing_off.RULES)
+def test_a_worker_that_backs_off_needs_the_rule(rule: str) -> None:
+    found = search(BackingOff(backing_off.Config(frozenset(backing_off.RULES) - {rule})))
     assert found.broken, f"nothing breaks without {rule}: {describe(found)}"

@@ -1,4 +1,4 @@
-"""Hypothesis drives declarations, PUTs, notices, workers that stall and wake late, lost answers, requests that land late,
+"""Hypothesis drives declarations, PUTs, poisoned objects, notices, workers that stall and wake late, lost answers, requests that land late,
 sweepers, deletions and time; after every step the invariants are looked up in the database and in both buckets.
 
 Time moves by shifting the rows' timestamps back. What the store still carries out is bounded as the protocol assumes: a
@@ -18,17 +18,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 
 from service.completion import complete_upload
-from service.model import UNPROVED, Declaration, Sha256, State
+from service.model import UNPROVED, Declaration, RejectionReason, Sha256, State
 from service.multipart import PartRequest, sign_parts
 from service.object_store import ObjectChanged, ObjectMissing, StoreUnavailable, UploadMissing
 from service.problems import Problem
 from service.queries import claims
 from service.resources import open_resources
 from service.settings import Settings
+from service.store_health import StoreHealth
 from service.sweeper import sweep
 from service.uploads import Declared, MultipartUpload, Upload, declare_file, delete_file, find_file, notice_event
 from tests.clock import DAY, pass_time
-from tests.faults import FaultyBucket, lose_answer
+from tests.faults import FaultyBucket, SpoiltBucket, lose_answer
 from tests.invariants import Outcomes, check_invariants, check_nothing_left
 from tests.stateful.workers import DISTURBANCES, ENDS, FAULTS, STORY, FaultyWorker
 from tests.stores import send
@@ -40,13 +41,17 @@ HURRY = "UPDATE files SET due_at = now() - interval '1 hour' WHERE id = $1 AND d
 
 
 class Sent(msgspec.Struct):
-    """A file as its client knows it. `heard`: a notice came when its bytes were there."""
+    """A file as its client knows it.
+
+    `heard`: an arrival was reported when its bytes were there. `spoilt`: the store cannot read them.
+    """
 
     declared: Declared
     age: timedelta = timedelta(0)
     accepted: bool = False
     heard: bool = False
     deleted: bool = False
+    spoilt: bool = False
 
     @property
     def id(self) -> UUID:
@@ -71,7 +76,12 @@ class WayOfAFile(RuleBasedStateMachine):
         return multiple(*(self.upload_and_work(story) for story in stories))
 
     async def open_resources(self) -> None:
-        self.resources = await self.stack.enter_async_context(open_resources(self.settings))
+        settings = msgspec.structs.replace(self.settings, unverifiable_reads=2)
+        opened = await self.stack.enter_async_context(open_resources(settings))
+        self.spoilt_keys: set[str] = set()
+        spoilt: dict[str, Any] = {name: SpoiltBucket(getattr(opened, name), self.spoilt_keys) for name in ("incoming", "vault")}
+        self.resources = msgspec.structs.replace(opened, **spoilt)
+        self.health = StoreHealth(self.resources)
         await self.resources.pool.execute("TRUNCATE files, file_history, copies, idempotency_keys")
         for bucket in (self.resources.incoming, self.resources.vault):
             keys = [found.key async for found in bucket.list_keys()]
@@ -100,6 +110,19 @@ class WayOfAFile(RuleBasedStateMachine):
         with contextlib.suppress(Problem):  # final, or at its end
             [part] = self.runner.run(sign_parts(self.resources, sent.id, [PartRequest(1, None)], owner="ann"))
             send("PUT", part.url, body=body, headers=part.headers)
+
+    @rule(sent=sent, how=st.sampled_from(("many fields", "unreadable")))
+    def poison(self, sent: Sent, how: str) -> None:
+        """The owner sends an object that the store describes with 130 fields of its own, or that it cannot read again."""
+        upload = sent.declared.upload
+        if not isinstance(upload, Upload) or sent.age >= DAY:
+            return
+        fields = {f"x-amz-meta-a{number}": "" for number in range(130)} if how == "many fields" else {}
+        accepted = send("PUT", upload.url, body=CONTENTS[0], headers=upload.headers | fields).status == 200
+        sent.accepted |= accepted
+        if accepted and how == "unreadable":
+            sent.spoilt = True
+            self.spoilt_keys.add(sent.declared.file.incoming_key or "")
 
     @rule(sent=sent)
     def event(self, sent: Sent) -> None:
@@ -163,7 +186,7 @@ class WayOfAFile(RuleBasedStateMachine):
         claimed = await claims.claim_small(self.resources.pool, 1, self.settings.lease)
         if not claimed:
             return False
-        worker = FaultyWorker(self.resources, claimed[0], fault, shifted=lambda: self.shifted)
+        worker = FaultyWorker(self.resources, claimed[0], fault, shifted=lambda: self.shifted, health=self.health)
         self.workers.append(worker)
         await worker.start(self.hashing)
         return True
@@ -259,6 +282,7 @@ class WayOfAFile(RuleBasedStateMachine):
         waiting = {row["id"] for row in await self.resources.pool.fetch("SELECT id FROM files WHERE state = 'pending'")}
         unheard = [sent for sent in self.sends if sent.heard and sent.id in waiting]
         assert not unheard, "a notice of an object that is there is slept through"
+        assert not self.health.is_away, "the worker stopped claiming although the store was well"
 
     def teardown(self) -> None:
         if not hasattr(self, "runner"):
@@ -289,6 +313,8 @@ class WayOfAFile(RuleBasedStateMachine):
         assert (file.state == State.DELETED) == sent.deleted
         if sent.accepted and not sent.deleted:
             assert file.state in (State.READY, State.REJECTED), "an upload that the store accepted expired"
+        if not sent.spoilt:
+            assert file.rejection_reason != RejectionReason.UNVERIFIABLE, "a file was rejected for another's object"
 
 
 def hash_if_any(content: bytes | None) -> Sha256 | None:

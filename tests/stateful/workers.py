@@ -77,7 +77,8 @@ class ShiftedVault:
 class FaultyWorker:
     """One claim, and what goes wrong with it."""
 
-    def __init__(self, resources: Resources, claim: Claim, fault: str, *, shifted: Callable[[], timedelta]) -> None:
+    def __init__(self, resources: Resources, claim: Claim, fault: str, *, shifted: Callable[[], timedelta], health: StoreHealth) -> None:
+        self.health = health
         self.claim = claim
         self.claimed_at = time.monotonic()
         self.gate = Gate()
@@ -108,8 +109,7 @@ class FaultyWorker:
 
     async def start(self, hashing: ThreadPoolExecutor) -> None:
         """Verify, up to the end or to the gate."""
-        health = StoreHealth(self.resources)
-        verification = verify(self.resources, self.claim, claimed_at=self.claimed_at, hashing=hashing, health=health)
+        verification = verify(self.resources, self.claim, claimed_at=self.claimed_at, hashing=hashing, health=self.health)
         self.task = asyncio.create_task(verification)
         reached = asyncio.create_task(self.gate.reached.wait())
         await asyncio.wait({self.task, reached}, return_when=asyncio.FIRST_COMPLETED)
