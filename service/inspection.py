@@ -118,7 +118,7 @@ def explain_waiting(standing: Standing, incoming: Place | None, parts: PartsAtSt
         who = "a worker, or a `complete` that has its parts put together," if parts else "a worker"
         return f"{who} is at it (attempt {standing.attempts})"
     if standing.last_error:
-        return f"attempt {standing.attempts} was given up: {standing.last_error}"
+        return f"attempt {standing.attempts} was given up: {standing.last_error}{count_failed_reads(standing)}"
     if incoming is None or incoming.error:
         return f"the store does not say whether the upload came: {incoming.error if incoming else 'no key'}"
     if incoming.is_empty:
@@ -126,6 +126,13 @@ def explain_waiting(standing: Standing, incoming: Place | None, parts: PartsAtSt
     if standing.notices == 0:
         return "the upload is there, but neither the store's event nor the client's `complete` announced it: see `assay doctor`"
     return "the upload is there and was announced; no worker has taken it: is one running?"
+
+
+def count_failed_reads(standing: Standing) -> str:
+    """Return what counts towards the file's rejection as unverifiable, or an empty string."""
+    if standing.failed_reads_since is None:
+        return ""
+    return f"; its object could not be read {standing.failed_reads} times since {describe_time(standing.failed_reads_since)}"
 
 
 def explain_missing(parts: PartsAtStore | None) -> str:

@@ -40,11 +40,11 @@ def encode(inspection: Inspection) -> str:
 
 def describe(inspection: Inspection) -> str:
     fields = msgspec.structs.asdict(inspection.file)
-    lines = [f"{name:<18}{show(value)}" for name, value in fields.items() if value is not None]
-    lines += [f"{place.role:<18}{describe_place(place)}" for place in inspection.places]
+    lines = [f"{name:<20}{show(value)}" for name, value in fields.items() if value is not None]
+    lines += [f"{place.role:<20}{describe_place(place)}" for place in inspection.places]
     if inspection.parts is not None:
-        lines.append(f"{'parts':<18}{describe_parts(inspection.parts)}")
-    lines += [f"{'copies row':<18}{describe_copy(copy)}" for copy in inspection.copies]
+        lines.append(f"{'parts':<20}{describe_parts(inspection.parts)}")
+    lines += [f"{'copies row':<20}{describe_copy(copy)}" for copy in inspection.copies]
     return "\n".join([*lines, "", f"why   {inspection.why}", f"next  {inspection.next}"])
 
 

@@ -221,6 +221,8 @@ class WayOfAFile(RuleBasedStateMachine):
         if end != "sleeps on":
             self.runner.run(worker.wake())
         if end == "wakes, then an event":
+            self.runner.run(self.hurry(sent.id))
+            self.runner.run(self.take_one("none"))  # a first mismatch is followed by a second copy
             self.runner.run(self.check())  # what it came to, before the event can change that
             self.event(sent)
 

@@ -34,14 +34,14 @@ class Guard:
     story: str
 
 
-LEASED = "FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')\n        RETURNING"
+LEASED = "WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')\n        FOR UPDATE OF files"
 SWEPT_BEFORE = "coalesce(swept_at + $2::interval <= now(), false)"
 UNPROVED_ALONE = "due_at = now()\n        WHERE incoming_key = $1 AND state IN ('pending', 'verifying')"
 REJECTED_TOO = """due_at = now(), final_at = NULL, rejection_reason = NULL, rejection_detail = NULL
         WHERE incoming_key = $1 AND state IN ('pending', 'verifying', 'rejected')"""
 GUARDS = {
     "a commit demands an undoomed copy": Guard(claims, "COMMIT", " AND doomed_at IS NULL", "", "NoSuchKey"),
-    "a commit demands its lease": Guard(claims, "COMMIT", LEASED, "FROM copy WHERE id = $3\n        RETURNING", "no row names"),
+    "a commit demands its lease": Guard(claims, "COMMIT", LEASED, "WHERE id = $3\n        FOR UPDATE OF files", "no row names"),
     "only ended leases are doomed": Guard(leftovers, "DOOM_ENDED", " AND lease_until < now()", "", "under a live lease"),
     "a notice forbids the way back": Guard(claims, "RETURN", "notices = $4", "$4::integer IS NOT NULL", "is slept through"),
     "a notice leaves the final alone": Guard(files, "NOTICE_KEY", UNPROVED_ALONE, REJECTED_TOO, "became"),
