@@ -37,7 +37,8 @@ PROBE_AFTER: Final = 3
 """Failures in a row after which the store is probed."""
 SCRATCH_BYTES: Final = 1024
 REQUEST_SECONDS: Final = 10.0
-LONGEST_WAIT: Final = timedelta(seconds=60)
+LONGEST_WAIT: Final = timedelta(seconds=10)
+"""Between two probes. While the store is away a probe is one request, so verification resumes soon after its return."""
 
 log = structlog.get_logger()
 
@@ -60,7 +61,7 @@ class StoreHealth:
 
     @property
     def retry_in(self) -> timedelta:
-        """The wait after a failure, while the store may be away: doubled by each, at most a minute."""
+        """The wait after a failure, while the store may be away: doubled by each, at most LONGEST_WAIT."""
         return min(timedelta(seconds=2 ** min(self.failures, 10)), LONGEST_WAIT)
 
     def note_success(self) -> None:

@@ -29,7 +29,7 @@ after the lease has ended.
 
 Settle the failure (service/store_health.py has the probe):
    - The file's first failure in a row, and the store's: give the lease back for a short wait.
-   - Otherwise probe the store. The probe fails: give the lease back for the worker's own wait, at most a minute.
+   - Otherwise probe the store. The probe fails: give the lease back for the worker's own wait, at most ten seconds.
    - The probe succeeds: the failure belongs to this file. It backs off with its attempts, and no other file does.
    - The probe succeeds, and a read of the incoming object itself had failed: the statement that gives the lease back also counts the failed
      read, and rejects the file (`unverifiable`) after UNVERIFIABLE_READS of them over at least UNVERIFIABLE_AFTER. A copy that fails while

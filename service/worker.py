@@ -1,7 +1,7 @@
 """The worker: takes due files into its slots, and sweeps. Any number run at once; the lease keeps them apart.
 
 It sleeps until a signal, until the next file is due, or for POLL at the most. It stops claiming only while its own probe of the store
-fails (service/store_health.py), and probes again after waits that double up to a minute.
+fails (service/store_health.py), and probes again after waits that double up to ten seconds.
 """
 
 import asyncio
