@@ -130,7 +130,7 @@ class Worker:
             self.errors += 1
 
     async def run_sweeper(self) -> None:
-        """Sweep when this process left something behind, and every SWEEP_EVERY for what others did."""
+        """Sweep every SWEEP_EVERY, and without a SWEEP_DELAY also when this process has left something behind."""
         leftovers = self.resources.signals.leftovers
         while True:
             leftovers.clear()
@@ -140,6 +140,9 @@ class Worker:
                 log.warning("sweep put off", error=type(error).__name__)
             except Exception:
                 log.exception("sweep failed")
+            if self.resources.settings.sweep_delay:  # what a signal announces is not due yet
+                await asyncio.sleep(self.resources.settings.sweep_every.total_seconds())
+                continue
             try:
                 async with asyncio.timeout(self.resources.settings.sweep_every.total_seconds()):
                     await leftovers.wait()
