@@ -219,6 +219,8 @@ async def work(resources: Resources, readiness: Readiness, *, checked: bool, wit
             log.error("wrong schema", error=str(error))  # noqa: TRY400  # an operator's matter, a traceback says nothing
             readiness.phase, readiness.detail = "wrong-schema", str(error)
             return
+        except Exception:
+            log.exception("schema not checked")
     while with_worker:
         try:
             await Worker(resources).run()

@@ -38,7 +38,7 @@ def configure_logs(level: str, *, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*known, *choose_renderer(output)],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(output),
+        logger_factory=structlog.WriteLoggerFactory(output),  # the line and its end in one write: several processes may share a file
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(output)

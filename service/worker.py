@@ -51,13 +51,16 @@ class Worker:
             await self.stop()
 
     async def take_turn(self) -> None:
-        """Claim what fits, then sleep until something may have changed."""
+        """Claim what fits, then sleep until something may have changed. An error of the driver costs this turn a wait."""
         self.resources.signals.work.clear()
         try:
             more = await self.fill_slots()
             wait = timedelta(0) if more and self.free_slots() else await self.time_to_sleep()
         except database.UNREACHABLE as error:
             log.warning("database away", error=type(error).__name__)
+            wait = timedelta(seconds=1)
+        except Exception:
+            log.exception("turn failed")
             wait = timedelta(seconds=1)
         if self.errors:
             await self.back_off()
