@@ -2,8 +2,8 @@
 
 Each route that needs a key declares the scopes that open it (`open_to`). No right is derived from a request's method.
 
-An upload token stands for the key that declared its file, for as long as both last, on the routes that declare it and
-for that file alone: a product's backend hands it to a browser, which never sees the key.
+An upload token stands for the key that declared its file, for as long as both last, on the routes that
+declare it and for that file alone: a product's backend hands it to a browser, which never sees the key.
 """
 
 import asyncio
@@ -39,9 +39,10 @@ class UndeclaredRights(Exception):
 
 
 def open_to(*scopes: str, upload_token: bool = False) -> dict[str, Any]:
-    """The arguments of a route that a key with any one of these scopes opens, and a key with the scope `admin`.
+    """Return the arguments of a route that a key with any one of these scopes opens.
 
-    With `upload_token`, an upload token opens the route too, for its own file.
+    A key with the scope `admin` opens it as well. With `upload_token`, an upload token opens it too, for
+    its own file.
     """
     alternatives: list[SecurityRequirement] = [{"bearer": [scope]} for scope in scopes]
     if upload_token:
@@ -126,9 +127,10 @@ def sign_upload_token(resources: Resources, file: File, key_id: UUID) -> str | N
 
 
 def find_scopes(handler: BaseRouteHandler) -> frozenset[str]:
-    """The scopes that open the route. Raises UndeclaredRights.
+    """Return the scopes that open the route. Raises UndeclaredRights.
 
-    The framework adds a handler for OPTIONS to every path. It names the path's methods and nothing else.
+    The framework adds a handler for OPTIONS to every path, which names the path's methods and nothing
+    else. It is open to `read`.
     """
     if handler.opt.get(SCOPES):
         return frozenset(handler.opt[SCOPES])
@@ -138,7 +140,7 @@ def find_scopes(handler: BaseRouteHandler) -> frozenset[str]:
 
 
 def guard_routes(handlers: Sequence[Any]) -> Router:
-    """These routes, behind the guard. Raises UndeclaredRights."""
+    """Return a router for these routes behind the guard. Raises UndeclaredRights."""
     for handler in handlers:
         find_scopes(handler)
     return Router("/", route_handlers=handlers, guards=[require_key])

@@ -1,7 +1,8 @@
 """PostgreSQL: the pool, its codecs, the schema's version, the migrations.
 
-What the driver raises costs the connection that raised it, because the state of its protocol is not known any more. The pool
-makes a new one for the next statement. Only an answer of the server to a statement leaves the connection as it is.
+What the driver raises costs the connection that raised it, because the state of its protocol is not
+known any more. The pool makes a new one for the next statement. Only an answer of the server to a
+statement leaves the connection as it is.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ UNREACHABLE: Final = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # a message that the driver did not expect, such as the end of an idle session
+    asyncpg.InternalClientError,  # an unexpected message, such as the end of an idle session
     asyncpg.InvalidAuthorizationSpecificationError,  # a password that was changed: somebody will mend it
     asyncpg.InvalidCatalogNameError,
     asyncpg.OperatorInterventionError,  # starting, stopping, cancelled
@@ -47,8 +48,9 @@ class SchemaError(Exception):
 class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
     """A connection that ends with the first error that is not the answer to a statement.
 
-    The server ends a session with a FATAL error. Where no statement is under way, asyncpg takes it for an unexpected message and
-    does not close the connection: until the end of the stream arrives, each further statement raises InternalClientError.
+    The server ends a session with a FATAL error. Where no statement is under way, asyncpg takes it for
+    an unexpected message and does not close the connection: until the end of the stream arrives, each
+    further statement raises InternalClientError.
     """
 
     async def fetch(self, *args: Any, **options: Any) -> Any:
@@ -64,7 +66,11 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
         return await self._end_on_failure(super().execute(*args, **options))
 
     async def _end_on_failure(self, answer: Awaitable[T]) -> T:
-        """The answer. A time-out leaves the connection to asyncpg, which has the server cancel the statement."""
+        """Return the answer. Every error but two kinds closes the connection.
+
+        After an error of the statement, the session goes on. After a time-out, asyncpg has the server
+        cancel the statement, and waits for that before it uses the connection again.
+        """
         try:
             return await answer
         except TimeoutError:
@@ -79,12 +85,14 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
 
 
 async def connect(*args: Any, **options: Any) -> Connection:
-    """Connect as `asyncpg.connect` does, within CONNECT_SECONDS. Raises what asyncpg raises, and TimeoutError.
+    """Connect as `asyncpg.connect` does, within CONNECT_SECONDS.
 
-    When the time is over or the caller is cancelled, the attempt goes on by itself and its result is dropped: uvloop cannot
-    cancel a name resolution, and the error of one that is left alone is never retrieved.
+    Raises what asyncpg raises, and TimeoutError. When the time is over or the caller is cancelled, the
+    attempt goes on by itself and its result is dropped: uvloop cannot cancel a name resolution, and the
+    error of one that is left alone is never retrieved.
     """
-    attempt = asyncio.ensure_future(asyncpg.connect(*args, **{"connection_class": Connection, **options, "timeout": ATTEMPT_SECONDS}))
+    chosen = {"connection_class": Connection, **options, "timeout": ATTEMPT_SECONDS}
+    attempt = asyncio.ensure_future(asyncpg.connect(*args, **chosen))
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             return await asyncio.shield(attempt)

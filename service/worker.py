@@ -51,7 +51,10 @@ class Worker:
             await self.stop()
 
     async def take_turn(self) -> None:
-        """Claim what fits, then sleep until something may have changed. An error of the driver costs this turn a wait."""
+        """Claim what fits, then sleep until something may have changed.
+
+        An error of the driver costs this turn a wait.
+        """
         self.resources.signals.work.clear()
         try:
             more = await self.fill_slots()

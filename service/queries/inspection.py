@@ -49,7 +49,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 STANDING: Final = """
     SELECT id, owner, filename, size, content_type, declared_sha256, state, hash, minio_object_name, rejection_reason, rejection_detail,
            incoming_key, part_size, upload_id, created_at, expires_at, grace_until, final_at, lease, lease_until, attempts, notices,
-           due_at, last_error, sweep_at + $2::interval AS sweep_at, sweeps, purge_at + $2::interval AS purge_at, now() AS now
+           due_at, last_error, sweep_at + $2::interval AS sweep_at, sweeps,
+           purge_at + $2::interval AS purge_at, now() AS now
     FROM files WHERE id = $1
 """
 

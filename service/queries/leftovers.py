@@ -1,10 +1,11 @@
 """Statements of the sweeper. Each batch is taken with SKIP LOCKED and pushed ahead, so any number of sweepers may run
 and a row that cannot be cleaned blocks no other.
 
-`files.sweep_at` and `files.purge_at` are set to the time of the commit that makes the file final. What they announce is due
-SWEEP_DELAY after them. The delay is added here, by the only reader of these columns, and not by each of the statements that
-commit. So the row is found by a range of its partial index, and a new value of the setting takes effect at once, also for rows
-that are already there. A retry is pushed ahead by five minutes less the delay, so that it comes after five minutes.
+`files.sweep_at` and `files.purge_at` are set to the time of the commit that makes the file final.
+What they announce is due SWEEP_DELAY after them. The delay is added here, by the only reader of
+these columns, and not by each of the statements that commit. So the row is found by a range of its
+partial index, and a new value of the setting takes effect at once, also for rows that are already
+there. A retry is pushed ahead by five minutes less the delay, so that it comes after five minutes.
 Reservations have no such delay: a commit that the database has lost leaves them undoomed.
 """
 

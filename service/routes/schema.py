@@ -17,6 +17,7 @@ CONTENT_SECURITY_POLICY: Final = (
 )
 FILES: Final = ("swagger-ui.css", "swagger-ui-bundle.js", "start.js")
 BEARER: Final = "An API key: `assay keys create`. Each operation names the scopes that open it; the scope `admin` opens all of them."
+UPLOAD_TOKEN: Final = "The `upload.token` of the file, for its sender"  # noqa: S105  # a description
 PAGE: Final = """<!doctype html>
 <html lang="en">
 <head>
@@ -81,7 +82,7 @@ def describe_api(base_path: str, version: str) -> OpenAPIConfig:
         components=Components(
             security_schemes={
                 "bearer": SecurityScheme(type="http", scheme="bearer", description=BEARER),
-                "uploadToken": SecurityScheme(type="http", scheme="bearer", description="The `upload.token` of the file, for its sender"),
+                "uploadToken": SecurityScheme(type="http", scheme="bearer", description=UPLOAD_TOKEN),
                 "webhook": SecurityScheme(type="http", scheme="bearer", description="The store's own token: ASSAY_WEBHOOK_TOKEN"),
             }
         ),

@@ -112,7 +112,7 @@ async def test_no_process_ends_by_itself_however_often_its_database_is_restarted
                 for _ in range(SENDERS):
                     senders.create_task(keep_sending(client))
                 for number in range(RESTARTS):
-                    await until(functools.partial(has_more, len(sent)))
+                    await until(functools.partial(has_more, len(sent)), seconds=PATIENCE_SECONDS)
                     await asyncio.to_thread(restarted.restart, kill=bool(number % 2))
                 over.set()
             files = await asyncio.gather(*(insist(client, "GET", f"/files/{name}/metadata", params={"wait": 50}) for name in sent))
