@@ -192,5 +192,8 @@ class Client:
         self._api.delete(read_id(file))
 
     def share(self, file: FileId, *, expires_in: int, inline: bool = False) -> Link:
-        """A link that works without a key, for `expires_in` seconds, at most 7 days. `inline` shows harmless types in the browser."""
+        """A link that works without a key, for `expires_in` seconds, at most 7 days. `inline` shows harmless types in the browser.
+
+        Raises Forbidden for a key without the scope `read`: the link gives the bytes.
+        """
         return self._api.make_link(read_id(file), expires_in=expires_in, disposition="inline" if inline else "attachment")

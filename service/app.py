@@ -9,14 +9,13 @@ from enum import Enum
 from typing import Any, Final
 
 import structlog
-from litestar import Litestar, Request, Response, Router
+from litestar import Litestar, Request, Response
 from litestar.config.cors import CORSConfig
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException, ValidationException
-from litestar.openapi.spec import SecurityRequirement
 
 from service import database, problems
-from service.auth import Principal, require_key
+from service.auth import Principal, guard_routes
 from service.downloads import Downloads
 from service.events import Feed, open_feed
 from service.heap import set_up_heap
@@ -62,7 +61,6 @@ READ_BY_PAGES: Final = (
     "Retry-After",
     "X-Request-Id",
 )
-BEARER: Final[list[SecurityRequirement]] = [{"bearer": []}]
 
 log = structlog.get_logger()
 
@@ -87,7 +85,7 @@ def create_app(settings: Settings, *, with_worker: bool = False, resources: Reso
             yield
 
     app = Litestar(
-        route_handlers=[*open_routes(), Router("/", route_handlers=guarded_routes(), guards=[require_key], security=BEARER)],
+        route_handlers=[*open_routes(), guard_routes(guarded_routes())],
         lifespan=[lifespan],
         dependencies={
             "resources": Provide(provide_resources, sync_to_thread=False),
@@ -135,6 +133,7 @@ def open_routes() -> list[Any]:
 
 
 def guarded_routes() -> list[Any]:
+    """With an API key, each for the scopes that it declares."""
     return [
         files.declare_file,
         files.list_files,
@@ -219,6 +218,8 @@ async def work(resources: Resources, readiness: Readiness, *, checked: bool, wit
             log.error("wrong schema", error=str(error))  # noqa: TRY400  # an operator's matter, a traceback says nothing
             readiness.phase, readiness.detail = "wrong-schema", str(error)
             return
+        except Exception:
+            log.exception("schema not checked")
     while with_worker:
         try:
             await Worker(resources).run()

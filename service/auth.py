@@ -1,7 +1,9 @@
 """Who is asking: turns a request into a `Principal`. Nothing else knows about keys.
 
-An upload token stands for the key that declared its file, for as long as both last, on the routes for senders (`FOR_SENDERS`) and
-for that file alone: a product's backend hands it to a browser, which never sees the key.
+Each route that needs a key declares the scopes that open it (`open_to`). No right is derived from a request's method.
+
+An upload token stands for the key that declared its file, for as long as both last, on the routes that
+declare it and for that file alone: a product's backend hands it to a browser, which never sees the key.
 """
 
 import asyncio
@@ -9,12 +11,15 @@ import base64
 import hashlib
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
+from litestar import HttpMethod, Router
 from litestar.connection import ASGIConnection
-from litestar.handlers import BaseRouteHandler
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
+from litestar.openapi.spec import SecurityRequirement
 
 from service.model import File, Sha256
 from service.problems import Forbidden, Unauthorized
@@ -25,9 +30,24 @@ from service.tokens import TEXT, Purpose, Token, read_token, sign_token
 KEY: Final = re.compile(r"assay_[A-Za-z0-9_-]{43}")
 PATIENCE_SECONDS: Final = 6.0
 READ, WRITE, ADMIN = "read", "write", "admin"
-READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-FOR_SENDERS: Final = {"for_senders": True}
-"""The `opt` of a route that whoever sends a file's bytes needs: an upload token opens it, and the scope `write` alone."""
+SCOPES: Final = "scopes"
+UPLOAD_TOKEN: Final = "upload_token"  # noqa: S105  # the name of a declaration
+
+
+class UndeclaredRights(Exception):
+    """A route that needs a key does not declare which scopes open it."""
+
+
+def open_to(*scopes: str, upload_token: bool = False) -> dict[str, Any]:
+    """Return the arguments of a route that a key with any one of these scopes opens.
+
+    A key with the scope `admin` opens it as well. With `upload_token`, an upload token opens it too, for
+    its own file.
+    """
+    alternatives: list[SecurityRequirement] = [{"bearer": [scope]} for scope in scopes]
+    if upload_token:
+        alternatives.append({"uploadToken": []})
+    return {"opt": {SCOPES: frozenset(scopes), UPLOAD_TOKEN: upload_token}, "security": alternatives}
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -106,26 +126,37 @@ def sign_upload_token(resources: Resources, file: File, key_id: UUID) -> str | N
     return sign_token(secrets, Token(purpose=Purpose.UPLOAD, file_id=file.id, key_id=key_id, expires_at=end)) if secrets else None
 
 
-def check_scope(principal: Principal, method: str, *, for_senders: bool) -> None:
-    """Reading needs `read`, all else `write`; `admin` may both. Raises Forbidden.
+def find_scopes(handler: BaseRouteHandler) -> frozenset[str]:
+    """Return the scopes that open the route. Raises UndeclaredRights.
 
-    Whoever may write may read what a sender has to know of its file: whether it is proved, which parts are there.
+    The framework adds a handler for OPTIONS to every path, which names the path's methods and nothing
+    else. It is open to `read`.
     """
-    needed = READ if method in READING else WRITE
-    enough = {needed, ADMIN, WRITE} if for_senders else {needed, ADMIN}
-    if not enough & principal.scopes:
-        raise Forbidden(f"the API key lacks the scope {needed}")
+    if handler.opt.get(SCOPES):
+        return frozenset(handler.opt[SCOPES])
+    if isinstance(handler, HTTPRouteHandler) and handler.http_methods == {HttpMethod.OPTIONS}:
+        return frozenset({READ})
+    raise UndeclaredRights(f"{handler} needs a key, and does not declare its scopes: see open_to")
 
 
-def is_for_senders(handler: BaseRouteHandler) -> bool:
-    return bool(handler.opt.get("for_senders"))
+def guard_routes(handlers: Sequence[Any]) -> Router:
+    """Return a router for these routes behind the guard. Raises UndeclaredRights."""
+    for handler in handlers:
+        find_scopes(handler)
+    return Router("/", route_handlers=handlers, guards=[require_key])
+
+
+def check_scope(principal: Principal, scopes: frozenset[str]) -> None:
+    """Raises Forbidden for a key that has none of the scopes, nor `admin`."""
+    if not {*scopes, ADMIN} & principal.scopes:
+        raise Forbidden(f"the API key lacks the scope {' or '.join(sorted(scopes))}")
 
 
 def check_token(principal: Principal, handler: BaseRouteHandler, file_id: object) -> None:
     """Raises Forbidden for an upload token on any other route, or for another file."""
     if principal.only_file is None:
         return
-    if not is_for_senders(handler) or file_id != principal.only_file:
+    if not handler.opt.get(UPLOAD_TOKEN) or file_id != principal.only_file:
         raise Forbidden("an upload token opens complete, upload, parts, metadata and DELETE of its own file, and nothing else")
 
 
@@ -134,4 +165,4 @@ async def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: B
     principal = await authenticate(connection.app.state.resources, connection.headers.get("authorization"))
     connection.scope["state"]["principal"] = principal
     check_token(principal, handler, connection.path_params.get("file_id"))
-    check_scope(principal, str(connection.scope.get("method")), for_senders=is_for_senders(handler))
+    check_scope(principal, find_scopes(handler))

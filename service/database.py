@@ -1,10 +1,16 @@
-"""PostgreSQL: the pool, its codecs, the schema's version, the migrations."""
+"""PostgreSQL: the pool, its codecs, the schema's version, the migrations.
+
+What the driver raises costs the connection that raised it, because the state of its protocol is not
+known any more. The pool makes a new one for the next statement. Only an answer of the server to a
+statement leaves the connection as it is.
+"""
 
 import asyncio
 import importlib.resources
 import re
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 import msgspec
@@ -17,6 +23,7 @@ UNREACHABLE: Final = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # an unexpected message, such as the end of an idle session
     asyncpg.InvalidAuthorizationSpecificationError,  # a password that was changed: somebody will mend it
     asyncpg.InvalidCatalogNameError,
     asyncpg.OperatorInterventionError,  # starting, stopping, cancelled
@@ -26,8 +33,78 @@ UNREACHABLE: Final = (
 """What asyncpg raises when the database is away or cannot serve, and not when a statement is wrong."""
 
 
+CONNECT_SECONDS: Final = 5.0
+ATTEMPT_SECONDS: Final = 60.0
+"""Longer than any resolver takes, so that no attempt is cut in the middle of a name resolution."""
+FATAL: Final = frozenset({"FATAL", "PANIC"})
+
+T = TypeVar("T")
+
+
 class SchemaError(Exception):
     """The database's schema is not the one this code was written for."""
+
+
+class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
+    """A connection that ends with the first error that is not the answer to a statement.
+
+    The server ends a session with a FATAL error. Where no statement is under way, asyncpg takes it for
+    an unexpected message and does not close the connection: until the end of the stream arrives, each
+    further statement raises InternalClientError.
+    """
+
+    async def fetch(self, *args: Any, **options: Any) -> Any:
+        return await self._end_on_failure(super().fetch(*args, **options))
+
+    async def fetchrow(self, *args: Any, **options: Any) -> Any:
+        return await self._end_on_failure(super().fetchrow(*args, **options))
+
+    async def fetchval(self, *args: Any, **options: Any) -> Any:
+        return await self._end_on_failure(super().fetchval(*args, **options))
+
+    async def execute(self, *args: Any, **options: Any) -> Any:
+        return await self._end_on_failure(super().execute(*args, **options))
+
+    async def _end_on_failure(self, answer: Awaitable[T]) -> T:
+        """Return the answer. Every error but two kinds closes the connection.
+
+        After an error of the statement, the session goes on. After a time-out, asyncpg has the server
+        cancel the statement, and waits for that before it uses the connection again.
+        """
+        try:
+            return await answer
+        except TimeoutError:
+            raise
+        except asyncpg.PostgresError as error:
+            if error.severity_en in FATAL:
+                self.terminate()
+            raise
+        except Exception:
+            self.terminate()
+            raise
+
+
+async def connect(*args: Any, **options: Any) -> Connection:
+    """Connect as `asyncpg.connect` does, within CONNECT_SECONDS.
+
+    Raises what asyncpg raises, and TimeoutError. When the time is over or the caller is cancelled, the
+    attempt goes on by itself and its result is dropped: uvloop cannot cancel a name resolution, and the
+    error of one that is left alone is never retrieved.
+    """
+    chosen = {"connection_class": Connection, **options, "timeout": ATTEMPT_SECONDS}
+    attempt = asyncio.ensure_future(asyncpg.connect(*args, **chosen))
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await asyncio.shield(attempt)
+    except (TimeoutError, asyncio.CancelledError):
+        attempt.add_done_callback(drop_connection)
+        raise
+
+
+def drop_connection(attempt: "asyncio.Future[Connection]") -> None:
+    """Close the connection of an attempt that has ended too late."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().terminate()
 
 
 async def open_pool(settings: DatabaseSettings) -> asyncpg.Pool:
@@ -40,7 +117,8 @@ async def open_pool(settings: DatabaseSettings) -> asyncpg.Pool:
         min_size=0,
         max_size=settings.database_pool_size,
         statement_cache_size=settings.database_statement_cache,
-        timeout=5,
+        connect=connect,
+        connection_class=Connection,
         command_timeout=5,  # no transaction of ours takes as long
         init=set_codecs,
         reset=do_nothing,

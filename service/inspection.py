@@ -51,7 +51,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
 async def inspect_file(resources: Resources, file_id: UUID) -> Inspection:
     """Changes nothing. Raises NotFound."""
-    standing = await find_standing(resources.pool, file_id)
+    standing = await find_standing(resources.pool, file_id, sweep_delay=resources.settings.sweep_delay)
     if standing is None:
         raise problems.NotFound("no such file")
     copies = await list_copies(resources.pool, file_id)

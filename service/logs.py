@@ -38,7 +38,8 @@ def configure_logs(level: str, *, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*known, *choose_renderer(output)],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(output),
+        # The line and its end are one write, because several processes may share the file.
+        logger_factory=structlog.WriteLoggerFactory(output),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(output)

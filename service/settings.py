@@ -25,6 +25,7 @@ Token = NewType("Token", Secret)
 BaseUrl = NewType("BaseUrl", str)
 Url = NewType("Url", str)
 Origin = NewType("Origin", str)
+Delay = NewType("Delay", timedelta)
 Count = NewType("Count", int)
 Bytes = NewType("Bytes", int)
 LogLevel = NewType("LogLevel", str)
@@ -85,6 +86,8 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     lease: timedelta = timedelta(minutes=1)
     worker_slots: Count = Count(4)
     sweep_every: timedelta = timedelta(seconds=30)
+    sweep_delay: Delay = Delay(timedelta(minutes=5))
+    """From a commit to the first deletion of what it left behind; longer than a standby lags behind."""
     copy_grace: timedelta = timedelta(hours=24)
     keep_rows: timedelta = timedelta(days=30)
     download_buffers: Bytes = Bytes(32 * 1024**2)
@@ -299,9 +302,17 @@ SIZES: Final = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024*
 
 
 def parse_duration(text: str) -> timedelta:
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(s|m|h|d|)", text)
-    if not match or float(match[1]) == 0:
+    duration = parse_delay(text)
+    if not duration:
         raise ValueError("must be a time above zero in seconds, or such as 15m, 24h, 7d")
+    return duration
+
+
+def parse_delay(text: str) -> timedelta:
+    """A duration that may be zero."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(s|m|h|d|)", text)
+    if not match:
+        raise ValueError("must be a time in seconds, or such as 15m, 24h, 7d")
     seconds = float(match[1]) * UNITS[match[2]]
     if seconds > LONGEST_DURATION.total_seconds():
         raise ValueError(f"must be {LONGEST_DURATION.days} days or less")
@@ -337,5 +348,6 @@ PARSERS: Final[Mapping[Any, Callable[[str], Any]]] = {
     LogLevel: parse_log_level,
     Bytes: parse_bytes,
     timedelta: parse_duration,
+    Delay: parse_delay,
     BucketName: parse_bucket_name,
 }

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import structlog
 
-from service.database import UNREACHABLE
+from service.database import UNREACHABLE, connect
 
 CHANNEL: Final = "assay"
 NOTIFY: Final = "SELECT pg_notify('assay', payload) FROM unnest($1::text[]) AS payload"
@@ -122,6 +122,8 @@ class Signals:
                     await self.send(connection, lost)
             except (asyncpg.PostgresError, *UNREACHABLE) as error:  # a full NOTIFY queue, too: this task has nobody to begin it again
                 log.warning("signals lost", error=type(error).__name__, retry_seconds=delay)
+            except Exception:
+                log.exception("signals failed", retry_seconds=delay)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 5)
 
@@ -142,7 +144,7 @@ class Signals:
 
     async def connect(self) -> asyncpg.Connection:
         """A cancelled connect goes on to its end by itself: cut in the middle, asyncpg leaves an error that nobody can catch."""
-        connecting = asyncio.ensure_future(asyncpg.connect(self.url, timeout=5, command_timeout=5, statement_cache_size=0))
+        connecting = asyncio.ensure_future(connect(self.url, command_timeout=5, statement_cache_size=0))
         try:
             return await asyncio.shield(connecting)
         except asyncio.CancelledError:

@@ -9,11 +9,17 @@ cannot be cleaned blocks no other. Everything it removes is garbage by commit, f
    - the first time: look again when COPY_GRACE is over, because a copy request may still be under way.
    - COPY_GRACE is over: nothing can come any more, so the row goes.
    - an error: the row stays, and comes again in five minutes.
-3. Incoming keys of final files, many in a request: once, and again 1 h, 1 day and 7 days after the file's end, because a PUT that
-   began in time may finish late. A key that the store did not delete comes again in five minutes.
+3. Incoming keys of final files, many in a request: SWEEP_DELAY after the commit, and again 1 h, 1 day
+   and 7 days after the file's end, because a PUT that began in time may finish late. A key that the
+   store did not delete comes again in five minutes.
    Of a file that came in parts the multipart upload is aborted first, and not before the lease of an assembly under way has ended.
-4. Vault objects of deleted files, like 2. A stalled reader makes the store hold a DELETE for 30 s; copies go on meanwhile.
+4. Vault objects of deleted files, SWEEP_DELAY after the deletion. A stalled reader makes the store
+   hold a DELETE for 30 s; copies go on meanwhile.
 5. Rows: files gone for longer than KEEP_ROWS with nothing left of them, idempotency keys older than a day.
+
+SWEEP_DELAY is for a commit that the database loses afterwards, because it fails over to a standby that
+lags behind. The row is then `pending`, `verifying` or `ready` again, and the object that it needs must
+still be there.
 """
 
 import asyncio
@@ -74,13 +80,13 @@ async def sweep_files(resources: Resources) -> int:
     """Steps 3 and 4, one after the other: a deleted file is due in both, and who finds its row locked passes it over."""
 
     async def sweep_incoming_batch() -> Swept:
-        keys = await leftovers.claim_incoming_keys(resources.pool, KEYS_A_REQUEST)
+        keys = await leftovers.claim_incoming_keys(resources.pool, KEYS_A_REQUEST, resources.settings.sweep_delay)
         whole = [left for left in keys if left.upload_id is None]
         cut = [left for left in keys if left.upload_id is not None]
         return Swept(len(keys), await sweep_incoming_keys(resources, whole) + await sweep_each(resources, cut, sweep_multipart_upload))
 
     async def sweep_object_batch() -> Swept:
-        batch = await leftovers.claim_deleted_objects(resources.pool, BATCH)
+        batch = await leftovers.claim_deleted_objects(resources.pool, BATCH, resources.settings.sweep_delay)
         return Swept(len(batch), await sweep_each(resources, batch, sweep_deleted_object))
 
     return await repeat(sweep_incoming_batch) + await repeat(sweep_object_batch)

@@ -49,7 +49,10 @@ class Worker:
             await self.stop()
 
     async def take_turn(self) -> None:
-        """Claim what fits, then sleep until something may have changed; or, while the store is away, wait and probe it."""
+        """Claim what fits, then sleep until something may have changed; or, while the store is away, wait and probe it.
+
+        An error of the driver costs this turn a wait.
+        """
         self.resources.signals.work.clear()
         try:
             if self.health.is_away:
@@ -59,6 +62,9 @@ class Worker:
             wait = timedelta(0) if more and self.free_slots() else await self.time_to_sleep()
         except database.UNREACHABLE as error:
             log.warning("database away", error=type(error).__name__)
+            wait = timedelta(seconds=1)
+        except Exception:
+            log.exception("turn failed")
             wait = timedelta(seconds=1)
         await self.sleep(wait)
 
@@ -110,7 +116,7 @@ class Worker:
             log.exception("verification failed", file_id=str(claim.id))
 
     async def run_sweeper(self) -> None:
-        """Sweep when this process left something behind, and every SWEEP_EVERY for what others did."""
+        """Sweep every SWEEP_EVERY, and without a SWEEP_DELAY also when this process has left something behind."""
         leftovers = self.resources.signals.leftovers
         while True:
             leftovers.clear()
@@ -120,6 +126,9 @@ class Worker:
                 log.warning("sweep put off", error=type(error).__name__)
             except Exception:
                 log.exception("sweep failed")
+            if self.resources.settings.sweep_delay:  # what a signal announces is not due yet
+                await asyncio.sleep(self.resources.settings.sweep_every.total_seconds())
+                continue
             try:
                 async with asyncio.timeout(self.resources.settings.sweep_every.total_seconds()):
                     await leftovers.wait()

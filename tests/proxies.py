@@ -26,6 +26,7 @@ class FaultyProxy:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._clients: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._flowing = threading.Event()
         self._answering = threading.Event()
@@ -79,6 +80,12 @@ class FaultyProxy:
         """Pass everything on until so many answers have held `marker` (in lower case); nothing passes from then on."""
         self._answer_marker, self._answers_left = marker, count
 
+    def inject(self, answer: bytes) -> None:
+        """Send bytes to every client that is connected, as if they came from the server. The connections stay open."""
+        with self._lock:
+            for client in self._clients:
+                client.sendall(answer)
+
     def run(self) -> None:
         while True:
             try:
@@ -110,12 +117,14 @@ class FaultyProxy:
             return
         with self._lock:
             self._open |= {client, server}
+            self._clients.add(client)
         if self._refusing:  # cut meanwhile
             self._end_all()
         self._start(threading.Thread(target=self._pass_answers, args=(server, client), daemon=True))
         self._pass_requests(client, server)
         with self._lock:
             self._open -= {client, server}
+            self._clients.discard(client)
 
     def _pass_requests(self, client: socket.socket, server: socket.socket) -> None:
         seen = b""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 import structlog
@@ -10,7 +11,7 @@ import structlog
 from service.bootstrap import Deployment
 from service.object_store import Bucket
 from service.resources import Resources, open_resources
-from service.settings import BucketName, DatabaseUrl, Secret, Settings, Token, Url
+from service.settings import BucketName, DatabaseUrl, Delay, Secret, Settings, Token, Url
 from tests.stores import StoreUnderTest, open_store
 
 
@@ -32,6 +33,7 @@ def make_settings(deployment: Deployment, store: StoreUnderTest, database_url: s
         incoming_bucket=BucketName(deployment.incoming_bucket),
         vault_bucket=BucketName(deployment.vault_bucket),
         webhook_token=(Token(Secret(store.webhook_token)),),
+        sweep_delay=Delay(timedelta(0)),  # the tests wait for what is deleted
         link_secret=(Secret("a secret that signs links and upload tokens"),),
     )
 

@@ -48,7 +48,8 @@ async def create(*, owner: str, scopes: str = "read,write", name: str = "", expi
     owner
         Whose files the key sees and makes.
     scopes
-        What it may do: `read`, `write` (send, and see by its id what became of it), `admin` (acts for every owner), separated by commas.
+        What it may do, separated by commas: `read` (list, fetch, follow and share), `write` (send, change and delete, and see by its
+        id what became of a file), `admin` (all of it, for every owner).
     name
         What the list calls it.
     expires

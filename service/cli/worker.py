@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 
+import asyncpg
 import structlog
 import uvloop
 from prometheus_client import start_http_server
@@ -64,10 +65,14 @@ async def work(resources: Resources) -> None:
 
 
 async def wait_for_schema(resources: Resources) -> None:
-    """Until the database answers; SchemaError when its schema is another than ours."""
+    """Wait until the database answers. Raises SchemaError over another schema, and what the database refuses."""
     while True:
         try:
             return await database.check_version(resources.pool)
         except database.UNREACHABLE as error:
             log.warning("database away", error=type(error).__name__)
+        except (database.SchemaError, asyncpg.PostgresError):
+            raise
+        except Exception:
+            log.exception("schema not checked")
         await asyncio.sleep(1)

@@ -11,7 +11,10 @@ from service.queries.rows import Database, read_row_if_any
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a row: what the file is, and the work on it. `now` is the database's clock."""
+    """All of a row: what the file is, and the work on it. `now` is the database's clock.
+
+    `sweep_at` and `purge_at` are the times at which the sweeper acts, SWEEP_DELAY included.
+    """
 
     id: UUID
     owner: str
@@ -48,13 +51,14 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 STANDING: Final = """
     SELECT id, owner, filename, size, content_type, declared_sha256, state, hash, minio_object_name, rejection_reason, rejection_detail,
            incoming_key, part_size, upload_id, created_at, expires_at, grace_until, final_at, lease, lease_until, attempts, notices,
-           due_at, last_error, failed_reads, failed_reads_since, sweep_at, sweeps, purge_at, now() AS now
+           due_at, last_error, failed_reads, failed_reads_since, sweep_at + $2::interval AS sweep_at, sweeps,
+           purge_at + $2::interval AS purge_at, now() AS now
     FROM files WHERE id = $1
 """
 
 
-async def find_standing(database: Database, file_id: UUID) -> Standing | None:
-    return read_row_if_any(await database.fetchrow(STANDING, file_id), Standing)
+async def find_standing(database: Database, file_id: UUID, *, sweep_delay: timedelta) -> Standing | None:
+    return read_row_if_any(await database.fetchrow(STANDING, file_id, sweep_delay), Standing)
 
 
 # `notices` counts events and `complete` alike: none at all means that a worker's own look found the upload.

@@ -1,5 +1,13 @@
 """Statements of the sweeper. Each batch is taken with SKIP LOCKED and pushed ahead, so any number of sweepers may run
-and a row that cannot be cleaned blocks no other."""
+and a row that cannot be cleaned blocks no other.
+
+`files.sweep_at` and `files.purge_at` are set to the time of the commit that makes the file final.
+What they announce is due SWEEP_DELAY after them. The delay is added here, by the only reader of
+these columns, and not by each of the statements that commit. So the row is found by a range of its
+partial index, and a new value of the setting takes effect at once, also for rows that are already
+there. A retry is pushed ahead by five minutes less the delay, so that it comes after five minutes.
+Reservations have no such delay: a commit that the database has lost leaves them undoomed.
+"""
 
 from datetime import timedelta
 from typing import Final
@@ -85,16 +93,16 @@ async def drop_doomed_copy(database: Database, vault_key: UUID) -> None:
 
 
 CLAIM_INCOMING: Final = """
-    UPDATE files SET sweep_at = now() + interval '5 minutes' WHERE id IN (
-        SELECT id FROM files WHERE sweep_at <= now() ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    UPDATE files SET sweep_at = now() + interval '5 minutes' - $2::interval WHERE id IN (
+        SELECT id FROM files WHERE sweep_at <= now() - $2::interval ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
     ) AND state NOT IN ('pending', 'verifying') AND incoming_key IS NOT NULL
     RETURNING id, incoming_key, upload_id
 """
 
 
-async def claim_incoming_keys(database: Database, limit: int) -> list[LeftKey]:
-    """Take final files whose incoming key is to be deleted now."""
-    return [read_row(row, LeftKey) for row in await database.fetch(CLAIM_INCOMING, limit)]
+async def claim_incoming_keys(database: Database, limit: int, delay: timedelta) -> list[LeftKey]:
+    """Take final files whose incoming key is to be deleted now, `delay` after their `sweep_at`."""
+    return [read_row(row, LeftKey) for row in await database.fetch(CLAIM_INCOMING, limit, delay)]
 
 
 # Once, and again 1 h, 1 day and 7 days after the end: a PUT that began before its URL's end may finish hours later.
@@ -115,16 +123,16 @@ async def mark_incoming_swept(database: Database, file_ids: list[UUID]) -> None:
 
 
 CLAIM_PURGES: Final = """
-    UPDATE files SET purge_at = now() + interval '5 minutes' WHERE id IN (
-        SELECT id FROM files WHERE purge_at <= now() ORDER BY purge_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    UPDATE files SET purge_at = now() + interval '5 minutes' - $2::interval WHERE id IN (
+        SELECT id FROM files WHERE purge_at <= now() - $2::interval ORDER BY purge_at LIMIT $1 FOR UPDATE SKIP LOCKED
     ) AND state = 'deleted'
     RETURNING id, minio_object_name
 """
 
 
-async def claim_deleted_objects(database: Database, limit: int) -> list[DeletedObject]:
-    """Take deleted files whose vault object is still there."""
-    return [read_row(row, DeletedObject) for row in await database.fetch(CLAIM_PURGES, limit)]
+async def claim_deleted_objects(database: Database, limit: int, delay: timedelta) -> list[DeletedObject]:
+    """Take deleted files whose vault object is to be deleted now, `delay` after their `purge_at`."""
+    return [read_row(row, DeletedObject) for row in await database.fetch(CLAIM_PURGES, limit, delay)]
 
 
 MARK_PURGED: Final = "UPDATE files SET purge_at = NULL WHERE id = $1 AND state = 'deleted'"

@@ -14,7 +14,7 @@ from litestar.params import FromPath, QueryParameter
 from litestar.types import Receive, Scope, Send
 
 from service import problems
-from service.auth import Principal
+from service.auth import READ, Principal, open_to
 from service.downloads import PAUSE_SECONDS, Downloads, Source, find_readable, open_source, read_chunk
 from service.model import File
 from service.object_store import StoreError
@@ -144,6 +144,7 @@ def name_operation(_: object, method: HttpMethod | str, __: object) -> str:
     "/files/{file_id:uuid}",
     http_method=[HttpMethod.GET, HttpMethod.HEAD],
     operation_id=name_operation,
+    **open_to(READ),
     summary="Download a file",
     description="The bytes, which hash to the file's `hash`. One `Range` is honoured; several, or one in a HEAD, are ignored.",
     tags=["files"],

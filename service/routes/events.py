@@ -15,7 +15,7 @@ from litestar.params import HeaderParameter, QueryParameter
 from litestar.types import Receive, Scope, Send
 
 from service import events, listing, problems, uploads
-from service.auth import Principal
+from service.auth import READ, Principal, open_to
 from service.declarations import LONGEST_OWNER_BYTES, is_owner
 from service.events import Feed
 from service.problems import InvalidRequest
@@ -119,6 +119,7 @@ class EventStream(Response[None]):
 @get(
     "/events",
     operation_id="readEvents",
+    **open_to(READ),
     summary="What becomes of your files, as it happens: Server-Sent Events",
     description=DESCRIPTION.strip(),
     tags=["files"],

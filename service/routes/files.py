@@ -14,7 +14,7 @@ from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath, HeaderParameter, QueryParameter
 
 from service import declarations, listing, problems, uploads
-from service.auth import FOR_SENDERS, Principal, sign_upload_token
+from service.auth import READ, WRITE, Principal, open_to, sign_upload_token
 from service.model import Declaration, File, Rejection, State
 from service.problems import InvalidRequest
 from service.queries.listing import Filters
@@ -153,6 +153,7 @@ def read_declaration(request: DeclareRequest, principal: Principal) -> Declarati
 @post(
     "/files",
     operation_id="declareFile",
+    **open_to(WRITE),
     summary="Declare a file and get the URL for its bytes",
     tags=["files"],
     response_headers=[LOCATION, REPLAYED],
@@ -192,6 +193,7 @@ async def declare_file(
 @get(
     "/files",
     operation_id="listFiles",
+    **open_to(READ),
     summary="List your files, newest first",
     tags=["files"],
     response_headers=[ResponseHeader(name="Link", description='The next page: `<…>; rel="next"`', documentation_only=True)],
@@ -238,7 +240,7 @@ def link_next(request: Request[Any, Any, Any], resources: Resources, cursor: str
 @get(
     "/files/{file_id:uuid}/metadata",
     operation_id="readMetadata",
-    opt=FOR_SENDERS,
+    **open_to(READ, WRITE, upload_token=True),
     summary="What is known of a file; waits for its proof if asked to",
     tags=["files"],
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
@@ -253,6 +255,7 @@ async def read_metadata(
 @patch(
     "/files/{file_id:uuid}",
     operation_id="changeFile",
+    **open_to(WRITE),
     summary="Give a file another name or other metadata",
     description="`metadata` replaces all pairs. What was declared of the bytes stays as it is.",
     tags=["files"],
@@ -277,7 +280,7 @@ async def change_file(
 @delete(
     "/files/{file_id:uuid}",
     operation_id="deleteFile",
-    opt=FOR_SENDERS,
+    **open_to(WRITE, upload_token=True),
     summary="Cancel or delete, in any state",
     tags=["files"],
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),

@@ -8,7 +8,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from service import problems, uploads
-from service.auth import Principal
+from service.auth import READ, Principal, open_to
 from service.queries.history import Passage, list_history
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
@@ -26,6 +26,7 @@ class FileHistory(msgspec.Struct, frozen=True, kw_only=True):
 @get(
     "/files/{file_id:uuid}/history",
     operation_id="readHistory",
+    **open_to(READ),
     summary="What became of a file, when, by whom and why",
     tags=["files"],
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),

@@ -11,7 +11,7 @@ from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath
 
 from service import links, problems
-from service.auth import Principal
+from service.auth import READ, Principal, open_to
 from service.downloads import Downloads
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, refusals
@@ -39,8 +39,9 @@ class SignedLink(msgspec.Struct, frozen=True, kw_only=True):
 @post(
     "/files/{file_id:uuid}/links",
     operation_id="makeLink",
+    **open_to(READ),
     summary="Make a link that works without a key",
-    description="It ends by itself, with the file, and with the API key that made it.",
+    description="It ends by itself, with the file, and with the API key that made it. Needs the scope `read`: the link gives the bytes.",
     tags=["links"],
     responses=refusals(*ANYWHERE, *READS_JSON, problems.NotFound, *UNREADABLE, problems.LinksNotAvailable),
 )

@@ -10,7 +10,7 @@ from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath
 
 from service import declarations, multipart, problems
-from service.auth import FOR_SENDERS, Principal
+from service.auth import READ, WRITE, Principal, open_to
 from service.multipart import SignedPart
 from service.object_store import StoredPart
 from service.resources import Resources
@@ -57,7 +57,7 @@ class StoredParts(msgspec.Struct, frozen=True):
     "/files/{file_id:uuid}/parts",
     status_code=200,
     operation_id="signParts",
-    opt=FOR_SENDERS,
+    **open_to(WRITE, upload_token=True),
     summary="A URL for each of some parts",
     description="Each is bound to its part's exact size and, if given, its SHA-256. A part that is sent again replaces the one before.",
     tags=["uploads"],
@@ -82,7 +82,7 @@ def read_part(part: PartRequest, index: int) -> multipart.PartRequest:
 @get(
     "/files/{file_id:uuid}/parts",
     operation_id="listParts",
-    opt=FOR_SENDERS,
+    **open_to(READ, WRITE, upload_token=True),
     summary="The parts that the store has",
     description="For a client that goes on after a cut: what is missing here is still to be sent.",
     tags=["uploads"],

@@ -16,6 +16,8 @@ CONTENT_SECURITY_POLICY: Final = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 FILES: Final = ("swagger-ui.css", "swagger-ui-bundle.js", "start.js")
+BEARER: Final = "An API key: `assay keys create`. Each operation names the scopes that open it; the scope `admin` opens all of them."
+UPLOAD_TOKEN: Final = "The `upload.token` of the file, for its sender"  # noqa: S105  # a description
 PAGE: Final = """<!doctype html>
 <html lang="en">
 <head>
@@ -79,7 +81,8 @@ def describe_api(base_path: str, version: str) -> OpenAPIConfig:
         tags=[Tag(name="files"), Tag(name="uploads"), Tag(name="webhooks"), Tag(name="health")],
         components=Components(
             security_schemes={
-                "bearer": SecurityScheme(type="http", scheme="bearer", description="An API key: `assay keys create`"),
+                "bearer": SecurityScheme(type="http", scheme="bearer", description=BEARER),
+                "uploadToken": SecurityScheme(type="http", scheme="bearer", description=UPLOAD_TOKEN),
                 "webhook": SecurityScheme(type="http", scheme="bearer", description="The store's own token: ASSAY_WEBHOOK_TOKEN"),
             }
         ),

@@ -11,7 +11,7 @@ from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, 
 from litestar.params import HeaderParameter, QueryParameter
 
 from service import declarations, problems
-from service.auth import Principal
+from service.auth import WRITE, Principal, open_to
 from service.content_disposition import parse_filename
 from service.model import Sha256
 from service.problems import InvalidRequest
@@ -51,6 +51,7 @@ class FormOrBytes(Operation):
     "/files/upload",
     status_code=201,
     operation_id="uploadFile",
+    **open_to(WRITE),
     operation_class=FormOrBytes,
     summary="Send a file in one request",
     description="Hashed on its way into the vault: the answer is a `ready` file. Nothing is kept of a request that fails.",

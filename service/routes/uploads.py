@@ -14,7 +14,7 @@ from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, 
 from litestar.params import FromPath, HeaderParameter, JSONBody, PathParameter
 
 from service import completion, declarations, problems, uploads
-from service.auth import FOR_SENDERS, Principal
+from service.auth import WRITE, Principal, open_to
 from service.model import GONE, UNPROVED, Declaration, Sha256
 from service.problems import InvalidRequest
 from service.representation import parse_repr_digest
@@ -43,6 +43,7 @@ class AnyBody(Operation):
     "/upload/{filename:path}",
     status_code=201,
     operation_id="uploadByRedirect",
+    **open_to(WRITE),
     operation_class=AnyBody,
     summary="The one-command way: curl -LT photo.jpg …/upload/",
     description="With a Content-Length: 307, and the body goes to the store, unread by us. Without one the body is streamed through.",
@@ -118,7 +119,7 @@ def read_content_type(request: Request[Any, Any, Any]) -> str | None:
     "/files/{file_id:uuid}/complete",
     status_code=202,
     operation_id="completeUpload",
-    opt=FOR_SENDERS,
+    **open_to(WRITE, upload_token=True),
     summary="My bytes are there",
     tags=["uploads"],
     responses={
@@ -156,7 +157,7 @@ async def complete_upload(
     "/files/{file_id:uuid}/upload",
     status_code=200,
     operation_id="renewUpload",
-    opt=FOR_SENDERS,
+    **open_to(WRITE, upload_token=True),
     summary="How to send a file that still waits for its bytes, anew",
     tags=["uploads"],
     responses=refusals(

@@ -1,8 +1,8 @@
 /**
  * A file of any size straight to disk: the browser follows a link of an hour, as an attachment, and nothing passes through the page.
  *
- * Where there are no links (501, or a key that may only read) the page writes the stream to a file that is chosen first, in browsers that
- * can. Elsewhere it says what to do.
+ * Where there are no links (501) the page writes the stream to a file that is chosen first, in browsers that can. Elsewhere it says what
+ * to do.
  */
 
 import { Refused, ROOT } from "./api.js"
@@ -19,8 +19,8 @@ export async function download(api, file) {
     follow(link.url)
     return "The download has begun."
   } catch (error) {
-    if (!(error instanceof Refused) || (error.status !== 501 && error.kind !== "forbidden")) throw error
-    return saveStream(api, file, error)
+    if (!(error instanceof Refused) || error.status !== 501) throw error
+    return saveStream(api, file)
   }
 }
 
@@ -33,12 +33,12 @@ function follow(url) {
   anchor.remove()
 }
 
-/** @param {import("./api.js").Api} api @param {Downloadable} file @param {Refused} why there is no link */
-async function saveStream(api, file, why) {
+/** @param {import("./api.js").Api} api @param {Downloadable} file */
+async function saveStream(api, file) {
   const choose = /** @type {any} */ (window).showSaveFilePicker
   if (!choose) {
-    const reason = why.status === 501 ? "This server makes no links (ASSAY_LINK_SECRET is not set)" : "This key may not make links"
-    throw new Error(`${reason}, and this browser cannot save without one. Use another browser, such as Chrome or Edge, or the command line.`)
+    throw new Error("This server makes no links (ASSAY_LINK_SECRET is not set), and this browser cannot save without one. " +
+      "Use another browser, such as Chrome or Edge, or the command line.")
   }
   let chosen
   try {

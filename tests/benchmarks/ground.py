@@ -188,6 +188,7 @@ def make_environment(settings: Settings) -> dict[str, str]:
     """What differs from the defaults, as `ASSAY_*` variables; all else is measured as it comes."""
     names = ("database_url", "s3_endpoint", "s3_access_key", "s3_secret_key", "s3_signer_access_key", "s3_signer_secret_key")
     environ = {f"ASSAY_{name.upper()}": str(getattr(settings, name)) for name in (*names, "incoming_bucket", "vault_bucket")}
+    environ["ASSAY_SWEEP_DELAY"] = "0"  # the deletions are part of what is measured
     return environ | {"ASSAY_WEBHOOK_TOKEN": ",".join(settings.webhook_token)}
 
 

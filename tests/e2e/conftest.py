@@ -70,9 +70,12 @@ class Api:
 
     def new_owner(self, *, scopes: tuple[str, ...] = ("read", "write"), expires_in: timedelta | None = None) -> Owner:
         name = f"owner-{secrets.token_hex(6)}"
-        key = run_apart(new_key(self.settings, name, scopes=scopes, expires_in=expires_in))
+        return Owner(name, self.new_key(name, scopes=scopes, expires_in=expires_in))
+
+    def new_key(self, owner: str, *, scopes: tuple[str, ...], expires_in: timedelta | None = None) -> str:
+        key = run_apart(new_key(self.settings, owner, scopes=scopes, expires_in=expires_in))
         keep_secret([key])
-        return Owner(name, key)
+        return key
 
 
 def run_apart(coroutine: Coroutine[Any, Any, T]) -> T:

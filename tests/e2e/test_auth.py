@@ -1,4 +1,4 @@
-"""Who may: keys, scopes, owners."""
+"""Who may: keys and owners. What each route needs: test_rights.py."""
 
 from datetime import timedelta
 from typing import Any
@@ -9,33 +9,17 @@ import pytest
 from service.auth import digest_key, make_key
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
+from tests.e2e.rights import GUARDED
 
 pytestmark = pytest.mark.anyio
 
 FILE: dict[str, Any] = {"filename": "a.txt", "size": 1}
 NO_FILE = "01234567-89ab-7def-8123-456789abcdef"
-WITH_BODY = [("PATCH", "/files/{id}"), ("POST", "/files/{id}/links"), ("POST", "/files/{id}/parts")]
+WITH_BODY = {("PATCH", "/files/{id}"), ("POST", "/files/{id}/links"), ("POST", "/files/{id}/parts")}
 """Not asked without one here; whose file it is, their own tests look at."""
-ROUTES = [
-    ("POST", "/files"),
-    ("GET", "/files"),
-    ("POST", "/files/upload"),
-    ("PUT", "/upload/a.txt"),
-    ("GET", "/files/{id}"),
-    ("HEAD", "/files/{id}"),
-    ("DELETE", "/files/{id}"),
-    ("GET", "/files/{id}/metadata"),
-    ("GET", "/files/{id}/history"),
-    ("GET", "/events"),
-    ("GET", "/events?file={id}"),
-    ("POST", "/files/{id}/complete"),
-    ("POST", "/files/{id}/upload"),
-    ("GET", "/files/{id}/parts"),
-    *WITH_BODY,
+ON_A_FILE = [(route.method, route.asked) for route in GUARDED if "{id}" in route.asked and (route.method, route.asked) not in WITH_BODY] + [
+    ("GET", "/events?file={id}")
 ]
-FOR_SENDERS = [("GET", "/files/{id}/metadata"), ("GET", "/files/{id}/parts")]
-"""What a sender reads of its own file on the way."""
-ON_A_FILE = [route for route in ROUTES if "{id}" in route[1] and route not in WITH_BODY]
 
 
 async def ask(api: Api, method: str, path: str, headers: dict[str, str], **about: Any) -> httpx.Response:
@@ -45,13 +29,6 @@ async def ask(api: Api, method: str, path: str, headers: dict[str, str], **about
 
 async def ask_to_declare(api: Api, asking: Owner, **fields: Any) -> httpx.Response:
     return await ask(api, "POST", "/files", asking.headers, json=FILE | fields)
-
-
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_no_route_answers_without_a_key(api: Api, method: str, path: str) -> None:
-    answer = await ask(api, method, path.format(id=NO_FILE), {})
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
 async def test_a_wrong_an_expired_and_a_revoked_key_look_the_same(api: Api, resources: Resources) -> None:
@@ -64,19 +41,6 @@ async def test_a_wrong_an_expired_and_a_revoked_key_look_the_same(api: Api, reso
 
 async def test_a_key_in_the_query_is_no_key(api: Api, owner: Owner) -> None:
     assert (await ask(api, "GET", f"/files?access_token={owner.key}", {})).status_code == 401
-
-
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_reading_and_writing_need_a_scope_each(api: Api, method: str, path: str) -> None:
-    reads = method in ("GET", "HEAD")
-    without = api.new_owner(scopes=("write",) if reads else ("read",))
-    answer = await ask(api, method, path.format(id=NO_FILE), without.headers)
-    if (method, path) in FOR_SENDERS:
-        assert answer.status_code == 404
-        return
-    assert answer.status_code == 403
-    if method != "HEAD":
-        assert ("read" if reads else "write") in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(("method", "path"), ON_A_FILE)

@@ -13,6 +13,7 @@ import pytest
 from service import events
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import read_metric, stream
+from tests.e2e.rights import GUARDED
 from tests.servers import store_kinds
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", store_kinds()[:1], indirect=True)]  # it depends on no store
@@ -52,15 +53,16 @@ async def test_every_refusal_is_described_as_a_problem_document(document: dict[s
                 assert content["examples"], (path, method, status)
 
 
-async def test_every_route_but_the_open_ones_needs_the_key(document: dict[str, Any]) -> None:
-    assert document["components"]["securitySchemes"]["bearer"] == {
-        "type": "http",
-        "scheme": "bearer",
-        "description": document["components"]["securitySchemes"]["bearer"]["description"],
-    }
-    for path, _, operation in operations(document):
+async def test_every_route_but_the_open_ones_names_the_scopes_that_open_it(document: dict[str, Any]) -> None:
+    for name in ("bearer", "uploadToken"):
+        scheme = document["components"]["securitySchemes"][name]
+        assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    needs = {(route.method.lower(), route.path): route for route in GUARDED}
+    for path, method, operation in operations(document):
         if path not in OPEN:
-            assert operation["security"] == [{"bearer": []}]
+            route = needs[method, path]
+            alternatives = [{"bearer": [scope]} for scope in sorted(route.scopes)] + [{"uploadToken": []}] * route.token
+            assert operation["security"] == alternatives
             assert {"401", "403", "503"} <= set(operation["responses"])
 
 

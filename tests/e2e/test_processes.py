@@ -3,13 +3,9 @@
 import asyncio
 import hashlib
 import os
-import secrets
 import signal
 import socket
-import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,80 +14,22 @@ import httpx
 import pytest
 
 from service.cli.api import STOP_SECONDS
-from service.embedded import Webhook
-from tests.e2e.commands import run, started, stop
+from tests.e2e.commands import stop
 from tests.e2e.jobs import digest, prove, read_metadata, stream, until, upload
 from tests.e2e.leaks import keep_secret
+from tests.e2e.sites import Site, open_site
 from tests.proxies import faulty_way
-from tests.servers import free_port, reserved_port, start_test_store, store_kinds, wait_until
+from tests.servers import free_port, store_kinds, wait_until
 
 pytestmark = pytest.mark.anyio
 KIND = next(kind for kind in ("minio", "docker", "embedded") if kind in store_kinds())
 MIB = 1024**2
 
 
-@dataclass(frozen=True)
-class Site:
-    """A store of its own, bootstrapped, and the environment that every process gets."""
-
-    environ: dict[str, str] = field(repr=False)
-    url: str
-    log: Path
-    stack: ExitStack = field(repr=False)
-
-    def start(self, *arguments: str, **other: str) -> subprocess.Popen[str]:
-        """With settings of its own, if any."""
-        return self.stack.enter_context(started(arguments, self.log, environ={**self.environ, **other}))
-
-    def start_api(self) -> subprocess.Popen[str]:
-        port = self.url.rpartition(":")[2]
-        api = self.start("serve", "--host", "127.0.0.1", "--port", port, "--no-worker")
-        wait_until(lambda: api.poll() is not None or is_ready(self.url))
-        return api
-
-    def start_worker(self, **other: str) -> subprocess.Popen[str]:
-        begun = self.log.read_text().count("worker started")
-        worker = self.start("worker", **other)
-        wait_until(lambda: worker.poll() is not None or self.log.read_text().count("worker started") > begun)
-        return worker
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return run(arguments, environ=self.environ)
-
-
-def is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health/ready").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 @pytest.fixture
 def site(folder: Path, tmp_path: Path, database_url: str) -> Iterator[Site]:
-    token = secrets.token_urlsafe(16)
-    with ExitStack() as stack:
-        port = stack.enter_context(reserved_port())
-        webhook = Webhook(f"http://127.0.0.1:{port}/webhooks/minio", token)
-        store = stack.enter_context(start_test_store(KIND, folder / f"site-{port}", {"ASSAY": webhook}))
-        name = secrets.token_hex(4)
-        settings = {
-            "DATABASE_URL": database_url,
-            "S3_ENDPOINT": store.endpoint,
-            "S3_ACCESS_KEY": secrets.token_hex(10),
-            "S3_SECRET_KEY": secrets.token_hex(20),
-            "S3_SIGNER_ACCESS_KEY": secrets.token_hex(10),
-            "S3_SIGNER_SECRET_KEY": secrets.token_hex(20),
-            "WEBHOOK_TOKEN": token,
-            "INCOMING_BUCKET": f"incoming-{name}",
-            "VAULT_BUCKET": f"vault-{name}",
-        }
-        environ = {f"ASSAY_{key}": value for key, value in settings.items()}
-        root = {"ASSAY_S3_ROOT_ACCESS_KEY": store.root_access_key, "ASSAY_S3_ROOT_SECRET_KEY": store.root_secret_key}
-        made = run(["bootstrap"], environ=environ | root)
-        assert made.returncode == 0, made.stderr
-        log = tmp_path / "processes.log"
-        log.touch()
-        yield Site(environ, f"http://127.0.0.1:{port}", log, stack)
+    with open_site(KIND, folder, tmp_path / "processes.log", database_url=database_url) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """The statements, over a real PostgreSQL."""
 
+import json
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -12,6 +14,7 @@ from service.queries import claims, copies, files, leftovers, listing
 pytestmark = pytest.mark.anyio
 
 LEASE = timedelta(minutes=1)
+AT_ONCE = timedelta(0)
 NONE_BEFORE = UUID(int=2**128 - 1)
 DIGEST = Sha256(bytes(32))
 OTHER = Sha256(bytes(31) + b"\x01")
@@ -302,10 +305,39 @@ async def test_the_sweeper_takes_each_leftover_once(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
     await commit(pool, held)
     await files.delete_file(pool, held.id, owner="ann")
-    assert [left.id for left in await leftovers.claim_incoming_keys(pool, 9)] == [held.id]
-    assert await leftovers.claim_incoming_keys(pool, 9) == []
-    assert [left.minio_object_name for left in await leftovers.claim_deleted_objects(pool, 9)] == [held.vault_key]
-    assert await leftovers.claim_deleted_objects(pool, 9) == []
+    assert [left.id for left in await leftovers.claim_incoming_keys(pool, 9, AT_ONCE)] == [held.id]
+    assert await leftovers.claim_incoming_keys(pool, 9, AT_ONCE) == []
+    assert [left.minio_object_name for left in await leftovers.claim_deleted_objects(pool, 9, AT_ONCE)] == [held.vault_key]
+    assert await leftovers.claim_deleted_objects(pool, 9, AT_ONCE) == []
+
+
+SWEEPS = {leftovers.CLAIM_INCOMING: "files_sweep", leftovers.CLAIM_PURGES: "files_purge"}
+
+
+@pytest.mark.parametrize("statement", SWEEPS, ids=SWEEPS.values())
+async def test_what_is_not_due_costs_the_sweeper_nothing(pool: asyncpg.Pool, statement: str) -> None:
+    """The statement reads the range of its partial index that is due, and not the rows that still wait for their delay."""
+    async with pool.acquire() as connection:
+        await connection.execute(
+            """
+            INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, hash, minio_object_name, vault_etag, upload_date,
+                               expires_at, grace_until, final_at, sweep_at, purge_at)
+            SELECT gen_random_uuid(), 'ann', 'name', 1, '{}', 'key' || n, 'deleted', sha256('x'), gen_random_uuid(), 'e', now(),
+                   now(), now(), now(), now(), now() FROM generate_series(1, 20000) AS n
+            """
+        )
+        await connection.execute("ANALYZE files")
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        await connection.execute(f"PREPARE sweep (bigint, interval) AS {statement}")
+        explained = await connection.fetchval("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE sweep (500, '5 minutes')")
+    [scan] = [node for node in list_nodes(json.loads(explained)[0]["Plan"]) if node.get("Index Name") == SWEEPS[statement]]
+    assert "Filter" not in scan
+    assert scan["Actual Rows"] == 0
+
+
+def list_nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """The node of a plan, and all those below it."""
+    return [plan, *(node for below in plan.get("Plans", []) for node in list_nodes(below))]
 
 
 async def test_an_incoming_key_is_swept_four_times(pool: asyncpg.Pool) -> None:
@@ -313,7 +345,7 @@ async def test_an_incoming_key_is_swept_four_times(pool: asyncpg.Pool) -> None:
     await files.delete_file(pool, file.id, owner="ann")
     for _ in range(4):
         await pool.execute("UPDATE files SET sweep_at = now() WHERE sweep_at IS NOT NULL")
-        [left] = await leftovers.claim_incoming_keys(pool, 9)
+        [left] = await leftovers.claim_incoming_keys(pool, 9, AT_ONCE)
         await leftovers.mark_incoming_swept(pool, [left.id])
     assert await count(pool, "SELECT count(*) FROM files WHERE sweep_at IS NULL AND sweeps = 4") == 1
     await pool.execute("UPDATE files SET final_at = now() - interval '99 days'")

@@ -141,7 +141,7 @@ async def test_a_commit_that_waits_for_the_owners_deletion_comes_to_nothing(pool
 async def test_a_deletion_that_waits_for_a_commit_sees_to_the_proved_object(pool: asyncpg.Pool, held: Claim) -> None:
     file, deleted = await meet(pool, commit(held), delete(held))
     assert (file.state, deleted) == (State.READY, True)
-    assert [left.minio_object_name for left in await leftovers.claim_deleted_objects(pool, 9)] == [held.vault_key]
+    assert [left.minio_object_name for left in await leftovers.claim_deleted_objects(pool, 9, timedelta(0))] == [held.vault_key]
 
 
 async def test_a_commit_that_waits_for_a_digest_compares_it(pool: asyncpg.Pool, held: Claim) -> None:

@@ -166,7 +166,7 @@ async def test_a_deletion_that_the_store_holds_back_holds_up_nothing_else(resour
         assert not sweeping.done()
         client.released.set()
         await sweeping
-    assert await leftovers.claim_deleted_objects(resources.pool, 9) == []
+    assert await leftovers.claim_deleted_objects(resources.pool, 9, timedelta(0)) == []
     await check_nothing_left(resources)
 
 

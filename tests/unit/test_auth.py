@@ -4,8 +4,18 @@ import re
 from uuid import UUID
 
 import pytest
+from litestar import get
 
-from service.auth import Principal, check_scope, digest_key, make_key, parse_authorization
+from service.auth import (
+    Principal,
+    UndeclaredRights,
+    check_scope,
+    digest_key,
+    guard_routes,
+    make_key,
+    open_to,
+    parse_authorization,
+)
 from service.problems import Forbidden, Unauthorized
 
 
@@ -32,23 +42,29 @@ def test_anything_else_is_no_key(header: str | None) -> None:
         parse_authorization(header)
 
 
-@pytest.mark.parametrize(("scope", "method"), [("read", "GET"), ("read", "HEAD"), ("write", "POST"), ("write", "PUT"), ("write", "DELETE")])
-def test_each_method_needs_its_scope_and_no_other(scope: str, method: str) -> None:
-    check_scope(principal(scope), method, for_senders=False)
-    check_scope(principal("admin"), method, for_senders=False)
-    other = {"read": "write", "write": "read"}[scope]
-    with pytest.raises(Forbidden, match=scope):
-        check_scope(principal(other), method, for_senders=False)
+@pytest.mark.parametrize("scopes", [{"read"}, {"write"}, {"read", "write"}])
+def test_a_key_needs_one_of_the_scopes_that_a_route_declares(scopes: set[str]) -> None:
+    for scope in {*scopes, "admin"}:
+        check_scope(principal(scope), frozenset(scopes))
+    for other in {"read", "write"} - scopes:
+        with pytest.raises(Forbidden, match=f"lacks the scope {' or '.join(scopes)}"):
+            check_scope(principal(other), frozenset(scopes))
 
 
-def test_a_sender_needs_no_scope_but_write() -> None:
-    for method in ("GET", "POST", "DELETE"):
-        check_scope(principal("write"), method, for_senders=True)
-    check_scope(principal("read"), "GET", for_senders=True)
-    with pytest.raises(Forbidden, match="write"):
-        check_scope(principal("read"), "POST", for_senders=True)
-    with pytest.raises(Forbidden, match="read"):
-        check_scope(principal(), "GET", for_senders=True)
+@get("/undeclared")
+async def read_undeclared() -> None:
+    """A route that does not say what it needs."""
+
+
+@get("/declared", **open_to("read"))
+async def read_declared() -> None:
+    """A route that says it."""
+
+
+def test_no_app_starts_with_a_route_that_declares_no_scope() -> None:
+    guard_routes([read_declared])
+    with pytest.raises(UndeclaredRights, match="read_undeclared"):
+        guard_routes([read_declared, read_undeclared])
 
 
 def test_only_an_admin_acts_for_others() -> None:

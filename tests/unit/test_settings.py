@@ -86,6 +86,14 @@ def test_times_have_units(text: str, expected: float) -> None:
     assert settings.sweep_every == timedelta(seconds=expected)
 
 
+def test_the_delay_of_the_sweeper_alone_may_be_zero() -> None:
+    assert read_settings(COMPLETE, Settings).sweep_delay == timedelta(minutes=5)
+    assert read_settings({**COMPLETE, "ASSAY_SWEEP_DELAY": "0"}, Settings).sweep_delay == timedelta(0)
+    assert read_settings({**COMPLETE, "ASSAY_SWEEP_DELAY": "2m"}, Settings).sweep_delay == timedelta(minutes=2)
+    assert errors_of({**COMPLETE, "ASSAY_SWEEP_DELAY": "-1"}) == ["ASSAY_SWEEP_DELAY must be a time in seconds, or such as 15m, 24h, 7d"]
+    assert errors_of({**COMPLETE, "ASSAY_SWEEP_EVERY": "0"})
+
+
 def test_a_secret_may_come_from_a_file_but_not_twice(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_text("from-file\n")

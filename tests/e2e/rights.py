@@ -1,0 +1,64 @@
+"""Every route of the app, and who may call it."""
+
+from typing import Final, NamedTuple
+
+READ: Final = frozenset({"read"})
+WRITE: Final = frozenset({"write"})
+EITHER: Final = READ | WRITE
+NO_KEY: Final[frozenset[str]] = frozenset()
+
+PAGE_FILE: Final = "/page/main.js"
+"""It stands for all files of the page."""
+SCHEMA_FILE: Final = "/schema/start.js"
+"""It stands for all that is below `/schema`."""
+
+
+class Route(NamedTuple):
+    """`scopes`: each of them alone opens the route; none: it needs no key. `token`: an upload token opens it for its own file."""
+
+    method: str
+    path: str
+    scopes: frozenset[str]
+    token: bool = False
+
+    @property
+    def asked(self) -> str:
+        """A path to send a request to; `{id}` stands for the file."""
+        return self.path.replace("{file_id}", "{id}").replace("{filename}", "a.txt").replace("{token}", "x")
+
+
+ROUTES: Final = (
+    Route("POST", "/files", WRITE),
+    Route("GET", "/files", READ),
+    Route("POST", "/files/upload", WRITE),
+    Route("PUT", "/upload/{filename}", WRITE),
+    Route("GET", "/files/{file_id}", READ),
+    Route("HEAD", "/files/{file_id}", READ),
+    Route("PATCH", "/files/{file_id}", WRITE),
+    Route("DELETE", "/files/{file_id}", WRITE, token=True),
+    Route("GET", "/files/{file_id}/metadata", EITHER, token=True),
+    Route("GET", "/files/{file_id}/history", READ),
+    Route("POST", "/files/{file_id}/links", READ),
+    Route("POST", "/files/{file_id}/complete", WRITE, token=True),
+    Route("POST", "/files/{file_id}/upload", WRITE, token=True),
+    Route("POST", "/files/{file_id}/parts", WRITE, token=True),
+    Route("GET", "/files/{file_id}/parts", EITHER, token=True),
+    Route("GET", "/events", READ),
+    Route("GET", "/health/live", NO_KEY),
+    Route("GET", "/health/ready", NO_KEY),
+    Route("GET", "/metrics", NO_KEY),
+    Route("HEAD", "/webhooks/minio", NO_KEY),
+    Route("POST", "/webhooks/minio", NO_KEY),  # it needs the store's token: test_webhook.py
+    Route("GET", "/l/{token}", NO_KEY),
+    Route("HEAD", "/l/{token}", NO_KEY),
+    Route("GET", "/", NO_KEY),
+    Route("HEAD", "/", NO_KEY),
+    Route("GET", PAGE_FILE, NO_KEY),
+    Route("HEAD", PAGE_FILE, NO_KEY),
+    Route("GET", "/schema", NO_KEY),
+    Route("GET", SCHEMA_FILE, NO_KEY),
+)
+GUARDED: Final = [route for route in ROUTES if route.scopes]
+UNGUARDED: Final = [route for route in ROUTES if not route.scopes]
+FOR_TOKENS: Final = [route for route in ROUTES if route.token]
+NOT_FOR_TOKENS: Final = [route for route in GUARDED if not route.token]

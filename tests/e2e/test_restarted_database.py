@@ -1,0 +1,131 @@
+"""PostgreSQL is restarted again and again while files are sent and verified: no process ends by itself, and no file is lost."""
+
+import asyncio
+import functools
+import json
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service import database
+from service.embedded import Postgres, start_postgres
+from service.settings import DatabaseSettings, DatabaseUrl, Secret
+from tests.e2e.commands import stop
+from tests.e2e.jobs import digest, put, until
+from tests.e2e.leaks import keep_secret
+from tests.e2e.sites import Site, open_site
+from tests.servers import reserved_port
+
+pytestmark = pytest.mark.anyio
+
+RESTARTS = 20
+SENDERS = 4
+PATIENCE_SECONDS = 60
+RETRY_SECONDS = 0.05
+SHORT_LEASE = {"ASSAY_LEASE": "2s"}
+
+
+class RestartedDatabase:
+    """A PostgreSQL of its own, always at the same URL."""
+
+    def __init__(self, folder: Path, port: int, stack: ExitStack) -> None:
+        self.folder = folder
+        self.port = port
+        self.stack = stack
+        self.running: Postgres
+        self.start()
+
+    def start(self) -> None:
+        self.running = self.stack.enter_context(start_postgres(self.folder, port=self.port, fsync=False))
+        assert self.running.port == self.port
+
+    def restart(self, *, kill: bool) -> None:
+        """Stop it by its fast shutdown or by SIGKILL, and start it again."""
+        if kill:
+            self.running.process.kill()
+        self.stack.close()
+        self.start()
+
+
+@pytest.fixture
+def restarted(folder: Path) -> Iterator[RestartedDatabase]:
+    with reserved_port() as port, ExitStack() as stack:
+        restarted = RestartedDatabase(folder / f"restarted-{port}", port, stack)
+        asyncio.run(database.migrate(DatabaseSettings(database_url=DatabaseUrl(Secret(restarted.running.url)))))
+        yield restarted
+
+
+@contextmanager
+def started_site(folder: Path, log: Path, database_url: str) -> Iterator[tuple[Site, list[subprocess.Popen[str]]]]:
+    """An API with a worker, and two workers."""
+    with open_site("embedded", folder, log, database_url=database_url) as site:
+        site.environ.update(SHORT_LEASE)
+        yield site, [site.start_api(with_worker=True), site.start_worker(), site.start_worker()]
+
+
+async def insist(client: httpx.AsyncClient, method: str, path: str, **about: Any) -> Any:
+    """The JSON of the answer, after as many refusals because of the database as it takes."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (answer := await client.request(method, path, **about)).status_code == 503:  # noqa: ASYNC110  # another process's database
+            await asyncio.sleep(RETRY_SECONDS)
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+async def send_file(client: httpx.AsyncClient) -> tuple[str, bytes]:
+    """Declare a file, PUT it and complete it; its id and its bytes."""
+    body = os.urandom(10_000)
+    about = {"filename": "a.bin", "size": len(body), "content_type": "text/plain"}
+    declared = await insist(client, "POST", "/files", json=about, headers={"Idempotency-Key": secrets.token_hex(8)})
+    assert (await put(declared, body)).status == 200
+    await insist(client, "POST", f"/files/{declared['file']['id']}/complete")
+    return declared["file"]["id"], body
+
+
+async def test_no_process_ends_by_itself_however_often_its_database_is_restarted(
+    restarted: RestartedDatabase, folder: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "processes.log"
+    with started_site(folder, log, restarted.running.url) as (site, processes):
+        key = (await asyncio.to_thread(site.run, "keys", "create", "--owner", "ada")).stdout.strip()
+        keep_secret([key])
+        sent: dict[str, bytes] = {}
+        over = asyncio.Event()
+
+        async def keep_sending(client: httpx.AsyncClient) -> None:
+            while not over.is_set():
+                sent.update([await send_file(client)])
+
+        async def has_more(than: int) -> bool:
+            """A file of each sender."""
+            return len(sent) > than + SENDERS
+
+        async with httpx.AsyncClient(base_url=site.url, headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE_SECONDS) as client:
+            async with asyncio.TaskGroup() as senders:
+                for _ in range(SENDERS):
+                    senders.create_task(keep_sending(client))
+                for number in range(RESTARTS):
+                    await until(functools.partial(has_more, len(sent)), seconds=PATIENCE_SECONDS)
+                    await asyncio.to_thread(restarted.restart, kill=bool(number % 2))
+                over.set()
+            files = await asyncio.gather(*(insist(client, "GET", f"/files/{name}/metadata", params={"wait": 50}) for name in sent))
+        assert {file["id"]: file.get("hash") for file in files} == {name: digest(body) for name, body in sent.items()}
+        assert {file["state"] for file in files} == {"ready"}
+        assert [process.poll() for process in processes] == [None] * len(processes), log.read_text()[-2000:]
+        assert [await asyncio.to_thread(stop, process) for process in processes] == [0] * len(processes)
+    lines = log.read_text().splitlines()
+    assert [line for line in lines if not is_json(line)] == []
+
+
+def is_json(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
