@@ -48,7 +48,7 @@ async def test_an_upload_in_parts(resources: Resources) -> None:
     await put_parts(resources, file, TWO_PARTS, 2)
     found = await inspect_file(resources, file.id)
     assert "1 of its 2 parts have come" in found.why
-    assert "parts             1 of 2 at the store" in describe(found)
+    assert "parts               1 of 2 at the store" in describe(found)
     await put_parts(resources, file, TWO_PARTS, 1)
     assert "nobody has called `complete`" in (await inspect_file(resources, file.id)).why
     upload_id = (await find(resources, file)).upload_id
