@@ -107,7 +107,11 @@ async def test_no_tar_is_unpacked_over_the_upload_of_another(
     rows = await resources.pool.fetchval("SELECT count(*) FROM files")
     assert await put_snowball(intruder, key, OTHER, values=values) == 403
     assert await put_snowball(intruder, "ec" * 16, OTHER, values=values) == 403
-    assert [await list_bucket(bucket) for bucket in (resources.incoming, resources.vault)] == before
+    after = [await list_bucket(bucket) for bucket in (resources.incoming, resources.vault)]
+    assert [now_there - there for now_there, there in zip(after, before, strict=True)] == [
+        set(),
+        set(),
+    ]  # what others left is swept meanwhile
     assert await resources.pool.fetchval("SELECT count(*) FROM files") == rows + 2  # what was declared for the tars
     assert await asyncio.to_thread(content, resources.incoming, key) == BODY
     assert (await complete(client, declared))["hash"] == digest(BODY)
@@ -152,7 +156,7 @@ async def test_a_redirected_upload_forbids_the_same_headers(client: httpx.AsyncC
     assert answer.status_code == 307
     url = answer.headers["location"]
     key = urlsplit(url).path.rpartition("/")[2]
-    assert (await asyncio.to_thread(send, "PUT", url, body=BODY, headers={header: ABUSES[header]})).status in (400, 403)
+    assert (await asyncio.to_thread(send, "PUT", url, body=BODY, headers={header: ABUSES[header]})).status in (400, 403, 501)
     assert await asyncio.to_thread(content, resources.incoming, key) is None
     assert (await asyncio.to_thread(send, "PUT", url, body=BODY)).status == 200
 
