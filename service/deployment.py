@@ -24,8 +24,9 @@ RULE_ACTIONS: Final = ("s3:GetBucketNotification",)
 UNSIGNED_BODIES: Final = {"StringLike": {"s3:x-amz-content-sha256": ["STREAMING-*"]}}
 """Bodies in chunks with signatures or checksums of their own.
 
-With `STREAMING-UNSIGNED-PAYLOAD-TRAILER`, an unpatched MinIO checks no signature at all (CVE-2026-41145), but still the policy of the
-identity whose key id the request names. Nothing in this project sends such a body.
+With `STREAMING-UNSIGNED-PAYLOAD-TRAILER`, an unpatched MinIO checks no signature at all
+(CVE-2026-41145). It still checks the policy of the identity whose key id the request names.
+Nothing in this project sends such a body.
 """
 
 

@@ -3,9 +3,10 @@
 Follows "Authenticating Requests: Using Query Parameters (AWS Signature Version 4)" of the Amazon S3 API reference. What is bound into a URL
 (method, key, length, type, digest, condition) cannot be changed by whoever holds it.
 
-A URL also binds that some headers are **not** sent. MinIO and its forks take the value of a signed header from the query when the
-request does not have that header. The header's name is therefore put into `X-Amz-SignedHeaders` and a neutral value into the query.
-A request that has the header, in whatever form, is then signed differently and is refused. Clients send nothing for it.
+A URL also binds that some headers are **not** sent. MinIO and its forks take the value of a signed
+header from the query when the request does not have that header. The header's name is therefore put
+into `X-Amz-SignedHeaders` and a neutral value into the query. A request that has the header, in
+whatever form, is then signed differently and is refused. Clients send nothing for it.
 See docs/store-facts.md, "Binding the absence of a header".
 """
 
@@ -24,18 +25,20 @@ LONGEST_EXPIRY_SECONDS: Final = 7 * 24 * 3600
 
 
 UNSENDABLE: Final = "\x7f"
-"""A value that no header can have (RFC 9110, section 5.5), so that no request can have the header that it is bound to.
+"""A value that no header can have (RFC 9110, section 5.5).
 
-MinIO acts on the mere presence of some headers. For these, an empty value would not be neutral: an empty header would be signed alike.
+A request can therefore not have the header for which this value is signed. MinIO acts on the mere
+presence of some headers. An empty value would not be neutral for these, because an empty header
+would be signed alike.
 """
 
 
 class AbsentHeaders(msgspec.Struct, frozen=True, eq=False):
-    """Headers that a URL forbids, by their names in lower case, with the neutral value that stands in the query for each."""
+    """Headers that a URL forbids, by their names in lower case, each with its neutral value."""
 
     neutral: Mapping[str, str]
     query: str
-    """All of them as they are sent and signed, in the order of their names."""
+    """The parameters as they are sent and signed, in the order of their names."""
 
 
 def forbid(neutral: Mapping[str, str]) -> AbsentHeaders:
@@ -45,12 +48,13 @@ def forbid(neutral: Mapping[str, str]) -> AbsentHeaders:
 NO_HEADER: Final = forbid({})
 ABSENT_FROM_PUT: Final = forbid(
     {
-        # MinIO reads these names from the query too and stores their values with the object. Empty is what has no effect there.
+        # MinIO reads these names from the query too and stores their values with the object.
+        # An empty value has no effect there.
         "content-disposition": "",
         "content-encoding": "",
         "x-amz-storage-class": "",
         "x-amz-tagging": "",
-        # Stored as well. Any value with "true" in it, in any of several such headers, unpacks a tar.
+        # Stored as well. Any value with "true" in it, in any header of that name, unpacks a tar.
         "x-amz-meta-snowball-auto-extract": "no",
         "x-amz-acl": UNSENDABLE,
         "x-amz-copy-source": UNSENDABLE,
@@ -66,8 +70,11 @@ ABSENT_FROM_PUT: Final = forbid(
         "x-minio-source-replication-request": UNSENDABLE,
     }
 )
-"""Never add `x-minio-replication-server-side-encryption-*` or `x-minio-replication-encrypted-multipart`: MinIO takes them from the query,
-and every object would be unreadable."""
+"""Headers that a URL for a whole object forbids.
+
+Never add `x-minio-replication-server-side-encryption-*` or `x-minio-replication-encrypted-multipart`.
+MinIO would take their neutral values from the query, and every object would be unreadable.
+"""
 ABSENT_FROM_PART: Final = forbid({"x-amz-copy-source": UNSENDABLE})
 """The other headers have no effect on a part."""
 
@@ -90,12 +97,12 @@ class SigningKey(msgspec.Struct, frozen=True):
 
 
 class HeaderLayout(msgspec.Struct, frozen=True):
-    """The signed headers of one kind of request, but for the values that differ from one URL to the next."""
+    """The signed headers of one kind of request, without the values that differ between URLs."""
 
     names: str
     escaped_names: str
     lines: str
-    """A `%` template of the canonical header lines, for the values in the order of their headers' names."""
+    """A `%` template of the canonical header lines, for values in the order of their names."""
 
 
 class Signer:
@@ -104,7 +111,8 @@ class Signer:
     def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str, bind_absent_headers: bool = True) -> None:
         """`endpoint` is the address that clients use, as `https://host[:port]`: the host is signed, and a URL is never rewritten later.
 
-        `bind_absent_headers` is for MinIO and its forks. Other stores refuse a URL whose signed headers the request does not have.
+        `bind_absent_headers` is for MinIO and its forks. Other stores refuse a request that does not
+        have every signed header.
         """
         self._scheme, self._host = parse_endpoint(endpoint)
         self._access_key = access_key
@@ -234,7 +242,10 @@ def canonical_headers(headers: Mapping[str, str], *, host: str) -> list[tuple[st
 
 @functools.lru_cache(maxsize=64)
 def lay_out_headers(names: tuple[str, ...], absent: AbsentHeaders) -> HeaderLayout:
-    """The layout for headers with these names, sorted, and the absent ones between them. There is one for each kind of upload."""
+    """Return the layout for these names, which are sorted, with the absent ones between them.
+
+    There are only a few kinds of uploads, so the layouts are kept.
+    """
     lines = dict.fromkeys(names, "%s") | {name: value.replace("%", "%%") for name, value in absent.neutral.items()}
     every = ";".join(sorted(lines))
     template = "".join([f"{name.replace('%', '%%')}:{lines[name]}\n" for name in sorted(lines)])

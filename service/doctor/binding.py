@@ -1,7 +1,8 @@
-"""Whether upload URLs should forbid headers at this store: an honest PUT with that binding and one without.
+"""Whether upload URLs should forbid headers at this store: an honest PUT with and one without.
 
-MinIO and its forks take the value of a signed header from the query when the request does not have it. Other families of stores take
-signed headers from the headers alone, so they refuse such a URL to honest clients.
+MinIO and its forks take the value of a signed header from the query when the request does not have
+it. Other families of stores take signed headers from the headers alone, so they refuse such a URL
+to honest clients.
 """
 
 from typing import Final
@@ -35,7 +36,10 @@ async def refuses_header(resources: Resources, signer: Signer) -> bool:
 
 
 async def check_binding(resources: Resources) -> list[Finding]:
-    """That the store refuses URLs with the binding while it is on is found by the check of the upload URL."""
+    """Compare the setting with what the store honours.
+
+    A store that refuses URLs with the binding while it is on is found by the check of the upload URL.
+    """
     bound = binding_signer(resources.settings, binds=True)
     is_taken = await takes_upload(resources, bound)
     is_honoured = is_taken and await refuses_header(resources, bound)

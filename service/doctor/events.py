@@ -110,7 +110,10 @@ async def check_worker(resources: Resources, file_id: UUID) -> Finding:
 
 
 async def check_suppression(resources: Resources) -> Finding:
-    """A header by which one store says to another that this upload was announced already. Its presence is enough."""
+    """Try the header by which one store tells another that an upload was announced already.
+
+    Its presence is enough, whatever its value.
+    """
     name, kept = "event: suppressed", "a client cannot keep the store from telling us"
     answers = await suppress_events(resources, inside_signer(resources.settings))
     for answer, _ in answers.values():
@@ -134,7 +137,8 @@ def list_silent(answers: Mapping[str, tuple[Answer, bool]]) -> list[str]:
 
 
 async def suppress_events(resources: Resources, signer: Signer) -> dict[str, tuple[Answer, bool]]:
-    """By the form of the header: the answer to an upload that asks for no event, and whether one came. All forms are tried at once."""
+    """Return the answer to an upload that asks for no event, and whether one came, by the form of
+    the header. All forms are tried at once."""
     forms = list_forms(REPLICATION, "true")
     tried = await asyncio.gather(*(suppress_event(resources, signer, values=values) for values in forms.values()))
     return dict(zip(forms, tried, strict=True))

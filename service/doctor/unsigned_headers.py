@@ -1,13 +1,16 @@
-"""Headers that a client adds to an upload: each is tried in every form, on URLs that are signed as the service signs them.
+"""Headers that a client adds to an upload, each in every form, on URLs as the service signs them.
 
-A store that refuses one form of a header may act on another. Genuine MinIO, for example, refuses a single
-`x-amz-meta-snowball-auto-extract: true` and unpacks the tar if an empty header of that name comes before it.
+A store that refuses one form of a header may act on another. Genuine MinIO, for example, refuses a
+single `x-amz-meta-snowball-auto-extract: true`, and unpacks the tar if an empty header of that name
+comes before it.
 
-1. Each header is sent once, set or empty, and twice: empty and set, neutral and set, set twice. The honest upload, which has none of
-   them, was sent before (see store.py).
+1. Each header is sent once, set or empty, and twice: empty and set, neutral and set, set twice.
+   The honest upload, which has none of them, was sent before (see store.py).
 2. The store refuses the request: the promise is kept.
-3. The store takes it. What it stored is looked at: only an effect breaks the promise, as a store may ignore a header.
-4. An effect, and clients have another way to the store, on which the same forms have none: see step 3 of enforcement.py.
+3. The store takes the request: what it stored is looked at. Only an effect breaks the promise,
+   because a store may ignore a header.
+4. There is an effect, and clients have another way to the store, on which the same forms have none:
+   step 3 of enforcement.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +34,11 @@ ADVICE: Final = f"leave ASSAY_S3_BIND_ABSENT_HEADERS at yes where the store hono
 
 
 class Abuse(msgspec.Struct, frozen=True):
-    """A header with a value that does something. It took effect where a HEAD of the object then has `shown` in its header `seen_in`."""
+    """A header with a value that does something.
+
+    It took effect if a HEAD of the object then has `shown` in its header `seen_in`, and a HEAD of an
+    honest upload does not.
+    """
 
     header: str
     value: str
@@ -103,7 +110,8 @@ def list_promises() -> list[Promise]:
                     "encrypted-multipart",
                 )
             ),
-            # A URL cannot forbid these: MinIO would take the neutral values from the query, and no object would be readable.
+            # A URL cannot forbid these: MinIO would take the neutral values from the query, and no
+            # object would be readable.
             NEWER_STORE,
         ),
     ]
@@ -128,7 +136,10 @@ async def check_unsigned_headers(resources: Resources) -> list[Finding]:
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of one promise on one way to the store. `doubtful` is an answer that is neither yes nor no."""
+    """What became of one promise on one way to the store.
+
+    `doubtful` is an answer that is neither yes nor no.
+    """
 
     broken_by: list[str]
     doubtful: Answer | None = None
@@ -201,7 +212,7 @@ async def look(url: Url) -> Mapping[str, str]:
 
 
 async def check_copy(resources: Resources) -> Finding:
-    """A copy that the store makes for the holder of a URL, of an object that only the service may read."""
+    """Try a copy of an object that only the service may read, as the holder of a URL could."""
     name, kept, broken = "URL: copy", "no URL copies an object", "an upload URL copies objects out of the vault"
     async with probe_object(resources.vault) as vault_key:
         source = f"/{resources.settings.vault_bucket}/{vault_key}"
@@ -215,7 +226,7 @@ async def check_copy(resources: Resources) -> Finding:
 
 
 async def check_snowball(resources: Resources) -> Finding:
-    """A tar that the store unpacks, under keys of the sender's choice, from a URL that is bound to the tar's own digest."""
+    """Try to have a tar unpacked under keys of the sender's choice, by a URL bound to its digest."""
     name, kept = "URL: snowball", "no tar is unpacked"
     outcome = await try_tars(resources, inside_signer(resources.settings))
     if outcome.doubtful is not None:
