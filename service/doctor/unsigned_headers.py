@@ -206,9 +206,14 @@ async def look(url: Url) -> Mapping[str, str]:
     address = reader.presign("HEAD", settings.incoming_bucket, key=url.key, issued_at=datetime.now(UTC), expires_in_seconds=URL_SECONDS)
     head = await send("HEAD", address)
     public = await send("GET", address.partition("?")[0])
-    # An object that is not there at all was not stored here: a proxy may answer 200 by itself.
-    unreadable = head.status not in (200, 404)
+    # An object that is not there at all was not stored here: a proxy may answer 200 by itself. MinIO
+    # answers 400, 206 or 200 with another length to a HEAD of an object that it takes for encrypted.
+    unreadable = head.status not in (200, 404) or (head.status == 200 and "content-length" in head.headers and not has_length(head, BODY))
     return {**head.headers, PUBLIC: str(public.status), UNREADABLE: "yes" if unreadable else "no"}
+
+
+def has_length(head: Answer, body: bytes) -> bool:
+    return head.headers["content-length"] == str(len(body))
 
 
 async def check_copy(resources: Resources) -> Finding:

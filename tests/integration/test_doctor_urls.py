@@ -56,6 +56,11 @@ async def test_what_each_store_enforces(settings: Settings, store: StoreUnderTes
     if store.kind in expected:
         assert warned(found) == expected[store.kind]
     assert "failed" not in statuses(found).values()
+    if store.kind == "minio":
+        (readable,) = [finding.what for finding in found if finding.name == "URL: readable"]
+        assert [name in readable for name in ("sealed-key: set", "seal-algorithm: set", "iv: set", "encrypted-multipart: set")] == [
+            True
+        ] * 4
 
 
 async def test_policies_without_their_refusal_of_unsigned_bodies_are_found(

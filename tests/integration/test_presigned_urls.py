@@ -306,6 +306,8 @@ async def check_readable(incoming: Bucket, key: str, *, server: str) -> None:
     if server == "minio":
         with pytest.raises(StoreError):
             content(incoming, key)
+        with pytest.raises(StoreError):
+            await incoming.head(key)
     elif server == "embedded":
         assert content(incoming, key) == BODY
 
