@@ -1,7 +1,7 @@
 """What a deployment needs of its store, and how to make it by hand where nobody hands out root's keys."""
 
 import json
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -19,6 +19,15 @@ SERVICE_ACTIONS: Final = (
 SERVICE_BUCKET_ACTIONS: Final = ("s3:ListBucket", "s3:ListBucketMultipartUploads")
 RULE_ACTIONS: Final = ("s3:GetBucketNotification",)
 """So that the doctor can tell a missing rule from a dead webhook."""
+
+
+UNSIGNED_BODIES: Final = {"StringLike": {"s3:x-amz-content-sha256": ["STREAMING-*"]}}
+"""Bodies in chunks with signatures or checksums of their own.
+
+With `STREAMING-UNSIGNED-PAYLOAD-TRAILER`, an unpatched MinIO checks no signature at all
+(CVE-2026-41145). It still checks the policy of the identity whose key id the request names.
+Nothing in this project sends such a body.
+"""
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,14 +63,22 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
 def signer_policy(incoming_bucket: str) -> Policy:
     """To put, and nothing else: with `s3:GetObject` a URL's holder could have the store copy any object that the signer may read."""
-    return allow(("s3:PutObject",), [f"{incoming_bucket}/*"])
+    policy = allow(("s3:PutObject",), [f"{incoming_bucket}/*"])
+    policy["Statement"].append(deny_unsigned_bodies([incoming_bucket]))
+    return policy
 
 
 def service_policy(incoming_bucket: str, vault_bucket: str) -> Policy:
     policy = allow(SERVICE_ACTIONS, [f"{incoming_bucket}/*", f"{vault_bucket}/*"])
     policy["Statement"] += allow(SERVICE_BUCKET_ACTIONS, [incoming_bucket, vault_bucket])["Statement"]
     policy["Statement"] += allow(RULE_ACTIONS, [incoming_bucket])["Statement"]
+    policy["Statement"].append(deny_unsigned_bodies([incoming_bucket, vault_bucket]))
     return policy
+
+
+def deny_unsigned_bodies(buckets: list[str]) -> dict[str, Any]:
+    resources = [f"arn:aws:s3:::{bucket}/*" for bucket in buckets]
+    return {"Effect": "Deny", "Action": ["s3:PutObject"], "Resource": resources, "Condition": UNSIGNED_BODIES}
 
 
 def allow(actions: tuple[str, ...], resources: list[str]) -> Policy:

@@ -1,7 +1,7 @@
 """A multipart upload: begin it at the store, sign a URL a part, say which parts have come.
 
-Putting the parts together is service/assembly.py's. A part's URL binds its number, the upload, its exact size and, if the client names
-it, its SHA-256. A part that is sent again replaces the one before.
+Putting the parts together is service/assembly.py's. A part's URL binds its number, the upload, its exact size, the absence of a source to
+copy from and, if the client names it, its SHA-256. A part that is sent again replaces the one before.
 
 1. Read the row. Gone: 410. It comes in one PUT: 409. Not pending: 409, and a notice. Its time is over: 410.
 2. The row names the store's upload: sign (4). Else ask the store to begin one.

@@ -1,9 +1,16 @@
 """URLs that let somebody without a key send exactly one request to the store: AWS Signature Version 4 in the query.
 
 Follows "Authenticating Requests: Using Query Parameters (AWS Signature Version 4)" of the Amazon S3 API reference. What is bound into a URL
-(method, key, length, type, digest, condition) cannot be changed by whoever holds it. What else may be sent along is the store's affair.
+(method, key, length, type, digest, condition) cannot be changed by whoever holds it.
+
+A URL also binds that some headers are **not** sent. MinIO and its forks take the value of a signed
+header from the query when the request does not have that header. The header's name is therefore put
+into `X-Amz-SignedHeaders` and a neutral value into the query. A request that has the header, in
+whatever form, is then signed differently and is refused. Clients send nothing for it.
+See docs/store-facts.md, "Binding the absence of a header".
 """
 
+import functools
 import hmac
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,6 +22,61 @@ import msgspec
 
 LONGEST_EXPIRY_SECONDS: Final = 7 * 24 * 3600
 """Stores refuse URLs that live for longer."""
+
+
+UNSENDABLE: Final = "\x7f"
+"""A value that no header can have (RFC 9110, section 5.5).
+
+A request can therefore not have the header for which this value is signed. MinIO acts on the mere
+presence of some headers. An empty value would not be neutral for these, because an empty header
+would be signed alike.
+"""
+
+
+class AbsentHeaders(msgspec.Struct, frozen=True, eq=False):
+    """Headers that a URL forbids, by their names in lower case, each with its neutral value."""
+
+    neutral: Mapping[str, str]
+    query: str
+    """The parameters as they are sent and signed, in the order of their names."""
+
+
+def forbid(neutral: Mapping[str, str]) -> AbsentHeaders:
+    return AbsentHeaders(neutral, "&".join([f"{name}={quote(value, safe='')}" for name, value in sorted(neutral.items())]))
+
+
+NO_HEADER: Final = forbid({})
+ABSENT_FROM_PUT: Final = forbid(
+    {
+        # MinIO reads these names from the query too and stores their values with the object.
+        # An empty value has no effect there.
+        "content-disposition": "",
+        "content-encoding": "",
+        "x-amz-storage-class": "",
+        "x-amz-tagging": "",
+        # Stored as well. Any value with "true" in it, in any header of that name, unpacks a tar.
+        "x-amz-meta-snowball-auto-extract": "no",
+        "x-amz-acl": UNSENDABLE,
+        "x-amz-copy-source": UNSENDABLE,
+        "x-amz-decoded-content-length": UNSENDABLE,
+        "x-amz-object-lock-legal-hold": UNSENDABLE,
+        "x-amz-object-lock-mode": UNSENDABLE,
+        "x-amz-server-side-encryption": UNSENDABLE,
+        "x-amz-server-side-encryption-customer-algorithm": UNSENDABLE,
+        "x-amz-trailer": UNSENDABLE,
+        "x-amz-website-redirect-location": UNSENDABLE,
+        "x-minio-source-etag": UNSENDABLE,
+        "x-minio-source-mtime": UNSENDABLE,
+        "x-minio-source-replication-request": UNSENDABLE,
+    }
+)
+"""Headers that a URL for a whole object forbids.
+
+Never add `x-minio-replication-server-side-encryption-*` or `x-minio-replication-encrypted-multipart`.
+MinIO would take their neutral values from the query, and every object would be unreadable.
+"""
+ABSENT_FROM_PART: Final = forbid({"x-amz-copy-source": UNSENDABLE})
+"""The other headers have no effect on a part."""
 
 
 class PresignedPut(msgspec.Struct, frozen=True):
@@ -34,15 +96,30 @@ class SigningKey(msgspec.Struct, frozen=True):
     key: bytes
 
 
+class HeaderLayout(msgspec.Struct, frozen=True):
+    """The signed headers of one kind of request, without the values that differ between URLs."""
+
+    names: str
+    escaped_names: str
+    lines: str
+    """A `%` template of the canonical header lines, for values in the order of their names."""
+
+
 class Signer:
     """Signs for one identity at one endpoint. Safe to share between threads."""
 
-    def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str) -> None:
-        """`endpoint` is the address that clients use, as `https://host[:port]`: the host is signed, and a URL is never rewritten later."""
+    def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str, bind_absent_headers: bool = True) -> None:
+        """`endpoint` is the address that clients use, as `https://host[:port]`: the host is signed, and a URL is never rewritten later.
+
+        `bind_absent_headers` is for MinIO and its forks. Other stores refuse a request that does not
+        have every signed header.
+        """
         self._scheme, self._host = parse_endpoint(endpoint)
         self._access_key = access_key
         self._secret_key = secret_key
         self._region = region
+        self._absent_from_put = ABSENT_FROM_PUT if bind_absent_headers else NO_HEADER
+        self._absent_from_part = ABSENT_FROM_PART if bind_absent_headers else NO_HEADER
         self._signing_key = self._derive_key("")
 
     def __repr__(self) -> str:
@@ -61,7 +138,7 @@ class Signer:
         expires_in_seconds: int,
         query: Mapping[str, str] | None = None,
     ) -> PresignedPut:
-        """A URL for one PUT, bound to whatever is not None.
+        """A URL for one PUT, bound to whatever is not None, and to the absence of the headers that `ABSENT_FROM_…` names.
 
         `size` is in bytes, `sha256` 64 hex digits, `issued_at` the database's time (only its clock counts), `query` what names a part
         (`partNumber`, `uploadId`). Raises ValueError for an end that no store accepts.
@@ -80,6 +157,7 @@ class Signer:
             headers=headers if size is None else {**headers, "Content-Length": str(size)},
             query=query,
             sha256=sha256,
+            absent=self._absent_from_part if query else self._absent_from_put,
         )
         return PresignedPut(url=url, headers=headers)
 
@@ -94,6 +172,7 @@ class Signer:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
         sha256: str | None = None,
+        absent: AbsentHeaders = NO_HEADER,
     ) -> str:
         """The URL for any request. `bucket` is None where the endpoint's host names it already; `sha256` is the body's, else it is free."""
         if not 1 <= expires_in_seconds <= LONGEST_EXPIRY_SECONDS:
@@ -102,15 +181,15 @@ class Signer:
         signing = self._key_of_day(timestamp[:8])
         path = object_path(bucket, key)
         signed_headers = canonical_headers(headers or {}, host=self._host)
-        names = ";".join([name for name, _ in signed_headers])
+        layout = lay_out_headers(tuple([name for name, _ in signed_headers]), absent)
+        header_lines = layout.lines % tuple([value for _, value in signed_headers])
         digest = sha256.lower() if sha256 is not None else None
         own = (
             f"X-Amz-Algorithm=AWS4-HMAC-SHA256{f'&X-Amz-Content-Sha256={digest}' if digest else ''}&X-Amz-Credential={signing.credential}"
-            f"&X-Amz-Date={timestamp}&X-Amz-Expires={expires_in_seconds}&X-Amz-SignedHeaders={names.replace(';', '%3B')}"
+            f"&X-Amz-Date={timestamp}&X-Amz-Expires={expires_in_seconds}&X-Amz-SignedHeaders={layout.escaped_names}"
         )
-        sent_query, canonical_query = join_queries(query or {}, own)
-        header_lines = "".join([f"{name}:{value}\n" for name, value in signed_headers])
-        request = f"{method}\n{path}\n{canonical_query}\n{header_lines}\n{names}\n{digest or 'UNSIGNED-PAYLOAD'}"
+        sent_query, canonical_query = join_queries(query or {}, own, absent=absent)
+        request = f"{method}\n{path}\n{canonical_query}\n{header_lines}\n{layout.names}\n{digest or 'UNSIGNED-PAYLOAD'}"
         text = f"AWS4-HMAC-SHA256\n{timestamp}\n{signing.scope}\n{new_sha256(request.encode()).hexdigest()}"
         signature = hmac.digest(signing.key, text.encode(), "sha256").hex()
         return f"{self._scheme}://{self._host}{path}?{sent_query}&X-Amz-Signature={signature}"
@@ -161,10 +240,24 @@ def canonical_headers(headers: Mapping[str, str], *, host: str) -> list[tuple[st
     return sorted([("host", host), *[(name.lower(), " ".join(value.split())) for name, value in headers.items()]])
 
 
-def join_queries(query: Mapping[str, str], own: str) -> tuple[str, str]:
+@functools.lru_cache(maxsize=64)
+def lay_out_headers(names: tuple[str, ...], absent: AbsentHeaders) -> HeaderLayout:
+    """Return the layout for these names, which are sorted, with the absent ones between them.
+
+    There are only a few kinds of uploads, so the layouts are kept.
+    """
+    lines = dict.fromkeys(names, "%s") | {name: value.replace("%", "%%") for name, value in absent.neutral.items()}
+    every = ";".join(sorted(lines))
+    template = "".join([f"{name.replace('%', '%%')}:{lines[name]}\n" for name in sorted(lines)])
+    return HeaderLayout(every, every.replace(";", "%3B"), template)
+
+
+def join_queries(query: Mapping[str, str], own: str, *, absent: AbsentHeaders) -> tuple[str, str]:
     """The query as it is sent, and as it is signed: sorted by name, which is not the order of `name=value`."""
     if not query:
-        return own, own
+        # Names in lower case come after `X-Amz-…`.
+        joined = f"{own}&{absent.query}" if absent.query else own
+        return joined, joined
     pairs = [(quote(name, safe=""), quote(value, safe="")) for name, value in sorted(query.items())]
-    sent = "&".join([*[f"{name}={value}" for name, value in pairs], own])
+    sent = "&".join([*[f"{name}={value}" for name, value in pairs], own, *([absent.query] if absent.query else [])])
     return sent, "&".join(sorted(sent.split("&"), key=lambda pair: pair.split("=")))

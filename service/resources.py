@@ -62,6 +62,7 @@ def make_signer(settings: Settings) -> Signer:
         access_key=settings.s3_signer_access_key,
         secret_key=settings.s3_signer_secret_key,
         region=settings.s3_region,
+        bind_absent_headers=settings.s3_bind_absent_headers,
     )
 
 

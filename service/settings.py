@@ -64,6 +64,8 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     s3_secret_key: Secret
     s3_signer_access_key: Secret
     s3_signer_secret_key: Secret
+    s3_bind_absent_headers: bool = True
+    """Whether upload URLs forbid headers. MinIO and its forks take such URLs, other families of stores refuse them."""
     incoming_bucket: BucketName = BucketName("assay-incoming")
     vault_bucket: BucketName = BucketName("assay-vault")
     webhook_token: tuple[Token, ...]
@@ -291,6 +293,12 @@ def parse_count(text: str) -> int:
     return number
 
 
+def parse_switch(text: str) -> bool:
+    if text.lower() not in ("yes", "no"):
+        raise ValueError("must be yes or no")
+    return text.lower() == "yes"
+
+
 def parse_log_level(text: str) -> str:
     if text.lower() not in ("debug", "info", "warning", "error"):
         raise ValueError("must be debug, info, warning or error")
@@ -343,6 +351,7 @@ PARSERS: Final[Mapping[Any, Callable[[str], Any]]] = {
     BaseUrl | None: parse_url,
     Url: parse_endpoint_url,
     Url | None: parse_endpoint_url,
+    bool: parse_switch,
     int: parse_number,
     Count: parse_count,
     LogLevel: parse_log_level,

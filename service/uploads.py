@@ -1,7 +1,9 @@
 """Declare, sign, notice, change, cancel: everything that happens to a file's row before somebody looks at its bytes.
 
 1. Declare: insert the row, then sign. The row is there before the URL is. A crash in between: the row expires.
-2. Sign: the URL binds method, key, exact length, content type, `If-None-Match: *` and the declared SHA-256. It never outlives the file.
+2. Sign: the URL binds method, key, exact length, content type, `If-None-Match: *`, the declared SHA-256, and that the headers of
+   `ABSENT_FROM_PUT` (service/presign.py) are not sent. For a redirect it binds the length and those headers alone. It never outlives the
+   file.
    A file that is cut into parts gets no URL here: service/multipart.py signs a URL a part.
 3. Notice by event: the key moves the row to `verifying` and makes it due. Nobody is asked, nothing else in the body is believed.
    Unknown key, final file: nothing happens.
@@ -151,7 +153,7 @@ def sign_upload(resources: Resources, file: File, *, now: datetime) -> Upload:
 
 
 def sign_length_alone(resources: Resources, file: File, *, now: datetime) -> Upload:
-    """For a client that sends what it likes beside the body: a redirected `curl -T`."""
+    """For a client that adds headers of its own to the body: a redirected `curl -T`. The headers that do harm are forbidden here too."""
     return sign_put(resources, file, now=now, bound=False)
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -157,6 +157,30 @@ def signer(deployment: Deployment) -> Signer:
     )
 
 
+@pytest.fixture
+def open_signer(deployment: Deployment) -> Signer:
+    """Its URLs forbid no header: what a store then does is what the binding prevents."""
+    return Signer(
+        deployment.endpoint,
+        access_key=deployment.signer_access_key,
+        secret_key=deployment.signer_secret_key,
+        region=deployment.region,
+        bind_absent_headers=False,
+    )
+
+
+@pytest.fixture
+def root_signer(store: StoreUnderTest) -> Signer:
+    """No policy holds for root, whose key id is in no URL of the service."""
+    return Signer(
+        store.endpoint,
+        access_key=store.root_access_key,
+        secret_key=store.root_secret_key,
+        region=REGION,
+        bind_absent_headers=False,
+    )
+
+
 @contextmanager
 def open_store(endpoint: str, access_key: str, *, secret_key: str) -> Iterator[ObjectStore]:
     opened = ObjectStore(endpoint, access_key=access_key, secret_key=secret_key, region=REGION)
@@ -179,19 +203,34 @@ class Answer:
     body: bytes
 
 
-def send(method: str, url: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None, chunked: bool = False) -> Answer:
+Headers = Mapping[str, str] | Sequence[tuple[str, str]]
+"""Pairs, where one name comes several times."""
+
+
+def send(method: str, url: str, *, body: bytes = b"", headers: Headers | None = None, chunked: bool = False) -> Answer:
     """One request with these headers and no others but Host and the body's length (or, chunked, none)."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
     try:
         connection.putrequest(method, f"{parts.path}?{parts.query}", skip_accept_encoding=True)
-        for name, value in (headers or {}).items():
+        for name, value in pair_headers(headers or {}):
             connection.putheader(name, value)
         connection.putheader(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(body)))))
         connection.endheaders(body, encode_chunked=chunked)
         return receive(connection)
     finally:
         connection.close()
+
+
+def pair_headers(headers: Headers) -> list[tuple[str, str]]:
+    return list(headers.items() if isinstance(headers, Mapping) else headers)
+
+
+def add_headers(own: Mapping[str, str], more: Headers | None) -> list[tuple[str, str]]:
+    """`more` takes the place of what has the same name in `own`."""
+    pairs = pair_headers(more or {})
+    replaced = {name.lower() for name, _ in pairs}
+    return [*[(name, value) for name, value in own.items() if name.lower() not in replaced], *pairs]
 
 
 def receive(connection: http.client.HTTPConnection) -> Answer:

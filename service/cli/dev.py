@@ -46,7 +46,6 @@ from service.logs import configure_logs
 POSTGRES_PORT: Final = 5432
 STORE_PORT: Final = 9000
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
-EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104  # compared, not listened on
 LOOK_SECONDS: Final = 0.05
 QUIET_SECONDS: Final = 0.5
 
@@ -57,7 +56,6 @@ def dev(
     host: str = "127.0.0.1",
     port: int = 8000,
     minio: Path | None = None,
-    insecure: bool = False,
     json: bool = False,
 ) -> None:
     """Run everything on this machine: PostgreSQL, a store, the API and a worker.
@@ -67,13 +65,12 @@ def dev(
     data
         The folder for all data, kept between runs. Default: one of the user's own.
     host
-        The address that the API listens on.
+        The address that the API and the store listen on. Others reach them in plain HTTP, so it is for a trusted network; an address
+        other than loopback needs ASSAY_S3_PUBLIC_ENDPOINT, the store's address as others see it.
     port
         The API's port. The servers behind it take the next free ports.
     minio
         A `minio` or `silo` binary to run in the place of the embedded store.
-    insecure
-        Let others reach the embedded store, although one of its holes lets any upload URL write any incoming key.
     json
         When all is ready, print one line of JSON and nothing else.
     """
@@ -81,14 +78,14 @@ def dev(
     configure_logs("info")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     public_endpoint = read_public_endpoint()
-    check_exposure(host, minio=minio, insecure=insecure)
-    if host in EVERYWHERE and public_endpoint is None:
-        print("upload URLs will name this machine's loopback address: set ASSAY_S3_PUBLIC_ENDPOINT for others", file=sys.stderr)
+    check_exposure(host, public_endpoint)
     folder = prepare_folder(data or choose_folder())
     with ExitStack() as stack:
         stack.enter_context(locked(folder / "dev.lock"))
         listener = stack.enter_context(reserve_port(host, port))
         development = start_servers(stack, folder, host=host, port=listener.getsockname()[1], minio=minio)
+        for line in describe_exposure(host, public_endpoint, store=development.store.endpoint, embedded=minio is None):
+            print(line, file=sys.stderr)
         key = asyncio.run(keep_api_key(development))
         watch = Watch(development, say=lambda: print(describe_json(development, key) if json else describe(development, key), flush=True))
         from service.app import create_app  # loaded while the servers started
@@ -98,20 +95,30 @@ def dev(
         raise CommandError(watch.failure)
 
 
-def check_exposure(host: str, *, minio: Path | None, insecure: bool) -> None:
-    """Who lets others in must know what they get: storage-facts of the embedded store, and where others find the store."""
-    if host in LOOPBACK:
-        return
-    if minio is None and not insecure:
-        raise CommandError(
-            f"--host {host} would let others reach the embedded store, and one of its holes lets whoever holds one upload URL write any "
-            "other upload: give --minio PATH, or --insecure if everybody who can reach this machine is trusted"
-        )
-    if minio is not None and read_public_endpoint() is None:
+def check_exposure(host: str, public_endpoint: str | None) -> None:
+    """Raises CommandError where upload URLs would name an address that others cannot use."""
+    if host not in LOOPBACK and public_endpoint is None:
         raise CommandError(
             f"--host {host} needs ASSAY_S3_PUBLIC_ENDPOINT, the store's address as others see it, such as http://192.0.2.7:9000: "
             "upload URLs name it, and it is signed"
         )
+
+
+def describe_exposure(host: str, public_endpoint: str | None, *, store: str, embedded: bool) -> list[str]:
+    """What whoever opens this to others should know, a line each; nothing for this machine alone."""
+    if host in LOOPBACK:
+        return []
+    lines = ["others reach this in plain HTTP, keys and files included: only on a trusted network"]
+    if embedded:
+        lines.append(
+            "the embedded store is for development (code of 2022, no fixes): the holder of an upload URL may send other bytes again until "
+            "the file is proved; --minio PATH runs a store that refuses"
+        )
+    if urlsplit(public_endpoint or "").port != urlsplit(store).port:
+        lines.append(
+            f"the store listens at port {urlsplit(store).port}, while upload URLs name {public_endpoint}: something must pass them on"
+        )
+    return lines
 
 
 def start_servers(stack: ExitStack, folder: Path, *, host: str, port: int, minio: Path | None) -> Development:

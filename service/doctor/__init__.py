@@ -9,7 +9,7 @@ from typing import Final
 import asyncpg
 
 from service import database as postgres
-from service.doctor import clocks, cors, database, enforcement, events, identities, store
+from service.doctor import binding, clocks, cors, database, enforcement, events, identities, store, unsigned_headers
 from service.doctor.finding import Finding, failed
 from service.object_store import StoreError
 from service.resources import Resources
@@ -31,7 +31,9 @@ CHECKS: Final[tuple[tuple[str, Check, tuple[str, ...]], ...]] = (
     ("upload URL", store.check_upload_url, ("database", "signer")),
     ("public endpoint", store.check_public_endpoint, ("upload URL",)),
     ("CORS", cors.check_cors, ("upload URL", "public endpoint")),
+    ("binding", binding.check_binding, ("upload URL",)),
     ("presigned", enforcement.check_enforcement, ("upload URL",)),
+    ("unsigned headers", unsigned_headers.check_unsigned_headers, ("upload URL",)),
     ("event rule", events.check_event_rule, ("service identity",)),
     ("events", events.check_events, ("upload URL",)),
     ("announcements", events.check_announcements, ("database",)),

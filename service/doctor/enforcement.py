@@ -22,10 +22,9 @@ from typing import Final
 import msgspec
 
 from service.doctor.finding import Finding, failed, ok, warning
-from service.doctor.probes import Binding, Url, emptied, inside_signer, new_key, probe_object, upload_url
+from service.doctor.probes import Binding, Url, upload_url
 from service.doctor.requests import Answer
 from service.object_store import StoreError, StoreUnavailable
-from service.presign import Signer
 from service.resources import Resources
 
 OTHER: Final = b"other than declared"
@@ -44,6 +43,7 @@ BODY: Final = b"what was declared".ljust(len(PIECES))
 """As long as the pieces, so that a URL that is bound to its length takes them too."""
 BEFORE_STORE: Final = "by what stands before the store; the store itself lets it through: clients must have no other way to it"
 NEWER_STORE: Final = "run a store with its fixes: pgsty/silo RELEASE.2026-09-16 or newer"
+POLICY: Final = f"run `assay bootstrap`: the identities' policies refuse such bodies; or {NEWER_STORE}"
 
 Breach = Callable[[Url], Awaitable[Answer]]
 
@@ -77,12 +77,6 @@ async def overwrite(url: Url) -> Answer:
     return await url.send(BODY)
 
 
-async def copy_vault(url: Url) -> Answer:
-    """A copy that the store makes for whoever holds the URL, of an object that only we may read."""
-    async with probe_object(url.resources.vault) as vault_key:
-        return await url.send(BODY, {"x-amz-copy-source": f"/{url.resources.settings.vault_bucket}/{vault_key}"})
-
-
 class Promise(msgspec.Struct, frozen=True):
     """`breach` tries to break it, on a URL for BODY. `grave`: honest clients rely on it, or others' files are at stake."""
 
@@ -92,6 +86,7 @@ class Promise(msgspec.Struct, frozen=True):
     breach: Breach
     binding: Binding = "all"
     grave: bool = False
+    advice: str = NEWER_STORE
 
 
 PROMISES: Final = (
@@ -104,28 +99,22 @@ PROMISES: Final = (
         "a body without a signature is refused",
         "a header switches the check of the SHA-256 off; the verification rejects such files",
         send_streaming_unsigned,
+        advice=POLICY,
     ),
     Promise("URL: if-none-match", "a second PUT is refused", "a second PUT overwrites; the verification proves its own copy", overwrite),
-    Promise(
-        "URL: copy",
-        "no URL copies an object",
-        "an upload URL copies objects out of the vault",
-        copy_vault,
-        binding="nothing",
-        grave=True,
-    ),
     Promise(
         "URL: signature",
         "a key id without a signature is refused",
         "the key id alone writes (CVE-2026-41145): whoever saw an upload URL writes to incoming for ever",
         send_without_signature,
         binding="nothing",
+        advice=POLICY,
     ),
 )
 
 
 async def check_enforcement(resources: Resources) -> list[Finding]:
-    return [*[await check_promise(resources, promise) for promise in PROMISES], await check_snowball(resources)]
+    return [await check_promise(resources, promise) for promise in PROMISES]
 
 
 async def check_promise(resources: Resources, promise: Promise) -> Finding:
@@ -136,10 +125,10 @@ async def check_promise(resources: Resources, promise: Promise) -> Finding:
     if not answer.accepts:
         return unproved(promise.name, answer)
     if promise.grave:
-        return failed(promise.name, promise.broken, NEWER_STORE)
+        return failed(promise.name, promise.broken, promise.advice)
     if await stops_before_store(resources, promise):
         return ok(promise.name, f"{promise.kept}, {BEFORE_STORE}")
-    return warning(promise.name, promise.broken, NEWER_STORE)
+    return warning(promise.name, promise.broken, promise.advice)
 
 
 async def stops_before_store(resources: Resources, promise: Promise) -> bool:
@@ -164,29 +153,6 @@ async def have_other_way(resources: Resources) -> bool:
 
 def unproved(name: str, answer: Answer) -> Finding:
     return failed(name, f"the store answers {answer.status}, which is neither yes nor no", "see the store's log, and ask again")
-
-
-async def check_snowball(resources: Resources) -> Finding:
-    """A tar that the store unpacks, under keys of the sender's choice, from a URL that is bound to the tar's own digest."""
-    name = "URL: snowball"
-    answer, is_unpacked = await send_tar(resources, inside_signer(resources.settings))
-    if not is_unpacked:
-        return ok(name, "no tar is unpacked") if answer.accepts or answer.refuses else unproved(name, answer)
-    if await have_other_way(resources):
-        with suppress(StoreError):
-            answer, is_unpacked = await send_tar(resources, resources.signer)
-            if not is_unpacked and (answer.accepts or answer.refuses):
-                return ok(name, f"no tar is unpacked, {BEFORE_STORE}")
-    return warning(name, "a tar is unpacked: any upload URL writes any key in incoming", NEWER_STORE)
-
-
-async def send_tar(resources: Resources, signer: Signer) -> tuple[Answer, bool]:
-    """The answer, and whether what was in the tar lies in the bucket now."""
-    unpacked = new_key()
-    body = make_tar(unpacked)
-    async with upload_url(resources, body, signer=signer) as url, emptied(resources.incoming, unpacked):
-        answer = await url.send(body, {"x-amz-meta-snowball-auto-extract": "true"})
-        return answer, await url.is_stored(unpacked)
 
 
 def make_tar(name: str) -> bytes:

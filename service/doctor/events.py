@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -14,10 +14,11 @@ import msgspec
 
 from service import uploads
 from service.bootstrap import CREATED_EVENTS
-from service.doctor.enforcement import BEFORE_STORE, NEWER_STORE, have_other_way
+from service.doctor.enforcement import BEFORE_STORE, have_other_way
 from service.doctor.finding import Finding, failed, ok, warning
 from service.doctor.probes import URL_SECONDS, inside_signer
 from service.doctor.requests import Answer, send
+from service.doctor.unsigned_headers import ADVICE, describe, list_forms
 from service.model import UNPROVED, Declaration, Sha256, State, make_id
 from service.object_store import StoreUnavailable
 from service.object_store.administration import Administration, EventRule
@@ -33,6 +34,7 @@ WORKER_SECONDS: Final = 15.0
 SUPPRESSED_SECONDS: Final = 7.0
 """The store's queue adds up to 3 s to every event."""
 LOOK_SECONDS: Final = 0.1
+REPLICATION: Final = "x-minio-source-replication-request"
 LATELY: Final = timedelta(hours=24)
 EVENT_ADVICE: Final = (
     "see that the API runs, that the store's MINIO_NOTIFY_WEBHOOK_ENDPOINT reaches its /webhooks/minio and …_AUTH_TOKEN is "
@@ -47,8 +49,8 @@ class Probe(msgspec.Struct, frozen=True):
     put: PresignedPut
     body: bytes
 
-    async def send(self, headers: Mapping[str, str] | None = None) -> Answer:
-        return await send("PUT", self.put.url, body=self.body, headers={**self.put.headers, **(headers or {})})
+    async def send(self, more: Sequence[tuple[str, str]] = ()) -> Answer:
+        return await send("PUT", self.put.url, body=self.body, headers=self.put.headers, more=more)
 
 
 async def check_event_rule(resources: Resources) -> list[Finding]:
@@ -108,31 +110,43 @@ async def check_worker(resources: Resources, file_id: UUID) -> Finding:
 
 
 async def check_suppression(resources: Resources) -> Finding:
-    """A header that no signature covers tells the store that another store has told us already."""
+    """Try the header by which one store tells another that an upload was announced already.
+
+    Its presence is enough, whatever its value.
+    """
     name, kept = "event: suppressed", "a client cannot keep the store from telling us"
-    answer, is_told = await suppress_event(resources, inside_signer(resources.settings))
-    if answer.refuses:
-        return ok(name, f"{kept}: {answer.status}")
-    if not answer.accepts:
-        return failed(name, f"the store answers {answer.status}, which is neither yes nor no", "see the store's log, and ask again")
-    if is_told:
+    answers = await suppress_events(resources, inside_signer(resources.settings))
+    for answer, _ in answers.values():
+        if not (answer.accepts or answer.refuses):
+            return failed(name, f"the store answers {answer.status}, which is neither yes nor no", "see the store's log, and ask again")
+    silent = list_silent(answers)
+    if not silent:
         return ok(name, kept)
     if await have_other_way(resources):
         with contextlib.suppress(StoreUnavailable):
-            answer, is_told = await suppress_event(resources, resources.signer)
-            if answer.refuses or is_told:
+            there = await suppress_events(resources, resources.signer)
+            if not list_silent(there) and all(answer.accepts or answer.refuses for answer, _ in there.values()):
                 return ok(name, f"{kept}, {BEFORE_STORE}")
-    return warning(
-        name,
-        "a client can keep the store from sending the event; the file is then found by our own look, minutes later",
-        NEWER_STORE,
-    )
+    broken = "a client can keep the store from sending the event; the file is then found by our own look, minutes later"
+    return warning(name, describe(broken, [f"{REPLICATION}: {', '.join(silent)}"]), ADVICE)
 
 
-async def suppress_event(resources: Resources, signer: Signer) -> tuple[Answer, bool]:
-    """The answer to an upload that asks for no event, and whether one came."""
+def list_silent(answers: Mapping[str, tuple[Answer, bool]]) -> list[str]:
+    """The forms that the store took, and of which it sent no event."""
+    return [form for form, (answer, is_told) in answers.items() if answer.accepts and not is_told]
+
+
+async def suppress_events(resources: Resources, signer: Signer) -> dict[str, tuple[Answer, bool]]:
+    """Return the answer to an upload that asks for no event, and whether one came, by the form of
+    the header. All forms are tried at once."""
+    forms = list_forms(REPLICATION, "true")
+    tried = await asyncio.gather(*(suppress_event(resources, signer, values=values) for values in forms.values()))
+    return dict(zip(forms, tried, strict=True))
+
+
+async def suppress_event(resources: Resources, signer: Signer, *, values: Sequence[str]) -> tuple[Answer, bool]:
     async with declared_probe(resources, signer) as probe:
-        answer = await probe.send({"x-minio-source-replication-request": "true"})
+        answer = await probe.send([(REPLICATION, value) for value in values])
         if not answer.accepts:
             return answer, False
         return answer, await wait_for(lambda: is_noticed(resources, probe.file_id), seconds=SUPPRESSED_SECONDS)

@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal
 
@@ -65,8 +65,12 @@ class Url(msgspec.Struct, frozen=True):
     key: str
     put: PresignedPut
 
-    async def send(self, body: bytes, headers: Mapping[str, str] | None = None, *, url: str | None = None) -> Answer:
-        return await send("PUT", url or self.put.url, body=body, headers={**self.put.headers, **(headers or {})})
+    async def send(
+        self, body: bytes, headers: Mapping[str, str] | None = None, *, url: str | None = None, more: Sequence[tuple[str, str]] = ()
+    ) -> Answer:
+        """`headers` take the place of the upload's own. `more` are sent after these, also several of one name."""
+        own = {**self.put.headers, **(headers or {})}
+        return await send("PUT", url or self.put.url, body=body, headers=own, more=more)
 
     async def is_stored(self, key: str | None = None) -> bool:
         try:

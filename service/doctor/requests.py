@@ -3,7 +3,7 @@
 import asyncio
 import http.client
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -35,15 +35,17 @@ class Answer(msgspec.Struct, frozen=True):
         return 400 <= self.status < 500
 
 
-async def send(method: str, url: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
-    """One request with these headers, Host and the body's length. Raises StoreUnavailable."""
+async def send(
+    method: str, url: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None, more: Sequence[tuple[str, str]] = ()
+) -> Answer:
+    """One request with these headers, Host and the body's length. `more` may have several of one name. Raises StoreUnavailable."""
     try:
-        return await asyncio.to_thread(send_now, method, url, body=body, headers=headers or {})
+        return await asyncio.to_thread(send_now, method, url, body=body, headers=[*(headers or {}).items(), *more])
     except (OSError, http.client.HTTPException) as error:
         raise StoreUnavailable(f"{method} {urlsplit(url).netloc}: {type(error).__name__}") from error
 
 
-def send_now(method: str, url: str, *, body: bytes, headers: Mapping[str, str]) -> Answer:
+def send_now(method: str, url: str, *, body: bytes, headers: Sequence[tuple[str, str]]) -> Answer:
     parts = urlsplit(url)
     host = parts.hostname or ""
     if parts.scheme == "https":
@@ -54,7 +56,7 @@ def send_now(method: str, url: str, *, body: bytes, headers: Mapping[str, str]) 
         connection = http.client.HTTPConnection(host, parts.port, timeout=SECONDS)
     try:
         connection.putrequest(method, f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}", skip_accept_encoding=True)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        for name, value in [*headers, ("Content-Length", str(len(body)))]:
             connection.putheader(name, value)
         connection.endheaders(body)
         response = connection.getresponse()

@@ -1,4 +1,7 @@
-"""Declares a second, 16 clients: ours, a bare Litestar route over the same two statements, asyncpg alone, an empty route."""
+"""Declares a second, 16 clients: ours, a bare Litestar route over the same two statements, asyncpg alone, an empty route.
+
+Ours also with URLs that forbid no headers, by a second API that runs beside the first.
+"""
 
 import asyncio
 import hashlib
@@ -6,7 +9,7 @@ import secrets
 import time
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import msgspec
@@ -21,17 +24,24 @@ from tests.benchmarks.load import CLIENTS, drive, make_request, send
 DECLARATION = {"filename": "photo.jpg", "size": 482113, "content_type": "image/jpeg"}
 
 
+FORBIDS: Final = b"&x-minio-source-replication-request=%7F&X-Amz-Signature="
+FORBIDS_NOTHING: Final = b"&X-Amz-SignedHeaders=content-length%3Bcontent-type%3Bhost%3Bif-none-match&X-Amz-Signature="
+
+
 def measure(ground: Ground) -> list[Figure]:
     count, rounds = ground.choose(3000, 300), ground.choose(9, 2)
     with ground.new_site() as site:
         site.start_api("--no-worker")
+        unbound = site.start_another_api({"ASSAY_S3_BIND_ABSENT_HEADERS": "no"})
         bare = site.start_neighbour("bare")
         ours, theirs = make_declare(site, f"{site.url}/files"), make_declare(site, f"{bare}/declare")
+        without = make_declare(site, f"{unbound}/files")
         empty = make_request("GET", f"{bare}/empty")
         found = alternate(
             {
-                "ours": partial(drive, [send(ours, expected=201)] * count, [site.url]),
-                "bare": partial(drive, [send(theirs, expected=201)] * count, [bare]),
+                "ours": partial(drive, [send(ours, expected=201, holds=FORBIDS)] * count, [site.url]),
+                "without": partial(drive, [send(without, expected=201, holds=FORBIDS_NOTHING)] * count, [unbound]),
+                "bare": partial(drive, [send(theirs, expected=201, holds=b'"created_at":')] * count, [bare]),
                 "insert": partial(insert_rows, site, count),
                 "empty": partial(drive, [send(empty, expected=200)] * count, [bare]),
             },
@@ -40,6 +50,7 @@ def measure(ground: Ground) -> list[Figure]:
     work = f"declare, {CLIENTS} clients"
     return [
         compare_rates(work, "a bare Litestar route that runs the same two statements", found["ours"], found["bare"], unit="/s", least=0.7),
+        compare_rates(work, "the same, with URLs that forbid no headers", found["ours"], found["without"], unit="/s", least=None),
         compare_rates(work, "INSERT … RETURNING alone through asyncpg", found["ours"], found["insert"], unit="/s", least=None),
         compare_rates(work, "Litestar's empty route", found["ours"], found["empty"], unit="/s", least=None),
     ]
@@ -62,7 +73,8 @@ async def insert_all(site: Site, count: int) -> float:
         async def insert_some() -> None:
             for _ in range(count // CLIENTS):
                 ends = (timedelta(hours=24), timedelta(minutes=15))
-                await pool.fetchrow(files.DECLARE, uuid4(), "benchmark", *arguments, secrets.token_hex(16), *ends)
+                row = await pool.fetchrow(files.DECLARE, uuid4(), "benchmark", *arguments, secrets.token_hex(16), *ends, None)
+                assert row["state"] == "pending", row
 
         await asyncio.gather(*(pool.fetchval("SELECT pg_sleep(0.05)") for _ in range(CLIENTS)))  # connects them all
         begun = time.perf_counter()

@@ -97,11 +97,19 @@ class Site:
         self.start("tests.benchmarks.neighbours", which, url.rpartition(":")[2], url=url)
         return url
 
-    def start(self, module: str, *arguments: str, url: str | None) -> int:
+    def start_another_api(self, environ: Mapping[str, str]) -> str:
+        """The address of a second `assay serve --no-worker`, with these variables too. The store does not know of it."""
+        url = f"http://127.0.0.1:{free_port()}"
+        self.start("service", "serve", "--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--no-worker", url=url, more=environ)
+        return url
+
+    def start(self, module: str, *arguments: str, url: str | None, more: Mapping[str, str] | None = None) -> int:
         """A process with this site's environment, when it answers at `url`."""
         log = self.ground.folder / "processes.log"
         begun = log.read_text().count("worker started") if log.exists() else 0
-        process = self.stack.enter_context(started(module, *arguments, environ=make_environment(self.settings), log=log))
+        process = self.stack.enter_context(
+            started(module, *arguments, environ={**make_environment(self.settings), **(more or {})}, log=log)
+        )
 
         def is_up() -> bool:
             assert process.poll() is None, log.read_text()[-2000:]

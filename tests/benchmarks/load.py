@@ -102,11 +102,12 @@ async def take_jobs(waiting: Iterator[Job], connections: Sequence[Connection]) -
         await job(connections)
 
 
-def send(request: bytes, *, expected: int) -> Job:
-    """A job of one request to the first way."""
+def send(request: bytes, *, expected: int, holds: bytes = b"") -> Job:
+    """A job of one request to the first way. Every answer has this status, and `holds` in its body."""
 
     async def exchange(connections: Sequence[Connection]) -> None:
-        check(await connections[0].exchange(request), expected)
+        answer = check(await connections[0].exchange(request), expected)
+        assert holds in answer.body, f"{holds!r} is not in {answer.body[:500]!r}"
 
     return exchange
 

@@ -61,7 +61,7 @@ async def declare_bare(request: Request[Any, Any, Any], data: Declared) -> Inser
     grant = await pool.fetchrow(keys.FIND, digest_key(request.headers["authorization"][7:]).digest)
     ttl, grace = timedelta(hours=24), timedelta(minutes=15)
     row = await pool.fetchrow(
-        files.DECLARE, uuid4(), grant["owner"], data.filename, data.size, data.content_type, None, {}, uuid4().hex, ttl, grace
+        files.DECLARE, uuid4(), grant["owner"], data.filename, data.size, data.content_type, None, {}, uuid4().hex, ttl, grace, None
     )
     return Inserted(row["id"], row["created_at"])
 

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -149,7 +150,9 @@ async def prove_by_hand(site: Site, store: Connection, connection: asyncpg.Conne
 
 async def insert_row(connection: asyncpg.Connection, file_id: UUID, key: str) -> None:
     ends = (timedelta(hours=24), timedelta(minutes=15))
-    await connection.execute(files.DECLARE, file_id, "by-hand", "small.bin", len(BODY), "application/octet-stream", None, {}, key, *ends)
+    about: tuple[Any, ...] = ("by-hand", "small.bin", len(BODY), "application/octet-stream", None, {})
+    row = await connection.fetchrow(files.DECLARE, file_id, *about, key, *ends, None)
+    assert row["id"] == file_id, row
 
 
 # How many

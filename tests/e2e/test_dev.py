@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -20,8 +21,9 @@ import asyncpg
 import httpx
 import pytest
 
+from tests.e2e.attacks import pack
 from tests.e2e.commands import processes_in, read_announcement, run, started, stop, wait_until_gone
-from tests.e2e.jobs import digest, read_metadata, upload
+from tests.e2e.jobs import declare, digest, read_metadata, upload
 from tests.servers import free_port, genuine_minio, reachable_folder, reserved_port, store_kinds
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
@@ -191,8 +193,32 @@ async def test_a_normal_user_starts_it_in_a_folder_of_their_own(data: Path) -> N
 def test_what_others_could_reach_is_refused(data: Path) -> None:
     refused = run(["dev", "--data", str(data), "--host", "0.0.0.0"])  # noqa: S104  # refused
     assert refused.returncode == 1
-    assert "--insecure" in refused.stderr
+    assert "ASSAY_S3_PUBLIC_ENDPOINT" in refused.stderr
     assert not data.exists()
+
+
+@pytest.mark.parametrize("values", [["true"], ["", "true"]])
+async def test_others_may_upload_to_the_embedded_store_and_unpack_nothing_there(data: Path, values: list[str]) -> None:
+    """At an address of this machine that is not the usual one; another `assay dev` may have the usual port."""
+    host = f"127.0.{secrets.randbelow(256)}.{2 + secrets.randbelow(250)}"
+    environ = {"ASSAY_S3_PUBLIC_ENDPOINT": f"http://{host}:9000"}
+    with running_dev(data, "--host", host, environ=environ) as dev:
+        async with dev.client as client, httpx.AsyncClient(timeout=60) as anonymous:
+            victim, declared = await declare(client, BODY), await declare(client, archive := pack("a" * 32, BODY))
+            url = httpx.URL(declared["upload"]["url"])
+            assert (url.host, url.port) == (host, 9000)
+            port = httpx.URL(dev.line["s3"]["endpoint"]).port
+            sent = [*declared["upload"]["headers"].items(), ("Host", f"{host}:9000")]
+            refused = await anonymous.put(
+                url.copy_with(port=port),
+                content=archive,
+                headers=[*sent, *[("x-amz-meta-snowball-auto-extract", value) for value in values]],
+            )
+            honest = httpx.URL(victim["upload"]["url"]).copy_with(port=port)
+            answer = await anonymous.put(honest, content=BODY, headers={**victim["upload"]["headers"], "Host": f"{host}:9000"})
+    assert (refused.status_code, answer.status_code) == (403, 200)
+    said = data.with_name("data.log").read_text()
+    assert "trusted network" in said
 
 
 def test_the_line_is_all_that_is_printed(data: Path) -> None:

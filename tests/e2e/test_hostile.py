@@ -8,6 +8,7 @@ import httpx
 import msgspec
 import pytest
 
+from service.presign import Signer
 from service.resources import Resources
 from tests.e2e.attacks import overwrite, put_as_root
 from tests.e2e.conftest import Apart
@@ -35,7 +36,9 @@ OTHER = BODY.upper()
 
 
 @pytest.mark.parametrize("moment", ["before the copy", "after the copy"])
-async def test_a_url_used_again_during_the_verification_changes_nothing_that_is_served(apart: Apart, server: str, moment: str) -> None:
+async def test_a_url_used_again_during_the_verification_changes_nothing_that_is_served(
+    apart: Apart, root_signer: Signer, server: str, moment: str
+) -> None:
     declared = await upload(apart.client, BODY, content_type=None)
     gate = Gate()
     incoming, vault = FaultyBucket(apart.resources.incoming), FaultyBucket(apart.resources.vault)
@@ -47,7 +50,7 @@ async def test_a_url_used_again_during_the_verification_changes_nothing_that_is_
     paused = msgspec.structs.replace(apart.resources, incoming=incoming, vault=vault)
     async with working(paused):
         await gate.reached.wait()
-        overwritten = await overwrite(apart.resources, apart.client, declared, OTHER, server=server)
+        overwritten = await overwrite(apart.resources, apart.client, root_signer, declared=declared, body=OTHER, server=server)
         gate.opened.set()
         assert (await read_metadata(apart.client, declared, wait=20))["state"] == "ready"
     # A copy that was made stays what it is; an object that changed before its copy is looked at again, and copied and hashed as it is.
@@ -82,12 +85,12 @@ async def test_a_forged_etag_cannot_bring_other_bytes_past_the_hash(apart: Apart
 
 
 async def test_a_url_used_again_after_ready_changes_nothing(
-    client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, server: str
+    client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, root_signer: Signer, server: str
 ) -> None:
     declared = await upload(client, BODY)
     proved = await complete(client, declared)
     await sweep_incoming(resources, declared)  # without the object in its way, the URL's own condition holds once more
-    await overwrite(resources, intruder, declared, OTHER, server=server)
+    await overwrite(resources, intruder, root_signer, declared=declared, body=OTHER, server=server)
     await announce(client, resources.settings, await find_key(resources, declared), size=len(OTHER), eTag="0" * 32)
     assert await complete(client, declared) == proved
     await check_served(client, resources, declared, BODY)
@@ -97,13 +100,13 @@ async def test_a_url_used_again_after_ready_changes_nothing(
 
 
 async def test_a_url_used_after_the_deletion_brings_nothing_back(
-    client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, server: str
+    client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, root_signer: Signer, server: str
 ) -> None:
     declared = await upload(client, BODY)
     await complete(client, declared)
     await client.delete(f"/files/{declared['file']['id']}")
     await sweep_incoming(resources, declared)
-    await overwrite(resources, intruder, declared, OTHER, server=server)
+    await overwrite(resources, intruder, root_signer, declared=declared, body=OTHER, server=server)
     await announce(client, resources.settings, await find_key(resources, declared))
     assert (await download(client, declared)).status_code == 410
     assert (await read_metadata(client, declared))["state"] == "deleted"

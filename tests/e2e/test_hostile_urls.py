@@ -5,7 +5,7 @@ import gzip
 import http.client
 import threading
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from service.object_store.connection import calling
+from service.presign import ABSENT_FROM_PUT, Signer
 from service.resources import Resources
 from service.uploads import find_file, sign_upload
 from tests.e2e.attacks import put_as_root, put_snowball, put_unsigned
@@ -29,14 +30,17 @@ from tests.e2e.jobs import (
     download,
     find_key,
     look_at,
+    open_upload,
     put,
     read_metadata,
     sweep_incoming,
     upload,
+    upload_silently,
     working,
 )
-from tests.presigned import Answers, stream_unsigned
-from tests.stores import open_store, receive
+from tests.invariants import list_bucket
+from tests.presigned import ABUSES, OPEN, Answers, content, forge, stream_unsigned
+from tests.stores import open_store, receive, send
 
 pytestmark = pytest.mark.anyio
 
@@ -72,18 +76,89 @@ async def test_a_body_without_any_signature_is_never_served_as_what_was_declared
     client: httpx.AsyncClient, resources: Resources, expected: Answers
 ) -> None:
     declared = await declare(client, BODY, sha256=digest(BODY))
-    status = await put_unsigned(resources, await find_key(resources, declared), OTHER)
+    bucket, key = resources.settings.incoming_bucket, await find_key(resources, declared)
+    status = await put_unsigned(resources.signer, bucket, key, body=OTHER)
     assert status in expected["no signature"]
     await check_refused(client, resources, declared, landed=status == 200, reason="digest-mismatch")
 
 
-async def test_a_tar_that_the_store_unpacks_over_another_file_is_never_served_as_that_file(
-    client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, expected: Answers
+async def test_what_comes_by_roots_key_id_without_a_signature_is_never_served_as_what_was_declared(
+    client: httpx.AsyncClient, resources: Resources, root_signer: Signer, expected: Answers
 ) -> None:
-    declared = await declare(client, BODY, sha256=digest(BODY), content_type=None)
-    status = await put_snowball(intruder, await find_key(resources, declared), OTHER)
-    assert status in expected["snowball"]
+    """No policy holds for root. Its key id is a secret, and still nothing rests on that."""
+    declared = await declare(client, BODY, sha256=digest(BODY))
+    bucket, key = resources.settings.incoming_bucket, await find_key(resources, declared)
+    status = await put_unsigned(root_signer, bucket, key, body=OTHER)
+    assert status in expected["no signature, root's key id"]
     await check_refused(client, resources, declared, landed=status == 200, reason="digest-mismatch")
+
+
+SNOWBALL_FORMS = (["true"], ["", "true"], ["no", "true"], ["true", "true"], ["no, true"])
+
+
+@pytest.mark.parametrize("values", SNOWBALL_FORMS, ids=", then ".join)
+async def test_no_tar_is_unpacked_over_the_upload_of_another(
+    client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, values: list[str]
+) -> None:
+    """The sender knows the other upload's key. Before, its unverified object became the sender's, past `If-None-Match`."""
+    declared = await upload_unnoticed(client, resources)
+    key = await find_key(resources, declared)
+    before = [await list_bucket(bucket) for bucket in (resources.incoming, resources.vault)]
+    rows = await resources.pool.fetchval("SELECT count(*) FROM files")
+    assert await put_snowball(intruder, key, OTHER, values=values) == 403
+    assert await put_snowball(intruder, "ec" * 16, OTHER, values=values) == 403
+    after = [await list_bucket(bucket) for bucket in (resources.incoming, resources.vault)]
+    assert [now_there - there for now_there, there in zip(after, before, strict=True)] == [
+        set(),
+        set(),
+    ]  # what others left is swept meanwhile
+    assert await resources.pool.fetchval("SELECT count(*) FROM files") == rows + 2  # what was declared for the tars
+    assert await asyncio.to_thread(content, resources.incoming, key) == BODY
+    assert (await complete(client, declared))["hash"] == digest(BODY)
+    await check_served(client, resources, declared, BODY)
+
+
+async def upload_unnoticed(client: httpx.AsyncClient, resources: Resources) -> dict[str, Any]:
+    """An object that stays in incoming until somebody calls `complete`."""
+    declared, status = await upload_silently(client, BODY, unbound=resources)
+    if status != 200:
+        pytest.skip("this store lets no client suppress an event")
+    return declared
+
+
+async def test_a_tar_that_a_store_unpacked_over_another_file_is_never_served_as_that_file(
+    client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, server: str
+) -> None:
+    """By a URL that forbids no header."""
+    declared = await declare(client, BODY, sha256=digest(BODY), content_type=None)
+    key = await find_key(resources, declared)
+    status = await put_snowball(intruder, key, OTHER, values=["", "true"], unbound=resources)
+    assert status in OPEN["snowball, empty and set"][server]
+    await check_refused(client, resources, declared, landed=status == 200, reason="digest-mismatch")
+
+
+@pytest.mark.parametrize("only", [None, *forge(datetime.now(UTC))])
+async def test_no_event_is_suppressed_and_no_etag_or_date_forged(client: httpx.AsyncClient, resources: Resources, only: str | None) -> None:
+    """By all of one store's headers for another, and by each of them alone."""
+    declared = await declare(client, BODY)
+    headers = {name: value for name, value in forge(datetime.now(UTC)).items() if only in (None, name)}
+    for sent in (headers, dict.fromkeys(headers, "")):
+        assert (await put(declared, BODY, sent)).status == 403
+    assert (await look_at(resources, declared)).incoming is None
+    assert (await put(declared, BODY)).status == 200
+    assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
+    assert (await look_at(resources, declared)).row["notices"] == 1
+
+
+@pytest.mark.parametrize("header", sorted(ABSENT_FROM_PUT.neutral))
+async def test_a_redirected_upload_forbids_the_same_headers(client: httpx.AsyncClient, resources: Resources, header: str) -> None:
+    answer = await client.put("/upload/a.txt", content=BODY, headers={"Content-Length": str(len(BODY))})
+    assert answer.status_code == 307
+    url = answer.headers["location"]
+    key = urlsplit(url).path.rpartition("/")[2]
+    assert (await asyncio.to_thread(send, "PUT", url, body=BODY, headers={header: ABUSES[header]})).status in (400, 403, 501)
+    assert await asyncio.to_thread(content, resources.incoming, key) is None
+    assert (await asyncio.to_thread(send, "PUT", url, body=BODY)).status == 200
 
 
 async def check_refused(client: httpx.AsyncClient, resources: Resources, declared: Mapping[str, Any], *, landed: bool, reason: str) -> None:
@@ -106,7 +181,7 @@ async def test_an_encoding_and_tags_of_the_clients_own_do_not_reach_who_download
     packed = gzip.compress(bytes(1024**2))
     declared = await declare(client, packed)
     headers = {"Content-Encoding": "gzip", "x-amz-tagging": "delete=soon", "Content-Disposition": "inline", "Cache-Control": "public"}
-    assert (await put(declared, packed, headers)).status == 200
+    assert (await put(await open_upload(resources, declared), packed, headers)).status == 200
     assert (await complete(client, declared))["hash"] == digest(packed)
     answer = await client.get(f"/files/{declared['file']['id']}", headers={"Accept-Encoding": "identity"})
     assert (answer.content, answer.headers["content-length"]) == (packed, str(len(packed)))

@@ -7,9 +7,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from service.deployment import Deployment, allow
 from service.doctor import Check, Finding, events, run_check
-from service.doctor.enforcement import PROMISES, check_enforcement, check_promise, check_snowball
+from service.doctor.binding import check_binding
+from service.doctor.enforcement import PROMISES, check_enforcement, check_promise
 from service.doctor.store import check_public_endpoint, check_upload_url
+from service.doctor.unsigned_headers import check_unsigned_headers
+from service.object_store.administration import Administration
 from service.resources import Resources
 from service.settings import Settings, Url
 from tests.examining import answering, changed, examine_all, failures, statuses, with_urls_to
@@ -20,11 +24,13 @@ from tests.stores import StoreUnderTest
 
 pytestmark = pytest.mark.anyio
 
-WARNINGS = {
-    "minio": {"URL: streaming", "URL: signature"},
-    "embedded": {"URL: if-none-match", "URL: snowball"},
+WARNINGS = {"minio": {"URL: readable"}, "embedded": {"URL: if-none-match"}}
+"""What each store lets through, with URLs and policies as the service makes them (docs/store-facts.md)."""
+OPEN_WARNINGS = {
+    "minio": {"URL: readable", "URL: snowball", "URL: ETag and date", "URL: attributes", "URL: absent headers"},
+    "embedded": {"URL: if-none-match", "URL: snowball", "URL: attributes", "URL: absent headers"},
 }
-"""What each store lets through (storage-facts.md, "Presigned URLs")."""
+"""With URLs that forbid no header."""
 
 
 @pytest.fixture(autouse=True)
@@ -33,12 +39,104 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "EVENT_SECONDS", 0.0)
 
 
-async def test_what_each_store_enforces(resources: Resources, store: StoreUnderTest) -> None:
-    found = statuses(await check_enforcement(resources))
-    warned = {name for name, status in found.items() if status == "warning"}
-    if store.kind in WARNINGS:
-        assert warned == WARNINGS[store.kind]
-    assert "failed" not in found.values()
+async def check_all_urls(resources: Resources) -> list[Finding]:
+    return [*await check_binding(resources), *await check_enforcement(resources), *await check_unsigned_headers(resources)]
+
+
+def warned(findings: list[Finding]) -> set[str]:
+    return {finding.name for finding in findings if finding.status == "warning"}
+
+
+@pytest.mark.parametrize("binds", [True, False])
+async def test_what_each_store_enforces(settings: Settings, store: StoreUnderTest, binds: bool) -> None:
+    async with changed(settings, s3_bind_absent_headers=binds) as resources:
+        found = await check_all_urls(resources)
+        assert await list_bucket(resources.incoming) == set()
+    expected = WARNINGS if binds else OPEN_WARNINGS
+    if store.kind in expected:
+        assert warned(found) == expected[store.kind]
+    assert "failed" not in statuses(found).values()
+    if store.kind == "minio":
+        (readable,) = [finding.what for finding in found if finding.name == "URL: readable"]
+        assert [name in readable for name in ("sealed-key: set", "seal-algorithm: set", "iv: set", "encrypted-multipart: set")] == [
+            True
+        ] * 4
+
+
+async def test_policies_without_their_refusal_of_unsigned_bodies_are_found(
+    resources: Resources, store: StoreUnderTest, deployment: Deployment
+) -> None:
+    """CVE-2026-41145, as in a deployment whose bootstrap is older."""
+    if store.kind not in WARNINGS:
+        pytest.skip("what this store lets through is not known")
+    root = (deployment.root_access_key, deployment.root_secret_key)
+    administration = Administration(deployment.endpoint, access_key=root[0], secret_key=root[1], region=deployment.region)
+    administration.put_policy(deployment.signer_policy_name, allow(("s3:PutObject",), [f"{deployment.incoming_bucket}/*"]))
+    administration.close()
+    expected = {"URL: streaming", "URL: signature"} if store.kind == "minio" else set()
+
+    async def took_effect() -> bool:
+        return expected <= warned(await check_enforcement(resources))
+
+    assert await events.wait_for(took_effect, seconds=20)
+    found = [finding for finding in await check_enforcement(resources) if finding.name in expected]
+    assert all("assay bootstrap" in finding.advice for finding in found)
+
+
+def is_signed_by_headers_alone(path: str, headers: Mapping[str, str]) -> bool:
+    """Whether the request has every signed header, as stores of other families than MinIO's want it."""
+    (names,) = parse_qs(urlsplit(path).query)["X-Amz-SignedHeaders"]
+    return set(names.split(";")) <= {name.lower() for name in headers}
+
+
+async def test_a_store_that_takes_signed_headers_from_headers_alone_needs_the_binding_off(
+    settings: Settings, store: StoreUnderTest
+) -> None:
+    def judge(method: str, path: str, headers: Mapping[str, str], body: bytes) -> int:
+        if not is_signed_by_headers_alone(path, headers):
+            return 403
+        return pass_on(store, method, path, headers=headers, body=body, keep_host=True)
+
+    with answering(judge) as endpoint:
+        async with changed(settings) as resources:
+            on = await check_upload_url(with_urls_to(resources, endpoint))
+        async with changed(settings, s3_bind_absent_headers=False) as resources:
+            elsewhere = with_urls_to(resources, endpoint)
+            off = [*await check_upload_url(elsewhere), *await check_binding(elsewhere)]
+    assert statuses(on) == {"upload URL": "failed"}
+    assert on[0].advice.startswith("set ASSAY_S3_BIND_ABSENT_HEADERS=no")
+    assert statuses(off) == {"upload URL": "ok", "URL: absent headers": "ok"}
+
+
+async def test_a_binding_that_is_off_where_it_is_honoured_is_found(settings: Settings) -> None:
+    async with changed(settings, s3_bind_absent_headers=False) as resources:
+        (finding,) = await check_binding(resources)
+    assert (finding.status, finding.advice) == ("warning", "set ASSAY_S3_BIND_ABSENT_HEADERS=yes")
+
+
+async def test_a_proxy_that_stops_the_bindings_parameters_is_found(settings: Settings, store: StoreUnderTest) -> None:
+    def judge(method: str, path: str, headers: Mapping[str, str], body: bytes) -> int:
+        if "x-minio-source-etag=" in path:
+            return 403
+        return pass_on(store, method, path, headers=headers, body=body, keep_host=True)
+
+    with answering(judge) as endpoint:
+        async with changed(settings, s3_public_endpoint=Url(endpoint)) as resources:
+            (finding,) = await check_public_endpoint(resources)
+    assert finding.status == "failed"
+    assert "docs/deploy/nginx.conf" in finding.advice
+
+
+async def test_without_the_binding_the_doctor_finds_the_form_that_unpacks_a_tar(settings: Settings, store: StoreUnderTest) -> None:
+    """MinIO refuses the single header and unpacks when it is sent twice, empty and set."""
+    if store.kind not in WARNINGS:
+        pytest.skip("what this store lets through is not known")
+    async with changed(settings, s3_bind_absent_headers=False) as resources:
+        found = {finding.name: finding for finding in await check_unsigned_headers(resources)}
+        assert await list_bucket(resources.incoming) == set()
+    assert found["URL: snowball"].status == "warning"
+    forms = "empty and set" if store.kind == "minio" else "set, empty and set, set twice, neutral and set"
+    assert f"x-amz-meta-snowball-auto-extract: {forms})" in found["URL: snowball"].what
 
 
 @pytest.mark.parametrize("status", [200, 403, 503])
@@ -47,19 +145,19 @@ async def test_a_clients_way_that_takes_no_upload_makes_up_for_nothing(settings:
     if store.kind not in WARNINGS:
         pytest.skip("what this store lets through is not known")
     with answering(status) as endpoint:
-        async with changed(settings, s3_public_endpoint=Url(endpoint)) as resources:
-            found = statuses(await check_enforcement(resources))
-    assert {name for name, status in found.items() if status == "warning"} == WARNINGS[store.kind]
+        async with changed(settings, s3_public_endpoint=Url(endpoint), s3_bind_absent_headers=False) as resources:
+            found = await check_all_urls(resources)
+    assert warned(found) == OPEN_WARNINGS[store.kind]
 
 
 async def test_a_clients_way_that_changes_nothing_makes_up_for_nothing(settings: Settings, store: StoreUnderTest) -> None:
     if store.kind not in WARNINGS:
         pytest.skip("what this store lets through is not known")
     with faulty_proxy(store.address) as proxy:
-        async with changed(settings, s3_public_endpoint=Url(proxy.endpoint)) as resources:
-            found = statuses(await check_enforcement(resources))
+        async with changed(settings, s3_public_endpoint=Url(proxy.endpoint), s3_bind_absent_headers=False) as resources:
+            found = await check_all_urls(resources)
             assert await list_bucket(resources.incoming) == set()
-    assert {name for name, status in found.items() if status == "warning"} == WARNINGS[store.kind]
+    assert warned(found) == OPEN_WARNINGS[store.kind]
 
 
 async def test_a_store_that_cannot_answer_has_kept_no_promise(resources: Resources) -> None:
@@ -67,7 +165,7 @@ async def test_a_store_that_cannot_answer_has_kept_no_promise(resources: Resourc
         with answering(status) as endpoint:
             elsewhere = with_urls_to(resources, endpoint)
             found = [(await run_check(elsewhere, promise.name, check=alone(promise.name)))[0] for promise in PROMISES]
-            found += [await check_snowball(elsewhere), *await check_upload_url(elsewhere)]
+            found += [*await check_unsigned_headers(elsewhere), *await check_upload_url(elsewhere)]
         assert {finding.status for finding in found} == {"failed"}
 
 
@@ -103,11 +201,12 @@ async def test_an_upload_that_is_refused_is_found(resources: Resources) -> None:
     assert "403" in finding.what
 
 
-def pass_on(store: StoreUnderTest, method: str, path: str, *, headers: Mapping[str, str], body: bytes) -> int:
-    """The store's status; Host is the store's own."""
+def pass_on(store: StoreUnderTest, method: str, path: str, *, headers: Mapping[str, str], body: bytes, keep_host: bool = False) -> int:
+    """The store's status; Host is the store's own, or what the client sent."""
     connection = http.client.HTTPConnection(*store.address, timeout=10)
     try:
-        kept = {name: value for name, value in headers.items() if name.lower() not in ("host", "content-length")}
+        left_out = ("content-length",) if keep_host else ("host", "content-length")
+        kept = {name: value for name, value in headers.items() if name.lower() not in left_out}
         connection.request(method, path, body, kept)
         return connection.getresponse().status
     finally:

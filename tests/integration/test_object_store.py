@@ -110,9 +110,9 @@ async def test_an_object_that_changed_is_not_read(vault: Bucket) -> None:
         vault.open("k", etag=etag)
 
 
-async def test_bytes_come_raw_whatever_encoding_the_client_claimed(incoming: Bucket, vault: Bucket, signer: Signer) -> None:
+async def test_bytes_come_raw_whatever_encoding_the_client_claimed(incoming: Bucket, vault: Bucket, open_signer: Signer) -> None:
     body = gzip.compress(b"x" * 100_000)
-    upload = signer.presign_put(
+    upload = open_signer.presign_put(
         incoming.name,
         "k",
         size=len(body),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.cli import main
-from service.cli.dev import address_of, check_exposure
+from service.cli.dev import address_of, check_exposure, describe_exposure
 from service.cli.development import choose_folder, make_identities
 from service.cli.env import env, fill_line
 from service.cli.errors import CommandError
@@ -85,21 +85,25 @@ def test_bootstrap_prints_names_in_the_place_of_secrets(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_loopback_needs_no_leave(host: str) -> None:
-    check_exposure(host, minio=None, insecure=False)
+    check_exposure(host, None)
+    assert describe_exposure(host, None, store="http://127.0.0.1:9000", embedded=True) == []
 
 
-def test_others_reach_the_embedded_store_only_when_told_so() -> None:
-    with pytest.raises(CommandError, match="--insecure"):
-        check_exposure("192.0.2.7", minio=None, insecure=False)
-    check_exposure("192.0.2.7", minio=None, insecure=True)
-
-
-def test_others_need_the_stores_public_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ASSAY_S3_PUBLIC_ENDPOINT", raising=False)
+@pytest.mark.parametrize("host", ["192.0.2.7", "0.0.0.0", "::"])  # noqa: S104  # nothing is bound
+def test_others_need_the_stores_public_address(host: str) -> None:
     with pytest.raises(CommandError, match="ASSAY_S3_PUBLIC_ENDPOINT"):
-        check_exposure("192.0.2.7", minio=Path("/usr/bin/minio"), insecure=True)
-    monkeypatch.setenv("ASSAY_S3_PUBLIC_ENDPOINT", "http://192.0.2.7:9000")
-    check_exposure("192.0.2.7", minio=Path("/usr/bin/minio"), insecure=False)
+        check_exposure(host, None)
+    check_exposure(host, "http://192.0.2.7:9000")
+
+
+def test_what_others_can_do_is_said() -> None:
+    public, store = "http://192.0.2.7:9000", "http://192.0.2.7:9000"
+    plain, embedded = describe_exposure("192.0.2.7", public, store=store, embedded=True)
+    assert "trusted network" in plain
+    assert "until the file is proved" in embedded
+    assert describe_exposure("192.0.2.7", public, store=store, embedded=False) == [plain]
+    *_, moved = describe_exposure("192.0.2.7", public, store="http://192.0.2.7:9001", embedded=False)
+    assert "port 9001" in moved
 
 
 def test_addresses_are_those_by_which_this_machine_gets_there() -> None:

@@ -1,14 +1,18 @@
 """The signed URL against what others made of the same request: the S3 documentation and minio-py."""
 
+import hashlib
+import hmac
+import re
 from datetime import UTC, datetime, timedelta, timezone
-from urllib.parse import parse_qs, urlsplit
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
 
 import minio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.presign import Signer, parse_endpoint
+from service.presign import ABSENT_FROM_PART, ABSENT_FROM_PUT, Signer, parse_endpoint
 
 EXAMPLE_ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
 EXAMPLE_SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -122,7 +126,8 @@ def test_one_signer_signs_across_midnight_and_back() -> None:
 def test_size_type_condition_and_digest_are_bound() -> None:
     signer = example_signer("http://minio:9000")
     parameters = parse_qs(urlsplit(signed_put(signer)).query)
-    assert parameters["X-Amz-SignedHeaders"] == ["content-length;content-type;host;if-none-match"]
+    names = {"content-length", "content-type", "host", "if-none-match", *ABSENT_FROM_PUT.neutral}
+    assert parameters["X-Amz-SignedHeaders"] == [";".join(sorted(names))]
     assert parameters["X-Amz-Content-Sha256"] == [DIGEST.lower()]
     others = [
         signed_put(signer, **change)
@@ -130,6 +135,104 @@ def test_size_type_condition_and_digest_are_bound() -> None:
     ]
     signatures = {parse_qs(urlsplit(url).query)["X-Amz-Signature"][0] for url in [signed_put(signer), *others]}
     assert len(signatures) == 6
+
+
+# The absence of headers
+
+
+def is_signed(url: str, sent: list[tuple[str, str]]) -> bool:
+    """What a store of MinIO's family makes of a PUT with these headers, after the documents of AWS: the values of a signed header come
+    from the request, joined by commas, and from the query where the request has none."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query, keep_blank_values=True)
+    (signature,) = query.pop("X-Amz-Signature")
+    (names,), (credential,), (timestamp,) = query["X-Amz-SignedHeaders"], query["X-Amz-Credential"], query["X-Amz-Date"]
+    scope = credential.partition("/")[2]
+    lines = ""
+    for name in names.split(";"):
+        values = [value for header, value in [("host", parts.netloc), *sent] if header.lower() == name] or query.get(name)
+        if values is None:
+            return False
+        lines += f"{name}:{','.join(' '.join(value.split()) for value in values)}\n"
+    encoded = sorted((quote(name, safe=""), quote(value, safe="")) for name, values in query.items() for value in values)
+    canonical = "&".join(f"{name}={value}" for name, value in encoded)
+    payload = query.get("X-Amz-Content-Sha256", ["UNSIGNED-PAYLOAD"])[0]
+    request = f"PUT\n{parts.path}\n{canonical}\n{lines}\n{names}\n{payload}"
+    key = f"AWS4{EXAMPLE_SECRET_KEY}".encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    text = f"AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+    return hmac.digest(key, text.encode(), "sha256").hex() == signature
+
+
+SENT = [("Content-Length", "4"), ("Content-Type", "image/jpeg"), ("If-None-Match", "*")]
+LENGTH_ALONE: dict[str, object] = {"content_type": None, "sha256": None, "if_none_match": False}
+PART: dict[str, object] = {**LENGTH_ALONE, "query": {"partNumber": "1", "uploadId": "a.b-c_d~e"}}
+
+
+def test_a_store_that_follows_the_documents_takes_every_url() -> None:
+    signer = example_signer("http://minio:9000")
+    assert is_signed(signed_put(signer), SENT)
+    assert is_signed(signed_put(signer, sha256=None), [*SENT, ("Cache-Control", "no-cache"), ("Pragma", "no-cache")])
+    assert is_signed(signed_put(signer, **LENGTH_ALONE), SENT[:1])
+    assert is_signed(signed_put(signer, **PART), SENT[:1])
+    assert not is_signed(signed_put(signer), SENT[:2])
+
+
+@pytest.mark.parametrize("changes", [{}, LENGTH_ALONE])
+@pytest.mark.parametrize("header", ABSENT_FROM_PUT.neutral)
+def test_a_forbidden_header_is_signed_otherwise_than_its_absence(changes: dict[str, object], header: str) -> None:
+    url, sent = signed_put(example_signer("http://minio:9000"), **changes), SENT[:1] if changes else SENT
+    neutral = ABSENT_FROM_PUT.neutral[header]
+    for values in (["true"], ["", "true"], [neutral, "true"], ["true", "true"], ["", ""], [neutral, neutral], [f"{neutral},true"]):
+        assert not is_signed(url, [*sent, *[(header, value) for value in values]]), values
+    # Only what has no effect, or cannot be sent, is signed alike.
+    assert is_signed(url, [*sent, (header, neutral)])
+    assert is_signed(url, [*sent, (header, "")]) == (neutral == "")
+
+
+def test_a_part_forbids_a_copy_alone() -> None:
+    url = signed_put(example_signer("http://minio:9000"), **PART)
+    assert parse_qs(urlsplit(url).query)["X-Amz-SignedHeaders"] == ["content-length;host;x-amz-copy-source"]
+    assert not is_signed(url, [*SENT[:1], ("x-amz-copy-source", "/vault/secret")])
+
+
+def test_a_signer_for_other_stores_forbids_nothing() -> None:
+    signer = Signer(
+        "http://minio:9000",
+        access_key=EXAMPLE_ACCESS_KEY,
+        secret_key=EXAMPLE_SECRET_KEY,
+        region="us-east-1",
+        bind_absent_headers=False,
+    )
+    for url in (signed_put(signer), signed_put(signer, **PART)):
+        assert not any(name in url for name in ABSENT_FROM_PUT.neutral)
+    assert is_signed(signed_put(signer), SENT)
+
+
+def test_a_url_stays_well_below_what_proxies_allow() -> None:
+    """The first limit on the way is 2,048 bytes, in old proxies and web application firewalls; nginx's is 8 KiB."""
+    signer = Signer("https://storage.files.example.com:9000", access_key="A" * 20, secret_key="S" * 40, region="ap-northeast-1")
+    assert len(signed_put(signer)) < 1536
+
+
+def read_nginx_pattern() -> re.Pattern[str]:
+    """What docs/deploy/nginx.conf takes for an upload URL."""
+    text = (Path(__file__).parents[2] / "docs" / "deploy" / "nginx.conf").read_text(encoding="utf-8")
+    (pattern,) = re.findall(r'"~(\^/assay-incoming/.*)" 1;', text)
+    return re.compile(pattern)
+
+
+@pytest.mark.parametrize("changes", [{}, LENGTH_ALONE, PART])
+def test_the_documented_proxy_lets_these_urls_pass_and_no_other_value(changes: dict[str, object]) -> None:
+    url = signed_put(example_signer("http://minio:9000"), **changes).replace("http://minio:9000/incoming/", "/assay-incoming/")
+    pattern, absent = read_nginx_pattern(), ABSENT_FROM_PART if "query" in changes else ABSENT_FROM_PUT
+    assert pattern.search(url)
+    for name, value in absent.neutral.items():
+        here = f"&{name}={quote(value)}&"
+        assert here in url
+        assert not pattern.search(url.replace(here, f"&{name}=true&")), name
+    assert not pattern.search(f"{url}&x-amz-meta-theirs=1")
 
 
 def test_the_client_is_told_the_headers_it_must_send_and_no_others() -> None:

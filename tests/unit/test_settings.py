@@ -35,6 +35,11 @@ def test_the_required_variables_suffice_and_the_rest_has_defaults() -> None:
     assert settings.upload_url_ttl == timedelta(minutes=15)
 
 
+@pytest.mark.parametrize(("text", "binds"), [("yes", True), ("no", False), ("No", False)])
+def test_a_switch_is_yes_or_no(text: str, binds: bool) -> None:
+    assert read_settings({**COMPLETE, "ASSAY_S3_BIND_ABSENT_HEADERS": text}, Settings).s3_bind_absent_headers is binds
+
+
 def test_every_missing_variable_is_named_at_once() -> None:
     errors = errors_of({})
     assert [line.split()[0] for line in errors] == list(COMPLETE)
@@ -65,6 +70,7 @@ def test_every_missing_variable_is_named_at_once() -> None:
         ("ASSAY_S3_PUBLIC_ENDPOINT", "http://minio:abc", "must be a URL"),
         ("ASSAY_WORKER_SLOTS", "0", "1 or more"),
         ("ASSAY_DATABASE_POOL_SIZE", "0", "1 or more"),
+        ("ASSAY_S3_BIND_ABSENT_HEADERS", "1", "must be yes or no"),
         ("ASSAY_LOG_LEVEL", "verbose", "debug, info, warning or error"),
         ("ASSAY_WEBHOOK_TOKEN", "a b c", "one or two words"),
         ("ASSAY_WEBHOOK_TOKEN", "schlüssel", "ASCII"),
