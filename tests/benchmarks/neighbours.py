@@ -28,6 +28,7 @@ from service import database
 from service.app import create_app
 from service.auth import digest_key
 from service.cli.api import reserve_port, run_api
+from service.http.limits import make_limits
 from service.logs import configure_logs
 from service.queries import files, keys
 from service.settings import Settings, read_settings
@@ -126,10 +127,10 @@ def main(which: str, port: str) -> None:
     configure_logs(settings.log_level)
     listener = reserve_port("127.0.0.1", int(port))
     if which == "bare":
-        run_api(make_application(settings, is_ready, do_nothing, declare_bare), listener)
+        run_api(make_application(settings, is_ready, do_nothing, declare_bare), listener, make_limits(settings))
     else:
         both = SideBySide(make_application(settings, upload_naively), create_app(settings))
-        run_api(cast("Litestar", both), listener)
+        run_api(cast("Litestar", both), listener, make_limits(settings))
 
 
 if __name__ == "__main__":
