@@ -1,7 +1,8 @@
-"""HTTP/1.x by hand: bytes leave as they are, in the segments that are named, and answers are read strictly.
+"""HTTP/1.x by hand: bytes leave as they are, in named segments, and answers are read strictly.
 
-No client library takes part, because none sends what a hostile peer sends, and each forgives some answers. `Wire` raises BadAnswer
-where an answer breaks RFC 9110 or RFC 9112, Silence where nothing comes in time.
+No client library takes part, because none sends what a hostile peer sends, and each forgives some
+answers. `Wire` raises BadAnswer where an answer breaks RFC 9110 or RFC 9112, and Silence where
+nothing comes in time.
 """
 
 import contextlib
@@ -48,7 +49,7 @@ class Answer:
     interim: tuple[int, ...] = field(default=())
 
     def find(self, name: bytes) -> bytes | None:
-        """Return the value of a field, or None where there is none. Raises BadAnswer if it is repeated."""
+        """Return the value of a field, or None without one. Raises BadAnswer if it is repeated."""
         found = [value for key, value in self.fields if key.lower() == name]
         if len(found) > 1:
             raise BadAnswer(f"{name!r} came {len(found)} times: {found}")
@@ -82,7 +83,7 @@ class Wire:
     # Sending
 
     def send(self, *segments: bytes) -> bool:
-        """Send each segment when the server has read the one before, and return whether all could be sent.
+        """Send each segment when the server has read the one before. Return whether all were sent.
 
         Answers that come meanwhile are kept. False means that the server closed the connection.
         """
@@ -94,7 +95,7 @@ class Wire:
         return True
 
     def write(self, data: bytes) -> bool:
-        """Send `data` and keep what arrives. Return False if the server closed the connection. Raises Silence."""
+        """Send `data` and keep what arrives. Return False if the server closed. Raises Silence."""
         rest, deadline = memoryview(data), time.monotonic() + self.seconds
         while rest:
             readable, writable, _ = select.select([] if self.ended else [self.socket], [self.socket], [], self.left(deadline))
@@ -114,9 +115,9 @@ class Wire:
             self.socket.shutdown(socket.SHUT_WR)
 
     def wait_until_taken(self) -> None:
-        """Wait until the server's process has read all bytes sent so far, so that the next ones are a read of their own.
+        """Wait until the server's process has read all bytes, so that it reads the next ones apart.
 
-        The wait is bounded, because a server that is busy with a body may leave bytes in its socket.
+        The wait is bounded, because a server that is busy with a body leaves bytes in its socket.
         """
         deadline = time.monotonic() + TAKEN_SECONDS
         while time.monotonic() < deadline and count_unread(self.socket):
@@ -140,13 +141,17 @@ class Wire:
         """Return the seconds until the deadline. Raises Silence if it has passed."""
         seconds = deadline - time.monotonic()
         if seconds <= 0:
-            raise Silence(f"nothing within {self.seconds} s; received so far: {bytes(self.received[:300])!r}")
+            raise self.describe_silence()
         return seconds
 
+    def describe_silence(self) -> Silence:
+        return Silence(f"nothing within {self.seconds} s, behind {bytes(self.received[:300])!r}")
+
     def need_more(self) -> bool:
-        """Wait for more bytes, and return False where the connection has ended instead. Raises Silence."""
+        """Wait for more bytes. Return False if the connection has ended instead. Raises Silence."""
         if not self.ended:
-            select.select([self.socket], [], [], self.seconds)[0] or self.left(0)
+            if not select.select([self.socket], [], [], self.seconds)[0]:
+                raise self.describe_silence()
             self.receive()
         return not self.ended
 
@@ -175,15 +180,19 @@ class Wire:
         return taken
 
     def read_answer(self, method: str = "GET", *, version: str = "1.1") -> Answer:
-        """Return the next final answer to a request of that method and version. Raises BadAnswer, Ended, Silence."""
+        """Return the next final answer, to a request of that method and version.
+
+        Raises BadAnswer, Ended, Silence.
+        """
         interim: list[int] = []
         while True:
             status, fields = self.read_head()
             if status >= 200:
                 answer = Answer(status, fields, b"", tuple(interim))
                 return Answer(status, fields, self.read_body(answer, method, version), tuple(interim))
-            if status == 101 or version == "1.0" or any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in fields):
-                raise BadAnswer(f"an interim answer {status} that this request may not get: {fields}")
+            framed = {name.lower() for name, _ in fields} & {b"content-length", b"transfer-encoding"}
+            if status == 101 or version == "1.0" or framed:
+                raise BadAnswer(f"an interim answer that this request may not get: {status} {fields}")
             interim.append(status)
 
     def read_head(self) -> tuple[int, tuple[tuple[bytes, bytes], ...]]:
@@ -240,7 +249,10 @@ class Wire:
             raise BadAnswer(f"bytes behind the last answer: {rest[:300]!r}")
 
     def check_in_step(self) -> None:
-        """The next answer on this connection belongs to the next request, and nothing is between. Raises BadAnswer, Ended, Silence."""
+        """The next answer belongs to the next request, and nothing is between.
+
+        Raises BadAnswer, Ended, Silence.
+        """
         mark = secrets.token_hex(8).encode()
         self.write(b"GET /health/live HTTP/1.1\r\nHost: sentinel\r\nX-Request-Id: " + mark + b"\r\n\r\n")
         answer = self.read_answer()
@@ -256,7 +268,7 @@ def connected(url: str, count: int) -> Iterator[list[Wire]]:
 
 
 def count_unread(ours: socket.socket) -> int:
-    """Return how many bytes of ours the process at the other end has not read. 0 on systems whose kernel does not tell."""
+    """Return how many bytes the process at the other end has not read; 0 where no kernel tells."""
     if sys.platform != "linux":
         return 0
     try:
