@@ -220,6 +220,9 @@ class LengthRequired(Problem):
 
     status, type, title = 411, "length-required", "The length of the body is required"
 
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail, headers={"Connection": "close"})  # what follows may be the body
+
 
 class PreconditionFailed(Problem):
     """If-Match or If-Unmodified-Since does not hold (RFC 9110, 13.1)."""

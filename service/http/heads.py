@@ -10,7 +10,7 @@ from typing import Final
 import h11
 from h11._receivebuffer import ReceiveBuffer  # private: h11's release is bounded in pyproject.toml
 
-from service.http.limits import LARGEST_HEAD_BYTES, LONGEST_CHUNK_LINE_BYTES, MOST_FIELDS
+from service.http.limits import LARGEST_HEAD_BYTES, LONGEST_CHUNK_LINE_BYTES, MOST_CHUNK_DIGITS, MOST_FIELDS
 from service.problems import HeadTooLarge, InvalidHost, MalformedRequest, Problem, UnsupportedTransferCoding
 
 BLANK_LINE: Final = re.compile(rb"\n\r?\n")
@@ -30,6 +30,7 @@ class BoundedBuffer(ReceiveBuffer):
     def maybe_extract_lines(self) -> list[bytearray] | None:
         """Return the lines up to the first blank one, or None while they are incomplete. Raises HeadTooLarge, MalformedRequest.
 
+        Trailers are discarded (RFC 9112, section 7.1.2): no route reads any, and they may not say where a body ends.
         Upgrade is left out: a server may ignore it (RFC 9110, section 7.8). h11 would read nothing more until the answer, and would
         not notice that the client has gone.
         """
@@ -40,6 +41,8 @@ class BoundedBuffer(ReceiveBuffer):
         lines = super().maybe_extract_lines()
         if lines is None:
             return None
+        if not self.expects_head:
+            return []
         check_lines(lines)
         return [line for line in lines if line[:8].lower() != b"upgrade:"]
 
@@ -62,6 +65,8 @@ class BoundedBuffer(ReceiveBuffer):
         line = super().maybe_extract_next_line()
         if len(self._data if line is None else line) > LONGEST_CHUNK_LINE_BYTES:
             raise MalformedRequest(f"expected at most {LONGEST_CHUNK_LINE_BYTES} bytes of chunk extensions")
+        if line is not None and len(line) > MOST_CHUNK_DIGITS and line[: MOST_CHUNK_DIGITS + 1].isalnum():
+            raise MalformedRequest(f"expected at most {MOST_CHUNK_DIGITS} digits of a chunk's size")
         return line
 
     def maybe_extract_at_most(self, count: int) -> bytearray | None:

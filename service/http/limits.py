@@ -11,6 +11,10 @@ LARGEST_HEAD_BYTES: Final = 64 * 1024
 MOST_FIELDS: Final = 100
 LONGEST_CHUNK_LINE_BYTES: Final = 4 * 1024
 """A chunk's size with its extensions (RFC 9112, section 7.1.1: excessive ones are to be refused)."""
+MOST_CHUNK_DIGITS: Final = 15
+"""Of a chunk's size, which then fits 64 bits (RFC 9112, section 7.1: overflow must not change it)."""
+LONGEST_UNREAD_BYTES: Final = 256 * 1024
+"""A request's body that is read to its end behind an early answer. A longer one ends the connection."""
 MOST_HEAD_BYTES_IN_ALL: Final = 16 * 1024**2
 """Incomplete heads of all connections together."""
 SPARE_FILES: Final = 256

@@ -14,7 +14,8 @@ has gone; when its answer has begun, the connection is dropped instead.
 """
 
 import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -27,7 +28,7 @@ from uvicorn.server import ServerState
 
 from service.http.admission import Admission
 from service.http.heads import BoundedBuffer, find_problem
-from service.http.limits import LARGEST_HEAD_BYTES, Limits
+from service.http.limits import LARGEST_HEAD_BYTES, LONGEST_UNREAD_BYTES, Limits
 from service.http.refusals import make_request_id, report_refusal, write_refusal
 from service.http.targets import check_framing, check_version, read_target
 from service.problems import HeadTimeout, Problem, TooManyConnections
@@ -313,11 +314,22 @@ class Cycle(RequestResponseCycle):
     """One request and its answer."""
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send a part of the answer.
-
-        A client that still waits for 100 (Continue) may leave the body out, or send it all the same: what comes behind the answer
-        could be either, so the connection ends (RFC 9110, section 10.1.1).
-        """
-        if self.waiting_for_100_continue and message["type"] == "http.response.start":
+        """Send a part of the answer, and with its head the end of the connection where the request's body makes that necessary."""
+        if message["type"] == "http.response.start" and self.leaves_body():
             message = {**message, "headers": [*message.get("headers", []), CLOSE_HEADER]}
         await super().send(message)
+
+    def leaves_body(self) -> bool:
+        """Whether what follows on this connection is of no use.
+
+        A client that still waits for 100 (Continue) may leave the body out, or send it all the same: what comes behind the answer
+        could be either (RFC 9110, section 10.1.1). A long body may be given up by a client that is told so (RFC 9112, section 9.6).
+        """
+        if not self.more_body:
+            return False
+        return self.waiting_for_100_continue or find_length(self.scope["headers"]) > LONGEST_UNREAD_BYTES
+
+
+def find_length(fields: Iterable[tuple[bytes, bytes]]) -> float:
+    """Content-Length; infinite for a chunked body. h11 has checked it."""
+    return next((int(value) for name, value in fields if name == b"content-length"), math.inf)
