@@ -101,7 +101,7 @@ class Wire:
         """Send `data` and keep what arrives. Return False if the server closed. Raises Silence."""
         rest, deadline = memoryview(data), time.monotonic() + self.seconds
         while rest:
-            readable, writable, _ = select.select([] if self.ended else [self.socket], [self.socket], [], self.left(deadline))
+            readable, writable = self.wait(self.left(deadline), writing=True)
             if readable:
                 self.receive()
             if writable:
@@ -124,7 +124,7 @@ class Wire:
         """
         deadline = time.monotonic() + TAKEN_SECONDS
         while time.monotonic() < deadline and count_unread(self.socket):
-            if select.select([] if self.ended else [self.socket], [], [], 0.001)[0]:
+            if self.wait(0.001)[0]:
                 self.receive()
 
     # Receiving
@@ -140,6 +140,15 @@ class Wire:
         self.received += data
         self.ended = not data
 
+    def wait(self, seconds: float, *, writing: bool = False) -> tuple[bool, bool]:
+        """Return whether bytes or the end can be received, and whether bytes can be sent."""
+        poll = select.poll()
+        reading = 0 if self.ended else select.POLLIN
+        poll.register(self.socket, reading | (select.POLLOUT if writing else 0))
+        found = poll.poll(seconds * 1000)
+        events = found[0][1] if found else 0
+        return bool(events & ~select.POLLOUT) and not self.ended, bool(events) and writing
+
     def left(self, deadline: float) -> float:
         """Return the seconds until the deadline. Raises Silence if it has passed."""
         seconds = deadline - time.monotonic()
@@ -153,7 +162,7 @@ class Wire:
     def need_more(self) -> bool:
         """Wait for more bytes. Return False if the connection has ended instead. Raises Silence."""
         if not self.ended:
-            if not select.select([self.socket], [], [], self.seconds)[0]:
+            if not self.wait(self.seconds)[0]:
                 raise self.describe_silence()
             self.receive()
         return not self.ended

@@ -99,14 +99,15 @@ def read_request(data: bytes, at: int) -> tuple[Framed, int] | None:
     named = [(name.lower(), value.strip(b" \t")) for name, _, value in fields]
     codings = [value for name, value in named if name == b"transfer-encoding"]
     lengths = [value for name, value in named if name == b"content-length"]
+    read: tuple[bytes | None, int] | None
     if codings:
         is_chunked = [coding.lower() for coding in codings] == [b"chunked"] and not lengths
         read = read_chunks(data, end.end()) if is_chunked else None
     elif lengths:
         read = read_length(data, end.end(), lengths)
     else:
-        return Framed(*words, body=None), end.end()
-    return None if read is None else (Framed(*words, body=read[0]), read[1])
+        read = (None, end.end())
+    return None if read is None else (Framed(words[0], words[1], words[2], read[0]), read[1])
 
 
 def read_length(data: bytes, at: int, lengths: list[bytes]) -> tuple[bytes, int] | None:

@@ -526,7 +526,11 @@ def list_lines() -> Iterator[Case]:
     bare = b"GET /health/live HTTP/1.1\r\nHost: h\nX-A: b\r\n\r\n"
     yield answer(rule, "one line that ends in LF alone", bare, statuses={200, 400})
     sent = b"\r\n\r\n" + get(HOST)
-    yield answer(rule, "empty lines before the request", sent, statuses={200, 400})
+    yield serve(rule, "empty lines before the request", sent)
+    cut = [b"\r", b"\n", b"\r", b"\n" + get(HOST)]
+    yield serve(rule, "empty lines before the request, cut within", *cut)
+    sent = upload(b"Content-Length: 5") + b"hello"
+    yield store(rule, "an empty line behind the body, cut within", sent, b"\r", b"\n")
     yield refuse(rule, "a blank before the request", b" " + get(HOST))
     bare = b"GET /health/live HTTP/1.1\rHost: h\r\r"
     yield refuse(rule, "lines that end in CR alone", bare, b"\r\n\r\n")
