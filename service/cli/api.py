@@ -32,7 +32,7 @@ def run_api(app: Litestar, listener: socket.socket, limits: Limits, *, on_start:
 
 def make_config(app: Any, limits: Limits, *, stop_seconds: int = STOP_SECONDS) -> uvicorn.Config:
     """The configuration of one server: the product's, and that of tests and benchmarks."""
-    protocol = partial(HttpProtocol, limits=limits, admission=Admission(limits.connections))
+    protocol = partial(HttpProtocol, limits=limits, admission=Admission(limits))
     return uvicorn.Config(
         app,
         loop="auto",

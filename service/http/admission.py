@@ -6,7 +6,7 @@ ended for another connection's sake.
 
 from typing import Protocol
 
-from service.http.limits import MOST_HEAD_BYTES_IN_ALL
+from service.http.limits import Limits
 
 
 class Connection(Protocol):
@@ -19,8 +19,8 @@ class Connection(Protocol):
 class Admission:
     """The connections of one server. Insertion order is the order in which they became idle."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self.idle: dict[Connection, None] = {}
         self.heads: dict[Connection, int] = {}
         """Bytes of incomplete heads."""
@@ -28,7 +28,7 @@ class Admission:
 
     def make_room(self, open_connections: int) -> bool:
         """Whether one more fits, if need be in the place of the one that has been idle longest."""
-        if open_connections <= self.most:
+        if open_connections <= self.limits.connections:
             return True
         oldest = next(iter(self.idle), None)
         if oldest is not None:
@@ -47,7 +47,7 @@ class Admission:
         """Count an incomplete head. Above the limit of all, the one that has been held longest goes."""
         self.head_bytes += size - self.heads.get(connection, 0)
         self.heads[connection] = size
-        while self.head_bytes > MOST_HEAD_BYTES_IN_ALL:
+        while self.head_bytes > self.limits.incomplete_head_bytes:
             self.end(next(iter(self.heads)))
 
     def end(self, connection: Connection) -> None:

@@ -27,6 +27,10 @@ class BoundedBuffer(ReceiveBuffer):
         self.method_is_head = False
         """Whether the last head that began was that of a HEAD request, whose answer has no body."""
 
+    def drop(self) -> None:
+        """Give the memory back: nothing of it will be read."""
+        self._extract(len(self._data))
+
     def maybe_extract_lines(self) -> list[bytearray] | None:
         """Return the lines up to the first blank one, or None while they are incomplete. Raises HeadTooLarge, MalformedRequest.
 

@@ -14,9 +14,8 @@ LONGEST_CHUNK_LINE_BYTES: Final = 4 * 1024
 MOST_CHUNK_DIGITS: Final = 15
 """Of a chunk's size, which then fits 64 bits (RFC 9112, section 7.1: overflow must not change it)."""
 LONGEST_UNREAD_BYTES: Final = 256 * 1024
-"""A request's body that is read to its end behind an early answer. A longer one ends the connection."""
-MOST_HEAD_BYTES_IN_ALL: Final = 16 * 1024**2
-"""Incomplete heads of all connections together."""
+"""A request's body that is read to its end behind an early answer, a longer one ends the connection; and what is discarded of the
+input behind a refusal, so that the client can read it (RFC 9112, section 9.6)."""
 SPARE_FILES: Final = 256
 """File descriptors for everything else: database, object store, logs."""
 
@@ -30,6 +29,8 @@ class Limits:
     """How long a connection may be idle between two requests."""
     least_bytes_per_second: int
     """Least rate of a body that is still being sent after its request was answered."""
+    incomplete_head_bytes: int = 16 * 1024**2
+    """Memory of all heads together that are not complete; above it, the one that came first goes."""
     head_seconds: float = 15.0
     """From the connection, or from the first byte of a later request, to the end of the head."""
     drain_seconds: float = 30.0

@@ -62,6 +62,7 @@ class HttpProtocol(H11Protocol):
         """The last request that was handed over; `cycle` is uvicorn's name for it."""
         self.is_kept = False
         """Between two requests, and not a byte of the next one has come."""
+        self.is_refused = False
         self.is_lingering = False
         self.discarded_bytes = 0
 
@@ -85,7 +86,7 @@ class HttpProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.is_lingering or self.conn.their_state in ENDED:
-            self.discarded_bytes += len(data)
+            self.discard(data)
             return
         self.conn.receive_data(data)
         self.handle_events()
@@ -242,6 +243,7 @@ class HttpProtocol(H11Protocol):
             write_refusal(problem, fields=self.server_state.default_headers, request_id=request_id, without_body=self.buffer.method_is_head)
         )
         report_refusal(problem, request_id)
+        self.is_refused = True
         self.linger()
         self.set_timer(self.limits.linger_seconds, self.transport.abort)
 
@@ -260,12 +262,21 @@ class HttpProtocol(H11Protocol):
         if self.transport.is_closing():
             return
         self.is_lingering = True
+        self.discarded_bytes = 0
+        self.buffer.drop()
         self.admission.begin_idle(self)
         self.flow.resume_reading()
         self.transport.write_eof()
 
+    def discard(self, data: bytes) -> None:
+        """Count input that nothing reads. A refused client is soon held up by its own window."""
+        self.discarded_bytes += len(data)
+        if self.is_refused and self.discarded_bytes > LONGEST_UNREAD_BYTES:
+            self.flow.pause_reading()
+
     def give_way(self) -> None:
         """Close an idle connection. What its client has not read by now is not waited for."""
+        self.buffer.drop()
         if self.is_lingering or self.transport.is_closing() or self.transport.get_write_buffer_size():
             self.transport.abort()
         else:
