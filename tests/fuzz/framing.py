@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 HEAD_END: Final = re.compile(rb"\n\r?\n")
-EMPTY_LINES: Final = re.compile(rb"(?:\r?\n)*")
+EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*")
 CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,20})[ \t]*(?:;[^\r\n]*)?\r\n")
 LENGTH: Final = re.compile(rb"[0-9]{1,20}")
 

@@ -331,6 +331,7 @@ WRONG_CHUNKS: Final = {
     "a size with 0x": b"0x5\r\nhello\r\n0\r\n\r\n",
     "a size with an underscore": b"0_5\r\nhello\r\n0\r\n\r\n",
     "a blank before the size": b" 5\r\nhello\r\n0\r\n\r\n",
+    "a size of 2**64": b"1" + b"0" * 16 + b"\r\nhello\r\n0\r\n\r\n",
     "a size of 21 digits": b"F" * 21 + b"\r\nhello\r\n0\r\n\r\n",
     "a size of 5,000 digits": b"0" * 4999 + b"5\r\nhello\r\n0\r\n\r\n",
     "more bytes than the size": b"5\r\nhelloX\r\n0\r\n\r\n",

@@ -155,7 +155,6 @@ UNFINISHED = {
     "a length, no byte": upload(b"Content-Length: 10"),
     "a chunk": upload(CHUNKED) + b"a\r\nhello",
     "a chunk without its line's end": upload(CHUNKED) + b"5\r\nhello",
-    "a chunk of 2**64 bytes": upload(CHUNKED) + b"1" + b"0" * 16 + b"\r\nhello\r\n0\r\n\r\n",
     "no last chunk": upload(CHUNKED) + b"5\r\nhello\r\n",
     "no end of the trailers": upload(CHUNKED) + b"5\r\nhello\r\n0\r\n",
     "a chunk's size": upload(CHUNKED) + b"5\r\nhello\r\n0",

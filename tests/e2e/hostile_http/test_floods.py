@@ -18,7 +18,7 @@ from tests.e2e.conftest import Api
 from tests.e2e.hostile_http.cases import CHUNKED, HOST, KIB, get, head
 from tests.e2e.hostile_http.site import Site, check_answer
 from tests.servers import free_port, wait_until
-from tests.wire import Wire, connected
+from tests.wire import ANSWER_SECONDS, Silence, Wire, connected
 
 MIB = KIB**2
 FLAT_BYTES = 8 * MIB
@@ -27,6 +27,8 @@ HELD_BYTES = 32 * MIB
 """How much IDLE connections, or incomplete heads up to their bound, may add. Measured: 17 MiB."""
 SLOWEST_SECONDS = 1.5
 """For a probe during a flood. Without any bound on heads it took 3.4 s, and 5 ms without a flood."""
+STALLED_SECONDS = 0.5
+"""A server that reads no more is not waited for."""
 IDLE = 2000
 
 
@@ -67,10 +69,12 @@ FLOODS: dict[str, tuple[Sequence[bytes], set[int]]] = {
 
 def flood(url: str, segments: Sequence[bytes], statuses: set[int]) -> None:
     """Send all that the server takes, and read its one answer."""
-    with Wire(url) as wire:
-        for segment in segments:
-            if not wire.write(segment):
-                break
+    with Wire(url, seconds=STALLED_SECONDS) as wire:
+        with contextlib.suppress(Silence):
+            for segment in segments:
+                if not wire.write(segment):
+                    break
+        wire.seconds = ANSWER_SECONDS
         check_answer(wire.read_answer(), frozenset(statuses))
 
 
