@@ -165,12 +165,19 @@ SEEDS: Final = [case.segments for case in CASES] + [(text,) for text in MORE_SEE
 SMALL_SEEDS: Final = [seed for seed in SEEDS if sum(map(len, seed)) <= LARGEST_SEED]
 
 
-def exchange(url: str, segments: Segments, reading: Reading, answers: list[Answer]) -> None:
+def exchange(
+    url: str,
+    segments: Segments,
+    reading: Reading,
+    answers: list[Answer],
+    *,
+    seconds: float = BOUND_SECONDS,
+) -> None:
     """Send, collect the answers, close this side, and see the connection end.
 
     Raises BadAnswer, Silence.
     """
-    with Wire(url, seconds=BOUND_SECONDS) as wire:
+    with Wire(url, seconds=seconds) as wire:
         wire.send(*segments)
         try:
             for framed in reading.requests:

@@ -371,6 +371,16 @@ def list_chunks() -> Iterator[Case]:
     yield answer("RFC 9110 6.5.1", "a key in the trailers opens nothing", sent, statuses={401})
 
 
+def list_wrong_chunks_behind_answers() -> Iterator[Case]:
+    """The answer has come already, so the connection ends without a second one."""
+    rule, refused = "RFC 9112 9.6", head(b"POST /files/upload?filename=a HTTP/1.1", HOST, CHUNKED)
+    connect = request(b"CONNECT files.example:443 HTTP/1.1", CHUNKED)
+    for name, start, status in (("a refused upload", refused, 401), ("CONNECT", connect, 405)):
+        for body in (b"5\r\nhelloXX0\r\n\r\n", b"zz\r\n", b"5\r\nhello\r\n0\r\nno colon\r\n\r\n"):
+            about = f"{name}, the rest of its body {body!r}"
+            yield answer(rule, about, start + body[:2], body[2:], statuses={status, 400})
+
+
 def list_floods_within_chunks() -> Iterator[Case]:
     large, start, last = {400, 413, 431}, upload(CHUNKED), b"5\r\nhello\r\n0\r\n"
     rule = "RFC 9112 7.1.1"
@@ -601,6 +611,7 @@ FRAMING: Final = (
     *list_ambiguous_lengths(),
     *list_lengths(),
     *list_chunks(),
+    *list_wrong_chunks_behind_answers(),
     *list_floods_within_chunks(),
 )
 """Where a request ends: what a proxy and a server must see alike."""
