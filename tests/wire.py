@@ -1,7 +1,8 @@
-"""HTTP/1.x by hand: bytes leave as they are, in the segments that are named, and answers are read strictly.
+"""HTTP/1.x by hand: bytes leave as they are, in named segments, and answers are read strictly.
 
-No client library takes part, because none sends what a hostile peer sends, and each forgives some answers. `Wire` raises BadAnswer
-where an answer breaks RFC 9110 or RFC 9112, Silence where nothing comes in time.
+No client library takes part, because none sends what a hostile peer sends, and each forgives some
+answers. `Wire` raises BadAnswer where an answer breaks RFC 9110 or RFC 9112, and Silence where
+nothing comes in time.
 """
 
 import contextlib
@@ -9,11 +10,11 @@ import re
 import secrets
 import select
 import socket
+import struct
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -23,7 +24,10 @@ CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})")
 LONGEST_HEAD: Final = 64 * 1024
 ANSWER_SECONDS: Final = 20.0
 TAKEN_SECONDS: Final = 1.0
-SOCKETS: Final = Path("/proc/net/tcp")
+NETLINK_SOCK_DIAG: Final = 4
+SOCK_DIAG_BY_FAMILY: Final = 20
+UNREAD_AT: Final = 72
+"""Where inet_diag_msg has idiag_rqueue, behind its nlmsghdr."""
 
 
 class BadAnswer(AssertionError):
@@ -48,7 +52,7 @@ class Answer:
     interim: tuple[int, ...] = field(default=())
 
     def find(self, name: bytes) -> bytes | None:
-        """Return the value of a field, or None where there is none. Raises BadAnswer if it is repeated."""
+        """Return the value of a field, or None without one. Raises BadAnswer if it is repeated."""
         found = [value for key, value in self.fields if key.lower() == name]
         if len(found) > 1:
             raise BadAnswer(f"{name!r} came {len(found)} times: {found}")
@@ -82,7 +86,7 @@ class Wire:
     # Sending
 
     def send(self, *segments: bytes) -> bool:
-        """Send each segment when the server has read the one before, and return whether all could be sent.
+        """Send each segment when the server has read the one before. Return whether all were sent.
 
         Answers that come meanwhile are kept. False means that the server closed the connection.
         """
@@ -94,10 +98,10 @@ class Wire:
         return True
 
     def write(self, data: bytes) -> bool:
-        """Send `data` and keep what arrives. Return False if the server closed the connection. Raises Silence."""
+        """Send `data` and keep what arrives. Return False if the server closed. Raises Silence."""
         rest, deadline = memoryview(data), time.monotonic() + self.seconds
         while rest:
-            readable, writable, _ = select.select([] if self.ended else [self.socket], [self.socket], [], self.left(deadline))
+            readable, writable = self.wait(self.left(deadline), writing=True)
             if readable:
                 self.receive()
             if writable:
@@ -114,13 +118,13 @@ class Wire:
             self.socket.shutdown(socket.SHUT_WR)
 
     def wait_until_taken(self) -> None:
-        """Wait until the server's process has read all bytes sent so far, so that the next ones are a read of their own.
+        """Wait until the server's process has read all bytes, so that it reads the next ones apart.
 
-        The wait is bounded, because a server that is busy with a body may leave bytes in its socket.
+        The wait is bounded, because a server that is busy with a body leaves bytes in its socket.
         """
         deadline = time.monotonic() + TAKEN_SECONDS
         while time.monotonic() < deadline and count_unread(self.socket):
-            if select.select([] if self.ended else [self.socket], [], [], 0.001)[0]:
+            if self.wait(0.001)[0]:
                 self.receive()
 
     # Receiving
@@ -136,17 +140,30 @@ class Wire:
         self.received += data
         self.ended = not data
 
+    def wait(self, seconds: float, *, writing: bool = False) -> tuple[bool, bool]:
+        """Return whether bytes or the end can be received, and whether bytes can be sent."""
+        poll = select.poll()
+        reading = 0 if self.ended else select.POLLIN
+        poll.register(self.socket, reading | (select.POLLOUT if writing else 0))
+        found = poll.poll(seconds * 1000)
+        events = found[0][1] if found else 0
+        return bool(events & ~select.POLLOUT) and not self.ended, bool(events) and writing
+
     def left(self, deadline: float) -> float:
         """Return the seconds until the deadline. Raises Silence if it has passed."""
         seconds = deadline - time.monotonic()
         if seconds <= 0:
-            raise Silence(f"nothing within {self.seconds} s; received so far: {bytes(self.received[:300])!r}")
+            raise self.describe_silence()
         return seconds
 
+    def describe_silence(self) -> Silence:
+        return Silence(f"nothing within {self.seconds} s, behind {bytes(self.received[:300])!r}")
+
     def need_more(self) -> bool:
-        """Wait for more bytes, and return False where the connection has ended instead. Raises Silence."""
+        """Wait for more bytes. Return False if the connection has ended instead. Raises Silence."""
         if not self.ended:
-            select.select([self.socket], [], [], self.seconds)[0] or self.left(0)
+            if not self.wait(self.seconds)[0]:
+                raise self.describe_silence()
             self.receive()
         return not self.ended
 
@@ -175,15 +192,19 @@ class Wire:
         return taken
 
     def read_answer(self, method: str = "GET", *, version: str = "1.1") -> Answer:
-        """Return the next final answer to a request of that method and version. Raises BadAnswer, Ended, Silence."""
+        """Return the next final answer, to a request of that method and version.
+
+        Raises BadAnswer, Ended, Silence.
+        """
         interim: list[int] = []
         while True:
             status, fields = self.read_head()
             if status >= 200:
                 answer = Answer(status, fields, b"", tuple(interim))
                 return Answer(status, fields, self.read_body(answer, method, version), tuple(interim))
-            if status == 101 or version == "1.0" or any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in fields):
-                raise BadAnswer(f"an interim answer {status} that this request may not get: {fields}")
+            framed = {name.lower() for name, _ in fields} & {b"content-length", b"transfer-encoding"}
+            if status == 101 or version == "1.0" or framed:
+                raise BadAnswer(f"an interim answer that this request may not get: {status} {fields}")
             interim.append(status)
 
     def read_head(self) -> tuple[int, tuple[tuple[bytes, bytes], ...]]:
@@ -240,7 +261,10 @@ class Wire:
             raise BadAnswer(f"bytes behind the last answer: {rest[:300]!r}")
 
     def check_in_step(self) -> None:
-        """The next answer on this connection belongs to the next request, and nothing is between. Raises BadAnswer, Ended, Silence."""
+        """The next answer belongs to the next request, and nothing is between.
+
+        Raises BadAnswer, Ended, Silence.
+        """
         mark = secrets.token_hex(8).encode()
         self.write(b"GET /health/live HTTP/1.1\r\nHost: sentinel\r\nX-Request-Id: " + mark + b"\r\n\r\n")
         answer = self.read_answer()
@@ -256,19 +280,33 @@ def connected(url: str, count: int) -> Iterator[list[Wire]]:
 
 
 def count_unread(ours: socket.socket) -> int:
-    """Return how many bytes of ours the process at the other end has not read. 0 on systems whose kernel does not tell."""
+    """Return how many bytes the process at the other end has not read; 0 where no kernel tells.
+
+    Linux tells by sock_diag(7), asked for the one socket of the other end: a table of all sockets,
+    as in /proc, is slow to read on a machine that has many.
+    """
     if sys.platform != "linux":
         return 0
     try:
-        here, there = ours.getsockname(), ours.getpeername()
+        question = name_ends(ours.getpeername(), ours.getsockname())
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_SOCK_DIAG) as kernel:
+            kernel.send(question)
+            answer = kernel.recv(4096)
     except OSError:
         return 0
-    ends = f" {name_end(there)} {name_end(here)} "
-    line = next((line for line in SOCKETS.read_text().splitlines() if ends in line), None)
-    return int(line.split()[4].partition(":")[2], 16) if line else 0
+    is_found = struct.unpack_from("=H", answer, 4)[0] == SOCK_DIAG_BY_FAMILY
+    return int(struct.unpack_from("=I", answer, UNREAD_AT)[0]) if is_found else 0
 
 
-def name_end(address: tuple[str, int]) -> str:
-    """The kernel's notation: the bytes of the address as a number of this machine, and the port."""
-    number = int.from_bytes(socket.inet_aton(address[0]), sys.byteorder)
-    return f"{number:08X}:{address[1]:04X}"
+def name_ends(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
+    """A request of sock_diag(7) for one TCP socket: nlmsghdr and inet_diag_req_v2."""
+    ends = struct.pack(
+        "!HH4s12x4s12x",
+        source[1],
+        destination[1],
+        socket.inet_aton(source[0]),
+        socket.inet_aton(destination[0]),
+    )
+    about = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF) + ends
+    about += struct.pack("=I8s", 0, b"\xff" * 8)
+    return struct.pack("=IHHII", 16 + len(about), SOCK_DIAG_BY_FAMILY, 1, 1, 0) + about

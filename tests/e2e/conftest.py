@@ -26,7 +26,7 @@ from service.auth import make_key
 from service.bootstrap import Deployment, bootstrap
 from service.cli.api import Server, make_config
 from service.embedded.processes import bound
-from service.http.limits import make_limits
+from service.http.limits import Limits, make_limits
 from service.logs import configure_logs
 from service.model import make_id
 from service.object_store import Bucket
@@ -139,10 +139,13 @@ def running_api(admin_url: str, store: StoreUnderTest, **changes: Any) -> Iterat
 
 
 @contextlib.contextmanager
-def serving(settings: Settings, *, port: int = 0, with_worker: bool = True) -> Iterator[str]:
-    """uvicorn in a thread of its own, at the URL given: until it accepts connections, and until it has stopped."""
+def serving(settings: Settings, *, port: int = 0, with_worker: bool = True, limits: Limits | None = None) -> Iterator[str]:
+    """uvicorn in a thread of its own, at the URL given: until it accepts connections, and until it has stopped.
+
+    `limits` are other ones than those of the settings.
+    """
     listener = bound("127.0.0.1", port)
-    config = make_config(create_app(settings, with_worker=with_worker), make_limits(settings), stop_seconds=5)
+    config = make_config(create_app(settings, with_worker=with_worker), limits or make_limits(settings), stop_seconds=5)
     server = Server(config, None)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""One server for all hostile requests, over one store, with an owner, a proved file and a file that waits for its bytes."""
+"""One server for all hostile requests, over one store, and one owner."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,7 +12,7 @@ from tests.stores import StoreUnderTest
 
 @pytest.fixture(scope="session")
 def one_api(apis: Callable[[StoreUnderTest], Api], running_stores: Callable[[str], StoreUnderTest]) -> Api:
-    """Over the store that is the quickest to start: what is tried here ends before any store is asked."""
+    """The API over the store that starts quickest. No answer here depends on the store."""
     return apis(running_stores(store_kinds()[-1]))
 
 

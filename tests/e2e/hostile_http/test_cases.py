@@ -8,4 +8,4 @@ from tests.e2e.hostile_http.site import Site, run_case
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_one_rule(site: Site, case: Case) -> None:
-    run_case(site, case, site.url)
+    run_case(site, case)
