@@ -138,7 +138,7 @@ class HeadTimeout(Problem):
 
 
 class SlowSender(Problem):
-    """The body came slower than MIN_UPLOAD_RATE for 30 s."""
+    """The body came slower than MIN_UPLOAD_RATE for 30 s, or a JSON body was not complete after 30 s."""
 
     status, type, title = 408, "slow-sender", "The body arrives too slowly"
 

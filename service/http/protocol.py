@@ -71,7 +71,7 @@ class HttpProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if not self.admission.make_room(len(self.connections)):
-            self.refuse(TooManyConnections("too many connections are open: try again"))
+            self.loop.call_soon(self.refuse, TooManyConnections("too many connections are open: try again"))
             return
         self.admission.begin_idle(self)
         self.set_timer(self.limits.head_seconds, self.end_wait)
