@@ -4,15 +4,18 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
 import httpx
 
-from service.resources import Resources, open_resources
+from service import database
+from service.object_store import ObjectStore
+from service.resources import Resources, close_pool, make_signer
 from service.settings import Settings
+from service.signals import Signals
 from tests.e2e.hostile_http.cases import KEY, NAME, PENDING, READY, Case, Then, fill
 from tests.e2e.jobs import digest, until_it_holds
 from tests.invariants import check_files_are_proved, check_objects_are_named
@@ -75,6 +78,34 @@ class Site:
         self.runner.run(check_files_are_proved(self.resources))
 
 
+@contextlib.asynccontextmanager
+async def open_without_listener(settings: Settings) -> AsyncIterator[Resources]:
+    """Open what `open_resources` opens, without LISTEN.
+
+    Between two looks no event loop runs here that could read a notification.
+    """
+    pool = await database.open_pool(settings)
+    store = ObjectStore(
+        settings.s3_endpoint,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key,
+        region=settings.s3_region,
+    )
+    try:
+        yield Resources(
+            settings=settings,
+            pool=pool,
+            store=store,
+            incoming=store.bucket(settings.incoming_bucket),
+            vault=store.bucket(settings.vault_bucket),
+            signer=make_signer(settings),
+            signals=Signals(settings.listen_url),
+        )
+    finally:
+        store.close()
+        await close_pool(pool)
+
+
 @contextlib.contextmanager
 def open_site(url: str, settings: Settings, *, owner: str, key: str) -> Iterator[Site]:
     """Declare and store the files that hostile requests name. In the end, check both buckets.
@@ -89,7 +120,7 @@ def open_site(url: str, settings: Settings, *, owner: str, key: str) -> Iterator
     ids = (proved.json()["id"], declared.json()["file"]["id"])
     with asyncio.Runner() as runner:
         stack = contextlib.AsyncExitStack()
-        resources = runner.run(stack.enter_async_context(open_resources(settings)))
+        resources = runner.run(stack.enter_async_context(open_without_listener(settings)))
         try:
             site = Site(url, owner, key, *ids, runner, resources, last=UUID(ids[1]))
             yield site
