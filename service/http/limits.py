@@ -44,7 +44,7 @@ class Limits:
 def make_limits(settings: Settings) -> Limits:
     """Limits of one process, within the number of files that it may open."""
     return Limits(
-        connections=min(settings.max_connections, raise_file_limit(settings.max_connections)),
+        connections=raise_file_limit(settings.max_connections),
         keep_alive_seconds=settings.keep_alive.total_seconds(),
         least_bytes_per_second=settings.min_upload_rate,
     )

@@ -59,7 +59,7 @@ class HttpProtocol(H11Protocol):
         self.conn._receive_buffer = self.buffer  # h11 has no other place for limits on lines
         self.timer: asyncio.TimerHandle | None = None
         self.current: Cycle | None = None
-        """The last request that was handed over; `cycle` is uvicorn's name for it."""
+        """The request under way; uvicorn's name for it is `cycle`."""
         self.is_kept = False
         """Between two requests, and not a byte of the next one has come."""
         self.is_refused = False
@@ -183,29 +183,30 @@ class HttpProtocol(H11Protocol):
         self.tasks.add(task)
 
     def take_body(self, data: bytes | bytearray) -> None:
-        if self.cycle.response_complete:
-            self.discarded_bytes += len(data)
+        if self.current is None:
+            self.discard(data)
             return
-        if self.cycle.body:
-            self.cycle.body += data
+        if self.current.body:
+            self.current.body += data
         else:
-            self.cycle.body = data if isinstance(data, bytearray) else bytearray(data)
-        if len(self.cycle.body) > HIGH_WATER_LIMIT:
+            self.current.body = data if isinstance(data, bytearray) else bytearray(data)
+        if len(self.current.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
-        self.cycle.message_event.set()
+        self.current.message_event.set()
 
     def end_body(self) -> None:
-        if self.cycle.response_complete:
+        if self.current is None:
             self.keep()
             return
-        self.cycle.more_body = False
-        self.cycle.message_event.set()
+        self.current.more_body = False
+        self.current.message_event.set()
 
     # Phase 3: answered
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the rest of this one's body."""
         self.server_state.total_requests += 1
+        self.release_request()
         if self.is_lingering or self.transport.is_closing():
             return
         self.flow.resume_reading()
@@ -215,6 +216,10 @@ class HttpProtocol(H11Protocol):
         else:
             self.admission.begin_idle(self)
             self.begin_window()
+
+    def release_request(self) -> None:
+        """Give up the request's memory: its head may have 64 KiB, and the connection may be idle for long."""
+        self.current = self.cycle = self.scope = self.headers = None  # type: ignore[assignment]  # as uvicorn begins
 
     def begin_window(self) -> None:
         self.discarded_bytes = 0
@@ -232,7 +237,7 @@ class HttpProtocol(H11Protocol):
         """Answer what cannot be handed over, and end the connection."""
         if self.transport.is_closing() or self.is_lingering:
             return
-        if self.current is not None and not self.current.response_complete:
+        if self.current is not None:
             self.current.disconnected = True
             self.current.message_event.set()
             if self.current.response_started:
@@ -268,7 +273,7 @@ class HttpProtocol(H11Protocol):
         self.flow.resume_reading()
         self.transport.write_eof()
 
-    def discard(self, data: bytes) -> None:
+    def discard(self, data: bytes | bytearray) -> None:
         """Count input that nothing reads. A refused client is soon held up by its own window."""
         self.discarded_bytes += len(data)
         if self.is_refused and self.discarded_bytes > LONGEST_UNREAD_BYTES:
@@ -286,7 +291,7 @@ class HttpProtocol(H11Protocol):
         """Close when the request under way is answered, or at once: the server stops."""
         if self.is_lingering:
             self.transport.abort()
-        elif self.current is None or self.current.response_complete:
+        elif self.current is None:
             self.transport.close()
         else:
             self.current.keep_alive = False

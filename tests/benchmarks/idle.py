@@ -1,6 +1,6 @@
 """Memory of the API under connections that ask for nothing, and under heads that do not end.
 
-1. 5,000 connections that have sent one request each and stay.
+1. 5,000 connections that have sent one request each, with a head of nearly 64 KiB, and stay.
 2. As many that each send most of a head, and not its end.
 3. 200 that each send 40 MiB of one header field, as fast as it is taken.
 
@@ -122,7 +122,7 @@ def ask(url: str, waited: list[float], end: threading.Event) -> None:
 
 
 async def hold_idle(url: str, count: int) -> None:
-    request = make_request("GET", f"{url}/health/live")
+    request = make_request("GET", f"{url}/health/live", headers={"X-Long": "a" * 60_000})
     clients = [await connect(url) for _ in range(count)]
     for first in range(0, count, LEAST_AT_ONCE):
         answers = await asyncio.gather(*(client.exchange(request) for client in clients[first : first + LEAST_AT_ONCE]))
