@@ -26,7 +26,7 @@ FLAT_BYTES = 8 * MIB
 HELD_BYTES = 32 * MIB
 """How much IDLE connections, or incomplete heads up to their bound, may add. Measured: 17 MiB."""
 SLOWEST_SECONDS = 1.5
-"""For a probe during a flood. Without any bound on heads it took 3.4 s, and 5 ms without a flood."""
+"""For a probe during a flood. Without a bound on heads it took 3.4 s; without a flood, 5 ms."""
 STALLED_SECONDS = 0.5
 """A server that reads no more is not waited for."""
 IDLE = 2000
@@ -94,7 +94,7 @@ def reset_peak(pid: int) -> int:
 
 
 def probe_during(url: str, jobs: Sequence[Callable[[], None]]) -> float:
-    """Run the jobs at once, each in a thread; return how long the slowest of other requests took."""
+    """Run the jobs at once, and return how long the slowest of other requests took meanwhile."""
     failures: list[BaseException] = []
 
     def run(job: Callable[[], None]) -> None:
