@@ -55,6 +55,10 @@ class BoundedBuffer(ReceiveBuffer):
         if found := EMPTY_LINES.match(self._data):
             self._extract(found.end())
 
+    def is_next_line_obviously_invalid_request_line(self) -> bool:
+        """Whether no request line begins like this. The first half of an empty line is none yet."""
+        return self._data != b"\r" and super().is_next_line_obviously_invalid_request_line()
+
     def check_size(self) -> None:
         end = len(self._data)
         if end <= LARGEST_HEAD_BYTES and self._data.count(b"\n") <= MOST_FIELDS + 2:
@@ -71,6 +75,8 @@ class BoundedBuffer(ReceiveBuffer):
             raise MalformedRequest(f"expected at most {LONGEST_CHUNK_LINE_BYTES} bytes of chunk extensions")
         if line is not None and len(line) > MOST_CHUNK_DIGITS and line[: MOST_CHUNK_DIGITS + 1].isalnum():
             raise MalformedRequest(f"expected at most {MOST_CHUNK_DIGITS} digits of a chunk's size")
+        if line is not None and b"\r" in line[:-2]:
+            raise MalformedRequest("a chunk's extension has a CR that ends no line")  # RFC 9112, section 2.2
         return line
 
     def maybe_extract_at_most(self, count: int) -> bytearray | None:
