@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
-NUMBER: Final = re.compile(rb"[0-9A-Fa-f]*[0-9]")
+NUMBER: Final = re.compile(rb"[0-9]+|(?<=\n)[0-9A-Fa-f]{1,8}(?=[\r;])")
 PIECES: Final = (
     b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\n\n", b"\x00", b" ", b"\t", b":", b";", b",", b"0\r\n\r\n",
     b"5\r\nhello\r\n", b"chunked", b"gzip", b"Transfer-Encoding: chunked\r\n", b"\x0b", b"\xff", b"%00",
