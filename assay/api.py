@@ -124,7 +124,10 @@ class Api:
 
     def make_link(self, file_id: UUID, *, expires_in: int, disposition: str) -> Link:
         fields = {"expires_in": expires_in, "disposition": disposition}
-        return self.decode(self.ask("POST", f"/files/{file_id}/links", json=fields), Link)
+        link = self.decode(self.ask("POST", f"/files/{file_id}/links", json=fields), Link)
+        if link.url.startswith("/"):  # the server does not know its own address: it is below the one that was asked
+            return msgspec.structs.replace(link, url=self.url + link.url)
+        return link
 
     def ask(
         self,

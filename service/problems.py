@@ -3,18 +3,19 @@
 Problem
 ├── InvalidRequest          400   ├── NotFound           404   ├── FileTooLarge          413
 │   ├── MalformedBody       400   ├── MethodNotAllowed   405   ├── BodyTooLarge          413
-│   ├── InvalidCursor       400   ├── SlowSender         408   ├── UnsupportedMediaType  415
-│   └── IncompleteBody      400   ├── Conflict           409   ├── RangeNotSatisfiable   416
-├── Unauthorized            401   │   ├── NotReady             ├── DigestMismatch        422
-├── Forbidden               403   │   ├── FileRejected         ├── IdempotencyMismatch   422
-├── InvalidLink             403   │   ├── FileDamaged          ├── InternalError         500
-├── PreconditionFailed      412   │   ├── NotUploaded          ├── LinksNotAvailable     501
-└── ...                           │   ├── AlreadyUploaded      └── Unavailable           503
-                                  │   ├── NotMultipart             ├── DatabaseUnavailable
-                                  │   ├── IncompleteParts          └── ObjectStoreUnavailable
-                                  │   ├── UploadLost
-                                  │   └── DigestConflict
-                                  ├── FileGone           410
+│   ├── MalformedRequest    400   ├── HeadTimeout        408   ├── UnsupportedMediaType  415
+│   │   └── InvalidHost     400   ├── SlowSender         408   ├── RangeNotSatisfiable   416
+│   ├── InvalidCursor       400   ├── Conflict           409   ├── DigestMismatch        422
+│   └── IncompleteBody      400   │   ├── NotReady             ├── IdempotencyMismatch   422
+├── Unauthorized            401   │   ├── FileRejected         ├── HeadTooLarge          431
+├── Forbidden               403   │   ├── FileDamaged          ├── InternalError         500
+├── InvalidLink             403   │   ├── NotUploaded          ├── LinksNotAvailable     501
+├── LengthRequired          411   │   ├── AlreadyUploaded      ├── UnsupportedTransferCoding 501
+├── PreconditionFailed      412   │   ├── NotMultipart         ├── UnsupportedVersion    505
+└── ...                           │   ├── IncompleteParts      └── Unavailable           503
+                                  │   ├── UploadLost               ├── DatabaseUnavailable
+                                  │   └── DigestConflict           ├── ObjectStoreUnavailable
+                                  ├── FileGone           410       └── TooManyConnections
                                   └── LinkEnded          410
 """
 
@@ -73,6 +74,18 @@ class MalformedBody(InvalidRequest):
     type, title = "malformed-body", "The body cannot be read"
 
 
+class MalformedRequest(InvalidRequest):
+    """The request is not well-formed HTTP/1.1, or its body's end is ambiguous (RFC 9112)."""
+
+    type, title = "malformed-request", "The request is not well-formed HTTP"
+
+
+class InvalidHost(MalformedRequest):
+    """Host is missing, repeated or malformed (RFC 9112, section 3.2)."""
+
+    type, title = "invalid-host", "The Host field is not valid"
+
+
 class InvalidCursor(InvalidRequest):
     """The cursor is not one of ours, or was made for another owner or other filters."""
 
@@ -118,8 +131,14 @@ class MethodNotAllowed(Problem):
     status, type, title = 405, "method-not-allowed", "Method not allowed"
 
 
+class HeadTimeout(Problem):
+    """The request's head was not complete in time (RFC 9110, section 15.5.9)."""
+
+    status, type, title = 408, "head-timeout", "The request did not arrive in time"
+
+
 class SlowSender(Problem):
-    """The body came slower than MIN_UPLOAD_RATE for 30 s."""
+    """The body came slower than MIN_UPLOAD_RATE for 30 s, or a JSON body was not complete after 30 s."""
 
     status, type, title = 408, "slow-sender", "The body arrives too slowly"
 
@@ -196,6 +215,15 @@ class LinkEnded(Problem):
     status, type, title = 410, "link-ended", "The link has ended"
 
 
+class LengthRequired(Problem):
+    """The body is the file, and neither Content-Length nor chunked says where it ends (RFC 9110, section 15.5.12)."""
+
+    status, type, title = 411, "length-required", "The length of the body is required"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail, headers={"Connection": "close"})  # what follows may be the body
+
+
 class PreconditionFailed(Problem):
     """If-Match or If-Unmodified-Since does not hold (RFC 9110, 13.1)."""
 
@@ -263,6 +291,30 @@ class ObjectStoreUnavailable(Unavailable):
     """The object store does not answer."""
 
     type, title = "store-unavailable", "The object store is not available"
+
+
+class TooManyConnections(Unavailable):
+    """As many connections are open as MAX_CONNECTIONS allows, and none of them is idle."""
+
+    type, title = "too-many-connections", "Too many connections are open"
+
+
+class HeadTooLarge(Problem):
+    """The request line and the header fields, or the trailer fields, are too large or too many (RFC 6585, section 5)."""
+
+    status, type, title = 431, "head-too-large", "The header fields are too large"
+
+
+class UnsupportedTransferCoding(Problem):
+    """Another transfer coding than chunked (RFC 9112, section 6.1)."""
+
+    status, type, title = 501, "unsupported-transfer-coding", "The transfer coding is not supported"
+
+
+class UnsupportedVersion(Problem):
+    """Another major version of HTTP than 1 (RFC 9110, section 15.6.6)."""
+
+    status, type, title = 505, "unsupported-version", "The HTTP version is not supported"
 
 
 class InternalError(Problem):

@@ -80,6 +80,10 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     max_file_bytes: Bytes = Bytes(5 * 1024**4)
     multipart_above: Bytes = Bytes(64 * 1024**2)
     """A larger file is cut into parts unless its client asks for one PUT."""
+    max_connections: Count = Count(4096)
+    """Open connections of one API process; above it, the one that has been idle longest is closed."""
+    keep_alive: timedelta = timedelta(seconds=75)
+    """Idle time of a connection between two requests. Longer than a proxy keeps its own (nginx: 60 s), so that the proxy closes first."""
     min_upload_rate: Bytes = Bytes(4 * 1024)
     """Bytes a second; a streamed upload that is slower for 30 s gets 408."""
     unverifiable_reads: Count = Count(10)

@@ -5,37 +5,46 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Any, Final, cast
 
 import uvicorn
 from litestar import Litestar
 
 from service.cli.errors import CommandError
 from service.embedded.processes import bound
+from service.http.admission import Admission
+from service.http.limits import Limits
+from service.http.protocol import HttpProtocol
 
 TICK_SECONDS: Final = 0.5
 STOP_SECONDS: Final = 30
 """How long requests under way may take when the process is told to stop."""
 
 
-def run_api(app: Litestar, listener: socket.socket, *, on_start: Callable[["Server"], None] | None = None) -> None:
+def run_api(app: Litestar, listener: socket.socket, limits: Limits, *, on_start: Callable[["Server"], None] | None = None) -> None:
     """Serve until SIGINT or SIGTERM, which then come out as KeyboardInterrupt: requests end first, then the lifespan."""
-    config = uvicorn.Config(
+    server = Server(make_config(app, limits), on_start)
+    server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(3)  # the lifespan has said why
+
+
+def make_config(app: Any, limits: Limits, *, stop_seconds: int = STOP_SECONDS) -> uvicorn.Config:
+    """The configuration of one server: the product's, and that of tests and benchmarks."""
+    protocol = partial(HttpProtocol, limits=limits, admission=Admission(limits))
+    return uvicorn.Config(
         app,
         loop="auto",
-        http="httptools",
+        http=cast("type[asyncio.Protocol]", protocol),  # uvicorn calls it, and asks nothing else of it
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,  # X-Forwarded-* makes no URL
-        timeout_graceful_shutdown=STOP_SECONDS,
+        timeout_graceful_shutdown=stop_seconds,
     )
-    server = Server(config, on_start)
-    server.run(sockets=[listener])
-    if not server.started:
-        sys.exit(3)  # the lifespan has said why
 
 
 class Server(uvicorn.Server):

@@ -41,6 +41,7 @@ from service.embedded import Postgres, Store, Webhook, prepare_folder, start_pos
 from service.embedded.folder import locked
 from service.embedded.processes import answers
 from service.embedded.store import loopback_of
+from service.http.limits import make_limits
 from service.logs import configure_logs
 
 POSTGRES_PORT: Final = 5432
@@ -90,7 +91,8 @@ def dev(
         watch = Watch(development, say=lambda: print(describe_json(development, key) if json else describe(development, key), flush=True))
         from service.app import create_app  # loaded while the servers started
 
-        run_api(create_app(make_settings(development), with_worker=True), listener, on_start=watch.begin)
+        settings = make_settings(development)
+        run_api(create_app(settings, with_worker=True), listener, make_limits(settings), on_start=watch.begin)
     if watch.failure:
         raise CommandError(watch.failure)
 

@@ -7,6 +7,7 @@ import os
 from service import database
 from service.app import create_app
 from service.cli.api import reserve_port, run_api, stop_on_sigterm
+from service.http.limits import make_limits
 from service.logs import configure_logs
 from service.settings import DatabaseSettings, Settings, read_settings
 
@@ -33,7 +34,7 @@ def serve(
     configure_logs(settings.log_level)
     asyncio.run(check_schema(settings))
     listener = reserve_port(host, port)
-    run_api(create_app(settings, with_worker=not no_worker), listener)
+    run_api(create_app(settings, with_worker=not no_worker), listener, make_limits(settings))
 
 
 async def check_schema(settings: DatabaseSettings) -> None:

@@ -30,7 +30,13 @@ def render_problem(problem: Problem) -> Response[dict[str, Any]]:
 
 
 ANYWHERE: Final = (problems.Unauthorized, problems.Forbidden, problems.DatabaseUnavailable)
-READS_JSON: Final = (problems.MalformedBody, problems.InvalidRequest, problems.BodyTooLarge, problems.UnsupportedMediaType)
+READS_JSON: Final = (
+    problems.MalformedBody,
+    problems.InvalidRequest,
+    problems.SlowSender,
+    problems.BodyTooLarge,
+    problems.UnsupportedMediaType,
+)
 
 
 def refusals(*kinds: type[Problem]) -> dict[int, ResponseSpec]:

@@ -32,7 +32,7 @@ class LinkRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class SignedLink(msgspec.Struct, frozen=True, kw_only=True):
     """Whoever has `url` can read the file until `expires_at`, without a key."""
 
-    url: str
+    url: Annotated[str, msgspec.Meta(description="A path, below the address of this API, unless ASSAY_PUBLIC_URL is set")]
     expires_at: datetime
 
 
@@ -46,7 +46,6 @@ class SignedLink(msgspec.Struct, frozen=True, kw_only=True):
     responses=refusals(*ANYWHERE, *READS_JSON, problems.NotFound, *UNREADABLE, problems.LinksNotAvailable),
 )
 async def make_link(
-    request: Request[Any, Any, Any],
     file_id: FromPath[UUID],
     data: Annotated[LinkRequest, Body(examples=[Example(summary="For a day", value={"expires_in": 86400})])],
     resources: NamedDependency[Resources],
@@ -55,8 +54,8 @@ async def make_link(
     made = await links.make_link(
         resources, file_id, principal, expires_in=timedelta(seconds=data.expires_in), inline=data.disposition == "inline"
     )
-    origin = resources.settings.public_url or str(request.base_url).rstrip("/")
-    return SignedLink(url=origin + made.path, expires_at=made.expires_at)
+    public_url = resources.settings.public_url or ""  # never Host, which is the client's to choose
+    return SignedLink(url=public_url + made.path, expires_at=made.expires_at)
 
 
 def name_operation(_: object, method: HttpMethod | str, __: object) -> str:

@@ -1,13 +1,15 @@
 """The request class of every route: it reads JSON strictly, straight into the struct that the handler names."""
 
+import asyncio
 import re
 from typing import Any, Final
 
 import msgspec
 from litestar import Request
 
-from service.problems import FieldError, InvalidRequest, MalformedBody, UnsupportedMediaType
+from service.problems import FieldError, InvalidRequest, MalformedBody, SlowSender, UnsupportedMediaType
 
+BODY_SECONDS: Final = 30.0
 AT_FIELD: Final = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
 NAMED_FIELD: Final = re.compile(r"field `([^`]+)`")
 
@@ -19,7 +21,15 @@ class JsonRequest(Request[Any, Any, Any]):
         """The body as the handler's `data`. Raises UnsupportedMediaType, MalformedBody, InvalidRequest."""
         field = self.route_handler.parsed_data_field
         check_media_type(self.headers.get("content-type"))
-        return decode_body(await self.body(), field.annotation if field else Any)
+        return decode_body(await self.read_in_time(), field.annotation if field else Any)
+
+    async def read_in_time(self) -> bytes:
+        """The body. Raises SlowSender: a request under way is never ended by the server for another one's sake."""
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                return await self.body()
+        except TimeoutError as error:
+            raise SlowSender(f"the body was not complete after {BODY_SECONDS:.0f} s", headers={"Connection": "close"}) from error
 
 
 def check_media_type(header: str | None) -> None:

@@ -64,6 +64,7 @@ class FormOrBytes(Operation):
         problems.MalformedBody,
         problems.IncompleteBody,
         problems.SlowSender,
+        problems.LengthRequired,
         problems.FileTooLarge,
         problems.UnsupportedMediaType,
         problems.DigestMismatch,
@@ -169,10 +170,12 @@ def read(request: Request[Any, Any, Any], resources: Resources) -> AsyncIterator
 
 
 def read_length(request: Request[Any, Any, Any]) -> int | None:
-    """None: the body comes in chunks. Raises InvalidRequest."""
+    """Return the announced length of the file, or None for a chunked body. Raises LengthRequired, InvalidRequest."""
     given = request.headers.get("content-length")
+    if given is None and "transfer-encoding" not in request.headers:
+        raise problems.LengthRequired("the body is the file: send Content-Length or Transfer-Encoding: chunked")
     if given is None:
-        return None if "transfer-encoding" in request.headers else 0
+        return None
     if not (given.isascii() and given.isdigit()):
         raise InvalidRequest.at("Content-Length", "expected a number of bytes")
     return int(given)

@@ -62,6 +62,7 @@ class AnyBody(Operation):
             problems.IncompleteBody,
             problems.NotFound,
             problems.SlowSender,
+            problems.LengthRequired,
             problems.FileTooLarge,
             problems.DigestMismatch,
             problems.ObjectStoreUnavailable,

@@ -1,6 +1,7 @@
 """Applications to compare with, each under the same server settings as ours: `python -m tests.benchmarks.neighbours bare|naive PORT`.
 
 `bare`: Litestar with a route that runs declare's two statements and nothing else, and one that does nothing.
+`httptools`, `h11`, `ours`: our own application over that protocol.
 `naive`: our own application with, in the same process, an upload route as one would write it in five minutes.
 """
 
@@ -8,6 +9,7 @@ import asyncio
 import hashlib
 import io
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,7 +29,8 @@ from minio import Minio
 from service import database
 from service.app import create_app
 from service.auth import digest_key
-from service.cli.api import reserve_port, run_api
+from service.cli.api import Server, make_config, reserve_port, run_api
+from service.http.limits import make_limits
 from service.logs import configure_logs
 from service.queries import files, keys
 from service.settings import Settings, read_settings
@@ -121,15 +124,25 @@ class SideBySide:
             await (self.naive if scope["path"].startswith("/naive/") else self.ours)(scope, receive, send)
 
 
+def serve_by(protocol: str, settings: Settings, listener: socket.socket) -> None:
+    """Run our application, without a worker, over one of uvicorn's own protocols or over ours."""
+    config = make_config(create_app(settings), make_limits(settings))
+    if protocol != "ours":
+        config.http = cast("Any", protocol)
+    Server(config, None).run(sockets=[listener])
+
+
 def main(which: str, port: str) -> None:
     settings = read_settings(os.environ, Settings)
     configure_logs(settings.log_level)
     listener = reserve_port("127.0.0.1", int(port))
-    if which == "bare":
-        run_api(make_application(settings, is_ready, do_nothing, declare_bare), listener)
+    if which in ("httptools", "h11", "ours"):
+        serve_by(which, settings, listener)
+    elif which == "bare":
+        run_api(make_application(settings, is_ready, do_nothing, declare_bare), listener, make_limits(settings))
     else:
         both = SideBySide(make_application(settings, upload_naively), create_app(settings))
-        run_api(cast("Litestar", both), listener)
+        run_api(cast("Litestar", both), listener, make_limits(settings))
 
 
 if __name__ == "__main__":

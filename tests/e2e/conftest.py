@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 import pytest
-import uvicorn
 
 from service import database
 from service.app import create_app
 from service.auth import make_key
 from service.bootstrap import Deployment, bootstrap
-from service.cli.api import Server
+from service.cli.api import Server, make_config
 from service.embedded.processes import bound
+from service.http.limits import Limits, make_limits
 from service.logs import configure_logs
 from service.model import make_id
 from service.object_store import Bucket
@@ -142,18 +142,13 @@ def running_api(admin_url: str, store: StoreUnderTest, **changes: Any) -> Iterat
 
 
 @contextlib.contextmanager
-def serving(settings: Settings, *, port: int = 0, with_worker: bool = True) -> Iterator[str]:
-    """uvicorn in a thread of its own, at the URL given: until it accepts connections, and until it has stopped."""
+def serving(settings: Settings, *, port: int = 0, with_worker: bool = True, limits: Limits | None = None) -> Iterator[str]:
+    """uvicorn in a thread of its own, at the URL given: until it accepts connections, and until it has stopped.
+
+    `limits` are other ones than those of the settings.
+    """
     listener = bound("127.0.0.1", port)
-    config = uvicorn.Config(
-        create_app(settings, with_worker=with_worker),
-        http="httptools",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=5,
-    )
+    config = make_config(create_app(settings, with_worker=with_worker), limits or make_limits(settings), stop_seconds=5)
     server = Server(config, None)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()

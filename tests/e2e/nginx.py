@@ -25,7 +25,7 @@ MAIN: Final = """\
 daemon off;
 pid {folder}/pid;
 error_log {folder}/error.log notice;
-worker_processes 2;
+worker_processes {workers};
 events {{
     worker_connections 512;
 }}
@@ -35,6 +35,16 @@ http {{
     include {folder}/assay.conf;
 }}
 """
+
+
+# What operators add for WebSockets and for kept connections. One worker and one kept connection, so that all clients share it.
+WEBSOCKETS: Final = {
+    r"(upstream assay_api \{\n.*\n)": r"\1    keepalive 1;\n",
+    r"(location / \{\n(?:.*\n)*?) *proxy_set_header Connection \"\";\n": (
+        "\\1        proxy_set_header Upgrade $http_upgrade;\n        proxy_set_header Connection $connection_upgrade;\n"
+    ),
+    r"\A": "map $http_upgrade $connection_upgrade {\n    default upgrade;\n    '' '';\n}\n",
+}
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,14 @@ def documented(folder: Path, port: int, servers: Servers, *, certificate: Certif
     return text
 
 
+def add_websockets(text: str) -> str:
+    """Return the file with the usual lines for WebSockets, each of which must find its place."""
+    for pattern, replacement in WEBSOCKETS.items():
+        text, count = re.subn(pattern, replacement, text, count=1)
+        assert count, f"{pattern} is not in {DOCUMENTED}"
+    return text
+
+
 def find_nginx() -> Path:
     """Skips the test where there is none."""
     return find_program("nginx", "nginx-light")
@@ -98,17 +116,20 @@ def find_nginx() -> Path:
 
 @contextmanager
 def running_nginx(
-    folder: Path, port: int, servers: Servers, *, certificate: Certificate | None = None, buffering: bool = False
+    folder: Path, port: int, servers: Servers, *, certificate: Certificate | None = None, buffering: bool = False, websockets: bool = False
 ) -> Iterator[Nginx]:
-    """At that port of the loopback, until it has ended. `buffering`: as nginx does by default."""
+    """At that port of the loopback, until it has ended. `buffering`: as nginx does by default. `websockets`: with the lines for these."""
     program = find_nginx()
     folder.mkdir(mode=0o711)
     temporary = [f"{name}_temp_path {folder}/{name} 1;" for name in TEMPORARY]
     text = documented(folder, port, servers, certificate=certificate)
     if buffering:
         text = re.sub(r"proxy_(request_)?buffering off;|proxy_max_temp_file_size 0;", "", text)
+    workers = 2
+    if websockets:
+        text, workers = add_websockets(text), 1
     (folder / "assay.conf").write_text(text)
-    (folder / "nginx.conf").write_text(MAIN.format(folder=folder, temporary="\n    ".join(temporary)))
+    (folder / "nginx.conf").write_text(MAIN.format(folder=folder, workers=workers, temporary="\n    ".join(temporary)))
     said = folder / "said"
     with said.open("w") as output:
         process = subprocess.Popen([program, "-p", folder, "-c", folder / "nginx.conf"], stdout=output, stderr=subprocess.STDOUT)

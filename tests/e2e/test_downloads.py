@@ -144,7 +144,9 @@ class Reader:
     def __init__(self, url: str, owner: Owner, file: str) -> None:
         address = urlsplit(url)
         self.socket = socket.create_connection((address.hostname, address.port), timeout=60)
-        self.socket.sendall(f"GET /files/{file} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {owner.key}\r\n\r\n".encode())
+        self.socket.sendall(
+            f"GET /files/{file} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {owner.key}\r\nConnection: close\r\n\r\n".encode()
+        )
         self.stream = self.socket.makefile("rb")
         self.status = int(self.stream.readline().split()[1])
         while (line := self.stream.readline()) != b"\r\n":

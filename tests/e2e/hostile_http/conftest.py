@@ -1,0 +1,23 @@
+"""One server for all hostile requests, over one store, and one owner."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.e2e.conftest import Api
+from tests.e2e.hostile_http.site import Site, open_site
+from tests.servers import store_kinds
+from tests.stores import StoreUnderTest
+
+
+@pytest.fixture(scope="session")
+def one_api(apis: Callable[[StoreUnderTest], Api], running_stores: Callable[[str], StoreUnderTest]) -> Api:
+    """The API over the store that starts quickest. No answer here depends on the store."""
+    return apis(running_stores(store_kinds()[-1]))
+
+
+@pytest.fixture(scope="session")
+def site(one_api: Api) -> Iterator[Site]:
+    owner = one_api.new_owner()
+    with open_site(one_api.url, one_api.settings, owner=owner.name, key=owner.key) as opened:
+        yield opened

@@ -1,0 +1,186 @@
+"""A server that gets hostile requests, what these leave, and what must hold of each answer."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import httpx
+
+from service import database
+from service.object_store import ObjectStore
+from service.resources import Resources, close_pool, make_signer
+from service.settings import Settings
+from service.signals import Signals
+from tests.e2e.hostile_http.cases import KEY, NAME, PENDING, READY, Case, Then, fill
+from tests.e2e.jobs import digest, until_it_holds
+from tests.invariants import check_files_are_proved, check_objects_are_named
+from tests.presigned import content
+from tests.wire import Answer, Wire
+
+NEW_FILES: Final = """
+    SELECT id, filename, state, size, hash, minio_object_name FROM files
+    WHERE owner = $1 AND id > $2 ORDER BY id
+"""
+RESERVATIONS: Final = "SELECT count(*) FROM copies WHERE owner = $1"
+PROVED: Final = b"a proved file"
+TYPES: Final = {
+    408: "head-timeout",
+    411: "length-required",
+    431: "head-too-large",
+    505: "unsupported-version",
+}
+"""The types of answers that the HTTP server alone gives."""
+
+
+@dataclass
+class Site:
+    """A server, the owner whose key hostile requests carry, and ways to look at what they leave."""
+
+    url: str
+    owner: str
+    key: str = field(repr=False)
+    ready: str
+    pending: str
+    runner: asyncio.Runner = field(repr=False)
+    resources: Resources = field(repr=False)
+    last: UUID
+    """The newest row that was looked at."""
+
+    def values(self, name: str) -> dict[bytes, bytes]:
+        """Return what takes the place of the placeholders."""
+        return {
+            KEY: self.key.encode(),
+            NAME: name.encode(),
+            READY: self.ready.encode(),
+            PENDING: self.pending.encode(),
+        }
+
+    def take_new(self) -> list[dict[str, Any]]:
+        """Return the owner's rows that no earlier call has returned."""
+        rows = self.runner.run(self.resources.pool.fetch(NEW_FILES, self.owner, self.last))
+        self.last = rows[-1]["id"] if rows else self.last
+        return [dict(row) for row in rows]
+
+    def count_reservations(self) -> int:
+        return int(self.runner.run(self.resources.pool.fetchval(RESERVATIONS, self.owner)))
+
+    def read_vault(self, name: object) -> bytes | None:
+        return content(self.resources.vault, str(name))
+
+    def check_buckets(self) -> None:
+        """Every object in either bucket has a row, and every proved one is as its row says."""
+        self.runner.run(until_it_holds(lambda: check_objects_are_named(self.resources)))
+        self.runner.run(check_files_are_proved(self.resources))
+
+
+@contextlib.asynccontextmanager
+async def open_without_listener(settings: Settings) -> AsyncIterator[Resources]:
+    """Open what `open_resources` opens, without LISTEN.
+
+    Between two looks no event loop runs here that could read a notification.
+    """
+    pool = await database.open_pool(settings)
+    store = ObjectStore(
+        settings.s3_endpoint,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key,
+        region=settings.s3_region,
+    )
+    try:
+        yield Resources(
+            settings=settings,
+            pool=pool,
+            store=store,
+            incoming=store.bucket(settings.incoming_bucket),
+            vault=store.bucket(settings.vault_bucket),
+            signer=make_signer(settings),
+            signals=Signals(settings.listen_url),
+        )
+    finally:
+        store.close()
+        await close_pool(pool)
+
+
+@contextlib.contextmanager
+def open_site(url: str, settings: Settings, *, owner: str, key: str) -> Iterator[Site]:
+    """Declare and store the files that hostile requests name. In the end, check both buckets.
+
+    `settings` are the server's.
+    """
+    authorization = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=url, headers=authorization, timeout=30) as client:
+        proved = client.post("/files/upload", params={"filename": "ready"}, content=PROVED)
+        declared = client.post("/files", json={"filename": "pending", "size": 1})
+        assert (proved.status_code, declared.status_code) == (201, 201)
+    ids = (proved.json()["id"], declared.json()["file"]["id"])
+    with asyncio.Runner() as runner:
+        stack = contextlib.AsyncExitStack()
+        resources = runner.run(stack.enter_async_context(open_without_listener(settings)))
+        try:
+            site = Site(url, owner, key, *ids, runner, resources, last=UUID(ids[1]))
+            yield site
+            site.check_buckets()
+        finally:
+            runner.run(stack.aclose())
+
+
+# What must hold of every case
+
+
+def run_case(site: Site, case: Case) -> None:
+    """Send the case; check its one answer, the connection behind it, and what it has left."""
+    name = secrets.token_hex(6)
+    site.take_new()
+    with Wire(site.url) as wire:
+        wire.send(*fill(case.segments, site.values(name)))
+        answer = wire.read_answer(case.method, version=case.version)
+        check_answer(answer, case.statuses, case.problem)
+        check_connection(wire, answer, case.then)
+    check_left(site, case, answer, name=name)
+
+
+def check_answer(answer: Answer, statuses: frozenset[int], problem: str = "") -> None:
+    """The status is one of these, and every refusal is a problem document (RFC 9457)."""
+    assert answer.status in statuses, (answer.status, answer.body[:500])
+    if answer.status < 400:
+        return
+    assert answer.find(b"content-type") == b"application/problem+json", answer
+    assert answer.find(b"x-request-id"), answer
+    document = json.loads(answer.body)
+    assert document["status"] == answer.status
+    kind = TYPES.get(answer.status, problem if answer.status in (400, 409) else "")
+    expected = kind or document["type"].removeprefix("urn:assay:problem:")
+    assert document["type"] == f"urn:assay:problem:{expected}", document
+
+
+def check_connection(wire: Wire, answer: Answer, then: Then) -> None:
+    """Nothing comes behind the answer.
+
+    The connection stays or closes as the answer says, and as the rule asks.
+    """
+    if then in (Then.STAYS, Then.CLOSES):
+        assert answer.announces_close == (then is Then.CLOSES), answer.fields
+    if then is Then.WAITS:
+        wire.finish_sending()
+    if then is Then.WAITS or answer.announces_close:
+        wire.check_closed()
+    else:
+        wire.check_in_step()
+
+
+def check_left(site: Site, case: Case, answer: Answer, *, name: str) -> None:
+    """A stored file is exactly the body of the request; nothing else has come into the database."""
+    new = site.take_new()
+    assert site.count_reservations() == 0
+    if answer.status != 201 or case.stored is None:
+        assert new == []
+        return
+    body = fill([case.stored], site.values(name))[0]
+    assert [(row["filename"], row["state"], row["size"]) for row in new] == [(name, "ready", len(body))]
+    assert new[0]["hash"].hex() == digest(body)
+    assert site.read_vault(new[0]["minio_object_name"]) == body

@@ -1,0 +1,107 @@
+"""Two clients behind an nginx that passes Upgrade on: one hostile, one honest.
+
+All requests share the one connection that nginx keeps to the API. If the API and nginx see the end
+of a hostile request in two places, then the honest client's request becomes a part of the hostile
+one, or gets the answer to another request.
+"""
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import Api
+from tests.e2e.hostile_http.cases import FRAMING, Case, fill
+from tests.e2e.hostile_http.site import Site, open_site
+from tests.e2e.jobs import digest
+from tests.e2e.nginx import Servers, find_nginx, running_nginx
+from tests.servers import reserved_port
+from tests.wire import Answer, Ended, Wire
+
+REPAIRED: Final = {
+    "RFC 9112 7.1": (b"hello", b"hello\r"),
+    "RFC 9112 7.1.1": (b"hello", b"x" * 1024),
+    "RFC 9110 6.5.1": (b"hello",),
+}
+"""What nginx makes of bodies that are refused otherwise: it takes LF for CRLF, and drops
+extensions and trailers."""
+REFUSED_BY_NGINX: Final = frozenset({400, 405, 411, 413, 414, 501, 505})
+
+
+@dataclass(frozen=True)
+class Behind:
+    """nginx at `site.url`; `site.owner` is the hostile one, `honest` sends with another's key."""
+
+    site: Site
+    honest: httpx.Client
+
+
+@pytest.fixture(scope="session")
+def behind_websockets(one_api: Api, folder: Path) -> Iterator[Behind]:
+    find_nginx()
+    api = one_api.url.removeprefix("http://")
+    store = one_api.store.endpoint.removeprefix("http://")
+    hostile, honest = one_api.new_owner(), one_api.new_owner()
+    with (
+        reserved_port() as port,
+        running_nginx(folder / f"nginx-{port}", port, Servers(api, store, bucket="none"), websockets=True) as nginx,
+        open_site(nginx.url, one_api.settings, owner=hostile.name, key=hostile.key) as site,
+        httpx.Client(base_url=nginx.url, headers=honest.headers, timeout=20) as client,
+    ):
+        yield Behind(site, client)
+
+
+@pytest.mark.parametrize("case", FRAMING, ids=str)
+def test_a_hostile_request_touches_no_other_clients(behind_websockets: Behind, case: Case) -> None:
+    """The honest requests come while the hostile connection is open, and again behind it."""
+    site, name = behind_websockets.site, secrets.token_hex(6)
+    with Wire(site.url) as wire, contextlib.suppress(Ended):
+        wire.send(*fill(case.segments, site.values(name)))
+        check_hostile(case, wire.read_answer(case.method, version=case.version))
+        check_honest(behind_websockets)
+        wire.finish_sending()
+        wire.check_closed()
+    check_honest(behind_websockets)
+    check_stored(site, case, site.take_new(), name=name)
+
+
+def check_hostile(case: Case, answer: Answer) -> None:
+    """The API's answer is as without nginx. nginx may refuse a request by itself, or repair it.
+
+    A body that nginx has whole before it asks the API has a Content-Length there, so that PUT is
+    answered with a redirect.
+    """
+    if b"<center>nginx</center>" in answer.body:
+        assert answer.status in REFUSED_BY_NGINX, answer
+    elif case.section not in REPAIRED:
+        redirects = {307} if case.segments[0].startswith(b"PUT ") else set()
+        assert answer.status in case.statuses | redirects, answer
+
+
+def check_stored(site: Site, case: Case, new: list[dict[str, Any]], *, name: str) -> None:
+    """The hostile owner has at most the one file that the case allows."""
+    bodies = [*REPAIRED.get(case.section, ()), *([] if case.stored is None else [case.stored])]
+    allowed = {digest(body) for body in fill(bodies, site.values(name))}
+    proved = [row for row in new if row["state"] == "ready"]
+    assert len(new) <= 1
+    assert {row["filename"] for row in new} <= {name}
+    assert {row["hash"].hex() for row in proved} <= allowed
+    assert len(proved) == len(new) or case.segments[0].startswith(b"PUT ")
+
+
+def check_honest(behind: Behind) -> None:
+    """Each request gets its own answer, and the file is what was sent, its sender's alone."""
+    mark, body = secrets.token_hex(8), secrets.token_bytes(100)
+    about: Any = {"params": {"filename": mark}, "headers": {"X-Request-Id": mark}}
+    stored = behind.honest.post("/files/upload", content=body, **about)
+    listed = behind.honest.get("/files", **about)
+    assert (stored.status_code, listed.status_code) == (201, 200), (stored.text, listed.text)
+    assert (stored.headers["x-request-id"], listed.headers["x-request-id"]) == (mark, mark)
+    file = stored.json()
+    assert (file["filename"], file["hash"]) == (mark, digest(body))
+    assert listed.json()["files"] == [file]

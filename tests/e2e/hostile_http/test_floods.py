@@ -1,0 +1,154 @@
+"""Floods against a process of its own: its memory stays flat, and others are answered meanwhile."""
+
+import contextlib
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from service.embedded.processes import answers
+from tests.benchmarks.ground import make_environment
+from tests.benchmarks.processes import read_peak_bytes, read_resident_bytes
+from tests.e2e.commands import started
+from tests.e2e.conftest import Api
+from tests.e2e.hostile_http.cases import CHUNKED, HOST, KIB, get, head
+from tests.e2e.hostile_http.site import Site, check_answer
+from tests.servers import free_port, wait_until
+from tests.wire import ANSWER_SECONDS, Silence, Wire, connected
+
+MIB = KIB**2
+FLAT_BYTES = 8 * MIB
+"""How much four floods at once may add. Measured: at most 1 MiB."""
+HELD_BYTES = 32 * MIB
+"""How much IDLE connections, or incomplete heads up to their bound, may add. Measured: 17 MiB."""
+SLOWEST_SECONDS = 1.5
+"""For a probe during a flood. Without a bound on heads it took 3.4 s; without a flood, 5 ms."""
+STALLED_SECONDS = 0.5
+"""A server that reads no more is not waited for."""
+IDLE = 2000
+
+
+@dataclass(frozen=True)
+class Process:
+    """`assay serve` with the defaults."""
+
+    url: str
+    pid: int
+
+
+@pytest.fixture(scope="module")
+def process(one_api: Api, site: Site, folder: Path) -> Iterator[Process]:
+    port = free_port()
+    arguments = ["serve", "--host", "127.0.0.1", "--port", str(port), "--no-worker"]
+    environ = make_environment(one_api.settings)
+    with started(arguments, folder / f"floods-{port}.log", environ=environ) as running:
+        wait_until(lambda: answers(port, "/health/ready", host="127.0.0.1", status=200))
+        yield Process(f"http://127.0.0.1:{port}", running.pid)
+
+
+FLOODS: dict[str, tuple[Sequence[bytes], set[int]]] = {
+    "a field of 40 MiB": ([get(HOST)[:-2] + b"X-A: ", *[b"a" * MIB] * 40], {431}),
+    "5 MB of short fields": ([get(HOST)[:-2], b"a:b\r\n" * MIB], {431}),
+    "40 MiB of a request line": ([b"GET /", *[b"a" * MIB] * 40], {414, 431}),
+    "40 MiB of empty lines": ([b"\r\n" * (MIB // 2)] * 40, {400, 431}),
+    "40 MiB of no HTTP": ([b"\x00" * MIB] * 40, {400, 431}),
+    "40 MiB behind a refused upload": (
+        [head(b"POST /files/upload?filename=a HTTP/1.1", HOST, b"Content-Length: %d" % (40 * MIB))] + [b"a" * MIB] * 40,
+        {401},
+    ),
+    "5 MB of chunks of one byte": (
+        [head(b"POST /files/upload?filename=a HTTP/1.1", HOST, CHUNKED), b"1\r\na\r\n" * MIB],
+        {401},
+    ),
+}
+
+
+def flood(url: str, segments: Sequence[bytes], statuses: set[int]) -> None:
+    """Send all that the server takes, and read its one answer."""
+    with Wire(url, seconds=STALLED_SECONDS) as wire:
+        with contextlib.suppress(Silence):
+            for segment in segments:
+                if not wire.write(segment):
+                    break
+        wire.seconds = ANSWER_SECONDS
+        check_answer(wire.read_answer(), frozenset(statuses))
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_flood_of_one_connection_stops_no_other(process: Process, name: str) -> None:
+    flood(process.url, *FLOODS[name])  # what the first one allocates is used again
+    before = reset_peak(process.pid)
+    slowest = probe_during(process.url, [lambda: flood(process.url, *FLOODS[name])] * 4)
+    assert slowest < SLOWEST_SECONDS
+    assert read_peak_bytes(process.pid) - before < FLAT_BYTES
+
+
+def reset_peak(pid: int) -> int:
+    """Let the kernel count the most memory anew, and return what the process has now."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return read_resident_bytes(pid)
+
+
+def probe_during(url: str, jobs: Sequence[Callable[[], None]]) -> float:
+    """Run the jobs at once, and return how long the slowest of other requests took meanwhile."""
+    failures: list[BaseException] = []
+
+    def run(job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:  # it is raised in the test's own thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=[job]) for job in jobs]
+    for thread in threads:
+        thread.start()
+    slowest = probe(url)
+    while any(thread.is_alive() for thread in threads):
+        slowest = max(slowest, probe(url))
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return slowest
+
+
+def probe(url: str) -> float:
+    begun = time.monotonic()
+    with Wire(url) as wire:
+        wire.check_in_step()
+    return time.monotonic() - begun
+
+
+@contextlib.contextmanager
+def many_files() -> Iterator[None]:
+    """As many open files as this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_idle_connections_cost_little(process: Process) -> None:
+    """2,000 that have been answered once."""
+    before = reset_peak(process.pid)
+    with many_files(), connected(process.url, IDLE) as wires:
+        for wire in wires:
+            wire.check_in_step()
+        assert probe(process.url) < SLOWEST_SECONDS
+        assert read_peak_bytes(process.pid) - before < HELD_BYTES
+
+
+def test_incomplete_heads_have_one_bound_in_all(process: Process) -> None:
+    """1,000 connections, each with 60 KiB of a head that does not end."""
+    before = reset_peak(process.pid)
+    with many_files(), connected(process.url, 1000) as wires:
+        for wire in wires:
+            wire.write(get(HOST)[:-2] + b"X-A: " + b"a" * 60 * KIB)
+        assert probe(process.url) < SLOWEST_SECONDS
+        assert read_peak_bytes(process.pid) - before < HELD_BYTES

@@ -1,0 +1,1 @@
+"""Fuzzers: seeded mutations against running servers, with findings that can be repeated."""

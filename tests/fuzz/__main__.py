@@ -1,0 +1,83 @@
+"""The command: `python -m tests.fuzz http --minutes 20 --seed 1`.
+
+It starts `assay dev` on a folder of its own, and stops it in the end. The answer is 0 without
+findings. `--case N` repeats one case of that seed; findings name theirs.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from service.cli.development import OWNER
+from service.settings import BucketName, DatabaseUrl, Secret, Settings, Token, Url
+from tests.e2e.commands import read_announcement, started, stop
+from tests.e2e.hostile_http.site import open_site
+from tests.fuzz.http import Fuzzer, Tally
+from tests.servers import free_port, reachable_folder
+
+
+def main() -> int:
+    """0 without findings."""
+    options = parse_options()
+    numbers = itertools.count() if options.case is None else iter([options.case])
+    with reachable_folder() as folder, running_server(folder) as (process, line):
+        settings = describe_settings(line)
+        with open_site(line["api"], settings, owner=OWNER, key=line["key"]) as site:
+            fuzzer = Fuzzer(site, options.seed, is_alive=lambda: process.poll() is None)
+            tally = fuzzer.run(numbers, seconds=options.minutes * 60)
+        status = stop(process)
+    print_tally(options.seed, tally)
+    print(f"the server ended with {status}")
+    return 1 if tally.findings or status not in (0, 130) else 0
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("what", choices=["http"], help="what to try")
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="which cases (default: 0)")
+    parser.add_argument("--case", type=int, help="one case alone")
+    return parser.parse_args()
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """`assay dev` and the line that it announces itself with."""
+    log = folder / "log"
+    arguments = ["dev", "--data", str(folder / "data"), "--port", str(free_port()), "--json"]
+    with started(arguments, log) as process:
+        yield process, read_announcement(process, log)
+
+
+def describe_settings(line: dict[str, Any]) -> Settings:
+    """The database and the buckets of `assay dev`, by root."""
+    store = line["s3"]
+    return Settings(
+        database_url=DatabaseUrl(Secret(line["database"])),
+        s3_endpoint=Url(store["endpoint"]),
+        s3_access_key=Secret(store["access_key"]),
+        s3_secret_key=Secret(store["secret_key"]),
+        s3_signer_access_key=Secret(store["access_key"]),
+        s3_signer_secret_key=Secret(store["secret_key"]),
+        incoming_bucket=BucketName(line["incoming"]),
+        vault_bucket=BucketName(line["vault"]),
+        webhook_token=(Token(Secret("unused")),),
+    )
+
+
+def print_tally(seed: int, tally: Tally) -> None:
+    for finding in tally.findings:
+        print(finding)
+    statuses = ", ".join(f"{status}: {count}" for status, count in sorted(tally.statuses.items()))
+    print(
+        f"seed {seed}: {tally.cases} cases, {tally.answers} answers ({statuses}), "
+        f"{tally.rows} rows, {tally.probes} honest probes, {len(tally.findings)} findings"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

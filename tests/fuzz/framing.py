@@ -1,0 +1,134 @@
+"""An independent reading of request bytes: how many requests they hold, and which bodies.
+
+The fuzzer compares the server with it. It reads the framing of RFC 9112 and judges nothing else, so
+a server may refuse what it reads, but may not see more requests or other bodies.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Final
+
+HEAD_END: Final = re.compile(rb"\n\r?\n")
+EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*")
+CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,20})[ \t]*(?:;[^\r\n]*)?\r\n")
+LENGTH: Final = re.compile(rb"[0-9]{1,20}")
+
+
+@dataclass(frozen=True)
+class Framed:
+    """One request. `body` is None where the request announces none."""
+
+    method: bytes
+    target: bytes
+    version: bytes
+    body: bytes | None
+
+    @property
+    def is_old(self) -> bool:
+        return self.version == b"HTTP/1.0"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The requests that are whole, and the method of what stands behind them.
+
+    `rest` is None where the bytes end with the last request. Otherwise what follows is incomplete
+    or cannot be framed: it may be answered once, and nothing behind it may.
+    """
+
+    requests: tuple[Framed, ...]
+    rest: bytes | None
+
+    @property
+    def most_answers(self) -> int:
+        return len(self.requests) + (self.rest is not None)
+
+    def explains(self, *, state: str, size: int, digest: bytes | None) -> bool:
+        """Return whether one of the requests can have made such a file."""
+        if state == "ready":
+            bodies = (request.body for request in self.requests if request.body is not None)
+            return digest in {hashlib.sha256(body).digest() for body in bodies}
+        return size in {declared_size(request) for request in self.requests}
+
+
+def declared_size(request: Framed) -> int | None:
+    """Return the size that a declaration or a redirected upload announces."""
+    if request.body is None:
+        return None
+    if request.method == b"PUT":
+        return len(request.body)
+    try:
+        document = json.loads(request.body)
+    except ValueError:
+        return None
+    size = document.get("size") if isinstance(document, dict) else None
+    return size if isinstance(size, int) else None
+
+
+def read_requests(data: bytes) -> Reading:
+    """Return the reading of all bytes of one connection."""
+    requests: list[Framed] = []
+    at = skip_empty_lines(data, 0)
+    while at < len(data):
+        found = read_request(data, at)
+        if found is None:
+            return Reading(tuple(requests), data[at : at + 32].partition(b" ")[0])
+        request, end = found
+        requests.append(request)
+        at = skip_empty_lines(data, end)
+    return Reading(tuple(requests), None)
+
+
+def skip_empty_lines(data: bytes, at: int) -> int:
+    found = EMPTY_LINES.match(data, at)
+    return found.end() if found else at
+
+
+def read_request(data: bytes, at: int) -> tuple[Framed, int] | None:
+    """Return the request at that place and where it ends. None if it is incomplete or unclear."""
+    end = HEAD_END.search(data, at)
+    if end is None:
+        return None
+    lines = [line.removesuffix(b"\r") for line in data[at : end.start()].split(b"\n")]
+    words = lines[0].split(b" ")
+    if len(words) != 3:
+        return None
+    fields = [line.partition(b":") for line in lines[1:]]
+    named = [(name.lower(), value.strip(b" \t")) for name, _, value in fields]
+    codings = [value for name, value in named if name == b"transfer-encoding"]
+    lengths = [value for name, value in named if name == b"content-length"]
+    read: tuple[bytes | None, int] | None
+    if codings:
+        is_chunked = [coding.lower() for coding in codings] == [b"chunked"] and not lengths
+        read = read_chunks(data, end.end()) if is_chunked else None
+    elif lengths:
+        read = read_length(data, end.end(), lengths)
+    else:
+        read = (None, end.end())
+    return None if read is None else (Framed(words[0], words[1], words[2], read[0]), read[1])
+
+
+def read_length(data: bytes, at: int, lengths: list[bytes]) -> tuple[bytes, int] | None:
+    if len(lengths) != 1 or not LENGTH.fullmatch(lengths[0]):
+        return None
+    end = at + int(lengths[0])
+    return (data[at:end], end) if end <= len(data) else None
+
+
+def read_chunks(data: bytes, at: int) -> tuple[bytes, int] | None:
+    body = b""
+    while line := CHUNK_LINE.match(data, at):
+        size, at = int(line[1], 16), line.end()
+        if size == 0:
+            end = at + 2 if data[at : at + 2] == b"\r\n" else None
+            if end is None:
+                found = HEAD_END.search(data, at)
+                end = found.end() if found else None
+            return None if end is None else (body, end)
+        body += data[at : at + size]
+        if data[at + size : at + size + 2] != b"\r\n":
+            return None
+        at += size + 2
+    return None

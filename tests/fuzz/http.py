@@ -1,0 +1,208 @@
+"""The HTTP fuzzer: mutations of the hostile suite, and what no mutation may bring about.
+
+1. A case is a function of the seed and its number. Its bytes are read independently (framing.py).
+2. It is sent over a connection of its own. The server answers each whole request, or announces the
+   end of the connection; each wait is bounded. Then the client closes its side, and the server
+   ends the connection. No more answers come than there are requests, and none of them is a 5xx
+   other than those that a refusal may have.
+3. Each new row is explained by a request of this case, or of one shortly before.
+4. In between, honest requests are answered as ever. In the end every object has its row, and every
+   proved file is the bytes that its row says.
+"""
+
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+
+from tests.e2e.hostile_http.cases import CASES, HELLO, JSON, fill, request
+from tests.e2e.hostile_http.site import Site
+from tests.e2e.jobs import digest
+from tests.fuzz.framing import Framed, Reading, read_requests
+from tests.fuzz.mutations import mutate
+from tests.wire import Answer, BadAnswer, Ended, Silence, Wire
+
+BOUND_SECONDS: Final = 10.0
+"""For any answer, and for the end of a connection whose client has closed its side."""
+LARGEST_SEED: Final = 4096
+LARGE_SHARE: Final = 0.01
+"""How many of the cases may begin from a seed that is larger."""
+REMEMBERED: Final = 50
+"""A row may be committed after its connection has ended."""
+PROBE_EVERY: Final = 25
+ALLOWED: Final = frozenset({501, 505})
+"""Refusals of what this server does not implement. They are the client's fault."""
+MORE_SEEDS: Final = (
+    request(b"GET /files?limit=1 HTTP/1.1"),
+    request(b"POST /files HTTP/1.1", JSON, body=b'{"filename": "a", "size": 4711}'),
+    request(b"PUT /upload/a HTTP/1.1", body=b"hello"),
+    request(b"PUT /upload/a HTTP/1.1", b"Transfer-Encoding: chunked") + HELLO,
+    request(b"HEAD /files?limit=1 HTTP/1.1"),
+)
+
+Segments = Sequence[bytes]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that must not happen, and the bytes that bring it about."""
+
+    number: int
+    what: str
+    segments: Segments
+
+    def __str__(self) -> str:
+        bytes_sent = ",\n  ".join(repr(segment) for segment in self.segments)
+        return f"case {self.number}: {self.what}\n  {bytes_sent}"
+
+
+@dataclass
+class Tally:
+    """What a run has done."""
+
+    cases: int = 0
+    answers: int = 0
+    rows: int = 0
+    probes: int = 0
+    statuses: dict[int, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def count(self, answers: Sequence[Answer]) -> None:
+        self.cases += 1
+        self.answers += len(answers)
+        for answer in answers:
+            self.statuses[answer.status] = self.statuses.get(answer.status, 0) + 1
+
+
+class Fuzzer:
+    """A run against one server. `is_alive` tells whether its process still runs."""
+
+    def __init__(self, site: Site, seed: int, *, is_alive: Callable[[], bool]) -> None:
+        self.site = site
+        self.seed = seed
+        self.is_alive = is_alive
+        self.tally = Tally()
+        self.readings: deque[Reading] = deque(maxlen=REMEMBERED)
+        self.honest = httpx.Client(
+            base_url=site.url,
+            headers={"Authorization": f"Bearer {site.key}"},
+            timeout=BOUND_SECONDS,
+        )
+
+    def run(self, numbers: Iterator[int], *, seconds: float) -> Tally:
+        """Try the cases of these numbers until the time is over."""
+        deadline = time.monotonic() + seconds
+        for number in numbers:
+            if time.monotonic() > deadline:
+                break
+            self.try_case(number)
+            if self.tally.cases % PROBE_EVERY == 0:
+                self.probe(number)
+            if not self.is_alive():
+                self.report(number, "the server's process has ended")
+                break
+        self.probe(-1)
+        self.site.check_buckets()
+        self.honest.close()
+        return self.tally
+
+    def report(self, number: int, what: str) -> None:
+        segments = make_case(self.seed, number) if number >= 0 else ()
+        self.tally.findings.append(Finding(number, what, segments))
+
+    def try_case(self, number: int) -> None:
+        segments = fill(make_case(self.seed, number), self.site.values("name-of-case"))
+        reading = read_requests(b"".join(segments))
+        self.readings.append(reading)
+        answers: list[Answer] = []
+        try:
+            exchange(self.site.url, segments, reading, answers)
+        except (BadAnswer, Silence) as error:
+            self.report(number, f"{type(error).__name__}: {error}")
+        self.tally.count(answers)
+        for answer in answers:
+            if answer.status >= 500 and answer.status not in ALLOWED:
+                self.report(number, f"{answer.status}: {answer.body[:200]!r}")
+        self.check_rows(number)
+
+    def check_rows(self, number: int) -> None:
+        rows = self.site.take_new()
+        self.tally.rows += len(rows)
+        for row in rows:
+            if not any(explains(reading, row) for reading in self.readings):
+                self.report(number, f"a file that no request explains: {row}")
+
+    def probe(self, number: int) -> None:
+        """One honest upload, of bytes that no case can have."""
+        self.tally.probes += 1
+        body, name = secrets.token_bytes(64), secrets.token_hex(6)
+        self.readings.append(Reading((Framed(b"POST", b"", b"HTTP/1.1", body),), None))
+        try:
+            answer = self.honest.post("/files/upload", params={"filename": name}, content=body)
+            if answer.status_code != 201 or answer.json()["hash"] != digest(body):
+                self.report(number, f"an honest upload got {answer.status_code}: {answer.text}")
+        except httpx.HTTPError as error:
+            self.report(number, f"an honest upload failed: {error!r}")
+        self.check_rows(number)
+
+
+def explains(reading: Reading, row: dict[str, Any]) -> bool:
+    return reading.explains(state=row["state"], size=row["size"], digest=row["hash"])
+
+
+def make_case(seed: int, number: int) -> list[bytes]:
+    """Return the segments of a case, with their placeholders. Equal arguments give equal bytes."""
+    dice = random.Random(f"{seed}/{number}")  # noqa: S311  # it must be repeatable, not secret
+    return mutate(dice, SEEDS if dice.random() < LARGE_SHARE else SMALL_SEEDS)
+
+
+SEEDS: Final = [case.segments for case in CASES] + [(text,) for text in MORE_SEEDS]
+SMALL_SEEDS: Final = [seed for seed in SEEDS if sum(map(len, seed)) <= LARGEST_SEED]
+
+
+def exchange(
+    url: str,
+    segments: Segments,
+    reading: Reading,
+    answers: list[Answer],
+    *,
+    seconds: float = BOUND_SECONDS,
+) -> None:
+    """Send, collect the answers, close this side, and see the connection end.
+
+    Raises BadAnswer, Silence.
+    """
+    with Wire(url, seconds=seconds) as wire:
+        wire.send(*segments)
+        try:
+            for framed in reading.requests:
+                answers.append(read_answer(wire, framed))
+            wire.finish_sending()
+            if reading.rest is not None:
+                answers.append(wire.read_answer("HEAD" if reading.rest == b"HEAD" else "GET"))
+        except Ended:
+            check_announced(reading, answers)
+        wire.finish_sending()
+        wire.check_closed()
+
+
+def read_answer(wire: Wire, framed: Framed) -> Answer:
+    method = framed.method.decode("latin-1")
+    return wire.read_answer(method, version="1.0" if framed.is_old else "1.1")
+
+
+def check_announced(reading: Reading, answers: Sequence[Answer]) -> None:
+    """A connection that ends before all whole requests are answered was said to end.
+
+    The end of a connection without any answer is the server's right, as is the end of one of
+    HTTP/1.0. Raises BadAnswer.
+    """
+    if not answers or len(answers) >= len(reading.requests) or answers[-1].announces_close:
+        return
+    if not reading.requests[len(answers) - 1].is_old:
+        raise BadAnswer(f"the connection ended after {answers[-1]}, which does not say so")

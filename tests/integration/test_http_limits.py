@@ -1,0 +1,405 @@
+"""The HTTP server's limits and timers, over real sockets, with an application that only echoes and limits of a fraction of a second."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from service.cli.api import Server, make_config
+from service.embedded.processes import bound
+from service.http.limits import LARGEST_HEAD_BYTES, LONGEST_UNREAD_BYTES, MOST_FIELDS, Limits
+from tests.running import logging_as_before
+from tests.servers import wait_until
+from tests.wire import Ended, Wire
+
+SHORT = 0.3
+LONG = 60.0
+LIMITS = Limits(
+    connections=100,
+    keep_alive_seconds=LONG,
+    least_bytes_per_second=1000,
+    head_seconds=LONG,
+    drain_seconds=LONG,
+    linger_seconds=LONG,
+    flush_seconds=LONG,
+)
+GET = b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n"
+END_SECONDS = 20
+
+
+@dataclass
+class Echo:
+    """Answers with what it got. `/early` is answered before the body is read, `/held` when the test allows it, `/large` with 8 MiB."""
+
+    allowed: threading.Event = field(default_factory=threading.Event)
+    under_way: int = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await answer_lifespan(receive, send)
+            return
+        self.under_way += 1
+        body = b"" if scope["path"] == "/early" else await read_all(receive)
+        if scope["path"] == "/held":
+            await asyncio.to_thread(self.allowed.wait, END_SECONDS)
+        fields = {name.decode(): value.decode() for name, value in scope["headers"]}
+        said = {"path": scope["path"], "version": scope["http_version"], "length": len(body), "fields": fields, "method": scope["method"]}
+        text = bytes(8 * 1024**2) if scope["path"] == "/large" else json.dumps(said).encode()
+        names = [(name, value) for name, value in scope["headers"] if name == b"x-request-id"]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(text)), *names]})
+        await send({"type": "http.response.body", "body": text, "more_body": False})
+        self.under_way -= 1
+
+
+async def answer_lifespan(receive: Any, send: Any) -> None:
+    for event in ("startup", "shutdown"):
+        assert (await receive())["type"] == f"lifespan.{event}"
+        await send({"type": f"lifespan.{event}.complete"})
+
+
+async def read_all(receive: Any) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return body
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server with limits of its own."""
+
+    url: str
+    echo: Echo
+    server: Server
+
+    @property
+    def connections(self) -> int:
+        return len(self.server.server_state.connections)
+
+    def connect(self) -> Wire:
+        """A connection that the server has accepted."""
+        before = self.connections
+        wire = Wire(self.url)
+        wait_until(lambda: self.connections != before)
+        return wire
+
+
+@contextlib.contextmanager
+def serving(**changes: Any) -> Iterator[Running]:
+    """Stopped at the end, with nothing left open."""
+    limits = dataclasses.replace(LIMITS, **changes)
+    echo, listener = Echo(), bound("127.0.0.1", 0)
+    server = Server(make_config(echo, limits, stop_seconds=5), None)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    with logging_as_before():
+        thread.start()
+        wait_until(lambda: server.started)
+        try:
+            yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", echo, server)
+        finally:
+            echo.allowed.set()
+            server.should_exit = True
+            thread.join(END_SECONDS)
+            assert not thread.is_alive()
+            assert not server.server_state.connections
+
+
+def check_refused(wire: Wire, status: int, kind: str, method: str = "GET") -> None:
+    """The next answer is that problem, and the connection ends behind it."""
+    answer = wire.read_answer(method)
+    assert answer.status == status, answer
+    assert answer.announces_close
+    assert answer.find(b"content-type") == b"application/problem+json"
+    if method != "HEAD":
+        document = json.loads(answer.body)
+        assert (document["type"], document["status"]) == (f"urn:assay:problem:{kind}", status)
+    wire.check_closed()
+
+
+# Time for a head
+
+
+def test_a_silent_connection_gets_408_and_ends() -> None:
+    with serving(head_seconds=SHORT) as running, running.connect() as wire:
+        check_refused(wire, 408, "head-timeout")
+
+
+def test_a_head_has_one_deadline_however_often_a_byte_comes() -> None:
+    with serving(head_seconds=SHORT) as running, running.connect() as wire:
+        sent = 0
+        while not select.select([wire.socket], [], [], 0.02)[0]:
+            assert wire.write(GET[sent : sent + 1])
+            sent = min(sent + 1, len(GET) - 3)
+        check_refused(wire, 408, "head-timeout")
+
+
+def test_a_later_head_has_its_deadline_from_its_first_byte() -> None:
+    with serving(head_seconds=SHORT) as running, running.connect() as wire:
+        wire.send(GET)
+        assert wire.read_answer().status == 200
+        begun = time.monotonic()
+        wire.send(GET[:10])
+        check_refused(wire, 408, "head-timeout")
+        assert time.monotonic() - begun >= SHORT * 0.9
+
+
+def test_an_idle_connection_is_closed_without_an_answer() -> None:
+    with serving(keep_alive_seconds=SHORT) as running, running.connect() as wire:
+        wire.send(GET)
+        assert wire.read_answer().status == 200
+        wire.check_closed()
+
+
+def test_a_request_under_way_has_no_deadline_of_the_servers() -> None:
+    with serving(head_seconds=SHORT, keep_alive_seconds=SHORT, drain_seconds=SHORT) as running, running.connect() as wire:
+        wire.send(b"POST /held HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n", b"he")
+        with running.connect() as other:  # this one's deadline comes later than the first's would
+            check_refused(other, 408, "head-timeout")
+        wire.send(b"llo")
+        running.echo.allowed.set()
+        assert json.loads(wire.read_answer().body)["length"] == 5
+
+
+def test_empty_lines_before_a_request_are_skipped_and_are_no_head() -> None:
+    """RFC 9112, section 2.2. A client that adds one to its body is idle, not slow."""
+    with serving(head_seconds=SHORT) as running, running.connect() as wire:
+        wire.send(GET + b"\r\n")
+        assert wire.read_answer().status == 200
+        with running.connect() as other:
+            check_refused(other, 408, "head-timeout")
+        wire.check_in_step()
+
+
+# Number of connections
+
+
+def test_the_connection_that_was_idle_longest_gives_way() -> None:
+    with serving(connections=3) as running, contextlib.ExitStack() as stack:
+        kept, fresh, partial = [stack.enter_context(running.connect()) for _ in range(3)]
+        partial.send(GET[:10], b"")
+        kept.send(GET)
+        assert kept.read_answer().status == 200  # so it has been idle for a shorter time than the other two
+        newest = stack.enter_context(Wire(running.url))
+        fresh.check_closed()
+        newest.send(GET)
+        assert newest.read_answer().status == 200
+        last = stack.enter_context(Wire(running.url))
+        partial.check_closed()
+        last.send(GET)
+        assert last.read_answer().status == 200
+        kept.check_in_step()
+
+
+def test_requests_under_way_never_give_way() -> None:
+    with serving(connections=2) as running, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(running.connect()) for _ in range(2)]
+        for wire in held:
+            wire.send(b"GET /held HTTP/1.1\r\nHost: h\r\n\r\n")
+        wait_until(lambda: running.echo.under_way == 2)
+        for _ in range(3):
+            with Wire(running.url) as refused:
+                answer = refused.read_answer()
+                assert (answer.status, json.loads(answer.body)["type"]) == (503, "urn:assay:problem:too-many-connections")
+                assert answer.find(b"retry-after") == b"5"
+        running.echo.allowed.set()
+        assert [wire.read_answer().status for wire in held] == [200, 200]
+
+
+def test_incomplete_heads_share_a_bounded_memory() -> None:
+    part = GET[:-2] + b"X-Long: " + b"a" * 50_000
+    with serving(incomplete_head_bytes=5 * len(part)) as running, contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(running.connect()) for _ in range(6)]
+        for wire in wires:
+            wire.send(part, b"")
+        wires[0].check_closed()
+        for wire in wires[1:]:
+            wire.send(b"\r\n\r\n")
+            assert wire.read_answer().status == 200
+
+
+# Size of a head
+
+
+def make_head(size: int, *, fields: int = 1) -> bytes:
+    """A request of exactly `size` bytes with that many fields beside Host."""
+    start = b"GET /echo HTTP/1.1\r\nHost: h\r\n" + b"a:b\r\n" * (fields - 1)
+    return start + b"X-Long: " + b"a" * (size - len(start) - len(b"X-Long: \r\n\r\n")) + b"\r\n\r\n"
+
+
+def test_a_head_of_64_kib_and_100_fields_is_taken() -> None:
+    with serving() as running, running.connect() as wire:
+        wire.send(make_head(LARGEST_HEAD_BYTES, fields=MOST_FIELDS - 1))
+        answer = wire.read_answer()
+        assert (answer.status, set(json.loads(answer.body)["fields"])) == (200, {"host", "a", "x-long"})
+        wire.check_in_step()
+
+
+@pytest.mark.parametrize("behind", [b"", b"x" * 200_000], ids=["alone", "with more behind it"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        make_head(LARGEST_HEAD_BYTES + 1),
+        make_head(1000, fields=MOST_FIELDS),
+        b"GET /" + b"a" * LARGEST_HEAD_BYTES + b" HTTP/1.1\r\nHost: h\r\n\r\n",
+        GET[:-2] + b"a:b\r\n" * 1_000_000,
+        GET[:-2] + b"X-Long: " + b"a" * 40 * 1024**2,
+    ],
+    ids=["a byte too many", "a field too many", "a long request line", "a million fields", "40 MiB"],
+)
+def test_a_larger_head_gets_431(text: bytes, behind: bytes) -> None:
+    with serving(linger_seconds=SHORT) as running, running.connect() as wire:
+        wire.write(text + behind)
+        check_refused(wire, 431, "head-too-large")
+
+
+def test_bytes_of_a_body_are_no_part_of_its_head() -> None:
+    body = b"a:b\n" * 40_000
+    with serving() as running, running.connect() as wire:
+        wire.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body + GET)
+        assert json.loads(wire.read_answer().body)["length"] == len(body)
+        assert wire.read_answer().status == 200
+
+
+@pytest.mark.parametrize("end", [b"a:b\r\n" * 200, b"X: " + b"a" * LARGEST_HEAD_BYTES + b"\r\n"], ids=["many", "large"])
+def test_trailers_are_bounded_like_heads(end: bytes) -> None:
+    with serving() as running, running.connect() as wire:
+        wire.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n" + end + b"\r\n")
+        check_refused(wire, 431, "head-too-large")
+
+
+# A body of many chunks
+
+
+def test_a_byte_a_chunk_is_read_whole() -> None:
+    with serving() as running, running.connect() as wire:
+        wire.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n" + GET)
+        assert json.loads(wire.read_answer().body)["length"] == 100_000
+        assert wire.read_answer().status == 200
+        wire.check_in_step()
+
+
+# Behind an answer
+
+
+def test_a_short_rest_of_a_body_is_read_and_the_connection_stays() -> None:
+    with serving() as running, running.connect() as wire:
+        wire.send(b"POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % LONGEST_UNREAD_BYTES)
+        answer = wire.read_answer()
+        assert not answer.announces_close
+        wire.send(b"x" * LONGEST_UNREAD_BYTES)
+        wire.check_in_step()
+
+
+@pytest.mark.parametrize("field", [b"Content-Length: %d" % (LONGEST_UNREAD_BYTES + 1), b"Transfer-Encoding: chunked"])
+def test_a_long_rest_of_a_body_ends_the_connection_and_the_answer_can_be_read(field: bytes) -> None:
+    with serving() as running, running.connect() as wire:
+        wire.send(b"POST /early HTTP/1.1\r\nHost: h\r\n" + field + b"\r\n\r\n", b"")
+        assert wire.write(b"x" * 4 * 1024**2)  # and only then reads
+        answer = wire.read_answer()
+        assert (answer.status, answer.announces_close) == (200, True)
+        wire.check_closed()
+
+
+@pytest.mark.parametrize("length", [1000, 10 * LONGEST_UNREAD_BYTES], ids=["stays", "ends"])
+def test_a_slow_rest_of_a_body_holds_no_connection(length: int) -> None:
+    with serving(drain_seconds=SHORT) as running, running.connect() as wire:
+        wire.send(b"POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % length)
+        assert wire.read_answer().status == 200
+        wait_until(lambda: not running.connections)
+
+
+def test_a_client_that_reads_nothing_of_its_last_answer_is_dropped() -> None:
+    with serving(flush_seconds=SHORT) as running, running.connect() as wire:
+        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        wire.send(b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        wait_until(lambda: not running.connections)
+
+
+def test_a_client_that_reads_nothing_of_any_answer_is_dropped_when_its_idle_time_is_over() -> None:
+    with serving(keep_alive_seconds=SHORT) as running, running.connect() as wire:
+        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        wire.send(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
+        wait_until(lambda: not running.connections)
+
+
+# What the application sees
+
+
+def test_the_authority_of_an_absolute_target_replaces_host() -> None:
+    """RFC 9112, section 3.2.2."""
+    with serving() as running, running.connect() as wire:
+        wire.send(b"GET http://one.example:8080/echo?a=b HTTP/1.1\r\nHost: two.example\r\n\r\n")
+        said = json.loads(wire.read_answer().body)
+        assert (said["path"], said["fields"]["host"]) == ("/echo", "one.example:8080")
+
+
+def test_upgrade_is_an_ordinary_request_with_its_body() -> None:
+    """RFC 9110, section 7.8."""
+    with serving() as running, running.connect() as wire:
+        more = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+        wire.send(b"POST /echo HTTP/1.1\r\nHost: h\r\n" + more + b"Content-Length: %d\r\n\r\n" % len(GET), GET)
+        assert json.loads(wire.read_answer().body)["length"] == len(GET)
+        wire.check_in_step()
+
+
+def test_a_client_that_asked_for_an_upgrade_and_went_is_noticed() -> None:
+    with serving() as running, running.connect() as wire:
+        wire.send(b"GET /held HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        wait_until(lambda: running.echo.under_way == 1)
+        wire.socket.close()
+        wait_until(lambda: not running.connections)
+
+
+def test_a_broken_body_is_a_client_that_went() -> None:
+    """The application's answer would be a second one."""
+    with serving() as running, running.connect() as wire:
+        wire.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", b"nonsense\r\n")
+        check_refused(wire, 400, "malformed-request")
+        wait_until(lambda: running.echo.under_way == 0)
+
+
+def test_a_refusal_of_head_has_no_body() -> None:
+    with serving() as running, running.connect() as wire:
+        wire.send(b"HEAD /echo HTTP/1.1\r\n\r\n")
+        check_refused(wire, 400, "invalid-host", method="HEAD")
+
+
+def test_a_refusal_is_logged_without_the_requests_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving() as running, running.connect() as wire:
+        wire.send(b"GET /secret-path HTTP/1.1\r\nHost: secret@host\r\nAuthorization: Bearer secret\r\n\r\n")
+        check_refused(wire, 400, "invalid-host")
+    said = capsys.readouterr()
+    assert "secret" not in said.out + said.err
+
+
+# The end of the server
+
+
+def test_a_stop_ends_idle_and_refused_connections_at_once_and_answers_what_is_under_way() -> None:
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(serving())
+        idle, refused, held = [stack.enter_context(running.connect()) for _ in range(3)]
+        refused.send(b"nonsense\r\n\r\n")
+        assert refused.read_answer().status == 400
+        held.send(b"GET /held HTTP/1.1\r\nHost: h\r\n\r\n")
+        wait_until(lambda: running.echo.under_way == 1)
+        running.server.should_exit = True
+        idle.check_closed()
+        refused.check_closed()
+        running.echo.allowed.set()
+        assert held.read_answer().status == 200
+        with pytest.raises(Ended):
+            held.read_answer()

@@ -1,0 +1,147 @@
+"""The fuzzer's own parts: the same cases from the same seed, its reading of requests, its eyes."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.e2e.hostile_http.cases import CHUNKED, FRAMING, HELLO, Case, Then, get, upload
+from tests.fuzz.framing import Framed, read_requests
+from tests.fuzz.http import exchange, make_case
+from tests.wire import Answer, BadAnswer, Silence, Wire
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+LAST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+ONE = get(b"Host: h")
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """A server that sends these bytes on each connection, then waits for the client's end."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(answer)
+            while connection.recv(65536):
+                pass
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    thread.join()
+
+
+# Cases
+
+
+def test_a_case_is_a_function_of_its_seed_and_number() -> None:
+    cases = [b"".join(make_case(7, number)) for number in range(200)]
+    assert cases == [b"".join(make_case(7, number)) for number in range(200)]
+    assert len(set(cases)) > 190
+    assert cases != [b"".join(make_case(8, number)) for number in range(200)]
+
+
+# Reading
+
+
+@pytest.mark.parametrize("case", [case for case in FRAMING if case.statuses == {201}], ids=str)
+def test_the_reading_has_the_body_that_must_be_stored(case: Case) -> None:
+    reading = read_requests(b"".join(case.segments))
+    assert [request.body for request in reading.requests] == [case.stored]
+    assert reading.rest is None
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in FRAMING if case.section == "RFC 9112 6.3" and case.then is Then.CLOSES],
+    ids=str,
+)
+def test_what_is_ambiguous_is_no_request_and_hides_what_follows(case: Case) -> None:
+    reading = read_requests(b"".join(case.segments) + ONE)
+    assert reading.most_answers == 1
+
+
+def test_a_file_is_explained_by_a_body_alone() -> None:
+    reading = read_requests(upload(CHUNKED) + HELLO)
+    digest = bytes.fromhex("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824")
+    assert reading.explains(state="ready", size=5, digest=digest)
+    assert not reading.explains(state="ready", size=5, digest=bytes(32))
+    assert not reading.explains(state="pending", size=5, digest=None)
+
+
+def test_a_pending_row_is_explained_by_a_declaration() -> None:
+    body = b'{"filename": "a", "size": 7}'
+    line = b"POST /files HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+    reading = read_requests(line + body)
+    assert reading.requests == (Framed(b"POST", b"/files", b"HTTP/1.1", body),)
+    assert reading.explains(state="pending", size=7, digest=None)
+    assert not reading.explains(state="pending", size=8, digest=None)
+
+
+# Eyes
+
+
+def collect(url: str, data: bytes, *, seconds: float = 10.0) -> list[Answer]:
+    answers: list[Answer] = []
+    exchange(url, [data], read_requests(data), answers, seconds=seconds)
+    return answers
+
+
+def test_an_exchange_that_is_right_is_no_finding() -> None:
+    with answering(OK + OK) as url:
+        assert [answer.body for answer in collect(url, ONE + ONE)] == [b"ok", b"ok"]
+
+
+@pytest.mark.parametrize(
+    ("data", "answer"),
+    [
+        (ONE, OK + OK),
+        (ONE, OK + LAST),
+        (ONE, OK + b"x"),
+        (upload(CHUNKED) + HELLO, OK + OK),
+        (b"GET / HTTP/1.1\r\nbroken", LAST + OK),
+    ],
+)
+def test_a_second_answer_is_a_finding(data: bytes, answer: bytes) -> None:
+    with answering(answer) as url, pytest.raises(BadAnswer, match="behind the last answer"):
+        collect(url, data)
+
+
+def test_no_answer_at_all_is_a_finding() -> None:
+    with answering(b"") as url, pytest.raises(Silence):
+        collect(url, ONE, seconds=0.2)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxx\r\n",
+        b"HTTP/1.1 200 OK\r\nA : b\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"ok",
+    ],
+)
+def test_an_answer_that_is_not_well_framed_is_refused(answer: bytes) -> None:
+    with answering(answer) as url, Wire(url) as wire:
+        wire.send(ONE)
+        wire.finish_sending()
+        with pytest.raises(BadAnswer):
+            wire.read_answer()
+
+
+def test_an_answer_to_http_1_0_has_no_chunks() -> None:
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    with answering(chunked) as url, Wire(url) as wire:
+        assert wire.read_answer().body == b"ok"
+    with answering(chunked) as url, Wire(url) as wire, pytest.raises(BadAnswer):
+        wire.read_answer(version="1.0")

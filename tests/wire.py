@@ -1,0 +1,312 @@
+"""HTTP/1.x by hand: bytes leave as they are, in named segments, and answers are read strictly.
+
+No client library takes part, because none sends what a hostile peer sends, and each forgives some
+answers. `Wire` raises BadAnswer where an answer breaks RFC 9110 or RFC 9112, and Silence where
+nothing comes in time.
+"""
+
+import contextlib
+import re
+import secrets
+import select
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+STATUS_LINE: Final = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) [\t -~\x80-\xff]*")
+FIELD_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
+CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})")
+LONGEST_HEAD: Final = 64 * 1024
+ANSWER_SECONDS: Final = 20.0
+TAKEN_SECONDS: Final = 1.0
+NETLINK_SOCK_DIAG: Final = 4
+SOCK_DIAG_BY_FAMILY: Final = 20
+UNREAD_AT: Final = 72
+"""Where inet_diag_msg has idiag_rqueue, behind its nlmsghdr."""
+
+
+class BadAnswer(AssertionError):
+    """An answer that no client may be sent, or bytes behind it that belong to no answer."""
+
+
+class Silence(AssertionError):
+    """Neither an answer nor the connection's end within the time allowed."""
+
+
+class Ended(AssertionError):
+    """The server closed the connection before the next answer began."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One final answer. `interim` has the statuses of the 1xx answers before it."""
+
+    status: int
+    fields: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    interim: tuple[int, ...] = field(default=())
+
+    def find(self, name: bytes) -> bytes | None:
+        """Return the value of a field, or None without one. Raises BadAnswer if it is repeated."""
+        found = [value for key, value in self.fields if key.lower() == name]
+        if len(found) > 1:
+            raise BadAnswer(f"{name!r} came {len(found)} times: {found}")
+        return found[0] if found else None
+
+    @property
+    def announces_close(self) -> bool:
+        options = b",".join(value for key, value in self.fields if key.lower() == b"connection").lower()
+        return b"close" in [option.strip() for option in options.split(b",")]
+
+
+class Wire:
+    """One connection to the server at `url`."""
+
+    def __init__(self, url: str, *, seconds: float = ANSWER_SECONDS) -> None:
+        parts = urlsplit(url)
+        self.address = (parts.hostname or "", parts.port or 80)
+        self.seconds = seconds
+        self.socket = socket.create_connection(self.address, seconds)
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.received = bytearray()
+        self.ended = False
+
+    def __enter__(self) -> "Wire":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    # Sending
+
+    def send(self, *segments: bytes) -> bool:
+        """Send each segment when the server has read the one before. Return whether all were sent.
+
+        Answers that come meanwhile are kept. False means that the server closed the connection.
+        """
+        for number, segment in enumerate(segments):
+            if number:
+                self.wait_until_taken()
+            if not self.write(segment):
+                return False
+        return True
+
+    def write(self, data: bytes) -> bool:
+        """Send `data` and keep what arrives. Return False if the server closed. Raises Silence."""
+        rest, deadline = memoryview(data), time.monotonic() + self.seconds
+        while rest:
+            readable, writable = self.wait(self.left(deadline), writing=True)
+            if readable:
+                self.receive()
+            if writable:
+                try:
+                    rest = rest[self.socket.send(rest) :]
+                except OSError:
+                    return False
+                deadline = time.monotonic() + self.seconds
+        return True
+
+    def finish_sending(self) -> None:
+        """Close this side alone, as a client does that expects an answer to what it has sent."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def wait_until_taken(self) -> None:
+        """Wait until the server's process has read all bytes, so that it reads the next ones apart.
+
+        The wait is bounded, because a server that is busy with a body leaves bytes in its socket.
+        """
+        deadline = time.monotonic() + TAKEN_SECONDS
+        while time.monotonic() < deadline and count_unread(self.socket):
+            if self.wait(0.001)[0]:
+                self.receive()
+
+    # Receiving
+
+    def receive(self) -> None:
+        """Keep what has arrived; a reset counts as an end."""
+        try:
+            data = self.socket.recv(256 * 1024)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self.received += data
+        self.ended = not data
+
+    def wait(self, seconds: float, *, writing: bool = False) -> tuple[bool, bool]:
+        """Return whether bytes or the end can be received, and whether bytes can be sent."""
+        poll = select.poll()
+        reading = 0 if self.ended else select.POLLIN
+        poll.register(self.socket, reading | (select.POLLOUT if writing else 0))
+        found = poll.poll(seconds * 1000)
+        events = found[0][1] if found else 0
+        return bool(events & ~select.POLLOUT) and not self.ended, bool(events) and writing
+
+    def left(self, deadline: float) -> float:
+        """Return the seconds until the deadline. Raises Silence if it has passed."""
+        seconds = deadline - time.monotonic()
+        if seconds <= 0:
+            raise self.describe_silence()
+        return seconds
+
+    def describe_silence(self) -> Silence:
+        return Silence(f"nothing within {self.seconds} s, behind {bytes(self.received[:300])!r}")
+
+    def need_more(self) -> bool:
+        """Wait for more bytes. Return False if the connection has ended instead. Raises Silence."""
+        if not self.ended:
+            if not self.wait(self.seconds)[0]:
+                raise self.describe_silence()
+            self.receive()
+        return not self.ended
+
+    def take_through(self, end: bytes, *, most: int) -> bytes:
+        """Return the bytes before `end` and drop both. Raises BadAnswer, Ended, Silence."""
+        while (at := self.received.find(end)) < 0:
+            if len(self.received) > most:
+                raise BadAnswer(f"no {end!r} within {most} bytes: {bytes(self.received[:300])!r}")
+            if not self.need_more():
+                raise self.describe_end()
+        taken = bytes(self.received[:at])
+        del self.received[: at + len(end)]
+        return taken
+
+    def describe_end(self) -> AssertionError:
+        if self.received:
+            return BadAnswer(f"the connection ended within an answer: {bytes(self.received[:300])!r}")
+        return Ended("the connection ended without an answer")
+
+    def take(self, size: int) -> bytes:
+        while len(self.received) < size:
+            if not self.need_more():
+                raise BadAnswer(f"the connection ended after {len(self.received)} of {size} bytes of an answer")
+        taken = bytes(self.received[:size])
+        del self.received[:size]
+        return taken
+
+    def read_answer(self, method: str = "GET", *, version: str = "1.1") -> Answer:
+        """Return the next final answer, to a request of that method and version.
+
+        Raises BadAnswer, Ended, Silence.
+        """
+        interim: list[int] = []
+        while True:
+            status, fields = self.read_head()
+            if status >= 200:
+                answer = Answer(status, fields, b"", tuple(interim))
+                return Answer(status, fields, self.read_body(answer, method, version), tuple(interim))
+            framed = {name.lower() for name, _ in fields} & {b"content-length", b"transfer-encoding"}
+            if status == 101 or version == "1.0" or framed:
+                raise BadAnswer(f"an interim answer that this request may not get: {status} {fields}")
+            interim.append(status)
+
+    def read_head(self) -> tuple[int, tuple[tuple[bytes, bytes], ...]]:
+        lines = self.take_through(b"\r\n\r\n", most=LONGEST_HEAD).split(b"\r\n")
+        line = STATUS_LINE.fullmatch(lines[0])
+        if line is None:
+            raise BadAnswer(f"no status line: {lines[0]!r}")
+        found = [FIELD_LINE.fullmatch(text) for text in lines[1:]]
+        if None in found:
+            raise BadAnswer(f"no field line: {lines[1:][found.index(None)]!r}")
+        return int(line[1]), tuple((one[1], one[2]) for one in found if one)
+
+    def read_body(self, answer: Answer, method: str, version: str) -> bytes:
+        """Return the body, framed as RFC 9112, section 6.3, says."""
+        length, coding = answer.find(b"content-length"), answer.find(b"transfer-encoding")
+        if length is not None and (coding is not None or not length.isdigit()):
+            raise BadAnswer(f"Content-Length {length!r} beside Transfer-Encoding {coding!r}")
+        if coding is not None and (coding.lower() != b"chunked" or version == "1.0" or answer.status == 204):
+            raise BadAnswer(f"Transfer-Encoding {coding!r} in an answer {answer.status} to HTTP/{version}")
+        if method == "HEAD" or answer.status in (204, 304):
+            return b""
+        if coding is not None:
+            return self.read_chunks()
+        if length is not None:
+            return self.take(int(length))
+        if version == "1.1" and not answer.announces_close:
+            raise BadAnswer(f"an answer {answer.status} without a length on a connection that stays")
+        return self.read_to_end()
+
+    def read_chunks(self) -> bytes:
+        body = b""
+        while True:
+            size = CHUNK_SIZE.fullmatch(self.take_through(b"\r\n", most=100))
+            if size is None:
+                raise BadAnswer("a chunk without a size")
+            body += self.take(int(size[1], 16))
+            if self.take(2) != b"\r\n":
+                raise BadAnswer("a chunk, or the trailers, without an end")
+            if int(size[1], 16) == 0:
+                return body
+
+    def read_to_end(self) -> bytes:
+        """Return all bytes until the server closes. Raises Silence if it does not."""
+        while self.need_more():
+            pass
+        return self.take(len(self.received))
+
+    # What must hold behind an answer
+
+    def check_closed(self) -> None:
+        """The server closes, and no byte comes before that. Raises BadAnswer, Silence."""
+        rest = self.read_to_end()
+        if rest:
+            raise BadAnswer(f"bytes behind the last answer: {rest[:300]!r}")
+
+    def check_in_step(self) -> None:
+        """The next answer belongs to the next request, and nothing is between.
+
+        Raises BadAnswer, Ended, Silence.
+        """
+        mark = secrets.token_hex(8).encode()
+        self.write(b"GET /health/live HTTP/1.1\r\nHost: sentinel\r\nX-Request-Id: " + mark + b"\r\n\r\n")
+        answer = self.read_answer()
+        if (answer.status, answer.find(b"x-request-id")) != (200, mark) or self.received:
+            raise BadAnswer(f"another answer than the one to the next request: {answer}, {bytes(self.received[:300])!r}")
+
+
+@contextlib.contextmanager
+def connected(url: str, count: int) -> Iterator[list[Wire]]:
+    """Open several connections, all closed in the end."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Wire(url)) for _ in range(count)]
+
+
+def count_unread(ours: socket.socket) -> int:
+    """Return how many bytes the process at the other end has not read; 0 where no kernel tells.
+
+    Linux tells by sock_diag(7), asked for the one socket of the other end: a table of all sockets,
+    as in /proc, is slow to read on a machine that has many.
+    """
+    if sys.platform != "linux":
+        return 0
+    try:
+        question = name_ends(ours.getpeername(), ours.getsockname())
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_SOCK_DIAG) as kernel:
+            kernel.send(question)
+            answer = kernel.recv(4096)
+    except OSError:
+        return 0
+    is_found = struct.unpack_from("=H", answer, 4)[0] == SOCK_DIAG_BY_FAMILY
+    return int(struct.unpack_from("=I", answer, UNREAD_AT)[0]) if is_found else 0
+
+
+def name_ends(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
+    """A request of sock_diag(7) for one TCP socket: nlmsghdr and inet_diag_req_v2."""
+    ends = struct.pack(
+        "!HH4s12x4s12x",
+        source[1],
+        destination[1],
+        socket.inet_aton(source[0]),
+        socket.inet_aton(destination[0]),
+    )
+    about = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF) + ends
+    about += struct.pack("=I8s", 0, b"\xff" * 8)
+    return struct.pack("=IHHII", 16 + len(about), SOCK_DIAG_BY_FAMILY, 1, 1, 0) + about
