@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
+import minio
 import msgspec
 import pytest
 
@@ -179,6 +180,19 @@ def root_signer(store: StoreUnderTest) -> Signer:
         region=REGION,
         bind_absent_headers=False,
     )
+
+
+def read_metadata(deployment: Deployment, bucket: Bucket, key: str) -> dict[str, str]:
+    """Return all metadata of an object, as the SDK shows it to the store's root.
+
+    The service's own client reads no metadata but Assay's.
+    """
+    parts = urlsplit(deployment.endpoint)
+    keys = (deployment.root_access_key, deployment.root_secret_key)
+    client = minio.Minio(parts.netloc, *keys, secure=parts.scheme == "https", region=REGION)
+    headers = client.stat_object(bucket.name, key).metadata or {}
+    prefix = "x-amz-meta-"
+    return {name.lower().removeprefix(prefix): value for name, value in headers.items() if name.lower().startswith(prefix)}
 
 
 @contextmanager
