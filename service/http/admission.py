@@ -21,19 +21,22 @@ class Admission:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.members: set[Connection] = set()
+        """All that are open and have not given way."""
         self.idle: dict[Connection, None] = {}
         self.heads: dict[Connection, int] = {}
         """Bytes of incomplete heads."""
         self.head_bytes = 0
 
-    def make_room(self, open_connections: int) -> bool:
-        """Whether one more fits, if need be in the place of the one that has been idle longest."""
-        if open_connections <= self.limits.connections:
-            return True
-        oldest = next(iter(self.idle), None)
-        if oldest is not None:
-            self.end(oldest)
-        return oldest is not None
+    def admit(self, connection: Connection) -> bool:
+        """Whether a new connection may stay, if need be in the place of those that have been idle longest."""
+        self.members.add(connection)
+        while self.is_full() and self.idle:
+            self.end(next(iter(self.idle)))
+        return not self.is_full()
+
+    def is_full(self) -> bool:
+        return len(self.members) > self.limits.connections
 
     def begin_idle(self, connection: Connection) -> None:
         self.end_idle(connection)
@@ -50,6 +53,10 @@ class Admission:
         while self.head_bytes > self.limits.incomplete_head_bytes:
             self.end(next(iter(self.heads)))
 
-    def end(self, connection: Connection) -> None:
+    def leave(self, connection: Connection) -> None:
         self.end_idle(connection)
+        self.members.discard(connection)
+
+    def end(self, connection: Connection) -> None:
+        self.leave(connection)
         connection.give_way()

@@ -70,7 +70,8 @@ class HttpProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if not self.admission.make_room(len(self.connections)):
+        if not self.admission.admit(self):
+            self.is_refused = True  # whatever comes until then
             self.loop.call_soon(self.refuse, TooManyConnections("too many connections are open: try again"))
             return
         self.admission.begin_idle(self)
@@ -85,7 +86,7 @@ class HttpProtocol(H11Protocol):
         self.set_timer(self.limits.keep_alive_seconds, self.give_way)
 
     def data_received(self, data: bytes) -> None:
-        if self.is_lingering or self.conn.their_state in ENDED:
+        if self.is_refused or self.is_lingering or self.conn.their_state in ENDED:
             self.discard(data)
             return
         self.conn.receive_data(data)
@@ -298,7 +299,7 @@ class HttpProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.clear_timer()
-        self.admission.end_idle(self)
+        self.admission.leave(self)
         super().connection_lost(exc)
 
     def set_timer(self, seconds: float, then: Callable[[], None]) -> None:

@@ -55,10 +55,10 @@ def start(site: Site, side: str) -> tuple[str, int]:
 
 
 def alternate(sides: Mapping[str, Callable[[], float]], pids: dict[str, int], *, rounds: int) -> Measured:
-    """Seconds, and processor seconds of the side's API. A first round warms up and does not count."""
+    """Seconds, and processor seconds of the side's API. Each round begins with another side; the first warms up and does not count."""
     found: Measured = {(side, of): [] for side in sides for of in ("time", "cpu")}
     for number in range(rounds + 1):
-        for side in sides if number % 2 else reversed(list(sides)):
+        for side in [*SIDES, *SIDES][number % len(SIDES) :][: len(SIDES)]:
             before = read_cpu_seconds([pids[side]])
             seconds = sides[side]()
             if number:
