@@ -1,9 +1,10 @@
 """The steps of a file's way below HTTP: declared, sent, claimed, proved, settled."""
 
 import asyncio
+import contextlib
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from service.store_health import StoreHealth
 from service.sweeper import sweep
 from service.uploads import PART_BYTES, Declared, Upload, declare_file, find_file, notice_event
 from service.verification import verify
+from service.worker import Worker
 from tests.clock import DAY, pass_time
 from tests.stores import Answer
 from tests.stores import send as send_request
@@ -137,3 +139,15 @@ async def let_settle(resources: Resources) -> None:
         await sweep(resources)
         await pass_time(resources.pool, DAY)
     await sweep(resources)
+
+
+@contextlib.asynccontextmanager
+async def working(resources: Resources) -> AsyncIterator[Worker]:
+    worker = Worker(resources)
+    task = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

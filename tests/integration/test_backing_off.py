@@ -1,9 +1,8 @@
 """What a worker does not do: run hot while the store is away, while large files wait for a slot, or over a file that can't be proved."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +19,7 @@ from service.settings import Settings, Url
 from service.uploads import declare_file, notice_event
 from service.worker import Worker
 from tests.faults import FaultyBucket, FaultyPool
+from tests.integration.steps import working
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -33,18 +33,6 @@ async def declare(resources: Resources, *, size: int = len(BODY)) -> Any:
     declared = await declare_file(resources, declaration)
     await notice_event(resources, declared.file.incoming_key or "")
     return declared
-
-
-@contextlib.asynccontextmanager
-async def working(resources: Resources) -> AsyncIterator[Worker]:
-    worker = Worker(resources)
-    task = asyncio.create_task(worker.run())
-    try:
-        yield worker
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def count_attempts(resources: Resources) -> int:

@@ -1,9 +1,7 @@
 """An owner who poisons objects: each such file backs off or ends by itself, and the files beside it do not notice."""
 
 import asyncio
-import contextlib
 import secrets
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,11 +15,10 @@ from service.queries import copies
 from service.resources import Resources
 from service.store_health import StoreHealth
 from service.uploads import Upload, notice_event
-from service.worker import Worker
 from tests.clock import pass_time
 from tests.damage import damage_on_disk
 from tests.faults import FaultyBucket, lose_answer, refuse_to_read
-from tests.integration.steps import BODY, claim, claim_due, declare, find, let_settle, prove, put_as_root, run, send, sha256
+from tests.integration.steps import BODY, claim, claim_due, declare, find, let_settle, prove, put_as_root, run, send, sha256, working
 from tests.invariants import check_nothing_left, list_bucket
 from tests.stores import StoreUnderTest, now
 from tests.stores import send as send_request
@@ -275,18 +272,6 @@ def with_settings(resources: Resources, **changes: object) -> Resources:
 async def read_failed_reads(resources: Resources) -> int:
     count: int = await resources.pool.fetchval("SELECT sum(failed_reads) FROM files")
     return count
-
-
-@contextlib.asynccontextmanager
-async def working(resources: Resources) -> AsyncIterator[Worker]:
-    worker = Worker(resources)
-    task = asyncio.create_task(worker.run())
-    try:
-        yield worker
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def until_ready(resources: Resources, files: list[File]) -> None:
