@@ -9,6 +9,8 @@ Every statement requires the claim's lease and an unproved state. A statement th
    - The store reports that the object is unreadable for good: `rejected`, `unverifiable`.
    - Any other error: failure before copying.
 2. Compare size and content type with the declaration. A difference: `rejected` with that reason, nothing is copied.
+   - Another size, and a read of the object does not give as many bytes as HEAD said: failure before copying. (MinIO reports a wrong length
+     for an object to which a client has given the headers of an encrypted one.)
 3. Copy incoming to the vault under the reserved key. The request carries the ETag just seen, if a condition can name it (a client can
    choose the ETag on an old MinIO). It is sent before the first lease period is over; above 5 GiB in parts (service/copying.py).
    - Too late to send, the object changed (412), or it is missing (404): failure before copying, the store is not at fault.
@@ -141,7 +143,7 @@ async def prove(resources: Resources, claim: Claim, *, claimed_at: float, hashin
 
 async def read_copy(resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor, stopped: threading.Event) -> Proof | None:
     """Steps 1 to 4. Return None if the file is settled without a copy. Raises NotVerified, LeaseLost."""
-    seen = await look(resources, claim)
+    seen = await look(resources, claim, hashing=hashing, stopped=stopped)
     if seen is None:
         return None
     send_before = claimed_at + resources.settings.lease.total_seconds()
@@ -167,15 +169,18 @@ async def fails_to_read(resources: Resources, claim: Claim, *, hashing: Executor
     return False
 
 
-def read_source(incoming: Bucket, claim: Claim, stopped: threading.Event) -> None:
-    """Read the incoming object in the caller's thread, and drop the bytes. Raises StoreError, LeaseLost."""
+def read_source(incoming: Bucket, claim: Claim, stopped: threading.Event) -> int:
+    """Read the incoming object in the caller's thread, and return how many bytes it gives. Raises StoreError, LeaseLost."""
+    size = 0
     with incoming.open(claim.incoming_key, etag=None) as reader:
-        while reader.read(CHUNK_BYTES):
+        while chunk := reader.read(CHUNK_BYTES):
+            size += len(chunk)
             if stopped.is_set():
                 raise LeaseLost("the lease was lost while the source was read")
+    return size
 
 
-async def look(resources: Resources, claim: Claim) -> StoredObject | None:
+async def look(resources: Resources, claim: Claim, *, hashing: Executor, stopped: threading.Event) -> StoredObject | None:
     """Steps 1 and 2: return the incoming object, or None if the file is settled without a copy. Raises NotVerified."""
     try:
         seen = await resources.incoming.head(claim.incoming_key)
@@ -187,11 +192,24 @@ async def look(resources: Resources, claim: Claim) -> StoredObject | None:
         return None
     except StoreError as error:
         raise NotVerified(error, copied=False) from error
+    if seen.size != claim.size:
+        await confirm_size(resources, claim, seen, hashing=hashing, stopped=stopped)
     mismatch = compare(claim, seen)
     if mismatch is not None:
         await reject(resources, claim, mismatch)
         return None
     return seen
+
+
+async def confirm_size(resources: Resources, claim: Claim, seen: StoredObject, *, hashing: Executor, stopped: threading.Event) -> None:
+    """Read the object. Raises NotVerified if that fails, or if it gives another number of bytes than HEAD said."""
+    run = asyncio.get_running_loop().run_in_executor
+    try:
+        size = await run(hashing, read_source, resources.incoming, claim, stopped)
+        if size != seen.size:
+            raise StoreUnavailable(f"HEAD says {seen.size} bytes, a read gives {size}")
+    except StoreError as error:
+        raise NotVerified(error, copied=False) from error
 
 
 async def settle_missing(resources: Resources, claim: Claim) -> None:

@@ -112,6 +112,28 @@ async def test_damaged_bytes_end_their_file_after_failed_reads_over_a_day(
     await check_unverifiable(resources, file)
 
 
+@pytest.mark.parametrize("name", ["sealed-key", "seal-algorithm", "iv"])
+async def test_an_object_that_its_client_made_unreadable_ends_its_file(resources: Resources, store: StoreUnderTest, name: str) -> None:
+    """An archived MinIO takes these headers from any client, and no URL can forbid them (docs/store-facts.md)."""
+    declared = await declare(resources)
+    upload = declared.upload
+    assert isinstance(upload, Upload)
+    headers = upload.headers | {f"x-minio-replication-server-side-encryption-{name}": "QUFB"}
+    assert (await asyncio.to_thread(send_request, "PUT", upload.url, body=BODY, headers=headers)).status == 200
+    patient = with_settings(resources, unverifiable_reads=1, unverifiable_after=DAY)
+    health = StoreHealth(patient)
+    await run(patient, await claim(resources, declared.file), health=health)
+    for _ in range(3):
+        if (await find(resources, declared.file)).state == State.VERIFYING:
+            await pass_time(resources.pool, DAY)
+            await run(patient, await claim_due(resources), health=health)
+        assert not health.is_away
+    if store.kind == "minio":
+        await check_unverifiable(resources, declared.file)
+    else:
+        assert (await find(resources, declared.file)).state == State.READY
+
+
 @pytest.mark.parametrize("call", ["head", "copy_from"])
 async def test_an_object_that_the_store_cannot_read_ends_its_file(resources: Resources, call: str) -> None:
     """The same over every store: the answers of one key are those of a damaged object."""
