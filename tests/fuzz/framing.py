@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 HEAD_END: Final = re.compile(rb"\n\r?\n")
+NO_TRAILERS: Final = re.compile(rb"\r?\n")
+"""LF alone may end a line of a head or of trailers (RFC 9112, section 2.2), and no other."""
 EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*")
 CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,20})[ \t]*(?:;[^\r\n]*)?\r\n")
 LENGTH: Final = re.compile(rb"[0-9]{1,20}")
@@ -122,11 +124,8 @@ def read_chunks(data: bytes, at: int) -> tuple[bytes, int] | None:
     while line := CHUNK_LINE.match(data, at):
         size, at = int(line[1], 16), line.end()
         if size == 0:
-            end = at + 2 if data[at : at + 2] == b"\r\n" else None
-            if end is None:
-                found = HEAD_END.search(data, at)
-                end = found.end() if found else None
-            return None if end is None else (body, end)
+            found = NO_TRAILERS.match(data, at) or HEAD_END.search(data, at)
+            return (body, found.end()) if found else None
         body += data[at : at + size]
         if data[at + size : at + size + 2] != b"\r\n":
             return None

@@ -32,7 +32,7 @@ BOUND_SECONDS: Final = 10.0
 LARGEST_SEED: Final = 4096
 LARGE_SHARE: Final = 0.01
 """How many of the cases may begin from a seed that is larger."""
-REMEMBERED: Final = 50
+REMEMBERED: Final = 500
 """A row may be committed after its connection has ended."""
 PROBE_EVERY: Final = 25
 ALLOWED: Final = frozenset({501, 505})

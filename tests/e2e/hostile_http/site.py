@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -22,10 +23,12 @@ from tests.invariants import check_files_are_proved, check_objects_are_named
 from tests.presigned import content
 from tests.wire import Answer, Wire
 
-NEW_FILES: Final = """
+FILES: Final = """
     SELECT id, filename, state, size, hash, minio_object_name FROM files
     WHERE owner = $1 AND id > $2 ORDER BY id
 """
+LATEST_SECONDS: Final = 15
+"""How long after its id was made a row may be committed."""
 RESERVATIONS: Final = "SELECT count(*) FROM copies WHERE owner = $1"
 PROVED: Final = b"a proved file"
 TYPES: Final = {
@@ -48,8 +51,8 @@ class Site:
     pending: str
     runner: asyncio.Runner = field(repr=False)
     resources: Resources = field(repr=False)
-    last: UUID
-    """The newest row that was looked at."""
+    seen: set[UUID]
+    """Rows that were looked at. Neither ids nor times are in the order of the commits."""
 
     def values(self, name: str) -> dict[bytes, bytes]:
         """Return what takes the place of the placeholders."""
@@ -61,10 +64,12 @@ class Site:
         }
 
     def take_new(self) -> list[dict[str, Any]]:
-        """Return the owner's rows that no earlier call has returned."""
-        rows = self.runner.run(self.resources.pool.fetch(NEW_FILES, self.owner, self.last))
-        self.last = rows[-1]["id"] if rows else self.last
-        return [dict(row) for row in rows]
+        """Return the owner's newest rows, without those that an earlier call has returned."""
+        since = UUID(int=int((time.time() - LATEST_SECONDS) * 1000) << 80)  # ids are UUIDv7
+        rows = self.runner.run(self.resources.pool.fetch(FILES, self.owner, since))
+        new = [dict(row) for row in rows if row["id"] not in self.seen]
+        self.seen.update(row["id"] for row in new)
+        return new
 
     def count_reservations(self) -> int:
         return int(self.runner.run(self.resources.pool.fetchval(RESERVATIONS, self.owner)))
@@ -122,7 +127,7 @@ def open_site(url: str, settings: Settings, *, owner: str, key: str) -> Iterator
         stack = contextlib.AsyncExitStack()
         resources = runner.run(stack.enter_async_context(open_without_listener(settings)))
         try:
-            site = Site(url, owner, key, *ids, runner, resources, last=UUID(ids[1]))
+            site = Site(url, owner, key, *ids, runner, resources, {UUID(file_id) for file_id in ids})
             yield site
             site.check_buckets()
         finally:
