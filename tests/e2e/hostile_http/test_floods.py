@@ -30,11 +30,12 @@ SLOWEST_SECONDS = 1.5
 STALLED_SECONDS = 0.5
 """A server that reads no more is not waited for."""
 IDLE = 2000
+BEYOND = 200
 
 
 @dataclass(frozen=True)
 class Process:
-    """`assay serve` with the defaults."""
+    """`assay serve` with the defaults, but for the number of connections."""
 
     url: str
     pid: int
@@ -44,7 +45,7 @@ class Process:
 def process(one_api: Api, site: Site, folder: Path) -> Iterator[Process]:
     port = free_port()
     arguments = ["serve", "--host", "127.0.0.1", "--port", str(port), "--no-worker"]
-    environ = make_environment(one_api.settings)
+    environ = {**make_environment(one_api.settings), "ASSAY_MAX_CONNECTIONS": str(IDLE)}
     with started(arguments, folder / f"floods-{port}.log", environ=environ) as running:
         wait_until(lambda: answers(port, "/health/ready", host="127.0.0.1", status=200))
         yield Process(f"http://127.0.0.1:{port}", running.pid)
@@ -134,14 +135,21 @@ def many_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_idle_connections_cost_little(process: Process) -> None:
-    """2,000 that have been answered once."""
+def test_idle_connections_cost_little_and_have_a_limit(process: Process) -> None:
+    """As many as the setting allows, answered once each, and then some more."""
     before = reset_peak(process.pid)
     with many_files(), connected(process.url, IDLE) as wires:
         for wire in wires:
             wire.check_in_step()
-        assert probe(process.url) < SLOWEST_SECONDS
         assert read_peak_bytes(process.pid) - before < HELD_BYTES
+        with connected(process.url, BEYOND) as newer:
+            for wire in newer:
+                wire.check_in_step()
+            for wire in wires[:BEYOND]:
+                wire.check_closed()
+            for wire in wires[BEYOND:]:
+                wire.check_in_step()
+            assert read_peak_bytes(process.pid) - before < HELD_BYTES
 
 
 def test_incomplete_heads_have_one_bound_in_all(process: Process) -> None:
