@@ -24,6 +24,7 @@ VERIFIED_BYTES: Final = Counter("assay_verified_bytes", "Bytes that were hashed 
 STORE_RETRIES: Final = Counter("assay_store_retries", "Claims given back because of the store.")
 STORE_PROBES: Final = Counter("assay_store_probes", "Probes of the store by workers.", ["outcome"])
 FAILED_READS: Final = Counter("assay_failed_reads", "Failed reads of an incoming object that counted towards its rejection.")
+FOREIGN_OBJECTS: Final = Counter("assay_foreign_objects", "Events about an object in incoming whose key is none that Assay gives out.")
 EVENT_READERS: Final = Gauge("assay_event_readers", "Streams of events that are open.", multiprocess_mode="livesum")
 EVENTS_HELD_BACK: Final = Gauge(
     "assay_events_held_back",

@@ -24,13 +24,15 @@ from service import database, uploads
 from service.problems import DatabaseUnavailable, Unauthorized
 from service.resources import Resources
 from service.routes.answers import refusals
-from service.telemetry import LAST_EVENT
+from service.telemetry import FOREIGN_OBJECTS, LAST_EVENT
 
 PATIENCE_SECONDS: Final = 6.0
 LARGEST_EVENT_BYTES: Final = 1024**2
 CREATED: Final = frozenset(f"ObjectCreated:{how}" for how in ("Put", "Post", "CompleteMultipartUpload", "Copy"))
 """The store's wildcard also announces tags and retention: those change no bytes."""
 INCOMING_KEY: Final = re.compile(r"[0-9a-f]{32}")
+SCRATCH_PREFIXES: Final = ("probe-", "assay-doctor-")
+"""Objects of a worker's probe and of the doctor. No file names them, and they are deleted again."""
 
 log = structlog.get_logger()
 
@@ -131,8 +133,9 @@ def find_keys(body: bytes, bucket: str) -> list[str]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         log.warning("event passed over", why="malformed", bytes=len(body))
         return []
-    keys = (unquote_plus(record.s3.object.key) for record in event.records if is_upload(record, bucket))
-    return [key for key in dict.fromkeys(keys) if INCOMING_KEY.fullmatch(key)]
+    keys = dict.fromkeys(unquote_plus(record.s3.object.key) for record in event.records if is_upload(record, bucket))
+    FOREIGN_OBJECTS.inc(sum(not (INCOMING_KEY.fullmatch(key) or key.startswith(SCRATCH_PREFIXES)) for key in keys))
+    return [key for key in keys if INCOMING_KEY.fullmatch(key)]
 
 
 def is_upload(record: Record, bucket: str) -> bool:

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from service.problems import Unauthorized
 from service.routes.webhooks import check_token, find_keys
@@ -29,6 +30,13 @@ def test_anything_else_that_happens_to_an_object_does_not(how: str) -> None:
 @pytest.mark.parametrize("key", ["a", "%00", KEY.upper(), KEY + "%0A", "x" * 32, "../" + KEY])
 def test_a_key_that_is_none_of_ours_does_not_count(key: str) -> None:
     assert find_keys(event(key=key), "incoming") == []
+
+
+@pytest.mark.parametrize(("key", "counted"), [("extracted/by/a/tar", 1), (KEY, 0), ("probe-1", 0), ("assay-doctor-1", 0)])
+def test_objects_under_keys_that_were_never_given_out_are_counted(key: str, counted: int) -> None:
+    before = REGISTRY.get_sample_value("assay_foreign_objects_total") or 0
+    find_keys(event(key=key), "incoming")
+    assert (REGISTRY.get_sample_value("assay_foreign_objects_total") or 0) - before == counted
 
 
 def test_keys_are_form_encoded() -> None:
