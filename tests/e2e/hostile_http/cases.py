@@ -543,6 +543,9 @@ def list_lines() -> Iterator[Case]:
     sent = upload(b"Content-Length: 5") + b"hello"
     yield store(rule, "an empty line behind the body, cut within", sent, b"\r", b"\n")
     yield refuse(rule, "a blank before the request", b" " + get(HOST))
+    for field in (b"Upgrade: h2c", b"Host: h", b"X-A: b"):
+        sent = field + b"\r\n" + get(HOST)
+        yield refuse(rule, f"{field.decode()} before the request line", sent)
     bare = b"GET /health/live HTTP/1.1\rHost: h\r\r"
     yield refuse(rule, "lines that end in CR alone", bare, b"\r\n\r\n")
     rule, other = "RFC 9112 2.3", {400, 505}
