@@ -48,7 +48,7 @@ class BoundedBuffer(ReceiveBuffer):
         if not self.expects_head:
             return []
         check_lines(lines)
-        return [line for line in lines if line[:8].lower() != b"upgrade:"]
+        return lines[:1] + [line for line in lines[1:] if line[:8].lower() != b"upgrade:"]
 
     def skip_empty_lines(self) -> None:
         """Discard empty lines before a request line (RFC 9112, section 2.2)."""
