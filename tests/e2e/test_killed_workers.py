@@ -28,6 +28,8 @@ def as_environment(settings: Settings) -> dict[str, str]:
             continue
         if isinstance(value, timedelta):
             text = f"{value.total_seconds():.3f}s"
+        elif isinstance(value, bool):
+            text = "yes" if value else "no"
         else:
             text = ",".join(value) if isinstance(value, tuple) else str(value)
         environ[f"ASSAY_{name.upper()}"] = text

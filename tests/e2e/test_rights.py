@@ -120,4 +120,4 @@ async def test_only_a_key_that_may_read_the_file_shares_it(
     made = await make_link(api, keys["read"], file["id"])
     assert made.status_code == 201
     keep_secret([made.json()["url"].rpartition("/")[2]])
-    assert (await anonymous.get(made.json()["url"])).content == BODY
+    assert (await anonymous.get(api.url + made.json()["url"])).content == BODY
