@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Final
 
 from service.doctor.finding import Finding, failed, ok
-from service.doctor.probes import BODY, SECONDS, TYPE, emptied, new_key, probe_object, put
+from service.doctor.probes import BODY, PROBE_PREFIX, SECONDS, TYPE, emptied, new_key, probe_object, put
 from service.doctor.rights import list_excess
 from service.object_store import Bucket, ObjectStore, StoreError, StoreUnavailable
 from service.resources import Resources
@@ -144,5 +144,6 @@ async def is_allowed(attempt: Callable[[], Awaitable[object]]) -> bool:
 
 
 async def take_first(bucket: Bucket) -> None:
-    async for _ in bucket.list_keys():
+    """List a part of the bucket that holds no client's object: MinIO lists none beside one that a client made unreadable."""
+    async for _ in bucket.list_keys(prefix=PROBE_PREFIX):
         return

@@ -19,13 +19,14 @@ BODY: Final = b"assay doctor"
 TYPE: Final = "text/plain"
 SECONDS: Final = 10.0
 URL_SECONDS: Final = 300
+PROBE_PREFIX: Final = "assay-doctor-"
 
 Binding = Literal["all", "length", "nothing"]
 """What a URL is bound to besides its key: length, type, digest and `If-None-Match`; the length alone; or nothing."""
 
 
 def new_key() -> str:
-    return f"assay-doctor-{secrets.token_hex(8)}"
+    return f"{PROBE_PREFIX}{secrets.token_hex(8)}"
 
 
 @asynccontextmanager

@@ -37,6 +37,8 @@ class Limits:
     """Window over which `least_bytes_per_second` is counted."""
     linger_seconds: float = 5.0
     """How long input is discarded after a refusal, so that the client can read it."""
+    stalled_seconds: float = 30.0
+    """How long a client may leave an answer untaken before its connection may give way to a new one."""
     flush_seconds: float = 60.0
     """How long a closing connection may take to send what is left of an answer."""
 

@@ -3,7 +3,8 @@
 A connection is in one of these phases. Each has one timer, and what it does at its end stands behind it.
 
 1. It waits for a head. Too late: 408. Between two requests, before the first byte: closed.
-2. A request is under way. The application's own limits hold; there is no timer here.
+2. A request is under way. The application's own limits hold; there is no timer here. Where the client does not take the answer, and
+   connections are scarce, this one may give way (service/http/admission.py).
 3. The request was answered, and the rest of its body is being discarded (RFC 9112, section 9.3: it ends before the next request
    begins). Slower than the least rate of a streamed upload: closed.
 4. It lingers: an answer that ends the connection was written, and input is discarded so that the client can read it
@@ -76,7 +77,7 @@ class HttpProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if not self.admission.admit(self):
+        if not self.admission.admit(self, now=self.loop.time()):
             self.is_refused = True  # whatever comes until then
             self.loop.call_soon(self.refuse, TooManyConnections("too many connections are open: try again"))
             return
@@ -287,12 +288,21 @@ class HttpProtocol(H11Protocol):
             self.flow.pause_reading()
 
     def give_way(self) -> None:
-        """Close an idle connection. What its client has not read by now is not waited for."""
+        """Close an idle or stalled connection. What its client has not read by now is not waited for."""
         self.buffer.drop()
         if self.is_lingering or self.transport.is_closing() or self.transport.get_write_buffer_size():
             self.transport.abort()
         else:
             self.transport.close()
+
+    def pause_writing(self) -> None:
+        """The client does not take what is sent as fast as it comes."""
+        super().pause_writing()
+        self.admission.begin_stall(self, now=self.loop.time())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.admission.end_stall(self)
 
     def shutdown(self) -> None:
         """Close when the request under way is answered, or at once: the server stops."""

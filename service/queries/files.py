@@ -77,12 +77,16 @@ async def ask_time(database: Database) -> datetime:
     return now
 
 
+# An arrival makes the row due at once. After failed reads of its object it does so at most every 30 s: otherwise a client that
+# reports the arrival of an unreadable object again and again would cancel the file's back-off.
+DUE: Final = "CASE WHEN failed_reads = 0 THEN now() ELSE least(due_at, now() + interval '30 seconds') END"
+
 # The event asks nobody and believes only the key. A live lease stays: its worker learns from `notices` that it has to look again.
 NOTICE_KEY: Final = (
     f"""
     WITH noticed AS (
         UPDATE files
-        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = now()
+        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = {DUE}
         WHERE incoming_key = $1 AND state IN ('pending', 'verifying')
         RETURNING id, owner, state, {MOVED}
     """
@@ -102,7 +106,7 @@ NOTICE_FILE: Final = (
     f"""
     WITH noticed AS (
         UPDATE files
-        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = now(),
+        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = {DUE},
             declared_sha256 = coalesce(declared_sha256, $2)
         WHERE id = $1 AND state IN ('pending', 'verifying')
           AND ($2::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $2)

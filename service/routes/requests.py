@@ -21,13 +21,16 @@ class JsonRequest(Request[Any, Any, Any]):
         """The body as the handler's `data`. Raises UnsupportedMediaType, MalformedBody, InvalidRequest."""
         field = self.route_handler.parsed_data_field
         check_media_type(self.headers.get("content-type"))
-        return decode_body(await self.read_in_time(), field.annotation if field else Any)
+        return decode_body(await self.body(), field.annotation if field else Any)
 
-    async def read_in_time(self) -> bytes:
-        """The body. Raises SlowSender: a request under way is never ended by the server for another one's sake."""
+    async def body(self) -> bytes:
+        """Return the body. Litestar calls this before `json`.
+
+        Raises SlowSender if it is not complete after BODY_SECONDS: the server ends no request under way by itself.
+        """
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                return await self.body()
+                return await super().body()
         except TimeoutError as error:
             raise SlowSender(f"the body was not complete after {BODY_SECONDS:.0f} s", headers={"Connection": "close"}) from error
 

@@ -24,6 +24,7 @@ from service import database, uploads
 from service.problems import DatabaseUnavailable, Unauthorized
 from service.resources import Resources
 from service.routes.answers import refusals
+from service.routes.requests import BODY_SECONDS
 from service.telemetry import FOREIGN_OBJECTS, LAST_EVENT
 
 PATIENCE_SECONDS: Final = 6.0
@@ -110,15 +111,16 @@ def check_token(header: str | None, tokens: tuple[str, ...]) -> None:
 
 
 async def read_event(request: Request[Any, Any, Any]) -> bytes:
-    """The body; empty when it is too large or was cut: it is read to its end all the same, and not kept."""
+    """The body; empty when it is too large, was cut or does not end: it is read to its end all the same, and not kept."""
     body = bytearray()
     length = 0
     try:
-        async for chunk in request.stream():
-            length += len(chunk)
-            if length <= LARGEST_EVENT_BYTES:
-                body += chunk
-    except LitestarException:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                length += len(chunk)
+                if length <= LARGEST_EVENT_BYTES:
+                    body += chunk
+    except (LitestarException, TimeoutError):
         return b""
     if length > LARGEST_EVENT_BYTES:
         log.warning("event passed over", why="too large", bytes=length)

@@ -7,13 +7,16 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
+import msgspec
 import pytest
 
 from service.model import GONE
 from service.object_store import ObjectMissing
 from service.resources import Resources
-from tests.e2e.conftest import Apart, Api
+from service.routes import requests
+from tests.e2e.conftest import Apart, Api, Owner
 from tests.e2e.jobs import complete, declare, digest, prove, put, until, upload, working
+from tests.wire import Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -50,6 +53,20 @@ async def test_a_declared_file_is_sent_completed_and_proved(client: httpx.AsyncC
     assert proved["hash"] == DIGEST
     assert str(UUID(proved["minio_object_name"])) == proved["minio_object_name"]
     assert all(RFC_3339.fullmatch(proved[name]) for name in ("created_at", "expires_at", "upload_date"))
+
+
+@pytest.mark.parametrize("path", ["/files", "/files/{id}/complete", "/files/{id}/links", "/files/{id}/parts"])
+async def test_a_json_body_that_does_not_end_is_refused_in_time(
+    api: Api, owner: Owner, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    declared = await declare(client, BYTES)
+    monkeypatch.setattr(requests, "BODY_SECONDS", 0.3)
+    target = path.replace("{id}", declared["file"]["id"])
+    head = f"POST {target} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {owner.key}\r\nContent-Type: application/json\r\n"
+    with Wire(api.url) as wire:
+        wire.send(head.encode() + b"Content-Length: 100\r\n\r\n{")
+        answer = await asyncio.to_thread(wire.read_answer)
+    assert (answer.status, msgspec.json.decode(answer.body)["type"]) == (408, "urn:assay:problem:slow-sender")
 
 
 async def test_the_event_alone_proves_a_file(client: httpx.AsyncClient) -> None:

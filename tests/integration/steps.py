@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -45,10 +45,11 @@ async def declare(
     )
 
 
-async def put(declared: Declared, body: bytes = BODY) -> Answer:
+async def put(declared: Declared, body: bytes = BODY, headers: Mapping[str, str] | None = None) -> Answer:
+    """One PUT to the URL with the headers that it asks for, and with others."""
     upload = declared.upload
     assert isinstance(upload, Upload)
-    return await asyncio.to_thread(send_request, "PUT", upload.url, body=body, headers=upload.headers)
+    return await asyncio.to_thread(send_request, "PUT", upload.url, body=body, headers=upload.headers | dict(headers or {}))
 
 
 async def send(resources: Resources, body: bytes = BODY) -> Declared:

@@ -11,12 +11,14 @@ from service.deployment import Deployment, allow
 from service.doctor import Check, Finding, events, run_check
 from service.doctor.binding import check_binding
 from service.doctor.enforcement import PROMISES, check_enforcement, check_promise
+from service.doctor.identities import check_service_identity, check_service_rights
 from service.doctor.store import check_public_endpoint, check_upload_url
 from service.doctor.unsigned_headers import check_unsigned_headers
 from service.object_store.administration import Administration
 from service.resources import Resources
 from service.settings import Settings, Url
 from tests.examining import answering, changed, examine_all, failures, statuses, with_urls_to
+from tests.integration.steps import BODY, declare, put
 from tests.invariants import list_bucket
 from tests.proxies import faulty_proxy
 from tests.servers import free_port
@@ -247,3 +249,11 @@ async def test_a_public_endpoint_that_is_something_else_is_found(settings: Setti
                 (finding,) = await check_public_endpoint(resources)
         assert finding.status == "failed"
         assert str(status) in finding.what
+
+
+async def test_the_service_identity_is_examined_beside_an_object_that_its_client_made_unreadable(resources: Resources) -> None:
+    """An archived MinIO then answers every listing of the bucket with an error."""
+    declared = await declare(resources)
+    await put(declared, BODY, {"x-minio-replication-server-side-encryption-iv": "QUFB"})
+    findings = [*await check_service_identity(resources), *await check_service_rights(resources)]
+    assert {finding.status for finding in findings} == {"ok"}, findings

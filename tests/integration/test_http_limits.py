@@ -38,7 +38,10 @@ END_SECONDS = 20
 
 @dataclass
 class Echo:
-    """Answers with what it got. `/early` is answered before the body is read, `/held` when the test allows it, `/large` with 8 MiB."""
+    """Answers with what it got.
+
+    `/early` is answered before the body is read, `/held` when the test allows it, `/large` with 8 MiB, `/streamed` with as many in pieces.
+    """
 
     allowed: threading.Event = field(default_factory=threading.Event)
     under_way: int = 0
@@ -53,9 +56,13 @@ class Echo:
             await asyncio.to_thread(self.allowed.wait, END_SECONDS)
         fields = {name.decode(): value.decode() for name, value in scope["headers"]}
         said = {"path": scope["path"], "version": scope["http_version"], "length": len(body), "fields": fields, "method": scope["method"]}
-        text = bytes(8 * 1024**2) if scope["path"] == "/large" else json.dumps(said).encode()
+        text = bytes(8 * 1024**2) if scope["path"] in ("/large", "/streamed") else json.dumps(said).encode()
         names = [(name, value) for name, value in scope["headers"] if name == b"x-request-id"]
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(text)), *names]})
+        if scope["path"] == "/streamed":
+            for start in range(0, len(text), 1024**2):
+                await send({"type": "http.response.body", "body": text[start : start + 1024**2], "more_body": True})
+            text = b""
         await send({"type": "http.response.body", "body": text, "more_body": False})
         self.under_way -= 1
 
@@ -217,6 +224,34 @@ def test_requests_under_way_never_give_way() -> None:
             assert answer.find(b"retry-after") == b"5"
         running.echo.allowed.set()
         assert [wire.read_answer().status for wire in held] == [200, 200]
+
+
+def test_clients_that_do_not_take_their_answers_give_way() -> None:
+    """Otherwise they occupy every connection for good, without any key."""
+    with serving(connections=2, stalled_seconds=SHORT) as running, contextlib.ExitStack() as stack:
+        stalled = [stack.enter_context(running.connect()) for _ in range(2)]
+        for wire in stalled:
+            wire.send(b"GET /streamed HTTP/1.1\r\nHost: h\r\n\r\n")
+        admission = running.server.config.http.keywords["admission"]  # type: ignore[union-attr]  # a partial: see make_config
+        wait_until(lambda: len(admission.stalls) == 2)
+        first_stalled_at = min(admission.stalls.values())
+        wait_until(lambda: time.monotonic() - first_stalled_at > SHORT)
+        newest = stack.enter_context(Wire(running.url))
+        newest.send(GET)
+        assert newest.read_answer().status == 200
+        wait_until(lambda: len(admission.stalls) == 1)
+
+
+def test_a_client_that_has_just_stopped_reading_stays() -> None:
+    with serving(connections=1, stalled_seconds=LONG) as running, running.connect() as stalled:
+        stalled.send(b"GET /streamed HTTP/1.1\r\nHost: h\r\n\r\n")
+        admission = running.server.config.http.keywords["admission"]  # type: ignore[union-attr]  # as above
+        wait_until(lambda: len(admission.stalls) == 1)
+        with Wire(running.url) as refused:
+            refused.write(GET)
+            assert refused.read_answer().status == 503
+        assert len(stalled.read_answer().body) == 8 * 1024**2
+        assert not admission.stalls
 
 
 def test_incomplete_heads_share_a_bounded_memory() -> None:

@@ -14,11 +14,11 @@ from service.presign import Signer
 from service.queries import copies
 from service.resources import Resources
 from service.store_health import StoreHealth
-from service.uploads import Upload, notice_event
+from service.uploads import notice_event
 from tests.clock import pass_time
 from tests.damage import damage_on_disk
 from tests.faults import FaultyBucket, lose_answer, refuse_to_read
-from tests.integration.steps import BODY, claim, claim_due, declare, find, let_settle, prove, put_as_root, run, send, sha256, working
+from tests.integration.steps import BODY, claim, claim_due, declare, find, let_settle, prove, put, put_as_root, run, send, sha256, working
 from tests.invariants import check_nothing_left, list_bucket
 from tests.stores import StoreUnderTest, now
 from tests.stores import send as send_request
@@ -33,11 +33,7 @@ ETAGS = ("a\tb", "a\u00e9b", 'a"b', "a b", "a,b", "*", "W/x", "x" * 200)
 async def send_with_many_fields(resources: Resources) -> File:
     """An object that the store describes with more header fields than Python's `http.client` takes."""
     declared = await declare(resources)
-    upload = declared.upload
-    assert isinstance(upload, Upload)
-    headers = upload.headers | {f"x-amz-meta-a{number}": "" for number in range(130)}
-    answer = await asyncio.to_thread(send_request, "PUT", upload.url, body=BODY, headers=headers)
-    assert answer.status == 200
+    assert (await put(declared, BODY, {f"x-amz-meta-a{number}": "" for number in range(130)})).status == 200
     return declared.file
 
 
@@ -59,9 +55,7 @@ async def send_damaged(resources: Resources, folder: Path) -> File:
     """An object whose bytes on the disk of a genuine MinIO are not those that were sent any more."""
     body = secrets.token_bytes(len(BODY))
     declared = await declare(resources, size=len(body))
-    upload = declared.upload
-    assert isinstance(upload, Upload)
-    assert (await asyncio.to_thread(send_request, "PUT", upload.url, body=body, headers=upload.headers)).status == 200
+    assert (await put(declared, body)).status == 200
     assert await asyncio.to_thread(damage_on_disk, folder, declared.file.incoming_key or "", body)
     return declared.file
 
@@ -116,10 +110,7 @@ async def test_damaged_bytes_end_their_file_after_failed_reads_over_a_day(
 async def test_an_object_that_its_client_made_unreadable_ends_its_file(resources: Resources, store: StoreUnderTest, name: str) -> None:
     """An archived MinIO takes these headers from any client, and no URL can forbid them (docs/store-facts.md)."""
     declared = await declare(resources)
-    upload = declared.upload
-    assert isinstance(upload, Upload)
-    headers = upload.headers | {f"x-minio-replication-server-side-encryption-{name}": "QUFB"}
-    assert (await asyncio.to_thread(send_request, "PUT", upload.url, body=BODY, headers=headers)).status == 200
+    assert (await put(declared, BODY, {f"x-minio-replication-server-side-encryption-{name}": "QUFB"})).status == 200
     patient = with_settings(resources, unverifiable_reads=1, unverifiable_after=DAY)
     health = StoreHealth(patient)
     await run(patient, await claim(resources, declared.file), health=health)

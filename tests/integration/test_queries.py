@@ -149,6 +149,17 @@ async def test_failed_reads_reject_a_file_only_after_both_bounds(pool: asyncpg.P
     assert "4 times" in (rejected.rejection_detail or "")
 
 
+async def test_an_arrival_cannot_cancel_the_back_off_of_an_unreadable_object(pool: asyncpg.Pool) -> None:
+    file = await declare(pool)
+    held = await claim(pool, file)
+    await claims.count_failed_read(pool, held, retry_in=timedelta(minutes=10), error="503", most_reads=10, most_time=timedelta(hours=24))
+    for _ in range(2):
+        await files.notice_key(pool, file.incoming_key or "")
+        assert await claims.claim_small(pool, 9, LEASE) == []
+    await pool.execute("UPDATE files SET due_at = due_at - interval '30 seconds'")
+    assert [one.id for one in await claims.claim_small(pool, 9, LEASE)] == [file.id]
+
+
 async def count_read(pool: asyncpg.Pool, held: Claim, *, most_reads: int, most_time: timedelta) -> File | None:
     retry_in = timedelta(0)
     return await claims.count_failed_read(pool, held, retry_in=retry_in, error="503", most_reads=most_reads, most_time=most_time)

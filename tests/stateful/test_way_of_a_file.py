@@ -36,8 +36,8 @@ class Guard:
 
 LEASED = "WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')\n        FOR UPDATE OF files"
 SWEPT_BEFORE = "coalesce(swept_at + $2::interval <= now(), false)"
-UNPROVED_ALONE = "due_at = now()\n        WHERE incoming_key = $1 AND state IN ('pending', 'verifying')"
-REJECTED_TOO = """due_at = now(), final_at = NULL, rejection_reason = NULL, rejection_detail = NULL
+UNPROVED_ALONE = "WHERE incoming_key = $1 AND state IN ('pending', 'verifying')"
+REJECTED_TOO = """, final_at = NULL, rejection_reason = NULL, rejection_detail = NULL
         WHERE incoming_key = $1 AND state IN ('pending', 'verifying', 'rejected')"""
 GUARDS = {
     "a commit demands an undoomed copy": Guard(claims, "COMMIT", " AND doomed_at IS NULL", "", "NoSuchKey"),
