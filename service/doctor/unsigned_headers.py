@@ -100,7 +100,7 @@ def list_promises() -> list[Promise]:
         Promise(
             "URL: readable",
             "no client makes its object unreadable",
-            "a client makes its own object unreadable; that file then ends unverifiable; no other file is touched, but the bucket may not be listed meanwhile",
+            "a client makes its own object unreadable; that file then ends unverifiable, no other is touched, and listings may fail",
             tuple(
                 Abuse(f"x-minio-replication-{name}", "QUFB", UNREADABLE, "yes")
                 for name in (
