@@ -114,12 +114,14 @@ def open_journal(
 
     Raises SourceChanged, InProgress, TargetFailed, ValueError.
     """
-    path = Path(place)
-    if path.is_dir():
+    path, named_here = Path(place), Path(place).is_dir()
+    if named_here:
         path = path / name_journal(url, source)
     opening = Opening(url, dict(fields), source.fingerprint, key or make_key())
     descriptor = open_locked(path, opening)
     try:
+        if named_here:
+            remove_unfinished(path)
         journal = read_journal(path, descriptor)
         if journal is None or restart or is_another(journal.opening, opening):
             journal = Journal(opening, path=path, descriptor=descriptor)
@@ -169,11 +171,17 @@ def create(path: Path, opening: Opening) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # another process was first, and may have removed this one
             os.link(fresh, path)
     except OSError as error:
         raise TargetFailed(f"{path}: {error.strerror}") from error
     finally:
+        fresh.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what processes that were killed in `create` have left beside a journal of a name that `name_journal` made."""
+    for fresh in path.parent.glob(f"{path.name}.{'[0-9a-f]' * 8}"):
         fresh.unlink(missing_ok=True)
 
 

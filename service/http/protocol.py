@@ -59,6 +59,7 @@ class HttpProtocol(H11Protocol):
         admission: Admission,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.access_log = False  # it would log targets with their tokens; the application logs each request (service/logs.py)
         self.limits = limits
         self.admission = admission
         self.conn = h11.Connection(h11.SERVER, LARGEST_HEAD_BYTES)

@@ -47,6 +47,18 @@ def test_a_journal_is_read_as_it_was_written(tmp_path: Path, source: Source) -> 
     assert (read.key, read.parts, read.file) == (written.key, {1: "11" * 32, 2: "22" * 32}, None)
 
 
+def test_what_a_killed_process_left_beside_a_journal_is_removed(tmp_path: Path, source: Source) -> None:
+    folder = tmp_path / "states"
+    folder.mkdir()
+    reopen(folder, source).close()
+    [journal] = folder.iterdir()
+    unfinished, others = journal.with_name(f"{journal.name}.0123abcd"), journal.with_name(f"{journal.name}.old")
+    unfinished.touch()
+    others.touch()
+    reopen(folder, source).close()
+    assert set(folder.iterdir()) == {journal, others}
+
+
 @pytest.mark.parametrize("cut", [1, 10, 60])
 def test_a_line_that_a_crash_has_cut_is_as_if_it_were_not_there(tmp_path: Path, source: Source, cut: int) -> None:
     written = write_journal(tmp_path / "state", source)
