@@ -2,7 +2,7 @@
 
 Three kinds are poisoned: objects with 130 header fields of their own, objects whose ETag no condition
 can name, and objects whose bytes on the store's disk are damaged. They are sent and have been tried
-before the clock runs. When it starts, their owner reports the arrival of each of them once more.
+before the clock runs. When it starts, every one of them that is not final is due again.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ MANY_FIELDS, FORGED, DAMAGED = 7, 7, 6
 BODY = secrets.token_bytes(64 * 1024)
 MOST_TIMES = 1.2
 SECONDS = 120
+RETRY = "UPDATE files SET due_at = now() WHERE id = ANY ($1::uuid[]) AND state IN ('pending', 'verifying')"
 UNTRIED = "SELECT count(*) FROM files WHERE id = ANY ($1::uuid[]) AND state IN ('pending', 'verifying') AND last_error IS NULL"
 
 
@@ -83,12 +84,12 @@ async def verify_healthy(site: Site, poisoned: list[str]) -> float:
         declared = [await declare(client) for _ in range(HEALTHY)]
         for one in declared:
             await put(one, {})
-        again = [asyncio.create_task(complete(client, file_id)) for file_id in poisoned]
+        connection = await asyncpg.connect(site.settings.database_url)
+        await connection.execute(RETRY, [UUID(file_id) for file_id in poisoned])
+        await connection.close()
         begun = time.perf_counter()
         await asyncio.gather(*(prove(client, one["file"]["id"]) for one in declared))
-        seconds = time.perf_counter() - begun
-        await asyncio.gather(*again)
-    return seconds
+        return time.perf_counter() - begun
 
 
 def make_client(site: Site) -> httpx.AsyncClient:
