@@ -1,7 +1,7 @@
 """URLs that let somebody without a key send exactly one request to the store: AWS Signature Version 4 in the query.
 
 Follows "Authenticating Requests: Using Query Parameters (AWS Signature Version 4)" of the Amazon S3 API reference. What is bound into a URL
-(method, key, length, type, digest, condition) cannot be changed by whoever holds it.
+(method, key, length, type, digest, condition) cannot be changed by its holder.
 
 A URL also binds that some headers are **not** sent. MinIO and its forks take the value of a signed
 header from the query when the request does not have that header. The header's name is therefore put

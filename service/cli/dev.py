@@ -98,7 +98,7 @@ def dev(
 
 
 def check_exposure(host: str, public_endpoint: str | None) -> None:
-    """Raises CommandError where upload URLs would name an address that others cannot use."""
+    """Refuse an exposure in which upload URLs would name an address that other hosts cannot use. Raises CommandError."""
     if host not in LOOPBACK and public_endpoint is None:
         raise CommandError(
             f"--host {host} needs ASSAY_S3_PUBLIC_ENDPOINT, the store's address as others see it, such as http://192.0.2.7:9000: "
@@ -107,7 +107,7 @@ def check_exposure(host: str, public_endpoint: str | None) -> None:
 
 
 def describe_exposure(host: str, public_endpoint: str | None, *, store: str, embedded: bool) -> list[str]:
-    """What whoever opens this to others should know, a line each; nothing for this machine alone."""
+    """Return what an operator should know who opens this to other hosts, a line each; nothing for this machine alone."""
     if host in LOOPBACK:
         return []
     lines = ["others reach this in plain HTTP, keys and files included: only on a trusted network"]

@@ -76,7 +76,7 @@ class HttpProtocol(H11Protocol):
 
     # Phase 1: waiting for a head
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         super().connection_made(transport)
         if not self.admission.admit(self, now=self.loop.time()):
             self.is_refused = True  # whatever comes until then

@@ -72,7 +72,7 @@ async def poison(site: Site) -> list[str]:
         ids = [one["file"]["id"] for one in declared]
         await asyncio.gather(*(complete(client, file_id) for file_id in ids))
         async with asyncio.timeout(SECONDS):
-            while await connection.fetchval(UNTRIED, [UUID(file_id) for file_id in ids]):  # noqa: ASYNC110  # the database tells nobody
+            while await connection.fetchval(UNTRIED, [UUID(file_id) for file_id in ids]):  # noqa: ASYNC110  # no event announces it
                 await asyncio.sleep(0.1)
         await connection.close()
     return ids

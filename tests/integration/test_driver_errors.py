@@ -184,7 +184,7 @@ async def are_connected(*listeners: Signals) -> bool:
 
 
 class BrokenPool:
-    """Fails in a way that no list of exceptions names, until it is mended."""
+    """A pool whose statements fail in a way that no list of exceptions names."""
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool

@@ -289,7 +289,7 @@ async def read_failed_reads(resources: Resources) -> int:
 
 async def until_ready(resources: Resources, files: list[File]) -> None:
     async with asyncio.timeout(60):
-        while {(await find(resources, file)).state for file in files} != {State.READY}:  # noqa: ASYNC110  # the database tells nobody
+        while {(await find(resources, file)).state for file in files} != {State.READY}:  # noqa: ASYNC110  # no event announces it
             await asyncio.sleep(0.05)
 
 
