@@ -228,6 +228,14 @@ def next_look(attempts: int) -> timedelta:
     return timedelta(seconds=min(60 * 1.5 ** min(attempts, 10), 600))
 
 
+def back_off(attempts: int) -> timedelta:
+    """Return the wait after a failure that is the file's own: doubled by each attempt, from 10 s to 10 min.
+
+    It starts short, because an outage of the store may have ended between the failure and the probe.
+    """
+    return timedelta(seconds=min(5 * 2 ** min(attempts, 10), 600))
+
+
 def compare(claim: Claim, seen: StoredObject) -> Rejection | None:
     """The fences that need no bytes. A type that was not declared is not compared."""
     if seen.size != claim.size:
@@ -325,7 +333,7 @@ async def settle_failure(resources: Resources, claim: Claim, failure: NotVerifie
     elif failure.source_failed:
         await count_failed_read(resources, claim, failure)
     else:
-        await release(resources, claim, failure, retry_in=next_look(claim.attempts))
+        await release(resources, claim, failure, retry_in=back_off(claim.attempts))
 
 
 async def release(resources: Resources, claim: Claim, failure: NotVerified, *, retry_in: timedelta) -> None:
@@ -341,7 +349,7 @@ async def count_failed_read(resources: Resources, claim: Claim, failure: NotVeri
     file = await claims.count_failed_read(
         resources.pool,
         claim,
-        retry_in=next_look(claim.attempts),
+        retry_in=back_off(claim.attempts),
         error=str(failure),
         most_reads=resources.settings.unverifiable_reads,
         most_time=resources.settings.unverifiable_after,

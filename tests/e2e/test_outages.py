@@ -188,7 +188,11 @@ async def test_without_its_store_the_api_refuses_what_needs_it_and_verification_
 
         await until(was_tried)
         ways.store.restore()
-        assert (await read_metadata(client, waiting, wait=50))["state"] == "ready"
+
+        async def is_ready() -> bool:
+            return bool((await read_metadata(client, waiting, wait=10))["state"] == "ready")
+
+        await until(is_ready, seconds=60)
         for declared in (proved, waiting):
             await check_served(client, direct, declared, BODY)
         await check_tidied_up(direct)
