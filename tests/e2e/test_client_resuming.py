@@ -118,7 +118,8 @@ def test_a_change_that_size_and_time_do_not_show_is_found_by_the_digest(
     times = photo.stat()
     photo.write_bytes(os.urandom(SIZE))
     os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns))
-    with pytest.raises(SourceChanged if complete else Rejected):
+    # Not completed before: the store's event may still be first, and the file be proved with the old bytes.
+    with pytest.raises(SourceChanged if complete else (Rejected, SourceChanged)):
         sender.upload(photo, resume=tmp_path / "state")
 
 
