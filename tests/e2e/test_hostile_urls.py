@@ -119,7 +119,7 @@ async def test_no_tar_is_unpacked_over_the_upload_of_another(
 
 
 async def upload_unnoticed(client: httpx.AsyncClient, resources: Resources) -> dict[str, Any]:
-    """An object that stays in incoming until somebody calls `complete`."""
+    """An object that stays in incoming until a client calls `complete`."""
     declared, status = await upload_silently(client, BODY, unbound=resources)
     if status != 200:
         pytest.skip("this store lets no client suppress an event")
