@@ -1,5 +1,7 @@
 """The worker: takes due files into its slots, and sweeps. Any number run at once; the lease keeps them apart.
 
+A file whose object could not be read is tried again in a slot beside the others, because each such try costs a probe as well.
+
 It sleeps until a signal, until the next file is due, or for POLL at the most. It stops claiming only while its own probe of the store
 fails (service/store_health.py), and probes again after waits that double up to ten seconds.
 """
@@ -23,6 +25,7 @@ from service.sweeper import sweep
 from service.verification import verify
 
 POLL: Final = timedelta(seconds=5)
+UNREADABLE_SLOTS: Final = 1
 GATHER_SECONDS: Final = 0.5
 STOP_SECONDS: Final = 20
 
@@ -35,7 +38,7 @@ class Worker:
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
         self.slots = resources.settings.worker_slots
-        self.hashing = ThreadPoolExecutor(self.slots, thread_name_prefix="hash")
+        self.hashing = ThreadPoolExecutor(self.slots + UNREADABLE_SLOTS, thread_name_prefix="hash")
         self.running: dict[asyncio.Task[None], Claim] = {}
         self.health = StoreHealth(resources)
 
@@ -76,26 +79,29 @@ class Worker:
             woken.cancel()
 
     async def time_to_sleep(self) -> timedelta:
-        if not self.free_slots():
-            return POLL
-        due = await claims.find_next_due(self.resources.pool, large=self.free_large_slots() > 0)
+        small, large, unreadable = self.free_slots() > 0, self.free_large_slots() > 0, self.free_unreadable_slots() > 0
+        due = await claims.find_next_due(self.resources.pool, small=small, large=large, unreadable=unreadable)
         return POLL if due is None else min(max(due, timedelta(milliseconds=50)), POLL)
 
     def free_slots(self) -> int:
-        return self.slots - len(self.running)
+        return self.slots - sum(claim.failed_reads == 0 for claim in self.running.values())
 
     def free_large_slots(self) -> int:
-        """Half of the slots at most are for large files."""
-        large = sum(claim.size > GIB for claim in self.running.values())
+        """Return how many large files may begin: they have half of the slots at most."""
+        large = sum(claim.failed_reads == 0 and claim.size > GIB for claim in self.running.values())
         return min(self.free_slots(), max(1, self.slots // 2) - large)
 
+    def free_unreadable_slots(self) -> int:
+        return UNREADABLE_SLOTS - sum(claim.failed_reads > 0 for claim in self.running.values())
+
     async def fill_slots(self) -> bool:
-        """Large files first, then small ones. Whether more may be due than were asked for."""
-        free = self.free_slots()
-        free_large = min(free, self.free_large_slots())
+        """Claim large files, then small ones, then one that could not be read. Return whether more may be due than were asked for."""
+        free, free_large = self.free_slots(), self.free_large_slots()
         taken = await self.take(claims.claim_large, free_large) if free_large > 0 else 0
         if free > taken:
             taken += await self.take(claims.claim_small, free - taken)
+        if self.free_unreadable_slots() > 0:
+            await self.take(claims.claim_unreadable, self.free_unreadable_slots())
         return taken == free > 0
 
     async def take(self, claim_some: Callable[[asyncpg.Pool, int, timedelta], Awaitable[list[Claim]]], limit: int) -> int:

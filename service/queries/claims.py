@@ -15,14 +15,14 @@ CLAIM: Final = """
                          attempts = attempts + 1
         FROM due WHERE files.id = due.id
         RETURNING files.id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, lease_until,
-                  attempts, notices, grace_until <= now() AS grace_over, last_error IS NOT NULL AS failed_before
+                  attempts, notices, grace_until <= now() AS grace_over, last_error IS NOT NULL AS failed_before, failed_reads
     ), copy AS (
         INSERT INTO copies (vault_key, file_id, owner, lease, lease_until)
         SELECT gen_random_uuid(), id, owner, lease, lease_until FROM claimed
         RETURNING vault_key, file_id
     )
     SELECT id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, vault_key, attempts, notices,
-           grace_over, failed_before
+           grace_over, failed_before, failed_reads
     FROM claimed JOIN copy ON file_id = id
 """
 DUE: Final = """
@@ -30,18 +30,24 @@ DUE: Final = """
         SELECT id FROM files
         WHERE state IN ('pending', 'verifying') AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
 """
-CLAIM_SMALL: Final = DUE + " AND size <= 1073741824 ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)" + CLAIM
-CLAIM_LARGE: Final = DUE + " AND size > 1073741824 ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)" + CLAIM
+CLAIM_SMALL: Final = DUE + " AND failed_reads = 0 AND size <= 1073741824 ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)" + CLAIM
+CLAIM_LARGE: Final = DUE + " AND failed_reads = 0 AND size > 1073741824 ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)" + CLAIM
+CLAIM_UNREADABLE: Final = DUE + " AND failed_reads > 0 ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)" + CLAIM
 
 
 async def claim_small(database: Database, limit: int, lease: timedelta) -> list[Claim]:
-    """Claim up to `limit` due files of at most 1 GiB."""
+    """Claim up to `limit` due files of at most 1 GiB, but none that `claim_unreadable` takes."""
     return [read_row(row, Claim) for row in await database.fetch(CLAIM_SMALL, limit, lease)]
 
 
 async def claim_large(database: Database, limit: int, lease: timedelta) -> list[Claim]:
-    """Claim up to `limit` due files of more than 1 GiB."""
+    """Claim up to `limit` due files of more than 1 GiB, but none that `claim_unreadable` takes."""
     return [read_row(row, Claim) for row in await database.fetch(CLAIM_LARGE, limit, lease)]
+
+
+async def claim_unreadable(database: Database, limit: int, lease: timedelta) -> list[Claim]:
+    """Claim up to `limit` due files, of any size, of which a failed read of the incoming object was counted."""
+    return [read_row(row, Claim) for row in await database.fetch(CLAIM_UNREADABLE, limit, lease)]
 
 
 # Both tables' leases move in one statement, and neither without the other.
@@ -251,21 +257,27 @@ async def count_failed_read(
     return read_row_if_any(row, File)
 
 
-# How long a worker may sleep when nobody wakes it. A file with a live lease is somebody's already; a large one is no reason to wake
-# for a worker that has no slot left for it.
+# How long a worker may sleep without a signal. A file with a live lease is under way already. A kind of file for which the worker has
+# no free slot is no reason to wake.
 NEXT_DUE: Final = """
     SELECT least(
         (SELECT due_at FROM files
-         WHERE state IN ('pending', 'verifying') AND size <= 1073741824 AND (lease_until IS NULL OR lease_until < now())
+         WHERE $1::boolean AND state IN ('pending', 'verifying') AND failed_reads = 0 AND size <= 1073741824
+               AND (lease_until IS NULL OR lease_until < now())
          ORDER BY due_at LIMIT 1),
         (SELECT due_at FROM files
-         WHERE $1::boolean AND state IN ('pending', 'verifying') AND size > 1073741824 AND (lease_until IS NULL OR lease_until < now())
+         WHERE $2::boolean AND state IN ('pending', 'verifying') AND failed_reads = 0 AND size > 1073741824
+               AND (lease_until IS NULL OR lease_until < now())
+         ORDER BY due_at LIMIT 1),
+        (SELECT due_at FROM files
+         WHERE $3::boolean AND state IN ('pending', 'verifying') AND failed_reads > 0
+               AND (lease_until IS NULL OR lease_until < now())
          ORDER BY due_at LIMIT 1)
     ) - now()
 """
 
 
-async def find_next_due(database: Database, *, large: bool) -> timedelta | None:
-    """The time until the next file is due, negative when it is overdue; None: there is none. `large`: those above 1 GiB count too."""
-    delay: timedelta | None = await database.fetchval(NEXT_DUE, large)
+async def find_next_due(database: Database, *, small: bool, large: bool, unreadable: bool) -> timedelta | None:
+    """Return the time until the next file of these kinds is due, negative if it is overdue; None if there is none."""
+    delay: timedelta | None = await database.fetchval(NEXT_DUE, small, large, unreadable)
     return delay

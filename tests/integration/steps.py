@@ -95,7 +95,8 @@ async def claim(resources: Resources, file: File) -> Claim:
 
 
 async def claim_due(resources: Resources) -> Claim:
-    [claimed] = await claims.claim_small(resources.pool, 1, resources.settings.lease)
+    lease = resources.settings.lease
+    [claimed] = await claims.claim_small(resources.pool, 1, lease) or await claims.claim_unreadable(resources.pool, 1, lease)
     return claimed
 
 

@@ -264,6 +264,27 @@ async def test_healthy_files_are_verified_beside_poisoned_ones(resources: Resour
     assert {(await find(resources, file)).state for file in poisoned} == {State.VERIFYING}
 
 
+async def test_objects_that_could_not_be_read_have_one_slot_beside_the_others(resources: Resources) -> None:
+    unreadable = [(await send(resources)).file for _ in range(5)]
+    await resources.pool.execute("UPDATE files SET failed_reads = 1, failed_reads_since = now(), due_at = now() - interval '1 hour'")
+    incoming, answered = FaultyBucket(resources.incoming), asyncio.Event()
+    incoming.only = {file.incoming_key or "" for file in unreadable}
+
+    async def wait_for_answer() -> None:
+        await answered.wait()
+
+    incoming.before["head"] = wait_for_answer
+    healthy = [(await send(resources)).file for _ in range(2 * resources.settings.worker_slots)]
+    for file in healthy:
+        await notice_event(resources, file.incoming_key or "")
+    async with working(msgspec.structs.replace(resources, incoming=incoming)) as worker:
+        await until_ready(resources, healthy)
+        assert [claim.failed_reads for claim in worker.running.values()] == [1]
+        assert (worker.free_slots(), worker.free_unreadable_slots()) == (worker.slots, 0)
+        answered.set()
+        await until_ready(resources, unreadable)
+
+
 def spoil(resources: Resources, file: File, *calls: str) -> Resources:
     return spoil_all(resources, [file], *calls)
 

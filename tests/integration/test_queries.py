@@ -40,7 +40,7 @@ async def declare(pool: asyncpg.Pool, what: Declaration | None = None) -> File:
 
 async def claim(pool: asyncpg.Pool, file: File) -> Claim:
     await files.notice_key(pool, file.incoming_key or "")
-    [claimed] = await claims.claim_small(pool, 1, LEASE)
+    [claimed] = await claims.claim_small(pool, 1, LEASE) or await claims.claim_unreadable(pool, 1, LEASE)
     assert claimed.id == file.id
     return claimed
 
@@ -155,9 +155,10 @@ async def test_an_arrival_cannot_cancel_the_back_off_of_an_unreadable_object(poo
     await claims.count_failed_read(pool, held, retry_in=timedelta(minutes=10), error="503", most_reads=10, most_time=timedelta(hours=24))
     for _ in range(2):
         await files.notice_key(pool, file.incoming_key or "")
-        assert await claims.claim_small(pool, 9, LEASE) == []
+        assert await claims.claim_unreadable(pool, 9, LEASE) == []
     await pool.execute("UPDATE files SET due_at = due_at - interval '30 seconds'")
-    assert [one.id for one in await claims.claim_small(pool, 9, LEASE)] == [file.id]
+    assert await claims.claim_small(pool, 9, LEASE) == []
+    assert [one.id for one in await claims.claim_unreadable(pool, 9, LEASE)] == [file.id]
 
 
 async def count_read(pool: asyncpg.Pool, held: Claim, *, most_reads: int, most_time: timedelta) -> File | None:
@@ -344,6 +345,35 @@ async def test_what_is_not_due_costs_the_sweeper_nothing(pool: asyncpg.Pool, sta
     [scan] = [node for node in list_nodes(json.loads(explained)[0]["Plan"]) if node.get("Index Name") == SWEEPS[statement]]
     assert "Filter" not in scan
     assert scan["Actual Rows"] == 0
+
+
+CLAIMS = {
+    claims.CLAIM_SMALL: "files_due_small",
+    claims.CLAIM_LARGE: "files_due_large",
+    claims.CLAIM_UNREADABLE: "files_due_unreadable",
+}
+
+
+@pytest.mark.parametrize("statement", CLAIMS, ids=CLAIMS.values())
+async def test_a_claim_reads_no_file_of_another_kind(pool: asyncpg.Pool, statement: str) -> None:
+    """Any number of due files that could not be read, or are large, costs the claim of a small one nothing."""
+    async with pool.acquire() as connection:
+        await connection.execute(
+            """
+            INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, expires_at, grace_until, due_at, failed_reads,
+                               failed_reads_since)
+            SELECT gen_random_uuid(), 'ann', 'name', CASE n % 3 WHEN 0 THEN 1 ELSE 2147483648 END, '{}', 'key' || n, 'pending', now(),
+                   now(), now() - n * interval '1 second', CASE n % 3 WHEN 2 THEN 1 ELSE 0 END, CASE n % 3 WHEN 2 THEN now() END
+            FROM generate_series(1, 9999) AS n
+            """
+        )
+        await connection.execute("ANALYZE files")
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        await connection.execute(f"PREPARE claim (bigint, interval) AS {statement}")
+        explained = await connection.fetchval("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE claim (4, '1 minute')")
+    [scan] = [node for node in list_nodes(json.loads(explained)[0]["Plan"]) if node.get("Index Name") == CLAIMS[statement]]
+    assert scan["Actual Rows"] == 4
+    assert scan.get("Rows Removed by Filter", 0) == 0
 
 
 def list_nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:

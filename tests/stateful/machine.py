@@ -183,7 +183,8 @@ class WayOfAFile(RuleBasedStateMachine):
 
     async def take_one(self, fault: str) -> bool:
         """One claim, up to its end or its stall. False: nothing is due."""
-        claimed = await claims.claim_small(self.resources.pool, 1, self.settings.lease)
+        pool, lease = self.resources.pool, self.settings.lease
+        claimed = await claims.claim_small(pool, 1, lease) or await claims.claim_unreadable(pool, 1, lease)
         if not claimed:
             return False
         worker = FaultyWorker(self.resources, claimed[0], fault, shifted=lambda: self.shifted, health=self.health)
