@@ -3,37 +3,34 @@
 import asyncio
 import contextlib
 import importlib.metadata
-import typing
 from collections.abc import AsyncIterator
-from enum import Enum
 from typing import Any, Final
 
 import structlog
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request
 from litestar.config.cors import CORSConfig
 from litestar.di import NamedDependency, Provide
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException
 
-from service import database, problems
-from service.auth import Principal, guard_routes
-from service.downloads import Downloads
-from service.events import Feed, open_feed
-from service.heap import set_up_heap
-from service.logs import RequestLog
-from service.object_store import StoreError
-from service.problems import FieldError, Problem
+from service import database
+from service.auth.principals import Principal, guard_routes
+from service.downloads.streaming import Downloads
+from service.events.feed import open_feed
+from service.http.errors import answer_exception, answer_http_exception, answer_problem
+from service.problems import Problem
 from service.resources import Resources, open_resources
 from service.routes import files, health, links, page, parts, schema, uploads, webhooks
-from service.routes.answers import render_problem
 from service.routes.downloads import read_file
 from service.routes.events import read_events
 from service.routes.health import Readiness
 from service.routes.history import read_history
 from service.routes.requests import JsonRequest
 from service.routes.streamed_uploads import upload_file
-from service.senders import Senders
 from service.settings import Settings
-from service.worker import Worker
+from service.telemetry.logs import RequestLog
+from service.telemetry.memory import set_up_heap
+from service.uploads.buffers import Senders
+from service.worker.loop import Worker
 
 LARGEST_JSON_BYTES: Final = 64 * 1024
 VERSION_CHECK_SECONDS: Final = 1.0
@@ -88,10 +85,7 @@ def create_app(settings: Settings, *, with_worker: bool = False, resources: Reso
         route_handlers=[*open_routes(), guard_routes(guarded_routes())],
         lifespan=[lifespan],
         dependencies={
-            "resources": Provide(provide_resources, sync_to_thread=False),
-            "readiness": Provide(provide_readiness, sync_to_thread=False),
-            "downloads": Provide(provide_downloads, sync_to_thread=False),
-            "feed": Provide(provide_feed, sync_to_thread=False),
+            **{name: provide_state(name) for name in ("resources", "readiness", "downloads", "feed")},
             "principal": Provide(provide_principal, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_exception, HTTPException: answer_http_exception, Problem: answer_problem},
@@ -153,28 +147,17 @@ def guarded_routes() -> list[Any]:
     ]
 
 
-def provide_resources(request: Request[Any, Any, Any]) -> Resources:
-    resources: Resources = request.app.state.resources
-    return resources
+def provide_state(name: str) -> Provide:
+    """Return the dependency that gives what the lifespan has put into `app.state` under this name."""
 
+    def find(request: Request[Any, Any, Any]) -> Any:
+        return getattr(request.app.state, name)
 
-def provide_readiness(request: Request[Any, Any, Any]) -> Readiness:
-    readiness: Readiness = request.app.state.readiness
-    return readiness
-
-
-def provide_downloads(request: Request[Any, Any, Any]) -> Downloads:
-    downloads: Downloads = request.app.state.downloads
-    return downloads
-
-
-def provide_feed(request: Request[Any, Any, Any]) -> Feed:
-    feed: Feed = request.app.state.feed
-    return feed
+    return Provide(find, sync_to_thread=False)
 
 
 def provide_principal(request: Request[Any, Any, Any], resources: NamedDependency[Resources]) -> Principal:  # noqa: ARG001  # see below
-    """Who the guard let in.
+    """Return the principal that the guard let in.
 
     It asks for `resources` so that Litestar provides one after the other: what is independent gets a task each.
     """
@@ -226,81 +209,3 @@ async def work(resources: Resources, readiness: Readiness, *, checked: bool, wit
         except Exception:
             log.exception("worker failed")
             await asyncio.sleep(VERSION_CHECK_SECONDS)
-
-
-def answer_problem(_: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
-    if problem.status >= 500:
-        cause = problem.__cause__ or problem
-        log.error("request failed", problem=problem.type, error=str(cause) or type(cause).__name__)
-    return render_problem(problem)
-
-
-def answer_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
-    """Litestar's own refusals."""
-    return answer_problem(request, translate(request, error))
-
-
-def translate(request: Request[Any, Any, Any], error: HTTPException) -> Problem:
-    match error.status_code:
-        case 404:
-            return problems.NotFound("there is nothing under this path")
-        case 405:
-            return problems.MethodNotAllowed(headers={"Allow": ", ".join(sorted((error.headers or {}).get("allow", "").split(", ")))})
-        case 413:
-            most = request.route_handler.resolve_request_max_body_size()
-            return problems.BodyTooLarge(f"expected at most {most} bytes", limit=most)
-        case _ if isinstance(error, ValidationException):
-            return describe_validation(request, error)
-        case status if status < 500:
-            return problems.InvalidRequest(error.detail)
-        case _ if "disconnected" in error.detail:
-            return problems.IncompleteBody("the body ended before the request did")  # nobody is left to read it
-    raise error
-
-
-def describe_validation(request: Request[Any, Any, Any], error: ValidationException) -> Problem:
-    """Parameters and headers, under the names that the client gave them; bodies are read by JsonRequest."""
-    found = error.extra if isinstance(error.extra, list) else []
-    said = {str(one.get("key", "request")): str(one.get("message", "")) for one in found if isinstance(one, dict)}
-    if said.pop("data", None) is not None and not said:
-        return problems.MalformedBody("the body is empty: send a JSON object")
-    wrong = tuple(FieldError(name_for_clients(request, key), explain(request, key, message)) for key, message in said.items())
-    return problems.InvalidRequest("; ".join(f"{one.field}: {one.detail}" for one in wrong) or error.detail, errors=wrong)
-
-
-def name_for_clients(request: Request[Any, Any, Any], key: str) -> str:
-    """`Idempotency-Key` for the handler's `idempotency_key`."""
-    parameter = request.route_handler.parsed_fn_signature.parameters.get(key)
-    return getattr(parameter and parameter.kwarg_definition, "name", None) or key
-
-
-def explain(request: Request[Any, Any, Any], key: str, message: str) -> str:
-    """What was wrong, and for a choice what there is to choose from."""
-    parameter = request.route_handler.parsed_fn_signature.parameters.get(key)
-    choices = find_choices(parameter.annotation) if parameter and message.startswith("Invalid enum value") else []
-    return f"{message}: expected one of {', '.join(choices)}" if choices else message
-
-
-def find_choices(annotation: Any) -> list[str]:
-    """The values of the enumeration, or the literals, that a type is made of."""
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return [str(member.value) for member in annotation]
-    parts = typing.get_args(annotation)
-    if typing.get_origin(annotation) is typing.Literal:
-        return [str(part) for part in parts]
-    return [choice for part in parts for choice in find_choices(part)]
-
-
-def answer_exception(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    """Whatever nobody foresaw; and the servers behind us when they are away."""
-    if isinstance(error, database.UNREACHABLE):
-        return answer_problem(request, caused(problems.DatabaseUnavailable("the database does not answer: try again"), error))
-    if isinstance(error, StoreError):
-        return answer_problem(request, caused(problems.ObjectStoreUnavailable("the object store does not answer: try again"), error))
-    log.error("request failed", exc_info=error)
-    return render_problem(problems.InternalError("a fault of ours: the log has it under this request's X-Request-Id"))
-
-
-def caused(problem: Problem, error: Exception) -> Problem:
-    problem.__cause__ = error
-    return problem

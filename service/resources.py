@@ -9,10 +9,10 @@ import msgspec
 import structlog
 
 from service import database
+from service.database.notifications import Signals
 from service.object_store import Bucket, ObjectStore
-from service.presign import Signer
+from service.object_store.presign import Signer
 from service.settings import Settings
-from service.signals import Signals
 
 log = structlog.get_logger()
 

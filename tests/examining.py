@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from service.doctor import Finding, events, examine
+from service.operations.doctor import Finding, events, examine
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
 

@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 
 from service.object_store import Bucket, ObjectMissing, StoreUnavailable
-from service.presign import PresignedPut, Signer
+from service.object_store.presign import PresignedPut, Signer
 from tests.objects import read_all
 from tests.stores import Answer, Headers, StoreUnderTest, add_headers, now, send
 

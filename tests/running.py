@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 import structlog
 
-from service.bootstrap import Deployment
 from service.object_store import Bucket
+from service.operations.bootstrap import Deployment
 from service.resources import Resources, open_resources
 from service.settings import BucketName, DatabaseUrl, Delay, Secret, Settings, Token, Url
 from tests.stores import StoreUnderTest, open_store

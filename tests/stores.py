@@ -22,10 +22,10 @@ import minio
 import msgspec
 import pytest
 
-from service.bootstrap import Deployment, bootstrap
 from service.embedded import Webhook
 from service.object_store import Bucket, ObjectStore
-from service.presign import Signer
+from service.object_store.presign import Signer
+from service.operations.bootstrap import Deployment, bootstrap
 from tests.servers import RunningStore, reserved_port, start_test_store, store_kinds
 
 REGION = "us-east-1"

@@ -13,9 +13,9 @@ from litestar import Litestar
 
 from service.cli.errors import CommandError
 from service.embedded.processes import bound
-from service.http.admission import Admission
-from service.http.limits import Limits
-from service.http.protocol import HttpProtocol
+from service.http.server.admission import Admission
+from service.http.server.limits import Limits
+from service.http.server.protocol import HttpProtocol
 
 TICK_SECONDS: Final = 0.5
 STOP_SECONDS: Final = 30

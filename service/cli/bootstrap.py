@@ -6,8 +6,8 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from service.bootstrap import Deployment, describe
-from service.bootstrap import bootstrap as make_ready
+from service.operations.bootstrap import Deployment, describe
+from service.operations.bootstrap import bootstrap as make_ready
 from service.settings import BootstrapSettings, read_settings
 
 UNSEEN: Final = {

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from service.bootstrap import bootstrap
 from service.cli.api import Server, reserve_port, run_api, stop_on_sigterm
 from service.cli.development import (
     WEBHOOK_ID,
@@ -36,13 +35,14 @@ from service.cli.development import (
 )
 from service.cli.errors import CommandError
 from service.cli.ports import claimed_port
-from service.database import run_alembic
+from service.database.schema import run_alembic
 from service.embedded import Postgres, Store, Webhook, prepare_folder, start_postgres, start_store
 from service.embedded.folder import locked
 from service.embedded.processes import answers
 from service.embedded.store import loopback_of
-from service.http.limits import make_limits
-from service.logs import configure_logs
+from service.http.server.limits import make_limits
+from service.operations.bootstrap import bootstrap
+from service.telemetry.logs import configure_logs
 
 POSTGRES_PORT: Final = 5432
 STORE_PORT: Final = 9000

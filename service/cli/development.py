@@ -13,12 +13,12 @@ from typing import Final
 import asyncpg
 import msgspec
 
-from service.auth import digest_key, make_key
+from service.auth.principals import digest_key, make_key
 from service.cli.errors import CommandError
-from service.deployment import Deployment
 from service.embedded import Postgres, Store
 from service.embedded.folder import keep_secret
 from service.model import make_id
+from service.operations.deployment import Deployment
 from service.queries import keys
 from service.settings import DatabaseUrl, Secret, Settings, Token, Url, parse_endpoint_url
 

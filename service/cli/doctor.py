@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from service.doctor import Finding, examine
-from service.doctor.finding import failed, ok
-from service.logs import configure_logs
+from service.operations.doctor import Finding, examine
+from service.operations.doctor.finding import failed, ok
 from service.resources import open_resources
 from service.settings import Settings, SettingsError, read_settings
+from service.telemetry.logs import configure_logs
 
 
 async def doctor(*, json: bool = False) -> int:

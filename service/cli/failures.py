@@ -4,10 +4,10 @@ import errno
 
 import asyncpg
 
-from service.bootstrap import BootstrapError
 from service.database import UNREACHABLE, SchemaError
 from service.embedded import EmbeddedError
 from service.object_store import StoreError
+from service.operations.bootstrap import BootstrapError
 from service.settings import SettingsError
 
 FAILED = 1

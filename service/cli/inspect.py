@@ -8,7 +8,7 @@ import msgspec
 
 from service import database, problems
 from service.cli.errors import CommandError
-from service.inspection import Inspection, PartsAtStore, Place, inspect_file
+from service.operations.inspection import Inspection, PartsAtStore, Place, inspect_file
 from service.queries.copies import Copy
 from service.resources import open_resources
 from service.settings import Settings, read_settings

@@ -13,9 +13,9 @@ import msgspec
 from cyclopts import App
 
 from service import database
-from service.auth import make_key
+from service.auth.principals import make_key
 from service.cli.errors import CommandError
-from service.declarations import LONGEST_OWNER_BYTES, is_owner
+from service.files.validation import LONGEST_OWNER_BYTES, is_owner
 from service.model import make_id
 from service.queries.files import ask_time
 from service.queries.keys import ApiKey, create_key, list_keys, revoke_key

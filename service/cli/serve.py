@@ -7,9 +7,9 @@ import os
 from service import database
 from service.app import create_app
 from service.cli.api import reserve_port, run_api, stop_on_sigterm
-from service.http.limits import make_limits
-from service.logs import configure_logs
+from service.http.server.limits import make_limits
 from service.settings import DatabaseSettings, Settings, read_settings
+from service.telemetry.logs import configure_logs
 
 
 def serve(

@@ -3,10 +3,10 @@
 import os
 
 from service import database
-from service.logs import configure_logs
 from service.resources import open_resources
 from service.settings import Settings, read_settings
-from service.sweeper import sweep as sweep_now
+from service.telemetry.logs import configure_logs
+from service.worker.sweeper import sweep as sweep_now
 
 
 async def sweep() -> None:

@@ -13,10 +13,10 @@ from prometheus_client import start_http_server
 from service import database
 from service.cli.api import stop_on_sigterm
 from service.cli.errors import CommandError
-from service.logs import configure_logs
 from service.resources import Resources, open_resources
 from service.settings import Settings, read_settings
-from service.worker import Worker
+from service.telemetry.logs import configure_logs
+from service.worker.loop import Worker
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError
 
 from service.object_store.connection import Client, calling, unavailable
 from service.object_store.errors import RequestRefused, StoreError, error_for_answer
-from service.presign import parse_endpoint
+from service.object_store.presign import parse_endpoint
 
 ADMIN_SECONDS: Final = 15.0
 

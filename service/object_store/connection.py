@@ -25,7 +25,7 @@ from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.util import Timeout
 
 from service.object_store.errors import SentTooLate, StoreError, StoreUnavailable, error_for_answer
-from service.presign import parse_endpoint
+from service.object_store.presign import parse_endpoint
 
 CONNECT_SECONDS: Final = 5.0
 CONNECTIONS_KEPT: Final = 128

@@ -10,7 +10,7 @@
     └── SentTooLate        the moment for sending had passed: nothing was sent, for certain
 
 None of them says by itself whether one object or the whole store is concerned: a damaged object gets
-503 for ever, and a right that was withdrawn gets 403 for every object. A probe tells (service/store_health.py).
+503 for ever, and a right that was withdrawn gets 403 for every object. A probe tells (service/worker/store_health.py).
 
 Texts name the method, the bucket, the beginning of the key, and the store's own error code; never a query, an identity or a signature.
 """

@@ -1,17 +1,16 @@
-"""What every route may answer beside its own: problem documents, as OpenAPI describes them, and as they are sent."""
+"""What every route may answer beside its own: problem documents, as OpenAPI describes them."""
 
 from collections import defaultdict
 from typing import Annotated, Any, Final, cast
 
 import msgspec
-from litestar import Request, Response
+from litestar import Request
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 
 from service import problems
+from service.http.errors import MEDIA_TYPE
 from service.problems import FieldError, Problem
-
-MEDIA_TYPE: Final = "application/problem+json"
 
 
 class ProblemDocument(msgspec.Struct, kw_only=True):
@@ -22,11 +21,6 @@ class ProblemDocument(msgspec.Struct, kw_only=True):
     status: int
     detail: str | None = None
     errors: list[FieldError] | None = None
-
-
-def render_problem(problem: Problem) -> Response[dict[str, Any]]:
-    """The answer that tells a client of this problem."""
-    return Response(problem.document(), status_code=problem.status, media_type=MEDIA_TYPE, headers=problem.headers)
 
 
 ANYWHERE: Final = (problems.Unauthorized, problems.Forbidden, problems.DatabaseUnavailable)

@@ -1,7 +1,5 @@
 """`GET /events`: Server-Sent Events of what becomes of files."""
 
-import asyncio
-import contextlib
 import re
 from typing import Annotated, Any, Final, Literal, cast
 from uuid import UUID
@@ -12,30 +10,20 @@ from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import HeaderParameter, QueryParameter
-from litestar.types import Receive, Scope, Send
 
-from service import events, listing, problems, uploads
-from service.auth import READ, Principal, open_to
-from service.declarations import LONGEST_OWNER_BYTES, is_owner
-from service.events import Feed
+from service import problems
+from service.auth.principals import READ, Principal, open_to
+from service.events.feed import EventStream, Feed
+from service.events.subscribers import Reader
+from service.files import listing, lookup
+from service.files.validation import LONGEST_OWNER_BYTES, is_owner
 from service.problems import InvalidRequest
 from service.queries.history import Position
-from service.readers import Reader, write_position
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
-from service.routes.downloads import stop, wait_for_disconnect
 
 PARAMETERS: Final = frozenset({"file", "owner"})
 EVENT_ID: Final = re.compile(r"([0-9]{1,20})-([0-9]{1,19})")
-HEADERS: Final = [
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-    (b"x-content-type-options", b"nosniff"),
-]
-RETRY: Final = b"retry: 2000\n"
-LAST_SECONDS: Final = 1.0
-"""For a client to take the end of its stream, when it is we who end it."""
 DESCRIPTION: Final = """
 Each `transition` has one line of JSON: `file_id`, `filename`, `state`, `previous`, `at`, `by`, `why`, `hash`.
 `Last-Event-ID` goes on behind that event; without it the stream begins now. An id without data says where to go on; it is no event.
@@ -60,60 +48,6 @@ PROVED: Final = SentEvent(
         '"at":"2026-11-22T10:00:00Z","by":"worker","why":"the copy has the declared size","hash":"9f86d081…"}'
     ),
 )
-
-
-class Stream:
-    """An ASGI application that sends what its reader is told, until one of the two has gone (events.py, step 5)."""
-
-    def __init__(self, feed: Feed, reader: Reader) -> None:
-        self.feed = feed
-        self.reader = reader
-
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        async with self.feed.joined(self.reader):
-            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-            await self.run(receive, send)
-
-    async def run(self, receive: Receive, send: Send) -> None:
-        sending, leaving = asyncio.create_task(self.send_all(send)), asyncio.create_task(wait_for_disconnect(receive))
-        for task in (sending, leaving):
-            task.add_done_callback(lambda _: self.reader.end.set())
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(events.LONGEST_SECONDS):
-                    await self.reader.end.wait()
-            if sending.done():
-                sending.result()
-        finally:
-            gone = leaving.done()
-            await stop(sending, leaving)
-        if not gone:
-            await self.send_end(send)
-
-    async def send_all(self, send: Send) -> None:
-        async def send_piece(piece: bytes) -> None:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-
-        await send_piece(RETRY + write_position(self.reader.position) if self.reader.asked is None else RETRY + b"\n")
-        await self.feed.follow(self.reader, send_piece)
-
-    async def send_end(self, send: Send) -> None:
-        """A client that does not read is not waited for: the server drops its connection."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_SECONDS):
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-class EventStream(Response[None]):
-    """A response that is a stream of our own."""
-
-    def __init__(self, feed: Feed, reader: Reader) -> None:
-        super().__init__(None)
-        self.stream = Stream(feed, reader)
-
-    def to_asgi_response(self, *_: object, **__: object) -> Any:
-        """Litestar's hook: what it returns is called with scope, receive and send."""
-        return self.stream
 
 
 @get(
@@ -161,7 +95,7 @@ async def choose_owner(resources: Resources, principal: Principal, *, file: UUID
         raise InvalidRequest.at("owner", f"expected a name of 1 to {LONGEST_OWNER_BYTES} bytes without control characters")
     if file is None:
         return acting_as
-    found = await uploads.find_file(resources, file, owner=acting_as if owner is not None else principal.acting_for)
+    found = await lookup.find_file(resources, file, owner=acting_as if owner is not None else principal.acting_for)
     return found.owner
 
 

@@ -13,13 +13,15 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath, HeaderParameter, QueryParameter
 
-from service import declarations, listing, problems, uploads
-from service.auth import READ, WRITE, Principal, open_to, sign_upload_token
+from service import problems
+from service.auth.principals import READ, WRITE, Principal, open_to, sign_upload_token
+from service.files import listing, lookup, validation
 from service.model import Declaration, File, Rejection, State
 from service.problems import InvalidRequest
 from service.queries.listing import Filters
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, refusals
+from service.uploads import declaring, signing
 
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", description="SHA-256, 64 lower-case hexadecimal digits")]
 Wait = Annotated[int, QueryParameter(name="wait", ge=0, le=50, description="Seconds to wait for the file to leave pending and verifying")]
@@ -83,7 +85,7 @@ class OfferedUpload(msgspec.Struct, frozen=True, kw_only=True):
     method: str | msgspec.UnsetType = msgspec.UNSET
     url: str | msgspec.UnsetType = msgspec.UNSET
     headers: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
-    multipart: uploads.PartCount | msgspec.UnsetType = msgspec.UNSET
+    multipart: signing.PartCount | msgspec.UnsetType = msgspec.UNSET
     expires_at: datetime
     token: str | None
 
@@ -122,7 +124,7 @@ def describe_file(file: File) -> FileMetadata:
     )
 
 
-def describe_declared(resources: Resources, principal: Principal, declared: uploads.Declared) -> DeclaredFile:
+def describe_declared(resources: Resources, principal: Principal, declared: declaring.Declared) -> DeclaredFile:
     if declared.upload is None:
         return DeclaredFile(file=describe_file(declared.file), upload=None)
     token = sign_upload_token(resources, declared.file, principal.key_id)
@@ -137,15 +139,15 @@ def metadata_path(resources: Resources, file_id: UUID) -> str:
 def read_declaration(request: DeclareRequest, principal: Principal) -> Declaration:
     """Raises InvalidRequest, Forbidden."""
     owner = principal.act_as(request.owner)
-    if not declarations.is_owner(owner):
-        raise InvalidRequest.at("owner", f"expected a name of 1 to {declarations.LONGEST_OWNER_BYTES} bytes without control characters")
+    if not validation.is_owner(owner):
+        raise InvalidRequest.at("owner", f"expected a name of 1 to {validation.LONGEST_OWNER_BYTES} bytes without control characters")
     return Declaration(
         owner=owner,
-        filename=declarations.check_filename(request.filename),
+        filename=validation.check_filename(request.filename),
         size=request.size,
-        content_type=None if request.content_type is None else declarations.check_content_type(request.content_type),
-        sha256=None if request.sha256 is None else declarations.parse_sha256(request.sha256),
-        metadata=declarations.check_metadata(request.metadata),
+        content_type=None if request.content_type is None else validation.check_content_type(request.content_type),
+        sha256=None if request.sha256 is None else validation.parse_sha256(request.sha256),
+        metadata=validation.check_metadata(request.metadata),
         multipart=request.multipart,
     )
 
@@ -172,17 +174,17 @@ async def declare_file(
         HeaderParameter(
             name="Idempotency-Key",
             description="A retry gets the same file; kept 24 h",
-            schema_extra={"pattern": declarations.IDEMPOTENCY_KEY.pattern},
+            schema_extra={"pattern": validation.IDEMPOTENCY_KEY.pattern},
         ),
     ] = None,
 ) -> Response[DeclaredFile]:
     declaration = read_declaration(data, principal)
     if idempotency_key is None:
-        declared = await uploads.declare_file(resources, declaration)
+        declared = await declaring.declare_file(resources, declaration)
     else:
-        body = declarations.digest_declaration(declaration)
-        key = declarations.check_idempotency_key(idempotency_key)
-        declared = await uploads.declare_file_once(resources, declaration, key=key, request=body)
+        body = validation.digest_declaration(declaration)
+        key = validation.check_idempotency_key(idempotency_key)
+        declared = await declaring.declare_file_once(resources, declaration, key=key, request=body)
     request.scope["state"]["file_id"] = declared.file.id
     headers = {"Location": metadata_path(resources, declared.file.id)}
     if declared.replayed:
@@ -220,7 +222,7 @@ async def list_files(
         states=tuple(sorted(set(states))) if states else listing.SHOWN_STATES,
         filename=filename,
         content_type=content_type,
-        hash=None if hash is None else declarations.parse_sha256(hash, field="hash"),
+        hash=None if hash is None else validation.parse_sha256(hash, field="hash"),
         created_after=listing.check_time(created_after, field="created_after"),
         created_before=listing.check_time(created_before, field="created_before"),
     )
@@ -248,8 +250,8 @@ def link_next(request: Request[Any, Any, Any], resources: Resources, cursor: str
 async def read_metadata(
     file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal], wait: Wait = 0
 ) -> FileMetadata:
-    file = await uploads.find_file(resources, file_id, owner=principal.acting_for)
-    return describe_file(await uploads.wait_until_final(resources, file, seconds=wait))
+    file = await lookup.find_file(resources, file_id, owner=principal.acting_for)
+    return describe_file(await lookup.wait_until_final(resources, file, seconds=wait))
 
 
 @patch(
@@ -267,12 +269,12 @@ async def change_file(
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
 ) -> FileMetadata:
-    changed = await uploads.change_file(
+    changed = await lookup.change_file(
         resources,
         file_id,
         owner=principal.acting_for,
-        filename=None if data.filename is None else declarations.check_filename(data.filename),
-        metadata=None if data.metadata is None else declarations.check_metadata(data.metadata),
+        filename=None if data.filename is None else validation.check_filename(data.filename),
+        metadata=None if data.metadata is None else validation.check_metadata(data.metadata),
     )
     return describe_file(changed)
 
@@ -286,4 +288,4 @@ async def change_file(
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
 )
 async def delete_file(file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal]) -> None:
-    await uploads.delete_file(resources, file_id, owner=principal.acting_for, proved_too=principal.only_file is None)
+    await lookup.delete_file(resources, file_id, owner=principal.acting_for, proved_too=principal.only_file is None)

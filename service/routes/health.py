@@ -26,7 +26,7 @@ from service.object_store import StoreError
 from service.queries import health
 from service.resources import Resources
 from service.routes.answers import refusals
-from service.telemetry import LAST_EVENT_NAME
+from service.telemetry.metrics import LAST_EVENT_NAME
 
 PATIENCE_SECONDS: Final = 2.0
 

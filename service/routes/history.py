@@ -7,8 +7,9 @@ from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from service import problems, uploads
-from service.auth import READ, Principal, open_to
+from service import problems
+from service.auth.principals import READ, Principal, open_to
+from service.files import lookup
 from service.queries.history import Passage, list_history
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
@@ -34,5 +35,5 @@ class FileHistory(msgspec.Struct, frozen=True, kw_only=True):
 async def read_history(
     file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal]
 ) -> FileHistory:
-    file = await uploads.find_file(resources, file_id, owner=principal.acting_for)
+    file = await lookup.find_file(resources, file_id, owner=principal.acting_for)
     return FileHistory(history=await list_history(resources.pool, file.id))

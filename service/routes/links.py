@@ -10,9 +10,10 @@ from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath
 
-from service import links, problems
-from service.auth import READ, Principal, open_to
-from service.downloads import Downloads
+from service import problems
+from service.auth.principals import READ, Principal, open_to
+from service.downloads import links
+from service.downloads.streaming import Downloads
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, refusals
 from service.routes.downloads import BODY_ANSWERS, SENT_HEADERS, UNREADABLE, answer_file

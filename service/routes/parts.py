@@ -9,12 +9,14 @@ from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath
 
-from service import declarations, multipart, problems
-from service.auth import READ, WRITE, Principal, open_to
-from service.multipart import SignedPart
+from service import problems
+from service.auth.principals import READ, WRITE, Principal, open_to
+from service.files import validation
 from service.object_store import StoredPart
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, refusals
+from service.uploads import multipart
+from service.uploads.multipart import SignedPart
 
 MOST_PARTS_A_REQUEST = 1_000
 LARGEST_BODY_BYTES = 256 * 1024
@@ -75,7 +77,7 @@ async def sign_parts(
 
 
 def read_part(part: PartRequest, index: int) -> multipart.PartRequest:
-    sha256 = None if part.sha256 is None else declarations.parse_sha256(part.sha256, field=f"parts[{index}].sha256")
+    sha256 = None if part.sha256 is None else validation.parse_sha256(part.sha256, field=f"parts[{index}].sha256")
     return multipart.PartRequest(part.number, sha256)
 
 

@@ -10,18 +10,19 @@ from litestar.di import NamedDependency
 from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 from litestar.params import HeaderParameter, QueryParameter
 
-from service import declarations, problems
-from service.auth import WRITE, Principal, open_to
-from service.content_disposition import parse_filename
+from service import problems
+from service.auth.principals import WRITE, Principal, open_to
+from service.files import validation
+from service.http.content_disposition import parse_filename
+from service.http.representation import parse_repr_digest
+from service.http.request_bodies import FORM_FIELD, FormReader, find_boundary, read_body
 from service.model import Sha256
 from service.problems import InvalidRequest
-from service.representation import parse_repr_digest
-from service.request_bodies import FORM_FIELD, FormReader, find_boundary, read_body
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
 from service.routes.files import LOCATION, FileMetadata, describe_file, metadata_path
-from service.senders import Senders
-from service.streamed_uploads import Announced, check_size, upload_stream
+from service.uploads.buffers import Senders
+from service.uploads.streamed import Announced, check_size, upload_stream
 
 LARGEST_FRAME_BYTES: Final = 64 * 1024
 """What a form may hold beside its file, where only the form's own length is known."""
@@ -87,8 +88,8 @@ async def upload_file(
         return await stream_form(request, resources, principal, boundary=boundary, filename=filename, sha256=sha256, metadata=pairs)
     name = filename or read_disposition(request.headers.get("content-disposition", ""))
     given = request.headers.get("content-type")
-    content_type = None if given is None else declarations.check_content_type(given, field="Content-Type")
-    about = Said(declarations.check_filename(name), content_type, sha256, pairs)
+    content_type = None if given is None else validation.check_content_type(given, field="Content-Type")
+    about = Said(validation.check_filename(name), content_type, sha256, pairs)
     return await stream_file(request, resources, principal, about=about)
 
 
@@ -98,7 +99,7 @@ def read_metadata(text: str) -> dict[str, str]:
         pairs = msgspec.json.decode(text, type=dict[str, str])
     except msgspec.DecodeError as error:
         raise InvalidRequest.at("metadata", f'expected a JSON object of strings, such as {{"album": "winter"}}: {error}') from error
-    return declarations.check_metadata(pairs)
+    return validation.check_metadata(pairs)
 
 
 def read_disposition(header: str) -> str:
@@ -131,8 +132,8 @@ async def stream_form(
     name = said.filename or filename
     if name is None:
         raise InvalidRequest.at("filename", 'is missing: send filename="…" with the field `file`, or ?filename=…')
-    content_type = None if said.content_type is None else declarations.check_content_type(said.content_type, field="file: Content-Type")
-    about = Said(declarations.check_filename(name), content_type, sha256, metadata)
+    content_type = None if said.content_type is None else validation.check_content_type(said.content_type, field="file: Content-Type")
+    about = Said(validation.check_filename(name), content_type, sha256, metadata)
     return await stream(request, resources, principal, about=about, body=form.read())
 
 

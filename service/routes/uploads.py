@@ -13,15 +13,17 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 from litestar.params import FromPath, HeaderParameter, JSONBody, PathParameter
 
-from service import completion, declarations, problems, uploads
-from service.auth import WRITE, Principal, open_to
+from service import problems
+from service.auth.principals import WRITE, Principal, open_to
+from service.files import lookup, validation
+from service.http.representation import parse_repr_digest
 from service.model import GONE, UNPROVED, Declaration, Sha256
 from service.problems import InvalidRequest
-from service.representation import parse_repr_digest
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, read_raw_path, refusals
 from service.routes.files import DeclaredFile, FileMetadata, Wait, describe_declared, describe_file, metadata_path
 from service.routes.streamed_uploads import Said, read_length, stream_file
+from service.uploads import completion, declaring, signing
 
 
 class CompleteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,9 +95,9 @@ def declare_upload(principal: Principal, filename: str, *, size: int, content_ty
 
 async def redirect(request: Request[Any, Any, Any], resources: Resources, declaration: Declaration) -> Response[bytes]:
     """To a URL that binds the length alone: who follows sends headers of its own."""
-    declared = await uploads.declare_file(resources, declaration)
+    declared = await declaring.declare_file(resources, declaration)
     request.scope["state"]["file_id"] = declared.file.id
-    upload = uploads.sign_length_alone(resources, declared.file, now=declared.file.created_at)
+    upload = signing.sign_length_alone(resources, declared.file, now=declared.file.created_at)
     link = f'<{metadata_path(resources, declared.file.id)}>; rel="describedby"'
     headers = {"Location": upload.url, "Link": link, "Cache-Control": "no-store"}
     return Response(b"", status_code=307, media_type=MediaType.TEXT, headers=headers)
@@ -108,12 +110,12 @@ def read_filename(request: Request[Any, Any, Any]) -> str:
         name = unquote_to_bytes(encoded).decode()
     except UnicodeDecodeError as error:
         raise InvalidRequest.at("filename", "is not UTF-8: percent-encode the name's UTF-8 bytes") from error
-    return declarations.check_filename(name)
+    return validation.check_filename(name)
 
 
 def read_content_type(request: Request[Any, Any, Any]) -> str | None:
     given = request.headers.get("content-type")
-    return None if given is None else declarations.check_content_type(given, field="Content-Type")
+    return None if given is None else validation.check_content_type(given, field="Content-Type")
 
 
 @post(
@@ -146,11 +148,11 @@ async def complete_upload(
     wait: Wait = 0,
     data: JSONBody[CompleteRequest | None] = None,
 ) -> Response[FileMetadata]:
-    sha256 = declarations.parse_sha256(data.sha256) if data and data.sha256 is not None else None
+    sha256 = validation.parse_sha256(data.sha256) if data and data.sha256 is not None else None
     file = await completion.complete_upload(resources, file_id, owner=principal.acting_for, sha256=sha256)
-    file = await uploads.wait_until_final(resources, file, seconds=wait)
+    file = await lookup.wait_until_final(resources, file, seconds=wait)
     if file.state in GONE:
-        raise uploads.gone(file)
+        raise lookup.gone(file)
     return Response(describe_file(file), status_code=202 if file.state in UNPROVED else 200)
 
 
@@ -168,4 +170,4 @@ async def complete_upload(
 async def renew_upload(
     file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal]
 ) -> DeclaredFile:
-    return describe_declared(resources, principal, await uploads.renew_upload(resources, file_id, owner=principal.acting_for))
+    return describe_declared(resources, principal, await declaring.renew_upload(resources, file_id, owner=principal.acting_for))

@@ -20,12 +20,13 @@ from litestar.exceptions import LitestarException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 
-from service import database, uploads
+from service import database
 from service.problems import DatabaseUnavailable, Unauthorized
 from service.resources import Resources
 from service.routes.answers import refusals
 from service.routes.requests import BODY_SECONDS
-from service.telemetry import FOREIGN_OBJECTS, LAST_EVENT
+from service.telemetry.metrics import FOREIGN_OBJECTS, LAST_EVENT
+from service.uploads import arrivals
 
 PATIENCE_SECONDS: Final = 6.0
 LARGEST_EVENT_BYTES: Final = 1024**2
@@ -97,7 +98,7 @@ async def receive_event(request: Request[Any, Any, Any], resources: NamedDepende
     for key in find_keys(body, resources.settings.incoming_bucket):
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                await uploads.notice_event(resources, key)
+                await arrivals.notice_event(resources, key)
         except (asyncpg.PostgresError, *database.UNREACHABLE) as error:
             raise DatabaseUnavailable("the notice could not be written down: send the event again") from error
 

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import httpx
 
-from service.copying import PARTS_AT_ONCE
 from service.model import cut
 from service.object_store import Bucket, ObjectStore
+from service.worker.copying import PARTS_AT_ONCE
 from tests.benchmarks.figures import Figure, Series, compare_times
 from tests.benchmarks.ground import GIB, Ground, Site
 from tests.benchmarks.hand import curl

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import uvloop
 
-from service.downloads import READ_THREADS
+from service.downloads.streaming import READ_THREADS
 from tests.benchmarks.figures import Figure, alternate, compare_times
 from tests.benchmarks.ground import GIB, Ground, Site
 from tests.benchmarks.hand import curl

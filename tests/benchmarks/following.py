@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import uvloop
 
-from service.auth import make_key
+from service.auth.principals import make_key
 from service.model import make_id
 from tests.benchmarks.declaring import make_declare
 from tests.benchmarks.figures import Figure, Series, alternate

@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 
-from service.bootstrap import Deployment, bootstrap
 from service.embedded import Webhook, start_postgres
-from service.presign import Signer
+from service.object_store.presign import Signer
+from service.operations.bootstrap import Deployment, bootstrap
 from service.settings import Settings
 from tests.benchmarks.hand import Hand
 from tests.benchmarks.processes import find_filesystem

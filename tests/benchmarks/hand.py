@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from service.presign import Signer
+from service.object_store.presign import Signer
 from tests.benchmarks.load import make_request
 
 LIVES_SECONDS = 3600

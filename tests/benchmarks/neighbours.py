@@ -28,12 +28,12 @@ from minio import Minio
 
 from service import database
 from service.app import create_app
-from service.auth import digest_key
+from service.auth.principals import digest_key
 from service.cli.api import Server, make_config, reserve_port, run_api
-from service.http.limits import make_limits
-from service.logs import configure_logs
+from service.http.server.limits import make_limits
 from service.queries import files, keys
 from service.settings import Settings, read_settings
+from service.telemetry.logs import configure_logs
 
 
 class Declared(msgspec.Struct):

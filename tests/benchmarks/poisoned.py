@@ -15,7 +15,7 @@ from uuid import UUID
 import asyncpg
 import httpx
 
-from service.presign import Signer
+from service.object_store.presign import Signer
 from service.resources import make_signer
 from tests.benchmarks.figures import Figure, alternate
 from tests.benchmarks.ground import Ground, Site

@@ -14,7 +14,7 @@ import asyncpg
 import msgspec
 import uvloop
 
-from service import database
+from service.database.pool import set_codecs
 from service.queries import files
 from tests.benchmarks.figures import Figure, Series, alternate, compare_rates, find_percentile
 from tests.benchmarks.ground import Ground, Site
@@ -66,7 +66,7 @@ async def take_turns(site: Site, *, rounds: int, batch: int) -> tuple[list[list[
     """Seconds, a list for each round; the first round warms up."""
     api, store = await connect(site.url), await connect(site.settings.s3_endpoint)
     connection = await asyncpg.connect(site.settings.database_url)
-    await database.set_codecs(connection)
+    await set_codecs(connection)
     ours, by_hand = [], []
     for number in range(rounds + 1):
         if number % 2:

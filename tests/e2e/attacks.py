@@ -14,7 +14,7 @@ import httpx
 
 from service.object_store import Bucket
 from service.object_store.connection import calling
-from service.presign import Signer
+from service.object_store.presign import Signer
 from service.resources import Resources
 from tests.e2e.jobs import TEXT, declare, digest, find_key, open_upload, put
 from tests.presigned import SNOWBALL, content, forge, stream_unsigned

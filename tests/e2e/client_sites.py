@@ -12,7 +12,7 @@ import msgspec
 
 from service.model import MIB
 from service.settings import Settings, Url
-from service.uploads import PART_BYTES
+from service.uploads.declaring import PART_BYTES
 from tests.e2e.conftest import new_key, run_apart, serving
 from tests.e2e.leaks import keep_secret
 from tests.store_proxies import StoreProxy, proxied_store

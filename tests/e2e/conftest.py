@@ -22,17 +22,17 @@ import pytest
 
 from service import database
 from service.app import create_app
-from service.auth import make_key
-from service.bootstrap import Deployment, bootstrap
+from service.auth.principals import make_key
 from service.cli.api import Server, make_config
 from service.embedded.processes import bound
-from service.http.limits import Limits, make_limits
-from service.logs import configure_logs
+from service.http.server.limits import Limits, make_limits
 from service.model import make_id
 from service.object_store import Bucket
+from service.operations.bootstrap import Deployment, bootstrap
 from service.queries.keys import create_key
 from service.resources import Resources, open_resources
 from service.settings import BaseUrl, Secret, Settings, Url
+from service.telemetry.logs import configure_logs
 from tests.conftest import TEMPLATE, execute, in_database
 from tests.e2e.leaks import check_log, keep_secret
 from tests.e2e.nginx import Nginx, Servers, find_nginx, running_nginx

@@ -11,10 +11,11 @@ from uuid import UUID
 import httpx
 import msgspec
 
+from service.files.lookup import find_file
 from service.resources import Resources, make_signer
 from service.settings import Settings
-from service.uploads import find_file, sign_upload
-from service.worker import Worker
+from service.uploads.signing import sign_upload
+from service.worker.loop import Worker
 from tests.invariants import check_files_are_proved, check_history, check_objects_are_named, list_bucket
 from tests.presigned import content, forge
 from tests.stores import Answer, Headers, add_headers, now, send

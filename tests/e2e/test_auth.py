@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.auth import digest_key, make_key
+from service.auth.principals import digest_key, make_key
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.rights import GUARDED

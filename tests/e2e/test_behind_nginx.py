@@ -13,11 +13,11 @@ import httpx
 import msgspec
 import pytest
 
-from service.doctor import examine
-from service.doctor.enforcement import BEFORE_STORE
+from service.operations.doctor import examine
+from service.operations.doctor.enforcement import BEFORE_STORE
 from service.resources import Resources, make_signer
 from service.settings import Url
-from service.uploads import PART_BYTES
+from service.uploads.declaring import PART_BYTES
 from tests.e2e.conftest import Api, Behind, Owner
 from tests.e2e.jobs import (
     check_all,

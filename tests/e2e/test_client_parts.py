@@ -12,7 +12,7 @@ from assay import Client, Progress
 from assay.errors import StoreRefused
 from service.model import MIB
 from service.settings import Settings
-from service.uploads import PART_BYTES
+from service.uploads.declaring import PART_BYTES
 from tests.e2e.client_sites import SIZE, Site, digest, open_site, sent_parts, write
 from tests.store_proxies import Fault
 

@@ -17,7 +17,7 @@ from assay.errors import SourceChanged, Unauthorized, UploadLost
 from service.model import MIB
 from service.resources import open_resources
 from service.settings import Settings
-from service.uploads import PART_BYTES
+from service.uploads.declaring import PART_BYTES
 from tests.e2e.client_sites import SIZE, Site, digest, make_key, open_site, sent_parts, write
 from tests.store_proxies import Fault, StoreProxy
 

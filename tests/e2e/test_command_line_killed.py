@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.auth import digest_key
+from service.auth.principals import digest_key
 from service.cli.client.endings import Away, Interrupted, NotAllowed
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner, new_key, run_apart

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service import events
-from service.auth import digest_key
+from service.auth.principals import digest_key
+from service.events import feed
 from service.queries import history, leftovers
 from service.resources import Resources
 from tests.e2e.conftest import Apart, Api, Owner, Ways, api_apart, serving
@@ -192,7 +192,7 @@ async def test_an_id_of_another_database_means_to_begin_anew(client: httpx.Async
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KEY_SECONDS", "HEARTBEAT_SECONDS"):
-        monkeypatch.setattr(events, name, 0.2)
+        monkeypatch.setattr(feed, name, 0.2)
 
 
 async def test_a_silent_stream_says_that_it_is_alive(hasty: None, apart: Apart) -> None:
@@ -256,7 +256,7 @@ async def test_whoever_leaves_frees_the_place_at_once(apart: Apart) -> None:
 
 async def test_what_another_process_does_is_told_at_once(apart: Apart, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("POLL_SECONDS", "UNHEARD_SECONDS"):
-        monkeypatch.setattr(events, name, 300)  # so that a signal is all that can bring it on
+        monkeypatch.setattr(feed, name, 300)  # so that a signal is all that can bring it on
     async with following(apart.client) as stream, working(apart.resources):
         await prove(apart.client, BODY)
         assert [event.state for event in await stream.take(3)] == ["pending", "verifying", "ready"]

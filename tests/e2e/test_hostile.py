@@ -8,7 +8,7 @@ import httpx
 import msgspec
 import pytest
 
-from service.presign import Signer
+from service.object_store.presign import Signer
 from service.resources import Resources
 from tests.e2e.attacks import overwrite, put_as_root
 from tests.e2e.conftest import Apart

@@ -14,10 +14,11 @@ import httpx
 import msgspec
 import pytest
 
+from service.files.lookup import find_file
 from service.object_store.connection import calling
-from service.presign import ABSENT_FROM_PUT, Signer
+from service.object_store.presign import ABSENT_FROM_PUT, Signer
 from service.resources import Resources
-from service.uploads import find_file, sign_upload
+from service.uploads.signing import sign_upload
 from tests.e2e.attacks import put_as_root, put_snowball, put_unsigned
 from tests.e2e.conftest import Apart, Api
 from tests.e2e.jobs import (

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from assay import Client
-from service.copying import PART_BYTES
 from service.model import GIB, LARGEST_PUT_BYTES, MIB
+from service.worker.copying import PART_BYTES
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.people import Person, write_files
 

@@ -6,9 +6,11 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from service import signals, uploads, worker
+from service.database import notifications
+from service.files import lookup
 from service.resources import Resources, open_resources
-from service.uploads import notice_event
+from service.uploads.arrivals import notice_event
+from service.worker import loop
 from tests.e2e.conftest import Ways, api_apart
 from tests.e2e.jobs import check_all, check_served, complete, declare, look_at, put, read_metadata, until, upload, working
 
@@ -29,8 +31,8 @@ async def find_listeners(direct: Resources) -> set[int]:
 
 
 async def test_a_listener_that_was_killed_listens_again(ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "POLL", timedelta(minutes=5))
-    monkeypatch.setattr(uploads, "UNHEARD_SECONDS", 300)  # so that a signal is all that can bring it on
+    monkeypatch.setattr(loop, "POLL", timedelta(minutes=5))
+    monkeypatch.setattr(lookup, "UNHEARD_SECONDS", 300)  # so that a signal is all that can bring it on
     async with api_apart(ways.direct, with_worker=False) as client, working(direct):
         await complete(client, await upload(client, BODY))
         declared = await declare(client, BODY)
@@ -63,7 +65,7 @@ async def test_a_listener_that_fell_silent_is_found_out_and_replaced(
     ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when a firewall forgets an idle connection: nothing ends, nothing comes."""
-    monkeypatch.setattr(signals, "HEARTBEAT_SECONDS", 0.5)
+    monkeypatch.setattr(notifications, "HEARTBEAT_SECONDS", 0.5)
     listening_apart = msgspec.structs.replace(ways.direct, database_listen_url=ways.settings.database_url)
     async with api_apart(listening_apart, with_worker=False) as client, working(direct):
         declared = await declare(client, BODY)

@@ -9,7 +9,7 @@ import pytest
 
 from service.model import MIB
 from service.resources import Resources
-from service.uploads import PART_BYTES
+from service.uploads.declaring import PART_BYTES
 from tests.e2e.conftest import Api
 from tests.e2e.jobs import (
     check_all,

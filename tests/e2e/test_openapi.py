@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service import events
+from service.events import feed
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import read_metric, stream
 from tests.e2e.rights import GUARDED
@@ -84,7 +84,7 @@ async def test_no_generated_request_finds_a_fault_or_an_answer_that_is_not_descr
     api: Api, owner: Owner, client: httpx.AsyncClient, document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shorten_waits(document)
-    monkeypatch.setattr(events, "LONGEST_SECONDS", 0.1)  # it reads every answer to its end
+    monkeypatch.setattr(feed, "LONGEST_SECONDS", 0.1)  # it reads every answer to its end
     ready = await stream(client, b"what was sent")
     give_example(document, "file_id", ready["id"])
     before = await count_downloads(client)

@@ -9,8 +9,8 @@ import httpx
 import msgspec
 import pytest
 
-from service import streamed_uploads
 from service.resources import Resources, open_resources
+from service.uploads import streamed
 from tests.clock import pass_time
 from tests.e2e.conftest import Ways, api_apart
 from tests.e2e.jobs import (
@@ -45,7 +45,7 @@ HOW_IT_GOES: Mapping[str, Callable[[FaultyProxy], None]] = {
     "answers 503": FaultyProxy.fail,
 }
 FILE = {"filename": "a.txt", "size": 1}
-MORE_THAN_A_PART = 2 * streamed_uploads.PART_BYTES
+MORE_THAN_A_PART = 2 * streamed.PART_BYTES
 
 
 Asked = tuple[str, str] | tuple[str, str, Mapping[str, Any]]
@@ -164,8 +164,8 @@ async def lease_has_ended(direct: Resources, declared: Mapping[str, Any]) -> boo
 async def test_without_its_store_the_api_refuses_what_needs_it_and_verification_goes_on_afterwards(
     ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(streamed_uploads, "SEND_SECONDS", 3.0)  # it bounds each wait of a part: a slow store is given longer
-    monkeypatch.setattr(streamed_uploads, "CLEAN_SECONDS", 1.0)
+    monkeypatch.setattr(streamed, "SEND_SECONDS", 3.0)  # it bounds each wait of a part: a slow store is given longer
+    monkeypatch.setattr(streamed, "CLEAN_SECONDS", 1.0)
     async with api_apart(ways.settings, with_worker=True) as client:
         proved = await upload(client, BODY)
         await complete(client, proved)

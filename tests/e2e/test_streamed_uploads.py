@@ -13,11 +13,11 @@ import httpx
 import msgspec
 import pytest
 
-from service import request_bodies
+from service.http import request_bodies
 from service.object_store import UploadMissing
 from service.resources import Resources
 from service.settings import Bytes
-from service.streamed_uploads import PART_BYTES
+from service.uploads.streamed import PART_BYTES
 from tests.e2e.conftest import Api, Owner, serving
 from tests.e2e.jobs import in_pieces, read_metric, until, until_it_holds
 from tests.invariants import list_bucket

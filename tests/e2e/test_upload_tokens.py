@@ -8,10 +8,10 @@ from uuid import UUID
 import httpx
 import pytest
 
-from service.auth import digest_key
+from service.auth.principals import digest_key
+from service.auth.tokens import Purpose, Token, sign_token
 from service.queries.keys import find_grant
 from service.resources import Resources
-from service.tokens import Purpose, Token, sign_token
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import complete, declare, prove, put, put_parts
 from tests.e2e.leaks import keep_secret

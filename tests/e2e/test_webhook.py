@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from service.resources import Resources
-from service.telemetry import LAST_EVENT
+from service.telemetry.metrics import LAST_EVENT
 from tests.e2e.conftest import Apart, Api
 from tests.e2e.jobs import announce, declare, find_key, look_at, make_event, read_metadata, read_metric, upload, working
 

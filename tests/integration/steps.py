@@ -9,17 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
+from service.files.lookup import find_file
 from service.model import Claim, Declaration, File, Sha256
-from service.multipart import PartRequest, sign_parts
 from service.object_store import Bucket
 from service.object_store.connection import calling
 from service.queries import claims
 from service.resources import Resources
-from service.store_health import StoreHealth
-from service.sweeper import sweep
-from service.uploads import PART_BYTES, Declared, Upload, declare_file, find_file, notice_event
-from service.verification import verify
-from service.worker import Worker
+from service.uploads.arrivals import notice_event
+from service.uploads.declaring import PART_BYTES, Declared, declare_file
+from service.uploads.multipart import PartRequest, sign_parts
+from service.uploads.signing import Upload
+from service.worker.loop import Worker
+from service.worker.store_health import StoreHealth
+from service.worker.sweeper import sweep
+from service.worker.verification import verify
 from tests.clock import DAY, pass_time
 from tests.stores import Answer
 from tests.stores import send as send_request

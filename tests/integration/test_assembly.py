@@ -8,14 +8,16 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from service import completion, problems
+from service import problems
+from service.files.lookup import delete_file
 from service.model import File, State
-from service.multipart import PartRequest, list_parts, sign_parts
 from service.object_store import Bucket, RequestRefused, StoreUnavailable
 from service.queries import assemblies, claims
 from service.resources import Resources
-from service.sweeper import sweep
-from service.uploads import delete_file, notice_event
+from service.uploads import completion
+from service.uploads.arrivals import notice_event
+from service.uploads.multipart import PartRequest, list_parts, sign_parts
+from service.worker.sweeper import sweep
 from tests.clock import DAY, pass_time
 from tests.faults import FaultyBucket, FaultyPool, Gate, lose_answer, lose_connection
 from tests.integration.steps import (

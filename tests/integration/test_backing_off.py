@@ -10,14 +10,15 @@ import httpx
 import msgspec
 import pytest
 
-from service import store_health
 from service.model import Declaration
 from service.object_store import ObjectChanged, RequestRefused
 from service.queries import claims
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
-from service.uploads import declare_file, notice_event
-from service.worker import Worker
+from service.uploads.arrivals import notice_event
+from service.uploads.declaring import declare_file
+from service.worker import store_health
+from service.worker.loop import Worker
 from tests.faults import FaultyBucket, FaultyPool
 from tests.integration.steps import working
 from tests.servers import free_port

@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from service.bootstrap import BootstrapError, Deployment, bootstrap, describe
 from service.embedded import Webhook, start_store
 from service.object_store import Bucket, ObjectMissing, ObjectStore, StoreUnavailable
 from service.object_store.administration import Administration, EventRule
-from service.presign import Signer
+from service.object_store.presign import Signer
+from service.operations.bootstrap import BootstrapError, Deployment, bootstrap, describe
 from tests.servers import free_port, genuine_minio, reachable_folder, store_kinds
 from tests.stores import REGION, StoreUnderTest, listening, now, open_store, send
 

@@ -6,13 +6,13 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from service import copying
+from service.files.lookup import delete_file
 from service.model import SMALLEST_PART_BYTES, File, State
 from service.object_store import Bucket, ObjectMissing
 from service.queries import claims, copies
 from service.resources import Resources
-from service.sweeper import sweep
-from service.uploads import delete_file
+from service.worker import copying
+from service.worker.sweeper import sweep
 from tests.faults import FaultyBucket, FaultyPool, Gate, lose_answer
 from tests.integration.steps import claim, claim_due, find, let_settle, put_as_root, read_row, run, send, sha256
 from tests.invariants import check_invariants, check_nothing_left, check_uploads_aborted, list_bucket

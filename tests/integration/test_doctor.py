@@ -4,9 +4,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from service.doctor import Finding, events, run_check
-from service.doctor.clocks import check_clocks
-from service.doctor.database import check_database, check_listen
+from service.operations.doctor import Finding, events, run_check
+from service.operations.doctor.clocks import check_clocks
+from service.operations.doctor.database import check_database, check_listen
 from service.queries.files import ask_time
 from service.resources import Resources, open_resources
 from service.settings import Secret, Settings, Url

@@ -5,11 +5,11 @@ from uuid import UUID
 
 import pytest
 
-from service.deployment import Deployment, allow
-from service.doctor import events, requests
 from service.object_store import StoreUnavailable
 from service.object_store.administration import Administration, EventRule
 from service.object_store.connection import calling
+from service.operations.deployment import Deployment, allow
+from service.operations.doctor import events, requests
 from service.resources import Resources
 from tests.examining import answering, statuses, with_urls_to
 from tests.proxies import faulty_proxy

@@ -6,14 +6,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.bootstrap import bootstrap
-from service.deployment import SERVICE_ACTIONS, SERVICE_BUCKET_ACTIONS, Deployment, allow
-from service.doctor import events
-from service.doctor.identities import check_key_ids, check_service_identity, check_service_rights, check_signer
-from service.doctor.probes import probe_object
 from service.object_store import RequestRefused, StoreUnavailable
 from service.object_store.administration import Administration, Policy
 from service.object_store.connection import calling
+from service.operations.bootstrap import bootstrap
+from service.operations.deployment import SERVICE_ACTIONS, SERVICE_BUCKET_ACTIONS, Deployment, allow
+from service.operations.doctor import events
+from service.operations.doctor.identities import check_key_ids, check_service_identity, check_service_rights, check_signer
+from service.operations.doctor.probes import probe_object
 from service.resources import Resources
 from service.settings import Secret, Settings
 from tests.examining import changed, examine_all, failures

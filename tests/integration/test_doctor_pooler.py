@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from service.doctor import events
-from service.doctor.database import check_listen
+from service.operations.doctor import events
+from service.operations.doctor.database import check_listen
 from service.settings import Secret, Settings
 from tests.examining import changed, examine_all, failures
 from tests.servers import free_port, wait_until

@@ -7,14 +7,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from service.deployment import Deployment, allow
-from service.doctor import Check, Finding, events, run_check
-from service.doctor.binding import check_binding
-from service.doctor.enforcement import PROMISES, check_enforcement, check_promise
-from service.doctor.identities import check_service_identity, check_service_rights
-from service.doctor.store import check_public_endpoint, check_upload_url
-from service.doctor.unsigned_headers import check_unsigned_headers
 from service.object_store.administration import Administration
+from service.operations.deployment import Deployment, allow
+from service.operations.doctor import Check, Finding, events, run_check
+from service.operations.doctor.binding import check_binding
+from service.operations.doctor.enforcement import PROMISES, check_enforcement, check_promise
+from service.operations.doctor.identities import check_service_identity, check_service_rights
+from service.operations.doctor.store import check_public_endpoint, check_upload_url
+from service.operations.doctor.unsigned_headers import check_unsigned_headers
 from service.resources import Resources
 from service.settings import Settings, Url
 from tests.examining import answering, changed, examine_all, failures, statuses, with_urls_to

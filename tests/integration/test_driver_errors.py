@@ -16,11 +16,11 @@ import uvloop
 from service import database
 from service.app import work
 from service.cli.worker import wait_for_schema
+from service.database.notifications import Signals
 from service.resources import Resources
 from service.routes.health import Readiness
 from service.settings import Count, DatabaseSettings, DatabaseUrl, Secret
-from service.signals import Signals
-from service.worker import Worker
+from service.worker.loop import Worker
 from tests.integration.steps import find, send, until
 from tests.proxies import FaultyProxy, faulty_way
 

@@ -10,15 +10,16 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from service import events, readers
-from service.events import Feed, open_feed
+from service.events import feed as feed_module
+from service.events import subscribers
+from service.events.feed import Feed, open_feed
+from service.events.subscribers import Reader
 from service.model import Declaration, make_id
 from service.queries import history, keys
 from service.queries.history import Position
-from service.readers import Reader
 from service.resources import Resources
-from service.telemetry import EVENTS_HELD_BACK
-from service.uploads import declare_file
+from service.telemetry.metrics import EVENTS_HELD_BACK
+from service.uploads.declaring import declare_file
 from tests.faults import FaultyPool, Gate
 from tests.integration.locks import held_open
 from tests.integration.steps import until
@@ -88,9 +89,9 @@ async def test_a_gauge_says_that_events_wait_for_somebodys_open_transaction(reso
 
 
 async def test_a_slow_reader_holds_little_and_is_told_of_everything_once(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MOST_WAITING", 10)
-    monkeypatch.setattr(events, "PAGE", 7)
-    monkeypatch.setattr(events, "PACE_SECONDS", 0.001)
+    monkeypatch.setattr(subscribers, "MOST_WAITING", 10)
+    monkeypatch.setattr(feed_module, "PAGE", 7)
+    monkeypatch.setattr(feed_module, "PACE_SECONDS", 0.001)
     slow, quick = Client(), Client()
     async with open_feed(resources) as feed, connected(feed, slow) as reader, connected(feed, quick):
         most = 0
@@ -114,8 +115,8 @@ async def test_a_reader_of_one_file_hears_that_it_is_alive_however_much_its_owne
     resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is told of other files is nothing to its client, and so to no proxy in between."""
-    monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.3)
-    monkeypatch.setattr(events, "PACE_SECONDS", 0.001)
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.3)
+    monkeypatch.setattr(feed_module, "PACE_SECONDS", 0.001)
     client = Client()
     async with open_feed(resources) as feed, connected(feed, client, file_id=make_id()):
         until_then = time.monotonic() + 3
@@ -170,7 +171,7 @@ async def test_what_a_reader_reads_itself_while_the_feed_gives_it_too_is_told_on
 
 
 async def test_a_fetch_that_fails_is_made_again_from_where_it_was(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(feed_module, "RETRY_SECONDS", 0.05)
     fails = [ConnectionResetError("lost"), ValueError("a fault of ours")]
 
     client = Client()
@@ -198,7 +199,7 @@ async def test_a_process_in_which_nobody_reads_asks_nothing(resources: Resources
         asked.append(about)
 
     monkeypatch.setattr(history, "read_all", note)
-    monkeypatch.setattr(events, "KEY_SECONDS", 0.01)
+    monkeypatch.setattr(feed_module, "KEY_SECONDS", 0.01)
     monkeypatch.setattr(keys, "find_live", note)
     async with open_feed(resources):
         await declare(resources, "a")

@@ -16,7 +16,7 @@ import pytest
 
 from service.cli.api import Server, make_config
 from service.embedded.processes import bound
-from service.http.limits import LARGEST_HEAD_BYTES, LONGEST_UNREAD_BYTES, MOST_FIELDS, Limits
+from service.http.server.limits import LARGEST_HEAD_BYTES, LONGEST_UNREAD_BYTES, MOST_FIELDS, Limits
 from tests.running import logging_as_before
 from tests.servers import wait_until
 from tests.wire import Ended, Wire

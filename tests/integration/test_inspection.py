@@ -8,13 +8,15 @@ import msgspec
 import pytest
 
 from service.cli.inspect import describe, encode
-from service.inspection import Inspection, inspect_file
+from service.files.lookup import delete_file
 from service.model import Declaration, File, Sha256, State, make_id
+from service.operations.inspection import Inspection, inspect_file
 from service.problems import NotFound
 from service.queries import claims, files
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
-from service.uploads import declare_file, delete_file, notice_event
+from service.uploads.arrivals import notice_event
+from service.uploads.declaring import declare_file
 from tests.integration.steps import TWO_PARTS, declare_parts, find, put_parts
 from tests.servers import free_port
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from service.auth import digest_key
+from service.auth.principals import digest_key
 from service.cli.errors import CommandError
 from service.cli.keys import create, list_all, revoke
 from service.database import SchemaError

@@ -10,14 +10,16 @@ import msgspec
 import pytest
 
 from service import problems
-from service.completion import complete_upload
+from service.files.lookup import delete_file, find_file
 from service.model import Declaration, File, Sha256, State
 from service.queries import claims, files, health
 from service.resources import Resources
-from service.store_health import StoreHealth
-from service.telemetry import NOTICES
-from service.uploads import declare_file, delete_file, find_file, notice_event, renew_upload
-from service.verification import verify
+from service.telemetry.metrics import NOTICES
+from service.uploads.arrivals import notice_event
+from service.uploads.completion import complete_upload
+from service.uploads.declaring import declare_file, renew_upload
+from service.worker.store_health import StoreHealth
+from service.worker.verification import verify
 from tests.faults import FaultyBucket, FaultyPool, Hook, lose_answer
 
 pytestmark = pytest.mark.anyio

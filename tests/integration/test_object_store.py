@@ -8,7 +8,6 @@ import secrets
 import minio
 import pytest
 
-from service.bootstrap import Deployment
 from service.object_store import (
     Bucket,
     ObjectChanged,
@@ -18,7 +17,8 @@ from service.object_store import (
     StoreUnavailable,
     UploadMissing,
 )
-from service.presign import Signer
+from service.object_store.presign import Signer
+from service.operations.bootstrap import Deployment
 from tests.objects import MIB, copy, put, read_all
 from tests.stores import REGION, StoreUnderTest, now, open_store, read_metadata, send
 

@@ -10,11 +10,11 @@ import pytest
 
 from service.model import File, RejectionReason, State
 from service.object_store import Bucket
-from service.presign import Signer
+from service.object_store.presign import Signer
 from service.queries import copies
 from service.resources import Resources
-from service.store_health import StoreHealth
-from service.uploads import notice_event
+from service.uploads.arrivals import notice_event
+from service.worker.store_health import StoreHealth
 from tests.clock import pass_time
 from tests.damage import damage_on_disk
 from tests.faults import FaultyBucket, lose_answer, refuse_to_read

@@ -19,11 +19,10 @@ from urllib.parse import urlsplit
 import minio
 import pytest
 
-from service import presign
-from service.bootstrap import Deployment
-from service.object_store import Bucket, ObjectStore, StoreError
+from service.object_store import Bucket, ObjectStore, StoreError, presign
 from service.object_store.connection import calling
-from service.presign import ABSENT_FROM_PUT, UNSENDABLE, PresignedPut, Signer, forbid
+from service.object_store.presign import ABSENT_FROM_PUT, UNSENDABLE, PresignedPut, Signer, forbid
+from service.operations.bootstrap import Deployment
 from tests.presigned import (
     ABUSES,
     BODY,

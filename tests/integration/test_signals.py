@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from service.database.notifications import Signals
 from service.model import make_id
-from service.signals import Signals
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from service.bootstrap import Deployment
 from service.object_store import Bucket, RequestRefused, SentTooLate, StoreUnavailable
+from service.operations.bootstrap import Deployment
 from tests.objects import MIB, copy, put, read_all, read_into
 from tests.proxies import FaultyProxy, faulty_proxy, stub_store
 from tests.servers import free_port

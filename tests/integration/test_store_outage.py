@@ -11,8 +11,8 @@ from service.model import State
 from service.queries import claims
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
-from service.store_health import PROBE_AFTER
-from service.worker import Worker
+from service.worker.loop import Worker
+from service.worker.store_health import PROBE_AFTER
 from tests.clock import pass_time
 from tests.integration.steps import claim, find, let_settle, send
 from tests.invariants import check_nothing_left

@@ -14,9 +14,9 @@ from service.model import File, State
 from service.object_store import StoreError, UploadMissing
 from service.queries import copies
 from service.resources import Resources
-from service.senders import Senders
-from service.streamed_uploads import PART_BYTES, Announced, upload_stream
-from service.sweeper import sweep
+from service.uploads.buffers import Senders
+from service.uploads.streamed import PART_BYTES, Announced, upload_stream
+from service.worker.sweeper import sweep
 from tests.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
 from tests.integration.steps import let_settle
 from tests.invariants import check_invariants, check_nothing_left, check_uploads_aborted, list_bucket

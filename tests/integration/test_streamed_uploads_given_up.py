@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from service import problems
-from service.bootstrap import Deployment
+from service.operations.bootstrap import Deployment
 from service.queries import copies
 from service.resources import Resources
-from service.senders import Senders
-from service.streamed_uploads import PART_BYTES, Announced, upload_stream
+from service.uploads.buffers import Senders
+from service.uploads.streamed import PART_BYTES, Announced, upload_stream
 from tests.faults import FaultyPool, lose_connection
 from tests.stores import REGION
 

@@ -11,15 +11,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.inspection import inspect_file
+from service.files.lookup import delete_file
 from service.model import File, State
 from service.object_store import Bucket, StoreError
+from service.operations.inspection import inspect_file
 from service.queries import assemblies, leftovers
 from service.resources import Resources, open_resources
 from service.settings import DatabaseUrl, Delay, Secret, Settings
-from service.sweeper import sweep
-from service.uploads import delete_file
-from service.worker import Worker
+from service.worker.loop import Worker
+from service.worker.sweeper import sweep
 from tests.clock import DAY, pass_time
 from tests.conftest import execute, in_database
 from tests.faults import FaultyBucket

@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from service.files.lookup import delete_file
 from service.model import File, State
 from service.object_store import Bucket, StoreError
 from service.queries import leftovers
 from service.resources import Resources
-from service.sweeper import sweep
-from service.uploads import delete_file, notice_event
+from service.uploads.arrivals import notice_event
+from service.worker.sweeper import sweep
 from tests import damage
 from tests.clock import DAY, pass_time
 from tests.faults import FaultyBucket

@@ -5,7 +5,7 @@ import pytest
 
 from service.object_store import StoreError
 from service.resources import Resources
-from service.sweeper import sweep
+from service.worker.sweeper import sweep
 from tests.faults import FaultyBucket
 from tests.integration.steps import declare
 

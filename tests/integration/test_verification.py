@@ -7,13 +7,13 @@ import asyncpg
 import pytest
 
 from service import problems
-from service.completion import complete_upload
 from service.model import RejectionReason, Sha256, State
 from service.object_store import Bucket
 from service.object_store.connection import calling
 from service.queries import claims, copies
 from service.resources import Resources
-from service.sweeper import sweep
+from service.uploads.completion import complete_upload
+from service.worker.sweeper import sweep
 from tests.clock import DAY, pass_time
 from tests.integration.steps import (
     BODY,

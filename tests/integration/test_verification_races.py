@@ -8,12 +8,13 @@ from datetime import datetime, timedelta
 import msgspec
 import pytest
 
+from service.files.lookup import delete_file
 from service.model import State
 from service.object_store import Bucket, ObjectChanged, ObjectMissing
 from service.queries import claims, copies, files
 from service.resources import Resources
-from service.sweeper import sweep
-from service.uploads import delete_file, notice_event
+from service.uploads.arrivals import notice_event
+from service.worker.sweeper import sweep
 from tests.faults import FaultyBucket, FaultyPool, Gate
 from tests.integration.steps import (
     BODY,

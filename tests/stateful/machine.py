@@ -17,17 +17,20 @@ import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 
-from service.completion import complete_upload
+from service.files.lookup import delete_file, find_file
 from service.model import UNPROVED, Declaration, RejectionReason, Sha256, State
-from service.multipart import PartRequest, sign_parts
 from service.object_store import ObjectChanged, ObjectMissing, StoreUnavailable, UploadMissing
 from service.problems import Problem
 from service.queries import claims
 from service.resources import open_resources
 from service.settings import Settings
-from service.store_health import StoreHealth
-from service.sweeper import sweep
-from service.uploads import Declared, MultipartUpload, Upload, declare_file, delete_file, find_file, notice_event
+from service.uploads.arrivals import notice_event
+from service.uploads.completion import complete_upload
+from service.uploads.declaring import Declared, declare_file
+from service.uploads.multipart import PartRequest, sign_parts
+from service.uploads.signing import MultipartUpload, Upload
+from service.worker.store_health import StoreHealth
+from service.worker.sweeper import sweep
 from tests.clock import DAY, pass_time
 from tests.faults import FaultyBucket, SpoiltBucket, lose_answer
 from tests.invariants import Outcomes, check_invariants, check_nothing_left

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from service.model import Claim
 from service.queries import claims
 from service.resources import Resources
-from service.store_health import StoreHealth
-from service.verification import verify
+from service.worker.store_health import StoreHealth
+from service.worker.verification import verify
 from tests.faults import FaultyBucket, FaultyPool, Gate, lose_connection
 
 RETRY = timedelta(seconds=1)

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from litestar import get
 
-from service.auth import (
+from service.auth.principals import (
     Principal,
     UndeclaredRights,
     check_scope,

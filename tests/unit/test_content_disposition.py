@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.content_disposition import format_disposition, parse_filename
-from service.representation import is_harmless
+from service.http.content_disposition import format_disposition, parse_filename
+from service.http.representation import is_harmless
 
 FORM = re.compile(r"""attachment; filename="([ !#$&-\[\]-~]*)"; filename\*=UTF-8''([A-Za-z0-9!#$&+.^_`|~%-]*)""")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import declarations
+from service.files import validation
 from service.model import Declaration, Sha256
 from service.problems import InvalidRequest
 
@@ -30,20 +30,20 @@ BAD_MEDIA_TYPES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_plain_name_is_taken_as_it_is(name: str) -> None:
-    assert declarations.check_filename(name) == name
+    assert validation.check_filename(name) == name
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
 def test_a_name_that_no_folder_could_hold_is_refused_under_its_field(name: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        declarations.check_filename(name, field="filename")
+        validation.check_filename(name, field="filename")
     assert refused.value.errors[0].field == "filename"
 
 
 @given(st.text(max_size=300))
 def test_a_name_is_refused_or_fits_the_column(name: str) -> None:
     try:
-        declarations.check_filename(name)
+        validation.check_filename(name)
     except InvalidRequest:
         return
     assert 1 <= len(name.encode()) <= 255
@@ -53,31 +53,31 @@ def test_a_name_is_refused_or_fits_the_column(name: str) -> None:
 
 @pytest.mark.parametrize("media_type", MEDIA_TYPES)
 def test_a_media_type_is_taken_as_it_is(media_type: str) -> None:
-    assert declarations.check_content_type(media_type) == media_type
+    assert validation.check_content_type(media_type) == media_type
 
 
 @pytest.mark.parametrize("media_type", [*BAD_MEDIA_TYPES, "a/" + "b" * 300], ids=ascii)
 def test_what_is_no_media_type_is_refused(media_type: str) -> None:
     with pytest.raises(InvalidRequest, match="media type"):
-        declarations.check_content_type(media_type)
+        validation.check_content_type(media_type)
 
 
 def test_a_digest_is_read_in_either_case() -> None:
-    assert declarations.parse_sha256("AB" * 32) == declarations.parse_sha256("ab" * 32)
+    assert validation.parse_sha256("AB" * 32) == validation.parse_sha256("ab" * 32)
 
 
 @pytest.mark.parametrize("text", ["", "ab", "ab" * 33, "g" * 64, " " + "a" * 63, "٣" * 64])
 def test_what_is_no_digest_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="64 hexadecimal"):
-        declarations.parse_sha256(text)
+        validation.parse_sha256(text)
 
 
 def test_metadata_is_bounded_in_pairs_and_bytes() -> None:
-    assert declarations.check_metadata({"k": "v" * 4095})
-    assert len(declarations.check_metadata({str(i): "" for i in range(32)})) == 32
+    assert validation.check_metadata({"k": "v" * 4095})
+    assert len(validation.check_metadata({str(i): "" for i in range(32)})) == 32
     for bad in ({"k": "v" * 4096}, {str(i): "" for i in range(33)}, {"k": "ä" * 2048}, {"a\x00": ""}, {"a": "\x00"}, {"a": "\udfff"}):
         with pytest.raises(InvalidRequest, match=r"^metadata"):
-            declarations.check_metadata(bad)
+            validation.check_metadata(bad)
 
 
 def declare(*, filename: str = "a", metadata: dict[str, str] | None = None, multipart: bool | None = None) -> Declaration:
@@ -89,15 +89,15 @@ def declare(*, filename: str = "a", metadata: dict[str, str] | None = None, mult
 
 def test_the_order_of_metadata_makes_no_other_request() -> None:
     one, other = declare(metadata={"a": "1", "b": "2"}), declare(metadata={"b": "2", "a": "1"})
-    assert declarations.digest_declaration(one) == declarations.digest_declaration(other)
+    assert validation.digest_declaration(one) == validation.digest_declaration(other)
 
 
 def test_another_name_makes_another_request() -> None:
-    assert declarations.digest_declaration(declare()) != declarations.digest_declaration(declare(filename="b"))
+    assert validation.digest_declaration(declare()) != validation.digest_declaration(declare(filename="b"))
 
 
 def test_a_field_that_came_later_makes_no_other_request_where_it_is_absent() -> None:
     """Keys are kept for a day, over an upgrade too: its retry would be refused as another request."""
     first = b'{"owner":"ann","filename":"a","size":1,"content_type":null,"sha256":"%s","metadata":{}}' % (b"78" * 32)
-    assert declarations.digest_declaration(declare()) == Sha256(hashlib.sha256(first).digest())
-    assert len({declarations.digest_declaration(declare(multipart=wanted)) for wanted in (None, True, False)}) == 3
+    assert validation.digest_declaration(declare()) == Sha256(hashlib.sha256(first).digest())
+    assert len({validation.digest_declaration(declare(multipart=wanted)) for wanted in (None, True, False)}) == 3

@@ -3,7 +3,7 @@
 import pytest
 
 from service.cli.env import make_value
-from service.doctor.identities import looks_random
+from service.operations.doctor.identities import looks_random
 
 
 @pytest.mark.parametrize(

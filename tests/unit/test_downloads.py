@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.downloads import SMALLEST_CHUNK_BYTES, Downloads
-from service.routes.downloads import Body
+from service.downloads.streaming import SMALLEST_CHUNK_BYTES, Body, Downloads
 
 pytestmark = pytest.mark.anyio
 

@@ -3,7 +3,7 @@
 import h11
 import pytest
 
-from service.http.targets import Target, check_authority, check_framing, check_version, read_target
+from service.http.server.targets import Target, check_authority, check_framing, check_version, read_target
 from service.problems import InvalidHost, MalformedRequest, UnsupportedVersion
 
 VALID = [

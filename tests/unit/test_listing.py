@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import listing
+from service.files import listing
 from service.model import Sha256, State, make_id
 from service.problems import InvalidCursor, InvalidRequest
 from service.queries.listing import Filters

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 import pytest
 import structlog
 
-from service.auth import make_key
-from service.logs import configure_logs, find_request_id, hide_secrets
+from service.auth.principals import make_key
+from service.auth.tokens import Purpose, Token, sign_token
 from service.model import make_id
-from service.tokens import Purpose, Token, sign_token
+from service.telemetry.logs import configure_logs, find_request_id, hide_secrets
 from tests.running import logging_as_before
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.model import Sha256, make_id
 from service.queries.listing import Filters, follow_prefix
-from service.verification import next_look
+from service.worker.verification import next_look
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
 

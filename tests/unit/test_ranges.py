@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.http.representation import Span, choose_span, describe_file, is_not_modified, parse_date, parse_range, parse_repr_digest
 from service.model import File, Sha256, State
 from service.problems import InvalidRequest, PreconditionFailed, RangeNotSatisfiable
-from service.representation import Span, choose_span, describe_file, is_not_modified, parse_date, parse_range, parse_repr_digest
 
 HASH = Sha256(bytes(range(32)))
 ETAG = f'"{HASH}"'

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from service import request_bodies
+from service.http import request_bodies
+from service.http.request_bodies import FormFile, FormReader, Pace, find_boundary, read_body
 from service.problems import IncompleteBody, MalformedBody, SlowSender
-from service.request_bodies import FormFile, FormReader, Pace, find_boundary, read_body
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.senders import BUFFER_BYTES, Senders
+from service.uploads.buffers import BUFFER_BYTES, Senders
 
 pytestmark = pytest.mark.anyio
 

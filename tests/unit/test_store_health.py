@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.store_health import LONGEST_WAIT, StoreHealth
+from service.worker.store_health import LONGEST_WAIT, StoreHealth
 
 
 @pytest.fixture

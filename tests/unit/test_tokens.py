@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.tokens import Purpose, Token, read_token, sign_token
+from service.auth.tokens import Purpose, Token, read_token, sign_token
 
 SECRETS = ("the newest secret", "an older one")
 ALPHABET = string.ascii_letters + string.digits + "-_"

@@ -13,10 +13,10 @@ from uuid import UUID
 import httpx
 
 from service import database
+from service.database.notifications import Signals
 from service.object_store import ObjectStore
 from service.resources import Resources, close_pool, make_signer
 from service.settings import Settings
-from service.signals import Signals
 from tests.e2e.hostile_http.cases import KEY, NAME, PENDING, READY, Case, Then, fill
 from tests.e2e.jobs import digest, until_it_holds
 from tests.invariants import check_files_are_proved, check_objects_are_named

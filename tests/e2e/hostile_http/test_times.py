@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import pytest
 
-from service.http.limits import Limits
+from service.http.server.limits import Limits
 from tests.e2e.conftest import Api, serving
 from tests.e2e.hostile_http.cases import CHUNKED, HELLO, HOST, fill, get, head, upload
 from tests.e2e.hostile_http.site import Site, check_answer

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from playwright.async_api import BrowserContext, expect
 
-from service.auth import digest_key, make_key
+from service.auth.principals import digest_key, make_key
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner, new_key, run_apart
 from tests.e2e.jobs import digest, until

@@ -1,0 +1,168 @@
+"""Who is asking: turns a request into a `Principal`. Nothing else knows about keys.
+
+Each route that needs a key declares the scopes that open it (`open_to`). No right is derived from a request's method.
+
+An upload token stands for the key that declared its file, for as long as both last, on the routes that
+declare it and for that file alone: a product's backend hands it to a browser, which never sees the key.
+"""
+
+import asyncio
+import base64
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from litestar import HttpMethod, Router
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
+from litestar.openapi.spec import SecurityRequirement
+
+from service.auth.tokens import TEXT, Purpose, Token, read_token, sign_token
+from service.model import File, Sha256
+from service.problems import Forbidden, Unauthorized
+from service.queries import keys
+from service.resources import Resources
+
+KEY: Final = re.compile(r"assay_[A-Za-z0-9_-]{43}")
+PATIENCE_SECONDS: Final = 6.0
+READ, WRITE, ADMIN = "read", "write", "admin"
+SCOPES: Final = "scopes"
+UPLOAD_TOKEN: Final = "upload_token"  # noqa: S105  # the name of a declaration
+
+
+class UndeclaredRights(Exception):
+    """A route that needs a key does not declare which scopes open it."""
+
+
+def open_to(*scopes: str, upload_token: bool = False) -> dict[str, Any]:
+    """Return the arguments of a route that a key with any one of these scopes opens.
+
+    A key with the scope `admin` opens it as well. With `upload_token`, an upload token opens it too, for
+    its own file.
+    """
+    alternatives: list[SecurityRequirement] = [{"bearer": [scope]} for scope in scopes]
+    if upload_token:
+        alternatives.append({"uploadToken": []})
+    return {"opt": {SCOPES: frozenset(scopes), UPLOAD_TOKEN: upload_token}, "security": alternatives}
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who is asking, by which key, and what for. `only_file`: by that file's upload token."""
+
+    key_id: UUID
+    owner: str
+    scopes: frozenset[str]
+    only_file: UUID | None = None
+
+    @property
+    def is_admin(self) -> bool:
+        return ADMIN in self.scopes
+
+    @property
+    def acting_for(self) -> str | None:
+        """Whose files the request may touch; None: every owner's."""
+        return None if self.is_admin else self.owner
+
+    def act_as(self, owner: str | None) -> str:
+        """The owner that the request names, else the principal's own. Raises Forbidden."""
+        if owner is None or owner == self.owner or self.is_admin:
+            return owner or self.owner
+        raise Forbidden.at("owner", "only a key with the scope admin acts for others: leave it out")
+
+
+def make_key() -> tuple[str, Sha256]:
+    """A new key of 256 random bits, and the digest that is stored in its place."""
+    text = "assay_" + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+    return text, digest_key(text)
+
+
+def digest_key(text: str) -> Sha256:
+    """A key has 256 random bits: one round is enough, nobody can try them all."""
+    return Sha256(hashlib.sha256(text.encode()).digest())
+
+
+def parse_authorization(header: str | None) -> str:
+    """The key or token in `Authorization: Bearer …` (RFC 6750, 2.1). Raises Unauthorized."""
+    if header is None:
+        raise Unauthorized("send your API key as `Authorization: Bearer assay_…`")
+    scheme, _, key = header.partition(" ")
+    if scheme.lower() != "bearer" or not (KEY.fullmatch(key.strip()) or TEXT.fullmatch(key.strip())):
+        raise Unauthorized("the Authorization header is not `Bearer assay_…`, nor `Bearer` and an upload token")
+    return key.strip()
+
+
+async def authenticate(resources: Resources, header: str | None) -> Principal:
+    """Who the key or token belongs to. Raises Unauthorized: an unknown, an expired and a revoked one look the same."""
+    text = parse_authorization(header)
+    async with asyncio.timeout(PATIENCE_SECONDS):  # of a database that hangs nobody waits for, not even in the pool's queue
+        principal = await (find_key(resources, text) if KEY.fullmatch(text) else find_uploader(resources, text))
+    if principal is None:
+        raise Unauthorized("the API key or upload token is unknown, expired or revoked")
+    return principal
+
+
+async def find_key(resources: Resources, text: str) -> Principal | None:
+    grant = await keys.find_grant(resources.pool, digest_key(text))
+    return None if grant is None else Principal(grant.key_id, grant.owner, frozenset(grant.scopes))
+
+
+async def find_uploader(resources: Resources, text: str) -> Principal | None:
+    """The owner of the token's file, while the token and the key that made it last."""
+    token = read_token(resources.settings.link_secret, text, purpose=Purpose.UPLOAD)
+    if token is None:
+        return None
+    owner = await keys.find_file_owner(resources.pool, token.key_id, file_id=token.file_id, until=token.expires_at)
+    return None if owner is None else Principal(token.key_id, owner, frozenset({READ, WRITE}), only_file=token.file_id)
+
+
+def sign_upload_token(resources: Resources, file: File, key_id: UUID) -> str | None:
+    """For whoever sends this file's bytes, until the file's end; None: no secret is set to sign it with."""
+    secrets = resources.settings.link_secret
+    end = file.expires_at.replace(microsecond=0)
+    return sign_token(secrets, Token(purpose=Purpose.UPLOAD, file_id=file.id, key_id=key_id, expires_at=end)) if secrets else None
+
+
+def find_scopes(handler: BaseRouteHandler) -> frozenset[str]:
+    """Return the scopes that open the route. Raises UndeclaredRights.
+
+    The framework adds a handler for OPTIONS to every path, which names the path's methods and nothing
+    else. It is open to `read`.
+    """
+    if handler.opt.get(SCOPES):
+        return frozenset(handler.opt[SCOPES])
+    if isinstance(handler, HTTPRouteHandler) and handler.http_methods == {HttpMethod.OPTIONS}:
+        return frozenset({READ})
+    raise UndeclaredRights(f"{handler} needs a key, and does not declare its scopes: see open_to")
+
+
+def guard_routes(handlers: Sequence[Any]) -> Router:
+    """Return a router for these routes behind the guard. Raises UndeclaredRights."""
+    for handler in handlers:
+        find_scopes(handler)
+    return Router("/", route_handlers=handlers, guards=[require_key])
+
+
+def check_scope(principal: Principal, scopes: frozenset[str]) -> None:
+    """Raises Forbidden for a key that has none of the scopes, nor `admin`."""
+    if not {*scopes, ADMIN} & principal.scopes:
+        raise Forbidden(f"the API key lacks the scope {' or '.join(sorted(scopes))}")
+
+
+def check_token(principal: Principal, handler: BaseRouteHandler, file_id: object) -> None:
+    """Raises Forbidden for an upload token on any other route, or for another file."""
+    if principal.only_file is None:
+        return
+    if not handler.opt.get(UPLOAD_TOKEN) or file_id != principal.only_file:
+        raise Forbidden("an upload token opens complete, upload, parts, metadata and DELETE of its own file, and nothing else")
+
+
+async def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """The guard of every route that is not open to all: it runs before anything of the body is read."""
+    principal = await authenticate(connection.app.state.resources, connection.headers.get("authorization"))
+    connection.scope["state"]["principal"] = principal
+    check_token(principal, handler, connection.path_params.get("file_id"))
+    check_scope(principal, find_scopes(handler))

@@ -1,0 +1,20 @@
+"""The end of a streamed answer: the client goes away, or what is sent ends."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+from litestar.types import Receive
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def stop(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task

@@ -1,0 +1,181 @@
+"""What HTTP says about a proved file: headers, conditions, ranges, digests (RFC 9110, 9530). Knows no store and no framework."""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Final
+
+import msgspec
+
+from service import problems
+from service.http.content_disposition import format_disposition
+from service.model import File, Sha256
+
+INLINE_TYPES: Final = frozenset(
+    {"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "text/plain"}
+    | {"audio/mpeg", "audio/ogg", "audio/wav", "audio/webm", "audio/mp4", "video/mp4", "video/webm", "video/ogg"}
+)
+"""Types that run nothing in a browser; SVG and PDF do."""
+ENTITY_TAGS: Final = re.compile(r'[ \t,]*(?:(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"[ \t]*(?:,[ \t,]*|$))+')
+ENTITY_TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+BYTE_RANGE: Final = re.compile(r"(\d{0,4000})[ \t]*-[ \t]*(\d{0,4000})", re.ASCII)
+DIGEST_MEMBER: Final = re.compile(r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/]*={0,2}):[ \t]*(?:;[^,]*)?")
+HTTP_DATES: Final = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
+
+Headers = Mapping[str, str]
+"""A request's headers by lower-case name, lines of one name joined by commas."""
+
+
+class Span(msgspec.Struct, frozen=True):
+    """`length` bytes from `start` on."""
+
+    start: int
+    length: int
+
+
+def format_etag(sha256: Sha256) -> str:
+    """Strong: two files with one digest are the same bytes."""
+    return f'"{sha256}"'
+
+
+def format_date(moment: datetime) -> str:
+    return format_datetime(moment.astimezone(UTC).replace(microsecond=0), usegmt=True)
+
+
+def describe_file(file: File, *, inline: bool) -> dict[str, str]:
+    """The headers of every answer that is about the bytes of a `ready` file, 304 included."""
+    assert file.hash is not None  # noqa: S101  # a CHECK ties both to the state
+    assert file.upload_date is not None  # noqa: S101  # as above
+    return {
+        "ETag": format_etag(file.hash),
+        "Repr-Digest": f"sha-256=:{base64.b64encode(file.hash.digest).decode()}:",
+        "Last-Modified": format_date(file.upload_date),
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": format_disposition(file.filename, inline=inline and is_harmless(file.served_content_type)),
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Cache-Control": "private, no-cache",
+        "X-Accel-Buffering": "no",
+    }
+
+
+def describe_body(file: File, span: Span | None) -> dict[str, str]:
+    """The headers that only an answer with a body has, and the answer to a HEAD."""
+    described = {"Content-Type": file.served_content_type, "Content-Length": str(file.size if span is None else span.length)}
+    if span is not None:
+        described["Content-Range"] = f"bytes {span.start}-{span.start + span.length - 1}/{file.size}"
+    return described
+
+
+def is_harmless(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() in INLINE_TYPES
+
+
+def is_not_modified(file: File, headers: Headers) -> bool:
+    """Whether GET and HEAD answer 304; the order of RFC 9110, 13.2.2. Raises PreconditionFailed."""
+    assert file.hash is not None  # noqa: S101  # a CHECK ties both to the state
+    etag, modified = format_etag(file.hash), last_modified(file)
+    if "if-match" in headers:
+        if not matches(headers["if-match"], etag, weakly=False):
+            raise problems.PreconditionFailed(f"If-Match: the file's ETag is {etag}")
+    elif (before := parse_date(headers.get("if-unmodified-since"))) is not None and modified > before:
+        raise problems.PreconditionFailed(f"If-Unmodified-Since: the file is from {format_date(modified)}")
+    if "if-none-match" in headers:
+        return matches(headers["if-none-match"], etag, weakly=True)
+    since = parse_date(headers.get("if-modified-since"))
+    return since is not None and modified <= since
+
+
+def last_modified(file: File) -> datetime:
+    assert file.upload_date is not None  # noqa: S101  # a CHECK ties it to the state
+    return file.upload_date.astimezone(UTC).replace(microsecond=0)
+
+
+def matches(field: str, etag: str, *, weakly: bool) -> bool:
+    """Whether a list of entity tags, or `*`, names this one. A list that cannot be read names nothing."""
+    if field.strip() == "*":
+        return True
+    if not ENTITY_TAGS.fullmatch(field.strip()):
+        return False
+    tags = ENTITY_TAG.findall(field)
+    return etag in ([tag.removeprefix("W/") for tag in tags] if weakly else tags)
+
+
+def parse_date(text: str | None) -> datetime | None:
+    """One of HTTP's three forms (RFC 9110, 5.6.7); None for anything else, which is then ignored."""
+    for form in HTTP_DATES if text else ():
+        try:
+            return datetime.strptime(text or "", form).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+    return None
+
+
+def choose_span(file: File, headers: Headers) -> Span | None:
+    """What a GET asks for; None: the whole. Raises RangeNotSatisfiable."""
+    if "range" not in headers or ("if-range" in headers and not is_same(file, headers["if-range"].strip())):
+        return None
+    return parse_range(headers["range"], file.size)
+
+
+def is_same(file: File, validator: str) -> bool:
+    """If-Range: a strong ETag, or exactly the date that we sent."""
+    assert file.hash is not None  # noqa: S101  # a CHECK ties it to the state
+    if validator.startswith(('"', "W/")):
+        return validator == format_etag(file.hash)
+    return parse_date(validator) == last_modified(file)
+
+
+def parse_range(field: str, size: int) -> Span | None:
+    """One range of bytes (RFC 9110, 14.1.2). None for several, another unit or nonsense: they are ignored. Raises RangeNotSatisfiable."""
+    unit, equals, text = field.strip().partition("=")
+    ranges = [part.strip(" \t") for part in text.split(",") if part.strip(" \t")]
+    if unit.strip().lower() != "bytes" or not equals or len(ranges) != 1:
+        return None
+    match = BYTE_RANGE.fullmatch(ranges[0])
+    if match is None or not (match[1] or match[2]):
+        return None
+    if not match[1]:
+        return take_last(int(match[2]), size)
+    first, last = int(match[1]), int(match[2]) if match[2] else size
+    if match[2] and last < first:
+        return None
+    if first >= size:
+        raise unsatisfiable(f"Range: the first byte would be {first}, the file has {size}", size)
+    return Span(first, min(last, size - 1) - first + 1)
+
+
+def take_last(length: int, size: int) -> Span | None:
+    if length == 0:
+        raise unsatisfiable("Range: the last 0 bytes are none", size)
+    if size == 0:
+        return None  # satisfiable, says the RFC, but no Content-Range could say so
+    length = min(length, size)
+    return Span(size - length, length)
+
+
+def unsatisfiable(detail: str, size: int) -> problems.RangeNotSatisfiable:
+    return problems.RangeNotSatisfiable(detail, headers={"Content-Range": f"bytes */{size}"})
+
+
+def parse_repr_digest(field: str) -> Sha256 | None:
+    """The SHA-256 of a request's Repr-Digest (RFC 9530); None: it names other algorithms alone. Raises InvalidRequest."""
+    found = None
+    for member in (part.strip(" \t") for part in field.split(",")):
+        match = DIGEST_MEMBER.fullmatch(member)
+        if match is None:
+            raise problems.InvalidRequest.at("Repr-Digest", "expected sha-256=:BASE64: (RFC 9530)")
+        if match[1] == "sha-256":  # of several members the last one counts (RFC 8941, 4.2.2)
+            found = decode_sha256(match[2])
+    return found
+
+
+def decode_sha256(text: str) -> Sha256:
+    try:
+        return Sha256(base64.b64decode(text, validate=True))
+    except (ValueError, binascii.Error) as error:
+        raise problems.InvalidRequest.at("Repr-Digest", "sha-256 must be the base64 of 32 bytes, between colons (RFC 9530)") from error

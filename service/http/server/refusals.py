@@ -1,0 +1,44 @@
+"""Refusals by the HTTP server itself: written, logged and counted like the application's answers."""
+
+import secrets
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Final
+
+import msgspec
+import structlog
+
+from service.problems import Problem
+from service.telemetry.logs import REQUESTS
+
+ROUTE: Final = "unmatched"
+"""No route was looked for."""
+
+log = structlog.get_logger()
+
+
+def write_refusal(problem: Problem, *, fields: Iterable[tuple[bytes, bytes]], request_id: str, without_body: bool) -> bytes:
+    """The answer as bytes, with the end of the connection announced (RFC 9112, section 9.6). `fields`: such as Date."""
+    body = msgspec.json.encode(problem.document())
+    head = [
+        f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}",
+        *(f"{name.decode()}: {value.decode()}" for name, value in fields),
+        *(f"{name}: {value}" for name, value in problem.headers.items()),
+        "content-type: application/problem+json",
+        f"content-length: {len(body)}",
+        "cache-control: no-store",
+        "x-content-type-options: nosniff",
+        f"x-request-id: {request_id}",
+        "connection: close",
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + (b"" if without_body else body)
+
+
+def report_refusal(problem: Problem, request_id: str) -> None:
+    """One line and one count. Nothing of the request is in it: its bytes may be anyone's key."""
+    REQUESTS.labels(ROUTE, "other", str(problem.status)).inc()
+    log.info("request refused", status=problem.status, problem=problem.type, detail=problem.detail or None, request_id=request_id)
+
+
+def make_request_id() -> str:
+    return secrets.token_hex(8)

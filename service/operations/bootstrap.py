@@ -1,0 +1,235 @@
+"""Makes an empty store ready, or mends what has come to differ: two buckets, two identities, one event rule, one lifecycle rule.
+
+Runs again without harm, also twice at once; what it does not know (other rules, other identities) it leaves alone.
+The only place that ever holds root's keys.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Literal
+
+import msgspec
+
+from service.object_store import ObjectStore, RequestRefused, StoreError, StoreUnavailable
+from service.object_store.administration import Administration, EventRule, Policy
+from service.operations.deployment import ORPHAN_DAYS, Deployment, describe, service_policy, signer_policy
+
+START_SECONDS: Final = 30.0
+"""How long a store may take to come up, and a change of rights to take effect everywhere."""
+TARGET_SECONDS: Final = 5.0
+"""A store that has just come up may learn of its own webhook a moment later."""
+PAUSE_SECONDS: Final = 0.25
+ORPHAN_RULE: Final = "assay-orphans"
+CREATED_EVENTS: Final = "s3:ObjectCreated:*"
+FOREIGN_KEY_CODES: Final = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch"})
+PROBE_KEY: Final = "assay-bootstrap-probe"
+__all__ = ["BootstrapError", "Deployment", "Step", "bootstrap", "describe"]
+
+Outcome = Literal["made", "mended", "unchanged", "not available"]
+
+
+class BootstrapError(Exception):
+    """Says what is wrong and what to do."""
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One thing that a deployment needs, and what became of it."""
+
+    what: str
+    outcome: Outcome
+
+
+def bootstrap(deployment: Deployment) -> list[Step]:
+    """Blocks, for seconds on a store that is just starting. Raises BootstrapError."""
+    check_identities_differ(deployment)
+    administration = Administration(
+        deployment.endpoint,
+        access_key=deployment.root_access_key,
+        secret_key=deployment.root_secret_key,
+        region=deployment.region,
+    )
+    try:
+        wait_for_store(administration)
+        return list(take_steps(administration, deployment))
+    except StoreError as error:
+        raise BootstrapError(f"the store did not do what bootstrap needs: {error}") from error
+    finally:
+        administration.close()
+
+
+def check_identities_differ(deployment: Deployment) -> None:
+    ids = {deployment.root_access_key, deployment.access_key, deployment.signer_access_key}
+    if len(ids) < 3 or "" in ids:
+        raise BootstrapError(
+            "root, the service identity and the signer need a key id each, all different: every upload URL shows the signer's"
+        )
+
+
+def take_steps(administration: Administration, deployment: Deployment) -> Iterator[Step]:
+    for bucket in (deployment.incoming_bucket, deployment.vault_bucket):
+        yield Step(f"bucket {bucket}", ensure_bucket(administration, bucket))
+    policies = {
+        deployment.signer_policy_name: signer_policy(deployment.incoming_bucket),
+        deployment.service_policy_name: service_policy(deployment.incoming_bucket, deployment.vault_bucket),
+    }
+    for name, policy in policies.items():
+        yield Step(f"policy {name}", ensure_policy(administration, name, policy))
+    yield Step("signer identity", ensure_signer(administration, deployment))
+    yield Step("service identity", ensure_service_identity(administration, deployment))
+    yield Step(f"events of {deployment.incoming_bucket} to {deployment.webhook_arn}", ensure_event_rule(administration, deployment))
+    yield Step(
+        f"lifecycle of {deployment.incoming_bucket}: what no row names goes after {ORPHAN_DAYS} days",
+        ensure_orphan_rule(administration, deployment.incoming_bucket),
+    )
+
+
+def wait_for_store(administration: Administration) -> None:
+    """A wrong key of root's fails at once; everything else may be a store that is still starting."""
+
+    def try_store() -> bool:
+        try:
+            administration.check()
+        except StoreUnavailable as error:
+            if error.status in (401, 403):
+                raise BootstrapError(
+                    f"the store does not accept root's key ({error.code}): see ASSAY_S3_ROOT_ACCESS_KEY and …_SECRET_KEY"
+                ) from error
+            return False
+        return True
+
+    if not wait_until(try_store, seconds=START_SECONDS):
+        raise BootstrapError(
+            f"the store did not answer within {START_SECONDS:.0f} s: is ASSAY_S3_ENDPOINT right, and is the store running?"
+        )
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
+    """Whether the condition came true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(PAUSE_SECONDS)
+    return True
+
+
+def ensure_bucket(administration: Administration, name: str) -> Outcome:
+    if administration.bucket_exists(name):
+        return "unchanged"
+    try:
+        administration.make_bucket(name)
+    except StoreError as error:
+        if error.code == "BucketAlreadyOwnedByYou":  # another bootstrap was faster
+            return "unchanged"
+        raise
+    return "made"
+
+
+def ensure_policy(administration: Administration, name: str, policy: Policy) -> Outcome:
+    found = administration.policy(name)
+    if found is not None and comparable(found) == comparable(policy):
+        return "unchanged"
+    administration.put_policy(name, policy)
+    return "made" if found is None else "mended"
+
+
+def ensure_signer(administration: Administration, deployment: Deployment) -> Outcome:
+    store = ObjectStore(
+        deployment.endpoint,
+        access_key=deployment.signer_access_key,
+        secret_key=deployment.signer_secret_key,
+        region=deployment.region,
+    )
+    keys = (deployment.signer_access_key, deployment.signer_secret_key)
+    return ensure_identity(administration, store, keys=keys, policy=deployment.signer_policy_name, writes=[deployment.incoming_bucket])
+
+
+def ensure_service_identity(administration: Administration, deployment: Deployment) -> Outcome:
+    store = ObjectStore(deployment.endpoint, access_key=deployment.access_key, secret_key=deployment.secret_key, region=deployment.region)
+    keys = (deployment.access_key, deployment.secret_key)
+    buckets = [deployment.incoming_bucket, deployment.vault_bucket]
+    return ensure_identity(administration, store, keys=keys, policy=deployment.service_policy_name, writes=buckets)
+
+
+def ensure_identity(
+    administration: Administration, store: ObjectStore, *, keys: tuple[str, str], policy: str, writes: list[str]
+) -> Outcome:
+    """`store` is the store as this identity sees it; done when it may write to all of `writes`."""
+    access_key, secret_key = keys
+    found = administration.identity(access_key)
+    if found is not None and found.groups:
+        raise BootstrapError(f"the identity of policy {policy} is in groups, whose rights add to its own: take it out of them")
+    outcome: Outcome = "made" if found is None else "unchanged"
+    try:
+        if found is None or not found.enabled or probe_write(store, writes[0]) in FOREIGN_KEY_CODES:
+            administration.put_identity(access_key, secret_key)
+            outcome = "made" if found is None else "mended"
+        if found is None or found.policies != {policy}:
+            administration.set_policy(access_key, policy)
+            outcome = "made" if found is None else "mended"
+        if not wait_until(lambda: all(probe_write(store, bucket) is None for bucket in writes), seconds=START_SECONDS):
+            raise BootstrapError(f"the identity of policy {policy} still may not write after {START_SECONDS:.0f} s")
+    finally:
+        store.close()
+    return outcome
+
+
+def probe_write(store: ObjectStore, bucket: str) -> str | None:
+    """None when this identity may write to the bucket, else the code that says why not.
+
+    The body is another than the digest says: the store looks at the rights first and then stores nothing, so there is no event either.
+    """
+    digest_of_nothing = hashlib.sha256().hexdigest()
+    try:
+        store.bucket(bucket).put_now(
+            PROBE_KEY, b"-", content_type="text/plain", metadata={}, tags={}, sha256=digest_of_nothing, timeout_seconds=10
+        )
+    except RequestRefused:
+        return None
+    except StoreUnavailable as error:
+        return error.code or "unavailable"
+    raise BootstrapError("the store does not check an upload's SHA-256: it cannot keep what upload URLs promise")
+
+
+def ensure_event_rule(administration: Administration, deployment: Deployment) -> Outcome:
+    rule = EventRule(arn=deployment.webhook_arn, events=frozenset({CREATED_EVENTS}))
+    found = [other for other in administration.event_rules(deployment.incoming_bucket) if other.arn == rule.arn]
+    if found == [rule]:
+        return "unchanged"
+
+    def try_rule() -> bool:
+        try:
+            administration.replace_event_rule(deployment.incoming_bucket, rule)
+        except RequestRefused:
+            return False
+        return True
+
+    if not wait_until(try_rule, seconds=TARGET_SECONDS):
+        raise BootstrapError(
+            f"the store knows no target {rule.arn}: start it with MINIO_NOTIFY_WEBHOOK_ENABLE_{deployment.webhook_id}=on and its "
+            "…_ENDPOINT, …_AUTH_TOKEN and …_QUEUE_DIR (one malformed target makes all of them disappear; its log says which)"
+        )
+    return "mended" if found else "made"
+
+
+def ensure_orphan_rule(administration: Administration, bucket: str) -> Outcome:
+    try:
+        found = administration.expiry_days(bucket, ORPHAN_RULE)
+        if found == ORPHAN_DAYS:
+            return "unchanged"
+        administration.put_expiry(bucket, ORPHAN_RULE, days=ORPHAN_DAYS)
+    except RequestRefused as error:
+        if error.status != 501:
+            raise
+        return "not available"  # `assay scrub --orphans` lists instead
+    return "made" if found is None else "mended"
+
+
+def comparable(policy: Policy) -> Any:
+    """A store gives actions and resources back in an order of its own."""
+    if isinstance(policy, dict):
+        return {name: comparable(value) for name, value in policy.items()}
+    if isinstance(policy, list):
+        return sorted((comparable(value) for value in policy), key=repr)
+    return policy

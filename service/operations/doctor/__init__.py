@@ -1,0 +1,69 @@
+"""The doctor: proves a deployment from where it runs, by doing what a client, a worker or an intruder would do.
+
+Whatever it makes it removes again: probe objects by itself, the one probe file through the delete that every file has.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final
+
+import asyncpg
+
+from service import database as postgres
+from service.object_store import StoreError
+from service.operations.doctor import binding, clocks, cors, database, enforcement, events, identities, store, unsigned_headers
+from service.operations.doctor.finding import Finding, failed
+from service.resources import Resources
+
+__all__ = ["Finding", "examine"]
+
+Check = Callable[[Resources], Awaitable[Sequence[Finding]]]
+
+# A check is skipped when one that it rests on has failed or was skipped: its findings would only repeat that one's.
+CHECKS: Final[tuple[tuple[str, Check, tuple[str, ...]], ...]] = (
+    ("database", database.check_database, ()),
+    ("listen", database.check_listen, ("database",)),
+    ("endpoint", store.check_endpoint, ()),
+    ("clocks", clocks.check_clocks, ("database", "endpoint")),
+    ("key ids", identities.check_key_ids, ()),
+    ("service identity", identities.check_service_identity, ("endpoint",)),
+    ("service identity: rights", identities.check_service_rights, ("service identity",)),
+    ("signer", identities.check_signer, ("service identity",)),
+    ("upload URL", store.check_upload_url, ("database", "signer")),
+    ("public endpoint", store.check_public_endpoint, ("upload URL",)),
+    ("CORS", cors.check_cors, ("upload URL", "public endpoint")),
+    ("binding", binding.check_binding, ("upload URL",)),
+    ("presigned", enforcement.check_enforcement, ("upload URL",)),
+    ("unsigned headers", unsigned_headers.check_unsigned_headers, ("upload URL",)),
+    ("event rule", events.check_event_rule, ("service identity",)),
+    ("events", events.check_events, ("upload URL",)),
+    ("announcements", events.check_announcements, ("database",)),
+)
+
+
+async def examine(resources: Resources) -> AsyncIterator[Finding]:
+    """Every check in its order; a check that cannot be done is a finding too."""
+    unwell: set[str] = set()
+    for name, check, rests_on in CHECKS:
+        if unwell.intersection(rests_on):
+            unwell.add(name)
+            continue
+        for finding in await run_check(resources, name, check=check):
+            if finding.status == "failed":
+                unwell.add(name)
+            yield finding
+
+
+async def run_check(resources: Resources, name: str, *, check: Check) -> Sequence[Finding]:
+    try:
+        return await check(resources)
+    except StoreError as error:
+        return [failed(name, str(error), "see whether the store runs, and ASSAY_S3_ENDPOINT and the identities' keys")]
+    except (asyncpg.PostgresError, *postgres.UNREACHABLE) as error:
+        what, *_ = str(error).splitlines() or [""]
+        return [failed(name, f"{type(error).__name__}: {what}".removesuffix(": "), advise_on(error))]
+
+
+def advise_on(error: BaseException) -> str:
+    if isinstance(error, asyncpg.InvalidSQLStatementNameError | asyncpg.DuplicatePreparedStatementError):
+        return "set ASSAY_DATABASE_STATEMENT_CACHE=0: a pooler in transaction mode loses prepared statements"
+    return "see whether the database runs, and ASSAY_DATABASE_URL and …_LISTEN_URL"

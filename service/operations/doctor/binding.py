@@ -1,0 +1,55 @@
+"""Whether upload URLs should forbid headers at this store: an honest PUT with and one without.
+
+MinIO and its forks take the value of a signed header from the query when the request does not have
+it. Other families of stores take signed headers from the headers alone, so they refuse such a URL
+to honest clients.
+"""
+
+from typing import Final
+
+import msgspec
+
+from service.object_store.presign import ABSENT_FROM_PUT, Signer
+from service.operations.doctor.finding import Finding, ok, warning
+from service.operations.doctor.probes import BODY, inside_signer, upload_url
+from service.resources import Resources
+from service.settings import Settings
+
+NAME: Final = "URL: absent headers"
+SETTING: Final = "ASSAY_S3_BIND_ABSENT_HEADERS"
+HEADER: Final = ("x-amz-tagging", "assay-doctor=1")
+
+
+def binding_signer(settings: Settings, *, binds: bool) -> Signer:
+    return inside_signer(msgspec.structs.replace(settings, s3_bind_absent_headers=binds))
+
+
+async def takes_upload(resources: Resources, signer: Signer) -> bool:
+    """Whether an honest upload is taken, and can be read afterwards."""
+    async with upload_url(resources, BODY, signer=signer) as url:
+        return (await url.send(BODY)).accepts and await url.is_stored()
+
+
+async def refuses_header(resources: Resources, signer: Signer) -> bool:
+    async with upload_url(resources, BODY, signer=signer) as url:
+        return (await url.send(BODY, more=[HEADER])).refuses
+
+
+async def check_binding(resources: Resources) -> list[Finding]:
+    """Compare the setting with what the store honours.
+
+    A store that refuses URLs with the binding while it is on is found by the check of the upload URL.
+    """
+    bound = binding_signer(resources.settings, binds=True)
+    is_taken = await takes_upload(resources, bound)
+    is_honoured = is_taken and await refuses_header(resources, bound)
+    if resources.settings.s3_bind_absent_headers:
+        if is_honoured:
+            return [ok(NAME, f"URLs forbid {len(ABSENT_FROM_PUT.neutral)} headers, and the store refuses a request that has one")]
+        return [
+            warning(NAME, "the store takes URLs that forbid headers, and requests that have them", f"set {SETTING}=no: it has no effect")
+        ]
+    if is_honoured:
+        what = f"{SETTING} is no, although this store takes and honours URLs that forbid headers: what these would stop is open"
+        return [warning(NAME, what, f"set {SETTING}=yes")]
+    return [ok(NAME, f"{SETTING} is no, as this store needs: it does not honour URLs that forbid headers")]

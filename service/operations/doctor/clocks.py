@@ -1,0 +1,37 @@
+"""Three clocks: the database's, which alone counts here, the store's, which judges signatures, and this machine's, which signs ours."""
+
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from service.operations.doctor.finding import Finding, failed, ok, warning
+from service.operations.doctor.requests import send
+from service.queries.files import ask_time
+from service.resources import Resources
+
+NOTABLE_SECONDS: Final = 5.0
+HARMFUL_SECONDS: Final = 60.0
+ADVICE: Final = "keep all machines' clocks right (NTP): a URL lives by the database's clock and is judged by the store's"
+
+
+async def check_clocks(resources: Resources) -> list[Finding]:
+    before = datetime.now(UTC)
+    database = await ask_time(resources.pool)
+    between = datetime.now(UTC)
+    answer = await send("GET", f"{resources.settings.s3_endpoint}/")
+    after = datetime.now(UTC)
+    behind = (database - (before + (between - before) / 2)).total_seconds()
+    findings = [judge("database", behind)]
+    if answer.date is None:
+        return [*findings, warning("clock of the store", "its answers have no Date header", ADVICE)]
+    # Date has whole seconds: half of one is missing on average.
+    store = parsedate_to_datetime(answer.date).timestamp() + 0.5 - (between + (after - between) / 2).timestamp()
+    return [*findings, judge("store", store - behind)]
+
+
+def judge(whose: str, seconds: float) -> Finding:
+    against = "this machine's" if whose == "database" else "the database's"
+    name, what = f"clock of the {whose}", f"{seconds:+.1f} s against {against}"
+    if abs(seconds) >= HARMFUL_SECONDS:
+        return failed(name, what, ADVICE)
+    return ok(name, what) if abs(seconds) < NOTABLE_SECONDS else warning(name, what, ADVICE)

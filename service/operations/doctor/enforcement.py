@@ -1,0 +1,164 @@
+"""What is enforced on an upload URL: each promise is broken on purpose, as a client that holds the URL could.
+
+Only the verification decides what a file is, so nothing here lets wrong bytes be served; but where something gets through, clients lose
+the first fence.
+
+1. Each breach is tried at the store itself, whatever stands before it. Refused: the promise is kept.
+2. Let through, and a grave one: that fails. No proxy makes up for it.
+3. Let through otherwise, and clients have another way to the store, which takes an honest upload: it is tried there too. What stands
+   before the store and refuses it, or takes out what made it one, has kept the promise, as long as clients have no other way; that is said.
+4. Let through there too, no answer from there, or neither yes nor no: a warning.
+"""
+
+import base64
+import io
+import re
+import tarfile
+import zlib
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from service.object_store import StoreError, StoreUnavailable
+from service.operations.doctor.finding import Finding, failed, ok, warning
+from service.operations.doctor.probes import Binding, Url, upload_url
+from service.operations.doctor.requests import Answer
+from service.resources import Resources
+
+OTHER: Final = b"other than declared"
+# In pieces with a checksum at the end, and with the headers by which it asks not to be compared with any signature.
+PIECES: Final = b"%x\r\n%b\r\n0\r\nx-amz-checksum-crc32:%b\r\n\r\n" % (
+    len(OTHER),
+    OTHER,
+    base64.b64encode(zlib.crc32(OTHER).to_bytes(4, "big")),
+)
+UNSIGNED: Final = {
+    "x-amz-content-sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+    "x-amz-decoded-content-length": str(len(OTHER)),
+    "x-amz-trailer": "x-amz-checksum-crc32",
+}
+BODY: Final = b"what was declared".ljust(len(PIECES))
+"""As long as the pieces, so that a URL that is bound to its length takes them too."""
+BEFORE_STORE: Final = "by what stands before the store; the store itself lets it through: clients must have no other way to it"
+NEWER_STORE: Final = "run a store with its fixes: pgsty/silo RELEASE.2026-09-16 or newer"
+POLICY: Final = f"run `assay bootstrap`: the identities' policies refuse such bodies; or {NEWER_STORE}"
+
+Breach = Callable[[Url], Awaitable[Answer]]
+
+
+async def send_other_length(url: Url) -> Answer:
+    return await url.send(BODY + b"!")
+
+
+async def send_other_type(url: Url) -> Answer:
+    return await url.send(BODY, {"Content-Type": "text/html"})
+
+
+async def send_other_bytes(url: Url) -> Answer:
+    return await url.send(OTHER.ljust(len(BODY)))
+
+
+async def send_streaming_unsigned(url: Url) -> Answer:
+    return await url.send(PIECES, UNSIGNED)
+
+
+async def send_without_signature(url: Url) -> Answer:
+    """CVE-2026-41145: nothing but the key id, which every URL shows."""
+    unsigned = re.sub(r"X-Amz-Signature=[0-9a-f]{64}", "X-Amz-Signature=" + "0" * 64, url.put.url)
+    return await url.send(PIECES, UNSIGNED, url=unsigned)
+
+
+async def overwrite(url: Url) -> Answer:
+    first = await url.send(BODY)
+    if not first.accepts:
+        raise StoreUnavailable(f"a first PUT is answered {first.status}", status=first.status)
+    return await url.send(BODY)
+
+
+class Promise(msgspec.Struct, frozen=True):
+    """`breach` tries to break it, on a URL for BODY. `grave`: honest clients rely on it, or others' files are at stake."""
+
+    name: str
+    kept: str
+    broken: str
+    breach: Breach
+    binding: Binding = "all"
+    grave: bool = False
+    advice: str = NEWER_STORE
+
+
+PROMISES: Final = (
+    # Without a digest, which would refuse a body of another length too.
+    Promise("URL: length", "another length is refused", "another length is stored", send_other_length, binding="length", grave=True),
+    Promise("URL: type", "another content type is refused", "another content type is stored", send_other_type, grave=True),
+    Promise("URL: digest", "other bytes than declared are refused", "other bytes than declared are stored", send_other_bytes),
+    Promise(
+        "URL: streaming",
+        "a body without a signature is refused",
+        "a header switches the check of the SHA-256 off; the verification rejects such files",
+        send_streaming_unsigned,
+        advice=POLICY,
+    ),
+    Promise("URL: if-none-match", "a second PUT is refused", "a second PUT overwrites; the verification proves its own copy", overwrite),
+    Promise(
+        "URL: signature",
+        "a key id without a signature is refused",
+        "the key id alone writes (CVE-2026-41145): whoever saw an upload URL writes to incoming for ever",
+        send_without_signature,
+        binding="nothing",
+        advice=POLICY,
+    ),
+)
+
+
+async def check_enforcement(resources: Resources) -> list[Finding]:
+    return [await check_promise(resources, promise) for promise in PROMISES]
+
+
+async def check_promise(resources: Resources, promise: Promise) -> Finding:
+    async with upload_url(resources, BODY, binding=promise.binding) as url:
+        answer = await promise.breach(url)
+    if answer.refuses:
+        return ok(promise.name, promise.kept)
+    if not answer.accepts:
+        return unproved(promise.name, answer)
+    if promise.grave:
+        return failed(promise.name, promise.broken, promise.advice)
+    if await stops_before_store(resources, promise):
+        return ok(promise.name, f"{promise.kept}, {BEFORE_STORE}")
+    return warning(promise.name, promise.broken, promise.advice)
+
+
+async def stops_before_store(resources: Resources, promise: Promise) -> bool:
+    """Whether clients' own way refuses what the store would take."""
+    if not await have_other_way(resources):
+        return False
+    with suppress(StoreError):
+        async with upload_url(resources, BODY, binding=promise.binding, signer=resources.signer) as url:
+            return (await promise.breach(url)).refuses
+    return False
+
+
+async def have_other_way(resources: Resources) -> bool:
+    """Whether clients' way is another one than ours, and takes an honest upload: where that is refused too, no refusal proves anything."""
+    if resources.settings.public_endpoint == resources.settings.s3_endpoint:
+        return False
+    with suppress(StoreError):
+        async with upload_url(resources, BODY, signer=resources.signer) as url:
+            return (await url.send(BODY)).accepts and await url.is_stored()
+    return False
+
+
+def unproved(name: str, answer: Answer) -> Finding:
+    return failed(name, f"the store answers {answer.status}, which is neither yes nor no", "see the store's log, and ask again")
+
+
+def make_tar(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = len(BODY)
+        tar.addfile(member, io.BytesIO(BODY))
+    return buffer.getvalue()

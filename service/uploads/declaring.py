@@ -1,0 +1,119 @@
+"""Declarations: insert the row of a file, and offer a way to send its bytes.
+
+1. Insert the row, then sign. The row is there before the URL is. If the process dies in between, the row expires.
+2. A file in one PUT gets its URL here (service/uploads/signing.py). A file in parts gets none: service/uploads/multipart.py
+   signs a URL for each part.
+3. A repeated request with the same `Idempotency-Key` gets the same file, and a fresh URL while it still waits for its bytes.
+"""
+
+import asyncio
+import secrets
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from service import problems
+from service.files.lookup import find_file, gone
+from service.model import (
+    GONE,
+    LARGEST_OBJECT_BYTES,
+    LARGEST_PUT_BYTES,
+    MIB,
+    Declaration,
+    File,
+    Parts,
+    Sha256,
+    State,
+    cut,
+    make_id,
+)
+from service.queries import files, idempotency
+from service.queries.rows import Database
+from service.resources import Resources
+from service.uploads.arrivals import is_uploaded, refuse_more
+from service.uploads.signing import MultipartUpload, Upload, check_time, offer_upload
+
+SLOWEST_PUT_BYTES_PER_SECOND: Final = 64 * 1024
+"""A PUT may go on after its URL's end; slower than this, and the file may be given up while it runs."""
+PART_BYTES: Final = 16 * MIB
+"""Of a file of up to 156 GiB: small enough to be sent again after a cut, and to be hashed in a browser's memory."""
+
+
+class Declared(msgspec.Struct, frozen=True):
+    """A file and how to send it; `upload` is None when it needs none any more. `replayed`: declared by an earlier request."""
+
+    file: File
+    upload: Upload | MultipartUpload | None
+    replayed: bool = False
+
+
+async def declare_file(resources: Resources, declaration: Declaration) -> Declared:
+    """Insert the row and say how to send the bytes. Raises FileTooLarge."""
+    check_size(resources, declaration)
+    file = await insert_file(resources, declaration, make_id(), database=resources.pool)
+    resources.signals.give_history()
+    return Declared(file, offer_upload(resources, file, now=file.created_at))
+
+
+async def declare_file_once(resources: Resources, declaration: Declaration, *, key: str, request: Sha256) -> Declared:
+    """The same for a request that may be a retry: `request` digests its decoded body. Raises FileTooLarge, IdempotencyMismatch."""
+    check_size(resources, declaration)
+    file_id = make_id()
+    async with resources.pool.acquire() as connection, connection.transaction():
+        remembered = await idempotency.remember_request(connection, declaration.owner, key, request=request, file_id=file_id)
+        if remembered is None:
+            file = await insert_file(resources, declaration, file_id, database=connection)
+    if remembered is None:
+        resources.signals.give_history()
+        return Declared(file, offer_upload(resources, file, now=file.created_at))
+    if remembered.request_sha256 != request:
+        raise problems.IdempotencyMismatch("this Idempotency-Key came with another body before: use a new key for a new file")
+    return await replay_declaration(resources, remembered.file_id)
+
+
+async def replay_declaration(resources: Resources, file_id: UUID) -> Declared:
+    """The same file, and a fresh URL while it still waits for its bytes."""
+    file, now = await asyncio.gather(find_file(resources, file_id, owner=None), files.ask_time(resources.pool))
+    open_still = file.state == State.PENDING and now < file.expires_at
+    return Declared(file, offer_upload(resources, file, now=now) if open_still else None, replayed=True)
+
+
+def check_size(resources: Resources, declaration: Declaration) -> None:
+    parts = choose_parts(resources, declaration)
+    largest, way = (LARGEST_PUT_BYTES, "one PUT") if parts is None else (LARGEST_OBJECT_BYTES, "a file")
+    most = min(resources.settings.max_file_bytes, largest)
+    if declaration.size > most:
+        raise problems.FileTooLarge.at("size", f"{declaration.size} bytes are more than the {most} that {way} may carry here", limit=most)
+
+
+def choose_parts(resources: Resources, declaration: Declaration) -> Parts | None:
+    """How the file is to be cut; None: one PUT."""
+    wanted = declaration.multipart
+    multipart = declaration.size > resources.settings.multipart_above if wanted is None else wanted
+    return cut(declaration.size, usual_part_size=PART_BYTES) if multipart else None
+
+
+async def insert_file(resources: Resources, declaration: Declaration, file_id: UUID, *, database: Database) -> File:
+    settings, parts = resources.settings, choose_parts(resources, declaration)
+    largest_put = declaration.size if parts is None else min(declaration.size, parts.part_size)
+    return await files.declare_file(
+        database,
+        declaration,
+        file_id=file_id,
+        incoming_key=secrets.token_hex(16),  # not derived from the id: on an old MinIO a known key is enough to write it
+        part_size=None if parts is None else parts.part_size,
+        upload_ttl=settings.upload_ttl,
+        grace=settings.upload_grace + timedelta(seconds=largest_put / SLOWEST_PUT_BYTES_PER_SECOND),
+    )
+
+
+async def renew_upload(resources: Resources, file_id: UUID, *, owner: str | None) -> Declared:
+    """A fresh offer for the same key. Raises NotFound, FileGone, AlreadyUploaded; the last one after giving a notice."""
+    file = await find_file(resources, file_id, owner=owner)
+    if file.state in GONE:
+        raise gone(file)
+    if file.state != State.PENDING or await is_uploaded(resources, file):
+        raise await refuse_more(resources, file)
+    return Declared(file, offer_upload(resources, file, now=await check_time(resources, file)))

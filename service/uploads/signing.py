@@ -1,0 +1,90 @@
+"""Upload URLs: how the bytes of a declared file may be sent.
+
+A URL binds method, key, exact length, content type, `If-None-Match: *`, the declared SHA-256, and that the headers of `ABSENT_FROM_PUT`
+(service/object_store/presign.py) are not sent. For a redirect it binds the length and those headers alone. It never outlives the file.
+"""
+
+from datetime import datetime
+
+import msgspec
+
+from service import problems
+from service.model import (
+    File,
+)
+from service.queries import files
+from service.resources import Resources
+
+
+class Upload(msgspec.Struct, frozen=True):
+    """How to send the bytes: exactly these headers and exactly `size` bytes, unchunked, to `url`, begun before `expires_at`."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    expires_at: datetime
+
+
+class PartCount(msgspec.Struct, frozen=True):
+    """Parts 1 to `parts`, each of `part_size` bytes but the last one, which has the rest."""
+
+    part_size: int
+    parts: int
+
+
+class MultipartUpload(msgspec.Struct, frozen=True):
+    """How to send the bytes in parts: ask `POST /files/{id}/parts` for a URL a part, then `complete`, all before `expires_at`."""
+
+    multipart: PartCount
+    expires_at: datetime
+
+
+def offer_upload(resources: Resources, file: File, *, now: datetime) -> Upload | MultipartUpload:
+    """How the file's bytes may be sent. `now` is the database's time."""
+    if file.parts is None:
+        return sign_upload(resources, file, now=now)
+    return MultipartUpload(PartCount(file.parts.part_size, file.parts.count), file.expires_at)
+
+
+def sign_upload(resources: Resources, file: File, *, now: datetime) -> Upload:
+    """One PUT of exactly this file. `now` is the database's time."""
+    return sign_put(resources, file, now=now, bound=True)
+
+
+def sign_length_alone(resources: Resources, file: File, *, now: datetime) -> Upload:
+    """For a client that adds headers of its own to the body: a redirected `curl -T`. The headers that do harm are forbidden here too."""
+    return sign_put(resources, file, now=now, bound=False)
+
+
+def sign_put(resources: Resources, file: File, *, now: datetime, bound: bool) -> Upload:
+    assert file.incoming_key is not None  # noqa: S101  # only files that were declared are signed for
+    issued_at, expires_at = bound_url(resources, file, now=now)
+    put = resources.signer.presign_put(
+        resources.settings.incoming_bucket,
+        file.incoming_key,
+        size=file.size,
+        content_type=file.content_type if bound else None,
+        sha256=str(file.declared_sha256) if bound and file.declared_sha256 else None,
+        if_none_match=bound,
+        issued_at=issued_at,
+        expires_in_seconds=count_seconds(issued_at, expires_at),
+    )
+    return Upload("PUT", put.url, put.headers, expires_at)
+
+
+def bound_url(resources: Resources, file: File, *, now: datetime) -> tuple[datetime, datetime]:
+    """From when until when a URL for this file's bytes may be used, in whole seconds."""
+    issued_at = now.replace(microsecond=0)
+    return issued_at, min(issued_at + resources.settings.upload_url_ttl, file.expires_at.replace(microsecond=0))
+
+
+def count_seconds(issued_at: datetime, expires_at: datetime) -> int:
+    return max(1, int((expires_at - issued_at).total_seconds()))
+
+
+async def check_time(resources: Resources, file: File) -> datetime:
+    """The database's time, while the file may still be sent. Raises FileGone."""
+    now = await files.ask_time(resources.pool)
+    if now >= file.expires_at:
+        raise problems.FileGone(f"the time for this upload ended at {file.expires_at.isoformat()}: declare the file anew")
+    return now

@@ -1,0 +1,312 @@
+"""Streamed uploads: a body that comes through the API goes straight into the vault and is hashed on its way. No temporary file.
+
+1. What the headers say is checked first. Wrong, or too large by Content-Length: refused, nothing is read.
+2. Read the body into one part's buffer, which grows as bytes come. Client gone, too slow, too large, wrong form: refused.
+3. The body fits one part: compare length and digest. Another: refused. Write the copies row down, then one PUT, which names the digest, so
+   that the store stores nothing else; it is sent only while the lease lives by our own clock [nothing else fences a PUT].
+4. The body is longer: write the copies row down, begin a multipart upload, write its id into the row (the row is doomed: abort it, stop),
+   then each full part: hashed and sent in the same turn of a thread. At the end length and digest are compared, then it is completed.
+5. Commit, once: the files row is born from the live copy, and only then does anybody know of the file.
+
+(a) Before the copies row there is nothing to give up. A PUT that was too late to be sent: the row is forgotten, nothing lies under its key.
+(b) Any other failure after the copies row, and every commit that was not answered with a row: doom the copy.
+    - that hit the row, or no commit was ever asked for: none has won and none can; abort the multipart upload, delete the object; the row
+      stays for the sweeper, because a request that got no answer may still take effect.
+    - it hit nothing: the commit may have won. Read the files row: there it is, and the answer is the file; else the sweeper was first.
+    - the database is away: the sweeper dooms the copy when its lease has ended. What no commit was asked for is aborted and deleted all the
+      same: the row may not know of the multipart upload yet.
+(c) From the copies row on the lease is extended in the background. It is doomed: stop, then (b).
+(d) Cancelled, because the process stops, or a fault of ours: (b), shielded. Nothing that writes is ever sent twice.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from service import database, problems
+from service.model import MOST_PARTS, Declaration, File, Sha256, make_id
+from service.object_store import SentTooLate, StoreError
+from service.queries import copies, files
+from service.queries.copies import Copy
+from service.resources import Resources
+from service.telemetry.metrics import report_transition
+from service.uploads.buffers import Senders
+from service.worker.copying import describe_object
+
+PART_BYTES: Final = 8 * 1024**2
+SEND_SECONDS: Final = 60.0
+"""For a part on its way to the store, and again for the answer to it."""
+UNCOUNTED_BYTES: Final = 256 * 1024
+"""A body that stays below takes no more than any request; memory for a part is asked for beyond."""
+CLEAN_SECONDS: Final = 10.0
+
+log = structlog.get_logger()
+
+
+class Announced(msgspec.Struct, frozen=True, kw_only=True):
+    """What the request said before the bytes. `sha256` is compared; no more than `most_bytes` can come. None: not said."""
+
+    owner: str
+    filename: str
+    content_type: str | None
+    sha256: Sha256 | None
+    metadata: dict[str, str] = {}
+    most_bytes: int | None
+
+
+class Streaming:
+    """One upload under way: the part that is being filled, what was hashed and sent so far, and the row of its vault key."""
+
+    def __init__(self, resources: Resources, senders: Senders, announced: Announced) -> None:
+        self.resources = resources
+        self.senders = senders
+        self.announced = announced
+        self.file_id = make_id()
+        self.buffer = bytearray()
+        self.lent = 0
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self.copy: Copy | None = None
+        self.extending: asyncio.Task[None] | None = None
+        self.held_until = 0.0
+        self.upload_id: str | None = None
+        self.parts: list[tuple[int, str]] = []
+        self.asked_store = False
+        """Something may lie, or come to lie, under the vault key."""
+        self.asked_commit = False
+
+    @property
+    def key(self) -> str:
+        return str(self.row.vault_key)
+
+    @property
+    def row(self) -> Copy:
+        assert self.copy is not None  # noqa: S101  # written down before anything is sent
+        return self.copy
+
+    def describe_object(self) -> dict[str, Any]:
+        said = self.announced
+        return describe_object(self.file_id, said.owner, said.filename, content_type=said.content_type, declared=said.sha256)
+
+
+class CopyLost(Exception):  # it says what is so
+    """The sweeper doomed the copy: its lease had ended."""
+
+
+async def upload_stream(resources: Resources, senders: Senders, announced: Announced, body: AsyncIterator[bytes]) -> File:
+    """Store, hash and commit what `body` gives. Raises what `body` raises, FileTooLarge, DigestMismatch, Unavailable, StoreError."""
+    upload = Streaming(resources, senders, announced)
+    try:
+        file = await store(upload, body)
+    finally:
+        if upload.extending is not None:
+            upload.extending.cancel()
+        senders.give_back(upload.lent)
+    resources.signals.give_change(file.id)
+    report_transition(file)
+    return file
+
+
+async def store(upload: Streaming, body: AsyncIterator[bytes]) -> File:
+    """Steps 2 to 5, and what follows when one of them fails."""
+    try:
+        etag = await send_all(upload, body)
+        return await commit(upload, etag)
+    except Exception as error:
+        committed: File | None = await asyncio.shield(give_up(upload, error))
+        if committed is not None:
+            return committed
+        if isinstance(error, (CopyLost, SentTooLate)):
+            raise problems.Unavailable("the upload lost its place: send it again") from error
+        raise
+    except BaseException as error:  # the process stops
+        await asyncio.shield(give_up(upload, error))
+        raise
+
+
+def check_size(resources: Resources, size: int) -> None:
+    """Raises FileTooLarge."""
+    most = min(resources.settings.max_file_bytes, PART_BYTES * MOST_PARTS)
+    if size > most:
+        raise problems.FileTooLarge(f"the body: {size} bytes or more are more than the {most} that may be streamed here", limit=most)
+
+
+async def send_all(upload: Streaming, body: AsyncIterator[bytes]) -> str:
+    """Steps 2 to 4: the object's ETag."""
+    async for piece in body:
+        upload.size += len(piece)
+        check_size(upload.resources, upload.size)
+        check_held(upload)
+        await fill(upload, piece)
+    if upload.upload_id is None:
+        return await put_whole(upload)
+    return await complete(upload)
+
+
+def check_held(upload: Streaming) -> None:
+    if upload.extending is not None and upload.extending.done():
+        raise CopyLost("the copy was doomed")
+
+
+async def fill(upload: Streaming, piece: bytes) -> None:
+    rest = memoryview(piece)
+    while rest:
+        if len(upload.buffer) == PART_BYTES:
+            await send_part(upload)
+        room = PART_BYTES - len(upload.buffer)
+        if upload.lent == 0 and len(upload.buffer) + len(rest) > UNCOUNTED_BYTES:
+            await take_memory(upload)
+        upload.buffer += rest[:room]
+        rest = rest[room:]
+
+
+async def take_memory(upload: Streaming) -> None:
+    wanted = min(PART_BYTES, upload.announced.most_bytes or PART_BYTES)
+    await upload.senders.take(wanted)
+    upload.lent = wanted
+
+
+async def open_copy(upload: Streaming) -> None:
+    """Write the vault key down, and keep its lease from now on."""
+    asked_at = time.monotonic()
+    lease = upload.resources.settings.lease
+    upload.copy = await copies.open_copy(upload.resources.pool, upload.file_id, upload.announced.owner, lease=lease)
+    upload.held_until = asked_at + lease.total_seconds()
+    upload.extending = asyncio.create_task(extend(upload))
+
+
+async def extend(upload: Streaming) -> None:
+    """(c): ends when the copy is lost."""
+    lease = upload.resources.settings.lease
+    while True:
+        await asyncio.sleep(lease.total_seconds() / 3)
+        asked_at = time.monotonic()
+        try:
+            if not await copies.extend_copy(upload.resources.pool, upload.row, lease):
+                return
+        except database.UNREACHABLE as error:
+            log.warning("lease not extended", file_id=str(upload.file_id), error=type(error).__name__)
+        else:
+            upload.held_until = asked_at + lease.total_seconds()
+
+
+async def put_whole(upload: Streaming) -> str:
+    """Step 3."""
+    if len(upload.buffer) > UNCOUNTED_BYTES:
+        await upload.senders.run(upload.digest.update, upload.buffer)
+    else:
+        upload.digest.update(upload.buffer)
+    check_digest(upload)
+    await open_copy(upload)
+    upload.asked_store = True  # here, not in the thread, which may begin after we were cancelled
+    return await upload.senders.run(put_now, upload)
+
+
+def put_now(upload: Streaming) -> str:
+    """Under the deadline of the lease as our own clock has it, checked right before the first byte."""
+    try:
+        return upload.resources.vault.put_now(
+            upload.key,
+            upload.buffer,
+            sha256=upload.digest.hexdigest(),
+            send_before=upload.held_until,
+            timeout_seconds=SEND_SECONDS,
+            **upload.describe_object(),
+        )
+    except SentTooLate:
+        upload.asked_store = False
+        raise
+
+
+async def begin_multipart(upload: Streaming) -> None:
+    """Step 4: no part is sent before the row says which upload it belongs to."""
+    await open_copy(upload)
+    upload.asked_store = True
+    upload.upload_id = await upload.resources.vault.create_upload(upload.key, **upload.describe_object())
+    if not await copies.name_upload(upload.resources.pool, upload.row.vault_key, upload.row.lease, upload_id=upload.upload_id):
+        raise CopyLost("the copy was doomed before its first part")
+
+
+async def send_part(upload: Streaming) -> None:
+    if upload.upload_id is None:
+        await begin_multipart(upload)
+    upload.parts.append(await upload.senders.run(send_part_now, upload))
+    upload.buffer = bytearray()
+    upload.senders.give_back(upload.lent)
+    upload.lent = 0
+
+
+def send_part_now(upload: Streaming) -> tuple[int, str]:
+    upload.digest.update(upload.buffer)
+    number = len(upload.parts) + 1
+    etag = upload.resources.vault.put_part(upload.key, upload.upload_id or "", number, upload.buffer, timeout_seconds=SEND_SECONDS)
+    return number, etag
+
+
+async def complete(upload: Streaming) -> str:
+    await send_part(upload)
+    check_digest(upload)
+    check_held(upload)
+    seconds = SEND_SECONDS + len(upload.parts) / 50
+    return await upload.resources.vault.complete_upload(upload.key, upload.upload_id or "", upload.parts, timeout_seconds=seconds)
+
+
+def check_digest(upload: Streaming) -> None:
+    declared, found = upload.announced.sha256, Sha256(upload.digest.digest())
+    if declared is not None and declared != found:
+        raise problems.DigestMismatch(f"Repr-Digest: {declared} was declared, the bytes have {found}; nothing was stored")
+
+
+async def commit(upload: Streaming, etag: str) -> File:
+    """Step 5."""
+    said = upload.announced
+    declaration = Declaration(
+        owner=said.owner,
+        filename=said.filename,
+        size=upload.size,
+        content_type=said.content_type,
+        sha256=said.sha256,
+        metadata=said.metadata,
+    )
+    upload.asked_commit = True
+    file = await copies.commit_streamed_upload(
+        upload.resources.pool, upload.row, declaration, sha256=Sha256(upload.digest.digest()), etag=etag
+    )
+    if file is None:
+        raise CopyLost("the commit found the copy doomed")
+    return file
+
+
+async def give_up(upload: Streaming, error: BaseException) -> File | None:
+    """(a) and (b): the file, when the commit has won after all."""
+    if upload.copy is None:
+        return None
+    log.warning("streamed upload given up", file_id=str(upload.file_id), error=str(error) or type(error).__name__)
+    pool, copy = upload.resources.pool, upload.copy
+    try:
+        if not upload.asked_store:
+            await copies.forget_copy(pool, copy.vault_key, copy.lease)
+        elif await copies.doom_copy(pool, copy.vault_key, copy.lease) or not upload.asked_commit:
+            await remove(upload)
+        else:
+            return await files.find_file(pool, upload.file_id, owner=None)
+    except database.UNREACHABLE as away:
+        log.warning("copy left to the sweeper", file_id=str(upload.file_id), error=type(away).__name__)
+        if upload.asked_store and not upload.asked_commit:
+            await remove(upload)
+    return None
+
+
+async def remove(upload: Streaming) -> None:
+    """Where no commit can win. What fails is the sweeper's, which comes by anyway."""
+    vault = upload.resources.vault
+    with contextlib.suppress(StoreError):
+        if upload.upload_id is not None:
+            await vault.abort_upload(upload.key, upload.upload_id)
+        await vault.delete(upload.key, timeout_seconds=CLEAN_SECONDS)

@@ -1,0 +1,152 @@
+"""The worker: takes due files into its slots, and sweeps. Any number run at once; the lease keeps them apart.
+
+A file whose object could not be read is tried again in a slot beside the others, because each such try costs a probe as well.
+
+It sleeps until a signal, until the next file is due, or for POLL at the most. It stops claiming only while its own probe of the store
+fails (service/worker/store_health.py), and probes again after waits that double up to ten seconds.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Final
+
+import asyncpg
+import structlog
+
+from service import database
+from service.model import GIB, Claim
+from service.queries import claims
+from service.resources import Resources
+from service.worker.store_health import StoreHealth
+from service.worker.sweeper import sweep
+from service.worker.verification import verify
+
+POLL: Final = timedelta(seconds=5)
+UNREADABLE_SLOTS: Final = 1
+GATHER_SECONDS: Final = 0.5
+STOP_SECONDS: Final = 20
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """One a process. `run` until cancelled: it finishes what it can within STOP_SECONDS and gives the other leases back."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        self.slots = resources.settings.worker_slots
+        self.hashing = ThreadPoolExecutor(self.slots + UNREADABLE_SLOTS, thread_name_prefix="hash")
+        self.running: dict[asyncio.Task[None], Claim] = {}
+        self.health = StoreHealth(resources)
+
+    async def run(self) -> None:
+        sweeping = asyncio.create_task(self.run_sweeper())
+        try:
+            while True:
+                await self.take_turn()
+        finally:
+            sweeping.cancel()
+            await self.stop()
+
+    async def take_turn(self) -> None:
+        """Claim what fits, then sleep until something may have changed; or, while the store is away, wait and probe it.
+
+        An error of the driver costs this turn a wait.
+        """
+        self.resources.signals.work.clear()
+        try:
+            if self.health.is_away:
+                await self.health.wait_for_recovery()
+                return
+            more = await self.fill_slots()
+            wait = timedelta(0) if more and self.free_slots() else await self.time_to_sleep()
+        except database.UNREACHABLE as error:
+            log.warning("database away", error=type(error).__name__)
+            wait = timedelta(seconds=1)
+        except Exception:
+            log.exception("turn failed")
+            wait = timedelta(seconds=1)
+        await self.sleep(wait)
+
+    async def sleep(self, wait: timedelta) -> None:
+        woken = asyncio.ensure_future(self.resources.signals.work.wait())
+        try:
+            await asyncio.wait({woken, *self.running}, timeout=wait.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+
+    async def time_to_sleep(self) -> timedelta:
+        small, large, unreadable = self.free_slots() > 0, self.free_large_slots() > 0, self.free_unreadable_slots() > 0
+        due = await claims.find_next_due(self.resources.pool, small=small, large=large, unreadable=unreadable)
+        return POLL if due is None else min(max(due, timedelta(milliseconds=50)), POLL)
+
+    def free_slots(self) -> int:
+        return self.slots - sum(claim.failed_reads == 0 for claim in self.running.values())
+
+    def free_large_slots(self) -> int:
+        """Return how many large files may begin: they have half of the slots at most."""
+        large = sum(claim.failed_reads == 0 and claim.size > GIB for claim in self.running.values())
+        return min(self.free_slots(), max(1, self.slots // 2) - large)
+
+    def free_unreadable_slots(self) -> int:
+        return UNREADABLE_SLOTS - sum(claim.failed_reads > 0 for claim in self.running.values())
+
+    async def fill_slots(self) -> bool:
+        """Claim large files, then small ones, then one that could not be read. Return whether more may be due than were asked for."""
+        free, free_large = self.free_slots(), self.free_large_slots()
+        taken = await self.take(claims.claim_large, free_large) if free_large > 0 else 0
+        if free > taken:
+            taken += await self.take(claims.claim_small, free - taken)
+        if self.free_unreadable_slots() > 0:
+            await self.take(claims.claim_unreadable, self.free_unreadable_slots())
+        return taken == free > 0
+
+    async def take(self, claim_some: Callable[[asyncpg.Pool, int, timedelta], Awaitable[list[Claim]]], limit: int) -> int:
+        """Claim and begin; how many."""
+        claimed_at = time.monotonic()
+        claimed = await claim_some(self.resources.pool, limit, self.resources.settings.lease)
+        for claim in claimed:
+            task = asyncio.create_task(self.verify(claim, claimed_at))
+            self.running[task] = claim
+            task.add_done_callback(self.running.pop)
+        return len(claimed)
+
+    async def verify(self, claim: Claim, claimed_at: float) -> None:
+        """One claim; a fault of ours is logged and costs this file a minute, not the worker its life."""
+        try:
+            await verify(self.resources, claim, claimed_at=claimed_at, hashing=self.hashing, health=self.health)
+        except Exception:
+            log.exception("verification failed", file_id=str(claim.id))
+
+    async def run_sweeper(self) -> None:
+        """Sweep every SWEEP_EVERY, and without a SWEEP_DELAY also when this process has left something behind."""
+        leftovers = self.resources.signals.leftovers
+        while True:
+            leftovers.clear()
+            try:
+                await sweep(self.resources)
+            except database.UNREACHABLE as error:
+                log.warning("sweep put off", error=type(error).__name__)
+            except Exception:
+                log.exception("sweep failed")
+            if self.resources.settings.sweep_delay:  # what a signal announces is not due yet
+                await asyncio.sleep(self.resources.settings.sweep_every.total_seconds())
+                continue
+            try:
+                async with asyncio.timeout(self.resources.settings.sweep_every.total_seconds()):
+                    await leftovers.wait()
+                await asyncio.sleep(GATHER_SECONDS)  # what is left within a moment goes in one request
+            except TimeoutError:
+                pass
+
+    async def stop(self) -> None:
+        """Let verifications under way end, then cancel those that did not: each gives its lease back."""
+        if self.running:
+            _, late = await asyncio.wait(set(self.running), timeout=STOP_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        self.hashing.shutdown(wait=False, cancel_futures=True)

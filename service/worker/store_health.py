@@ -1,0 +1,136 @@
+"""The health of the store, as one worker knows it: failures in a row, and the outcome of the last probe.
+
+An error of the store does not say whether one object or the whole store is concerned. Only a probe
+tells: it does with a scratch object what a verification does with an upload. Several failures in a
+row cause a probe. A worker stops claiming only while its last probe has failed.
+
+The probe:
+
+1. Ask whether the store serves this identity at all. If it does not, the probe has failed, and
+   nothing was written.
+2. Insert a reservation that names a fresh key in each bucket.
+   - The database is unavailable: nothing was written and nothing is known. The error is raised.
+3. PUT a scratch object into incoming, copy it to the vault, read the copy, compare, and delete both.
+   Each request is sent once. A write is sent only before the lease of the reservation ends.
+   - Any error, or other bytes: the probe has failed. Doom the reservation; the sweeper deletes what
+     may lie under its keys, now and again after COPY_GRACE.
+   - The process dies: the lease ends, and the sweeper dooms the reservation.
+4. Delete the reservation. Every request was answered, so nothing can appear under its keys.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+
+from service.object_store import StoreError, StoreUnavailable
+from service.queries import copies
+from service.queries.copies import Probe
+from service.resources import Resources
+from service.telemetry.metrics import STORE_PROBES
+
+PROBE_AFTER: Final = 3
+"""Failures in a row after which the store is probed."""
+SCRATCH_BYTES: Final = 1024
+REQUEST_SECONDS: Final = 10.0
+LONGEST_WAIT: Final = timedelta(seconds=10)
+"""Between two probes. While the store is away a probe is one request, so verification resumes soon after its return."""
+
+log = structlog.get_logger()
+
+
+class StoreHealth:
+    """Shared by the verifications of one worker."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        self.failures = 0
+        self.failed_probes = 0
+        self.recovered = asyncio.Event()
+        self._probing = asyncio.Lock()
+        self._probes_begun = 0
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the last probe failed and nothing has succeeded since."""
+        return self.failed_probes > 0
+
+    @property
+    def retry_in(self) -> timedelta:
+        """The wait after a failure, while the store may be away: doubled by each, at most LONGEST_WAIT."""
+        return min(timedelta(seconds=2 ** min(self.failures, 10)), LONGEST_WAIT)
+
+    def note_success(self) -> None:
+        """The store has carried out what a verification asked for."""
+        self.failures = self.failed_probes = 0
+        self.recovered.set()
+
+    def note_failure(self) -> None:
+        self.failures += 1
+
+    async def probe(self) -> bool:
+        """Return whether a probe that began after this call has succeeded. Concurrent callers share one.
+
+        Raises what the database raises when it is unavailable.
+        """
+        begun = self._probes_begun
+        async with self._probing:
+            if self._probes_begun == begun:
+                self._probes_begun += 1
+                await self._run_probe()
+            return not self.is_away
+
+    async def _run_probe(self) -> None:
+        error = await probe_store(self.resources)
+        STORE_PROBES.labels("succeeded" if error is None else "failed").inc()
+        if error is None:
+            self.note_success()
+        else:
+            self.failed_probes += 1
+            self.failures = max(self.failures, self.failed_probes)
+            log.warning("store unavailable", error=error, retry_seconds=self.retry_in.total_seconds())
+
+    async def wait_for_recovery(self) -> None:
+        """Wait for a success of a verification that is still under way, for at most `retry_in`; then probe."""
+        self.recovered.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.retry_in.total_seconds()):
+                await self.recovered.wait()
+                return
+        self.note_failure()
+        await self.probe()
+
+
+async def probe_store(resources: Resources) -> str | None:
+    """Run the protocol above; return None if the probe succeeded, or what failed."""
+    try:
+        await resources.store.check_health(timeout_seconds=REQUEST_SECONDS)
+    except StoreError as error:
+        return str(error)
+    send_before = time.monotonic() + resources.settings.lease.total_seconds()
+    probe = await copies.open_probe(resources.pool, lease=resources.settings.lease)
+    try:
+        await use_scratch_objects(resources, probe, send_before=send_before)
+    except StoreError as error:
+        await copies.doom_copy(resources.pool, probe.vault_key, probe.lease)
+        return str(error)
+    await copies.forget_copy(resources.pool, probe.vault_key, probe.lease)
+    return None
+
+
+async def use_scratch_objects(resources: Resources, probe: Probe, *, send_before: float) -> None:
+    """Step 3. Raises StoreError."""
+    incoming, vault, key = resources.incoming, resources.vault, str(probe.vault_key)
+    body = secrets.token_bytes(SCRATCH_BYTES)
+    described: dict[str, Any] = {"content_type": "application/octet-stream", "metadata": {}, "tags": {}}
+    limits: dict[str, Any] = {"send_before": send_before, "timeout_seconds": REQUEST_SECONDS}
+    etag = await incoming.put(probe.scratch_key, body, **described, **limits)
+    await vault.copy_from(incoming, probe.scratch_key, etag=etag, key=key, **described, **limits)
+    if await vault.read(key, length=SCRATCH_BYTES, timeout_seconds=REQUEST_SECONDS) != body:
+        raise StoreUnavailable("the copy of a scratch object is not what was put")
+    await incoming.delete(probe.scratch_key, timeout_seconds=REQUEST_SECONDS)
+    await vault.delete(key, timeout_seconds=REQUEST_SECONDS)
