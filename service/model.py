@@ -164,7 +164,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's hold on one file. `vault_key` was written down with it and is written to by nobody else.
 
-    `notices` and `grace_over` are what the database said at the claim, so before any look at the store.
+    `arrivals` and `grace_over` are what the database said at the claim, so before any look at the store.
     `failed_before`: the claim before this one ended with an error. `failed_reads`: how many reads of
     the incoming object have failed although the store was well.
     """
@@ -180,7 +180,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     lease: UUID
     vault_key: UUID
     attempts: int
-    notices: int
+    arrivals: int
     grace_over: bool
     failed_before: bool = False
     failed_reads: int = 0

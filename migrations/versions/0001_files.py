@@ -47,7 +47,7 @@ STATEMENTS = (
         lease uuid,
         lease_until timestamptz,
         attempts integer NOT NULL DEFAULT 0,
-        notices integer NOT NULL DEFAULT 0,
+        arrivals integer NOT NULL DEFAULT 0,
         due_at timestamptz,
         last_error text,
         -- what is left behind: when to look at the incoming key again, and how often that was done; when to remove the vault object

@@ -123,7 +123,7 @@ def explain_waiting(standing: Standing, incoming: Place | None, parts: PartsAtSt
         return f"the store does not say whether the upload came: {incoming.error if incoming else 'no key'}"
     if incoming.is_empty:
         return explain_missing(parts)
-    if standing.notices == 0:
+    if standing.arrivals == 0:
         return "the upload is there, but neither the store's event nor the client's `complete` announced it: see `assay doctor`"
     return "the upload is there and was announced; no worker has taken it: is one running?"
 

@@ -60,23 +60,23 @@ async def release_assembly(database: Database, file_id: UUID, token: UUID) -> bo
 
 
 # What `complete` does for a file in one PUT (queries/files.py), and the lease goes with it.
-NOTICE: Final = (
+RECORD_ASSEMBLED: Final = (
     f"""
-    WITH noticed AS (
+    WITH recorded AS (
         UPDATE files
-        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = now(),
+        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), arrivals = arrivals + 1, due_at = now(),
             declared_sha256 = coalesce(declared_sha256, $3), lease = NULL, lease_until = NULL
         WHERE id = $1 AND lease = $2 AND state IN ('pending', 'verifying')
           AND ($3::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $3)
         RETURNING {COLUMNS}, {MOVED}
     """
-    + record("noticed", by="'client'", why="'the client completed the upload: its parts are put together'")
+    + record("recorded", by="'client'", why="'the client completed the upload: its parts are put together'")
     + ") SELECT "
     + COLUMNS
-    + " FROM noticed"
+    + " FROM recorded"
 )
 
 
-async def notice_assembled(database: Database, file_id: UUID, token: UUID, sha256: Sha256 | None) -> File | None:
+async def record_assembled(database: Database, file_id: UUID, token: UUID, sha256: Sha256 | None) -> File | None:
     """The object lies at the key. None: the lease was lost, the file is final, or another digest is known."""
-    return read_row_if_any(await database.fetchrow(NOTICE, file_id, token, sha256 and sha256.digest), File)
+    return read_row_if_any(await database.fetchrow(RECORD_ASSEMBLED, file_id, token, sha256 and sha256.digest), File)

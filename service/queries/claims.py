@@ -15,13 +15,13 @@ CLAIM: Final = """
                          attempts = attempts + 1
         FROM due WHERE files.id = due.id
         RETURNING files.id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, lease_until,
-                  attempts, notices, grace_until <= now() AS grace_over, last_error IS NOT NULL AS failed_before, failed_reads
+                  attempts, arrivals, grace_until <= now() AS grace_over, last_error IS NOT NULL AS failed_before, failed_reads
     ), copy AS (
         INSERT INTO copies (vault_key, file_id, owner, lease, lease_until)
         SELECT gen_random_uuid(), id, owner, lease, lease_until FROM claimed
         RETURNING vault_key, file_id
     )
-    SELECT id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, vault_key, attempts, notices,
+    SELECT id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, vault_key, attempts, arrivals,
            grace_over, failed_before, failed_reads
     FROM claimed JOIN copy ON file_id = id
 """
@@ -69,16 +69,16 @@ async def extend_lease(database: Database, claim: Claim, lease: timedelta) -> bo
 
 
 # Only while no copy request was sent: the copies row may go at once, because nothing can ever lie under its key.
-# A notice that came after the claim may speak of an object that the look just missed: then the file is due again at once.
+# An arrival that came after the claim may speak of an object that the look just missed: then the file is due again at once.
 RETURN: Final = (
     f"""
     WITH copy AS (
         DELETE FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
     ), returned AS (
         UPDATE files
-        SET state = CASE WHEN notices = $4 THEN 'pending' ELSE state END, {MOVE},
-            verifying_since = CASE WHEN notices <> $4 THEN verifying_since END,
-            due_at = CASE WHEN notices = $4 THEN least(now() + $5::interval, greatest(grace_until, now() + interval '1 second'))
+        SET state = CASE WHEN arrivals = $4 THEN 'pending' ELSE state END, {MOVE},
+            verifying_since = CASE WHEN arrivals <> $4 THEN verifying_since END,
+            due_at = CASE WHEN arrivals = $4 THEN least(now() + $5::interval, greatest(grace_until, now() + interval '1 second'))
                           ELSE now() END,
             lease = NULL, lease_until = NULL, last_error = NULL
         FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
@@ -91,7 +91,7 @@ RETURN: Final = (
 
 async def return_to_pending(database: Database, claim: Claim, next_look: timedelta) -> State | None:
     """Nothing was there: look again later. The state that the file has now; None: the claim is lost."""
-    state = await database.fetchval(RETURN, claim.vault_key, claim.lease, claim.id, claim.notices, next_look)
+    state = await database.fetchval(RETURN, claim.vault_key, claim.lease, claim.id, claim.arrivals, next_look)
     return state and State(state)
 
 

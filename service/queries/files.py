@@ -1,4 +1,4 @@
-"""Statements over `files` that clients and events cause: declare, find, notice, change, delete."""
+"""Statements over `files` that clients and events cause: declare, find, record arrivals, change, delete."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -14,7 +14,7 @@ COLUMNS: Final = """
 """
 
 # The end of grace is fixed here, for the file's life: a PUT that began before the URL's end may last until then.
-# The first look without any notice comes after a minute.
+# The first look without any arrival comes after a minute.
 DECLARE: Final = (
     f"""
     WITH declared AS (
@@ -81,47 +81,47 @@ async def ask_time(database: Database) -> datetime:
 # reports the arrival of an unreadable object again and again would cancel the file's back-off.
 DUE: Final = "CASE WHEN failed_reads = 0 THEN now() ELSE least(due_at, now() + interval '30 seconds') END"
 
-# The event asks nobody and believes only the key. A live lease stays: its worker learns from `notices` that it has to look again.
-NOTICE_KEY: Final = (
+# The event asks nobody and believes only the key. A live lease stays: its worker learns from `arrivals` that it has to look again.
+RECORD_EVENT: Final = (
     f"""
-    WITH noticed AS (
+    WITH recorded AS (
         UPDATE files
-        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = {DUE}
+        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), arrivals = arrivals + 1, due_at = {DUE}
         WHERE incoming_key = $1 AND state IN ('pending', 'verifying')
         RETURNING id, owner, state, {MOVED}
     """
-    + record("noticed", by="'store'", why="'the store announced the upload'")
-    + ") SELECT id FROM noticed"
+    + record("recorded", by="'store'", why="'the store announced the upload'")
+    + ") SELECT id FROM recorded"
 )
 
 
-async def notice_key(database: Database, incoming_key: str) -> UUID | None:
+async def record_event(database: Database, incoming_key: str) -> UUID | None:
     """The store says that something lies at this key."""
-    file_id: UUID | None = await database.fetchval(NOTICE_KEY, incoming_key)
+    file_id: UUID | None = await database.fetchval(RECORD_EVENT, incoming_key)
     return file_id
 
 
 # A digest is set once: the WHERE lets through only one that agrees with what is known. The commit compares inside its own statement.
-NOTICE_FILE: Final = (
+RECORD_ARRIVAL: Final = (
     f"""
-    WITH noticed AS (
+    WITH recorded AS (
         UPDATE files
-        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), notices = notices + 1, due_at = {DUE},
+        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), arrivals = arrivals + 1, due_at = {DUE},
             declared_sha256 = coalesce(declared_sha256, $2)
         WHERE id = $1 AND state IN ('pending', 'verifying')
           AND ($2::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $2)
         RETURNING {COLUMNS}, {MOVED}
     """
-    + record("noticed", by="'client'", why="$3::text")
+    + record("recorded", by="'client'", why="$3::text")
     + ") SELECT "
     + COLUMNS
-    + " FROM noticed"
+    + " FROM recorded"
 )
 
 
-async def notice_file(database: Database, file_id: UUID, sha256: Sha256 | None, *, why: str) -> File | None:
+async def record_arrival(database: Database, file_id: UUID, sha256: Sha256 | None, *, why: str) -> File | None:
     """The client says that its bytes are there, and maybe what they hash to. None: final, gone, or another digest is known."""
-    return read_row_if_any(await database.fetchrow(NOTICE_FILE, file_id, sha256 and sha256.digest, why), File)
+    return read_row_if_any(await database.fetchrow(RECORD_ARRIVAL, file_id, sha256 and sha256.digest, why), File)
 
 
 # What a client calls its file is its own affair as long as there is one; what was declared of the bytes never changes.

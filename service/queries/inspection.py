@@ -37,7 +37,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     lease: UUID | None
     lease_until: datetime | None
     attempts: int
-    notices: int
+    arrivals: int
     due_at: datetime | None
     last_error: str | None
     failed_reads: int
@@ -50,7 +50,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 STANDING: Final = """
     SELECT id, owner, filename, size, content_type, declared_sha256, state, hash, minio_object_name, rejection_reason, rejection_detail,
-           incoming_key, part_size, upload_id, created_at, expires_at, grace_until, final_at, lease, lease_until, attempts, notices,
+           incoming_key, part_size, upload_id, created_at, expires_at, grace_until, final_at, lease, lease_until, attempts, arrivals,
            due_at, last_error, failed_reads, failed_reads_since, sweep_at + $2::interval AS sweep_at, sweeps,
            purge_at + $2::interval AS purge_at, now() AS now
     FROM files WHERE id = $1
@@ -61,11 +61,11 @@ async def find_standing(database: Database, file_id: UUID, *, sweep_delay: timed
     return read_row_if_any(await database.fetchrow(STANDING, file_id, sweep_delay), Standing)
 
 
-# `notices` counts events and `complete` alike: none at all means that a worker's own look found the upload.
+# `arrivals` counts events and `complete` alike: none at all means that a worker's own look found the upload.
 # The newest rows alone, by the primary key (ids begin with the time), so that it is quick in a database of any size.
 ANNOUNCEMENTS: Final = """
-    SELECT count(*) AS judged, count(*) FILTER (WHERE notices = 0) AS unannounced FROM (
-        SELECT state, final_at, incoming_key, notices FROM files ORDER BY id DESC LIMIT 10000
+    SELECT count(*) AS judged, count(*) FILTER (WHERE arrivals = 0) AS unannounced FROM (
+        SELECT state, final_at, incoming_key, arrivals FROM files ORDER BY id DESC LIMIT 10000
     ) AS newest
     WHERE final_at > now() - $1::interval AND state IN ('ready', 'rejected') AND incoming_key IS NOT NULL
 """
@@ -77,9 +77,9 @@ async def count_announcements(database: Database, within: timedelta) -> tuple[in
     return row["judged"], row["unannounced"]
 
 
-NOTICES: Final = "SELECT notices, state FROM files WHERE id = $1"
+ARRIVALS: Final = "SELECT arrivals, state FROM files WHERE id = $1"
 
 
-async def count_notices(database: Database, file_id: UUID) -> tuple[int, State] | None:
-    row = await database.fetchrow(NOTICES, file_id)
-    return row and (row["notices"], State(row["state"]))
+async def count_arrivals(database: Database, file_id: UUID) -> tuple[int, State] | None:
+    row = await database.fetchrow(ARRIVALS, file_id)
+    return row and (row["arrivals"], State(row["state"]))

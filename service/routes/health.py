@@ -153,7 +153,9 @@ class Backlog(Collector):
         yield GaugeMetricFamily("assay_overdue_oldest_seconds", "How long the oldest is overdue.", value=self.measured.overdue_seconds)
         yield GaugeMetricFamily("assay_verifying_files", "Announced, not proved yet.", value=self.measured.verifying)
         yield GaugeMetricFamily(
-            "assay_verifying_oldest_seconds", "Since the first notice of the one that waits longest.", value=self.measured.verifying_seconds
+            "assay_verifying_oldest_seconds",
+            "Since the first arrival of the one that waits longest.",
+            value=self.measured.verifying_seconds,
         )
         yield GaugeMetricFamily("assay_copies", "Vault keys that are being written.", value=self.measured.copies)
         yield GaugeMetricFamily("assay_doomed_copies", "Vault keys whose objects are to go.", value=self.measured.doomed_copies)

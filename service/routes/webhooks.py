@@ -1,7 +1,7 @@
 """`/webhooks/minio`: the store's events. Hints, never facts: an event's body is believed nothing but the key it names.
 
 Everything behind an event that was not answered with 2xx waits, for ever if need be. So 204 is the answer to whatever the store sends,
-also to the malformed, the unknown and the oversized; 401 to a wrong token, and 503 only when the database cannot take the notice.
+also to the malformed, the unknown and the oversized; 401 to a wrong token, and 503 only when the database cannot take the arrival.
 """
 
 import asyncio
@@ -98,9 +98,9 @@ async def receive_event(request: Request[Any, Any, Any], resources: NamedDepende
     for key in find_keys(body, resources.settings.incoming_bucket):
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                await arrivals.notice_event(resources, key)
+                await arrivals.record_event(resources, key)
         except (asyncpg.PostgresError, *database.UNREACHABLE) as error:
-            raise DatabaseUnavailable("the notice could not be written down: send the event again") from error
+            raise DatabaseUnavailable("the arrival could not be written down: send the event again") from error
 
 
 def check_token(header: str | None, tokens: tuple[str, ...]) -> None:

@@ -9,8 +9,8 @@ from service.model import File
 
 log = structlog.get_logger()
 
-NOTICES: Final = Counter(
-    "assay_notices",
+ARRIVALS: Final = Counter(
+    "assay_arrivals",
     "Uploads announced, counted on arrival: by the client's complete, the store's event, or found by our own look.",
     ["source"],
 )

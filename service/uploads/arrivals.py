@@ -14,25 +14,25 @@ from service.model import (
 from service.object_store import ObjectMissing, StoreError, StoreUnavailable
 from service.queries import files
 from service.resources import Resources
-from service.telemetry.metrics import NOTICES
+from service.telemetry.metrics import ARRIVALS
 
 
-async def notice_event(resources: Resources, incoming_key: str) -> None:
+async def record_event(resources: Resources, incoming_key: str) -> None:
     """The store says that an object was created. A hint: an unknown key or a final file is nothing to complain about."""
-    NOTICES.labels("event").inc()
-    file_id = await files.notice_key(resources.pool, incoming_key)
+    ARRIVALS.labels("event").inc()
+    file_id = await files.record_event(resources.pool, incoming_key)
     if file_id is not None:
         resources.signals.give_work()
         resources.signals.give_history()
 
 
-async def notice(resources: Resources, file: File, sha256: Sha256 | None, *, why: str) -> File | None:
-    noticed = await files.notice_file(resources.pool, file.id, sha256, why=why)
-    if noticed is not None:
-        NOTICES.labels("complete").inc()
+async def record_arrival(resources: Resources, file: File, sha256: Sha256 | None, *, why: str) -> File | None:
+    recorded = await files.record_arrival(resources.pool, file.id, sha256, why=why)
+    if recorded is not None:
+        ARRIVALS.labels("complete").inc()
         resources.signals.give_work()
         resources.signals.give_history()
-    return noticed
+    return recorded
 
 
 async def is_uploaded(resources: Resources, file: File) -> bool:
@@ -49,8 +49,10 @@ async def is_uploaded(resources: Resources, file: File) -> bool:
 
 
 async def refuse_more(resources: Resources, file: File) -> problems.Problem:
-    """The bytes are there: a notice, and the refusal to take others. No notice: the file is final, and what it is now decides."""
-    noticed = await notice(resources, file, None, why="the upload was there already") or await find_file(resources, file.id, owner=None)
-    if noticed.state in GONE:
-        return gone(noticed)
-    return problems.AlreadyUploaded(f"the file is {noticed.state}: ask its metadata what became of it", state=str(noticed.state))
+    """The bytes are there: an arrival, and the refusal to take others. No arrival: the file is final, and what it is now decides."""
+    recorded = await record_arrival(resources, file, None, why="the upload was there already") or await find_file(
+        resources, file.id, owner=None
+    )
+    if recorded.state in GONE:
+        return gone(recorded)
+    return problems.AlreadyUploaded(f"the file is {recorded.state}: ask its metadata what became of it", state=str(recorded.state))

@@ -7,8 +7,8 @@ The row is held by a lease meanwhile, like in a verification, so that one reques
 3. Ask the store which parts it has; its list is the truth. It has no such upload: (a). Any other error: give the lease back, 503.
 4. Parts are missing, or of another size than they should be: give the lease back, 409 with their numbers.
 5. Ask the store to assemble what it listed: once, and before the first lease period is over.
-   - answered: notice the object and give the lease back, in one statement. No row: begin anew, for it was deleted or the lease is lost;
-     or another digest became known, with a notice: then the lease is given back first, for a worker waits for it.
+   - answered: record the arrival and give the lease back, in one statement. No row: begin anew, for it was deleted or the lease is lost;
+     or another digest became known, with an arrival: then the lease is given back first, for a worker waits for it.
    - no such upload: (a).
    - refused, because a part was sent again since it was listed: give the lease back, 409.
    - another error, or too late to ask: the request is over, or was never sent: give the lease back, 503.
@@ -34,7 +34,7 @@ from service.model import File, Parts, Sha256
 from service.object_store import SentTooLate, StoredPart, StoreError, UploadMissing
 from service.queries import assemblies
 from service.resources import Resources
-from service.telemetry.metrics import NOTICES
+from service.telemetry.metrics import ARRIVALS
 from service.uploads import arrivals, multipart
 
 MOST_NUMBERS: Final = 1_000
@@ -58,7 +58,7 @@ class Unanswered(Exception):  # it says what is so
 
 
 async def assemble(resources: Resources, file: File, sha256: Sha256 | None) -> File | None:
-    """The file as noticed; None: somebody else was at it, begin anew. Raises IncompleteParts, UploadLost, StoreError."""
+    """The file as recorded; None: somebody else was at it, begin anew. Raises IncompleteParts, UploadLost, StoreError."""
     assert file.parts is not None  # noqa: S101  # only such files come here
     if file.upload_id is None:
         raise refuse_gaps(file.parts, [])
@@ -77,7 +77,7 @@ async def assemble(resources: Resources, file: File, sha256: Sha256 | None) -> F
         if not there:
             await report_lost(resources, file, lease)
             return None
-        return await notice(resources, file, lease, sha256)
+        return await record_assembled(resources, file, lease, sha256)
 
 
 async def put_together(resources: Resources, file: File, parts: Parts, *, send_before: float) -> bool:
@@ -135,17 +135,17 @@ def refuse(detail: str, missing: Sequence[int], *, wrong_size: Sequence[int]) ->
     )
 
 
-async def notice(resources: Resources, file: File, lease: UUID, sha256: Sha256 | None) -> File | None:
+async def record_assembled(resources: Resources, file: File, lease: UUID, sha256: Sha256 | None) -> File | None:
     """The last of step 5."""
-    noticed = await assemblies.notice_assembled(resources.pool, file.id, lease, sha256)
-    if noticed is None:
+    recorded = await assemblies.record_assembled(resources.pool, file.id, lease, sha256)
+    if recorded is None:
         if await assemblies.release_assembly(resources.pool, file.id, lease):
             resources.signals.give_work()
     else:
-        NOTICES.labels("complete").inc()
+        ARRIVALS.labels("complete").inc()
         resources.signals.give_work()
         resources.signals.give_history()
-    return noticed
+    return recorded
 
 
 async def report_lost(resources: Resources, file: File, lease: UUID) -> None:

@@ -1,7 +1,7 @@
 """Complete: "my bytes are there", said by a client.
 
 1. The row is read. Gone: 410. Another digest than the known one: 409, nothing changes. Final: answered from the row.
-2. The store is asked. The object is there: the row is noticed, and brings the digest with it.
+2. The store is asked. The object is there: the row is recorded, and brings the digest with it.
    - no row: somebody made it final, deleted it, or set another digest in between: begin anew.
    - The store gives no usable answer: the arrival is recorded all the same, and a worker decides. (It may be the object that cannot be
      read, and the client could do nothing about it.) A file in parts that was not announced yet goes on with step 4, because its parts
@@ -45,9 +45,9 @@ async def complete_upload(resources: Resources, file_id: UUID, *, owner: str | N
         check_digest(file, sha256)
         if file.state not in UNPROVED:
             return file
-        noticed = await announce(resources, file, sha256)
-        if noticed is not None:
-            return noticed
+        recorded = await announce(resources, file, sha256)
+        if recorded is not None:
+            return recorded
         if time.monotonic() > give_up_at:
             raise problems.Unavailable("another request or a worker is at this file: ask again")
 
@@ -55,14 +55,14 @@ async def complete_upload(resources: Resources, file_id: UUID, *, owner: str | N
 async def announce(resources: Resources, file: File, sha256: Sha256 | None) -> File | None:
     """Steps 2 to 4; None: begin anew."""
     if await may_be_uploaded(resources, file):
-        return await arrivals.notice(resources, file, sha256, why="the client completed the upload")
+        return await arrivals.record_arrival(resources, file, sha256, why="the client completed the upload")
     if file.parts is None:
         await check_still_unproved(resources, file)
         return None
-    noticed = await assembly.assemble(resources, file, sha256)
-    if noticed is None:
+    recorded = await assembly.assemble(resources, file, sha256)
+    if recorded is None:
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
-    return noticed
+    return recorded
 
 
 async def may_be_uploaded(resources: Resources, file: File) -> bool:

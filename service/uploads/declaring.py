@@ -110,7 +110,7 @@ async def insert_file(resources: Resources, declaration: Declaration, file_id: U
 
 
 async def renew_upload(resources: Resources, file_id: UUID, *, owner: str | None) -> Declared:
-    """A fresh offer for the same key. Raises NotFound, FileGone, AlreadyUploaded; the last one after giving a notice."""
+    """A fresh offer for the same key. Raises NotFound, FileGone, AlreadyUploaded; the last one after giving an arrival."""
     file = await find_file(resources, file_id, owner=owner)
     if file.state in GONE:
         raise gone(file)

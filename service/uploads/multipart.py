@@ -3,7 +3,7 @@
 The parts are put together by service/uploads/assembly.py. A part's URL binds its number, the upload, its exact size, the absence of a
 source to copy from and, if the client names it, its SHA-256. A part that is sent again replaces the one before.
 
-1. Read the row. Gone: 410. It comes in one PUT: 409. Not pending: 409, and a notice. Its time is over: 410.
+1. Read the row. Gone: 410. It comes in one PUT: 409. Not pending: 409, and an arrival. Its time is over: 410.
 2. The row names the store's upload: sign (4). Else ask the store to begin one.
    - an error, no answer: 503. An upload whose id nobody heard gets no parts, and the store drops it.
 3. Name it in the row, only where none is named and the file is not final.
@@ -12,7 +12,7 @@ source to copy from and, if the client names it, its SHA-256. A part that is sen
 4. Sign, for the upload that the row names, from the database's time on. Nobody is asked.
 
 To list, the store is asked for the parts of the upload that the row names; no upload, no parts. The store has no such upload: look at
-the key, then read the row again. The object is there or the file is final: 409, and a notice. Else what was sent is gone: 409.
+the key, then read the row again. The object is there or the file is final: 409, and an arrival. Else what was sent is gone: 409.
 """
 
 import contextlib

@@ -70,7 +70,7 @@ from service.object_store import (
 )
 from service.queries import claims, copies
 from service.resources import Resources
-from service.telemetry.metrics import FAILED_READS, NOTICES, STORE_RETRIES, VERIFICATION_SECONDS, VERIFIED_BYTES, report_transition
+from service.telemetry.metrics import FAILED_READS, ARRIVALS, STORE_RETRIES, VERIFICATION_SECONDS, VERIFIED_BYTES, report_transition
 from service.worker.copying import LeaseLost, copy_object
 from service.worker.store_health import PROBE_AFTER, StoreHealth
 
@@ -217,7 +217,7 @@ async def settle_missing(resources: Resources, claim: Claim) -> None:
         finish(resources, await claims.expire_file(resources.pool, claim))
         return
     state = await claims.return_to_pending(resources.pool, claim, next_look(claim.attempts))
-    if state == State.VERIFYING:  # a notice came after the claim
+    if state == State.VERIFYING:  # an arrival came after the claim
         resources.signals.give_work()
     elif state is not None and claim.state != state:
         resources.signals.give_change(claim.id)
@@ -300,7 +300,7 @@ def finish(resources: Resources, file: File | None, *, found: Claim | None = Non
     """After a commit that made the file final; None: somebody else was first. `found`: something lay there at this claim's look."""
     if file is not None:
         if found is not None and found.state == State.PENDING:
-            NOTICES.labels("sweep").inc()  # neither event nor complete came before our own look
+            ARRIVALS.labels("sweep").inc()  # neither event nor complete came before our own look
         resources.signals.give_change(file.id)
         resources.signals.give_leftovers()
         report_transition(file)

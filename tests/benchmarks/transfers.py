@@ -79,7 +79,7 @@ def measure_get(site: Site, body: Path, peaks: Peaks, rounds: int) -> dict[str, 
 
 
 def put(site: Site, body: Path, peaks: Peaks, how: str) -> float:
-    """Seconds of the whole process, which returns when the bytes are at the store and noticed."""
+    """Seconds of the whole process, which returns when the bytes are at the store and recorded."""
     seconds, peak, file = run_transfer(site, "put", str(body), how)
     peaks.setdefault("upload, single" if how == "single" else "upload, parts", []).append(peak)
     proved = site.complete(file)

@@ -150,7 +150,7 @@ class Traces:
 
 
 ROW = """
-    SELECT state, hash, size, notices, attempts, incoming_key, minio_object_name, rejection_reason, lease, due_at, last_error
+    SELECT state, hash, size, arrivals, attempts, incoming_key, minio_object_name, rejection_reason, lease, due_at, last_error
     FROM files WHERE id = $1
 """
 

@@ -219,7 +219,7 @@ async def test_an_event_cannot_be_suppressed_nor_an_etag_forged(client: httpx.As
     assert status == 200
     answer = await client.get(f"/files/{declared['file']['id']}/metadata", params={"wait": 20})  # our own look takes a minute
     assert answer.json()["state"] == "ready"
-    assert (await look_at(resources, declared)).row["notices"] == 1
+    assert (await look_at(resources, declared)).row["arrivals"] == 1
     await check_served(client, resources, declared, BODY)
 
 

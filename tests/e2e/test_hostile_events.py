@@ -57,7 +57,7 @@ async def test_an_upload_whose_event_was_suppressed_is_found_when_it_is_due_by_i
     announced = await upload(client, BODY)
     assert (await read_metadata(client, announced, wait=20))["state"] == "ready"
     row = (await look_at(resources, declared)).row
-    assert (row["state"], row["notices"], row["attempts"]) == ("pending", 0, 0)
+    assert (row["state"], row["arrivals"], row["attempts"]) == ("pending", 0, 0)
     await resources.pool.execute("UPDATE files SET due_at = now() WHERE id = $1", declared["file"]["id"])
     assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
     await check_served(client, resources, declared, BODY)

@@ -102,7 +102,7 @@ async def test_no_tar_is_unpacked_over_the_upload_of_another(
     client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, values: list[str]
 ) -> None:
     """The sender knows the other upload's key. Before, its unverified object became the sender's, past `If-None-Match`."""
-    declared = await upload_unnoticed(client, resources)
+    declared = await upload_unreported(client, resources)
     key = await find_key(resources, declared)
     before = [await list_bucket(bucket) for bucket in (resources.incoming, resources.vault)]
     rows = await resources.pool.fetchval("SELECT count(*) FROM files")
@@ -119,7 +119,7 @@ async def test_no_tar_is_unpacked_over_the_upload_of_another(
     await check_served(client, resources, declared, BODY)
 
 
-async def upload_unnoticed(client: httpx.AsyncClient, resources: Resources) -> dict[str, Any]:
+async def upload_unreported(client: httpx.AsyncClient, resources: Resources) -> dict[str, Any]:
     """An object that stays in incoming until a client calls `complete`."""
     declared, status = await upload_silently(client, BODY, unbound=resources)
     if status != 200:
@@ -148,7 +148,7 @@ async def test_no_event_is_suppressed_and_no_etag_or_date_forged(client: httpx.A
     assert (await look_at(resources, declared)).incoming is None
     assert (await put(declared, BODY)).status == 200
     assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
-    assert (await look_at(resources, declared)).row["notices"] == 1
+    assert (await look_at(resources, declared)).row["arrivals"] == 1
 
 
 @pytest.mark.parametrize("header", sorted(ABSENT_FROM_PUT.neutral))

@@ -124,7 +124,7 @@ async def test_a_fresh_url_writes_to_the_same_key(client: httpx.AsyncClient) -> 
     assert (await put(renewed, BYTES)).status == 200
 
 
-async def test_a_fresh_url_for_bytes_that_are_there_is_a_notice_and_a_conflict(client: httpx.AsyncClient) -> None:
+async def test_a_fresh_url_for_bytes_that_are_there_is_an_arrival_and_a_conflict(client: httpx.AsyncClient) -> None:
     proved = await prove(client, BYTES)
     answer = await client.post(f"/files/{proved['id']}/upload")
     assert answer.status_code == 409
@@ -187,5 +187,5 @@ async def test_health_and_metrics_need_no_key(api: Api, client: httpx.AsyncClien
     assert (ready.status_code, ready.json()["status"], ready.json()["away"]) == (200, "ready", [])
     metrics = (await anonymous.get(f"{api.url}/metrics")).text
     assert 'assay_requests_total{method="POST",route="/files",status="201"}' in metrics
-    for name in ("assay_notices_total", "assay_overdue_files", "assay_verifying_oldest_seconds", "assay_copies", "assay_database_up 1.0"):
+    for name in ("assay_arrivals_total", "assay_overdue_files", "assay_verifying_oldest_seconds", "assay_copies", "assay_database_up 1.0"):
         assert name in metrics

@@ -9,7 +9,7 @@ import pytest
 from service.database import notifications
 from service.files import lookup
 from service.resources import Resources, open_resources
-from service.uploads.arrivals import notice_event
+from service.uploads.arrivals import record_event
 from service.worker import loop
 from tests.e2e.conftest import Ways, api_apart
 from tests.e2e.jobs import check_all, check_served, complete, declare, look_at, put, read_metadata, until, upload, working
@@ -73,7 +73,7 @@ async def test_a_listener_that_fell_silent_is_found_out_and_replaced(
         await until(lambda: is_listening(direct, 2))
         ways.database.silence()
         await put(declared, BODY)
-        await notice_event(direct, (await look_at(direct, declared)).row["incoming_key"])
+        await record_event(direct, (await look_at(direct, declared)).row["incoming_key"])
         async with asyncio.timeout(IN_TIME):
             assert (await waiting)["state"] == "ready"
 
@@ -86,7 +86,7 @@ async def test_a_signal_that_was_lost_on_the_way_is_given_after_the_reconnect(wa
         await until(lambda: is_listening(direct, 3))
         ways.database.silence()
         await put(declared, BODY)
-        await notice_event(direct, (await look_at(direct, declared)).row["incoming_key"])
+        await record_event(direct, (await look_at(direct, declared)).row["incoming_key"])
         assert await asyncio.to_thread(ways.database.held.wait, IN_TIME)
         ways.database.cut()
         ways.database.restore()

@@ -60,7 +60,7 @@ async def test_a_file_in_parts_is_proved_like_any_other(client: httpx.AsyncClien
     await check_all(resources)
 
 
-async def test_the_event_of_the_assembled_object_is_a_notice_too(
+async def test_the_event_of_the_assembled_object_is_an_arrival_too(
     client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
 ) -> None:
     await put_parts(client, declared, BODY)

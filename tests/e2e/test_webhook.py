@@ -27,29 +27,31 @@ def event(api: Api, key: str, **about: Any) -> dict[str, Any]:
     return make_event(api.settings.incoming_bucket, key, **about)
 
 
-async def count_notices(resources: Resources, declared: Mapping[str, Any]) -> int:
-    count: int = (await look_at(resources, declared)).row["notices"]
+async def count_arrivals(resources: Resources, declared: Mapping[str, Any]) -> int:
+    count: int = (await look_at(resources, declared)).row["arrivals"]
     return count
 
 
-async def test_an_event_is_a_notice_and_no_more(api: Api, client: httpx.AsyncClient, hook: httpx.AsyncClient, resources: Resources) -> None:
+async def test_an_event_is_an_arrival_and_no_more(
+    api: Api, client: httpx.AsyncClient, hook: httpx.AsyncClient, resources: Resources
+) -> None:
     declared = await declare(client, BYTES)
     answer = await hook.post("/webhooks/minio", json=event(api, await find_key(resources, declared)))
     assert (answer.status_code, answer.content) == (204, b"")
-    assert await count_notices(resources, declared) == 1
+    assert await count_arrivals(resources, declared) == 1
     metadata = await read_metadata(client, declared, wait=2)
     assert metadata["state"] in ("pending", "verifying")  # forged: nothing lies there, so nothing becomes of it
     assert metadata["hash"] is None
 
 
 @pytest.mark.parametrize("name", ["s3:ObjectCreated:PutTagging", "s3:ObjectRemoved:Delete"])
-async def test_other_events_are_no_notice(
+async def test_other_events_are_no_arrival(
     api: Api, client: httpx.AsyncClient, hook: httpx.AsyncClient, resources: Resources, *, name: str
 ) -> None:
     declared = await declare(client, BYTES)
     answer = await hook.post("/webhooks/minio", json=event(api, await find_key(resources, declared), name=name))
     assert answer.status_code == 204
-    assert await count_notices(resources, declared) == 0
+    assert await count_arrivals(resources, declared) == 0
 
 
 async def test_an_event_for_a_final_file_changes_nothing(
@@ -80,7 +82,7 @@ async def test_an_event_that_is_too_large_is_drained_and_forgotten(
     declared = await declare(client, BYTES)
     large = event(api, await find_key(resources, declared)) | {"padding": "x" * 2 * 1024**2}
     assert (await hook.post("/webhooks/minio", json=large)).status_code == 204
-    assert await count_notices(resources, declared) == 0
+    assert await count_arrivals(resources, declared) == 0
     assert (await hook.post("/webhooks/minio", content=b"x")).status_code == 204  # on the same connection
 
 
@@ -92,7 +94,7 @@ async def test_a_wrong_token_is_refused_before_the_body_counts(
     headers = {} if header is None else {"Authorization": header}
     answer = await anonymous.post(f"{api.url}/webhooks/minio", json=event(api, await find_key(resources, declared)), headers=headers)
     assert answer.status_code == 401
-    assert await count_notices(resources, declared) == 0
+    assert await count_arrivals(resources, declared) == 0
 
 
 async def test_an_api_key_is_no_webhook_token(client: httpx.AsyncClient) -> None:
@@ -110,11 +112,11 @@ async def test_the_last_event_is_in_the_metrics(api: Api, hook: httpx.AsyncClien
     assert await read_metric(hook, "assay_last_event_timestamp_seconds") > 0
 
 
-async def test_each_notice_is_counted_by_its_source(apart: Apart) -> None:
+async def test_each_arrival_is_counted_by_its_source(apart: Apart) -> None:
     """Three triggers, any of which is enough: only their counts show that one of them is dead."""
 
     async def count(source: str) -> float:
-        return await read_metric(apart.client, "assay_notices_total", source=source)
+        return await read_metric(apart.client, "assay_arrivals_total", source=source)
 
     announced, completed, found = [await upload(apart.client, BYTES) for _ in range(3)]
     before = {source: await count(source) for source in ("event", "complete", "sweep")}

@@ -15,7 +15,7 @@ from service.object_store import Bucket
 from service.object_store.connection import calling
 from service.queries import claims
 from service.resources import Resources
-from service.uploads.arrivals import notice_event
+from service.uploads.arrivals import record_event
 from service.uploads.declaring import PART_BYTES, Declared, declare_file
 from service.uploads.multipart import PartRequest, sign_parts
 from service.uploads.signing import Upload
@@ -93,7 +93,7 @@ def put_as_root(incoming: Bucket, file: File, body: bytes, *, content_type: str 
 
 
 async def claim(resources: Resources, file: File) -> Claim:
-    await notice_event(resources, file.incoming_key or "")
+    await record_event(resources, file.incoming_key or "")
     return await claim_due(resources)
 
 

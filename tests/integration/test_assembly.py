@@ -15,7 +15,7 @@ from service.object_store import Bucket, RequestRefused, StoreUnavailable
 from service.queries import assemblies, claims
 from service.resources import Resources
 from service.uploads import completion
-from service.uploads.arrivals import notice_event
+from service.uploads.arrivals import record_event
 from service.uploads.multipart import PartRequest, list_parts, sign_parts
 from service.worker.sweeper import sweep
 from tests.clock import DAY, pass_time
@@ -218,9 +218,9 @@ async def test_a_store_that_does_not_list_gives_the_lease_back(resources: Resour
 
 
 async def test_a_second_assembly_finds_the_object_of_the_first(resources: Resources) -> None:
-    """The first one's process died between the store's answer and the notice, and its lease has ended."""
+    """The first one's process died between the store's answer and the arrival, and its lease has ended."""
     file = await send_parts(resources)
-    broken = FaultyPool(resources.pool, assemblies.NOTICE, before=lose_connection)
+    broken = FaultyPool(resources.pool, assemblies.RECORD_ASSEMBLED, before=lose_connection)
     with pytest.raises(ConnectionResetError):
         await complete(msgspec.structs.replace(resources, pool=broken), file)
     assert (await find(resources, file)).state == State.PENDING
@@ -260,7 +260,7 @@ async def test_a_store_that_does_not_say_whether_the_object_is_there_gives_the_l
 
 
 async def test_another_digest_that_is_told_meanwhile_wins_and_holds_up_nobody(resources: Resources) -> None:
-    """The object is there before this one's notice: who completes with a digest then need not assemble."""
+    """The object is there before this one's arrival: who completes with a digest then need not assemble."""
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
 
@@ -422,7 +422,7 @@ async def test_a_rejected_file_leaves_no_parts(resources: Resources, root_incomi
 async def test_an_event_in_the_middle_of_an_assembly_changes_nothing(resources: Resources) -> None:
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
-    incoming.after["complete_upload"] = lambda: notice_event(resources, file.incoming_key or "")
+    incoming.after["complete_upload"] = lambda: record_event(resources, file.incoming_key or "")
     assert (await complete(msgspec.structs.replace(resources, incoming=incoming), file)).state == State.VERIFYING
     assert await read_lease(resources, file) is None
     await check_ready_and_clean(resources, file)

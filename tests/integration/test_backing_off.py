@@ -15,7 +15,7 @@ from service.object_store import ObjectChanged, RequestRefused
 from service.queries import claims
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
-from service.uploads.arrivals import notice_event
+from service.uploads.arrivals import record_event
 from service.uploads.declaring import declare_file
 from service.worker import store_health
 from service.worker.loop import Worker
@@ -32,7 +32,7 @@ SECOND = 1.0
 async def declare(resources: Resources, *, size: int = len(BODY)) -> Any:
     declaration = Declaration(owner="ann", filename="a.txt", size=size, content_type=None, sha256=None, metadata={})
     declared = await declare_file(resources, declaration)
-    await notice_event(resources, declared.file.incoming_key or "")
+    await record_event(resources, declared.file.incoming_key or "")
     return declared
 
 

@@ -77,15 +77,15 @@ async def test_only_a_refusal_stands_for_an_event_that_cannot_be_suppressed(reso
         assert finding.status == found
 
 
-async def make_final(resources: Resources, file_id: UUID, *, notices: int) -> None:
+async def make_final(resources: Resources, file_id: UUID, *, arrivals: int) -> None:
     await resources.pool.execute(
         """
         UPDATE files SET state = 'rejected', rejection_reason = 'size-mismatch', rejection_detail = '', due_at = NULL, final_at = now(),
-                         notices = $2
+                         arrivals = $2
         WHERE id = $1
         """,
         file_id,
-        notices,
+        arrivals,
     )
 
 
@@ -95,9 +95,9 @@ async def test_uploads_that_no_event_announced_are_counted(resources: Resources)
     assert "of 0 uploads" in nothing.what
     signer = resources.signer
     async with events.declared_probe(resources, signer) as first, events.declared_probe(resources, signer) as second:
-        await make_final(resources, first.file_id, notices=1)
+        await make_final(resources, first.file_id, arrivals=1)
         (announced,) = await events.check_announcements(resources)
-        await make_final(resources, second.file_id, notices=0)
+        await make_final(resources, second.file_id, arrivals=0)
         (unannounced,) = await events.check_announcements(resources)
     assert announced.status == "ok"
     # `complete` raises the same number: an event that is missing there is not to be seen, and nothing else is said.

@@ -54,8 +54,8 @@ async def test_a_verdict_says_what_was_compared(pool: asyncpg.Pool, digest: Sha2
 async def test_a_transition_that_is_none_is_not_told(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
     before = await tell(pool, held)
-    await files.notice_key(pool, held.incoming_key)
-    await files.notice_file(pool, held.id, None, why="the client completed the upload")
+    await files.record_event(pool, held.incoming_key)
+    await files.record_arrival(pool, held.id, None, why="the client completed the upload")
     assert await claims.return_to_pending(pool, held, LEASE) == State.VERIFYING
     await claims.claim_small(pool, 1, LEASE)
     assert await commit(pool, held) is None
@@ -66,7 +66,7 @@ async def test_a_transition_that_is_none_is_not_told(pool: asyncpg.Pool) -> None
 async def test_a_way_back_and_a_second_announcement_are_told(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
     assert await claims.return_to_pending(pool, held, LEASE) == State.PENDING
-    await files.notice_file(pool, held.id, None, why="the client completed the upload")
+    await files.record_arrival(pool, held.id, None, why="the client completed the upload")
     assert (await tell(pool, held))[2:] == [
         ("pending", "verifying", "worker", "nothing lies at its key"),
         ("verifying", "pending", "client", "the client completed the upload"),
@@ -96,7 +96,7 @@ async def test_a_streamed_upload_is_born_ready(pool: asyncpg.Pool) -> None:
 async def test_a_transition_that_is_rolled_back_is_not_told(pool: asyncpg.Pool) -> None:
     file = await declare(pool)
     async with held_open(pool) as holder:
-        await files.notice_key(holder, file.incoming_key or "")
+        await files.record_event(holder, file.incoming_key or "")
     assert await tell(pool, file) == [("pending", None, "client", "declared")]
 
 
@@ -134,7 +134,7 @@ async def test_a_files_transitions_keep_their_order_when_the_second_has_the_lowe
     [held] = await claims.claim_small(pool, 1, LEASE)
     async with held_open(pool) as holder:
         await holder.execute("SELECT FROM copies FOR UPDATE")  # as a commit does first: its transaction has its id now
-        await files.notice_key(pool, file.incoming_key or "")
+        await files.record_event(pool, file.incoming_key or "")
         assert await claims.commit_verification(holder, held, size=3, sha256=DIGEST, etag="e") is not None
         await holder.execute("COMMIT")
     assert [one.state for one in await read(pool)] == [State.PENDING, State.VERIFYING, State.READY]
@@ -202,7 +202,7 @@ async def test_a_history_from_another_server_is_mended(pool: asyncpg.Pool) -> No
     assert not (await history.read_all(pool, START, ["ann"], limit=9)).held_back  # nobody waits for years
     async with pool.acquire() as connection:
         await history.rebase_history(connection)
-    await files.notice_key(pool, file.incoming_key or "")
+    await files.record_event(pool, file.incoming_key or "")
     assert [one.state for one in await read(pool)] == [State.PENDING, State.VERIFYING]
     assert await history.is_kept(pool, await history.find_now(pool))
 

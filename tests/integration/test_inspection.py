@@ -15,7 +15,7 @@ from service.problems import NotFound
 from service.queries import claims, files
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
-from service.uploads.arrivals import notice_event
+from service.uploads.arrivals import record_event
 from service.uploads.declaring import declare_file
 from tests.integration.steps import TWO_PARTS, declare_parts, find, put_parts
 from tests.servers import free_port
@@ -67,7 +67,7 @@ async def test_an_upload_that_nobody_announced(resources: Resources, file: File)
 
 async def test_an_upload_that_no_worker_takes(resources: Resources, file: File) -> None:
     await send(resources, file)
-    await notice_event(resources, file.incoming_key or "")
+    await record_event(resources, file.incoming_key or "")
     found = await inspect_file(resources, file.id)
     assert found.file.state == State.VERIFYING
     assert "no worker has taken it" in found.why
@@ -76,7 +76,7 @@ async def test_an_upload_that_no_worker_takes(resources: Resources, file: File) 
 
 async def test_a_file_that_a_worker_holds(resources: Resources, file: File) -> None:
     await send(resources, file)
-    await notice_event(resources, file.incoming_key or "")
+    await record_event(resources, file.incoming_key or "")
     (claim,) = await claims.claim_small(resources.pool, 1, LEASE)
     found = await inspect_file(resources, file.id)
     assert "a worker is at it" in found.why
@@ -86,7 +86,7 @@ async def test_a_file_that_a_worker_holds(resources: Resources, file: File) -> N
 
 
 async def test_the_last_error_of_the_store_is_told(resources: Resources, file: File) -> None:
-    await notice_event(resources, file.incoming_key or "")
+    await record_event(resources, file.incoming_key or "")
     (claim,) = await claims.claim_small(resources.pool, 1, LEASE)
     await claims.release_claim(resources.pool, claim, retry_in=timedelta(minutes=5), error="SlowDown")
     found = await inspect_file(resources, file.id)
@@ -94,7 +94,7 @@ async def test_the_last_error_of_the_store_is_told(resources: Resources, file: F
 
 
 async def test_a_second_attempt_is_not_told_by_the_error_of_the_first(resources: Resources, file: File) -> None:
-    await notice_event(resources, file.incoming_key or "")
+    await record_event(resources, file.incoming_key or "")
     (claim,) = await claims.claim_small(resources.pool, 1, LEASE)
     await claims.release_claim(resources.pool, claim, retry_in=timedelta(0), error="SlowDown")
     await claims.claim_small(resources.pool, 1, LEASE)
@@ -102,7 +102,7 @@ async def test_a_second_attempt_is_not_told_by_the_error_of_the_first(resources:
 
 
 async def test_an_event_about_nothing_does_not_hide_the_end(resources: Resources, file: File) -> None:
-    await notice_event(resources, file.incoming_key or "")
+    await record_event(resources, file.incoming_key or "")
     assert "expires after" in (await inspect_file(resources, file.id)).next
 
 
@@ -129,7 +129,7 @@ async def test_the_row_is_told_while_the_store_is_away(resources: Resources, wit
 
 async def test_a_proved_file_and_its_object(resources: Resources, file: File) -> None:
     await send(resources, file)
-    await notice_event(resources, file.incoming_key or "")
+    await record_event(resources, file.incoming_key or "")
     (claim,) = await claims.claim_small(resources.pool, 1, LEASE)
     key = str(claim.vault_key)
     etag = await resources.vault.put(key, BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10)

@@ -92,7 +92,7 @@ async def test_files_that_are_older_than_the_history_have_one_from_then_on(empty
     await database.migrate(empty)
     opened = await database.open_pool(empty)
     async with opened:
-        await files.notice_key(opened, "k")
+        await files.record_event(opened, "k")
         told = await opened.fetch("SELECT state, previous, by FROM file_history ORDER BY sequence")
     assert [tuple(row) for row in told] == [("pending", None, "migration"), ("verifying", "pending", "store")]
 

@@ -13,7 +13,7 @@ from service.object_store import Bucket
 from service.object_store.presign import Signer
 from service.queries import copies
 from service.resources import Resources
-from service.uploads.arrivals import notice_event
+from service.uploads.arrivals import record_event
 from service.worker.store_health import StoreHealth
 from tests.clock import pass_time
 from tests.damage import damage_on_disk
@@ -252,12 +252,12 @@ async def test_healthy_files_are_verified_beside_poisoned_ones(resources: Resour
     faulty = spoil_all(resources, poisoned, "head", "copy_from", "open")
     healthy = [(await send(resources)).file for _ in range(5)]
     for file in [*poisoned, *healthy]:
-        await notice_event(resources, file.incoming_key or "")
+        await record_event(resources, file.incoming_key or "")
     async with working(faulty) as worker:
         await until_ready(resources, healthy)
         await until_failed(resources, len(poisoned))
         late = (await send(resources)).file
-        await notice_event(resources, late.incoming_key or "")
+        await record_event(resources, late.incoming_key or "")
         await until_ready(resources, [late])
         assert not worker.health.is_away
     assert await resources.pool.fetchval("SELECT max(attempts) FROM files WHERE state = 'ready'") == 1
@@ -276,7 +276,7 @@ async def test_objects_that_could_not_be_read_have_one_slot_beside_the_others(re
     incoming.before["head"] = wait_for_answer
     healthy = [(await send(resources)).file for _ in range(2 * resources.settings.worker_slots)]
     for file in healthy:
-        await notice_event(resources, file.incoming_key or "")
+        await record_event(resources, file.incoming_key or "")
     async with working(msgspec.structs.replace(resources, incoming=incoming)) as worker:
         await until_ready(resources, healthy)
         assert [claim.failed_reads for claim in worker.running.values()] == [1]

@@ -39,7 +39,7 @@ async def declare(pool: asyncpg.Pool, what: Declaration | None = None) -> File:
 
 
 async def claim(pool: asyncpg.Pool, file: File) -> Claim:
-    await files.notice_key(pool, file.incoming_key or "")
+    await files.record_event(pool, file.incoming_key or "")
     [claimed] = await claims.claim_small(pool, 1, LEASE) or await claims.claim_unreadable(pool, 1, LEASE)
     assert claimed.id == file.id
     return claimed
@@ -73,7 +73,7 @@ async def test_a_claim_changes_no_state_and_writes_its_vault_key_down(pool: asyn
 
 async def test_large_files_are_claimed_apart_from_small_ones(pool: asyncpg.Pool) -> None:
     large = await declare(pool, declaration(size=2**30 + 1))
-    await files.notice_key(pool, large.incoming_key or "")
+    await files.record_event(pool, large.incoming_key or "")
     assert await claims.claim_small(pool, 9, LEASE) == []
     assert [held.id for held in await claims.claim_large(pool, 9, LEASE)] == [large.id]
 
@@ -101,7 +101,7 @@ async def test_the_commit_makes_ready_and_drops_the_copies_row(pool: asyncpg.Poo
 
 async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_commit(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
-    assert await files.notice_file(pool, held.id, OTHER, why="complete") is not None
+    assert await files.record_arrival(pool, held.id, OTHER, why="complete") is not None
     first = await commit(pool, held)
     assert first is not None
     assert (first.state, first.rejection_reason, first.hash) == (State.VERIFYING, None, None)
@@ -154,7 +154,7 @@ async def test_an_arrival_cannot_cancel_the_back_off_of_an_unreadable_object(poo
     held = await claim(pool, file)
     await claims.count_failed_read(pool, held, retry_in=timedelta(minutes=10), error="503", most_reads=10, most_time=timedelta(hours=24))
     for _ in range(2):
-        await files.notice_key(pool, file.incoming_key or "")
+        await files.record_event(pool, file.incoming_key or "")
         assert await claims.claim_unreadable(pool, 9, LEASE) == []
     await pool.execute("UPDATE files SET due_at = due_at - interval '30 seconds'")
     assert await claims.claim_small(pool, 9, LEASE) == []
@@ -168,7 +168,7 @@ async def count_read(pool: asyncpg.Pool, held: Claim, *, most_reads: int, most_t
 
 async def test_a_second_other_digest_changes_nothing(pool: asyncpg.Pool) -> None:
     file = await declare(pool, declaration(sha256=DIGEST))
-    assert await files.notice_file(pool, file.id, OTHER, why="complete") is None
+    assert await files.record_arrival(pool, file.id, OTHER, why="complete") is None
     assert await files.find_file(pool, file.id, owner=None) == file
 
 
@@ -221,10 +221,10 @@ async def test_back_to_pending_takes_the_copies_row_along(pool: asyncpg.Pool) ->
     assert await copies.list_copies(pool, held.id) == []
 
 
-async def test_a_notice_after_the_claim_makes_the_file_due_again_at_once(pool: asyncpg.Pool) -> None:
+async def test_an_arrival_after_the_claim_makes_the_file_due_again_at_once(pool: asyncpg.Pool) -> None:
     file = await declare(pool)
     held = await claim(pool, file)
-    await files.notice_key(pool, file.incoming_key or "")
+    await files.record_event(pool, file.incoming_key or "")
     assert await claims.return_to_pending(pool, held, timedelta(minutes=1)) == State.VERIFYING
     assert len(await claims.claim_small(pool, 9, LEASE)) == 1
 
@@ -252,7 +252,7 @@ async def test_a_rejection_without_a_copy_keeps_its_reason(pool: asyncpg.Pool) -
     file = await claims.reject_file(pool, held, Rejection(RejectionReason.UNVERIFIABLE, "no"))
     assert file is not None
     assert (file.rejection_reason, file.rejection_detail) == (RejectionReason.UNVERIFIABLE, "no")
-    assert await files.notice_key(pool, file.incoming_key or "") is None
+    assert await files.record_event(pool, file.incoming_key or "") is None
 
 
 async def test_a_streamed_upload_is_born_from_its_live_copy(pool: asyncpg.Pool) -> None:

@@ -30,7 +30,7 @@ async def held(pool: asyncpg.Pool) -> Claim:
     file_id = make_id()
     ends = {"upload_ttl": timedelta(days=1), "grace": timedelta(hours=1)}
     await files.declare_file(pool, DECLARATION, file_id=file_id, incoming_key=file_id.hex, part_size=None, **ends)
-    await files.notice_key(pool, file_id.hex)
+    await files.record_event(pool, file_id.hex)
     [claim] = await claims.claim_small(pool, 1, LEASE)
     return claim
 
@@ -71,8 +71,8 @@ def delete(held: Claim) -> Callable[[Database], Awaitable[bool]]:
     return lambda database: files.delete_file(database, held.id, owner="ann")
 
 
-def notice(held: Claim, digest: Sha256 | None) -> Callable[[Database], Awaitable[File | None]]:
-    return lambda database: files.notice_file(database, held.id, digest, why="complete")
+def arrive(held: Claim, digest: Sha256 | None) -> Callable[[Database], Awaitable[File | None]]:
+    return lambda database: files.record_arrival(database, held.id, digest, why="complete")
 
 
 async def state(pool: asyncpg.Pool, held: Claim) -> State:
@@ -145,31 +145,31 @@ async def test_a_deletion_that_waits_for_a_commit_sees_to_the_proved_object(pool
 
 
 async def test_a_commit_that_waits_for_a_digest_compares_it(pool: asyncpg.Pool, held: Claim) -> None:
-    _, file = await meet(pool, notice(held, OTHER), commit(held))
+    _, file = await meet(pool, arrive(held, OTHER), commit(held))
     assert (file.state, file.hash) == (State.VERIFYING, None)  # the first mismatch is no verdict yet
     [copy] = await copies.list_copies(pool, held.id)
     assert copy.doomed_at is not None
 
 
 async def test_a_digest_that_waits_for_a_commit_changes_nothing(pool: asyncpg.Pool, held: Claim) -> None:
-    file, noticed = await meet(pool, commit(held), notice(held, OTHER))
-    assert (file.state, noticed) == (State.READY, None)
+    file, recorded = await meet(pool, commit(held), arrive(held, OTHER))
+    assert (file.state, recorded) == (State.READY, None)
 
 
 async def test_two_digests_at_once_leave_the_first(pool: asyncpg.Pool, held: Claim) -> None:
-    first, second = await meet(pool, notice(held, DIGEST), notice(held, OTHER))
+    first, second = await meet(pool, arrive(held, DIGEST), notice(held, OTHER))
     assert (first.declared_sha256, second) == (DIGEST, None)
 
 
-async def test_a_way_back_that_waits_for_a_notice_is_none(pool: asyncpg.Pool, held: Claim) -> None:
-    _, came_to = await meet(pool, notice(held, None), lambda database: claims.return_to_pending(database, held, LEASE))
+async def test_a_way_back_that_waits_for_an_arrival_is_none(pool: asyncpg.Pool, held: Claim) -> None:
+    _, came_to = await meet(pool, arrive(held, None), lambda database: claims.return_to_pending(database, held, LEASE))
     assert came_to == State.VERIFYING
     assert len(await claims.claim_small(pool, 1, LEASE)) == 1
 
 
-async def test_a_notice_that_waits_for_the_way_back_announces_anew(pool: asyncpg.Pool, held: Claim) -> None:
-    came_to, noticed = await meet(pool, lambda database: claims.return_to_pending(database, held, LEASE), notice(held, None))
-    assert (came_to, noticed.state) == (State.PENDING, State.VERIFYING)
+async def test_an_arrival_that_waits_for_the_way_back_announces_anew(pool: asyncpg.Pool, held: Claim) -> None:
+    came_to, recorded = await meet(pool, lambda database: claims.return_to_pending(database, held, LEASE), arrive(held, None))
+    assert (came_to, recorded.state) == (State.PENDING, State.VERIFYING)
     assert len(await claims.claim_small(pool, 1, LEASE)) == 1
 
 

@@ -15,7 +15,7 @@ from service.model import File, State
 from service.object_store import Bucket, StoreError
 from service.queries import leftovers
 from service.resources import Resources
-from service.uploads.arrivals import notice_event
+from service.uploads.arrivals import record_event
 from service.worker.sweeper import sweep
 from tests import damage
 from tests.clock import DAY, pass_time
@@ -33,7 +33,7 @@ async def make_pending(resources: Resources) -> File:
 
 async def make_verifying(resources: Resources) -> File:
     declared = await send(resources)
-    await notice_event(resources, declared.file.incoming_key or "")
+    await record_event(resources, declared.file.incoming_key or "")
     return declared.file
 
 

@@ -13,7 +13,7 @@ from service.model import State
 from service.object_store import Bucket, ObjectChanged, ObjectMissing
 from service.queries import claims, copies, files
 from service.resources import Resources
-from service.uploads.arrivals import notice_event
+from service.uploads.arrivals import record_event
 from service.worker.sweeper import sweep
 from tests.faults import FaultyBucket, FaultyPool, Gate
 from tests.integration.steps import (
@@ -45,7 +45,7 @@ async def test_an_event_between_the_look_and_the_way_back_is_not_lost(resources:
 
     async def upload_and_announce() -> None:
         await put(declared)
-        await notice_event(resources, declared.file.incoming_key or "")
+        await record_event(resources, declared.file.incoming_key or "")
 
     interrupted = FaultyPool(resources.pool, claims.RETURN, before=upload_and_announce)
     await run(msgspec.structs.replace(resources, pool=interrupted), held)

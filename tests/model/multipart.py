@@ -197,8 +197,8 @@ class MultipartUpload(WithoutClaims[Upload]):
     def announce(self, u: Upload, number: int) -> Iterator[UploadStep]:
         me = number + 1
         if u.token == me and u.state in OPEN:
-            noticed = u._replace(state="verifying", token=0, live=0, fresh=0)
-            yield self.step(f"API {me} announces the object, gives the lease back", self.place(noticed, number, Api()))
+            recorded = u._replace(state="verifying", token=0, live=0, fresh=0)
+            yield self.step(f"API {me} announces the object, gives the lease back", self.place(recorded, number, Api()))
         else:
             yield self.step(f"API {me}: 0 rows, begins anew", self.place(u, number, Api()))
 

@@ -24,7 +24,7 @@ class WayOfAFile:
         busy = sum(c.pc != "" for c in claims)
         return busy < self.config.workers and not any(c.token and c.until for c in claims)
 
-    # --- the client, the owner, time, notices, the sweeper at the files row
+    # --- the client, the owner, time, arrivals, the sweeper at the files row
 
     def file_steps(self, file: File, claimable: bool) -> Iterator[FileStep]:
         yield from self.outside_steps(file)
@@ -60,11 +60,11 @@ class WayOfAFile:
             yield Step("incoming object vanishes", False, to(incoming=0, vanished=1), None)
         if file.state in OPEN:
             yield Step(
-                "a notice (event, forged or not; complete): verifying, notices + 1",
+                "an arrival (event, forged or not; complete): verifying, arrivals + 1",
                 False,
                 to(state="verifying"),
                 None,
-                "arrived" if file.incoming else "notice",
+                "arrived" if file.incoming else "announced",
             )
 
     def fault_steps(self, file: File) -> Iterator[FileStep]:
@@ -80,7 +80,7 @@ class WayOfAFile:
             yield Step("the store is well again", True, to(store=WELL), None)
 
     def digest_steps(self, file: File) -> Iterator[FileStep]:
-        """The digest of declare or of `complete`; the latter raises notices too: that is a step that can always follow."""
+        """The digest of declare or of `complete`; the latter raises arrivals too: that is a step that can always follow."""
         may = (file.state in OPEN or not self.on("digest-open")) and (not file.declared or not self.on("digest-once"))
         if self.config.digests and may and file.state != "deleted":
             for content in (1, 2) if file.puts or file.declared else (1,):
@@ -99,7 +99,7 @@ class WayOfAFile:
             return claim._replace(token=0, row=0)
         if how == "purge":
             return claim._replace(obj=0, named=0) if claim.named else claim
-        if claim.pc == "claimed":  # "notice" and "arrived": only a worker that may yet say "nothing there" compares
+        if claim.pc == "claimed":  # "announced" and "arrived": only a worker that may yet say "nothing there" compares
             return claim._replace(seen=max(claim.seen, 1))
         if claim.pc == "nothing":
             return claim._replace(seen=max(claim.seen, 2 if how == "arrived" else 1))

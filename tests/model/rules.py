@@ -10,11 +10,11 @@ from tests.model.transitions import Step
 
 RULES = {
     "row-first": "the statement that claims writes the copies row down, before anything is written under its key",
-    "due-by-itself": "rows are claimed without any notice, too: pending as well as verifying",
+    "due-by-itself": "rows are claimed without any arrival, too: pending as well as verifying",
     "pending-too": "a worker's statements accept pending as well as verifying: a claim changes no state",
     "guards": "a worker's statements demand state IN (pending, verifying) AND lease = its own",
     "guard-lease": "... in particular the lease",
-    "notices": "back to pending only if notices is what it was at the claim, else due again at once",
+    "arrivals": "back to pending only if arrivals is what it was at the claim, else due again at once",
     "expire-looks": "a file expires only after the store said: no such key",
     "expire-late": "... asked by a claim that was made after end + grace: the clock at the UPDATE proves nothing about the look before it",
     "expire-grace": "... and the grace counts: a PUT that began before the end may be accepted after it",
@@ -98,7 +98,7 @@ class Claim(NamedTuple):
     named: int = 0  # files.minio_object_name is this claim's key
     pc: str = "claimed"  # where its worker is; "" when there is none (crashed or done)
     val: int = 0  # what the worker remembers: end + grace were over at the claim; an ETag; a content
-    seen: int = 0  # notices since the claim: 0 none, 1 some, 2 one while the object was there and the HEAD had missed it
+    seen: int = 0  # arrivals since the claim: 0 none, 1 some, 2 one while the object was there and the HEAD had missed it
     verdict: int = 0  # without digest-in-commit: the digest as the worker read it before, plus one
 
 

@@ -9,7 +9,7 @@ from tests.model.multipart import MultipartUpload
 from tests.model.protocol import WayOfAFile
 from tests.model.streamed import StreamedUpload
 
-UNNOTICED = frozenset({"due-by-itself", "pending-too"})  # without these nothing goes wrong, but a file may come to no end
+HARMLESS = frozenset({"due-by-itself", "pending-too"})  # without these nothing goes wrong, but a file may come to no end
 
 
 BOUNDS = [
@@ -42,14 +42,14 @@ def test_no_invariant_breaks_and_every_file_comes_to_an_end(config: rules.Config
     assert not found.broken, describe(found)
 
 
-@pytest.mark.parametrize("rule", sorted(rules.RULES.keys() - UNNOTICED))
+@pytest.mark.parametrize("rule", sorted(rules.RULES.keys() - HARMLESS))
 def test_a_file_needs_the_rule(rule: str) -> None:
     bounds = {"claims": 1, "puts": 1, **FAULTS[rule]} if rule in FAULTS else {}
     found = search(WayOfAFile(rules.Config(rules=frozenset(rules.RULES) - {rule}, **bounds)))
     assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
 
 
-@pytest.mark.parametrize("rule", sorted(UNNOTICED))
+@pytest.mark.parametrize("rule", sorted(HARMLESS))
 def test_a_file_that_nobody_announces_comes_to_no_end_without_the_rule(rule: str) -> None:
     found = search(WayOfAFile(rules.Config(rules=frozenset(rules.RULES) - {rule}, claims=1, puts=1)))
     assert found.stuck, f"nothing gets stuck without {rule}: {describe(found)}"

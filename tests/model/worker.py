@@ -117,12 +117,12 @@ class Worker:
         over = c.val if self.on("expire-late") else self.over(file)
         if over:
             yield self.settle(file, c, "worker: -> expired", state="expired")
-        elif c.seen and self.on("notices"):
-            yield self.settle(file, c, "worker: notices have changed, due again at once")
+        elif c.seen and self.on("arrivals"):
+            yield self.settle(file, c, "worker: arrivals have changed, due again at once")
         else:
             asleep = self.settle(file, c, "worker: -> pending, due with the next step", state="pending")
             missed = c.seen == 2 and file.incoming and self.guarded(file, c) and not c.doom
-            yield asleep._replace(bad="I2 a notice of an object that is there was slept through" if missed else "")
+            yield asleep._replace(bad="I2 an arrival of an object that is there was slept through" if missed else "")
 
     def from_headed(self, file: File, c: Claim) -> Iterator[FileStep]:
         yield self.settle(file, c, "worker: HEAD shows another size or type -> rejected", state="rejected", good=False)

@@ -1,4 +1,4 @@
-"""Hypothesis drives declarations, PUTs, poisoned objects, notices, workers that stall and wake late, lost answers, requests that land late,
+"""Hypothesis drives declarations, PUTs, poisoned objects, arrivals, workers that stall and wake late, lost answers, requests that land late,
 sweepers, deletions and time; after every step the invariants are looked up in the database and in both buckets.
 
 Time moves by shifting the rows' timestamps back. What the store still carries out is bounded as the protocol assumes: a
@@ -24,7 +24,7 @@ from service.problems import Problem
 from service.queries import claims
 from service.resources import open_resources
 from service.settings import Settings
-from service.uploads.arrivals import notice_event
+from service.uploads.arrivals import record_event
 from service.uploads.completion import complete_upload
 from service.uploads.declaring import Declared, declare_file
 from service.uploads.multipart import PartRequest, sign_parts
@@ -129,7 +129,7 @@ class WayOfAFile(RuleBasedStateMachine):
 
     @rule(sent=sent)
     def event(self, sent: Sent) -> None:
-        self.runner.run(notice_event(self.resources, sent.declared.file.incoming_key or ""))
+        self.runner.run(record_event(self.resources, sent.declared.file.incoming_key or ""))
         sent.heard |= sent.accepted
 
     @rule(sent=sent, digest=st.sampled_from((None, *CONTENTS)))
@@ -287,7 +287,7 @@ class WayOfAFile(RuleBasedStateMachine):
         await self.outcomes.check(self.resources)
         waiting = {row["id"] for row in await self.resources.pool.fetch("SELECT id FROM files WHERE state = 'pending'")}
         unheard = [sent for sent in self.sends if sent.heard and sent.id in waiting]
-        assert not unheard, "a notice of an object that is there is slept through"
+        assert not unheard, "an arrival of an object that is there is slept through"
         assert not self.health.is_away, "the worker stopped claiming although the store was well"
 
     def teardown(self) -> None:

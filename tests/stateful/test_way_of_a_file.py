@@ -43,8 +43,8 @@ GUARDS = {
     "a commit demands an undoomed copy": Guard(claims, "COMMIT", " AND doomed_at IS NULL", "", "NoSuchKey"),
     "a commit demands its lease": Guard(claims, "COMMIT", LEASED, "WHERE id = $3\n        FOR UPDATE OF files", "no row names"),
     "only ended leases are doomed": Guard(leftovers, "DOOM_ENDED", " AND lease_until < now()", "", "under a live lease"),
-    "a notice forbids the way back": Guard(claims, "RETURN", "notices = $4", "$4::integer IS NOT NULL", "is slept through"),
-    "a notice leaves the final alone": Guard(files, "NOTICE_KEY", UNPROVED_ALONE, REJECTED_TOO, "became"),
+    "an arrival forbids the way back": Guard(claims, "RETURN", "arrivals = $4", "$4::integer IS NOT NULL", "is slept through"),
+    "an arrival leaves the final alone": Guard(files, "RECORD_EVENT", UNPROVED_ALONE, REJECTED_TOO, "became"),
     "a doomed key is swept twice": Guard(leftovers, "CLAIM_DOOMED", SWEPT_BEFORE, "$2::interval IS NOT NULL", "no row names"),
 }
 

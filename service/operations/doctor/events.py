@@ -23,7 +23,7 @@ from service.operations.doctor.probes import URL_SECONDS, inside_signer
 from service.operations.doctor.requests import Answer, send
 from service.operations.doctor.unsigned_headers import ADVICE, describe, list_forms
 from service.queries import files
-from service.queries.inspection import count_announcements, count_notices
+from service.queries.inspection import count_announcements, count_arrivals
 from service.resources import Resources
 from service.settings import Settings
 from service.uploads import declaring
@@ -93,7 +93,7 @@ async def check_round_trip(resources: Resources) -> list[Finding]:
         if not answer.accepts:
             return [failed("event", f"the store answers {answer.status} to an upload", "see the lines about the URL and the clocks")]
         begun = time.monotonic()
-        if not await wait_for(lambda: is_noticed(resources, probe.file_id), seconds=EVENT_SECONDS):
+        if not await wait_for(lambda: has_arrived(resources, probe.file_id), seconds=EVENT_SECONDS):
             return [failed("event", f"no event within {EVENT_SECONDS:.0f} s", EVENT_ADVICE)]
         arrived = ok("event", f"arrived after {time.monotonic() - begun:.1f} s: rule, webhook and token are right")
         return [arrived, await check_worker(resources, probe.file_id)]
@@ -101,7 +101,7 @@ async def check_round_trip(resources: Resources) -> list[Finding]:
 
 async def check_worker(resources: Resources, file_id: UUID) -> Finding:
     await wait_for(lambda: is_final(resources, file_id), seconds=WORKER_SECONDS)
-    _, state = await count_notices(resources.pool, file_id) or (0, State.DELETED)
+    _, state = await count_arrivals(resources.pool, file_id) or (0, State.DELETED)
     if state == State.READY:
         return ok("worker", "the upload was proved")
     if state == State.REJECTED:
@@ -149,7 +149,7 @@ async def suppress_event(resources: Resources, signer: Signer, *, values: Sequen
         answer = await probe.send([(REPLICATION, value) for value in values])
         if not answer.accepts:
             return answer, False
-        return answer, await wait_for(lambda: is_noticed(resources, probe.file_id), seconds=SUPPRESSED_SECONDS)
+        return answer, await wait_for(lambda: has_arrived(resources, probe.file_id), seconds=SUPPRESSED_SECONDS)
 
 
 @contextlib.asynccontextmanager
@@ -181,13 +181,13 @@ async def declared_probe(resources: Resources, signer: Signer) -> AsyncIterator[
         await files.delete_file(resources.pool, file.id, owner=OWNER)
 
 
-async def is_noticed(resources: Resources, file_id: UUID) -> bool:
-    found = await count_notices(resources.pool, file_id)
+async def has_arrived(resources: Resources, file_id: UUID) -> bool:
+    found = await count_arrivals(resources.pool, file_id)
     return found is not None and found[0] > 0
 
 
 async def is_final(resources: Resources, file_id: UUID) -> bool:
-    found = await count_notices(resources.pool, file_id)
+    found = await count_arrivals(resources.pool, file_id)
     return found is None or found[1] not in UNPROVED
 
 

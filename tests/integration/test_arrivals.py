@@ -1,4 +1,4 @@
-"""What a notice writes down, what counts as found by our own look, and what a `complete` hears of a file that is gone."""
+"""What an arrival writes down, what counts as found by our own look, and what a `complete` hears of a file that is gone."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +14,8 @@ from service.files.lookup import delete_file, find_file
 from service.model import Declaration, File, Sha256, State
 from service.queries import claims, files, health
 from service.resources import Resources
-from service.telemetry.metrics import NOTICES
-from service.uploads.arrivals import notice_event
+from service.telemetry.metrics import ARRIVALS
+from service.uploads.arrivals import record_event
 from service.uploads.completion import complete_upload
 from service.uploads.declaring import declare_file, renew_upload
 from service.worker.store_health import StoreHealth
@@ -55,25 +55,25 @@ async def verifying_since(resources: Resources) -> datetime | None:
 
 
 def found_by_ourselves() -> float:
-    count: float = NOTICES.labels("sweep")._value.get()
+    count: float = ARRIVALS.labels("sweep")._value.get()
     return count
 
 
-async def test_a_file_waits_for_its_proof_since_its_first_notice(resources: Resources) -> None:
+async def test_a_file_waits_for_its_proof_since_its_first_arrival(resources: Resources) -> None:
     declared = await declare(resources)
     await resources.pool.execute("UPDATE files SET created_at = now() - interval '23 hours'")
     assert await verifying_since(resources) is None
-    await notice_event(resources, declared.file.incoming_key)
+    await record_event(resources, declared.file.incoming_key)
     first = await verifying_since(resources)
-    await notice_event(resources, declared.file.incoming_key)
+    await record_event(resources, declared.file.incoming_key)
     assert first is not None
     assert await verifying_since(resources) == first
     assert (await health.measure_backlog(resources.pool)).verifying_seconds < 60
 
 
-async def test_a_notice_of_nothing_is_forgotten(resources: Resources) -> None:
+async def test_an_arrival_of_nothing_is_forgotten(resources: Resources) -> None:
     declared = await declare(resources)
-    await notice_event(resources, declared.file.incoming_key)
+    await record_event(resources, declared.file.incoming_key)
     await look(resources)
     assert (await find_file(resources, declared.file.id, owner=None)).state == State.PENDING
     assert await verifying_since(resources) is None
@@ -108,7 +108,7 @@ async def test_another_digest_is_a_conflict_while_the_file_is_there(resources: R
 
 
 async def test_a_refusal_of_a_fresh_url_names_the_state_that_the_file_has_then(resources: Resources) -> None:
-    """The object is there, and somebody makes the file final before the notice."""
+    """The object is there, and somebody makes the file final before the arrival."""
     proved = await send(resources)
     with pytest.raises(problems.AlreadyUploaded) as refused:
         await renew_upload(overtaken(resources, lambda: look(resources)), proved.id, owner="ann")
@@ -119,4 +119,4 @@ async def test_a_refusal_of_a_fresh_url_names_the_state_that_the_file_has_then(r
 
 
 def overtaken(resources: Resources, by: Hook) -> Resources:
-    return msgspec.structs.replace(resources, pool=FaultyPool(resources.pool, files.NOTICE_FILE, before=by))
+    return msgspec.structs.replace(resources, pool=FaultyPool(resources.pool, files.RECORD_ARRIVAL, before=by))
