@@ -11,13 +11,13 @@ SHIFT_FILES = """
         failed_reads_since = failed_reads_since - $1::interval, due_at = due_at - $1::interval,
         sweep_at = sweep_at - $1::interval, purge_at = purge_at - $1::interval
 """
-SHIFT_COPIES = """
-    UPDATE copies SET created_at = created_at - $1::interval, lease_until = lease_until - $1::interval,
+SHIFT_RESERVATIONS = """
+    UPDATE reservations SET created_at = created_at - $1::interval, lease_until = lease_until - $1::interval,
         doomed_at = doomed_at - $1::interval, sweep_at = sweep_at - $1::interval, swept_at = swept_at - $1::interval
 """
 
 
 async def pass_time(pool: asyncpg.Pool, by: timedelta) -> None:
     """For every file and copy there is."""
-    await pool.execute(SHIFT_COPIES, by)
+    await pool.execute(SHIFT_RESERVATIONS, by)
     await pool.execute(SHIFT_FILES, by)

@@ -48,7 +48,7 @@ async def check_objects_are_named(resources: Resources) -> None:
     """4. Where a sweeper is at work between the look at the buckets and that at the rows, look again."""
     incoming, vault = await list_bucket(resources.incoming), await list_bucket(resources.vault)
     # The rows are read after the buckets: every key is written down before anything lies under it.
-    reserved = await resources.pool.fetch("SELECT vault_key, scratch_key FROM copies")
+    reserved = await resources.pool.fetch("SELECT vault_key, scratch_key FROM reservations")
     copies = {str(row["vault_key"]) for row in reserved}
     files = await resources.pool.fetch(FILES)
     named = {str(row["minio_object_name"]) for row in files if row["minio_object_name"] and (row["state"] != "deleted" or row["purge_at"])}
@@ -88,7 +88,9 @@ class Outcomes:
 
 async def check_uploads_aborted(resources: Resources) -> None:
     """No multipart upload is left, with parts that no listing shows, of any copy that was doomed or of any file that is final."""
-    for row in await resources.pool.fetch("SELECT vault_key, upload_id FROM copies WHERE upload_id IS NOT NULL AND doomed_at IS NOT NULL"):
+    for row in await resources.pool.fetch(
+        "SELECT vault_key, upload_id FROM reservations WHERE upload_id IS NOT NULL AND doomed_at IS NOT NULL"
+    ):
         await check_upload_aborted(resources.vault, str(row["vault_key"]), row["upload_id"])
     final = "SELECT incoming_key, upload_id FROM files WHERE upload_id IS NOT NULL AND state NOT IN ('pending', 'verifying')"
     for row in await resources.pool.fetch(final):

@@ -84,7 +84,7 @@ STATEMENTS = (
     )
     """,
     """
-    CREATE TABLE copies (
+    CREATE TABLE reservations (
         vault_key uuid PRIMARY KEY,
         file_id uuid NOT NULL,  -- no foreign key: a streamed upload has no file before its commit
         owner text NOT NULL,
@@ -95,7 +95,7 @@ STATEMENTS = (
         doomed_at timestamptz,
         sweep_at timestamptz,
         swept_at timestamptz,  -- when the object was deleted for the first time
-        CONSTRAINT copies_sweep_doomed_only CHECK ((doomed_at IS NULL) = (sweep_at IS NULL))
+        CONSTRAINT reservations_sweep_doomed_only CHECK ((doomed_at IS NULL) = (sweep_at IS NULL))
     )
     """,
     """
@@ -121,8 +121,8 @@ STATEMENTS = (
     "CREATE INDEX files_sweep ON files (sweep_at) WHERE sweep_at IS NOT NULL",
     "CREATE INDEX files_purge ON files (purge_at) WHERE purge_at IS NOT NULL",
     "CREATE INDEX files_forget ON files (final_at) WHERE state IN ('deleted', 'expired')",
-    "CREATE INDEX copies_live ON copies (created_at) WHERE doomed_at IS NULL",
-    "CREATE INDEX copies_doomed ON copies (sweep_at) WHERE doomed_at IS NOT NULL",
+    "CREATE INDEX reservations_live ON reservations (created_at) WHERE doomed_at IS NULL",
+    "CREATE INDEX reservations_doomed ON reservations (sweep_at) WHERE doomed_at IS NOT NULL",
 )
 
 

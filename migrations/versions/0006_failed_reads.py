@@ -17,11 +17,11 @@ STATEMENTS = (
     # A probe of the store belongs to no file. It writes a scratch object into each bucket:
     # the one in incoming under `scratch_key`.
     """
-    ALTER TABLE copies
+    ALTER TABLE reservations
         ALTER COLUMN file_id DROP NOT NULL,
         ALTER COLUMN owner DROP NOT NULL,
         ADD COLUMN scratch_key text,
-        ADD CONSTRAINT copies_of_file_or_probe CHECK (num_nonnulls(file_id, scratch_key) = 1)
+        ADD CONSTRAINT reservations_of_file_or_probe CHECK (num_nonnulls(file_id, scratch_key) = 1)
     """,
 )
 

@@ -9,7 +9,7 @@ import msgspec
 from service import database, problems
 from service.cli.errors import CommandError
 from service.operations.inspection import Inspection, PartsAtStore, Place, inspect_file
-from service.queries.copies import Copy
+from service.queries.reservations import Reservation
 from service.resources import open_resources
 from service.settings import Settings, read_settings
 
@@ -44,7 +44,7 @@ def describe(inspection: Inspection) -> str:
     lines += [f"{place.role:<20}{describe_place(place)}" for place in inspection.places]
     if inspection.parts is not None:
         lines.append(f"{'parts':<20}{describe_parts(inspection.parts)}")
-    lines += [f"{'copies row':<20}{describe_copy(copy)}" for copy in inspection.copies]
+    lines += [f"{'reservation':<20}{describe_reservation(found)}" for found in inspection.reservations]
     return "\n".join([*lines, "", f"why   {inspection.why}", f"next  {inspection.next}"])
 
 
@@ -65,6 +65,6 @@ def describe_parts(parts: PartsAtStore) -> str:
     return f"{parts.come} of {parts.count} at the store" if parts.error is None else f"of {parts.count}: {parts.error}"
 
 
-def describe_copy(copy: Copy) -> str:
-    end = f"doomed {copy.doomed_at}" if copy.doomed_at else f"lease until {copy.lease_until}"
-    return f"{copy.vault_key}: since {copy.created_at}, {end}{', multipart upload' if copy.upload_id else ''}"
+def describe_reservation(reservation: Reservation) -> str:
+    end = f"doomed {reservation.doomed_at}" if reservation.doomed_at else f"lease until {reservation.lease_until}"
+    return f"{reservation.vault_key}: since {reservation.created_at}, {end}{', multipart upload' if reservation.upload_id else ''}"

@@ -1,4 +1,4 @@
-"""Why a file is where it is, and what happens next: its row, its copies, and what lies at each key."""
+"""Why a file is where it is, and what happens next: its row, its reservations, and what lies at each key."""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -8,8 +8,8 @@ import msgspec
 from service import problems
 from service.model import UNPROVED, Parts, State
 from service.object_store import Bucket, ObjectMissing, StoreError, UploadMissing
-from service.queries.copies import Copy, list_copies
 from service.queries.inspection import Standing, find_standing
+from service.queries.reservations import Reservation, list_reservations
 from service.resources import Resources
 
 
@@ -42,7 +42,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """`why` explains the state, `next` says what will happen to it; both for people. `parts`: of a file that waits for its parts."""
 
     file: Standing
-    copies: list[Copy]
+    reservations: list[Reservation]
     places: list[Place]
     parts: PartsAtStore | None
     why: str
@@ -54,21 +54,21 @@ async def inspect_file(resources: Resources, file_id: UUID) -> Inspection:
     standing = await find_standing(resources.pool, file_id, sweep_delay=resources.settings.sweep_delay)
     if standing is None:
         raise problems.NotFound("no such file")
-    copies = await list_copies(resources.pool, file_id)
-    places = [await look_at(bucket, key, role=role) for role, bucket, key in name_places(resources, standing, copies)]
+    reservations = await list_reservations(resources.pool, file_id)
+    places = [await look_at(bucket, key, role=role) for role, bucket, key in name_places(resources, standing, reservations)]
     incoming = next((place for place in places if place.role == "incoming"), None)
     parts = await count_parts(resources, standing)
     why = explain(standing, incoming, parts)
-    return Inspection(file=standing, copies=copies, places=places, parts=parts, why=why, next=foresee(standing, incoming))
+    return Inspection(file=standing, reservations=reservations, places=places, parts=parts, why=why, next=foresee(standing, incoming))
 
 
-def name_places(resources: Resources, standing: Standing, copies: list[Copy]) -> list[tuple[str, Bucket, str]]:
+def name_places(resources: Resources, standing: Standing, reservations: list[Reservation]) -> list[tuple[str, Bucket, str]]:
     places = []
     if standing.incoming_key is not None:
         places.append(("incoming", resources.incoming, standing.incoming_key))
     if standing.minio_object_name is not None:
         places.append(("proved object", resources.vault, str(standing.minio_object_name)))
-    return places + [("doomed copy" if copy.doomed_at else "copy", resources.vault, str(copy.vault_key)) for copy in copies]
+    return places + [("doomed copy" if found.doomed_at else "copy", resources.vault, str(found.vault_key)) for found in reservations]
 
 
 async def look_at(bucket: Bucket, key: str, *, role: str) -> Place:

@@ -8,7 +8,7 @@ from service.queries.files import COLUMNS
 from service.queries.history import MOVE, MOVED, record
 from service.queries.rows import Database, read_row, read_row_if_any
 
-# A claim changes no state. The copies row is written here, in the same statement, before anything can lie under its key.
+# A claim changes no state. The reservation is written here, in the same statement, before anything can lie under its key.
 CLAIM: Final = """
     , claimed AS (
         UPDATE files SET lease = gen_random_uuid(), lease_until = now() + $2::interval, due_at = now() + $2::interval,
@@ -16,14 +16,14 @@ CLAIM: Final = """
         FROM due WHERE files.id = due.id
         RETURNING files.id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, lease_until,
                   attempts, arrivals, grace_until <= now() AS grace_over, last_error IS NOT NULL AS failed_before, failed_reads
-    ), copy AS (
-        INSERT INTO copies (vault_key, file_id, owner, lease, lease_until)
+    ), reservation AS (
+        INSERT INTO reservations (vault_key, file_id, owner, lease, lease_until)
         SELECT gen_random_uuid(), id, owner, lease, lease_until FROM claimed
         RETURNING vault_key, file_id
     )
     SELECT id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, vault_key, attempts, arrivals,
            grace_over, failed_before, failed_reads
-    FROM claimed JOIN copy ON file_id = id
+    FROM claimed JOIN reservation ON file_id = id
 """
 DUE: Final = """
     WITH due AS (
@@ -52,14 +52,14 @@ async def claim_unreadable(database: Database, limit: int, lease: timedelta) -> 
 
 # Both tables' leases move in one statement, and neither without the other.
 EXTEND: Final = """
-    WITH copy AS (
-        SELECT vault_key FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
+    WITH reservation AS (
+        SELECT vault_key FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
     ), file AS (
-        UPDATE files SET lease_until = now() + $4::interval FROM copy
+        UPDATE files SET lease_until = now() + $4::interval FROM reservation
         WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
         RETURNING lease_until
     )
-    UPDATE copies SET lease_until = file.lease_until FROM file WHERE vault_key = $1 RETURNING vault_key
+    UPDATE reservations SET lease_until = file.lease_until FROM file WHERE vault_key = $1 RETURNING vault_key
 """
 
 
@@ -68,12 +68,12 @@ async def extend_lease(database: Database, claim: Claim, lease: timedelta) -> bo
     return await database.fetchval(EXTEND, claim.vault_key, claim.lease, claim.id, lease) is not None
 
 
-# Only while no copy request was sent: the copies row may go at once, because nothing can ever lie under its key.
+# Only while no copy request was sent: the reservation may go at once, because nothing can ever lie under its key.
 # An arrival that came after the claim may speak of an object that the look just missed: then the file is due again at once.
 RETURN: Final = (
     f"""
-    WITH copy AS (
-        DELETE FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
+    WITH reservation AS (
+        DELETE FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
     ), returned AS (
         UPDATE files
         SET state = CASE WHEN arrivals = $4 THEN 'pending' ELSE state END, {MOVE},
@@ -81,7 +81,7 @@ RETURN: Final = (
             due_at = CASE WHEN arrivals = $4 THEN least(now() + $5::interval, greatest(grace_until, now() + interval '1 second'))
                           ELSE now() END,
             lease = NULL, lease_until = NULL, last_error = NULL
-        FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
+        FROM reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
         RETURNING id, owner, state, {MOVED}
     """
     + record("returned", by="'worker'", why="'nothing lies at its key'")
@@ -98,11 +98,11 @@ async def return_to_pending(database: Database, claim: Claim, next_look: timedel
 # `grace_over` was true at the claim, so the look that found nothing came after the last moment at which a PUT could begin or end.
 EXPIRE: Final = (
     f"""
-    WITH copy AS (
-        DELETE FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
+    WITH reservation AS (
+        DELETE FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
     ), expired AS (
         UPDATE files SET state = 'expired', {MOVE}, lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
-        FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying') AND grace_until <= now()
+        FROM reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying') AND grace_until <= now()
         RETURNING {COLUMNS}, {MOVED}
     """
     + record("expired", by="'worker'", why="'the upload never came'")
@@ -120,12 +120,12 @@ async def expire_file(database: Database, claim: Claim) -> File | None:
 # Only while no copy request was sent, like RETURN.
 REJECT: Final = (
     f"""
-    WITH copy AS (
-        DELETE FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
+    WITH reservation AS (
+        DELETE FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
     ), rejected AS (
         UPDATE files SET state = 'rejected', {MOVE}, rejection_reason = $4, rejection_detail = $5,
                          lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
-        FROM copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
+        FROM reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
         RETURNING {COLUMNS}, {MOVED}
     """
     + record("rejected", by="'worker'", why="rejection_reason || ': ' || rejection_detail")
@@ -152,12 +152,12 @@ async def reject_file(database: Database, claim: Claim, rejection: Rejection) ->
 PROVED: Final = "'the copy has the declared size' || CASE WHEN declared_sha256 IS NULL THEN '' ELSE ' and digest' END"
 COMMIT: Final = (
     f"""
-    WITH copy AS (
-        SELECT vault_key FROM copies WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
+    WITH reservation AS (
+        SELECT vault_key FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
     ), compared AS (
-        SELECT id AS file_id, copy.vault_key, size = $4 AND coalesce(declared_sha256 = $5, true) AS matches,
+        SELECT id AS file_id, reservation.vault_key, size = $4 AND coalesce(declared_sha256 = $5, true) AS matches,
                mismatched_sha256 IS NOT DISTINCT FROM $5 AS again
-        FROM files, copy WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
+        FROM files, reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
         FOR UPDATE OF files
     ), verdict AS (
         UPDATE files
@@ -185,9 +185,9 @@ COMMIT: Final = (
     + record("verdict", by="'worker'", why=f"coalesce(rejection_reason || ': ' || rejection_detail, {PROVED})")
     + """
     ), kept AS (
-        DELETE FROM copies USING verdict WHERE vault_key = $1 AND verdict.state = 'ready'
+        DELETE FROM reservations USING verdict WHERE vault_key = $1 AND verdict.state = 'ready'
     ), doomed AS (
-        UPDATE copies SET doomed_at = now(), sweep_at = now() FROM verdict WHERE vault_key = $1 AND verdict.state <> 'ready'
+        UPDATE reservations SET doomed_at = now(), sweep_at = now() FROM verdict WHERE vault_key = $1 AND verdict.state <> 'ready'
     )
     SELECT """
     + COLUMNS

@@ -141,7 +141,7 @@ async def change_file(
     return read_row_if_any(await database.fetchrow(CHANGE, file_id, owner, filename, metadata), File)
 
 
-# Touches `files` alone: a copy under way falls to the sweeper when its own lease ends. The first
+# Touches `files` alone: a reservation is left to the sweeper, which dooms it when its lease has ended. The first
 # sweep is due SWEEP_DELAY after `sweep_at`, which is now, or for a multipart upload that is being
 # assembled at this moment the end of that lease.
 DELETE: Final = (

@@ -14,8 +14,8 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     overdue_seconds: float
     verifying: int
     verifying_seconds: float
-    copies: int
-    doomed_copies: int
+    reservations: int
+    doomed_reservations: int
 
 
 # Every count goes through a partial index over what is unfinished, so that the cost follows the backlog and not the table.
@@ -35,8 +35,8 @@ MEASURE: Final = """
         ) AS judged
     )
     SELECT overdue, overdue_seconds, verifying, verifying_seconds,
-           (SELECT count(*) FROM copies WHERE doomed_at IS NULL) AS copies,
-           (SELECT count(*) FROM copies WHERE doomed_at IS NOT NULL) AS doomed_copies
+           (SELECT count(*) FROM reservations WHERE doomed_at IS NULL) AS reservations,
+           (SELECT count(*) FROM reservations WHERE doomed_at IS NOT NULL) AS doomed_reservations
     FROM work
 """
 

@@ -3,8 +3,8 @@
 Ids are a transaction's id and a sequence. They are given out before their commits, in another order: a reader takes only rows below the
 oldest transaction that still runs (`xmin`), so nothing can appear below what it has read.
 
-A row's `xid` is its transaction's, or that of the file's row before where that one is higher: a commit that locked its copy first may
-have the lower id of two, and changes the file after the other one. So the ids of one file rise in the order of its transitions. What is
+A row's `xid` is its transaction's, or that of the file's row before where that one is higher: a commit that locked its reservation first
+may have the lower id of two, and changes the file after the other one. So the ids of one file rise in the order of its transitions. What is
 stored is never below the transaction's own id, so it is below `xmin` only when the transaction has ended.
 """
 

@@ -18,7 +18,7 @@ import msgspec
 from service.queries.rows import Database, read_row
 
 
-class DoomedCopy(msgspec.Struct, frozen=True):
+class DoomedReservation(msgspec.Struct, frozen=True):
     """A doomed vault key. `last`: it was swept before, COPY_GRACE ago, so no request to it can be under way and the row may go.
 
     `scratch_key` is the key in incoming that a probe of the store reserved with it.
@@ -45,49 +45,49 @@ class DeletedObject(msgspec.Struct, frozen=True):
     minio_object_name: UUID
 
 
-# A worker's copy is doomed by nobody else before its lease has ended.
+# Only its own worker dooms a reservation before its lease has ended.
 DOOM_ENDED: Final = """
-    UPDATE copies SET doomed_at = now(), sweep_at = now() WHERE vault_key IN (
-        SELECT vault_key FROM copies WHERE doomed_at IS NULL AND lease_until < now()
+    UPDATE reservations SET doomed_at = now(), sweep_at = now() WHERE vault_key IN (
+        SELECT vault_key FROM reservations WHERE doomed_at IS NULL AND lease_until < now()
         ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED
     ) RETURNING vault_key
 """
 
 
-async def doom_ended_copies(database: Database, limit: int) -> int:
-    """Doom copies whose lease ended; how many."""
+async def doom_ended_reservations(database: Database, limit: int) -> int:
+    """Doom reservations whose lease has ended, and return how many."""
     return len(await database.fetch(DOOM_ENDED, limit))
 
 
 CLAIM_DOOMED: Final = """
-    UPDATE copies SET sweep_at = now() + interval '5 minutes' WHERE vault_key IN (
-        SELECT vault_key FROM copies WHERE doomed_at IS NOT NULL AND sweep_at <= now()
+    UPDATE reservations SET sweep_at = now() + interval '5 minutes' WHERE vault_key IN (
+        SELECT vault_key FROM reservations WHERE doomed_at IS NOT NULL AND sweep_at <= now()
         ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
     ) RETURNING vault_key, upload_id, scratch_key, coalesce(swept_at + $2::interval <= now(), false) AS last
 """
 
 
-async def claim_doomed_copies(database: Database, limit: int, copy_grace: timedelta) -> list[DoomedCopy]:
-    """Take doomed copies whose object is to be deleted now."""
-    return [read_row(row, DoomedCopy) for row in await database.fetch(CLAIM_DOOMED, limit, copy_grace)]
+async def claim_doomed_reservations(database: Database, limit: int, copy_grace: timedelta) -> list[DoomedReservation]:
+    """Take doomed reservations whose object is to be deleted now."""
+    return [read_row(row, DoomedReservation) for row in await database.fetch(CLAIM_DOOMED, limit, copy_grace)]
 
 
 # COPY_GRACE counts from the first deletion, not from the doom: a deletion that comes late must not be the last one too.
 KEEP_DOOMED: Final = """
-    UPDATE copies SET swept_at = coalesce(swept_at, now()), sweep_at = coalesce(swept_at, now()) + $2::interval
+    UPDATE reservations SET swept_at = coalesce(swept_at, now()), sweep_at = coalesce(swept_at, now()) + $2::interval
     WHERE vault_key = $1 AND doomed_at IS NOT NULL
 """
 
 
-async def keep_doomed_copy(database: Database, vault_key: UUID, copy_grace: timedelta) -> None:
+async def keep_doomed_reservation(database: Database, vault_key: UUID, copy_grace: timedelta) -> None:
     """The object is deleted for the first time; a late request may still bring one."""
     await database.execute(KEEP_DOOMED, vault_key, copy_grace)
 
 
-DROP_DOOMED: Final = "DELETE FROM copies WHERE vault_key = $1 AND doomed_at IS NOT NULL"
+DROP_DOOMED: Final = "DELETE FROM reservations WHERE vault_key = $1 AND doomed_at IS NOT NULL"
 
 
-async def drop_doomed_copy(database: Database, vault_key: UUID) -> None:
+async def drop_doomed_reservation(database: Database, vault_key: UUID) -> None:
     """Nothing lies under the key, and nothing can come."""
     await database.execute(DROP_DOOMED, vault_key)
 
@@ -151,7 +151,7 @@ FORGET_FILES: Final = """
             SELECT id FROM files
             WHERE state IN ('deleted', 'expired') AND final_at < now() - $2::interval AND sweep_at IS NULL AND purge_at IS NULL
               AND coalesce(history_xid < pg_snapshot_xmin(pg_current_snapshot()), true)
-              AND NOT EXISTS (SELECT FROM copies WHERE file_id = files.id)
+              AND NOT EXISTS (SELECT FROM reservations WHERE file_id = files.id)
             ORDER BY final_at LIMIT $1 FOR UPDATE SKIP LOCKED
         ) RETURNING id
     ), history AS (

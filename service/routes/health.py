@@ -157,5 +157,5 @@ class Backlog(Collector):
             "Since the first arrival of the one that waits longest.",
             value=self.measured.verifying_seconds,
         )
-        yield GaugeMetricFamily("assay_copies", "Vault keys that are being written.", value=self.measured.copies)
-        yield GaugeMetricFamily("assay_doomed_copies", "Vault keys whose objects are to go.", value=self.measured.doomed_copies)
+        yield GaugeMetricFamily("assay_reservations", "Vault keys that are being written.", value=self.measured.reservations)
+        yield GaugeMetricFamily("assay_doomed_reservations", "Vault keys whose objects are to go.", value=self.measured.doomed_reservations)

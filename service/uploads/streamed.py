@@ -1,22 +1,25 @@
-"""Streamed uploads: a body that comes through the API goes straight into the vault and is hashed on its way. No temporary file.
+"""Streamed uploads: a request's body goes straight into the vault and is hashed on its way. There is no temporary file.
 
-1. What the headers say is checked first. Wrong, or too large by Content-Length: refused, nothing is read.
-2. Read the body into one part's buffer, which grows as bytes come. Client gone, too slow, too large, wrong form: refused.
-3. The body fits one part: compare length and digest. Another: refused. Write the copies row down, then one PUT, which names the digest, so
-   that the store stores nothing else; it is sent only while the lease lives by our own clock [nothing else fences a PUT].
-4. The body is longer: write the copies row down, begin a multipart upload, write its id into the row (the row is doomed: abort it, stop),
-   then each full part: hashed and sent in the same turn of a thread. At the end length and digest are compared, then it is completed.
-5. Commit, once: the files row is born from the live copy, and only then does anybody know of the file.
+1. Check what the headers say. Wrong, or too large by Content-Length: refused before anything is read.
+2. Read the body into one part's buffer, which grows as bytes come. The client goes away, is too slow, or sends too much or a wrong form:
+   refused.
+3. The body fits one part: compare length and digest. A difference: refused. Insert the reservation, then send one PUT. It names the digest,
+   so the store stores nothing else. It is sent only while the lease is live by the process's own clock (nothing else fences a PUT).
+4. The body is longer: insert the reservation, begin a multipart upload, write its id into the reservation, then send each full part, which
+   is hashed and sent in the same turn of a thread. At the end compare length and digest, then complete the upload.
+   - The reservation is doomed before its upload is named: abort the upload; failure after the reservation.
+5. Commit, once: one statement inserts the row into `files` from the live reservation. The file is not visible to any client before that.
 
-(a) Before the copies row there is nothing to give up. A PUT that was too late to be sent: the row is forgotten, nothing lies under its key.
-(b) Any other failure after the copies row, and every commit that was not answered with a row: doom the copy.
-    - that hit the row, or no commit was ever asked for: none has won and none can; abort the multipart upload, delete the object; the row
-      stays for the sweeper, because a request that got no answer may still take effect.
-    - it hit nothing: the commit may have won. Read the files row: there it is, and the answer is the file; else the sweeper was first.
-    - the database is away: the sweeper dooms the copy when its lease has ended. What no commit was asked for is aborted and deleted all the
-      same: the row may not know of the multipart upload yet.
-(c) From the copies row on the lease is extended in the background. It is doomed: stop, then (b).
-(d) Cancelled, because the process stops, or a fault of ours: (b), shielded. Nothing that writes is ever sent twice.
+Failure before the reservation: nothing is left. A PUT that was too late to be sent: delete the reservation, nothing lies under its key.
+Failure after the reservation, and a commit that was not answered with a row: doom the reservation.
+   - It updated a row, or no commit was ever sent: no commit has succeeded or can succeed. Abort the multipart upload, delete the object.
+     The reservation stays for the sweeper, because a request without an answer may still take effect.
+   - It updated no row: the commit may have succeeded. Read the file's row. It is there: the answer is the file. Otherwise the sweeper
+     doomed the reservation first.
+   - The database is unavailable: the sweeper dooms the reservation when its lease has ended. If no commit was sent, abort and delete all
+     the same: the reservation may not name the multipart upload yet.
+Lease: from the reservation on it is extended in the background. It is doomed: stop, then failure after the reservation.
+Cancellation, because the process stops, or an unexpected exception: failure after the reservation, shielded. No write is sent twice.
 """
 
 import asyncio
@@ -32,8 +35,8 @@ import structlog
 from service import database, problems
 from service.model import MOST_PARTS, Declaration, File, Sha256, make_id
 from service.object_store import SentTooLate, StoreError
-from service.queries import copies, files
-from service.queries.copies import Copy
+from service.queries import files, reservations
+from service.queries.reservations import Reservation
 from service.resources import Resources
 from service.telemetry.metrics import report_transition
 from service.uploads.buffers import Senders
@@ -72,7 +75,7 @@ class Streaming:
         self.lent = 0
         self.size = 0
         self.digest = hashlib.sha256()
-        self.copy: Copy | None = None
+        self.reservation: Reservation | None = None
         self.extending: asyncio.Task[None] | None = None
         self.held_until = 0.0
         self.upload_id: str | None = None
@@ -86,17 +89,17 @@ class Streaming:
         return str(self.row.vault_key)
 
     @property
-    def row(self) -> Copy:
-        assert self.copy is not None  # noqa: S101  # written down before anything is sent
-        return self.copy
+    def row(self) -> Reservation:
+        assert self.reservation is not None  # noqa: S101  # written down before anything is sent
+        return self.reservation
 
     def describe_object(self) -> dict[str, Any]:
         said = self.announced
         return describe_object(self.file_id, said.owner, said.filename, content_type=said.content_type, declared=said.sha256)
 
 
-class CopyLost(Exception):  # it says what is so
-    """The sweeper doomed the copy: its lease had ended."""
+class ReservationLost(Exception):  # it says what is so
+    """The sweeper doomed the reservation: its lease had ended."""
 
 
 async def upload_stream(resources: Resources, senders: Senders, announced: Announced, body: AsyncIterator[bytes]) -> File:
@@ -122,7 +125,7 @@ async def store(upload: Streaming, body: AsyncIterator[bytes]) -> File:
         committed: File | None = await asyncio.shield(give_up(upload, error))
         if committed is not None:
             return committed
-        if isinstance(error, (CopyLost, SentTooLate)):
+        if isinstance(error, (ReservationLost, SentTooLate)):
             raise problems.Unavailable("the upload lost its place: send it again") from error
         raise
     except BaseException as error:  # the process stops
@@ -151,7 +154,7 @@ async def send_all(upload: Streaming, body: AsyncIterator[bytes]) -> str:
 
 def check_held(upload: Streaming) -> None:
     if upload.extending is not None and upload.extending.done():
-        raise CopyLost("the copy was doomed")
+        raise ReservationLost("the reservation was doomed")
 
 
 async def fill(upload: Streaming, piece: bytes) -> None:
@@ -172,23 +175,23 @@ async def take_memory(upload: Streaming) -> None:
     upload.lent = wanted
 
 
-async def open_copy(upload: Streaming) -> None:
+async def reserve_key(upload: Streaming) -> None:
     """Write the vault key down, and keep its lease from now on."""
     asked_at = time.monotonic()
     lease = upload.resources.settings.lease
-    upload.copy = await copies.open_copy(upload.resources.pool, upload.file_id, upload.announced.owner, lease=lease)
+    upload.reservation = await reservations.reserve_key(upload.resources.pool, upload.file_id, upload.announced.owner, lease=lease)
     upload.held_until = asked_at + lease.total_seconds()
     upload.extending = asyncio.create_task(extend(upload))
 
 
 async def extend(upload: Streaming) -> None:
-    """(c): ends when the copy is lost."""
+    """Keep the lease. Return when the reservation is lost."""
     lease = upload.resources.settings.lease
     while True:
         await asyncio.sleep(lease.total_seconds() / 3)
         asked_at = time.monotonic()
         try:
-            if not await copies.extend_copy(upload.resources.pool, upload.row, lease):
+            if not await reservations.extend_reservation(upload.resources.pool, upload.row, lease):
                 return
         except database.UNREACHABLE as error:
             log.warning("lease not extended", file_id=str(upload.file_id), error=type(error).__name__)
@@ -203,7 +206,7 @@ async def put_whole(upload: Streaming) -> str:
     else:
         upload.digest.update(upload.buffer)
     check_digest(upload)
-    await open_copy(upload)
+    await reserve_key(upload)
     upload.asked_store = True  # here, not in the thread, which may begin after we were cancelled
     return await upload.senders.run(put_now, upload)
 
@@ -226,11 +229,11 @@ def put_now(upload: Streaming) -> str:
 
 async def begin_multipart(upload: Streaming) -> None:
     """Step 4: no part is sent before the row says which upload it belongs to."""
-    await open_copy(upload)
+    await reserve_key(upload)
     upload.asked_store = True
     upload.upload_id = await upload.resources.vault.create_upload(upload.key, **upload.describe_object())
-    if not await copies.name_upload(upload.resources.pool, upload.row.vault_key, upload.row.lease, upload_id=upload.upload_id):
-        raise CopyLost("the copy was doomed before its first part")
+    if not await reservations.name_upload(upload.resources.pool, upload.row.vault_key, upload.row.lease, upload_id=upload.upload_id):
+        raise ReservationLost("the reservation was doomed before its first part")
 
 
 async def send_part(upload: Streaming) -> None:
@@ -275,29 +278,29 @@ async def commit(upload: Streaming, etag: str) -> File:
         metadata=said.metadata,
     )
     upload.asked_commit = True
-    file = await copies.commit_streamed_upload(
+    file = await reservations.commit_streamed_upload(
         upload.resources.pool, upload.row, declaration, sha256=Sha256(upload.digest.digest()), etag=etag
     )
     if file is None:
-        raise CopyLost("the commit found the copy doomed")
+        raise ReservationLost("the commit found the reservation doomed")
     return file
 
 
 async def give_up(upload: Streaming, error: BaseException) -> File | None:
-    """(a) and (b): the file, when the commit has won after all."""
-    if upload.copy is None:
+    """Return the file if its commit has succeeded after all, else None."""
+    if upload.reservation is None:
         return None
     log.warning("streamed upload given up", file_id=str(upload.file_id), error=str(error) or type(error).__name__)
-    pool, copy = upload.resources.pool, upload.copy
+    pool, reservation = upload.resources.pool, upload.reservation
     try:
         if not upload.asked_store:
-            await copies.forget_copy(pool, copy.vault_key, copy.lease)
-        elif await copies.doom_copy(pool, copy.vault_key, copy.lease) or not upload.asked_commit:
+            await reservations.forget_reservation(pool, reservation.vault_key, reservation.lease)
+        elif await reservations.doom_reservation(pool, reservation.vault_key, reservation.lease) or not upload.asked_commit:
             await remove(upload)
         else:
             return await files.find_file(pool, upload.file_id, owner=None)
     except database.UNREACHABLE as away:
-        log.warning("copy left to the sweeper", file_id=str(upload.file_id), error=type(away).__name__)
+        log.warning("reservation left to the sweeper", file_id=str(upload.file_id), error=type(away).__name__)
         if upload.asked_store and not upload.asked_commit:
             await remove(upload)
     return None

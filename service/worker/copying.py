@@ -4,7 +4,7 @@ In one request: it carries the ETag seen, where a condition can name it. It is s
 is over, because nothing else fences it.
 
 In parts:
-1. Begin a multipart upload at the claim's key, and name it in the copies row before the first part. The row is doomed: abort; the lease
+1. Begin a multipart upload at the claim's key, and name it in the reservation before the first part. The row is doomed: abort; the lease
    is lost.
 2. Copy the parts, several at once, each with the ETag seen. A lease that is lost stops those that were not sent yet.
    - a certain refusal (the object changed, went, can't be read), while every other part was answered: (a).
@@ -32,7 +32,7 @@ from service.object_store import (
     StoreError,
     is_condition,
 )
-from service.queries import copies
+from service.queries import reservations
 from service.resources import Resources
 
 SLOWEST_COPY_BYTES_PER_SECOND: Final = 16 * MIB
@@ -105,7 +105,7 @@ async def begin_copy(resources: Resources, claim: Claim, described: dict[str, An
     """Step 1: the id of the vault's multipart upload."""
     key = str(claim.vault_key)
     upload_id = await resources.vault.create_upload(key, **described)
-    if not await copies.name_upload(resources.pool, claim.vault_key, claim.lease, upload_id=upload_id):
+    if not await reservations.name_upload(resources.pool, claim.vault_key, claim.lease, upload_id=upload_id):
         await resources.vault.abort_upload(key, upload_id)
         raise LeaseLost("the copy was doomed before its first part")
     return upload_id

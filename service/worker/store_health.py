@@ -28,8 +28,8 @@ from typing import Any, Final
 import structlog
 
 from service.object_store import StoreError, StoreUnavailable
-from service.queries import copies
-from service.queries.copies import Probe
+from service.queries import reservations
+from service.queries.reservations import Probe
 from service.resources import Resources
 from service.telemetry.metrics import STORE_PROBES
 
@@ -112,13 +112,13 @@ async def probe_store(resources: Resources) -> str | None:
     except StoreError as error:
         return str(error)
     send_before = time.monotonic() + resources.settings.lease.total_seconds()
-    probe = await copies.open_probe(resources.pool, lease=resources.settings.lease)
+    probe = await reservations.reserve_probe(resources.pool, lease=resources.settings.lease)
     try:
         await use_scratch_objects(resources, probe, send_before=send_before)
     except StoreError as error:
-        await copies.doom_copy(resources.pool, probe.vault_key, probe.lease)
+        await reservations.doom_reservation(resources.pool, probe.vault_key, probe.lease)
         return str(error)
-    await copies.forget_copy(resources.pool, probe.vault_key, probe.lease)
+    await reservations.forget_reservation(resources.pool, probe.vault_key, probe.lease)
     return None
 
 

@@ -1,10 +1,10 @@
 """The sweeper: what is left behind, found from rows through partial indexes, so that the cost follows the leftovers.
 
 It runs in every worker. A batch is taken with SKIP LOCKED and pushed five minutes ahead, so any number may run at once and a row that
-cannot be cleaned blocks no other. Everything it removes is garbage by commit, for good: a doomed copy, a final file, a deleted file.
+cannot be cleaned blocks no other. Everything it removes is garbage by commit, for good: a doomed reservation, a final file, a deleted file.
 
-1. Copies whose lease ended, and which nobody doomed: doom them. A worker that still hopes to commit finds its copy doomed.
-2. Doomed copies: abort the multipart upload, delete the object, each with a time-out of its own. The row of a probe of the store
+1. Reservations whose lease has ended: doom them. A worker that commits later finds its reservation doomed.
+2. Doomed reservations: abort the multipart upload, delete the object, each with a time-out of its own. The row of a probe of the store
    (service/worker/store_health.py) names an object in incoming, which is deleted as well.
    - the first time: look again when COPY_GRACE is over, because a copy request may still be under way.
    - COPY_GRACE is over: nothing can come any more, so the row goes.
@@ -56,7 +56,7 @@ class Swept(NamedTuple):
 
 async def sweep(resources: Resources) -> int:
     """Sweep until nothing is due; how many leftovers were removed. Raises what the database raises when it is away."""
-    outcomes = await asyncio.gather(sweep_copies(resources), sweep_files(resources), return_exceptions=True)
+    outcomes = await asyncio.gather(sweep_reservations(resources), sweep_files(resources), return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
@@ -65,13 +65,13 @@ async def sweep(resources: Resources) -> int:
     return sum(outcome for outcome in outcomes if isinstance(outcome, int))
 
 
-async def sweep_copies(resources: Resources) -> int:
+async def sweep_reservations(resources: Resources) -> int:
     """Steps 1 and 2."""
 
     async def sweep_batch() -> Swept:
-        ended = await leftovers.doom_ended_copies(resources.pool, BATCH)
-        batch = await leftovers.claim_doomed_copies(resources.pool, BATCH, resources.settings.copy_grace)
-        return Swept(ended + len(batch), await sweep_each(resources, batch, sweep_doomed_copy))
+        ended = await leftovers.doom_ended_reservations(resources.pool, BATCH)
+        batch = await leftovers.claim_doomed_reservations(resources.pool, BATCH, resources.settings.copy_grace)
+        return Swept(ended + len(batch), await sweep_each(resources, batch, sweep_doomed_reservation))
 
     return await repeat(sweep_batch)
 
@@ -119,17 +119,17 @@ async def sweep_each(resources: Resources, batch: Sequence[Leftover], sweep_one:
     return sum(await asyncio.gather(*(sweep_in_turn(leftover) for leftover in batch)))
 
 
-async def sweep_doomed_copy(resources: Resources, copy: leftovers.DoomedCopy) -> None:
-    key = str(copy.vault_key)
-    if copy.upload_id is not None:
-        await resources.vault.abort_upload(key, copy.upload_id)
+async def sweep_doomed_reservation(resources: Resources, reservation: leftovers.DoomedReservation) -> None:
+    key = str(reservation.vault_key)
+    if reservation.upload_id is not None:
+        await resources.vault.abort_upload(key, reservation.upload_id)
     await resources.vault.delete(key, timeout_seconds=DELETE_SECONDS)
-    if copy.scratch_key is not None:
-        await resources.incoming.delete(copy.scratch_key, timeout_seconds=DELETE_SECONDS)
-    if copy.last:
-        await leftovers.drop_doomed_copy(resources.pool, copy.vault_key)
+    if reservation.scratch_key is not None:
+        await resources.incoming.delete(reservation.scratch_key, timeout_seconds=DELETE_SECONDS)
+    if reservation.last:
+        await leftovers.drop_doomed_reservation(resources.pool, reservation.vault_key)
     else:
-        await leftovers.keep_doomed_copy(resources.pool, copy.vault_key, resources.settings.copy_grace)
+        await leftovers.keep_doomed_reservation(resources.pool, reservation.vault_key, resources.settings.copy_grace)
     SWEPT.labels("copy").inc()
 
 

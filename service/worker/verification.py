@@ -68,9 +68,9 @@ from service.object_store import (
     StoreError,
     StoreUnavailable,
 )
-from service.queries import claims, copies
+from service.queries import claims, reservations
 from service.resources import Resources
-from service.telemetry.metrics import FAILED_READS, ARRIVALS, STORE_RETRIES, VERIFICATION_SECONDS, VERIFIED_BYTES, report_transition
+from service.telemetry.metrics import ARRIVALS, FAILED_READS, STORE_RETRIES, VERIFICATION_SECONDS, VERIFIED_BYTES, report_transition
 from service.worker.copying import LeaseLost, copy_object
 from service.worker.store_health import PROBE_AFTER, StoreHealth
 
@@ -311,9 +311,9 @@ async def give_up(resources: Resources, claim: Claim, failure: NotVerified, *, h
     doomed = False
     with logged_when_unreachable(claim):
         if failure.copied:
-            doomed = await copies.doom_copy(resources.pool, claim.vault_key, claim.lease)
+            doomed = await reservations.doom_reservation(resources.pool, claim.vault_key, claim.lease)
         else:
-            await copies.forget_copy(resources.pool, claim.vault_key, claim.lease)
+            await reservations.forget_reservation(resources.pool, claim.vault_key, claim.lease)
         await settle_failure(resources, claim, failure, health=health)
     if doomed:
         await delete_copy(resources, claim)
@@ -374,7 +374,7 @@ async def give_back(resources: Resources, claim: Claim, error: str, *, retry_in:
     """Doom the reservation, then give the lease back; return whether the doom updated a row."""
     log.warning("verification given up", file_id=str(claim.id), error=error, retry_seconds=retry_in.total_seconds())
     with logged_when_unreachable(claim):
-        doomed = await copies.doom_copy(resources.pool, claim.vault_key, claim.lease)
+        doomed = await reservations.doom_reservation(resources.pool, claim.vault_key, claim.lease)
         await claims.release_claim(resources.pool, claim, retry_in=retry_in, error=error)
         return doomed
     return False

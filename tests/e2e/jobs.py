@@ -157,7 +157,7 @@ ROW = """
 
 async def look_at(resources: Resources, declared: Mapping[str, Any]) -> Traces:
     row = await resources.pool.fetchrow(ROW, declared["file"]["id"])
-    copies = await resources.pool.fetchval("SELECT count(*) FROM copies WHERE file_id = $1", declared["file"]["id"])
+    copies = await resources.pool.fetchval("SELECT count(*) FROM reservations WHERE file_id = $1", declared["file"]["id"])
     vault = await asyncio.to_thread(content, resources.vault, str(row["minio_object_name"])) if row["minio_object_name"] else None
     return Traces(dict(row), await asyncio.to_thread(content, resources.incoming, row["incoming_key"]), vault, copies)
 

@@ -106,7 +106,7 @@ async def nothing_is_stored(resources: Resources, owner: Owner) -> AsyncIterator
     """After whatever was refused here."""
     yield
     assert await resources.pool.fetch("SELECT 1 FROM files WHERE owner = $1 AND filename <> $2", owner.name, HARMLESS) == []
-    assert await resources.pool.fetch("SELECT 1 FROM copies WHERE owner = $1", owner.name) == []
+    assert await resources.pool.fetch("SELECT 1 FROM reservations WHERE owner = $1", owner.name) == []
 
 
 @pytest.mark.parametrize(

@@ -187,5 +187,11 @@ async def test_health_and_metrics_need_no_key(api: Api, client: httpx.AsyncClien
     assert (ready.status_code, ready.json()["status"], ready.json()["away"]) == (200, "ready", [])
     metrics = (await anonymous.get(f"{api.url}/metrics")).text
     assert 'assay_requests_total{method="POST",route="/files",status="201"}' in metrics
-    for name in ("assay_arrivals_total", "assay_overdue_files", "assay_verifying_oldest_seconds", "assay_copies", "assay_database_up 1.0"):
+    for name in (
+        "assay_arrivals_total",
+        "assay_overdue_files",
+        "assay_verifying_oldest_seconds",
+        "assay_reservations",
+        "assay_database_up 1.0",
+    ):
         assert name in metrics

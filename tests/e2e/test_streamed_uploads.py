@@ -36,12 +36,12 @@ def repr_digest(content: bytes) -> str:
 async def check_nothing_left(resources: Resources, owner: Owner) -> None:
     """No file of this owner, no live copy, no object and no multipart upload under any key that was written down for it."""
     assert await resources.pool.fetch("SELECT id FROM files WHERE owner = $1", owner.name) == []
-    await until_it_holds(lambda: check_copies_are_gone(resources, owner))
+    await until_it_holds(lambda: check_reservations_are_gone(resources, owner))
 
 
-async def check_copies_are_gone(resources: Resources, owner: Owner) -> None:
-    assert await resources.pool.fetch("SELECT 1 FROM copies WHERE owner = $1 AND doomed_at IS NULL", owner.name) == []
-    rows = await resources.pool.fetch("SELECT vault_key, upload_id FROM copies WHERE owner = $1", owner.name)
+async def check_reservations_are_gone(resources: Resources, owner: Owner) -> None:
+    assert await resources.pool.fetch("SELECT 1 FROM reservations WHERE owner = $1 AND doomed_at IS NULL", owner.name) == []
+    rows = await resources.pool.fetch("SELECT vault_key, upload_id FROM reservations WHERE owner = $1", owner.name)
     assert not {str(row["vault_key"]) for row in rows} & await list_bucket(resources.vault)
     for row in rows:
         assert not row["upload_id"] or await has_ended(resources, str(row["vault_key"]), row["upload_id"])
@@ -78,7 +78,7 @@ async def test_a_file_of_any_size_arrives_in_one_request(client: httpx.AsyncClie
     assert answer.headers["location"] == f"/files/{file['id']}/metadata"
     assert (await client.get(answer.headers["location"])).json() == file
     assert (await client.get(f"/files/{file['id']}")).content == content
-    assert await resources.pool.fetch("SELECT 1 FROM copies WHERE file_id = $1", UUID(file["id"])) == []
+    assert await resources.pool.fetch("SELECT 1 FROM reservations WHERE file_id = $1", UUID(file["id"])) == []
 
 
 async def test_the_name_comes_from_the_form_the_disposition_or_the_query(client: httpx.AsyncClient) -> None:
@@ -166,7 +166,7 @@ async def test_a_client_that_goes_leaves_nothing(
 
     await asyncio.to_thread(send_and_leave)
     await until(was_given_up)
-    begun = await resources.pool.fetch("SELECT upload_id FROM copies WHERE owner = $1 AND doomed_at IS NOT NULL", owner.name)
+    begun = await resources.pool.fetch("SELECT upload_id FROM reservations WHERE owner = $1 AND doomed_at IS NOT NULL", owner.name)
     assert [bool(row["upload_id"]) for row in begun] == ([True] if size > PART_BYTES else [])
     await check_nothing_left(resources, owner)
 

@@ -113,9 +113,12 @@ async def test_a_copy_that_is_refused_again_and_again_makes_its_own_file_wait(re
 
 
 async def read_due(resources: Resources) -> tuple[float, int, int]:
-    """Seconds until the file is due once it was given back for longer, else 0; its attempts; the rows in copies."""
+    """Seconds until the file is due once it was given back for longer, else 0; its attempts; its reservations."""
     row = await resources.pool.fetchrow(
-        "SELECT extract(epoch FROM due_at - now())::float8 AS due_in, lease, attempts, (SELECT count(*) FROM copies) AS copies FROM files"
+        """
+        SELECT extract(epoch FROM due_at - now())::float8 AS due_in, lease, attempts, (SELECT count(*) FROM reservations) AS reservations
+        FROM files
+        """
     )
     given_back = row["lease"] is None and row["due_in"] > 10
-    return row["due_in"] if given_back else 0, row["attempts"], row["copies"]
+    return row["due_in"] if given_back else 0, row["attempts"], row["reservations"]

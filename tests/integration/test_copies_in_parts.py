@@ -9,7 +9,7 @@ import pytest
 from service.files.lookup import delete_file
 from service.model import SMALLEST_PART_BYTES, File, State
 from service.object_store import Bucket, ObjectMissing
-from service.queries import claims, copies
+from service.queries import claims, reservations
 from service.resources import Resources
 from service.worker import copying
 from service.worker.sweeper import sweep
@@ -66,7 +66,7 @@ async def test_the_upload_is_named_before_its_first_part(resources: Resources) -
     named: list[str | None] = []
 
     async def look() -> None:
-        [copy] = await copies.list_copies(resources.pool, file.id)
+        [copy] = await reservations.list_reservations(resources.pool, file.id)
         named.append(copy.upload_id)
 
     vault.before["copy_part_from"] = look
@@ -83,7 +83,7 @@ async def test_an_answer_that_is_lost_gives_the_copy_up(resources: Resources, re
     getattr(vault, when)[request_name] = lose_answer
     assert not await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
     assert (await read_row(resources, file))["lease"] is None
-    [copy] = await copies.list_copies(resources.pool, file.id)
+    [copy] = await reservations.list_reservations(resources.pool, file.id)
     assert copy.doomed_at is not None
     await sweep(resources)
     assert await list_bucket(resources.vault) == set()
@@ -108,7 +108,7 @@ async def test_an_object_that_changes_between_two_parts_is_looked_at_again(resou
     vault = FaultyBucket(resources.vault)
     vault.before["copy_part_from"] = lambda: put_as_root(root_incoming, file, BODY[::-1])
     assert await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
-    assert await copies.list_copies(resources.pool, file.id) == []  # aborted for certain: no row is needed any more
+    assert await reservations.list_reservations(resources.pool, file.id) == []  # aborted for certain: no row is needed any more
     await run(resources, await claim_due(resources))
     assert (await find(resources, file)).hash == sha256(BODY[::-1])
     await let_settle(resources)
@@ -124,7 +124,7 @@ async def test_an_object_that_goes_between_two_parts_leaves_nothing(resources: R
 
     vault.before["copy_part_from"] = take_away
     assert await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
-    assert await copies.list_copies(resources.pool, file.id) == []
+    assert await reservations.list_reservations(resources.pool, file.id) == []
     assert await list_bucket(resources.vault) == set()
     assert (await find(resources, file)).state == State.VERIFYING
 
@@ -139,7 +139,7 @@ async def test_an_abort_that_fails_leaves_the_row_to_the_sweeper(resources: Reso
     vault.after["copy_part_from"] = gone
     vault.before["abort_upload"] = lose_answer
     await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
-    [copy] = await copies.list_copies(resources.pool, file.id)
+    [copy] = await reservations.list_reservations(resources.pool, file.id)
     assert copy.doomed_at is not None
     await sweep(resources)
     await check_uploads_aborted(resources)
@@ -151,10 +151,10 @@ async def test_a_copy_that_is_doomed_before_its_first_part_sends_none(resources:
     vault = FaultyBucket(resources.vault)
 
     async def end_lease_and_sweep() -> None:
-        await resources.pool.execute("UPDATE copies SET lease_until = now() - interval '1 s'")
+        await resources.pool.execute("UPDATE reservations SET lease_until = now() - interval '1 s'")
         await sweep(resources)
 
-    late = FaultyPool(resources.pool, copies.NAME_UPLOAD, before=end_lease_and_sweep)
+    late = FaultyPool(resources.pool, reservations.NAME_UPLOAD, before=end_lease_and_sweep)
     await run(msgspec.structs.replace(resources, pool=late, vault=vault), await claim(resources, file))
     assert (late.calls, vault.calls["copy_part_from"], vault.calls["abort_upload"]) == (1, 0, 1)
     await check_proved_by_the_next_claim(resources, file)

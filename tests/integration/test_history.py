@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from service.model import Claim, File, Rejection, RejectionReason, Sha256, State, make_id
-from service.queries import claims, copies, files, history, leftovers
+from service.queries import claims, files, history, leftovers, reservations
 from service.queries.history import Position, Transition
 from tests.integration.locks import held_open
 from tests.integration.test_queries import DIGEST, LEASE, OTHER, claim, commit, declaration, declare
@@ -85,8 +85,8 @@ async def test_an_expiry_and_a_rejection_are_told(pool: asyncpg.Pool) -> None:
 
 
 async def test_a_streamed_upload_is_born_ready(pool: asyncpg.Pool) -> None:
-    copy = await copies.open_copy(pool, make_id(), "ann", lease=LEASE)
-    file = await copies.commit_streamed_upload(pool, copy, declaration(), sha256=DIGEST, etag="e")
+    copy = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
+    file = await reservations.commit_streamed_upload(pool, copy, declaration(), sha256=DIGEST, etag="e")
     assert file is not None
     assert await tell(pool, file) == [("ready", None, "client", "streamed through the API, hashed on its way")]
     [event] = await read(pool)
@@ -133,7 +133,7 @@ async def test_a_files_transitions_keep_their_order_when_the_second_has_the_lowe
     await pool.execute("UPDATE files SET due_at = now()")
     [held] = await claims.claim_small(pool, 1, LEASE)
     async with held_open(pool) as holder:
-        await holder.execute("SELECT FROM copies FOR UPDATE")  # as a commit does first: its transaction has its id now
+        await holder.execute("SELECT FROM reservations FOR UPDATE")  # as a commit does first: its transaction has its id now
         await files.record_event(pool, file.incoming_key or "")
         assert await claims.commit_verification(holder, held, size=3, sha256=DIGEST, etag="e") is not None
         await holder.execute("COMMIT")

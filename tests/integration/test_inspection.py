@@ -81,7 +81,7 @@ async def test_a_file_that_a_worker_holds(resources: Resources, file: File) -> N
     found = await inspect_file(resources, file.id)
     assert "a worker is at it" in found.why
     assert "its lease ends in" in found.next
-    assert [copy.vault_key for copy in found.copies] == [claim.vault_key]
+    assert [one.vault_key for one in found.reservations] == [claim.vault_key]
     assert [(place.role, place.is_empty) for place in found.places] == [("incoming", False), ("copy", True)]
 
 

@@ -11,7 +11,7 @@ import pytest
 from service.model import File, RejectionReason, State
 from service.object_store import Bucket
 from service.object_store.presign import Signer
-from service.queries import copies
+from service.queries import reservations
 from service.resources import Resources
 from service.uploads.arrivals import record_event
 from service.worker.store_health import StoreHealth
@@ -186,7 +186,7 @@ async def test_what_a_probe_leaves_behind_is_swept_from_both_buckets(resources: 
     assert len(await list_bucket(resources.incoming)) == len(await list_bucket(resources.vault)) == 1
     await let_settle(resources)
     await check_nothing_left(resources)
-    assert await resources.pool.fetchval("SELECT count(*) FROM copies") == 0
+    assert await resources.pool.fetchval("SELECT count(*) FROM reservations") == 0
 
 
 async def test_callers_share_a_probe_that_began_after_they_asked(resources: Resources) -> None:
@@ -195,7 +195,7 @@ async def test_callers_share_a_probe_that_began_after_they_asked(resources: Reso
     assert await asyncio.gather(*(health.probe() for _ in range(5))) == [True] * 5
     assert incoming.calls["put"] == 2  # the first caller's, and one for those that asked while it ran
     assert await list_bucket(resources.incoming) | await list_bucket(resources.vault) == set()
-    assert await resources.pool.fetchval("SELECT count(*) FROM copies") == 0
+    assert await resources.pool.fetchval("SELECT count(*) FROM reservations") == 0
 
 
 # Reads that are short or wrong
@@ -226,7 +226,7 @@ async def test_a_wrong_read_of_the_vault_is_followed_by_a_copy_under_a_new_key(r
     await run(faulty, again)
     proved = await find(resources, declared.file)
     assert (proved.state, proved.hash, proved.minio_object_name) == (State.READY, sha256(BODY), again.vault_key)
-    assert [copy.vault_key for copy in await copies.list_copies(resources.pool, held.id)] == [held.vault_key]
+    assert [copy.vault_key for copy in await reservations.list_reservations(resources.pool, held.id)] == [held.vault_key]
     await let_settle(resources)
     await check_nothing_left(resources)
 

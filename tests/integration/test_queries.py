@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from service.model import Claim, Declaration, File, Rejection, RejectionReason, Sha256, State, make_id
-from service.queries import claims, copies, files, leftovers, listing
+from service.queries import claims, files, leftovers, listing, reservations
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +65,7 @@ async def test_a_declared_file_is_pending_and_found_by_its_owner_alone(pool: asy
 
 async def test_a_claim_changes_no_state_and_writes_its_vault_key_down(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
-    [copy] = await copies.list_copies(pool, held.id)
+    [copy] = await reservations.list_reservations(pool, held.id)
     assert (copy.vault_key, copy.lease) == (held.vault_key, held.lease)
     assert held.state == State.VERIFYING
     assert await claims.claim_small(pool, 9, LEASE) == []
@@ -96,7 +96,7 @@ async def test_the_commit_makes_ready_and_drops_the_copies_row(pool: asyncpg.Poo
     assert file is not None
     assert (file.state, file.hash, file.minio_object_name, file.vault_etag) == (State.READY, DIGEST, held.vault_key, "e")
     assert file.upload_date is not None
-    assert await copies.list_copies(pool, held.id) == []
+    assert await reservations.list_reservations(pool, held.id) == []
 
 
 async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_commit(pool: asyncpg.Pool) -> None:
@@ -110,7 +110,7 @@ async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_c
     file = await commit(pool, again)
     assert file is not None
     assert (file.state, file.rejection_reason, file.hash) == (State.REJECTED, RejectionReason.DIGEST_MISMATCH, None)
-    assert [copy.doomed_at is not None for copy in await copies.list_copies(pool, held.id)] == [True, True]
+    assert [copy.doomed_at is not None for copy in await reservations.list_reservations(pool, held.id)] == [True, True]
 
 
 async def test_two_mismatches_with_different_digests_reject_no_file(pool: asyncpg.Pool) -> None:
@@ -186,39 +186,39 @@ async def commit_size(pool: asyncpg.Pool, held: Claim) -> File | None:
 
 async def test_a_doomed_copy_cannot_be_committed(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
-    assert await copies.doom_copy(pool, held.vault_key, held.lease)
+    assert await reservations.doom_reservation(pool, held.vault_key, held.lease)
     assert await commit(pool, held) is None
-    assert not await copies.doom_copy(pool, held.vault_key, held.lease)
+    assert not await reservations.doom_reservation(pool, held.vault_key, held.lease)
 
 
 async def test_a_committed_copy_cannot_be_doomed(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
     await commit(pool, held)
-    assert not await copies.doom_copy(pool, held.vault_key, held.lease)
+    assert not await reservations.doom_reservation(pool, held.vault_key, held.lease)
 
 
 async def test_a_deleted_file_cannot_be_committed_and_its_copy_falls_to_the_sweeper_after_its_lease(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
     assert await files.delete_file(pool, held.id, owner="ann")
     assert await commit(pool, held) is None
-    assert await leftovers.doom_ended_copies(pool, 9) == 0
-    await pool.execute("UPDATE copies SET lease_until = now() - interval '1 s'")
-    assert await leftovers.doom_ended_copies(pool, 9) == 1
+    assert await leftovers.doom_ended_reservations(pool, 9) == 0
+    await pool.execute("UPDATE reservations SET lease_until = now() - interval '1 s'")
+    assert await leftovers.doom_ended_reservations(pool, 9) == 1
 
 
 async def test_an_extension_moves_both_leases_and_neither_after_a_doom(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
     assert await claims.extend_lease(pool, held, timedelta(hours=1))
-    equal = "SELECT count(*) FROM files JOIN copies ON file_id = id WHERE files.lease_until = copies.lease_until"
+    equal = "SELECT count(*) FROM files JOIN reservations ON file_id = id WHERE files.lease_until = reservations.lease_until"
     assert await count(pool, equal + " AND files.lease_until > now() + interval '50 min'") == 1
-    await copies.doom_copy(pool, held.vault_key, held.lease)
+    await reservations.doom_reservation(pool, held.vault_key, held.lease)
     assert not await claims.extend_lease(pool, held, LEASE)
 
 
 async def test_back_to_pending_takes_the_copies_row_along(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
     assert await claims.return_to_pending(pool, held, timedelta(minutes=1)) == State.PENDING
-    assert await copies.list_copies(pool, held.id) == []
+    assert await reservations.list_reservations(pool, held.id) == []
 
 
 async def test_an_arrival_after_the_claim_makes_the_file_due_again_at_once(pool: asyncpg.Pool) -> None:
@@ -256,17 +256,17 @@ async def test_a_rejection_without_a_copy_keeps_its_reason(pool: asyncpg.Pool) -
 
 
 async def test_a_streamed_upload_is_born_from_its_live_copy(pool: asyncpg.Pool) -> None:
-    copy = await copies.open_copy(pool, make_id(), "ann", lease=LEASE)
-    file = await copies.commit_streamed_upload(pool, copy, declaration(), sha256=DIGEST, etag="e")
+    copy = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
+    file = await reservations.commit_streamed_upload(pool, copy, declaration(), sha256=DIGEST, etag="e")
     assert file is not None
     assert (file.id, file.state, file.minio_object_name) == (copy.file_id, State.READY, copy.vault_key)
-    assert await copies.list_copies(pool, file.id) == []
+    assert await reservations.list_reservations(pool, file.id) == []
 
 
 async def test_a_streamed_upload_is_not_born_from_a_doomed_copy(pool: asyncpg.Pool) -> None:
-    copy = await copies.open_copy(pool, make_id(), "ann", lease=LEASE)
-    await copies.doom_copy(pool, copy.vault_key, copy.lease)
-    assert await copies.commit_streamed_upload(pool, copy, declaration(), sha256=DIGEST, etag="e") is None
+    copy = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
+    await reservations.doom_reservation(pool, copy.vault_key, copy.lease)
+    assert await reservations.commit_streamed_upload(pool, copy, declaration(), sha256=DIGEST, etag="e") is None
     assert await count(pool, "SELECT count(*) FROM files") == 0
 
 
@@ -396,17 +396,17 @@ async def test_an_incoming_key_is_swept_four_times(pool: asyncpg.Pool) -> None:
 
 async def test_a_late_first_deletion_is_not_the_last(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
-    await copies.doom_copy(pool, held.vault_key, held.lease)
-    await pool.execute("UPDATE copies SET doomed_at = now() - interval '3 days', sweep_at = now() - interval '3 days'")
-    assert [copy.last for copy in await leftovers.claim_doomed_copies(pool, 9, timedelta(hours=24))] == [False]
+    await reservations.doom_reservation(pool, held.vault_key, held.lease)
+    await pool.execute("UPDATE reservations SET doomed_at = now() - interval '3 days', sweep_at = now() - interval '3 days'")
+    assert [copy.last for copy in await leftovers.claim_doomed_reservations(pool, 9, timedelta(hours=24))] == [False]
 
 
 async def test_a_doomed_copy_goes_only_after_its_grace(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
-    await copies.doom_copy(pool, held.vault_key, held.lease)
+    await reservations.doom_reservation(pool, held.vault_key, held.lease)
     grace = timedelta(hours=24)
-    assert [copy.last for copy in await leftovers.claim_doomed_copies(pool, 9, grace)] == [False]
-    await leftovers.keep_doomed_copy(pool, held.vault_key, grace)
-    assert await leftovers.claim_doomed_copies(pool, 9, grace) == []
-    await pool.execute("UPDATE copies SET swept_at = swept_at - $1::interval, sweep_at = sweep_at - $1::interval", grace)
-    assert [copy.last for copy in await leftovers.claim_doomed_copies(pool, 9, grace)] == [True]
+    assert [copy.last for copy in await leftovers.claim_doomed_reservations(pool, 9, grace)] == [False]
+    await leftovers.keep_doomed_reservation(pool, held.vault_key, grace)
+    assert await leftovers.claim_doomed_reservations(pool, 9, grace) == []
+    await pool.execute("UPDATE reservations SET swept_at = swept_at - $1::interval, sweep_at = sweep_at - $1::interval", grace)
+    assert [copy.last for copy in await leftovers.claim_doomed_reservations(pool, 9, grace)] == [True]

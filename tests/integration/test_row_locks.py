@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from service.model import Claim, Declaration, File, Rejection, RejectionReason, Sha256, State, make_id
-from service.queries import claims, copies, files, leftovers
+from service.queries import claims, files, leftovers, reservations
 from service.queries.rows import Database
 from tests.integration.locks import held_open, until_waiting
 
@@ -36,9 +36,9 @@ async def held(pool: asyncpg.Pool) -> Claim:
 
 
 @pytest.fixture
-async def streamed(pool: asyncpg.Pool) -> copies.Copy:
+async def streamed(pool: asyncpg.Pool) -> reservations.Reservation:
     """A streamed upload under way."""
-    return await copies.open_copy(pool, make_id(), "ann", lease=LEASE)
+    return await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
 
 
 async def meet(pool: asyncpg.Pool, first: Statement, second: Statement, *, ends: str = "COMMIT") -> tuple[Any, Any]:
@@ -59,8 +59,8 @@ def commit(held: Claim) -> Callable[[Database], Awaitable[File | None]]:
     return lambda database: claims.commit_verification(database, held, size=3, sha256=DIGEST, etag="e")
 
 
-def doom(held: Claim | copies.Copy) -> Callable[[Database], Awaitable[bool]]:
-    return lambda database: copies.doom_copy(database, held.vault_key, held.lease)
+def doom(held: Claim | reservations.Reservation) -> Callable[[Database], Awaitable[bool]]:
+    return lambda database: reservations.doom_reservation(database, held.vault_key, held.lease)
 
 
 def extend(held: Claim) -> Callable[[Database], Awaitable[bool]]:
@@ -80,12 +80,12 @@ async def state(pool: asyncpg.Pool, held: Claim) -> State:
 
 
 async def end_lease(pool: asyncpg.Pool) -> None:
-    await pool.execute("UPDATE copies SET lease_until = now() - interval '1 s'")
+    await pool.execute("UPDATE reservations SET lease_until = now() - interval '1 s'")
 
 
 async def test_a_commit_that_waits_for_a_sweepers_doom_finds_the_copy_doomed(pool: asyncpg.Pool, held: Claim) -> None:
     await end_lease(pool)
-    assert await meet(pool, lambda database: leftovers.doom_ended_copies(database, 9), commit(held)) == (1, None)
+    assert await meet(pool, lambda database: leftovers.doom_ended_reservations(database, 9), commit(held)) == (1, None)
     assert await state(pool, held) == State.VERIFYING
 
 
@@ -110,15 +110,16 @@ async def test_a_sweeper_passes_over_the_copy_of_a_commit_or_an_extension_under_
     for statement in (extend(held), commit(held)):
         async with held_open(pool) as holder:
             assert await statement(holder)
-            assert await leftovers.doom_ended_copies(pool, 9) == 0
-    assert await leftovers.doom_ended_copies(pool, 9) == 1  # both were rolled back
+            assert await leftovers.doom_ended_reservations(pool, 9) == 0
+    assert await leftovers.doom_ended_reservations(pool, 9) == 1  # both were rolled back
 
 
 async def test_an_extension_that_waits_for_a_doom_moves_neither_lease(pool: asyncpg.Pool, held: Claim) -> None:
     assert await meet(pool, doom(held), extend(held)) == (True, False)
-    longer = (
-        "SELECT (SELECT count(*) FROM files WHERE lease_until > now() + $1) + (SELECT count(*) FROM copies WHERE lease_until > now() + $1)"
-    )
+    longer = """
+        SELECT (SELECT count(*) FROM files WHERE lease_until > now() + $1)
+             + (SELECT count(*) FROM reservations WHERE lease_until > now() + $1)
+    """
     assert await pool.fetchval(longer, LEASE) == 0
 
 
@@ -134,7 +135,7 @@ async def test_a_commit_that_waits_for_an_extension_wins(pool: asyncpg.Pool, hel
 
 async def test_a_commit_that_waits_for_the_owners_deletion_comes_to_nothing(pool: asyncpg.Pool, held: Claim) -> None:
     assert await meet(pool, delete(held), commit(held)) == (True, None)
-    [copy] = await copies.list_copies(pool, held.id)
+    [copy] = await reservations.list_reservations(pool, held.id)
     assert copy.doomed_at is None  # the sweeper's, when its lease has ended
 
 
@@ -147,7 +148,7 @@ async def test_a_deletion_that_waits_for_a_commit_sees_to_the_proved_object(pool
 async def test_a_commit_that_waits_for_a_digest_compares_it(pool: asyncpg.Pool, held: Claim) -> None:
     _, file = await meet(pool, arrive(held, OTHER), commit(held))
     assert (file.state, file.hash) == (State.VERIFYING, None)  # the first mismatch is no verdict yet
-    [copy] = await copies.list_copies(pool, held.id)
+    [copy] = await reservations.list_reservations(pool, held.id)
     assert copy.doomed_at is not None
 
 
@@ -157,7 +158,7 @@ async def test_a_digest_that_waits_for_a_commit_changes_nothing(pool: asyncpg.Po
 
 
 async def test_two_digests_at_once_leave_the_first(pool: asyncpg.Pool, held: Claim) -> None:
-    first, second = await meet(pool, arrive(held, DIGEST), notice(held, OTHER))
+    first, second = await meet(pool, arrive(held, DIGEST), arrive(held, OTHER))
     assert (first.declared_sha256, second) == (DIGEST, None)
 
 
@@ -181,27 +182,27 @@ async def test_two_workers_never_claim_one_file(pool: asyncpg.Pool, held: Claim)
     assert len(await claims.claim_small(pool, 9, LEASE)) == 1
 
 
-def commit_streamed(copy: copies.Copy) -> Callable[[Database], Awaitable[File | None]]:
-    return lambda database: copies.commit_streamed_upload(database, copy, DECLARATION, sha256=DIGEST, etag="e")
+def commit_streamed(copy: reservations.Reservation) -> Callable[[Database], Awaitable[File | None]]:
+    return lambda database: reservations.commit_streamed_upload(database, copy, DECLARATION, sha256=DIGEST, etag="e")
 
 
-async def test_a_streamed_commit_that_waits_for_a_doom_bears_no_file(pool: asyncpg.Pool, streamed: copies.Copy) -> None:
+async def test_a_streamed_commit_that_waits_for_a_doom_bears_no_file(pool: asyncpg.Pool, streamed: reservations.Reservation) -> None:
     assert await meet(pool, doom(streamed), commit_streamed(streamed)) == (True, None)
     assert await pool.fetchval("SELECT count(*) FROM files") == 0
 
 
-async def test_a_doom_that_waits_for_a_streamed_commit_hits_nothing(pool: asyncpg.Pool, streamed: copies.Copy) -> None:
+async def test_a_doom_that_waits_for_a_streamed_commit_hits_nothing(pool: asyncpg.Pool, streamed: reservations.Reservation) -> None:
     file, doomed = await meet(pool, commit_streamed(streamed), doom(streamed))
     assert (file.state, doomed) == (State.READY, False)
 
 
 @pytest.mark.parametrize("what", ["extend", "name"])
 async def test_what_keeps_a_streamed_copy_is_told_of_the_doom_that_it_waited_for(
-    pool: asyncpg.Pool, streamed: copies.Copy, what: str
+    pool: asyncpg.Pool, streamed: reservations.Reservation, what: str
 ) -> None:
     keep: dict[str, Statement] = {
-        "extend": lambda database: copies.extend_copy(database, streamed, LEASE),
-        "name": lambda database: copies.name_upload(database, streamed.vault_key, streamed.lease, upload_id="upload-1"),
+        "extend": lambda database: reservations.extend_reservation(database, streamed, LEASE),
+        "name": lambda database: reservations.name_upload(database, streamed.vault_key, streamed.lease, upload_id="upload-1"),
     }
     assert await meet(pool, doom(streamed), keep[what]) == (True, False)
 
@@ -223,7 +224,7 @@ async def test_who_needs_both_rows_takes_the_copys_first(pool: asyncpg.Pool, hel
     """So no two can wait for each other."""
     await pool.execute("UPDATE files SET grace_until = now(), expires_at = now()")
     async with held_open(pool) as holder:
-        await holder.execute("SELECT FROM copies FOR UPDATE")
+        await holder.execute("SELECT FROM reservations FOR UPDATE")
         waiting = asyncio.create_task(awaited(OF_BOTH_TABLES[what](pool, held)))
         await until_waiting(pool, 1)
         await pool.execute("SELECT FROM files FOR UPDATE NOWAIT")  # would raise LockNotAvailableError

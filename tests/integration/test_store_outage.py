@@ -73,6 +73,6 @@ async def test_failures_of_several_files_in_a_row_cause_a_probe(resources: Resou
         proxy.restore()
         assert await worker.health.probe()
         assert not worker.health.is_away
-    assert await resources.pool.fetchval("SELECT count(*) FROM copies") == 0
+    assert await resources.pool.fetchval("SELECT count(*) FROM reservations") == 0
     for declared in sent:
         assert (await find(resources, declared.file)).state == State.VERIFYING

@@ -12,7 +12,7 @@ import pytest
 from service import problems
 from service.model import File, State
 from service.object_store import StoreError, UploadMissing
-from service.queries import copies
+from service.queries import reservations
 from service.resources import Resources
 from service.uploads.buffers import Senders
 from service.uploads.streamed import PART_BYTES, Announced, upload_stream
@@ -49,7 +49,7 @@ async def check_only(resources: Resources, *files: File) -> None:
     await check_invariants(resources)
     assert await list_bucket(resources.vault) == {str(file.minio_object_name) for file in files}
     assert await resources.pool.fetchval("SELECT count(*) FROM files") == len(files)
-    assert await resources.pool.fetch("SELECT 1 FROM copies WHERE doomed_at IS NULL") == []
+    assert await resources.pool.fetch("SELECT 1 FROM reservations WHERE doomed_at IS NULL") == []
     await check_uploads_aborted(resources)
 
 
@@ -60,7 +60,7 @@ async def test_the_file_is_ready_and_its_copy_row_gone(resources: Resources, con
     assert read_all(resources.vault, str(file.minio_object_name), etag=file.vault_etag) == content
     assert str(file.hash) == hashlib.sha256(content).hexdigest()
     await check_only(resources, file)
-    assert await resources.pool.fetchval("SELECT count(*) FROM copies") == 0
+    assert await resources.pool.fetchval("SELECT count(*) FROM reservations") == 0
 
 
 @pytest.mark.parametrize("runs", [True, False], ids=["done", "not done"])
@@ -78,7 +78,7 @@ async def test_no_orphan_is_left_when_the_stores_answer_is_lost(resources: Resou
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 async def test_a_commit_whose_answer_was_lost_is_found_again(resources: Resources, content: bytes) -> None:
-    pool = FaultyPool(resources.pool, copies.COMMIT, after=lose_connection)
+    pool = FaultyPool(resources.pool, reservations.COMMIT, after=lose_connection)
     file = await upload(msgspec.structs.replace(resources, pool=pool), content)
     assert pool.calls == 1
     await check_only(resources, file)
@@ -86,7 +86,7 @@ async def test_a_commit_whose_answer_was_lost_is_found_again(resources: Resource
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 async def test_no_orphan_is_left_when_the_commit_is_lost(resources: Resources, content: bytes) -> None:
-    pool = FaultyPool(resources.pool, copies.COMMIT, before=lose_connection)
+    pool = FaultyPool(resources.pool, reservations.COMMIT, before=lose_connection)
     with pytest.raises(ConnectionResetError):
         await upload(msgspec.structs.replace(resources, pool=pool), content)
     assert pool.calls == 1
@@ -95,12 +95,12 @@ async def test_no_orphan_is_left_when_the_commit_is_lost(resources: Resources, c
 
 async def sweep_ended(resources: Resources) -> None:
     """As if every lease had ended."""
-    await resources.pool.execute("UPDATE copies SET lease_until = now() - interval '1 second'")
+    await resources.pool.execute("UPDATE reservations SET lease_until = now() - interval '1 second'")
     await sweep(resources)
 
 
 async def test_the_sweeper_wins_against_an_upload_whose_lease_ended_before_its_first_part(resources: Resources) -> None:
-    pool = FaultyPool(resources.pool, copies.NAME_UPLOAD, after=lambda: sweep_ended(resources))
+    pool = FaultyPool(resources.pool, reservations.NAME_UPLOAD, after=lambda: sweep_ended(resources))
     with pytest.raises(UploadMissing):
         await upload(msgspec.structs.replace(resources, pool=pool), LARGE)
     await check_only(resources)
@@ -123,7 +123,7 @@ async def test_what_the_upload_could_not_tidy_up_is_the_sweepers(resources: Reso
     vault.after["put_part" if call == "abort_upload" else "complete_upload"] = lose_answer
     with pytest.raises(StoreError):
         await upload(msgspec.structs.replace(resources, vault=vault), LARGE)
-    [row] = await resources.pool.fetch("SELECT vault_key, upload_id FROM copies WHERE doomed_at IS NOT NULL")
+    [row] = await resources.pool.fetch("SELECT vault_key, upload_id FROM reservations WHERE doomed_at IS NOT NULL")
     if call == "abort_upload":
         assert await resources.vault.list_parts(str(row["vault_key"]), row["upload_id"])
     else:
@@ -161,7 +161,7 @@ async def test_a_request_that_lands_after_the_doom_leaves_nothing(resources: Res
 
 
 async def land(resources: Resources, vault: FaultyBucket) -> None:
-    assert await resources.pool.fetch("SELECT 1 FROM copies WHERE doomed_at IS NULL") == []
+    assert await resources.pool.fetch("SELECT 1 FROM reservations WHERE doomed_at IS NULL") == []
     try:
         await vault.land()
     except UploadMissing:  # aborted before: a part or a completion has nowhere to go
@@ -183,7 +183,7 @@ async def test_a_put_is_not_sent_after_its_lease(resources: Resources) -> None:
     with pytest.raises(problems.Unavailable):
         await upload(msgspec.structs.replace(resources, settings=short), SMALL)
     await check_only(resources)
-    assert await resources.pool.fetchval("SELECT count(*) FROM copies") == 0
+    assert await resources.pool.fetchval("SELECT count(*) FROM reservations") == 0
 
 
 async def test_a_lease_is_extended_while_the_client_sends(resources: Resources) -> None:
@@ -192,8 +192,8 @@ async def test_a_lease_is_extended_while_the_client_sends(resources: Resources) 
     async def watch(pool: asyncpg.Pool) -> AsyncIterator[bytes]:
         async for piece in pieces(LARGE):
             yield piece
-        first = await pool.fetchval("SELECT lease_until FROM copies")
-        while await pool.fetchval("SELECT lease_until FROM copies") == first:
+        first = await pool.fetchval("SELECT lease_until FROM reservations")
+        while await pool.fetchval("SELECT lease_until FROM reservations") == first:
             await pool.fetchval("SELECT pg_sleep(0.05)")
 
     senders = Senders()

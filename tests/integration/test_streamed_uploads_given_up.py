@@ -10,7 +10,7 @@ import pytest
 
 from service import problems
 from service.operations.bootstrap import Deployment
-from service.queries import copies
+from service.queries import reservations
 from service.resources import Resources
 from service.uploads.buffers import Senders
 from service.uploads.streamed import PART_BYTES, Announced, upload_stream
@@ -45,7 +45,7 @@ async def upload(resources: Resources) -> None:
 
 
 async def keys_of(resources: Resources) -> list[Any]:
-    rows = await resources.pool.fetch("SELECT doomed_at IS NOT NULL AS doomed, upload_id FROM copies")
+    rows = await resources.pool.fetch("SELECT doomed_at IS NOT NULL AS doomed, upload_id FROM reservations")
     return [(row["doomed"], row["upload_id"]) for row in rows]
 
 
@@ -56,9 +56,9 @@ def uploads_of(deployment: Deployment) -> Callable[[], int]:
 
 async def test_a_copy_doomed_before_its_upload_was_named_leaves_no_upload(resources: Resources, uploads_of: Callable[[], int]) -> None:
     async def doom() -> None:
-        await resources.pool.execute("UPDATE copies SET doomed_at = now(), sweep_at = now()")
+        await resources.pool.execute("UPDATE reservations SET doomed_at = now(), sweep_at = now()")
 
-    faulty = msgspec.structs.replace(resources, pool=FaultyPool(resources.pool, copies.NAME_UPLOAD, before=doom))
+    faulty = msgspec.structs.replace(resources, pool=FaultyPool(resources.pool, reservations.NAME_UPLOAD, before=doom))
     with pytest.raises(problems.Unavailable):
         await upload(faulty)
     assert uploads_of() == 0
@@ -68,8 +68,8 @@ async def test_a_copy_doomed_before_its_upload_was_named_leaves_no_upload(resour
 async def test_a_database_that_is_lost_before_the_upload_was_named_leaves_no_upload(
     resources: Resources, uploads_of: Callable[[], int]
 ) -> None:
-    pool = FaultyPool(resources.pool, copies.NAME_UPLOAD, before=lose_connection)
-    faulty = msgspec.structs.replace(resources, pool=FaultyPool(pool, copies.DOOM, before=lose_connection))
+    pool = FaultyPool(resources.pool, reservations.NAME_UPLOAD, before=lose_connection)
+    faulty = msgspec.structs.replace(resources, pool=FaultyPool(pool, reservations.DOOM, before=lose_connection))
     with pytest.raises(ConnectionResetError):
         await upload(faulty)
     assert uploads_of() == 0

@@ -10,7 +10,7 @@ from service import problems
 from service.model import RejectionReason, Sha256, State
 from service.object_store import Bucket
 from service.object_store.connection import calling
-from service.queries import claims, copies
+from service.queries import claims, reservations
 from service.resources import Resources
 from service.uploads.completion import complete_upload
 from service.worker.sweeper import sweep
@@ -84,7 +84,7 @@ async def test_a_look_at_nothing_leads_back_to_pending(resources: Resources) -> 
     declared = await declare(resources)
     file = await prove(resources, declared.file)
     assert file.state == State.PENDING
-    assert await copies.list_copies(resources.pool, file.id) == []
+    assert await reservations.list_reservations(resources.pool, file.id) == []
     assert await claims.claim_small(resources.pool, 1, RETRY) == []
 
 

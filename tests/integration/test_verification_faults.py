@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from service.model import Claim, File, State
-from service.queries import claims, copies
+from service.queries import claims, reservations
 from service.resources import Resources, open_resources
 from service.settings import Secret, Settings
 from tests.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
@@ -32,7 +32,7 @@ async def test_a_hash_that_the_store_breaks_off_is_given_up_and_proved_by_the_ne
     else:
         vault.before["open"] = lose_answer
     assert not await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
-    [copy] = await copies.list_copies(resources.pool, declared.file.id)
+    [copy] = await reservations.list_reservations(resources.pool, declared.file.id)
     assert copy.doomed_at is not None
     row = await read_row(resources, declared.file)
     assert (row["state"], row["lease"], row["later"]) == ("verifying", None, True)
@@ -158,7 +158,7 @@ async def test_a_commit_that_is_still_under_way_when_its_connection_is_cut_decid
         [commit] = await until_waiting(resources.pool, 1)
         proxy.cut()
         proxy.restore()
-        await until_waiting(resources.pool, 2)  # the doom, for the copies row that the commit holds
+        await until_waiting(resources.pool, 2)  # the doom, for the reservation that the commit holds
         if not committed:
             await resources.pool.execute("SELECT pg_terminate_backend($1)", commit)
         await holder.execute("COMMIT")

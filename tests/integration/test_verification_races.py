@@ -11,7 +11,7 @@ import pytest
 from service.files.lookup import delete_file
 from service.model import State
 from service.object_store import Bucket, ObjectChanged, ObjectMissing
-from service.queries import claims, copies, files
+from service.queries import claims, files, reservations
 from service.resources import Resources
 from service.uploads.arrivals import record_event
 from service.worker.sweeper import sweep
@@ -74,7 +74,7 @@ async def test_a_copy_is_not_sent_after_the_first_lease_period(resources: Resour
     held = await claim(resources, declared.file)
     await run(resources, held, claimed_at=time.monotonic() - resources.settings.lease.total_seconds())
     assert await list_bucket(resources.vault) == set()
-    assert await copies.list_copies(resources.pool, held.id) == []
+    assert await reservations.list_reservations(resources.pool, held.id) == []
     assert (await prove(resources, declared.file)).state == State.READY
 
 
@@ -106,7 +106,7 @@ async def test_a_sweeper_that_comes_before_the_commit_of_an_ended_lease_wins(res
     held = await claim(resources, declared.file)
 
     async def end_lease_and_sweep() -> None:
-        await resources.pool.execute("UPDATE copies SET lease_until = now() - interval '1 s'")
+        await resources.pool.execute("UPDATE reservations SET lease_until = now() - interval '1 s'")
         await sweep(resources)
 
     interrupted = FaultyPool(resources.pool, claims.COMMIT, before=end_lease_and_sweep)
@@ -122,7 +122,7 @@ async def test_a_sweeper_that_comes_before_the_commit_of_an_ended_lease_wins(res
 async def test_a_sweeper_that_comes_after_the_commit_of_an_ended_lease_leaves_the_object(resources: Resources) -> None:
     declared = await send(resources)
     held = await claim(resources, declared.file)
-    await resources.pool.execute("UPDATE copies SET lease_until = now() - interval '1 s'")
+    await resources.pool.execute("UPDATE reservations SET lease_until = now() - interval '1 s'")
     slow = FaultyPool(resources.pool, claims.COMMIT, after=lambda: sweep_twice(resources))
     await run(msgspec.structs.replace(resources, pool=slow), held)
     assert slow.calls == 1

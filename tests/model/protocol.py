@@ -45,7 +45,7 @@ class WayOfAFile:
             yield Step("sweeper: deletes the vault object of the deleted file, marks it", True, to(purged=1), None, "purge")
         if claimable and (file.state == "verifying" or (file.state == "pending" and self.on("due-by-itself"))):
             claim = Claim(row=int(self.on("row-first")), val=int(self.worker.over(file)))
-            yield Step("worker claims: lease, copies row", True, file, claim, "unlease")
+            yield Step("worker claims: lease, reservation", True, file, claim, "unlease")
 
     def outside_steps(self, file: File) -> Iterator[FileStep]:
         to = file._replace

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tests.model.transitions import Step
 
 RULES = {
-    "row-first": "the statement that claims writes the copies row down, before anything is written under its key",
+    "row-first": "the statement that claims writes the reservation down, before anything is written under its key",
     "due-by-itself": "rows are claimed without any arrival, too: pending as well as verifying",
     "pending-too": "a worker's statements accept pending as well as verifying: a claim changes no state",
     "guards": "a worker's statements demand state IN (pending, verifying) AND lease = its own",
@@ -22,21 +22,21 @@ RULES = {
     "one-request": "at most one copy request is ever sent to a vault key (no retry on the same key)",
     "hash-copy": "what is hashed is the copy, not what lies under the incoming key",
     "sent-keeps-row": "once a copy request was sent, giving up dooms the row; it does not delete it",
-    "commit-undoomed": "the commit demands an undoomed copies row",
+    "commit-undoomed": "the commit demands an undoomed reservation",
     "digest-in-commit": "declared and proved are compared inside the commit statement",
     "blame-twice": "a mismatch is a verdict only if the copy before it had the same digest: one read may have been wrong",
     "counts-source": "a failure counts towards `unverifiable` only if a read of the incoming object itself fails",
     "counts-probed": "... and only if a probe of the store succeeds after it",
     "digest-once": "`complete` sets the digest only where there is none",
     "digest-open": "... and only while the file is not final",
-    "reject-keeps-row": "the commit of `rejected` dooms the copies row; it goes after the object",
+    "reject-keeps-row": "the commit of `rejected` dooms the reservation; it goes after the object",
     "worker-dooms": "a worker that lost, or does not know, deletes only if its doom hit a row",
     "doom-first": "nobody deletes a copy before its doom is committed",
     "doom-ended": "the sweeper dooms a copy only when the copy's own lease has ended",
     "doom-rechecks": "... asked in the very statement that dooms: an extension may have come since the sweeper chose the row",
     "extend-both": "an extension moves the lease of the file and of the copy in one statement",
     "twice": "object once more, and row, only when no copy request can take effect any more",
-    "delete-files-alone": "the owner's DELETE leaves the copies rows to the sweeper",
+    "delete-files-alone": "the owner's DELETE leaves the reservations to the sweeper",
     "incoming-terminal": "the incoming key is deleted of files in terminal states only",
     "incoming-late": "... and for the last time only when no PUT to it can land any more",
 }
@@ -82,11 +82,11 @@ class File(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What one claim left behind: lease token, copies row, vault key, and the worker that made it."""
+    """What one claim left behind: lease token, reservation, vault key, and the worker that made it."""
 
     token: int = 1  # files.lease is this claim's
-    until: int = 2  # lease_until of its copies row, and of the file while `token`: 2 first period, 1 extended beyond it, 0 ended
-    row: int = 1  # its copies row exists
+    until: int = 2  # lease_until of its reservation, and of the file while `token`: 2 first period, 1 extended beyond it, 0 ended
+    row: int = 1  # its reservation exists
     doom: int = 0  # doomed_at is set
     grace: int = 0  # COPY_GRACE has gone by since
     chosen: int = 0  # without doom-rechecks: a sweeper has seen the lease ended

@@ -1,6 +1,6 @@
 """`POST /files/upload` as a transition system: the API writes to the vault itself, and there is no files row before the commit.
 
-One upload, for no two meet: each has its own copies row and vault key. RULES, taken away, as in rules.py.
+One upload, for no two meet: each has its own reservation and vault key. RULES, taken away, as in rules.py.
 """
 
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from typing import NamedTuple
 from tests.model.transitions import Step, WithoutClaims
 
 RULES = {
-    "row-first": "the copies row is written down before anything is sent to the vault",
+    "row-first": "the reservation is written down before anything is sent to the vault",
     "id-first": "the multipart upload's id stands in the row before the first part is sent",
     "record-undoomed": "... and only a row that is not doomed takes it; else the API stops",
     "put-deadline": "a body that fits one PUT is sent only while the lease lives by the API's own clock: nothing else fences a PUT",
     "one-request": "a PUT or CompleteMultipartUpload is sent once (no retry on the same key)",
     "answered": "the commit follows only on the store's answer",
-    "commit-undoomed": "the commit INSERTs the files row from a copies row that is not doomed",
+    "commit-undoomed": "the commit INSERTs the files row from a reservation that is not doomed",
     "worker-dooms": "an API process that lost, or does not know, deletes only if its doom hit a row",
     "sent-keeps-row": "giving up (client gone, wrong digest, store error) dooms the row; it does not delete it",
     "doom-first": "nobody deletes an object before the doom of its copy is committed",
@@ -32,10 +32,10 @@ class Config(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """The copies row, the files row, what lies at the store, and the API process that serves the request."""
+    """The reservation, the files row, what lies at the store, and the API process that serves the request."""
 
     pc: str = "begun"  # where the API process is; "" when it is done or crashed
-    row: int = 0  # the copies row exists
+    row: int = 0  # the reservation exists
     live: int = 0  # its lease_until has not come
     id: int = 0  # it names the multipart upload
     doom: int = 0  # doomed_at is set
@@ -118,7 +118,7 @@ class StreamedUpload(WithoutClaims[Upload]):
         if u.flight:
             yield self.step("delayed commit comes to nothing", u._replace(flight=0))
             if self.commits(u):
-                yield self.step("delayed commit: ready, copies row gone", u._replace(flight=0, row=0, file="ready"))
+                yield self.step("delayed commit: ready, reservation gone", u._replace(flight=0, row=0, file="ready"))
 
     def taken(self, u: Upload, request: str) -> Upload | None:
         """What the store makes of a request; None where it refuses (NoSuchUpload).
@@ -145,7 +145,7 @@ class StreamedUpload(WithoutClaims[Upload]):
         if u.row and u.doom and u.cut and not u.sweep and (u.grace or not self.on("twice")):
             yield self.step("sweeper: deletes and aborts once more", swept._replace(sweep=1))
         if u.sweep:
-            yield self.step("sweeper: deletes the copies row", u._replace(row=0, sweep=0))
+            yield self.step("sweeper: deletes the reservation", u._replace(row=0, sweep=0))
 
     def commits(self, u: Upload) -> bool:
         return not self.on("commit-undoomed") or bool(u.row and not u.doom)
@@ -153,9 +153,9 @@ class StreamedUpload(WithoutClaims[Upload]):
     # --- the API process
 
     def from_begun(self, u: Upload) -> Iterator[UploadStep]:
-        yield self.step("API writes the copies row down", u._replace(pc="reading", row=1, live=1))
+        yield self.step("API writes the reservation down", u._replace(pc="reading", row=1, live=1))
         if not self.on("row-first"):
-            yield self.step("API begins without a copies row", u._replace(pc="reading"))
+            yield self.step("API begins without a reservation", u._replace(pc="reading"))
 
     def from_reading(self, u: Upload) -> Iterator[UploadStep]:
         yield self.step("client gone, or a wrong form", u._replace(pc="lost"), good=False)
@@ -174,7 +174,7 @@ class StreamedUpload(WithoutClaims[Upload]):
         if not self.on("id-first"):
             yield self.step("API goes on without recording the id", u._replace(pc="sending"))
         if u.row and not (u.doom and self.on("record-undoomed")):
-            yield self.step("API records the multipart upload's id in the copies row", u._replace(pc="sending", id=1))
+            yield self.step("API records the multipart upload's id in the reservation", u._replace(pc="sending", id=1))
         else:
             yield self.step("API records the id: 0 rows, aborts the empty upload", u._replace(pc="lost", parts=0))
 
@@ -210,7 +210,7 @@ class StreamedUpload(WithoutClaims[Upload]):
     def from_stored(self, u: Upload) -> Iterator[UploadStep]:
         yield self.step("another digest or length than announced: 422 or 400", u._replace(pc="lost"), good=False)
         if self.commits(u):
-            yield self.step("API commits: files row ready, copies row gone", u._replace(pc="", row=0, file="ready"))
+            yield self.step("API commits: files row ready, reservation gone", u._replace(pc="", row=0, file="ready"))
             yield self.step("API commits, no answer: still under way, or not", u._replace(pc="lost", flight=1), good=False)
         else:
             yield self.step("API's commit changes 0 rows", u._replace(pc="lost"))
@@ -220,7 +220,7 @@ class StreamedUpload(WithoutClaims[Upload]):
         if not self.on("worker-dooms"):
             yield self.step("API deletes its object", u._replace(pc="", obj=0))
         if not self.on("sent-keeps-row"):
-            yield self.step("API deletes its object and its copies row", u._replace(pc="", obj=0 if u.row else u.obj, row=0))
+            yield self.step("API deletes its object and its reservation", u._replace(pc="", obj=0 if u.row else u.obj, row=0))
         if u.row:
             yield self.step("API dooms its copy", u._replace(pc="", doom=1))
         else:

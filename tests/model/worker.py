@@ -1,4 +1,4 @@
-"""One claim as a transition system: time, the store, the sweeper at its copies row, its worker."""
+"""One claim as a transition system: time, the store, the sweeper at its reservation, its worker."""
 
 from collections.abc import Iterator
 
@@ -50,7 +50,7 @@ class Worker:
         return not self.on("guards") or (file.state in states and (c.token == 1 or not self.on("guard-lease")))
 
     def release(self, file: File, c: Claim, what: str, *, state: str = "", good: bool = True) -> FileStep:
-        """The statement that gives the lease back, or ends the file without a proof, and leaves the copies row."""
+        """The statement that gives the lease back, or ends the file without a proof, and leaves the reservation."""
         gone = c._replace(pc="", val=0, seen=0, verdict=c.verdict if c.flight else 0)
         if not self.guarded(file, c):
             return Step(f"{what}: 0 rows", good, file, gone)
@@ -60,7 +60,7 @@ class Worker:
         """The same while nothing can ever lie under the key: the row goes in the same statement, which demands it undoomed."""
         if c.doom and self.on("guards"):
             return Step(f"{what}: 0 rows", good, file, c._replace(pc="", val=0, seen=0))
-        return self.release(file, c._replace(row=0), f"{what}, copies row deleted", state=state, good=good)
+        return self.release(file, c._replace(row=0), f"{what}, reservation deleted", state=state, good=good)
 
     def forget(self, c: Claim) -> Claim:
         """Nothing was sent, or it was refused for certain: the row goes, then the lease."""
@@ -98,7 +98,7 @@ class Worker:
         if c.row and c.doom and not c.sweep and (c.grace or not self.on("twice")):
             yield Step("sweeper: deletes the object once more", True, file, c._replace(sweep=1, obj=0))
         if c.sweep:
-            yield Step("sweeper: deletes the copies row", True, file, c._replace(sweep=0, row=0))
+            yield Step("sweeper: deletes the reservation", True, file, c._replace(sweep=0, row=0))
 
     # --- the worker
 
@@ -109,7 +109,7 @@ class Worker:
             yield Step("worker: HEAD incoming, sees its ETag", True, file, c._replace(pc="headed", val=file.incoming, seen=0))
         else:
             yield Step("worker: HEAD incoming, nothing", True, file, c._replace(pc="nothing"))
-        yield Step("worker: HEAD fails, copies row deleted", False, file, self.forget(c))
+        yield Step("worker: HEAD fails, reservation deleted", False, file, self.forget(c))
         if file.spoilt == SPOILT or file.store == AWAY:
             yield Step("worker: HEAD fails because of the object or the store", True, file, self.forget(c)._replace(pc="doubting"))
 
@@ -128,7 +128,7 @@ class Worker:
         yield self.settle(file, c, "worker: HEAD shows another size or type -> rejected", state="rejected", good=False)
         if c.until == 2 or not self.on("send-deadline"):
             yield Step("worker sends the copy request", True, file, c._replace(pc="sent", after=c.doom))
-        yield Step("worker: too late to send, copies row deleted", True, file, self.forget(c))
+        yield Step("worker: too late to send, reservation deleted", True, file, self.forget(c))
 
     def from_sent(self, file: File, c: Claim) -> Iterator[FileStep]:
         if file.spoilt == SPOILT or file.store:
@@ -144,7 +144,7 @@ class Worker:
 
     def from_refused(self, file: File, c: Claim) -> Iterator[FileStep]:
         """Certain: nothing was written and nothing will be."""
-        yield Step("worker: copies row deleted", True, file, self.forget(c))
+        yield Step("worker: reservation deleted", True, file, self.forget(c))
         yield self.settle(file, c, "worker: unreadable for good -> rejected", state="rejected", good=False)
 
     def from_copied(self, file: File, c: Claim) -> Iterator[FileStep]:
@@ -176,7 +176,7 @@ class Worker:
         others = "" if c.token else "steal"
         if declared in (0, content):
             named = done._replace(token=0, row=0, named=1)
-            yield Step(f"{who}: ready, copies row gone", True, file._replace(state="ready", hash=content), named, others)
+            yield Step(f"{who}: ready, reservation gone", True, file._replace(state="ready", hash=content), named, others)
             return
         doomed = done._replace(token=0, doom=1, row=c.row if self.on("reject-keeps-row") else 0)
         if self.on("blame-twice") and file.mismatched != content:
@@ -216,7 +216,7 @@ class Worker:
         if not self.on("worker-dooms"):
             yield Step("worker deletes its object", True, file, c._replace(pc="ending", obj=0))
         if not self.on("sent-keeps-row"):
-            yield Step("worker: copies row deleted", True, file, self.forget(c))
+            yield Step("worker: reservation deleted", True, file, self.forget(c))
         if c.row:
             yield Step("worker dooms its copy", True, file, c._replace(pc="ending", doom=1))
         else:

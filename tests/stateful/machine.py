@@ -1,5 +1,5 @@
-"""Hypothesis drives declarations, PUTs, poisoned objects, arrivals, workers that stall and wake late, lost answers, requests that land late,
-sweepers, deletions and time; after every step the invariants are looked up in the database and in both buckets.
+"""Hypothesis drives declarations, PUTs, poisoned objects, arrivals, workers that stall and wake late, lost answers, requests that land
+late, sweepers, deletions and time; after every step the invariants are looked up in the database and in both buckets.
 
 Time moves by shifting the rows' timestamps back. What the store still carries out is bounded as the protocol assumes: a
 copy request lands within COPY_GRACE or never, a PUT begins before its file's end.
@@ -39,7 +39,7 @@ from tests.stores import send
 
 CONTENTS = (b"A" * 40, b"B" * 40)
 A_LEASE = timedelta(minutes=2)
-LIVE_COPIES = "SELECT vault_key FROM copies WHERE doomed_at IS NULL AND lease_until > now() + interval '10 seconds'"
+LIVE_RESERVATIONS = "SELECT vault_key FROM reservations WHERE doomed_at IS NULL AND lease_until > now() + interval '10 seconds'"
 HURRY = "UPDATE files SET due_at = now() - interval '1 hour' WHERE id = $1 AND due_at IS NOT NULL"
 
 
@@ -255,12 +255,14 @@ class WayOfAFile(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        self.runner.run(self.sweep_but_live_copies())
+        self.runner.run(self.sweep_but_live_reservations())
 
-    async def sweep_but_live_copies(self) -> None:
-        live = {row["vault_key"] for row in await self.resources.pool.fetch(LIVE_COPIES)}
+    async def sweep_but_live_reservations(self) -> None:
+        live = {row["vault_key"] for row in await self.resources.pool.fetch(LIVE_RESERVATIONS)}
         await sweep(self.resources)
-        doomed = {row["vault_key"] for row in await self.resources.pool.fetch("SELECT vault_key FROM copies WHERE doomed_at IS NOT NULL")}
+        doomed = {
+            row["vault_key"] for row in await self.resources.pool.fetch("SELECT vault_key FROM reservations WHERE doomed_at IS NOT NULL")
+        }
         assert not live & doomed, "a copy is doomed under a live lease"
 
     @rule(by=st.sampled_from((A_LEASE, timedelta(hours=1), DAY)))

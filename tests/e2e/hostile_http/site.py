@@ -29,7 +29,7 @@ FILES: Final = """
 """
 LATEST_SECONDS: Final = 15
 """How long after its id was made a row may be committed."""
-RESERVATIONS: Final = "SELECT count(*) FROM copies WHERE owner = $1"
+RESERVATIONS: Final = "SELECT count(*) FROM reservations WHERE owner = $1"
 PROVED: Final = b"a proved file"
 TYPES: Final = {
     408: "head-timeout",

@@ -1,0 +1,157 @@
+"""Statements over `reservations`: vault keys, recorded before anything is written under them."""
+
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from service.model import Declaration, File, Sha256
+from service.queries.files import COLUMNS
+from service.queries.history import MOVED, record
+from service.queries.rows import Database, read_row, read_row_if_any
+
+
+class Reservation(msgspec.Struct, frozen=True, kw_only=True):
+    """A vault key under which an object may lie, and the lease of the process that may write there."""
+
+    vault_key: UUID
+    file_id: UUID
+    owner: str
+    lease: UUID
+    lease_until: datetime
+    upload_id: str | None
+    created_at: datetime
+    doomed_at: datetime | None
+
+
+RESERVE_KEY: Final = """
+    INSERT INTO reservations (vault_key, file_id, owner, lease, lease_until)
+    VALUES (gen_random_uuid(), $1, $2, gen_random_uuid(), now() + $3::interval)
+    RETURNING vault_key, file_id, owner, lease, lease_until, upload_id, created_at, doomed_at
+"""
+
+
+async def reserve_key(database: Database, file_id: UUID, owner: str, *, lease: timedelta) -> Reservation:
+    """Reserve a fresh vault key for a file that is streamed through the API and has no row yet."""
+    return read_row(await database.fetchrow(RESERVE_KEY, file_id, owner, lease), Reservation)
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """The reservation of a probe of the store: a scratch key in each bucket."""
+
+    vault_key: UUID
+    scratch_key: str
+    lease: UUID
+
+
+# The probe's key in incoming is recorded in the same row, so that the sweeper finds whatever a probe leaves behind.
+# It is longer than the key of an upload, so no event about it moves a file.
+RESERVE_PROBE: Final = """
+    INSERT INTO reservations (vault_key, scratch_key, lease, lease_until)
+    VALUES (gen_random_uuid(), 'probe-' || gen_random_uuid(), gen_random_uuid(), now() + $1::interval)
+    RETURNING vault_key, scratch_key, lease
+"""
+
+
+async def reserve_probe(database: Database, *, lease: timedelta) -> Probe:
+    """Record the keys of a probe before anything is written under them."""
+    return read_row(await database.fetchrow(RESERVE_PROBE, lease), Probe)
+
+
+EXTEND: Final = """
+    UPDATE reservations SET lease_until = now() + $3::interval WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
+"""
+
+
+async def extend_reservation(database: Database, reservation: Reservation, lease: timedelta) -> bool:
+    """Keep a streamed upload's reservation. Return False if it is doomed."""
+    return await database.fetchval(EXTEND, reservation.vault_key, reservation.lease, lease) is not None
+
+
+# Before the first part: whoever finds the row must be able to abort the store's multipart upload.
+NAME_UPLOAD: Final = """
+    UPDATE reservations SET upload_id = $3 WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
+"""
+
+
+async def name_upload(database: Database, vault_key: UUID, lease: UUID, *, upload_id: str) -> bool:
+    """Write the id of the store's multipart upload down. Return False if the reservation is doomed."""
+    return await database.fetchval(NAME_UPLOAD, vault_key, lease, upload_id) is not None
+
+
+# The commit of a streamed upload: it inserts the file's row from the live reservation, or nothing. The file has no incoming key.
+COMMIT: Final = (
+    f"""
+    WITH reservation AS (
+        SELECT vault_key, file_id, owner FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
+    ), born AS (
+        INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata, state, history_xid, hash,
+                           minio_object_name, vault_etag, upload_date, expires_at, grace_until, final_at)
+        SELECT file_id, owner, $3, $4, $5, $6, $7, 'ready', pg_current_xact_id(), $8, vault_key, $9, now(), now(), now(), now()
+        FROM reservation
+        RETURNING {COLUMNS}, {MOVED}
+    """
+    + record("born", by="'client'", why="'streamed through the API, hashed on its way'")
+    + """
+    ), kept AS (
+        DELETE FROM reservations USING born WHERE vault_key = $1
+    )
+    SELECT """
+    + COLUMNS
+    + " FROM born"
+)
+
+
+async def commit_streamed_upload(
+    database: Database, reservation: Reservation, declaration: Declaration, *, sha256: Sha256, etag: str
+) -> File | None:
+    """Insert the proved file. None proves nothing; neither does an error. Never send it again."""
+    row = await database.fetchrow(
+        COMMIT,
+        reservation.vault_key,
+        reservation.lease,
+        declaration.filename,
+        declaration.size,
+        declaration.content_type,
+        declaration.sha256 and declaration.sha256.digest,
+        declaration.metadata,
+        sha256.digest,
+        etag,
+    )
+    return read_row_if_any(row, File)
+
+
+DOOM: Final = """
+    UPDATE reservations SET doomed_at = now(), sweep_at = now()
+    WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
+"""
+
+
+async def doom_reservation(database: Database, vault_key: UUID, lease: UUID) -> bool:
+    """Doom the reservation and return whether a row was updated.
+
+    If True, no commit has succeeded or can succeed, and the caller may delete the object. If False, the
+    caller must not delete it, because a commit may have succeeded.
+    """
+    return await database.fetchval(DOOM, vault_key, lease) is not None
+
+
+# While no copy request was sent, nothing can ever lie under the key.
+FORGET: Final = "DELETE FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL"
+
+
+async def forget_reservation(database: Database, vault_key: UUID, lease: UUID) -> None:
+    """Drop the row of a key that was never written to."""
+    await database.execute(FORGET, vault_key, lease)
+
+
+LIST: Final = """
+    SELECT vault_key, file_id, owner, lease, lease_until, upload_id, created_at, doomed_at FROM reservations
+    WHERE file_id = $1 ORDER BY created_at
+"""
+
+
+async def list_reservations(database: Database, file_id: UUID) -> list[Reservation]:
+    """Every key under which something of this file may lie, but for the proved object's."""
+    return [read_row(row, Reservation) for row in await database.fetch(LIST, file_id)]
