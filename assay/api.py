@@ -15,15 +15,15 @@ import msgspec
 
 from assay.errors import AssayError, NotAssay, Problem, ServerUnavailable, Unauthorized, describe_refusal
 from assay.files import File, Link
-from assay.retries import Patience
-from assay.transport import Answer, Cut, Transport, place
+from assay.retries import RetryPolicy
+from assay.transport import Answer, ConnectionLost, Transport, place
 
 T = TypeVar("T")
 AWAY: Final = frozenset({429, 502, 503, 504})
 LONGEST_WAIT_SECONDS: Final = 50
 """What the API waits for at most, in one request."""
 STRANGER_SECONDS: Final = 10.0
-"""Patience with a server that has never answered: its URL may be wrong."""
+"""RetryPolicy with a server that has never answered: its URL may be wrong."""
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -81,10 +81,10 @@ class FilePage(msgspec.Struct, frozen=True):
 class Api:
     """The API at one URL, asked with one key."""
 
-    def __init__(self, transport: Transport, url: str, key: str | None, *, patience: float) -> None:
+    def __init__(self, transport: Transport, url: str, key: str | None, *, retry_seconds: float) -> None:
         self.transport = transport
         self.url = url
-        self.patience = patience
+        self.retry_seconds = retry_seconds
         self._key = key
         self._met = threading.Event()
         """It has answered before."""
@@ -141,19 +141,19 @@ class Api:
         """The answer that is no refusal. Raises what `check_answer` does, and ServerUnavailable."""
         body = None if json is None else msgspec.json.encode(json)
         sent = self.authorize() | ({} if body is None else {"Content-Type": "application/json"}) | dict(headers or {})
-        patience = self.new_patience()
+        retries = self.new_retry_policy()
         while True:
             try:
                 answer = self.transport.send(method, self.url + path, headers=sent, body=body, extra_seconds=extra_seconds)
-            except Cut as error:
-                if not patience.wait():
+            except ConnectionLost as error:
+                if not retries.wait():
                     raise ServerUnavailable(f"the API: {error}") from error
                 continue
-            if answer.status not in AWAY or not patience.wait(read_retry_after(answer)):
+            if answer.status not in AWAY or not retries.wait(read_retry_after(answer)):
                 return self.check_answer(answer)
 
-    def new_patience(self) -> Patience:
-        return Patience(self.patience if self._met.is_set() else min(self.patience, STRANGER_SECONDS))
+    def new_retry_policy(self) -> RetryPolicy:
+        return RetryPolicy(self.retry_seconds if self._met.is_set() else min(self.retry_seconds, STRANGER_SECONDS))
 
     def check_answer(self, answer: Answer) -> Answer:
         """Raises Refused, DigestMismatch, ServerUnavailable, NotAssay."""

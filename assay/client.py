@@ -12,7 +12,7 @@ from assay.downloads import Writable, download_file
 from assay.files import File, FileId, Link, read_id
 from assay.journals import Journal, open_journal
 from assay.progress import Meter, Report
-from assay.sendings import Hash, Sending, Wish
+from assay.sendings import Hash, Sending, UploadOptions
 from assay.sources import Readable, Source, Stream, open_source, read_in_order
 from assay.streams import upload_stream
 from assay.transport import Transport
@@ -27,7 +27,7 @@ class Client:
     """An Assay server, as one API key sees it. Threads may share it.
 
     `url` is ASSAY_URL's value or http://127.0.0.1:8000 when it is not given, `key` is ASSAY_KEY's. `parallel`: parts of one upload that
-    are sent at once. `timeout`: seconds of silence after which a connection is given up. `patience`: seconds for which a server that is
+    are sent at once. `timeout`: seconds of silence after which a connection is given up. `retry_seconds`: for how long a server that is
     away is asked again before ServerUnavailable is raised. `connections`: how many are kept to one server, for more threads than parts.
     """
 
@@ -38,7 +38,7 @@ class Client:
         *,
         parallel: int = 4,
         timeout: float = 60.0,
-        patience: float = 120.0,
+        retry_seconds: float = 120.0,
         connections: int | None = None,
     ) -> None:
         self.url = (url or os.environ.get("ASSAY_URL") or DEFAULT_URL).rstrip("/")
@@ -51,7 +51,7 @@ class Client:
             raise ValueError("parallel: expected 1 or more")
         self.parallel = parallel
         self._transport = Transport(connections=connections or parallel + CONNECTIONS_BESIDE, timeout=timeout)
-        self._api = Api(self._transport, self.url, key, patience=patience)
+        self._api = Api(self._transport, self.url, key, retry_seconds=retry_seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +113,7 @@ class Client:
                     sha256=sha256,
                     meter=Meter(progress, None),
                 )
-            wish = Wish(
+            wish = UploadOptions(
                 filename=name,
                 content_type=content_type,
                 metadata=metadata or {},
@@ -129,7 +129,7 @@ class Client:
             opened.close()
 
     def _open_journal(
-        self, source: Source, wish: Wish, resume: str | os.PathLike[str] | None, *, restart: bool, key: str | None
+        self, source: Source, wish: UploadOptions, resume: str | os.PathLike[str] | None, *, restart: bool, key: str | None
     ) -> closing[Journal]:
         fields = wish.fields(source.size)
         if resume is None:

@@ -34,7 +34,7 @@ from assay.errors import (
 from assay.files import GONE, UNPROVED, File
 from assay.locks import is_still, lock
 from assay.progress import Meter
-from assay.transport import PIECE, Answer, Cut, read_some
+from assay.transport import PIECE, Answer, ConnectionLost, read_some
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -186,7 +186,7 @@ def go_on(receiving: Receiving, opened: BinaryIO) -> bool:
 def receive(receiving: Receiving, condition: str) -> None:
     """Step 3, until all is here. `condition` holds for the first request; later ones ask by If-Match."""
     receiving.meter.enter("receiving")
-    patience = receiving.api.new_patience()
+    retries = receiving.api.new_retry_policy()
     while receiving.place < receiving.file.size:
         begun = receiving.place
         pause = receive_some(receiving, condition)
@@ -194,8 +194,8 @@ def receive(receiving: Receiving, condition: str) -> None:
         if receiving.place == receiving.file.size:
             return
         if receiving.place > begun:
-            patience.renew()
-        if not patience.wait(pause):
+            retries.renew()
+        if not retries.wait(pause):
             raise ServerUnavailable(
                 f"the download of {receiving.file.filename} was cut after {receiving.place} of {receiving.file.size} bytes: try again"
             )
@@ -208,7 +208,7 @@ def receive_some(receiving: Receiving, condition: str) -> float:
     headers = api.authorize() | {name: value for name, value in asked.items() if receiving.place or name == "If-Match"}
     try:
         response = api.transport.open("GET", f"{api.url}/files/{receiving.file.id}", headers=headers)
-    except Cut:
+    except ConnectionLost:
         return 0.0
     try:
         if response.status not in (200, 206):
@@ -218,7 +218,7 @@ def receive_some(receiving: Receiving, condition: str) -> float:
         skip(response, receiving.place - read_start(response))
         while piece := read_some(response, PIECE):
             receiving.take(piece)
-    except Cut:
+    except ConnectionLost:
         response.close()
     except BaseException:
         response.close()
@@ -248,13 +248,13 @@ def read_start(response: "BaseHTTPResponse") -> int:
 
 
 def skip(response: "BaseHTTPResponse", size: int) -> None:
-    """What is here already. Raises Cut when it does not come, or what comes begins behind it."""
+    """What is here already. Raises ConnectionLost when it does not come, or what comes begins behind it."""
     if size < 0:
-        raise Cut("the server sends another range than was asked for")
+        raise ConnectionLost("the server sends another range than was asked for")
     while size:
         piece = read_some(response, min(size, PIECE))
         if not piece:
-            raise Cut("the answer is too short")
+            raise ConnectionLost("the answer is too short")
         size -= len(piece)
 
 

@@ -25,12 +25,12 @@ from uuid import UUID
 
 from assay import store
 from assay.api import Parts
-from assay.crews import Crew
 from assay.errors import AlreadyUploaded, SourceChanged, StoreRefused
 from assay.progress import Share
-from assay.retries import Patience
+from assay.retries import RetryPolicy
 from assay.sendings import Sending
 from assay.transport import PIECE
+from assay.worker_pools import WorkerPool
 
 
 class PartsSending:
@@ -41,7 +41,7 @@ class PartsSending:
         self.file = file
         self.plan = plan
         self.stored = stored
-        self.crew = Crew()
+        self.pool = WorkerPool()
         self.whole = hashlib.sha256() if sending.wants_whole else None
         self.turn = threading.Lock()
         self.taken = 0
@@ -83,7 +83,7 @@ def find_stored(sending: Sending, file: UUID, plan: Parts) -> frozenset[int]:
 def run(under_way: PartsSending, numbers: Iterable[int]) -> None:
     left = iter(numbers)
     try:
-        under_way.crew.run(lambda: work(under_way, left), min(under_way.sending.wish.parallel, under_way.plan.parts))
+        under_way.pool.run(lambda: work(under_way, left), min(under_way.sending.wish.parallel, under_way.plan.parts))
     except AlreadyUploaded:
         return
     except StoreRefused as error:
@@ -145,8 +145,8 @@ def send_part(under_way: PartsSending, number: int, sha256: str | None) -> None:
     def open_body() -> Iterator[memoryview]:
         return share.watch(read_part(under_way, number))
 
-    patience = Patience(sending.api.patience, under_way.crew.stop)
-    store.put(sending.api.transport, sign(), renew=sign, open_body=open_body, patience=patience)
+    retries = RetryPolicy(sending.api.retry_seconds, under_way.pool.stop)
+    store.put(sending.api.transport, sign(), renew=sign, open_body=open_body, retries=retries)
 
 
 def read_part(under_way: PartsSending, number: int) -> Iterator[memoryview]:
@@ -154,7 +154,7 @@ def read_part(under_way: PartsSending, number: int) -> Iterator[memoryview]:
     place, size = under_way.place(number), under_way.size(number)
     buffer = memoryview(bytearray(min(PIECE, size)))
     while size:
-        under_way.crew.check()
+        under_way.pool.check()
         piece = buffer[: under_way.sending.source.read_into(buffer[:size], place)]
         yield piece
         place, size = place + len(piece), size - len(piece)

@@ -10,7 +10,7 @@ LONGEST_SECONDS: Final = 15.0
 MOST_ATTEMPTS: Final = 30
 
 
-class Patience:
+class RetryPolicy:
     """Waits that grow, with jitter, until `seconds` or too many attempts have passed without success, or `stop` is set. `renew` after
     each success."""
 
@@ -29,7 +29,7 @@ class Patience:
         self._ends = time.monotonic() + self._seconds
 
     def wait(self, at_least: float = 0.0) -> bool:
-        """Sleep before the next attempt, as long as the server asked for if it did; False when patience is at its end."""
+        """Sleep before the next attempt, as long as the server asked for if it did; False when the time or the attempts are used up."""
         left = self._ends - time.monotonic()
         self._attempts += 1
         if left <= 0 or self._attempts >= MOST_ATTEMPTS:

@@ -14,7 +14,7 @@ Hash = Literal["auto", "parts", "none"]
 """`auto`: the whole file's digest, and each part's. `parts`: each part's alone. `none`: what the server proves is compared with nothing."""
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class UploadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the caller says of an upload."""
 
     filename: str
@@ -41,7 +41,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 class Sending:
     """`sha256` is the whole file's digest, as soon as it is known."""
 
-    def __init__(self, api: Api, source: Source, wish: Wish, *, journal: Journal, meter: Meter) -> None:
+    def __init__(self, api: Api, source: Source, wish: UploadOptions, *, journal: Journal, meter: Meter) -> None:
         self.api = api
         self.source = source
         self.wish = wish

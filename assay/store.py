@@ -1,7 +1,7 @@
 """A PUT to the object store: what the store's answers mean.
 
 1. 200: the bytes are there. 412: they were there already. Both: done.
-2. No answer, or 408, 429, 5xx (503 SlowDown): the same PUT again, after a wait that grows, with jitter, until patience ends.
+2. No answer, or 408, 429, 5xx (503 SlowDown): the same PUT again, after a wait that grows, with jitter, until the retry policy ends it.
    No answer twice in a row: with a fresh URL from then on, for a store may refuse one that has ended so early that nobody hears it.
 3. 403: the URL has ended, or was never right. A fresh one, at most three times in a row.
 4. 404: the store does not know this multipart upload (any more). `complete` will say what that means.
@@ -17,8 +17,8 @@ from typing import Final
 import msgspec
 
 from assay.errors import ServerUnavailable, StoreRefused
-from assay.retries import Patience
-from assay.transport import PIECE, Answer, Cut, Transport, place
+from assay.retries import RetryPolicy
+from assay.transport import PIECE, Answer, ConnectionLost, Transport, place
 
 DONE: Final = frozenset({200, 201, 204, 412})
 AGAIN: Final = frozenset({408, 429, 500, 502, 503, 504})
@@ -48,7 +48,7 @@ class Moved:
 
 
 def put(
-    transport: Transport, first: Put, *, renew: Callable[[], Put], open_body: Callable[[], Iterable[memoryview]], patience: Patience
+    transport: Transport, first: Put, *, renew: Callable[[], Put], open_body: Callable[[], Iterable[memoryview]], retries: RetryPolicy
 ) -> None:
     """Until the bytes are there. `open_body` begins the body anew. Raises StoreRefused, ServerUnavailable, what both functions raise."""
     current, renewals, cuts = first, 0, 0
@@ -56,10 +56,10 @@ def put(
         moved = Moved()
         try:
             answer = send(transport, current, moved.watch(open_body()))
-        except Cut as error:
+        except ConnectionLost as error:
             if moved.size > MUCH_BYTES:
-                patience.forgive()
-            if not patience.wait():
+                retries.forgive()
+            if not retries.wait():
                 raise ServerUnavailable(f"the store: {error}") from error
             cuts += 1
             current = renew() if cuts > 1 else current
@@ -71,7 +71,7 @@ def put(
             current, renewals = renew(), renewals + 1
         elif answer.status not in AGAIN:
             raise refusal(current, answer)
-        elif not patience.wait():
+        elif not retries.wait():
             raise ServerUnavailable(f"the store: {place(current.url)} answers {answer.status} {read_code(answer)}")
 
 

@@ -19,7 +19,7 @@ from assay.api import AWAY, Api, read_retry_after
 from assay.errors import DigestMismatch, ServerUnavailable
 from assay.files import File
 from assay.progress import Meter
-from assay.transport import PIECE, Answer, Cut
+from assay.transport import PIECE, Answer, ConnectionLost
 
 Read = Callable[[int], bytes]
 """So many bytes or fewer; b"" at the end."""
@@ -91,17 +91,17 @@ def upload_stream(
 
 def send(api: Api, path: str, headers: dict[str, str], *, body: Body) -> Answer:
     """Steps 2 to 4."""
-    patience = api.new_patience()
+    retries = api.new_retry_policy()
     while True:
         try:
             answer = api.transport.send("POST", api.url + path, headers=api.authorize() | headers, body=body.open(), chunked=True)
-        except Cut as error:
+        except ConnectionLost as error:
             if body.ended:
                 raise ServerUnavailable(f"the API: {error}: all was sent, but not confirmed; look whether the file is there") from error
-            if not (body.can_repeat and patience.wait()):
+            if not (body.can_repeat and retries.wait()):
                 raise ServerUnavailable(f"the API: {error}: a stream cannot be sent again from its start; nothing was stored") from error
             continue
-        if answer.status not in AWAY or not body.can_repeat or not patience.wait(read_retry_after(answer)):
+        if answer.status not in AWAY or not body.can_repeat or not retries.wait(read_retry_after(answer)):
             return answer
 
 

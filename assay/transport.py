@@ -22,7 +22,7 @@ CONNECT_SECONDS: Final = 10.0
 Body = bytes | Iterable[memoryview] | Iterable[bytes] | None
 
 
-class Cut(Exception):
+class ConnectionLost(Exception):
     """No answer: the connection was not made, or ended before the answer did. Whether the request took effect is not known."""
 
 
@@ -62,7 +62,7 @@ class Transport:
         chunked: bool = False,
         extra_seconds: float = 0.0,
     ) -> Answer:
-        """The whole answer. Raises Cut."""
+        """The whole answer. Raises ConnectionLost."""
         response = self.open(method, url, headers=headers, body=body, chunked=chunked, extra_seconds=extra_seconds)
         try:
             content = read_some(response, None)
@@ -80,7 +80,7 @@ class Transport:
         chunked: bool = False,
         extra_seconds: float = 0.0,
     ) -> "BaseHTTPResponse":
-        """The answer's head; whoever asked reads the body with `read_some`, and gives the connection back. Raises Cut."""
+        """The answer's head; whoever asked reads the body with `read_some`, and gives the connection back. Raises ConnectionLost."""
         from urllib3 import Timeout
         from urllib3.exceptions import HTTPError, SSLError
 
@@ -100,9 +100,9 @@ class Transport:
         except SSLError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):  # it will not become valid by itself
                 raise ServerUnavailable(f"{place(url)}: its certificate is not trusted ({error})") from error
-            raise Cut(describe(url, error)) from error
+            raise ConnectionLost(describe(url, error)) from error
         except (HTTPError, OSError) as error:
-            raise Cut(describe(url, error)) from error
+            raise ConnectionLost(describe(url, error)) from error
 
     def close(self) -> None:
         with self._lock:
@@ -112,13 +112,13 @@ class Transport:
 
 
 def read_some(response: "BaseHTTPResponse", size: int | None) -> bytes:
-    """So many bytes of the answer, or all; b"" at its end. Raises Cut when it ends too early."""
+    """So many bytes of the answer, or all; b"" at its end. Raises ConnectionLost when it ends too early."""
     from urllib3.exceptions import HTTPError
 
     try:
         return response.read(size)
     except (HTTPError, OSError) as error:
-        raise Cut(f"the connection ended in the middle of an answer ({type(error).__name__})") from error
+        raise ConnectionLost(f"the connection ended in the middle of an answer ({type(error).__name__})") from error
 
 
 def place(url: str) -> str:

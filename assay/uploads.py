@@ -43,7 +43,7 @@ from assay.errors import (
 from assay.files import GONE, UNPROVED, File
 from assay.parts import send_missing, send_parts
 from assay.progress import Meter, Share
-from assay.retries import Patience
+from assay.retries import RetryPolicy
 from assay.sendings import Sending
 from assay.transport import PIECE
 
@@ -180,7 +180,7 @@ def send_whole(sending: Sending, file_id: UUID, upload: Upload) -> None:
             first,
             renew=sign_anew,
             open_body=lambda: share.watch(read_whole(sending)),
-            patience=Patience(sending.api.patience),
+            retries=RetryPolicy(sending.api.retry_seconds),
         )
 
 

@@ -29,7 +29,7 @@ from service.routes.streamed_uploads import upload_file
 from service.settings import Settings
 from service.telemetry.logs import RequestLog
 from service.telemetry.memory import set_up_heap
-from service.uploads.buffers import Senders
+from service.uploads.buffers import UploadBuffers
 from service.worker.loop import Worker
 
 LARGEST_JSON_BYTES: Final = 64 * 1024
@@ -77,7 +77,7 @@ def create_app(settings: Settings, *, with_worker: bool = False, resources: Reso
             app.state.readiness = Readiness()
             app.state.downloads = stack.enter_context(contextlib.closing(Downloads(settings.download_buffers)))
             app.state.feed = await stack.enter_async_context(open_feed(app.state.resources))
-            app.state.senders = stack.enter_context(contextlib.closing(Senders()))
+            app.state.buffers = stack.enter_context(contextlib.closing(UploadBuffers()))
             await stack.enter_async_context(running(app.state.resources, app.state.readiness, with_worker=with_worker))
             yield
 

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from service import database
-from service.database.notifications import Signals
+from service.database.notifications import Notifications
 from service.object_store import Bucket, ObjectStore
 from service.object_store.presign import Signer
 from service.settings import Settings
@@ -26,7 +26,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     incoming: Bucket
     vault: Bucket
     signer: Signer
-    signals: Signals
+    notifications: Notifications
 
 
 @contextlib.asynccontextmanager
@@ -36,8 +36,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     store = ObjectStore(
         settings.s3_endpoint, access_key=settings.s3_access_key, secret_key=settings.s3_secret_key, region=settings.s3_region
     )
-    signals = Signals(settings.listen_url)
-    listening = asyncio.create_task(signals.run())
+    notifications = Notifications(settings.listen_url)
+    listening = asyncio.create_task(notifications.run())
     try:
         yield Resources(
             settings=settings,
@@ -46,10 +46,10 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             incoming=store.bucket(settings.incoming_bucket),
             vault=store.bucket(settings.vault_bucket),
             signer=make_signer(settings),
-            signals=signals,
+            notifications=notifications,
         )
     finally:
-        await signals.flush()
+        await notifications.flush()
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
         store.close()

@@ -21,7 +21,7 @@ async def changed(settings: Settings, **changes: Any) -> AsyncIterator[Resources
     async with open_resources(msgspec.structs.replace(settings, **changes)) as opened:
 
         async def listens() -> bool:
-            return opened.signals.connected
+            return opened.notifications.connected
 
         # asyncpg complains about a connection that is closed while it is being made
         await events.wait_for(listens, seconds=0 if "database_url" in changes else 5)

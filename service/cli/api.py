@@ -71,7 +71,7 @@ class Server(uvicorn.Server):
         """
         resources = getattr(self.config.app.state, "resources", None) if isinstance(self.config.app, Litestar) else None
         if resources is not None:
-            resources.signals.stop_waiting()
+            resources.notifications.stop_waiting()
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
             connection.transport.abort()

@@ -32,7 +32,7 @@ MOST_CHANGED: Final = 10_000
 log = structlog.get_logger()
 
 
-class Signals:
+class Notifications:
     """One a process. `run` keeps the connection; the rest may be called from any coroutine of the loop."""
 
     def __init__(self, listen_url: str) -> None:
@@ -51,13 +51,13 @@ class Signals:
         self.connected = False
         self.stopping = asyncio.Event()
 
-    def give_work(self) -> None:
+    def notify_work(self) -> None:
         """A file is due now."""
         self.work.set()
         self.work_to_send = True
         self.to_send.set()
 
-    def give_history(self) -> None:
+    def notify_history(self) -> None:
         """A transition was written down that nobody waits for but who reads the history."""
         self.history.set()
         if self.sending_history is None:
@@ -68,7 +68,7 @@ class Signals:
         self.history_to_send = True
         self.to_send.set()
 
-    def give_change(self, file_id: UUID) -> None:
+    def notify_change(self, file_id: UUID) -> None:
         """A file changed its state in a way that somebody may wait for."""
         self.wake(file_id)
         self.history.set()
@@ -76,7 +76,7 @@ class Signals:
             self.changed.add(file_id)
         self.to_send.set()
 
-    def give_leftovers(self) -> None:
+    def notify_leftovers(self) -> None:
         """Something of this process's own making can be swept; other sweepers find it in the database."""
         self.leftovers.set()
 
@@ -121,9 +121,9 @@ class Signals:
                     delay = 0.1
                     await self.send(connection, lost)
             except (asyncpg.PostgresError, *UNREACHABLE) as error:  # a full NOTIFY queue, too: this task has nobody to begin it again
-                log.warning("signals lost", error=type(error).__name__, retry_seconds=delay)
+                log.warning("notifications lost", error=type(error).__name__, retry_seconds=delay)
             except Exception:
-                log.exception("signals failed", retry_seconds=delay)
+                log.exception("notifications failed", retry_seconds=delay)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 5)
 

@@ -65,8 +65,8 @@ def take_lock(descriptor: int, path: Path) -> None:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(descriptor, 20, 0).decode() or "unknown"
-            patience = SECONDS_FOR_HOLDER if is_alive(holder) else SECONDS_FOR_ORPHANS
-            if time.monotonic() - started > patience:
+            longest = SECONDS_FOR_HOLDER if is_alive(holder) else SECONDS_FOR_ORPHANS
+            if time.monotonic() - started > longest:
                 raise EmbeddedError(
                     f"The data folder {path.parent} is in use (by process {holder}). Stop that one, or choose another folder."
                 ) from None

@@ -1,23 +1,23 @@
 """Events: what becomes of files, told to whoever is connected, as it is committed. Nothing is lost, nothing comes twice.
 
-1. Join: a reader says whose files, and behind which position it is to be told. From then on the feed, one a process, reads for that
+1. Join: a subscriber says whose files, and behind which position it is to be told. From then on the feed, one a process, reads for that
    owner too. No position: it is the oldest running transaction at this moment, so what is committed later comes, and what was
    committed a moment before may come as well.
    - the database is away: 503, before any header is sent.
-   - a fetch is under way: join waits for its end. Its rows were chosen before and seen after: the reader would miss them.
-2. Catch up: the reader reads by itself, page after page, until a page is not full. What the feed gives meanwhile waits for it.
+   - a fetch is under way: join waits for its end. Its rows were chosen before and seen after: the subscriber would miss them.
+2. Catch up: the subscriber reads by itself, page after page, until a page is not full. What the feed gives meanwhile waits for it.
    - something behind its position was forgotten with its file, or the position is from another database: `reset`, and from now on.
    - the database is away: it waits, says that it is alive, reads again.
-3. Follow: the feed fetches what is new, once for all, and puts each owner's into the queues of its readers. A reader sends what is in its
-   queue, and leaves out what it has sent already. That is all it has to do to pass from 2 to 3: what its own read could not see yet is
-   above the `xmin` of that read, and so above that of every fetch that had ended before.
+3. Follow: the feed fetches what is new, once for all, and puts each owner's into the queues of its subscribers. A subscriber sends what is
+   in its queue, and leaves out what it has sent already. That is all it has to do to pass from 2 to 3: what its own read could not see
+   yet is above the `xmin` of that read, and so above that of every fetch that had ended before.
    - nothing was sent for HEARTBEAT_SECONDS: a comment, so that no proxy takes the connection for dead.
-   - the queue is full, because the client reads too slowly: it is emptied, and the reader is at step 2 again when its client has read.
+   - the queue is full, because the client reads too slowly: it is emptied, and the subscriber is at step 2 again when its client has read.
 4. The feed fetches after each signal, and every POLL_SECONDS without one: signals may be lost. After each fetch it rests for PACE_SECONDS,
-   or as long as telling so many readers is worth.
+   or as long as telling so many subscribers is worth.
    - rows wait for an older transaction (queries/history.py): it looks again soon, for no signal tells of that one's end. Somebody may
      have left one open: a gauge says so.
-   - no listener is connected: it looks every UNHEARD_SECONDS. One is connected again: it looks at once (signals.py).
+   - no listener is connected: it looks every UNHEARD_SECONDS. One is connected again: it looks at once (service/database/notifications.py).
    - the database is away, or the fetch fails: it goes on from where it was, after RETRY_SECONDS. No stream ends.
 5. A stream ends when its client goes away; when its key was revoked or is over, which is asked for all keys at once every KEY_SECONDS;
    after LONGEST_SECONDS; when the process stops: at once. Whatever it is doing then is cancelled, and its place in the feed goes.
@@ -37,12 +37,12 @@ from litestar import Response
 from litestar.types import Receive, Scope, Send
 
 from service.database import UNREACHABLE
-from service.events.subscribers import Batch, Event, Reader, write_event, write_position
+from service.events.subscribers import Batch, Event, Subscriber, write_event, write_position
 from service.http.disconnects import stop, wait_for_disconnect
 from service.queries import history, keys
 from service.queries.history import Position, Transition
 from service.resources import Resources
-from service.telemetry.metrics import EVENT_READERS, EVENTS_HELD_BACK
+from service.telemetry.metrics import EVENT_SUBSCRIBERS, EVENTS_HELD_BACK
 
 SendPiece = Callable[[bytes], Awaitable[None]]
 
@@ -55,11 +55,11 @@ HEADERS: Final = [
 RETRY: Final = b"retry: 2000\n"
 LAST_SECONDS: Final = 1.0
 """For a client to take the end of its stream, when it is we who end it."""
-PATIENCE_SECONDS: Final = 6.0
+WAIT_SECONDS: Final = 6.0
 PACE_SECONDS: Final = 0.1
 TELL_SECONDS: Final = 0.001
 LONGEST_PACE_SECONDS: Final = 2.0
-"""To tell a reader takes less than a tenth of a millisecond: so much rest for each keeps nine tenths of the process for others."""
+"""To tell a subscriber takes less than a tenth of a millisecond: so much rest for each keeps nine tenths of the process for others."""
 HELD_BACK_SECONDS: Final = 0.25
 UNHEARD_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 1.0
@@ -79,46 +79,46 @@ class Feed:
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
-        self.readers: dict[str, set[Reader]] = {}
+        self.subscribers: dict[str, set[Subscriber]] = {}
         self.position = Position(0, 0)
         self.fetching = asyncio.Lock()
         self.wanted = asyncio.Event()
         self.told = 0
 
     @contextlib.asynccontextmanager
-    async def joined(self, reader: Reader) -> AsyncIterator[None]:
+    async def joined(self, subscriber: Subscriber) -> AsyncIterator[None]:
         """Step 1. Raises what asyncpg raises."""
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await self.join(reader)
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self.join(subscriber)
             yield
         finally:
-            self.leave(reader)
+            self.leave(subscriber)
 
-    async def join(self, reader: Reader) -> None:
+    async def join(self, subscriber: Subscriber) -> None:
         async with self.fetching:
-            if not self.readers:
+            if not self.subscribers:
                 self.position = await history.find_now(self.resources.pool)
-            self.readers.setdefault(reader.owner, set()).add(reader)
-        EVENT_READERS.inc()
+            self.subscribers.setdefault(subscriber.owner, set()).add(subscriber)
+        EVENT_SUBSCRIBERS.inc()
         self.wanted.set()
-        reader.position = reader.asked or await history.find_now(self.resources.pool)
-        if self.resources.signals.closing:
-            reader.end.set()
+        subscriber.position = subscriber.asked or await history.find_now(self.resources.pool)
+        if self.resources.notifications.closing:
+            subscriber.end.set()
 
-    def leave(self, reader: Reader) -> None:
-        found = self.readers.get(reader.owner, set())
-        if reader not in found:
+    def leave(self, subscriber: Subscriber) -> None:
+        found = self.subscribers.get(subscriber.owner, set())
+        if subscriber not in found:
             return
-        found.remove(reader)
-        EVENT_READERS.dec()
+        found.remove(subscriber)
+        EVENT_SUBSCRIBERS.dec()
         if not found:
-            del self.readers[reader.owner]
-        if not self.readers:
+            del self.subscribers[subscriber.owner]
+        if not self.subscribers:
             self.wanted.clear()
 
-    def all_readers(self) -> Iterator[Reader]:
-        return (reader for found in list(self.readers.values()) for reader in list(found))
+    def all_subscribers(self) -> Iterator[Subscriber]:
+        return (subscriber for found in list(self.subscribers.values()) for subscriber in list(found))
 
     async def run(self) -> None:
         """Steps 4 and 5, until cancelled."""
@@ -129,23 +129,23 @@ class Feed:
 
     async def fetch_news(self) -> None:
         await self.wanted.wait()
-        signals = self.resources.signals
-        signals.history.clear()
+        notifications = self.resources.notifications
+        notifications.history.clear()
         self.told = 0
         held_back = await self.fetch()
         EVENTS_HELD_BACK.set(held_back)
         await asyncio.sleep(min(max(PACE_SECONDS, self.told * TELL_SECONDS), LONGEST_PACE_SECONDS))  # afterwards: the first need not wait
-        patience = HELD_BACK_SECONDS if held_back else POLL_SECONDS if signals.connected else UNHEARD_SECONDS
+        longest = HELD_BACK_SECONDS if held_back else POLL_SECONDS if notifications.connected else UNHEARD_SECONDS
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await signals.history.wait()
+            async with asyncio.timeout(longest):
+                await notifications.history.wait()
 
     async def fetch(self) -> bool:
         """All that is new, once; whether something waits for an older transaction."""
         full = True
         while full:
             async with self.fetching:
-                found = await history.read_all(self.resources.pool, self.position, list(self.readers), limit=PAGE)
+                found = await history.read_all(self.resources.pool, self.position, list(self.subscribers), limit=PAGE)
                 self.position = found.end
                 self.hand_out(found.transitions)
             full = len(found.transitions) == PAGE
@@ -157,47 +157,47 @@ class Feed:
             by_owner.setdefault(one.owner, []).append(write_event(one))
         for owner, events in by_owner.items():
             batch = Batch(events)
-            for reader in self.readers.get(owner, ()):
-                reader.offer(batch)
+            for subscriber in self.subscribers.get(owner, ()):
+                subscriber.offer(batch)
                 self.told += 1
 
     async def check_keys(self) -> None:
         await asyncio.sleep(KEY_SECONDS)
-        asked = {reader.key_id for reader in self.all_readers()}
+        asked = {subscriber.key_id for subscriber in self.all_subscribers()}
         live = await keys.find_live(self.resources.pool, asked) if asked else set()
-        for reader in self.all_readers():
-            if reader.key_id in asked - live:
-                reader.end.set()
+        for subscriber in self.all_subscribers():
+            if subscriber.key_id in asked - live:
+                subscriber.end.set()
 
     async def end_with_the_process(self) -> None:
-        await self.resources.signals.stopping.wait()
-        for reader in self.all_readers():
-            reader.end.set()
+        await self.resources.notifications.stopping.wait()
+        for subscriber in self.all_subscribers():
+            subscriber.end.set()
 
-    async def follow(self, reader: Reader, send: SendPiece) -> None:
+    async def follow(self, subscriber: Subscriber, send: SendPiece) -> None:
         """Steps 2 and 3, until cancelled."""
         clock = asyncio.get_running_loop().time
         sent_at = clock()
         while True:
-            if reader.behind:
-                await self.catch_up(reader, send)
+            if subscriber.behind:
+                await self.catch_up(subscriber, send)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(sent_at + HEARTBEAT_SECONDS):  # news may be of files that this reader does not follow
-                    await reader.news.wait()
-            piece = reader.take()
+                async with asyncio.timeout_at(sent_at + HEARTBEAT_SECONDS):  # news may be of files that this subscriber does not follow
+                    await subscriber.news.wait()
+            piece = subscriber.take()
             if not piece and clock() - sent_at >= HEARTBEAT_SECONDS:
                 piece = HEARTBEAT
             if piece:
                 await send(piece)
                 sent_at = clock()
 
-    async def catch_up(self, reader: Reader, send: SendPiece) -> None:
-        """Step 2. When it ends, the queue has what its last page could not see, or the reader is behind again."""
+    async def catch_up(self, subscriber: Subscriber, send: SendPiece) -> None:
+        """Step 2. When it ends, the queue has what its last page could not see, or the subscriber is behind again."""
         found: Page | None = None
-        reader.behind = False
+        subscriber.behind = False
         while found is None or found.more:
             try:
-                found = await self.read_on(reader)
+                found = await self.read_on(subscriber)
             except (asyncpg.PostgresError, *UNREACHABLE):  # the feed says so in the log, for all of them
                 await asyncio.sleep(RETRY_SECONDS)
                 await send(HEARTBEAT)
@@ -205,14 +205,14 @@ class Feed:
             if found.text:
                 await send(found.text)
 
-    async def read_on(self, reader: Reader) -> "Page":
-        """The reader's next page. It is read before the question whether anything that belongs to it was forgotten."""
+    async def read_on(self, subscriber: Subscriber) -> "Page":
+        """The subscriber's next page. It is read before the question whether anything that belongs to it was forgotten."""
         pool = self.resources.pool
-        found = await history.read_some(pool, reader.position, owner=reader.owner, file_id=reader.file_id, limit=PAGE)
-        if not await history.is_kept(pool, reader.position):
-            reader.position = await history.find_now(pool)
-            return Page(write_position(reader.position, reset=True), more=True)
-        text = reader.pass_over(Batch([write_event(one) for one in found])) if found else b""
+        found = await history.read_some(pool, subscriber.position, owner=subscriber.owner, file_id=subscriber.file_id, limit=PAGE)
+        if not await history.is_kept(pool, subscriber.position):
+            subscriber.position = await history.find_now(pool)
+            return Page(write_position(subscriber.position, reset=True), more=True)
+        text = subscriber.pass_over(Batch([write_event(one) for one in found])) if found else b""
         return Page(text, more=len(found) == PAGE)
 
 
@@ -247,25 +247,25 @@ async def open_feed(resources: Resources) -> AsyncIterator[Feed]:
 
 
 class Stream:
-    """An ASGI application that sends what its reader is told, until one of the two has gone (step 5)."""
+    """An ASGI application that sends what its subscriber is told, until one of the two has gone (step 5)."""
 
-    def __init__(self, feed: Feed, reader: Reader) -> None:
+    def __init__(self, feed: Feed, subscriber: Subscriber) -> None:
         self.feed = feed
-        self.reader = reader
+        self.subscriber = subscriber
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        async with self.feed.joined(self.reader):
+        async with self.feed.joined(self.subscriber):
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             await self.run(receive, send)
 
     async def run(self, receive: Receive, send: Send) -> None:
         sending, leaving = asyncio.create_task(self.send_all(send)), asyncio.create_task(wait_for_disconnect(receive))
         for task in (sending, leaving):
-            task.add_done_callback(lambda _: self.reader.end.set())
+            task.add_done_callback(lambda _: self.subscriber.end.set())
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LONGEST_SECONDS):
-                    await self.reader.end.wait()
+                    await self.subscriber.end.wait()
             if sending.done():
                 sending.result()
         finally:
@@ -278,8 +278,8 @@ class Stream:
         async def send_piece(piece: bytes) -> None:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
 
-        await send_piece(RETRY + write_position(self.reader.position) if self.reader.asked is None else RETRY + b"\n")
-        await self.feed.follow(self.reader, send_piece)
+        await send_piece(RETRY + write_position(self.subscriber.position) if self.subscriber.asked is None else RETRY + b"\n")
+        await self.feed.follow(self.subscriber, send_piece)
 
     async def send_end(self, send: Send) -> None:
         """A client that does not read is not waited for: the server drops its connection."""
@@ -291,9 +291,9 @@ class Stream:
 class EventStream(Response[None]):
     """A response that is a stream of our own."""
 
-    def __init__(self, feed: Feed, reader: Reader) -> None:
+    def __init__(self, feed: Feed, subscriber: Subscriber) -> None:
         super().__init__(None)
-        self.stream = Stream(feed, reader)
+        self.stream = Stream(feed, subscriber)
 
     def to_asgi_response(self, *_: object, **__: object) -> Any:
         """Litestar's hook: what it returns is called with scope, receive and send."""

@@ -12,11 +12,11 @@ from service.model import State
 from service.queries.history import Position, Transition
 
 MOST_WAITING: Final = 100
-"""Events in a reader's queue beside one batch, which may be as large as a page."""
+"""Events in a subscriber's queue beside one batch, which may be as large as a page."""
 
 
 class Event(msgspec.Struct, frozen=True):
-    """As it is sent; many readers share one."""
+    """As it is sent; many subscribers share one."""
 
     position: Position
     file_id: UUID
@@ -70,7 +70,7 @@ def write_position(position: Position, *, reset: bool = False) -> bytes:
     return f"id: {position}\n".encode() + (b"event: reset\ndata: {}\n\n" if reset else b"\n")
 
 
-class Reader:
+class Subscriber:
     """One stream: how far it has been sent, and what waits for it. `file_id`: of this file alone."""
 
     def __init__(self, owner: str, key_id: UUID, *, file_id: UUID | None, position: Position | None) -> None:

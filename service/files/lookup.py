@@ -46,24 +46,24 @@ async def wait_until_final(resources: Resources, file: File, *, seconds: float) 
         return file
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
-    with resources.signals.subscribe(file.id) as changed:
+    with resources.notifications.subscribe(file.id) as changed:
         while True:
             changed.clear()
-            left = 0.0 if resources.signals.closing else max(0.0, deadline - clock())
-            patience = left
+            left = 0.0 if resources.notifications.closing else max(0.0, deadline - clock())
+            longest = left
             try:
                 file = await find_file(resources, file.id, owner=None)
             except UNREACHABLE:
                 if not left:
                     raise
-                patience = min(left, UNHEARD_SECONDS)
+                longest = min(left, UNHEARD_SECONDS)
             else:
                 if file.state not in UNPROVED or not left:
                     return file
-            if not resources.signals.connected:
-                patience = min(left, UNHEARD_SECONDS)
+            if not resources.notifications.connected:
+                longest = min(left, UNHEARD_SECONDS)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(longest):
                     await changed.wait()
 
 
@@ -81,8 +81,8 @@ async def delete_file(resources: Resources, file_id: UUID, *, owner: str | None,
     """Cancel or delete, in any state; again: nothing more happens. Raises NotFound, and Forbidden unless `proved_too`."""
     if await files.delete_file(resources.pool, file_id, owner=owner, proved_too=proved_too):
         file = await find_file(resources, file_id, owner=owner)
-        resources.signals.give_change(file_id)
-        resources.signals.give_leftovers()
+        resources.notifications.notify_change(file_id)
+        resources.notifications.notify_leftovers()
         report_transition(file)
         return
     file = await find_file(resources, file_id, owner=owner)

@@ -8,7 +8,7 @@ import msgspec
 from service import problems
 from service.model import UNPROVED, Parts, State
 from service.object_store import Bucket, ObjectMissing, StoreError, UploadMissing
-from service.queries.inspection import Standing, find_standing
+from service.queries.inspection import FileDiagnostics, find_standing
 from service.queries.reservations import Reservation, list_reservations
 from service.resources import Resources
 
@@ -41,7 +41,7 @@ class PartsAtStore(msgspec.Struct, frozen=True, kw_only=True):
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """`why` explains the state, `next` says what will happen to it; both for people. `parts`: of a file that waits for its parts."""
 
-    file: Standing
+    file: FileDiagnostics
     reservations: list[Reservation]
     places: list[Place]
     parts: PartsAtStore | None
@@ -62,7 +62,7 @@ async def inspect_file(resources: Resources, file_id: UUID) -> Inspection:
     return Inspection(file=standing, reservations=reservations, places=places, parts=parts, why=why, next=foresee(standing, incoming))
 
 
-def name_places(resources: Resources, standing: Standing, reservations: list[Reservation]) -> list[tuple[str, Bucket, str]]:
+def name_places(resources: Resources, standing: FileDiagnostics, reservations: list[Reservation]) -> list[tuple[str, Bucket, str]]:
     places = []
     if standing.incoming_key is not None:
         places.append(("incoming", resources.incoming, standing.incoming_key))
@@ -82,7 +82,7 @@ async def look_at(bucket: Bucket, key: str, *, role: str) -> Place:
     return msgspec.structs.replace(place, size=seen.size, content_type=seen.content_type, etag=seen.etag, last_modified=seen.last_modified)
 
 
-async def count_parts(resources: Resources, standing: Standing) -> PartsAtStore | None:
+async def count_parts(resources: Resources, standing: FileDiagnostics) -> PartsAtStore | None:
     if standing.part_size is None or standing.state not in UNPROVED:
         return None
     count = Parts(standing.size, standing.part_size).count
@@ -96,7 +96,7 @@ async def count_parts(resources: Resources, standing: Standing) -> PartsAtStore 
         return PartsAtStore(count=count, error=str(error))
 
 
-def explain(standing: Standing, incoming: Place | None, parts: PartsAtStore | None) -> str:
+def explain(standing: FileDiagnostics, incoming: Place | None, parts: PartsAtStore | None) -> str:
     """Why it is in this state."""
     match standing.state:
         case State.PENDING | State.VERIFYING:
@@ -113,7 +113,7 @@ def explain(standing: Standing, incoming: Place | None, parts: PartsAtStore | No
             return "the proved object is gone from the vault, or is another one"
 
 
-def explain_waiting(standing: Standing, incoming: Place | None, parts: PartsAtStore | None) -> str:
+def explain_waiting(standing: FileDiagnostics, incoming: Place | None, parts: PartsAtStore | None) -> str:
     if is_held(standing):
         who = "a worker, or a `complete` that has its parts put together," if parts else "a worker"
         return f"{who} is at it (attempt {standing.attempts})"
@@ -128,7 +128,7 @@ def explain_waiting(standing: Standing, incoming: Place | None, parts: PartsAtSt
     return "the upload is there and was announced; no worker has taken it: is one running?"
 
 
-def count_failed_reads(standing: Standing) -> str:
+def count_failed_reads(standing: FileDiagnostics) -> str:
     """Return what counts towards the file's rejection as unverifiable, or an empty string."""
     if standing.failed_reads_since is None:
         return ""
@@ -144,7 +144,7 @@ def explain_missing(parts: PartsAtStore | None) -> str:
     return f"{parts.come} of its {parts.count} parts have come, {waits}"
 
 
-def foresee(standing: Standing, incoming: Place | None) -> str:
+def foresee(standing: FileDiagnostics, incoming: Place | None) -> str:
     """What happens next, if nobody does anything."""
     if standing.state in UNPROVED:
         return foresee_waiting(standing, incoming)
@@ -156,7 +156,7 @@ def foresee(standing: Standing, incoming: Place | None) -> str:
     return "; ".join(parts) or "nothing"
 
 
-def foresee_waiting(standing: Standing, incoming: Place | None) -> str:
+def foresee_waiting(standing: FileDiagnostics, incoming: Place | None) -> str:
     if is_held(standing) and standing.lease_until is not None:
         return f"the worker commits, or its lease ends {describe_wait(standing, standing.lease_until)} and another one begins anew"
     missing = incoming is not None and incoming.is_empty
@@ -164,11 +164,11 @@ def foresee_waiting(standing: Standing, incoming: Place | None) -> str:
     return f"a worker looks at it {describe_wait(standing, standing.due_at or standing.now)}{end}"
 
 
-def is_held(standing: Standing) -> bool:
+def is_held(standing: FileDiagnostics) -> bool:
     return standing.lease_until is not None and standing.lease_until >= standing.now
 
 
-def describe_wait(standing: Standing, moment: datetime) -> str:
+def describe_wait(standing: FileDiagnostics, moment: datetime) -> str:
     if moment <= standing.now:
         return f"now (due since {describe_time(moment)})"
     return f"in {timedelta(seconds=round((moment - standing.now).total_seconds()))} ({describe_time(moment)})"

@@ -43,7 +43,7 @@ class Position(NamedTuple):
         return f"{self.xid}-{self.sequence}"
 
 
-class Passage(msgspec.Struct, frozen=True, kw_only=True):
+class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One transition of a file."""
 
     state: State
@@ -53,7 +53,7 @@ class Passage(msgspec.Struct, frozen=True, kw_only=True):
     why: str | None
 
 
-class Transition(Passage, frozen=True, kw_only=True):
+class Transition(HistoryEntry, frozen=True, kw_only=True):
     """The same among those of other files. `filename` is what the file is called now; `hash` is null before it was proved."""
 
     xid: int
@@ -71,9 +71,9 @@ class Transition(Passage, frozen=True, kw_only=True):
 LIST: Final = "SELECT state, previous, at, by, why FROM file_history WHERE file_id = $1 ORDER BY sequence"
 
 
-async def list_history(database: Database, file_id: UUID) -> list[Passage]:
+async def list_history(database: Database, file_id: UUID) -> list[HistoryEntry]:
     """All that became of a file, oldest first."""
-    return [read_row(row, Passage) for row in await database.fetch(LIST, file_id)]
+    return [read_row(row, HistoryEntry) for row in await database.fetch(LIST, file_id)]
 
 
 NOW: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())"

@@ -10,7 +10,7 @@ from service.model import RejectionReason, Sha256, State
 from service.queries.rows import Database, read_row_if_any
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class FileDiagnostics(msgspec.Struct, frozen=True, kw_only=True):
     """All of a row: what the file is, and the work on it. `now` is the database's clock.
 
     `sweep_at` and `purge_at` are the times at which the sweeper acts, SWEEP_DELAY included.
@@ -57,8 +57,8 @@ STANDING: Final = """
 """
 
 
-async def find_standing(database: Database, file_id: UUID, *, sweep_delay: timedelta) -> Standing | None:
-    return read_row_if_any(await database.fetchrow(STANDING, file_id, sweep_delay), Standing)
+async def find_standing(database: Database, file_id: UUID, *, sweep_delay: timedelta) -> FileDiagnostics | None:
+    return read_row_if_any(await database.fetchrow(STANDING, file_id, sweep_delay), FileDiagnostics)
 
 
 # `arrivals` counts events and `complete` alike: none at all means that a worker's own look found the upload.

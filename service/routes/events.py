@@ -14,7 +14,7 @@ from litestar.params import HeaderParameter, QueryParameter
 from service import problems
 from service.auth.principals import READ, Principal, open_to
 from service.events.feed import EventStream, Feed
-from service.events.subscribers import Reader
+from service.events.subscribers import Subscriber
 from service.files import listing, lookup
 from service.files.validation import LONGEST_OWNER_BYTES, is_owner
 from service.problems import InvalidRequest
@@ -33,7 +33,7 @@ A comment comes after 15 s of silence, and the stream ends after an hour: come b
 
 
 class SentEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One event, as a reader of event streams hands it out."""
+    """One event, as a subscriber of event streams hands it out."""
 
     id: Annotated[str, msgspec.Meta(pattern=f"^{EVENT_ID.pattern}$")]
     event: Literal["transition", "reset"]
@@ -85,7 +85,7 @@ async def read_events(
     listing.check_query(request.query_params.multi_items(), known=PARAMETERS)
     position = None if last_event_id is None else parse_event_id(last_event_id)
     followed = await choose_owner(resources, principal, file=file, owner=owner)
-    return EventStream(feed, Reader(followed, principal.key_id, file_id=file, position=position))
+    return EventStream(feed, Subscriber(followed, principal.key_id, file_id=file, position=position))
 
 
 async def choose_owner(resources: Resources, principal: Principal, *, file: UUID | None, owner: str | None) -> str:

@@ -28,7 +28,7 @@ from service.resources import Resources
 from service.routes.answers import refusals
 from service.telemetry.metrics import LAST_EVENT_NAME
 
-PATIENCE_SECONDS: Final = 2.0
+WAIT_SECONDS: Final = 2.0
 
 Phase = Literal["starting", "running", "wrong-schema", "stopping"]
 log = structlog.get_logger()
@@ -98,7 +98,7 @@ async def is_ready(
 async def find_away(resources: Resources) -> list[str]:
     asked: dict[str, Awaitable[None]] = {
         "database": health.ping(resources.pool),
-        "store": resources.store.check_health(timeout_seconds=PATIENCE_SECONDS),
+        "store": resources.store.check_health(timeout_seconds=WAIT_SECONDS),
     }
     answers = await asyncio.gather(*(answers_in_time(question) for question in asked.values()))
     return [name for name, answered in zip(asked, answers, strict=True) if not answered]
@@ -106,7 +106,7 @@ async def find_away(resources: Resources) -> list[str]:
 
 async def answers_in_time(question: Awaitable[None]) -> bool:
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(WAIT_SECONDS):
             await question
     except (StoreError, asyncpg.PostgresError, *database.UNREACHABLE):
         return False
@@ -129,7 +129,7 @@ async def read_metrics(resources: NamedDependency[Resources], readiness: NamedDe
 async def measure_backlog(resources: Resources) -> health.Backlog | None:
     """None: the database is away, and the counters are all there is to tell."""
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(WAIT_SECONDS):
             return await health.measure_backlog(resources.pool)
     except (asyncpg.PostgresError, *database.UNREACHABLE) as error:
         log.warning("backlog not measured", error=type(error).__name__)

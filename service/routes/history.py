@@ -10,7 +10,7 @@ from litestar.params import FromPath
 from service import problems
 from service.auth.principals import READ, Principal, open_to
 from service.files import lookup
-from service.queries.history import Passage, list_history
+from service.queries.history import HistoryEntry, list_history
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
 
@@ -21,7 +21,7 @@ class FileHistory(msgspec.Struct, frozen=True, kw_only=True):
     `by` is `client`, `store`, `worker`, or `migration` for what the file was when histories began.
     """
 
-    history: list[Passage]
+    history: list[HistoryEntry]
 
 
 @get(

@@ -23,7 +23,7 @@ MODULES: Final = (
     "main.js",
     "memory.js",
     "parts.js",
-    "patience.js",
+    "retries.js",
     "proofs.js",
     "rows.js",
     "sending.js",

@@ -21,20 +21,11 @@ from service.problems import InvalidRequest
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
 from service.routes.files import LOCATION, FileMetadata, describe_file, metadata_path
-from service.uploads.buffers import Senders
-from service.uploads.streamed import Announced, check_size, upload_stream
+from service.uploads.buffers import UploadBuffers
+from service.uploads.streamed import UploadHeaders, check_size, upload_stream
 
 LARGEST_FRAME_BYTES: Final = 64 * 1024
 """What a form may hold beside its file, where only the form's own length is known."""
-
-
-class Said(msgspec.Struct, frozen=True):
-    """What the request says about its file, checked."""
-
-    filename: str
-    content_type: str | None
-    sha256: Sha256 | None
-    metadata: dict[str, str] = {}
 
 
 @dataclass
@@ -89,8 +80,15 @@ async def upload_file(
     name = filename or read_disposition(request.headers.get("content-disposition", ""))
     given = request.headers.get("content-type")
     content_type = None if given is None else validation.check_content_type(given, field="Content-Type")
-    about = Said(validation.check_filename(name), content_type, sha256, pairs)
-    return await stream_file(request, resources, principal, about=about)
+    headers = UploadHeaders(
+        owner=principal.owner,
+        filename=validation.check_filename(name),
+        content_type=content_type,
+        sha256=sha256,
+        metadata=pairs,
+        most_bytes=read_length(request),
+    )
+    return await stream_file(request, resources, headers)
 
 
 def read_metadata(text: str) -> dict[str, str]:
@@ -133,32 +131,28 @@ async def stream_form(
     if name is None:
         raise InvalidRequest.at("filename", 'is missing: send filename="…" with the field `file`, or ?filename=…')
     content_type = None if said.content_type is None else validation.check_content_type(said.content_type, field="file: Content-Type")
-    about = Said(validation.check_filename(name), content_type, sha256, metadata)
-    return await stream(request, resources, principal, about=about, body=form.read())
+    headers = UploadHeaders(
+        owner=principal.owner,
+        filename=validation.check_filename(name),
+        content_type=content_type,
+        sha256=sha256,
+        metadata=metadata,
+        most_bytes=length,
+    )
+    return await stream(request, resources, headers, form.read())
 
 
-async def stream_file(
-    request: Request[Any, Any, Any], resources: Resources, principal: Principal, *, about: Said
-) -> Response[FileMetadata]:
-    """The request's body, as it is, into the vault: 201 and the proved file. What is said of it was checked."""
-    length = read_length(request)
-    if length is not None:
-        check_size(resources, length)
-    return await stream(request, resources, principal, about=about, body=read(request, resources))
+async def stream_file(request: Request[Any, Any, Any], resources: Resources, headers: UploadHeaders) -> Response[FileMetadata]:
+    """Stream the request's body into the vault. Return 201 and the proved file."""
+    if headers.most_bytes is not None:
+        check_size(resources, headers.most_bytes)
+    return await stream(request, resources, headers, read(request, resources))
 
 
 async def stream(
-    request: Request[Any, Any, Any], resources: Resources, principal: Principal, *, about: Said, body: AsyncIterator[bytes]
+    request: Request[Any, Any, Any], resources: Resources, headers: UploadHeaders, body: AsyncIterator[bytes]
 ) -> Response[FileMetadata]:
-    announced = Announced(
-        owner=principal.owner,
-        filename=about.filename,
-        content_type=about.content_type,
-        sha256=about.sha256,
-        metadata=about.metadata,
-        most_bytes=read_length(request),
-    )
-    file = await upload_stream(resources, find_senders(request), announced, body)
+    file = await upload_stream(resources, find_buffers(request), headers, body)
     request.scope["state"]["file_id"] = file.id
     return Response(describe_file(file), status_code=201, headers={"Location": metadata_path(resources, file.id)})
 
@@ -182,6 +176,6 @@ def read_length(request: Request[Any, Any, Any]) -> int | None:
     return int(given)
 
 
-def find_senders(request: Request[Any, Any, Any]) -> Senders:
-    senders: Senders = request.app.state.senders
-    return senders
+def find_buffers(request: Request[Any, Any, Any]) -> UploadBuffers:
+    buffers: UploadBuffers = request.app.state.buffers
+    return buffers

@@ -22,8 +22,9 @@ from service.problems import InvalidRequest
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, read_raw_path, refusals
 from service.routes.files import DeclaredFile, FileMetadata, Wait, describe_declared, describe_file, metadata_path
-from service.routes.streamed_uploads import Said, read_length, stream_file
+from service.routes.streamed_uploads import read_length, stream_file
 from service.uploads import completion, declaring, signing
+from service.uploads.streamed import UploadHeaders
 
 
 class CompleteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,7 +84,8 @@ async def upload_by_redirect(
     sha256 = None if repr_digest is None else parse_repr_digest(repr_digest)
     size = read_length(request)
     if size is None:
-        return await stream_file(request, resources, principal, about=Said(name, content_type, sha256))
+        headers = UploadHeaders(owner=principal.owner, filename=name, content_type=content_type, sha256=sha256, most_bytes=None)
+        return await stream_file(request, resources, headers)
     return await redirect(request, resources, declare_upload(principal, name, size=size, content_type=content_type, sha256=sha256))
 
 

@@ -28,7 +28,7 @@ from service.routes.requests import BODY_SECONDS
 from service.telemetry.metrics import FOREIGN_OBJECTS, LAST_EVENT
 from service.uploads import arrivals
 
-PATIENCE_SECONDS: Final = 6.0
+WAIT_SECONDS: Final = 6.0
 LARGEST_EVENT_BYTES: Final = 1024**2
 CREATED: Final = frozenset(f"ObjectCreated:{how}" for how in ("Put", "Post", "CompleteMultipartUpload", "Copy"))
 """The store's wildcard also announces tags and retention: those change no bytes."""
@@ -97,7 +97,7 @@ async def receive_event(request: Request[Any, Any, Any], resources: NamedDepende
     LAST_EVENT.set_to_current_time()
     for key in find_keys(body, resources.settings.incoming_bucket):
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(WAIT_SECONDS):
                 await arrivals.record_event(resources, key)
         except (asyncpg.PostgresError, *database.UNREACHABLE) as error:
             raise DatabaseUnavailable("the arrival could not be written down: send the event again") from error

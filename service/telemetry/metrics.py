@@ -25,7 +25,7 @@ STORE_RETRIES: Final = Counter("assay_store_retries", "Claims given back because
 STORE_PROBES: Final = Counter("assay_store_probes", "Probes of the store by workers.", ["outcome"])
 FAILED_READS: Final = Counter("assay_failed_reads", "Failed reads of an incoming object that counted towards its rejection.")
 FOREIGN_OBJECTS: Final = Counter("assay_foreign_objects", "Events about an object in incoming whose key is none that Assay gives out.")
-EVENT_READERS: Final = Gauge("assay_event_readers", "Streams of events that are open.", multiprocess_mode="livesum")
+EVENT_SUBSCRIBERS: Final = Gauge("assay_event_subscribers", "Streams of events that are open.", multiprocess_mode="livesum")
 EVENTS_HELD_BACK: Final = Gauge(
     "assay_events_held_back",
     "1 while events wait for an older transaction of this database server that still runs.",

@@ -22,16 +22,16 @@ async def record_event(resources: Resources, incoming_key: str) -> None:
     ARRIVALS.labels("event").inc()
     file_id = await files.record_event(resources.pool, incoming_key)
     if file_id is not None:
-        resources.signals.give_work()
-        resources.signals.give_history()
+        resources.notifications.notify_work()
+        resources.notifications.notify_history()
 
 
 async def record_arrival(resources: Resources, file: File, sha256: Sha256 | None, *, why: str) -> File | None:
     recorded = await files.record_arrival(resources.pool, file.id, sha256, why=why)
     if recorded is not None:
         ARRIVALS.labels("complete").inc()
-        resources.signals.give_work()
-        resources.signals.give_history()
+        resources.notifications.notify_work()
+        resources.notifications.notify_history()
     return recorded
 
 

@@ -140,11 +140,11 @@ async def record_assembled(resources: Resources, file: File, lease: UUID, sha256
     recorded = await assemblies.record_assembled(resources.pool, file.id, lease, sha256)
     if recorded is None:
         if await assemblies.release_assembly(resources.pool, file.id, lease):
-            resources.signals.give_work()
+            resources.notifications.notify_work()
     else:
         ARRIVALS.labels("complete").inc()
-        resources.signals.give_work()
-        resources.signals.give_history()
+        resources.notifications.notify_work()
+        resources.notifications.notify_history()
     return recorded
 
 

@@ -15,7 +15,7 @@ WAIT_SECONDS: Final = 60.0
 Result = TypeVar("Result")
 
 
-class Senders:
+class UploadBuffers:
     """One an app, for one event loop."""
 
     def __init__(self) -> None:

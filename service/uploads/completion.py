@@ -9,7 +9,7 @@
 3. Nothing lies at the key, and the file comes in one PUT: the row is read again, for a worker may just have proved the file and tidied up.
    Still unproved: 409, nothing was sent.
 4. Nothing lies at the key, and the file comes in parts: assemble them (service/uploads/assembly.py).
-   - somebody else is at it: begin anew after a moment; for longer than PATIENCE: 503.
+   - somebody else is at it: begin anew after a moment; for longer than WAIT_SECONDS: 503.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from service.object_store import StoreUnavailable
 from service.resources import Resources
 from service.uploads import arrivals, assembly
 
-PATIENCE_SECONDS: Final = 45.0
+WAIT_SECONDS: Final = 45.0
 LOOK_AGAIN_SECONDS: Final = 0.2
 
 log = structlog.get_logger()
@@ -37,7 +37,7 @@ async def complete_upload(resources: Resources, file_id: UUID, *, owner: str | N
 
     Raises NotFound, FileGone, DigestConflict, NotUploaded, IncompleteParts, UploadLost, Unavailable, StoreError.
     """
-    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    give_up_at = time.monotonic() + WAIT_SECONDS
     while True:
         file = await lookup.find_file(resources, file_id, owner=owner)
         if file.state in GONE:

@@ -53,7 +53,7 @@ async def declare_file(resources: Resources, declaration: Declaration) -> Declar
     """Insert the row and say how to send the bytes. Raises FileTooLarge."""
     check_size(resources, declaration)
     file = await insert_file(resources, declaration, make_id(), database=resources.pool)
-    resources.signals.give_history()
+    resources.notifications.notify_history()
     return Declared(file, offer_upload(resources, file, now=file.created_at))
 
 
@@ -66,7 +66,7 @@ async def declare_file_once(resources: Resources, declaration: Declaration, *, k
         if remembered is None:
             file = await insert_file(resources, declaration, file_id, database=connection)
     if remembered is None:
-        resources.signals.give_history()
+        resources.notifications.notify_history()
         return Declared(file, offer_upload(resources, file, now=file.created_at))
     if remembered.request_sha256 != request:
         raise problems.IdempotencyMismatch("this Idempotency-Key came with another body before: use a new key for a new file")

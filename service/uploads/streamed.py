@@ -39,7 +39,7 @@ from service.queries import files, reservations
 from service.queries.reservations import Reservation
 from service.resources import Resources
 from service.telemetry.metrics import report_transition
-from service.uploads.buffers import Senders
+from service.uploads.buffers import UploadBuffers
 from service.worker.copying import describe_object
 
 PART_BYTES: Final = 8 * 1024**2
@@ -52,8 +52,8 @@ CLEAN_SECONDS: Final = 10.0
 log = structlog.get_logger()
 
 
-class Announced(msgspec.Struct, frozen=True, kw_only=True):
-    """What the request said before the bytes. `sha256` is compared; no more than `most_bytes` can come. None: not said."""
+class UploadHeaders(msgspec.Struct, frozen=True, kw_only=True):
+    """What the request said before the bytes. `sha256` is compared; no more than `most_bytes` can come. None: not headers."""
 
     owner: str
     filename: str
@@ -66,10 +66,10 @@ class Announced(msgspec.Struct, frozen=True, kw_only=True):
 class Streaming:
     """One upload under way: the part that is being filled, what was hashed and sent so far, and the row of its vault key."""
 
-    def __init__(self, resources: Resources, senders: Senders, announced: Announced) -> None:
+    def __init__(self, resources: Resources, buffers: UploadBuffers, headers: UploadHeaders) -> None:
         self.resources = resources
-        self.senders = senders
-        self.announced = announced
+        self.buffers = buffers
+        self.headers = headers
         self.file_id = make_id()
         self.buffer = bytearray()
         self.lent = 0
@@ -94,24 +94,24 @@ class Streaming:
         return self.reservation
 
     def describe_object(self) -> dict[str, Any]:
-        said = self.announced
-        return describe_object(self.file_id, said.owner, said.filename, content_type=said.content_type, declared=said.sha256)
+        headers = self.headers
+        return describe_object(self.file_id, headers.owner, headers.filename, content_type=headers.content_type, declared=headers.sha256)
 
 
 class ReservationLost(Exception):  # it says what is so
     """The sweeper doomed the reservation: its lease had ended."""
 
 
-async def upload_stream(resources: Resources, senders: Senders, announced: Announced, body: AsyncIterator[bytes]) -> File:
+async def upload_stream(resources: Resources, buffers: UploadBuffers, headers: UploadHeaders, body: AsyncIterator[bytes]) -> File:
     """Store, hash and commit what `body` gives. Raises what `body` raises, FileTooLarge, DigestMismatch, Unavailable, StoreError."""
-    upload = Streaming(resources, senders, announced)
+    upload = Streaming(resources, buffers, headers)
     try:
         file = await store(upload, body)
     finally:
         if upload.extending is not None:
             upload.extending.cancel()
-        senders.give_back(upload.lent)
-    resources.signals.give_change(file.id)
+        buffers.give_back(upload.lent)
+    resources.notifications.notify_change(file.id)
     report_transition(file)
     return file
 
@@ -170,8 +170,8 @@ async def fill(upload: Streaming, piece: bytes) -> None:
 
 
 async def take_memory(upload: Streaming) -> None:
-    wanted = min(PART_BYTES, upload.announced.most_bytes or PART_BYTES)
-    await upload.senders.take(wanted)
+    wanted = min(PART_BYTES, upload.headers.most_bytes or PART_BYTES)
+    await upload.buffers.take(wanted)
     upload.lent = wanted
 
 
@@ -179,7 +179,7 @@ async def reserve_key(upload: Streaming) -> None:
     """Write the vault key down, and keep its lease from now on."""
     asked_at = time.monotonic()
     lease = upload.resources.settings.lease
-    upload.reservation = await reservations.reserve_key(upload.resources.pool, upload.file_id, upload.announced.owner, lease=lease)
+    upload.reservation = await reservations.reserve_key(upload.resources.pool, upload.file_id, upload.headers.owner, lease=lease)
     upload.held_until = asked_at + lease.total_seconds()
     upload.extending = asyncio.create_task(extend(upload))
 
@@ -202,13 +202,13 @@ async def extend(upload: Streaming) -> None:
 async def put_whole(upload: Streaming) -> str:
     """Step 3."""
     if len(upload.buffer) > UNCOUNTED_BYTES:
-        await upload.senders.run(upload.digest.update, upload.buffer)
+        await upload.buffers.run(upload.digest.update, upload.buffer)
     else:
         upload.digest.update(upload.buffer)
     check_digest(upload)
     await reserve_key(upload)
     upload.asked_store = True  # here, not in the thread, which may begin after we were cancelled
-    return await upload.senders.run(put_now, upload)
+    return await upload.buffers.run(put_now, upload)
 
 
 def put_now(upload: Streaming) -> str:
@@ -239,9 +239,9 @@ async def begin_multipart(upload: Streaming) -> None:
 async def send_part(upload: Streaming) -> None:
     if upload.upload_id is None:
         await begin_multipart(upload)
-    upload.parts.append(await upload.senders.run(send_part_now, upload))
+    upload.parts.append(await upload.buffers.run(send_part_now, upload))
     upload.buffer = bytearray()
-    upload.senders.give_back(upload.lent)
+    upload.buffers.give_back(upload.lent)
     upload.lent = 0
 
 
@@ -261,21 +261,21 @@ async def complete(upload: Streaming) -> str:
 
 
 def check_digest(upload: Streaming) -> None:
-    declared, found = upload.announced.sha256, Sha256(upload.digest.digest())
+    declared, found = upload.headers.sha256, Sha256(upload.digest.digest())
     if declared is not None and declared != found:
         raise problems.DigestMismatch(f"Repr-Digest: {declared} was declared, the bytes have {found}; nothing was stored")
 
 
 async def commit(upload: Streaming, etag: str) -> File:
     """Step 5."""
-    said = upload.announced
+    headers = upload.headers
     declaration = Declaration(
-        owner=said.owner,
-        filename=said.filename,
+        owner=headers.owner,
+        filename=headers.filename,
         size=upload.size,
-        content_type=said.content_type,
-        sha256=said.sha256,
-        metadata=said.metadata,
+        content_type=headers.content_type,
+        sha256=headers.sha256,
+        metadata=headers.metadata,
     )
     upload.asked_commit = True
     file = await reservations.commit_streamed_upload(

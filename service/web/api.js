@@ -3,11 +3,11 @@
  *
  * 1. An answer: its JSON.
  * 2. A refusal that another try would not change: `Refused`, with the problem document.
- * 3. No answer, or one that may be another next time (408, 429, 5xx): `insist` waits and asks again; `ask` throws.
- * 4. 401 in the middle of the work: the key has ended. `insist` waits until somebody has signed in again, then goes on.
+ * 3. No answer, or one that may be another next time (408, 429, 5xx): `retry` waits and asks again; `ask` throws.
+ * 4. 401 in the middle of the work: the key has ended. `retry` waits until somebody has signed in again, then goes on.
  */
 
-import { insist } from "./patience.js"
+import { retry } from "./retries.js"
 
 /** Where the API is, whatever path a proxy puts in front. */
 export const ROOT = new URL(".", document.baseURI)
@@ -40,7 +40,7 @@ export class Unreachable extends Error {
   }
 }
 
-/** @typedef {{body?: unknown, signal?: AbortSignal, headers?: Record<string, string>, say?: import("./patience.js").Say}} Options */
+/** @typedef {{body?: unknown, signal?: AbortSignal, headers?: Record<string, string>, say?: import("./retries.js").Say}} Options */
 
 export class Api {
   /** @param {import("./session.js").Session} session */
@@ -90,10 +90,10 @@ export class Api {
    * Until there is an answer that asking again would not change.
    * @param {string} method @param {string} path @param {Options & {signal: AbortSignal}} options @returns {Promise<any>}
    */
-  async insist(method, path, options) {
+  async retry(method, path, options) {
     for (;;) {
       try {
-        return await insist(() => this.ask(method, path, options), options)
+        return await retry(() => this.ask(method, path, options), options)
       } catch (error) {
         if (!(error instanceof Refused) || error.status !== 401) throw error
         await this.session.whenSignedIn(options.signal)

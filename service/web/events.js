@@ -11,7 +11,7 @@
  */
 
 import { Refused, Unreachable } from "./api.js"
-import { insist, pause } from "./patience.js"
+import { retry, pause } from "./retries.js"
 
 const SILENT_MILLISECONDS = 60_000
 
@@ -56,7 +56,7 @@ export class Events extends EventTarget {
   async follow(signal) {
     try {
       for (;;) {
-        await insist(() => this.readOnce(signal), { signal })
+        await retry(() => this.readOnce(signal), { signal })
         await pause(500 + Math.random() * 1000, signal)
       }
     } catch (error) {

@@ -10,7 +10,7 @@
 
 import { Refused } from "./api.js"
 import { digestPiece } from "./digests.js"
-import { insist } from "./patience.js"
+import { retry } from "./retries.js"
 import { put } from "./sending.js"
 import { sayStoreRefusal } from "./words.js"
 
@@ -91,7 +91,7 @@ class Sending {
     }
     for (let urls = 1; ; urls++) {
       const [signed] = (await this.ask("POST", { parts: [{ number, sha256 }] }, signal)).parts
-      const { status, code } = await insist(() => put(signed, piece, { signal, progress }), { signal, say: this.upload.say })
+      const { status, code } = await retry(() => put(signed, piece, { signal, progress }), { signal, say: this.upload.say })
       if (status < 300) break
       if (status === 404) throw new Again("The store has no such upload any more.", false)
       if (status !== 403 || urls === MOST_FRESH_URLS) throw new Error(sayStoreRefusal(status, code))
@@ -103,7 +103,7 @@ class Sending {
   /** @param {string} method @param {unknown} body @param {AbortSignal} signal */
   async ask(method, body, signal) {
     try {
-      return await this.upload.api.insist(method, `files/${this.upload.id}/parts`, { body, signal, say: this.upload.say })
+      return await this.upload.api.retry(method, `files/${this.upload.id}/parts`, { body, signal, say: this.upload.say })
     } catch (error) {
       if (error instanceof Refused && (error.status === 410 || error.kind === "upload-lost")) {
         throw new Again("The store no longer had what was sent, or its time had ended, so it begins anew.", true)

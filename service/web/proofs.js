@@ -4,7 +4,7 @@
  */
 
 import { Refused } from "./api.js"
-import { pause } from "./patience.js"
+import { pause } from "./retries.js"
 
 const ASKED_AT_ONCE = 2
 const WAIT_SECONDS = 10
@@ -57,7 +57,7 @@ export class Proofs {
     if (this.asked.has(upload) || upload.state !== "proving") return
     this.asked.add(upload)
     try {
-      upload.settle(await this.api.insist("GET", `files/${upload.id}/metadata?wait=${wait}`, { signal }))
+      upload.settle(await this.api.retry("GET", `files/${upload.id}/metadata?wait=${wait}`, { signal }))
     } catch (error) {
       if (!(error instanceof Refused)) throw error
       if (error.status === 404) upload.settle({ state: "deleted" }) // and so long ago that its row is gone

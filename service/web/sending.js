@@ -1,12 +1,12 @@
 /** One PUT to the store, by XMLHttpRequest: `fetch` cannot say how far it is. No key of ours goes there. */
 
 import { Unreachable } from "./api.js"
-import { Places } from "./patience.js"
+import { Semaphore } from "./retries.js"
 
 const STALLED_MILLISECONDS = 90_000
 /** Browsers open six connections a host; more would wait in them instead of here. */
 const PUTS_AT_ONCE = 6
-const places = new Places(PUTS_AT_ONCE)
+const places = new Semaphore(PUTS_AT_ONCE)
 
 /** @typedef {{method: string, url: string, headers: Record<string, string>}} Signed */
 /** @typedef {{status: number, code: string}} Answer `code` is the store's own word for an error */

@@ -5,7 +5,7 @@
  *    the digest of some bytes that were sent): go on with it. Another file now: say so, begin anew. Not known: declare it, once, whatever
  *    answers get lost (`Idempotency-Key`); remember it before the first byte goes.
  * 2. Send, in one PUT or in parts. 412: the bytes are there. 403: the URL has ended, get a fresh one. 400 and others: fail.
- *    No answer, 408, 429, 5xx: again, with patience. `upload` says 409: the bytes are there.
+ *    No answer, 408, 429, 5xx: again, after growing waits. `upload` says 409: the bytes are there.
  * 3. Complete. Parts are missing: back to 1, which finds out what there is. The store lost the upload, or its time ended: declare anew.
  * 4. The proof comes by an event, or by asking. Whatever comes first settles it.
  * 5. Pause ends what is in flight and keeps the rest. Cancel deletes the file; what it left is the server's to tidy up.
@@ -15,7 +15,7 @@ import { Refused } from "./api.js"
 import { CAN_DIGEST, digestPiece } from "./digests.js"
 import { forget, identify, recall, recallOther, remember } from "./memory.js"
 import { Again, sendParts } from "./parts.js"
-import { insist } from "./patience.js"
+import { retry } from "./retries.js"
 import { put } from "./sending.js"
 import { sayError, sayRejection, sayStoreRefusal, sayUnavailable } from "./words.js"
 
@@ -117,7 +117,7 @@ export class Upload extends EventTarget {
     const isSame = await this.isSame(entry.sample)
     signal.throwIfAborted()
     if (!isSame) {
-      if (known.state === "pending") await this.api.insist("DELETE", `files/${entry.id}`, { signal })
+      if (known.state === "pending") await this.api.retry("DELETE", `files/${entry.id}`, { signal })
       await this.beginAnew("Its content has changed on this device since it was sent in part, so it begins anew.")
       return false
     }
@@ -132,7 +132,7 @@ export class Upload extends EventTarget {
   /** @param {string} id @param {AbortSignal} signal */
   async findKnown(id, signal) {
     try {
-      return await this.api.insist("GET", `files/${id}/metadata`, { signal, say: this.say })
+      return await this.api.retry("GET", `files/${id}/metadata`, { signal, say: this.say })
     } catch (error) {
       if (error instanceof Refused && error.status === 404) return null
       throw error
@@ -152,7 +152,7 @@ export class Upload extends EventTarget {
     const metadata = this.path === name ? undefined : { path: this.path }
     const body = { filename: name, size, content_type: type || undefined, sha256, metadata }
     const headers = { "Idempotency-Key": makeKey() }
-    const declared = await this.api.insist("POST", "files", { body, headers, signal, say: this.say })
+    const declared = await this.api.retry("POST", "files", { body, headers, signal, say: this.say })
     this.id = declared.file.id
     await this.remember(sha256 ? { start: 0, end: size, sha256 } : null)
     return declared.upload
@@ -167,7 +167,7 @@ export class Upload extends EventTarget {
   /** @param {AbortSignal} signal */
   async renew(signal) {
     try {
-      return (await this.api.insist("POST", `files/${this.id}/upload`, { signal, say: this.say })).upload
+      return (await this.api.retry("POST", `files/${this.id}/upload`, { signal, say: this.say })).upload
     } catch (error) {
       if (!(error instanceof Refused)) throw error
       if (error.kind === "already-uploaded") return null
@@ -189,7 +189,7 @@ export class Upload extends EventTarget {
     this.sent = 0
     const progress = (/** @type {number} */ sent) => this.progress(sent)
     for (let urls = 1; way; urls++) {
-      const { status, code } = await insist(() => put(way, this.file, { signal, progress }), { signal, say: this.say })
+      const { status, code } = await retry(() => put(way, this.file, { signal, progress }), { signal, say: this.say })
       if (status < 300 || status === 412) return
       if (status !== 403 || urls === MOST_FRESH_URLS) throw new Error(sayStoreRefusal(status, code))
       way = await this.renew(signal)
@@ -200,7 +200,7 @@ export class Upload extends EventTarget {
   async complete(signal) {
     this.change("proving")
     try {
-      this.settle(await this.api.insist("POST", `files/${this.id}/complete`, { body: {}, signal, say: this.say }))
+      this.settle(await this.api.retry("POST", `files/${this.id}/complete`, { body: {}, signal, say: this.say }))
     } catch (error) {
       if (!(error instanceof Refused)) throw error
       if (error.kind === "incomplete-parts" || error.kind === "not-uploaded") throw new Again(error.message, false)
@@ -243,7 +243,7 @@ export class Upload extends EventTarget {
     this.controller.abort()
     this.change("cancelled", "")
     await forget(this.identity)
-    if (this.id) await this.api.insist("DELETE", `files/${this.id}`, { signal: AbortSignal.timeout(60_000) })
+    if (this.id) await this.api.retry("DELETE", `files/${this.id}`, { signal: AbortSignal.timeout(60_000) })
   }
 
   /** Never backwards within a run: what is sent again is not shown again. @param {number} sent */
@@ -252,7 +252,7 @@ export class Upload extends EventTarget {
     this.dispatchEvent(new Event("progress"))
   }
 
-  /** @type {import("./patience.js").Say} */
+  /** @type {import("./retries.js").Say} */
   say = (waiting) => {
     if (waiting === null) this.hindrance = ""
     else if (waiting.offline) this.hindrance = "This device is offline: goes on by itself when the network is back."

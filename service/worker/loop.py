@@ -56,7 +56,7 @@ class Worker:
 
         An error of the driver costs this turn a wait.
         """
-        self.resources.signals.work.clear()
+        self.resources.notifications.work.clear()
         try:
             if self.health.is_away:
                 await self.health.wait_for_recovery()
@@ -72,7 +72,7 @@ class Worker:
         await self.sleep(wait)
 
     async def sleep(self, wait: timedelta) -> None:
-        woken = asyncio.ensure_future(self.resources.signals.work.wait())
+        woken = asyncio.ensure_future(self.resources.notifications.work.wait())
         try:
             await asyncio.wait({woken, *self.running}, timeout=wait.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -123,7 +123,7 @@ class Worker:
 
     async def run_sweeper(self) -> None:
         """Sweep every SWEEP_EVERY, and without a SWEEP_DELAY also when this process has left something behind."""
-        leftovers = self.resources.signals.leftovers
+        leftovers = self.resources.notifications.leftovers
         while True:
             leftovers.clear()
             try:

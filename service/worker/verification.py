@@ -218,9 +218,9 @@ async def settle_missing(resources: Resources, claim: Claim) -> None:
         return
     state = await claims.return_to_pending(resources.pool, claim, next_look(claim.attempts))
     if state == State.VERIFYING:  # an arrival came after the claim
-        resources.signals.give_work()
+        resources.notifications.notify_work()
     elif state is not None and claim.state != state:
-        resources.signals.give_change(claim.id)
+        resources.notifications.notify_change(claim.id)
 
 
 def next_look(attempts: int) -> timedelta:
@@ -290,8 +290,8 @@ async def commit(resources: Resources, claim: Claim, proof: Proof) -> None:
         raise LeaseLost("the commit found the claim lost")
     if file.state in UNPROVED:
         log.warning("copy does not match", file_id=str(claim.id), sha256=str(proof.sha256), bytes=proof.size)
-        resources.signals.give_work()
-        resources.signals.give_leftovers()
+        resources.notifications.notify_work()
+        resources.notifications.notify_leftovers()
         return
     finish(resources, file, found=claim)
 
@@ -301,8 +301,8 @@ def finish(resources: Resources, file: File | None, *, found: Claim | None = Non
     if file is not None:
         if found is not None and found.state == State.PENDING:
             ARRIVALS.labels("sweep").inc()  # neither event nor complete came before our own look
-        resources.signals.give_change(file.id)
-        resources.signals.give_leftovers()
+        resources.notifications.notify_change(file.id)
+        resources.notifications.notify_leftovers()
         report_transition(file)
 
 
@@ -340,7 +340,7 @@ async def release(resources: Resources, claim: Claim, failure: NotVerified, *, r
     log.warning("verification retried", file_id=str(claim.id), error=str(failure), retry_seconds=retry_in.total_seconds())
     await claims.release_claim(resources.pool, claim, retry_in=retry_in, error=str(failure))
     if retry_in == AT_ONCE:
-        resources.signals.give_work()
+        resources.notifications.notify_work()
 
 
 async def count_failed_read(resources: Resources, claim: Claim, failure: NotVerified) -> None:

@@ -191,6 +191,6 @@ def test_what_is_not_ready_is_refused(sender: Client, tmp_path: Path) -> None:
 def test_a_server_that_stays_away_is_said(owner: Owner, sent: File, tmp_path: Path, way: tuple[FaultyProxy, str]) -> None:
     proxy, url = way
     proxy.cut_answers_after = 1_000_000
-    with Client(url, owner.key, patience=1) as client, pytest.raises(ServerUnavailable, match="cut after"):
+    with Client(url, owner.key, retry_seconds=1) as client, pytest.raises(ServerUnavailable, match="cut after"):
         client.download(sent, tmp_path / "copy.jpg", progress=lambda now: proxy.cut() if now.bytes_done else None)
     assert not (tmp_path / "copy.jpg").exists()

@@ -237,7 +237,7 @@ def test_a_server_that_is_away_leaves_the_journal(
 ) -> None:
     proxy, url = way
     proxy.fail()
-    with Client(url, owner.key, patience=0.5) as client, pytest.raises(ServerUnavailable, match="503"):
+    with Client(url, owner.key, retry_seconds=0.5) as client, pytest.raises(ServerUnavailable, match="503"):
         client.upload(photo, resume=tmp_path / "state")
     assert (tmp_path / "state").exists()
     proxy.restore()

@@ -48,7 +48,7 @@ def way(api: Api) -> Iterator[tuple[FaultyProxy, str]]:
 @pytest.fixture
 def sender(way: tuple[FaultyProxy, str], owner: Owner) -> Iterator[Client]:
     """Through the proxy, and not patient."""
-    with Client(way[1], owner.key, patience=2, timeout=5) as client:
+    with Client(way[1], owner.key, retry_seconds=2, timeout=5) as client:
         client.list()
         yield client
 
@@ -140,7 +140,7 @@ def test_what_is_not_assay_is_said(status: int) -> None:
 
 
 def test_who_does_not_answer_is_given_up(api: Api) -> None:
-    with Client("http://127.0.0.1:9", "key", patience=0.5) as client, pytest.raises(ServerUnavailable, match="Connection refused"):
+    with Client("http://127.0.0.1:9", "key", retry_seconds=0.5) as client, pytest.raises(ServerUnavailable, match="Connection refused"):
         client.info("01a218d4-c86a-7553-bc7e-6a776d374372")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.cli.client.endings import Away, Failed, NotAllowed, NotFound, Rejected, SomeFailed, WrongUse
+from service.cli.client.exit_codes import Away, Failed, NotAllowed, NotFound, Rejected, SomeFailed, WrongUse
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import check_all

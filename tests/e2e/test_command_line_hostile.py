@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.cli.client.endings import Failed, SomeFailed
+from service.cli.client.exit_codes import Failed, SomeFailed
 from service.resources import Resources
 from tests.e2e.jobs import prove
 from tests.e2e.people import Person, write_files

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.auth.principals import digest_key
-from service.cli.client.endings import Away, Interrupted, NotAllowed
+from service.cli.client.exit_codes import Away, Interrupted, NotAllowed
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner, new_key, run_apart
 from tests.e2e.jobs import check_all
@@ -142,7 +142,7 @@ async def test_a_server_that_goes_away_in_mid_run_ends_all_and_the_same_command_
     write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(300)})
     with faulty_way(api.url) as (way, url):
         cut = Person(url, person.key, person.home, person.folder)
-        process = cut.start("put", "-r", "many", "--json", "--patience", "2")
+        process = cut.start("put", "-r", "many", "--json", "--retry-for", "2")
         assert process.stdout is not None
         assert await asyncio.to_thread(process.stdout.readline)
         way.cut()

@@ -226,7 +226,7 @@ async def test_fifty_readers_share_one_listener_and_one_pool(apart: Apart) -> No
         contextlib.AsyncExitStack() as stack,
     ):
         streams = await asyncio.gather(*(stack.enter_async_context(following(client)) for _ in range(50)))
-        assert await read_metric(apart.client, "assay_event_readers") >= 50
+        assert await read_metric(apart.client, "assay_event_subscribers") >= 50
         names = {str(number) for number in range(20)}
         await asyncio.gather(*(declare(apart.client, BODY, filename=name) for name in names))
         told = await asyncio.gather(*(stream.take(20) for stream in streams))
@@ -244,12 +244,12 @@ CONNECTIONS = """
 
 
 async def test_whoever_leaves_frees_the_place_at_once(apart: Apart) -> None:
-    before = await read_metric(apart.client, "assay_event_readers")
+    before = await read_metric(apart.client, "assay_event_subscribers")
     async with following(apart.client):
-        assert await read_metric(apart.client, "assay_event_readers") == before + 1
+        assert await read_metric(apart.client, "assay_event_subscribers") == before + 1
 
     async def is_free() -> bool:
-        return await read_metric(apart.client, "assay_event_readers") == before
+        return await read_metric(apart.client, "assay_event_subscribers") == before
 
     await until(is_free)
 

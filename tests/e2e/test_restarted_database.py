@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 RESTARTS = 20
 SENDERS = 4
-PATIENCE_SECONDS = 60
+WAIT_SECONDS = 60
 RETRY_SECONDS = 0.05
 SHORT_LEASE = {"ASSAY_LEASE": "2s"}
 
@@ -70,9 +70,9 @@ def started_site(folder: Path, log: Path, database_url: str) -> Iterator[tuple[S
         yield site, [site.start_api(with_worker=True), site.start_worker(), site.start_worker()]
 
 
-async def insist(client: httpx.AsyncClient, method: str, path: str, **about: Any) -> Any:
+async def retry(client: httpx.AsyncClient, method: str, path: str, **about: Any) -> Any:
     """The JSON of the answer, after as many refusals because of the database as it takes."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(WAIT_SECONDS):
         while (answer := await client.request(method, path, **about)).status_code == 503:  # noqa: ASYNC110  # another process's database
             await asyncio.sleep(RETRY_SECONDS)
     assert answer.is_success, answer.text
@@ -83,9 +83,9 @@ async def send_file(client: httpx.AsyncClient) -> tuple[str, bytes]:
     """Declare a file, PUT it and complete it; its id and its bytes."""
     body = os.urandom(10_000)
     about = {"filename": "a.bin", "size": len(body), "content_type": "text/plain"}
-    declared = await insist(client, "POST", "/files", json=about, headers={"Idempotency-Key": secrets.token_hex(8)})
+    declared = await retry(client, "POST", "/files", json=about, headers={"Idempotency-Key": secrets.token_hex(8)})
     assert (await put(declared, body)).status == 200
-    await insist(client, "POST", f"/files/{declared['file']['id']}/complete")
+    await retry(client, "POST", f"/files/{declared['file']['id']}/complete")
     return declared["file"]["id"], body
 
 
@@ -107,15 +107,15 @@ async def test_no_process_ends_by_itself_however_often_its_database_is_restarted
             """A file of each sender."""
             return len(sent) > than + SENDERS
 
-        async with httpx.AsyncClient(base_url=site.url, headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE_SECONDS) as client:
+        async with httpx.AsyncClient(base_url=site.url, headers={"Authorization": f"Bearer {key}"}, timeout=WAIT_SECONDS) as client:
             async with asyncio.TaskGroup() as senders:
                 for _ in range(SENDERS):
                     senders.create_task(keep_sending(client))
                 for number in range(RESTARTS):
-                    await until(functools.partial(has_more, len(sent)), seconds=PATIENCE_SECONDS)
+                    await until(functools.partial(has_more, len(sent)), seconds=WAIT_SECONDS)
                     await asyncio.to_thread(restarted.restart, kill=bool(number % 2))
                 over.set()
-            files = await asyncio.gather(*(insist(client, "GET", f"/files/{name}/metadata", params={"wait": 50}) for name in sent))
+            files = await asyncio.gather(*(retry(client, "GET", f"/files/{name}/metadata", params={"wait": 50}) for name in sent))
         assert {file["id"]: file.get("hash") for file in files} == {name: digest(body) for name, body in sent.items()}
         assert {file["state"] for file in files} == {"ready"}
         assert [process.poll() for process in processes] == [None] * len(processes), log.read_text()[-2000:]

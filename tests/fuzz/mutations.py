@@ -117,7 +117,7 @@ def mutate(dice: random.Random, seeds: Sequence[Sequence[bytes]]) -> list[bytes]
 
 
 def cut_segments(dice: random.Random, data: bytes) -> list[bytes]:
-    """Cut anywhere, preferably around line ends, where parsers keep state."""
+    """ConnectionLost anywhere, preferably around line ends, where parsers keep state."""
     ends = [found.end() for found in re.finditer(rb"\r\n|\n", data)]
     wanted = dice.choice((0, 0, 1, 1, 2, MOST_SEGMENTS - 1))
     cuts: set[int] = set()

@@ -199,10 +199,10 @@ async def test_what_a_gateway_says_is_no_answer_of_the_store(resources: Resource
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
 
-    def lose_patience() -> None:
+    def run_out_of_time() -> None:
         raise StoreUnavailable(f"{status} without a code", status=status)
 
-    incoming.before["complete_upload"] = lose_patience
+    incoming.before["complete_upload"] = run_out_of_time
     with pytest.raises(StoreUnavailable):
         await complete(msgspec.structs.replace(resources, incoming=incoming), file)
     assert await read_lease(resources, file) is not None

@@ -16,7 +16,7 @@ import uvloop
 from service import database
 from service.app import work
 from service.cli.worker import wait_for_schema
-from service.database.notifications import Signals
+from service.database.notifications import Notifications
 from service.resources import Resources
 from service.routes.health import Readiness
 from service.settings import Count, DatabaseSettings, DatabaseUrl, Secret
@@ -144,8 +144,8 @@ async def test_no_terminated_session_costs_the_pool_a_place(pool: asyncpg.Pool, 
         await pool.release(connection)
 
 
-class WatchedSignals(Signals):
-    """Signals that show their connection to the test."""
+class WatchedNotifications(Notifications):
+    """Notifications that show their connection to the test."""
 
     listening: asyncpg.Connection
 
@@ -155,18 +155,18 @@ class WatchedSignals(Signals):
 
 
 async def test_a_listener_whose_session_has_ended_listens_again(way: tuple[FaultyProxy, str], database_url: str) -> None:
-    here, there = WatchedSignals(way[1]), Signals(database_url)
-    listening = [asyncio.create_task(signals.run()) for signals in (here, there)]
+    here, there = WatchedNotifications(way[1]), Notifications(database_url)
+    listening = [asyncio.create_task(notifications.run()) for notifications in (here, there)]
     try:
         await until(lambda: are_connected(here, there))
         await shut_down(way[0], here.listening)
 
         async def is_replaced() -> bool:
-            here.give_work()
+            here.notify_work()
             return way[0].connections == 2 and here.connected
 
         async def is_heard() -> bool:
-            here.give_work()
+            here.notify_work()
             return there.work.is_set()
 
         await until(is_replaced)
@@ -179,8 +179,8 @@ async def test_a_listener_whose_session_has_ended_listens_again(way: tuple[Fault
         await asyncio.gather(*listening, return_exceptions=True)
 
 
-async def are_connected(*listeners: Signals) -> bool:
-    return all(signals.connected for signals in listeners)
+async def are_connected(*listeners: Notifications) -> bool:
+    return all(notifications.connected for notifications in listeners)
 
 
 class BrokenPool:

@@ -1,4 +1,4 @@
-"""The feed: fetched once for all, handed to readers that may be slow, and passed over by none."""
+"""The feed: fetched once for all, handed to subscribers that may be slow, and passed over by none."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ import pytest
 from service.events import feed as feed_module
 from service.events import subscribers
 from service.events.feed import Feed, open_feed
-from service.events.subscribers import Reader
+from service.events.subscribers import Subscriber
 from service.model import Declaration, make_id
 from service.queries import history, keys
 from service.queries.history import Position
@@ -56,12 +56,12 @@ class Client:
 @contextlib.asynccontextmanager
 async def connected(
     feed: Feed, client: Client, *, owner: str = "ann", file_id: UUID | None = None, after: Position | None = None
-) -> AsyncIterator[Reader]:
-    reader = Reader(owner, make_id(), file_id=file_id, position=after)
-    async with feed.joined(reader):
-        task = asyncio.create_task(feed.follow(reader, client.send))
+) -> AsyncIterator[Subscriber]:
+    subscriber = Subscriber(owner, make_id(), file_id=file_id, position=after)
+    async with feed.joined(subscriber):
+        task = asyncio.create_task(feed.follow(subscriber, client.send))
         try:
-            yield reader
+            yield subscriber
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -93,16 +93,16 @@ async def test_a_slow_reader_holds_little_and_is_told_of_everything_once(resourc
     monkeypatch.setattr(feed_module, "PAGE", 7)
     monkeypatch.setattr(feed_module, "PACE_SECONDS", 0.001)
     slow, quick = Client(), Client()
-    async with open_feed(resources) as feed, connected(feed, slow) as reader, connected(feed, quick):
+    async with open_feed(resources) as feed, connected(feed, slow) as subscriber, connected(feed, quick):
         most = 0
         for number in range(100):
             if number == 20:
                 await slow.until_told(20)
                 slow.gate.clear()
             await declare(resources, str(number))
-            most = max(most, reader.length)
+            most = max(most, subscriber.length)
             if number == 80:
-                await until(lambda: is_behind(reader))
+                await until(lambda: is_behind(subscriber))
                 slow.gate.set()
         for client in (slow, quick):
             await client.until_told(100)
@@ -126,8 +126,8 @@ async def test_a_reader_of_one_file_hears_that_it_is_alive_however_much_its_owne
     assert client.names == []
 
 
-async def is_behind(reader: Reader) -> bool:
-    return reader.behind
+async def is_behind(subscriber: Subscriber) -> bool:
+    return subscriber.behind
 
 
 async def test_whoever_joins_while_a_fetch_is_under_way_misses_nothing(resources: Resources) -> None:
@@ -157,11 +157,11 @@ async def test_what_a_reader_reads_itself_while_the_feed_gives_it_too_is_told_on
     gate, client = Gate(), Client()
     held = msgspec.structs.replace(resources, pool=FaultyPool(resources.pool, history.READ_OWNER, before=gate))
     feed = Feed(held)
-    async with connected(feed, client) as reader:
+    async with connected(feed, client) as subscriber:
         await gate.reached.wait()
         await declare(resources, "first")
         await feed.fetch()
-        assert reader.length == 1
+        assert subscriber.length == 1
         gate.opened.set()
         await client.until_told(1)
         await declare(resources, "second")
@@ -203,6 +203,6 @@ async def test_a_process_in_which_nobody_reads_asks_nothing(resources: Resources
     monkeypatch.setattr(keys, "find_live", note)
     async with open_feed(resources):
         await declare(resources, "a")
-        await asyncio.wait({asyncio.create_task(resources.signals.history.wait())}, timeout=IN_TIME)
+        await asyncio.wait({asyncio.create_task(resources.notifications.history.wait())}, timeout=IN_TIME)
         await asyncio.sleep(0.1)  # nothing is waited for: this is how long it has had for asking
     assert asked == []

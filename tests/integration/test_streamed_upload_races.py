@@ -14,8 +14,8 @@ from service.model import File, State
 from service.object_store import StoreError, UploadMissing
 from service.queries import reservations
 from service.resources import Resources
-from service.uploads.buffers import Senders
-from service.uploads.streamed import PART_BYTES, Announced, upload_stream
+from service.uploads.buffers import UploadBuffers
+from service.uploads.streamed import PART_BYTES, UploadHeaders, upload_stream
 from service.worker.sweeper import sweep
 from tests.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
 from tests.integration.steps import let_settle
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 SMALL = os.urandom(70_000)
 LARGE = os.urandom(PART_BYTES + 5)
-ANNOUNCED = Announced(owner="somebody", filename="photo.jpg", content_type=None, sha256=None, most_bytes=None)
+HEADERS = UploadHeaders(owner="somebody", filename="photo.jpg", content_type=None, sha256=None, most_bytes=None)
 
 
 async def pieces(content: bytes) -> AsyncIterator[bytes]:
@@ -35,13 +35,13 @@ async def pieces(content: bytes) -> AsyncIterator[bytes]:
 
 
 async def upload(resources: Resources, content: bytes) -> File:
-    senders = Senders()
-    whole = senders.bytes_left
+    buffers = UploadBuffers()
+    whole = buffers.bytes_left
     try:
-        return await upload_stream(resources, senders, ANNOUNCED, pieces(content))
+        return await upload_stream(resources, buffers, HEADERS, pieces(content))
     finally:
-        assert senders.bytes_left == whole
-        senders.close()
+        assert buffers.bytes_left == whole
+        buffers.close()
 
 
 async def check_only(resources: Resources, *files: File) -> None:
@@ -196,7 +196,7 @@ async def test_a_lease_is_extended_while_the_client_sends(resources: Resources) 
         while await pool.fetchval("SELECT lease_until FROM reservations") == first:
             await pool.fetchval("SELECT pg_sleep(0.05)")
 
-    senders = Senders()
-    file = await upload_stream(msgspec.structs.replace(resources, settings=short), senders, ANNOUNCED, watch(resources.pool))
-    senders.close()
+    buffers = UploadBuffers()
+    file = await upload_stream(msgspec.structs.replace(resources, settings=short), buffers, HEADERS, watch(resources.pool))
+    buffers.close()
     await check_only(resources, file)

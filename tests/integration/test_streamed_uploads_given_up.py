@@ -12,14 +12,14 @@ from service import problems
 from service.operations.bootstrap import Deployment
 from service.queries import reservations
 from service.resources import Resources
-from service.uploads.buffers import Senders
-from service.uploads.streamed import PART_BYTES, Announced, upload_stream
+from service.uploads.buffers import UploadBuffers
+from service.uploads.streamed import PART_BYTES, UploadHeaders, upload_stream
 from tests.faults import FaultyPool, lose_connection
 from tests.stores import REGION
 
 pytestmark = pytest.mark.anyio
 
-ANNOUNCED = Announced(owner="somebody", filename="photo.jpg", content_type=None, sha256=None, most_bytes=None)
+HEADERS = UploadHeaders(owner="somebody", filename="photo.jpg", content_type=None, sha256=None, most_bytes=None)
 
 
 async def large_body() -> AsyncIterator[bytes]:
@@ -37,11 +37,11 @@ def count_uploads(deployment: Deployment) -> int:
 
 
 async def upload(resources: Resources) -> None:
-    senders = Senders()
+    buffers = UploadBuffers()
     try:
-        await upload_stream(resources, senders, ANNOUNCED, large_body())
+        await upload_stream(resources, buffers, HEADERS, large_body())
     finally:
-        senders.close()
+        buffers.close()
 
 
 async def keys_of(resources: Resources) -> list[Any]:

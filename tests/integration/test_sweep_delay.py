@@ -249,7 +249,7 @@ async def test_a_signal_of_leftovers_that_are_not_due_wakes_no_sweeper(resources
     sweeping = asyncio.create_task(Worker(patient).run_sweeper())
     async with asyncio.timeout(20):
         while pool.sweeps < 3:
-            resources.signals.give_leftovers()
+            resources.notifications.notify_leftovers()
             await asyncio.sleep(0.01)
     sweeping.cancel()
     with suppress(asyncio.CancelledError):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.cli.client.accounts import HERE, Account, Server, check_url, find_account, find_login_file, read_login, write_login
-from service.cli.client.endings import Failed, NotAllowed, WrongUse
+from service.cli.client.exit_codes import Failed, NotAllowed, WrongUse
 
 KEY = "assay_0123456789abcdef"
 HOME = Account("https://files.example.com", KEY)

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from assay import Progress
-from assay.crews import Crew, Stopped
 from assay.errors import InProgress, SourceChanged
 from assay.journals import Journal, open_journal
 from assay.locks import lock
 from assay.progress import Meter, Share
-from assay.retries import MOST_ATTEMPTS, Patience
+from assay.retries import MOST_ATTEMPTS, RetryPolicy
 from assay.sources import Source, Stream, open_source
+from assay.worker_pools import Stopped, WorkerPool
 
 FIELDS = {"filename": "a.bin", "size": 3}
 
@@ -126,35 +126,35 @@ def test_progress_never_goes_back_and_ends_at_the_total() -> None:
     assert seen[-1] == Progress(100, 100, "done")
 
 
-def test_patience_ends_by_time_by_attempts_and_when_it_is_told_to() -> None:
-    assert not Patience(0).wait()
+def test_a_retry_policy_ends_by_time_by_attempts_and_when_it_is_told_to() -> None:
+    assert not RetryPolicy(0).wait()
     stop = threading.Event()
     stop.set()
-    assert not Patience(60, stop).wait()
-    short = Patience(0.3)
+    assert not RetryPolicy(60, stop).wait()
+    short = RetryPolicy(0.3)
     begun = time.monotonic()
     while short.wait():
         pass
     assert 0.3 <= time.monotonic() - begun < 1
-    tried = Patience(1e9)
+    tried = RetryPolicy(1e9)
     tried._attempts = MOST_ATTEMPTS
     assert not tried.wait()
 
 
-def test_the_first_failure_ends_a_crew() -> None:
-    crew, working = Crew(), threading.Barrier(3)
+def test_the_first_failure_ends_a_worker_pool() -> None:
+    pool, working = WorkerPool(), threading.Barrier(3)
 
     def work() -> None:
         if working.wait(5) == 0:
             raise ValueError("first")
         while True:
-            crew.check()
+            pool.check()
             time.sleep(0.01)
 
     with pytest.raises(ValueError, match="first"):
-        crew.run(work, 3)
+        pool.run(work, 3)
     with pytest.raises(Stopped):
-        crew.check()
+        pool.check()
 
 
 def test_a_file_object_that_decodes_what_it_reads_is_not_read_past_its_decoder(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from assay import errors
 from service.cli.client.display import show
-from service.cli.client.endings import Away, Ending, Failed, NotAllowed, NotFound, Outcomes, Rejected, SomeFailed, explain
+from service.cli.client.exit_codes import Away, Ending, Failed, NotAllowed, NotFound, Outcomes, Rejected, SomeFailed, explain
 from service.cli.client.reports import Form, Report
 from service.cli.client.times import parse_moment, parse_span
 from service.cli.client.types import guess_type

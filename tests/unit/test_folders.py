@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.cli.client import STANDARD_STREAM
-from service.cli.client.endings import Failed
+from service.cli.client.exit_codes import Failed
 from service.cli.client.folders import Pipe, Skipped, Source, Unreadable, list_sources
 from service.cli.client.records import Parcel, Record, find_state_folder, open_records
 

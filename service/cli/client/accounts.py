@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from cyclopts import Group, Parameter
 
 from service.cli.client.display import show
-from service.cli.client.endings import Failed, NotAllowed, WrongUse
+from service.cli.client.exit_codes import Failed, NotAllowed, WrongUse
 from service.cli.client.times import parse_span
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Server:
 
     url: Annotated[str | None, Parameter(help="The server's address. Default: ASSAY_URL, or the one of `assay login`.")] = None
     key_file: Annotated[Path | None, Parameter(help="A file that holds the key. Default: ASSAY_KEY, or the one of `assay login`.")] = None
-    patience: Annotated[str, Parameter(help="How long a server that went away is asked again.")] = "2m"
+    retry_for: Annotated[str, Parameter(help="How long a server that went away is asked again.")] = "2m"
 
 
 HERE: Final = Server()
@@ -71,19 +71,19 @@ def find_given_url(option: str | None, environ: Mapping[str, str] = os.environ) 
 
 def open_client(server: Server, *, connections: int | None = None) -> "Client":
     """Raises WrongUse, NotAllowed, Failed."""
-    patience = parse_patience(server.patience)
+    retry_seconds = parse_retry_for(server.retry_for)
     account = find_account(server)
     from assay import Client  # 50 ms that wrong arguments need not wait for
 
-    return Client(account.url, account.key, patience=patience, connections=connections)
+    return Client(account.url, account.key, retry_seconds=retry_seconds, connections=connections)
 
 
-def parse_patience(text: str) -> float:
+def parse_retry_for(text: str) -> float:
     """Seconds. Raises WrongUse."""
     try:
         return parse_span(text).total_seconds()
     except ValueError as error:
-        raise WrongUse(f"--patience: {error}") from error
+        raise WrongUse(f"--retry-for: {error}") from error
 
 
 def has_key(server: Server, environ: Mapping[str, str]) -> bool:

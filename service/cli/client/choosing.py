@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from service.cli.client.endings import Ending, NotAllowed, NotFound, explain
+from service.cli.client.exit_codes import Ending, NotAllowed, NotFound, explain
 from service.cli.client.listings import KEPT
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from cyclopts.types import PositiveInt
 from service.cli.client import STANDARD_STREAM
 from service.cli.client.accounts import HERE, Server, open_client
 from service.cli.client.choosing import Chosen, NotChosen, choose
-from service.cli.client.endings import Failed, Interrupted, WrongUse, explained
+from service.cli.client.exit_codes import Failed, Interrupted, WrongUse, explained
 from service.cli.client.receiving import Receiver, write_to_output
 from service.cli.client.reports import Form, Report, open_report
 from service.cli.client.targets import Targets
@@ -62,18 +62,18 @@ def get(
     single = choose_single(output, asked, recursive=recursive)
     targets = Targets(choose_root(output, single), force=force)
     with open_client(server, connections=jobs + 8) as client, open_report(Form(json, quiet)) as report, explained():
-        crew = Receiver(client, report, targets, single=single, jobs=jobs).crew
+        pool = Receiver(client, report, targets, single=single, jobs=jobs).pool
         try:
             for chosen in choose(client, asked, recursive=recursive):
                 if isinstance(chosen, NotChosen):
-                    crew.fail(chosen.name, chosen.ending)
-                elif not crew.hand_over(chosen):
+                    pool.fail(chosen.name, chosen.ending)
+                elif not pool.hand_over(chosen):
                     break
-            crew.finish()
+            pool.finish()
         except KeyboardInterrupt:
-            crew.stop()
-            raise Interrupted(f"interrupted: {crew.outcomes.done:,} done; give the same command again to go on") from None
-    crew.outcomes.end()
+            pool.stop()
+            raise Interrupted(f"interrupted: {pool.outcomes.done:,} done; give the same command again to go on") from None
+    pool.outcomes.end()
 
 
 def choose_single(output: str | None, names: list[str], *, recursive: bool) -> Path | None:

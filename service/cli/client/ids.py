@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
-from service.cli.client.endings import NotAllowed, Outcomes, explain
+from service.cli.client.exit_codes import NotAllowed, Outcomes, explain
 
 
 def for_each(ids: Iterable[UUID], act: Callable[[UUID], None], *, json: bool) -> None:

@@ -5,9 +5,9 @@ import sys
 
 from service.cli.client.accounts import Account, check_key, check_url, find_given_url, read_login, write_login
 from service.cli.client.display import show
-from service.cli.client.endings import WrongUse, explained
+from service.cli.client.exit_codes import WrongUse, explained
 
-PATIENCE_SECONDS = 5.0
+WAIT_SECONDS = 5.0
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -50,7 +50,7 @@ def try_account(account: Account) -> None:
     from assay import Client
     from assay.errors import Forbidden
 
-    with Client(account.url, account.key, patience=PATIENCE_SECONDS) as client, explained():
+    with Client(account.url, account.key, retry_seconds=WAIT_SECONDS) as client, explained():
         try:
             next(client.list(page=1), None)
         except Forbidden:

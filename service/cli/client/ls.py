@@ -13,7 +13,7 @@ from cyclopts.types import PositiveInt
 from service.cli.client.accounts import HERE, Server, open_client
 from service.cli.client.checksums import format_checksum
 from service.cli.client.display import show
-from service.cli.client.endings import WrongUse, explained
+from service.cli.client.exit_codes import WrongUse, explained
 from service.cli.client.listings import HEADING, as_object, describe_row, name_file
 from service.cli.client.times import parse_moment
 

@@ -9,15 +9,15 @@ from cyclopts.types import PositiveInt
 
 from service.cli.client import STANDARD_STREAM
 from service.cli.client.accounts import HERE, Server, open_client
-from service.cli.client.crew import Crew
 from service.cli.client.display import show
-from service.cli.client.endings import Failed, Interrupted, WrongUse
+from service.cli.client.exit_codes import Failed, Interrupted, WrongUse
 from service.cli.client.folders import Pipe, Skipped, Source, Unreadable, list_sources
 from service.cli.client.listings import KEPT
 from service.cli.client.records import open_records
 from service.cli.client.reports import Form, Report, open_report
-from service.cli.client.sending import Sender, Wish
+from service.cli.client.sending import Sender, UploadOptions
 from service.cli.client.sizes import measure_in_background
+from service.cli.client.worker_pool import WorkerPool
 
 JOBS: Final = 16
 
@@ -64,32 +64,32 @@ def put(
     quiet
         Print nothing but what goes wrong.
     """
-    wish = Wish(name, type, parse_pairs(meta or [], recursive=recursive), sha256, force)
+    wish = UploadOptions(name, type, parse_pairs(meta or [], recursive=recursive), sha256, force)
     check_use(files, wish, recursive=recursive)
     with open_client(server, connections=jobs + 8) as client, open_records() as records, open_report(Form(json, quiet)) as report:
-        crew = Sender(client, records, report, wish=wish, jobs=jobs).crew
+        pool = Sender(client, records, report, wish=wish, jobs=jobs).pool
         try:
             if report.has_bars:
                 measure_in_background(files, report, recursive=recursive)
-            hand_over(crew, report, files, recursive=recursive)
-            crew.finish()
+            hand_over(pool, report, files, recursive=recursive)
+            pool.finish()
         except KeyboardInterrupt:
-            crew.stop()
-            raise Interrupted(describe_interrupt(crew.outcomes.done, files)) from None
-    crew.outcomes.end()
+            pool.stop()
+            raise Interrupted(describe_interrupt(pool.outcomes.done, files)) from None
+    pool.outcomes.end()
 
 
-def hand_over(crew: Crew[Source | Pipe], report: Report, files: list[str], *, recursive: bool) -> None:
+def hand_over(pool: WorkerPool[Source | Pipe], report: Report, files: list[str], *, recursive: bool) -> None:
     for source in list_sources(files, recursive=recursive):
         if isinstance(source, Unreadable):
-            crew.fail(source.path, Failed(source.why))
+            pool.fail(source.path, Failed(source.why))
         elif isinstance(source, Skipped):
             report.note(f"{show(source.path)}: left out, {source.why}")
-        elif not crew.hand_over(source):
+        elif not pool.hand_over(source):
             return
 
 
-def check_use(files: list[str], wish: Wish, *, recursive: bool) -> None:
+def check_use(files: list[str], wish: UploadOptions, *, recursive: bool) -> None:
     """Raises WrongUse."""
     single = len(files) == 1 and not (recursive and Path(files[0]).is_dir())
     if not single and (wish.filename or wish.sha256):

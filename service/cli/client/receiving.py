@@ -1,4 +1,4 @@
-"""Files on their way here, several at once (crew.py). The client writes a hidden partial file, proves it and renames it."""
+"""Files on their way here, several at once (worker_pool.py). The client writes a hidden partial file, proves it and renames it."""
 
 import stat
 import sys
@@ -6,27 +6,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.cli.client.choosing import Chosen
-from service.cli.client.crew import Crew
 from service.cli.client.display import show, show_size
-from service.cli.client.endings import Failed
+from service.cli.client.exit_codes import Failed
 from service.cli.client.listings import as_object
 from service.cli.client.names import UnsafeName, check_name, split_path
 from service.cli.client.reports import Report
 from service.cli.client.targets import Targets
+from service.cli.client.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     from assay import Client, File
 
 
 class Receiver:
-    """Receives what is handed over to its crew. `single`: the path for the one file that there is."""
+    """Receives what is handed over to its pool. `single`: the path for the one file that there is."""
 
     def __init__(self, client: "Client", report: Report, targets: Targets, *, single: Path | None, jobs: int) -> None:
         self._client = client
         self._report = report
         self._targets = targets
         self._single = single
-        self.crew: Crew[Chosen] = Crew(self._receive, report, name=name_chosen, jobs=jobs)
+        self.pool: WorkerPool[Chosen] = WorkerPool(self._receive, report, name=name_chosen, jobs=jobs)
 
     def _receive(self, chosen: Chosen) -> None:
         file = chosen.file
@@ -36,10 +36,10 @@ class Receiver:
             outcome = "skipped"
             self._report.count(file.size)
         else:
-            self.crew.watch(name_chosen(chosen), file.size, lambda progress: self._client.download(file, path, progress=progress))
+            self.pool.watch(name_chosen(chosen), file.size, lambda progress: self._client.download(file, path, progress=progress))
         about = {"id": str(file.id), "path": str(path), "outcome": outcome, "file": as_object(file)}
         end = "" if outcome == "received" else "  (there already)"
-        self.crew.succeed(f"{file.id}  {show_size(file.size):>8}  {show(str(path))}{end}", about)
+        self.pool.succeed(f"{file.id}  {show_size(file.size):>8}  {show(str(path))}{end}", about)
 
 
 def is_device(path: Path) -> bool:

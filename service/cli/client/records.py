@@ -29,7 +29,7 @@ from typing import Final
 
 from service.cli.client.accounts import make_private_folder
 from service.cli.client.display import show
-from service.cli.client.endings import Failed
+from service.cli.client.exit_codes import Failed
 
 BUSY_SECONDS: Final = 30
 SCHEMA: Final = """

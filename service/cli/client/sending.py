@@ -1,4 +1,4 @@
-"""Files on their way to the server, several at once (crew.py).
+"""Files on their way to the server, several at once (worker_pool.py).
 
 1. Large files take turns: no more than LARGE_AT_ONCE, because each of them sends several parts at once.
 2. A file from a path goes by the records' protocol (records.py): skipped when it is there, gone on with when it was begun.
@@ -20,14 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
-from service.cli.client.crew import Crew, Stopped
 from service.cli.client.display import show, show_size
-from service.cli.client.endings import Failed
+from service.cli.client.exit_codes import Failed
 from service.cli.client.folders import Pipe, Source
 from service.cli.client.listings import KEPT, as_object
 from service.cli.client.records import Parcel, Record, Records
 from service.cli.client.reports import Report
 from service.cli.client.types import guess_type
+from service.cli.client.worker_pool import Stopped, WorkerPool
 
 if TYPE_CHECKING:
     from assay import Client, File, Progress
@@ -42,7 +42,7 @@ WATCHED_BYTES: Final = 1024**2
 
 
 @dataclass(frozen=True)
-class Wish:
+class UploadOptions:
     """What the options say of every file. `filename` and `sha256` are for one alone."""
 
     filename: str | None = None
@@ -53,21 +53,21 @@ class Wish:
 
 
 class Sender:
-    """Sends what is handed over to its crew."""
+    """Sends what is handed over to its pool."""
 
-    def __init__(self, client: "Client", records: Records, report: Report, *, wish: Wish, jobs: int) -> None:
+    def __init__(self, client: "Client", records: Records, report: Report, *, wish: UploadOptions, jobs: int) -> None:
         self._client = client
         self._records = records
         self._report = report
         self._wish = wish
         self._large = threading.Semaphore(LARGE_AT_ONCE)
-        self.crew: Crew[Source | Pipe] = Crew(self._send, report, name=name_source, jobs=jobs)
+        self.pool: WorkerPool[Source | Pipe] = WorkerPool(self._send, report, name=name_source, jobs=jobs)
 
     def _send(self, source: Source | Pipe) -> None:
         outcome, file = self._send_pipe(source) if isinstance(source, Pipe) else self._send_path(source)
         name, size = name_source(source), show_size(file.size)
         about = {"source": name, "outcome": outcome, "file": as_object(file)}
-        self.crew.succeed(f"{file.id}  {size:>8}  {show(name)}{'' if outcome == 'sent' else '  (there already)'}", about)
+        self.pool.succeed(f"{file.id}  {size:>8}  {show(name)}{'' if outcome == 'sent' else '  (there already)'}", about)
 
     def _send_path(self, source: Source) -> "tuple[str, File]":
         """Steps 2 and 3."""
@@ -149,9 +149,9 @@ class Sender:
             self._report.count(parcel.size)
             return file
         if parcel.size < LARGE_BYTES:
-            return self.crew.watch(parcel.filename, parcel.size, lambda progress: self._upload_now(parcel, record, progress=progress))
+            return self.pool.watch(parcel.filename, parcel.size, lambda progress: self._upload_now(parcel, record, progress=progress))
         with self._large:
-            return self.crew.watch(parcel.filename, parcel.size, lambda progress: self._upload_large(parcel, record, progress=progress))
+            return self.pool.watch(parcel.filename, parcel.size, lambda progress: self._upload_large(parcel, record, progress=progress))
 
     def _upload_large(self, parcel: Parcel, record: Record, *, progress: "Callable[[Progress], None]") -> "File":
         """Gone on with by the client's journal, unless that is about other bytes."""
@@ -189,8 +189,8 @@ class Sender:
     def _send_pipe(self, pipe: Pipe) -> "tuple[str, File]":
         """Step 4. Raises Stopped."""
         name = check_unicode(self._wish.filename or "stdin")
-        with Tap(open_pipe(pipe), self.crew) as stream:
-            file = self.crew.watch(
+        with Tap(open_pipe(pipe), self.pool) as stream:
+            file = self.pool.watch(
                 name,
                 None,
                 lambda progress: self._client.upload(
@@ -203,7 +203,7 @@ class Sender:
                 ),
             )
         try:
-            self.crew.check()
+            self.pool.check()
         except Stopped:
             self._client.delete(file.id)
             raise
@@ -211,15 +211,15 @@ class Sender:
 
 
 class Tap(io.RawIOBase):
-    """What comes out of a pipe, until the crew is stopped."""
+    """What comes out of a pipe, until the pool is stopped."""
 
-    def __init__(self, descriptor: int, crew: Crew[Source | Pipe]) -> None:
+    def __init__(self, descriptor: int, pool: WorkerPool[Source | Pipe]) -> None:
         self._descriptor = descriptor
-        self._crew = crew
+        self._pool = pool
 
     def read(self, size: int = -1, /) -> bytes:
         piece = os.read(self._descriptor, max(size, 0))
-        self._crew.check(seconds=0.0 if piece else TOGETHER_SECONDS)
+        self._pool.check(seconds=0.0 if piece else TOGETHER_SECONDS)
         return piece
 
     def close(self) -> None:

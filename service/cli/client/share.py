@@ -7,7 +7,7 @@ from uuid import UUID
 
 from service.cli.client.accounts import HERE, Server, open_client
 from service.cli.client.display import show, show_time
-from service.cli.client.endings import WrongUse, explained
+from service.cli.client.exit_codes import WrongUse, explained
 from service.cli.client.ids import print_object
 from service.cli.client.times import parse_span
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.cli.client.display import show
-from service.cli.client.endings import Failed
+from service.cli.client.exit_codes import Failed
 
 if TYPE_CHECKING:
     from assay import File

@@ -32,7 +32,7 @@ async def check_database(resources: Resources) -> list[Finding]:
 
 
 async def check_listen(resources: Resources) -> list[Finding]:
-    """As `signals` does it: one connection listens, and is asked again in a later transaction, while another one notifies."""
+    """Check that a notification arrives: one connection listens, another one notifies, as service/database/notifications.py does."""
     connection = await asyncpg.connect(resources.settings.listen_url, timeout=5, command_timeout=5, statement_cache_size=0)
     try:
         heard = asyncio.Event()

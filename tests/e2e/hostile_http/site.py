@@ -13,7 +13,7 @@ from uuid import UUID
 import httpx
 
 from service import database
-from service.database.notifications import Signals
+from service.database.notifications import Notifications
 from service.object_store import ObjectStore
 from service.resources import Resources, close_pool, make_signer
 from service.settings import Settings
@@ -104,7 +104,7 @@ async def open_without_listener(settings: Settings) -> AsyncIterator[Resources]:
             incoming=store.bucket(settings.incoming_bucket),
             vault=store.bucket(settings.vault_bucket),
             signer=make_signer(settings),
-            signals=Signals(settings.listen_url),
+            notifications=Notifications(settings.listen_url),
         )
     finally:
         store.close()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from playwright.async_api import Locator, Page, Request, expect
 
-PATIENCE = 60_000
+WAIT_MILLISECONDS = 60_000
 """Milliseconds that `expect` looks for; the machine may be busy with other tests."""
-expect.set_options(timeout=PATIENCE)
+expect.set_options(timeout=WAIT_MILLISECONDS)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tests.e2e.conftest import Api, Owner, serving
 from tests.e2e.jobs import until
 from tests.e2e.page.chosen import digest_file, write_file
 from tests.e2e.page.conftest import Cuttable, list_files, tab
-from tests.e2e.page.screen import PATIENCE, Screen, part_numbers
+from tests.e2e.page.screen import WAIT_MILLISECONDS, Screen, part_numbers
 from tests.proxies import FaultyProxy
 
 pytestmark = pytest.mark.anyio
@@ -53,7 +53,7 @@ async def stored(client: httpx.AsyncClient) -> set[int]:
 
 
 async def check_ready(screen: Screen, path: Path) -> None:
-    await expect(screen.upload(path.name)).to_have_attribute("data-state", "ready", timeout=2 * PATIENCE)
+    await expect(screen.upload(path.name)).to_have_attribute("data-state", "ready", timeout=2 * WAIT_MILLISECONDS)
     await expect(screen.upload(path.name).locator(".status")).to_contain_text(digest_file(path))
 
 

@@ -13,7 +13,7 @@ from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import check_served, digest
 from tests.e2e.page.chosen import write_file
 from tests.e2e.page.conftest import NAMED, list_files, tab
-from tests.e2e.page.screen import PATIENCE, Screen, part_numbers
+from tests.e2e.page.screen import WAIT_MILLISECONDS, Screen, part_numbers
 
 pytestmark = pytest.mark.anyio
 
@@ -93,7 +93,7 @@ async def test_a_large_file_goes_in_parts_each_bound_to_its_digest(
     path = await asyncio.to_thread(write_file, tmp_path / "film.mp4", 300 * MIB)
     await signed_in.choose(path)
     row = signed_in.upload("film.mp4")
-    await expect(row).to_have_attribute("data-state", "ready", timeout=3 * PATIENCE)
+    await expect(row).to_have_attribute("data-state", "ready", timeout=3 * WAIT_MILLISECONDS)
     with path.open("rb") as file:
         proved = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from service.cli.client.endings import Away, Ending, NotAllowed, Outcomes, explain
+from service.cli.client.exit_codes import Away, Ending, NotAllowed, Outcomes, explain
 from service.cli.client.reports import Report
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Stopped(Exception):
     """Somebody has ended all."""
 
 
-class Crew(Generic[T]):
+class WorkerPool(Generic[T]):
     """`work` takes one file and says how it ended; `name` is what people call it."""
 
     def __init__(self, work: Callable[[T], None], report: Report, *, name: Callable[[T], str], jobs: int) -> None:

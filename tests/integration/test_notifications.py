@@ -7,34 +7,34 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from service.database.notifications import Signals
+from service.database.notifications import Notifications
 from service.model import make_id
 
 pytestmark = pytest.mark.anyio
 
 
 @contextlib.asynccontextmanager
-async def running(database_url: str) -> AsyncIterator[Signals]:
-    signals = Signals(database_url)
-    task = asyncio.create_task(signals.run())
-    await until_connected(signals)
-    signals.work.clear()
+async def running(database_url: str) -> AsyncIterator[Notifications]:
+    notifications = Notifications(database_url)
+    task = asyncio.create_task(notifications.run())
+    await until_connected(notifications)
+    notifications.work.clear()
     try:
-        yield signals
+        yield notifications
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
 
-async def until_connected(signals: Signals) -> None:
-    while not signals.connected:  # noqa: ASYNC110  # what is waited for is a plain attribute
+async def until_connected(notifications: Notifications) -> None:
+    while not notifications.connected:  # noqa: ASYNC110  # what is waited for is a plain attribute
         await asyncio.sleep(0.01)
 
 
 async def test_work_in_one_process_wakes_another(database_url: str) -> None:
     async with running(database_url) as here, running(database_url) as there:
-        here.give_work()
+        here.notify_work()
         await asyncio.wait_for(there.work.wait(), 5)
 
 
@@ -42,18 +42,18 @@ async def test_a_change_wakes_who_waits_for_that_file_alone(database_url: str) -
     file_id, other = make_id(), make_id()
     async with running(database_url) as here, running(database_url) as there:
         with there.subscribe(file_id) as changed, there.subscribe(other) as unchanged:
-            here.give_change(file_id)
+            here.notify_change(file_id)
             await asyncio.wait_for(changed.wait(), 5)
             assert not unchanged.is_set()
         assert not there.waiters
 
 
-@pytest.mark.parametrize("give", ["give_history", "give_change"])
+@pytest.mark.parametrize("give", ["notify_history", "notify_change"])
 async def test_every_transition_wakes_who_reads_the_history_in_every_process(database_url: str, give: str) -> None:
     async with running(database_url) as here, running(database_url) as there:
-        for signals in (here, there):
-            signals.history.clear()
-        getattr(here, give)(*([make_id()] if give == "give_change" else []))
+        for notifications in (here, there):
+            notifications.history.clear()
+        getattr(here, give)(*([make_id()] if give == "notify_change" else []))
         assert here.history.is_set()
         await asyncio.wait_for(there.history.wait(), 5)
         assert not there.work.is_set()
@@ -65,7 +65,7 @@ async def test_thousands_of_changes_fit_their_payloads(database_url: str) -> Non
         with contextlib.ExitStack() as stack:
             events = [stack.enter_context(there.subscribe(file_id)) for file_id in ids]
             for file_id in ids:
-                here.give_change(file_id)
+                here.notify_change(file_id)
             await asyncio.wait_for(asyncio.gather(*(event.wait() for event in events)), 5)
 
 
@@ -77,7 +77,7 @@ async def test_a_lost_connection_wakes_every_waiter_and_is_listened_on_again(dat
             await asyncio.wait_for(changed.wait(), 5)
             await asyncio.wait_for(asyncio.gather(until_connected(here), until_connected(there)), 10)
             changed.clear()
-            here.give_change(file_id)
+            here.notify_change(file_id)
             await asyncio.wait_for(changed.wait(), 5)
 
 
@@ -92,23 +92,23 @@ async def terminate_listeners(database_url: str) -> None:
 
 
 async def test_what_a_stranger_sends_is_passed_over(database_url: str) -> None:
-    async with running(database_url) as signals:
+    async with running(database_url) as notifications:
         connection = await asyncpg.connect(database_url)
         for payload in ("", "nonsense", "x y,z", "origin work"):
             await connection.execute("SELECT pg_notify('assay', $1)", payload)
         await connection.close()
-        await asyncio.wait_for(signals.work.wait(), 5)
+        await asyncio.wait_for(notifications.work.wait(), 5)
 
 
 async def test_a_database_that_is_not_there_yet_is_listened_on_when_it_is(database_url: str) -> None:
     name = f"later_{make_id().hex}"
     server = await asyncpg.connect(database_url)
-    signals = Signals(database_url.rpartition("/")[0] + f"/{name}")
-    listening = asyncio.create_task(signals.run())
+    notifications = Notifications(database_url.rpartition("/")[0] + f"/{name}")
+    listening = asyncio.create_task(notifications.run())
     try:
         await asyncio.wait({listening}, timeout=0.5)  # it meets the refusal
         await server.execute(f"CREATE DATABASE {name}")
-        await asyncio.wait_for(until_connected(signals), 10)
+        await asyncio.wait_for(until_connected(notifications), 10)
         assert not listening.done()
     finally:
         listening.cancel()
@@ -118,12 +118,12 @@ async def test_a_database_that_is_not_there_yet_is_listened_on_when_it_is(databa
 
 
 async def test_more_changes_than_are_kept_wake_everybody(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.signals.MOST_CHANGED", 10)
+    monkeypatch.setattr("service.database.notifications.MOST_CHANGED", 10)
     file_id = make_id()
-    here = Signals(database_url)
+    here = Notifications(database_url)
     for _ in range(20):
-        here.give_change(make_id())
-    here.give_change(file_id)
+        here.notify_change(make_id())
+    here.notify_change(file_id)
     assert len(here.changed) == 10
     async with running(database_url) as there:
         with there.subscribe(file_id) as changed:

@@ -13,7 +13,7 @@ class Stopped(Exception):
     """Another thread failed, or nobody waits any more."""
 
 
-class Crew:
+class WorkerPool:
     """`work` in as many threads, until it returns in all of them."""
 
     def __init__(self) -> None:

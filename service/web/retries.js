@@ -18,7 +18,7 @@ const LONGEST_MILLISECONDS = 30_000
  * @param {{signal: AbortSignal, say?: Say}} options
  * @returns {Promise<T>}
  */
-export async function insist(attempt, { signal, say = () => {} }) {
+export async function retry(attempt, { signal, say = () => {} }) {
   for (let tries = 1; ; tries++) {
     try {
       const found = await attempt()
@@ -62,7 +62,7 @@ export function pause(milliseconds, signal) {
 }
 
 /** At most so many at once; the others wait in the order in which they came. */
-export class Places {
+export class Semaphore {
   /** @param {number} count */
   constructor(count) {
     this.free = count
