@@ -14,7 +14,7 @@ from litestar.exceptions import HTTPException
 
 from service import database
 from service.auth.principals import Principal, guard_routes
-from service.downloads.streaming import Downloads
+from service.downloads.streaming import DownloadBuffers
 from service.events.feed import open_feed
 from service.http.errors import answer_exception, answer_http_exception, answer_problem
 from service.problems import Problem
@@ -75,7 +75,7 @@ def create_app(settings: Settings, *, with_worker: bool = False, resources: Reso
         async with contextlib.AsyncExitStack() as stack:
             app.state.resources = resources or await stack.enter_async_context(open_resources(settings))
             app.state.readiness = Readiness()
-            app.state.downloads = stack.enter_context(contextlib.closing(Downloads(settings.download_buffers)))
+            app.state.downloads = stack.enter_context(contextlib.closing(DownloadBuffers(settings.download_buffers)))
             app.state.feed = await stack.enter_async_context(open_feed(app.state.resources))
             app.state.buffers = stack.enter_context(contextlib.closing(UploadBuffers()))
             await stack.enter_async_context(running(app.state.resources, app.state.readiness, with_worker=with_worker))

@@ -18,9 +18,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
@@ -29,6 +27,7 @@ from litestar.types import Receive, Scope, Send
 
 from service import problems
 from service.files.lookup import find_file, gone
+from service.http.budget import Budget
 from service.http.disconnects import stop, wait_for_disconnect
 from service.http.representation import Span
 from service.model import UNPROVED, File, State
@@ -40,22 +39,19 @@ SMALLEST_CHUNK_BYTES: Final = 64 * 1024
 LARGEST_CHUNK_BYTES: Final = 2 * 1024**2
 SHARE: Final = 8
 """A download gets an eighth of what is left: big chunks when few download, small ones when many do."""
-READ_THREADS: Final = 16
 READ_SECONDS: Final = 10.0
 PAUSE_SECONDS: Final = 10.0
 RESUME_DELAYS: Final = (0.1, 0.3, 1.0, 3.0, 5.0)
 
-Result = TypeVar("Result")
 log = structlog.get_logger()
 
 
-class Downloads:
-    """What all downloads of one process share: memory for chunks, and threads that are inside a read. For one event loop."""
+class DownloadBuffers(Budget):
+    """The budget of all downloads of one process. A download that takes memory is never made to wait."""
 
-    def __init__(self, buffer_bytes: int) -> None:
-        self.bytes_left = buffer_bytes
-        self.reserve = buffer_bytes // 2
-        self.threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="download")
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(size_bytes, name="download")
+        self.reserve = size_bytes // 2
 
     @property
     def has_plenty(self) -> bool:
@@ -63,20 +59,14 @@ class Downloads:
         return self.bytes_left > self.reserve
 
     def lend(self, wanted: int) -> int:
-        """Memory for one chunk. The smallest is always lent: whoever came late waits for nobody."""
+        """Take one chunk from the budget and return its size.
+
+        The smallest chunk is granted even when the budget is exhausted, so that no download waits for another.
+        """
         size = max(SMALLEST_CHUNK_BYTES, min(LARGEST_CHUNK_BYTES, self.bytes_left // SHARE))
         size = min(size, wanted)
         self.bytes_left -= size
         return size
-
-    def give_back(self, size: int) -> None:
-        self.bytes_left += size
-
-    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
-
-    def close(self) -> None:
-        self.threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Source:
@@ -143,7 +133,7 @@ class Source:
 class Body:
     """An ASGI application that sends the headers and then what `source` gives (step 4)."""
 
-    def __init__(self, downloads: Downloads, source: Source | None, *, status: int, headers: dict[str, str]) -> None:
+    def __init__(self, downloads: DownloadBuffers, source: Source | None, *, status: int, headers: dict[str, str]) -> None:
         self.downloads = downloads
         self.source = source
         self.status = status
@@ -213,7 +203,7 @@ class Body:
 class Download(Response[None]):
     """A response that is a stream of our own; `source` None: an answer without a body."""
 
-    def __init__(self, downloads: Downloads, source: Source | None, *, status: int, headers: dict[str, str]) -> None:
+    def __init__(self, downloads: DownloadBuffers, source: Source | None, *, status: int, headers: dict[str, str]) -> None:
         super().__init__(None, status_code=status, headers=headers)
         self.body = Body(downloads, source, status=status, headers=headers)
 
@@ -237,7 +227,7 @@ async def find_readable(resources: Resources, file_id: UUID, *, owner: str | Non
     raise gone(file)
 
 
-async def open_source(resources: Resources, downloads: Downloads, file: File, span: Span | None) -> Source:
+async def open_source(resources: Resources, downloads: DownloadBuffers, file: File, span: Span | None) -> Source:
     """Step 3. Raises FileGone, InternalError, StoreError."""
     source = Source(resources.vault, file, span)
     try:
@@ -251,7 +241,7 @@ async def open_source(resources: Resources, downloads: Downloads, file: File, sp
     return source
 
 
-async def read_chunk(downloads: Downloads, source: Source, size: int) -> bytes:
+async def read_chunk(downloads: DownloadBuffers, source: Source, size: int) -> bytes:
     """The next chunk, however often the store cuts the way to it. Raises StoreError when the tries are used up."""
     for delay in RESUME_DELAYS:
         try:

@@ -13,7 +13,7 @@ from litestar.params import Body, FromPath
 from service import problems
 from service.auth.principals import READ, Principal, open_to
 from service.downloads import links
-from service.downloads.streaming import Downloads
+from service.downloads.streaming import DownloadBuffers
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, refusals
 from service.routes.downloads import BODY_ANSWERS, SENT_HEADERS, UNREADABLE, answer_file
@@ -87,7 +87,10 @@ def name_operation(_: object, method: HttpMethod | str, __: object) -> str:
     },
 )
 async def read_linked_file(
-    request: Request[Any, Any, Any], token: FromPath[str], resources: NamedDependency[Resources], downloads: NamedDependency[Downloads]
+    request: Request[Any, Any, Any],
+    token: FromPath[str],
+    resources: NamedDependency[Resources],
+    downloads: NamedDependency[DownloadBuffers],
 ) -> Response[Any]:
     file, link = await links.find_linked(resources, token)
     request.scope["state"]["file_id"] = file.id

@@ -20,16 +20,16 @@ The row is held by a lease meanwhile, like in a verification, so that one reques
 (c) Cancelled, because the process stops, or a fault of ours: as if not answered.
 """
 
-import asyncio
-import contextlib
+import functools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
 import structlog
 
 from service import database, problems
+from service.database.heartbeat import extending
 from service.model import File, Parts, Sha256
 from service.object_store import SentTooLate, StoredPart, StoreError, UploadMissing
 from service.queries import assemblies
@@ -66,7 +66,8 @@ async def assemble(resources: Resources, file: File, sha256: Sha256 | None) -> F
     lease = await assemblies.claim_assembly(resources.pool, file.id, file.upload_id, resources.settings.lease)
     if lease is None:
         return None
-    async with extending(resources, file.id, lease):
+    extend = functools.partial(assemblies.extend_assembly, resources.pool, file.id, lease, resources.settings.lease)
+    async with extending(extend, lease=resources.settings.lease, held_since=asked_at, file_id=file.id):
         try:
             there = await put_together(resources, file, file.parts, send_before=asked_at + resources.settings.lease.total_seconds())
         except Unanswered as silence:
@@ -161,26 +162,3 @@ async def give_back(resources: Resources, file: File, lease: UUID, error: Except
         await assemblies.release_assembly(resources.pool, file.id, lease)
     except database.UNREACHABLE as away:
         log.warning("lease not given back", file_id=str(file.id), error=type(away).__name__)
-
-
-@contextlib.asynccontextmanager
-async def extending(resources: Resources, file_id: UUID, lease: UUID) -> AsyncIterator[None]:
-    """(b)"""
-    task = asyncio.create_task(extend(resources, file_id, lease))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def extend(resources: Resources, file_id: UUID, lease: UUID) -> None:
-    period = resources.settings.lease
-    held = True
-    while held:
-        await asyncio.sleep(period.total_seconds() / 3)
-        try:
-            held = await assemblies.extend_assembly(resources.pool, file_id, lease, period)
-        except database.UNREACHABLE as error:
-            log.warning("lease not extended", file_id=str(file_id), error=type(error).__name__)

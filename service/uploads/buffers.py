@@ -1,33 +1,28 @@
-"""What all streamed uploads of one process share: memory for parts, and threads that send them."""
+"""Memory for the parts of streamed uploads, and the threads that send them."""
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from service import problems
+from service.http.budget import Budget
 
-THREADS: Final = 16
 BUFFER_BYTES: Final = 128 * 1024**2
 WAIT_SECONDS: Final = 60.0
 
-Result = TypeVar("Result")
 
-
-class UploadBuffers:
-    """One an app, for one event loop."""
+class UploadBuffers(Budget):
+    """The budget of all streamed uploads of one process."""
 
     def __init__(self) -> None:
-        self.bytes_left = BUFFER_BYTES
+        super().__init__(BUFFER_BYTES, name="upload")
         self.waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
-
-    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
 
     async def take(self, size: int) -> None:
-        """Memory for a part, all of it at once and in the order of asking: whoever holds some waits for no more. Raises Unavailable."""
+        """Take `size` bytes, in request order. Raises Unavailable if the wait exceeds WAIT_SECONDS.
+
+        The whole amount is granted at once, so that an upload that holds memory never waits for more.
+        """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiting.append((size, turn))
         self.serve()
@@ -36,23 +31,21 @@ class UploadBuffers:
                 await turn
         except BaseException as error:
             if turn.cancelled() or turn.cancel():
-                self.serve()  # whoever is next need not wait for us
+                self.serve()  # the next one in the queue may fit
             else:
-                self.give_back(size)  # it came a moment too late
+                self.give_back(size)  # it was granted in the same moment
             if isinstance(error, TimeoutError):
                 raise problems.Unavailable("too many uploads are under way: try again") from None
             raise
 
     def give_back(self, size: int) -> None:
-        self.bytes_left += size
+        super().give_back(size)
         self.serve()
 
     def serve(self) -> None:
+        """Grant what fits, in request order."""
         while self.waiting and (self.waiting[0][1].done() or self.waiting[0][0] <= self.bytes_left):
             size, turn = self.waiting.popleft()
             if not turn.done():
                 self.bytes_left -= size
                 turn.set_result(None)
-
-    def close(self) -> None:
-        self.threads.shutdown(wait=False, cancel_futures=True)

@@ -24,6 +24,7 @@ Cancellation, because the process stops, or an unexpected exception: failure aft
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import time
 from collections.abc import AsyncIterator
@@ -33,6 +34,7 @@ import msgspec
 import structlog
 
 from service import database, problems
+from service.database.heartbeat import Heartbeat
 from service.model import MOST_PARTS, Declaration, File, Sha256, make_id
 from service.object_store import SentTooLate, StoreError
 from service.queries import files, reservations
@@ -53,7 +55,7 @@ log = structlog.get_logger()
 
 
 class UploadHeaders(msgspec.Struct, frozen=True, kw_only=True):
-    """What the request said before the bytes. `sha256` is compared; no more than `most_bytes` can come. None: not headers."""
+    """What a request says about its file, checked. `sha256` is compared with the bytes, and at most `most_bytes` of them can come."""
 
     owner: str
     filename: str
@@ -76,8 +78,7 @@ class Streaming:
         self.size = 0
         self.digest = hashlib.sha256()
         self.reservation: Reservation | None = None
-        self.extending: asyncio.Task[None] | None = None
-        self.held_until = 0.0
+        self.heartbeat: Heartbeat | None = None
         self.upload_id: str | None = None
         self.parts: list[tuple[int, str]] = []
         self.asked_store = False
@@ -92,6 +93,12 @@ class Streaming:
     def row(self) -> Reservation:
         assert self.reservation is not None  # noqa: S101  # written down before anything is sent
         return self.reservation
+
+    @property
+    def held_until(self) -> float:
+        """The end of the reservation's lease, as a `time.monotonic()`."""
+        assert self.heartbeat is not None  # noqa: S101  # begun with the reservation
+        return self.heartbeat.held_until
 
     def describe_object(self) -> dict[str, Any]:
         headers = self.headers
@@ -108,8 +115,8 @@ async def upload_stream(resources: Resources, buffers: UploadBuffers, headers: U
     try:
         file = await store(upload, body)
     finally:
-        if upload.extending is not None:
-            upload.extending.cancel()
+        if upload.heartbeat is not None:
+            await upload.heartbeat.stop()
         buffers.give_back(upload.lent)
     resources.notifications.notify_change(file.id)
     report_transition(file)
@@ -153,7 +160,7 @@ async def send_all(upload: Streaming, body: AsyncIterator[bytes]) -> str:
 
 
 def check_held(upload: Streaming) -> None:
-    if upload.extending is not None and upload.extending.done():
+    if upload.heartbeat is not None and upload.heartbeat.is_lost:
         raise ReservationLost("the reservation was doomed")
 
 
@@ -180,23 +187,8 @@ async def reserve_key(upload: Streaming) -> None:
     asked_at = time.monotonic()
     lease = upload.resources.settings.lease
     upload.reservation = await reservations.reserve_key(upload.resources.pool, upload.file_id, upload.headers.owner, lease=lease)
-    upload.held_until = asked_at + lease.total_seconds()
-    upload.extending = asyncio.create_task(extend(upload))
-
-
-async def extend(upload: Streaming) -> None:
-    """Keep the lease. Return when the reservation is lost."""
-    lease = upload.resources.settings.lease
-    while True:
-        await asyncio.sleep(lease.total_seconds() / 3)
-        asked_at = time.monotonic()
-        try:
-            if not await reservations.extend_reservation(upload.resources.pool, upload.row, lease):
-                return
-        except database.UNREACHABLE as error:
-            log.warning("lease not extended", file_id=str(upload.file_id), error=type(error).__name__)
-        else:
-            upload.held_until = asked_at + lease.total_seconds()
+    extend = functools.partial(reservations.extend_reservation, upload.resources.pool, upload.reservation, lease)
+    upload.heartbeat = Heartbeat(extend, lease=lease, held_since=asked_at, file_id=upload.file_id)
 
 
 async def put_whole(upload: Streaming) -> str:

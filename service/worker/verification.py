@@ -44,10 +44,11 @@ Cancellation at shutdown: the same, but the deletion is left to the sweeper, bec
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from datetime import timedelta
 from typing import Final
@@ -56,6 +57,7 @@ import msgspec
 import structlog
 
 from service import database
+from service.database.heartbeat import extending
 from service.model import UNPROVED, Claim, File, Rejection, RejectionReason, Sha256, State
 from service.object_store import (
     Bucket,
@@ -127,7 +129,10 @@ async def verify(resources: Resources, claim: Claim, *, claimed_at: float, hashi
 
 async def prove(resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor) -> None:
     """Steps 1 to 5. Raises NotVerified, LeaseLost, and what the database raises."""
-    async with extending(resources, claim) as stopped:
+    lease = resources.settings.lease
+    extend = functools.partial(claims.extend_lease, resources.pool, claim, lease)
+    async with extending(extend, lease=lease, held_since=claimed_at, file_id=claim.id) as heartbeat:
+        stopped = heartbeat.ended
         try:
             proof = await read_copy(resources, claim, claimed_at=claimed_at, hashing=hashing, stopped=stopped)
         except NotVerified as failure:
@@ -387,25 +392,3 @@ def logged_when_unreachable(claim: Claim) -> Iterator[None]:
         yield
     except database.UNREACHABLE as error:
         log.warning("lease not given back", file_id=str(claim.id), error=type(error).__name__)
-
-
-@contextlib.asynccontextmanager
-async def extending(resources: Resources, claim: Claim) -> AsyncIterator[threading.Event]:
-    """Extend the lease in the background. The event is set when the lease is lost, or when the block is left."""
-    stopped = threading.Event()
-    task = asyncio.create_task(extend(resources, claim, stopped))
-    try:
-        yield stopped
-    finally:
-        stopped.set()
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def extend(resources: Resources, claim: Claim, stopped: threading.Event) -> None:
-    while not stopped.is_set():
-        await asyncio.sleep(resources.settings.lease.total_seconds() / 3)
-        with logged_when_unreachable(claim):
-            if not await claims.extend_lease(resources.pool, claim, resources.settings.lease):
-                stopped.set()

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import uvloop
 
-from service.downloads.streaming import READ_THREADS
+from service.http.budget import THREADS
 from tests.benchmarks.figures import Figure, alternate, compare_times
 from tests.benchmarks.ground import GIB, Ground, Site
 from tests.benchmarks.hand import curl
@@ -76,7 +76,7 @@ def measure_memory(ground: Ground) -> list[Figure]:
     assert min(read) > MIB, f"a reader got {min(read)} bytes"
     work = f"{READERS} slow downloads of {size // MIB} MiB at once"
     met = growth < MOST_GROWTH_MIB
-    most_threads = threads_before + READ_THREADS + OTHER_THREADS
+    most_threads = threads_before + THREADS + OTHER_THREADS
     return [
         Figure(work, "memory before", f"+ {growth:.1f} MiB at the most", f"{before / MIB:.0f} MiB", "", f"< {MOST_GROWTH_MIB} MiB", met),
         Figure(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.downloads.streaming import SMALLEST_CHUNK_BYTES, Body, Downloads
+from service.downloads.streaming import SMALLEST_CHUNK_BYTES, Body, DownloadBuffers
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +31,7 @@ class Bytes:
 
 
 async def test_who_downloads_while_memory_is_scarce_holds_one_chunk() -> None:
-    downloads = Downloads(SMALLEST_CHUNK_BYTES)
+    downloads = DownloadBuffers(SMALLEST_CHUNK_BYTES)
     source: Any = Bytes(5 * SMALLEST_CHUNK_BYTES)
     source.body = Body(downloads, source, status=200, headers={})
 

@@ -1,0 +1,74 @@
+"""The heartbeat: extends a lease for as long as its holder works under it."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from service.database.pool import UNREACHABLE
+
+BEATS_A_LEASE: Final = 3
+
+log = structlog.get_logger()
+
+
+class Heartbeat:
+    """Extends one lease three times in each of its periods, until it is stopped or the lease is lost.
+
+    `extend` returns False if the lease is lost. While the database is unavailable, the lease may end; it
+    counts as lost only when the database says so. `ended` is set when the lease is lost and when the
+    heartbeat is stopped, for threads that work under it. `held_until` is a `time.monotonic()`: until then
+    the lease is live for certain.
+    """
+
+    def __init__(self, extend: Callable[[], Awaitable[bool]], *, lease: timedelta, held_since: float, file_id: UUID) -> None:
+        self.ended = threading.Event()
+        self.held_until = held_since + lease.total_seconds()
+        self._extend = extend
+        self._seconds = lease.total_seconds()
+        self._file_id = file_id
+        self._task = asyncio.create_task(self._run())
+
+    @property
+    def is_lost(self) -> bool:
+        return self.ended.is_set()
+
+    async def stop(self) -> None:
+        self.ended.set()
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _run(self) -> None:
+        held = True
+        while held:
+            await asyncio.sleep(self._seconds / BEATS_A_LEASE)
+            sent_at = time.monotonic()
+            try:
+                held = await self._extend()
+            except UNREACHABLE as error:
+                log.warning("lease not extended", file_id=str(self._file_id), error=type(error).__name__)
+            except Exception:
+                log.exception("lease not extended", file_id=str(self._file_id))
+                held = False
+            else:
+                self.held_until = sent_at + self._seconds
+        self.ended.set()
+
+
+@contextlib.asynccontextmanager
+async def extending(
+    extend: Callable[[], Awaitable[bool]], *, lease: timedelta, held_since: float, file_id: UUID
+) -> AsyncIterator[Heartbeat]:
+    """Keep a heartbeat while the block runs."""
+    heartbeat = Heartbeat(extend, lease=lease, held_since=held_since, file_id=file_id)
+    try:
+        yield heartbeat
+    finally:
+        await heartbeat.stop()
