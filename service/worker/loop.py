@@ -1,6 +1,7 @@
 """The worker: takes due files into its slots, and sweeps. Any number run at once; the lease keeps them apart.
 
-A file whose object could not be read is tried again in a slot beside the others, because each such try costs a probe as well.
+A file whose object could not be read is tried again in a slot beside the others. Each such try costs a probe of the store as well, so the
+slot rests after it: however many such files there are, they take a small share of the store.
 
 It sleeps until a signal, until the next file is due, or for POLL at the most. It stops claiming only while its own probe of the store
 fails (service/worker/store_health.py), and probes again after waits that double up to ten seconds.
@@ -26,6 +27,7 @@ from service.worker.verification import verify
 
 POLL: Final = timedelta(seconds=5)
 UNREADABLE_SLOTS: Final = 1
+UNREADABLE_REST_SECONDS: Final = 1.0
 GATHER_SECONDS: Final = 0.5
 STOP_SECONDS: Final = 20
 
@@ -120,6 +122,8 @@ class Worker:
             await verify(self.resources, claim, claimed_at=claimed_at, hashing=self.hashing, health=self.health)
         except Exception:
             log.exception("verification failed", file_id=str(claim.id))
+        if claim.failed_reads > 0:
+            await asyncio.sleep(UNREADABLE_REST_SECONDS)
 
     async def run_sweeper(self) -> None:
         """Sweep every SWEEP_EVERY, and without a SWEEP_DELAY also when this process has left something behind."""

@@ -33,7 +33,7 @@ UNTRIED = "SELECT count(*) FROM files WHERE id = ANY ($1::uuid[]) AND state IN (
 def measure(ground: Ground) -> list[Figure]:
     with ground.new_site() as site:
         site.start_api()
-        return [compare(site, rounds=ground.choose(8, 1))]
+        return [compare(site, rounds=ground.choose(24, 1))]
 
 
 def compare(site: Site, *, rounds: int) -> Figure:

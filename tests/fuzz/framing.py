@@ -13,9 +13,11 @@ from typing import Final
 HEAD_END: Final = re.compile(rb"\n\r?\n")
 NO_TRAILERS: Final = re.compile(rb"\r?\n")
 """LF alone may end a line of a head or of trailers (RFC 9112, section 2.2), and no other."""
-EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*")
+EMPTY_LINES: Final = re.compile(rb"(?:\r\n){0,4}")
+"""What a server discards before a request line; it may refuse more (RFC 9112, section 2.2)."""
 CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,20})[ \t]*(?:;[^\r\n]*)?\r\n")
 LENGTH: Final = re.compile(rb"[0-9]{1,20}")
+LENGTH_FIELD: Final = re.compile(rb"(?i:content-length):[ \t]*([0-9]{1,20})[ \t]*")
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,13 @@ class Reading:
     """The requests that are whole, and the method of what stands behind them.
 
     `rest` is None where the bytes end with the last request. Otherwise what follows is incomplete
-    or cannot be framed: it may be answered once, and nothing behind it may.
+    or cannot be framed: it may be answered once, and nothing behind it may. `rest_length` is the
+    Content-Length of a whole head there: a redirect declares a file from the head alone.
     """
 
     requests: tuple[Framed, ...]
     rest: bytes | None
+    rest_length: int | None = None
 
     @property
     def most_answers(self) -> int:
@@ -52,7 +56,7 @@ class Reading:
         if state == "ready":
             bodies = (request.body for request in self.requests if request.body is not None)
             return digest in {hashlib.sha256(body).digest() for body in bodies}
-        return size in {declared_size(request) for request in self.requests}
+        return size in {declared_size(request) for request in self.requests} or (self.rest == b"PUT" and size == self.rest_length)
 
 
 def declared_size(request: Framed) -> int | None:
@@ -76,11 +80,18 @@ def read_requests(data: bytes) -> Reading:
     while at < len(data):
         found = read_request(data, at)
         if found is None:
-            return Reading(tuple(requests), data[at : at + 32].partition(b" ")[0])
+            return Reading(tuple(requests), data[at : at + 32].partition(b" ")[0], find_length(data, at))
         request, end = found
         requests.append(request)
         at = skip_empty_lines(data, end)
     return Reading(tuple(requests), None)
+
+
+def find_length(data: bytes, at: int) -> int | None:
+    """Return the Content-Length of a whole head at that place, or None."""
+    end = HEAD_END.search(data, at)
+    found = [LENGTH_FIELD.fullmatch(line.removesuffix(b"\r")) for line in data[at : end.start() if end else at].split(b"\n")]
+    return next((int(match[1]) for match in found if match), None)
 
 
 def skip_empty_lines(data: bytes, at: int) -> int:

@@ -14,7 +14,8 @@ from service.http.server.limits import LARGEST_HEAD_BYTES, LONGEST_CHUNK_LINE_BY
 from service.problems import HeadTooLarge, InvalidHost, MalformedRequest, Problem, UnsupportedTransferCoding
 
 BLANK_LINE: Final = re.compile(rb"\n\r?\n")
-EMPTY_LINES: Final = re.compile(rb"(?:\r\n){1,4}")
+MOST_EMPTY_LINES: Final = 4
+"""Before a request line. A flood of them is refused, however it arrives."""
 
 
 class BoundedBuffer(ReceiveBuffer):
@@ -26,6 +27,8 @@ class BoundedBuffer(ReceiveBuffer):
         """Whether the next lines are a head. Otherwise they are trailers."""
         self.method_is_head = False
         """Whether the last head that began was that of a HEAD request, whose answer has no body."""
+        self.empty_lines = 0
+        """How many were discarded since the last message."""
 
     def drop(self) -> None:
         """Give the memory back: nothing of it will be read."""
@@ -45,15 +48,17 @@ class BoundedBuffer(ReceiveBuffer):
         lines = super().maybe_extract_lines()
         if lines is None:
             return None
+        self.empty_lines = 0
         if not self.expects_head:
             return []
         check_lines(lines)
         return lines[:1] + [line for line in lines[1:] if line[:8].lower() != b"upgrade:"]
 
     def skip_empty_lines(self) -> None:
-        """Discard empty lines before a request line (RFC 9112, section 2.2)."""
-        if found := EMPTY_LINES.match(self._data):
-            self._extract(found.end())
+        """Discard at most MOST_EMPTY_LINES before a request line (RFC 9112, section 2.2)."""
+        while self.empty_lines < MOST_EMPTY_LINES and self._data.startswith(b"\r\n"):
+            self._extract(2)
+            self.empty_lines += 1
 
     def is_next_line_obviously_invalid_request_line(self) -> bool:
         """Whether no request line begins like this. The first half of an empty line is none yet."""

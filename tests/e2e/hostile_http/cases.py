@@ -540,6 +540,8 @@ def list_lines() -> Iterator[Case]:
     yield serve(rule, "empty lines before the request", sent)
     cut = [b"\r", b"\n", b"\r", b"\n" + get(HOST)]
     yield serve(rule, "empty lines before the request, cut within", *cut)
+    yield refuse(rule, "six empty lines before the request", b"\r\n" * 6 + get(HOST))
+    yield refuse(rule, "six empty lines before the request, one by one", *[b"\r\n"] * 6, get(HOST))
     sent = upload(b"Content-Length: 5") + b"hello"
     yield store(rule, "an empty line behind the body, cut within", sent, b"\r", b"\n")
     yield refuse(rule, "a blank before the request", b" " + get(HOST))
