@@ -37,6 +37,7 @@ class State(StrEnum):
 
 
 UNPROVED: Final = frozenset({State.PENDING, State.VERIFYING})
+PROVED: Final = frozenset({State.READY, State.DAMAGED})
 GONE: Final = frozenset({State.EXPIRED, State.DELETED})
 
 
@@ -159,6 +160,28 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     def served_content_type(self) -> str:
         """The media type this file is shown under; bytes of an undeclared type are only bytes."""
         return self.content_type or "application/octet-stream"
+
+
+class UnprovedFile(File, frozen=True, kw_only=True):
+    """A file in state `pending` or `verifying`. A CHECK ties the key to these states."""
+
+    incoming_key: str
+
+
+class ProvedFile(File, frozen=True, kw_only=True):
+    """A file in state `ready` or `damaged`. CHECKs tie what was proved to these states."""
+
+    hash: Sha256
+    minio_object_name: UUID
+    vault_etag: str
+    upload_date: datetime
+
+
+def choose_type(state: State) -> type[File]:
+    """Return the type of the files in this state."""
+    if state in UNPROVED:
+        return UnprovedFile
+    return ProvedFile if state in PROVED else File
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from service import problems
 from service.auth.principals import Principal
 from service.auth.tokens import Purpose, Token, read_token, sign_token
 from service.downloads.streaming import find_readable
-from service.model import File
+from service.model import ProvedFile
 from service.queries import keys
 from service.queries.files import ask_time
 from service.resources import Resources
@@ -40,7 +40,7 @@ async def make_link(resources: Resources, file_id: UUID, principal: Principal, *
     return Link(f"/l/{sign_token(secrets, token)}", expires_at)
 
 
-async def find_linked(resources: Resources, text: str) -> tuple[File, Token]:
+async def find_linked(resources: Resources, text: str) -> tuple[ProvedFile, Token]:
     """The file behind a link. Raises InvalidLink, LinkEnded, and what `find_readable` raises."""
     token = read_token(resources.settings.link_secret, text, purpose=Purpose.DOWNLOAD)
     if token is None:

@@ -30,7 +30,7 @@ from service.files.lookup import find_file, gone
 from service.http.budget import Budget
 from service.http.disconnects import stop, wait_for_disconnect
 from service.http.representation import Span
-from service.model import UNPROVED, File, State
+from service.model import UNPROVED, ProvedFile, State
 from service.object_store import Bucket, ObjectChanged, ObjectMissing, ObjectReader, StoreError, StoreUnavailable
 from service.resources import Resources
 from service.telemetry.metrics import STORE_RETRIES
@@ -72,7 +72,7 @@ class DownloadBuffers(Budget):
 class Source:
     """The store's side of one download, used from threads: one is inside at a time, and a close waits until it has left."""
 
-    def __init__(self, vault: Bucket, file: File, span: Span | None) -> None:
+    def __init__(self, vault: Bucket, file: ProvedFile, span: Span | None) -> None:
         self.vault = vault
         self.key = str(file.minio_object_name)
         self.etag = file.vault_etag
@@ -212,10 +212,10 @@ class Download(Response[None]):
         return self.body
 
 
-async def find_readable(resources: Resources, file_id: UUID, *, owner: str | None) -> File:
+async def find_readable(resources: Resources, file_id: UUID, *, owner: str | None) -> ProvedFile:
     """The owner's file, if its bytes may be read. Raises NotFound, NotReady, FileRejected, FileDamaged, FileGone."""
     file = await find_file(resources, file_id, owner=owner)
-    if file.state == State.READY:
+    if isinstance(file, ProvedFile) and file.state == State.READY:
         return file
     state = str(file.state)
     if file.state in UNPROVED:
@@ -227,7 +227,7 @@ async def find_readable(resources: Resources, file_id: UUID, *, owner: str | Non
     raise gone(file)
 
 
-async def open_source(resources: Resources, downloads: DownloadBuffers, file: File, span: Span | None) -> Source:
+async def open_source(resources: Resources, downloads: DownloadBuffers, file: ProvedFile, span: Span | None) -> Source:
     """Step 3. Raises FileGone, InternalError, StoreError."""
     source = Source(resources.vault, file, span)
     try:

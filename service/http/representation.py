@@ -12,7 +12,7 @@ import msgspec
 
 from service import problems
 from service.http.content_disposition import format_disposition
-from service.model import File, Sha256
+from service.model import ProvedFile, Sha256
 
 INLINE_TYPES: Final = frozenset(
     {"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "text/plain"}
@@ -45,10 +45,8 @@ def format_date(moment: datetime) -> str:
     return format_datetime(moment.astimezone(UTC).replace(microsecond=0), usegmt=True)
 
 
-def describe_file(file: File, *, inline: bool) -> dict[str, str]:
+def describe_file(file: ProvedFile, *, inline: bool) -> dict[str, str]:
     """The headers of every answer that is about the bytes of a `ready` file, 304 included."""
-    assert file.hash is not None  # noqa: S101  # a CHECK ties both to the state
-    assert file.upload_date is not None  # noqa: S101  # as above
     return {
         "ETag": format_etag(file.hash),
         "Repr-Digest": f"sha-256=:{base64.b64encode(file.hash.digest).decode()}:",
@@ -63,7 +61,7 @@ def describe_file(file: File, *, inline: bool) -> dict[str, str]:
     }
 
 
-def describe_body(file: File, span: Span | None) -> dict[str, str]:
+def describe_body(file: ProvedFile, span: Span | None) -> dict[str, str]:
     """The headers that only an answer with a body has, and the answer to a HEAD."""
     described = {"Content-Type": file.served_content_type, "Content-Length": str(file.size if span is None else span.length)}
     if span is not None:
@@ -75,9 +73,8 @@ def is_harmless(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() in INLINE_TYPES
 
 
-def is_not_modified(file: File, headers: Headers) -> bool:
+def is_not_modified(file: ProvedFile, headers: Headers) -> bool:
     """Whether GET and HEAD answer 304; the order of RFC 9110, 13.2.2. Raises PreconditionFailed."""
-    assert file.hash is not None  # noqa: S101  # a CHECK ties both to the state
     etag, modified = format_etag(file.hash), last_modified(file)
     if "if-match" in headers:
         if not matches(headers["if-match"], etag, weakly=False):
@@ -90,8 +87,7 @@ def is_not_modified(file: File, headers: Headers) -> bool:
     return since is not None and modified <= since
 
 
-def last_modified(file: File) -> datetime:
-    assert file.upload_date is not None  # noqa: S101  # a CHECK ties it to the state
+def last_modified(file: ProvedFile) -> datetime:
     return file.upload_date.astimezone(UTC).replace(microsecond=0)
 
 
@@ -115,16 +111,15 @@ def parse_date(text: str | None) -> datetime | None:
     return None
 
 
-def choose_span(file: File, headers: Headers) -> Span | None:
+def choose_span(file: ProvedFile, headers: Headers) -> Span | None:
     """What a GET asks for; None: the whole. Raises RangeNotSatisfiable."""
     if "range" not in headers or ("if-range" in headers and not is_same(file, headers["if-range"].strip())):
         return None
     return parse_range(headers["range"], file.size)
 
 
-def is_same(file: File, validator: str) -> bool:
+def is_same(file: ProvedFile, validator: str) -> bool:
     """If-Range: a strong ETag, or exactly the date that we sent."""
-    assert file.hash is not None  # noqa: S101  # a CHECK ties it to the state
     if validator.startswith(('"', "W/")):
         return validator == format_etag(file.hash)
     return parse_date(validator) == last_modified(file)

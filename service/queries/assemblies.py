@@ -7,7 +7,7 @@ from uuid import UUID
 from service.model import File, Sha256
 from service.queries.files import COLUMNS
 from service.queries.history import MOVE, MOVED, record
-from service.queries.rows import Database, read_row_if_any
+from service.queries.rows import Database, read_file_if_any
 
 # The id is set once: parts that came under another would be named by nothing, and nobody would ever remove them.
 NAME_UPLOAD: Final = """
@@ -79,4 +79,4 @@ RECORD_ASSEMBLED: Final = (
 
 async def record_assembled(database: Database, file_id: UUID, token: UUID, sha256: Sha256 | None) -> File | None:
     """The object lies at the key. None: the lease was lost, the file is final, or another digest is known."""
-    return read_row_if_any(await database.fetchrow(RECORD_ASSEMBLED, file_id, token, sha256 and sha256.digest), File)
+    return read_file_if_any(await database.fetchrow(RECORD_ASSEMBLED, file_id, token, sha256 and sha256.digest))

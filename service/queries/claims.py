@@ -6,7 +6,7 @@ from typing import Final
 from service.model import Claim, File, Rejection, Sha256, State
 from service.queries.files import COLUMNS
 from service.queries.history import MOVE, MOVED, record
-from service.queries.rows import Database, read_row, read_row_if_any
+from service.queries.rows import Database, read_file_if_any, read_row
 
 # A claim changes no state. The reservation is written here, in the same statement, before anything can lie under its key.
 CLAIM: Final = """
@@ -114,7 +114,7 @@ EXPIRE: Final = (
 
 async def expire_file(database: Database, claim: Claim) -> File | None:
     """The upload never came."""
-    return read_row_if_any(await database.fetchrow(EXPIRE, claim.vault_key, claim.lease, claim.id), File)
+    return read_file_if_any(await database.fetchrow(EXPIRE, claim.vault_key, claim.lease, claim.id))
 
 
 # Only while no copy request was sent, like RETURN.
@@ -137,8 +137,8 @@ REJECT: Final = (
 
 async def reject_file(database: Database, claim: Claim, rejection: Rejection) -> File | None:
     """What lies in incoming is not what was declared, or can't be read for good; nothing was copied."""
-    return read_row_if_any(
-        await database.fetchrow(REJECT, claim.vault_key, claim.lease, claim.id, str(rejection.reason), rejection.detail), File
+    return read_file_if_any(
+        await database.fetchrow(REJECT, claim.vault_key, claim.lease, claim.id, str(rejection.reason), rejection.detail)
     )
 
 
@@ -203,7 +203,7 @@ async def commit_verification(database: Database, claim: Claim, *, size: int, sh
     taken effect, so the statement must never be sent again.
     """
     row = await database.fetchrow(COMMIT, claim.vault_key, claim.lease, claim.id, size, sha256.digest, etag)
-    return read_row_if_any(row, File)
+    return read_file_if_any(row)
 
 
 RELEASE: Final = """
@@ -254,7 +254,7 @@ async def count_failed_read(
     The file is rejected as unverifiable if this was at least read `most_reads`, and the first was `most_time` ago.
     """
     row = await database.fetchrow(COUNT_FAILED_READ, claim.id, claim.lease, retry_in, error, most_reads, most_time)
-    return read_row_if_any(row, File)
+    return read_file_if_any(row)
 
 
 # How long a worker may sleep without a signal. A file with a live lease is under way already. A kind of file for which the worker has

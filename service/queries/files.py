@@ -4,9 +4,9 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from service.model import Declaration, File, Sha256
+from service.model import Declaration, File, Sha256, UnprovedFile
 from service.queries.history import MOVE, MOVED, record
-from service.queries.rows import Database, read_row, read_row_if_any
+from service.queries.rows import Database, read_file_if_any, read_row
 
 COLUMNS: Final = """
     id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
@@ -40,7 +40,7 @@ async def declare_file(
     part_size: int | None,
     upload_ttl: timedelta,
     grace: timedelta,
-) -> File:
+) -> UnprovedFile:
     """Insert the row of a file that is still to be sent."""
     row = await database.fetchrow(
         DECLARE,
@@ -56,7 +56,7 @@ async def declare_file(
         grace,
         part_size,
     )
-    return read_row(row, File)
+    return read_row(row, UnprovedFile)
 
 
 FIND: Final = "SELECT " + COLUMNS + " FROM files WHERE id = $1 AND ($2::text IS NULL OR owner = $2)"
@@ -64,7 +64,7 @@ FIND: Final = "SELECT " + COLUMNS + " FROM files WHERE id = $1 AND ($2::text IS 
 
 async def find_file(database: Database, file_id: UUID, *, owner: str | None) -> File | None:
     """The file, when this owner has it; `owner` None sees every owner's."""
-    return read_row_if_any(await database.fetchrow(FIND, file_id, owner), File)
+    return read_file_if_any(await database.fetchrow(FIND, file_id, owner))
 
 
 # X-Amz-Date comes from the row and the clock is the database's: when a URL is signed again, it asks what time it is.
@@ -121,7 +121,7 @@ RECORD_ARRIVAL: Final = (
 
 async def record_arrival(database: Database, file_id: UUID, sha256: Sha256 | None, *, why: str) -> File | None:
     """The client says that its bytes are there, and maybe what they hash to. None: final, gone, or another digest is known."""
-    return read_row_if_any(await database.fetchrow(RECORD_ARRIVAL, file_id, sha256 and sha256.digest, why), File)
+    return read_file_if_any(await database.fetchrow(RECORD_ARRIVAL, file_id, sha256 and sha256.digest, why))
 
 
 # What a client calls its file is its own affair as long as there is one; what was declared of the bytes never changes.
@@ -138,7 +138,7 @@ async def change_file(
     database: Database, file_id: UUID, *, owner: str | None, filename: str | None, metadata: dict[str, str] | None
 ) -> File | None:
     """Another name, other metadata, or both; None keeps what is there. None: gone, or not this owner's."""
-    return read_row_if_any(await database.fetchrow(CHANGE, file_id, owner, filename, metadata), File)
+    return read_file_if_any(await database.fetchrow(CHANGE, file_id, owner, filename, metadata))
 
 
 # Touches `files` alone: a reservation is left to the sweeper, which dooms it when its lease has ended. The first

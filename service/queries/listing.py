@@ -8,7 +8,7 @@ import msgspec
 
 from service.model import File, Sha256, State
 from service.queries.files import COLUMNS
-from service.queries.rows import Database, read_row
+from service.queries.rows import Database, read_file
 
 MOST_ROWS_READ: Final = 10_000
 """What one page may read at the most, whatever it finds."""
@@ -84,7 +84,7 @@ async def list_files(database: Database, owner: str, filters: Filters, *, before
         first,
         end,
     )
-    files = [read_row(row, File) for row in rows]
+    files = [read_file(row) for row in rows]
     if len(files) == limit:
         return Found(files, files[-1].id)
     return Found(files, await find_read_end(database, statement, owner, filters, before=before))

@@ -9,7 +9,7 @@ import msgspec
 from service.model import Declaration, File, Sha256
 from service.queries.files import COLUMNS
 from service.queries.history import MOVED, record
-from service.queries.rows import Database, read_row, read_row_if_any
+from service.queries.rows import Database, read_file_if_any, read_row
 
 
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +119,7 @@ async def commit_streamed_upload(
         sha256.digest,
         etag,
     )
-    return read_row_if_any(row, File)
+    return read_file_if_any(row)
 
 
 DOOM: Final = """

@@ -14,7 +14,7 @@ from service import problems
 from service.auth.principals import READ, Principal, open_to
 from service.downloads.streaming import Download, DownloadBuffers, find_readable, open_source
 from service.http.representation import Headers, choose_span, describe_body, describe_file, is_not_modified
-from service.model import File
+from service.model import ProvedFile
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
 
@@ -78,7 +78,7 @@ async def read_file(
 
 
 async def answer_file(
-    request: Request[Any, Any, Any], resources: Resources, downloads: DownloadBuffers, file: File, *, inline: bool
+    request: Request[Any, Any, Any], resources: Resources, downloads: DownloadBuffers, file: ProvedFile, *, inline: bool
 ) -> Response[Any]:
     """Conditions, range and body of a file that the request may read. Raises PreconditionFailed, RangeNotSatisfiable, StoreError."""
     headers, asked = describe_file(file, inline=inline), read_conditions(request)

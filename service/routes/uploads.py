@@ -23,7 +23,7 @@ from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, read_raw_path, refusals
 from service.routes.files import DeclaredFile, FileMetadata, Wait, describe_declared, describe_file, metadata_path
 from service.routes.streamed_uploads import read_length, stream_file
-from service.uploads import completion, declaring, signing
+from service.uploads import completion, declaring
 from service.uploads.streamed import UploadHeaders
 
 
@@ -97,10 +97,9 @@ def declare_upload(principal: Principal, filename: str, *, size: int, content_ty
 
 async def redirect(request: Request[Any, Any, Any], resources: Resources, declaration: Declaration) -> Response[bytes]:
     """To a URL that binds the length alone: who follows sends headers of its own."""
-    declared = await declaring.declare_file(resources, declaration)
-    request.scope["state"]["file_id"] = declared.file.id
-    upload = signing.sign_length_alone(resources, declared.file, now=declared.file.created_at)
-    link = f'<{metadata_path(resources, declared.file.id)}>; rel="describedby"'
+    file, upload = await declaring.declare_redirect(resources, declaration)
+    request.scope["state"]["file_id"] = file.id
+    link = f'<{metadata_path(resources, file.id)}>; rel="describedby"'
     headers = {"Location": upload.url, "Link": link, "Cache-Control": "no-store"}
     return Response(b"", status_code=307, media_type=MediaType.TEXT, headers=headers)
 

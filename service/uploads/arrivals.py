@@ -10,6 +10,7 @@ from service.model import (
     GONE,
     File,
     Sha256,
+    UnprovedFile,
 )
 from service.object_store import ObjectMissing, StoreError, StoreUnavailable
 from service.queries import files
@@ -35,10 +36,10 @@ async def record_arrival(resources: Resources, file: File, sha256: Sha256 | None
     return recorded
 
 
-async def is_uploaded(resources: Resources, file: File) -> bool:
+async def is_uploaded(resources: Resources, file: UnprovedFile) -> bool:
     """Return whether the store has an object under the file's incoming key, readable or not. Raises StoreUnavailable."""
     try:
-        await resources.incoming.head(file.incoming_key or "")
+        await resources.incoming.head(file.incoming_key)
     except ObjectMissing:
         return False
     except StoreUnavailable:

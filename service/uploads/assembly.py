@@ -23,14 +23,14 @@ The row is held by a lease meanwhile, like in a verification, so that one reques
 import functools
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import structlog
 
 from service import database, problems
 from service.database.heartbeat import extending
-from service.model import File, Parts, Sha256
+from service.model import File, Parts, Sha256, UnprovedFile
 from service.object_store import SentTooLate, StoredPart, StoreError, UploadMissing
 from service.queries import assemblies
 from service.resources import Resources
@@ -49,6 +49,14 @@ UNANSWERED: Final = (None, 502, 504)
 log = structlog.get_logger()
 
 
+class StoreUpload(NamedTuple):
+    """The store's multipart upload of a file."""
+
+    key: str
+    upload_id: str
+    parts: Parts
+
+
 class Unanswered(Exception):  # it says what is so
     """The store was asked to assemble and gave no answer."""
 
@@ -57,11 +65,14 @@ class Unanswered(Exception):  # it says what is so
         self.error = error
 
 
-async def assemble(resources: Resources, file: File, sha256: Sha256 | None) -> File | None:
-    """The file as recorded; None: somebody else was at it, begin anew. Raises IncompleteParts, UploadLost, StoreError."""
-    assert file.parts is not None  # noqa: S101  # only such files come here
+async def assemble(resources: Resources, file: UnprovedFile, parts: Parts, sha256: Sha256 | None) -> File | None:
+    """Return the file with its arrival recorded, or None to begin anew, because another process holds it.
+
+    Raises IncompleteParts, UploadLost, StoreError.
+    """
     if file.upload_id is None:
-        raise refuse_gaps(file.parts, [])
+        raise refuse_gaps(parts, [])
+    upload = StoreUpload(file.incoming_key, file.upload_id, parts)
     asked_at = time.monotonic()
     lease = await assemblies.claim_assembly(resources.pool, file.id, file.upload_id, resources.settings.lease)
     if lease is None:
@@ -69,7 +80,7 @@ async def assemble(resources: Resources, file: File, sha256: Sha256 | None) -> F
     extend = functools.partial(assemblies.extend_assembly, resources.pool, file.id, lease, resources.settings.lease)
     async with extending(extend, lease=resources.settings.lease, held_since=asked_at, file_id=file.id):
         try:
-            there = await put_together(resources, file, file.parts, send_before=asked_at + resources.settings.lease.total_seconds())
+            there = await put_together(resources, file, upload, send_before=asked_at + resources.settings.lease.total_seconds())
         except Unanswered as silence:
             raise silence.error from silence
         except (StoreError, problems.IncompleteParts) as error:
@@ -81,18 +92,18 @@ async def assemble(resources: Resources, file: File, sha256: Sha256 | None) -> F
         return await record_assembled(resources, file, lease, sha256)
 
 
-async def put_together(resources: Resources, file: File, parts: Parts, *, send_before: float) -> bool:
+async def put_together(resources: Resources, file: UnprovedFile, upload: StoreUpload, *, send_before: float) -> bool:
     """Steps 3 to 5, and the look of (a): whether the object is there. Raises IncompleteParts, Unanswered, StoreError."""
     try:
-        await ask_store(resources, file, parts, send_before=send_before)
+        await ask_store(resources, upload, send_before=send_before)
     except UploadMissing:
         return await arrivals.is_uploaded(resources, file)
     return True
 
 
-async def ask_store(resources: Resources, file: File, parts: Parts, *, send_before: float) -> None:
+async def ask_store(resources: Resources, upload: StoreUpload, *, send_before: float) -> None:
     """Steps 3 to 5. Raises IncompleteParts, UploadMissing, Unanswered, StoreError."""
-    key, upload_id = file.incoming_key or "", file.upload_id or ""
+    key, upload_id, parts = upload
     found = [part for part in await resources.incoming.list_parts(key, upload_id) if part.number <= parts.count]
     check_parts(parts, found)
     try:

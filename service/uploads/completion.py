@@ -21,7 +21,7 @@ import structlog
 
 from service import problems
 from service.files import lookup
-from service.model import GONE, UNPROVED, File, Sha256, State
+from service.model import GONE, File, Sha256, State, UnprovedFile
 from service.object_store import StoreUnavailable
 from service.resources import Resources
 from service.uploads import arrivals, assembly
@@ -43,7 +43,7 @@ async def complete_upload(resources: Resources, file_id: UUID, *, owner: str | N
         if file.state in GONE:
             raise lookup.gone(file)
         check_digest(file, sha256)
-        if file.state not in UNPROVED:
+        if not isinstance(file, UnprovedFile):
             return file
         recorded = await announce(resources, file, sha256)
         if recorded is not None:
@@ -52,20 +52,20 @@ async def complete_upload(resources: Resources, file_id: UUID, *, owner: str | N
             raise problems.Unavailable("another request or a worker is at this file: ask again")
 
 
-async def announce(resources: Resources, file: File, sha256: Sha256 | None) -> File | None:
+async def announce(resources: Resources, file: UnprovedFile, sha256: Sha256 | None) -> File | None:
     """Steps 2 to 4; None: begin anew."""
     if await may_be_uploaded(resources, file):
         return await arrivals.record_arrival(resources, file, sha256, why="the client completed the upload")
     if file.parts is None:
         await check_still_unproved(resources, file)
         return None
-    recorded = await assembly.assemble(resources, file, sha256)
+    recorded = await assembly.assemble(resources, file, file.parts, sha256)
     if recorded is None:
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
     return recorded
 
 
-async def may_be_uploaded(resources: Resources, file: File) -> bool:
+async def may_be_uploaded(resources: Resources, file: UnprovedFile) -> bool:
     """Return whether the object is there, or the store cannot say and nothing else than a verification can find out."""
     try:
         return await arrivals.is_uploaded(resources, file)
@@ -74,10 +74,10 @@ async def may_be_uploaded(resources: Resources, file: File) -> bool:
         return file.parts is None or file.state == State.VERIFYING
 
 
-async def check_still_unproved(resources: Resources, file: File) -> None:
+async def check_still_unproved(resources: Resources, file: UnprovedFile) -> None:
     """Nothing lies in incoming: either nothing was sent, or a worker was faster and has tidied up."""
     again = await lookup.find_file(resources, file.id, owner=None)
-    if again.state in UNPROVED:
+    if isinstance(again, UnprovedFile):
         raise problems.NotUploaded("the store has no object for this file: send the bytes first, then complete", state=str(again.state))
 
 

@@ -26,6 +26,7 @@ from service.model import (
     Parts,
     Sha256,
     State,
+    UnprovedFile,
     cut,
     make_id,
 )
@@ -33,7 +34,7 @@ from service.queries import files, idempotency
 from service.queries.rows import Database
 from service.resources import Resources
 from service.uploads.arrivals import is_uploaded, refuse_more
-from service.uploads.signing import MultipartUpload, Upload, check_time, offer_upload
+from service.uploads.signing import MultipartUpload, Upload, check_time, offer_upload, sign_length_alone
 
 SLOWEST_PUT_BYTES_PER_SECOND: Final = 64 * 1024
 """A PUT may go on after its URL's end; slower than this, and the file may be given up while it runs."""
@@ -57,6 +58,14 @@ async def declare_file(resources: Resources, declaration: Declaration) -> Declar
     return Declared(file, offer_upload(resources, file, now=file.created_at))
 
 
+async def declare_redirect(resources: Resources, declaration: Declaration) -> tuple[UnprovedFile, Upload]:
+    """Declare a file for a client that is redirected to the store: its URL binds the length alone. Raises FileTooLarge."""
+    check_size(resources, declaration)
+    file = await insert_file(resources, declaration, make_id(), database=resources.pool)
+    resources.notifications.notify_history()
+    return file, sign_length_alone(resources, file, now=file.created_at)
+
+
 async def declare_file_once(resources: Resources, declaration: Declaration, *, key: str, request: Sha256) -> Declared:
     """The same for a request that may be a retry: `request` digests its decoded body. Raises FileTooLarge, IdempotencyMismatch."""
     check_size(resources, declaration)
@@ -76,8 +85,9 @@ async def declare_file_once(resources: Resources, declaration: Declaration, *, k
 async def replay_declaration(resources: Resources, file_id: UUID) -> Declared:
     """The same file, and a fresh URL while it still waits for its bytes."""
     file, now = await asyncio.gather(find_file(resources, file_id, owner=None), files.ask_time(resources.pool))
-    open_still = file.state == State.PENDING and now < file.expires_at
-    return Declared(file, offer_upload(resources, file, now=now) if open_still else None, replayed=True)
+    if isinstance(file, UnprovedFile) and file.state == State.PENDING and now < file.expires_at:
+        return Declared(file, offer_upload(resources, file, now=now), replayed=True)
+    return Declared(file, None, replayed=True)
 
 
 def check_size(resources: Resources, declaration: Declaration) -> None:
@@ -95,7 +105,7 @@ def choose_parts(resources: Resources, declaration: Declaration) -> Parts | None
     return cut(declaration.size, usual_part_size=PART_BYTES) if multipart else None
 
 
-async def insert_file(resources: Resources, declaration: Declaration, file_id: UUID, *, database: Database) -> File:
+async def insert_file(resources: Resources, declaration: Declaration, file_id: UUID, *, database: Database) -> UnprovedFile:
     settings, parts = resources.settings, choose_parts(resources, declaration)
     largest_put = declaration.size if parts is None else min(declaration.size, parts.part_size)
     return await files.declare_file(
@@ -110,10 +120,10 @@ async def insert_file(resources: Resources, declaration: Declaration, file_id: U
 
 
 async def renew_upload(resources: Resources, file_id: UUID, *, owner: str | None) -> Declared:
-    """A fresh offer for the same key. Raises NotFound, FileGone, AlreadyUploaded; the last one after giving an arrival."""
+    """A fresh offer for the same key. Raises NotFound, FileGone, AlreadyUploaded; the last one after recording an arrival."""
     file = await find_file(resources, file_id, owner=owner)
     if file.state in GONE:
         raise gone(file)
-    if file.state != State.PENDING or await is_uploaded(resources, file):
+    if not isinstance(file, UnprovedFile) or file.state != State.PENDING or await is_uploaded(resources, file):
         raise await refuse_more(resources, file)
     return Declared(file, offer_upload(resources, file, now=await check_time(resources, file)))

@@ -24,7 +24,7 @@ import msgspec
 
 from service import problems
 from service.files import lookup
-from service.model import GONE, UNPROVED, File, Parts, Sha256, State
+from service.model import GONE, Parts, Sha256, State, UnprovedFile
 from service.object_store import StoredPart, StoreError, UploadMissing
 from service.queries import assemblies
 from service.resources import Resources
@@ -54,18 +54,18 @@ async def sign_parts(resources: Resources, file_id: UUID, requests: Sequence[Par
     file, parts = await find_multipart(resources, file_id, owner=owner)
     check_numbers(parts, requests)
     now = await signing.check_time(resources, file)
-    file = await begin_upload(resources, file)
-    return [sign_part(resources, file, parts, request, now=now) for request in requests]
+    upload_id = await begin_upload(resources, file)
+    return [sign_part(resources, file, parts, request, upload_id=upload_id, now=now) for request in requests]
 
 
-async def find_multipart(resources: Resources, file_id: UUID, *, owner: str | None) -> tuple[File, Parts]:
+async def find_multipart(resources: Resources, file_id: UUID, *, owner: str | None) -> tuple[UnprovedFile, Parts]:
     """A file that waits for its parts. Raises NotFound, FileGone, NotMultipart, AlreadyUploaded."""
     file = await lookup.find_file(resources, file_id, owner=owner)
     if file.state in GONE:
         raise lookup.gone(file)
     if file.parts is None:
         raise problems.NotMultipart("the file comes in one PUT: ask POST /files/{id}/upload for its URL")
-    if file.state != State.PENDING:
+    if not isinstance(file, UnprovedFile) or file.state != State.PENDING:
         raise await arrivals.refuse_more(resources, file)
     return file, file.parts
 
@@ -81,31 +81,31 @@ def check_numbers(parts: Parts, requests: Sequence[PartRequest]) -> None:
         seen.add(request.number)
 
 
-async def begin_upload(resources: Resources, file: File) -> File:
-    """The file with the store's upload named in its row: steps 2 and 3. Raises StoreError, AlreadyUploaded, FileGone."""
+async def begin_upload(resources: Resources, file: UnprovedFile) -> str:
+    """Return the id of the store's upload that the file's row names: steps 2 and 3. Raises StoreError, AlreadyUploaded, FileGone."""
     while file.upload_id is None:
-        key = file.incoming_key or ""
+        key = file.incoming_key
         upload_id = await resources.incoming.create_upload(key, content_type=file.served_content_type, metadata={}, tags={})
         if not await assemblies.name_upload(resources.pool, file.id, upload_id):
             with contextlib.suppress(StoreError):  # it has no parts: the store drops it
                 await resources.incoming.abort_upload(key, upload_id)
         file, _ = await find_multipart(resources, file.id, owner=None)
-    return file
+    return file.upload_id
 
 
-def sign_part(resources: Resources, file: File, parts: Parts, request: PartRequest, *, now: datetime) -> SignedPart:
+def sign_part(resources: Resources, file: UnprovedFile, parts: Parts, request: PartRequest, *, upload_id: str, now: datetime) -> SignedPart:
     issued_at, expires_at = signing.bound_url(resources, file, now=now)
     size = parts.size_of(request.number)
     put = resources.signer.presign_put(
         resources.settings.incoming_bucket,
-        file.incoming_key or "",
+        file.incoming_key,
         size=size,
         content_type=None,
         sha256=str(request.sha256) if request.sha256 else None,
         if_none_match=False,
         issued_at=issued_at,
         expires_in_seconds=signing.count_seconds(issued_at, expires_at),
-        query={"partNumber": str(request.number), "uploadId": file.upload_id or ""},
+        query={"partNumber": str(request.number), "uploadId": upload_id},
     )
     return SignedPart(number=request.number, size=size, method="PUT", url=put.url, headers=put.headers, expires_at=expires_at)
 
@@ -116,17 +116,17 @@ async def list_parts(resources: Resources, file_id: UUID, *, owner: str | None) 
     if file.upload_id is None:
         return []
     try:
-        return await resources.incoming.list_parts(file.incoming_key or "", file.upload_id)
+        return await resources.incoming.list_parts(file.incoming_key, file.upload_id)
     except UploadMissing:
         raise await explain_missing(resources, file) from None
 
 
-async def explain_missing(resources: Resources, file: File) -> problems.Problem:
+async def explain_missing(resources: Resources, file: UnprovedFile) -> problems.Problem:
     """The store has no such upload: assembled, or lost."""
     if await arrivals.is_uploaded(resources, file):
         return await arrivals.refuse_more(resources, file)
     again = await lookup.find_file(resources, file.id, owner=None)
-    return lost() if again.state in UNPROVED else await arrivals.refuse_more(resources, again)
+    return lost() if isinstance(again, UnprovedFile) else await arrivals.refuse_more(resources, again)
 
 
 def lost() -> problems.UploadLost:

@@ -11,6 +11,7 @@ import msgspec
 from service import problems
 from service.model import (
     File,
+    UnprovedFile,
 )
 from service.queries import files
 from service.resources import Resources
@@ -39,25 +40,24 @@ class MultipartUpload(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
-def offer_upload(resources: Resources, file: File, *, now: datetime) -> Upload | MultipartUpload:
+def offer_upload(resources: Resources, file: UnprovedFile, *, now: datetime) -> Upload | MultipartUpload:
     """How the file's bytes may be sent. `now` is the database's time."""
     if file.parts is None:
         return sign_upload(resources, file, now=now)
     return MultipartUpload(PartCount(file.parts.part_size, file.parts.count), file.expires_at)
 
 
-def sign_upload(resources: Resources, file: File, *, now: datetime) -> Upload:
+def sign_upload(resources: Resources, file: UnprovedFile, *, now: datetime) -> Upload:
     """One PUT of exactly this file. `now` is the database's time."""
     return sign_put(resources, file, now=now, bound=True)
 
 
-def sign_length_alone(resources: Resources, file: File, *, now: datetime) -> Upload:
+def sign_length_alone(resources: Resources, file: UnprovedFile, *, now: datetime) -> Upload:
     """For a client that adds headers of its own to the body: a redirected `curl -T`. The headers that do harm are forbidden here too."""
     return sign_put(resources, file, now=now, bound=False)
 
 
-def sign_put(resources: Resources, file: File, *, now: datetime, bound: bool) -> Upload:
-    assert file.incoming_key is not None  # noqa: S101  # only files that were declared are signed for
+def sign_put(resources: Resources, file: UnprovedFile, *, now: datetime, bound: bool) -> Upload:
     issued_at, expires_at = bound_url(resources, file, now=now)
     put = resources.signer.presign_put(
         resources.settings.incoming_bucket,

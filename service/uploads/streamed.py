@@ -156,7 +156,7 @@ async def send_all(upload: Streaming, body: AsyncIterator[bytes]) -> str:
         await fill(upload, piece)
     if upload.upload_id is None:
         return await put_whole(upload)
-    return await complete(upload)
+    return await complete(upload, upload.upload_id)
 
 
 def check_held(upload: Streaming) -> None:
@@ -219,37 +219,37 @@ def put_now(upload: Streaming) -> str:
         raise
 
 
-async def begin_multipart(upload: Streaming) -> None:
-    """Step 4: no part is sent before the row says which upload it belongs to."""
+async def begin_multipart(upload: Streaming) -> str:
+    """Step 4: begin the store's upload, and return its id when the reservation names it."""
     await reserve_key(upload)
     upload.asked_store = True
     upload.upload_id = await upload.resources.vault.create_upload(upload.key, **upload.describe_object())
     if not await reservations.name_upload(upload.resources.pool, upload.row.vault_key, upload.row.lease, upload_id=upload.upload_id):
         raise ReservationLost("the reservation was doomed before its first part")
+    return upload.upload_id
 
 
 async def send_part(upload: Streaming) -> None:
-    if upload.upload_id is None:
-        await begin_multipart(upload)
-    upload.parts.append(await upload.buffers.run(send_part_now, upload))
+    upload_id = upload.upload_id or await begin_multipart(upload)
+    upload.parts.append(await upload.buffers.run(send_part_now, upload, upload_id))
     upload.buffer = bytearray()
     upload.buffers.give_back(upload.lent)
     upload.lent = 0
 
 
-def send_part_now(upload: Streaming) -> tuple[int, str]:
+def send_part_now(upload: Streaming, upload_id: str) -> tuple[int, str]:
     upload.digest.update(upload.buffer)
     number = len(upload.parts) + 1
-    etag = upload.resources.vault.put_part(upload.key, upload.upload_id or "", number, upload.buffer, timeout_seconds=SEND_SECONDS)
+    etag = upload.resources.vault.put_part(upload.key, upload_id, number, upload.buffer, timeout_seconds=SEND_SECONDS)
     return number, etag
 
 
-async def complete(upload: Streaming) -> str:
+async def complete(upload: Streaming, upload_id: str) -> str:
     await send_part(upload)
     check_digest(upload)
     check_held(upload)
     seconds = SEND_SECONDS + len(upload.parts) / 50
-    return await upload.resources.vault.complete_upload(upload.key, upload.upload_id or "", upload.parts, timeout_seconds=seconds)
+    return await upload.resources.vault.complete_upload(upload.key, upload_id, upload.parts, timeout_seconds=seconds)
 
 
 def check_digest(upload: Streaming) -> None:

@@ -12,6 +12,7 @@ import httpx
 import msgspec
 
 from service.files.lookup import find_file
+from service.model import UnprovedFile
 from service.resources import Resources, make_signer
 from service.settings import Settings
 from service.uploads.signing import sign_upload
@@ -47,6 +48,7 @@ async def open_upload(resources: Resources, declared: Mapping[str, Any]) -> dict
     settings = msgspec.structs.replace(resources.settings, s3_bind_absent_headers=False)
     unbound = msgspec.structs.replace(resources, settings=settings, signer=make_signer(settings))
     file = await find_file(resources, UUID(declared["file"]["id"]), owner=None)
+    assert isinstance(file, UnprovedFile)
     signed = sign_upload(unbound, file, now=await resources.pool.fetchval("SELECT now()"))
     return {**declared, "upload": msgspec.to_builtins(signed)}
 

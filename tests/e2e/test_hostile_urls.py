@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from service.files.lookup import find_file
+from service.model import UnprovedFile
 from service.object_store.connection import calling
 from service.object_store.presign import ABSENT_FROM_PUT, Signer
 from service.resources import Resources
@@ -237,6 +238,7 @@ async def test_a_put_of_eight_seconds_on_a_url_of_two_ends_ready(client: httpx.A
     declared = await declare(client, BODY)
     file = await find_file(resources, UUID(declared["file"]["id"]), owner=None)
     short = msgspec.structs.replace(resources, settings=msgspec.structs.replace(resources.settings, upload_url_ttl=timedelta(seconds=2)))
+    assert isinstance(file, UnprovedFile)
     signed = sign_upload(short, file, now=await resources.pool.fetchval("SELECT now()"))
     assert await asyncio.to_thread(put_slowly, signed.url, signed.headers, BODY) == 200
     assert (await put({"upload": msgspec.to_builtins(signed)}, OTHER)).status == 403

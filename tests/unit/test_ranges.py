@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.http.representation import Span, choose_span, describe_file, is_not_modified, parse_date, parse_range, parse_repr_digest
-from service.model import File, Sha256, State
+from service.model import ProvedFile, Sha256, State
 from service.problems import InvalidRequest, PreconditionFailed, RangeNotSatisfiable
 
 HASH = Sha256(bytes(range(32)))
@@ -18,7 +18,7 @@ EARLIER = "Sun, 06 Nov 1994 08:49:36 GMT"
 LATER = "Sun, 06 Nov 1994 08:49:38 GMT"
 MOMENT = datetime(1994, 11, 6, 8, 49, 37, 250_000, tzinfo=UTC)
 
-FILE = File(
+FILE = ProvedFile(
     id=uuid4(),
     owner="somebody",
     filename="photo.jpg",
