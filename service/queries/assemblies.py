@@ -5,8 +5,6 @@ from typing import Final
 from uuid import UUID
 
 from service.model import File, Sha256
-from service.queries.files import COLUMNS
-from service.queries.history import MOVE, MOVED, record
 from service.queries.rows import Database, read_file_if_any
 
 # The id is set once: parts that came under another would be named by nothing, and nobody would ever remove them.
@@ -60,21 +58,16 @@ async def release_assembly(database: Database, file_id: UUID, token: UUID) -> bo
 
 
 # What `complete` does for a file in one PUT (queries/files.py), and the lease goes with it.
-RECORD_ASSEMBLED: Final = (
-    f"""
-    WITH recorded AS (
-        UPDATE files
-        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), arrivals = arrivals + 1, due_at = now(),
-            declared_sha256 = coalesce(declared_sha256, $3), lease = NULL, lease_until = NULL
-        WHERE id = $1 AND lease = $2 AND state IN ('pending', 'verifying')
-          AND ($3::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $3)
-        RETURNING {COLUMNS}, {MOVED}
-    """
-    + record("recorded", by="'client'", why="'the client completed the upload: its parts are put together'")
-    + ") SELECT "
-    + COLUMNS
-    + " FROM recorded"
-)
+RECORD_ASSEMBLED: Final = """
+    UPDATE files
+    SET state = 'verifying', changed_by = 'client', changed_why = 'the client completed the upload: its parts are put together',
+        verifying_since = coalesce(verifying_since, now()), arrivals = arrivals + 1, due_at = now(),
+        declared_sha256 = coalesce(declared_sha256, $3), lease = NULL, lease_until = NULL
+    WHERE id = $1 AND lease = $2 AND state IN ('pending', 'verifying')
+      AND ($3::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $3)
+    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+              minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+"""
 
 
 async def record_assembled(database: Database, file_id: UUID, token: UUID, sha256: Sha256 | None) -> File | None:

@@ -4,19 +4,36 @@ from datetime import timedelta
 from typing import Final
 
 from service.model import Claim, File, Rejection, Sha256, State
-from service.queries.files import COLUMNS
-from service.queries.history import MOVE, MOVED, record
 from service.queries.rows import Database, read_file_if_any, read_row
 
-# A claim changes no state. The reservation is written here, in the same statement, before anything can lie under its key.
+# A claim changes no state. Each kind of file has a partial index of its own, so a claim reads no row of another kind. `due_at` moves with
+# the lease: when the process dies, the file is due again at its end.
 CLAIM: Final = """
-    , claimed AS (
-        UPDATE files SET lease = gen_random_uuid(), lease_until = now() + $2::interval, due_at = now() + $2::interval,
+    WITH large AS (
+        SELECT id FROM files
+        WHERE state IN ('pending', 'verifying') AND failed_reads = 0 AND size > 1073741824
+          AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
+        ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    ), small AS (
+        SELECT id FROM files
+        WHERE state IN ('pending', 'verifying') AND failed_reads = 0 AND size <= 1073741824
+          AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
+        ORDER BY due_at LIMIT greatest($1 - (SELECT count(*) FROM large), 0) FOR UPDATE SKIP LOCKED
+    ), unreadable AS (
+        SELECT id FROM files
+        WHERE state IN ('pending', 'verifying') AND failed_reads > 0
+          AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
+        ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED
+    ), due AS (
+        SELECT id FROM large UNION ALL SELECT id FROM small UNION ALL SELECT id FROM unreadable
+    ), claimed AS (
+        UPDATE files SET lease = gen_random_uuid(), lease_until = now() + $4::interval, due_at = now() + $4::interval,
                          attempts = attempts + 1
         FROM due WHERE files.id = due.id
         RETURNING files.id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, lease_until,
                   attempts, arrivals, grace_until <= now() AS grace_over, last_error IS NOT NULL AS failed_before, failed_reads
     ), reservation AS (
+        -- Written in the same statement, before anything can lie under its key.
         INSERT INTO reservations (vault_key, file_id, owner, lease, lease_until)
         SELECT gen_random_uuid(), id, owner, lease, lease_until FROM claimed
         RETURNING vault_key, file_id
@@ -25,29 +42,14 @@ CLAIM: Final = """
            grace_over, failed_before, failed_reads
     FROM claimed JOIN reservation ON file_id = id
 """
-DUE: Final = """
-    WITH due AS (
-        SELECT id FROM files
-        WHERE state IN ('pending', 'verifying') AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
-"""
-CLAIM_SMALL: Final = DUE + " AND failed_reads = 0 AND size <= 1073741824 ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)" + CLAIM
-CLAIM_LARGE: Final = DUE + " AND failed_reads = 0 AND size > 1073741824 ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)" + CLAIM
-CLAIM_UNREADABLE: Final = DUE + " AND failed_reads > 0 ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)" + CLAIM
 
 
-async def claim_small(database: Database, limit: int, lease: timedelta) -> list[Claim]:
-    """Claim up to `limit` due files of at most 1 GiB, but none that `claim_unreadable` takes."""
-    return [read_row(row, Claim) for row in await database.fetch(CLAIM_SMALL, limit, lease)]
+async def claim_files(database: Database, slots: int, *, large: int = 0, unreadable: int = 0, lease: timedelta) -> list[Claim]:
+    """Claim up to `slots` due files, at most `large` of them above 1 GiB.
 
-
-async def claim_large(database: Database, limit: int, lease: timedelta) -> list[Claim]:
-    """Claim up to `limit` due files of more than 1 GiB, but none that `claim_unreadable` takes."""
-    return [read_row(row, Claim) for row in await database.fetch(CLAIM_LARGE, limit, lease)]
-
-
-async def claim_unreadable(database: Database, limit: int, lease: timedelta) -> list[Claim]:
-    """Claim up to `limit` due files, of any size, of which a failed read of the incoming object was counted."""
-    return [read_row(row, Claim) for row in await database.fetch(CLAIM_UNREADABLE, limit, lease)]
+    Claim up to `unreadable` files beside them of which a failed read of the incoming object was counted.
+    """
+    return [read_row(row, Claim) for row in await database.fetch(CLAIM, slots, large, unreadable, lease)]
 
 
 # Both tables' leases move in one statement, and neither without the other.
@@ -70,23 +72,20 @@ async def extend_lease(database: Database, claim: Claim, lease: timedelta) -> bo
 
 # Only while no copy request was sent: the reservation may go at once, because nothing can ever lie under its key.
 # An arrival that came after the claim may speak of an object that the look just missed: then the file is due again at once.
-RETURN: Final = (
-    f"""
+RETURN: Final = """
     WITH reservation AS (
         DELETE FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
-    ), returned AS (
-        UPDATE files
-        SET state = CASE WHEN arrivals = $4 THEN 'pending' ELSE state END, {MOVE},
-            verifying_since = CASE WHEN arrivals <> $4 THEN verifying_since END,
-            due_at = CASE WHEN arrivals = $4 THEN least(now() + $5::interval, greatest(grace_until, now() + interval '1 second'))
-                          ELSE now() END,
-            lease = NULL, lease_until = NULL, last_error = NULL
-        FROM reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
-        RETURNING id, owner, state, {MOVED}
-    """
-    + record("returned", by="'worker'", why="'nothing lies at its key'")
-    + ") SELECT state FROM returned"
-)
+    )
+    UPDATE files
+    SET state = CASE WHEN arrivals = $4 THEN 'pending' ELSE state END,
+        changed_by = 'worker', changed_why = 'nothing lies at its key',
+        verifying_since = CASE WHEN arrivals <> $4 THEN verifying_since END,
+        due_at = CASE WHEN arrivals = $4 THEN least(now() + $5::interval, greatest(grace_until, now() + interval '1 second'))
+                      ELSE now() END,
+        lease = NULL, lease_until = NULL, last_error = NULL
+    FROM reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
+    RETURNING state
+"""
 
 
 async def return_to_pending(database: Database, claim: Claim, next_look: timedelta) -> State | None:
@@ -96,20 +95,17 @@ async def return_to_pending(database: Database, claim: Claim, next_look: timedel
 
 
 # `grace_over` was true at the claim, so the look that found nothing came after the last moment at which a PUT could begin or end.
-EXPIRE: Final = (
-    f"""
+EXPIRE: Final = """
     WITH reservation AS (
         DELETE FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
-    ), expired AS (
-        UPDATE files SET state = 'expired', {MOVE}, lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
-        FROM reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying') AND grace_until <= now()
-        RETURNING {COLUMNS}, {MOVED}
-    """
-    + record("expired", by="'worker'", why="'the upload never came'")
-    + ") SELECT "
-    + COLUMNS
-    + " FROM expired"
-)
+    )
+    UPDATE files
+    SET state = 'expired', changed_by = 'worker', changed_why = 'the upload never came',
+        lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
+    FROM reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying') AND grace_until <= now()
+    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+              minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+"""
 
 
 async def expire_file(database: Database, claim: Claim) -> File | None:
@@ -118,21 +114,17 @@ async def expire_file(database: Database, claim: Claim) -> File | None:
 
 
 # Only while no copy request was sent, like RETURN.
-REJECT: Final = (
-    f"""
+REJECT: Final = """
     WITH reservation AS (
         DELETE FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
-    ), rejected AS (
-        UPDATE files SET state = 'rejected', {MOVE}, rejection_reason = $4, rejection_detail = $5,
-                         lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
-        FROM reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
-        RETURNING {COLUMNS}, {MOVED}
-    """
-    + record("rejected", by="'worker'", why="rejection_reason || ': ' || rejection_detail")
-    + ") SELECT "
-    + COLUMNS
-    + " FROM rejected"
-)
+    )
+    UPDATE files
+    SET state = 'rejected', changed_by = 'worker', changed_why = $4 || ': ' || $5, rejection_reason = $4, rejection_detail = $5,
+        lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
+    FROM reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
+    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+              minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+"""
 
 
 async def reject_file(database: Database, claim: Claim, rejection: Rejection) -> File | None:
@@ -149,29 +141,33 @@ async def reject_file(database: Database, claim: Claim, rejection: Rejection) ->
 # One read of the copy may have been wrong. A mismatch is therefore a verdict only if the copy before it had the same digest. The
 # first mismatch is recorded: the lease is given back, the reservation is doomed, and the file is due again at once.
 # A mismatch that differs from the one before waits a minute, because a client may send two contents in turn.
-PROVED: Final = "'the copy has the declared size' || CASE WHEN declared_sha256 IS NULL THEN '' ELSE ' and digest' END"
-COMMIT: Final = (
-    f"""
+COMMIT: Final = """
     WITH reservation AS (
+        -- Locked and not doomed: otherwise the sweeper may have deleted the object.
         SELECT vault_key FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
     ), compared AS (
+        -- Locked, so that the digest that is compared is the one that the row has at the commit.
         SELECT id AS file_id, reservation.vault_key, size = $4 AND coalesce(declared_sha256 = $5, true) AS matches,
-               mismatched_sha256 IS NOT DISTINCT FROM $5 AS again
+               mismatched_sha256 IS NOT DISTINCT FROM $5 AS again,
+               CASE WHEN size <> $4 THEN 'size-mismatch' ELSE 'digest-mismatch' END AS reason,
+               CASE WHEN size <> $4 THEN 'declared ' || size || ' bytes, received ' || $4
+                    ELSE 'declared ' || encode(declared_sha256, 'hex') || ', received ' || encode($5, 'hex') END AS detail
         FROM files, reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
         FOR UPDATE OF files
     ), verdict AS (
         UPDATE files
-        SET state = CASE WHEN matches THEN 'ready' WHEN again THEN 'rejected' ELSE state END, {MOVE},
+        SET state = CASE WHEN matches THEN 'ready' WHEN again THEN 'rejected' ELSE state END,
+            changed_by = 'worker',
+            changed_why = CASE WHEN matches AND declared_sha256 IS NULL THEN 'the copy has the declared size'
+                               WHEN matches THEN 'the copy has the declared size and digest'
+                               ELSE reason || ': ' || detail END,
             hash = CASE WHEN matches THEN $5 END,
             minio_object_name = CASE WHEN matches THEN compared.vault_key END,
             vault_etag = CASE WHEN matches THEN $6 END,
             upload_date = CASE WHEN matches THEN now() END,
             mismatched_sha256 = CASE WHEN NOT matches THEN $5 END,
-            rejection_reason = CASE WHEN matches OR NOT again THEN NULL
-                                    WHEN size <> $4 THEN 'size-mismatch' ELSE 'digest-mismatch' END,
-            rejection_detail = CASE WHEN matches OR NOT again THEN NULL
-                                    WHEN size <> $4 THEN 'declared ' || size || ' bytes, received ' || $4
-                                    ELSE 'declared ' || encode(declared_sha256, 'hex') || ', received ' || encode($5, 'hex') END,
+            rejection_reason = CASE WHEN NOT matches AND again THEN reason END,
+            rejection_detail = CASE WHEN NOT matches AND again THEN detail END,
             due_at = CASE WHEN NOT matches AND NOT again THEN now() + CASE WHEN mismatched_sha256 IS NULL THEN interval '0'
                                                                            ELSE interval '1 minute' END END,
             last_error = CASE WHEN NOT matches AND NOT again
@@ -180,19 +176,18 @@ COMMIT: Final = (
             sweep_at = CASE WHEN matches OR again THEN now() END,
             lease = NULL, lease_until = NULL
         FROM compared WHERE id = file_id
-        RETURNING {COLUMNS}, {MOVED}
-    """
-    + record("verdict", by="'worker'", why=f"coalesce(rejection_reason || ': ' || rejection_detail, {PROVED})")
-    + """
+        RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+                  minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
     ), kept AS (
+        -- From now on the file names the object.
         DELETE FROM reservations USING verdict WHERE vault_key = $1 AND verdict.state = 'ready'
     ), doomed AS (
         UPDATE reservations SET doomed_at = now(), sweep_at = now() FROM verdict WHERE vault_key = $1 AND verdict.state <> 'ready'
     )
-    SELECT """
-    + COLUMNS
-    + " FROM verdict"
-)
+    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+           minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    FROM verdict
+"""
 
 
 async def commit_verification(database: Database, claim: Claim, *, size: int, sha256: Sha256, etag: str) -> File | None:
@@ -220,30 +215,26 @@ async def release_claim(database: Database, claim: Claim, *, retry_in: timedelta
 
 # One statement counts the failed read and gives the lease back, or rejects the file, so that a late worker counts nothing.
 # Both bounds must be reached: a burst of failures within minutes rejects no file.
-COUNT_FAILED_READ: Final = (
-    f"""
+COUNT_FAILED_READ: Final = """
     WITH failed AS (
         SELECT id AS file_id, failed_reads + 1 >= $5 AND failed_reads_since <= now() - $6::interval AS hopeless
         FROM files WHERE id = $1 AND lease = $2 AND state IN ('pending', 'verifying')
         FOR UPDATE
-    ), counted AS (
-        UPDATE files
-        SET state = CASE WHEN hopeless THEN 'rejected' ELSE state END, {MOVE},
-            failed_reads = failed_reads + 1, failed_reads_since = coalesce(failed_reads_since, now()), last_error = $4,
-            rejection_reason = CASE WHEN hopeless THEN 'unverifiable' END,
-            rejection_detail = CASE WHEN hopeless THEN 'the object could not be read ' || failed_reads + 1 || ' times: ' || $4 END,
-            due_at = CASE WHEN NOT coalesce(hopeless, false) THEN now() + $3::interval END,
-            final_at = CASE WHEN hopeless THEN now() END,
-            sweep_at = CASE WHEN hopeless THEN now() END,
-            lease = NULL, lease_until = NULL
-        FROM failed WHERE id = file_id
-        RETURNING {COLUMNS}, {MOVED}
-    """
-    + record("counted", by="'worker'", why="rejection_reason || ': ' || rejection_detail")
-    + ") SELECT "
-    + COLUMNS
-    + " FROM counted"
-)
+    )
+    UPDATE files
+    SET state = CASE WHEN hopeless THEN 'rejected' ELSE state END,
+        changed_by = 'worker', changed_why = 'unverifiable: the object could not be read ' || failed_reads + 1 || ' times: ' || $4,
+        failed_reads = failed_reads + 1, failed_reads_since = coalesce(failed_reads_since, now()), last_error = $4,
+        rejection_reason = CASE WHEN hopeless THEN 'unverifiable' END,
+        rejection_detail = CASE WHEN hopeless THEN 'the object could not be read ' || failed_reads + 1 || ' times: ' || $4 END,
+        due_at = CASE WHEN NOT coalesce(hopeless, false) THEN now() + $3::interval END,
+        final_at = CASE WHEN hopeless THEN now() END,
+        sweep_at = CASE WHEN hopeless THEN now() END,
+        lease = NULL, lease_until = NULL
+    FROM failed WHERE id = file_id
+    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+              minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+"""
 
 
 async def count_failed_read(

@@ -5,30 +5,18 @@ from typing import Final
 from uuid import UUID
 
 from service.model import Declaration, File, Sha256, UnprovedFile
-from service.queries.history import MOVE, MOVED, record
 from service.queries.rows import Database, read_file_if_any, read_row
-
-COLUMNS: Final = """
-    id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-    minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
-"""
 
 # The end of grace is fixed here, for the file's life: a PUT that began before the URL's end may last until then.
 # The first look without any arrival comes after a minute.
-DECLARE: Final = (
-    f"""
-    WITH declared AS (
-        INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size,
-                           state, history_xid, expires_at, grace_until, due_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $11, 'pending', pg_current_xact_id(),
-                now() + $9::interval, now() + $9::interval + $10::interval, now() + interval '1 minute')
-        RETURNING {COLUMNS}, {MOVED}
-    """
-    + record("declared", by="'client'", why="'declared'")
-    + ") SELECT "
-    + COLUMNS
-    + " FROM declared"
-)
+DECLARE: Final = """
+    INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size,
+                       state, changed_by, changed_why, expires_at, grace_until, due_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $11, 'pending', 'client', 'declared',
+            now() + $9::interval, now() + $9::interval + $10::interval, now() + interval '1 minute')
+    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+              minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+"""
 
 
 async def declare_file(
@@ -59,7 +47,11 @@ async def declare_file(
     return read_row(row, UnprovedFile)
 
 
-FIND: Final = "SELECT " + COLUMNS + " FROM files WHERE id = $1 AND ($2::text IS NULL OR owner = $2)"
+FIND: Final = """
+    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+           minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    FROM files WHERE id = $1 AND ($2::text IS NULL OR owner = $2)
+"""
 
 
 async def find_file(database: Database, file_id: UUID, *, owner: str | None) -> File | None:
@@ -77,22 +69,17 @@ async def ask_time(database: Database) -> datetime:
     return now
 
 
+# The event asks nobody and believes only the key. A live lease stays: its worker learns from `arrivals` that it has to look again.
 # An arrival makes the row due at once. After failed reads of its object it does so at most every 30 s: otherwise a client that
 # reports the arrival of an unreadable object again and again would cancel the file's back-off.
-DUE: Final = "CASE WHEN failed_reads = 0 THEN now() ELSE least(due_at, now() + interval '30 seconds') END"
-
-# The event asks nobody and believes only the key. A live lease stays: its worker learns from `arrivals` that it has to look again.
-RECORD_EVENT: Final = (
-    f"""
-    WITH recorded AS (
-        UPDATE files
-        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), arrivals = arrivals + 1, due_at = {DUE}
-        WHERE incoming_key = $1 AND state IN ('pending', 'verifying')
-        RETURNING id, owner, state, {MOVED}
-    """
-    + record("recorded", by="'store'", why="'the store announced the upload'")
-    + ") SELECT id FROM recorded"
-)
+RECORD_EVENT: Final = """
+    UPDATE files
+    SET state = 'verifying', changed_by = 'store', changed_why = 'the store announced the upload',
+        verifying_since = coalesce(verifying_since, now()), arrivals = arrivals + 1,
+        due_at = CASE WHEN failed_reads = 0 THEN now() ELSE least(due_at, now() + interval '30 seconds') END
+    WHERE incoming_key = $1 AND state IN ('pending', 'verifying')
+    RETURNING id
+"""
 
 
 async def record_event(database: Database, incoming_key: str) -> UUID | None:
@@ -102,21 +89,17 @@ async def record_event(database: Database, incoming_key: str) -> UUID | None:
 
 
 # A digest is set once: the WHERE lets through only one that agrees with what is known. The commit compares inside its own statement.
-RECORD_ARRIVAL: Final = (
-    f"""
-    WITH recorded AS (
-        UPDATE files
-        SET state = 'verifying', {MOVE}, verifying_since = coalesce(verifying_since, now()), arrivals = arrivals + 1, due_at = {DUE},
-            declared_sha256 = coalesce(declared_sha256, $2)
-        WHERE id = $1 AND state IN ('pending', 'verifying')
-          AND ($2::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $2)
-        RETURNING {COLUMNS}, {MOVED}
-    """
-    + record("recorded", by="'client'", why="$3::text")
-    + ") SELECT "
-    + COLUMNS
-    + " FROM recorded"
-)
+RECORD_ARRIVAL: Final = """
+    UPDATE files
+    SET state = 'verifying', changed_by = 'client', changed_why = $3,
+        verifying_since = coalesce(verifying_since, now()), arrivals = arrivals + 1,
+        due_at = CASE WHEN failed_reads = 0 THEN now() ELSE least(due_at, now() + interval '30 seconds') END,
+        declared_sha256 = coalesce(declared_sha256, $2)
+    WHERE id = $1 AND state IN ('pending', 'verifying')
+      AND ($2::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $2)
+    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+              minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+"""
 
 
 async def record_arrival(database: Database, file_id: UUID, sha256: Sha256 | None, *, why: str) -> File | None:
@@ -125,13 +108,12 @@ async def record_arrival(database: Database, file_id: UUID, sha256: Sha256 | Non
 
 
 # What a client calls its file is its own affair as long as there is one; what was declared of the bytes never changes.
-CHANGE: Final = (
-    """
+CHANGE: Final = """
     UPDATE files SET filename = coalesce($3, filename), metadata = coalesce($4, metadata)
     WHERE id = $1 AND ($2::text IS NULL OR owner = $2) AND state NOT IN ('expired', 'deleted')
-    RETURNING """
-    + COLUMNS
-)
+    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+              minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+"""
 
 
 async def change_file(
@@ -144,20 +126,16 @@ async def change_file(
 # Touches `files` alone: a reservation is left to the sweeper, which dooms it when its lease has ended. The first
 # sweep is due SWEEP_DELAY after `sweep_at`, which is now, or for a multipart upload that is being
 # assembled at this moment the end of that lease.
-DELETE: Final = (
-    f"""
-    WITH deleted AS (
-        UPDATE files
-        SET state = 'deleted', {MOVE}, lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(),
-            sweep_at = CASE WHEN upload_id IS NOT NULL THEN greatest(now(), lease_until) WHEN incoming_key IS NOT NULL THEN now() END,
-            sweeps = 0,
-            purge_at = CASE WHEN minio_object_name IS NOT NULL THEN now() END
-        WHERE id = $1 AND ($2::text IS NULL OR owner = $2) AND state <> 'deleted' AND ($3 OR state NOT IN ('ready', 'damaged'))
-        RETURNING id, owner, state, {MOVED}
-    """
-    + record("deleted", by="'client'", why="'the client deleted it'")
-    + ") SELECT id FROM deleted"
-)
+DELETE: Final = """
+    UPDATE files
+    SET state = 'deleted', changed_by = 'client', changed_why = 'the client deleted it',
+        lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(),
+        sweep_at = CASE WHEN upload_id IS NOT NULL THEN greatest(now(), lease_until) WHEN incoming_key IS NOT NULL THEN now() END,
+        sweeps = 0,
+        purge_at = CASE WHEN minio_object_name IS NOT NULL THEN now() END
+    WHERE id = $1 AND ($2::text IS NULL OR owner = $2) AND state <> 'deleted' AND ($3 OR state NOT IN ('ready', 'damaged'))
+    RETURNING id
+"""
 
 
 async def delete_file(database: Database, file_id: UUID, *, owner: str | None, proved_too: bool = True) -> bool:

@@ -1,4 +1,7 @@
-"""Statements over `file_history`, and what the statements of transitions share to write it.
+"""Statements over `file_history`. Its rows are written by a trigger on `files`.
+
+A statement that changes `state` sets `changed_by` and `changed_why` beside it. The trigger moves them to the row of the history, so they
+are NULL afterwards, and a statement that forgets them fails.
 
 Ids are a transaction's id and a sequence. They are given out before their commits, in another order: a reader takes only rows below the
 oldest transaction that still runs (`xmin`), so nothing can appear below what it has read.
@@ -17,20 +20,6 @@ import msgspec
 
 from service.model import Sha256, State
 from service.queries.rows import Database, read_row
-
-MOVE: Final = "previous = state, history_xid = greatest(history_xid, pg_current_xact_id())"
-"""What each statement that may change `state` sets beside it."""
-MOVED: Final = "previous, history_xid"
-"""What it returns beside the file's columns."""
-
-
-def record(changed: str, *, by: str, why: str) -> str:
-    """The CTE that writes down what the CTE `changed` did, if it changed the state; `by` and `why` are expressions over its rows."""
-    return f"""
-    ), history AS (
-        INSERT INTO file_history (xid, file_id, owner, state, previous, by, why)
-        SELECT history_xid, id, owner, state, previous, {by}, {why} FROM {changed} WHERE previous IS DISTINCT FROM state
-    """
 
 
 class Position(NamedTuple):
@@ -84,28 +73,23 @@ async def find_now(database: Database) -> Position:
     return Position(await database.fetchval(NOW), 0)
 
 
-# A row of a database that was restored from elsewhere may have an id that is not given out here yet; no waiting for that one.
-IS_HELD_BACK: Final = """
-    EXISTS (SELECT FROM file_history WHERE xid >= pg_snapshot_xmin(pg_current_snapshot()) AND xid < pg_snapshot_xmax(pg_current_snapshot()))
+# One row is returned at least, so that the statement's own snapshot tells how far it has read. A row of a database that was restored from
+# elsewhere may have an id that is not given out here yet: `held_back` does not wait for it.
+READ_ALL: Final = """
+    SELECT pg_snapshot_xmin(pg_current_snapshot()) AS xmin,
+           EXISTS (SELECT FROM file_history WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())
+                                              AND xid < pg_snapshot_xmax(pg_current_snapshot())) AS held_back,
+           found.*
+    FROM (VALUES (1)) AS always LEFT JOIN LATERAL (
+        SELECT xid, sequence, history.owner, file_id, filename, history.state, history.previous, at, by, why,
+               CASE WHEN history.state IN ('ready', 'damaged', 'deleted') THEN hash END AS hash
+        FROM file_history AS history JOIN files ON files.id = file_id
+        WHERE (xid, sequence) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+          AND history.owner = ANY ($3::text[])
+        ORDER BY xid, sequence LIMIT $4
+    ) AS found ON true
+    ORDER BY found.xid, found.sequence
 """
-TRANSITIONS: Final = """
-    SELECT xid, sequence, history.owner, file_id, filename, history.state, history.previous, at, by, why,
-           CASE WHEN history.state IN ('ready', 'damaged', 'deleted') THEN hash END AS hash
-    FROM file_history AS history JOIN files ON files.id = file_id
-    WHERE (xid, sequence) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
-"""
-IN_ORDER: Final = " ORDER BY xid, sequence LIMIT $4"
-
-# One row at least, so that the statement's own snapshot tells how far it has read.
-READ_ALL: Final = (
-    "SELECT pg_snapshot_xmin(pg_current_snapshot()) AS xmin, "
-    + IS_HELD_BACK
-    + " AS held_back, found.* FROM (VALUES (1)) AS always LEFT JOIN LATERAL ("
-    + TRANSITIONS
-    + " AND history.owner = ANY ($3::text[])"
-    + IN_ORDER
-    + ") AS found ON true ORDER BY found.xid, found.sequence"
-)
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -124,9 +108,23 @@ async def read_all(database: Database, after: Position, owners: list[str], *, li
     return Read(found, end, rows[0]["held_back"])
 
 
-# The owner stands in the comparison as well: else a plan that reads everybody's rows in order can look cheaper.
-READ_OWNER: Final = TRANSITIONS + " AND history.owner = $3 AND (history.owner, xid, sequence) > ($3, $1, $2)" + IN_ORDER
-READ_FILE: Final = TRANSITIONS + " AND history.file_id = $3" + IN_ORDER
+# The owner stands in the comparison as well: otherwise a plan that reads all owners' rows in order can look cheaper.
+READ_OWNER: Final = """
+    SELECT xid, sequence, history.owner, file_id, filename, history.state, history.previous, at, by, why,
+           CASE WHEN history.state IN ('ready', 'damaged', 'deleted') THEN hash END AS hash
+    FROM file_history AS history JOIN files ON files.id = file_id
+    WHERE (xid, sequence) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+      AND history.owner = $3 AND (history.owner, xid, sequence) > ($3, $1, $2)
+    ORDER BY xid, sequence LIMIT $4
+"""
+READ_FILE: Final = """
+    SELECT xid, sequence, history.owner, file_id, filename, history.state, history.previous, at, by, why,
+           CASE WHEN history.state IN ('ready', 'damaged', 'deleted') THEN hash END AS hash
+    FROM file_history AS history JOIN files ON files.id = file_id
+    WHERE (xid, sequence) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+      AND history.file_id = $3
+    ORDER BY xid, sequence LIMIT $4
+"""
 
 
 async def read_some(database: Database, after: Position, *, owner: str, file_id: UUID | None, limit: int) -> list[Transition]:

@@ -7,7 +7,6 @@ from uuid import UUID
 import msgspec
 
 from service.model import File, Sha256, State
-from service.queries.files import COLUMNS
 from service.queries.rows import Database, read_file
 
 MOST_ROWS_READ: Final = 10_000
@@ -44,17 +43,48 @@ def follow_prefix(prefix: str) -> str:
 
 # The inner query reads one index backwards from the cursor; OFFSET 0 keeps the outer filters from changing which one that is.
 # A prefix is a range of `text_pattern_ops`, bounds given: LIKE with a parameter has no index in a generic plan.
-SELECT: Final = "SELECT " + COLUMNS + " FROM (SELECT " + COLUMNS + " FROM files WHERE owner = $1 AND id < $2 "
-FILTERED: Final = """
-    ORDER BY id DESC LIMIT 10000 OFFSET 0) AS read
+BY_ID: Final = """
+    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+           minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    FROM (
+        SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+               minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+        FROM files WHERE owner = $1 AND id < $2
+        ORDER BY id DESC LIMIT 10000 OFFSET 0
+    ) AS read
     WHERE state = ANY ($4::text[]) AND ($5::text IS NULL OR content_type = $5)
       AND ($6::timestamptz IS NULL OR created_at > $6) AND ($7::timestamptz IS NULL OR created_at < $7)
       AND ($8::bytea IS NULL OR hash = $8) AND ($9::text IS NULL OR filename ~>=~ $9) AND ($10::text IS NULL OR filename ~<~ $10)
     ORDER BY id DESC LIMIT $3
 """
-BY_ID: Final = SELECT + FILTERED
-BY_HASH: Final = SELECT + " AND hash = $8 " + FILTERED
-BY_FILENAME: Final = SELECT + " AND filename ~>=~ $9 AND filename ~<~ $10 " + FILTERED
+BY_HASH: Final = """
+    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+           minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    FROM (
+        SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+               minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+        FROM files WHERE owner = $1 AND id < $2 AND hash = $8
+        ORDER BY id DESC LIMIT 10000 OFFSET 0
+    ) AS read
+    WHERE state = ANY ($4::text[]) AND ($5::text IS NULL OR content_type = $5)
+      AND ($6::timestamptz IS NULL OR created_at > $6) AND ($7::timestamptz IS NULL OR created_at < $7)
+      AND ($8::bytea IS NULL OR hash = $8) AND ($9::text IS NULL OR filename ~>=~ $9) AND ($10::text IS NULL OR filename ~<~ $10)
+    ORDER BY id DESC LIMIT $3
+"""
+BY_FILENAME: Final = """
+    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+           minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    FROM (
+        SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+               minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+        FROM files WHERE owner = $1 AND id < $2 AND filename ~>=~ $9 AND filename ~<~ $10
+        ORDER BY id DESC LIMIT 10000 OFFSET 0
+    ) AS read
+    WHERE state = ANY ($4::text[]) AND ($5::text IS NULL OR content_type = $5)
+      AND ($6::timestamptz IS NULL OR created_at > $6) AND ($7::timestamptz IS NULL OR created_at < $7)
+      AND ($8::bytea IS NULL OR hash = $8) AND ($9::text IS NULL OR filename ~>=~ $9) AND ($10::text IS NULL OR filename ~<~ $10)
+    ORDER BY id DESC LIMIT $3
+"""
 
 
 class Found(msgspec.Struct, frozen=True):

@@ -7,8 +7,6 @@ from uuid import UUID
 import msgspec
 
 from service.model import Declaration, File, Sha256
-from service.queries.files import COLUMNS
-from service.queries.history import MOVED, record
 from service.queries.rows import Database, read_file_if_any, read_row
 
 
@@ -81,26 +79,26 @@ async def name_upload(database: Database, vault_key: UUID, lease: UUID, *, uploa
 
 
 # The commit of a streamed upload: it inserts the file's row from the live reservation, or nothing. The file has no incoming key.
-COMMIT: Final = (
-    f"""
+COMMIT: Final = """
     WITH reservation AS (
+        -- Locked and not doomed: otherwise the sweeper may have deleted the object.
         SELECT vault_key, file_id, owner FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
-    ), born AS (
-        INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata, state, history_xid, hash,
+    ), inserted AS (
+        INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata, state, changed_by, changed_why, hash,
                            minio_object_name, vault_etag, upload_date, expires_at, grace_until, final_at)
-        SELECT file_id, owner, $3, $4, $5, $6, $7, 'ready', pg_current_xact_id(), $8, vault_key, $9, now(), now(), now(), now()
+        SELECT file_id, owner, $3, $4, $5, $6, $7, 'ready', 'client', 'streamed through the API, hashed on its way', $8,
+               vault_key, $9, now(), now(), now(), now()
         FROM reservation
-        RETURNING {COLUMNS}, {MOVED}
-    """
-    + record("born", by="'client'", why="'streamed through the API, hashed on its way'")
-    + """
+        RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+                  minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
     ), kept AS (
-        DELETE FROM reservations USING born WHERE vault_key = $1
+        -- From now on the file names the object.
+        DELETE FROM reservations USING inserted WHERE vault_key = $1
     )
-    SELECT """
-    + COLUMNS
-    + " FROM born"
-)
+    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
+           minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    FROM inserted
+"""
 
 
 async def commit_streamed_upload(

@@ -9,12 +9,10 @@ fails (service/worker/store_health.py), and probes again after waits that double
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Final
 
-import asyncpg
 import structlog
 
 from service import database
@@ -97,24 +95,18 @@ class Worker:
         return UNREADABLE_SLOTS - sum(claim.failed_reads > 0 for claim in self.running.values())
 
     async def fill_slots(self) -> bool:
-        """Claim large files, then small ones, then one that could not be read. Return whether more may be due than were asked for."""
-        free, free_large = self.free_slots(), self.free_large_slots()
-        taken = await self.take(claims.claim_large, free_large) if free_large > 0 else 0
-        if free > taken:
-            taken += await self.take(claims.claim_small, free - taken)
-        if self.free_unreadable_slots() > 0:
-            await self.take(claims.claim_unreadable, self.free_unreadable_slots())
-        return taken == free > 0
-
-    async def take(self, claim_some: Callable[[asyncpg.Pool, int, timedelta], Awaitable[list[Claim]]], limit: int) -> int:
-        """Claim and begin; how many."""
+        """Claim what fits and begin. Return whether more may be due than were asked for."""
+        free, large, unreadable = self.free_slots(), self.free_large_slots(), self.free_unreadable_slots()
+        if free + unreadable <= 0:
+            return False
         claimed_at = time.monotonic()
-        claimed = await claim_some(self.resources.pool, limit, self.resources.settings.lease)
+        lease = self.resources.settings.lease
+        claimed = await claims.claim_files(self.resources.pool, free, large=large, unreadable=unreadable, lease=lease)
         for claim in claimed:
             task = asyncio.create_task(self.verify(claim, claimed_at))
             self.running[task] = claim
             task.add_done_callback(self.running.pop)
-        return len(claimed)
+        return sum(claim.failed_reads == 0 for claim in claimed) == free > 0
 
     async def verify(self, claim: Claim, claimed_at: float) -> None:
         """One claim; a fault of ours is logged and costs this file a minute, not the worker its life."""

@@ -99,7 +99,7 @@ async def claim(resources: Resources, file: File) -> Claim:
 
 async def claim_due(resources: Resources) -> Claim:
     lease = resources.settings.lease
-    [claimed] = await claims.claim_small(resources.pool, 1, lease) or await claims.claim_unreadable(resources.pool, 1, lease)
+    [claimed] = await claims.claim_files(resources.pool, 1, unreadable=1, lease=lease)
     return claimed
 
 

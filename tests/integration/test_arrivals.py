@@ -44,7 +44,7 @@ async def send(resources: Resources) -> File:
 async def look(resources: Resources) -> None:
     """One claim of what is due, as a worker makes it."""
     await resources.pool.execute("UPDATE files SET due_at = now() WHERE due_at IS NOT NULL")
-    [claim] = await claims.claim_small(resources.pool, 1, resources.settings.lease)
+    [claim] = await claims.claim_files(resources.pool, 1, lease=resources.settings.lease)
     with ThreadPoolExecutor(1) as hashing:
         await verify(resources, claim, claimed_at=time.monotonic(), hashing=hashing, health=StoreHealth(resources))
 

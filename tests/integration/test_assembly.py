@@ -171,7 +171,7 @@ async def test_an_assembly_that_takes_effect_late_is_found_without_its_client(re
         await complete(msgspec.structs.replace(resources, incoming=incoming), file)
     lease = await read_lease(resources, file)
     assert lease is not None
-    assert await claims.claim_small(resources.pool, 1, timedelta(minutes=1)) == []  # a live lease is passed over
+    assert await claims.claim_files(resources.pool, 1, lease=timedelta(minutes=1)) == []  # a live lease is passed over
     await incoming.land()
     await end_lease(resources)
     await pass_time(resources.pool, timedelta(minutes=2))
@@ -402,7 +402,7 @@ async def test_a_file_does_not_expire_while_it_is_assembled(resources: Resources
     await gate.reached.wait()
     over = "UPDATE files SET expires_at = now() - interval '2 h', grace_until = now() - interval '1 h', due_at = now()"
     await resources.pool.execute(over)
-    assert await claims.claim_small(resources.pool, 1, timedelta(minutes=1)) == []
+    assert await claims.claim_files(resources.pool, 1, lease=timedelta(minutes=1)) == []
     gate.opened.set()
     assert (await task).state == State.VERIFYING
     await check_ready_and_clean(resources, file)

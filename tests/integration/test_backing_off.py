@@ -65,7 +65,7 @@ async def test_a_store_that_is_back_is_used_at_once_after_the_first_success(reso
     worker.health.failed_probes, worker.health.failures = 1, 10  # a wait of a minute
     waiting = asyncio.create_task(worker.health.wait_for_recovery())
     await declare(resources)
-    [claim] = await claims.claim_small(resources.pool, 1, resources.settings.lease)
+    [claim] = await claims.claim_files(resources.pool, 1, lease=resources.settings.lease)
     await worker.verify(claim, time.monotonic())  # nothing was sent: the store says so, and that is an answer
     await asyncio.wait_for(waiting, 5)
     assert not worker.health.is_away
@@ -76,7 +76,7 @@ async def test_a_large_file_without_a_slot_wakes_nobody(resources: Resources) ->
     worker = Worker(msgspec.structs.replace(resources, pool=statements))
     for _ in range(3):
         await declare(resources, size=2 * 1024**3)
-    held = await claims.claim_large(resources.pool, 2, resources.settings.lease)
+    held = await claims.claim_files(resources.pool, 2, large=2, lease=resources.settings.lease)
     never = asyncio.Event()
     for claim in held:
         worker.running[asyncio.create_task(wait(never))] = claim

@@ -80,7 +80,8 @@ async def test_only_a_refusal_stands_for_an_event_that_cannot_be_suppressed(reso
 async def make_final(resources: Resources, file_id: UUID, *, arrivals: int) -> None:
     await resources.pool.execute(
         """
-        UPDATE files SET state = 'rejected', rejection_reason = 'size-mismatch', rejection_detail = '', due_at = NULL, final_at = now(),
+        UPDATE files SET state = 'rejected', changed_by = 'worker',
+                         rejection_reason = 'size-mismatch', rejection_detail = '', due_at = NULL, final_at = now(),
                          arrivals = $2
         WHERE id = $1
         """,

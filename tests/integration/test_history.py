@@ -57,7 +57,7 @@ async def test_a_transition_that_is_none_is_not_told(pool: asyncpg.Pool) -> None
     await files.record_event(pool, held.incoming_key)
     await files.record_arrival(pool, held.id, None, why="the client completed the upload")
     assert await claims.return_to_pending(pool, held, LEASE) == State.VERIFYING
-    await claims.claim_small(pool, 1, LEASE)
+    await claims.claim_files(pool, 1, lease=LEASE)
     assert await commit(pool, held) is None
     assert not await files.delete_file(pool, held.id, owner="bob")
     assert await tell(pool, held) == before
@@ -79,7 +79,7 @@ async def test_an_expiry_and_a_rejection_are_told(pool: asyncpg.Pool) -> None:
     assert (await tell(pool, rejected))[-1] == ("rejected", "verifying", "worker", "size-mismatch: declared 3 bytes, received 4")
     file = await declare(pool)
     await pool.execute("UPDATE files SET expires_at = now(), grace_until = now(), due_at = now() WHERE id = $1", file.id)
-    [held] = await claims.claim_small(pool, 1, LEASE)
+    [held] = await claims.claim_files(pool, 1, lease=LEASE)
     await claims.expire_file(pool, held)
     assert (await tell(pool, held))[1:] == [("expired", "pending", "worker", "the upload never came")]
 
@@ -131,7 +131,7 @@ async def test_a_files_transitions_keep_their_order_when_the_second_has_the_lowe
     await pool.execute("UPDATE files SET due_at = now()")
     file = await declare(pool)
     await pool.execute("UPDATE files SET due_at = now()")
-    [held] = await claims.claim_small(pool, 1, LEASE)
+    [held] = await claims.claim_files(pool, 1, lease=LEASE)
     async with held_open(pool) as holder:
         await holder.execute("SELECT FROM reservations FOR UPDATE")  # as a commit does first: its transaction has its id now
         await files.record_event(pool, file.incoming_key or "")
@@ -234,12 +234,9 @@ async def fill(connection: Any) -> None:
     await connection.execute(
         """
         INSERT INTO files (id, owner, filename, size, metadata, state, hash, minio_object_name, vault_etag, upload_date, expires_at,
-                           grace_until, final_at)
+                           grace_until, final_at, changed_by)
         SELECT gen_random_uuid(), 'owner' || n % 20, 'name' || n, 1, '{}', 'ready', sha256(n::text::bytea), gen_random_uuid(), 'e',
-               now(), now(), now(), now() FROM generate_series(1, 20000) AS n
+               now(), now(), now(), now(), 'client' FROM generate_series(1, 20000) AS n
         """
-    )
-    await connection.execute(
-        "INSERT INTO file_history (xid, file_id, owner, state, by) SELECT pg_current_xact_id(), id, owner, state, 'client' FROM files"
     )
     await connection.execute("ANALYZE files, file_history")

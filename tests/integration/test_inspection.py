@@ -77,7 +77,7 @@ async def test_an_upload_that_no_worker_takes(resources: Resources, file: File) 
 async def test_a_file_that_a_worker_holds(resources: Resources, file: File) -> None:
     await send(resources, file)
     await record_event(resources, file.incoming_key or "")
-    (claim,) = await claims.claim_small(resources.pool, 1, LEASE)
+    (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     found = await inspect_file(resources, file.id)
     assert "a worker is at it" in found.why
     assert "its lease ends in" in found.next
@@ -87,7 +87,7 @@ async def test_a_file_that_a_worker_holds(resources: Resources, file: File) -> N
 
 async def test_the_last_error_of_the_store_is_told(resources: Resources, file: File) -> None:
     await record_event(resources, file.incoming_key or "")
-    (claim,) = await claims.claim_small(resources.pool, 1, LEASE)
+    (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     await claims.release_claim(resources.pool, claim, retry_in=timedelta(minutes=5), error="SlowDown")
     found = await inspect_file(resources, file.id)
     assert found.why == "attempt 1 was given up: SlowDown"
@@ -95,9 +95,9 @@ async def test_the_last_error_of_the_store_is_told(resources: Resources, file: F
 
 async def test_a_second_attempt_is_not_told_by_the_error_of_the_first(resources: Resources, file: File) -> None:
     await record_event(resources, file.incoming_key or "")
-    (claim,) = await claims.claim_small(resources.pool, 1, LEASE)
+    (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     await claims.release_claim(resources.pool, claim, retry_in=timedelta(0), error="SlowDown")
-    await claims.claim_small(resources.pool, 1, LEASE)
+    await claims.claim_files(resources.pool, 1, lease=LEASE)
     assert (await inspect_file(resources, file.id)).why == "a worker is at it (attempt 2)"
 
 
@@ -130,7 +130,7 @@ async def test_the_row_is_told_while_the_store_is_away(resources: Resources, wit
 async def test_a_proved_file_and_its_object(resources: Resources, file: File) -> None:
     await send(resources, file)
     await record_event(resources, file.incoming_key or "")
-    (claim,) = await claims.claim_small(resources.pool, 1, LEASE)
+    (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     key = str(claim.vault_key)
     etag = await resources.vault.put(key, BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10)
     digest = Sha256(hashlib.sha256(BODY).digest())

@@ -3,21 +3,17 @@
 import asyncio
 import os
 import re
-import runpy
 import secrets
 import sys
 from collections.abc import Iterator
 
 import asyncpg
 import pytest
-from alembic import command
-from alembic.config import Config
 
 from service import database
 from service.queries import files
 from service.settings import DatabaseSettings, DatabaseUrl, Secret
 from tests.conftest import execute, in_database
-from tests.integration.locks import held_open
 
 pytestmark = pytest.mark.anyio
 
@@ -82,52 +78,32 @@ async def test_a_schema_from_the_future_is_no_crash(empty: DatabaseSettings) -> 
     assert "upgrade" in said
 
 
-async def test_files_that_are_older_than_the_history_have_one_from_then_on(empty: DatabaseSettings) -> None:
-    await asyncio.to_thread(upgrade_to, "0002", empty)
+async def test_a_transition_is_recorded_in_the_statement_that_makes_it(pool: asyncpg.Pool) -> None:
+    await pool.execute(
+        """
+        INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, changed_by, changed_why,
+                           expires_at, grace_until, due_at)
+        VALUES (gen_random_uuid(), 'ann', 'a', 1, '{}', 'k', 'pending', 'client', 'declared', now(), now(), now())
+        """
+    )
+    await files.record_event(pool, "k")
+    await files.record_event(pool, "k")  # the state stays, and so does the history
+    recorded = await pool.fetch("SELECT state, previous, by, why FROM file_history ORDER BY sequence")
+    assert [tuple(row) for row in recorded] == [
+        ("pending", None, "client", "declared"),
+        ("verifying", "pending", "store", "the store announced the upload"),
+    ]
+    assert await pool.fetchval("SELECT count(*) FROM files WHERE changed_by IS NULL AND changed_why IS NULL") == 1
+
+
+async def test_a_transition_that_nothing_is_said_of_fails(pool: asyncpg.Pool) -> None:
     insert = """
         INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, expires_at, grace_until, due_at)
         VALUES (gen_random_uuid(), 'ann', 'a', 1, '{}', 'k', 'pending', now(), now(), now())
     """
-    await execute(empty.database_url, insert)
-    await database.migrate(empty)
-    opened = await database.open_pool(empty)
-    async with opened:
-        await files.record_event(opened, "k")
-        told = await opened.fetch("SELECT state, previous, by FROM file_history ORDER BY sequence")
-    assert [tuple(row) for row in told] == [("pending", None, "migration"), ("verifying", "pending", "store")]
-
-
-async def test_files_are_read_and_changed_while_the_history_is_filled(empty: DatabaseSettings) -> None:
-    """Of many files that takes minutes, and the processes of before run on."""
-    statements = read_statements("0004_file_history")
-    filled = next(number for number, statement in enumerate(statements, 1) if "INSERT INTO file_history" in statement)
-    await check_files_stay_free(empty, "0003", statements[:filled])
-
-
-async def test_files_are_read_and_changed_while_their_parts_are_checked(empty: DatabaseSettings) -> None:
-    await check_files_stay_free(empty, "0004", read_statements("0005_parts_checked"))
-
-
-def read_statements(migration: str) -> tuple[str, ...]:
-    found: tuple[str, ...] = runpy.run_path(str(database.find_migrations() / "versions" / f"{migration}.py"))["STATEMENTS"]
-    return found
-
-
-async def check_files_stay_free(empty: DatabaseSettings, version: str, statements: tuple[str, ...]) -> None:
-    """While these statements' transaction is open, on the schema of this version."""
-    await asyncio.to_thread(upgrade_to, version, empty)
-    opened = await database.open_pool(empty)
-    async with opened, held_open(opened) as migrating:
-        for statement in statements:
-            await migrating.execute(statement)
-        await opened.execute("SET lock_timeout = '1s'; UPDATE files SET filename = filename")
-
-
-def upgrade_to(version: str, settings: DatabaseSettings) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(database.find_migrations()))
-    config.attributes["url"] = settings.listen_url
-    command.upgrade(config, version)
+    with pytest.raises(asyncpg.NotNullViolationError, match="by"):
+        await pool.execute(insert)
+    assert await pool.fetchval("SELECT count(*) FROM files") == 0
 
 
 @pytest.mark.parametrize(("version", "said"), [("0000", "assay migrate"), ("9999", "upgrade")])

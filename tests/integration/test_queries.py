@@ -40,7 +40,7 @@ async def declare(pool: asyncpg.Pool, what: Declaration | None = None) -> File:
 
 async def claim(pool: asyncpg.Pool, file: File) -> Claim:
     await files.record_event(pool, file.incoming_key or "")
-    [claimed] = await claims.claim_small(pool, 1, LEASE) or await claims.claim_unreadable(pool, 1, LEASE)
+    [claimed] = await claims.claim_files(pool, 1, unreadable=1, lease=LEASE)
     assert claimed.id == file.id
     return claimed
 
@@ -68,20 +68,20 @@ async def test_a_claim_changes_no_state_and_writes_its_vault_key_down(pool: asyn
     [copy] = await reservations.list_reservations(pool, held.id)
     assert (copy.vault_key, copy.lease) == (held.vault_key, held.lease)
     assert held.state == State.VERIFYING
-    assert await claims.claim_small(pool, 9, LEASE) == []
+    assert await claims.claim_files(pool, 9, lease=LEASE) == []
 
 
 async def test_large_files_are_claimed_apart_from_small_ones(pool: asyncpg.Pool) -> None:
     large = await declare(pool, declaration(size=2**30 + 1))
     await files.record_event(pool, large.incoming_key or "")
-    assert await claims.claim_small(pool, 9, LEASE) == []
-    assert [held.id for held in await claims.claim_large(pool, 9, LEASE)] == [large.id]
+    assert await claims.claim_files(pool, 9, lease=LEASE) == []
+    assert [held.id for held in await claims.claim_files(pool, 9, large=9, lease=LEASE)] == [large.id]
 
 
 async def test_an_ended_lease_is_claimed_again_under_another_key(pool: asyncpg.Pool) -> None:
     first = await claim(pool, await declare(pool))
     await pool.execute("UPDATE files SET lease_until = now() - interval '1 s', due_at = now()")
-    [second] = await claims.claim_small(pool, 9, LEASE)
+    [second] = await claims.claim_files(pool, 9, lease=LEASE)
     assert second.lease != first.lease
     assert second.vault_key != first.vault_key
     assert await commit(pool, first) is None
@@ -105,7 +105,7 @@ async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_c
     first = await commit(pool, held)
     assert first is not None
     assert (first.state, first.rejection_reason, first.hash) == (State.VERIFYING, None, None)
-    [again] = await claims.claim_small(pool, 9, LEASE)
+    [again] = await claims.claim_files(pool, 9, lease=LEASE)
     assert again.vault_key != held.vault_key
     file = await commit(pool, again)
     assert file is not None
@@ -117,13 +117,13 @@ async def test_two_mismatches_with_different_digests_reject_no_file(pool: asyncp
     """Either read may have been wrong, or the client sends two contents in turn: the next claim waits."""
     held = await claim(pool, await declare(pool, declaration(sha256=THIRD)))
     assert (await commit(pool, held)) is not None
-    [again] = await claims.claim_small(pool, 9, LEASE)
+    [again] = await claims.claim_files(pool, 9, lease=LEASE)
     file = await claims.commit_verification(pool, again, size=3, sha256=OTHER, etag="e")
     assert file is not None
     assert (file.state, file.rejection_reason) == (State.VERIFYING, None)
-    assert await claims.claim_small(pool, 9, LEASE) == []
+    assert await claims.claim_files(pool, 9, lease=LEASE) == []
     await pool.execute("UPDATE files SET due_at = now()")
-    [third] = await claims.claim_small(pool, 9, LEASE)
+    [third] = await claims.claim_files(pool, 9, lease=LEASE)
     proved = await claims.commit_verification(pool, third, size=3, sha256=THIRD, etag="e")
     assert proved is not None
     assert (proved.state, proved.hash) == (State.READY, THIRD)
@@ -155,10 +155,10 @@ async def test_an_arrival_cannot_cancel_the_back_off_of_an_unreadable_object(poo
     await claims.count_failed_read(pool, held, retry_in=timedelta(minutes=10), error="503", most_reads=10, most_time=timedelta(hours=24))
     for _ in range(2):
         await files.record_event(pool, file.incoming_key or "")
-        assert await claims.claim_unreadable(pool, 9, LEASE) == []
+        assert await claims.claim_files(pool, 0, unreadable=9, lease=LEASE) == []
     await pool.execute("UPDATE files SET due_at = due_at - interval '30 seconds'")
-    assert await claims.claim_small(pool, 9, LEASE) == []
-    assert [one.id for one in await claims.claim_unreadable(pool, 9, LEASE)] == [file.id]
+    assert await claims.claim_files(pool, 9, lease=LEASE) == []
+    assert [one.id for one in await claims.claim_files(pool, 0, unreadable=9, lease=LEASE)] == [file.id]
 
 
 async def count_read(pool: asyncpg.Pool, held: Claim, *, most_reads: int, most_time: timedelta) -> File | None:
@@ -174,7 +174,7 @@ async def test_a_second_other_digest_changes_nothing(pool: asyncpg.Pool) -> None
 
 async def test_another_size_is_rejected_by_the_commit(pool: asyncpg.Pool) -> None:
     await commit_size(pool, await claim(pool, await declare(pool)))
-    [again] = await claims.claim_small(pool, 9, LEASE)
+    [again] = await claims.claim_files(pool, 9, lease=LEASE)
     file = await commit_size(pool, again)
     assert file is not None
     assert (file.state, file.rejection_reason) == (State.REJECTED, RejectionReason.SIZE_MISMATCH)
@@ -226,7 +226,7 @@ async def test_an_arrival_after_the_claim_makes_the_file_due_again_at_once(pool:
     held = await claim(pool, file)
     await files.record_event(pool, file.incoming_key or "")
     assert await claims.return_to_pending(pool, held, timedelta(minutes=1)) == State.VERIFYING
-    assert len(await claims.claim_small(pool, 9, LEASE)) == 1
+    assert len(await claims.claim_files(pool, 9, lease=LEASE)) == 1
 
 
 async def test_a_file_expires_only_after_its_grace(pool: asyncpg.Pool) -> None:
@@ -299,9 +299,9 @@ async def test_a_page_reads_its_index_also_in_a_generic_plan(pool: asyncpg.Pool,
         await connection.execute(
             """
             INSERT INTO files (id, owner, filename, size, metadata, state, hash, minio_object_name, vault_etag, upload_date, expires_at,
-                               grace_until, final_at)
+                               grace_until, final_at, changed_by)
             SELECT gen_random_uuid(), 'owner' || n % 20, 'name' || n, 1, '{}', 'ready', sha256(n::text::bytea), gen_random_uuid(), 'e',
-                   now(), now(), now(), now() FROM generate_series(1, 20000) AS n
+                   now(), now(), now(), now(), 'client' FROM generate_series(1, 20000) AS n
             """
         )
         await connection.execute("ANALYZE files")
@@ -333,9 +333,9 @@ async def test_what_is_not_due_costs_the_sweeper_nothing(pool: asyncpg.Pool, sta
         await connection.execute(
             """
             INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, hash, minio_object_name, vault_etag, upload_date,
-                               expires_at, grace_until, final_at, sweep_at, purge_at)
+                               expires_at, grace_until, final_at, sweep_at, purge_at, changed_by)
             SELECT gen_random_uuid(), 'ann', 'name', 1, '{}', 'key' || n, 'deleted', sha256('x'), gen_random_uuid(), 'e', now(),
-                   now(), now(), now(), now(), now() FROM generate_series(1, 20000) AS n
+                   now(), now(), now(), now(), now(), 'client' FROM generate_series(1, 20000) AS n
             """
         )
         await connection.execute("ANALYZE files")
@@ -347,33 +347,27 @@ async def test_what_is_not_due_costs_the_sweeper_nothing(pool: asyncpg.Pool, sta
     assert scan["Actual Rows"] == 0
 
 
-CLAIMS = {
-    claims.CLAIM_SMALL: "files_due_small",
-    claims.CLAIM_LARGE: "files_due_large",
-    claims.CLAIM_UNREADABLE: "files_due_unreadable",
-}
-
-
-@pytest.mark.parametrize("statement", CLAIMS, ids=CLAIMS.values())
-async def test_a_claim_reads_no_file_of_another_kind(pool: asyncpg.Pool, statement: str) -> None:
+async def test_a_claim_reads_no_file_of_another_kind(pool: asyncpg.Pool) -> None:
     """Any number of due files that could not be read, or are large, costs the claim of a small one nothing."""
     async with pool.acquire() as connection:
         await connection.execute(
             """
             INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, expires_at, grace_until, due_at, failed_reads,
-                               failed_reads_since)
+                               failed_reads_since, changed_by)
             SELECT gen_random_uuid(), 'ann', 'name', CASE n % 3 WHEN 0 THEN 1 ELSE 2147483648 END, '{}', 'key' || n, 'pending', now(),
-                   now(), now() - n * interval '1 second', CASE n % 3 WHEN 2 THEN 1 ELSE 0 END, CASE n % 3 WHEN 2 THEN now() END
+                   now(), now() - n * interval '1 second', CASE n % 3 WHEN 2 THEN 1 ELSE 0 END, CASE n % 3 WHEN 2 THEN now() END,
+                   'client'
             FROM generate_series(1, 9999) AS n
             """
         )
         await connection.execute("ANALYZE files")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
-        await connection.execute(f"PREPARE claim (bigint, interval) AS {statement}")
-        explained = await connection.fetchval("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE claim (4, '1 minute')")
-    [scan] = [node for node in list_nodes(json.loads(explained)[0]["Plan"]) if node.get("Index Name") == CLAIMS[statement]]
-    assert scan["Actual Rows"] == 4
-    assert scan.get("Rows Removed by Filter", 0) == 0
+        await connection.execute(f"PREPARE claim (bigint, bigint, bigint, interval) AS {claims.CLAIM}")
+        explained = await connection.fetchval("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE claim (4, 2, 1, '1 minute')")
+    nodes = list_nodes(json.loads(explained)[0]["Plan"])
+    read = {node["Index Name"]: node["Actual Rows"] for node in nodes if node.get("Index Name", "").startswith("files_due")}
+    assert read == {"files_due_large": 2, "files_due_small": 2, "files_due_unreadable": 1}
+    assert not [node for node in nodes if node.get("Rows Removed by Filter")]
 
 
 def list_nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:

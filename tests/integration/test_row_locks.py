@@ -31,7 +31,7 @@ async def held(pool: asyncpg.Pool) -> Claim:
     ends = {"upload_ttl": timedelta(days=1), "grace": timedelta(hours=1)}
     await files.declare_file(pool, DECLARATION, file_id=file_id, incoming_key=file_id.hex, part_size=None, **ends)
     await files.record_event(pool, file_id.hex)
-    [claim] = await claims.claim_small(pool, 1, LEASE)
+    [claim] = await claims.claim_files(pool, 1, lease=LEASE)
     return claim
 
 
@@ -165,21 +165,21 @@ async def test_two_digests_at_once_leave_the_first(pool: asyncpg.Pool, held: Cla
 async def test_a_way_back_that_waits_for_an_arrival_is_none(pool: asyncpg.Pool, held: Claim) -> None:
     _, came_to = await meet(pool, arrive(held, None), lambda database: claims.return_to_pending(database, held, LEASE))
     assert came_to == State.VERIFYING
-    assert len(await claims.claim_small(pool, 1, LEASE)) == 1
+    assert len(await claims.claim_files(pool, 1, lease=LEASE)) == 1
 
 
 async def test_an_arrival_that_waits_for_the_way_back_announces_anew(pool: asyncpg.Pool, held: Claim) -> None:
     came_to, recorded = await meet(pool, lambda database: claims.return_to_pending(database, held, LEASE), arrive(held, None))
     assert (came_to, recorded.state) == (State.PENDING, State.VERIFYING)
-    assert len(await claims.claim_small(pool, 1, LEASE)) == 1
+    assert len(await claims.claim_files(pool, 1, lease=LEASE)) == 1
 
 
 async def test_two_workers_never_claim_one_file(pool: asyncpg.Pool, held: Claim) -> None:
     await claims.release_claim(pool, held, retry_in=timedelta(0), error="")
     async with held_open(pool) as holder:
-        assert len(await claims.claim_small(holder, 9, LEASE)) == 1
-        assert await claims.claim_small(pool, 9, LEASE) == []
-    assert len(await claims.claim_small(pool, 9, LEASE)) == 1
+        assert len(await claims.claim_files(holder, 9, lease=LEASE)) == 1
+        assert await claims.claim_files(pool, 9, lease=LEASE) == []
+    assert len(await claims.claim_files(pool, 9, lease=LEASE)) == 1
 
 
 def commit_streamed(copy: reservations.Reservation) -> Callable[[Database], Awaitable[File | None]]:

@@ -48,7 +48,7 @@ async def test_verification_goes_on_within_seconds_of_the_stores_return(
             due_in = await resources.pool.fetchval(DUE_IN)
             assert min(2**failures, 10) - 5 < due_in <= 10
             await pass_time(resources.pool, timedelta(minutes=1))
-            [held] = await claims.claim_small(resources.pool, 1, resources.settings.lease)
+            [held] = await claims.claim_files(resources.pool, 1, lease=resources.settings.lease)
         proxy.restore()
         await worker.verify(held, time.monotonic())
         assert not worker.health.is_away

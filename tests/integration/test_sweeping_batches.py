@@ -17,7 +17,8 @@ async def test_one_sweep_takes_all_that_is_due(resources: Resources) -> None:
         declared = await declare(resources)
         await resources.pool.execute(
             """
-            UPDATE files SET state = 'deleted', hash = sha256('x'), minio_object_name = gen_random_uuid(), vault_etag = 'e',
+            UPDATE files SET state = 'deleted', changed_by = 'client',
+                   hash = sha256('x'), minio_object_name = gen_random_uuid(), vault_etag = 'e',
                    upload_date = now(), final_at = now(), due_at = NULL WHERE id = $1
             """,
             declared.file.id,
@@ -37,7 +38,8 @@ async def test_a_whole_batch_that_cannot_be_swept_blocks_no_other(resources: Res
         declared = await declare(resources)
         await resources.pool.execute(
             """
-            UPDATE files SET state = 'deleted', hash = sha256('x'), minio_object_name = gen_random_uuid(), vault_etag = 'e',
+            UPDATE files SET state = 'deleted', changed_by = 'client',
+                   hash = sha256('x'), minio_object_name = gen_random_uuid(), vault_etag = 'e',
                    upload_date = now(), final_at = now(), due_at = NULL, sweep_at = NULL, purge_at = now() WHERE id = $1
             """,
             declared.file.id,

@@ -85,7 +85,7 @@ async def test_a_look_at_nothing_leads_back_to_pending(resources: Resources) -> 
     file = await prove(resources, declared.file)
     assert file.state == State.PENDING
     assert await reservations.list_reservations(resources.pool, file.id) == []
-    assert await claims.claim_small(resources.pool, 1, RETRY) == []
+    assert await claims.claim_files(resources.pool, 1, lease=RETRY) == []
 
 
 async def test_an_upload_that_never_came_expires_after_its_grace(resources: Resources) -> None:

@@ -175,7 +175,7 @@ async def test_a_long_verification_keeps_its_lease(resources: Resources) -> None
     while last < first + short.settings.lease:
         await until(functools.partial(has_moved, resources, last))
         last = await lease_end(resources)
-        assert await claims.claim_small(resources.pool, 1, RETRY) == []
+        assert await claims.claim_files(resources.pool, 1, lease=RETRY) == []
     gate.opened.set()
     await verifying
     assert (await find(resources, declared.file)).state == State.READY

@@ -187,7 +187,7 @@ class WayOfAFile(RuleBasedStateMachine):
     async def take_one(self, fault: str) -> bool:
         """One claim, up to its end or its stall. False: nothing is due."""
         pool, lease = self.resources.pool, self.settings.lease
-        claimed = await claims.claim_small(pool, 1, lease) or await claims.claim_unreadable(pool, 1, lease)
+        claimed = await claims.claim_files(pool, 1, unreadable=1, lease=lease)
         if not claimed:
             return False
         worker = FaultyWorker(self.resources, claimed[0], fault, shifted=lambda: self.shifted, health=self.health)
