@@ -35,7 +35,7 @@ from service.cli.development import (
 )
 from service.cli.errors import CommandError
 from service.cli.ports import claimed_port
-from service.database.schema import run_alembic
+from service.database.schema import SchemaError, run_alembic
 from service.embedded import Postgres, Store, Webhook, prepare_folder, start_postgres, start_store
 from service.embedded.folder import locked
 from service.embedded.processes import answers
@@ -134,7 +134,10 @@ def start_servers(stack: ExitStack, folder: Path, *, host: str, port: int, minio
 
     def prepare_postgres() -> Postgres:
         postgres = stack.enter_context(start_postgres(folder, port=postgres_port, fsync=True))
-        run_alembic(postgres.url)
+        try:
+            run_alembic(postgres.url)
+        except SchemaError as error:
+            raise CommandError(f"{folder} was made by another version of assay: remove that folder, or name another one with --data") from error
         return postgres
 
     def prepare_store() -> Store:
