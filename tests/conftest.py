@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -25,7 +26,12 @@ TEMPLATE = f"assay_template_{os.getpid()}"  # one a test process: they may share
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Genuine MinIO is built before any test's time-out runs, and once for all of xdist's processes."""
+    """Genuine MinIO is built before any test's time-out runs, and once for all of xdist's processes.
+
+    A shell starts its background jobs with SIGINT ignored, and every program inherits that. Tests interrupt programs.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(session.config, "workerinput") or session.config.option.collectonly:
         return
     if obstacle := find_obstacle():
