@@ -1,9 +1,11 @@
 """Paths and commands that documents and comments name, held against the tree.
 
 A path is a name with a folder of the project before it, such as `service/model.py`. A bare file name, such as `model.py`, has to be
-that of some file. A block of a document that is indented by four spaces and begins with a folder is a drawing of that folder.
+that of some file. A dotted name in quotes, such as `service.model.File`, has to be that of a module or of something in a module.
+A block of a document that is indented by four spaces and begins with a folder is a drawing of that folder.
 """
 
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ PATH: Final = re.compile(r"(?<![\w./~-])(?:service|tests|assay|migrations|docs)/
 NAME: Final = re.compile(r"(?<![\w/.*$}{-])[\w-]+\.(?:py|js|mjs|md|html|css|conf|yaml|toml|sh)\b(?![./(])")
 DRAWN_FOLDER: Final = re.compile(r" {4}(\w+(?:/\w+)*)/(?:\s|$)")
 DRAWN_ENTRY: Final = re.compile(r"(?<!\S)[\w-]+(?:/[\w-]+)*(?:\.(?:py|js|css|html)|/)(?=[\s,;]|$)")
-MODULE: Final = re.compile(r"(?<=python -m )(?:service|tests)(?:\.\w+)*")
+DOTTED: Final = re.compile(r"(?:(?<=python -m )|(?<=[\"`]))(?:service|assay|tests)(?:\.\w+)+(?=[\"`:\s]|$)")
 COMMAND: Final = re.compile(r"(?<=`assay )[a-z]\w*")
 ELSEWHERE: Final = {
     "service/migrations": "where the wheel has `migrations`",
@@ -32,6 +34,8 @@ ELSEWHERE: Final = {
     "assay.conf": "written by a test, for nginx",
     "nothing.js": "a test asks for a file that is not there",
     "2findex.html": "the end of `..%2findex.html`",
+    "assay.test": "a host name of tests",
+    "service.nothing": "a module that is missing, in a test",
 }
 """What names no file of the tree, and why."""
 
@@ -53,16 +57,20 @@ TEXTS: Final = {
 
 
 def find_dead(text: str) -> set[str]:
-    """Return the paths, names of files and modules in the text that do not exist."""
+    """Return the paths, names of files and dotted names in the text that do not exist."""
     paths = {path for path in PATH.findall(text) if not (ROOT / path).exists()}
     names = {name for name in NAME.findall(text) if name not in NAMES}
-    modules = {module for module in MODULE.findall(text) if not is_module(module)}
-    return (paths | names | modules) - ELSEWHERE.keys()
+    dotted = {name for name in DOTTED.findall(text) if not can_be_resolved(name)}
+    return (paths | names | dotted) - ELSEWHERE.keys()
 
 
-def is_module(dotted: str) -> bool:
-    path = ROOT.joinpath(*dotted.split("."))
-    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+def can_be_resolved(name: str) -> bool:
+    """Return whether the dotted name is that of a module, or of something in a module."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def list_drawn(text: str) -> set[str]:
@@ -105,9 +113,10 @@ def test_the_readmes_drawing_shows_every_package_and_every_module_of_the_servers
 
 
 def test_a_dead_reference_is_found() -> None:
-    assert find_dead("see service/uploads/nothing.py, `gone.md` and python -m tests.nothing") == {
+    assert find_dead('service/uploads/nothing.py, `gone.md`, "service.model.NOTHING" and python -m tests.nothing') == {
         "service/uploads/nothing.py",
         "gone.md",
+        "service.model.NOTHING",
         "tests.nothing",
     }
     assert find_dead("see service/model.py, model.py, service/http and python -m tests.benchmarks; ~/.config/assay/login.json") == set()
