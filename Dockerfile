@@ -1,4 +1,5 @@
-# Assay's production image: no embedded servers, a user of its own, every package by the hash in requirements.lock.
+# Assay's production image: no embedded servers, a user of its own, every package by the hash in requirements.lock, which has what
+# the extra `server` requires.
 #
 # A base image by digest: --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:… (any Python >= 3.11 with pip).
 # A package index of your own: --secret id=pip,src=pip.conf, and where it has a private CA --secret id=ca,src=ca.crt

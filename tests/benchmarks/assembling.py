@@ -16,7 +16,7 @@ from service.object_store import Bucket, ObjectStore
 from service.worker.copying import PARTS_AT_ONCE
 from tests.benchmarks.figures import Figure, Series, compare_times
 from tests.benchmarks.ground import GIB, Ground, Site
-from tests.benchmarks.hand import curl
+from tests.benchmarks.hand import check_answer, curl
 from tests.benchmarks.large import MIB, forget, hash_file, make_file, time_hash
 from tests.servers import wait_until
 from tests.stores import open_store
@@ -78,7 +78,7 @@ def send_parts(site: Site, declared: dict[str, Any], body: Path) -> None:
         for start in range(0, len(numbers), SIGNED_AT_ONCE):
             wanted = [{"number": number} for number in numbers[start : start + SIGNED_AT_ONCE]]
             for part in site.call("POST", f"/files/{declared['file']['id']}/parts", {"parts": wanted})["parts"]:
-                assert client.put(part["url"], content=source.read(part["size"])).is_success
+                check_answer(client.put(part["url"], content=source.read(part["size"])), 200)
 
 
 def prove_by_hand(site: Site, bucket: Bucket, body: Path) -> float:
@@ -91,7 +91,7 @@ def prove_by_hand(site: Site, bucket: Bucket, body: Path) -> float:
     copied = time.perf_counter() - begun
     seconds = copied + max(curl(site.hand.sign("GET", COPY)), time_hash(body))
     for key in (SOURCE, COPY):
-        assert httpx.delete(site.hand.sign("DELETE", key), timeout=90).is_success
+        check_answer(httpx.delete(site.hand.sign("DELETE", key), timeout=90), 204)
     return seconds
 
 

@@ -20,10 +20,10 @@ LEAST_TIMES_AS_FAST = 5.0
 MOST_TIMES_AS_LONG = 1.5
 LOOP = r"""
 for file in "$1"/*; do
-    answer=$(curl -sS --fail "$ASSAY_URL/files" -H "Authorization: Bearer $ASSAY_KEY" -H "Content-Type: application/json" \
-        -d "{\"filename\": \"${file##*/}\", \"size\": $2}")
+    answer=$(curl -sS --fail-with-body "$ASSAY_URL/files" -H "Authorization: Bearer $ASSAY_KEY" -H "Content-Type: application/json" \
+        -d "{\"filename\": \"${file##*/}\", \"size\": $2}") || { echo "$answer" >&2; exit 1; }
     url=${answer#*\"url\":\"}
-    curl -sS --fail -T "$file" -H "If-None-Match: *" "${url%%\"*}"
+    curl -sS --fail-with-body -T "$file" -H "If-None-Match: *" "${url%%\"*}" >&2
 done
 """
 """Two curls a file, and nothing else is started. It waits for no proof."""

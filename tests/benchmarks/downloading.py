@@ -14,7 +14,7 @@ import uvloop
 from service.http.budget import THREADS
 from tests.benchmarks.figures import Figure, alternate, compare_times
 from tests.benchmarks.ground import GIB, Ground, Site
-from tests.benchmarks.hand import curl
+from tests.benchmarks.hand import check_answer, curl
 from tests.benchmarks.large import MIB, make_file
 from tests.benchmarks.load import make_request
 from tests.benchmarks.processes import count_threads, read_peak_bytes, read_resident_bytes, reset_peak
@@ -100,7 +100,7 @@ def look(site: Site, other: Any, *, pid: int) -> Observed:
     begun = time.perf_counter()
     answer = httpx.get(f"{site.url}/files/{other['id']}", headers=site.headers, timeout=60)
     seconds = time.perf_counter() - begun
-    assert answer.is_success, answer.text
+    check_answer(answer, 200)
     return Observed(count_threads(pid), seconds)
 
 

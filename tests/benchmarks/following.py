@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import IO
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -101,12 +102,18 @@ def connected(url: str, keys: Sequence[str], *, told: int) -> Iterator[None]:
     try:
         process.stdin.write("\n".join(keys) + "\n\n")
         process.stdin.flush()
-        assert process.stdout.readline() == "connected\n"
+        expect_line(process.stdout, "connected")
         yield
-        assert process.stdout.readline() == "told\n"
+        expect_line(process.stdout, "told")
     finally:
         process.kill()
         process.wait()
+
+
+def expect_line(said: IO[str], expected: str) -> None:
+    """Read the next line of the readers' process, which prints its errors to standard error. Raises AssertionError if it is another."""
+    line = said.readline()
+    assert line == f"{expected}\n", f"the readers' process said {line!r} instead of {expected!r}"
 
 
 class Reader(asyncio.Protocol):
@@ -119,8 +126,10 @@ class Reader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self.begun.done():
-            assert data.startswith(b"HTTP/1.1 200 "), data
-            self.begun.set_result(None)
+            if data.startswith(b"HTTP/1.1 200 "):
+                self.begun.set_result(None)
+            else:
+                self.begun.set_exception(AssertionError(f"no stream of events: {data[:500]!r}"))
         text = self.rest + data
         self.events += text.count(b"\nevent: transition\n")
         self.rest = text[-len(b"\nevent: transition") :]

@@ -1,16 +1,19 @@
 """What somebody with root's key does by hand: the other side of most figures. URLs by our own signer, big bodies by curl."""
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+import httpx
 
 from service.object_store.presign import Signer
 from tests.benchmarks.load import make_request
 
 LIVES_SECONDS = 3600
 CURL_SECONDS = 600
+DROPPED = "/dev/null"
 
 
 @dataclass(frozen=True)
@@ -57,21 +60,46 @@ class Hand:
         return self.sign("PUT", target, headers=headers), headers
 
 
+def check_answer(answer: httpx.Response, expected: int) -> httpx.Response:
+    """Return the answer. Raises AssertionError with its text if it has another status."""
+    assert answer.status_code == expected, f"{answer.status_code} instead of {expected}: {answer.text[:500]}"
+    return answer
+
+
 def curl(
     url: str,
     *,
     method: str | None = None,
     headers: Mapping[str, str] | None = None,
     body: Path | None = None,
-    target: Path = Path("/dev/null"),
+    target: Path | None = None,
+    expected: int = 200,
 ) -> float:
-    """Seconds of one request, by curl's own clock. The URL goes in by standard input: a list of processes shows arguments."""
+    """Return the seconds of one request, by curl's own clock. Raises AssertionError with the answer's text if it has another status.
+
+    The URL goes in by standard input: a list of processes shows arguments. The body of a download without `target` is dropped as it
+    comes, so that nothing but the transfer is measured. To show the text of such an answer the request is sent once more.
+    """
     config = [f'url = "{url}"', *(f'header = "{name}: {value}"' for name, value in (headers or {}).items())]
     if body is not None:
         config.append(f'upload-file = "{body}"')
     if method is not None:
         config.append(f'request = "{method}"')
-    command = ["curl", "-sS", "--fail-with-body", "-K", "-", "-o", str(target), "-w", "%{time_total}"]
-    done = subprocess.run(command, input="\n".join(config), capture_output=True, text=True, timeout=CURL_SECONDS, check=False)
+    output = str(target or (DROPPED if body is None else "-"))
+    text, status, seconds = run_curl(config, output)
+    if status != expected:
+        shown = target.read_text(errors="replace") if target else run_curl(config, "-")[0] if output == DROPPED else text
+        raise AssertionError(f"{status} instead of {expected}: {shown[:500]}")
+    return seconds
+
+
+def run_curl(config: Sequence[str], output: str) -> tuple[str, int, float]:
+    """Return what curl wrote to standard output, the answer's status and the seconds. Raises AssertionError if there was no answer."""
+    command = ["curl", "-sS", "-K", "-", "-o", output, "-w", "\n%{http_code} %{time_total}"]
+    done = subprocess.run(
+        command, input="\n".join(config), capture_output=True, text=True, errors="replace", timeout=CURL_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr
-    return float(done.stdout)
+    text, _, measured = done.stdout.rpartition("\n")
+    status, seconds = measured.split()
+    return text, int(status), float(seconds)

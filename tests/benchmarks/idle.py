@@ -24,8 +24,9 @@ import uvloop
 
 from tests.benchmarks.figures import Figure, find_percentile
 from tests.benchmarks.ground import Ground, is_ready, make_environment, started
+from tests.benchmarks.hand import check_answer
 from tests.benchmarks.large import MIB
-from tests.benchmarks.load import connect, make_request
+from tests.benchmarks.load import check, connect, make_request
 from tests.benchmarks.processes import read_cpu_seconds, read_peak_bytes, read_resident_bytes, reset_peak
 from tests.servers import free_port, wait_until
 
@@ -120,7 +121,7 @@ def ask(url: str, waited: list[float], end: threading.Event) -> None:
     with httpx.Client(timeout=60) as client:
         while not end.wait(0.01):
             begun = time.perf_counter()
-            assert client.get(f"{url}/health/live").status_code == 200
+            check_answer(client.get(f"{url}/health/live"), 200)
             waited.append(time.perf_counter() - begun)
 
 
@@ -130,7 +131,8 @@ async def hold_idle(url: str, count: int) -> None:
     for _ in range(0, count, AT_ONCE):
         some = await asyncio.gather(*(connect(url) for _ in range(AT_ONCE)))
         answers = await asyncio.gather(*(client.exchange(request) for client in some))
-        assert all(answer.status == 200 for answer in answers)
+        for answer in answers:
+            check(answer, 200)
         clients += some
     assert not any(client.transport.is_closing() for client in clients)
     for client in clients:

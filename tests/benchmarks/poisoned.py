@@ -134,4 +134,5 @@ async def complete(client: httpx.AsyncClient, file_id: str) -> None:
 
 async def prove(client: httpx.AsyncClient, file_id: str) -> None:
     answer = await client.post(f"/files/{file_id}/complete?wait=50")
+    assert answer.status_code == 200, answer.text
     assert answer.json()["state"] == "ready", answer.text

@@ -1,4 +1,4 @@
-"""The HTTP server's protocols, each in a process of its own: httptools and h11 as uvicorn has them, and `service/http`.
+"""The HTTP server's protocols, each in a process of its own: httptools and h11 as uvicorn has them, and `service/http/server`.
 
 Declares by 16 clients, 1 GiB to `POST /files/upload`, 1 GiB from `GET /files/{id}`: all sides in every round, the time and the
 processor time of the API's process.
@@ -15,7 +15,7 @@ import httpx
 from tests.benchmarks.declaring import make_declare
 from tests.benchmarks.figures import Figure, Series
 from tests.benchmarks.ground import GIB, Ground, Site
-from tests.benchmarks.hand import curl
+from tests.benchmarks.hand import check_answer, curl
 from tests.benchmarks.large import MIB, make_file
 from tests.benchmarks.load import CLIENTS, drive, send
 from tests.benchmarks.processes import read_cpu_seconds
@@ -76,15 +76,15 @@ def upload(site: Site, url: str, body: Path) -> float:
     os.sync()  # what the side before has left to the disk is not this one's
     seconds, file = stream(url, site, body)
     answer = httpx.delete(site.hand.sign("DELETE", file["minio_object_name"], bucket=site.settings.vault_bucket), timeout=60)
-    assert answer.is_success, answer.text
+    check_answer(answer, 204)
     return seconds
 
 
 def stream(url: str, site: Site, body: Path) -> tuple[float, Any]:
     answer = site.ground.folder / "answer.json"
     address = f"{url}/files/upload?filename=benchmark.bin"
-    seconds = curl(address, method="POST", headers=site.headers, body=body, target=answer)
-    listed = httpx.get(f"{url}/files?limit=1", headers=site.headers, timeout=60)
+    seconds = curl(address, method="POST", headers=site.headers, body=body, target=answer, expected=201)
+    listed = check_answer(httpx.get(f"{url}/files?limit=1", headers=site.headers, timeout=60), 200)
     return seconds, listed.json()["files"][0]
 
 

@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -15,7 +14,8 @@ import msgspec
 import uvloop
 
 from service.database.pool import set_codecs
-from service.queries import files
+from service.model import Declaration
+from service.queries.files import declare_file
 from tests.benchmarks.figures import Figure, Series, alternate, compare_rates, find_percentile
 from tests.benchmarks.ground import Ground, Site
 from tests.benchmarks.load import CLIENTS, Connection, Job, check, connect, drive, make_request, send
@@ -119,7 +119,7 @@ async def declare_and_put(site: Site, api: Connection, store: Connection) -> str
 async def complete(site: Site, api: Connection, file_id: str) -> None:
     request = make_request("POST", f"{site.url}/files/{file_id}/complete?wait=50", headers=site.headers)
     file = check(await api.exchange(request), 200).json()
-    assert file["hash"] == DIGEST.hexdigest()
+    assert file["hash"] == DIGEST.hexdigest(), file
 
 
 def make_declare(site: Site) -> bytes:
@@ -148,11 +148,14 @@ async def prove_by_hand(site: Site, store: Connection, connection: asyncpg.Conne
     return seconds
 
 
+BY_HAND = Declaration(
+    owner="by-hand", filename="small.bin", size=len(BODY), content_type="application/octet-stream", sha256=None, metadata={}
+)
+
+
 async def insert_row(connection: asyncpg.Connection, file_id: UUID, key: str) -> None:
-    ends = (timedelta(hours=24), timedelta(minutes=15))
-    about: tuple[Any, ...] = ("by-hand", "small.bin", len(BODY), "application/octet-stream", None, {})
-    row = await connection.fetchrow(files.DECLARE, file_id, *about, key, *ends, None)
-    assert row["id"] == file_id, row
+    ends = {"upload_ttl": timedelta(hours=24), "grace": timedelta(minutes=15)}
+    await declare_file(connection, BY_HAND, file_id=file_id, incoming_key=key, part_size=None, **ends)
 
 
 # How many

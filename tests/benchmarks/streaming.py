@@ -16,11 +16,12 @@ def measure(ground: Ground) -> list[Figure]:
     with ground.new_site() as site:
         url = site.start_neighbour("naive")
         headers = site.headers | {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-        form = make_form()
+        ours = make_request("POST", f"{url}/files/upload", headers=headers, body=make_form())
+        naive = make_request("POST", f"{url}/naive/upload", headers=headers, body=make_form())
         found = alternate(
             {
-                name: partial(drive, [send(make_request("POST", url + path, headers=headers, body=form), expected=201)] * count, [url])
-                for name, path in {"ours": "/files/upload", "naive": "/naive/upload"}.items()
+                "ours": partial(drive, [send(ours, expected=201, holds=b'"state":"ready"')] * count, [url]),
+                "naive": partial(drive, [send(naive, expected=201, holds=b'"created_at":')] * count, [url]),
             },
             rounds=rounds,
         )

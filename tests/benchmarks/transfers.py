@@ -99,7 +99,7 @@ def put_by_curl(site: Site, body: Path) -> float:
     begun = time.perf_counter()
     curl(site.hand.sign("PUT", "plain"), body=body)
     seconds = time.perf_counter() - begun
-    curl(site.hand.sign("DELETE", "plain"), method="DELETE")
+    curl(site.hand.sign("DELETE", "plain"), method="DELETE", expected=204)
     return seconds
 
 

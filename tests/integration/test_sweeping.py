@@ -42,7 +42,7 @@ async def make_ready(resources: Resources) -> File:
 
 
 async def make_damaged(resources: Resources) -> File:
-    """As a scrub would leave it."""
+    """Return a file in the state `damaged`, which no code of the service sets yet."""
     file = await make_ready(resources)
     await damage.make_damaged(resources.pool, file.id)
     return file

