@@ -182,17 +182,32 @@ def root_signer(store: StoreUnderTest) -> Signer:
     )
 
 
-def read_metadata(deployment: Deployment, bucket: Bucket, key: str) -> dict[str, str]:
-    """Return all metadata of an object, as the SDK shows it to the store's root.
-
-    The service's own client reads no metadata but Assay's.
-    """
+def root_sdk(deployment: Deployment) -> minio.Minio:
+    """Return the SDK as the store's root: a witness that shares no code with the service's client."""
     parts = urlsplit(deployment.endpoint)
     keys = (deployment.root_access_key, deployment.root_secret_key)
-    client = minio.Minio(parts.netloc, *keys, secure=parts.scheme == "https", region=REGION)
-    headers = client.stat_object(bucket.name, key).metadata or {}
+    return minio.Minio(parts.netloc, *keys, secure=parts.scheme == "https", region=REGION)
+
+
+def read_headers(deployment: Deployment, bucket: str, key: str) -> dict[str, str]:
+    """Return all headers of the answer to a HEAD, by their names in lower case.
+
+    The service's own client reads no header that it does not need.
+    """
+    headers = root_sdk(deployment).stat_object(bucket, key).metadata or {}
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def read_metadata(deployment: Deployment, bucket: Bucket, key: str) -> dict[str, str]:
+    """Return all metadata of an object, by names without `x-amz-meta-`."""
     prefix = "x-amz-meta-"
-    return {name.lower().removeprefix(prefix): value for name, value in headers.items() if name.lower().startswith(prefix)}
+    headers = read_headers(deployment, bucket.name, key)
+    return {name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)}
+
+
+def read_tags(deployment: Deployment, bucket: str, key: str) -> dict[str, str]:
+    """Return the tags of an object, which the service identity may not read."""
+    return dict(root_sdk(deployment).get_object_tags(bucket, key) or {})
 
 
 @contextmanager

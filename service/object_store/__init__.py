@@ -1,10 +1,18 @@
-"""The object store, by one identity: the only place that imports the store's SDK.
+"""The object store, as one identity sees it.
 
-`ObjectStore.bucket(name)` gives a `Bucket`; its coroutines each run one request in a thread, its plain methods in the caller's own.
-Nothing that writes is ever sent twice. All that can go wrong is a `StoreError`: the tree is in `errors`.
+    administration   identities, policies and rules, by the SDK       store   the store and its threads
+                                                                      bucket  the operations
+                                      client                                  sign, send once, check
+      signing (presign: upload URLs)    errors (documents: XML)    transport (connections, response_heads)
+                                      messages                                request, answer, deadline
+
+`ObjectStore.bucket(name)` gives a `Bucket`, which is the only way to the store for operations. Each of
+its coroutines runs one request in a thread, and its plain methods run in the caller's thread.
+Nothing that writes is ever sent twice. Every failure is a `StoreError`, whose tree is in `errors`.
+Signing and the mapping of errors do not know the transport, so another one can stand beside it.
 """
 
-from service.object_store.bucket import Bucket, ListedObject, StoredCopy, StoredObject, StoredPart, is_condition
+from service.object_store.bucket import Bucket, is_condition
 from service.object_store.errors import (
     ObjectChanged,
     ObjectMissing,
@@ -15,6 +23,7 @@ from service.object_store.errors import (
     StoreUnavailable,
     UploadMissing,
 )
+from service.object_store.objects import ListedObject, StoredCopy, StoredObject, StoredPart
 from service.object_store.reader import ObjectReader
 from service.object_store.store import ObjectStore
 

@@ -1,21 +1,29 @@
-"""The store as its root sees it: buckets, identities, policies and rules. Used by bootstrap and by no request."""
+"""The store as its root sees it: buckets, identities, policies and rules. Used by bootstrap and by no request.
+
+The SDK makes these requests, and nothing else. They go through AdministrationPool, which sends them by
+the transport of the service and maps their answers as those of every other request.
+"""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+from xml.etree import ElementTree as ET
 
 import msgspec
-from minio import MinioAdmin
+import urllib3
+from minio import Minio, MinioAdmin
 from minio.commonconfig import ENABLED, Filter
 from minio.credentials.providers import StaticProvider
-from minio.error import MinioAdminException
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from minio.notificationconfig import NotificationConfig, QueueConfig
 from urllib3.exceptions import HTTPError
 
-from service.object_store.connection import Client, calling, unavailable
-from service.object_store.errors import RequestRefused, StoreError, error_for_answer
-from service.object_store.presign import parse_endpoint
+from service.object_store.client import Client, read_refusal
+from service.object_store.errors import RequestRefused, check_answer, unavailable, unreadable
+from service.object_store.messages import SUCCESSES, Deadline, Request, SignedRequest
+from service.object_store.signing import parse_endpoint
+from service.object_store.transport import ThreadedTransport
 
 ADMIN_SECONDS: Final = 15.0
 
@@ -41,40 +49,62 @@ class EventRule(msgspec.Struct, frozen=True):
     suffix: str | None = None
 
 
+class AdministrationPool(urllib3.PoolManager):
+    """The SDK's way to the store. Raises StoreError for an answer that is no success, before the SDK sees it."""
+
+    def __init__(self, transport: ThreadedTransport) -> None:
+        super().__init__()
+        self._transport = transport
+
+    def urlopen(  # type: ignore[override] # what the SDK gives; redirects are never followed
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        preload_content: bool = True,
+        **_: Any,  # of other versions of the SDK
+    ) -> urllib3.BaseHTTPResponse:
+        request = Request(method, urlsplit(url).path.removeprefix("/"))
+        signed = SignedRequest(request.name, method, url, headers=headers or {}, body=body)
+        response = self._transport.open(signed, Deadline(ADMIN_SECONDS))
+        if response.status not in SUCCESSES:
+            check_answer(request, read_refusal(response, request.name))
+        if preload_content:
+            response.read(cache_content=True)  # whole, so that the connection can be used again
+            response.release_conn()
+        return response
+
+
 class Administration:
     """Each method is one request or two, in the caller's thread. Raises StoreError."""
 
     def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str) -> None:
         scheme, host = parse_endpoint(endpoint)
         self._client = Client(endpoint, access_key=access_key, secret_key=secret_key, region=region)
-        self._admin = MinioAdmin(
-            endpoint=host,
-            credentials=StaticProvider(access_key, secret_key),
-            region=region,
-            secure=scheme == "https",
-            http_client=self._client.pool,
-        )
         self._region = region
+        pool, secure = AdministrationPool(self._client.transport), scheme == "https"
+        self._buckets = Minio(host, access_key, secret_key, region=region, secure=secure, http_client=pool)
+        credentials = StaticProvider(access_key, secret_key)
+        self._identities = MinioAdmin(endpoint=host, credentials=credentials, region=region, secure=secure, http_client=pool)
 
     def close(self) -> None:
-        self._client.pool.clear()
+        self._client.transport.close()
 
     def check(self) -> None:
-        """Raises unless these are root's keys and the store can serve."""
-        with calling(timeout_seconds=ADMIN_SECONDS):
-            self._client._execute("GET")
+        """Raise StoreError unless these are root's keys and the store can serve."""
+        self._client.send(Request("GET"), Deadline(ADMIN_SECONDS))
 
     def bucket_exists(self, name: str) -> bool:
-        with calling(timeout_seconds=ADMIN_SECONDS):
-            return name in [bucket.name for bucket in self._client.list_buckets()]
+        return name in [bucket.name for bucket in ask("the buckets", self._buckets.list_buckets)]
 
     def make_bucket(self, name: str) -> None:
-        with calling(timeout_seconds=ADMIN_SECONDS):
-            self._client.make_bucket(name, self._region)
+        ask("the bucket", lambda: self._buckets.make_bucket(name, self._region))
 
     def policy(self, name: str) -> Policy | None:
-        """None when there is none of that name."""
-        answer = self._ask("the policy", lambda: self._admin.policy_info(name), missing="XMinioAdminNoSuchPolicy")
+        """Return the policy, or None if there is none of that name."""
+        answer = ask_if_present("the policy", lambda: self._identities.policy_info(name), missing="XMinioAdminNoSuchPolicy")
         if answer is None:
             return None
         found: Policy = json.loads(answer)
@@ -82,10 +112,10 @@ class Administration:
         return document
 
     def put_policy(self, name: str, policy: Policy) -> None:
-        self._ask("the policy", lambda: self._admin.policy_add(name, policy=policy))
+        ask("the policy", lambda: self._identities.policy_add(name, policy=policy))
 
     def identity(self, access_key: str) -> Identity | None:
-        answer = self._ask("the identity", lambda: self._admin.user_info(access_key), missing="XMinioAdminNoSuchUser")
+        answer = ask_if_present("the identity", lambda: self._identities.user_info(access_key), missing="XMinioAdminNoSuchUser")
         if answer is None:
             return None
         found = json.loads(answer)
@@ -94,15 +124,13 @@ class Administration:
 
     def put_identity(self, access_key: str, secret_key: str) -> None:
         """Make the identity, or enable it and give it this secret."""
-        self._ask("the identity", lambda: self._admin.user_add(access_key, secret_key))
+        ask("the identity", lambda: self._identities.user_add(access_key, secret_key))
 
     def set_policy(self, access_key: str, policy_name: str) -> None:
         """This policy and no other."""
-        self._ask("the identity's policy", lambda: self._admin.policy_set(policy_name, user=access_key))
+        ask("the identity's policy", lambda: self._identities.policy_set(policy_name, user=access_key))
 
     def event_rules(self, bucket: str) -> list[EventRule]:
-        with calling(timeout_seconds=ADMIN_SECONDS):
-            rules = self._client.get_bucket_notification(bucket).queue_config_list or []
         return [
             EventRule(
                 arn=without_region(rule.queue or ""),
@@ -110,18 +138,19 @@ class Administration:
                 prefix=rule.prefix_filter_rule.value if rule.prefix_filter_rule else None,
                 suffix=rule.suffix_filter_rule.value if rule.suffix_filter_rule else None,
             )
-            for rule in rules
+            for rule in self._notifications(bucket).queue_config_list or []
         ]
 
     def replace_event_rule(self, bucket: str, rule: EventRule) -> None:
         """Put `rule` in the place of every rule with its target; rules with other targets stay. Raises RequestRefused for a foreign ARN."""
-        with calling(timeout_seconds=ADMIN_SECONDS):
-            config = self._client.get_bucket_notification(bucket)
-            others = [other for other in config.queue_config_list or [] if without_region(other.queue or "") != rule.arn]
-            queues = [*others, QueueConfig(sorted(rule.events), queue=rule.arn)]
-            self._client.set_bucket_notification(
-                bucket, NotificationConfig(config.cloud_func_config_list, queues, config.topic_config_list)
-            )
+        config = self._notifications(bucket)
+        others = [other for other in config.queue_config_list or [] if without_region(other.queue or "") != rule.arn]
+        queues = [*others, QueueConfig(sorted(rule.events), queue=rule.arn)]
+        changed = NotificationConfig(config.cloud_func_config_list, queues, config.topic_config_list)
+        ask("the event rules", lambda: self._buckets.set_bucket_notification(bucket, changed))
+
+    def _notifications(self, bucket: str) -> NotificationConfig:
+        return ask("the event rules", lambda: self._buckets.get_bucket_notification(bucket))
 
     def expiry_days(self, bucket: str, rule_id: str) -> int | None:
         """After how many days the rule of that name removes every object; None when there is no such rule or it is off."""
@@ -137,40 +166,33 @@ class Administration:
         """Set that rule; others stay. Raises RequestRefused where the store has no lifecycle rules."""
         others = [rule for rule in self._lifecycle_rules(bucket) if rule.rule_id != rule_id]
         own = Rule(ENABLED, rule_filter=Filter(prefix=""), rule_id=rule_id, expiration=Expiration(days=days))
-        with calling(timeout_seconds=ADMIN_SECONDS):
-            self._client.set_bucket_lifecycle(bucket, LifecycleConfig([*others, own]))
+        ask("the lifecycle rules", lambda: self._buckets.set_bucket_lifecycle(bucket, LifecycleConfig([*others, own])))
 
     def _lifecycle_rules(self, bucket: str) -> list[Rule]:
-        try:
-            with calling(timeout_seconds=ADMIN_SECONDS):
-                config = self._client.get_bucket_lifecycle(bucket)
-        except RequestRefused as error:
-            if error.code != "NoSuchLifecycleConfiguration":
-                raise
-            return []
+        config = ask_if_present(
+            "the lifecycle rules", lambda: self._buckets.get_bucket_lifecycle(bucket), missing="NoSuchLifecycleConfiguration"
+        )
         return list(config.rules) if config else []
 
-    def _ask(self, what: str, function: Callable[[], str], *, missing: str | None = None) -> str | None:
-        """An admin call's answer; None for the error code that means that there is no such thing."""
-        try:
-            with calling(timeout_seconds=ADMIN_SECONDS):
-                return function()
-        except MinioAdminException as error:
-            refusal = admin_error(what, error)
-            if missing is not None and refusal.code == missing:
-                return None
-            raise refusal from None  # the SDK's text holds the whole answer
-        except (HTTPError, OSError) as error:
-            raise unavailable(what, error) from error
 
-
-def admin_error(what: str, error: MinioAdminException) -> StoreError:
-    """The SDK keeps status and body to itself."""
+def ask(what: str, function: Callable[[], Result]) -> Result:
+    """Return what the SDK makes of an answer. Raises StoreUnavailable if it cannot be read."""
     try:
-        code = json.loads(error._body).get("Code")
-    except (ValueError, AttributeError):
-        code = None
-    return error_for_answer(what, int(error._code), code=code, reads_object=False)
+        return function()
+    except (HTTPError, OSError) as error:  # the body ended early
+        raise unavailable(what, error) from error
+    except (ET.ParseError, ValueError) as error:
+        raise unreadable(what, error) from error
+
+
+def ask_if_present(what: str, function: Callable[[], Result], *, missing: str) -> Result | None:
+    """Return what `ask` returns, or None for the store's code that says that there is no such thing."""
+    try:
+        return ask(what, function)
+    except RequestRefused as error:
+        if error.code != missing:
+            raise
+        return None
 
 
 def without_region(arn: str) -> str:

@@ -1,21 +1,18 @@
-"""One bucket, as the operations see it. Each method is one request, sent once, under a time-out of its own."""
+"""One bucket, as the operations see it. Each method is one request, sent once, under its own time limits."""
 
 import re
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from hashlib import md5
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
-from xml.etree import ElementTree as ET
 
-import msgspec
-from minio.datatypes import Part, parse_copy_object, parse_list_objects
-from minio.deleteobjects import DeleteObject
-from minio.helpers import DictType
-
-from service.object_store.connection import Client, calling, name_request
-from service.object_store.errors import StoreUnavailable, UploadMissing
+from service.object_store import documents
+from service.object_store.client import Client
+from service.object_store.errors import UploadMissing, unreadable
+from service.object_store.messages import Answer, Body, Deadline, Request
+from service.object_store.objects import ListedObject, StoredCopy, StoredObject, StoredPart, read_object, strip_quotes
 from service.object_store.reader import ObjectReader
 
 QUICK_SECONDS: Final = 10.0
@@ -29,43 +26,12 @@ CONDITION: Final = re.compile(r"[0-9A-Za-z_-]{1,128}")
 Result = TypeVar("Result")
 
 
-class StoredObject(msgspec.Struct, frozen=True):
-    """What the store says of an object. `metadata` has lower-case names without `x-amz-meta-`, of Assay's own fields alone.
-
-    An ETag has no quotes. `last_modified` is None for a date that cannot be parsed: an old store lets a client write it.
-    """
-
-    key: str
-    size: int
-    etag: str
-    content_type: str
-    last_modified: datetime | None
-    metadata: dict[str, str]
-
-
-class StoredCopy(msgspec.Struct, frozen=True):
-    key: str
-    etag: str
-
-
-class StoredPart(msgspec.Struct, frozen=True):
-    number: int
-    size: int
-    etag: str
-
-
-class ListedObject(msgspec.Struct, frozen=True):
-    key: str
-    size: int
-    etag: str
-    last_modified: datetime
-
-
 class Bucket:
     """Coroutines run in the store's request threads; `open`, `put_now` and `put_part` in the thread that calls them."""
 
     def __init__(self, client: Client, name: str, *, run: Callable[..., Any]) -> None:
-        self._client = client
+        self.client = client
+        """Carries the requests. The operations use the methods below, which a test can replace."""
         self._run = run
         self.name = name
 
@@ -74,18 +40,7 @@ class Bucket:
 
     async def head(self, key: str, *, timeout_seconds: float = QUICK_SECONDS) -> StoredObject:
         """Raises ObjectMissing, ObjectUnreadable, StoreUnavailable."""
-        return await self._request(self._head, key, timeout_seconds=timeout_seconds)
-
-    def _head(self, key: str) -> StoredObject:
-        answer = self._client._execute("HEAD", self.name, key).headers
-        return StoredObject(
-            key=key,
-            size=int(answer["content-length"]),
-            etag=read_etag(answer["etag"]),
-            content_type=answer.get("content-type", ""),
-            last_modified=read_date(answer.get("last-modified", "")),
-            metadata={name.lower()[11:]: value for name, value in answer.items() if name.lower().startswith("x-amz-meta-")},
-        )
+        return await self._send(Request("HEAD", self.name, key), Deadline(timeout_seconds), lambda answer: read_object(key, answer.headers))
 
     async def copy_from(
         self,
@@ -109,12 +64,8 @@ class Bucket:
         """
         headers = object_headers(content_type, metadata, tags) | copy_source(source.name, source_key, etag)
         headers |= {"x-amz-metadata-directive": "REPLACE", "x-amz-tagging-directive": "REPLACE"}
-        return await self._request(self._copy, key, headers, timeout_seconds=timeout_seconds, send_before=send_before)
-
-    def _copy(self, key: str, headers: DictType, query: DictType | None = None) -> StoredCopy:
-        answer = self._client._execute("PUT", self.name, key, headers=headers, query_params=query)
-        copied_etag, _ = parse_copy_object(answer)
-        return StoredCopy(key=key, etag=copied_etag)
+        request = Request("PUT", self.name, key, headers=headers)
+        return StoredCopy(key, await self._send(request, Deadline(timeout_seconds, send_before), read_copied_etag))
 
     def open(
         self, key: str, *, etag: str | None, offset: int = 0, length: int | None = None, timeout_seconds: float = QUICK_SECONDS
@@ -124,12 +75,11 @@ class Bucket:
         `timeout_seconds` is for each wait, not for the whole. Raises ObjectMissing, ObjectChanged, ObjectUnreadable, StoreUnavailable,
         and RequestRefused (416) for an offset past the end.
         """
-        headers: DictType = {"If-Match": f'"{etag}"'} if etag is not None else {}
+        headers = {"If-Match": f'"{etag}"'} if etag is not None else {}
         if offset or length is not None:
             headers["Range"] = f"bytes={offset}-{'' if length is None else offset + length - 1}"
-        with calling(timeout_seconds=timeout_seconds):
-            answer = self._client._execute("GET", self.name, key, headers=headers, preload_content=False)
-        return ObjectReader(answer, request=name_request("GET", self.name, key), partial="Range" in headers)
+        request = Request("GET", self.name, key, headers=headers)
+        return ObjectReader(self.client.open(request, Deadline(timeout_seconds)), request=request.name, partial="Range" in headers)
 
     async def read(self, key: str, *, length: int, timeout_seconds: float = QUICK_SECONDS) -> bytes:
         """Return the first `length` bytes of a small object, read in a request thread. Raises as `open` does."""
@@ -151,7 +101,7 @@ class Bucket:
     def put_now(
         self,
         key: str,
-        body: bytes | bytearray | memoryview,
+        body: Body,
         *,
         content_type: str,
         metadata: Mapping[str, str],
@@ -165,44 +115,22 @@ class Bucket:
         `send_before` is a `time.monotonic()`. Raises SentTooLate: nothing was sent.
         """
         headers = object_headers(content_type, metadata, tags)
-        with calling(timeout_seconds=timeout_seconds, send_before=send_before):
-            return self._send_body(key, body, headers=headers, query={}, sha256=sha256)
+        request = Request("PUT", self.name, key, headers=headers, body=body, sha256=sha256)
+        return self._send_now(request, Deadline(timeout_seconds, send_before), read_stored_etag)
 
     def put_part(
         self,
         key: str,
         upload_id: str,
         number: int,
-        body: bytes | bytearray | memoryview,
+        body: Body,
         *,
         sha256: str | None = None,
         timeout_seconds: float,
     ) -> str:
         """Store part `number` (from 1; all but the last 5 MiB or more); its ETag. Raises UploadMissing."""
-        query: DictType = {"partNumber": str(number), "uploadId": upload_id}
-        with calling(timeout_seconds=timeout_seconds):
-            return self._send_body(key, body, headers={}, query=query, sha256=sha256)
-
-    def _send_body(
-        self,
-        key: str,
-        body: bytes | bytearray | memoryview,
-        *,
-        headers: DictType,
-        query: DictType,
-        sha256: str | None,
-    ) -> str:
-        if sha256 is not None:
-            headers["x-amz-content-sha256"] = sha256
-        answer = self._client._execute(
-            "PUT",
-            self.name,
-            key,
-            body=body,  # type: ignore[arg-type] # any buffer will do: it goes to the hash and to the socket alone
-            headers=headers,
-            query_params=query,
-        )
-        return answer.headers["etag"].strip('"')
+        request = Request("PUT", self.name, key, query=name_part(upload_id, number), body=body, sha256=sha256)
+        return self._send_now(request, Deadline(timeout_seconds), read_stored_etag)
 
     async def create_upload(
         self,
@@ -215,7 +143,8 @@ class Bucket:
     ) -> str:
         """Begin a multipart upload; its id."""
         headers = object_headers(content_type, metadata, tags)
-        return await self._request(self._client._create_multipart_upload, self.name, key, headers, timeout_seconds=timeout_seconds)
+        request = Request("POST", self.name, key, query={"uploads": ""}, headers=headers)
+        return await self._send(request, Deadline(timeout_seconds), lambda answer: documents.read_upload_id(answer.body))
 
     async def copy_part_from(
         self,
@@ -235,9 +164,8 @@ class Bucket:
         Raises ObjectChanged, ObjectMissing, ObjectUnreadable, UploadMissing.
         """
         headers = copy_source(source.name, source_key, etag) | {"x-amz-copy-source-range": f"bytes={offset}-{offset + length - 1}"}
-        query: DictType = {"partNumber": str(number), "uploadId": upload_id}
-        copied = await self._request(self._copy, key, headers, query, timeout_seconds=timeout_seconds)
-        return StoredPart(number, length, copied.etag)
+        request = Request("PUT", self.name, key, query=name_part(upload_id, number), headers=headers)
+        return StoredPart(number, length, await self._send(request, Deadline(timeout_seconds), read_copied_etag))
 
     async def complete_upload(
         self, key: str, upload_id: str, parts: Sequence[tuple[int, str]], *, timeout_seconds: float = 60.0, send_before: float | None = None
@@ -246,92 +174,76 @@ class Bucket:
 
         `send_before` is a `time.monotonic()`. Raises SentTooLate: nothing was sent.
         """
-        sdk_parts = [Part(number, etag) for number, etag in parts]
-        answer = await self._request(
-            self._client._complete_multipart_upload,
-            self.name,
-            key,
-            upload_id,
-            sdk_parts,
-            timeout_seconds=timeout_seconds,
-            send_before=send_before,
-        )
-        return (answer.etag or "").strip('"')
+        request = post_document(self.name, key, {"uploadId": upload_id}, documents.write_completion(parts))
+        return await self._send(request, Deadline(timeout_seconds, send_before), lambda answer: documents.read_completed_etag(answer.body))
 
     async def abort_upload(self, key: str, upload_id: str, *, timeout_seconds: float = QUICK_SECONDS) -> None:
         """Drop a multipart upload and its parts; one that is gone already is fine."""
         with suppress(UploadMissing):
-            await self._request(self._client._abort_multipart_upload, self.name, key, upload_id, timeout_seconds=timeout_seconds)
+            await self._send(Request("DELETE", self.name, key, query={"uploadId": upload_id}), Deadline(timeout_seconds), discard)
 
     async def list_parts(self, key: str, upload_id: str, *, timeout_seconds: float = QUICK_SECONDS) -> list[StoredPart]:
         """All parts that the store has, by number (at most 10,000, a request for each 1,000). Raises UploadMissing."""
         parts: list[StoredPart] = []
-        marker: str | None = None
+        query = {"uploadId": upload_id, "max-parts": str(PAGE)}
         while True:
-            page = await self._request(self._client._list_parts, self.name, key, upload_id, PAGE, marker, timeout_seconds=timeout_seconds)
-            parts += [StoredPart(part.part_number, part.size or 0, part.etag) for part in page.parts]
-            if not page.is_truncated:
+            request = Request("GET", self.name, key, query=query)
+            page = await self._send(request, Deadline(timeout_seconds), lambda answer: documents.read_parts(answer.body))
+            parts += page.parts
+            if page.next_marker is None:
                 return parts
-            marker = str(page.next_part_number_marker)
+            query = {**query, "part-number-marker": str(page.next_marker)}
 
     async def delete(self, key: str, *, timeout_seconds: float = DELETE_SECONDS) -> None:
         """A key under which nothing lies is fine."""
-        await self._request(self._client._execute, "DELETE", self.name, key, timeout_seconds=timeout_seconds)
+        await self._send(Request("DELETE", self.name, key), Deadline(timeout_seconds), discard)
 
     async def delete_many(self, keys: Sequence[str], *, timeout_seconds: float = DELETE_SECONDS) -> list[str]:
         """Delete up to 1,000 keys in one request; the keys that the store did not delete. Missing ones are fine."""
         if not keys:
             return []
-        targets = [DeleteObject(key) for key in keys]
-        result = await self._request(self._client._delete_objects, self.name, targets, True, timeout_seconds=timeout_seconds)
-        return [error.name or "" for error in result.error_list]
+        request = post_document(self.name, None, {"delete": ""}, documents.write_deletion(keys))
+        return await self._send(request, Deadline(timeout_seconds), lambda answer: documents.read_undeleted_keys(answer.body))
 
     async def list_keys(self, prefix: str = "", start_after: str = "", *, timeout_seconds: float = 60.0) -> AsyncIterator[ListedObject]:
         """Every object in the order of keys, one request for each 1,000."""
-        query: DictType = {"list-type": "2", "max-keys": str(PAGE), "prefix": prefix, "delimiter": "", "encoding-type": "url"}
+        query = {"list-type": "2", "max-keys": str(PAGE), "prefix": prefix, "delimiter": "", "encoding-type": "url"}
         if start_after:
             query["start-after"] = start_after
-        truncated = True
-        while truncated:
-            answer = await self._request(
-                lambda: self._client._execute("GET", self.name, query_params=query), timeout_seconds=timeout_seconds
-            )
-            found, truncated, token, _ = parse_list_objects(answer)
-            query["continuation-token"] = token or ""
-            for item in found:
-                modified = item.last_modified or datetime.fromtimestamp(0, UTC)
-                yield ListedObject(item.object_name or "", item.size or 0, (item.etag or "").strip('"'), modified)
+        while True:
+            request = Request("GET", self.name, query=query)
+            page = await self._send(request, Deadline(timeout_seconds), lambda answer: documents.read_objects(answer.body))
+            for listed in page.objects:
+                yield listed
+            if page.next_token is None:
+                return
+            query = {**query, "continuation-token": page.next_token}
 
-    async def _request(
-        self,
-        function: Callable[..., Result],
-        *arguments: Any,
-        timeout_seconds: float,
-        send_before: float | None = None,
-    ) -> Result:
-        """One call of the SDK in a request thread."""
-
-        def request() -> Result:
-            with calling(timeout_seconds=timeout_seconds, send_before=send_before):
-                try:
-                    return function(*arguments)
-                except (ET.ParseError, KeyError, ValueError) as error:  # a 200 that is no answer of S3: a proxy's page, say
-                    raise StoreUnavailable(f"/{self.name}: an answer that cannot be read, {type(error).__name__}") from error
-
-        result: Result = await self._run(request)
+    async def _send(self, request: Request, deadline: Deadline, read: Callable[[Answer], Result]) -> Result:
+        """Send the request in a request thread, and return what `read` finds in the answer."""
+        result: Result = await self._run(lambda: self._send_now(request, deadline, read))
         return result
 
+    def _send_now(self, request: Request, deadline: Deadline, read: Callable[[Answer], Result]) -> Result:
+        """Send the request in the caller's thread. Raises StoreUnavailable if the answer cannot be read."""
+        answer = self.client.send(request, deadline)
+        try:
+            return read(answer)
+        except (KeyError, ValueError) as error:  # a success that is no answer of S3: a proxy's page, say
+            raise unreadable(request.name, error) from error
 
-def read_etag(header: str) -> str:
-    """Return an ETag without its quotes."""
-    return header.removeprefix('"').removesuffix('"')
+
+def read_stored_etag(answer: Answer) -> str:
+    """Return the ETag of what a PUT stored."""
+    return strip_quotes(answer.headers["etag"])
 
 
-def read_date(header: str) -> datetime | None:
-    try:
-        return parsedate_to_datetime(header)
-    except ValueError:
-        return None
+def read_copied_etag(answer: Answer) -> str:
+    return documents.read_copied_etag(answer.body)
+
+
+def discard(_: Answer) -> None:
+    """A success says all."""
 
 
 def is_condition(etag: str) -> bool:
@@ -343,18 +255,30 @@ def is_condition(etag: str) -> bool:
     return CONDITION.fullmatch(etag) is not None
 
 
-def copy_source(bucket: str, key: str, etag: str | None) -> DictType:
+def copy_source(bucket: str, key: str, etag: str | None) -> dict[str, str]:
     """Return the header fields that name the source of a copy, and its ETag if one is given."""
-    headers: DictType = {"x-amz-copy-source": f"/{bucket}/{quote(key)}"}
+    headers: dict[str, str] = {"x-amz-copy-source": f"/{bucket}/{quote(key)}"}
     if etag is not None:
         headers["x-amz-copy-source-if-match"] = f'"{etag}"'
     return headers
 
 
-def object_headers(content_type: str, metadata: Mapping[str, str], tags: Mapping[str, str]) -> DictType:
+def object_headers(content_type: str, metadata: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:
     """What an object carries besides its bytes: type, metadata and tags of ours, all ASCII."""
-    headers: DictType = {"Content-Type": content_type}
+    headers: dict[str, str] = {"Content-Type": content_type}
     headers |= {f"x-amz-meta-{name}": value for name, value in metadata.items()}
     if tags:
         headers["x-amz-tagging"] = urlencode(tags)
     return headers
+
+
+def name_part(upload_id: str, number: int) -> dict[str, str]:
+    """Return the query that names a part of a multipart upload."""
+    return {"partNumber": str(number), "uploadId": upload_id}
+
+
+def post_document(bucket: str, key: str | None, query: Mapping[str, str], body: bytes) -> Request:
+    """Return a POST of an XML document, with the MD5 without which some stores refuse it."""
+    digest = b64encode(md5(body, usedforsecurity=False).digest()).decode()
+    headers = {"Content-Type": "application/xml", "Content-MD5": digest}
+    return Request("POST", bucket, key, query=query, headers=headers, body=body)

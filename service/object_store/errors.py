@@ -1,4 +1,4 @@
-"""What a store can answer instead of what was asked for.
+"""The errors of the store, and the one mapping from its answers to them.
 
     StoreError
     ├── ObjectMissing      no object (any more) under that key
@@ -16,6 +16,11 @@ Texts name the method, the bucket, the beginning of the key, and the store's own
 """
 
 from typing import Final
+
+import msgspec
+
+from service.object_store.documents import is_error, read_error_code
+from service.object_store.messages import SUCCESSES, Answer, Request
 
 SCARCE_STATUSES: Final = frozenset({408, 409, 425, 429, 499})
 TRANSIENT_CODES: Final = frozenset({"RequestTimeout", "IncompleteBody", "SlowDown", "InternalError", "OperationAborted", "NoSuchBucket"})
@@ -70,8 +75,53 @@ class SentTooLate(StoreError):
     pass
 
 
+class JsonError(msgspec.Struct, rename="pascal"):
+    """The body of a refusal by MinIO's administration."""
+
+    code: str
+
+
+def check_answer(request: Request, answer: Answer) -> Answer:
+    """Return the answer if it is a success. Raises StoreError.
+
+    A copy or a completion may begin with 200 and end with an error in its body (S3's CopyObject).
+    """
+    failed_late = answer.status in SUCCESSES and is_error(answer.body)
+    if answer.status in SUCCESSES and not failed_late:
+        return answer
+    code = read_code(answer) or ("UnnamedError" if failed_late else None)
+    raise error_for_answer(request.name, answer.status, code=code, reads_object=request.reads_object, copies_object=request.copies_object)
+
+
+def read_code(answer: Answer) -> str | None:
+    """Return the store's code for what went wrong, or None if it gave none.
+
+    The code is in an XML document, in the JSON of MinIO's administration, or in MinIO's header: an
+    answer to HEAD has no body.
+    """
+    try:
+        return read_json_code(answer.body) if answer.body.startswith(b"{") else read_error_code(answer.body)
+    except ValueError:
+        return answer.headers.get("x-minio-error-code")
+
+
+def read_json_code(body: bytes) -> str:
+    """Raises ValueError if there is none."""
+    return msgspec.json.decode(body, type=JsonError).code
+
+
+def unavailable(request: str, error: BaseException) -> StoreUnavailable:
+    """Return the error for a failed transport, named by its kind alone: its text may hold a URL with its query."""
+    return StoreUnavailable(f"{request}: {type(error).__name__}")
+
+
+def unreadable(request: str, error: BaseException) -> StoreUnavailable:
+    """Return the error for a success whose content is none of S3, a proxy's page for example."""
+    return StoreUnavailable(f"{request}: an answer that cannot be read, {type(error).__name__}")
+
+
 def error_for_answer(request: str, status: int, *, code: str | None, reads_object: bool = False, copies_object: bool = False) -> StoreError:
-    """The error that an answer of the store means. `request` is its method and path, the others say what it wanted of an object."""
+    """Return the error that an answer means. `request` names it, and the others say what it wanted of an object."""
     kind = _kind_of_answer(status, code=code, reads_object=reads_object, copies_object=copies_object)
     return kind(f"{request}: {status} {code or 'without a code'}", status=status, code=code)
 

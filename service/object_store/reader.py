@@ -6,8 +6,7 @@ from typing import Final
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from service.object_store.connection import unavailable
-from service.object_store.errors import StoreUnavailable
+from service.object_store.errors import StoreUnavailable, unavailable
 
 FAILURES: Final = (HTTPError, HTTPException, OSError)
 

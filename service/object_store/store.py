@@ -6,10 +6,12 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from service.object_store.bucket import QUICK_SECONDS, Bucket
-from service.object_store.connection import Client, calling
+from service.object_store.client import Client
 from service.object_store.errors import StoreError, StoreUnavailable
+from service.object_store.messages import Deadline, Request
 
 REQUEST_THREADS: Final = 64
+HEALTH_PATH: Final = "/minio/health/cluster"
 ANSWERS_OF_A_LIVING_STORE: Final = frozenset({"AccessDenied"})
 
 Result = TypeVar("Result")
@@ -36,22 +38,21 @@ class ObjectStore:
 
     def _check_health(self, timeout_seconds: float) -> None:
         """MinIO's own probe first: `/live` and `/ready` say yes before it can serve. Then a signed request, which also works elsewhere."""
-        with calling(timeout_seconds=timeout_seconds):
-            probe = self._client.open("GET", f"{self._client.origin}/minio/health/cluster", request="GET /minio/health/cluster")
-            if probe.status >= 500:
-                raise StoreUnavailable(f"GET /minio/health/cluster: {probe.status}", status=probe.status)
-            try:
-                self._client._execute("GET")  # the list of this identity's buckets
-            except StoreError as error:
-                if error.code not in ANSWERS_OF_A_LIVING_STORE:
-                    raise StoreUnavailable(str(error), status=error.status, code=error.code) from error
+        deadline = Deadline(timeout_seconds)
+        status = self._client.probe(HEALTH_PATH, deadline)
+        if status >= 500:
+            raise StoreUnavailable(f"GET {HEALTH_PATH}: {status}", status=status)
+        try:
+            self._client.send(Request("GET"), deadline)  # the list of this identity's buckets
+        except StoreError as error:
+            if error.code not in ANSWERS_OF_A_LIVING_STORE:
+                raise StoreUnavailable(str(error), status=error.status, code=error.code) from error
 
     def close(self) -> None:
         """Let go of threads and connections. A request under way is cut: its thread would keep the process from its end."""
         if self._own_executor is not None:
             self._own_executor.shutdown(wait=False, cancel_futures=True)
-        self._client.pool.connections.cut()
-        self._client.pool.clear()
+        self._client.transport.cut()
 
     async def _run(self, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)

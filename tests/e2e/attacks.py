@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from service.object_store import Bucket
-from service.object_store.connection import calling
+from service.object_store.messages import Deadline, Request
 from service.object_store.presign import Signer
 from service.resources import Resources
 from tests.e2e.jobs import TEXT, declare, digest, find_key, open_upload, put
@@ -73,5 +73,5 @@ async def overwrite(
 
 def put_as_root(root_incoming: Bucket, key: str, body: bytes) -> None:
     """With the ETag of any other object."""
-    with calling(timeout_seconds=10):
-        root_incoming._client._execute("PUT", root_incoming.name, key, body=body, headers={"Content-Type": TEXT, **forge(now())})
+    request = Request("PUT", root_incoming.name, key, headers={"Content-Type": TEXT, **forge(now())}, body=body)
+    root_incoming.client.send(request, Deadline(10))

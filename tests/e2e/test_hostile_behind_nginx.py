@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service.object_store.connection import calling
+from service.operations.deployment import Deployment
 from service.resources import Resources
 from tests.e2e.attacks import put_snowball
 from tests.e2e.conftest import Api, Behind
@@ -22,7 +22,7 @@ from tests.e2e.test_hostile_urls import (
     test_an_encoding_and_tags_of_the_clients_own_do_not_reach_who_downloads,  # noqa: F401  # as above
 )
 from tests.presigned import Answers, content, sign
-from tests.stores import open_store
+from tests.stores import read_headers, read_tags
 
 pytestmark = pytest.mark.anyio
 BODY = b"what was sent" * 1000
@@ -270,7 +270,7 @@ async def test_nothing_but_type_and_condition_reaches_the_store(api: Api, resour
     answer = await put({"upload": {"method": "PUT", "url": signed.url, "headers": signed.headers}}, BODY, more)
     assert answer.status == 200, answer.body
     assert content(resources.incoming, key) == BODY
-    headers, tags = await asyncio.to_thread(read_all_about, api, key)
+    headers, tags = await asyncio.to_thread(read_all_about, api.deployment, key)
     kept = {"cache-control", "content-disposition", "content-encoding", "content-language", "expires", "x-amz-storage-class"}
     assert not any(headers.get(name) for name in kept)  # two neutral values, which are empty, may be stored
     assert not any(name.startswith(("x-amz-meta-mine", "x-amz-tagging", "x-amz-object-lock", "x-amz-website")) for name in headers)
@@ -281,10 +281,7 @@ async def test_nothing_but_type_and_condition_reaches_the_store(api: Api, resour
     await resources.incoming.delete(key)
 
 
-def read_all_about(api: Api, key: str) -> tuple[dict[str, str], dict[str, str]]:
-    """By root: the object's headers, by their names in lower case, and its tags."""
-    keys = api.deployment
-    with open_store(keys.endpoint, keys.root_access_key, secret_key=keys.root_secret_key) as root, calling(timeout_seconds=10):
-        answer = root._client._execute("HEAD", keys.incoming_bucket, key)
-        tags = root._client.get_object_tags(keys.incoming_bucket, key)
-        return {name.lower(): value for name, value in answer.headers.items()}, dict(tags or {})
+def read_all_about(deployment: Deployment, key: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the headers of an incoming object, by their names in lower case, and its tags."""
+    bucket = deployment.incoming_bucket
+    return read_headers(deployment, bucket, key), read_tags(deployment, bucket, key)

@@ -16,7 +16,6 @@ import pytest
 
 from service.files.lookup import find_file
 from service.model import UnprovedFile
-from service.object_store.connection import calling
 from service.object_store.presign import ABSENT_FROM_PUT, Signer
 from service.resources import Resources
 from service.uploads.signing import sign_upload
@@ -42,7 +41,7 @@ from tests.e2e.jobs import (
 )
 from tests.invariants import list_bucket
 from tests.presigned import ABUSES, OPEN, Answers, content, forge, stream_unsigned
-from tests.stores import open_store, receive, send
+from tests.stores import read_tags, receive, send
 
 pytestmark = pytest.mark.anyio
 
@@ -190,16 +189,10 @@ async def test_an_encoding_and_tags_of_the_clients_own_do_not_reach_who_download
     assert "content-encoding" not in answer.headers
     assert answer.headers["content-disposition"].startswith("attachment")
     assert answer.headers["cache-control"] == "private, no-cache"
-    assert await asyncio.to_thread(read_tags, api, (await look_at(resources, declared)).row["minio_object_name"]) == {
-        "assay-file-id": declared["file"]["id"]
-    }
+    name = str((await look_at(resources, declared)).row["minio_object_name"])
+    tags = await asyncio.to_thread(read_tags, api.deployment, api.deployment.vault_bucket, name)
+    assert tags == {"assay-file-id": declared["file"]["id"]}
     await check_served(client, resources, declared, packed)
-
-
-def read_tags(api: Api, name: UUID) -> dict[str, str]:
-    keys = api.deployment
-    with open_store(keys.endpoint, keys.root_access_key, secret_key=keys.root_secret_key) as root, calling(timeout_seconds=10):
-        return dict(root._client.get_object_tags(keys.vault_bucket, str(name)) or {})
 
 
 # Other bytes than declared

@@ -12,7 +12,7 @@ from typing import Any
 from service.files.lookup import find_file
 from service.model import Claim, Declaration, File, Sha256
 from service.object_store import Bucket
-from service.object_store.connection import calling
+from service.object_store.messages import Deadline, Request
 from service.queries import claims
 from service.resources import Resources
 from service.uploads.arrivals import record_event
@@ -88,8 +88,8 @@ async def send_parts(resources: Resources, body: bytes = TWO_PARTS) -> File:
 
 def put_as_root(incoming: Bucket, file: File, body: bytes, *, content_type: str = "text/plain", **headers: str) -> None:
     """What no URL of ours allows."""
-    with calling(timeout_seconds=10):
-        incoming._client._execute("PUT", incoming.name, file.incoming_key, body=body, headers={"Content-Type": content_type, **headers})
+    request = Request("PUT", incoming.name, file.incoming_key, headers={"Content-Type": content_type, **headers}, body=body)
+    incoming.client.send(request, Deadline(10))
 
 
 async def claim(resources: Resources, file: File) -> Claim:

@@ -7,13 +7,12 @@ import pytest
 
 from service.object_store import StoreUnavailable
 from service.object_store.administration import Administration, EventRule
-from service.object_store.connection import calling
 from service.operations.deployment import Deployment, allow
 from service.operations.doctor import events, requests
 from service.resources import Resources
 from tests.examining import answering, statuses, with_urls_to
 from tests.proxies import faulty_proxy
-from tests.stores import StoreUnderTest
+from tests.stores import StoreUnderTest, root_sdk
 
 pytestmark = pytest.mark.anyio
 
@@ -32,8 +31,7 @@ async def test_a_missing_event_rule_is_found(resources: Resources, deployment: D
     administration.replace_event_rule(deployment.incoming_bucket, other)
     (finding,) = await events.check_event_rule(resources)
     assert (finding.name, finding.status, finding.advice) == ("event rule", "failed", "run `assay bootstrap`")
-    with calling(timeout_seconds=10):
-        administration._client.delete_bucket_notification(deployment.incoming_bucket)
+    root_sdk(deployment).delete_bucket_notification(deployment.incoming_bucket)
     assert statuses(await events.check_event_rule(resources)) == {"event rule": "failed"}
 
 

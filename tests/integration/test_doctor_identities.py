@@ -5,10 +5,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from minio import Minio
+from minio.error import S3Error
 
-from service.object_store import RequestRefused, StoreUnavailable
+from service.object_store import StoreUnavailable
 from service.object_store.administration import Administration, Policy
-from service.object_store.connection import calling
 from service.operations.bootstrap import bootstrap
 from service.operations.deployment import SERVICE_ACTIONS, SERVICE_BUCKET_ACTIONS, Deployment, allow
 from service.operations.doctor import events
@@ -19,6 +20,7 @@ from service.settings import Secret, Settings
 from tests.examining import changed, examine_all, failures
 from tests.faults import FaultyBucket
 from tests.invariants import list_bucket
+from tests.stores import root_sdk
 
 pytestmark = pytest.mark.anyio
 
@@ -51,18 +53,16 @@ def narrowed(deployment: Deployment, missing: str) -> Policy:
 
 def read_store(administration: Administration, deployment: Deployment) -> Any:
     """What an attempt that is allowed might change: the buckets, their policies and rules."""
-    client, buckets = administration._client, (deployment.incoming_bucket, deployment.vault_bucket)
-    with calling(timeout_seconds=10):
-        names = {bucket.name for bucket in client.list_buckets()}
-    return names, [administration.event_rules(bucket) for bucket in buckets], [policy_of(administration, bucket) for bucket in buckets]
+    root, buckets = root_sdk(deployment), (deployment.incoming_bucket, deployment.vault_bucket)
+    names = {bucket.name for bucket in root.list_buckets()}
+    return names, [administration.event_rules(bucket) for bucket in buckets], [policy_of(root, bucket) for bucket in buckets]
 
 
-def policy_of(administration: Administration, bucket: str) -> str:
-    with calling(timeout_seconds=10):
-        try:
-            return administration._client.get_bucket_policy(bucket)
-        except RequestRefused as error:
-            return error.code or ""
+def policy_of(root: Minio, bucket: str) -> str:
+    try:
+        return root.get_bucket_policy(bucket)
+    except S3Error as error:
+        return error.code or ""
 
 
 async def wait_until_not_ok(check: Any, resources: Resources) -> None:

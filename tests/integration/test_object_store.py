@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import secrets
 
-import minio
 import pytest
 
 from service.object_store import (
@@ -20,17 +19,9 @@ from service.object_store import (
 from service.object_store.presign import Signer
 from service.operations.bootstrap import Deployment
 from tests.objects import MIB, copy, put, read_all
-from tests.stores import REGION, StoreUnderTest, now, open_store, read_metadata, send
+from tests.stores import StoreUnderTest, now, open_store, read_metadata, read_tags, send
 
 pytestmark = pytest.mark.anyio
-
-
-def tags_of(deployment: Deployment, bucket: str, key: str) -> dict[str, str]:
-    """By root and the plain SDK: the service identity may not even ask."""
-    client = minio.Minio(
-        deployment.endpoint.removeprefix("http://"), deployment.root_access_key, deployment.root_secret_key, secure=False, region=REGION
-    )
-    return dict(client.get_object_tags(bucket, key) or {})
 
 
 async def test_a_store_that_serves_is_healthy(object_store: ObjectStore) -> None:
@@ -146,7 +137,7 @@ async def test_a_copy_keeps_the_bytes_and_nothing_else_of_the_source(deployment:
     assert read_all(vault, "copied") == b"bytes"
     assert (found.etag, found.content_type) == (copied.etag, "application/pdf")
     assert read_metadata(deployment, vault, "copied") == {"assay-file-id": "1", "assay-filename": "a%20b"}
-    assert tags_of(deployment, vault.name, "copied") == {"assay": "vault"}
+    assert read_tags(deployment, vault.name, "copied") == {"assay": "vault"}
 
 
 async def test_what_changed_since_it_was_seen_is_not_copied(incoming: Bucket, vault: Bucket) -> None:

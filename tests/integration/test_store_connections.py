@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.object_store import Bucket, ObjectStore, StoreError, StoreUnavailable, connection
+from service.object_store import Bucket, ObjectStore, StoreError, StoreUnavailable, transport
 from tests.objects import put, read_all
 from tests.stores import open_store
 
@@ -18,12 +18,14 @@ BODY = bytes(8 * 1024 * 1024)
 
 
 @contextlib.contextmanager
-def slow_server(release: threading.Event) -> Iterator[str]:
+def slow_server(release: threading.Event, reached: threading.Event | None = None) -> Iterator[str]:
     """Takes one request's first bytes, the rest when it is released, and then answers as a store does to a PUT."""
 
     def serve() -> None:
         with contextlib.suppress(OSError), listener.accept()[0] as client:
             client.recv(1024)
+            if reached:
+                reached.set()
             release.wait(10)
             client.settimeout(0.5)
             with contextlib.suppress(TimeoutError):
@@ -60,7 +62,7 @@ async def test_an_empty_object_that_was_read_to_its_end_leaves_a_good_connection
 
 
 async def test_a_body_may_take_longer_than_a_connect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(transport, "CONNECT_SECONDS", 0.2)
     release = threading.Event()
     timer = threading.Timer(0.6, release.set)  # longer than a connect may take
     with slow_server(release) as endpoint, opened(endpoint) as store:
@@ -75,12 +77,10 @@ async def test_a_body_may_not_take_longer_than_its_call() -> None:
 
 
 async def test_a_request_that_waits_ends_when_the_store_is_closed() -> None:
-    release = threading.Event()
-    with slow_server(release) as endpoint, opened(endpoint) as store:
+    release, reached = threading.Event(), threading.Event()
+    with slow_server(release, reached) as endpoint, opened(endpoint) as store:
         waiting = asyncio.create_task(store.bucket("vault").head("k", timeout_seconds=60))
-        connections = store._client.pool.connections
-        while not any(one.sock for one in connections._open):  # noqa: ASYNC110  # nothing tells when a socket is there
-            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(reached.wait, 20)
         store.close()
         with pytest.raises(StoreError):
             await asyncio.wait_for(waiting, 5)

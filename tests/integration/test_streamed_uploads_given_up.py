@@ -4,18 +4,18 @@ import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import minio
 import msgspec
 import pytest
 
 from service import problems
+from service.object_store.messages import Deadline, Request
 from service.operations.bootstrap import Deployment
 from service.queries import reservations
 from service.resources import Resources
 from service.uploads.buffers import UploadBuffers
 from service.uploads.streamed import PART_BYTES, UploadHeaders, upload_stream
 from tests.faults import FaultyPool, lose_connection
-from tests.stores import REGION
+from tests.stores import open_store
 
 pytestmark = pytest.mark.anyio
 
@@ -28,12 +28,12 @@ async def large_body() -> AsyncIterator[bytes]:
 
 
 def count_uploads(deployment: Deployment) -> int:
-    """Multipart uploads of the whole vault, by root."""
-    client = minio.Minio(
-        deployment.endpoint.removeprefix("http://"), deployment.root_access_key, deployment.root_secret_key, secure=False, region=REGION
-    )
-    found = client._list_multipart_uploads(deployment.vault_bucket, prefix="")
-    return len(found.uploads)
+    """Return how many multipart uploads the whole vault has, as root sees them."""
+    with open_store(deployment.endpoint, deployment.root_access_key, secret_key=deployment.root_secret_key) as root:
+        vault = root.bucket(deployment.vault_bucket)
+        answer = vault.client.send(Request("GET", vault.name, query={"uploads": "", "prefix": ""}), Deadline(10))
+    assert b"<ListMultipartUploadsResult" in answer.body
+    return answer.body.count(b"<Upload>")
 
 
 async def upload(resources: Resources) -> None:

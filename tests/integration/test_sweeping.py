@@ -13,6 +13,8 @@ import pytest
 from service.files.lookup import delete_file
 from service.model import File, State
 from service.object_store import Bucket, StoreError
+from service.object_store.client import Client
+from service.object_store.messages import Answer, Deadline, Request
 from service.queries import leftovers
 from service.resources import Resources
 from service.uploads.arrivals import record_event
@@ -112,7 +114,7 @@ async def test_one_row_that_cannot_be_swept_blocks_no_other(resources: Resources
 class StuckClient:
     """Holds the DELETE of one key until it is released, as a store does while a stalled reader has the object: a thread really waits."""
 
-    def __init__(self, client: Any, key: str) -> None:
+    def __init__(self, client: Client, key: str) -> None:
         self.client = client
         self.key = key
         self.reached = threading.Event()
@@ -121,17 +123,17 @@ class StuckClient:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.client, name)
 
-    def _execute(self, method: str, bucket: str | None = None, key: str | None = None, **options: Any) -> Any:
-        if (method, key) == ("DELETE", self.key):
+    def send(self, request: Request, deadline: Deadline) -> Answer:
+        if (request.method, request.key) == ("DELETE", self.key):
             self.reached.set()
             assert self.released.wait(60)
-        return self.client._execute(method, bucket, key, **options)
+        return self.client.send(request, deadline)
 
 
 @asynccontextmanager
 async def stuck_at(resources: Resources, key: str) -> AsyncIterator[tuple[Resources, StuckClient]]:
-    client: Any = StuckClient(resources.vault._client, key)
-    vault = Bucket(client, resources.vault.name, run=resources.vault._run)
+    client: Any = StuckClient(resources.vault.client, key)
+    vault = Bucket(client, resources.vault.name, run=asyncio.to_thread)
     try:
         yield msgspec.structs.replace(resources, vault=vault), client
     finally:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.object_store.presign import ABSENT_FROM_PART, ABSENT_FROM_PUT, Signer, parse_endpoint
+from service.object_store.presign import ABSENT_FROM_PART, ABSENT_FROM_PUT, Signer
+from service.object_store.signing import parse_endpoint
 
 EXAMPLE_ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
 EXAMPLE_SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"

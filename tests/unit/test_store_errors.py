@@ -11,7 +11,7 @@ from service.object_store import (
     StoreUnavailable,
     UploadMissing,
 )
-from service.object_store.connection import is_error_document
+from service.object_store.documents import is_error
 from service.object_store.errors import error_for_answer
 
 
@@ -63,11 +63,11 @@ def test_a_copy_that_is_refused_may_be_refused_for_a_fault_of_the_vault() -> Non
     "body", [b"<Error><Code>x</Code></Error>", b'<?xml version="1.0"?>\n<Error/>', b" \n <?xml version='1.0'?><Error></Error>"]
 )
 def test_an_error_document_is_known_by_its_root(body: bytes) -> None:
-    assert is_error_document(body)
+    assert is_error(body)
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"<DeleteResult><Error><Code>x</Code></Error></DeleteResult>", b"bytes", b"<?xml version='1.0'?><CopyObjectResult/>"]
 )
 def test_another_document_is_none(body: bytes) -> None:
-    assert not is_error_document(body)
+    assert not is_error(body)

@@ -1,0 +1,74 @@
+"""One identity's client of the store: a request is signed, sent once by the transport, and its answer checked."""
+
+import hashlib
+from datetime import UTC, datetime
+
+import urllib3
+
+from service.object_store.errors import RequestRefused, StoreUnavailable, check_answer
+from service.object_store.messages import SUCCESSES, Answer, Deadline, Request, SignedRequest
+from service.object_store.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD, RequestSigner, canonical_query, object_path
+from service.object_store.transport import ThreadedTransport, read_answer, read_headers
+
+
+class Client:
+    """Safe to share between threads. Each method raises StoreError."""
+
+    def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str) -> None:
+        """`endpoint` is `http://host[:port]` or `https://host[:port]`."""
+        self._signer = RequestSigner(endpoint, access_key=access_key, secret_key=secret_key, region=region)
+        self.origin = self._signer.origin
+        self._secure = self._signer.scheme == "https"
+        self.transport = ThreadedTransport(secure=self._secure)
+
+    def send(self, request: Request, deadline: Deadline) -> Answer:
+        """Return the whole answer, which is a success."""
+        return check_answer(request, self.transport.send(self.sign(request), deadline))
+
+    def open(self, request: Request, deadline: Deadline) -> urllib3.BaseHTTPResponse:
+        """Return a successful answer whose body is still to be read."""
+        response = self.transport.open(self.sign(request), deadline)
+        if response.status not in SUCCESSES:
+            check_answer(request, read_refusal(response, request.name))
+        return response
+
+    def probe(self, path: str, deadline: Deadline) -> int:
+        """Return the status of an unsigned GET."""
+        return self.transport.send(SignedRequest(f"GET {path}", "GET", self.origin + path), deadline).status
+
+    def sign(self, request: Request) -> SignedRequest:
+        """Return the request as it is sent now. Raises RequestRefused for a key that no path can name."""
+        try:
+            path = request_path(request)
+        except ValueError as error:
+            raise RequestRefused(f"{request.name}: a key that no path can name") from error
+        query = canonical_query(request.query)
+        headers = dict(request.headers)
+        if request.body is not None:
+            headers["Content-Length"] = str(memoryview(request.body).nbytes)
+        signed = self._signer.sign(request.method, path, query, headers=headers, digest=self._digest(request), signed_at=datetime.now(UTC))
+        url = f"{self.origin}{path}?{query}" if query else f"{self.origin}{path}"
+        return SignedRequest(request.name, request.method, url, signed, request.body)
+
+    def _digest(self, request: Request) -> str:
+        """Return what is signed for the body. Over TLS, hashing it again would protect nothing."""
+        if request.sha256 is not None:
+            return request.sha256
+        if not request.body:
+            return EMPTY_SHA256
+        return UNSIGNED_PAYLOAD if self._secure else hashlib.sha256(request.body).hexdigest()
+
+
+def request_path(request: Request) -> str:
+    if request.key is not None:
+        return object_path(request.bucket, request.key)
+    return f"/{request.bucket}" if request.bucket is not None else "/"
+
+
+def read_refusal(response: urllib3.BaseHTTPResponse, request: str) -> Answer:
+    """Return an answer that is no success. Without its body, its status alone says what happened."""
+    try:
+        return read_answer(response, request)
+    except (urllib3.exceptions.HTTPError, OSError, StoreUnavailable):
+        response.close()
+        return Answer(response.status, read_headers(response), b"")

@@ -1,0 +1,102 @@
+"""The transport of the store for threads: urllib3, each request sent once under its own deadline."""
+
+import ssl
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import urllib3
+from urllib3.exceptions import HTTPError, ProtocolError
+from urllib3.util import Timeout
+
+from service.object_store.connections import Connections, PunctualPool, PunctualTlsPool, check_not_late, sending
+from service.object_store.errors import StoreUnavailable, unavailable
+from service.object_store.messages import Answer, Deadline, SignedRequest
+
+CONNECT_SECONDS: Final = 5.0
+CONNECTIONS_KEPT: Final = 128
+"""More may be open at once; these stay open for the next request."""
+LARGEST_ANSWER_BYTES: Final = 8 * 1024 * 1024
+"""A page of 1,000 keys of 1,024 bytes, escaped, is half of it."""
+READ_BYTES: Final = 1024 * 1024
+REPEATABLE: Final = frozenset({"GET", "HEAD", "DELETE"})
+
+Result = TypeVar("Result")
+
+
+class ThreadedTransport:
+    """Sends a request in the thread that calls. Safe to share between threads.
+
+    Nothing that writes is ever sent twice: a PUT sent twice may land after the object under its key
+    was already hashed. Redirects are never followed, because a request is signed for one host.
+    """
+
+    def __init__(self, *, secure: bool) -> None:
+        # The default context trusts what the system trusts, or SSL_CERT_FILE.
+        self._pools = urllib3.PoolManager(maxsize=CONNECTIONS_KEPT, ssl_context=ssl.create_default_context() if secure else None)
+        self._pools.pool_classes_by_scheme = {"http": PunctualPool, "https": PunctualTlsPool}
+        self._connections = Connections()
+
+    def send(self, request: SignedRequest, deadline: Deadline) -> Answer:
+        """Return the whole answer, of whatever status. Raises SentTooLate, StoreUnavailable."""
+        return self._exchange(request, deadline, lambda response: read_answer(response, request.name))
+
+    def open(self, request: SignedRequest, deadline: Deadline) -> urllib3.BaseHTTPResponse:
+        """Return the answer as soon as its head is here. The caller reads the body and closes the response."""
+        return self._exchange(request, deadline, lambda response: response)
+
+    def cut(self) -> None:
+        """End all connections for good, also those of requests that are under way."""
+        self._connections.cut()
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that no request uses."""
+        self._pools.clear()
+
+    def _exchange(self, request: SignedRequest, deadline: Deadline, receive: Callable[[urllib3.BaseHTTPResponse], Result]) -> Result:
+        check_not_late(deadline)
+        with sending(deadline, self._connections):
+            try:
+                return self._exchange_repeatedly(request, deadline, receive)
+            except (HTTPError, OSError) as error:
+                raise unavailable(request.name, error) from error
+
+    def _exchange_repeatedly(
+        self, request: SignedRequest, deadline: Deadline, receive: Callable[[urllib3.BaseHTTPResponse], Result]
+    ) -> Result:
+        try:
+            return receive(self._begin(request, deadline))
+        except ProtocolError:  # mostly a kept connection that the store closed a moment ago
+            if request.method not in REPEATABLE:
+                raise
+            return receive(self._begin(request, deadline))
+
+    def _begin(self, request: SignedRequest, deadline: Deadline) -> urllib3.BaseHTTPResponse:
+        """Send the request and return the response once its head is here."""
+        seconds = deadline.timeout_seconds
+        return self._pools.urlopen(
+            request.method,
+            request.url,
+            body=request.body,
+            headers=request.headers,
+            timeout=Timeout(connect=min(CONNECT_SECONDS, seconds), read=seconds),
+            retries=False,
+            redirect=False,
+            preload_content=False,
+        )
+
+
+def read_answer(response: urllib3.BaseHTTPResponse, request: str) -> Answer:
+    """Return the answer with its whole body, so that the connection can be used again. Raises StoreUnavailable."""
+    body = bytearray()
+    while piece := response.read(READ_BYTES, decode_content=False):
+        body += piece
+        if len(body) > LARGEST_ANSWER_BYTES:
+            response.close()
+            raise StoreUnavailable(f"{request}: an answer of more than {LARGEST_ANSWER_BYTES} bytes", status=response.status)
+    response.release_conn()
+    return Answer(response.status, read_headers(response), bytes(body))
+
+
+def read_headers(response: urllib3.BaseHTTPResponse) -> dict[str, str]:
+    return {name.lower(): value for name, value in response.headers.items()}
