@@ -121,8 +121,11 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
         return [*named, *self.webhook_token, *self.link_secret, self.database_url, self.listen_url]
 
 
-class BootstrapSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What `bootstrap` needs: the only reader of root's credentials."""
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """What `bootstrap` needs: the only reader of root's credentials.
+
+    `webhook_id` is the ID in the store's `MINIO_NOTIFY_WEBHOOK_…_<ID>` variables.
+    """
 
     s3_endpoint: Url
     s3_region: str = "us-east-1"
@@ -137,10 +140,22 @@ class BootstrapSettings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_id: str = "ASSAY"
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(…)"
+        return f"Deployment({self.s3_endpoint}, {self.incoming_bucket}, {self.vault_bucket})"  # key ids are secrets too
+
+    @property
+    def webhook_arn(self) -> str:
+        return f"arn:minio:sqs::{self.webhook_id}:webhook"
+
+    @property
+    def signer_policy_name(self) -> str:
+        return f"{self.incoming_bucket}-signer"
+
+    @property
+    def service_policy_name(self) -> str:
+        return f"{self.vault_bucket}-service"
 
 
-KINDS: Final = (DatabaseSettings, Settings, BootstrapSettings)
+KINDS: Final = (DatabaseSettings, Settings, Deployment)
 
 
 def list_variables() -> set[str]:

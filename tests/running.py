@@ -9,9 +9,8 @@ import pytest
 import structlog
 
 from service.object_store import Bucket
-from service.operations.bootstrap import Deployment
 from service.resources import Resources, open_resources
-from service.settings import BucketName, DatabaseUrl, Delay, Secret, Settings, Token, Url
+from service.settings import BucketName, DatabaseUrl, Delay, Deployment, Secret, Settings, Token, Url
 from tests.stores import StoreUnderTest, open_store
 
 
@@ -24,12 +23,12 @@ def settings(deployment: Deployment, store: StoreUnderTest, database_url: str) -
 def make_settings(deployment: Deployment, store: StoreUnderTest, database_url: str) -> Settings:
     return Settings(
         database_url=DatabaseUrl(Secret(database_url)),
-        s3_endpoint=Url(deployment.endpoint),
-        s3_region=deployment.region,
-        s3_access_key=Secret(deployment.access_key),
-        s3_secret_key=Secret(deployment.secret_key),
-        s3_signer_access_key=Secret(deployment.signer_access_key),
-        s3_signer_secret_key=Secret(deployment.signer_secret_key),
+        s3_endpoint=Url(deployment.s3_endpoint),
+        s3_region=deployment.s3_region,
+        s3_access_key=Secret(deployment.s3_access_key),
+        s3_secret_key=Secret(deployment.s3_secret_key),
+        s3_signer_access_key=Secret(deployment.s3_signer_access_key),
+        s3_signer_secret_key=Secret(deployment.s3_signer_secret_key),
         incoming_bucket=BucketName(deployment.incoming_bucket),
         vault_bucket=BucketName(deployment.vault_bucket),
         webhook_token=(Token(Secret(store.webhook_token)),),
@@ -67,5 +66,5 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
 @pytest.fixture
 def root_incoming(deployment: Deployment) -> Iterator[Bucket]:
     """The incoming bucket by root, who may write there whatever no URL allows."""
-    with open_store(deployment.endpoint, deployment.root_access_key, secret_key=deployment.root_secret_key) as opened:
+    with open_store(deployment.s3_endpoint, deployment.s3_root_access_key, secret_key=deployment.s3_root_secret_key) as opened:
         yield opened.bucket(deployment.incoming_bucket)

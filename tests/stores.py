@@ -25,7 +25,8 @@ import pytest
 from service.embedded import Webhook
 from service.object_store import Bucket, ObjectStore
 from service.object_store.presign import Signer
-from service.operations.bootstrap import Deployment, bootstrap
+from service.operations.bootstrap import bootstrap
+from service.settings import BucketName, Deployment, Secret, Url
 from tests.servers import RunningStore, reserved_port, start_test_store, store_kinds
 
 REGION = "us-east-1"
@@ -104,16 +105,16 @@ def fresh_deployment(store: StoreUnderTest) -> Deployment:
 def new_deployment(store: StoreUnderTest, *, webhook_id: str = WEBHOOK_ID) -> Deployment:
     name = secrets.token_hex(4)
     return Deployment(
-        endpoint=store.endpoint,
-        region=REGION,
-        root_access_key=store.root_access_key,
-        root_secret_key=store.root_secret_key,
-        access_key=f"service-{name}",
-        secret_key=secrets.token_hex(16),
-        signer_access_key=f"signer-{name}",
-        signer_secret_key=secrets.token_hex(16),
-        incoming_bucket=f"incoming-{name}",
-        vault_bucket=f"vault-{name}",
+        s3_endpoint=Url(store.endpoint),
+        s3_region=REGION,
+        s3_root_access_key=Secret(store.root_access_key),
+        s3_root_secret_key=Secret(store.root_secret_key),
+        s3_access_key=Secret(f"service-{name}"),
+        s3_secret_key=Secret(secrets.token_hex(16)),
+        s3_signer_access_key=Secret(f"signer-{name}"),
+        s3_signer_secret_key=Secret(secrets.token_hex(16)),
+        incoming_bucket=BucketName(f"incoming-{name}"),
+        vault_bucket=BucketName(f"vault-{name}"),
         webhook_id=webhook_id,
     )
 
@@ -127,8 +128,8 @@ def known_identities() -> dict[str, dict[str, str]]:
 @pytest.fixture
 def deployment(fresh_deployment: Deployment, known_identities: dict[str, dict[str, str]]) -> Deployment:
     """Fresh buckets, ready for use by identities that now have rights to these and no others."""
-    names = ("access_key", "secret_key", "signer_access_key", "signer_secret_key")
-    keys = known_identities.setdefault(fresh_deployment.endpoint, {name: getattr(fresh_deployment, name) for name in names})
+    names = ("s3_access_key", "s3_secret_key", "s3_signer_access_key", "s3_signer_secret_key")
+    keys = known_identities.setdefault(fresh_deployment.s3_endpoint, {name: getattr(fresh_deployment, name) for name in names})
     ready = msgspec.structs.replace(fresh_deployment, **keys)
     bootstrap(ready)
     return ready
@@ -137,7 +138,7 @@ def deployment(fresh_deployment: Deployment, known_identities: dict[str, dict[st
 @pytest.fixture
 def object_store(deployment: Deployment) -> Iterator[ObjectStore]:
     """The store as the service identity sees it."""
-    with open_store(deployment.endpoint, deployment.access_key, secret_key=deployment.secret_key) as opened:
+    with open_store(deployment.s3_endpoint, deployment.s3_access_key, secret_key=deployment.s3_secret_key) as opened:
         yield opened
 
 
@@ -154,7 +155,10 @@ def vault(object_store: ObjectStore, deployment: Deployment) -> Bucket:
 @pytest.fixture
 def signer(deployment: Deployment) -> Signer:
     return Signer(
-        deployment.endpoint, access_key=deployment.signer_access_key, secret_key=deployment.signer_secret_key, region=deployment.region
+        deployment.s3_endpoint,
+        access_key=deployment.s3_signer_access_key,
+        secret_key=deployment.s3_signer_secret_key,
+        region=deployment.s3_region,
     )
 
 
@@ -162,10 +166,10 @@ def signer(deployment: Deployment) -> Signer:
 def open_signer(deployment: Deployment) -> Signer:
     """Its URLs forbid no header: what a store then does is what the binding prevents."""
     return Signer(
-        deployment.endpoint,
-        access_key=deployment.signer_access_key,
-        secret_key=deployment.signer_secret_key,
-        region=deployment.region,
+        deployment.s3_endpoint,
+        access_key=deployment.s3_signer_access_key,
+        secret_key=deployment.s3_signer_secret_key,
+        region=deployment.s3_region,
         bind_absent_headers=False,
     )
 
@@ -184,8 +188,8 @@ def root_signer(store: StoreUnderTest) -> Signer:
 
 def root_sdk(deployment: Deployment) -> minio.Minio:
     """Return the SDK as the store's root: a witness that shares no code with the service's client."""
-    parts = urlsplit(deployment.endpoint)
-    keys = (deployment.root_access_key, deployment.root_secret_key)
+    parts = urlsplit(deployment.s3_endpoint)
+    keys = (deployment.s3_root_access_key, deployment.s3_root_secret_key)
     return minio.Minio(parts.netloc, *keys, secure=parts.scheme == "https", region=REGION)
 
 

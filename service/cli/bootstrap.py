@@ -6,9 +6,9 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from service.operations.bootstrap import Deployment, describe
 from service.operations.bootstrap import bootstrap as make_ready
-from service.settings import BootstrapSettings, read_settings
+from service.operations.bootstrap import describe
+from service.settings import Deployment, read_settings
 
 UNSEEN: Final = {
     "ASSAY_S3_ENDPOINT": "http://minio:9000",
@@ -31,8 +31,7 @@ def bootstrap(*, print_only: Annotated[bool, Parameter(name="--print")] = False)
         Change nothing: print the policies, `mc` commands and `MINIO_*` lines for an administrator who keeps root's keys.
     """
     environ = fill_unseen(os.environ) if print_only else os.environ
-    settings = read_settings(environ, BootstrapSettings)
-    deployment = make_deployment(settings)
+    deployment = read_settings(environ, Deployment)
     if print_only:
         print(describe(deployment))
         return
@@ -43,19 +42,3 @@ def bootstrap(*, print_only: Annotated[bool, Parameter(name="--print")] = False)
 def fill_unseen(environ: Mapping[str, str]) -> dict[str, str]:
     missing = {name: value for name, value in UNSEEN.items() if name not in environ and f"{name}_FILE" not in environ}
     return {**missing, **environ}
-
-
-def make_deployment(settings: BootstrapSettings) -> Deployment:
-    return Deployment(
-        endpoint=settings.s3_endpoint,
-        region=settings.s3_region,
-        root_access_key=settings.s3_root_access_key,
-        root_secret_key=settings.s3_root_secret_key,
-        access_key=settings.s3_access_key,
-        secret_key=settings.s3_secret_key,
-        signer_access_key=settings.s3_signer_access_key,
-        signer_secret_key=settings.s3_signer_secret_key,
-        incoming_bucket=settings.incoming_bucket,
-        vault_bucket=settings.vault_bucket,
-        webhook_id=settings.webhook_id,
-    )

@@ -147,9 +147,7 @@ def start_servers(stack: ExitStack, folder: Path, *, host: str, port: int, minio
         try:
             run_alembic(postgres.url)
         except SchemaError as error:
-            raise CommandError(
-                f"{folder} was made by another version of assay: remove that folder, or name another one with --data"
-            ) from error
+            raise CommandError(f"{folder} is of another version of assay: remove that folder, or name another one with --data") from error
         return postgres
 
     def prepare_store() -> Store:

@@ -18,9 +18,8 @@ from service.cli.errors import CommandError
 from service.embedded import Postgres, Store
 from service.embedded.folder import keep_secret
 from service.model import make_id
-from service.operations.deployment import Deployment
 from service.queries import keys
-from service.settings import DatabaseUrl, Secret, Settings, Token, Url, parse_endpoint_url
+from service.settings import BucketName, DatabaseUrl, Deployment, Secret, Settings, Token, Url, parse_endpoint_url
 
 WEBHOOK_ID: Final = "ASSAY"
 REGION: Final = "us-east-1"
@@ -136,16 +135,16 @@ def make_settings(development: Development) -> Settings:
 
 def make_deployment(store: Store, identities: Identities) -> Deployment:
     return Deployment(
-        endpoint=store.endpoint,
-        region=REGION,
-        root_access_key=store.root_access_key,
-        root_secret_key=store.root_secret_key,
-        access_key=identities.access_key,
-        secret_key=identities.secret_key,
-        signer_access_key=identities.signer_access_key,
-        signer_secret_key=identities.signer_secret_key,
-        incoming_bucket=INCOMING,
-        vault_bucket=VAULT,
+        s3_endpoint=Url(store.endpoint),
+        s3_region=REGION,
+        s3_root_access_key=Secret(store.root_access_key),
+        s3_root_secret_key=Secret(store.root_secret_key),
+        s3_access_key=Secret(identities.access_key),
+        s3_secret_key=Secret(identities.secret_key),
+        s3_signer_access_key=Secret(identities.signer_access_key),
+        s3_signer_secret_key=Secret(identities.signer_secret_key),
+        incoming_bucket=BucketName(INCOMING),
+        vault_bucket=BucketName(VAULT),
         webhook_id=WEBHOOK_ID,
     )
 

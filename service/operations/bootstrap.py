@@ -6,14 +6,15 @@ The only place that ever holds root's keys.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 
 from service.object_store import ObjectStore, RequestRefused, StoreError, StoreUnavailable
 from service.object_store.administration import Administration, EventRule, Policy
-from service.operations.deployment import ORPHAN_DAYS, Deployment, describe, service_policy, signer_policy
+from service.operations.deployment import ORPHAN_DAYS, describe, service_policy, signer_policy
+from service.settings import Deployment
 
 START_SECONDS: Final = 30.0
 """How long a store may take to come up, and a change of rights to take effect everywhere."""
@@ -44,10 +45,10 @@ def bootstrap(deployment: Deployment) -> list[Step]:
     """Blocks, for seconds on a store that is just starting. Raises BootstrapError."""
     check_identities_differ(deployment)
     administration = Administration(
-        deployment.endpoint,
-        access_key=deployment.root_access_key,
-        secret_key=deployment.root_secret_key,
-        region=deployment.region,
+        deployment.s3_endpoint,
+        access_key=deployment.s3_root_access_key,
+        secret_key=deployment.s3_root_secret_key,
+        region=deployment.s3_region,
     )
     try:
         wait_for_store(administration)
@@ -59,7 +60,7 @@ def bootstrap(deployment: Deployment) -> list[Step]:
 
 
 def check_identities_differ(deployment: Deployment) -> None:
-    ids = {deployment.root_access_key, deployment.access_key, deployment.signer_access_key}
+    ids = {deployment.s3_root_access_key, deployment.s3_access_key, deployment.s3_signer_access_key}
     if len(ids) < 3 or "" in ids:
         raise BootstrapError(
             "root, the service identity and the signer need a key id each, all different: every upload URL shows the signer's"
@@ -136,24 +137,26 @@ def ensure_policy(administration: Administration, name: str, policy: Policy) -> 
 
 def ensure_signer(administration: Administration, deployment: Deployment) -> Outcome:
     store = ObjectStore(
-        deployment.endpoint,
-        access_key=deployment.signer_access_key,
-        secret_key=deployment.signer_secret_key,
-        region=deployment.region,
+        deployment.s3_endpoint,
+        access_key=deployment.s3_signer_access_key,
+        secret_key=deployment.s3_signer_secret_key,
+        region=deployment.s3_region,
     )
-    keys = (deployment.signer_access_key, deployment.signer_secret_key)
+    keys = (deployment.s3_signer_access_key, deployment.s3_signer_secret_key)
     return ensure_identity(administration, store, keys=keys, policy=deployment.signer_policy_name, writes=[deployment.incoming_bucket])
 
 
 def ensure_service_identity(administration: Administration, deployment: Deployment) -> Outcome:
-    store = ObjectStore(deployment.endpoint, access_key=deployment.access_key, secret_key=deployment.secret_key, region=deployment.region)
-    keys = (deployment.access_key, deployment.secret_key)
+    store = ObjectStore(
+        deployment.s3_endpoint, access_key=deployment.s3_access_key, secret_key=deployment.s3_secret_key, region=deployment.s3_region
+    )
+    keys = (deployment.s3_access_key, deployment.s3_secret_key)
     buckets = [deployment.incoming_bucket, deployment.vault_bucket]
     return ensure_identity(administration, store, keys=keys, policy=deployment.service_policy_name, writes=buckets)
 
 
 def ensure_identity(
-    administration: Administration, store: ObjectStore, *, keys: tuple[str, str], policy: str, writes: list[str]
+    administration: Administration, store: ObjectStore, *, keys: tuple[str, str], policy: str, writes: Sequence[str]
 ) -> Outcome:
     """`store` is the store as this identity sees it; done when it may write to all of `writes`."""
     access_key, secret_key = keys

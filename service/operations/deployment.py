@@ -1,11 +1,11 @@
 """What a deployment needs of its store, and how to make it by hand where nobody hands out root's keys."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
-
 from service.object_store.administration import Policy
+from service.settings import Deployment
 
 ORPHAN_DAYS: Final = 30
 """Never shorter: it would remove uploads that wait for workers."""
@@ -30,37 +30,6 @@ Nothing in this project sends such a body.
 """
 
 
-class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """All that bootstrap needs to know. `webhook_id` is the ID in the store's `MINIO_NOTIFY_WEBHOOK_…_<ID>` variables."""
-
-    endpoint: str
-    region: str
-    root_access_key: str
-    root_secret_key: str
-    access_key: str
-    secret_key: str
-    signer_access_key: str
-    signer_secret_key: str
-    incoming_bucket: str
-    vault_bucket: str
-    webhook_id: str
-
-    def __repr__(self) -> str:
-        return f"Deployment({self.endpoint}, {self.incoming_bucket}, {self.vault_bucket})"  # key ids are secrets too
-
-    @property
-    def webhook_arn(self) -> str:
-        return f"arn:minio:sqs::{self.webhook_id}:webhook"
-
-    @property
-    def signer_policy_name(self) -> str:
-        return f"{self.incoming_bucket}-signer"
-
-    @property
-    def service_policy_name(self) -> str:
-        return f"{self.vault_bucket}-service"
-
-
 def signer_policy(incoming_bucket: str) -> Policy:
     """To put, and nothing else: with `s3:GetObject` a URL's holder could have the store copy any object that the signer may read."""
     policy = allow(("s3:PutObject",), [f"{incoming_bucket}/*"])
@@ -76,12 +45,12 @@ def service_policy(incoming_bucket: str, vault_bucket: str) -> Policy:
     return policy
 
 
-def deny_unsigned_bodies(buckets: list[str]) -> dict[str, Any]:
+def deny_unsigned_bodies(buckets: Sequence[str]) -> dict[str, Any]:
     resources = [f"arn:aws:s3:::{bucket}/*" for bucket in buckets]
     return {"Effect": "Deny", "Action": ["s3:PutObject"], "Resource": resources, "Condition": UNSIGNED_BODIES}
 
 
-def allow(actions: tuple[str, ...], resources: list[str]) -> Policy:
+def allow(actions: tuple[str, ...], resources: Sequence[str]) -> Policy:
     statement = {"Effect": "Allow", "Action": list(actions), "Resource": [f"arn:aws:s3:::{resource}" for resource in resources]}
     return {"Version": "2012-10-17", "Statement": [statement]}
 
@@ -98,9 +67,9 @@ def describe(deployment: Deployment) -> str:
             *describe_environment(deployment.webhook_id),
             "",
             "# 2. Buckets, as root of the store. Run what follows in a shell where ASSAY_S3_* are set.",
-            f'mc alias set assay {deployment.endpoint} "$ROOT_ACCESS_KEY" "$ROOT_SECRET_KEY"',
+            f'mc alias set assay {deployment.s3_endpoint} "$ROOT_ACCESS_KEY" "$ROOT_SECRET_KEY"',
             *[
-                f"mc mb --ignore-existing --region {deployment.region} assay/{name}"
+                f"mc mb --ignore-existing --region {deployment.s3_region} assay/{name}"
                 for name in (deployment.incoming_bucket, deployment.vault_bucket)
             ],
             "",

@@ -56,7 +56,7 @@ def has_room(folder: Path, free: int) -> bool:
 
 def open_as_root(site: Site) -> AbstractContextManager[ObjectStore]:
     deployment = site.deployment
-    return open_store(deployment.endpoint, deployment.root_access_key, secret_key=deployment.root_secret_key)
+    return open_store(deployment.s3_endpoint, deployment.s3_root_access_key, secret_key=deployment.s3_root_secret_key)
 
 
 def prove(site: Site, body: Path, digest: str) -> float:

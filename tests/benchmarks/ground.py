@@ -17,8 +17,8 @@ import httpx
 
 from service.embedded import Webhook, start_postgres
 from service.object_store.presign import Signer
-from service.operations.bootstrap import Deployment, bootstrap
-from service.settings import Settings
+from service.operations.bootstrap import bootstrap
+from service.settings import Deployment, Settings
 from tests.benchmarks.hand import Hand
 from tests.benchmarks.processes import find_filesystem
 from tests.conftest import TEMPLATE, execute, in_database, make_template
@@ -167,7 +167,9 @@ def check_disk(folder: Path) -> None:
 
 def make_hand(deployment: Deployment) -> Hand:
     """Root, and a plain bucket beside the service's two."""
-    signer = Signer(deployment.endpoint, access_key=deployment.root_access_key, secret_key=deployment.root_secret_key, region=REGION)
+    signer = Signer(
+        deployment.s3_endpoint, access_key=deployment.s3_root_access_key, secret_key=deployment.s3_root_secret_key, region=REGION
+    )
     bucket = f"plain-{secrets.token_hex(4)}"
     made = httpx.put(signer.presign("PUT", None, key=bucket, issued_at=datetime.now(UTC), expires_in_seconds=60))
     assert made.is_success, made.text

@@ -28,10 +28,10 @@ from service.embedded.processes import bound
 from service.http.server.limits import Limits, make_limits
 from service.model import make_id
 from service.object_store import Bucket
-from service.operations.bootstrap import Deployment, bootstrap
+from service.operations.bootstrap import bootstrap
 from service.queries.keys import create_key
 from service.resources import Resources, open_resources
-from service.settings import BaseUrl, Secret, Settings, Url
+from service.settings import BaseUrl, Deployment, Secret, Settings, Url
 from service.telemetry.logs import configure_logs
 from tests.conftest import TEMPLATE, execute, in_database
 from tests.e2e.leaks import check_log, keep_secret

@@ -118,7 +118,7 @@ async def test_what_nginx_does_by_default_would_be_seen(client: httpx.AsyncClien
 
 def beside(behind: Behind, folder: Path, *, store: str | None = None, **other: Any) -> AbstractContextManager[Nginx]:
     """A second nginx before the same servers; what is signed for the first one's address does not hold here."""
-    api, own = [url.removeprefix("http://") for url in (behind.direct, behind.api.deployment.endpoint)]
+    api, own = [url.removeprefix("http://") for url in (behind.direct, behind.api.deployment.s3_endpoint)]
     servers = Servers(api=api, store=store or own, bucket=behind.api.deployment.incoming_bucket)
     return running_nginx(folder / f"nginx-{secrets.token_hex(4)}", free_port(), servers, **other)
 

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service.operations.deployment import Deployment
 from service.resources import Resources
+from service.settings import Deployment
 from tests.e2e.attacks import put_snowball
 from tests.e2e.conftest import Api, Behind
 from tests.e2e.jobs import check_all, check_served, complete, declare, find_key, in_pieces, look_at, put, upload, upload_silently

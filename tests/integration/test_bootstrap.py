@@ -11,7 +11,8 @@ from service.embedded import Webhook, start_store
 from service.object_store import Bucket, ObjectMissing, ObjectStore, StoreUnavailable
 from service.object_store.administration import Administration, EventRule
 from service.object_store.presign import Signer
-from service.operations.bootstrap import BootstrapError, Deployment, bootstrap, describe
+from service.operations.bootstrap import BootstrapError, bootstrap, describe
+from service.settings import BucketName, Deployment, Secret, Url
 from tests.servers import free_port, genuine_minio, reachable_folder, store_kinds
 from tests.stores import REGION, StoreUnderTest, listening, now, open_store, send
 
@@ -61,20 +62,20 @@ def test_a_widened_policy_is_narrowed_again(
 
 
 def test_a_policy_that_came_to_an_identity_is_taken_away(deployment: Deployment, administration: Administration) -> None:
-    administration.set_policy(deployment.signer_access_key, "readwrite")
+    administration.set_policy(deployment.s3_signer_access_key, "readwrite")
     assert outcomes(deployment)[4] == "mended"
-    found = administration.identity(deployment.signer_access_key)
+    found = administration.identity(deployment.s3_signer_access_key)
     assert found is not None
     assert found.policies == {deployment.signer_policy_name}
 
 
 def test_a_changed_secret_takes_effect(deployment: Deployment) -> None:
-    changed = msgspec.structs.replace(deployment, secret_key="another-secret-of-the-service", signer_secret_key="another-of-the-signer")
+    changed = msgspec.structs.replace(deployment, s3_secret_key="another-of-the-service", s3_signer_secret_key="another-of-the-signer")
     assert outcomes(changed)[4:6] == ["mended", "mended"]
-    with open_store(changed.endpoint, changed.access_key, secret_key=changed.secret_key) as store:
+    with open_store(changed.s3_endpoint, changed.s3_access_key, secret_key=changed.s3_secret_key) as store:
         store.bucket(changed.vault_bucket).put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
     with (
-        open_store(deployment.endpoint, deployment.access_key, secret_key=deployment.secret_key) as store,
+        open_store(deployment.s3_endpoint, deployment.s3_access_key, secret_key=deployment.s3_secret_key) as store,
         pytest.raises(StoreUnavailable, match="SignatureDoesNotMatch"),
     ):
         store.bucket(deployment.vault_bucket).put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
@@ -140,7 +141,7 @@ def test_the_service_identity_may_touch_no_other_bucket(
 async def test_the_signer_may_put_into_incoming_and_nothing_else(deployment: Deployment, incoming: Bucket, vault: Bucket) -> None:
     for bucket in (incoming, vault):
         bucket.put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
-    with open_store(deployment.endpoint, deployment.signer_access_key, secret_key=deployment.signer_secret_key) as store:
+    with open_store(deployment.s3_endpoint, deployment.s3_signer_access_key, secret_key=deployment.s3_signer_secret_key) as store:
         as_signer = store.bucket(deployment.incoming_bucket)
         as_signer.put_now("new", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
         with pytest.raises(StoreUnavailable, match="AccessDenied"):
@@ -162,15 +163,15 @@ def test_a_webhook_that_the_store_does_not_know_is_named(fresh_deployment: Deplo
 
 
 def test_a_wrong_key_of_roots_fails_at_once_and_is_not_shown(fresh_deployment: Deployment) -> None:
-    wrong = msgspec.structs.replace(fresh_deployment, root_secret_key="not-the-secret-of-root")
+    wrong = msgspec.structs.replace(fresh_deployment, s3_root_secret_key="not-the-secret-of-root")
     with pytest.raises(BootstrapError, match="ASSAY_S3_ROOT_ACCESS_KEY") as raised:
         bootstrap(wrong)
-    assert wrong.root_access_key not in str(raised.value)
+    assert wrong.s3_root_access_key not in str(raised.value)
 
 
 def test_root_is_no_service_identity(fresh_deployment: Deployment) -> None:
     with pytest.raises(BootstrapError, match="all different"):
-        bootstrap(msgspec.structs.replace(fresh_deployment, access_key=fresh_deployment.root_access_key))
+        bootstrap(msgspec.structs.replace(fresh_deployment, s3_access_key=fresh_deployment.s3_root_access_key))
 
 
 def test_the_printed_instructions_name_everything_and_no_secret(fresh_deployment: Deployment) -> None:
@@ -190,8 +191,8 @@ def test_a_region_in_the_stores_own_arns_is_no_difference(fresh_folder: Path, fr
     ) as regional:
         deployment = msgspec.structs.replace(
             fresh_identities,
-            endpoint=regional.endpoint,
-            root_access_key=regional.root_access_key,
+            s3_endpoint=regional.endpoint,
+            s3_root_access_key=regional.root_access_key,
             root_secret_key=regional.root_secret_key,
         )
         assert outcomes(deployment) == ["made"] * 8
@@ -207,15 +208,15 @@ def fresh_folder() -> Iterator[Path]:
 @pytest.fixture
 def fresh_identities() -> Deployment:
     return Deployment(
-        endpoint="",
-        region=REGION,
-        root_access_key="",
-        root_secret_key="",
-        access_key="service-regional",
-        secret_key="service-secret",
-        signer_access_key="signer-regional",
-        signer_secret_key="signer-secret",
-        incoming_bucket="incoming-regional",
-        vault_bucket="vault-regional",
+        s3_endpoint=Url(""),
+        s3_region=REGION,
+        s3_root_access_key=Secret(""),
+        s3_root_secret_key=Secret(""),
+        s3_access_key=Secret("service-regional"),
+        s3_secret_key=Secret("service-secret"),
+        s3_signer_access_key=Secret("signer-regional"),
+        s3_signer_secret_key=Secret("signer-secret"),
+        incoming_bucket=BucketName("incoming-regional"),
+        vault_bucket=BucketName("vault-regional"),
         webhook_id="ASSAY",
     )

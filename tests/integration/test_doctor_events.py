@@ -7,9 +7,10 @@ import pytest
 
 from service.object_store import StoreUnavailable
 from service.object_store.administration import Administration, EventRule
-from service.operations.deployment import Deployment, allow
+from service.operations.deployment import allow
 from service.operations.doctor import events, requests
 from service.resources import Resources
+from service.settings import Deployment
 from tests.examining import answering, statuses, with_urls_to
 from tests.proxies import faulty_proxy
 from tests.stores import StoreUnderTest, root_sdk
@@ -19,8 +20,8 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def administration(deployment: Deployment) -> Iterator[Administration]:
-    root = (deployment.root_access_key, deployment.root_secret_key)
-    opened = Administration(deployment.endpoint, access_key=root[0], secret_key=root[1], region=deployment.region)
+    root = (deployment.s3_root_access_key, deployment.s3_root_secret_key)
+    opened = Administration(deployment.s3_endpoint, access_key=root[0], secret_key=root[1], region=deployment.s3_region)
     yield opened
     opened.close()
 

@@ -11,12 +11,12 @@ from minio.error import S3Error
 from service.object_store import StoreUnavailable
 from service.object_store.administration import Administration, Policy
 from service.operations.bootstrap import bootstrap
-from service.operations.deployment import SERVICE_ACTIONS, SERVICE_BUCKET_ACTIONS, Deployment, allow
+from service.operations.deployment import SERVICE_ACTIONS, SERVICE_BUCKET_ACTIONS, allow
 from service.operations.doctor import events
 from service.operations.doctor.identities import check_key_ids, check_service_identity, check_service_rights, check_signer
 from service.operations.doctor.probes import probe_object
 from service.resources import Resources
-from service.settings import Secret, Settings
+from service.settings import Deployment, Secret, Settings
 from tests.examining import changed, examine_all, failures
 from tests.faults import FaultyBucket
 from tests.invariants import list_bucket
@@ -36,8 +36,8 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def administration(deployment: Deployment) -> Iterator[Administration]:
-    root = (deployment.root_access_key, deployment.root_secret_key)
-    opened = Administration(deployment.endpoint, access_key=root[0], secret_key=root[1], region=deployment.region)
+    root = (deployment.s3_root_access_key, deployment.s3_root_secret_key)
+    opened = Administration(deployment.s3_endpoint, access_key=root[0], secret_key=root[1], region=deployment.s3_region)
     yield opened
     opened.close()
 
@@ -133,7 +133,7 @@ async def test_a_service_identity_with_too_many_rights_is_found(
 async def test_roots_keys_in_the_service_identitys_place_are_found(
     settings: Settings, deployment: Deployment, administration: Administration
 ) -> None:
-    root = {"s3_access_key": Secret(deployment.root_access_key), "s3_secret_key": Secret(deployment.root_secret_key)}
+    root = {"s3_access_key": Secret(deployment.s3_root_access_key), "s3_secret_key": Secret(deployment.s3_root_secret_key)}
     before = read_store(administration, deployment)
     async with changed(settings, **root) as resources:
         found = await examine_all(resources)
@@ -145,7 +145,7 @@ async def test_roots_keys_in_the_service_identitys_place_are_found(
 
 
 async def test_a_signer_with_too_many_rights_is_found(resources: Resources, deployment: Deployment, administration: Administration) -> None:
-    administration.set_policy(deployment.signer_access_key, deployment.service_policy_name)
+    administration.set_policy(deployment.s3_signer_access_key, deployment.service_policy_name)
     await wait_until_not_ok(check_signer, resources)
     (finding,) = await check_signer(resources)
     assert finding.status == "failed"

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from service.object_store.administration import Administration
-from service.operations.deployment import Deployment, allow
+from service.operations.deployment import allow
 from service.operations.doctor import Check, Finding, events, run_check
 from service.operations.doctor.binding import check_binding
 from service.operations.doctor.enforcement import PROMISES, check_enforcement, check_promise
@@ -16,7 +16,7 @@ from service.operations.doctor.identities import check_service_identity, check_s
 from service.operations.doctor.store import check_public_endpoint, check_upload_url
 from service.operations.doctor.unsigned_headers import check_unsigned_headers
 from service.resources import Resources
-from service.settings import Settings, Url
+from service.settings import Deployment, Settings, Url
 from tests.examining import answering, changed, examine_all, failures, statuses, with_urls_to
 from tests.integration.steps import BODY, declare, put
 from tests.invariants import list_bucket
@@ -71,8 +71,8 @@ async def test_policies_without_their_refusal_of_unsigned_bodies_are_found(
     """CVE-2026-41145, as in a deployment whose bootstrap is older."""
     if store.kind not in WARNINGS:
         pytest.skip("what this store lets through is not known")
-    root = (deployment.root_access_key, deployment.root_secret_key)
-    administration = Administration(deployment.endpoint, access_key=root[0], secret_key=root[1], region=deployment.region)
+    root = (deployment.s3_root_access_key, deployment.s3_root_secret_key)
+    administration = Administration(deployment.s3_endpoint, access_key=root[0], secret_key=root[1], region=deployment.s3_region)
     administration.put_policy(deployment.signer_policy_name, allow(("s3:PutObject",), [f"{deployment.incoming_bucket}/*"]))
     administration.close()
     expected = {"URL: streaming", "URL: signature"} if store.kind == "minio" else set()

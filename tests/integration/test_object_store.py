@@ -17,7 +17,7 @@ from service.object_store import (
     UploadMissing,
 )
 from service.object_store.presign import Signer
-from service.operations.bootstrap import Deployment
+from service.settings import Deployment
 from tests.objects import MIB, copy, put, read_all
 from tests.stores import StoreUnderTest, now, open_store, read_metadata, read_tags, send
 

@@ -22,7 +22,7 @@ import pytest
 from service.object_store import Bucket, ObjectStore, StoreError, signing
 from service.object_store.presign import ABSENT_FROM_PUT, UNSENDABLE, PresignedPut, Signer
 from service.object_store.signing import forbid
-from service.operations.bootstrap import Deployment
+from service.settings import Deployment
 from tests.presigned import (
     ABUSES,
     BODY,
@@ -335,7 +335,9 @@ async def test_even_a_signer_that_may_read_copies_nothing(
 ) -> None:
     """The signer's rights are the one fence, and the URL is the other."""
     vault.put_now("secret", BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10)
-    binding = Signer(deployment.endpoint, access_key=deployment.root_access_key, secret_key=deployment.root_secret_key, region=REGION)
+    binding = Signer(
+        deployment.s3_endpoint, access_key=deployment.s3_root_access_key, secret_key=deployment.s3_root_secret_key, region=REGION
+    )
     source = {"x-amz-copy-source": f"/{vault.name}/secret"}
     assert put(sign(root_signer, incoming, "copied", size=0), b"", source).status == 200
     assert put(sign(binding, incoming, "k", size=0), b"", source).status == 403
@@ -379,7 +381,11 @@ def test_headers_of_the_clients_own_are_stored(
     }
     expect_open("unsigned headers of the object", put(sign(open_signer, incoming, "k"), headers=headers))
     client = minio.Minio(
-        deployment.endpoint.removeprefix("http://"), deployment.root_access_key, deployment.root_secret_key, secure=False, region=REGION
+        deployment.s3_endpoint.removeprefix("http://"),
+        deployment.s3_root_access_key,
+        deployment.s3_root_secret_key,
+        secure=False,
+        region=REGION,
     )
     stored = client.stat_object(incoming.name, "k").metadata or {}
     assert stored.get("Content-Disposition") == "inline"
@@ -410,7 +416,7 @@ async def test_a_copy_cannot_be_made_with_an_upload_url(signer: Signer, incoming
 @pytest.fixture
 def service_signer(deployment: Deployment) -> Signer:
     """It signs nothing in the service. Its key id is a secret, and a URL with it is only made here."""
-    return Signer(deployment.endpoint, access_key=deployment.access_key, secret_key=deployment.secret_key, region=REGION)
+    return Signer(deployment.s3_endpoint, access_key=deployment.s3_access_key, secret_key=deployment.s3_secret_key, region=REGION)
 
 
 BESIDE_THE_SIGNATURE: list[tuple[str, list[tuple[str, str]]]] = [

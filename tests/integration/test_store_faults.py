@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.object_store import Bucket, RequestRefused, SentTooLate, StoreUnavailable
-from service.operations.bootstrap import Deployment
+from service.settings import Deployment
 from tests.objects import MIB, copy, put, read_all, read_into
 from tests.proxies import FaultyProxy, faulty_proxy, stub_store
 from tests.servers import free_port
@@ -29,7 +29,7 @@ def proxy(store: StoreUnderTest) -> Iterator[FaultyProxy]:
 @pytest.fixture
 async def through_proxy(proxy: FaultyProxy, deployment: Deployment) -> AsyncIterator[Bucket]:
     """The vault, seen through the proxy."""
-    with open_store(proxy.endpoint, deployment.access_key, secret_key=deployment.secret_key) as opened:
+    with open_store(proxy.endpoint, deployment.s3_access_key, secret_key=deployment.s3_secret_key) as opened:
         yield opened.bucket(deployment.vault_bucket)
 
 
@@ -113,7 +113,10 @@ async def test_no_error_names_a_query_or_a_key_id(deployment: Deployment, throug
     proxy.silent = True
     with pytest.raises(StoreUnavailable) as silent:
         await through_proxy.list_parts("k", "upload-1", timeout_seconds=0.2)
-    with open_store(deployment.endpoint, "nobody-we-know", secret_key="no-secret") as stranger, pytest.raises(StoreUnavailable) as foreign:
+    with (
+        open_store(deployment.s3_endpoint, "nobody-we-know", secret_key="no-secret") as stranger,
+        pytest.raises(StoreUnavailable) as foreign,
+    ):
         await stranger.bucket(deployment.vault_bucket).head("k")
     for text in (str(silent.value), str(foreign.value)):
         assert "?" not in text

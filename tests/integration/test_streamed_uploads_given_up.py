@@ -9,9 +9,9 @@ import pytest
 
 from service import problems
 from service.object_store.messages import Deadline, Request
-from service.operations.bootstrap import Deployment
 from service.queries import reservations
 from service.resources import Resources
+from service.settings import Deployment
 from service.uploads.buffers import UploadBuffers
 from service.uploads.streamed import PART_BYTES, UploadHeaders, upload_stream
 from tests.faults import FaultyPool, lose_connection
@@ -29,7 +29,7 @@ async def large_body() -> AsyncIterator[bytes]:
 
 def count_uploads(deployment: Deployment) -> int:
     """Return how many multipart uploads the whole vault has, as root sees them."""
-    with open_store(deployment.endpoint, deployment.root_access_key, secret_key=deployment.root_secret_key) as root:
+    with open_store(deployment.s3_endpoint, deployment.s3_root_access_key, secret_key=deployment.s3_root_secret_key) as root:
         vault = root.bucket(deployment.vault_bucket)
         answer = vault.client.send(Request("GET", vault.name, query={"uploads": "", "prefix": ""}), Deadline(10))
     assert b"<ListMultipartUploadsResult" in answer.body

@@ -8,9 +8,9 @@ import pytest
 from service import problems
 from service.model import RejectionReason, Sha256, State
 from service.object_store import Bucket
-from service.operations.deployment import Deployment
 from service.queries import claims, reservations
 from service.resources import Resources
+from service.settings import Deployment
 from service.uploads.completion import complete_upload
 from service.worker.sweeper import sweep
 from tests.clock import DAY, pass_time

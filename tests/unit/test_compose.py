@@ -11,10 +11,10 @@ from packaging.utils import canonicalize_name
 
 from service.cli import app
 from service.cli.env import fill_line
-from service.settings import BootstrapSettings, DatabaseSettings, Settings, list_variables, parse_duration, read_settings
+from service.settings import DatabaseSettings, Deployment, Settings, list_variables, parse_duration, read_settings
 
 ROOT = Path(__file__).parents[2]
-KINDS: dict[str, type[msgspec.Struct]] = {"api": Settings, "worker": Settings, "migrate": DatabaseSettings, "bootstrap": BootstrapSettings}
+KINDS: dict[str, type[msgspec.Struct]] = {"api": Settings, "worker": Settings, "migrate": DatabaseSettings, "bootstrap": Deployment}
 """What each of our processes reads at its start."""
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?|:\+)([^${}]*))?\}")
 """One that holds no other."""

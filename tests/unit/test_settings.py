@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import BootstrapSettings, DatabaseSettings, Settings, SettingsError, read_settings
+from service.settings import DatabaseSettings, Deployment, Settings, SettingsError, read_settings
 
 COMPLETE = {
     "ASSAY_DATABASE_URL": "postgresql://u:p@db/assay",
@@ -119,14 +119,14 @@ def test_a_repr_shows_no_secret() -> None:
 
 
 def test_each_process_reads_only_what_is_its_own() -> None:
-    assert read_settings({**COMPLETE, **ROOT}, BootstrapSettings).s3_root_access_key == "root"
+    assert read_settings({**COMPLETE, **ROOT}, Deployment).s3_root_access_key == "root"
     assert not hasattr(read_settings({**COMPLETE, **ROOT}, Settings), "s3_root_access_key")
     assert read_settings(COMPLETE, DatabaseSettings).database_pool_size == 10
 
 
 def test_bootstrap_puts_no_rule_of_incoming_on_the_vault() -> None:
     with pytest.raises(SettingsError, match="must differ"):
-        read_settings({**COMPLETE, **ROOT, "ASSAY_INCOMING_BUCKET": "assay-vault"}, BootstrapSettings)
+        read_settings({**COMPLETE, **ROOT, "ASSAY_INCOMING_BUCKET": "assay-vault"}, Deployment)
 
 
 @pytest.mark.parametrize(
