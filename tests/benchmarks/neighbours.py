@@ -69,8 +69,10 @@ async def declare_bare(request: Request[Any, Any, Any], data: Declared) -> Inser
     return Inserted(row["id"], row["created_at"])
 
 
+# Without the triggers that write our history.
+CREATE_NAIVE_TABLE = "CREATE TABLE IF NOT EXISTS naive_files (LIKE files INCLUDING ALL)"
 INSERT_NAIVELY = """
-    INSERT INTO files (id, owner, filename, size, content_type, metadata, state, hash, minio_object_name, vault_etag,
+    INSERT INTO naive_files (id, owner, filename, size, content_type, metadata, state, hash, minio_object_name, vault_etag,
                        upload_date, expires_at, grace_until, final_at)
     VALUES ($1, 'naive', $2, $3, $4, '{}', 'ready', $5, $6, $7, now(), now(), now(), now())
     RETURNING id, created_at
@@ -104,6 +106,7 @@ def make_application(settings: Settings, *handlers: Any) -> Litestar:
             secure=False,
         )
         async with await database.open_pool(settings) as app.state.pool:
+            await app.state.pool.execute(CREATE_NAIVE_TABLE)
             yield
 
     return Litestar(route_handlers=list(handlers), lifespan=[lifespan], openapi_config=None, logging_config=None)

@@ -129,7 +129,7 @@ def make_declare(site: Site) -> bytes:
 
 
 COMMIT_BY_HAND = """
-    UPDATE files SET state = 'ready', hash = $2, minio_object_name = $3, vault_etag = 'etag', upload_date = now(),
+    UPDATE files SET state = 'ready', changed_by = 'worker', hash = $2, minio_object_name = $3, vault_etag = 'etag', upload_date = now(),
                      due_at = NULL, final_at = now()
     WHERE id = $1
 """
