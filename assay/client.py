@@ -113,7 +113,7 @@ class Client:
                     sha256=sha256,
                     meter=Meter(progress, None),
                 )
-            wish = UploadOptions(
+            options = UploadOptions(
                 filename=name,
                 content_type=content_type,
                 metadata=metadata or {},
@@ -122,16 +122,16 @@ class Client:
                 hash=hash,
                 parallel=self.parallel,
             )
-            with self._open_journal(opened, wish, resume, restart=restart, key=idempotency_key) as journal:
-                sending = Sending(self._api, opened, wish, journal=journal, meter=Meter(progress, opened.size))
+            with self._open_journal(opened, options, resume, restart=restart, key=idempotency_key) as journal:
+                sending = Sending(self._api, opened, options, journal=journal, meter=Meter(progress, opened.size))
                 return upload_source(sending, wait=wait, timeout=timeout)
         finally:
             opened.close()
 
     def _open_journal(
-        self, source: Source, wish: UploadOptions, resume: str | os.PathLike[str] | None, *, restart: bool, key: str | None
+        self, source: Source, options: UploadOptions, resume: str | os.PathLike[str] | None, *, restart: bool, key: str | None
     ) -> closing[Journal]:
-        fields = wish.fields(source.size)
+        fields = options.fields(source.size)
         if resume is None:
             return closing(Journal.in_memory(self.url, fields, key=key))
         return closing(open_journal(resume, self.url, fields, source=source, restart=restart, key=key))

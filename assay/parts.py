@@ -83,7 +83,7 @@ def find_stored(sending: Sending, file: UUID, plan: Parts) -> frozenset[int]:
 def run(under_way: PartsSending, numbers: Iterable[int]) -> None:
     left = iter(numbers)
     try:
-        under_way.pool.run(lambda: work(under_way, left), min(under_way.sending.wish.parallel, under_way.plan.parts))
+        under_way.pool.run(lambda: work(under_way, left), min(under_way.sending.options.parallel, under_way.plan.parts))
     except AlreadyUploaded:
         return
     except StoreRefused as error:

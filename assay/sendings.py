@@ -41,19 +41,19 @@ class UploadOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Sending:
     """`sha256` is the whole file's digest, as soon as it is known."""
 
-    def __init__(self, api: Api, source: Source, wish: UploadOptions, *, journal: Journal, meter: Meter) -> None:
+    def __init__(self, api: Api, source: Source, options: UploadOptions, *, journal: Journal, meter: Meter) -> None:
         self.api = api
         self.source = source
-        self.wish = wish
+        self.options = options
         self.journal = journal
         self.meter = meter
-        self.sha256 = wish.sha256
+        self.sha256 = options.sha256
 
     @property
     def wants_whole(self) -> bool:
         """The whole digest is to be found, for it is not known."""
-        return self.wish.sha256 is None and self.wish.hash == "auto"
+        return self.options.sha256 is None and self.options.hash == "auto"
 
     @property
     def wants_parts(self) -> bool:
-        return self.wish.hash != "none"
+        return self.options.hash != "none"

@@ -94,7 +94,7 @@ def find_declared(sending: Sending) -> tuple[Declared, bool]:
 
 
 def declare(sending: Sending) -> Declared:
-    return sending.api.declare(sending.wish.fields(sending.source.size), idempotency_key=sending.journal.key)
+    return sending.api.declare(sending.options.fields(sending.source.size), idempotency_key=sending.journal.key)
 
 
 def look_again(sending: Sending, file_id: UUID) -> Declared | None:

@@ -48,7 +48,7 @@ class FileDiagnostics(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
 
 
-STANDING: Final = """
+DIAGNOSTICS: Final = """
     SELECT id, owner, filename, size, content_type, declared_sha256, state, hash, minio_object_name, rejection_reason, rejection_detail,
            incoming_key, part_size, upload_id, created_at, expires_at, grace_until, final_at, lease, lease_until, attempts, arrivals,
            due_at, last_error, failed_reads, failed_reads_since, sweep_at + $2::interval AS sweep_at, sweeps,
@@ -57,8 +57,8 @@ STANDING: Final = """
 """
 
 
-async def find_standing(database: Database, file_id: UUID, *, sweep_delay: timedelta) -> FileDiagnostics | None:
-    return read_row_if_any(await database.fetchrow(STANDING, file_id, sweep_delay), FileDiagnostics)
+async def find_diagnostics(database: Database, file_id: UUID, *, sweep_delay: timedelta) -> FileDiagnostics | None:
+    return read_row_if_any(await database.fetchrow(DIAGNOSTICS, file_id, sweep_delay), FileDiagnostics)
 
 
 # `arrivals` counts events and `complete` alike: none at all means that a worker's own look found the upload.

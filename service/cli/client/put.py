@@ -64,10 +64,10 @@ def put(
     quiet
         Print nothing but what goes wrong.
     """
-    wish = UploadOptions(name, type, parse_pairs(meta or [], recursive=recursive), sha256, force)
-    check_use(files, wish, recursive=recursive)
+    options = UploadOptions(name, type, parse_pairs(meta or [], recursive=recursive), sha256, force)
+    check_use(files, options, recursive=recursive)
     with open_client(server, connections=jobs + 8) as client, open_records() as records, open_report(Form(json, quiet)) as report:
-        pool = Sender(client, records, report, wish=wish, jobs=jobs).pool
+        pool = Sender(client, records, report, options=options, jobs=jobs).pool
         try:
             if report.has_bars:
                 measure_in_background(files, report, recursive=recursive)
@@ -89,10 +89,10 @@ def hand_over(pool: WorkerPool[Source | Pipe], report: Report, files: list[str],
             return
 
 
-def check_use(files: list[str], wish: UploadOptions, *, recursive: bool) -> None:
+def check_use(files: list[str], options: UploadOptions, *, recursive: bool) -> None:
     """Raises WrongUse."""
     single = len(files) == 1 and not (recursive and Path(files[0]).is_dir())
-    if not single and (wish.filename or wish.sha256):
+    if not single and (options.filename or options.sha256):
         raise WrongUse("--name and --sha256 are about one file: give one path alone")
     if files.count(STANDARD_STREAM) > 1:
         raise WrongUse("standard input can be read once: give `-` once")

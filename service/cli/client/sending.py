@@ -55,11 +55,11 @@ class UploadOptions:
 class Sender:
     """Sends what is handed over to its pool."""
 
-    def __init__(self, client: "Client", records: Records, report: Report, *, wish: UploadOptions, jobs: int) -> None:
+    def __init__(self, client: "Client", records: Records, report: Report, *, options: UploadOptions, jobs: int) -> None:
         self._client = client
         self._records = records
         self._report = report
-        self._wish = wish
+        self._options = options
         self._large = threading.Semaphore(LARGE_AT_ONCE)
         self.pool: WorkerPool[Source | Pipe] = WorkerPool(self._send, report, name=name_source, jobs=jobs)
 
@@ -73,10 +73,10 @@ class Sender:
         """Steps 2 and 3."""
         parcel = self._describe(source)
         known = self._records.find(parcel)
-        if known is not None and not self._wish.force and (there := self._find_there(parcel, known)) is not None:
+        if known is not None and not self._options.force and (there := self._find_there(parcel, known)) is not None:
             self._report.count(parcel.size)
             return "skipped", there
-        begun = known is not None and known.file_id is None and not self._wish.force
+        begun = known is not None and known.file_id is None and not self._options.force
         record = known if known is not None and begun else self._records.begin(parcel, known)
         file = self._send_small(parcel, begun=begun) if parcel.size <= SMALL_BYTES else self._send_recorded(parcel, record, begun=begun)
         self._records.finish(parcel, file_id=str(file.id), sha256=file.hash or "")
@@ -86,10 +86,10 @@ class Sender:
         """Raises OSError, Failed."""
         path = os.path.realpath(source.path)
         found = os.stat(path)
-        name = check_unicode(self._wish.filename or os.path.basename(source.path))
-        metadata = dict(self._wish.metadata) | ({KEPT: check_unicode(source.kept)} if source.kept else {})
-        content_type = self._wish.content_type or guess_type(name)
-        return Parcel(self._client.url, path, found.st_size, found.st_mtime_ns, name, content_type, metadata, self._wish.sha256)
+        name = check_unicode(self._options.filename or os.path.basename(source.path))
+        metadata = dict(self._options.metadata) | ({KEPT: check_unicode(source.kept)} if source.kept else {})
+        content_type = self._options.content_type or guess_type(name)
+        return Parcel(self._client.url, path, found.st_size, found.st_mtime_ns, name, content_type, metadata, self._options.sha256)
 
     def _find_there(self, parcel: Parcel, record: Record) -> "File | None":
         """The file that this one became, if it is still that."""
@@ -188,7 +188,7 @@ class Sender:
 
     def _send_pipe(self, pipe: Pipe) -> "tuple[str, File]":
         """Step 4. Raises Stopped."""
-        name = check_unicode(self._wish.filename or "stdin")
+        name = check_unicode(self._options.filename or "stdin")
         with Tap(open_pipe(pipe), self.pool) as stream:
             file = self.pool.watch(
                 name,
@@ -196,9 +196,9 @@ class Sender:
                 lambda progress: self._client.upload(
                     cast("BinaryIO", stream),
                     filename=name,
-                    content_type=self._wish.content_type or guess_type(name),
-                    metadata=self._wish.metadata,
-                    sha256=self._wish.sha256,
+                    content_type=self._options.content_type or guess_type(name),
+                    metadata=self._options.metadata,
+                    sha256=self._options.sha256,
                     progress=progress,
                 ),
             )
