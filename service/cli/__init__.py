@@ -122,6 +122,6 @@ def explain(command: str, error: Exception) -> tuple[str, int]:
         return str(ending), ending.status
     if missing := describe_missing(command, error):
         return missing, CommandError.status
-    from service.cli.failures import explain as explain_failure  # it imports half the server, for its errors
+    from service.cli.exit_status import explain as explain_failure  # it imports half the server, for its errors
 
     return explain_failure(error)

@@ -22,7 +22,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from service.cli.api import Server, reserve_port, run_api, stop_on_sigterm
-from service.cli.development import (
+from service.cli.dev_folder import (
     WEBHOOK_ID,
     Development,
     choose_folder,

@@ -1,0 +1,1 @@
+"""Ways out of the vault: streams and signed links."""

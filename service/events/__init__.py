@@ -1,0 +1,1 @@
+"""The feed of the history and its subscribers."""

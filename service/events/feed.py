@@ -37,7 +37,8 @@ from litestar import Response
 from litestar.types import Receive, Scope, Send
 
 from service.database import UNREACHABLE
-from service.events.subscribers import Batch, Event, Subscriber, write_event, write_position
+from service.events.subscribers import Batch, Subscriber
+from service.events.wire_format import Event, write_event, write_position
 from service.http.disconnects import stop, wait_for_disconnect
 from service.queries import history, keys
 from service.queries.history import Position, Transition
@@ -98,11 +99,11 @@ class Feed:
     async def join(self, subscriber: Subscriber) -> None:
         async with self.fetching:
             if not self.subscribers:
-                self.position = await history.find_now(self.resources.pool)
+                self.position = await history.find_snapshot_position(self.resources.pool)
             self.subscribers.setdefault(subscriber.owner, set()).add(subscriber)
         EVENT_SUBSCRIBERS.inc()
         self.wanted.set()
-        subscriber.position = subscriber.asked or await history.find_now(self.resources.pool)
+        subscriber.position = subscriber.asked or await history.find_snapshot_position(self.resources.pool)
         if self.resources.notifications.closing:
             subscriber.end.set()
 
@@ -210,7 +211,7 @@ class Feed:
         pool = self.resources.pool
         found = await history.read_some(pool, subscriber.position, owner=subscriber.owner, file_id=subscriber.file_id, limit=PAGE)
         if not await history.is_kept(pool, subscriber.position):
-            subscriber.position = await history.find_now(pool)
+            subscriber.position = await history.find_snapshot_position(pool)
             return Page(write_position(subscriber.position, reset=True), more=True)
         text = subscriber.pass_over(Batch([write_event(one) for one in found])) if found else b""
         return Page(text, more=len(found) == PAGE)

@@ -1,26 +1,15 @@
-"""Readers: who is told of events, what waits for them, and how it is written on the wire (Server-Sent Events: HTML, 9.2)."""
+"""Subscribers: event streams that receive transitions from the feed, and what waits for them."""
 
 import asyncio
 from collections import deque
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-import msgspec
-
-from service.model import State
-from service.queries.history import Position, Transition
+from service.events.wire_format import Event
+from service.queries.history import Position
 
 MOST_WAITING: Final = 100
 """Events in a subscriber's queue beside one batch, which may be as large as a page."""
-
-
-class Event(msgspec.Struct, frozen=True):
-    """As it is sent; many subscribers share one."""
-
-    position: Position
-    file_id: UUID
-    text: bytes
 
 
 class Batch:
@@ -35,39 +24,6 @@ class Batch:
         if file_id is None and self.events[0].position > after:
             return self.text
         return b"".join(event.text for event in self.events if event.position > after and file_id in (None, event.file_id))
-
-
-class EventData(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON of an event."""
-
-    file_id: UUID
-    filename: str
-    state: State
-    previous: State | None
-    at: datetime
-    by: str
-    why: str | None
-    hash: str | None
-
-
-def write_event(found: Transition) -> Event:
-    data = EventData(
-        file_id=found.file_id,
-        filename=found.filename,
-        state=found.state,
-        previous=found.previous,
-        at=found.at,
-        by=found.by,
-        why=found.why,
-        hash=str(found.hash) if found.hash else None,
-    )
-    text = b"id: %s\nevent: transition\ndata: %s\n\n" % (str(found.position).encode(), msgspec.json.encode(data))
-    return Event(found.position, found.file_id, text)
-
-
-def write_position(position: Position, *, reset: bool = False) -> bytes:
-    """Where a client is to go on, should it lose its connection; without data it is no event (HTML, 9.2.6)."""
-    return f"id: {position}\n".encode() + (b"event: reset\ndata: {}\n\n" if reset else b"\n")
 
 
 class Subscriber:

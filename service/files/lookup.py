@@ -17,7 +17,7 @@ from service.model import (
 )
 from service.queries import files
 from service.resources import Resources
-from service.telemetry.metrics import report_transition
+from service.telemetry.transitions import report_transition
 
 UNHEARD_SECONDS: Final = 1.0
 """How often a waiter reads its row while nobody would tell it of a change."""

@@ -1,1 +1,1 @@
-"""The HTTP/1.1 server below the application: framing, limits, and refusals before a route is known."""
+"""HTTP above the routes: representations, conditions, bodies, errors. The server below them is in `server`."""

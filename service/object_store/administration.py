@@ -20,7 +20,7 @@ from minio.notificationconfig import NotificationConfig, QueueConfig
 from urllib3.exceptions import HTTPError
 
 from service.object_store.client import Client, read_refusal
-from service.object_store.errors import RequestRefused, check_answer, unavailable, unreadable
+from service.object_store.errors import RequestRefused, check_answer, invalid_answer, unavailable
 from service.object_store.messages import SUCCESSES, Deadline, Request, SignedRequest
 from service.object_store.signing import parse_endpoint
 from service.object_store.transport import ThreadedTransport
@@ -182,7 +182,7 @@ def ask(what: str, function: Callable[[], Result]) -> Result:
     except (HTTPError, OSError) as error:  # the body ended early
         raise unavailable(what, error) from error
     except (ET.ParseError, ValueError) as error:
-        raise unreadable(what, error) from error
+        raise invalid_answer(what, error) from error
 
 
 def ask_if_present(what: str, function: Callable[[], Result], *, missing: str) -> Result | None:

@@ -8,9 +8,9 @@ from hashlib import md5
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
-from service.object_store import documents
+from service.object_store import xml_documents
 from service.object_store.client import Client
-from service.object_store.errors import UploadMissing, unreadable
+from service.object_store.errors import UploadMissing, invalid_answer
 from service.object_store.messages import Answer, Body, Deadline, Request
 from service.object_store.objects import ListedObject, StoredCopy, StoredObject, StoredPart, read_object, strip_quotes
 from service.object_store.reader import ObjectReader
@@ -144,7 +144,7 @@ class Bucket:
         """Begin a multipart upload; its id."""
         headers = object_headers(content_type, metadata, tags)
         request = Request("POST", self.name, key, query={"uploads": ""}, headers=headers)
-        return await self._send(request, Deadline(timeout_seconds), lambda answer: documents.read_upload_id(answer.body))
+        return await self._send(request, Deadline(timeout_seconds), lambda answer: xml_documents.read_upload_id(answer.body))
 
     async def copy_part_from(
         self,
@@ -174,8 +174,10 @@ class Bucket:
 
         `send_before` is a `time.monotonic()`. Raises SentTooLate: nothing was sent.
         """
-        request = post_document(self.name, key, {"uploadId": upload_id}, documents.write_completion(parts))
-        return await self._send(request, Deadline(timeout_seconds, send_before), lambda answer: documents.read_completed_etag(answer.body))
+        request = post_document(self.name, key, {"uploadId": upload_id}, xml_documents.write_completion(parts))
+        return await self._send(
+            request, Deadline(timeout_seconds, send_before), lambda answer: xml_documents.read_completed_etag(answer.body)
+        )
 
     async def abort_upload(self, key: str, upload_id: str, *, timeout_seconds: float = QUICK_SECONDS) -> None:
         """Drop a multipart upload and its parts; one that is gone already is fine."""
@@ -188,7 +190,7 @@ class Bucket:
         query = {"uploadId": upload_id, "max-parts": str(PAGE)}
         while True:
             request = Request("GET", self.name, key, query=query)
-            page = await self._send(request, Deadline(timeout_seconds), lambda answer: documents.read_parts(answer.body))
+            page = await self._send(request, Deadline(timeout_seconds), lambda answer: xml_documents.read_parts(answer.body))
             parts += page.parts
             if page.next_marker is None:
                 return parts
@@ -202,8 +204,8 @@ class Bucket:
         """Delete up to 1,000 keys in one request; the keys that the store did not delete. Missing ones are fine."""
         if not keys:
             return []
-        request = post_document(self.name, None, {"delete": ""}, documents.write_deletion(keys))
-        return await self._send(request, Deadline(timeout_seconds), lambda answer: documents.read_undeleted_keys(answer.body))
+        request = post_document(self.name, None, {"delete": ""}, xml_documents.write_deletion(keys))
+        return await self._send(request, Deadline(timeout_seconds), lambda answer: xml_documents.read_undeleted_keys(answer.body))
 
     async def list_keys(self, prefix: str = "", start_after: str = "", *, timeout_seconds: float = 60.0) -> AsyncIterator[ListedObject]:
         """Every object in the order of keys, one request for each 1,000."""
@@ -212,7 +214,7 @@ class Bucket:
             query["start-after"] = start_after
         while True:
             request = Request("GET", self.name, query=query)
-            page = await self._send(request, Deadline(timeout_seconds), lambda answer: documents.read_objects(answer.body))
+            page = await self._send(request, Deadline(timeout_seconds), lambda answer: xml_documents.read_objects(answer.body))
             for listed in page.objects:
                 yield listed
             if page.next_token is None:
@@ -230,7 +232,7 @@ class Bucket:
         try:
             return read(answer)
         except (KeyError, ValueError) as error:  # a success that is no answer of S3: a proxy's page, say
-            raise unreadable(request.name, error) from error
+            raise invalid_answer(request.name, error) from error
 
 
 def read_stored_etag(answer: Answer) -> str:
@@ -239,7 +241,7 @@ def read_stored_etag(answer: Answer) -> str:
 
 
 def read_copied_etag(answer: Answer) -> str:
-    return documents.read_copied_etag(answer.body)
+    return xml_documents.read_copied_etag(answer.body)
 
 
 def discard(_: Answer) -> None:

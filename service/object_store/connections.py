@@ -81,7 +81,7 @@ def begin_sending(connection: HTTPConnection) -> None:
         connection.sock.settimeout(current.deadline.timeout_seconds)
 
 
-class PunctualConnection(HTTPConnection):
+class DeadlineConnection(HTTPConnection):
     """A connection that calls `begin_sending` before the first byte of each request."""
 
     response_class = StoreResponse
@@ -95,7 +95,7 @@ class PunctualConnection(HTTPConnection):
         super().putrequest(*arguments, **options)
 
 
-class PunctualTlsConnection(HTTPSConnection):
+class DeadlineTlsConnection(HTTPSConnection):
     response_class = StoreResponse
 
     def connect(self) -> None:
@@ -107,9 +107,9 @@ class PunctualTlsConnection(HTTPSConnection):
         super().putrequest(*arguments, **options)
 
 
-class PunctualPool(HTTPConnectionPool):
-    ConnectionCls = PunctualConnection
+class DeadlinePool(HTTPConnectionPool):
+    ConnectionCls = DeadlineConnection
 
 
-class PunctualTlsPool(HTTPSConnectionPool):
-    ConnectionCls = PunctualTlsConnection
+class DeadlineTlsPool(HTTPSConnectionPool):
+    ConnectionCls = DeadlineTlsConnection

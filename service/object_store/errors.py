@@ -19,8 +19,8 @@ from typing import Final
 
 import msgspec
 
-from service.object_store.documents import is_error, read_error_code
 from service.object_store.messages import SUCCESSES, Answer, Request
+from service.object_store.xml_documents import is_error, read_error_code
 
 SCARCE_STATUSES: Final = frozenset({408, 409, 425, 429, 499})
 TRANSIENT_CODES: Final = frozenset({"RequestTimeout", "IncompleteBody", "SlowDown", "InternalError", "OperationAborted", "NoSuchBucket"})
@@ -115,7 +115,7 @@ def unavailable(request: str, error: BaseException) -> StoreUnavailable:
     return StoreUnavailable(f"{request}: {type(error).__name__}")
 
 
-def unreadable(request: str, error: BaseException) -> StoreUnavailable:
+def invalid_answer(request: str, error: BaseException) -> StoreUnavailable:
     """Return the error for a success whose content is none of S3, a proxy's page for example."""
     return StoreUnavailable(f"{request}: an answer that cannot be read, {type(error).__name__}")
 

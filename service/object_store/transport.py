@@ -8,7 +8,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.util import Timeout
 
-from service.object_store.connections import Connections, PunctualPool, PunctualTlsPool, check_not_late, sending
+from service.object_store.connections import Connections, DeadlinePool, DeadlineTlsPool, check_not_late, sending
 from service.object_store.errors import StoreUnavailable, unavailable
 from service.object_store.messages import Answer, Deadline, SignedRequest
 
@@ -33,7 +33,7 @@ class ThreadedTransport:
     def __init__(self, *, secure: bool) -> None:
         # The default context trusts what the system trusts, or SSL_CERT_FILE.
         self._pools = urllib3.PoolManager(maxsize=CONNECTIONS_KEPT, ssl_context=ssl.create_default_context() if secure else None)
-        self._pools.pool_classes_by_scheme = {"http": PunctualPool, "https": PunctualTlsPool}
+        self._pools.pool_classes_by_scheme = {"http": DeadlinePool, "https": DeadlineTlsPool}
         self._connections = Connections()
 
     def send(self, request: SignedRequest, deadline: Deadline) -> Answer:

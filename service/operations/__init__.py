@@ -1,0 +1,1 @@
+"""What an operator does: bootstrap, policies, inspection, the doctor."""

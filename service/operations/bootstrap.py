@@ -13,7 +13,7 @@ import msgspec
 
 from service.object_store import ObjectStore, RequestRefused, StoreError, StoreUnavailable
 from service.object_store.administration import Administration, EventRule, Policy
-from service.operations.deployment import ORPHAN_DAYS, describe, service_policy, signer_policy
+from service.operations.policies import ORPHAN_DAYS, describe, service_policy, signer_policy
 from service.settings import Deployment
 
 START_SECONDS: Final = 30.0

@@ -68,7 +68,7 @@ async def list_history(database: Database, file_id: UUID) -> list[HistoryEntry]:
 NOW: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())"
 
 
-async def find_now(database: Database) -> Position:
+async def find_snapshot_position(database: Database) -> Position:
     """Before everything that is not committed yet, and behind nothing that is not."""
     return Position(await database.fetchval(NOW), 0)
 

@@ -6,8 +6,7 @@ away makes every process `degraded`, and taking all of them out of a balancer wo
 
 import asyncio
 import os
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import asyncpg
@@ -18,14 +17,13 @@ from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import QueryParameter
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from service import database, problems
 from service.object_store import StoreError
 from service.queries import health
 from service.resources import Resources
 from service.routes.answers import refusals
+from service.telemetry.gauges import BacklogGauges
 from service.telemetry.metrics import LAST_EVENT_NAME
 
 WAIT_SECONDS: Final = 2.0
@@ -37,7 +35,7 @@ log = structlog.get_logger()
 Result = TypeVar("Result")
 
 
-class SharedLook(Generic[Result]):
+class SharedCheck(Generic[Result]):
     """Whoever asks while a look is under way gets that one's answer: anybody may ask, and so many at once would starve the rest."""
 
     def __init__(self) -> None:
@@ -55,8 +53,8 @@ class Readiness:
     def __init__(self) -> None:
         self.phase: Phase = "starting"
         self.detail: str | None = None
-        self.away: SharedLook[list[str]] = SharedLook()
-        self.backlog: SharedLook[health.Backlog | None] = SharedLook()
+        self.away: SharedCheck[list[str]] = SharedCheck()
+        self.backlog: SharedCheck[health.Backlog | None] = SharedCheck()
 
 
 class HealthReport(msgspec.Struct, frozen=True):
@@ -122,7 +120,7 @@ async def read_metrics(resources: NamedDependency[Resources], readiness: NamedDe
         multiprocess.MultiProcessCollector(kept)  # type: ignore[no-untyped-call]  # the library leaves it untyped
     measured = CollectorRegistry()
     backlog = await readiness.backlog.ask(lambda: measure_backlog(resources))
-    measured.register(Backlog(backlog, last_event=kept.get_sample_value(LAST_EVENT_NAME) or None))
+    measured.register(BacklogGauges(backlog, last_event=kept.get_sample_value(LAST_EVENT_NAME) or None))
     return generate_latest(kept) + generate_latest(measured)
 
 
@@ -134,28 +132,3 @@ async def measure_backlog(resources: Resources) -> health.Backlog | None:
     except (asyncpg.PostgresError, *database.UNREACHABLE) as error:
         log.warning("backlog not measured", error=type(error).__name__)
         return None
-
-
-class Backlog(Collector):
-    """One scrape's gauges."""
-
-    def __init__(self, measured: health.Backlog | None, *, last_event: float | None) -> None:
-        self.measured = measured
-        self.last_event = last_event
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        yield GaugeMetricFamily("assay_database_up", "Whether the database answered this scrape.", value=float(self.measured is not None))
-        if self.last_event is not None:
-            yield GaugeMetricFamily("assay_last_event_age_seconds", "Since the store's last event.", value=time.time() - self.last_event)
-        if self.measured is None:
-            return
-        yield GaugeMetricFamily("assay_overdue_files", "Due, and nobody holds a live lease.", value=self.measured.overdue)
-        yield GaugeMetricFamily("assay_overdue_oldest_seconds", "How long the oldest is overdue.", value=self.measured.overdue_seconds)
-        yield GaugeMetricFamily("assay_verifying_files", "Announced, not proved yet.", value=self.measured.verifying)
-        yield GaugeMetricFamily(
-            "assay_verifying_oldest_seconds",
-            "Since the first arrival of the one that waits longest.",
-            value=self.measured.verifying_seconds,
-        )
-        yield GaugeMetricFamily("assay_reservations", "Vault keys that are being written.", value=self.measured.reservations)
-        yield GaugeMetricFamily("assay_doomed_reservations", "Vault keys whose objects are to go.", value=self.measured.doomed_reservations)

@@ -10,9 +10,9 @@ from typing import Any, Final, TextIO
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
-from prometheus_client import Counter
 
-REQUESTS: Final = Counter("assay_requests", "Requests answered.", ["route", "method", "status"])
+from service.telemetry.metrics import REQUESTS
+
 SANE_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:+/=-]{1,128}")
 TOKEN: Final = r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{100,}"  # noqa: S105  # its shape
 SECRET: Final = re.compile(rf"(?i)(X-Amz-[a-z0-9-]+=)[^&\s\"'\\]+|assay_[A-Za-z0-9_-]{{43}}|{TOKEN}")

@@ -1,14 +1,10 @@
-"""What is counted, and the one log line a transition gets."""
+"""The metrics that are counted where something happens. Gauges that are read from the database: service/telemetry/gauges.py."""
 
 from typing import Final
 
-import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from service.model import File
-
-log = structlog.get_logger()
-
+REQUESTS: Final = Counter("assay_requests", "Requests answered.", ["route", "method", "status"])
 ARRIVALS: Final = Counter(
     "assay_arrivals",
     "Uploads announced, counted on arrival: by the client's complete, the store's event, or found by our own look.",
@@ -32,10 +28,3 @@ EVENTS_HELD_BACK: Final = Gauge(
     multiprocess_mode="livemax",
 )
 SWEPT: Final = Counter("assay_swept", "Leftovers that the sweeper removed.", ["what"])
-
-
-def report_transition(file: File) -> None:
-    """One line and one count for a file that became final, after its commit."""
-    reason = str(file.rejection_reason or "")
-    OUTCOMES.labels(str(file.state), reason).inc()
-    log.info("transition", file_id=str(file.id), owner=file.owner, state=str(file.state), reason=reason or None, bytes=file.size)

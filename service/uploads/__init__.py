@@ -1,0 +1,1 @@
+"""Ways into incoming and the vault: declare, sign, parts, assembly, `complete`, streamed uploads."""

@@ -94,7 +94,7 @@ async def begin_upload(resources: Resources, file: UnprovedFile) -> str:
 
 
 def sign_part(resources: Resources, file: UnprovedFile, parts: Parts, request: PartRequest, *, upload_id: str, now: datetime) -> SignedPart:
-    issued_at, expires_at = signing.bound_url(resources, file, now=now)
+    issued_at, expires_at = signing.choose_validity(resources, file, now=now)
     size = parts.size_of(request.number)
     put = resources.signer.presign_put(
         resources.settings.incoming_bucket,

@@ -58,7 +58,7 @@ def sign_length_alone(resources: Resources, file: UnprovedFile, *, now: datetime
 
 
 def sign_put(resources: Resources, file: UnprovedFile, *, now: datetime, bound: bool) -> Upload:
-    issued_at, expires_at = bound_url(resources, file, now=now)
+    issued_at, expires_at = choose_validity(resources, file, now=now)
     put = resources.signer.presign_put(
         resources.settings.incoming_bucket,
         file.incoming_key,
@@ -72,7 +72,7 @@ def sign_put(resources: Resources, file: UnprovedFile, *, now: datetime, bound: 
     return Upload("PUT", put.url, put.headers, expires_at)
 
 
-def bound_url(resources: Resources, file: File, *, now: datetime) -> tuple[datetime, datetime]:
+def choose_validity(resources: Resources, file: File, *, now: datetime) -> tuple[datetime, datetime]:
     """From when until when a URL for this file's bytes may be used, in whole seconds."""
     issued_at = now.replace(microsecond=0)
     return issued_at, min(issued_at + resources.settings.upload_url_ttl, file.expires_at.replace(microsecond=0))

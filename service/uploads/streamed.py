@@ -40,7 +40,7 @@ from service.object_store import SentTooLate, StoreError
 from service.queries import files, reservations
 from service.queries.reservations import Reservation
 from service.resources import Resources
-from service.telemetry.metrics import report_transition
+from service.telemetry.transitions import report_transition
 from service.uploads.buffers import UploadBuffers
 from service.worker.copying import describe_object
 

@@ -1,7 +1,7 @@
 /** Uploads that an earlier visit left behind: when the same files are chosen again, they go on where they were. */
 
 import { find, make, makeName, setText, show, showName } from "./elements.js"
-import { forget, recallAll } from "./memory.js"
+import { forget, recallAll } from "./resumable.js"
 import { sayBytes, sayCount } from "./words.js"
 
 const MOST_ROWS = 5
@@ -12,7 +12,7 @@ export class Interrupted {
   constructor(api, uploads) {
     this.api = api
     this.uploads = uploads
-    this.entries = /** @type {import("./memory.js").Entry[]} */ ([])
+    this.entries = /** @type {import("./resumable.js").Entry[]} */ ([])
     this.place = find("interrupted", HTMLElement)
     uploads.addEventListener("added", () => this.draw())
   }
@@ -41,14 +41,14 @@ export class Interrupted {
     setText(more, entries.length > MOST_ROWS ? `and ${sayCount(entries.length - MOST_ROWS, "more file")}` : "")
   }
 
-  /** @param {import("./memory.js").Entry} entry */
+  /** @param {import("./resumable.js").Entry} entry */
   makeRow(entry) {
     const discard = make("button", { type: "button", class: "small", "aria-label": `Discard ${showName(entry.path)}` }, "Discard")
     discard.addEventListener("click", () => this.discard(entry))
     return make("li", {}, makeName(entry.path, { class: "name" }), make("span", { class: "size" }, sayBytes(entry.size)), discard)
   }
 
-  /** @param {import("./memory.js").Entry} entry */
+  /** @param {import("./resumable.js").Entry} entry */
   async discard(entry) {
     this.entries = this.entries.filter((other) => other !== entry)
     this.draw()

@@ -13,7 +13,7 @@
 
 import { Refused } from "./api.js"
 import { CAN_DIGEST, digestPiece } from "./digests.js"
-import { forget, identify, recall, recallOther, remember } from "./memory.js"
+import { forget, identify, recall, recallOther, remember } from "./resumable.js"
 import { Again, sendParts } from "./parts.js"
 import { retry } from "./retries.js"
 import { put } from "./sending.js"
@@ -41,7 +41,7 @@ export class Upload extends EventTarget {
     this.sent = 0
     this.note = ""
     this.hindrance = ""
-    this.sample = /** @type {import("./memory.js").Sample | null} */ (null)
+    this.sample = /** @type {import("./resumable.js").Sample | null} */ (null)
     this.wasThere = false
     this.controller = new AbortController()
   }
@@ -107,7 +107,7 @@ export class Upload extends EventTarget {
     return this.declare(signal)
   }
 
-  /** Whether what was begun earlier can go on. @param {import("./memory.js").Entry} entry @param {AbortSignal} signal */
+  /** Whether what was begun earlier can go on. @param {import("./resumable.js").Entry} entry @param {AbortSignal} signal */
   async takeUp(entry, signal) {
     const known = await this.findKnown(entry.id, signal)
     if (!known || !["pending", "verifying", "ready"].includes(known.state)) {
@@ -139,7 +139,7 @@ export class Upload extends EventTarget {
     }
   }
 
-  /** @param {import("./memory.js").Sample | null} sample */
+  /** @param {import("./resumable.js").Sample | null} sample */
   async isSame(sample) {
     if (!sample || !CAN_DIGEST) return true
     return await digestPiece(this.file.slice(sample.start, sample.end)) === sample.sha256
@@ -158,7 +158,7 @@ export class Upload extends EventTarget {
     return declared.upload
   }
 
-  /** What a later choice of the same file is compared with. @param {import("./memory.js").Sample | null} sample */
+  /** What a later choice of the same file is compared with. @param {import("./resumable.js").Sample | null} sample */
   async remember(sample) {
     this.sample = sample
     await remember({ identity: this.identity, path: this.path, size: this.file.size, id: this.id, at: Date.now(), sample })

@@ -31,7 +31,7 @@ import structlog
 
 from service import database
 from service.object_store import StoreError
-from service.queries import leftovers
+from service.queries import sweeping
 from service.resources import Resources
 from service.telemetry.metrics import SWEPT
 
@@ -60,8 +60,8 @@ async def sweep(resources: Resources) -> int:
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
-    await leftovers.forget_files(resources.pool, BATCH, resources.settings.keep_rows)
-    await leftovers.forget_idempotency_keys(resources.pool, BATCH)
+    await sweeping.forget_files(resources.pool, BATCH, resources.settings.keep_rows)
+    await sweeping.forget_idempotency_keys(resources.pool, BATCH)
     return sum(outcome for outcome in outcomes if isinstance(outcome, int))
 
 
@@ -69,8 +69,8 @@ async def sweep_reservations(resources: Resources) -> int:
     """Steps 1 and 2."""
 
     async def sweep_batch() -> Swept:
-        ended = await leftovers.doom_ended_reservations(resources.pool, BATCH)
-        batch = await leftovers.claim_doomed_reservations(resources.pool, BATCH, resources.settings.copy_grace)
+        ended = await sweeping.doom_ended_reservations(resources.pool, BATCH)
+        batch = await sweeping.claim_doomed_reservations(resources.pool, BATCH, resources.settings.copy_grace)
         return Swept(ended + len(batch), await sweep_each(resources, batch, sweep_doomed_reservation))
 
     return await repeat(sweep_batch)
@@ -80,13 +80,13 @@ async def sweep_files(resources: Resources) -> int:
     """Steps 3 and 4, one after the other: a deleted file is due in both, and who finds its row locked passes it over."""
 
     async def sweep_incoming_batch() -> Swept:
-        keys = await leftovers.claim_incoming_keys(resources.pool, KEYS_A_REQUEST, resources.settings.sweep_delay)
+        keys = await sweeping.claim_incoming_keys(resources.pool, KEYS_A_REQUEST, resources.settings.sweep_delay)
         whole = [left for left in keys if left.upload_id is None]
         cut = [left for left in keys if left.upload_id is not None]
         return Swept(len(keys), await sweep_incoming_keys(resources, whole) + await sweep_each(resources, cut, sweep_multipart_upload))
 
     async def sweep_object_batch() -> Swept:
-        batch = await leftovers.claim_deleted_objects(resources.pool, BATCH, resources.settings.sweep_delay)
+        batch = await sweeping.claim_deleted_objects(resources.pool, BATCH, resources.settings.sweep_delay)
         return Swept(len(batch), await sweep_each(resources, batch, sweep_deleted_object))
 
     return await repeat(sweep_incoming_batch) + await repeat(sweep_object_batch)
@@ -119,7 +119,7 @@ async def sweep_each(resources: Resources, batch: Sequence[Leftover], sweep_one:
     return sum(await asyncio.gather(*(sweep_in_turn(leftover) for leftover in batch)))
 
 
-async def sweep_doomed_reservation(resources: Resources, reservation: leftovers.DoomedReservation) -> None:
+async def sweep_doomed_reservation(resources: Resources, reservation: sweeping.DoomedReservation) -> None:
     key = str(reservation.vault_key)
     if reservation.upload_id is not None:
         await resources.vault.abort_upload(key, reservation.upload_id)
@@ -127,19 +127,19 @@ async def sweep_doomed_reservation(resources: Resources, reservation: leftovers.
     if reservation.scratch_key is not None:
         await resources.incoming.delete(reservation.scratch_key, timeout_seconds=DELETE_SECONDS)
     if reservation.last:
-        await leftovers.drop_doomed_reservation(resources.pool, reservation.vault_key)
+        await sweeping.drop_doomed_reservation(resources.pool, reservation.vault_key)
     else:
-        await leftovers.keep_doomed_reservation(resources.pool, reservation.vault_key, resources.settings.copy_grace)
+        await sweeping.keep_doomed_reservation(resources.pool, reservation.vault_key, resources.settings.copy_grace)
     SWEPT.labels("copy").inc()
 
 
-async def sweep_incoming_keys(resources: Resources, keys: Sequence[leftovers.LeftKey]) -> int:
+async def sweep_incoming_keys(resources: Resources, keys: Sequence[sweeping.LeftKey]) -> int:
     """How many the store deleted."""
     if not keys:
         return 0
     try:
         failed = set(await resources.incoming.delete_many([left.incoming_key for left in keys], timeout_seconds=DELETE_SECONDS))
-        await leftovers.mark_incoming_swept(resources.pool, [left.id for left in keys if left.incoming_key not in failed])
+        await sweeping.mark_incoming_swept(resources.pool, [left.id for left in keys if left.incoming_key not in failed])
     except (StoreError, *database.UNREACHABLE) as error:
         log.warning("leftover stays", what="sweep_incoming_keys", error=str(error) or type(error).__name__)
         return 0
@@ -147,15 +147,15 @@ async def sweep_incoming_keys(resources: Resources, keys: Sequence[leftovers.Lef
     return len(keys) - len(failed)
 
 
-async def sweep_multipart_upload(resources: Resources, left: leftovers.LeftKey) -> None:
+async def sweep_multipart_upload(resources: Resources, left: sweeping.LeftKey) -> None:
     """Parts that were never assembled, and the object of those that were."""
     await resources.incoming.abort_upload(left.incoming_key, left.upload_id or "")
     await resources.incoming.delete(left.incoming_key, timeout_seconds=DELETE_SECONDS)
-    await leftovers.mark_incoming_swept(resources.pool, [left.id])
+    await sweeping.mark_incoming_swept(resources.pool, [left.id])
     SWEPT.labels("incoming").inc()
 
 
-async def sweep_deleted_object(resources: Resources, left: leftovers.DeletedObject) -> None:
+async def sweep_deleted_object(resources: Resources, left: sweeping.DeletedObject) -> None:
     await resources.vault.delete(str(left.minio_object_name), timeout_seconds=DELETE_SECONDS)
-    await leftovers.mark_purged(resources.pool, left.id)
+    await sweeping.mark_purged(resources.pool, left.id)
     SWEPT.labels("object").inc()

@@ -72,7 +72,8 @@ from service.object_store import (
 )
 from service.queries import claims, reservations
 from service.resources import Resources
-from service.telemetry.metrics import ARRIVALS, FAILED_READS, STORE_RETRIES, VERIFICATION_SECONDS, VERIFIED_BYTES, report_transition
+from service.telemetry.metrics import ARRIVALS, FAILED_READS, STORE_RETRIES, VERIFICATION_SECONDS, VERIFIED_BYTES
+from service.telemetry.transitions import report_transition
 from service.worker.copying import LeaseLost, copy_object
 from service.worker.store_health import PROBE_AFTER, StoreHealth
 

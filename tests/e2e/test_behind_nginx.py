@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from service.operations.doctor import examine
-from service.operations.doctor.enforcement import BEFORE_STORE
+from service.operations.doctor.url_conditions import BEFORE_STORE
 from service.resources import Resources, make_signer
 from service.settings import Url
 from service.uploads.declaring import PART_BYTES

@@ -11,7 +11,7 @@ import pytest
 
 from service.auth.principals import digest_key
 from service.events import feed
-from service.queries import history, leftovers
+from service.queries import history, sweeping
 from service.resources import Resources
 from tests.e2e.conftest import Apart, Api, Owner, Ways, api_apart, serving
 from tests.e2e.jobs import check_unavailable, declare, digest, prove, read_metric, stream, until, working
@@ -166,7 +166,7 @@ async def test_an_id_behind_which_something_was_forgotten_means_to_begin_anew(
         await client.delete(f"/files/{old['file']['id']}")
         [last] = await stream.take()
     await resources.pool.execute("UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1", old["file"]["id"])
-    await leftovers.forget_files(resources.pool, 1000, timedelta(days=90))
+    await sweeping.forget_files(resources.pool, 1000, timedelta(days=90))
     async with following(client, after=first.id) as again:
         [reset] = await again.take()
         assert (reset.kind, reset.data) == ("reset", {})

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from service.cli.development import OWNER
+from service.cli.dev_folder import OWNER
 from service.settings import BucketName, DatabaseUrl, Secret, Settings, Token, Url
 from tests.e2e.commands import read_announcement, started, stop
 from tests.e2e.hostile_http.site import open_site

@@ -10,8 +10,8 @@ import pytest
 
 from service.embedded import Webhook, start_store
 from service.operations.bootstrap import bootstrap
+from service.operations.doctor.anonymous_requests import Answer
 from service.operations.doctor.cors import allows, check_cors, find_refusal
-from service.operations.doctor.requests import Answer
 from service.resources import Resources
 from service.settings import BaseUrl, Origin, Settings, Url, read_origin
 from tests.examining import changed, examine_all, failures, statuses

@@ -7,8 +7,8 @@ import pytest
 
 from service.object_store import StoreUnavailable
 from service.object_store.administration import Administration, EventRule
-from service.operations.deployment import allow
-from service.operations.doctor import events, requests
+from service.operations.doctor import anonymous_requests, events
+from service.operations.policies import allow
 from service.resources import Resources
 from service.settings import Deployment
 from tests.examining import answering, statuses, with_urls_to
@@ -61,7 +61,7 @@ async def test_an_event_that_does_not_come_is_found(resources: Resources, monkey
 async def test_a_probe_whose_answer_is_lost_leaves_no_file(
     resources: Resources, store: StoreUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "SECONDS", 0.3)
+    monkeypatch.setattr(anonymous_requests, "SECONDS", 0.3)
     with faulty_proxy(store.address) as proxy:
         proxy.silent = True
         with pytest.raises(StoreUnavailable):

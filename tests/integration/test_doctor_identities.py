@@ -11,10 +11,10 @@ from minio.error import S3Error
 from service.object_store import StoreUnavailable
 from service.object_store.administration import Administration, Policy
 from service.operations.bootstrap import bootstrap
-from service.operations.deployment import SERVICE_ACTIONS, SERVICE_BUCKET_ACTIONS, allow
 from service.operations.doctor import events
 from service.operations.doctor.identities import check_key_ids, check_service_identity, check_service_rights, check_signer
 from service.operations.doctor.probes import probe_object
+from service.operations.policies import SERVICE_ACTIONS, SERVICE_BUCKET_ACTIONS, allow
 from service.resources import Resources
 from service.settings import Deployment, Secret, Settings
 from tests.examining import changed, examine_all, failures

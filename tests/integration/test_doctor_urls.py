@@ -8,13 +8,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from service.object_store.administration import Administration
-from service.operations.deployment import allow
 from service.operations.doctor import Check, Finding, events, run_check
-from service.operations.doctor.binding import check_binding
-from service.operations.doctor.enforcement import PROMISES, check_enforcement, check_promise
+from service.operations.doctor.absent_headers import check_binding
 from service.operations.doctor.identities import check_service_identity, check_service_rights
 from service.operations.doctor.store import check_public_endpoint, check_upload_url
 from service.operations.doctor.unsigned_headers import check_unsigned_headers
+from service.operations.doctor.url_conditions import PROMISES, check_enforcement, check_promise
+from service.operations.policies import allow
 from service.resources import Resources
 from service.settings import Deployment, Settings, Url
 from tests.examining import answering, changed, examine_all, failures, statuses, with_urls_to

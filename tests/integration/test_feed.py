@@ -132,7 +132,7 @@ async def is_behind(subscriber: Subscriber) -> bool:
 
 async def test_whoever_joins_while_a_fetch_is_under_way_misses_nothing(resources: Resources) -> None:
     """That fetch has chosen its owners already, and will pass by what comes before it reads."""
-    gate, now = Gate(), await history.find_now(resources.pool)
+    gate, now = Gate(), await history.find_snapshot_position(resources.pool)
     held = msgspec.structs.replace(resources, pool=FaultyPool(resources.pool, history.READ_ALL, before=gate))
     first, second = Client(), Client()
     feed = Feed(held)

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from service.model import Claim, File, Rejection, RejectionReason, Sha256, State, make_id
-from service.queries import claims, files, history, leftovers, reservations
+from service.queries import claims, files, history, reservations, sweeping
 from service.queries.history import Position, Transition
 from tests.integration.locks import held_open
 from tests.integration.test_queries import DIGEST, LEASE, OTHER, claim, commit, declaration, declare
@@ -115,7 +115,7 @@ async def test_the_digest_is_not_told_before_it_was_proved(pool: asyncpg.Pool) -
 async def test_a_lower_id_that_is_committed_later_is_waited_for(pool: asyncpg.Pool) -> None:
     async with held_open(pool) as holder:
         await holder.fetchval("SELECT pg_current_xact_id()")  # given out now, whatever this one will write
-        now = await history.find_now(pool)
+        now = await history.find_snapshot_position(pool)
         later = await declare(pool, declaration("later"))
         found = await history.read_all(pool, now, ["ann"], limit=9)
         assert (found.transitions, found.held_back) == ([], True)
@@ -164,7 +164,7 @@ async def test_a_files_history_goes_with_its_row_and_the_horizon_tells(pool: asy
     last = (await read(pool))[-1].position
     assert await history.is_kept(pool, first.position)
     await pool.execute("UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1", file.id)
-    await leftovers.forget_files(pool, 9, timedelta(days=30))
+    await sweeping.forget_files(pool, 9, timedelta(days=30))
     assert await tell(pool, file) == []
     assert len(await tell(pool, kept)) == 1
     assert [await history.is_kept(pool, position) for position in (START, first.position, last)] == [False, False, True]
@@ -177,16 +177,16 @@ async def test_nothing_is_forgotten_before_every_reader_could_have_read_it(pool:
         file = await declare(pool)
         await files.delete_file(pool, file.id, owner="ann")
         await pool.execute("UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1", file.id)
-        await leftovers.forget_files(pool, 9, timedelta(days=30))
-        assert await history.is_kept(pool, await history.find_now(pool))
+        await sweeping.forget_files(pool, 9, timedelta(days=30))
+        assert await history.is_kept(pool, await history.find_snapshot_position(pool))
         await holder.execute("COMMIT")
-    await leftovers.forget_files(pool, 9, timedelta(days=30))
+    await sweeping.forget_files(pool, 9, timedelta(days=30))
     assert await tell(pool, file) == []
-    assert await history.is_kept(pool, await history.find_now(pool))
+    assert await history.is_kept(pool, await history.find_snapshot_position(pool))
 
 
 async def test_an_id_that_was_never_given_out_is_not_kept(pool: asyncpg.Pool) -> None:
-    now = await history.find_now(pool)
+    now = await history.find_snapshot_position(pool)
     assert await history.is_kept(pool, now)
     assert not await history.is_kept(pool, Position(now.xid + 10_000_000, 1))
 
@@ -204,7 +204,7 @@ async def test_a_history_from_another_server_is_mended(pool: asyncpg.Pool) -> No
         await history.rebase_history(connection)
     await files.record_event(pool, file.incoming_key or "")
     assert [one.state for one in await read(pool)] == [State.PENDING, State.VERIFYING]
-    assert await history.is_kept(pool, await history.find_now(pool))
+    assert await history.is_kept(pool, await history.find_snapshot_position(pool))
 
 
 # Indexes

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from service.model import Claim, Declaration, File, Rejection, RejectionReason, Sha256, State, make_id
-from service.queries import claims, files, leftovers, listing, reservations
+from service.queries import claims, files, listing, reservations, sweeping
 
 pytestmark = pytest.mark.anyio
 
@@ -201,9 +201,9 @@ async def test_a_deleted_file_cannot_be_committed_and_its_copy_falls_to_the_swee
     held = await claim(pool, await declare(pool))
     assert await files.delete_file(pool, held.id, owner="ann")
     assert await commit(pool, held) is None
-    assert await leftovers.doom_ended_reservations(pool, 9) == 0
+    assert await sweeping.doom_ended_reservations(pool, 9) == 0
     await pool.execute("UPDATE reservations SET lease_until = now() - interval '1 s'")
-    assert await leftovers.doom_ended_reservations(pool, 9) == 1
+    assert await sweeping.doom_ended_reservations(pool, 9) == 1
 
 
 async def test_an_extension_moves_both_leases_and_neither_after_a_doom(pool: asyncpg.Pool) -> None:
@@ -317,13 +317,13 @@ async def test_the_sweeper_takes_each_leftover_once(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
     await commit(pool, held)
     await files.delete_file(pool, held.id, owner="ann")
-    assert [left.id for left in await leftovers.claim_incoming_keys(pool, 9, AT_ONCE)] == [held.id]
-    assert await leftovers.claim_incoming_keys(pool, 9, AT_ONCE) == []
-    assert [left.minio_object_name for left in await leftovers.claim_deleted_objects(pool, 9, AT_ONCE)] == [held.vault_key]
-    assert await leftovers.claim_deleted_objects(pool, 9, AT_ONCE) == []
+    assert [left.id for left in await sweeping.claim_incoming_keys(pool, 9, AT_ONCE)] == [held.id]
+    assert await sweeping.claim_incoming_keys(pool, 9, AT_ONCE) == []
+    assert [left.minio_object_name for left in await sweeping.claim_deleted_objects(pool, 9, AT_ONCE)] == [held.vault_key]
+    assert await sweeping.claim_deleted_objects(pool, 9, AT_ONCE) == []
 
 
-SWEEPS = {leftovers.CLAIM_INCOMING: "files_sweep", leftovers.CLAIM_PURGES: "files_purge"}
+SWEEPS = {sweeping.CLAIM_INCOMING: "files_sweep", sweeping.CLAIM_PURGES: "files_purge"}
 
 
 @pytest.mark.parametrize("statement", SWEEPS, ids=SWEEPS.values())
@@ -380,11 +380,11 @@ async def test_an_incoming_key_is_swept_four_times(pool: asyncpg.Pool) -> None:
     await files.delete_file(pool, file.id, owner="ann")
     for _ in range(4):
         await pool.execute("UPDATE files SET sweep_at = now() WHERE sweep_at IS NOT NULL")
-        [left] = await leftovers.claim_incoming_keys(pool, 9, AT_ONCE)
-        await leftovers.mark_incoming_swept(pool, [left.id])
+        [left] = await sweeping.claim_incoming_keys(pool, 9, AT_ONCE)
+        await sweeping.mark_incoming_swept(pool, [left.id])
     assert await count(pool, "SELECT count(*) FROM files WHERE sweep_at IS NULL AND sweeps = 4") == 1
     await pool.execute("UPDATE files SET final_at = now() - interval '99 days'")
-    await leftovers.forget_files(pool, 9, timedelta(days=30))
+    await sweeping.forget_files(pool, 9, timedelta(days=30))
     assert await count(pool, "SELECT count(*) FROM files") == 0
 
 
@@ -392,15 +392,15 @@ async def test_a_late_first_deletion_is_not_the_last(pool: asyncpg.Pool) -> None
     held = await claim(pool, await declare(pool))
     await reservations.doom_reservation(pool, held.vault_key, held.lease)
     await pool.execute("UPDATE reservations SET doomed_at = now() - interval '3 days', sweep_at = now() - interval '3 days'")
-    assert [copy.last for copy in await leftovers.claim_doomed_reservations(pool, 9, timedelta(hours=24))] == [False]
+    assert [copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, timedelta(hours=24))] == [False]
 
 
 async def test_a_doomed_copy_goes_only_after_its_grace(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
     await reservations.doom_reservation(pool, held.vault_key, held.lease)
     grace = timedelta(hours=24)
-    assert [copy.last for copy in await leftovers.claim_doomed_reservations(pool, 9, grace)] == [False]
-    await leftovers.keep_doomed_reservation(pool, held.vault_key, grace)
-    assert await leftovers.claim_doomed_reservations(pool, 9, grace) == []
+    assert [copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, grace)] == [False]
+    await sweeping.keep_doomed_reservation(pool, held.vault_key, grace)
+    assert await sweeping.claim_doomed_reservations(pool, 9, grace) == []
     await pool.execute("UPDATE reservations SET swept_at = swept_at - $1::interval, sweep_at = sweep_at - $1::interval", grace)
-    assert [copy.last for copy in await leftovers.claim_doomed_reservations(pool, 9, grace)] == [True]
+    assert [copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, grace)] == [True]

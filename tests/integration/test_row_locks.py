@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from service.model import Claim, Declaration, File, Rejection, RejectionReason, Sha256, State, make_id
-from service.queries import claims, files, leftovers, reservations
+from service.queries import claims, files, reservations, sweeping
 from service.queries.rows import Database
 from tests.integration.locks import held_open, until_waiting
 
@@ -85,7 +85,7 @@ async def end_lease(pool: asyncpg.Pool) -> None:
 
 async def test_a_commit_that_waits_for_a_sweepers_doom_finds_the_copy_doomed(pool: asyncpg.Pool, held: Claim) -> None:
     await end_lease(pool)
-    assert await meet(pool, lambda database: leftovers.doom_ended_reservations(database, 9), commit(held)) == (1, None)
+    assert await meet(pool, lambda database: sweeping.doom_ended_reservations(database, 9), commit(held)) == (1, None)
     assert await state(pool, held) == State.VERIFYING
 
 
@@ -110,8 +110,8 @@ async def test_a_sweeper_passes_over_the_copy_of_a_commit_or_an_extension_under_
     for statement in (extend(held), commit(held)):
         async with held_open(pool) as holder:
             assert await statement(holder)
-            assert await leftovers.doom_ended_reservations(pool, 9) == 0
-    assert await leftovers.doom_ended_reservations(pool, 9) == 1  # both were rolled back
+            assert await sweeping.doom_ended_reservations(pool, 9) == 0
+    assert await sweeping.doom_ended_reservations(pool, 9) == 1  # both were rolled back
 
 
 async def test_an_extension_that_waits_for_a_doom_moves_neither_lease(pool: asyncpg.Pool, held: Claim) -> None:
@@ -142,7 +142,7 @@ async def test_a_commit_that_waits_for_the_owners_deletion_comes_to_nothing(pool
 async def test_a_deletion_that_waits_for_a_commit_sees_to_the_proved_object(pool: asyncpg.Pool, held: Claim) -> None:
     file, deleted = await meet(pool, commit(held), delete(held))
     assert (file.state, deleted) == (State.READY, True)
-    assert [left.minio_object_name for left in await leftovers.claim_deleted_objects(pool, 9, timedelta(0))] == [held.vault_key]
+    assert [left.minio_object_name for left in await sweeping.claim_deleted_objects(pool, 9, timedelta(0))] == [held.vault_key]
 
 
 async def test_a_commit_that_waits_for_a_digest_compares_it(pool: asyncpg.Pool, held: Claim) -> None:

@@ -15,7 +15,7 @@ from service.files.lookup import delete_file
 from service.model import File, State
 from service.object_store import Bucket, StoreError
 from service.operations.inspection import inspect_file
-from service.queries import assemblies, leftovers
+from service.queries import assemblies, sweeping
 from service.resources import Resources, open_resources
 from service.settings import DatabaseUrl, Delay, Secret, Settings
 from service.worker.loop import Worker
@@ -237,7 +237,7 @@ class CountingPool:
         return getattr(self.pool, name)
 
     async def fetch(self, statement: str, *args: Any) -> Any:
-        self.sweeps += statement == leftovers.CLAIM_PURGES
+        self.sweeps += statement == sweeping.CLAIM_PURGES
         return await self.pool.fetch(statement, *args)
 
 
@@ -246,12 +246,12 @@ async def test_a_signal_of_leftovers_that_are_not_due_wakes_no_sweeper(resources
     pool: Any = CountingPool(resources.pool)
     patient = msgspec.structs.replace(resources, pool=pool, settings=msgspec.structs.replace(resources.settings, sweep_every=every))
     begun_at = time.monotonic()
-    sweeping = asyncio.create_task(Worker(patient).run_sweeper())
+    task = asyncio.create_task(Worker(patient).run_sweeper())
     async with asyncio.timeout(20):
         while pool.sweeps < 3:
             resources.notifications.notify_leftovers()
             await asyncio.sleep(0.01)
-    sweeping.cancel()
+    task.cancel()
     with suppress(asyncio.CancelledError):
-        await sweeping
+        await task
     assert time.monotonic() - begun_at >= 2 * every.total_seconds()

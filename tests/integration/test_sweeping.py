@@ -15,7 +15,7 @@ from service.model import File, State
 from service.object_store import Bucket, StoreError
 from service.object_store.client import Client
 from service.object_store.messages import Answer, Deadline, Request
-from service.queries import leftovers
+from service.queries import sweeping
 from service.resources import Resources
 from service.uploads.arrivals import record_event
 from service.worker.sweeper import sweep
@@ -159,17 +159,17 @@ async def test_a_deletion_that_the_store_holds_back_holds_up_nothing_else(resour
     stuck = str(first.minio_object_name)
     await make_rejected(resources)
     async with stuck_at(resources, stuck) as (held_up, client):
-        sweeping = asyncio.create_task(sweep(held_up))
+        task = asyncio.create_task(sweep(held_up))
         await asyncio.to_thread(client.reached.wait, 20)
         await until(lambda: is_all_that_is_left(resources, stuck))
         assert (await make_ready(held_up)).state == State.READY
         await make_deleted(resources, count=1)
         await sweep(resources)  # another process's, which does not wait for the stuck one either
         assert len(await list_bucket(resources.vault)) == 2
-        assert not sweeping.done()
+        assert not task.done()
         client.released.set()
-        await sweeping
-    assert await leftovers.claim_deleted_objects(resources.pool, 9, timedelta(0)) == []
+        await task
+    assert await sweeping.claim_deleted_objects(resources.pool, 9, timedelta(0)) == []
     await check_nothing_left(resources)
 
 

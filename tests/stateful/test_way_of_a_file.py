@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from service.queries import claims, files, leftovers
+from service.queries import claims, files, sweeping
 from service.settings import Settings
 from tests.stateful.machine import WayOfAFile
 
@@ -42,10 +42,10 @@ REJECTED_TOO = """, final_at = NULL, rejection_reason = NULL, rejection_detail =
 GUARDS = {
     "a commit demands an undoomed copy": Guard(claims, "COMMIT", " AND doomed_at IS NULL", "", "NoSuchKey"),
     "a commit demands its lease": Guard(claims, "COMMIT", LEASED, "WHERE id = $3\n        FOR UPDATE OF files", "no row names"),
-    "only ended leases are doomed": Guard(leftovers, "DOOM_ENDED", " AND lease_until < now()", "", "under a live lease"),
+    "only ended leases are doomed": Guard(sweeping, "DOOM_ENDED", " AND lease_until < now()", "", "under a live lease"),
     "an arrival forbids the way back": Guard(claims, "RETURN", "arrivals = $4", "$4::integer IS NOT NULL", "is slept through"),
     "an arrival leaves the final alone": Guard(files, "RECORD_EVENT", UNPROVED_ALONE, REJECTED_TOO, "became"),
-    "a doomed key is swept twice": Guard(leftovers, "CLAIM_DOOMED", SWEPT_BEFORE, "$2::interval IS NOT NULL", "no row names"),
+    "a doomed key is swept twice": Guard(sweeping, "CLAIM_DOOMED", SWEPT_BEFORE, "$2::interval IS NOT NULL", "no row names"),
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from service.cli import main
 from service.cli.dev import address_of, check_exposure, describe_exposure
-from service.cli.development import choose_folder, make_identities
+from service.cli.dev_folder import choose_folder, make_identities
 from service.cli.env import env, fill_line
 from service.cli.errors import CommandError
 from service.cli.extras import describe_missing

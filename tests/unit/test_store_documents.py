@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.object_store import ListedObject, ObjectMissing, RequestRefused, StoredPart, StoreUnavailable, documents
-from service.object_store.documents import ObjectsPage, PartsPage
+from service.object_store import ListedObject, ObjectMissing, RequestRefused, StoredPart, StoreUnavailable, xml_documents
 from service.object_store.errors import check_answer
 from service.object_store.messages import Answer, Request
+from service.object_store.xml_documents import ObjectsPage, PartsPage
 
 XMLNS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 NAMESPACES = ["", XMLNS, 'xmlns="https://example.com/another"']
@@ -23,15 +23,15 @@ def test_a_copy_has_an_etag(root: str, namespace: str) -> None:
     body = (
         f"<?xml version='1.0' encoding='UTF-8'?>\n  <{root} {namespace}><LastModified>x</LastModified><ETag>&#34;abc-1&#34;</ETag></{root}>"
     )
-    assert documents.read_copied_etag(body.encode()) == "abc-1"
+    assert xml_documents.read_copied_etag(body.encode()) == "abc-1"
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
 def test_an_upload_has_an_id_and_ends_in_an_etag(namespace: str) -> None:
     begun = f"<InitiateMultipartUploadResult {namespace}><Bucket>b</Bucket><UploadId>a.b&amp;c</UploadId></InitiateMultipartUploadResult>"
     ended = f'<CompleteMultipartUploadResult {namespace}><ETag>"abc-2"</ETag></CompleteMultipartUploadResult>'
-    assert documents.read_upload_id(begun.encode()) == "a.b&c"
-    assert documents.read_completed_etag(ended.encode()) == "abc-2"
+    assert xml_documents.read_upload_id(begun.encode()) == "a.b&c"
+    assert xml_documents.read_completed_etag(ended.encode()) == "abc-2"
 
 
 def parts_page(ending: str) -> bytes:
@@ -45,8 +45,8 @@ def test_a_page_of_parts_says_where_the_next_begins() -> None:
     parts = [StoredPart(7, 0, "e")]
     more = "<IsTruncated>true</IsTruncated><NextPartNumberMarker>7</NextPartNumberMarker>"
     last = "<IsTruncated>false</IsTruncated><NextPartNumberMarker>7</NextPartNumberMarker>"
-    assert documents.read_parts(parts_page(more)) == PartsPage(parts, 7)
-    assert documents.read_parts(parts_page(last)) == PartsPage(parts, None)
+    assert xml_documents.read_parts(parts_page(more)) == PartsPage(parts, 7)
+    assert xml_documents.read_parts(parts_page(last)) == PartsPage(parts, None)
 
 
 def objects_page(ending: str, key: str = "a%2Fb+c%25") -> bytes:
@@ -60,15 +60,15 @@ def test_a_page_of_objects_is_read_with_its_keys_unescaped() -> None:
     modified = datetime(2026, 11, 28, 1, 2, 3, 4000, tzinfo=UTC)
     plain = "<IsTruncated>false</IsTruncated>"
     more = "<EncodingType>url</EncodingType><IsTruncated>true</IsTruncated><NextContinuationToken>t/=</NextContinuationToken>"
-    assert documents.read_objects(objects_page(more)) == ObjectsPage([ListedObject("a/b c%", 5, "e", modified)], "t/=")
-    assert documents.read_objects(objects_page(plain)).objects[0].key == "a%2Fb+c%25"
+    assert xml_documents.read_objects(objects_page(more)) == ObjectsPage([ListedObject("a/b c%", 5, "e", modified)], "t/=")
+    assert xml_documents.read_objects(objects_page(plain)).objects[0].key == "a%2Fb+c%25"
 
 
 def test_keys_that_were_not_deleted_are_named() -> None:
     error = "<Error><Code>AccessDenied</Code><Key>b&amp;&#13;</Key></Error>"
     body = f"<DeleteResult {XMLNS}><Deleted><Key>a</Key></Deleted>{error}</DeleteResult>"
-    assert documents.read_undeleted_keys(body.encode()) == ["b&\r"]
-    assert documents.read_undeleted_keys(f"<DeleteResult {XMLNS}/>".encode()) == []
+    assert xml_documents.read_undeleted_keys(body.encode()) == ["b&\r"]
+    assert xml_documents.read_undeleted_keys(f"<DeleteResult {XMLNS}/>".encode()) == []
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_keys_that_were_not_deleted_are_named() -> None:
 )
 def test_what_is_no_copy_result_is_not_read(body: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # the standard library's texts differ
-        documents.read_copied_etag(body)
+        xml_documents.read_copied_etag(body)
 
 
 @pytest.mark.parametrize(
@@ -105,26 +105,26 @@ def test_what_is_no_copy_result_is_not_read(body: bytes) -> None:
 )
 def test_a_page_that_does_not_say_how_to_go_on_is_not_read(ending: str) -> None:
     with pytest.raises(ValueError, match=r"IsTruncated|NextPartNumberMarker"):
-        documents.read_parts(parts_page(ending))
+        xml_documents.read_parts(parts_page(ending))
     with pytest.raises(ValueError, match=r"IsTruncated|NextContinuationToken"):
-        documents.read_objects(objects_page(ending))
+        xml_documents.read_objects(objects_page(ending))
 
 
 def test_a_key_that_is_not_escaped_as_promised_is_not_read() -> None:
     with pytest.raises(ValueError, match="utf-8"):
-        documents.read_objects(objects_page("<EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>", key="%FF"))
+        xml_documents.read_objects(objects_page("<EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>", key="%FF"))
 
 
 @given(st.lists(WRITABLE.filter(bool), max_size=5))
 def test_a_deletion_names_every_key_as_it_is(keys: list[str]) -> None:
-    root = ET.fromstring(documents.write_deletion(keys))  # noqa: S314  # written above
+    root = ET.fromstring(xml_documents.write_deletion(keys))  # noqa: S314  # written above
     assert root.findtext("{*}Quiet") == "true"
     assert [element.text for element in root.iterfind("{*}Object/{*}Key")] == keys
 
 
 @given(st.lists(st.tuples(st.integers(1, 10_000), WRITABLE), max_size=5))
 def test_a_completion_names_every_part(parts: list[tuple[int, str]]) -> None:
-    root = ET.fromstring(documents.write_completion(parts))  # noqa: S314  # written above
+    root = ET.fromstring(xml_documents.write_completion(parts))  # noqa: S314  # written above
     found = [(int(part.findtext("{*}PartNumber", "")), part.findtext("{*}ETag")) for part in root.iterfind("{*}Part")]
     assert found == [(number, f'"{etag}"') for number, etag in parts]
 
@@ -132,7 +132,7 @@ def test_a_completion_names_every_part(parts: list[tuple[int, str]]) -> None:
 @pytest.mark.parametrize("key", ["\x00", "\x1f", "\ufffe"])
 def test_a_key_that_no_document_can_hold_is_not_written(key: str) -> None:
     with pytest.raises(ValueError, match="XML"):
-        documents.write_deletion([key])
+        xml_documents.write_deletion([key])
 
 
 # Which code an answer has

@@ -11,8 +11,8 @@ from service.object_store import (
     StoreUnavailable,
     UploadMissing,
 )
-from service.object_store.documents import is_error
 from service.object_store.errors import error_for_answer
+from service.object_store.xml_documents import is_error
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from service.http.server.admission import Admission
-from service.http.server.heads import BoundedBuffer, find_problem
 from service.http.server.limits import LARGEST_HEAD_BYTES, LONGEST_UNREAD_BYTES, Limits
+from service.http.server.receive_buffer import BoundedBuffer, find_problem
 from service.http.server.refusals import make_request_id, report_refusal, write_refusal
 from service.http.server.targets import check_framing, check_version, read_target
 from service.problems import HeadTimeout, Problem, TooManyConnections
@@ -178,7 +178,7 @@ class HttpProtocol(H11Protocol):
         self.cycle = self.current = Cycle(
             scope=self.scope,
             conn=self.conn,
-            transport=Way(self),  # type: ignore[arg-type]  # as much of a transport as a cycle uses
+            transport=ResponseTransport(self),  # type: ignore[arg-type]  # as much of a transport as a cycle uses
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -329,7 +329,7 @@ class HttpProtocol(H11Protocol):
             self.timer = None
 
 
-class Way:
+class ResponseTransport:
     """What a cycle writes to. Its end is the connection's, and comes when the client can have read the answer."""
 
     def __init__(self, connection: HttpProtocol) -> None:

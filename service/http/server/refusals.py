@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from service.problems import Problem
-from service.telemetry.logs import REQUESTS
+from service.telemetry.metrics import REQUESTS
 
 ROUTE: Final = "unmatched"
 """No route was looked for."""

@@ -10,7 +10,7 @@ import asyncpg
 
 from service import database as postgres
 from service.object_store import StoreError
-from service.operations.doctor import binding, clocks, cors, database, enforcement, events, identities, store, unsigned_headers
+from service.operations.doctor import absent_headers, clocks, cors, database, events, identities, store, unsigned_headers, url_conditions
 from service.operations.doctor.finding import Finding, failed
 from service.resources import Resources
 
@@ -31,8 +31,8 @@ CHECKS: Final[tuple[tuple[str, Check, tuple[str, ...]], ...]] = (
     ("upload URL", store.check_upload_url, ("database", "signer")),
     ("public endpoint", store.check_public_endpoint, ("upload URL",)),
     ("CORS", cors.check_cors, ("upload URL", "public endpoint")),
-    ("binding", binding.check_binding, ("upload URL",)),
-    ("presigned", enforcement.check_enforcement, ("upload URL",)),
+    ("binding", absent_headers.check_binding, ("upload URL",)),
+    ("presigned", url_conditions.check_enforcement, ("upload URL",)),
     ("unsigned headers", unsigned_headers.check_unsigned_headers, ("upload URL",)),
     ("event rule", events.check_event_rule, ("service identity",)),
     ("events", events.check_events, ("upload URL",)),

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from service.operations.doctor.anonymous_requests import send
 from service.operations.doctor.finding import Finding, failed, ok, warning
-from service.operations.doctor.requests import send
 from service.queries.files import ask_time
 from service.resources import Resources
 

@@ -13,9 +13,9 @@
 from typing import Final
 
 from service.object_store import StoreError
+from service.operations.doctor.anonymous_requests import Answer, send
 from service.operations.doctor.finding import Finding, failed, ok, skipped, warning
 from service.operations.doctor.probes import BODY, Url, upload_url
-from service.operations.doctor.requests import Answer, send
 from service.resources import Resources
 from service.settings import read_origin
 

@@ -17,11 +17,11 @@ from service.object_store import StoreUnavailable
 from service.object_store.administration import Administration, EventRule
 from service.object_store.presign import PresignedPut, Signer
 from service.operations.bootstrap import CREATED_EVENTS
-from service.operations.doctor.enforcement import BEFORE_STORE, have_other_way
+from service.operations.doctor.anonymous_requests import Answer, send
 from service.operations.doctor.finding import Finding, failed, ok, warning
-from service.operations.doctor.probes import URL_SECONDS, inside_signer
-from service.operations.doctor.requests import Answer, send
+from service.operations.doctor.probes import URL_SECONDS, internal_signer
 from service.operations.doctor.unsigned_headers import ADVICE, describe, list_forms
+from service.operations.doctor.url_conditions import BEFORE_STORE, have_other_way
 from service.queries import files
 from service.queries.inspection import count_announcements, count_arrivals
 from service.resources import Resources
@@ -88,7 +88,7 @@ async def check_events(resources: Resources) -> list[Finding]:
 
 
 async def check_round_trip(resources: Resources) -> list[Finding]:
-    async with declared_probe(resources, inside_signer(resources.settings)) as probe:
+    async with declared_probe(resources, internal_signer(resources.settings)) as probe:
         answer = await probe.send()
         if not answer.accepts:
             return [failed("event", f"the store answers {answer.status} to an upload", "see the lines about the URL and the clocks")]
@@ -115,7 +115,7 @@ async def check_suppression(resources: Resources) -> Finding:
     Its presence is enough, whatever its value.
     """
     name, kept = "event: suppressed", "a client cannot keep the store from telling us"
-    answers = await suppress_events(resources, inside_signer(resources.settings))
+    answers = await suppress_events(resources, internal_signer(resources.settings))
     for answer, _ in answers.values():
         if not (answer.accepts or answer.refuses):
             return failed(name, f"the store answers {answer.status}, which is neither yes nor no", "see the store's log, and ask again")

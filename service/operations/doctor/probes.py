@@ -10,7 +10,7 @@ import msgspec
 
 from service.object_store import Bucket, ObjectMissing, StoreError
 from service.object_store.presign import PresignedPut, Signer
-from service.operations.doctor.requests import Answer, send
+from service.operations.doctor.anonymous_requests import Answer, send
 from service.queries.files import ask_time
 from service.resources import Resources, make_signer
 from service.settings import Settings
@@ -85,7 +85,7 @@ class Url(msgspec.Struct, frozen=True):
 async def upload_url(resources: Resources, body: bytes, *, binding: Binding = "all", signer: Signer | None = None) -> AsyncIterator[Url]:
     """A URL for this body; `signer` None: by our own way to the store."""
     key = new_key()
-    put = (signer or inside_signer(resources.settings)).presign_put(
+    put = (signer or internal_signer(resources.settings)).presign_put(
         resources.settings.incoming_bucket,
         key,
         size=None if binding == "nothing" else len(body),
@@ -99,6 +99,6 @@ async def upload_url(resources: Resources, body: bytes, *, binding: Binding = "a
         yield Url(resources, key, put)
 
 
-def inside_signer(settings: Settings) -> Signer:
+def internal_signer(settings: Settings) -> Signer:
     """For the store itself, past whatever stands before the clients' endpoint, which may not be reached from here."""
     return make_signer(msgspec.structs.replace(settings, s3_public_endpoint=None))

@@ -9,8 +9,8 @@ import msgspec
 from service.object_store import StoreError, StoreUnavailable
 from service.object_store.administration import Administration
 from service.object_store.presign import Signer
+from service.operations.doctor.anonymous_requests import send
 from service.operations.doctor.probes import URL_SECONDS, new_key
-from service.operations.doctor.requests import send
 from service.settings import Settings
 
 

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from service.object_store import StoreError
-from service.operations.doctor.binding import SETTING, binding_signer, takes_upload
+from service.operations.doctor.absent_headers import SETTING, binding_signer, takes_upload
 from service.operations.doctor.finding import Finding, failed, ok, warning
 from service.operations.doctor.probes import BODY, upload_url
 from service.resources import Resources, make_signer

@@ -23,11 +23,11 @@ import msgspec
 
 from service.object_store import StoreError
 from service.object_store.presign import ABSENT_FROM_PUT, UNSENDABLE, Signer
-from service.operations.doctor.enforcement import BEFORE_STORE, BODY, NEWER_STORE, have_other_way, make_tar, unproved
+from service.operations.doctor.anonymous_requests import Answer, send
 from service.operations.doctor.finding import Finding, failed, ok, warning
 from service.operations.doctor.probes import BODY as VAULT_BODY
-from service.operations.doctor.probes import URL_SECONDS, Url, emptied, inside_signer, new_key, probe_object, upload_url
-from service.operations.doctor.requests import Answer, send
+from service.operations.doctor.probes import URL_SECONDS, Url, emptied, internal_signer, new_key, probe_object, upload_url
+from service.operations.doctor.url_conditions import BEFORE_STORE, BODY, NEWER_STORE, have_other_way, make_tar, unproved
 from service.resources import Resources
 
 ADVICE: Final = f"leave ASSAY_S3_BIND_ABSENT_HEADERS at yes where the store honours it; else {NEWER_STORE}"
@@ -146,7 +146,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 async def check_promise(resources: Resources, promise: Promise) -> Finding:
-    outcome = await try_abuses(resources, promise.abuses, signer=inside_signer(resources.settings))
+    outcome = await try_abuses(resources, promise.abuses, signer=internal_signer(resources.settings))
     if outcome.doubtful is not None:
         return unproved(promise.name, outcome.doubtful)
     if not outcome.broken_by:
@@ -222,7 +222,7 @@ async def check_copy(resources: Resources) -> Finding:
     async with probe_object(resources.vault) as vault_key:
         source = f"/{resources.settings.vault_bucket}/{vault_key}"
         abuse = Abuse("x-amz-copy-source", source, "content-length", str(len(VAULT_BODY)))
-        outcome = await try_abuses(resources, [abuse], signer=inside_signer(resources.settings))
+        outcome = await try_abuses(resources, [abuse], signer=internal_signer(resources.settings))
     if outcome.doubtful is not None:
         return unproved(name, outcome.doubtful)
     if outcome.broken_by:
@@ -233,7 +233,7 @@ async def check_copy(resources: Resources) -> Finding:
 async def check_snowball(resources: Resources) -> Finding:
     """Try to have a tar unpacked under keys of the sender's choice, by a URL bound to its digest."""
     name, kept = "URL: snowball", "no tar is unpacked"
-    outcome = await try_tars(resources, inside_signer(resources.settings))
+    outcome = await try_tars(resources, internal_signer(resources.settings))
     if outcome.doubtful is not None:
         return unproved(name, outcome.doubtful)
     if not outcome.broken_by:

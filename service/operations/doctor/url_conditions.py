@@ -22,9 +22,9 @@ from typing import Final
 import msgspec
 
 from service.object_store import StoreError, StoreUnavailable
+from service.operations.doctor.anonymous_requests import Answer
 from service.operations.doctor.finding import Finding, failed, ok, warning
 from service.operations.doctor.probes import Binding, Url, upload_url
-from service.operations.doctor.requests import Answer
 from service.resources import Resources
 
 OTHER: Final = b"other than declared"

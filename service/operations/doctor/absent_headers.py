@@ -11,7 +11,7 @@ import msgspec
 
 from service.object_store.presign import ABSENT_FROM_PUT, Signer
 from service.operations.doctor.finding import Finding, ok, warning
-from service.operations.doctor.probes import BODY, inside_signer, upload_url
+from service.operations.doctor.probes import BODY, internal_signer, upload_url
 from service.resources import Resources
 from service.settings import Settings
 
@@ -21,7 +21,7 @@ HEADER: Final = ("x-amz-tagging", "assay-doctor=1")
 
 
 def binding_signer(settings: Settings, *, binds: bool) -> Signer:
-    return inside_signer(msgspec.structs.replace(settings, s3_bind_absent_headers=binds))
+    return internal_signer(msgspec.structs.replace(settings, s3_bind_absent_headers=binds))
 
 
 async def takes_upload(resources: Resources, signer: Signer) -> bool:

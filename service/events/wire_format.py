@@ -1,0 +1,50 @@
+"""The wire format of events: Server-Sent Events (HTML, section 9.2) with one line of JSON."""
+
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from service.model import State
+from service.queries.history import Position, Transition
+
+
+class Event(msgspec.Struct, frozen=True):
+    """As it is sent; many subscribers share one."""
+
+    position: Position
+    file_id: UUID
+    text: bytes
+
+
+class EventData(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON of an event."""
+
+    file_id: UUID
+    filename: str
+    state: State
+    previous: State | None
+    at: datetime
+    by: str
+    why: str | None
+    hash: str | None
+
+
+def write_event(found: Transition) -> Event:
+    data = EventData(
+        file_id=found.file_id,
+        filename=found.filename,
+        state=found.state,
+        previous=found.previous,
+        at=found.at,
+        by=found.by,
+        why=found.why,
+        hash=str(found.hash) if found.hash else None,
+    )
+    text = b"id: %s\nevent: transition\ndata: %s\n\n" % (str(found.position).encode(), msgspec.json.encode(data))
+    return Event(found.position, found.file_id, text)
+
+
+def write_position(position: Position, *, reset: bool = False) -> bytes:
+    """Where a client is to go on, should it lose its connection; without data it is no event (HTML, 9.2.6)."""
+    return f"id: {position}\n".encode() + (b"event: reset\ndata: {}\n\n" if reset else b"\n")
