@@ -180,7 +180,7 @@ def test_the_printed_instructions_name_everything_and_no_secret(fresh_deployment
         assert needed in text
     assert "\nMINIO_API_CORS_ALLOW_ORIGIN=" in text
     for name in ("root_access_key", "root_secret_key", "access_key", "secret_key", "signer_access_key", "signer_secret_key"):
-        assert not re.search(re.escape(getattr(fresh_deployment, name)), text + repr(fresh_deployment)), name
+        assert not re.search(re.escape(getattr(fresh_deployment, f"s3_{name}")), text + repr(fresh_deployment)), name
 
 
 @pytest.mark.skipif("minio" not in store_kinds(), reason="only MinIO has a region of its own")
@@ -193,7 +193,7 @@ def test_a_region_in_the_stores_own_arns_is_no_difference(fresh_folder: Path, fr
             fresh_identities,
             s3_endpoint=regional.endpoint,
             s3_root_access_key=regional.root_access_key,
-            root_secret_key=regional.root_secret_key,
+            s3_root_secret_key=regional.root_secret_key,
         )
         assert outcomes(deployment) == ["made"] * 8
         assert outcomes(deployment) == ["unchanged"] * 8

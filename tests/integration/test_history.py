@@ -237,6 +237,7 @@ async def fill(connection: Any) -> None:
                            grace_until, final_at, changed_by)
         SELECT gen_random_uuid(), 'owner' || n % 20, 'name' || n, 1, '{}', 'ready', sha256(n::text::bytea), gen_random_uuid(), 'e',
                now(), now(), now(), now(), 'client' FROM generate_series(1, 20000) AS n
-        """
+        """,
+        timeout=60,  # a trigger runs for each of many rows
     )
     await connection.execute("ANALYZE files, file_history")

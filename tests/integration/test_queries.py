@@ -302,7 +302,8 @@ async def test_a_page_reads_its_index_also_in_a_generic_plan(pool: asyncpg.Pool,
                                grace_until, final_at, changed_by)
             SELECT gen_random_uuid(), 'owner' || n % 20, 'name' || n, 1, '{}', 'ready', sha256(n::text::bytea), gen_random_uuid(), 'e',
                    now(), now(), now(), now(), 'client' FROM generate_series(1, 20000) AS n
-            """
+            """,
+            timeout=60,  # a trigger runs for each of many rows
         )
         await connection.execute("ANALYZE files")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
@@ -336,7 +337,8 @@ async def test_what_is_not_due_costs_the_sweeper_nothing(pool: asyncpg.Pool, sta
                                expires_at, grace_until, final_at, sweep_at, purge_at, changed_by)
             SELECT gen_random_uuid(), 'ann', 'name', 1, '{}', 'key' || n, 'deleted', sha256('x'), gen_random_uuid(), 'e', now(),
                    now(), now(), now(), now(), now(), 'client' FROM generate_series(1, 20000) AS n
-            """
+            """,
+            timeout=60,  # a trigger runs for each of many rows
         )
         await connection.execute("ANALYZE files")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
@@ -358,7 +360,8 @@ async def test_a_claim_reads_no_file_of_another_kind(pool: asyncpg.Pool) -> None
                    now(), now() - n * interval '1 second', CASE n % 3 WHEN 2 THEN 1 ELSE 0 END, CASE n % 3 WHEN 2 THEN now() END,
                    'client'
             FROM generate_series(1, 9999) AS n
-            """
+            """,
+            timeout=60,  # a trigger runs for each of many rows
         )
         await connection.execute("ANALYZE files")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
