@@ -1,10 +1,10 @@
-"""The statements of a worker: claim, extend, and each way a claim ends. All but the claim demand the lease."""
+"""Statements of a claim: take due files, extend the lease, give it back. All but the claim require the lease."""
 
 from datetime import timedelta
 from typing import Final
 
-from service.model import Claim, File, Rejection, Sha256, State
-from service.queries.rows import Database, read_file_if_any, read_row
+from service.model import Claim, State
+from service.queries.rows import Database, read_row
 
 # A claim changes no state. Each kind of file has a partial index of its own, so a claim reads no row of another kind. `due_at` moves with
 # the lease: when the process dies, the file is due again at its end.
@@ -94,113 +94,6 @@ async def return_to_pending(database: Database, claim: Claim, next_look: timedel
     return state and State(state)
 
 
-# `grace_over` was true at the claim, so the look that found nothing came after the last moment at which a PUT could begin or end.
-EXPIRE: Final = """
-    WITH reservation AS (
-        DELETE FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
-    )
-    UPDATE files
-    SET state = 'expired', changed_by = 'worker', changed_why = 'the upload never came',
-        lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
-    FROM reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying') AND grace_until <= now()
-    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-              minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
-"""
-
-
-async def expire_file(database: Database, claim: Claim) -> File | None:
-    """The upload never came."""
-    return read_file_if_any(await database.fetchrow(EXPIRE, claim.vault_key, claim.lease, claim.id))
-
-
-# Only while no copy request was sent, like RETURN.
-REJECT: Final = """
-    WITH reservation AS (
-        DELETE FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
-    )
-    UPDATE files
-    SET state = 'rejected', changed_by = 'worker', changed_why = $4 || ': ' || $5, rejection_reason = $4, rejection_detail = $5,
-        lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
-    FROM reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
-    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-              minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
-"""
-
-
-async def reject_file(database: Database, claim: Claim, rejection: Rejection) -> File | None:
-    """What lies in incoming is not what was declared, or can't be read for good; nothing was copied."""
-    return read_file_if_any(
-        await database.fetchrow(REJECT, claim.vault_key, claim.lease, claim.id, str(rejection.reason), rejection.detail)
-    )
-
-
-# The only commit point. The reservation is locked first and must not be doomed; the UPDATE reads from it, because a SELECT in a
-# WITH list that nothing refers to never runs. The declaration is compared in this statement, because a `complete` that brings a
-# digest may run at the same time.
-#
-# One read of the copy may have been wrong. A mismatch is therefore a verdict only if the copy before it had the same digest. The
-# first mismatch is recorded: the lease is given back, the reservation is doomed, and the file is due again at once.
-# A mismatch that differs from the one before waits a minute, because a client may send two contents in turn.
-COMMIT: Final = """
-    WITH reservation AS (
-        -- Locked and not doomed: otherwise the sweeper may have deleted the object.
-        SELECT vault_key FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
-    ), compared AS (
-        -- Locked, so that the digest that is compared is the one that the row has at the commit.
-        SELECT id AS file_id, reservation.vault_key, size = $4 AND coalesce(declared_sha256 = $5, true) AS matches,
-               mismatched_sha256 IS NOT DISTINCT FROM $5 AS again,
-               CASE WHEN size <> $4 THEN 'size-mismatch' ELSE 'digest-mismatch' END AS reason,
-               CASE WHEN size <> $4 THEN 'declared ' || size || ' bytes, received ' || $4
-                    ELSE 'declared ' || encode(declared_sha256, 'hex') || ', received ' || encode($5, 'hex') END AS detail
-        FROM files, reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
-        FOR UPDATE OF files
-    ), verdict AS (
-        UPDATE files
-        SET state = CASE WHEN matches THEN 'ready' WHEN again THEN 'rejected' ELSE state END,
-            changed_by = 'worker',
-            changed_why = CASE WHEN matches AND declared_sha256 IS NULL THEN 'the copy has the declared size'
-                               WHEN matches THEN 'the copy has the declared size and digest'
-                               ELSE reason || ': ' || detail END,
-            hash = CASE WHEN matches THEN $5 END,
-            minio_object_name = CASE WHEN matches THEN compared.vault_key END,
-            vault_etag = CASE WHEN matches THEN $6 END,
-            upload_date = CASE WHEN matches THEN now() END,
-            mismatched_sha256 = CASE WHEN NOT matches THEN $5 END,
-            rejection_reason = CASE WHEN NOT matches AND again THEN reason END,
-            rejection_detail = CASE WHEN NOT matches AND again THEN detail END,
-            due_at = CASE WHEN NOT matches AND NOT again THEN now() + CASE WHEN mismatched_sha256 IS NULL THEN interval '0'
-                                                                           ELSE interval '1 minute' END END,
-            last_error = CASE WHEN NOT matches AND NOT again
-                              THEN 'the copy read ' || $4 || ' bytes with SHA-256 ' || encode($5, 'hex') END,
-            final_at = CASE WHEN matches OR again THEN now() END,
-            sweep_at = CASE WHEN matches OR again THEN now() END,
-            lease = NULL, lease_until = NULL
-        FROM compared WHERE id = file_id
-        RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-                  minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
-    ), kept AS (
-        -- From now on the file names the object.
-        DELETE FROM reservations USING verdict WHERE vault_key = $1 AND verdict.state = 'ready'
-    ), doomed AS (
-        UPDATE reservations SET doomed_at = now(), sweep_at = now() FROM verdict WHERE vault_key = $1 AND verdict.state <> 'ready'
-    )
-    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-           minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
-    FROM verdict
-"""
-
-
-async def commit_verification(database: Database, claim: Claim, *, size: int, sha256: Sha256, etag: str) -> File | None:
-    """Compare the declared size and digest with the proved ones, and commit the verdict.
-
-    Return the file. It is unproved still after a first mismatch: the reservation is then doomed, the
-    lease is given back, and the file is due again. Neither None nor an error shows that no commit has
-    taken effect, so the statement must never be sent again.
-    """
-    row = await database.fetchrow(COMMIT, claim.vault_key, claim.lease, claim.id, size, sha256.digest, etag)
-    return read_file_if_any(row)
-
-
 RELEASE: Final = """
     UPDATE files SET lease = NULL, lease_until = NULL, due_at = now() + $3::interval, last_error = $4
     WHERE id = $1 AND lease = $2 AND state IN ('pending', 'verifying')
@@ -211,41 +104,6 @@ RELEASE: Final = """
 async def release_claim(database: Database, claim: Claim, *, retry_in: timedelta, error: str) -> bool:
     """Give the lease back, with the reason; a new claim gets a new key."""
     return await database.fetchval(RELEASE, claim.id, claim.lease, retry_in, error) is not None
-
-
-# One statement counts the failed read and gives the lease back, or rejects the file, so that a late worker counts nothing.
-# Both bounds must be reached: a burst of failures within minutes rejects no file.
-COUNT_FAILED_READ: Final = """
-    WITH failed AS (
-        SELECT id AS file_id, failed_reads + 1 >= $5 AND failed_reads_since <= now() - $6::interval AS hopeless
-        FROM files WHERE id = $1 AND lease = $2 AND state IN ('pending', 'verifying')
-        FOR UPDATE
-    )
-    UPDATE files
-    SET state = CASE WHEN hopeless THEN 'rejected' ELSE state END,
-        changed_by = 'worker', changed_why = 'unverifiable: the object could not be read ' || failed_reads + 1 || ' times: ' || $4,
-        failed_reads = failed_reads + 1, failed_reads_since = coalesce(failed_reads_since, now()), last_error = $4,
-        rejection_reason = CASE WHEN hopeless THEN 'unverifiable' END,
-        rejection_detail = CASE WHEN hopeless THEN 'the object could not be read ' || failed_reads + 1 || ' times: ' || $4 END,
-        due_at = CASE WHEN NOT coalesce(hopeless, false) THEN now() + $3::interval END,
-        final_at = CASE WHEN hopeless THEN now() END,
-        sweep_at = CASE WHEN hopeless THEN now() END,
-        lease = NULL, lease_until = NULL
-    FROM failed WHERE id = file_id
-    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-              minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
-"""
-
-
-async def count_failed_read(
-    database: Database, claim: Claim, *, retry_in: timedelta, error: str, most_reads: int, most_time: timedelta
-) -> File | None:
-    """Count a failed read of the incoming object and give the lease back; return the file, or None if the claim is lost.
-
-    The file is rejected as unverifiable if this was at least read `most_reads`, and the first was `most_time` ago.
-    """
-    row = await database.fetchrow(COUNT_FAILED_READ, claim.id, claim.lease, retry_in, error, most_reads, most_time)
-    return read_file_if_any(row)
 
 
 # How long a worker may sleep without a signal. A file with a live lease is under way already. A kind of file for which the worker has

@@ -1,4 +1,7 @@
-/** What the page says: numbers, times, states, and what went wrong with what to do next. */
+/**
+ * Words for numbers, times, states, and errors with what to do next. Headings and labels are in index.html; a sentence about one thing
+ * is in the module that shows it.
+ */
 
 import { Refused, Unreachable } from "./api.js"
 

@@ -70,7 +70,7 @@ from service.object_store import (
     StoreError,
     StoreUnavailable,
 )
-from service.queries import claims, reservations
+from service.queries import claims, reservations, verdicts
 from service.resources import Resources
 from service.telemetry.metrics import ARRIVALS, FAILED_READS, STORE_RETRIES, VERIFICATION_SECONDS, VERIFIED_BYTES
 from service.telemetry.transitions import report_transition
@@ -220,7 +220,7 @@ async def confirm_size(resources: Resources, claim: Claim, seen: StoredObject, *
 
 async def settle_missing(resources: Resources, claim: Claim) -> None:
     if claim.grace_over:
-        finish(resources, await claims.expire_file(resources.pool, claim))
+        finish(resources, await verdicts.expire_file(resources.pool, claim))
         return
     state = await claims.return_to_pending(resources.pool, claim, next_look(claim.attempts))
     if state == State.VERIFYING:  # an arrival came after the claim
@@ -257,7 +257,7 @@ def unverifiable(error: StoreError) -> Rejection:
 
 async def reject(resources: Resources, claim: Claim, rejection: Rejection) -> None:
     """Without a copy."""
-    finish(resources, await claims.reject_file(resources.pool, claim, rejection), found=claim)
+    finish(resources, await verdicts.reject_file(resources.pool, claim, rejection), found=claim)
 
 
 async def copy(resources: Resources, claim: Claim, seen: StoredObject, *, send_before: float, stopped: threading.Event) -> str | None:
@@ -291,7 +291,7 @@ def hash_copy(vault: Bucket, claim: Claim, etag: str, length: int, stopped: thre
 
 async def commit(resources: Resources, claim: Claim, proof: Proof) -> None:
     """Step 5. Raises LeaseLost, and what the database raises."""
-    file = await claims.commit_verification(resources.pool, claim, size=proof.size, sha256=proof.sha256, etag=proof.etag)
+    file = await verdicts.commit_verification(resources.pool, claim, size=proof.size, sha256=proof.sha256, etag=proof.etag)
     if file is None:
         raise LeaseLost("the commit found the claim lost")
     if file.state in UNPROVED:
@@ -352,7 +352,7 @@ async def release(resources: Resources, claim: Claim, failure: NotVerified, *, r
 async def count_failed_read(resources: Resources, claim: Claim, failure: NotVerified) -> None:
     FAILED_READS.inc()
     log.warning("upload not readable", file_id=str(claim.id), error=str(failure), attempts=claim.attempts)
-    file = await claims.count_failed_read(
+    file = await verdicts.count_failed_read(
         resources.pool,
         claim,
         retry_in=back_off(claim.attempts),

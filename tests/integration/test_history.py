@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from service.model import Claim, File, Rejection, RejectionReason, Sha256, State, make_id
-from service.queries import claims, files, history, reservations, sweeping
+from service.queries import claims, files, history, reservations, sweeping, verdicts
 from service.queries.history import Position, Transition
 from tests.integration.locks import held_open
 from tests.integration.test_queries import DIGEST, LEASE, OTHER, claim, commit, declaration, declare
@@ -75,12 +75,12 @@ async def test_a_way_back_and_a_second_announcement_are_told(pool: asyncpg.Pool)
 
 async def test_an_expiry_and_a_rejection_are_told(pool: asyncpg.Pool) -> None:
     rejected = await claim(pool, await declare(pool))
-    await claims.reject_file(pool, rejected, Rejection(RejectionReason.SIZE_MISMATCH, "declared 3 bytes, received 4"))
+    await verdicts.reject_file(pool, rejected, Rejection(RejectionReason.SIZE_MISMATCH, "declared 3 bytes, received 4"))
     assert (await tell(pool, rejected))[-1] == ("rejected", "verifying", "worker", "size-mismatch: declared 3 bytes, received 4")
     file = await declare(pool)
     await pool.execute("UPDATE files SET expires_at = now(), grace_until = now(), due_at = now() WHERE id = $1", file.id)
     [held] = await claims.claim_files(pool, 1, lease=LEASE)
-    await claims.expire_file(pool, held)
+    await verdicts.expire_file(pool, held)
     assert (await tell(pool, held))[1:] == [("expired", "pending", "worker", "the upload never came")]
 
 
@@ -135,7 +135,7 @@ async def test_a_files_transitions_keep_their_order_when_the_second_has_the_lowe
     async with held_open(pool) as holder:
         await holder.execute("SELECT FROM reservations FOR UPDATE")  # as a commit does first: its transaction has its id now
         await files.record_event(pool, file.incoming_key or "")
-        assert await claims.commit_verification(holder, held, size=3, sha256=DIGEST, etag="e") is not None
+        assert await verdicts.commit_verification(holder, held, size=3, sha256=DIGEST, etag="e") is not None
         await holder.execute("COMMIT")
     assert [one.state for one in await read(pool)] == [State.PENDING, State.VERIFYING, State.READY]
 

@@ -12,7 +12,7 @@ from service.files.lookup import delete_file
 from service.model import Declaration, File, Sha256, State, make_id
 from service.operations.inspection import Inspection, inspect_file
 from service.problems import NotFound
-from service.queries import claims, files
+from service.queries import claims, files, verdicts
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
 from service.uploads.arrivals import record_event
@@ -134,7 +134,7 @@ async def test_a_proved_file_and_its_object(resources: Resources, file: File) ->
     key = str(claim.vault_key)
     etag = await resources.vault.put(key, BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10)
     digest = Sha256(hashlib.sha256(BODY).digest())
-    assert await claims.commit_verification(resources.pool, claim, size=len(BODY), sha256=digest, etag=etag)
+    assert await verdicts.commit_verification(resources.pool, claim, size=len(BODY), sha256=digest, etag=etag)
     found = await inspect_file(resources, file.id)
     assert found.why.startswith("proved")
     assert ("proved object", len(BODY)) in [(place.role, place.size) for place in found.places]

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from service.model import Claim, Declaration, File, Rejection, RejectionReason, Sha256, State, make_id
-from service.queries import claims, files, listing, reservations, sweeping
+from service.queries import claims, files, listing, reservations, sweeping, verdicts
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +46,7 @@ async def claim(pool: asyncpg.Pool, file: File) -> Claim:
 
 
 async def commit(pool: asyncpg.Pool, held: Claim, *, sha256: Sha256 = DIGEST) -> File | None:
-    return await claims.commit_verification(pool, held, size=held.size, sha256=sha256, etag="e")
+    return await verdicts.commit_verification(pool, held, size=held.size, sha256=sha256, etag="e")
 
 
 async def count(pool: asyncpg.Pool, statement: str) -> int:
@@ -118,13 +118,13 @@ async def test_two_mismatches_with_different_digests_reject_no_file(pool: asyncp
     held = await claim(pool, await declare(pool, declaration(sha256=THIRD)))
     assert (await commit(pool, held)) is not None
     [again] = await claims.claim_files(pool, 9, lease=LEASE)
-    file = await claims.commit_verification(pool, again, size=3, sha256=OTHER, etag="e")
+    file = await verdicts.commit_verification(pool, again, size=3, sha256=OTHER, etag="e")
     assert file is not None
     assert (file.state, file.rejection_reason) == (State.VERIFYING, None)
     assert await claims.claim_files(pool, 9, lease=LEASE) == []
     await pool.execute("UPDATE files SET due_at = now()")
     [third] = await claims.claim_files(pool, 9, lease=LEASE)
-    proved = await claims.commit_verification(pool, third, size=3, sha256=THIRD, etag="e")
+    proved = await verdicts.commit_verification(pool, third, size=3, sha256=THIRD, etag="e")
     assert proved is not None
     assert (proved.state, proved.hash) == (State.READY, THIRD)
 
@@ -152,7 +152,7 @@ async def test_failed_reads_reject_a_file_only_after_both_bounds(pool: asyncpg.P
 async def test_an_arrival_cannot_cancel_the_back_off_of_an_unreadable_object(pool: asyncpg.Pool) -> None:
     file = await declare(pool)
     held = await claim(pool, file)
-    await claims.count_failed_read(pool, held, retry_in=timedelta(minutes=10), error="503", most_reads=10, most_time=timedelta(hours=24))
+    await verdicts.count_failed_read(pool, held, retry_in=timedelta(minutes=10), error="503", most_reads=10, most_time=timedelta(hours=24))
     for _ in range(2):
         await files.record_event(pool, file.incoming_key or "")
         assert await claims.claim_files(pool, 0, unreadable=9, lease=LEASE) == []
@@ -163,7 +163,7 @@ async def test_an_arrival_cannot_cancel_the_back_off_of_an_unreadable_object(poo
 
 async def count_read(pool: asyncpg.Pool, held: Claim, *, most_reads: int, most_time: timedelta) -> File | None:
     retry_in = timedelta(0)
-    return await claims.count_failed_read(pool, held, retry_in=retry_in, error="503", most_reads=most_reads, most_time=most_time)
+    return await verdicts.count_failed_read(pool, held, retry_in=retry_in, error="503", most_reads=most_reads, most_time=most_time)
 
 
 async def test_a_second_other_digest_changes_nothing(pool: asyncpg.Pool) -> None:
@@ -181,7 +181,7 @@ async def test_another_size_is_rejected_by_the_commit(pool: asyncpg.Pool) -> Non
 
 
 async def commit_size(pool: asyncpg.Pool, held: Claim) -> File | None:
-    return await claims.commit_verification(pool, held, size=4, sha256=DIGEST, etag="e")
+    return await verdicts.commit_verification(pool, held, size=4, sha256=DIGEST, etag="e")
 
 
 async def test_a_doomed_copy_cannot_be_committed(pool: asyncpg.Pool) -> None:
@@ -232,7 +232,7 @@ async def test_an_arrival_after_the_claim_makes_the_file_due_again_at_once(pool:
 async def test_a_file_expires_only_after_its_grace(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
     assert not held.grace_over
-    assert await claims.expire_file(pool, held) is None
+    assert await verdicts.expire_file(pool, held) is None
 
 
 async def test_a_file_expires_after_its_grace(pool: asyncpg.Pool) -> None:
@@ -242,14 +242,14 @@ async def test_a_file_expires_after_its_grace(pool: asyncpg.Pool) -> None:
     )
     held = await claim(pool, file)
     assert held.grace_over
-    expired = await claims.expire_file(pool, held)
+    expired = await verdicts.expire_file(pool, held)
     assert expired is not None
     assert expired.state == State.EXPIRED
 
 
 async def test_a_rejection_without_a_copy_keeps_its_reason(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
-    file = await claims.reject_file(pool, held, Rejection(RejectionReason.UNVERIFIABLE, "no"))
+    file = await verdicts.reject_file(pool, held, Rejection(RejectionReason.UNVERIFIABLE, "no"))
     assert file is not None
     assert (file.rejection_reason, file.rejection_detail) == (RejectionReason.UNVERIFIABLE, "no")
     assert await files.record_event(pool, file.incoming_key or "") is None

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from service.model import Claim, Declaration, File, Rejection, RejectionReason, Sha256, State, make_id
-from service.queries import claims, files, reservations, sweeping
+from service.queries import claims, files, reservations, sweeping, verdicts
 from service.queries.rows import Database
 from tests.integration.locks import held_open, until_waiting
 
@@ -56,7 +56,7 @@ async def awaited(statement: Awaitable[Any]) -> Any:
 
 
 def commit(held: Claim) -> Callable[[Database], Awaitable[File | None]]:
-    return lambda database: claims.commit_verification(database, held, size=3, sha256=DIGEST, etag="e")
+    return lambda database: verdicts.commit_verification(database, held, size=3, sha256=DIGEST, etag="e")
 
 
 def doom(held: Claim | reservations.Reservation) -> Callable[[Database], Awaitable[bool]]:
@@ -214,8 +214,8 @@ OF_BOTH_TABLES: dict[str, Callable[[Database, Claim], Awaitable[Any]]] = {
     "commit": lambda database, held: commit(held)(database),
     "extend": lambda database, held: extend(held)(database),
     "return": lambda database, held: claims.return_to_pending(database, held, LEASE),
-    "expire": claims.expire_file,
-    "reject": lambda database, held: claims.reject_file(database, held, Rejection(RejectionReason.UNVERIFIABLE, "no")),
+    "expire": verdicts.expire_file,
+    "reject": lambda database, held: verdicts.reject_file(database, held, Rejection(RejectionReason.UNVERIFIABLE, "no")),
 }
 
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from service.model import Claim, File, State
-from service.queries import claims, reservations
+from service.queries import reservations, verdicts
 from service.resources import Resources, open_resources
 from service.settings import Secret, Settings
 from tests.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
@@ -74,7 +74,7 @@ async def test_an_error_of_the_store_gives_the_lease_back_for_later(resources: R
 
 async def test_a_commit_whose_answer_is_lost_keeps_the_object(resources: Resources) -> None:
     declared = await send(resources)
-    lossy = FaultyPool(resources.pool, claims.COMMIT, after=lose_connection)
+    lossy = FaultyPool(resources.pool, verdicts.COMMIT, after=lose_connection)
     await run(msgspec.structs.replace(resources, pool=lossy), await claim(resources, declared.file))
     assert lossy.calls == 1
     await check_proved(resources, declared.file)
@@ -82,7 +82,7 @@ async def test_a_commit_whose_answer_is_lost_keeps_the_object(resources: Resourc
 
 async def test_a_commit_that_never_ran_leaves_no_orphan_and_the_next_claim_proves(resources: Resources) -> None:
     declared = await send(resources)
-    lossy = FaultyPool(resources.pool, claims.COMMIT, before=lose_connection)
+    lossy = FaultyPool(resources.pool, verdicts.COMMIT, before=lose_connection)
     await run(msgspec.structs.replace(resources, pool=lossy), await claim(resources, declared.file))
     assert lossy.calls == 1
     assert await list_bucket(resources.vault) == set()
@@ -94,14 +94,14 @@ async def test_a_commit_that_is_sent_twice_hits_once(resources: Resources) -> No
     """By whatever stands between: we never do."""
     declared = await send(resources)
     held = await claim(resources, declared.file)
-    twice = FaultyPool(resources.pool, claims.COMMIT, after=lambda: commit_again(resources, held))
+    twice = FaultyPool(resources.pool, verdicts.COMMIT, after=lambda: commit_again(resources, held))
     await run(msgspec.structs.replace(resources, pool=twice), held)
     assert twice.calls == 1
     await check_proved(resources, declared.file)
 
 
 async def commit_again(resources: Resources, held: Claim) -> None:
-    assert await claims.commit_verification(resources.pool, held, size=len(BODY), sha256=sha256(BODY), etag="another") is None
+    assert await verdicts.commit_verification(resources.pool, held, size=len(BODY), sha256=sha256(BODY), etag="another") is None
 
 
 async def check_proved(resources: Resources, file: File) -> None:

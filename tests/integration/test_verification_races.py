@@ -11,7 +11,7 @@ import pytest
 from service.files.lookup import delete_file
 from service.model import State
 from service.object_store import Bucket, ObjectChanged, ObjectMissing
-from service.queries import claims, files, reservations
+from service.queries import claims, files, reservations, verdicts
 from service.resources import Resources
 from service.uploads.arrivals import record_event
 from service.worker.sweeper import sweep
@@ -109,7 +109,7 @@ async def test_a_sweeper_that_comes_before_the_commit_of_an_ended_lease_wins(res
         await resources.pool.execute("UPDATE reservations SET lease_until = now() - interval '1 s'")
         await sweep(resources)
 
-    interrupted = FaultyPool(resources.pool, claims.COMMIT, before=end_lease_and_sweep)
+    interrupted = FaultyPool(resources.pool, verdicts.COMMIT, before=end_lease_and_sweep)
     await run(msgspec.structs.replace(resources, pool=interrupted), held)
     assert interrupted.calls == 1
     assert (await find(resources, declared.file)).state == State.VERIFYING
@@ -123,7 +123,7 @@ async def test_a_sweeper_that_comes_after_the_commit_of_an_ended_lease_leaves_th
     declared = await send(resources)
     held = await claim(resources, declared.file)
     await resources.pool.execute("UPDATE reservations SET lease_until = now() - interval '1 s'")
-    slow = FaultyPool(resources.pool, claims.COMMIT, after=lambda: sweep_twice(resources))
+    slow = FaultyPool(resources.pool, verdicts.COMMIT, after=lambda: sweep_twice(resources))
     await run(msgspec.structs.replace(resources, pool=slow), held)
     assert slow.calls == 1
     assert (await find(resources, declared.file)).state == State.READY

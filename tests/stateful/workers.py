@@ -11,7 +11,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from service.model import Claim
-from service.queries import claims
+from service.queries import claims, verdicts
 from service.resources import Resources
 from service.worker.store_health import StoreHealth
 from service.worker.verification import verify
@@ -97,11 +97,11 @@ class FaultyWorker:
         elif fault == "stall after copy":
             self.vault.after["copy_from"] = self.gate
         elif fault == "stall before commit":
-            pool = FaultyPool(pool, claims.COMMIT, before=self.gate)
+            pool = FaultyPool(pool, verdicts.COMMIT, before=self.gate)
         elif fault == "answer lost":
-            pool = FaultyPool(pool, claims.COMMIT, after=lose_connection)
+            pool = FaultyPool(pool, verdicts.COMMIT, after=lose_connection)
         elif fault == "commit lost":
-            pool = FaultyPool(pool, claims.COMMIT, before=lose_connection)
+            pool = FaultyPool(pool, verdicts.COMMIT, before=lose_connection)
         elif fault == "late copy":
             self.vault.late.add("copy_from")
         changed: dict[str, Any] = {"incoming": incoming, "vault": self.vault, "pool": pool}
