@@ -15,7 +15,7 @@ from service import problems
 from service.auth.principals import READ, Principal, open_to
 from service.events.feed import EventStream, Feed
 from service.events.subscribers import Subscriber
-from service.files import listing, lookup
+from service.files import lookup, pagination
 from service.files.validation import LONGEST_OWNER_BYTES, is_owner
 from service.problems import InvalidRequest
 from service.queries.history import Position
@@ -82,7 +82,7 @@ async def read_events(
         ),
     ] = None,
 ) -> Response[Any]:
-    listing.check_query(request.query_params.multi_items(), known=PARAMETERS)
+    pagination.check_query(request.query_params.multi_items(), known=PARAMETERS)
     position = None if last_event_id is None else parse_event_id(last_event_id)
     followed = await choose_owner(resources, principal, file=file, owner=owner)
     return EventStream(feed, Subscriber(followed, principal.key_id, file_id=file, position=position))

@@ -15,7 +15,7 @@ from litestar.params import Body, FromPath, HeaderParameter, QueryParameter
 
 from service import problems
 from service.auth.principals import READ, WRITE, Principal, open_to, sign_upload_token
-from service.files import listing, lookup, validation
+from service.files import lookup, pagination, validation
 from service.model import Declaration, File, Rejection, State
 from service.problems import InvalidRequest
 from service.queries.listing import Filters
@@ -217,16 +217,16 @@ async def list_files(
     created_before: Annotated[datetime | None, QueryParameter(description="RFC 3339, with an offset")] = None,
     owner: Annotated[str | None, QueryParameter(description="Only for a key with the scope admin")] = None,
 ) -> Response[FilePage]:
-    listing.check_query(request.query_params.multi_items(), known=LISTING_PARAMETERS)
+    pagination.check_query(request.query_params.multi_items(), known=LISTING_PARAMETERS)
     filters = Filters(
-        states=tuple(sorted(set(states))) if states else listing.SHOWN_STATES,
+        states=tuple(sorted(set(states))) if states else pagination.SHOWN_STATES,
         filename=filename,
         content_type=content_type,
         hash=None if hash is None else validation.parse_sha256(hash, field="hash"),
-        created_after=listing.check_time(created_after, field="created_after"),
-        created_before=listing.check_time(created_before, field="created_before"),
+        created_after=pagination.check_time(created_after, field="created_after"),
+        created_before=pagination.check_time(created_before, field="created_before"),
     )
-    page = await listing.list_page(resources, principal.act_as(owner), filters, cursor=cursor, limit=limit)
+    page = await pagination.list_page(resources, principal.act_as(owner), filters, cursor=cursor, limit=limit)
     answer = FilePage(files=[describe_file(file) for file in page.files], next=page.next)
     return Response(answer, headers=link_next(request, resources, page.next))
 

@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.files import listing
+from service.files import pagination
 from service.model import Sha256, State, make_id
 from service.problems import InvalidCursor, InvalidRequest
 from service.queries.listing import Filters
 
-ALL = Filters(states=listing.SHOWN_STATES)
+ALL = Filters(states=pagination.SHOWN_STATES)
 
 
 def test_a_cursor_leads_back_to_its_id() -> None:
     last = make_id()
-    assert listing.read_cursor(listing.make_cursor(last, "ann", ALL), "ann", ALL) == last
+    assert pagination.read_cursor(pagination.make_cursor(last, "ann", ALL), "ann", ALL) == last
 
 
 def test_a_cursor_fits_every_kind_of_filter() -> None:
@@ -24,15 +24,15 @@ def test_a_cursor_fits_every_kind_of_filter() -> None:
         states=(State.READY,), hash=Sha256(b"x" * 32), filename="a*", content_type="a/b", created_after=datetime(2026, 1, 31, tzinfo=UTC)
     )
     last = make_id()
-    assert listing.read_cursor(listing.make_cursor(last, "ann", filters), "ann", filters) == last
+    assert pagination.read_cursor(pagination.make_cursor(last, "ann", filters), "ann", filters) == last
 
 
 def test_a_cursor_of_another_owner_or_of_other_filters_is_refused() -> None:
-    cursor = listing.make_cursor(make_id(), "ann", ALL)
+    cursor = pagination.make_cursor(make_id(), "ann", ALL)
     with pytest.raises(InvalidCursor):
-        listing.read_cursor(cursor, "bob", ALL)
+        pagination.read_cursor(cursor, "bob", ALL)
     with pytest.raises(InvalidCursor):
-        listing.read_cursor(cursor, "ann", Filters(states=(State.READY,)))
+        pagination.read_cursor(cursor, "ann", Filters(states=(State.READY,)))
 
 
 @given(
@@ -40,24 +40,24 @@ def test_a_cursor_of_another_owner_or_of_other_filters_is_refused() -> None:
 )
 def test_what_is_no_cursor_is_refused(cursor: str) -> None:
     with pytest.raises(InvalidCursor):
-        listing.read_cursor(cursor, "ann", ALL)
+        pagination.read_cursor(cursor, "ann", ALL)
 
 
 def test_deleted_and_expired_files_are_shown_only_when_asked_for() -> None:
-    assert set(State) - set(listing.SHOWN_STATES) == {State.DELETED, State.EXPIRED}
+    assert set(State) - set(pagination.SHOWN_STATES) == {State.DELETED, State.EXPIRED}
 
 
 def test_an_unknown_parameter_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match=r"^stat:"):
-        listing.check_query([("stat", "ready")], known={"state"})
+        pagination.check_query([("stat", "ready")], known={"state"})
     with pytest.raises(InvalidRequest, match="NUL"):
-        listing.check_query([("state", "a\x00")], known={"state"})
+        pagination.check_query([("state", "a\x00")], known={"state"})
 
 
 def test_a_time_needs_an_offset_and_a_place_in_utc() -> None:
     moment = datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=2)))
-    assert listing.check_time(moment, field="created_after") == datetime(2026, 1, 31, 10, tzinfo=UTC)
-    assert listing.check_time(None, field="created_after") is None
+    assert pagination.check_time(moment, field="created_after") == datetime(2026, 1, 31, 10, tzinfo=UTC)
+    assert pagination.check_time(None, field="created_after") is None
     for bad in (datetime(2026, 1, 31), datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))):  # noqa: DTZ001  # what is to be refused
         with pytest.raises(InvalidRequest, match=r"^created_after"):
-            listing.check_time(bad, field="created_after")
+            pagination.check_time(bad, field="created_after")

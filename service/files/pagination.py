@@ -1,4 +1,4 @@
-"""Pages of files: what may be asked for, cursors, one page. A cursor is the last id and a digest of the owner and the filters."""
+"""Pages of files: cursors, one page, checks of a query. A cursor is the last id and a digest of the owner and the filters (queries/listing.py)."""
 
 import base64
 import hashlib
