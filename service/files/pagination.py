@@ -1,4 +1,4 @@
-"""Pages of files: cursors, one page, checks of a query. A cursor is the last id and a digest of the owner and the filters (queries/listing.py)."""
+"""Pages of files: cursors, and checks of a query. A cursor is the last id and a digest of the owner and the filters."""
 
 import base64
 import hashlib
