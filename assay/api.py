@@ -23,7 +23,7 @@ AWAY: Final = frozenset({429, 502, 503, 504})
 LONGEST_WAIT_SECONDS: Final = 50
 """What the API waits for at most, in one request."""
 STRANGER_SECONDS: Final = 10.0
-"""RetryPolicy with a server that has never answered: its URL may be wrong."""
+"""How long a server that has never answered is asked again: its URL may be wrong."""
 
 
 class Parts(msgspec.Struct, frozen=True):

@@ -44,7 +44,8 @@ async def check_version(database: asyncpg.Pool | asyncpg.Connection) -> None:
     """SchemaError when the database is older or newer than this code."""
     found, expected = await read_version(database), expected_version()
     if found != expected:
-        what = "run `assay migrate` first" if found is None or found < expected else "this assay is older than the database: upgrade it"
+        newer = "it is newer than this assay, which has to be upgraded, or from before 0.1.0, which nothing migrates"
+        what = "run `assay migrate` first" if found is None or found < expected else newer
         raise SchemaError(f"the database's schema is {found or 'empty'}, this assay needs {expected}: {what}")
 
 

@@ -24,13 +24,12 @@ CLAIM: Final = """
         WHERE state IN ('pending', 'verifying') AND failed_reads > 0
           AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
         ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED
-    ), due AS (
-        SELECT id FROM large UNION ALL SELECT id FROM small UNION ALL SELECT id FROM unreadable
     ), claimed AS (
+        -- By an array and not by a join: the planner does not know how few they are, and would read the whole table for a join.
         UPDATE files SET lease = gen_random_uuid(), lease_until = now() + $4::interval, due_at = now() + $4::interval,
                          attempts = attempts + 1
-        FROM due WHERE files.id = due.id
-        RETURNING files.id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, lease_until,
+        WHERE id = ANY (ARRAY(SELECT id FROM large UNION ALL SELECT id FROM small UNION ALL SELECT id FROM unreadable))
+        RETURNING id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease, lease_until,
                   attempts, arrivals, grace_until <= now() AS grace_over, last_error IS NOT NULL AS failed_before, failed_reads
     ), reservation AS (
         -- Written in the same statement, before anything can lie under its key.

@@ -1,7 +1,7 @@
 """Complete: "my bytes are there", said by a client.
 
 1. The row is read. Gone: 410. Another digest than the known one: 409, nothing changes. Final: answered from the row.
-2. The store is asked. The object is there: the row is recorded, and brings the digest with it.
+2. The store is asked. The object is there: an arrival is recorded, together with the digest.
    - no row: somebody made it final, deleted it, or set another digest in between: begin anew.
    - The store gives no usable answer: the arrival is recorded all the same, and a worker decides. (It may be the object that cannot be
      read, and the client could do nothing about it.) A file in parts that was not announced yet goes on with step 4, because its parts

@@ -115,9 +115,9 @@ async def upload_stream(resources: Resources, buffers: UploadBuffers, headers: U
     try:
         file = await store(upload, body)
     finally:
+        buffers.give_back(upload.lent)
         if upload.heartbeat is not None:
             await upload.heartbeat.stop()
-        buffers.give_back(upload.lent)
     resources.notifications.notify_change(file.id)
     report_transition(file)
     return file

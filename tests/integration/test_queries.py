@@ -371,6 +371,7 @@ async def test_a_claim_reads_no_file_of_another_kind(pool: asyncpg.Pool) -> None
     read = {node["Index Name"]: node["Actual Rows"] for node in nodes if node.get("Index Name", "").startswith("files_due")}
     assert read == {"files_due_large": 2, "files_due_small": 2, "files_due_unreadable": 1}
     assert not [node for node in nodes if node.get("Rows Removed by Filter")]
+    assert sum(node["Actual Rows"] for node in nodes if node.get("Relation Name") == "files" and "Scan" in node["Node Type"]) == 10
 
 
 def list_nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
