@@ -148,7 +148,7 @@ class Traces:
     row: Mapping[str, Any]
     incoming: bytes | None
     vault: bytes | None
-    copies: int
+    reservations: int
 
 
 ROW = """
@@ -159,9 +159,9 @@ ROW = """
 
 async def look_at(resources: Resources, declared: Mapping[str, Any]) -> Traces:
     row = await resources.pool.fetchrow(ROW, declared["file"]["id"])
-    copies = await resources.pool.fetchval("SELECT count(*) FROM reservations WHERE file_id = $1", declared["file"]["id"])
+    reservations = await resources.pool.fetchval("SELECT count(*) FROM reservations WHERE file_id = $1", declared["file"]["id"])
     vault = await asyncio.to_thread(content, resources.vault, str(row["minio_object_name"])) if row["minio_object_name"] else None
-    return Traces(dict(row), await asyncio.to_thread(content, resources.incoming, row["incoming_key"]), vault, copies)
+    return Traces(dict(row), await asyncio.to_thread(content, resources.incoming, row["incoming_key"]), vault, reservations)
 
 
 async def find_key(resources: Resources, declared: Mapping[str, Any]) -> str:

@@ -75,7 +75,7 @@ async def test_a_forged_event_makes_nothing_of_nothing(client: httpx.AsyncClient
 
     await until(looked)
     traces = await look_at(resources, declared)
-    assert (traces.row["state"], traces.row["hash"], traces.copies) == ("pending", None, 0)
+    assert (traces.row["state"], traces.row["hash"], traces.reservations) == ("pending", None, 0)
     assert (await put(declared, BODY)).status == 200
     assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
     await check_served(client, resources, declared, BODY)

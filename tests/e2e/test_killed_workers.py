@@ -46,7 +46,7 @@ async def test_another_worker_finishes_what_a_killed_one_began(ways: Ways, direc
             assert await asyncio.to_thread(ways.store.silenced.wait, 20), (tmp_path / "worker.log").read_text()
             worker.kill()
         begun = await look_at(direct, declared)
-        assert (begun.row["state"], begun.copies) == ("verifying", 1)
+        assert (begun.row["state"], begun.reservations) == ("verifying", 1)
         assert begun.row["lease"]
         async with working(direct):
             assert (await read_metadata(client, declared, wait=20))["state"] == "ready"

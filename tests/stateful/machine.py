@@ -85,7 +85,7 @@ class WayOfAFile(RuleBasedStateMachine):
         spoilt: dict[str, Any] = {name: SpoiltBucket(getattr(opened, name), self.spoilt_keys) for name in ("incoming", "vault")}
         self.resources = msgspec.structs.replace(opened, **spoilt)
         self.health = StoreHealth(self.resources)
-        await self.resources.pool.execute("TRUNCATE files, file_history, copies, idempotency_keys")
+        await self.resources.pool.execute("TRUNCATE files, file_history, reservations, idempotency_keys")
         for bucket in (self.resources.incoming, self.resources.vault):
             keys = [found.key async for found in bucket.list_keys()]
             if keys:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from service.queries import claims, files, sweeping
+from service.queries import claims, files, sweeping, verdicts
 from service.settings import Settings
 from tests.stateful.machine import WayOfAFile
 
@@ -40,8 +40,8 @@ UNPROVED_ALONE = "WHERE incoming_key = $1 AND state IN ('pending', 'verifying')"
 REJECTED_TOO = """, final_at = NULL, rejection_reason = NULL, rejection_detail = NULL
         WHERE incoming_key = $1 AND state IN ('pending', 'verifying', 'rejected')"""
 GUARDS = {
-    "a commit demands an undoomed copy": Guard(claims, "COMMIT", " AND doomed_at IS NULL", "", "NoSuchKey"),
-    "a commit demands its lease": Guard(claims, "COMMIT", LEASED, "WHERE id = $3\n        FOR UPDATE OF files", "no row names"),
+    "a commit demands an undoomed copy": Guard(verdicts, "COMMIT", " AND doomed_at IS NULL", "", "NoSuchKey"),
+    "a commit demands its lease": Guard(verdicts, "COMMIT", LEASED, "WHERE id = $3\n        FOR UPDATE OF files", "no row names"),
     "only ended leases are doomed": Guard(sweeping, "DOOM_ENDED", " AND lease_until < now()", "", "under a live lease"),
     "an arrival forbids the way back": Guard(claims, "RETURN", "arrivals = $4", "$4::integer IS NOT NULL", "is slept through"),
     "an arrival leaves the final alone": Guard(files, "RECORD_EVENT", UNPROVED_ALONE, REJECTED_TOO, "became"),
