@@ -88,7 +88,7 @@ async def test_it_refuses_to_start_over_another_schema(api: Api, admin_url: str)
     async with app.lifespan():
         assert app.state.readiness.phase == "running"
     await execute(in_database(admin_url, name), "UPDATE alembic_version SET version_num = '9999'")
-    with refused("older than the database"):
+    with refused("newer than this assay"):
         async with app.lifespan():
             pass
     await execute(admin_url, f"DROP DATABASE {name} WITH (FORCE)")

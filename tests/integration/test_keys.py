@@ -63,6 +63,6 @@ async def test_revoking_what_is_not_there_is_said() -> None:
 
 async def test_keys_are_not_made_over_another_schema(pool: asyncpg.Pool) -> None:
     await pool.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(SchemaError, match="older than the database"):
+    with pytest.raises(SchemaError, match="newer than this assay"):
         await create(owner="ada")
     assert await list_keys(pool) == []
