@@ -80,7 +80,7 @@ class Transport:
         chunked: bool = False,
         extra_seconds: float = 0.0,
     ) -> "BaseHTTPResponse":
-        """The answer's head; whoever asked reads the body with `read_some`, and gives the connection back. Raises ConnectionLost."""
+        """Return the head of the answer. The caller reads the body by `read_some` and gives the connection back. Raises ConnectionLost."""
         from urllib3 import Timeout
         from urllib3.exceptions import HTTPError, SSLError
 

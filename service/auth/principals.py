@@ -98,7 +98,7 @@ def parse_authorization(header: str | None) -> str:
 async def authenticate(resources: Resources, header: str | None) -> Principal:
     """Who the key or token belongs to. Raises Unauthorized: an unknown, an expired and a revoked one look the same."""
     text = parse_authorization(header)
-    async with asyncio.timeout(WAIT_SECONDS):  # of a database that hangs nobody waits for, not even in the pool's queue
+    async with asyncio.timeout(WAIT_SECONDS):  # also for a connection of the pool, when the database does not answer
         principal = await (find_key(resources, text) if KEY.fullmatch(text) else find_uploader(resources, text))
     if principal is None:
         raise Unauthorized("the API key or upload token is unknown, expired or revoked")

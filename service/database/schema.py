@@ -41,7 +41,7 @@ async def read_version(database: asyncpg.Pool | asyncpg.Connection) -> str | Non
 
 
 async def check_version(database: asyncpg.Pool | asyncpg.Connection) -> None:
-    """SchemaError when the database is older or newer than this code."""
+    """Raises SchemaError if the schema is not the one that this code needs."""
     found, expected = await read_version(database), expected_version()
     if found != expected:
         newer = "it is newer than this assay, which has to be upgraded, or from before 0.1.0, which nothing migrates"
@@ -50,7 +50,7 @@ async def check_version(database: asyncpg.Pool | asyncpg.Connection) -> None:
 
 
 async def migrate(settings: DatabaseSettings) -> None:
-    """Bring the schema to the newest version; safe when two do it at once (migrations/env.py). A restored history is mended."""
+    """Bring the schema to the newest version, and rebase the history of a restored dump. Two processes may do it at once."""
     await asyncio.to_thread(run_alembic, settings.listen_url)
     connection = await asyncpg.connect(settings.listen_url, timeout=5)
     try:
@@ -60,7 +60,7 @@ async def migrate(settings: DatabaseSettings) -> None:
 
 
 def run_alembic(url: str) -> None:
-    """Raises SchemaError over a schema that is newer than this code, and what asyncpg raises."""
+    """Run the migrations that are missing. Raises SchemaError if the schema is newer than this code, and what asyncpg raises."""
     from alembic import command  # 100 ms that only `migrate` should pay
     from alembic.config import Config  # as above
     from alembic.util import CommandError

@@ -164,7 +164,7 @@ class Body:
                 sending.result()
         except StoreError as error:
             # Nothing more is sent, and the announced length is not reached: the server drops the connection.
-            log.error("download cut", object=source.key, position=source.position, error=str(error))  # noqa: TRY400  # no fault of ours
+            log.error("download cut", object=source.key, position=source.position, error=str(error))  # noqa: TRY400  # the store failed, a traceback says nothing
         finally:
             await stop(sending, leaving)
 

@@ -1,4 +1,4 @@
-"""Events: what becomes of files, told to whoever is connected, as it is committed. Nothing is lost, nothing comes twice.
+"""Events: transitions, sent to subscribers as they are committed. Nothing is lost, and nothing comes twice.
 
 1. Join: a subscriber says whose files, and behind which position it is to be told. From then on the feed, one a process, reads for that
    owner too. No position: it is the oldest running transaction at this moment, so what is committed later comes, and what was
@@ -15,14 +15,14 @@
    - the queue is full, because the client reads too slowly: it is emptied, and the subscriber is at step 2 again when its client has read.
 4. The feed fetches after each signal, and every POLL_SECONDS without one: signals may be lost. After each fetch it rests for PACE_SECONDS,
    or as long as telling so many subscribers is worth.
-   - rows wait for an older transaction (queries/history.py): it looks again soon, for no signal tells of that one's end. Somebody may
-     have left one open: a gauge says so.
+   - rows wait for an older transaction (queries/history.py): it looks again soon, because no signal tells of that one's end. A
+     gauge shows a transaction that stays open.
    - no listener is connected: it looks every UNHEARD_SECONDS. One is connected again: it looks at once (service/database/notifications.py).
    - the database is away, or the fetch fails: it goes on from where it was, after RETRY_SECONDS. No stream ends.
 5. A stream ends when its client goes away; when its key was revoked or is over, which is asked for all keys at once every KEY_SECONDS;
    after LONGEST_SECONDS; when the process stops: at once. Whatever it is doing then is cancelled, and its place in the feed goes.
    - the database cannot say whether a key lives: the same stream is asked about the next time. It cannot tell anything either.
-   - a fault of ours in the feed: it is logged, and the feed goes on like after 4's failure.
+   - an unexpected exception in the feed: it is logged, and the feed goes on as after a failed fetch (step 4).
 """
 
 import asyncio

@@ -20,7 +20,7 @@ from service.resources import Resources
 from service.telemetry.transitions import report_transition
 
 UNHEARD_SECONDS: Final = 1.0
-"""How often a waiter reads its row while nobody would tell it of a change."""
+"""Between two reads of a row that a request waits for, while no notification can arrive."""
 
 
 async def find_file(resources: Resources, file_id: UUID, *, owner: str | None) -> File:
@@ -39,8 +39,8 @@ def gone(file: File) -> problems.FileGone:
 async def wait_until_final(resources: Resources, file: File, *, seconds: float) -> File:
     """The file when it has left pending and verifying, or as it is after so many seconds, or when the process ends.
 
-    No database connection is held meanwhile. A database that goes away and is back in time costs nobody the answer; while no listener
-    is connected, the row is read every UNHEARD_SECONDS.
+    No database connection is held meanwhile. If the database goes away and is back in time, the request is still answered. While no
+    listener is connected, the row is read every UNHEARD_SECONDS.
     """
     if seconds <= 0:
         return file

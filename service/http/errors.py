@@ -48,7 +48,7 @@ def translate(request: Request[Any, Any, Any], error: HTTPException) -> Problem:
         case status if status < 500:
             return problems.InvalidRequest(error.detail)
         case _ if "disconnected" in error.detail:
-            return problems.IncompleteBody("the body ended before the request did")  # nobody is left to read it
+            return problems.IncompleteBody("the body ended before the request did")  # the client has gone
     raise error
 
 
@@ -86,7 +86,7 @@ def find_choices(annotation: Any) -> list[str]:
 
 
 def answer_exception(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    """Whatever nobody foresaw; and the servers behind us when they are away."""
+    """Convert an unexpected exception into a 500 problem, and an unavailable database or store into a 503 problem."""
     if isinstance(error, database.UNREACHABLE):
         return answer_problem(request, caused(problems.DatabaseUnavailable("the database does not answer: try again"), error))
     if isinstance(error, StoreError):

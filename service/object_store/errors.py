@@ -106,7 +106,7 @@ def read_code(answer: Answer) -> str | None:
 
 
 def read_json_code(body: bytes) -> str:
-    """Raises ValueError if there is none."""
+    """Return the code in a JSON refusal of MinIO's administration. Raises ValueError if there is none."""
     return msgspec.json.decode(body, type=JsonError).code
 
 

@@ -52,18 +52,22 @@ class Declared(msgspec.Struct, frozen=True):
 
 async def declare_file(resources: Resources, declaration: Declaration) -> Declared:
     """Insert the row and say how to send the bytes. Raises FileTooLarge."""
-    check_size(resources, declaration)
-    file = await insert_file(resources, declaration, make_id(), database=resources.pool)
-    resources.notifications.notify_history()
+    file = await insert_new(resources, declaration)
     return Declared(file, offer_upload(resources, file, now=file.created_at))
 
 
 async def declare_redirect(resources: Resources, declaration: Declaration) -> tuple[UnprovedFile, Upload]:
     """Declare a file for a client that is redirected to the store: its URL binds the length alone. Raises FileTooLarge."""
+    file = await insert_new(resources, declaration)
+    return file, sign_length_alone(resources, file, now=file.created_at)
+
+
+async def insert_new(resources: Resources, declaration: Declaration) -> UnprovedFile:
+    """Check the size, and insert the row under a new id. Raises FileTooLarge."""
     check_size(resources, declaration)
     file = await insert_file(resources, declaration, make_id(), database=resources.pool)
     resources.notifications.notify_history()
-    return file, sign_length_alone(resources, file, now=file.created_at)
+    return file
 
 
 async def declare_file_once(resources: Resources, declaration: Declaration, *, key: str, request: Sha256) -> Declared:

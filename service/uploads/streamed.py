@@ -141,7 +141,7 @@ async def store(upload: Streaming, body: AsyncIterator[bytes]) -> File:
 
 
 def check_size(resources: Resources, size: int) -> None:
-    """Raises FileTooLarge."""
+    """Check the size that a streamed upload may have. Raises FileTooLarge."""
     most = min(resources.settings.max_file_bytes, PART_BYTES * MOST_PARTS)
     if size > most:
         raise problems.FileTooLarge(f"the body: {size} bytes or more are more than the {most} that may be streamed here", limit=most)
@@ -192,7 +192,7 @@ async def reserve_key(upload: Streaming) -> None:
 
 
 async def put_whole(upload: Streaming) -> str:
-    """Step 3."""
+    """Step 3: compare, insert the reservation, send one PUT; return the ETag."""
     if len(upload.buffer) > UNCOUNTED_BYTES:
         await upload.buffers.run(upload.digest.update, upload.buffer)
     else:
@@ -259,7 +259,7 @@ def check_digest(upload: Streaming) -> None:
 
 
 async def commit(upload: Streaming, etag: str) -> File:
-    """Step 5."""
+    """Step 5: insert the file's row from the live reservation. Raises ReservationLost."""
     headers = upload.headers
     declaration = Declaration(
         owner=headers.owner,

@@ -109,7 +109,7 @@ class Worker:
         return sum(claim.failed_reads == 0 for claim in claimed) == free > 0
 
     async def verify(self, claim: Claim, claimed_at: float) -> None:
-        """One claim; a fault of ours is logged and costs this file a minute, not the worker its life."""
+        """Verify one claim. An unexpected exception is logged, and only this file waits."""
         try:
             await verify(self.resources, claim, claimed_at=claimed_at, hashing=self.hashing, health=self.health)
         except Exception:
