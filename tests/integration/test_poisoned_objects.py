@@ -18,7 +18,22 @@ from service.worker.store_health import StoreHealth
 from tests.clock import pass_time
 from tests.damage import damage_on_disk
 from tests.faults import FaultyBucket, lose_answer, refuse_to_read
-from tests.integration.steps import BODY, claim, claim_due, declare, find, let_settle, prove, put, put_as_root, run, send, sha256, working
+from tests.integration.steps import (
+    BODY,
+    claim,
+    claim_due,
+    declare,
+    find,
+    let_settle,
+    prove,
+    put,
+    put_as_root,
+    run,
+    send,
+    sha256,
+    until,
+    working,
+)
 from tests.invariants import check_nothing_left, list_bucket
 from tests.stores import StoreUnderTest, now
 from tests.stores import send as send_request
@@ -273,12 +288,16 @@ async def test_objects_that_could_not_be_read_have_one_slot_beside_the_others(re
     async def wait_for_answer() -> None:
         await answered.wait()
 
+    async def only_one_runs() -> bool:
+        return len(worker.running) == 1
+
     incoming.before["head"] = wait_for_answer
     healthy = [(await send(resources)).file for _ in range(2 * resources.settings.worker_slots)]
     for file in healthy:
         await record_event(resources, file.incoming_key or "")
     async with working(msgspec.structs.replace(resources, incoming=incoming)) as worker:
         await until_ready(resources, healthy)
+        await until(only_one_runs)
         assert [claim.failed_reads for claim in worker.running.values()] == [1]
         assert (worker.free_slots(), worker.free_unreadable_slots()) == (worker.slots, 0)
         answered.set()
