@@ -13,7 +13,14 @@ from uuid import UUID
 
 import msgspec
 
-from assay.errors import AssayError, NotAssay, Problem, ServerUnavailable, Unauthorized, describe_refusal
+from assay.errors import (
+    AssayError,
+    NotAssay,
+    Problem,
+    ServerUnavailable,
+    Unauthorized,
+    describe_refusal,
+)
 from assay.files import File, Link
 from assay.retries import RetryPolicy
 from assay.transport import Answer, ConnectionLost, Transport, place
@@ -81,7 +88,9 @@ class FilePage(msgspec.Struct, frozen=True):
 class Api:
     """The API at one URL, asked with one key."""
 
-    def __init__(self, transport: Transport, url: str, key: str | None, *, retry_seconds: float) -> None:
+    def __init__(
+        self, transport: Transport, url: str, key: str | None, *, retry_seconds: float
+    ) -> None:
         self.transport = transport
         self.url = url
         self.retry_seconds = retry_seconds
@@ -96,7 +105,9 @@ class Api:
         return {"Authorization": f"Bearer {self._key}"}
 
     def declare(self, fields: Mapping[str, Any], *, idempotency_key: str) -> Declared:
-        answer = self.ask("POST", "/files", json=fields, headers={"Idempotency-Key": idempotency_key})
+        answer = self.ask(
+            "POST", "/files", json=fields, headers={"Idempotency-Key": idempotency_key}
+        )
         return self.decode(answer, Declared)
 
     def renew_upload(self, file_id: UUID) -> Declared:
@@ -104,17 +115,26 @@ class Api:
 
     def complete(self, file_id: UUID, *, sha256: str | None, wait: int) -> File:
         fields = {} if sha256 is None else {"sha256": sha256}
-        return self.decode(self.ask("POST", f"/files/{file_id}/complete?wait={wait}", json=fields, extra_seconds=wait), File)
+        return self.decode(
+            self.ask(
+                "POST", f"/files/{file_id}/complete?wait={wait}", json=fields, extra_seconds=wait
+            ),
+            File,
+        )
 
     def sign_parts(self, file_id: UUID, parts: list[dict[str, Any]]) -> list[SignedPart]:
-        return self.decode(self.ask("POST", f"/files/{file_id}/parts", json={"parts": parts}), SignedParts).parts
+        return self.decode(
+            self.ask("POST", f"/files/{file_id}/parts", json={"parts": parts}), SignedParts
+        ).parts
 
     def list_parts(self, file_id: UUID) -> list[StoredPart]:
         return self.decode(self.ask("GET", f"/files/{file_id}/parts"), StoredParts).parts
 
     def read_metadata(self, file_id: UUID, *, wait: int = 0) -> File:
         query = f"?wait={wait}" if wait else ""
-        return self.decode(self.ask("GET", f"/files/{file_id}/metadata{query}", extra_seconds=wait), File)
+        return self.decode(
+            self.ask("GET", f"/files/{file_id}/metadata{query}", extra_seconds=wait), File
+        )
 
     def read_page(self, filters: Mapping[str, str | Sequence[str]]) -> FilePage:
         return self.decode(self.ask("GET", f"/files?{urlencode(filters, doseq=True)}"), FilePage)
@@ -125,7 +145,9 @@ class Api:
     def make_link(self, file_id: UUID, *, expires_in: int, disposition: str) -> Link:
         fields = {"expires_in": expires_in, "disposition": disposition}
         link = self.decode(self.ask("POST", f"/files/{file_id}/links", json=fields), Link)
-        if link.url.startswith("/"):  # the server does not know its own address: it is below the one that was asked
+        if link.url.startswith(
+            "/"
+        ):  # the server does not know its own address: it is below the one that was asked
             return msgspec.structs.replace(link, url=self.url + link.url)
         return link
 
@@ -140,11 +162,17 @@ class Api:
     ) -> Answer:
         """The answer that is no refusal. Raises what `check_answer` does, and ServerUnavailable."""
         body = None if json is None else msgspec.json.encode(json)
-        sent = self.authorize() | ({} if body is None else {"Content-Type": "application/json"}) | dict(headers or {})
+        sent = (
+            self.authorize()
+            | ({} if body is None else {"Content-Type": "application/json"})
+            | dict(headers or {})
+        )
         retries = self.new_retry_policy()
         while True:
             try:
-                answer = self.transport.send(method, self.url + path, headers=sent, body=body, extra_seconds=extra_seconds)
+                answer = self.transport.send(
+                    method, self.url + path, headers=sent, body=body, extra_seconds=extra_seconds
+                )
             except ConnectionLost as error:
                 if not retries.wait():
                     raise ServerUnavailable(f"the API: {error}") from error
@@ -153,7 +181,9 @@ class Api:
                 return self.check_answer(answer)
 
     def new_retry_policy(self) -> RetryPolicy:
-        return RetryPolicy(self.retry_seconds if self._met.is_set() else min(self.retry_seconds, STRANGER_SECONDS))
+        return RetryPolicy(
+            self.retry_seconds if self._met.is_set() else min(self.retry_seconds, STRANGER_SECONDS)
+        )
 
     def check_answer(self, answer: Answer) -> Answer:
         """Raises Refused, DigestMismatch, ServerUnavailable, NotAssay."""
@@ -171,14 +201,18 @@ class Api:
             return describe_refusal(problem)
         if answer.status in AWAY:
             return ServerUnavailable(f"{place(self.url)} answers {answer.status}")
-        return NotAssay(f"{place(self.url)} answers {answer.status}, but not as Assay does: is the URL right?")
+        return NotAssay(
+            f"{place(self.url)} answers {answer.status}, but not as Assay does: is the URL right?"
+        )
 
     def decode(self, answer: Answer, kind: type[T]) -> T:
         """Raises NotAssay."""
         try:
             decoded = msgspec.json.decode(answer.body, type=kind)
         except msgspec.DecodeError as error:
-            raise NotAssay(f"{place(self.url)} answers, but not as Assay does ({error}): is the URL right?") from error
+            raise NotAssay(
+                f"{place(self.url)} answers, but not as Assay does ({error}): is the URL right?"
+            ) from error
         self._met.set()
         return decoded
 
@@ -189,7 +223,9 @@ def read_problem(body: bytes) -> Problem:
         document = msgspec.json.decode(body, type=dict[str, Any])
         return msgspec.convert(document | {"document": document}, Problem)
     except msgspec.MsgspecError as error:
-        return Problem(type="about:blank", title="an answer that cannot be read", status=0, detail=str(error))
+        return Problem(
+            type="about:blank", title="an answer that cannot be read", status=0, detail=str(error)
+        )
 
 
 def read_retry_after(answer: Answer) -> float:

@@ -50,13 +50,20 @@ class Client:
         if parallel < 1:
             raise ValueError("parallel: expected 1 or more")
         self.parallel = parallel
-        self._transport = Transport(connections=connections or parallel + CONNECTIONS_BESIDE, timeout=timeout)
+        self._transport = Transport(
+            connections=connections or parallel + CONNECTIONS_BESIDE, timeout=timeout
+        )
         self._api = Api(self._transport, self.url, key, retry_seconds=retry_seconds)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -122,19 +129,31 @@ class Client:
                 hash=hash,
                 parallel=self.parallel,
             )
-            with self._open_journal(opened, options, resume, restart=restart, key=idempotency_key) as journal:
-                sending = Sending(self._api, opened, options, journal=journal, meter=Meter(progress, opened.size))
+            with self._open_journal(
+                opened, options, resume, restart=restart, key=idempotency_key
+            ) as journal:
+                sending = Sending(
+                    self._api, opened, options, journal=journal, meter=Meter(progress, opened.size)
+                )
                 return upload_source(sending, wait=wait, timeout=timeout)
         finally:
             opened.close()
 
     def _open_journal(
-        self, source: Source, options: UploadOptions, resume: str | os.PathLike[str] | None, *, restart: bool, key: str | None
+        self,
+        source: Source,
+        options: UploadOptions,
+        resume: str | os.PathLike[str] | None,
+        *,
+        restart: bool,
+        key: str | None,
     ) -> closing[Journal]:
         fields = options.fields(source.size)
         if resume is None:
             return closing(Journal.in_memory(self.url, fields, key=key))
-        return closing(open_journal(resume, self.url, fields, source=source, restart=restart, key=key))
+        return closing(
+            open_journal(resume, self.url, fields, source=source, restart=restart, key=key)
+        )
 
     def download(self, file: FileId, target: Writable, *, progress: Report | None = None) -> File:
         """Receive a `ready` file, its SHA-256 checked, to a path or into a writable binary file object (from where it stands).
@@ -171,7 +190,11 @@ class Client:
             "owner": owner,
             "limit": page,
         }
-        filters = {name: value if isinstance(value, list | tuple) else str(value) for name, value in asked.items() if value is not None}
+        filters = {
+            name: value if isinstance(value, list | tuple) else str(value)
+            for name, value in asked.items()
+            if value is not None
+        }
         while True:
             found = self._api.read_page(filters)
             yield from found.files
@@ -185,7 +208,9 @@ class Client:
 
     def wait(self, file: FileId, *, timeout: float | None = None) -> File:
         """The file when it is proved. Raises Rejected, Gone, NotFinal after `timeout` seconds, NotFound."""
-        return wait_until_final(self._api, self.info(file), timeout=timeout, meter=Meter(None, None))
+        return wait_until_final(
+            self._api, self.info(file), timeout=timeout, meter=Meter(None, None)
+        )
 
     def delete(self, file: FileId) -> None:
         """Cancel or delete it, in any state. Raises NotFound."""
@@ -196,4 +221,6 @@ class Client:
 
         Raises Forbidden for a key without the scope `read`: the link gives the bytes.
         """
-        return self._api.make_link(read_id(file), expires_in=expires_in, disposition="inline" if inline else "attachment")
+        return self._api.make_link(
+            read_id(file), expires_in=expires_in, disposition="inline" if inline else "attachment"
+        )

@@ -62,7 +62,9 @@ class Receiving:
         try:
             self._write(piece)
         except OSError as error:
-            raise TargetFailed(f"{self.file.filename} cannot be written after {self.place} bytes: {error.strerror or error}") from error
+            raise TargetFailed(
+                f"{self.file.filename} cannot be written after {self.place} bytes: {error.strerror or error}"
+            ) from error
         self.place += len(piece)
         self.meter.add(len(piece))
 
@@ -138,7 +140,9 @@ def receive_at(api: Api, file: File, path: Path, *, meter: Meter) -> None:
             receive(receiving, "If-Match")
         if receiving.digest.hexdigest() != file.hash:
             partial.unlink(missing_ok=True)
-            raise DigestMismatch(f"{file.filename}: other bytes were received than the server proved; nothing was kept")
+            raise DigestMismatch(
+                f"{file.filename}: other bytes were received than the server proved; nothing was kept"
+            )
         publish(opened, partial, path)
     meter.enter("done")
 
@@ -154,7 +158,11 @@ def open_partial(partial: Path, path: Path) -> int:
     """Raises TargetFailed, InProgress."""
     while True:
         try:
-            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            descriptor = os.open(
+                partial,
+                os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0),
+                0o666,
+            )
         except OSError as error:
             raise TargetFailed(f"{path}: {error.strerror}") from error
         try:
@@ -204,10 +212,16 @@ def receive(receiving: Receiving, condition: str) -> None:
 def receive_some(receiving: Receiving, condition: str) -> float:
     """One request, and as much as it brings; seconds that the server asks to wait before the next. Raises what the API refuses."""
     api = receiving.api
-    asked = {condition: receiving.etag} | ({"Range": f"bytes={receiving.place}-"} if receiving.place else {})
-    headers = api.authorize() | {name: value for name, value in asked.items() if receiving.place or name == "If-Match"}
+    asked = {condition: receiving.etag} | (
+        {"Range": f"bytes={receiving.place}-"} if receiving.place else {}
+    )
+    headers = api.authorize() | {
+        name: value for name, value in asked.items() if receiving.place or name == "If-Match"
+    }
     try:
-        response = api.transport.open("GET", f"{api.url}/files/{receiving.file.id}", headers=headers)
+        response = api.transport.open(
+            "GET", f"{api.url}/files/{receiving.file.id}", headers=headers
+        )
     except ConnectionLost:
         return 0.0
     try:

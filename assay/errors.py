@@ -149,7 +149,11 @@ class Rejected(AssayError):
     """What arrived is not what was declared: `file.rejection` says why."""
 
     def __init__(self, file: File, problem: Problem | None = None) -> None:
-        why = f"{file.rejection.reason}: {file.rejection.detail}" if file.rejection else "no reason was given"
+        why = (
+            f"{file.rejection.reason}: {file.rejection.detail}"
+            if file.rejection
+            else "no reason was given"
+        )
         super().__init__(f"{file.filename} was rejected ({why})")
         self.file = file
         self.problem = problem

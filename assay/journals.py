@@ -54,7 +54,9 @@ read_line = msgspec.json.Decoder(Line).decode
 class Journal:
     """One upload's state. Without a descriptor it is kept in memory alone."""
 
-    def __init__(self, opening: Opening, *, path: Path | None = None, descriptor: int | None = None) -> None:
+    def __init__(
+        self, opening: Opening, *, path: Path | None = None, descriptor: int | None = None
+    ) -> None:
         self.opening = opening
         self.path = path
         self.file: UUID | None = None
@@ -108,7 +110,13 @@ class Journal:
 
 
 def open_journal(
-    place: str | os.PathLike[str], url: str, fields: Mapping[str, Any], *, source: Source, restart: bool, key: str | None = None
+    place: str | os.PathLike[str],
+    url: str,
+    fields: Mapping[str, Any],
+    *,
+    source: Source,
+    restart: bool,
+    key: str | None = None,
 ) -> Journal:
     """The journal at a path, or in a folder that exists; `key` is for one that begins now.
 
@@ -127,7 +135,10 @@ def open_journal(
             journal = Journal(opening, path=path, descriptor=descriptor)
             journal.begin_anew()
         if journal.opening.fingerprint != opening.fingerprint:
-            raise SourceChanged(f"{source.name} was changed since its upload began: start that anew (restart), or remove {path}", path)
+            raise SourceChanged(
+                f"{source.name} was changed since its upload began: start that anew (restart), or remove {path}",
+                path,
+            )
     except BaseException:
         os.close(descriptor)
         raise
@@ -137,8 +148,13 @@ def open_journal(
 def name_journal(url: str, source: Source) -> str:
     """One for each server and path. Raises ValueError for what has no path."""
     if source.path is None:
-        raise ValueError("resume: only a path can have its state in a folder; name a file for the state of this source")
-    return hashlib.sha256(f"{url}\0{source.path}".encode(errors="surrogateescape")).hexdigest()[:40] + ENDING
+        raise ValueError(
+            "resume: only a path can have its state in a folder; name a file for the state of this source"
+        )
+    return (
+        hashlib.sha256(f"{url}\0{source.path}".encode(errors="surrogateescape")).hexdigest()[:40]
+        + ENDING
+    )
 
 
 def open_locked(path: Path, opening: Opening) -> int:
@@ -171,7 +187,9 @@ def create(path: Path, opening: Opening) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        with contextlib.suppress(FileExistsError, FileNotFoundError):  # another process was first, and may have removed this one
+        with contextlib.suppress(
+            FileExistsError, FileNotFoundError
+        ):  # another process was first, and may have removed this one
             os.link(fresh, path)
     except OSError as error:
         raise TargetFailed(f"{path}: {error.strerror}") from error
@@ -208,7 +226,10 @@ def read_journal(path: Path, descriptor: int) -> Journal | None:
 
 def is_another(found: Opening, opening: Opening) -> bool:
     """Another server, or another declaration: the size is the source's own, and a changed source is no other upload."""
-    fields, wanted = ({name: value for name, value in each.fields.items() if name != "size"} for each in (found, opening))
+    fields, wanted = (
+        {name: value for name, value in each.fields.items() if name != "size"}
+        for each in (found, opening)
+    )
     return found.url != opening.url or fields != wanted
 
 

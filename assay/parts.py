@@ -77,13 +77,20 @@ def send_missing(sending: Sending, file: UUID, plan: Parts, *, numbers: Iterable
 def find_stored(sending: Sending, file: UUID, plan: Parts) -> frozenset[int]:
     """Of another size than the plan's they are as good as missing."""
     under_way = PartsSending(sending, file, plan, frozenset())
-    return frozenset(part.number for part in sending.api.list_parts(file) if part.size == under_way.size(part.number))
+    return frozenset(
+        part.number
+        for part in sending.api.list_parts(file)
+        if part.size == under_way.size(part.number)
+    )
 
 
 def run(under_way: PartsSending, numbers: Iterable[int]) -> None:
     left = iter(numbers)
     try:
-        under_way.pool.run(lambda: work(under_way, left), min(under_way.sending.options.parallel, under_way.plan.parts))
+        under_way.pool.run(
+            lambda: work(under_way, left),
+            min(under_way.sending.options.parallel, under_way.plan.parts),
+        )
     except AlreadyUploaded:
         return
     except StoreRefused as error:

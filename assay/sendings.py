@@ -41,7 +41,9 @@ class UploadOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Sending:
     """`sha256` is the whole file's digest, as soon as it is known."""
 
-    def __init__(self, api: Api, source: Source, options: UploadOptions, *, journal: Journal, meter: Meter) -> None:
+    def __init__(
+        self, api: Api, source: Source, options: UploadOptions, *, journal: Journal, meter: Meter
+    ) -> None:
         self.api = api
         self.source = source
         self.options = options

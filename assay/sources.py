@@ -30,7 +30,14 @@ class Source:
     """Bytes of a known size that can be read from any place."""
 
     def __init__(
-        self, name: str, size: int, read_at: ReadAt, *, descriptor: int | None = None, path: Path | None = None, owned: bool = False
+        self,
+        name: str,
+        size: int,
+        read_at: ReadAt,
+        *,
+        descriptor: int | None = None,
+        path: Path | None = None,
+        owned: bool = False,
     ) -> None:
         self.name = name
         self.size = size
@@ -93,8 +100,12 @@ def open_source(given: Readable) -> Source | Stream:
         return from_memory(memoryview(given).cast("B"))
     if isinstance(given, str | os.PathLike):
         return from_path(Path(given))
-    if not hasattr(given, "read") or hasattr(given, "encoding"):  # a text file's bytes are not what it reads
-        raise TypeError(f"expected a path, a binary file object or bytes, not {type(given).__name__}")
+    if not hasattr(given, "read") or hasattr(
+        given, "encoding"
+    ):  # a text file's bytes are not what it reads
+        raise TypeError(
+            f"expected a path, a binary file object or bytes, not {type(given).__name__}"
+        )
     return from_file(given)
 
 
@@ -125,7 +136,9 @@ def from_memory(view: memoryview) -> Source:
 
 def from_path(path: Path) -> Source | Stream:
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        descriptor = os.open(
+            path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        )
         found = os.fstat(descriptor)
     except OSError as error:
         raise SourceUnreadable(f"{path}: {error.strerror}") from error
@@ -134,7 +147,14 @@ def from_path(path: Path) -> Source | Stream:
         raise SourceUnreadable(f"{path}: is a folder")
     if not stat.S_ISREG(found.st_mode):
         return Stream(path.name, os.fdopen(descriptor, "rb", buffering=0), owned=True)
-    return Source(path.name, found.st_size, reader(descriptor, 0), descriptor=descriptor, path=path.resolve(), owned=True)
+    return Source(
+        path.name,
+        found.st_size,
+        reader(descriptor, 0),
+        descriptor=descriptor,
+        path=path.resolve(),
+        owned=True,
+    )
 
 
 def from_file(file: BinaryIO) -> Source | Stream:
@@ -146,7 +166,9 @@ def from_file(file: BinaryIO) -> Source | Stream:
         file.seek(start)
     except OSError as error:
         raise SourceUnreadable(f"{name}: {error}") from error
-    if isinstance(file, io.FileIO | io.BufferedReader) and isinstance(getattr(file, "raw", file), io.FileIO):
+    if isinstance(file, io.FileIO | io.BufferedReader) and isinstance(
+        getattr(file, "raw", file), io.FileIO
+    ):
         return Source(name, end - start, reader(file.fileno(), start), descriptor=file.fileno())
     return Source(name, end - start, sharing(file, start))
 

@@ -48,7 +48,12 @@ class Moved:
 
 
 def put(
-    transport: Transport, first: Put, *, renew: Callable[[], Put], open_body: Callable[[], Iterable[memoryview]], retries: RetryPolicy
+    transport: Transport,
+    first: Put,
+    *,
+    renew: Callable[[], Put],
+    open_body: Callable[[], Iterable[memoryview]],
+    retries: RetryPolicy,
 ) -> None:
     """Until the bytes are there. `open_body` begins the body anew. Raises StoreRefused, ServerUnavailable, what both functions raise."""
     current, renewals, cuts = first, 0, 0
@@ -72,7 +77,9 @@ def put(
         elif answer.status not in AGAIN:
             raise refusal(current, answer)
         elif not retries.wait():
-            raise ServerUnavailable(f"the store: {place(current.url)} answers {answer.status} {read_code(answer)}")
+            raise ServerUnavailable(
+                f"the store: {place(current.url)} answers {answer.status} {read_code(answer)}"
+            )
 
 
 def send(transport: Transport, to: Put, body: Iterable[memoryview]) -> Answer:
@@ -82,7 +89,11 @@ def send(transport: Transport, to: Put, body: Iterable[memoryview]) -> Answer:
 
 def refusal(to: Put, answer: Answer) -> StoreRefused:
     code = read_code(answer)
-    return StoreRefused(f"the store at {place(to.url)} refuses: {answer.status} {code}", status=answer.status, code=code)
+    return StoreRefused(
+        f"the store at {place(to.url)} refuses: {answer.status} {code}",
+        status=answer.status,
+        code=code,
+    )
 
 
 def read_code(answer: Answer) -> str:

@@ -74,7 +74,9 @@ def upload_stream(
     meter: Meter,
 ) -> File:
     """The proved file. Raises DigestMismatch, ServerUnavailable, and what a request raises."""
-    about = {"filename": filename} | ({"metadata": msgspec.json.encode(metadata)} if metadata else {})
+    about = {"filename": filename} | (
+        {"metadata": msgspec.json.encode(metadata)} if metadata else {}
+    )
     path = f"/files/upload?{urlencode(about)}"
     headers = {"Content-Type": content_type or "application/octet-stream"} | (
         {} if sha256 is None else {"Repr-Digest": write_digest(sha256)}
@@ -84,7 +86,9 @@ def upload_stream(
     file = api.decode(api.check_answer(send(api, path, headers, body=body)), File)
     if file.hash != body.digest.hexdigest():
         api.delete(file.id)
-        raise DigestMismatch(f"{filename}: the server received other bytes than were sent; nothing was kept")
+        raise DigestMismatch(
+            f"{filename}: the server received other bytes than were sent; nothing was kept"
+        )
     meter.enter("done")
     return file
 
@@ -94,14 +98,28 @@ def send(api: Api, path: str, headers: dict[str, str], *, body: Body) -> Answer:
     retries = api.new_retry_policy()
     while True:
         try:
-            answer = api.transport.send("POST", api.url + path, headers=api.authorize() | headers, body=body.open(), chunked=True)
+            answer = api.transport.send(
+                "POST",
+                api.url + path,
+                headers=api.authorize() | headers,
+                body=body.open(),
+                chunked=True,
+            )
         except ConnectionLost as error:
             if body.ended:
-                raise ServerUnavailable(f"the API: {error}: all was sent, but not confirmed; look whether the file is there") from error
+                raise ServerUnavailable(
+                    f"the API: {error}: all was sent, but not confirmed; look whether the file is there"
+                ) from error
             if not (body.can_repeat and retries.wait()):
-                raise ServerUnavailable(f"the API: {error}: a stream cannot be sent again from its start; nothing was stored") from error
+                raise ServerUnavailable(
+                    f"the API: {error}: a stream cannot be sent again from its start; nothing was stored"
+                ) from error
             continue
-        if answer.status not in AWAY or not body.can_repeat or not retries.wait(read_retry_after(answer)):
+        if (
+            answer.status not in AWAY
+            or not body.can_repeat
+            or not retries.wait(read_retry_after(answer))
+        ):
             return answer
 
 

@@ -63,12 +63,18 @@ class Transport:
         extra_seconds: float = 0.0,
     ) -> Answer:
         """The whole answer. Raises ConnectionLost."""
-        response = self.open(method, url, headers=headers, body=body, chunked=chunked, extra_seconds=extra_seconds)
+        response = self.open(
+            method, url, headers=headers, body=body, chunked=chunked, extra_seconds=extra_seconds
+        )
         try:
             content = read_some(response, None)
         finally:
             response.release_conn()
-        return Answer(response.status, {name.lower(): value for name, value in response.headers.items()}, content)
+        return Answer(
+            response.status,
+            {name.lower(): value for name, value in response.headers.items()},
+            content,
+        )
 
     def open(
         self,
@@ -99,7 +105,9 @@ class Transport:
             )
         except SSLError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):  # it will not become valid by itself
-                raise ServerUnavailable(f"{place(url)}: its certificate is not trusted ({error})") from error
+                raise ServerUnavailable(
+                    f"{place(url)}: its certificate is not trusted ({error})"
+                ) from error
             raise ConnectionLost(describe(url, error)) from error
         except (HTTPError, OSError) as error:
             raise ConnectionLost(describe(url, error)) from error
@@ -118,7 +126,9 @@ def read_some(response: "BaseHTTPResponse", size: int | None) -> bytes:
     try:
         return response.read(size)
     except (HTTPError, OSError) as error:
-        raise ConnectionLost(f"the connection ended in the middle of an answer ({type(error).__name__})") from error
+        raise ConnectionLost(
+            f"the connection ended in the middle of an answer ({type(error).__name__})"
+        ) from error
 
 
 def place(url: str) -> str:

@@ -56,7 +56,11 @@ def upload_source(sending: Sending, *, wait: bool, timeout: float | None) -> Fil
     """Steps 2 to 5."""
     try:
         file = send_once_more(sending, wait=LONGEST_WAIT_SECONDS if wait else 0)
-        file = wait_until_final(sending.api, file, timeout=timeout, meter=sending.meter) if wait else file
+        file = (
+            wait_until_final(sending.api, file, timeout=timeout, meter=sending.meter)
+            if wait
+            else file
+        )
     except HOPELESS:
         sending.journal.remove()
         raise
@@ -94,7 +98,9 @@ def find_declared(sending: Sending) -> tuple[Declared, bool]:
 
 
 def declare(sending: Sending) -> Declared:
-    return sending.api.declare(sending.options.fields(sending.source.size), idempotency_key=sending.journal.key)
+    return sending.api.declare(
+        sending.options.fields(sending.source.size), idempotency_key=sending.journal.key
+    )
 
 
 def look_again(sending: Sending, file_id: UUID) -> Declared | None:
@@ -123,12 +129,24 @@ def send_and_complete(sending: Sending, declared: Declared, *, resumed: bool, wa
         try:
             return sending.api.complete(file_id, sha256=sending.sha256, wait=wait)
         except DigestConflict as error:
-            raise SourceChanged(f"{sending.source.name} has other bytes than an earlier run sent", sending.journal.path) from error
+            raise SourceChanged(
+                f"{sending.source.name} has other bytes than an earlier run sent",
+                sending.journal.path,
+            ) from error
         except (NotUploaded, IncompleteParts) as error:
             lacking = error
         upload, resumed = renew(sending, file_id), True
-        if upload is not None and upload.multipart is not None and isinstance(lacking, IncompleteParts):
-            send_missing(sending, file_id, upload.multipart, numbers=sorted({*lacking.missing, *lacking.wrong_size}))
+        if (
+            upload is not None
+            and upload.multipart is not None
+            and isinstance(lacking, IncompleteParts)
+        ):
+            send_missing(
+                sending,
+                file_id,
+                upload.multipart,
+                numbers=sorted({*lacking.missing, *lacking.wrong_size}),
+            )
             upload = None
     raise lacking
 
@@ -151,7 +169,9 @@ def send(sending: Sending, file_id: UUID, upload: Upload, *, resumed: bool) -> N
             send_whole(sending, file_id, upload)
         sending.source.check_unchanged()
     except (SourceChanged, SourceUnreadable, StoreRefused) as error:
-        if sending.journal.path is None or (isinstance(error, SourceChanged) and error.state is None):
+        if sending.journal.path is None or (
+            isinstance(error, SourceChanged) and error.state is None
+        ):
             give_up(sending, file_id)  # nobody can go on with it
         raise
 
@@ -209,7 +229,11 @@ def wait_until_final(api: Api, file: File, *, timeout: float | None, meter: Mete
     ends = None if timeout is None else time.monotonic() + timeout
     meter.enter("verifying")
     while file.state in UNPROVED:
-        left = LONGEST_WAIT_SECONDS if ends is None else min(LONGEST_WAIT_SECONDS, int(ends - time.monotonic()))
+        left = (
+            LONGEST_WAIT_SECONDS
+            if ends is None
+            else min(LONGEST_WAIT_SECONDS, int(ends - time.monotonic()))
+        )
         if left < 0:
             raise NotFinal(file)
         file = api.read_metadata(file.id, wait=max(left, 0))

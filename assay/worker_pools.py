@@ -29,7 +29,10 @@ class WorkerPool:
 
     def run(self, work: Callable[[], None], threads: int) -> None:
         """Raises what the first thread raised. In the main thread Ctrl-C is noticed at once."""
-        started = [threading.Thread(target=self._work, args=(work,), daemon=True, name="assay-upload") for _ in range(threads)]
+        started = [
+            threading.Thread(target=self._work, args=(work,), daemon=True, name="assay-upload")
+            for _ in range(threads)
+        ]
         self._working = threads
         try:
             for each in started:

@@ -22,7 +22,11 @@ async def migrate() -> None:
     url = context.config.attributes.get("url")
     if not url:
         raise SystemExit("run `assay migrate`: it hands Alembic the database's address")
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url, timeout=10), poolclass=pool.NullPool)
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=lambda: asyncpg.connect(url, timeout=10),
+        poolclass=pool.NullPool,
+    )
     async with engine.connect() as connection:
         while not (await connection.execute(LOCK)).scalar():  # noqa: ASYNC110  # the lock is another process's
             await asyncio.sleep(0.2)

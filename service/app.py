@@ -62,7 +62,9 @@ READ_BY_PAGES: Final = (
 log = structlog.get_logger()
 
 
-def create_app(settings: Settings, *, with_worker: bool = False, resources: Resources | None = None) -> Litestar:
+def create_app(
+    settings: Settings, *, with_worker: bool = False, resources: Resources | None = None
+) -> Litestar:
     """The API, and with a worker all that a small deployment needs. `resources`: opened, and closed, by the caller.
 
     The start fails with SchemaError over a schema that is older or newer than this code; while the database is away it succeeds.
@@ -73,29 +75,44 @@ def create_app(settings: Settings, *, with_worker: bool = False, resources: Reso
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            app.state.resources = resources or await stack.enter_async_context(open_resources(settings))
+            app.state.resources = resources or await stack.enter_async_context(
+                open_resources(settings)
+            )
             app.state.readiness = Readiness()
-            app.state.downloads = stack.enter_context(contextlib.closing(DownloadBuffers(settings.download_buffers)))
+            app.state.downloads = stack.enter_context(
+                contextlib.closing(DownloadBuffers(settings.download_buffers))
+            )
             app.state.feed = await stack.enter_async_context(open_feed(app.state.resources))
             app.state.buffers = stack.enter_context(contextlib.closing(UploadBuffers()))
-            await stack.enter_async_context(running(app.state.resources, app.state.readiness, with_worker=with_worker))
+            await stack.enter_async_context(
+                running(app.state.resources, app.state.readiness, with_worker=with_worker)
+            )
             yield
 
     app = Litestar(
         route_handlers=[*open_routes(), guard_routes(guarded_routes())],
         lifespan=[lifespan],
         dependencies={
-            **{name: provide_state(name) for name in ("resources", "readiness", "downloads", "feed")},
+            **{
+                name: provide_state(name)
+                for name in ("resources", "readiness", "downloads", "feed")
+            },
             "principal": Provide(provide_principal, sync_to_thread=False),
         },
-        exception_handlers={Exception: answer_exception, HTTPException: answer_http_exception, Problem: answer_problem},
+        exception_handlers={
+            Exception: answer_exception,
+            HTTPException: answer_http_exception,
+            Problem: answer_problem,
+        },
         request_class=JsonRequest,
         request_max_body_size=LARGEST_JSON_BYTES,
         cors_config=allow_origins(settings),
         openapi_config=schema.describe_api(settings.base_path, importlib.metadata.version("assay")),
         logging_config=None,
     )
-    app.asgi_handler = RequestLog(app.asgi_handler)  # outside of the routing, so that it sees 404 and 405 too
+    app.asgi_handler = RequestLog(
+        app.asgi_handler
+    )  # outside of the routing, so that it sees 404 and 405 too
     return app
 
 
@@ -156,7 +173,10 @@ def provide_state(name: str) -> Provide:
     return Provide(find, sync_to_thread=False)
 
 
-def provide_principal(request: Request[Any, Any, Any], resources: NamedDependency[Resources]) -> Principal:  # noqa: ARG001  # see below
+def provide_principal(
+    request: Request[Any, Any, Any],
+    resources: NamedDependency[Resources],  # noqa: ARG001  # see below
+) -> Principal:
     """Return the principal that the guard let in.
 
     It asks for `resources` so that Litestar provides one after the other: what is independent gets a task each.
@@ -166,7 +186,9 @@ def provide_principal(request: Request[Any, Any, Any], resources: NamedDependenc
 
 
 @contextlib.asynccontextmanager
-async def running(resources: Resources, readiness: Readiness, *, with_worker: bool) -> AsyncIterator[None]:
+async def running(
+    resources: Resources, readiness: Readiness, *, with_worker: bool
+) -> AsyncIterator[None]:
     """Everything that goes on beside the requests. At the end the worker finishes, or gives its leases back."""
     checked = await check_schema(resources, readiness)
     task = asyncio.create_task(work(resources, readiness, checked=checked, with_worker=with_worker))
@@ -191,7 +213,9 @@ async def check_schema(resources: Resources, readiness: Readiness) -> bool:
     return True
 
 
-async def work(resources: Resources, readiness: Readiness, *, checked: bool, with_worker: bool) -> None:
+async def work(
+    resources: Resources, readiness: Readiness, *, checked: bool, with_worker: bool
+) -> None:
     """No worker begins over a schema that nobody has looked at."""
     while not checked:
         await asyncio.sleep(VERSION_CHECK_SECONDS)

@@ -99,7 +99,9 @@ class Parts(msgspec.Struct, frozen=True):
         return max(1, -(-self.size // self.part_size))
 
     def size_of(self, number: int) -> int:
-        return self.part_size if number < self.count else self.size - (self.count - 1) * self.part_size
+        return (
+            self.part_size if number < self.count else self.size - (self.count - 1) * self.part_size
+        )
 
 
 def cut(size: int, *, usual_part_size: int) -> Parts:

@@ -39,7 +39,12 @@ class Problem(Exception):
     title: ClassVar[str] = "Internal error"
 
     def __init__(
-        self, detail: str = "", *, errors: tuple[FieldError, ...] = (), headers: dict[str, str] | None = None, **extension: Any
+        self,
+        detail: str = "",
+        *,
+        errors: tuple[FieldError, ...] = (),
+        headers: dict[str, str] | None = None,
+        **extension: Any,
     ) -> None:
         super().__init__(detail or self.title)
         self.detail = detail
@@ -54,7 +59,11 @@ class Problem(Exception):
 
     def document(self) -> dict[str, Any]:
         """The members of the problem document."""
-        members: dict[str, Any] = {"type": f"urn:assay:problem:{self.type}", "title": self.title, "status": self.status}
+        members: dict[str, Any] = {
+            "type": f"urn:assay:problem:{self.type}",
+            "title": self.title,
+            "status": self.status,
+        }
         if self.detail:
             members["detail"] = self.detail
         if self.errors:
@@ -263,7 +272,11 @@ class DigestMismatch(Problem):
 class IdempotencyMismatch(Problem):
     """The Idempotency-Key was used with another body."""
 
-    status, type, title = 422, "idempotency-mismatch", "The Idempotency-Key was used for another request"
+    status, type, title = (
+        422,
+        "idempotency-mismatch",
+        "The Idempotency-Key was used for another request",
+    )
 
 
 class LinksNotAvailable(Problem):

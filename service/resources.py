@@ -34,7 +34,10 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """Nothing is connected before it is used: a process starts while the database or the store is away."""
     pool = await database.open_pool(settings)
     store = ObjectStore(
-        settings.s3_endpoint, access_key=settings.s3_access_key, secret_key=settings.s3_secret_key, region=settings.s3_region
+        settings.s3_endpoint,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key,
+        region=settings.s3_region,
     )
     notifications = Notifications(settings.listen_url)
     listening = asyncio.create_task(notifications.run())

@@ -117,7 +117,12 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
 
     def secrets(self) -> list[str]:
         """Every value that must never reach a log."""
-        named = (self.s3_access_key, self.s3_secret_key, self.s3_signer_access_key, self.s3_signer_secret_key)
+        named = (
+            self.s3_access_key,
+            self.s3_secret_key,
+            self.s3_signer_access_key,
+            self.s3_signer_secret_key,
+        )
         return [*named, *self.webhook_token, *self.link_secret, self.database_url, self.listen_url]
 
 
@@ -176,7 +181,9 @@ def read_settings(environ: Mapping[str, str], kind: type[S]) -> S:
             if text is not None:
                 values[name] = PARSERS[hints[name]](text)
             elif name in required:
-                raise ValueError(f"is required (or {variable}_FILE, the path of a file that holds it)")
+                raise ValueError(
+                    f"is required (or {variable}_FILE, the path of a file that holds it)"
+                )
         except (ValueError, OSError) as error:
             errors.append(f"{variable} {error}")
     if not errors:
@@ -192,22 +199,34 @@ def find_unknown(environ: Mapping[str, str]) -> list[str]:
     return [
         f"{name} is not a setting; the README lists them"
         for name in sorted(environ)
-        if name.startswith(PREFIX) and name.removesuffix("_FILE") not in known | CLIENTS_VARIABLES and not name.startswith(TESTS_PREFIX)
+        if name.startswith(PREFIX)
+        and name.removesuffix("_FILE") not in known | CLIENTS_VARIABLES
+        and not name.startswith(TESTS_PREFIX)
     ]
 
 
 def find_contradictions(values: Mapping[str, Any], kind: type[msgspec.Struct]) -> list[str]:
     """What is well formed alone but not together."""
     errors = []
-    if kind is not DatabaseSettings and values.get("incoming_bucket", "assay-incoming") == values.get("vault_bucket", "assay-vault"):
-        errors.append("ASSAY_INCOMING_BUCKET and ASSAY_VAULT_BUCKET must differ: upload URLs write to the one, nobody to the other")
+    if kind is not DatabaseSettings and values.get(
+        "incoming_bucket", "assay-incoming"
+    ) == values.get("vault_bucket", "assay-vault"):
+        errors.append(
+            "ASSAY_INCOMING_BUCKET and ASSAY_VAULT_BUCKET must differ: upload URLs write to the one, nobody to the other"
+        )
     if kind is Settings:
         if values.get("upload_ttl", timedelta(0)) > timedelta(days=7):
             errors.append("ASSAY_UPLOAD_TTL is at most 7 days")
         if values.get("upload_url_ttl", timedelta(0)) > timedelta(days=7):
-            errors.append("ASSAY_UPLOAD_URL_TTL is at most 7 days: no store takes a longer signature")
-        if values.get("copy_grace", timedelta(hours=24)) < timedelta(hours=1) + values.get("lease", timedelta(minutes=1)):
-            errors.append("ASSAY_COPY_GRACE is at least 1 hour more than ASSAY_LEASE: longer than any copy request can live")
+            errors.append(
+                "ASSAY_UPLOAD_URL_TTL is at most 7 days: no store takes a longer signature"
+            )
+        if values.get("copy_grace", timedelta(hours=24)) < timedelta(hours=1) + values.get(
+            "lease", timedelta(minutes=1)
+        ):
+            errors.append(
+                "ASSAY_COPY_GRACE is at least 1 hour more than ASSAY_LEASE: longer than any copy request can live"
+            )
     return errors
 
 
@@ -238,7 +257,9 @@ def parse_tokens(text: str) -> tuple[str, ...]:
     """The store sends `Bearer TOKEN` for one word, two words as they are, and no header at all for three."""
     tokens = parse_several(text)
     if not all(re.fullmatch(r"[!-~]+( [!-~]+)?", token) for token in tokens):
-        raise ValueError("must be one or two words of ASCII without a comma; several tokens are separated by commas")
+        raise ValueError(
+            "must be one or two words of ASCII without a comma; several tokens are separated by commas"
+        )
     return tokens
 
 
@@ -247,10 +268,18 @@ def parse_database_url(text: str) -> str:
     wanted = "must be a URL such as postgresql://user:password@host:5432/database, special characters percent-encoded"
     try:
         url = urlsplit(text.strip())
-        ports = [place.rpartition(":")[2] for place in url.netloc.rpartition("@")[2].split(",") if re.search(r":[^\]]*$", place)]
+        ports = [
+            place.rpartition(":")[2]
+            for place in url.netloc.rpartition("@")[2].split(",")
+            if re.search(r":[^\]]*$", place)
+        ]
     except ValueError as error:
         raise ValueError(wanted) from error
-    if url.scheme not in ("postgresql", "postgres") or url.fragment or not all(is_port(port) for port in ports):
+    if (
+        url.scheme not in ("postgresql", "postgres")
+        or url.fragment
+        or not all(is_port(port) for port in ports)
+    ):
         raise ValueError(wanted)
     return text.strip()
 
@@ -265,7 +294,14 @@ def parse_url(text: str) -> str:
         port = url.port
     except ValueError as error:
         raise ValueError(f"must be a URL such as http://minio:9000 ({error})") from error
-    if url.scheme not in ("http", "https") or not url.hostname or port == 0 or url.query or url.fragment or "@" in url.netloc:
+    if (
+        url.scheme not in ("http", "https")
+        or not url.hostname
+        or port == 0
+        or url.query
+        or url.fragment
+        or "@" in url.netloc
+    ):
         raise ValueError("must be a URL such as http://minio:9000")
     return text.rstrip("/")
 
@@ -287,8 +323,12 @@ def parse_origins(text: str) -> tuple[str, ...]:
     for origin in origins:
         parse_url(origin)
         scheme = urlsplit(origin).scheme
-        if not re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", origin) or origin.endswith(DEFAULT_PORTS[scheme]):
-            raise ValueError("must be origins as browsers send them, such as https://app.example.com, without path or default port")
+        if not re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", origin) or origin.endswith(
+            DEFAULT_PORTS[scheme]
+        ):
+            raise ValueError(
+                "must be origins as browsers send them, such as https://app.example.com, without path or default port"
+            )
     return origins
 
 
@@ -355,7 +395,9 @@ def parse_bytes(text: str) -> int:
 
 def parse_bucket_name(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text):
-        raise ValueError("must be a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens")
+        raise ValueError(
+            "must be a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens"
+        )
     return text
 
 

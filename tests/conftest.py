@@ -16,7 +16,14 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped] 
 
 from service import database
 from service.settings import DatabaseSettings, DatabaseUrl, Secret
-from tests.servers import STORES, database_kind, find_obstacle, genuine_minio, start_test_database, store_kinds
+from tests.servers import (
+    STORES,
+    database_kind,
+    find_obstacle,
+    genuine_minio,
+    start_test_database,
+    store_kinds,
+)
 
 pytest_plugins = ["tests.stores", "tests.presigned", "tests.running"]
 
@@ -61,7 +68,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     kinds, used = store_kinds(), database_kind()
-    terminalreporter.write_line(f"stores tested: {', '.join(kinds)}; not tested: {', '.join(sorted({*STORES} - {*kinds})) or 'none'}")
+    terminalreporter.write_line(
+        f"stores tested: {', '.join(kinds)}; not tested: {', '.join(sorted({*STORES} - {*kinds})) or 'none'}"
+    )
     others = [kind for kind in ("external", "docker", "embedded") if kind != used]
     terminalreporter.write_line(f"databases tested: {used}; not tested: {', '.join(others)}")
 
@@ -91,7 +100,9 @@ def admin_url(folder: Path) -> Iterator[str]:
 async def make_template(url: str) -> None:
     await execute(url, f"DROP DATABASE IF EXISTS {TEMPLATE}")
     await execute(url, f"CREATE DATABASE {TEMPLATE}")
-    await database.migrate(DatabaseSettings(database_url=DatabaseUrl(Secret(in_database(url, TEMPLATE)))))
+    await database.migrate(
+        DatabaseSettings(database_url=DatabaseUrl(Secret(in_database(url, TEMPLATE))))
+    )
 
 
 async def execute(url: str, statement: str) -> None:
@@ -108,7 +119,9 @@ def in_database(url: str, name: str) -> str:
     One on this machine is not asked whether it speaks TLS: cancelled in the middle of that question, asyncpg drops an exception.
     """
     parts = urlsplit(url)
-    query = parts.query or ("sslmode=disable" if parts.hostname in ("127.0.0.1", "localhost") else "")
+    query = parts.query or (
+        "sslmode=disable" if parts.hostname in ("127.0.0.1", "localhost") else ""
+    )
     return parts._replace(path=f"/{name}", query=query).geturl()
 
 
@@ -123,6 +136,8 @@ def database_url(admin_url: str) -> Iterator[str]:
 
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
-    pool = await database.open_pool(DatabaseSettings(database_url=DatabaseUrl(Secret(database_url))))
+    pool = await database.open_pool(
+        DatabaseSettings(database_url=DatabaseUrl(Secret(database_url)))
+    )
     yield pool
     await pool.close()

@@ -30,7 +30,9 @@ async def changed(settings: Settings, **changes: Any) -> AsyncIterator[Resources
 
 def with_urls_to(resources: Resources, endpoint: str) -> Resources:
     """Whose upload URLs lead elsewhere, while its buckets are the real ones."""
-    return msgspec.structs.replace(resources, settings=msgspec.structs.replace(resources.settings, s3_endpoint=Url(endpoint)))
+    return msgspec.structs.replace(
+        resources, settings=msgspec.structs.replace(resources.settings, s3_endpoint=Url(endpoint))
+    )
 
 
 def statuses(findings: list[Finding]) -> dict[str, str]:
@@ -44,7 +46,10 @@ async def examine_all(resources: Resources) -> dict[str, Finding]:
 
 def failures(found: Mapping[str, Finding]) -> set[str]:
     """Without two that every test's deployment has: nobody takes its events, and its key ids say whose they are."""
-    return {name for name, finding in found.items() if finding.status == "failed"} - {"event", "key id of the service identity"}
+    return {name for name, finding in found.items() if finding.status == "failed"} - {
+        "event",
+        "key id of the service identity",
+    }
 
 
 @contextmanager
@@ -54,7 +59,11 @@ def answering(answer: AnswerTo | int) -> Iterator[str]:
     class Answering(BaseHTTPRequestHandler):
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-            status = answer if isinstance(answer, int) else answer(self.command, self.path, dict(self.headers), body)
+            status = (
+                answer
+                if isinstance(answer, int)
+                else answer(self.command, self.path, dict(self.headers), body)
+            )
             self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()

@@ -47,7 +47,11 @@ class FaultyBucket:
         real = getattr(self.bucket, name)
         if name == "list_keys" or not callable(real):
             return real
-        return self._in_coroutine(name, real) if inspect.iscoroutinefunction(real) else self._in_thread(name, real)
+        return (
+            self._in_coroutine(name, real)
+            if inspect.iscoroutinefunction(real)
+            else self._in_thread(name, real)
+        )
 
     def _in_coroutine(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         async def call(*args: Any, **options: Any) -> Any:
@@ -79,12 +83,16 @@ class FaultyBucket:
         return call
 
     def _is_meant(self, *values: Any) -> bool:
-        return self.only is None or any(isinstance(value, str) and value in self.only for value in values)
+        return self.only is None or any(
+            isinstance(value, str) and value in self.only for value in values
+        )
 
     def _note(self, name: str, real: Callable[..., Any], *args: Any, **options: Any) -> None:
         self.calls[name] += 1
         if name in self.late or name in self.repeated:
-            again = {**options, "send_before": float("inf")} if "send_before" in options else options
+            again = (
+                {**options, "send_before": float("inf")} if "send_before" in options else options
+            )
             self.under_way.append(lambda: real(*args, **again))
         if name in self.late:
             raise StoreUnavailable("the answer did not come in time")
@@ -168,7 +176,9 @@ class WrongReader:
 class FaultyPool:
     """Passes everything on to a real pool; `before` and `after` happen around the first run of the one statement."""
 
-    def __init__(self, pool: Any, statement: str, *, before: Hook | None = None, after: Hook | None = None) -> None:
+    def __init__(
+        self, pool: Any, statement: str, *, before: Hook | None = None, after: Hook | None = None
+    ) -> None:
         self.pool = pool
         self.statement = statement
         self.before = before

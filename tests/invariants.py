@@ -51,10 +51,16 @@ async def check_objects_are_named(resources: Resources) -> None:
     reserved = await resources.pool.fetch("SELECT vault_key, scratch_key FROM reservations")
     copies = {str(row["vault_key"]) for row in reserved}
     files = await resources.pool.fetch(FILES)
-    named = {str(row["minio_object_name"]) for row in files if row["minio_object_name"] and (row["state"] != "deleted" or row["purge_at"])}
+    named = {
+        str(row["minio_object_name"])
+        for row in files
+        if row["minio_object_name"] and (row["state"] != "deleted" or row["purge_at"])
+    }
     assert vault <= named | copies, f"no row names {vault - named - copies} in the vault"
     scratch = {row["scratch_key"] for row in reserved}
-    assert incoming <= {row["incoming_key"] for row in files} | scratch, "no row names an incoming object"
+    assert incoming <= {row["incoming_key"] for row in files} | scratch, (
+        "no row names an incoming object"
+    )
 
 
 async def check_files_are_proved(resources: Resources) -> None:
@@ -79,9 +85,14 @@ class Outcomes:
 
     async def check(self, resources: Resources) -> None:
         for row in await resources.pool.fetch(FILES):
-            outcome = tuple(row[name] for name in ("state", "hash", "minio_object_name", "vault_etag", "rejection_reason"))
+            outcome = tuple(
+                row[name]
+                for name in ("state", "hash", "minio_object_name", "vault_etag", "rejection_reason")
+            )
             before = self.seen.get(row["id"])
-            assert before is None or outcome == before or row["state"] == "deleted", f"{before} became {outcome}"
+            assert before is None or outcome == before or row["state"] == "deleted", (
+                f"{before} became {outcome}"
+            )
             if row["state"] not in ("pending", "verifying"):
                 self.seen[row["id"]] = outcome
 
@@ -111,5 +122,7 @@ async def check_nothing_left(resources: Resources) -> None:
     await check_uploads_aborted(resources)
     ready = await resources.pool.fetch("SELECT minio_object_name FROM files WHERE state = 'ready'")
     assert await list_bucket(resources.vault) == {str(row["minio_object_name"]) for row in ready}
-    waiting = await resources.pool.fetch("SELECT incoming_key FROM files WHERE state IN ('pending', 'verifying')")
+    waiting = await resources.pool.fetch(
+        "SELECT incoming_key FROM files WHERE state IN ('pending', 'verifying')"
+    )
     assert await list_bucket(resources.incoming) <= {row["incoming_key"] for row in waiting}

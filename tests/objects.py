@@ -8,7 +8,9 @@ MIB = 1024 * 1024
 
 
 def put(bucket: Bucket, key: str, body: bytes, *, content_type: str = "text/plain") -> str:
-    return bucket.put_now(key, body, content_type=content_type, metadata={}, tags={}, timeout_seconds=20)
+    return bucket.put_now(
+        key, body, content_type=content_type, metadata={}, tags={}, timeout_seconds=20
+    )
 
 
 def read_all(bucket: Bucket, key: str, *, etag: str | None = None) -> bytes:
@@ -24,7 +26,14 @@ def read_into(received: bytearray, reader: ObjectReader) -> None:
         received += piece
 
 
-async def copy(incoming: Bucket, vault: Bucket, etag: str, *, send_before: float | None = None, timeout_seconds: float = 20) -> StoredCopy:
+async def copy(
+    incoming: Bucket,
+    vault: Bucket,
+    etag: str,
+    *,
+    send_before: float | None = None,
+    timeout_seconds: float = 20,
+) -> StoredCopy:
     """The object `k` of incoming to `copied` in the vault, in the way of a verification."""
     return await vault.copy_from(
         incoming,

@@ -44,7 +44,11 @@ EXPECTED: dict[str, dict[str, set[int]]] = {
 
 # With URLs that forbid no header, and policies that do not refuse unsigned bodies.
 OPEN: dict[str, dict[str, set[int]]] = {
-    "another body, streaming-unsigned": {"minio": {200}, "silo": {200, 400, 403}, "embedded": {400}},
+    "another body, streaming-unsigned": {
+        "minio": {200},
+        "silo": {200, 400, 403},
+        "embedded": {400},
+    },
     "unsigned headers of the object": {"minio": {200}, "silo": {200}, "embedded": {200}},
     "suppressed event": {"minio": {200}, "silo": {200, 400, 403}, "embedded": {200}},
     "no signature": {"minio": {200}, "silo": {400, 403}, "embedded": {403}},
@@ -74,7 +78,16 @@ ABUSES: dict[str, str] = {
     "x-minio-source-replication-request": "true",
 }
 """By the header that a client adds: a value that does something. Every header that a URL forbids is here."""
-FORMS = ("set", "empty", "empty and set", "neutral", "neutral and set", "set twice", "set and neutral", "a space")
+FORMS = (
+    "set",
+    "empty",
+    "empty and set",
+    "neutral",
+    "neutral and set",
+    "set twice",
+    "set and neutral",
+    "a space",
+)
 
 
 def fill_form(form: str, *, neutral: str, value: str) -> list[str]:
@@ -153,7 +166,11 @@ def content(bucket: Bucket, key: str, *, tries: int = 3) -> bytes | None:
 def stream_unsigned(body: bytes) -> tuple[bytes, dict[str, str]]:
     """A body in pieces with a checksum at its end, and the headers by which it asks not to be compared with any signature."""
     checksum = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
-    pieces = b"%x\r\n%b\r\n0\r\nx-amz-checksum-crc32:%b\r\n\r\n" % (len(body), body, checksum.encode())
+    pieces = b"%x\r\n%b\r\n0\r\nx-amz-checksum-crc32:%b\r\n\r\n" % (
+        len(body),
+        body,
+        checksum.encode(),
+    )
     return pieces, {
         "x-amz-content-sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
         "x-amz-decoded-content-length": str(len(body)),

@@ -44,14 +44,20 @@ def search(name: str) -> Path | None:
 
 
 def is_root_on_debian() -> bool:
-    return os.geteuid() == 0 and shutil.which("apt-get") is not None and Path("/etc/debian_version").exists()
+    return (
+        os.geteuid() == 0
+        and shutil.which("apt-get") is not None
+        and Path("/etc/debian_version").exists()
+    )
 
 
 @functools.cache
 def install(name: str, package: str) -> str:
     """What apt-get said last; it is tried once."""
     with LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes at once: the others wait, and find it installed
+        fcntl.flock(
+            lock, fcntl.LOCK_EX
+        )  # several test processes at once: the others wait, and find it installed
         if search(name):
             return "installed"
         said = run_apt("install", "--yes", "--no-install-recommends", package)
@@ -67,7 +73,13 @@ def run_apt(*arguments: str) -> str:
     command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=60", *arguments]
     try:
         ran = subprocess.run(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=INSTALL_SECONDS, check=False
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=INSTALL_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return f"{' '.join(command)} did not end within {INSTALL_SECONDS} s"

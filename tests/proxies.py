@@ -138,7 +138,9 @@ class FaultyProxy:
                 if marker and marker in seen:
                     self._answering.clear()
                     self.silenced.set()
-                server.sendall(piece.replace(b" " + self.prefix + b"/", b" /") if self.prefix else piece)
+                server.sendall(
+                    piece.replace(b" " + self.prefix + b"/", b" /") if self.prefix else piece
+                )
         end(server)
         end(client)
 
@@ -220,7 +222,13 @@ class Stub:
 
 
 @contextmanager
-def stub_store(status: int, headers: Mapping[str, str], body: bytes = b"", *, certificate: ssl.SSLContext | None = None) -> Iterator[Stub]:
+def stub_store(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes = b"",
+    *,
+    certificate: ssl.SSLContext | None = None,
+) -> Iterator[Stub]:
     """A server that gives one answer to whatever it is asked, over TLS when it has a certificate."""
 
     class Answering(BaseHTTPRequestHandler):

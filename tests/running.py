@@ -10,7 +10,16 @@ import structlog
 
 from service.object_store import Bucket
 from service.resources import Resources, open_resources
-from service.settings import BucketName, DatabaseUrl, Delay, Deployment, Secret, Settings, Token, Url
+from service.settings import (
+    BucketName,
+    DatabaseUrl,
+    Delay,
+    Deployment,
+    Secret,
+    Settings,
+    Token,
+    Url,
+)
 from tests.stores import StoreUnderTest, open_store
 
 
@@ -66,5 +75,9 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
 @pytest.fixture
 def root_incoming(deployment: Deployment) -> Iterator[Bucket]:
     """The incoming bucket by root, who may write there whatever no URL allows."""
-    with open_store(deployment.s3_endpoint, deployment.s3_root_access_key, secret_key=deployment.s3_root_secret_key) as opened:
+    with open_store(
+        deployment.s3_endpoint,
+        deployment.s3_root_access_key,
+        secret_key=deployment.s3_root_secret_key,
+    ) as opened:
         yield opened.bucket(deployment.incoming_bucket)

@@ -33,13 +33,26 @@ from typing import Any
 
 from service.embedded import RootCredentials, Webhook, start_postgres, start_store
 from service.embedded.processes import answers, any_free_port, bound
-from service.embedded.store import MINIO_VARIABLES, keep_root_credentials, root_variables, webhook_variables
+from service.embedded.store import (
+    MINIO_VARIABLES,
+    keep_root_credentials,
+    root_variables,
+    webhook_variables,
+)
 
 MINIO_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
 MINIO_BUILD_SECONDS = 1200
 STORES = ("external", "docker", "minio", "embedded")
 EXTERNAL_STORE = tuple(
-    f"ASSAY_TEST_{name}" for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "WEBHOOK_PORT", "API_PORT", "WEBHOOK_TOKEN")
+    f"ASSAY_TEST_{name}"
+    for name in (
+        "S3_ENDPOINT",
+        "S3_ACCESS_KEY",
+        "S3_SECRET_KEY",
+        "WEBHOOK_PORT",
+        "API_PORT",
+        "WEBHOOK_TOKEN",
+    )
 )
 SILO_IMAGE = "pgsty/silo:RELEASE.2026-09-16T00-00-00Z@sha256:635197cb9f36d01bee221d34d1c7d7960f6a95c48b0b6c01d99cd13bdae51a46"
 POSTGRES_IMAGE = "postgres:18"
@@ -93,7 +106,9 @@ def find_obstacle() -> str | None:
 
 
 @contextmanager
-def start_test_store(kind: str, folder: Path, webhooks: Mapping[str, Webhook]) -> Iterator[RunningStore]:
+def start_test_store(
+    kind: str, folder: Path, webhooks: Mapping[str, Webhook]
+) -> Iterator[RunningStore]:
     """Run a store of that kind; an external one already runs, and has the webhooks that it has."""
     if kind == "external":
         root = (os.environ["ASSAY_TEST_S3_ACCESS_KEY"], os.environ["ASSAY_TEST_S3_SECRET_KEY"])
@@ -104,14 +119,20 @@ def start_test_store(kind: str, folder: Path, webhooks: Mapping[str, Webhook]) -
     else:
         binary = genuine_minio() if kind == "minio" else None
         with start_store(folder, binary=binary, webhooks=webhooks) as store:
-            yield RunningStore(store.endpoint, store.root_access_key, store.root_secret_key, kind, store.pid)
+            yield RunningStore(
+                store.endpoint, store.root_access_key, store.root_secret_key, kind, store.pid
+            )
 
 
 def database_kind() -> str:
     """Which database is tested on; quick, starts nothing."""
     if "ASSAY_TEST_DATABASE_URL" in os.environ:
         return "external"
-    return "docker" if os.environ.get("ASSAY_TEST_DOCKER") == "1" and has_docker_image(postgres_image()) else "embedded"
+    return (
+        "docker"
+        if os.environ.get("ASSAY_TEST_DOCKER") == "1" and has_docker_image(postgres_image())
+        else "embedded"
+    )
 
 
 @contextmanager
@@ -168,7 +189,9 @@ def genuine_minio() -> Path | None:
     binary = cached_minio()
     binary.parent.mkdir(parents=True, exist_ok=True)
     with (binary.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes at once: the others wait, and find it built
+        fcntl.flock(
+            lock, fcntl.LOCK_EX
+        )  # several test processes at once: the others wait, and find it built
         if not binary.exists():
             build_minio(go, binary)
     return binary
@@ -180,10 +203,18 @@ def build_minio(go: str, binary: Path) -> None:
         command = [go, "install", f"github.com/minio/minio@{MINIO_VERSION}"]
         environment = os.environ | {"GOBIN": folder, "CGO_ENABLED": "0"}
         built = subprocess.run(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=MINIO_BUILD_SECONDS, check=False
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=MINIO_BUILD_SECONDS,
+            check=False,
         )
         if built.returncode != 0:
-            raise RuntimeError(f"Go could not build MinIO; ASSAY_TEST_STORES=embedded tests without it.\n{built.stdout[-2000:]}")
+            raise RuntimeError(
+                f"Go could not build MinIO; ASSAY_TEST_STORES=embedded tests without it.\n{built.stdout[-2000:]}"
+            )
         (Path(folder) / "minio").replace(binary)
 
 
@@ -205,13 +236,20 @@ def has_docker_image(image: str) -> bool:
     if docker is None or sys.platform != "linux":
         return False
     try:
-        return subprocess.run([docker, "image", "inspect", image], capture_output=True, timeout=5, check=False).returncode == 0
+        return (
+            subprocess.run(
+                [docker, "image", "inspect", image], capture_output=True, timeout=5, check=False
+            ).returncode
+            == 0
+        )
     except subprocess.TimeoutExpired:
         return False
 
 
 @contextmanager
-def running_container(image: str, command: str | None, variables: Mapping[str, str]) -> Iterator[Any]:
+def running_container(
+    image: str, command: str | None, variables: Mapping[str, str]
+) -> Iterator[Any]:
     """A container on the host's network, so that the store can reach a webhook on our loopback."""
     from testcontainers.core.config import testcontainers_config
     from testcontainers.core.container import DockerContainer
@@ -233,7 +271,11 @@ def start_docker_store(folder: Path, webhooks: Mapping[str, Webhook]) -> Iterato
     folder.mkdir(parents=True, exist_ok=True)
     root: RootCredentials = keep_root_credentials(folder / "store-root")
     port, console = free_port(), free_port()
-    variables = MINIO_VARIABLES | root_variables(root) | webhook_variables(webhooks, queue=Path("/data-queue"))
+    variables = (
+        MINIO_VARIABLES
+        | root_variables(root)
+        | webhook_variables(webhooks, queue=Path("/data-queue"))
+    )
     command = f"server /data --address 127.0.0.1:{port} --console-address 127.0.0.1:{console}"
     with running_container(silo_image(), command, variables):
         wait_until(lambda: answers(port, "/minio/health/cluster", host="127.0.0.1", status=200))
@@ -244,9 +286,17 @@ def start_docker_store(folder: Path, webhooks: Mapping[str, Webhook]) -> Iterato
 def start_docker_database() -> Iterator[str]:
     port, password = free_port(), secrets.token_hex(16)
     variables = {"POSTGRES_USER": "assay", "POSTGRES_PASSWORD": password, "POSTGRES_DB": "assay"}
-    with running_container(postgres_image(), f"postgres -c port={port} -c listen_addresses=127.0.0.1 -c fsync=off", variables) as container:
+    with running_container(
+        postgres_image(),
+        f"postgres -c port={port} -c listen_addresses=127.0.0.1 -c fsync=off",
+        variables,
+    ) as container:
         # The image starts the server twice; the first one, which sets things up, listens on no port.
-        wait_until(lambda: container.exec(["pg_isready", "-h", "127.0.0.1", "-p", str(port)]).exit_code == 0)
+        wait_until(
+            lambda: (
+                container.exec(["pg_isready", "-h", "127.0.0.1", "-p", str(port)]).exit_code == 0
+            )
+        )
         yield f"postgresql://assay:{password}@127.0.0.1:{port}/assay"
 
 

@@ -88,7 +88,10 @@ def proxied_store(endpoint: str) -> Iterator[StoreProxy]:
 
         def do_PUT(self) -> None:
             query = parse_qs(urlsplit(self.path).query)
-            seen = Seen(int(query["partNumber"][0]) if "partNumber" in query else None, {k.lower(): v for k, v in self.headers.items()})
+            seen = Seen(
+                int(query["partNumber"][0]) if "partNumber" in query else None,
+                {k.lower(): v for k, v in self.headers.items()},
+            )
             fault = proxy.take(seen)
             time.sleep(fault.delay_seconds)
             try:
@@ -109,7 +112,9 @@ def proxied_store(endpoint: str) -> Iterator[StoreProxy]:
                 self.wfile.write(body)
 
         def pass_on(self, fault: Fault) -> tuple[int, bytes]:
-            store = http.client.HTTPConnection(proxy.target.hostname or "", proxy.target.port, timeout=STORE_SECONDS)
+            store = http.client.HTTPConnection(
+                proxy.target.hostname or "", proxy.target.port, timeout=STORE_SECONDS
+            )
             try:
                 store.putrequest("PUT", self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():
@@ -142,7 +147,9 @@ def proxied_store(endpoint: str) -> Iterator[StoreProxy]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Passing)
-    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)  # what waits, waits at the client
+    server.socket.setsockopt(
+        socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES
+    )  # what waits, waits at the client
     server.daemon_threads = True
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that was killed is no news
     proxy.endpoint = f"http://127.0.0.1:{server.server_port}"

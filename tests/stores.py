@@ -63,7 +63,9 @@ def running_stores(folder: Path) -> Iterator[Callable[[str], StoreUnderTest]]:
 
         def start(kind: str) -> StoreUnderTest:
             if kind not in found:
-                found[kind] = stack.enter_context(running_store(kind, folder / f"store-{kind}-{secrets.token_hex(4)}"))
+                found[kind] = stack.enter_context(
+                    running_store(kind, folder / f"store-{kind}-{secrets.token_hex(4)}")
+                )
             return found[kind]
 
         yield start
@@ -74,12 +76,22 @@ def running_store(kind: str, folder: Path) -> Iterator[StoreUnderTest]:
     """With both webhooks; their ports are nobody else's as long as it runs."""
     with ExitStack() as stack:
         if kind == "external":
-            ports = [int(os.environ[name]) for name in ("ASSAY_TEST_WEBHOOK_PORT", "ASSAY_TEST_API_PORT")]
+            ports = [
+                int(os.environ[name]) for name in ("ASSAY_TEST_WEBHOOK_PORT", "ASSAY_TEST_API_PORT")
+            ]
             token = os.environ["ASSAY_TEST_WEBHOOK_TOKEN"]
         else:
-            ports, token = [stack.enter_context(reserved_port()) for _ in range(2)], secrets.token_hex(16)
-        webhook, api = [Webhook(endpoint=f"http://127.0.0.1:{port}/webhooks/minio", token=token) for port in ports]
-        server = stack.enter_context(start_test_store(kind, folder, {WEBHOOK_ID: webhook, API_WEBHOOK_ID: api}))
+            ports, token = (
+                [stack.enter_context(reserved_port()) for _ in range(2)],
+                secrets.token_hex(16),
+            )
+        webhook, api = [
+            Webhook(endpoint=f"http://127.0.0.1:{port}/webhooks/minio", token=token)
+            for port in ports
+        ]
+        server = stack.enter_context(
+            start_test_store(kind, folder, {WEBHOOK_ID: webhook, API_WEBHOOK_ID: api})
+        )
         yield under_test(server, webhook, api_port=ports[1])
 
 
@@ -87,12 +99,20 @@ def under_test(server: RunningStore, webhook: Webhook, *, api_port: int = 0) -> 
     port = urlsplit(webhook.endpoint).port or 0
     keys = (server.root_access_key, server.root_secret_key)
     return StoreUnderTest(
-        server.kind, server.endpoint, *keys, webhook_port=port, webhook_token=webhook.token, api_port=api_port, pid=server.pid
+        server.kind,
+        server.endpoint,
+        *keys,
+        webhook_port=port,
+        webhook_token=webhook.token,
+        api_port=api_port,
+        pid=server.pid,
     )
 
 
 @pytest.fixture(scope="session", params=store_kinds())
-def store(request: pytest.FixtureRequest, running_stores: Callable[[str], StoreUnderTest]) -> StoreUnderTest:
+def store(
+    request: pytest.FixtureRequest, running_stores: Callable[[str], StoreUnderTest]
+) -> StoreUnderTest:
     return running_stores(request.param)
 
 
@@ -126,10 +146,14 @@ def known_identities() -> dict[str, dict[str, str]]:
 
 
 @pytest.fixture
-def deployment(fresh_deployment: Deployment, known_identities: dict[str, dict[str, str]]) -> Deployment:
+def deployment(
+    fresh_deployment: Deployment, known_identities: dict[str, dict[str, str]]
+) -> Deployment:
     """Fresh buckets, ready for use by identities that now have rights to these and no others."""
     names = ("s3_access_key", "s3_secret_key", "s3_signer_access_key", "s3_signer_secret_key")
-    keys = known_identities.setdefault(fresh_deployment.s3_endpoint, {name: getattr(fresh_deployment, name) for name in names})
+    keys = known_identities.setdefault(
+        fresh_deployment.s3_endpoint, {name: getattr(fresh_deployment, name) for name in names}
+    )
     ready = msgspec.structs.replace(fresh_deployment, **keys)
     bootstrap(ready)
     return ready
@@ -138,7 +162,9 @@ def deployment(fresh_deployment: Deployment, known_identities: dict[str, dict[st
 @pytest.fixture
 def object_store(deployment: Deployment) -> Iterator[ObjectStore]:
     """The store as the service identity sees it."""
-    with open_store(deployment.s3_endpoint, deployment.s3_access_key, secret_key=deployment.s3_secret_key) as opened:
+    with open_store(
+        deployment.s3_endpoint, deployment.s3_access_key, secret_key=deployment.s3_secret_key
+    ) as opened:
         yield opened
 
 
@@ -206,7 +232,11 @@ def read_metadata(deployment: Deployment, bucket: Bucket, key: str) -> dict[str,
     """Return all metadata of an object, by names without `x-amz-meta-`."""
     prefix = "x-amz-meta-"
     headers = read_headers(deployment, bucket.name, key)
-    return {name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in headers.items()
+        if name.startswith(prefix)
+    }
 
 
 def read_tags(deployment: Deployment, bucket: str, key: str) -> dict[str, str]:
@@ -240,7 +270,14 @@ Headers = Mapping[str, str] | Sequence[tuple[str, str]]
 """Pairs, where one name comes several times."""
 
 
-def send(method: str, url: str, *, body: bytes = b"", headers: Headers | None = None, chunked: bool = False) -> Answer:
+def send(
+    method: str,
+    url: str,
+    *,
+    body: bytes = b"",
+    headers: Headers | None = None,
+    chunked: bool = False,
+) -> Answer:
     """One request with these headers and no others but Host and the body's length (or, chunked, none)."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
@@ -248,7 +285,9 @@ def send(method: str, url: str, *, body: bytes = b"", headers: Headers | None = 
         connection.putrequest(method, f"{parts.path}?{parts.query}", skip_accept_encoding=True)
         for name, value in pair_headers(headers or {}):
             connection.putheader(name, value)
-        connection.putheader(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(body)))))
+        connection.putheader(
+            *(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(body))))
+        )
         connection.endheaders(body, encode_chunked=chunked)
         return receive(connection)
     finally:
@@ -270,7 +309,12 @@ def receive(connection: http.client.HTTPConnection) -> Answer:
     response = connection.getresponse()
     body = response.read()
     code = ET.fromstring(body).findtext("{*}Code") if body.startswith(b"<?xml") else None  # noqa: S314  # a store that we started
-    return Answer(response.status, code or response.headers.get("x-minio-error-code"), dict(response.headers), body)
+    return Answer(
+        response.status,
+        code or response.headers.get("x-minio-error-code"),
+        dict(response.headers),
+        body,
+    )
 
 
 def now() -> datetime:
@@ -300,7 +344,9 @@ class EventLog:
     def wait_for(self, key: str, *, seconds: float = 30) -> dict[str, Any]:
         """The event of that key. Raises AssertionError when it does not come."""
         with self._changed:
-            found = self._changed.wait_for(lambda: [event for event in self._events if event["Key"] == key], timeout=seconds)
+            found = self._changed.wait_for(
+                lambda: [event for event in self._events if event["Key"] == key], timeout=seconds
+            )
         assert found, f"no event for {key} within {seconds} s"
         return dict(found[0])
 
@@ -313,7 +359,9 @@ def listening(store: StoreUnderTest) -> Iterator[EventLog]:
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-            self.send_response(204 if self.headers.get("Authorization") == f"Bearer {store.webhook_token}" else 401)
+            self.send_response(
+                204 if self.headers.get("Authorization") == f"Bearer {store.webhook_token}" else 401
+            )
             self.end_headers()
             if body:
                 log.add(json.loads(body))

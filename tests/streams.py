@@ -80,9 +80,13 @@ class Stream:
 
 
 @asynccontextmanager
-async def following(client: httpx.AsyncClient, *, after: str | None = None, **params: str) -> AsyncIterator[Stream]:
+async def following(
+    client: httpx.AsyncClient, *, after: str | None = None, **params: str
+) -> AsyncIterator[Stream]:
     """Connected, and joined."""
     headers = {} if after is None else {"Last-Event-ID": after}
-    async with client.stream("GET", "/events", params=params, headers=headers, timeout=httpx.Timeout(30, read=None)) as answer:
+    async with client.stream(
+        "GET", "/events", params=params, headers=headers, timeout=httpx.Timeout(30, read=None)
+    ) as answer:
         assert answer.status_code == 200, await answer.aread()
         yield Stream(answer)

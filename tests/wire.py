@@ -60,7 +60,9 @@ class Answer:
 
     @property
     def announces_close(self) -> bool:
-        options = b",".join(value for key, value in self.fields if key.lower() == b"connection").lower()
+        options = b",".join(
+            value for key, value in self.fields if key.lower() == b"connection"
+        ).lower()
         return b"close" in [option.strip() for option in options.split(b",")]
 
 
@@ -180,13 +182,17 @@ class Wire:
 
     def describe_end(self) -> AssertionError:
         if self.received:
-            return BadAnswer(f"the connection ended within an answer: {bytes(self.received[:300])!r}")
+            return BadAnswer(
+                f"the connection ended within an answer: {bytes(self.received[:300])!r}"
+            )
         return Ended("the connection ended without an answer")
 
     def take(self, size: int) -> bytes:
         while len(self.received) < size:
             if not self.need_more():
-                raise BadAnswer(f"the connection ended after {len(self.received)} of {size} bytes of an answer")
+                raise BadAnswer(
+                    f"the connection ended after {len(self.received)} of {size} bytes of an answer"
+                )
         taken = bytes(self.received[:size])
         del self.received[:size]
         return taken
@@ -201,10 +207,17 @@ class Wire:
             status, fields = self.read_head()
             if status >= 200:
                 answer = Answer(status, fields, b"", tuple(interim))
-                return Answer(status, fields, self.read_body(answer, method, version), tuple(interim))
-            framed = {name.lower() for name, _ in fields} & {b"content-length", b"transfer-encoding"}
+                return Answer(
+                    status, fields, self.read_body(answer, method, version), tuple(interim)
+                )
+            framed = {name.lower() for name, _ in fields} & {
+                b"content-length",
+                b"transfer-encoding",
+            }
             if status == 101 or version == "1.0" or framed:
-                raise BadAnswer(f"an interim answer that this request may not get: {status} {fields}")
+                raise BadAnswer(
+                    f"an interim answer that this request may not get: {status} {fields}"
+                )
             interim.append(status)
 
     def read_head(self) -> tuple[int, tuple[tuple[bytes, bytes], ...]]:
@@ -222,8 +235,12 @@ class Wire:
         length, coding = answer.find(b"content-length"), answer.find(b"transfer-encoding")
         if length is not None and (coding is not None or not length.isdigit()):
             raise BadAnswer(f"Content-Length {length!r} beside Transfer-Encoding {coding!r}")
-        if coding is not None and (coding.lower() != b"chunked" or version == "1.0" or answer.status == 204):
-            raise BadAnswer(f"Transfer-Encoding {coding!r} in an answer {answer.status} to HTTP/{version}")
+        if coding is not None and (
+            coding.lower() != b"chunked" or version == "1.0" or answer.status == 204
+        ):
+            raise BadAnswer(
+                f"Transfer-Encoding {coding!r} in an answer {answer.status} to HTTP/{version}"
+            )
         if method == "HEAD" or answer.status in (204, 304):
             return b""
         if coding is not None:
@@ -231,7 +248,9 @@ class Wire:
         if length is not None:
             return self.take(int(length))
         if version == "1.1" and not answer.announces_close:
-            raise BadAnswer(f"an answer {answer.status} without a length on a connection that stays")
+            raise BadAnswer(
+                f"an answer {answer.status} without a length on a connection that stays"
+            )
         return self.read_to_end()
 
     def read_chunks(self) -> bytes:
@@ -266,10 +285,14 @@ class Wire:
         Raises BadAnswer, Ended, Silence.
         """
         mark = secrets.token_hex(8).encode()
-        self.write(b"GET /health/live HTTP/1.1\r\nHost: sentinel\r\nX-Request-Id: " + mark + b"\r\n\r\n")
+        self.write(
+            b"GET /health/live HTTP/1.1\r\nHost: sentinel\r\nX-Request-Id: " + mark + b"\r\n\r\n"
+        )
         answer = self.read_answer()
         if (answer.status, answer.find(b"x-request-id")) != (200, mark) or self.received:
-            raise BadAnswer(f"another answer than the one to the next request: {answer}, {bytes(self.received[:300])!r}")
+            raise BadAnswer(
+                f"another answer than the one to the next request: {answer}, {bytes(self.received[:300])!r}"
+            )
 
 
 @contextlib.contextmanager

@@ -47,7 +47,10 @@ def open_to(*scopes: str, upload_token: bool = False) -> dict[str, Any]:
     alternatives: list[SecurityRequirement] = [{"bearer": [scope]} for scope in scopes]
     if upload_token:
         alternatives.append({"uploadToken": []})
-    return {"opt": {SCOPES: frozenset(scopes), UPLOAD_TOKEN: upload_token}, "security": alternatives}
+    return {
+        "opt": {SCOPES: frozenset(scopes), UPLOAD_TOKEN: upload_token},
+        "security": alternatives,
+    }
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -90,16 +93,24 @@ def parse_authorization(header: str | None) -> str:
     if header is None:
         raise Unauthorized("send your API key as `Authorization: Bearer assay_…`")
     scheme, _, key = header.partition(" ")
-    if scheme.lower() != "bearer" or not (KEY.fullmatch(key.strip()) or TEXT.fullmatch(key.strip())):
-        raise Unauthorized("the Authorization header is not `Bearer assay_…`, nor `Bearer` and an upload token")
+    if scheme.lower() != "bearer" or not (
+        KEY.fullmatch(key.strip()) or TEXT.fullmatch(key.strip())
+    ):
+        raise Unauthorized(
+            "the Authorization header is not `Bearer assay_…`, nor `Bearer` and an upload token"
+        )
     return key.strip()
 
 
 async def authenticate(resources: Resources, header: str | None) -> Principal:
     """Who the key or token belongs to. Raises Unauthorized: an unknown, an expired and a revoked one look the same."""
     text = parse_authorization(header)
-    async with asyncio.timeout(WAIT_SECONDS):  # also for a connection of the pool, when the database does not answer
-        principal = await (find_key(resources, text) if KEY.fullmatch(text) else find_uploader(resources, text))
+    async with asyncio.timeout(
+        WAIT_SECONDS
+    ):  # also for a connection of the pool, when the database does not answer
+        principal = await (
+            find_key(resources, text) if KEY.fullmatch(text) else find_uploader(resources, text)
+        )
     if principal is None:
         raise Unauthorized("the API key or upload token is unknown, expired or revoked")
     return principal
@@ -115,15 +126,27 @@ async def find_uploader(resources: Resources, text: str) -> Principal | None:
     token = read_token(resources.settings.link_secret, text, purpose=Purpose.UPLOAD)
     if token is None:
         return None
-    owner = await keys.find_file_owner(resources.pool, token.key_id, file_id=token.file_id, until=token.expires_at)
-    return None if owner is None else Principal(token.key_id, owner, frozenset({READ, WRITE}), only_file=token.file_id)
+    owner = await keys.find_file_owner(
+        resources.pool, token.key_id, file_id=token.file_id, until=token.expires_at
+    )
+    return (
+        None
+        if owner is None
+        else Principal(token.key_id, owner, frozenset({READ, WRITE}), only_file=token.file_id)
+    )
 
 
 def sign_upload_token(resources: Resources, file: File, key_id: UUID) -> str | None:
     """For whoever sends this file's bytes, until the file's end; None: no secret is set to sign it with."""
     secrets = resources.settings.link_secret
     end = file.expires_at.replace(microsecond=0)
-    return sign_token(secrets, Token(purpose=Purpose.UPLOAD, file_id=file.id, key_id=key_id, expires_at=end)) if secrets else None
+    return (
+        sign_token(
+            secrets, Token(purpose=Purpose.UPLOAD, file_id=file.id, key_id=key_id, expires_at=end)
+        )
+        if secrets
+        else None
+    )
 
 
 def find_scopes(handler: BaseRouteHandler) -> frozenset[str]:
@@ -157,12 +180,18 @@ def check_token(principal: Principal, handler: BaseRouteHandler, file_id: object
     if principal.only_file is None:
         return
     if not handler.opt.get(UPLOAD_TOKEN) or file_id != principal.only_file:
-        raise Forbidden("an upload token opens complete, upload, parts, metadata and DELETE of its own file, and nothing else")
+        raise Forbidden(
+            "an upload token opens complete, upload, parts, metadata and DELETE of its own file, and nothing else"
+        )
 
 
-async def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+async def require_key(
+    connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
+) -> None:
     """The guard of every route that is not open to all: it runs before anything of the body is read."""
-    principal = await authenticate(connection.app.state.resources, connection.headers.get("authorization"))
+    principal = await authenticate(
+        connection.app.state.resources, connection.headers.get("authorization")
+    )
     connection.scope["state"]["principal"] = principal
     check_token(principal, handler, connection.path_params.get("file_id"))
     check_scope(principal, find_scopes(handler))

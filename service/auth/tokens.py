@@ -50,7 +50,9 @@ def sign_token(secrets: Sequence[str], token: Token) -> str:
     """The text of `token`, under the first of the secrets; `expires_at` in whole seconds."""
     flags = INLINE if token.inline else 0
     end = int(token.expires_at.timestamp())
-    payload = PAYLOAD.pack(VERSION, token.purpose, flags, token.file_id.bytes, token.key_id.bytes, end)
+    payload = PAYLOAD.pack(
+        VERSION, token.purpose, flags, token.file_id.bytes, token.key_id.bytes, end
+    )
     return base64.urlsafe_b64encode(digest(secrets[0], payload) + payload).decode()
 
 

@@ -46,7 +46,9 @@ app: Final = App(
     help="Presigned uploads to MinIO that are proved before anyone can read them.",
     version=find_version,
     help_format="plaintext",  # a Markdown parser takes as long to import as the rest of rich
-    default_parameter=Parameter(negative="", show_default=lambda value: value if value is not False else None),  # no `--no-json`
+    default_parameter=Parameter(
+        negative="", show_default=lambda value: value if value is not False else None
+    ),  # no `--no-json`
     suppress_keyboard_interrupt=False,  # main() has its own end for it
     error_formatter=format_error,
 )
@@ -95,7 +97,9 @@ def main() -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks is no reason to fail
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a name that the terminal's encoding lacks is no reason to fail
     try:
         app([STANDARD_STREAM if argument == "-" else argument for argument in sys.argv[1:]])
     except KeyboardInterrupt:
@@ -122,6 +126,8 @@ def explain(command: str, error: Exception) -> tuple[str, int]:
         return str(ending), ending.status
     if missing := describe_missing(command, error):
         return missing, CommandError.status
-    from service.cli.exit_status import explain as explain_failure  # it imports half the server, for its errors
+    from service.cli.exit_status import (
+        explain as explain_failure,
+    )  # it imports half the server, for its errors
 
     return explain_failure(error)

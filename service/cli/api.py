@@ -22,7 +22,13 @@ STOP_SECONDS: Final = 30
 """How long requests under way may take when the process is told to stop."""
 
 
-def run_api(app: Litestar, listener: socket.socket, limits: Limits, *, on_start: Callable[["Server"], None] | None = None) -> None:
+def run_api(
+    app: Litestar,
+    listener: socket.socket,
+    limits: Limits,
+    *,
+    on_start: Callable[["Server"], None] | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM, which then come out as KeyboardInterrupt: requests end first, then the lifespan."""
     server = Server(make_config(app, limits), on_start)
     server.run(sockets=[listener])
@@ -36,7 +42,9 @@ def make_config(app: Any, limits: Limits, *, stop_seconds: int = STOP_SECONDS) -
     return uvicorn.Config(
         app,
         loop="auto",
-        http=cast("type[asyncio.Protocol]", protocol),  # uvicorn calls it, and asks nothing else of it
+        http=cast(
+            "type[asyncio.Protocol]", protocol
+        ),  # uvicorn calls it, and asks nothing else of it
         ws="none",
         lifespan="on",
         log_config=None,
@@ -69,7 +77,11 @@ class Server(uvicorn.Server):
 
         What is left after STOP_SECONDS is a client that does not read: uvloop would wait for it for ever when it closes.
         """
-        resources = getattr(self.config.app.state, "resources", None) if isinstance(self.config.app, Litestar) else None
+        resources = (
+            getattr(self.config.app.state, "resources", None)
+            if isinstance(self.config.app, Litestar)
+            else None
+        )
         if resources is not None:
             resources.notifications.stop_waiting()
         await super().shutdown(sockets)
@@ -84,7 +96,9 @@ def reserve_port(host: str, port: int) -> socket.socket:
     try:
         return bound(host, port)
     except OSError as error:
-        raise CommandError(f"{host} port {port} can't be had ({error.strerror}): is it in use? Choose another one with --port.") from error
+        raise CommandError(
+            f"{host} port {port} can't be had ({error.strerror}): is it in use? Choose another one with --port."
+        ) from error
 
 
 def stop_on_sigterm() -> None:

@@ -40,5 +40,9 @@ def bootstrap(*, print_only: Annotated[bool, Parameter(name="--print")] = False)
 
 
 def fill_unseen(environ: Mapping[str, str]) -> dict[str, str]:
-    missing = {name: value for name, value in UNSEEN.items() if name not in environ and f"{name}_FILE" not in environ}
+    missing = {
+        name: value
+        for name, value in UNSEEN.items()
+        if name not in environ and f"{name}_FILE" not in environ
+    }
     return {**missing, **environ}

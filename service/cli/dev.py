@@ -87,15 +87,29 @@ def dev(
     with ExitStack() as stack:
         stack.enter_context(locked(folder / "dev.lock"))
         listener = stack.enter_context(reserve_port(host, port))
-        development = start_servers(stack, folder, host=host, port=listener.getsockname()[1], minio=minio)
-        for line in describe_exposure(host, public_endpoint, store=development.store.endpoint, embedded=minio is None):
+        development = start_servers(
+            stack, folder, host=host, port=listener.getsockname()[1], minio=minio
+        )
+        for line in describe_exposure(
+            host, public_endpoint, store=development.store.endpoint, embedded=minio is None
+        ):
             print(line, file=sys.stderr)
         key = asyncio.run(keep_api_key(development))
-        watch = Watch(development, say=lambda: print(describe_json(development, key) if json else describe(development, key), flush=True))
+        watch = Watch(
+            development,
+            say=lambda: print(
+                describe_json(development, key) if json else describe(development, key), flush=True
+            ),
+        )
         from service.app import create_app  # loaded while the servers started
 
         settings = make_settings(development)
-        run_api(create_app(settings, with_worker=True), listener, make_limits(settings), on_start=watch.begin)
+        run_api(
+            create_app(settings, with_worker=True),
+            listener,
+            make_limits(settings),
+            on_start=watch.begin,
+        )
     if watch.failure:
         raise CommandError(watch.failure)
 
@@ -116,7 +130,9 @@ def check_exposure(host: str, public_endpoint: str | None) -> None:
         )
 
 
-def describe_exposure(host: str, public_endpoint: str | None, *, store: str, embedded: bool) -> list[str]:
+def describe_exposure(
+    host: str, public_endpoint: str | None, *, store: str, embedded: bool
+) -> list[str]:
     """Return what an operator should know who opens this to other hosts, a line each; nothing for this machine alone."""
     if host in LOOPBACK:
         return []
@@ -133,7 +149,9 @@ def describe_exposure(host: str, public_endpoint: str | None, *, store: str, emb
     return lines
 
 
-def start_servers(stack: ExitStack, folder: Path, *, host: str, port: int, minio: Path | None) -> Development:
+def start_servers(
+    stack: ExitStack, folder: Path, *, host: str, port: int, minio: Path | None
+) -> Development:
     """Both at once, and our own imports meanwhile."""
     if minio is not None and not os.access(minio, os.X_OK):
         raise CommandError(f"--minio {minio} is no program that can be run")
@@ -147,19 +165,29 @@ def start_servers(stack: ExitStack, folder: Path, *, host: str, port: int, minio
         try:
             run_alembic(postgres.url)
         except SchemaError as error:
-            raise CommandError(f"{folder} is of another version of assay: remove that folder, or name another one with --data") from error
+            raise CommandError(
+                f"{folder} is of another version of assay: remove that folder, or name another one with --data"
+            ) from error
         return postgres
 
     def prepare_store() -> Store:
         webhooks = {WEBHOOK_ID: Webhook(f"{api}/webhooks/minio", identities.webhook_token)}
-        store = stack.enter_context(start_store(folder, binary=minio, webhooks=webhooks, host=host, port=store_port))
+        store = stack.enter_context(
+            start_store(folder, binary=minio, webhooks=webhooks, host=host, port=store_port)
+        )
         bootstrap(make_deployment(store, identities))
         return store
 
     with ThreadPoolExecutor() as preparing:
         postgres, store = preparing.submit(prepare_postgres), preparing.submit(prepare_store)
         importlib.import_module("service.app")
-    return Development(folder=folder, api=api, postgres=postgres.result(), store=store.result(), identities=identities)
+    return Development(
+        folder=folder,
+        api=api,
+        postgres=postgres.result(),
+        store=store.result(),
+        identities=identities,
+    )
 
 
 def address_of(host: str, port: int) -> str:
@@ -195,4 +223,6 @@ class Watch:
 
 def is_ready(api: str) -> bool:
     address = urlsplit(api)
-    return answers(address.port or 80, "/health/ready?full=1", host=address.hostname or "", status=200)
+    return answers(
+        address.port or 80, "/health/ready?full=1", host=address.hostname or "", status=200
+    )

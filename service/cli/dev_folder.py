@@ -19,7 +19,16 @@ from service.embedded import Postgres, Store
 from service.embedded.folder import keep_secret
 from service.model import make_id
 from service.queries import keys
-from service.settings import BucketName, DatabaseUrl, Deployment, Secret, Settings, Token, Url, parse_endpoint_url
+from service.settings import (
+    BucketName,
+    DatabaseUrl,
+    Deployment,
+    Secret,
+    Settings,
+    Token,
+    Url,
+    parse_endpoint_url,
+)
 
 WEBHOOK_ID: Final = "ASSAY"
 REGION: Final = "us-east-1"
@@ -54,7 +63,10 @@ class Development(msgspec.Struct, frozen=True, kw_only=True):
 
     def describe_death(self) -> str:
         """What to say about a server that has ended by itself; empty while both live."""
-        for name, process in (("PostgreSQL", self.postgres.process), ("the store", self.store.process)):
+        for name, process in (
+            ("PostgreSQL", self.postgres.process),
+            ("the store", self.store.process),
+        ):
             if process.poll() is not None:
                 log = self.folder / ("postgres.log" if name == "PostgreSQL" else "store.log")
                 return f"{name} has ended ({process.returncode}); its log is {log}"
@@ -70,7 +82,9 @@ def choose_folder(environ: Mapping[str, str] = os.environ) -> Path:
     try:
         return Path.home() / ".local" / "share" / "assay"
     except RuntimeError as error:
-        raise CommandError("this user has no home folder: choose a place with --data DIR") from error
+        raise CommandError(
+            "this user has no home folder: choose a place with --data DIR"
+        ) from error
 
 
 def keep_identities(folder: Path) -> Identities:
@@ -100,7 +114,15 @@ async def keep_api_key(development: Development) -> str:
         path.unlink(missing_ok=True)
         text, digest = make_key()
         scopes = ["read", "write"]
-        await keys.create_key(connection, key_id=make_id(), owner=OWNER, name="assay dev", secret=digest, scopes=scopes, expires_at=None)
+        await keys.create_key(
+            connection,
+            key_id=make_id(),
+            owner=OWNER,
+            name="assay dev",
+            secret=digest,
+            scopes=scopes,
+            expires_at=None,
+        )
         return keep_secret(path, lambda: text)
     finally:
         await connection.close()
@@ -156,7 +178,11 @@ def describe_json(development: Development, key: str) -> str:
         "api": development.api,
         "key": key,
         "database": development.postgres.url,
-        "s3": {"endpoint": store.endpoint, "access_key": store.root_access_key, "secret_key": store.root_secret_key},
+        "s3": {
+            "endpoint": store.endpoint,
+            "access_key": store.root_access_key,
+            "secret_key": store.root_secret_key,
+        },
         "incoming": INCOMING,
         "vault": VAULT,
         "pids": {"assay": os.getpid(), "postgres": development.postgres.pid, "store": store.pid},

@@ -25,7 +25,9 @@ def env(example: Path = Path(".env.example"), /, *, output: Path | None = None) 
     try:
         text = example.read_text(encoding="utf-8")
     except OSError as error:
-        raise CommandError(f"{example} can't be read ({error.strerror}): name the example that came with Assay") from error
+        raise CommandError(
+            f"{example} can't be read ({error.strerror}): name the example that came with Assay"
+        ) from error
     filled = "".join(fill_line(line) for line in text.splitlines(keepends=True))
     if output is None:
         print(filled, end="")
@@ -50,7 +52,9 @@ def write_new(path: Path, text: str) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
-        raise CommandError(f"{path} exists already, and its secrets are in use: remove it first to make new ones") from error
+        raise CommandError(
+            f"{path} exists already, and its secrets are in use: remove it first to make new ones"
+        ) from error
     except OSError as error:
         raise CommandError(f"{path} can't be written ({error.strerror})") from error
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

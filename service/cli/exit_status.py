@@ -13,7 +13,9 @@ from service.settings import SettingsError
 FAILED = 1
 WRONG_SETTINGS = 2
 WRONG_SCHEMA = 3
-OURS = frozenset({errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EDQUOT})
+OURS = frozenset(
+    {errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EDQUOT}
+)
 """An OSError that says nothing of a server."""
 
 
@@ -34,5 +36,8 @@ def explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, asyncpg.PostgresError) and not isinstance(error, UNREACHABLE):
         return f"the database refuses: {error}", FAILED
     if isinstance(error, UNREACHABLE):
-        return f"the database is away ({type(error).__name__}: {error}): is ASSAY_DATABASE_URL right, and is it running?", FAILED
+        return (
+            f"the database is away ({type(error).__name__}: {error}): is ASSAY_DATABASE_URL right, and is it running?",
+            FAILED,
+        )
     raise error

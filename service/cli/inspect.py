@@ -44,7 +44,9 @@ def describe(inspection: Inspection) -> str:
     lines += [f"{place.role:<20}{describe_place(place)}" for place in inspection.places]
     if inspection.parts is not None:
         lines.append(f"{'parts':<20}{describe_parts(inspection.parts)}")
-    lines += [f"{'reservation':<20}{describe_reservation(found)}" for found in inspection.reservations]
+    lines += [
+        f"{'reservation':<20}{describe_reservation(found)}" for found in inspection.reservations
+    ]
     return "\n".join([*lines, "", f"why   {inspection.why}", f"next  {inspection.next}"])
 
 
@@ -62,9 +64,17 @@ def describe_place(place: Place) -> str:
 
 
 def describe_parts(parts: PartsAtStore) -> str:
-    return f"{parts.come} of {parts.count} at the store" if parts.error is None else f"of {parts.count}: {parts.error}"
+    return (
+        f"{parts.come} of {parts.count} at the store"
+        if parts.error is None
+        else f"of {parts.count}: {parts.error}"
+    )
 
 
 def describe_reservation(reservation: Reservation) -> str:
-    end = f"doomed {reservation.doomed_at}" if reservation.doomed_at else f"lease until {reservation.lease_until}"
+    end = (
+        f"doomed {reservation.doomed_at}"
+        if reservation.doomed_at
+        else f"lease until {reservation.lease_until}"
+    )
     return f"{reservation.vault_key}: since {reservation.created_at}, {end}{', multipart upload' if reservation.upload_id else ''}"

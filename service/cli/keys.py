@@ -31,7 +31,9 @@ keys: Final = App(name="keys", help="Make, list and revoke API keys.")
 async def connect() -> AsyncIterator[asyncpg.Connection]:
     """The database that the environment names. Raises SettingsError, SchemaError."""
     settings = read_settings(os.environ, DatabaseSettings)
-    connection = await asyncpg.connect(settings.database_url, timeout=5, command_timeout=5, statement_cache_size=0)
+    connection = await asyncpg.connect(
+        settings.database_url, timeout=5, command_timeout=5, statement_cache_size=0
+    )
     try:
         await database.check_version(connection)
         yield connection
@@ -40,7 +42,9 @@ async def connect() -> AsyncIterator[asyncpg.Connection]:
 
 
 @keys.command
-async def create(*, owner: str, scopes: str = "read,write", name: str = "", expires: str | None = None) -> None:
+async def create(
+    *, owner: str, scopes: str = "read,write", name: str = "", expires: str | None = None
+) -> None:
     """Make a key and print it: the only time it is shown.
 
     Parameters
@@ -60,7 +64,15 @@ async def create(*, owner: str, scopes: str = "read,write", name: str = "", expi
     text, digest = make_key()
     async with connect() as connection:
         expires_at = None if lifetime is None else await ask_time(connection) + lifetime
-        key = await create_key(connection, key_id=make_id(), owner=owner, name=name, secret=digest, scopes=wanted, expires_at=expires_at)
+        key = await create_key(
+            connection,
+            key_id=make_id(),
+            owner=owner,
+            name=name,
+            secret=digest,
+            scopes=wanted,
+            expires_at=expires_at,
+        )
     print(text)
     print(f"key {key.id} of {owner}: {describe_state(key)}; it is not shown again", file=sys.stderr)
 
@@ -96,7 +108,9 @@ async def revoke(key_id: UUID, /) -> None:
 
 def check_owner(owner: str) -> None:
     if not is_owner(owner):
-        raise CommandError(f"--owner must be a name of 1 to {LONGEST_OWNER_BYTES} bytes without control characters")
+        raise CommandError(
+            f"--owner must be a name of 1 to {LONGEST_OWNER_BYTES} bytes without control characters"
+        )
 
 
 def parse_scopes(text: str) -> list[str]:
@@ -117,7 +131,17 @@ def describe_keys(found: list[ApiKey]) -> str:
     """A table as wide as it needs to be."""
     rows = [
         HEADINGS,
-        *((str(key.id), key.owner, key.name, ",".join(key.scopes), f"{key.created_at:%Y-%m-%d}", describe_state(key)) for key in found),
+        *(
+            (
+                str(key.id),
+                key.owner,
+                key.name,
+                ",".join(key.scopes),
+                f"{key.created_at:%Y-%m-%d}",
+                describe_state(key),
+            )
+            for key in found
+        ),
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

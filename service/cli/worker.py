@@ -44,7 +44,9 @@ def serve_metrics(host: str, port: int) -> None:
     try:
         start_http_server(port, host)
     except OSError as error:
-        raise CommandError(f"{host} port {port} can't be had ({error.strerror}): choose another one with --metrics-port") from error
+        raise CommandError(
+            f"{host} port {port} can't be had ({error.strerror}): choose another one with --metrics-port"
+        ) from error
 
 
 async def work_until_stopped(settings: Settings) -> None:

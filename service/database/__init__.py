@@ -1,7 +1,14 @@
 """PostgreSQL: the pool of connections, the schema, and the notifications between processes."""
 
 from service.database.pool import UNREACHABLE, Connection, connect, open_pool
-from service.database.schema import SchemaError, check_version, expected_version, find_migrations, migrate, read_version
+from service.database.schema import (
+    SchemaError,
+    check_version,
+    expected_version,
+    find_migrations,
+    migrate,
+    read_version,
+)
 
 __all__ = [
     "UNREACHABLE",

@@ -27,7 +27,14 @@ class Heartbeat:
     the lease is live for certain.
     """
 
-    def __init__(self, extend: Callable[[], Awaitable[bool]], *, lease: timedelta, held_since: float, file_id: UUID) -> None:
+    def __init__(
+        self,
+        extend: Callable[[], Awaitable[bool]],
+        *,
+        lease: timedelta,
+        held_since: float,
+        file_id: UUID,
+    ) -> None:
         self.ended = threading.Event()
         self.held_until = held_since + lease.total_seconds()
         self._extend = extend
@@ -53,7 +60,9 @@ class Heartbeat:
             try:
                 held = await self._extend()
             except UNREACHABLE as error:
-                log.warning("lease not extended", file_id=str(self._file_id), error=type(error).__name__)
+                log.warning(
+                    "lease not extended", file_id=str(self._file_id), error=type(error).__name__
+                )
             except Exception:
                 log.exception("lease not extended", file_id=str(self._file_id))
                 held = False

@@ -61,7 +61,9 @@ class Notifications:
         """A transition was written down that nobody waits for but who reads the history."""
         self.history.set()
         if self.sending_history is None:
-            self.sending_history = asyncio.get_running_loop().call_later(HISTORY_SECONDS, self.send_history)
+            self.sending_history = asyncio.get_running_loop().call_later(
+                HISTORY_SECONDS, self.send_history
+            )
 
     def send_history(self) -> None:
         self.sending_history = None
@@ -120,7 +122,10 @@ class Notifications:
                 async with self.connection() as (connection, lost):
                     delay = 0.1
                     await self.send(connection, lost)
-            except (asyncpg.PostgresError, *UNREACHABLE) as error:  # a full NOTIFY queue, too: this task has nobody to begin it again
+            except (
+                asyncpg.PostgresError,
+                *UNREACHABLE,
+            ) as error:  # a full NOTIFY queue, too: this task has nobody to begin it again
                 log.warning("notifications lost", error=type(error).__name__, retry_seconds=delay)
             except Exception:
                 log.exception("notifications failed", retry_seconds=delay)
@@ -144,7 +149,9 @@ class Notifications:
 
     async def connect(self) -> asyncpg.Connection:
         """A cancelled connect goes on to its end by itself: cut in the middle, asyncpg leaves an error that nobody can catch."""
-        connecting = asyncio.ensure_future(connect(self.url, command_timeout=5, statement_cache_size=0))
+        connecting = asyncio.ensure_future(
+            connect(self.url, command_timeout=5, statement_cache_size=0)
+        )
         try:
             return await asyncio.shield(connecting)
         except asyncio.CancelledError:
@@ -160,13 +167,17 @@ class Notifications:
         """What is signalled; now and then nothing at all, because a connection that fell silent would never be missed otherwise."""
         while not lost.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0 if self.unsent else HEARTBEAT_SECONDS):  # wait_for may swallow a cancellation (Python 3.11)
+                async with asyncio.timeout(
+                    0 if self.unsent else HEARTBEAT_SECONDS
+                ):  # wait_for may swallow a cancellation (Python 3.11)
                     await self.to_send.wait()
             self.to_send.clear()
             self.unsent += self.take_payloads()
             await connection.execute(NOTIFY, self.unsent)
             self.unsent.clear()
-            await asyncio.sleep(COALESCE_SECONDS)  # afterwards: a signal that comes alone need not wait
+            await asyncio.sleep(
+                COALESCE_SECONDS
+            )  # afterwards: a signal that comes alone need not wait
 
     @property
     def has_more_to_send(self) -> bool:
@@ -186,13 +197,22 @@ class Notifications:
         """What is to be sent: `ORIGIN work`, `ORIGIN history`, and `ORIGIN id,id,…` or `ORIGIN all`."""
         payloads = [f"{self.origin} work"] if self.work_to_send else []
         payloads += [f"{self.origin} history"] if self.history_to_send else []
-        ids = ["all"] if len(self.changed) == MOST_CHANGED else [file_id.hex for file_id in self.changed]
-        payloads += [f"{self.origin} " + ",".join(ids[i : i + IDS_A_PAYLOAD]) for i in range(0, len(ids), IDS_A_PAYLOAD)]
+        ids = (
+            ["all"]
+            if len(self.changed) == MOST_CHANGED
+            else [file_id.hex for file_id in self.changed]
+        )
+        payloads += [
+            f"{self.origin} " + ",".join(ids[i : i + IDS_A_PAYLOAD])
+            for i in range(0, len(ids), IDS_A_PAYLOAD)
+        ]
         self.work_to_send = self.history_to_send = False
         self.changed.clear()
         return payloads
 
-    def receive(self, _connection: asyncpg.Connection, _pid: int, _channel: str, payload: object) -> None:
+    def receive(
+        self, _connection: asyncpg.Connection, _pid: int, _channel: str, payload: object
+    ) -> None:
         origin, _, what = str(payload).partition(" ")
         if origin == self.origin:
             return

@@ -119,7 +119,9 @@ async def open_pool(settings: DatabaseSettings) -> asyncpg.Pool:
 
 async def set_codecs(connection: asyncpg.Connection) -> None:
     """jsonb as Python values."""
-    await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=encode_json, decoder=msgspec.json.decode)
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=encode_json, decoder=msgspec.json.decode
+    )
 
 
 def encode_json(value: Any) -> str:

@@ -27,7 +27,9 @@ def find_migrations() -> Path:
 
 def expected_version() -> str:
     """The newest migration that this code came with."""
-    names = (re.match(r"(\d{4})_", path.name) for path in (find_migrations() / "versions").glob("*.py"))
+    names = (
+        re.match(r"(\d{4})_", path.name) for path in (find_migrations() / "versions").glob("*.py")
+    )
     return max(match[1] for match in names if match)
 
 
@@ -46,7 +48,9 @@ async def check_version(database: asyncpg.Pool | asyncpg.Connection) -> None:
     if found != expected:
         newer = "it is newer than this assay, which has to be upgraded, or from before 0.1.0, which nothing migrates"
         what = "run `assay migrate` first" if found is None or found < expected else newer
-        raise SchemaError(f"the database's schema is {found or 'empty'}, this assay needs {expected}: {what}")
+        raise SchemaError(
+            f"the database's schema is {found or 'empty'}, this assay needs {expected}: {what}"
+        )
 
 
 async def migrate(settings: DatabaseSettings) -> None:
@@ -68,10 +72,18 @@ def run_alembic(url: str) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(find_migrations()).replace("%", "%%"))
-    config.attributes["url"] = url  # asyncpg's to read: SQLAlchemy would take `sslmode` and several hosts for something else
+    config.attributes["url"] = (
+        url  # asyncpg's to read: SQLAlchemy would take `sslmode` and several hosts for something else
+    )
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        raise SchemaError(f"the database's schema is not one that this assay came with: upgrade it ({error})") from error
+        raise SchemaError(
+            f"the database's schema is not one that this assay came with: upgrade it ({error})"
+        ) from error
     except DBAPIError as error:
-        raise (error.orig.__cause__ if error.orig is not None and error.orig.__cause__ is not None else error) from None
+        raise (
+            error.orig.__cause__
+            if error.orig is not None and error.orig.__cause__ is not None
+            else error
+        ) from None

@@ -29,14 +29,27 @@ class Link(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
-async def make_link(resources: Resources, file_id: UUID, principal: Principal, *, expires_in: timedelta, inline: bool) -> Link:
+async def make_link(
+    resources: Resources,
+    file_id: UUID,
+    principal: Principal,
+    *,
+    expires_in: timedelta,
+    inline: bool,
+) -> Link:
     """A link to a file that can be read now. Raises LinksNotAvailable, and what `find_readable` raises."""
     secrets = resources.settings.link_secret
     if not secrets:
         raise problems.LinksNotAvailable("no link can be signed here: ASSAY_LINK_SECRET is not set")
     file = await find_readable(resources, file_id, owner=principal.acting_for)
     expires_at = (await ask_time(resources.pool) + expires_in).replace(microsecond=0)
-    token = Token(purpose=Purpose.DOWNLOAD, file_id=file.id, key_id=principal.key_id, expires_at=expires_at, inline=inline)
+    token = Token(
+        purpose=Purpose.DOWNLOAD,
+        file_id=file.id,
+        key_id=principal.key_id,
+        expires_at=expires_at,
+        inline=inline,
+    )
     return Link(f"/l/{sign_token(secrets, token)}", expires_at)
 
 

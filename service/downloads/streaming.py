@@ -31,7 +31,14 @@ from service.http.budget import Budget
 from service.http.disconnects import stop, wait_for_disconnect
 from service.http.representation import Span
 from service.model import UNPROVED, ProvedFile, State
-from service.object_store import Bucket, ObjectChanged, ObjectMissing, ObjectReader, StoreError, StoreUnavailable
+from service.object_store import (
+    Bucket,
+    ObjectChanged,
+    ObjectMissing,
+    ObjectReader,
+    StoreError,
+    StoreUnavailable,
+)
 from service.resources import Resources
 from service.telemetry.metrics import STORE_RETRIES
 
@@ -120,7 +127,11 @@ class Source:
         if self.reader is None:
             from_start = self.whole and self.position == 0
             self.reader = self.vault.open(
-                self.key, etag=self.etag, offset=self.position, length=None if from_start else self.left, timeout_seconds=READ_SECONDS
+                self.key,
+                etag=self.etag,
+                offset=self.position,
+                length=None if from_start else self.left,
+                timeout_seconds=READ_SECONDS,
             )
         return self.reader
 
@@ -133,7 +144,14 @@ class Source:
 class Body:
     """An ASGI application that sends the headers and then what `source` gives (step 4)."""
 
-    def __init__(self, downloads: DownloadBuffers, source: Source | None, *, status: int, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        downloads: DownloadBuffers,
+        source: Source | None,
+        *,
+        status: int,
+        headers: dict[str, str],
+    ) -> None:
         self.downloads = downloads
         self.source = source
         self.status = status
@@ -152,7 +170,9 @@ class Body:
                 self.downloads.threads.submit(self.source.close)
 
     async def start(self, send: Send) -> None:
-        encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()]
+        encoded = [
+            (name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()
+        ]
         await send({"type": "http.response.start", "status": self.status, "headers": encoded})
 
     async def stream(self, source: Source, receive: Receive, send: Send) -> None:
@@ -189,7 +209,9 @@ class Body:
 
     async def drain(self, source: Source, send: Send) -> None:
         """The server takes an empty piece only when the transport is all but empty: then the last chunk's memory is free."""
-        pausing = asyncio.get_running_loop().call_later(PAUSE_SECONDS, self.downloads.threads.submit, source.let_go)
+        pausing = asyncio.get_running_loop().call_later(
+            PAUSE_SECONDS, self.downloads.threads.submit, source.let_go
+        )
         try:
             await send({"type": "http.response.body", "body": b"", "more_body": True})
         finally:
@@ -203,7 +225,14 @@ class Body:
 class Download(Response[None]):
     """A response that is a stream of our own; `source` None: an answer without a body."""
 
-    def __init__(self, downloads: DownloadBuffers, source: Source | None, *, status: int, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        downloads: DownloadBuffers,
+        source: Source | None,
+        *,
+        status: int,
+        headers: dict[str, str],
+    ) -> None:
         super().__init__(None, status_code=status, headers=headers)
         self.body = Body(downloads, source, status=status, headers=headers)
 
@@ -219,22 +248,32 @@ async def find_readable(resources: Resources, file_id: UUID, *, owner: str | Non
         return file
     state = str(file.state)
     if file.state in UNPROVED:
-        raise problems.NotReady(f"the file is {state}: its bytes are not proved yet", headers={"Retry-After": "1"}, state=state)
+        raise problems.NotReady(
+            f"the file is {state}: its bytes are not proved yet",
+            headers={"Retry-After": "1"},
+            state=state,
+        )
     if file.state == State.REJECTED:
-        raise problems.FileRejected(file.rejection_detail or "", state=state, reason=str(file.rejection_reason))
+        raise problems.FileRejected(
+            file.rejection_detail or "", state=state, reason=str(file.rejection_reason)
+        )
     if file.state == State.DAMAGED:
         raise problems.FileDamaged(state=state)
     raise gone(file)
 
 
-async def open_source(resources: Resources, downloads: DownloadBuffers, file: ProvedFile, span: Span | None) -> Source:
+async def open_source(
+    resources: Resources, downloads: DownloadBuffers, file: ProvedFile, span: Span | None
+) -> Source:
     """Step 3. Raises FileGone, InternalError, StoreError."""
     source = Source(resources.vault, file, span)
     try:
         await downloads.run(source.open)
     except (ObjectMissing, ObjectChanged) as error:
         await find_readable(resources, file.id, owner=None)
-        raise problems.InternalError("the proved object is not where it should be at the store") from error
+        raise problems.InternalError(
+            "the proved object is not where it should be at the store"
+        ) from error
     except asyncio.CancelledError:
         downloads.threads.submit(source.close)
         raise
@@ -247,7 +286,13 @@ async def read_chunk(downloads: DownloadBuffers, source: Source, size: int) -> b
         try:
             return await downloads.run(source.read, size)
         except StoreUnavailable as error:
-            log.warning("download resumed", object=source.key, position=source.position, error=str(error), retry_seconds=delay)
+            log.warning(
+                "download resumed",
+                object=source.key,
+                position=source.position,
+                error=str(error),
+                retry_seconds=delay,
+            )
             STORE_RETRIES.inc()
         await asyncio.sleep(delay)
     return await downloads.run(source.read, size)

@@ -9,4 +9,13 @@ from service.embedded.folder import prepare_folder
 from service.embedded.postgres import Postgres, start_postgres
 from service.embedded.store import RootCredentials, Store, Webhook, start_store
 
-__all__ = ["EmbeddedError", "Postgres", "RootCredentials", "Store", "Webhook", "prepare_folder", "start_postgres", "start_store"]
+__all__ = [
+    "EmbeddedError",
+    "Postgres",
+    "RootCredentials",
+    "Store",
+    "Webhook",
+    "prepare_folder",
+    "start_postgres",
+    "start_store",
+]

@@ -30,11 +30,17 @@ def prepare_folder(folder: Path) -> Path:
         names = os.listdir(folder)
         owner = folder.stat().st_uid
     except OSError as error:
-        raise EmbeddedError(f"The data folder {folder} can't be used: {error.strerror}. Choose another one.") from error
+        raise EmbeddedError(
+            f"The data folder {folder} can't be used: {error.strerror}. Choose another one."
+        ) from error
     if owner != os.geteuid():
-        raise EmbeddedError(f"The data folder {folder} belongs to user {owner}, this runs as {os.geteuid()}. Choose another one.")
+        raise EmbeddedError(
+            f"The data folder {folder} belongs to user {owner}, this runs as {os.geteuid()}. Choose another one."
+        )
     if names and MARKER not in names:
-        raise EmbeddedError(f"The folder {folder} has things in it that are not Assay's. Choose a new or an empty one.")
+        raise EmbeddedError(
+            f"The folder {folder} has things in it that are not Assay's. Choose a new or an empty one."
+        )
     folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
     (folder / MARKER).write_text(MARKER_TEXT)
     (folder / MARKER).chmod(0o600)

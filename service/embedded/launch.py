@@ -17,7 +17,9 @@ def become(parent: int, death_signal: int, *, uid: int, gid: int, command: list[
         os.setgid(gid)
         os.setuid(uid)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal)  # after the change of user, which clears it
+        ctypes.CDLL(None).prctl(
+            PR_SET_PDEATHSIG, death_signal
+        )  # after the change of user, which clears it
         if os.getppid() != parent:  # it died before we asked to be told
             sys.exit("the process that started this one is gone")
     os.execv(command[0], command)  # noqa: S606  # a server, started without a shell on purpose

@@ -22,7 +22,15 @@ from pathlib import Path
 
 from service.embedded.errors import EmbeddedError
 from service.embedded.folder import closed_parent, keep_secret, locked, prepare_folder
-from service.embedded.processes import Program, User, launch_on_port, run, run_or_fail, start_log, stop
+from service.embedded.processes import (
+    Program,
+    User,
+    launch_on_port,
+    run,
+    run_or_fail,
+    start_log,
+    stop,
+)
 
 HOST = "127.0.0.1"
 NAME = "assay"
@@ -73,11 +81,17 @@ def start_postgres(folder: Path, *, port: int | None = None, fsync: bool) -> Ite
 
         def server_on(port: int) -> Program:
             settings = SETTINGS | {"port": str(port)} | ({} if fsync else UNSAFE_SETTINGS)
-            options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+            options = [
+                word for name, value in settings.items() for word in ("-c", f"{name}={value}")
+            ]
             command: list[str | Path] = [binaries / "postgres", "-D", home / "data", *options]
-            return Program(command=command, cwd=home, log=log, user=user, death_signal=signal.SIGQUIT)
+            return Program(
+                command=command, cwd=home, log=log, user=user, death_signal=signal.SIGQUIT
+            )
 
-        process, taken = launch_on_port(server_on, lambda _: is_ready(home / "data"), host=HOST, port=port, lock=lock)
+        process, taken = launch_on_port(
+            server_on, lambda _: is_ready(home / "data"), host=HOST, port=port, lock=lock
+        )
         try:
             yield Postgres(f"postgresql://{NAME}:{password}@{HOST}:{taken}/{NAME}", taken, process)
         finally:
@@ -91,9 +105,13 @@ def choose_user(folder: Path, log: Path) -> User:
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError as error:
-        raise EmbeddedError("PostgreSQL can't run as root, and there is no user `nobody` here. Run this as a normal user.") from error
+        raise EmbeddedError(
+            "PostgreSQL can't run as root, and there is no user `nobody` here. Run this as a normal user."
+        ) from error
     user = User(entry.pw_uid, entry.pw_gid)
-    enter = Program(command=["/bin/sh", "-c", 'cd "$1"', "sh", folder], cwd=Path("/"), log=log, user=user)
+    enter = Program(
+        command=["/bin/sh", "-c", 'cd "$1"', "sh", folder], cwd=Path("/"), log=log, user=user
+    )
     if run(enter, seconds=10) != 0:
         raise EmbeddedError(
             f"PostgreSQL runs as `nobody`, who can't reach {folder} (closed: {closed_parent(folder)}). "
@@ -138,8 +156,12 @@ def copy_binaries(programs: Path, folder: Path, *, user: User) -> Path:
         unfinished = folder / "postgres-binaries.new"
         shutil.rmtree(unfinished, ignore_errors=True)
         for part in ("bin", "lib", "share"):
-            shutil.copytree(package / "pginstall" / part, unfinished / package.name / "pginstall" / part)
-        libraries = package.with_name(package.name + ".libs")  # where the programs look for them: beside the package
+            shutil.copytree(
+                package / "pginstall" / part, unfinished / package.name / "pginstall" / part
+            )
+        libraries = package.with_name(
+            package.name + ".libs"
+        )  # where the programs look for them: beside the package
         if libraries.exists():
             shutil.copytree(libraries, unfinished / libraries.name)
         for path in [*unfinished.rglob("*"), unfinished]:
@@ -149,18 +171,39 @@ def copy_binaries(programs: Path, folder: Path, *, user: User) -> Path:
     return copy / package.name / "pginstall" / "bin"
 
 
-def create_cluster(folder: Path, binaries: Path, *, password: str, user: User, log: Path, lock: int) -> None:
+def create_cluster(
+    folder: Path, binaries: Path, *, password: str, user: User, log: Path, lock: int
+) -> None:
     """Make `postgres/data` with its superuser and database, whole or not at all."""
     home = folder / "postgres"
     shutil.rmtree(home / "data.new", ignore_errors=True)
     with password_file(folder, password, user=user) as file:
-        options = ["--auth=scram-sha-256", f"--pwfile={file}", "--encoding=UTF8", "--no-instructions"]
+        options = [
+            "--auth=scram-sha-256",
+            f"--pwfile={file}",
+            "--encoding=UTF8",
+            "--no-instructions",
+        ]
         locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        initdb: list[str | Path] = [binaries / "initdb", "-D", home / "data.new", f"--username={NAME}", *options, *locale]
+        initdb: list[str | Path] = [
+            binaries / "initdb",
+            "-D",
+            home / "data.new",
+            f"--username={NAME}",
+            *options,
+            *locale,
+        ]
         run_or_fail(Program(command=initdb, cwd=home, log=log, user=user), lock, seconds=120)
     # In single-user mode no port is needed, and nobody else can connect.
     create = f'echo "CREATE DATABASE {NAME}" | "$1" --single -D "$2" postgres'
-    shell: list[str | Path] = ["/bin/sh", "-c", create, "sh", binaries / "postgres", home / "data.new"]
+    shell: list[str | Path] = [
+        "/bin/sh",
+        "-c",
+        create,
+        "sh",
+        binaries / "postgres",
+        home / "data.new",
+    ]
     run_or_fail(Program(command=shell, cwd=home, log=log, user=user), lock, seconds=60)
     (home / "data.new").rename(home / "data")
 
@@ -199,7 +242,9 @@ def remove_stale_pid_file(data: Path) -> None:
     except (OSError, ValueError):
         started_by_hand = False
     if started_by_hand:
-        raise EmbeddedError(f"PostgreSQL (process {lines[0]}) already runs on {data}. Stop it first.")
+        raise EmbeddedError(
+            f"PostgreSQL (process {lines[0]}) already runs on {data}. Stop it first."
+        )
     (data / "postmaster.pid").unlink()
 
 

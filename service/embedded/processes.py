@@ -123,7 +123,12 @@ def run_or_fail(program: Program, *inherited: int, seconds: float) -> None:
 
 
 def launch_on_port(
-    program_on: Callable[[int], Program], is_ready: Callable[[int], bool], *, host: str, port: int | None, lock: int
+    program_on: Callable[[int], Program],
+    is_ready: Callable[[int], bool],
+    *,
+    host: str,
+    port: int | None,
+    lock: int,
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start the server on `port`, else on the next one that is still free when it gets there; returns once it is ready."""
     for candidate in free_ports(host, port):
@@ -170,9 +175,13 @@ def free_ports(host: str, wanted: int | None) -> Iterator[int]:
     if wanted is None:
         yield from (any_free_port(host) for _ in range(5))
         return
-    candidates = [port for port in range(wanted, min(wanted + PORTS_TO_TRY, 65536)) if is_free(host, port)]
+    candidates = [
+        port for port in range(wanted, min(wanted + PORTS_TO_TRY, 65536)) if is_free(host, port)
+    ]
     if not candidates:
-        raise EmbeddedError(f"No port from {wanted} to {wanted + PORTS_TO_TRY - 1} is free on {host}.")
+        raise EmbeddedError(
+            f"No port from {wanted} to {wanted + PORTS_TO_TRY - 1} is free on {host}."
+        )
     yield from candidates
 
 
@@ -193,7 +202,9 @@ def bound(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do: TIME_WAIT is no obstacle
+        listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as the servers do: TIME_WAIT is no obstacle
         listener.bind(address)
     except OSError:
         listener.close()

@@ -22,10 +22,28 @@ from typing import Literal
 
 from service.embedded.errors import EmbeddedError
 from service.embedded.folder import keep_secret, locked, prepare_folder
-from service.embedded.processes import Program, answers, any_free_port, launch_on_port, run_or_fail, start_log, stop
+from service.embedded.processes import (
+    Program,
+    answers,
+    any_free_port,
+    launch_on_port,
+    run_or_fail,
+    start_log,
+    stop,
+)
 
 STOP = ((signal.SIGTERM, 8.0),)
-FORMAT = ("format", "--storage", "file", "--bucket", "data", "--trash-days", "0", "sqlite3://meta.db", "assay")
+FORMAT = (
+    "format",
+    "--storage",
+    "file",
+    "--bucket",
+    "data",
+    "--trash-days",
+    "0",
+    "sqlite3://meta.db",
+    "assay",
+)
 GATEWAY = (
     "gateway",
     "--multi-buckets",
@@ -95,13 +113,20 @@ def start_store(
         root = root or keep_root_credentials(folder / "store-root")
         log = start_log(folder / "store.log")
         home = prepare_minio(folder) if binary else prepare_gateway(folder, log, lock=lock)
-        variables = webhook_variables(webhooks, queue=home / "queue") | root_variables(root) | {"HOME": str(home)} | dict(environment or {})
+        variables = (
+            webhook_variables(webhooks, queue=home / "queue")
+            | root_variables(root)
+            | {"HOME": str(home)}
+            | dict(environment or {})
+        )
         reach = loopback_of(host)
 
         def server_on(port: int) -> Program:
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             command = minio_command(binary, address) if binary else gateway_command(address)
-            return Program(command=command, cwd=home, log=log, environment=MINIO_VARIABLES | variables)
+            return Program(
+                command=command, cwd=home, log=log, environment=MINIO_VARIABLES | variables
+            )
 
         def is_ready(port: int) -> bool:
             if binary:
@@ -119,13 +144,19 @@ def start_store(
 def refuse_other_store(folder: Path, kind: Literal["embedded", "minio"]) -> None:
     """The other store's objects would seem lost."""
     if kind == "minio" and (folder / "juicefs").exists():
-        raise EmbeddedError(f"{folder} holds the embedded store's files: leave out --minio, or choose another data folder.")
+        raise EmbeddedError(
+            f"{folder} holds the embedded store's files: leave out --minio, or choose another data folder."
+        )
     if kind == "embedded" and (folder / "minio").exists():
-        raise EmbeddedError(f"{folder} holds the files of a MinIO: give --minio again, or choose another data folder.")
+        raise EmbeddedError(
+            f"{folder} holds the files of a MinIO: give --minio again, or choose another data folder."
+        )
 
 
 def keep_root_credentials(path: Path) -> RootCredentials:
-    kept = json.loads(keep_secret(path, lambda: json.dumps([secrets.token_hex(10), secrets.token_urlsafe(30)])))
+    kept = json.loads(
+        keep_secret(path, lambda: json.dumps([secrets.token_hex(10), secrets.token_urlsafe(30)]))
+    )
     return RootCredentials(*kept)
 
 
@@ -187,7 +218,12 @@ def prepare_gateway(folder: Path, log: Path, *, lock: int) -> Path:
         unfinished = folder / "juicefs.new"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
-        format_volume = Program(command=[find_gateway(), *FORMAT], cwd=unfinished, log=log, environment={"HOME": str(folder)})
+        format_volume = Program(
+            command=[find_gateway(), *FORMAT],
+            cwd=unfinished,
+            log=log,
+            environment={"HOME": str(folder)},
+        )
         run_or_fail(format_volume, lock, seconds=60)
         unfinished.rename(home)
     return home

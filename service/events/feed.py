@@ -103,7 +103,9 @@ class Feed:
             self.subscribers.setdefault(subscriber.owner, set()).add(subscriber)
         EVENT_SUBSCRIBERS.inc()
         self.wanted.set()
-        subscriber.position = subscriber.asked or await history.find_snapshot_position(self.resources.pool)
+        subscriber.position = subscriber.asked or await history.find_snapshot_position(
+            self.resources.pool
+        )
         if self.resources.notifications.closing:
             subscriber.end.set()
 
@@ -119,7 +121,9 @@ class Feed:
             self.wanted.clear()
 
     def all_subscribers(self) -> Iterator[Subscriber]:
-        return (subscriber for found in list(self.subscribers.values()) for subscriber in list(found))
+        return (
+            subscriber for found in list(self.subscribers.values()) for subscriber in list(found)
+        )
 
     async def run(self) -> None:
         """Steps 4 and 5, until cancelled."""
@@ -135,8 +139,16 @@ class Feed:
         self.told = 0
         held_back = await self.fetch()
         EVENTS_HELD_BACK.set(held_back)
-        await asyncio.sleep(min(max(PACE_SECONDS, self.told * TELL_SECONDS), LONGEST_PACE_SECONDS))  # afterwards: the first need not wait
-        longest = HELD_BACK_SECONDS if held_back else POLL_SECONDS if notifications.connected else UNHEARD_SECONDS
+        await asyncio.sleep(
+            min(max(PACE_SECONDS, self.told * TELL_SECONDS), LONGEST_PACE_SECONDS)
+        )  # afterwards: the first need not wait
+        longest = (
+            HELD_BACK_SECONDS
+            if held_back
+            else POLL_SECONDS
+            if notifications.connected
+            else UNHEARD_SECONDS
+        )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(longest):
                 await notifications.history.wait()
@@ -146,7 +158,9 @@ class Feed:
         full = True
         while full:
             async with self.fetching:
-                found = await history.read_all(self.resources.pool, self.position, list(self.subscribers), limit=PAGE)
+                found = await history.read_all(
+                    self.resources.pool, self.position, list(self.subscribers), limit=PAGE
+                )
                 self.position = found.end
                 self.hand_out(found.transitions)
             full = len(found.transitions) == PAGE
@@ -183,7 +197,9 @@ class Feed:
             if subscriber.behind:
                 await self.catch_up(subscriber, send)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(sent_at + HEARTBEAT_SECONDS):  # news may be of files that this subscriber does not follow
+                async with asyncio.timeout_at(
+                    sent_at + HEARTBEAT_SECONDS
+                ):  # news may be of files that this subscriber does not follow
                     await subscriber.news.wait()
             piece = subscriber.take()
             if not piece and clock() - sent_at >= HEARTBEAT_SECONDS:
@@ -199,7 +215,10 @@ class Feed:
         while found is None or found.more:
             try:
                 found = await self.read_on(subscriber)
-            except (asyncpg.PostgresError, *UNREACHABLE):  # the feed says so in the log, for all of them
+            except (
+                asyncpg.PostgresError,
+                *UNREACHABLE,
+            ):  # the feed says so in the log, for all of them
                 await asyncio.sleep(RETRY_SECONDS)
                 await send(HEARTBEAT)
                 continue
@@ -209,7 +228,13 @@ class Feed:
     async def read_on(self, subscriber: Subscriber) -> "Page":
         """The subscriber's next page. It is read before the question whether anything that belongs to it was forgotten."""
         pool = self.resources.pool
-        found = await history.read_some(pool, subscriber.position, owner=subscriber.owner, file_id=subscriber.file_id, limit=PAGE)
+        found = await history.read_some(
+            pool,
+            subscriber.position,
+            owner=subscriber.owner,
+            file_id=subscriber.file_id,
+            limit=PAGE,
+        )
         if not await history.is_kept(pool, subscriber.position):
             subscriber.position = await history.find_snapshot_position(pool)
             return Page(write_position(subscriber.position, reset=True), more=True)
@@ -229,7 +254,11 @@ async def forever(step: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await step()
         except (asyncpg.PostgresError, *UNREACHABLE) as error:
-            log.warning("events wait for the database", error=type(error).__name__, retry_seconds=RETRY_SECONDS)
+            log.warning(
+                "events wait for the database",
+                error=type(error).__name__,
+                retry_seconds=RETRY_SECONDS,
+            )
             await asyncio.sleep(RETRY_SECONDS)
         except Exception:
             log.exception("events failed")
@@ -260,7 +289,10 @@ class Stream:
             await self.run(receive, send)
 
     async def run(self, receive: Receive, send: Send) -> None:
-        sending, leaving = asyncio.create_task(self.send_all(send)), asyncio.create_task(wait_for_disconnect(receive))
+        sending, leaving = (
+            asyncio.create_task(self.send_all(send)),
+            asyncio.create_task(wait_for_disconnect(receive)),
+        )
         for task in (sending, leaving):
             task.add_done_callback(lambda _: self.subscriber.end.set())
         try:
@@ -279,7 +311,11 @@ class Stream:
         async def send_piece(piece: bytes) -> None:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
 
-        await send_piece(RETRY + write_position(self.subscriber.position) if self.subscriber.asked is None else RETRY + b"\n")
+        await send_piece(
+            RETRY + write_position(self.subscriber.position)
+            if self.subscriber.asked is None
+            else RETRY + b"\n"
+        )
         await self.feed.follow(self.subscriber, send_piece)
 
     async def send_end(self, send: Send) -> None:

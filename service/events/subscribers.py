@@ -23,13 +23,19 @@ class Batch:
         """The text of what lies behind `after`, of this file alone if one is named."""
         if file_id is None and self.events[0].position > after:
             return self.text
-        return b"".join(event.text for event in self.events if event.position > after and file_id in (None, event.file_id))
+        return b"".join(
+            event.text
+            for event in self.events
+            if event.position > after and file_id in (None, event.file_id)
+        )
 
 
 class Subscriber:
     """One stream: how far it has been sent, and what waits for it. `file_id`: of this file alone."""
 
-    def __init__(self, owner: str, key_id: UUID, *, file_id: UUID | None, position: Position | None) -> None:
+    def __init__(
+        self, owner: str, key_id: UUID, *, file_id: UUID | None, position: Position | None
+    ) -> None:
         self.owner = owner
         self.key_id = key_id
         self.file_id = file_id

@@ -41,7 +41,10 @@ def write_event(found: Transition) -> Event:
         why=found.why,
         hash=str(found.hash) if found.hash else None,
     )
-    text = b"id: %s\nevent: transition\ndata: %s\n\n" % (str(found.position).encode(), msgspec.json.encode(data))
+    text = b"id: %s\nevent: transition\ndata: %s\n\n" % (
+        str(found.position).encode(),
+        msgspec.json.encode(data),
+    )
     return Event(found.position, found.file_id, text)
 
 

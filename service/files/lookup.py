@@ -68,16 +68,25 @@ async def wait_until_final(resources: Resources, file: File, *, seconds: float) 
 
 
 async def change_file(
-    resources: Resources, file_id: UUID, *, owner: str | None, filename: str | None, metadata: dict[str, str] | None
+    resources: Resources,
+    file_id: UUID,
+    *,
+    owner: str | None,
+    filename: str | None,
+    metadata: dict[str, str] | None,
 ) -> File:
     """Another name, other metadata, or both. Raises NotFound, FileGone."""
-    changed = await files.change_file(resources.pool, file_id, owner=owner, filename=filename, metadata=metadata)
+    changed = await files.change_file(
+        resources.pool, file_id, owner=owner, filename=filename, metadata=metadata
+    )
     if changed is None:
         raise gone(await find_file(resources, file_id, owner=owner))
     return changed
 
 
-async def delete_file(resources: Resources, file_id: UUID, *, owner: str | None, proved_too: bool = True) -> None:
+async def delete_file(
+    resources: Resources, file_id: UUID, *, owner: str | None, proved_too: bool = True
+) -> None:
     """Cancel or delete, in any state; again: nothing more happens. Raises NotFound, and Forbidden unless `proved_too`."""
     if await files.delete_file(resources.pool, file_id, owner=owner, proved_too=proved_too):
         file = await find_file(resources, file_id, owner=owner)

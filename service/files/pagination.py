@@ -27,10 +27,15 @@ class Page(msgspec.Struct, frozen=True):
     next: str | None
 
 
-async def list_page(resources: Resources, owner: str, filters: Filters, *, cursor: str | None, limit: int) -> Page:
+async def list_page(
+    resources: Resources, owner: str, filters: Filters, *, cursor: str | None, limit: int
+) -> Page:
     """At most `limit` files; fewer may come although there are more. Raises InvalidCursor."""
     before = NEWEST if cursor is None else read_cursor(cursor, owner, filters)
-    async with resources.pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+    async with (
+        resources.pool.acquire() as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
         found = await listing.list_files(connection, owner, filters, before=before, limit=limit + 1)
     if len(found.files) > limit:  # one more was asked for, to know that it is there
         end: UUID | None = found.files[limit - 1].id
@@ -44,7 +49,9 @@ def digest_filters(owner: str, filters: Filters) -> bytes:
 
 
 def make_cursor(last: UUID, owner: str, filters: Filters) -> str:
-    return base64.urlsafe_b64encode(last.bytes + digest_filters(owner, filters)).rstrip(b"=").decode()
+    return (
+        base64.urlsafe_b64encode(last.bytes + digest_filters(owner, filters)).rstrip(b"=").decode()
+    )
 
 
 def read_cursor(cursor: str, owner: str, filters: Filters) -> UUID:
@@ -54,7 +61,9 @@ def read_cursor(cursor: str, owner: str, filters: Filters) -> UUID:
     except ValueError as error:
         raise InvalidCursor.at("cursor", "is none of ours: begin again without a cursor") from error
     if len(content) != 32 or content[16:] != digest_filters(owner, filters):
-        raise InvalidCursor.at("cursor", "was made for other filters or another owner: begin again without a cursor")
+        raise InvalidCursor.at(
+            "cursor", "was made for other filters or another owner: begin again without a cursor"
+        )
     return UUID(bytes=content[:16])
 
 
@@ -66,7 +75,10 @@ def check_query(pairs: Iterable[tuple[str, str]], *, known: Set[str]) -> None:
             raise InvalidRequest.at(name, "was given more than once")
         seen.add(name)
         if name not in known:
-            raise InvalidRequest.at(name[:100], f"is no parameter of this route: leave it out; there are {', '.join(sorted(known))}")
+            raise InvalidRequest.at(
+                name[:100],
+                f"is no parameter of this route: leave it out; there are {', '.join(sorted(known))}",
+            )
         if "\x00" in value:
             raise InvalidRequest.at(name, "holds a NUL character: send text without it")
 

@@ -29,9 +29,13 @@ def check_filename(text: str, *, field: str = "filename") -> str:
     try:
         length = len(text.encode())
     except UnicodeEncodeError as error:
-        raise InvalidRequest.at(field, "holds half of a surrogate pair: send characters that UTF-8 can carry") from error
+        raise InvalidRequest.at(
+            field, "holds half of a surrogate pair: send characters that UTF-8 can carry"
+        ) from error
     if not 1 <= length <= LONGEST_FILENAME_BYTES:
-        raise InvalidRequest.at(field, f"has {length} bytes of UTF-8, expected 1 to {LONGEST_FILENAME_BYTES}")
+        raise InvalidRequest.at(
+            field, f"has {length} bytes of UTF-8, expected 1 to {LONGEST_FILENAME_BYTES}"
+        )
     if CONTROL.search(text):
         raise InvalidRequest.at(field, "holds a control character: send printable characters only")
     if "/" in text or "\\" in text:
@@ -44,7 +48,11 @@ def check_filename(text: str, *, field: str = "filename") -> str:
 def is_owner(text: str) -> bool:
     """Whether it can be the name of an owner: 1 to 200 bytes of UTF-8 without control characters, not blank."""
     try:
-        return len(text.encode()) <= LONGEST_OWNER_BYTES and text.strip() != "" and not CONTROL.search(text)
+        return (
+            len(text.encode()) <= LONGEST_OWNER_BYTES
+            and text.strip() != ""
+            and not CONTROL.search(text)
+        )
     except UnicodeEncodeError:
         return False
 
@@ -52,7 +60,10 @@ def is_owner(text: str) -> bool:
 def check_content_type(text: str, *, field: str = "content_type") -> str:
     """A media type as RFC 9110, 8.3.1 writes it. Raises InvalidRequest."""
     if len(text) > LONGEST_CONTENT_TYPE or "  " in text or not MEDIA_TYPE.fullmatch(text):
-        raise InvalidRequest.at(field, f"is no media type such as text/plain; charset=utf-8 of up to {LONGEST_CONTENT_TYPE} characters")
+        raise InvalidRequest.at(
+            field,
+            f"is no media type such as text/plain; charset=utf-8 of up to {LONGEST_CONTENT_TYPE} characters",
+        )
     return text
 
 
@@ -67,26 +78,38 @@ def parse_sha256(text: str, *, field: str = "sha256") -> Sha256:
 def check_metadata(pairs: dict[str, str], *, field: str = "metadata") -> dict[str, str]:
     """At most 32 pairs of strings, 4 KiB of UTF-8 in all, no NUL. Raises InvalidRequest."""
     if len(pairs) > MOST_METADATA_PAIRS:
-        raise InvalidRequest.at(field, f"has {len(pairs)} pairs, expected at most {MOST_METADATA_PAIRS}")
+        raise InvalidRequest.at(
+            field, f"has {len(pairs)} pairs, expected at most {MOST_METADATA_PAIRS}"
+        )
     texts = [text for pair in pairs.items() for text in pair]
     if any("\x00" in text for text in texts):
         raise InvalidRequest.at(field, "holds a NUL character: send text without it")
     try:
         length = sum(len(text.encode()) for text in texts)
     except UnicodeEncodeError as error:
-        raise InvalidRequest.at(field, "holds half of a surrogate pair: send characters that UTF-8 can carry") from error
+        raise InvalidRequest.at(
+            field, "holds half of a surrogate pair: send characters that UTF-8 can carry"
+        ) from error
     if length > MOST_METADATA_BYTES:
-        raise InvalidRequest.at(field, f"has {length} bytes of UTF-8 in all, expected at most {MOST_METADATA_BYTES}")
+        raise InvalidRequest.at(
+            field, f"has {length} bytes of UTF-8 in all, expected at most {MOST_METADATA_BYTES}"
+        )
     return pairs
 
 
 def check_idempotency_key(text: str) -> str:
     """1 to 255 visible ASCII characters. Raises InvalidRequest."""
     if not IDEMPOTENCY_KEY.fullmatch(text):
-        raise InvalidRequest.at("Idempotency-Key", "expected 1 to 255 visible ASCII characters, such as a random UUID")
+        raise InvalidRequest.at(
+            "Idempotency-Key", "expected 1 to 255 visible ASCII characters, such as a random UUID"
+        )
     return text
 
 
 def digest_declaration(declaration: Declaration) -> Sha256:
     """What two requests must have in common to be the same request, however their JSON was written."""
-    return Sha256(hashlib.sha256(msgspec.json.encode(declaration, order="deterministic", enc_hook=str)).digest())
+    return Sha256(
+        hashlib.sha256(
+            msgspec.json.encode(declaration, order="deterministic", enc_hook=str)
+        ).digest()
+    )

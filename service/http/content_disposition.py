@@ -7,7 +7,9 @@ from urllib.parse import quote, unquote_to_bytes
 
 ATTRIBUTE_CHARACTERS: Final = "!#$&+-.^_`|~"
 """What RFC 8187 leaves unescaped beside letters and digits."""
-PARAMETER: Final = re.compile(r";[ \t]*(?P<name>[\w!#$&+.^`|~*'-]+)[ \t]*=[ \t]*(?:\"(?P<quoted>(?:[^\"\\]|\\.)*)\"|(?P<token>[^;\"]*))")
+PARAMETER: Final = re.compile(
+    r";[ \t]*(?P<name>[\w!#$&+.^`|~*'-]+)[ \t]*=[ \t]*(?:\"(?P<quoted>(?:[^\"\\]|\\.)*)\"|(?P<token>[^;\"]*))"
+)
 
 
 def format_disposition(filename: str, *, inline: bool = False) -> str:
@@ -21,7 +23,9 @@ def fall_back_to_ascii(filename: str) -> str:
     """A name that every client can read, and that is no path; without what some clients decode in ways of their own (RFC 6266, D)."""
     plain = unicodedata.normalize("NFKD", filename)
     plain = "".join(character for character in plain if not unicodedata.combining(character))
-    plain = re.sub(r"[^ -~]|[\"\\%/:]", "_", plain)  # what looks like a separator may have become one
+    plain = re.sub(
+        r"[^ -~]|[\"\\%/:]", "_", plain
+    )  # what looks like a separator may have become one
     return "_" if plain.strip(" .") == "" else plain
 
 
@@ -37,8 +41,14 @@ def parse_filename(disposition: str) -> str | None:
         return None
     match = parameters["filename"]
     if match["quoted"] is None and re.search(r"\s", match["token"].strip()):
-        raise ValueError('filename must be in quotes when it holds a blank: filename="my photo.jpg"')
-    text = match["token"].strip() if match["quoted"] is None else re.sub(r"\\(.)", r"\1", match["quoted"])
+        raise ValueError(
+            'filename must be in quotes when it holds a blank: filename="my photo.jpg"'
+        )
+    text = (
+        match["token"].strip()
+        if match["quoted"] is None
+        else re.sub(r"\\(.)", r"\1", match["quoted"])
+    )
     try:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeError:

@@ -19,7 +19,12 @@ log = structlog.get_logger()
 
 def render_problem(problem: Problem) -> Response[dict[str, Any]]:
     """The answer that tells a client of this problem."""
-    return Response(problem.document(), status_code=problem.status, media_type=MEDIA_TYPE, headers=problem.headers)
+    return Response(
+        problem.document(),
+        status_code=problem.status,
+        media_type=MEDIA_TYPE,
+        headers=problem.headers,
+    )
 
 
 def answer_problem(_: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
@@ -39,7 +44,11 @@ def translate(request: Request[Any, Any, Any], error: HTTPException) -> Problem:
         case 404:
             return problems.NotFound("there is nothing under this path")
         case 405:
-            return problems.MethodNotAllowed(headers={"Allow": ", ".join(sorted((error.headers or {}).get("allow", "").split(", ")))})
+            return problems.MethodNotAllowed(
+                headers={
+                    "Allow": ", ".join(sorted((error.headers or {}).get("allow", "").split(", ")))
+                }
+            )
         case 413:
             most = request.route_handler.resolve_request_max_body_size()
             return problems.BodyTooLarge(f"expected at most {most} bytes", limit=most)
@@ -48,18 +57,29 @@ def translate(request: Request[Any, Any, Any], error: HTTPException) -> Problem:
         case status if status < 500:
             return problems.InvalidRequest(error.detail)
         case _ if "disconnected" in error.detail:
-            return problems.IncompleteBody("the body ended before the request did")  # the client has gone
+            return problems.IncompleteBody(
+                "the body ended before the request did"
+            )  # the client has gone
     raise error
 
 
 def describe_validation(request: Request[Any, Any, Any], error: ValidationException) -> Problem:
     """Parameters and headers, under the names that the client gave them; bodies are read by JsonRequest."""
     found = error.extra if isinstance(error.extra, list) else []
-    said = {str(one.get("key", "request")): str(one.get("message", "")) for one in found if isinstance(one, dict)}
+    said = {
+        str(one.get("key", "request")): str(one.get("message", ""))
+        for one in found
+        if isinstance(one, dict)
+    }
     if said.pop("data", None) is not None and not said:
         return problems.MalformedBody("the body is empty: send a JSON object")
-    wrong = tuple(FieldError(name_for_clients(request, key), explain(request, key, message)) for key, message in said.items())
-    return problems.InvalidRequest("; ".join(f"{one.field}: {one.detail}" for one in wrong) or error.detail, errors=wrong)
+    wrong = tuple(
+        FieldError(name_for_clients(request, key), explain(request, key, message))
+        for key, message in said.items()
+    )
+    return problems.InvalidRequest(
+        "; ".join(f"{one.field}: {one.detail}" for one in wrong) or error.detail, errors=wrong
+    )
 
 
 def name_for_clients(request: Request[Any, Any, Any], key: str) -> str:
@@ -71,7 +91,11 @@ def name_for_clients(request: Request[Any, Any, Any], key: str) -> str:
 def explain(request: Request[Any, Any, Any], key: str, message: str) -> str:
     """What was wrong, and for a choice what there is to choose from."""
     parameter = request.route_handler.parsed_fn_signature.parameters.get(key)
-    choices = find_choices(parameter.annotation) if parameter and message.startswith("Invalid enum value") else []
+    choices = (
+        find_choices(parameter.annotation)
+        if parameter and message.startswith("Invalid enum value")
+        else []
+    )
     return f"{message}: expected one of {', '.join(choices)}" if choices else message
 
 
@@ -88,11 +112,22 @@ def find_choices(annotation: Any) -> list[str]:
 def answer_exception(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     """Convert an unexpected exception into a 500 problem, and an unavailable database or store into a 503 problem."""
     if isinstance(error, database.UNREACHABLE):
-        return answer_problem(request, caused(problems.DatabaseUnavailable("the database does not answer: try again"), error))
+        return answer_problem(
+            request,
+            caused(problems.DatabaseUnavailable("the database does not answer: try again"), error),
+        )
     if isinstance(error, StoreError):
-        return answer_problem(request, caused(problems.ObjectStoreUnavailable("the object store does not answer: try again"), error))
+        return answer_problem(
+            request,
+            caused(
+                problems.ObjectStoreUnavailable("the object store does not answer: try again"),
+                error,
+            ),
+        )
     log.error("request failed", exc_info=error)
-    return render_problem(problems.InternalError("a fault of ours: the log has it under this request's X-Request-Id"))
+    return render_problem(
+        problems.InternalError("a fault of ours: the log has it under this request's X-Request-Id")
+    )
 
 
 def caused(problem: Problem, error: Exception) -> Problem:

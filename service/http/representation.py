@@ -16,14 +16,31 @@ from service.model import ProvedFile, Sha256
 
 INLINE_TYPES: Final = frozenset(
     {"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "text/plain"}
-    | {"audio/mpeg", "audio/ogg", "audio/wav", "audio/webm", "audio/mp4", "video/mp4", "video/webm", "video/ogg"}
+    | {
+        "audio/mpeg",
+        "audio/ogg",
+        "audio/wav",
+        "audio/webm",
+        "audio/mp4",
+        "video/mp4",
+        "video/webm",
+        "video/ogg",
+    }
 )
 """Types that run nothing in a browser; SVG and PDF do."""
-ENTITY_TAGS: Final = re.compile(r'[ \t,]*(?:(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"[ \t]*(?:,[ \t,]*|$))+')
+ENTITY_TAGS: Final = re.compile(
+    r'[ \t,]*(?:(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"[ \t]*(?:,[ \t,]*|$))+'
+)
 ENTITY_TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 BYTE_RANGE: Final = re.compile(r"(\d{0,4000})[ \t]*-[ \t]*(\d{0,4000})", re.ASCII)
-DIGEST_MEMBER: Final = re.compile(r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/]*={0,2}):[ \t]*(?:;[^,]*)?")
-HTTP_DATES: Final = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
+DIGEST_MEMBER: Final = re.compile(
+    r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/]*={0,2}):[ \t]*(?:;[^,]*)?"
+)
+HTTP_DATES: Final = (
+    "%a, %d %b %Y %H:%M:%S GMT",
+    "%A, %d-%b-%y %H:%M:%S GMT",
+    "%a %b %d %H:%M:%S %Y",
+)
 
 Headers = Mapping[str, str]
 """A request's headers by lower-case name, lines of one name joined by commas."""
@@ -52,7 +69,9 @@ def describe_file(file: ProvedFile, *, inline: bool) -> dict[str, str]:
         "Repr-Digest": f"sha-256=:{base64.b64encode(file.hash.digest).decode()}:",
         "Last-Modified": format_date(file.upload_date),
         "Accept-Ranges": "bytes",
-        "Content-Disposition": format_disposition(file.filename, inline=inline and is_harmless(file.served_content_type)),
+        "Content-Disposition": format_disposition(
+            file.filename, inline=inline and is_harmless(file.served_content_type)
+        ),
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox; default-src 'none'",
         "Cross-Origin-Resource-Policy": "same-origin",
@@ -63,9 +82,14 @@ def describe_file(file: ProvedFile, *, inline: bool) -> dict[str, str]:
 
 def describe_body(file: ProvedFile, span: Span | None) -> dict[str, str]:
     """The headers that only an answer with a body has, and the answer to a HEAD."""
-    described = {"Content-Type": file.served_content_type, "Content-Length": str(file.size if span is None else span.length)}
+    described = {
+        "Content-Type": file.served_content_type,
+        "Content-Length": str(file.size if span is None else span.length),
+    }
     if span is not None:
-        described["Content-Range"] = f"bytes {span.start}-{span.start + span.length - 1}/{file.size}"
+        described["Content-Range"] = (
+            f"bytes {span.start}-{span.start + span.length - 1}/{file.size}"
+        )
     return described
 
 
@@ -79,8 +103,12 @@ def is_not_modified(file: ProvedFile, headers: Headers) -> bool:
     if "if-match" in headers:
         if not matches(headers["if-match"], etag, weakly=False):
             raise problems.PreconditionFailed(f"If-Match: the file's ETag is {etag}")
-    elif (before := parse_date(headers.get("if-unmodified-since"))) is not None and modified > before:
-        raise problems.PreconditionFailed(f"If-Unmodified-Since: the file is from {format_date(modified)}")
+    elif (
+        before := parse_date(headers.get("if-unmodified-since"))
+    ) is not None and modified > before:
+        raise problems.PreconditionFailed(
+            f"If-Unmodified-Since: the file is from {format_date(modified)}"
+        )
     if "if-none-match" in headers:
         return matches(headers["if-none-match"], etag, weakly=True)
     since = parse_date(headers.get("if-modified-since"))
@@ -113,7 +141,9 @@ def parse_date(text: str | None) -> datetime | None:
 
 def choose_span(file: ProvedFile, headers: Headers) -> Span | None:
     """What a GET asks for; None: the whole. Raises RangeNotSatisfiable."""
-    if "range" not in headers or ("if-range" in headers and not is_same(file, headers["if-range"].strip())):
+    if "range" not in headers or (
+        "if-range" in headers and not is_same(file, headers["if-range"].strip())
+    ):
         return None
     return parse_range(headers["range"], file.size)
 
@@ -173,4 +203,6 @@ def decode_sha256(text: str) -> Sha256:
     try:
         return Sha256(base64.b64decode(text, validate=True))
     except (ValueError, binascii.Error) as error:
-        raise problems.InvalidRequest.at("Repr-Digest", "sha-256 must be the base64 of 32 bytes, between colons (RFC 9530)") from error
+        raise problems.InvalidRequest.at(
+            "Repr-Digest", "sha-256 must be the base64 of 32 bytes, between colons (RFC 9530)"
+        ) from error

@@ -64,10 +64,14 @@ class Pace:
 
     def too_slow(self) -> problems.SlowSender:
         detail = f"{self.received} bytes came in {WINDOW_SECONDS:.0f} s, expected at least {self.least:.0f}"
-        return problems.SlowSender(detail, headers={"Connection": "close"})  # else it might go on sending for hours
+        return problems.SlowSender(
+            detail, headers={"Connection": "close"}
+        )  # else it might go on sending for hours
 
 
-async def read_body(receive: Receive, *, length: int | None, bytes_per_second: int) -> AsyncIterator[bytes]:
+async def read_body(
+    receive: Receive, *, length: int | None, bytes_per_second: int
+) -> AsyncIterator[bytes]:
     """The body's pieces as they come. Raises SlowSender, and IncompleteBody when the client goes before the end."""
     pace, received, more = Pace(bytes_per_second), 0, True
     while more:
@@ -79,7 +83,9 @@ async def read_body(receive: Receive, *, length: int | None, bytes_per_second: i
             yield piece
         more = message.get("more_body", False)
     if length is not None and received != length:
-        raise problems.IncompleteBody(f"Content-Length: {length} bytes were announced, {received} came")
+        raise problems.IncompleteBody(
+            f"Content-Length: {length} bytes were announced, {received} came"
+        )
 
 
 class FormReader:
@@ -95,7 +101,9 @@ class FormReader:
             if isinstance(event, MultipartSegment):
                 check_field(event)
                 return FormFile(event.filename or None, event.header("Content-Type"))
-        raise problems.MalformedBody.at(FORM_FIELD, "the form has no such field: send the file as `file`")
+        raise problems.MalformedBody.at(
+            FORM_FIELD, "the form has no such field: send the file as `file`"
+        )
 
     async def read(self) -> AsyncIterator[bytes]:
         async for event in self.events:
@@ -115,14 +123,18 @@ class FormReader:
 
 def check_field(segment: MultipartSegment) -> None:
     if segment.name != FORM_FIELD:
-        raise problems.MalformedBody.at(segment.name or "the form", "is not expected: send the file as `file`, and nothing else")
+        raise problems.MalformedBody.at(
+            segment.name or "the form", "is not expected: send the file as `file`, and nothing else"
+        )
 
 
 def make_parser(boundary: str) -> PushMultipartParser:
     try:
         return PushMultipartParser(boundary)
     except MultipartError as error:
-        raise problems.MalformedBody.at("Content-Type", f"the boundary cannot be used: {error}") from error
+        raise problems.MalformedBody.at(
+            "Content-Type", f"the boundary cannot be used: {error}"
+        ) from error
 
 
 def parse(parser: PushMultipartParser, piece: bytes) -> Iterator[Any]:

@@ -85,9 +85,13 @@ class Administration:
         self._client = Client(endpoint, access_key=access_key, secret_key=secret_key, region=region)
         self._region = region
         pool, secure = AdministrationPool(self._client.transport), scheme == "https"
-        self._buckets = Minio(host, access_key, secret_key, region=region, secure=secure, http_client=pool)
+        self._buckets = Minio(
+            host, access_key, secret_key, region=region, secure=secure, http_client=pool
+        )
         credentials = StaticProvider(access_key, secret_key)
-        self._identities = MinioAdmin(endpoint=host, credentials=credentials, region=region, secure=secure, http_client=pool)
+        self._identities = MinioAdmin(
+            endpoint=host, credentials=credentials, region=region, secure=secure, http_client=pool
+        )
 
     def close(self) -> None:
         self._client.transport.close()
@@ -104,7 +108,11 @@ class Administration:
 
     def policy(self, name: str) -> Policy | None:
         """Return the policy, or None if there is none of that name."""
-        answer = ask_if_present("the policy", lambda: self._identities.policy_info(name), missing="XMinioAdminNoSuchPolicy")
+        answer = ask_if_present(
+            "the policy",
+            lambda: self._identities.policy_info(name),
+            missing="XMinioAdminNoSuchPolicy",
+        )
         if answer is None:
             return None
         found: Policy = json.loads(answer)
@@ -115,12 +123,20 @@ class Administration:
         ask("the policy", lambda: self._identities.policy_add(name, policy=policy))
 
     def identity(self, access_key: str) -> Identity | None:
-        answer = ask_if_present("the identity", lambda: self._identities.user_info(access_key), missing="XMinioAdminNoSuchUser")
+        answer = ask_if_present(
+            "the identity",
+            lambda: self._identities.user_info(access_key),
+            missing="XMinioAdminNoSuchUser",
+        )
         if answer is None:
             return None
         found = json.loads(answer)
         names = frozenset(name for name in found.get("policyName", "").split(",") if name)
-        return Identity(policies=names, enabled=found.get("status") == "enabled", groups=frozenset(found.get("memberOf") or ()))
+        return Identity(
+            policies=names,
+            enabled=found.get("status") == "enabled",
+            groups=frozenset(found.get("memberOf") or ()),
+        )
 
     def put_identity(self, access_key: str, secret_key: str) -> None:
         """Make the identity, or enable it and give it this secret."""
@@ -128,7 +144,10 @@ class Administration:
 
     def set_policy(self, access_key: str, policy_name: str) -> None:
         """This policy and no other."""
-        ask("the identity's policy", lambda: self._identities.policy_set(policy_name, user=access_key))
+        ask(
+            "the identity's policy",
+            lambda: self._identities.policy_set(policy_name, user=access_key),
+        )
 
     def event_rules(self, bucket: str) -> list[EventRule]:
         return [
@@ -144,9 +163,15 @@ class Administration:
     def replace_event_rule(self, bucket: str, rule: EventRule) -> None:
         """Put `rule` in the place of every rule with its target; rules with other targets stay. Raises RequestRefused for a foreign ARN."""
         config = self._notifications(bucket)
-        others = [other for other in config.queue_config_list or [] if without_region(other.queue or "") != rule.arn]
+        others = [
+            other
+            for other in config.queue_config_list or []
+            if without_region(other.queue or "") != rule.arn
+        ]
         queues = [*others, QueueConfig(sorted(rule.events), queue=rule.arn)]
-        changed = NotificationConfig(config.cloud_func_config_list, queues, config.topic_config_list)
+        changed = NotificationConfig(
+            config.cloud_func_config_list, queues, config.topic_config_list
+        )
         ask("the event rules", lambda: self._buckets.set_bucket_notification(bucket, changed))
 
     def _notifications(self, bucket: str) -> NotificationConfig:
@@ -158,19 +183,34 @@ class Administration:
             whole_bucket = rule.rule_filter is None or not (
                 rule.rule_filter.prefix or rule.rule_filter.tag or rule.rule_filter.and_operator
             )
-            if rule.rule_id == rule_id and rule.status == ENABLED and rule.expiration and whole_bucket:
+            if (
+                rule.rule_id == rule_id
+                and rule.status == ENABLED
+                and rule.expiration
+                and whole_bucket
+            ):
                 return rule.expiration.days
         return None
 
     def put_expiry(self, bucket: str, rule_id: str, *, days: int) -> None:
         """Set that rule; others stay. Raises RequestRefused where the store has no lifecycle rules."""
         others = [rule for rule in self._lifecycle_rules(bucket) if rule.rule_id != rule_id]
-        own = Rule(ENABLED, rule_filter=Filter(prefix=""), rule_id=rule_id, expiration=Expiration(days=days))
-        ask("the lifecycle rules", lambda: self._buckets.set_bucket_lifecycle(bucket, LifecycleConfig([*others, own])))
+        own = Rule(
+            ENABLED,
+            rule_filter=Filter(prefix=""),
+            rule_id=rule_id,
+            expiration=Expiration(days=days),
+        )
+        ask(
+            "the lifecycle rules",
+            lambda: self._buckets.set_bucket_lifecycle(bucket, LifecycleConfig([*others, own])),
+        )
 
     def _lifecycle_rules(self, bucket: str) -> list[Rule]:
         config = ask_if_present(
-            "the lifecycle rules", lambda: self._buckets.get_bucket_lifecycle(bucket), missing="NoSuchLifecycleConfiguration"
+            "the lifecycle rules",
+            lambda: self._buckets.get_bucket_lifecycle(bucket),
+            missing="NoSuchLifecycleConfiguration",
         )
         return list(config.rules) if config else []
 

@@ -12,7 +12,14 @@ from service.object_store import xml_documents
 from service.object_store.client import Client
 from service.object_store.errors import UploadMissing, invalid_answer
 from service.object_store.messages import Answer, Body, Deadline, Request
-from service.object_store.objects import ListedObject, StoredCopy, StoredObject, StoredPart, read_object, strip_quotes
+from service.object_store.objects import (
+    ListedObject,
+    StoredCopy,
+    StoredObject,
+    StoredPart,
+    read_object,
+    strip_quotes,
+)
 from service.object_store.reader import ObjectReader
 
 QUICK_SECONDS: Final = 10.0
@@ -40,7 +47,11 @@ class Bucket:
 
     async def head(self, key: str, *, timeout_seconds: float = QUICK_SECONDS) -> StoredObject:
         """Raises ObjectMissing, ObjectUnreadable, StoreUnavailable."""
-        return await self._send(Request("HEAD", self.name, key), Deadline(timeout_seconds), lambda answer: read_object(key, answer.headers))
+        return await self._send(
+            Request("HEAD", self.name, key),
+            Deadline(timeout_seconds),
+            lambda answer: read_object(key, answer.headers),
+        )
 
     async def copy_from(
         self,
@@ -62,13 +73,23 @@ class Bucket:
         `send_before` is a `time.monotonic()`. Raises SentTooLate (nothing was sent), ObjectChanged, ObjectMissing, ObjectUnreadable;
         after StoreUnavailable the copy may still come into being, at any later moment.
         """
-        headers = object_headers(content_type, metadata, tags) | copy_source(source.name, source_key, etag)
+        headers = object_headers(content_type, metadata, tags) | copy_source(
+            source.name, source_key, etag
+        )
         headers |= {"x-amz-metadata-directive": "REPLACE", "x-amz-tagging-directive": "REPLACE"}
         request = Request("PUT", self.name, key, headers=headers)
-        return StoredCopy(key, await self._send(request, Deadline(timeout_seconds, send_before), read_copied_etag))
+        return StoredCopy(
+            key, await self._send(request, Deadline(timeout_seconds, send_before), read_copied_etag)
+        )
 
     def open(
-        self, key: str, *, etag: str | None, offset: int = 0, length: int | None = None, timeout_seconds: float = QUICK_SECONDS
+        self,
+        key: str,
+        *,
+        etag: str | None,
+        offset: int = 0,
+        length: int | None = None,
+        timeout_seconds: float = QUICK_SECONDS,
     ) -> ObjectReader:
         """Begin to read, in the caller's thread: from `offset` on, `length` (≥ 1) bytes or to the end. `etag` None: whatever lies there.
 
@@ -79,7 +100,11 @@ class Bucket:
         if offset or length is not None:
             headers["Range"] = f"bytes={offset}-{'' if length is None else offset + length - 1}"
         request = Request("GET", self.name, key, headers=headers)
-        return ObjectReader(self.client.open(request, Deadline(timeout_seconds)), request=request.name, partial="Range" in headers)
+        return ObjectReader(
+            self.client.open(request, Deadline(timeout_seconds)),
+            request=request.name,
+            partial="Range" in headers,
+        )
 
     async def read(self, key: str, *, length: int, timeout_seconds: float = QUICK_SECONDS) -> bytes:
         """Return the first `length` bytes of a small object, read in a request thread. Raises as `open` does."""
@@ -129,7 +154,9 @@ class Bucket:
         timeout_seconds: float,
     ) -> str:
         """Store part `number` (from 1; all but the last 5 MiB or more); its ETag. Raises UploadMissing."""
-        request = Request("PUT", self.name, key, query=name_part(upload_id, number), body=body, sha256=sha256)
+        request = Request(
+            "PUT", self.name, key, query=name_part(upload_id, number), body=body, sha256=sha256
+        )
         return self._send_now(request, Deadline(timeout_seconds), read_stored_etag)
 
     async def create_upload(
@@ -144,7 +171,11 @@ class Bucket:
         """Begin a multipart upload; its id."""
         headers = object_headers(content_type, metadata, tags)
         request = Request("POST", self.name, key, query={"uploads": ""}, headers=headers)
-        return await self._send(request, Deadline(timeout_seconds), lambda answer: xml_documents.read_upload_id(answer.body))
+        return await self._send(
+            request,
+            Deadline(timeout_seconds),
+            lambda answer: xml_documents.read_upload_id(answer.body),
+        )
 
     async def copy_part_from(
         self,
@@ -163,34 +194,62 @@ class Bucket:
 
         Raises ObjectChanged, ObjectMissing, ObjectUnreadable, UploadMissing.
         """
-        headers = copy_source(source.name, source_key, etag) | {"x-amz-copy-source-range": f"bytes={offset}-{offset + length - 1}"}
-        request = Request("PUT", self.name, key, query=name_part(upload_id, number), headers=headers)
-        return StoredPart(number, length, await self._send(request, Deadline(timeout_seconds), read_copied_etag))
+        headers = copy_source(source.name, source_key, etag) | {
+            "x-amz-copy-source-range": f"bytes={offset}-{offset + length - 1}"
+        }
+        request = Request(
+            "PUT", self.name, key, query=name_part(upload_id, number), headers=headers
+        )
+        return StoredPart(
+            number, length, await self._send(request, Deadline(timeout_seconds), read_copied_etag)
+        )
 
     async def complete_upload(
-        self, key: str, upload_id: str, parts: Sequence[tuple[int, str]], *, timeout_seconds: float = 60.0, send_before: float | None = None
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[tuple[int, str]],
+        *,
+        timeout_seconds: float = 60.0,
+        send_before: float | None = None,
     ) -> str:
         """Make the object out of `(number, ETag)` pairs; its ETag. Raises UploadMissing (also when it was completed before).
 
         `send_before` is a `time.monotonic()`. Raises SentTooLate: nothing was sent.
         """
-        request = post_document(self.name, key, {"uploadId": upload_id}, xml_documents.write_completion(parts))
+        request = post_document(
+            self.name, key, {"uploadId": upload_id}, xml_documents.write_completion(parts)
+        )
         return await self._send(
-            request, Deadline(timeout_seconds, send_before), lambda answer: xml_documents.read_completed_etag(answer.body)
+            request,
+            Deadline(timeout_seconds, send_before),
+            lambda answer: xml_documents.read_completed_etag(answer.body),
         )
 
-    async def abort_upload(self, key: str, upload_id: str, *, timeout_seconds: float = QUICK_SECONDS) -> None:
+    async def abort_upload(
+        self, key: str, upload_id: str, *, timeout_seconds: float = QUICK_SECONDS
+    ) -> None:
         """Drop a multipart upload and its parts; one that is gone already is fine."""
         with suppress(UploadMissing):
-            await self._send(Request("DELETE", self.name, key, query={"uploadId": upload_id}), Deadline(timeout_seconds), discard)
+            await self._send(
+                Request("DELETE", self.name, key, query={"uploadId": upload_id}),
+                Deadline(timeout_seconds),
+                discard,
+            )
 
-    async def list_parts(self, key: str, upload_id: str, *, timeout_seconds: float = QUICK_SECONDS) -> list[StoredPart]:
+    async def list_parts(
+        self, key: str, upload_id: str, *, timeout_seconds: float = QUICK_SECONDS
+    ) -> list[StoredPart]:
         """All parts that the store has, by number (at most 10,000, a request for each 1,000). Raises UploadMissing."""
         parts: list[StoredPart] = []
         query = {"uploadId": upload_id, "max-parts": str(PAGE)}
         while True:
             request = Request("GET", self.name, key, query=query)
-            page = await self._send(request, Deadline(timeout_seconds), lambda answer: xml_documents.read_parts(answer.body))
+            page = await self._send(
+                request,
+                Deadline(timeout_seconds),
+                lambda answer: xml_documents.read_parts(answer.body),
+            )
             parts += page.parts
             if page.next_marker is None:
                 return parts
@@ -200,38 +259,63 @@ class Bucket:
         """A key under which nothing lies is fine."""
         await self._send(Request("DELETE", self.name, key), Deadline(timeout_seconds), discard)
 
-    async def delete_many(self, keys: Sequence[str], *, timeout_seconds: float = DELETE_SECONDS) -> list[str]:
+    async def delete_many(
+        self, keys: Sequence[str], *, timeout_seconds: float = DELETE_SECONDS
+    ) -> list[str]:
         """Delete up to 1,000 keys in one request; the keys that the store did not delete. Missing ones are fine."""
         if not keys:
             return []
         request = post_document(self.name, None, {"delete": ""}, xml_documents.write_deletion(keys))
-        return await self._send(request, Deadline(timeout_seconds), lambda answer: xml_documents.read_undeleted_keys(answer.body))
+        return await self._send(
+            request,
+            Deadline(timeout_seconds),
+            lambda answer: xml_documents.read_undeleted_keys(answer.body),
+        )
 
-    async def list_keys(self, prefix: str = "", start_after: str = "", *, timeout_seconds: float = 60.0) -> AsyncIterator[ListedObject]:
+    async def list_keys(
+        self, prefix: str = "", start_after: str = "", *, timeout_seconds: float = 60.0
+    ) -> AsyncIterator[ListedObject]:
         """Every object in the order of keys, one request for each 1,000."""
-        query = {"list-type": "2", "max-keys": str(PAGE), "prefix": prefix, "delimiter": "", "encoding-type": "url"}
+        query = {
+            "list-type": "2",
+            "max-keys": str(PAGE),
+            "prefix": prefix,
+            "delimiter": "",
+            "encoding-type": "url",
+        }
         if start_after:
             query["start-after"] = start_after
         while True:
             request = Request("GET", self.name, query=query)
-            page = await self._send(request, Deadline(timeout_seconds), lambda answer: xml_documents.read_objects(answer.body))
+            page = await self._send(
+                request,
+                Deadline(timeout_seconds),
+                lambda answer: xml_documents.read_objects(answer.body),
+            )
             for listed in page.objects:
                 yield listed
             if page.next_token is None:
                 return
             query = {**query, "continuation-token": page.next_token}
 
-    async def _send(self, request: Request, deadline: Deadline, read: Callable[[Answer], Result]) -> Result:
+    async def _send(
+        self, request: Request, deadline: Deadline, read: Callable[[Answer], Result]
+    ) -> Result:
         """Send the request in a request thread, and return what `read` finds in the answer."""
         result: Result = await self._run(lambda: self._send_now(request, deadline, read))
         return result
 
-    def _send_now(self, request: Request, deadline: Deadline, read: Callable[[Answer], Result]) -> Result:
+    def _send_now(
+        self, request: Request, deadline: Deadline, read: Callable[[Answer], Result]
+    ) -> Result:
         """Send the request in the caller's thread. Raises StoreUnavailable if the answer cannot be read."""
         answer = self.client.send(request, deadline)
         try:
             return read(answer)
-        except (KeyError, ValueError) as error:  # a success that is no answer of S3: a proxy's page, say
+        except (
+            KeyError,
+            ValueError,
+        ) as error:  # a success that is no answer of S3: a proxy's page, say
             raise invalid_answer(request.name, error) from error
 
 
@@ -265,7 +349,9 @@ def copy_source(bucket: str, key: str, etag: str | None) -> dict[str, str]:
     return headers
 
 
-def object_headers(content_type: str, metadata: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:
+def object_headers(
+    content_type: str, metadata: Mapping[str, str], tags: Mapping[str, str]
+) -> dict[str, str]:
     """What an object carries besides its bytes: type, metadata and tags of ours, all ASCII."""
     headers: dict[str, str] = {"Content-Type": content_type}
     headers |= {f"x-amz-meta-{name}": value for name, value in metadata.items()}

@@ -7,7 +7,13 @@ import urllib3
 
 from service.object_store.errors import RequestRefused, StoreUnavailable, check_answer
 from service.object_store.messages import SUCCESSES, Answer, Deadline, Request, SignedRequest
-from service.object_store.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD, RequestSigner, canonical_query, object_path
+from service.object_store.signing import (
+    EMPTY_SHA256,
+    UNSIGNED_PAYLOAD,
+    RequestSigner,
+    canonical_query,
+    object_path,
+)
 from service.object_store.transport import ThreadedTransport, read_answer, read_headers
 
 
@@ -16,7 +22,9 @@ class Client:
 
     def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str) -> None:
         """`endpoint` is `http://host[:port]` or `https://host[:port]`."""
-        self._signer = RequestSigner(endpoint, access_key=access_key, secret_key=secret_key, region=region)
+        self._signer = RequestSigner(
+            endpoint, access_key=access_key, secret_key=secret_key, region=region
+        )
         self.origin = self._signer.origin
         self._secure = self._signer.scheme == "https"
         self.transport = ThreadedTransport(secure=self._secure)
@@ -34,7 +42,9 @@ class Client:
 
     def probe(self, path: str, deadline: Deadline) -> int:
         """Return the status of an unsigned GET."""
-        return self.transport.send(SignedRequest(f"GET {path}", "GET", self.origin + path), deadline).status
+        return self.transport.send(
+            SignedRequest(f"GET {path}", "GET", self.origin + path), deadline
+        ).status
 
     def sign(self, request: Request) -> SignedRequest:
         """Return the request as it is sent now. Raises RequestRefused for a key that no path can name."""
@@ -46,7 +56,14 @@ class Client:
         headers = dict(request.headers)
         if request.body is not None:
             headers["Content-Length"] = str(memoryview(request.body).nbytes)
-        signed = self._signer.sign(request.method, path, query, headers=headers, digest=self._digest(request), signed_at=datetime.now(UTC))
+        signed = self._signer.sign(
+            request.method,
+            path,
+            query,
+            headers=headers,
+            digest=self._digest(request),
+            signed_at=datetime.now(UTC),
+        )
         url = f"{self.origin}{path}?{query}" if query else f"{self.origin}{path}"
         return SignedRequest(request.name, request.method, url, signed, request.body)
 

@@ -40,7 +40,9 @@ class Connections:
             sockets = [connection.sock for connection in self._open if connection.sock is not None]
         for one in sockets:
             with suppress(OSError):  # closed meanwhile
-                socket.socket.shutdown(one, socket.SHUT_RDWR)  # below TLS, whose own shutdown another thread's read would trip over
+                socket.socket.shutdown(
+                    one, socket.SHUT_RDWR
+                )  # below TLS, whose own shutdown another thread's read would trip over
 
 
 class Sending(msgspec.Struct, frozen=True):

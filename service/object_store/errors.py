@@ -23,7 +23,16 @@ from service.object_store.messages import SUCCESSES, Answer, Request
 from service.object_store.xml_documents import is_error, read_error_code
 
 SCARCE_STATUSES: Final = frozenset({408, 409, 425, 429, 499})
-TRANSIENT_CODES: Final = frozenset({"RequestTimeout", "IncompleteBody", "SlowDown", "InternalError", "OperationAborted", "NoSuchBucket"})
+TRANSIENT_CODES: Final = frozenset(
+    {
+        "RequestTimeout",
+        "IncompleteBody",
+        "SlowDown",
+        "InternalError",
+        "OperationAborted",
+        "NoSuchBucket",
+    }
+)
 """NoSuchBucket is no missing object: somebody took the bucket away, or bootstrap has not run yet."""
 UNREADABLE_CODES: Final = frozenset(
     {
@@ -90,7 +99,13 @@ def check_answer(request: Request, answer: Answer) -> Answer:
     if answer.status in SUCCESSES and not failed_late:
         return answer
     code = read_code(answer) or ("UnnamedError" if failed_late else None)
-    raise error_for_answer(request.name, answer.status, code=code, reads_object=request.reads_object, copies_object=request.copies_object)
+    raise error_for_answer(
+        request.name,
+        answer.status,
+        code=code,
+        reads_object=request.reads_object,
+        copies_object=request.copies_object,
+    )
 
 
 def read_code(answer: Answer) -> str | None:
@@ -100,7 +115,11 @@ def read_code(answer: Answer) -> str | None:
     answer to HEAD has no body.
     """
     try:
-        return read_json_code(answer.body) if answer.body.startswith(b"{") else read_error_code(answer.body)
+        return (
+            read_json_code(answer.body)
+            if answer.body.startswith(b"{")
+            else read_error_code(answer.body)
+        )
     except ValueError:
         return answer.headers.get("x-minio-error-code")
 
@@ -120,13 +139,24 @@ def invalid_answer(request: str, error: BaseException) -> StoreUnavailable:
     return StoreUnavailable(f"{request}: an answer that cannot be read, {type(error).__name__}")
 
 
-def error_for_answer(request: str, status: int, *, code: str | None, reads_object: bool = False, copies_object: bool = False) -> StoreError:
+def error_for_answer(
+    request: str,
+    status: int,
+    *,
+    code: str | None,
+    reads_object: bool = False,
+    copies_object: bool = False,
+) -> StoreError:
     """Return the error that an answer means. `request` names it, and the others say what it wanted of an object."""
-    kind = _kind_of_answer(status, code=code, reads_object=reads_object, copies_object=copies_object)
+    kind = _kind_of_answer(
+        status, code=code, reads_object=reads_object, copies_object=copies_object
+    )
     return kind(f"{request}: {status} {code or 'without a code'}", status=status, code=code)
 
 
-def _kind_of_answer(status: int, *, code: str | None, reads_object: bool, copies_object: bool) -> type[StoreError]:
+def _kind_of_answer(
+    status: int, *, code: str | None, reads_object: bool, copies_object: bool
+) -> type[StoreError]:
     if code in TRANSIENT_CODES or status in SCARCE_STATUSES:
         return StoreUnavailable
     if code == "NoSuchUpload":

@@ -48,7 +48,11 @@ def read_object(key: str, headers: Mapping[str, str]) -> StoredObject:
         etag=strip_quotes(headers["etag"]),
         content_type=headers.get("content-type", ""),
         last_modified=read_http_date(headers.get("last-modified", "")),
-        metadata={name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)},
+        metadata={
+            name.removeprefix(prefix): value
+            for name, value in headers.items()
+            if name.startswith(prefix)
+        },
     )
 
 

@@ -69,7 +69,15 @@ class PresignedPut(msgspec.Struct, frozen=True):
 class Signer(RequestSigner):
     """Signs upload URLs of one identity at the endpoint that clients use. Safe to share between threads."""
 
-    def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str, bind_absent_headers: bool = True) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        access_key: str,
+        secret_key: str,
+        region: str,
+        bind_absent_headers: bool = True,
+    ) -> None:
         """`endpoint` is the address that clients use, as `https://host[:port]`.
 
         `bind_absent_headers` is for MinIO and its forks. Other stores refuse a request that does not

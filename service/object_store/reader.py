@@ -26,7 +26,10 @@ class ObjectReader:
         self.remaining = self.content_length
         if self.content_length < 0 or response.status != (206 if partial else 200):
             self.close()
-            raise StoreUnavailable(f"{request}: an answer without a length, or without regard to the range", status=response.status)
+            raise StoreUnavailable(
+                f"{request}: an answer without a length, or without regard to the range",
+                status=response.status,
+            )
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, b"" at the end. Raises StoreUnavailable when the store pauses for too long or the body is cut short."""
@@ -37,7 +40,9 @@ class ObjectReader:
         except FAILURES as error:
             raise unavailable(self._request, error) from error
         if not chunk:
-            raise StoreUnavailable(f"{self._request}: cut short, {self.remaining} bytes were still to come")
+            raise StoreUnavailable(
+                f"{self._request}: cut short, {self.remaining} bytes were still to come"
+            )
         self.remaining -= len(chunk)
         return chunk
 

@@ -57,7 +57,9 @@ class HeadReader:
         line = self._lines.readline(self._left)
         self._left -= len(line)
         if self._left <= 0:
-            raise HTTPException(f"the head of the response is larger than {LARGEST_HEAD_BYTES} bytes")
+            raise HTTPException(
+                f"the head of the response is larger than {LARGEST_HEAD_BYTES} bytes"
+            )
         return line
 
     def close(self) -> None:

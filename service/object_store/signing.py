@@ -36,7 +36,10 @@ class AbsentHeaders(msgspec.Struct, frozen=True, eq=False):
 
 
 def forbid(neutral: Mapping[str, str]) -> AbsentHeaders:
-    return AbsentHeaders(neutral, "&".join([f"{name}={quote(value, safe='')}" for name, value in sorted(neutral.items())]))
+    return AbsentHeaders(
+        neutral,
+        "&".join([f"{name}={quote(value, safe='')}" for name, value in sorted(neutral.items())]),
+    )
 
 
 NO_HEADER: Final = forbid({})
@@ -80,7 +83,16 @@ class RequestSigner:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.origin})"  # no key id: on an old MinIO it is enough to write
 
-    def sign(self, method: str, path: str, query: str, *, headers: Mapping[str, str], digest: str, signed_at: datetime) -> dict[str, str]:
+    def sign(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        *,
+        headers: Mapping[str, str],
+        digest: str,
+        signed_at: datetime,
+    ) -> dict[str, str]:
         """Return all headers to send, which are signed in `Authorization`.
 
         `path` and `query` come from `object_path` and `canonical_query`. `digest` is the SHA-256 of the
@@ -90,9 +102,13 @@ class RequestSigner:
         signing = self._key_of_day(timestamp[:8])
         sent = {**headers, "x-amz-content-sha256": digest, "x-amz-date": timestamp}
         layout, lines = write_header_lines(sent, host=self.host)
-        signature = compute_signature(signing, timestamp, f"{method}\n{path}\n{query}\n{lines}\n{layout.names}\n{digest}")
+        signature = compute_signature(
+            signing, timestamp, f"{method}\n{path}\n{query}\n{lines}\n{layout.names}\n{digest}"
+        )
         sent["Host"] = self.host
-        sent["Authorization"] = f"{ALGORITHM} Credential={signing.credential}, SignedHeaders={layout.names}, Signature={signature}"
+        sent["Authorization"] = (
+            f"{ALGORITHM} Credential={signing.credential}, SignedHeaders={layout.names}, Signature={signature}"
+        )
         return sent
 
     def presign(
@@ -160,7 +176,9 @@ def parse_endpoint(endpoint: str) -> tuple[str, str]:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("an endpoint is http://host[:port] or https://host[:port]")
     if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
-        raise ValueError("an endpoint has no path, query, fragment or user: a store's signatures do not survive a prefix")
+        raise ValueError(
+            "an endpoint has no path, query, fragment or user: a store's signatures do not survive a prefix"
+        )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     default_port = {"http": 80, "https": 443}[parts.scheme]
     return parts.scheme, host if parts.port in (None, default_port) else f"{host}:{parts.port}"
@@ -176,11 +194,15 @@ def amz_timestamp(moment: datetime) -> str:
 def object_path(bucket: str | None, key: str) -> str:
     """Return the path of an object, escaped once: S3 signs it as it is sent, unlike other services of AWS."""
     if not key or not {".", ".."}.isdisjoint(key.split("/")):
-        raise ValueError("an object's key is not empty, and no segment of it is . or ..: clients would fold those away")
+        raise ValueError(
+            "an object's key is not empty, and no segment of it is . or ..: clients would fold those away"
+        )
     return f"/{quote(key)}" if bucket is None else f"/{bucket}/{quote(key)}"
 
 
-def write_header_lines(headers: Mapping[str, str], *, host: str, absent: AbsentHeaders = NO_HEADER) -> tuple[HeaderLayout, str]:
+def write_header_lines(
+    headers: Mapping[str, str], *, host: str, absent: AbsentHeaders = NO_HEADER
+) -> tuple[HeaderLayout, str]:
     """Return the layout and the canonical lines of these headers, of the host and of the absent ones."""
     signed = canonical_headers(headers, host=host)
     layout = lay_out_headers(tuple([name for name, _ in signed]), absent)
@@ -192,7 +214,12 @@ def canonical_headers(headers: Mapping[str, str], *, host: str) -> list[tuple[st
 
     The store rebuilds them in this form from the request.
     """
-    return sorted([("host", host), *[(name.lower(), " ".join(value.split())) for name, value in headers.items()]])
+    return sorted(
+        [
+            ("host", host),
+            *[(name.lower(), " ".join(value.split())) for name, value in headers.items()],
+        ]
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -201,7 +228,9 @@ def lay_out_headers(names: tuple[str, ...], absent: AbsentHeaders) -> HeaderLayo
 
     There are only a few kinds of requests, so the layouts are kept.
     """
-    lines = dict.fromkeys(names, "%s") | {name: value.replace("%", "%%") for name, value in absent.neutral.items()}
+    lines = dict.fromkeys(names, "%s") | {
+        name: value.replace("%", "%%") for name, value in absent.neutral.items()
+    }
     every = ";".join(sorted(lines))
     template = "".join([f"{name.replace('%', '%%')}:{lines[name]}\n" for name in sorted(lines)])
     return HeaderLayout(every, every.replace(";", "%3B"), template)
@@ -210,7 +239,12 @@ def lay_out_headers(names: tuple[str, ...], absent: AbsentHeaders) -> HeaderLayo
 def canonical_query(query: Mapping[str, str]) -> str:
     """Return the query of a request, as it is sent and signed: escaped, sorted by name, an empty value after `=`."""
     return "&".join(
-        [f"{name}={value}" for name, value in sorted([(quote(name, safe=""), quote(value, safe="")) for name, value in query.items()])]
+        [
+            f"{name}={value}"
+            for name, value in sorted(
+                [(quote(name, safe=""), quote(value, safe="")) for name, value in query.items()]
+            )
+        ]
     )
 
 
@@ -224,5 +258,11 @@ def join_queries(query: Mapping[str, str], own: str, *, absent: AbsentHeaders) -
         joined = f"{own}&{absent.query}" if absent.query else own
         return joined, joined
     pairs = [(quote(name, safe=""), quote(value, safe="")) for name, value in sorted(query.items())]
-    sent = "&".join([*[f"{name}={value}" for name, value in pairs], own, *([absent.query] if absent.query else [])])
+    sent = "&".join(
+        [
+            *[f"{name}={value}" for name, value in pairs],
+            own,
+            *([absent.query] if absent.query else []),
+        ]
+    )
     return sent, "&".join(sorted(sent.split("&"), key=lambda pair: pair.split("=")))

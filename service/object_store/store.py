@@ -20,10 +20,22 @@ Result = TypeVar("Result")
 class ObjectStore:
     """Safe to share between threads and event loops. Close it when its last bucket is no longer used."""
 
-    def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        access_key: str,
+        secret_key: str,
+        region: str,
+        executor: Executor | None = None,
+    ) -> None:
         """`endpoint` is our own way to the store, as `http://host[:port]`; an `executor` that is given stays its owner's to shut down."""
         self._client = Client(endpoint, access_key=access_key, secret_key=secret_key, region=region)
-        self._own_executor = None if executor else ThreadPoolExecutor(REQUEST_THREADS, thread_name_prefix="store-request")
+        self._own_executor = (
+            None
+            if executor
+            else ThreadPoolExecutor(REQUEST_THREADS, thread_name_prefix="store-request")
+        )
         self._executor = executor or self._own_executor
 
     def __repr__(self) -> str:

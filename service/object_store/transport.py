@@ -8,7 +8,13 @@ import urllib3
 from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.util import Timeout
 
-from service.object_store.connections import Connections, DeadlinePool, DeadlineTlsPool, check_not_late, sending
+from service.object_store.connections import (
+    Connections,
+    DeadlinePool,
+    DeadlineTlsPool,
+    check_not_late,
+    sending,
+)
 from service.object_store.errors import StoreUnavailable, unavailable
 from service.object_store.messages import Answer, Deadline, SignedRequest
 
@@ -32,13 +38,17 @@ class ThreadedTransport:
 
     def __init__(self, *, secure: bool) -> None:
         # The default context trusts what the system trusts, or SSL_CERT_FILE.
-        self._pools = urllib3.PoolManager(maxsize=CONNECTIONS_KEPT, ssl_context=ssl.create_default_context() if secure else None)
+        self._pools = urllib3.PoolManager(
+            maxsize=CONNECTIONS_KEPT, ssl_context=ssl.create_default_context() if secure else None
+        )
         self._pools.pool_classes_by_scheme = {"http": DeadlinePool, "https": DeadlineTlsPool}
         self._connections = Connections()
 
     def send(self, request: SignedRequest, deadline: Deadline) -> Answer:
         """Return the whole answer, of whatever status. Raises SentTooLate, StoreUnavailable."""
-        return self._exchange(request, deadline, lambda response: read_answer(response, request.name))
+        return self._exchange(
+            request, deadline, lambda response: read_answer(response, request.name)
+        )
 
     def open(self, request: SignedRequest, deadline: Deadline) -> urllib3.BaseHTTPResponse:
         """Return the answer as soon as its head is here. The caller reads the body and closes the response."""
@@ -53,7 +63,12 @@ class ThreadedTransport:
         """Close the connections that no request uses."""
         self._pools.clear()
 
-    def _exchange(self, request: SignedRequest, deadline: Deadline, receive: Callable[[urllib3.BaseHTTPResponse], Result]) -> Result:
+    def _exchange(
+        self,
+        request: SignedRequest,
+        deadline: Deadline,
+        receive: Callable[[urllib3.BaseHTTPResponse], Result],
+    ) -> Result:
         check_not_late(deadline)
         with sending(deadline, self._connections):
             try:
@@ -62,7 +77,10 @@ class ThreadedTransport:
                 raise unavailable(request.name, error) from error
 
     def _exchange_repeatedly(
-        self, request: SignedRequest, deadline: Deadline, receive: Callable[[urllib3.BaseHTTPResponse], Result]
+        self,
+        request: SignedRequest,
+        deadline: Deadline,
+        receive: Callable[[urllib3.BaseHTTPResponse], Result],
     ) -> Result:
         try:
             return receive(self._begin(request, deadline))
@@ -93,7 +111,10 @@ def read_answer(response: urllib3.BaseHTTPResponse, request: str) -> Answer:
         body += piece
         if len(body) > LARGEST_ANSWER_BYTES:
             response.close()
-            raise StoreUnavailable(f"{request}: an answer of more than {LARGEST_ANSWER_BYTES} bytes", status=response.status)
+            raise StoreUnavailable(
+                f"{request}: an answer of more than {LARGEST_ANSWER_BYTES} bytes",
+                status=response.status,
+            )
     response.release_conn()
     return Answer(response.status, read_headers(response), bytes(body))
 

@@ -61,19 +61,28 @@ def read_completed_etag(body: bytes) -> str:
 def read_parts(body: bytes) -> PartsPage:
     root = parse(body, "ListPartsResult")
     parts = [
-        StoredPart(read_number(fields, "PartNumber"), read_number(fields, "Size"), read_etag(fields))
+        StoredPart(
+            read_number(fields, "PartNumber"), read_number(fields, "Size"), read_etag(fields)
+        )
         for fields in map(read_fields, root.iterfind("{*}Part"))
     ]
     page = read_fields(root)
-    return PartsPage(parts, read_number(page, "NextPartNumberMarker") if is_truncated(page) else None)
+    return PartsPage(
+        parts, read_number(page, "NextPartNumberMarker") if is_truncated(page) else None
+    )
 
 
 def read_objects(body: bytes) -> ObjectsPage:
     root = parse(body, "ListBucketResult")
     page = read_fields(root)
     is_escaped = page.get("EncodingType") == "url"
-    objects = [read_listed(fields, is_escaped=is_escaped) for fields in map(read_fields, root.iterfind("{*}Contents"))]
-    return ObjectsPage(objects, read_text(page, "NextContinuationToken") if is_truncated(page) else None)
+    objects = [
+        read_listed(fields, is_escaped=is_escaped)
+        for fields in map(read_fields, root.iterfind("{*}Contents"))
+    ]
+    return ObjectsPage(
+        objects, read_text(page, "NextContinuationToken") if is_truncated(page) else None
+    )
 
 
 def read_listed(fields: Fields, *, is_escaped: bool) -> ListedObject:
@@ -110,9 +119,14 @@ def is_error(body: bytes) -> bool:
 def write_completion(parts: Iterable[tuple[int, str]]) -> bytes:
     """Return the CompleteMultipartUpload for `(number, ETag)` pairs."""
     listed = "".join(
-        [f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{write_text(etag)}&quot;</ETag></Part>" for number, etag in parts]
+        [
+            f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{write_text(etag)}&quot;</ETag></Part>"
+            for number, etag in parts
+        ]
     )
-    return f'<CompleteMultipartUpload xmlns="{NAMESPACE}">{listed}</CompleteMultipartUpload>'.encode()
+    return (
+        f'<CompleteMultipartUpload xmlns="{NAMESPACE}">{listed}</CompleteMultipartUpload>'.encode()
+    )
 
 
 def write_deletion(keys: Sequence[str]) -> bytes:

@@ -72,13 +72,18 @@ def take_steps(administration: Administration, deployment: Deployment) -> Iterat
         yield Step(f"bucket {bucket}", ensure_bucket(administration, bucket))
     policies = {
         deployment.signer_policy_name: signer_policy(deployment.incoming_bucket),
-        deployment.service_policy_name: service_policy(deployment.incoming_bucket, deployment.vault_bucket),
+        deployment.service_policy_name: service_policy(
+            deployment.incoming_bucket, deployment.vault_bucket
+        ),
     }
     for name, policy in policies.items():
         yield Step(f"policy {name}", ensure_policy(administration, name, policy))
     yield Step("signer identity", ensure_signer(administration, deployment))
     yield Step("service identity", ensure_service_identity(administration, deployment))
-    yield Step(f"events of {deployment.incoming_bucket} to {deployment.webhook_arn}", ensure_event_rule(administration, deployment))
+    yield Step(
+        f"events of {deployment.incoming_bucket} to {deployment.webhook_arn}",
+        ensure_event_rule(administration, deployment),
+    )
     yield Step(
         f"lifecycle of {deployment.incoming_bucket}: what no row names goes after {ORPHAN_DAYS} days",
         ensure_orphan_rule(administration, deployment.incoming_bucket),
@@ -143,26 +148,44 @@ def ensure_signer(administration: Administration, deployment: Deployment) -> Out
         region=deployment.s3_region,
     )
     keys = (deployment.s3_signer_access_key, deployment.s3_signer_secret_key)
-    return ensure_identity(administration, store, keys=keys, policy=deployment.signer_policy_name, writes=[deployment.incoming_bucket])
+    return ensure_identity(
+        administration,
+        store,
+        keys=keys,
+        policy=deployment.signer_policy_name,
+        writes=[deployment.incoming_bucket],
+    )
 
 
 def ensure_service_identity(administration: Administration, deployment: Deployment) -> Outcome:
     store = ObjectStore(
-        deployment.s3_endpoint, access_key=deployment.s3_access_key, secret_key=deployment.s3_secret_key, region=deployment.s3_region
+        deployment.s3_endpoint,
+        access_key=deployment.s3_access_key,
+        secret_key=deployment.s3_secret_key,
+        region=deployment.s3_region,
     )
     keys = (deployment.s3_access_key, deployment.s3_secret_key)
     buckets = [deployment.incoming_bucket, deployment.vault_bucket]
-    return ensure_identity(administration, store, keys=keys, policy=deployment.service_policy_name, writes=buckets)
+    return ensure_identity(
+        administration, store, keys=keys, policy=deployment.service_policy_name, writes=buckets
+    )
 
 
 def ensure_identity(
-    administration: Administration, store: ObjectStore, *, keys: tuple[str, str], policy: str, writes: Sequence[str]
+    administration: Administration,
+    store: ObjectStore,
+    *,
+    keys: tuple[str, str],
+    policy: str,
+    writes: Sequence[str],
 ) -> Outcome:
     """`store` is the store as this identity sees it; done when it may write to all of `writes`."""
     access_key, secret_key = keys
     found = administration.identity(access_key)
     if found is not None and found.groups:
-        raise BootstrapError(f"the identity of policy {policy} is in groups, whose rights add to its own: take it out of them")
+        raise BootstrapError(
+            f"the identity of policy {policy} is in groups, whose rights add to its own: take it out of them"
+        )
     outcome: Outcome = "made" if found is None else "unchanged"
     try:
         if found is None or not found.enabled or probe_write(store, writes[0]) in FOREIGN_KEY_CODES:
@@ -171,8 +194,13 @@ def ensure_identity(
         if found is None or found.policies != {policy}:
             administration.set_policy(access_key, policy)
             outcome = "made" if found is None else "mended"
-        if not wait_until(lambda: all(probe_write(store, bucket) is None for bucket in writes), seconds=START_SECONDS):
-            raise BootstrapError(f"the identity of policy {policy} still may not write after {START_SECONDS:.0f} s")
+        if not wait_until(
+            lambda: all(probe_write(store, bucket) is None for bucket in writes),
+            seconds=START_SECONDS,
+        ):
+            raise BootstrapError(
+                f"the identity of policy {policy} still may not write after {START_SECONDS:.0f} s"
+            )
     finally:
         store.close()
     return outcome
@@ -186,18 +214,30 @@ def probe_write(store: ObjectStore, bucket: str) -> str | None:
     digest_of_nothing = hashlib.sha256().hexdigest()
     try:
         store.bucket(bucket).put_now(
-            PROBE_KEY, b"-", content_type="text/plain", metadata={}, tags={}, sha256=digest_of_nothing, timeout_seconds=10
+            PROBE_KEY,
+            b"-",
+            content_type="text/plain",
+            metadata={},
+            tags={},
+            sha256=digest_of_nothing,
+            timeout_seconds=10,
         )
     except RequestRefused:
         return None
     except StoreUnavailable as error:
         return error.code or "unavailable"
-    raise BootstrapError("the store does not check an upload's SHA-256: it cannot keep what upload URLs promise")
+    raise BootstrapError(
+        "the store does not check an upload's SHA-256: it cannot keep what upload URLs promise"
+    )
 
 
 def ensure_event_rule(administration: Administration, deployment: Deployment) -> Outcome:
     rule = EventRule(arn=deployment.webhook_arn, events=frozenset({CREATED_EVENTS}))
-    found = [other for other in administration.event_rules(deployment.incoming_bucket) if other.arn == rule.arn]
+    found = [
+        other
+        for other in administration.event_rules(deployment.incoming_bucket)
+        if other.arn == rule.arn
+    ]
     if found == [rule]:
         return "unchanged"
 

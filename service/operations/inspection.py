@@ -51,24 +51,41 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
 async def inspect_file(resources: Resources, file_id: UUID) -> Inspection:
     """Changes nothing. Raises NotFound."""
-    file = await find_diagnostics(resources.pool, file_id, sweep_delay=resources.settings.sweep_delay)
+    file = await find_diagnostics(
+        resources.pool, file_id, sweep_delay=resources.settings.sweep_delay
+    )
     if file is None:
         raise problems.NotFound("no such file")
     reservations = await list_reservations(resources.pool, file_id)
-    places = [await look_at(bucket, key, role=role) for role, bucket, key in name_places(resources, file, reservations)]
+    places = [
+        await look_at(bucket, key, role=role)
+        for role, bucket, key in name_places(resources, file, reservations)
+    ]
     incoming = next((place for place in places if place.role == "incoming"), None)
     parts = await count_parts(resources, file)
     why = explain(file, incoming, parts)
-    return Inspection(file=file, reservations=reservations, places=places, parts=parts, why=why, next=foresee(file, incoming))
+    return Inspection(
+        file=file,
+        reservations=reservations,
+        places=places,
+        parts=parts,
+        why=why,
+        next=foresee(file, incoming),
+    )
 
 
-def name_places(resources: Resources, file: FileDiagnostics, reservations: list[Reservation]) -> list[tuple[str, Bucket, str]]:
+def name_places(
+    resources: Resources, file: FileDiagnostics, reservations: list[Reservation]
+) -> list[tuple[str, Bucket, str]]:
     places = []
     if file.incoming_key is not None:
         places.append(("incoming", resources.incoming, file.incoming_key))
     if file.minio_object_name is not None:
         places.append(("proved object", resources.vault, str(file.minio_object_name)))
-    return places + [("doomed copy" if one.doomed_at else "copy", resources.vault, str(one.vault_key)) for one in reservations]
+    return places + [
+        ("doomed copy" if one.doomed_at else "copy", resources.vault, str(one.vault_key))
+        for one in reservations
+    ]
 
 
 async def look_at(bucket: Bucket, key: str, *, role: str) -> Place:
@@ -79,7 +96,13 @@ async def look_at(bucket: Bucket, key: str, *, role: str) -> Place:
         return place
     except StoreError as error:
         return msgspec.structs.replace(place, error=str(error))
-    return msgspec.structs.replace(place, size=seen.size, content_type=seen.content_type, etag=seen.etag, last_modified=seen.last_modified)
+    return msgspec.structs.replace(
+        place,
+        size=seen.size,
+        content_type=seen.content_type,
+        etag=seen.etag,
+        last_modified=seen.last_modified,
+    )
 
 
 async def count_parts(resources: Resources, file: FileDiagnostics) -> PartsAtStore | None:
@@ -89,9 +112,14 @@ async def count_parts(resources: Resources, file: FileDiagnostics) -> PartsAtSto
     if file.upload_id is None:
         return PartsAtStore(count=count)
     try:
-        return PartsAtStore(count=count, come=len(await resources.incoming.list_parts(file.incoming_key or "", file.upload_id)))
+        return PartsAtStore(
+            count=count,
+            come=len(await resources.incoming.list_parts(file.incoming_key or "", file.upload_id)),
+        )
     except UploadMissing:
-        return PartsAtStore(count=count, error="the store has no such multipart upload: assembled, or dropped")
+        return PartsAtStore(
+            count=count, error="the store has no such multipart upload: assembled, or dropped"
+        )
     except StoreError as error:
         return PartsAtStore(count=count, error=str(error))
 
@@ -113,7 +141,9 @@ def explain(file: FileDiagnostics, incoming: Place | None, parts: PartsAtStore |
             return "the proved object is gone from the vault, or is another one"
 
 
-def explain_waiting(file: FileDiagnostics, incoming: Place | None, parts: PartsAtStore | None) -> str:
+def explain_waiting(
+    file: FileDiagnostics, incoming: Place | None, parts: PartsAtStore | None
+) -> str:
     if is_held(file):
         who = "a worker, or a `complete` that has its parts put together," if parts else "a worker"
         return f"{who} is at it (attempt {file.attempts})"
@@ -139,7 +169,9 @@ def explain_missing(parts: PartsAtStore | None) -> str:
     if parts is None:
         return "the upload has not come: nothing lies at its key in incoming"
     if parts.error is not None:
-        return f"nothing lies at its key in incoming, and of its parts nothing is known: {parts.error}"
+        return (
+            f"nothing lies at its key in incoming, and of its parts nothing is known: {parts.error}"
+        )
     waits = "nobody has called `complete`" if parts.come >= parts.count else "the others have not"
     return f"{parts.come} of its {parts.count} parts have come, {waits}"
 
@@ -150,7 +182,9 @@ def foresee(file: FileDiagnostics, incoming: Place | None) -> str:
         return foresee_waiting(file, incoming)
     parts = []
     if file.sweep_at is not None:
-        parts.append(f"its key in incoming is swept {describe_wait(file, file.sweep_at)} (swept {file.sweeps} times)")
+        parts.append(
+            f"its key in incoming is swept {describe_wait(file, file.sweep_at)} (swept {file.sweeps} times)"
+        )
     if file.purge_at is not None:
         parts.append(f"its object in the vault is removed {describe_wait(file, file.purge_at)}")
     return "; ".join(parts) or "nothing"
@@ -160,7 +194,9 @@ def foresee_waiting(file: FileDiagnostics, incoming: Place | None) -> str:
     if is_held(file) and file.lease_until is not None:
         return f"the worker commits, or its lease ends {describe_wait(file, file.lease_until)} and another one begins anew"
     missing = incoming is not None and incoming.is_empty
-    end = f"; without an upload it expires after {describe_time(file.grace_until)}" if missing else ""
+    end = (
+        f"; without an upload it expires after {describe_time(file.grace_until)}" if missing else ""
+    )
     return f"a worker looks at it {describe_wait(file, file.due_at or file.now)}{end}"
 
 

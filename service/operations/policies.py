@@ -39,7 +39,9 @@ def signer_policy(incoming_bucket: str) -> Policy:
 
 def service_policy(incoming_bucket: str, vault_bucket: str) -> Policy:
     policy = allow(SERVICE_ACTIONS, [f"{incoming_bucket}/*", f"{vault_bucket}/*"])
-    policy["Statement"] += allow(SERVICE_BUCKET_ACTIONS, [incoming_bucket, vault_bucket])["Statement"]
+    policy["Statement"] += allow(SERVICE_BUCKET_ACTIONS, [incoming_bucket, vault_bucket])[
+        "Statement"
+    ]
     policy["Statement"] += allow(RULE_ACTIONS, [incoming_bucket])["Statement"]
     policy["Statement"].append(deny_unsigned_bodies([incoming_bucket, vault_bucket]))
     return policy
@@ -47,11 +49,20 @@ def service_policy(incoming_bucket: str, vault_bucket: str) -> Policy:
 
 def deny_unsigned_bodies(buckets: Sequence[str]) -> dict[str, Any]:
     resources = [f"arn:aws:s3:::{bucket}/*" for bucket in buckets]
-    return {"Effect": "Deny", "Action": ["s3:PutObject"], "Resource": resources, "Condition": UNSIGNED_BODIES}
+    return {
+        "Effect": "Deny",
+        "Action": ["s3:PutObject"],
+        "Resource": resources,
+        "Condition": UNSIGNED_BODIES,
+    }
 
 
 def allow(actions: tuple[str, ...], resources: Sequence[str]) -> Policy:
-    statement = {"Effect": "Allow", "Action": list(actions), "Resource": [f"arn:aws:s3:::{resource}" for resource in resources]}
+    statement = {
+        "Effect": "Allow",
+        "Action": list(actions),
+        "Resource": [f"arn:aws:s3:::{resource}" for resource in resources],
+    }
     return {"Version": "2012-10-17", "Statement": [statement]}
 
 
@@ -59,7 +70,10 @@ def describe(deployment: Deployment) -> str:
     """Policies, `mc` commands and `MINIO_*` lines for the store's administrator, with a name in the place of every secret."""
     identities = {
         deployment.signer_policy_name: (signer_policy(deployment.incoming_bucket), "S3_SIGNER"),
-        deployment.service_policy_name: (service_policy(deployment.incoming_bucket, deployment.vault_bucket), "S3"),
+        deployment.service_policy_name: (
+            service_policy(deployment.incoming_bucket, deployment.vault_bucket),
+            "S3",
+        ),
     }
     return "\n".join(
         [
@@ -74,7 +88,11 @@ def describe(deployment: Deployment) -> str:
             ],
             "",
             "# 3. Identities",
-            *[line for name, (policy, prefix) in identities.items() for line in describe_identity(name, policy, prefix=prefix)],
+            *[
+                line
+                for name, (policy, prefix) in identities.items()
+                for line in describe_identity(name, policy, prefix=prefix)
+            ],
             "",
             "# 4. Events, and the end of what no row names",
             f"mc event add --ignore-existing assay/{deployment.incoming_bucket} {deployment.webhook_arn} --event put",
@@ -92,7 +110,12 @@ def describe_environment(webhook_id: str) -> list[str]:
         "QUEUE_LIMIT": "100000",
     }
     lines = [f"MINIO_NOTIFY_WEBHOOK_{name}_{webhook_id}={value}" for name, value in webhook.items()]
-    lines += ["MINIO_API_SYNC_EVENTS=on", "MINIO_SYNC_BOOT=on", "# twice ASSAY_UPLOAD_TTL:", "MINIO_API_STALE_UPLOADS_EXPIRY=48h"]
+    lines += [
+        "MINIO_API_SYNC_EVENTS=on",
+        "MINIO_SYNC_BOOT=on",
+        "# twice ASSAY_UPLOAD_TTL:",
+        "MINIO_API_STALE_UPLOADS_EXPIRY=48h",
+    ]
     pages = "# pages that upload: the origin of ASSAY_PUBLIC_URL and each of ASSAY_CORS_ORIGINS, separated by commas:"
     return [*lines, pages, "MINIO_API_CORS_ALLOW_ORIGIN=https://files.example.com"]
 

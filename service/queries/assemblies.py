@@ -29,7 +29,9 @@ CLAIM: Final = """
 """
 
 
-async def claim_assembly(database: Database, file_id: UUID, upload_id: str, lease: timedelta) -> UUID | None:
+async def claim_assembly(
+    database: Database, file_id: UUID, upload_id: str, lease: timedelta
+) -> UUID | None:
     """The lease; None: somebody else has one, or the file is final."""
     token: UUID | None = await database.fetchval(CLAIM, file_id, upload_id, lease)
     return token
@@ -70,6 +72,10 @@ RECORD_ASSEMBLED: Final = """
 """
 
 
-async def record_assembled(database: Database, file_id: UUID, token: UUID, sha256: Sha256 | None) -> File | None:
+async def record_assembled(
+    database: Database, file_id: UUID, token: UUID, sha256: Sha256 | None
+) -> File | None:
     """The object lies at the key. None: the lease was lost, the file is final, or another digest is known."""
-    return read_file_if_any(await database.fetchrow(RECORD_ASSEMBLED, file_id, token, sha256 and sha256.digest))
+    return read_file_if_any(
+        await database.fetchrow(RECORD_ASSEMBLED, file_id, token, sha256 and sha256.digest)
+    )

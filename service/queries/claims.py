@@ -43,12 +43,16 @@ CLAIM: Final = """
 """
 
 
-async def claim_files(database: Database, slots: int, *, large: int = 0, unreadable: int = 0, lease: timedelta) -> list[Claim]:
+async def claim_files(
+    database: Database, slots: int, *, large: int = 0, unreadable: int = 0, lease: timedelta
+) -> list[Claim]:
     """Claim up to `slots` due files, at most `large` of them above 1 GiB.
 
     Claim up to `unreadable` files beside them of which a failed read of the incoming object was counted.
     """
-    return [read_row(row, Claim) for row in await database.fetch(CLAIM, slots, large, unreadable, lease)]
+    return [
+        read_row(row, Claim) for row in await database.fetch(CLAIM, slots, large, unreadable, lease)
+    ]
 
 
 # Both tables' leases move in one statement, and neither without the other.
@@ -66,7 +70,9 @@ EXTEND: Final = """
 
 async def extend_lease(database: Database, claim: Claim, lease: timedelta) -> bool:
     """Keep the claim; False: it is lost."""
-    return await database.fetchval(EXTEND, claim.vault_key, claim.lease, claim.id, lease) is not None
+    return (
+        await database.fetchval(EXTEND, claim.vault_key, claim.lease, claim.id, lease) is not None
+    )
 
 
 # Only while no copy request was sent: the reservation may go at once, because nothing can ever lie under its key.
@@ -89,7 +95,9 @@ RETURN: Final = """
 
 async def return_to_pending(database: Database, claim: Claim, next_look: timedelta) -> State | None:
     """Nothing was there: look again later. The state that the file has now; None: the claim is lost."""
-    state = await database.fetchval(RETURN, claim.vault_key, claim.lease, claim.id, claim.arrivals, next_look)
+    state = await database.fetchval(
+        RETURN, claim.vault_key, claim.lease, claim.id, claim.arrivals, next_look
+    )
     return state and State(state)
 
 
@@ -100,7 +108,9 @@ RELEASE: Final = """
 """
 
 
-async def release_claim(database: Database, claim: Claim, *, retry_in: timedelta, error: str) -> bool:
+async def release_claim(
+    database: Database, claim: Claim, *, retry_in: timedelta, error: str
+) -> bool:
     """Give the lease back, with the reason; a new claim gets a new key."""
     return await database.fetchval(RELEASE, claim.id, claim.lease, retry_in, error) is not None
 
@@ -125,7 +135,9 @@ NEXT_DUE: Final = """
 """
 
 
-async def find_next_due(database: Database, *, small: bool, large: bool, unreadable: bool) -> timedelta | None:
+async def find_next_due(
+    database: Database, *, small: bool, large: bool, unreadable: bool
+) -> timedelta | None:
     """Return the time until the next file of these kinds is due, negative if it is overdue; None if there is none."""
     delay: timedelta | None = await database.fetchval(NEXT_DUE, small, large, unreadable)
     return delay

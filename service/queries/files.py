@@ -102,9 +102,13 @@ RECORD_ARRIVAL: Final = """
 """
 
 
-async def record_arrival(database: Database, file_id: UUID, sha256: Sha256 | None, *, why: str) -> File | None:
+async def record_arrival(
+    database: Database, file_id: UUID, sha256: Sha256 | None, *, why: str
+) -> File | None:
     """The client says that its bytes are there, and maybe what they hash to. None: final, gone, or another digest is known."""
-    return read_file_if_any(await database.fetchrow(RECORD_ARRIVAL, file_id, sha256 and sha256.digest, why))
+    return read_file_if_any(
+        await database.fetchrow(RECORD_ARRIVAL, file_id, sha256 and sha256.digest, why)
+    )
 
 
 # What a client calls its file is its own affair as long as there is one; what was declared of the bytes never changes.
@@ -117,7 +121,12 @@ CHANGE: Final = """
 
 
 async def change_file(
-    database: Database, file_id: UUID, *, owner: str | None, filename: str | None, metadata: dict[str, str] | None
+    database: Database,
+    file_id: UUID,
+    *,
+    owner: str | None,
+    filename: str | None,
+    metadata: dict[str, str] | None,
 ) -> File | None:
     """Another name, other metadata, or both; None keeps what is there. None: gone, or not this owner's."""
     return read_file_if_any(await database.fetchrow(CHANGE, file_id, owner, filename, metadata))
@@ -138,6 +147,8 @@ DELETE: Final = """
 """
 
 
-async def delete_file(database: Database, file_id: UUID, *, owner: str | None, proved_too: bool = True) -> bool:
+async def delete_file(
+    database: Database, file_id: UUID, *, owner: str | None, proved_too: bool = True
+) -> bool:
     """Cancel or delete, in any state; False: somebody else was first, there is no such file, or it is proved and that was not asked for."""
     return await database.fetchval(DELETE, file_id, owner, proved_too) is not None

@@ -57,7 +57,9 @@ class Transition(HistoryEntry, frozen=True, kw_only=True):
         return Position(self.xid, self.sequence)
 
 
-LIST: Final = "SELECT state, previous, at, by, why FROM file_history WHERE file_id = $1 ORDER BY sequence"
+LIST: Final = (
+    "SELECT state, previous, at, by, why FROM file_history WHERE file_id = $1 ORDER BY sequence"
+)
 
 
 async def list_history(database: Database, file_id: UUID) -> list[HistoryEntry]:
@@ -127,7 +129,9 @@ READ_FILE: Final = """
 """
 
 
-async def read_some(database: Database, after: Position, *, owner: str, file_id: UUID | None, limit: int) -> list[Transition]:
+async def read_some(
+    database: Database, after: Position, *, owner: str, file_id: UUID | None, limit: int
+) -> list[Transition]:
     """What became of one owner's files, or of one file, behind `after`."""
     rows: list[Any]
     if file_id is None:

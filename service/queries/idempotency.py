@@ -24,7 +24,9 @@ REMEMBER: Final = """
 RECALL: Final = "SELECT request_sha256, file_id FROM idempotency_keys WHERE owner = $1 AND key = $2"
 
 
-async def remember_request(database: Database, owner: str, key: str, *, request: Sha256, file_id: UUID) -> Remembered | None:
+async def remember_request(
+    database: Database, owner: str, key: str, *, request: Sha256, file_id: UUID
+) -> Remembered | None:
     """Take the key for this file, in the caller's transaction; what is returned was there before."""
     if await database.fetchval(REMEMBER, owner, key, request.digest, file_id):
         return None

@@ -57,8 +57,12 @@ DIAGNOSTICS: Final = """
 """
 
 
-async def find_diagnostics(database: Database, file_id: UUID, *, sweep_delay: timedelta) -> FileDiagnostics | None:
-    return read_row_if_any(await database.fetchrow(DIAGNOSTICS, file_id, sweep_delay), FileDiagnostics)
+async def find_diagnostics(
+    database: Database, file_id: UUID, *, sweep_delay: timedelta
+) -> FileDiagnostics | None:
+    return read_row_if_any(
+        await database.fetchrow(DIAGNOSTICS, file_id, sweep_delay), FileDiagnostics
+    )
 
 
 # `arrivals` counts events and `complete` alike: none at all means that a worker's own look found the upload.

@@ -49,7 +49,9 @@ FIND_FILE_OWNER: Final = """
 """
 
 
-async def find_file_owner(database: Database, key_id: UUID, *, file_id: UUID, until: datetime) -> str | None:
+async def find_file_owner(
+    database: Database, key_id: UUID, *, file_id: UUID, until: datetime
+) -> str | None:
     """Whose file it is, while `until` is to come and the key lives; else None."""
     owner: str | None = await database.fetchval(FIND_FILE_OWNER, key_id, file_id, until)
     return owner
@@ -85,9 +87,19 @@ CREATE: Final = """
 
 
 async def create_key(
-    database: Database, *, key_id: UUID, owner: str, name: str, secret: Sha256, scopes: list[str], expires_at: datetime | None
+    database: Database,
+    *,
+    key_id: UUID,
+    owner: str,
+    name: str,
+    secret: Sha256,
+    scopes: list[str],
+    expires_at: datetime | None,
 ) -> ApiKey:
-    return read_row(await database.fetchrow(CREATE, key_id, owner, name, secret.digest, scopes, expires_at), ApiKey)
+    return read_row(
+        await database.fetchrow(CREATE, key_id, owner, name, secret.digest, scopes, expires_at),
+        ApiKey,
+    )
 
 
 LIST: Final = "SELECT id, owner, name, scopes, created_at, expires_at, revoked_at FROM api_keys ORDER BY owner, created_at"
@@ -97,7 +109,9 @@ async def list_keys(database: Database) -> list[ApiKey]:
     return [read_row(row, ApiKey) for row in await database.fetch(LIST)]
 
 
-REVOKE: Final = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1 RETURNING id"
+REVOKE: Final = (
+    "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1 RETURNING id"
+)
 
 
 async def revoke_key(database: Database, key_id: UUID) -> bool:

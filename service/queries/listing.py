@@ -94,7 +94,9 @@ class Found(msgspec.Struct, frozen=True):
     end: UUID | None
 
 
-async def list_files(database: Database, owner: str, filters: Filters, *, before: UUID, limit: int) -> Found:
+async def list_files(
+    database: Database, owner: str, filters: Filters, *, before: UUID, limit: int
+) -> Found:
     """At most `limit` files with ids below `before`, newest first; fewer may come although more exist behind `end`.
 
     Several statements: `database` is in a transaction, so that they read the same rows.
@@ -135,11 +137,15 @@ async def choose_statement(database: Database, owner: str, filters: Filters) -> 
     return BY_FILENAME
 
 
-READ_END: Final = "SELECT id FROM files WHERE owner = $1 AND id < $2 ORDER BY id DESC OFFSET 9999 LIMIT 1"
+READ_END: Final = (
+    "SELECT id FROM files WHERE owner = $1 AND id < $2 ORDER BY id DESC OFFSET 9999 LIMIT 1"
+)
 READ_END_BY_HASH: Final = "SELECT id FROM files WHERE owner = $1 AND id < $2 AND hash = $3 ORDER BY id DESC OFFSET 9999 LIMIT 1"
 
 
-async def find_read_end(database: Database, statement: str, owner: str, filters: Filters, *, before: UUID) -> UUID | None:
+async def find_read_end(
+    database: Database, statement: str, owner: str, filters: Filters, *, before: UUID
+) -> UUID | None:
     """The last of the rows that `statement` read when it read as many as it may. So few names fit BY_FILENAME that it read them all."""
     if statement is BY_FILENAME:
         return None

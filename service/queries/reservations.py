@@ -30,7 +30,9 @@ RESERVE_KEY: Final = """
 """
 
 
-async def reserve_key(database: Database, file_id: UUID, owner: str, *, lease: timedelta) -> Reservation:
+async def reserve_key(
+    database: Database, file_id: UUID, owner: str, *, lease: timedelta
+) -> Reservation:
     """Reserve a fresh vault key for a file that is streamed through the API and has no row yet."""
     return read_row(await database.fetchrow(RESERVE_KEY, file_id, owner, lease), Reservation)
 
@@ -62,9 +64,13 @@ EXTEND: Final = """
 """
 
 
-async def extend_reservation(database: Database, reservation: Reservation, lease: timedelta) -> bool:
+async def extend_reservation(
+    database: Database, reservation: Reservation, lease: timedelta
+) -> bool:
     """Keep a streamed upload's reservation. Return False if it is doomed."""
-    return await database.fetchval(EXTEND, reservation.vault_key, reservation.lease, lease) is not None
+    return (
+        await database.fetchval(EXTEND, reservation.vault_key, reservation.lease, lease) is not None
+    )
 
 
 # Before the first part: whoever finds the row must be able to abort the store's multipart upload.
@@ -102,7 +108,12 @@ COMMIT: Final = """
 
 
 async def commit_streamed_upload(
-    database: Database, reservation: Reservation, declaration: Declaration, *, sha256: Sha256, etag: str
+    database: Database,
+    reservation: Reservation,
+    declaration: Declaration,
+    *,
+    sha256: Sha256,
+    etag: str,
 ) -> File | None:
     """Insert the proved file. None proves nothing; neither does an error. Never send it again."""
     row = await database.fetchrow(

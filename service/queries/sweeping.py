@@ -67,9 +67,14 @@ CLAIM_DOOMED: Final = """
 """
 
 
-async def claim_doomed_reservations(database: Database, limit: int, copy_grace: timedelta) -> list[DoomedReservation]:
+async def claim_doomed_reservations(
+    database: Database, limit: int, copy_grace: timedelta
+) -> list[DoomedReservation]:
     """Take doomed reservations whose object is to be deleted now."""
-    return [read_row(row, DoomedReservation) for row in await database.fetch(CLAIM_DOOMED, limit, copy_grace)]
+    return [
+        read_row(row, DoomedReservation)
+        for row in await database.fetch(CLAIM_DOOMED, limit, copy_grace)
+    ]
 
 
 # COPY_GRACE counts from the first deletion, not from the doom: a deletion that comes late must not be the last one too.
@@ -79,7 +84,9 @@ KEEP_DOOMED: Final = """
 """
 
 
-async def keep_doomed_reservation(database: Database, vault_key: UUID, copy_grace: timedelta) -> None:
+async def keep_doomed_reservation(
+    database: Database, vault_key: UUID, copy_grace: timedelta
+) -> None:
     """The object is deleted for the first time; a late request may still bring one."""
     await database.execute(KEEP_DOOMED, vault_key, copy_grace)
 
@@ -130,9 +137,13 @@ CLAIM_PURGES: Final = """
 """
 
 
-async def claim_deleted_objects(database: Database, limit: int, delay: timedelta) -> list[DeletedObject]:
+async def claim_deleted_objects(
+    database: Database, limit: int, delay: timedelta
+) -> list[DeletedObject]:
     """Take deleted files whose vault object is to be deleted now, `delay` after their `purge_at`."""
-    return [read_row(row, DeletedObject) for row in await database.fetch(CLAIM_PURGES, limit, delay)]
+    return [
+        read_row(row, DeletedObject) for row in await database.fetch(CLAIM_PURGES, limit, delay)
+    ]
 
 
 MARK_PURGED: Final = "UPDATE files SET purge_at = NULL WHERE id = $1 AND state = 'deleted'"

@@ -42,7 +42,9 @@ REJECT: Final = """
 async def reject_file(database: Database, claim: Claim, rejection: Rejection) -> File | None:
     """What lies in incoming is not what was declared, or can't be read for good; nothing was copied."""
     return read_file_if_any(
-        await database.fetchrow(REJECT, claim.vault_key, claim.lease, claim.id, str(rejection.reason), rejection.detail)
+        await database.fetchrow(
+            REJECT, claim.vault_key, claim.lease, claim.id, str(rejection.reason), rejection.detail
+        )
     )
 
 
@@ -102,14 +104,18 @@ COMMIT: Final = """
 """
 
 
-async def commit_verification(database: Database, claim: Claim, *, size: int, sha256: Sha256, etag: str) -> File | None:
+async def commit_verification(
+    database: Database, claim: Claim, *, size: int, sha256: Sha256, etag: str
+) -> File | None:
     """Compare the declared size and digest with the proved ones, and commit the verdict.
 
     Return the file. It is unproved still after a first mismatch: the reservation is then doomed, the
     lease is given back, and the file is due again. Neither None nor an error shows that no commit has
     taken effect, so the statement must never be sent again.
     """
-    row = await database.fetchrow(COMMIT, claim.vault_key, claim.lease, claim.id, size, sha256.digest, etag)
+    row = await database.fetchrow(
+        COMMIT, claim.vault_key, claim.lease, claim.id, size, sha256.digest, etag
+    )
     return read_file_if_any(row)
 
 
@@ -138,11 +144,19 @@ COUNT_FAILED_READ: Final = """
 
 
 async def count_failed_read(
-    database: Database, claim: Claim, *, retry_in: timedelta, error: str, most_reads: int, most_time: timedelta
+    database: Database,
+    claim: Claim,
+    *,
+    retry_in: timedelta,
+    error: str,
+    most_reads: int,
+    most_time: timedelta,
 ) -> File | None:
     """Count a failed read of the incoming object and give the lease back; return the file, or None if the claim is lost.
 
     The file is rejected as unverifiable if this was at least read `most_reads`, and the first was `most_time` ago.
     """
-    row = await database.fetchrow(COUNT_FAILED_READ, claim.id, claim.lease, retry_in, error, most_reads, most_time)
+    row = await database.fetchrow(
+        COUNT_FAILED_READ, claim.id, claim.lease, retry_in, error, most_reads, most_time
+    )
     return read_file_if_any(row)

@@ -16,7 +16,9 @@ from service.problems import FieldError, Problem
 class ProblemDocument(msgspec.Struct, kw_only=True):
     """A refusal (RFC 9457). Further members depend on the type: `state`, `limit`, `reason`, `missing`, `wrong_size` and their counts."""
 
-    type: Annotated[str, msgspec.Meta(description="A URN that names the problem; docs/problems.md has them all")]
+    type: Annotated[
+        str, msgspec.Meta(description="A URN that names the problem; docs/problems.md has them all")
+    ]
     title: str
     status: int
     detail: str | None = None
@@ -45,7 +47,9 @@ def describe_status(kinds: list[type[Problem]]) -> ResponseSpec:
     return ResponseSpec(
         data_container=ProblemDocument,
         description="; ".join(f"`{kind.type}`: {kind.title}" for kind in kinds),
-        media_type=cast("Any", MEDIA_TYPE),  # Litestar's type knows only its own enum, its code takes any text
+        media_type=cast(
+            "Any", MEDIA_TYPE
+        ),  # Litestar's type knows only its own enum, its code takes any text
         generate_examples=False,
         examples=[Example(summary=kind.title, value=kind().document()) for kind in kinds],
     )

@@ -25,10 +25,16 @@ class Asset(msgspec.Struct, frozen=True):
 def load_asset(name: str) -> Asset:
     """`name`: a path below `service/web/`, ours and never a client's."""
     content = importlib.resources.files("service").joinpath("web", *name.split("/")).read_bytes()
-    return Asset(content, MEDIA_TYPES[name.rpartition(".")[2]], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    return Asset(
+        content,
+        MEDIA_TYPES[name.rpartition(".")[2]],
+        f'"{hashlib.sha256(content).hexdigest()[:32]}"',
+    )
 
 
-def answer_asset(request: Request[Any, Any, Any], name: str, headers: dict[str, str]) -> Response[bytes]:
+def answer_asset(
+    request: Request[Any, Any, Any], name: str, headers: dict[str, str]
+) -> Response[bytes]:
     """The file, or 304 for a browser that has it. `headers`: beside those that every file has."""
     asset = load_asset(name)
     headers = {"ETag": asset.etag, "X-Content-Type-Options": "nosniff", **headers}

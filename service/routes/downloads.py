@@ -13,26 +13,57 @@ from litestar.params import FromPath, QueryParameter
 from service import problems
 from service.auth.principals import READ, Principal, open_to
 from service.downloads.streaming import Download, DownloadBuffers, find_readable, open_source
-from service.http.representation import Headers, choose_span, describe_body, describe_file, is_not_modified
+from service.http.representation import (
+    Headers,
+    choose_span,
+    describe_body,
+    describe_file,
+    is_not_modified,
+)
 from service.model import ProvedFile
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
 
-CONDITIONAL_HEADERS: Final = ("if-match", "if-unmodified-since", "if-none-match", "if-modified-since", "if-range", "range")
+CONDITIONAL_HEADERS: Final = (
+    "if-match",
+    "if-unmodified-since",
+    "if-none-match",
+    "if-modified-since",
+    "if-range",
+    "range",
+)
 ANY_TYPE: Final = cast("Any", "*/*")
 """The file's own; Litestar's type knows only its own enum, its code takes any text."""
 SENT_HEADERS: Final = [
     ResponseHeader(name="ETag", description="The SHA-256, strong", documentation_only=True),
-    ResponseHeader(name="Repr-Digest", description="The SHA-256 (RFC 9530)", documentation_only=True),
-    ResponseHeader(name="Last-Modified", description="When the file was proved", documentation_only=True),
-    ResponseHeader(name="Content-Disposition", description="The filename (RFC 6266)", documentation_only=True),
+    ResponseHeader(
+        name="Repr-Digest", description="The SHA-256 (RFC 9530)", documentation_only=True
+    ),
+    ResponseHeader(
+        name="Last-Modified", description="When the file was proved", documentation_only=True
+    ),
+    ResponseHeader(
+        name="Content-Disposition", description="The filename (RFC 6266)", documentation_only=True
+    ),
 ]
 BODY_ANSWERS: Final = {
-    200: ResponseSpec(bytes, description="The whole file", media_type=ANY_TYPE, generate_examples=False),
-    206: ResponseSpec(bytes, description="The range that was asked for", media_type=ANY_TYPE, generate_examples=False),
+    200: ResponseSpec(
+        bytes, description="The whole file", media_type=ANY_TYPE, generate_examples=False
+    ),
+    206: ResponseSpec(
+        bytes,
+        description="The range that was asked for",
+        media_type=ANY_TYPE,
+        generate_examples=False,
+    ),
     304: ResponseSpec(None, description="The client has it already", generate_examples=False),
 }
-UNREADABLE: Final = (problems.NotReady, problems.FileRejected, problems.FileDamaged, problems.FileGone)
+UNREADABLE: Final = (
+    problems.NotReady,
+    problems.FileRejected,
+    problems.FileDamaged,
+    problems.FileGone,
+)
 
 log = structlog.get_logger()
 
@@ -70,7 +101,10 @@ async def read_file(
     principal: NamedDependency[Principal],
     downloads: NamedDependency[DownloadBuffers],
     disposition: Annotated[
-        Literal["attachment", "inline"], QueryParameter(description="`inline` shows harmless types in a browser; others stay attachments")
+        Literal["attachment", "inline"],
+        QueryParameter(
+            description="`inline` shows harmless types in a browser; others stay attachments"
+        ),
     ] = "attachment",
 ) -> Response[Any]:
     file = await find_readable(resources, file_id, owner=principal.acting_for)
@@ -78,7 +112,12 @@ async def read_file(
 
 
 async def answer_file(
-    request: Request[Any, Any, Any], resources: Resources, downloads: DownloadBuffers, file: ProvedFile, *, inline: bool
+    request: Request[Any, Any, Any],
+    resources: Resources,
+    downloads: DownloadBuffers,
+    file: ProvedFile,
+    *,
+    inline: bool,
 ) -> Response[Any]:
     """Conditions, range and body of a file that the request may read. Raises PreconditionFailed, RangeNotSatisfiable, StoreError."""
     headers, asked = describe_file(file, inline=inline), read_conditions(request)
@@ -88,7 +127,12 @@ async def answer_file(
         return Download(downloads, None, status=200, headers=headers | describe_body(file, None))
     span = choose_span(file, asked)
     source = await open_source(resources, downloads, file, span)
-    return Download(downloads, source, status=200 if span is None else 206, headers=headers | describe_body(file, span))
+    return Download(
+        downloads,
+        source,
+        status=200 if span is None else 206,
+        headers=headers | describe_body(file, span),
+    )
 
 
 def read_conditions(request: Request[Any, Any, Any]) -> Headers:

@@ -61,7 +61,9 @@ PROVED: Final = SentEvent(
         200: ResponseSpec(
             SentEvent,
             description="Events, for an hour at the most",
-            media_type=cast("Any", "text/event-stream"),  # Litestar's type knows only its own enum, its code takes any text
+            media_type=cast(
+                "Any", "text/event-stream"
+            ),  # Litestar's type knows only its own enum, its code takes any text
             generate_examples=False,
             examples=[Example(summary="A file was proved", value=PROVED)],
         ),
@@ -74,28 +76,41 @@ async def read_events(
     feed: NamedDependency[Feed],
     principal: NamedDependency[Principal],
     file: Annotated[UUID | None, QueryParameter(description="Of this file alone")] = None,
-    owner: Annotated[str | None, QueryParameter(description="Only for a key with the scope admin")] = None,
+    owner: Annotated[
+        str | None, QueryParameter(description="Only for a key with the scope admin")
+    ] = None,
     last_event_id: Annotated[
         str | None,
         HeaderParameter(
-            name="Last-Event-ID", description="The `id` of the last event that came", schema_extra={"pattern": f"^{EVENT_ID.pattern}$"}
+            name="Last-Event-ID",
+            description="The `id` of the last event that came",
+            schema_extra={"pattern": f"^{EVENT_ID.pattern}$"},
         ),
     ] = None,
 ) -> Response[Any]:
     pagination.check_query(request.query_params.multi_items(), known=PARAMETERS)
     position = None if last_event_id is None else parse_event_id(last_event_id)
     followed = await choose_owner(resources, principal, file=file, owner=owner)
-    return EventStream(feed, Subscriber(followed, principal.key_id, file_id=file, position=position))
+    return EventStream(
+        feed, Subscriber(followed, principal.key_id, file_id=file, position=position)
+    )
 
 
-async def choose_owner(resources: Resources, principal: Principal, *, file: UUID | None, owner: str | None) -> str:
+async def choose_owner(
+    resources: Resources, principal: Principal, *, file: UUID | None, owner: str | None
+) -> str:
     """Whose files: the owner that is named, the file's, or the principal's own. Raises Forbidden, InvalidRequest, NotFound."""
     acting_as = principal.act_as(owner)
     if not is_owner(acting_as):
-        raise InvalidRequest.at("owner", f"expected a name of 1 to {LONGEST_OWNER_BYTES} bytes without control characters")
+        raise InvalidRequest.at(
+            "owner",
+            f"expected a name of 1 to {LONGEST_OWNER_BYTES} bytes without control characters",
+        )
     if file is None:
         return acting_as
-    found = await lookup.find_file(resources, file, owner=acting_as if owner is not None else principal.acting_for)
+    found = await lookup.find_file(
+        resources, file, owner=acting_as if owner is not None else principal.acting_for
+    )
     return found.owner
 
 
@@ -104,5 +119,8 @@ def parse_event_id(text: str) -> Position:
     match = EVENT_ID.fullmatch(text)
     position = Position(int(match[1]), int(match[2])) if match else None
     if position is None or position.xid >= 2**64 or position.sequence >= 2**63:
-        raise InvalidRequest.at("Last-Event-ID", "is no id of an event: send one as it came, two numbers with a hyphen, or leave it out")
+        raise InvalidRequest.at(
+            "Last-Event-ID",
+            "is no id of an event: send one as it came, two numbers with a hyphen, or leave it out",
+        )
     return position

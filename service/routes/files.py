@@ -23,34 +23,104 @@ from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, refusals
 from service.uploads import declaring, signing
 
-Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", description="SHA-256, 64 lower-case hexadecimal digits")]
-Wait = Annotated[int, QueryParameter(name="wait", ge=0, le=50, description="Seconds to wait for the file to leave pending and verifying")]
-LOCATION = ResponseHeader(name="Location", description="The path of the file's metadata", documentation_only=True)
-REPLAYED = ResponseHeader(name="Idempotency-Replayed", description="`true`: an earlier request declared the file", documentation_only=True)
-LISTING_PARAMETERS = frozenset({"limit", "cursor", "state", "filename", "content_type", "hash", "created_after", "created_before", "owner"})
-PHOTO = {"filename": "photo.jpg", "size": 482113, "content_type": "image/jpeg", "metadata": {"album": "winter"}}
+Digest = Annotated[
+    str,
+    msgspec.Meta(pattern="^[0-9a-f]{64}$", description="SHA-256, 64 lower-case hexadecimal digits"),
+]
+Wait = Annotated[
+    int,
+    QueryParameter(
+        name="wait",
+        ge=0,
+        le=50,
+        description="Seconds to wait for the file to leave pending and verifying",
+    ),
+]
+LOCATION = ResponseHeader(
+    name="Location", description="The path of the file's metadata", documentation_only=True
+)
+REPLAYED = ResponseHeader(
+    name="Idempotency-Replayed",
+    description="`true`: an earlier request declared the file",
+    documentation_only=True,
+)
+LISTING_PARAMETERS = frozenset(
+    {
+        "limit",
+        "cursor",
+        "state",
+        "filename",
+        "content_type",
+        "hash",
+        "created_after",
+        "created_before",
+        "owner",
+    }
+)
+PHOTO = {
+    "filename": "photo.jpg",
+    "size": 482113,
+    "content_type": "image/jpeg",
+    "metadata": {"album": "winter"},
+}
 
 
 class DeclareRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a client says about a file before it sends it."""
 
-    filename: Annotated[str, msgspec.Meta(description="1 to 255 bytes of UTF-8, no path, no control characters")]
+    filename: Annotated[
+        str, msgspec.Meta(description="1 to 255 bytes of UTF-8, no path, no control characters")
+    ]
     size: Annotated[int, msgspec.Meta(ge=0, description="Bytes, exactly")]
-    content_type: Annotated[str, msgspec.Meta(description="A media type; absent: not declared, so not compared")] | None = None
-    sha256: Annotated[str, msgspec.Meta(description="The digest of the bytes; the store refuses any others")] | None = None
-    metadata: Annotated[dict[str, str], msgspec.Meta(description="At most 32 pairs, 4 KiB in all")] = {}
-    multipart: (
-        Annotated[bool, msgspec.Meta(description="In parts, or in one PUT of up to 5 GiB; absent: in parts above MULTIPART_ABOVE")] | None
+    content_type: (
+        Annotated[
+            str, msgspec.Meta(description="A media type; absent: not declared, so not compared")
+        ]
+        | None
     ) = None
-    owner: Annotated[str, msgspec.Meta(description="Whose file it is; another's only with the scope admin")] | None = None
+    sha256: (
+        Annotated[
+            str, msgspec.Meta(description="The digest of the bytes; the store refuses any others")
+        ]
+        | None
+    ) = None
+    metadata: Annotated[
+        dict[str, str], msgspec.Meta(description="At most 32 pairs, 4 KiB in all")
+    ] = {}
+    multipart: (
+        Annotated[
+            bool,
+            msgspec.Meta(
+                description="In parts, or in one PUT of up to 5 GiB; absent: in parts above MULTIPART_ABOVE"
+            ),
+        ]
+        | None
+    ) = None
+    owner: (
+        Annotated[
+            str, msgspec.Meta(description="Whose file it is; another's only with the scope admin")
+        ]
+        | None
+    ) = None
 
 
 class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is to be another; what is absent stays."""
 
-    filename: Annotated[str, msgspec.Meta(description="1 to 255 bytes of UTF-8, no path, no control characters")] | None = None
+    filename: (
+        Annotated[
+            str, msgspec.Meta(description="1 to 255 bytes of UTF-8, no path, no control characters")
+        ]
+        | None
+    ) = None
     metadata: (
-        Annotated[dict[str, str], msgspec.Meta(description="In the place of all there were; at most 32 pairs, 4 KiB in all")] | None
+        Annotated[
+            dict[str, str],
+            msgspec.Meta(
+                description="In the place of all there were; at most 32 pairs, 4 KiB in all"
+            ),
+        ]
+        | None
     ) = None
 
 
@@ -106,7 +176,11 @@ class FilePage(msgspec.Struct, frozen=True, kw_only=True):
 
 def describe_file(file: File) -> FileMetadata:
     """A row as clients see it."""
-    rejection = None if file.rejection_reason is None else Rejection(file.rejection_reason, file.rejection_detail or "")
+    rejection = (
+        None
+        if file.rejection_reason is None
+        else Rejection(file.rejection_reason, file.rejection_detail or "")
+    )
     return FileMetadata(
         id=file.id,
         filename=file.filename,
@@ -124,11 +198,16 @@ def describe_file(file: File) -> FileMetadata:
     )
 
 
-def describe_declared(resources: Resources, principal: Principal, declared: declaring.Declared) -> DeclaredFile:
+def describe_declared(
+    resources: Resources, principal: Principal, declared: declaring.Declared
+) -> DeclaredFile:
     if declared.upload is None:
         return DeclaredFile(file=describe_file(declared.file), upload=None)
     token = sign_upload_token(resources, declared.file, principal.key_id)
-    return DeclaredFile(file=describe_file(declared.file), upload=OfferedUpload(**msgspec.structs.asdict(declared.upload), token=token))
+    return DeclaredFile(
+        file=describe_file(declared.file),
+        upload=OfferedUpload(**msgspec.structs.asdict(declared.upload), token=token),
+    )
 
 
 def metadata_path(resources: Resources, file_id: UUID) -> str:
@@ -140,12 +219,17 @@ def read_declaration(request: DeclareRequest, principal: Principal) -> Declarati
     """Raises InvalidRequest, Forbidden."""
     owner = principal.act_as(request.owner)
     if not validation.is_owner(owner):
-        raise InvalidRequest.at("owner", f"expected a name of 1 to {validation.LONGEST_OWNER_BYTES} bytes without control characters")
+        raise InvalidRequest.at(
+            "owner",
+            f"expected a name of 1 to {validation.LONGEST_OWNER_BYTES} bytes without control characters",
+        )
     return Declaration(
         owner=owner,
         filename=validation.check_filename(request.filename),
         size=request.size,
-        content_type=None if request.content_type is None else validation.check_content_type(request.content_type),
+        content_type=None
+        if request.content_type is None
+        else validation.check_content_type(request.content_type),
         sha256=None if request.sha256 is None else validation.parse_sha256(request.sha256),
         metadata=validation.check_metadata(request.metadata),
         multipart=request.multipart,
@@ -160,7 +244,11 @@ def read_declaration(request: DeclareRequest, principal: Principal) -> Declarati
     tags=["files"],
     response_headers=[LOCATION, REPLAYED],
     responses={
-        200: ResponseSpec(DeclaredFile, description="The file that an earlier request declared", generate_examples=False),
+        200: ResponseSpec(
+            DeclaredFile,
+            description="The file that an earlier request declared",
+            generate_examples=False,
+        ),
         **refusals(*ANYWHERE, *READS_JSON, problems.FileTooLarge, problems.IdempotencyMismatch),
     },
 )
@@ -189,7 +277,11 @@ async def declare_file(
     headers = {"Location": metadata_path(resources, declared.file.id)}
     if declared.replayed:
         headers["Idempotency-Replayed"] = "true"
-    return Response(describe_declared(resources, principal, declared), status_code=200 if declared.replayed else 201, headers=headers)
+    return Response(
+        describe_declared(resources, principal, declared),
+        status_code=200 if declared.replayed else 201,
+        headers=headers,
+    )
 
 
 @get(
@@ -198,7 +290,11 @@ async def declare_file(
     **open_to(READ),
     summary="List your files, newest first",
     tags=["files"],
-    response_headers=[ResponseHeader(name="Link", description='The next page: `<…>; rel="next"`', documentation_only=True)],
+    response_headers=[
+        ResponseHeader(
+            name="Link", description='The next page: `<…>; rel="next"`', documentation_only=True
+        )
+    ],
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.InvalidCursor),
 )
 async def list_files(
@@ -206,16 +302,29 @@ async def list_files(
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
     limit: Annotated[int, QueryParameter(ge=1, le=1000, description="Files a page")] = 100,
-    cursor: Annotated[str | None, QueryParameter(description="`next` of the page before, with the same filters")] = None,
-    states: Annotated[
-        list[State] | None, QueryParameter(name="state", description="Any of these; absent: all but expired and deleted")
+    cursor: Annotated[
+        str | None, QueryParameter(description="`next` of the page before, with the same filters")
     ] = None,
-    filename: Annotated[str | None, QueryParameter(description="The whole name, or a prefix and `*`")] = None,
+    states: Annotated[
+        list[State] | None,
+        QueryParameter(
+            name="state", description="Any of these; absent: all but expired and deleted"
+        ),
+    ] = None,
+    filename: Annotated[
+        str | None, QueryParameter(description="The whole name, or a prefix and `*`")
+    ] = None,
     content_type: Annotated[str | None, QueryParameter(description="The whole media type")] = None,
     hash: Annotated[str | None, QueryParameter(description="SHA-256 in hexadecimal")] = None,
-    created_after: Annotated[datetime | None, QueryParameter(description="RFC 3339, with an offset")] = None,
-    created_before: Annotated[datetime | None, QueryParameter(description="RFC 3339, with an offset")] = None,
-    owner: Annotated[str | None, QueryParameter(description="Only for a key with the scope admin")] = None,
+    created_after: Annotated[
+        datetime | None, QueryParameter(description="RFC 3339, with an offset")
+    ] = None,
+    created_before: Annotated[
+        datetime | None, QueryParameter(description="RFC 3339, with an offset")
+    ] = None,
+    owner: Annotated[
+        str | None, QueryParameter(description="Only for a key with the scope admin")
+    ] = None,
 ) -> Response[FilePage]:
     pagination.check_query(request.query_params.multi_items(), known=LISTING_PARAMETERS)
     filters = Filters(
@@ -226,17 +335,23 @@ async def list_files(
         created_after=pagination.check_time(created_after, field="created_after"),
         created_before=pagination.check_time(created_before, field="created_before"),
     )
-    page = await pagination.list_page(resources, principal.act_as(owner), filters, cursor=cursor, limit=limit)
+    page = await pagination.list_page(
+        resources, principal.act_as(owner), filters, cursor=cursor, limit=limit
+    )
     answer = FilePage(files=[describe_file(file) for file in page.files], next=page.next)
     return Response(answer, headers=link_next(request, resources, page.next))
 
 
-def link_next(request: Request[Any, Any, Any], resources: Resources, cursor: str | None) -> dict[str, str]:
+def link_next(
+    request: Request[Any, Any, Any], resources: Resources, cursor: str | None
+) -> dict[str, str]:
     """The same request, one page on (RFC 8288)."""
     if cursor is None:
         return {}
     kept = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-    return {"Link": f'<{resources.settings.base_path}/files?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'}
+    return {
+        "Link": f'<{resources.settings.base_path}/files?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
+    }
 
 
 @get(
@@ -248,7 +363,10 @@ def link_next(request: Request[Any, Any, Any], resources: Resources, cursor: str
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
 )
 async def read_metadata(
-    file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal], wait: Wait = 0
+    file_id: FromPath[UUID],
+    resources: NamedDependency[Resources],
+    principal: NamedDependency[Principal],
+    wait: Wait = 0,
 ) -> FileMetadata:
     file = await lookup.find_file(resources, file_id, owner=principal.acting_for)
     return describe_file(await lookup.wait_until_final(resources, file, seconds=wait))
@@ -265,7 +383,10 @@ async def read_metadata(
 )
 async def change_file(
     file_id: FromPath[UUID],
-    data: Annotated[ChangeRequest, Body(examples=[Example(summary="Another name", value={"filename": "winter.jpg"})])],
+    data: Annotated[
+        ChangeRequest,
+        Body(examples=[Example(summary="Another name", value={"filename": "winter.jpg"})]),
+    ],
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
 ) -> FileMetadata:
@@ -287,5 +408,11 @@ async def change_file(
     tags=["files"],
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
 )
-async def delete_file(file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal]) -> None:
-    await lookup.delete_file(resources, file_id, owner=principal.acting_for, proved_too=principal.only_file is None)
+async def delete_file(
+    file_id: FromPath[UUID],
+    resources: NamedDependency[Resources],
+    principal: NamedDependency[Principal],
+) -> None:
+    await lookup.delete_file(
+        resources, file_id, owner=principal.acting_for, proved_too=principal.only_file is None
+    )

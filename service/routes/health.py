@@ -16,7 +16,13 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import QueryParameter
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    generate_latest,
+    multiprocess,
+)
 
 from service import database, problems
 from service.object_store import StoreError
@@ -65,7 +71,13 @@ class HealthReport(msgspec.Struct, frozen=True):
     detail: str | None = None
 
 
-@get("/health/live", operation_id="isLive", summary="This process answers", tags=["health"], security=[])
+@get(
+    "/health/live",
+    operation_id="isLive",
+    summary="This process answers",
+    tags=["health"],
+    security=[],
+)
 async def is_live() -> HealthReport:
     return HealthReport("live")
 
@@ -77,14 +89,23 @@ async def is_live() -> HealthReport:
     tags=["health"],
     security=[],
     responses={
-        503: ResponseSpec(HealthReport, description="It cannot, or with full=1: something is away", generate_examples=False),
+        503: ResponseSpec(
+            HealthReport,
+            description="It cannot, or with full=1: something is away",
+            generate_examples=False,
+        ),
         **refusals(problems.InvalidRequest),
     },
 )
 async def is_ready(
     resources: NamedDependency[Resources],
     readiness: NamedDependency[Readiness],
-    full: Annotated[int, QueryParameter(ge=0, le=1, description="1: fail when the database or the store is away, too")] = 0,
+    full: Annotated[
+        int,
+        QueryParameter(
+            ge=0, le=1, description="1: fail when the database or the store is away, too"
+        ),
+    ] = 0,
 ) -> Response[HealthReport]:
     if readiness.phase != "running":
         return Response(HealthReport(readiness.phase, detail=readiness.detail), status_code=503)
@@ -111,8 +132,17 @@ async def answers_in_time(question: Awaitable[None]) -> bool:
     return True
 
 
-@get("/metrics", operation_id="readMetrics", summary="For Prometheus", tags=["health"], security=[], media_type=CONTENT_TYPE_LATEST)
-async def read_metrics(resources: NamedDependency[Resources], readiness: NamedDependency[Readiness]) -> bytes:
+@get(
+    "/metrics",
+    operation_id="readMetrics",
+    summary="For Prometheus",
+    tags=["health"],
+    security=[],
+    media_type=CONTENT_TYPE_LATEST,
+)
+async def read_metrics(
+    resources: NamedDependency[Resources], readiness: NamedDependency[Readiness]
+) -> bytes:
     """Counters of this process (of all on this machine, with PROMETHEUS_MULTIPROC_DIR), and the backlog as the database has it."""
     kept = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -120,7 +150,9 @@ async def read_metrics(resources: NamedDependency[Resources], readiness: NamedDe
         multiprocess.MultiProcessCollector(kept)  # type: ignore[no-untyped-call]  # the library leaves it untyped
     measured = CollectorRegistry()
     backlog = await readiness.backlog.ask(lambda: measure_backlog(resources))
-    measured.register(BacklogGauges(backlog, last_event=kept.get_sample_value(LAST_EVENT_NAME) or None))
+    measured.register(
+        BacklogGauges(backlog, last_event=kept.get_sample_value(LAST_EVENT_NAME) or None)
+    )
     return generate_latest(kept) + generate_latest(measured)
 
 

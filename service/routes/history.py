@@ -33,7 +33,9 @@ class FileHistory(msgspec.Struct, frozen=True, kw_only=True):
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
 )
 async def read_history(
-    file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal]
+    file_id: FromPath[UUID],
+    resources: NamedDependency[Resources],
+    principal: NamedDependency[Principal],
 ) -> FileHistory:
     file = await lookup.find_file(resources, file_id, owner=principal.acting_for)
     return FileHistory(history=await list_history(resources.pool, file.id))

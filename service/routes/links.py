@@ -24,16 +24,26 @@ LONGEST_SECONDS = int(links.LONGEST.total_seconds())
 class LinkRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long the link is to work, and what a browser does with the file."""
 
-    expires_in: Annotated[int, msgspec.Meta(ge=1, le=LONGEST_SECONDS, description="Seconds, at most 7 days")]
+    expires_in: Annotated[
+        int, msgspec.Meta(ge=1, le=LONGEST_SECONDS, description="Seconds, at most 7 days")
+    ]
     disposition: Annotated[
-        Literal["attachment", "inline"], msgspec.Meta(description="`inline` shows harmless types in a browser; others stay attachments")
+        Literal["attachment", "inline"],
+        msgspec.Meta(
+            description="`inline` shows harmless types in a browser; others stay attachments"
+        ),
     ] = "attachment"
 
 
 class SignedLink(msgspec.Struct, frozen=True, kw_only=True):
     """Whoever has `url` can read the file until `expires_at`, without a key."""
 
-    url: Annotated[str, msgspec.Meta(description="A path, below the address of this API, unless ASSAY_PUBLIC_URL is set")]
+    url: Annotated[
+        str,
+        msgspec.Meta(
+            description="A path, below the address of this API, unless ASSAY_PUBLIC_URL is set"
+        ),
+    ]
     expires_at: datetime
 
 
@@ -44,16 +54,24 @@ class SignedLink(msgspec.Struct, frozen=True, kw_only=True):
     summary="Make a link that works without a key",
     description="It ends by itself, with the file, and with the API key that made it. Needs the scope `read`: the link gives the bytes.",
     tags=["links"],
-    responses=refusals(*ANYWHERE, *READS_JSON, problems.NotFound, *UNREADABLE, problems.LinksNotAvailable),
+    responses=refusals(
+        *ANYWHERE, *READS_JSON, problems.NotFound, *UNREADABLE, problems.LinksNotAvailable
+    ),
 )
 async def make_link(
     file_id: FromPath[UUID],
-    data: Annotated[LinkRequest, Body(examples=[Example(summary="For a day", value={"expires_in": 86400})])],
+    data: Annotated[
+        LinkRequest, Body(examples=[Example(summary="For a day", value={"expires_in": 86400})])
+    ],
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
 ) -> SignedLink:
     made = await links.make_link(
-        resources, file_id, principal, expires_in=timedelta(seconds=data.expires_in), inline=data.disposition == "inline"
+        resources,
+        file_id,
+        principal,
+        expires_in=timedelta(seconds=data.expires_in),
+        inline=data.disposition == "inline",
     )
     public_url = resources.settings.public_url or ""  # never Host, which is the client's to choose
     return SignedLink(url=public_url + made.path, expires_at=made.expires_at)

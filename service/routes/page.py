@@ -39,18 +39,29 @@ CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self' STORE; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
-HEADERS: Final = {"Cache-Control": "no-cache", "Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin"}
+HEADERS: Final = {
+    "Cache-Control": "no-cache",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 ASKED_FOR: Final = [HttpMethod.GET, HttpMethod.HEAD]
 
 
 @route("/", http_method=ASKED_FOR, include_in_schema=False, sync_to_thread=False)
-def read_page(request: Request[Any, Any, Any], resources: NamedDependency[Resources]) -> Response[bytes]:
+def read_page(
+    request: Request[Any, Any, Any], resources: NamedDependency[Resources]
+) -> Response[bytes]:
     """The page may talk to the API that it came from, and to the store that upload URLs name."""
     policy = CONTENT_SECURITY_POLICY.replace("STORE", resources.settings.public_endpoint)
     return answer_asset(request, "index.html", HEADERS | {"Content-Security-Policy": policy})
 
 
-@route([f"/page/{name}" for name in ("style.css", *MODULES)], http_method=ASKED_FOR, include_in_schema=False, sync_to_thread=False)
+@route(
+    [f"/page/{name}" for name in ("style.css", *MODULES)],
+    http_method=ASKED_FOR,
+    include_in_schema=False,
+    sync_to_thread=False,
+)
 def read_page_file(request: Request[Any, Any, Any]) -> Response[bytes]:
     """What the page is made of: these files and no others."""
     return answer_asset(request, request.scope["path"].rpartition("/")[2], HEADERS)

@@ -33,14 +33,25 @@ REFUSED = (
 class PartRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part that is to be sent."""
 
-    number: Annotated[int, msgspec.Meta(ge=1, description="From 1 to the number of parts that the file was cut into")]
-    sha256: Annotated[str, msgspec.Meta(description="The part's digest; the store refuses any other bytes")] | None = None
+    number: Annotated[
+        int,
+        msgspec.Meta(ge=1, description="From 1 to the number of parts that the file was cut into"),
+    ]
+    sha256: (
+        Annotated[
+            str, msgspec.Meta(description="The part's digest; the store refuses any other bytes")
+        ]
+        | None
+    ) = None
 
 
 class PartsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The parts that are to be sent next."""
 
-    parts: Annotated[list[PartRequest], msgspec.Meta(min_length=1, max_length=MOST_PARTS_A_REQUEST, description="Each number once")]
+    parts: Annotated[
+        list[PartRequest],
+        msgspec.Meta(min_length=1, max_length=MOST_PARTS_A_REQUEST, description="Each number once"),
+    ]
 
 
 class SignedParts(msgspec.Struct, frozen=True):
@@ -68,16 +79,29 @@ class StoredParts(msgspec.Struct, frozen=True):
 )
 async def sign_parts(
     file_id: FromPath[UUID],
-    data: Annotated[PartsRequest, Body(examples=[Example(summary="The first two", value={"parts": [{"number": 1}, {"number": 2}]})])],
+    data: Annotated[
+        PartsRequest,
+        Body(
+            examples=[
+                Example(summary="The first two", value={"parts": [{"number": 1}, {"number": 2}]})
+            ]
+        ),
+    ],
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
 ) -> SignedParts:
     wanted = [read_part(part, index) for index, part in enumerate(data.parts)]
-    return SignedParts(await multipart.sign_parts(resources, file_id, wanted, owner=principal.acting_for))
+    return SignedParts(
+        await multipart.sign_parts(resources, file_id, wanted, owner=principal.acting_for)
+    )
 
 
 def read_part(part: PartRequest, index: int) -> multipart.PartRequest:
-    sha256 = None if part.sha256 is None else validation.parse_sha256(part.sha256, field=f"parts[{index}].sha256")
+    sha256 = (
+        None
+        if part.sha256 is None
+        else validation.parse_sha256(part.sha256, field=f"parts[{index}].sha256")
+    )
     return multipart.PartRequest(part.number, sha256)
 
 
@@ -90,5 +114,9 @@ def read_part(part: PartRequest, index: int) -> multipart.PartRequest:
     tags=["uploads"],
     responses=refusals(*ANYWHERE, *REFUSED, problems.UploadLost),
 )
-async def list_parts(file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal]) -> StoredParts:
+async def list_parts(
+    file_id: FromPath[UUID],
+    resources: NamedDependency[Resources],
+    principal: NamedDependency[Principal],
+) -> StoredParts:
     return StoredParts(await multipart.list_parts(resources, file_id, owner=principal.acting_for))

@@ -7,7 +7,13 @@ from typing import Any, Final
 import msgspec
 from litestar import Request
 
-from service.problems import FieldError, InvalidRequest, MalformedBody, SlowSender, UnsupportedMediaType
+from service.problems import (
+    FieldError,
+    InvalidRequest,
+    MalformedBody,
+    SlowSender,
+    UnsupportedMediaType,
+)
 
 BODY_SECONDS: Final = 30.0
 AT_FIELD: Final = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
@@ -32,13 +38,19 @@ class JsonRequest(Request[Any, Any, Any]):
             async with asyncio.timeout(BODY_SECONDS):
                 return await super().body()
         except TimeoutError as error:
-            raise SlowSender(f"the body was not complete after {BODY_SECONDS:.0f} s", headers={"Connection": "close"}) from error
+            raise SlowSender(
+                f"the body was not complete after {BODY_SECONDS:.0f} s",
+                headers={"Connection": "close"},
+            ) from error
 
 
 def check_media_type(header: str | None) -> None:
     essence = (header or "").partition(";")[0].strip().lower()
     if essence != "application/json":
-        raise UnsupportedMediaType("Content-Type: send the body as application/json", headers={"Accept": "application/json"})
+        raise UnsupportedMediaType(
+            "Content-Type: send the body as application/json",
+            headers={"Accept": "application/json"},
+        )
 
 
 def decode_body(body: bytes, kind: Any) -> Any:

@@ -43,7 +43,9 @@ class DocumentOrPage(OpenAPIRenderPlugin):
         self.document = b""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        if "text/html" in request.headers.get("accept", "") and not request.scope["path"].endswith(".json"):
+        if "text/html" in request.headers.get("accept", "") and not request.scope["path"].endswith(
+            ".json"
+        ):
             return self.page
         self.document = self.document or encode_json(openapi_schema)
         return self.document
@@ -82,11 +84,22 @@ def describe_api(base_path: str, version: str) -> OpenAPIConfig:
         components=Components(
             security_schemes={
                 "bearer": SecurityScheme(type="http", scheme="bearer", description=BEARER),
-                "uploadToken": SecurityScheme(type="http", scheme="bearer", description=UPLOAD_TOKEN),
-                "webhook": SecurityScheme(type="http", scheme="bearer", description="The store's own token: ASSAY_WEBHOOK_TOKEN"),
+                "uploadToken": SecurityScheme(
+                    type="http", scheme="bearer", description=UPLOAD_TOKEN
+                ),
+                "webhook": SecurityScheme(
+                    type="http",
+                    scheme="bearer",
+                    description="The store's own token: ASSAY_WEBHOOK_TOKEN",
+                ),
             }
         ),
         path="/schema",
         render_plugins=[DocumentOrPage(base_path)],
-        openapi_router=Router("/schema", route_handlers=[read_asset], include_in_schema=False, after_request=set_headers),
+        openapi_router=Router(
+            "/schema",
+            route_handlers=[read_asset],
+            include_in_schema=False,
+            after_request=set_headers,
+        ),
     )

@@ -7,7 +7,14 @@ from typing import Annotated, Any, Final
 import msgspec
 from litestar import Request, Response, post
 from litestar.di import NamedDependency
-from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
+from litestar.openapi.spec import (
+    OpenAPIFormat,
+    OpenAPIMediaType,
+    OpenAPIType,
+    Operation,
+    RequestBody,
+    Schema,
+)
 from litestar.params import HeaderParameter, QueryParameter
 
 from service import problems
@@ -34,9 +41,18 @@ class FormOrBytes(Operation):
 
     def __post_init__(self) -> None:
         binary = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
-        form = Schema(type=OpenAPIType.OBJECT, properties={FORM_FIELD: binary}, required=[FORM_FIELD])
-        content = {"multipart/form-data": OpenAPIMediaType(schema=form), "application/octet-stream": OpenAPIMediaType(schema=binary)}
-        self.request_body = RequestBody(content=content, description="The file: the form's field `file`, or the body itself", required=True)
+        form = Schema(
+            type=OpenAPIType.OBJECT, properties={FORM_FIELD: binary}, required=[FORM_FIELD]
+        )
+        content = {
+            "multipart/form-data": OpenAPIMediaType(schema=form),
+            "application/octet-stream": OpenAPIMediaType(schema=binary),
+        }
+        self.request_body = RequestBody(
+            content=content,
+            description="The file: the form's field `file`, or the body itself",
+            required=True,
+        )
 
 
 @post(
@@ -68,18 +84,41 @@ async def upload_file(
     request: Request[Any, Any, Any],
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
-    filename: Annotated[str | None, QueryParameter(description="The name, where neither the form nor Content-Disposition says it")] = None,
-    metadata: Annotated[str | None, QueryParameter(description="A JSON object of at most 32 pairs of strings, 4 KiB in all")] = None,
-    repr_digest: Annotated[str | None, HeaderParameter(name="Repr-Digest", description="RFC 9530; the declared digest of the file")] = None,
+    filename: Annotated[
+        str | None,
+        QueryParameter(
+            description="The name, where neither the form nor Content-Disposition says it"
+        ),
+    ] = None,
+    metadata: Annotated[
+        str | None,
+        QueryParameter(description="A JSON object of at most 32 pairs of strings, 4 KiB in all"),
+    ] = None,
+    repr_digest: Annotated[
+        str | None,
+        HeaderParameter(
+            name="Repr-Digest", description="RFC 9530; the declared digest of the file"
+        ),
+    ] = None,
 ) -> Response[FileMetadata]:
     sha256 = None if repr_digest is None else parse_repr_digest(repr_digest)
     pairs = {} if metadata is None else read_metadata(metadata)
     boundary = find_boundary(request.headers.get("content-type", ""))
     if boundary is not None:
-        return await stream_form(request, resources, principal, boundary=boundary, filename=filename, sha256=sha256, metadata=pairs)
+        return await stream_form(
+            request,
+            resources,
+            principal,
+            boundary=boundary,
+            filename=filename,
+            sha256=sha256,
+            metadata=pairs,
+        )
     name = filename or read_disposition(request.headers.get("content-disposition", ""))
     given = request.headers.get("content-type")
-    content_type = None if given is None else validation.check_content_type(given, field="Content-Type")
+    content_type = (
+        None if given is None else validation.check_content_type(given, field="Content-Type")
+    )
     headers = UploadHeaders(
         owner=principal.owner,
         filename=validation.check_filename(name),
@@ -96,7 +135,9 @@ def read_metadata(text: str) -> dict[str, str]:
     try:
         pairs = msgspec.json.decode(text, type=dict[str, str])
     except msgspec.DecodeError as error:
-        raise InvalidRequest.at("metadata", f'expected a JSON object of strings, such as {{"album": "winter"}}: {error}') from error
+        raise InvalidRequest.at(
+            "metadata", f'expected a JSON object of strings, such as {{"album": "winter"}}: {error}'
+        ) from error
     return validation.check_metadata(pairs)
 
 
@@ -107,7 +148,10 @@ def read_disposition(header: str) -> str:
     except ValueError as error:
         raise InvalidRequest.at("Content-Disposition", str(error)) from error
     if name is None:
-        raise InvalidRequest.at("filename", 'is missing: send ?filename=… or Content-Disposition: attachment; filename="…"')
+        raise InvalidRequest.at(
+            "filename",
+            'is missing: send ?filename=… or Content-Disposition: attachment; filename="…"',
+        )
     return name
 
 
@@ -129,8 +173,14 @@ async def stream_form(
     said = await form.open()
     name = said.filename or filename
     if name is None:
-        raise InvalidRequest.at("filename", 'is missing: send filename="…" with the field `file`, or ?filename=…')
-    content_type = None if said.content_type is None else validation.check_content_type(said.content_type, field="file: Content-Type")
+        raise InvalidRequest.at(
+            "filename", 'is missing: send filename="…" with the field `file`, or ?filename=…'
+        )
+    content_type = (
+        None
+        if said.content_type is None
+        else validation.check_content_type(said.content_type, field="file: Content-Type")
+    )
     headers = UploadHeaders(
         owner=principal.owner,
         filename=validation.check_filename(name),
@@ -142,7 +192,9 @@ async def stream_form(
     return await stream(request, resources, headers, form.read())
 
 
-async def stream_file(request: Request[Any, Any, Any], resources: Resources, headers: UploadHeaders) -> Response[FileMetadata]:
+async def stream_file(
+    request: Request[Any, Any, Any], resources: Resources, headers: UploadHeaders
+) -> Response[FileMetadata]:
     """Stream the request's body into the vault. Return 201 and the proved file."""
     if headers.most_bytes is not None:
         check_size(resources, headers.most_bytes)
@@ -150,25 +202,38 @@ async def stream_file(request: Request[Any, Any, Any], resources: Resources, hea
 
 
 async def stream(
-    request: Request[Any, Any, Any], resources: Resources, headers: UploadHeaders, body: AsyncIterator[bytes]
+    request: Request[Any, Any, Any],
+    resources: Resources,
+    headers: UploadHeaders,
+    body: AsyncIterator[bytes],
 ) -> Response[FileMetadata]:
     file = await upload_stream(resources, find_buffers(request), headers, body)
     request.scope["state"]["file_id"] = file.id
-    return Response(describe_file(file), status_code=201, headers={"Location": metadata_path(resources, file.id)})
+    return Response(
+        describe_file(file),
+        status_code=201,
+        headers={"Location": metadata_path(resources, file.id)},
+    )
 
 
 def read(request: Request[Any, Any, Any], resources: Resources) -> AsyncIterator[bytes]:
     """The body's bytes. Raises UnsupportedMediaType for one that is encoded: its SHA-256 would be another file's."""
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise problems.UnsupportedMediaType("Content-Encoding: send the bytes as they are")
-    return read_body(request.receive, length=read_length(request), bytes_per_second=resources.settings.min_upload_rate)
+    return read_body(
+        request.receive,
+        length=read_length(request),
+        bytes_per_second=resources.settings.min_upload_rate,
+    )
 
 
 def read_length(request: Request[Any, Any, Any]) -> int | None:
     """Return the announced length of the file, or None for a chunked body. Raises LengthRequired, InvalidRequest."""
     given = request.headers.get("content-length")
     if given is None and "transfer-encoding" not in request.headers:
-        raise problems.LengthRequired("the body is the file: send Content-Length or Transfer-Encoding: chunked")
+        raise problems.LengthRequired(
+            "the body is the file: send Content-Length or Transfer-Encoding: chunked"
+        )
     if given is None:
         return None
     if not (given.isascii() and given.isdigit()):

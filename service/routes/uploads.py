@@ -10,7 +10,14 @@ from litestar import MediaType, Request, Response, post, put
 from litestar.datastructures import ResponseHeader
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
+from litestar.openapi.spec import (
+    OpenAPIFormat,
+    OpenAPIMediaType,
+    OpenAPIType,
+    Operation,
+    RequestBody,
+    Schema,
+)
 from litestar.params import FromPath, HeaderParameter, JSONBody, PathParameter
 
 from service import problems
@@ -21,7 +28,14 @@ from service.model import GONE, UNPROVED, Declaration, Sha256
 from service.problems import InvalidRequest
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, read_raw_path, refusals
-from service.routes.files import DeclaredFile, FileMetadata, Wait, describe_declared, describe_file, metadata_path
+from service.routes.files import (
+    DeclaredFile,
+    FileMetadata,
+    Wait,
+    describe_declared,
+    describe_file,
+    metadata_path,
+)
 from service.routes.streamed_uploads import read_length, stream_file
 from service.uploads import completion, declaring
 from service.uploads.streamed import UploadHeaders
@@ -30,7 +44,15 @@ from service.uploads.streamed import UploadHeaders
 class CompleteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """For clients that hash while they send."""
 
-    sha256: Annotated[str, msgspec.Meta(description="The digest of the bytes; set once, while the file is not final")] | None = None
+    sha256: (
+        Annotated[
+            str,
+            msgspec.Meta(
+                description="The digest of the bytes; set once, while the file is not final"
+            ),
+        ]
+        | None
+    ) = None
 
 
 @dataclass
@@ -38,8 +60,12 @@ class AnyBody(Operation):
     """An operation whose body is the file itself."""
 
     def __post_init__(self) -> None:
-        content = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY))
-        self.request_body = RequestBody(content={"application/octet-stream": content}, description="The bytes of the file")
+        content = OpenAPIMediaType(
+            schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+        )
+        self.request_body = RequestBody(
+            content={"application/octet-stream": content}, description="The bytes of the file"
+        )
 
 
 @put(
@@ -53,12 +79,22 @@ class AnyBody(Operation):
     tags=["uploads"],
     request_max_body_size=None,
     response_headers=[
-        ResponseHeader(name="Location", description="The store's URL (307), or the metadata's path (201)", documentation_only=True),
-        ResponseHeader(name="Link", description='307: `<…/metadata>; rel="describedby"`', documentation_only=True),
+        ResponseHeader(
+            name="Location",
+            description="The store's URL (307), or the metadata's path (201)",
+            documentation_only=True,
+        ),
+        ResponseHeader(
+            name="Link",
+            description='307: `<…/metadata>; rel="describedby"`',
+            documentation_only=True,
+        ),
     ],
     responses={
         201: ResponseSpec(FileMetadata, description="Streamed and proved", generate_examples=False),
-        307: ResponseSpec(None, description="Send the same body to Location, unchunked", generate_examples=False),
+        307: ResponseSpec(
+            None, description="Send the same body to Location, unchunked", generate_examples=False
+        ),
         **refusals(
             *ANYWHERE,
             problems.InvalidRequest,
@@ -77,25 +113,52 @@ async def upload_by_redirect(
     filename: Annotated[str, PathParameter(description="1 to 255 bytes of UTF-8, percent-encoded")],  # noqa: ARG001  # read as it was sent
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
-    repr_digest: Annotated[str | None, HeaderParameter(name="Repr-Digest", description="RFC 9530; the declared digest")] = None,
+    repr_digest: Annotated[
+        str | None, HeaderParameter(name="Repr-Digest", description="RFC 9530; the declared digest")
+    ] = None,
 ) -> Response[Any]:
     name = read_filename(request)
     content_type = read_content_type(request)
     sha256 = None if repr_digest is None else parse_repr_digest(repr_digest)
     size = read_length(request)
     if size is None:
-        headers = UploadHeaders(owner=principal.owner, filename=name, content_type=content_type, sha256=sha256, most_bytes=None)
+        headers = UploadHeaders(
+            owner=principal.owner,
+            filename=name,
+            content_type=content_type,
+            sha256=sha256,
+            most_bytes=None,
+        )
         return await stream_file(request, resources, headers)
-    return await redirect(request, resources, declare_upload(principal, name, size=size, content_type=content_type, sha256=sha256))
-
-
-def declare_upload(principal: Principal, filename: str, *, size: int, content_type: str | None, sha256: Sha256 | None) -> Declaration:
-    return Declaration(
-        owner=principal.owner, filename=filename, size=size, content_type=content_type, sha256=sha256, metadata={}, multipart=False
+    return await redirect(
+        request,
+        resources,
+        declare_upload(principal, name, size=size, content_type=content_type, sha256=sha256),
     )
 
 
-async def redirect(request: Request[Any, Any, Any], resources: Resources, declaration: Declaration) -> Response[bytes]:
+def declare_upload(
+    principal: Principal,
+    filename: str,
+    *,
+    size: int,
+    content_type: str | None,
+    sha256: Sha256 | None,
+) -> Declaration:
+    return Declaration(
+        owner=principal.owner,
+        filename=filename,
+        size=size,
+        content_type=content_type,
+        sha256=sha256,
+        metadata={},
+        multipart=False,
+    )
+
+
+async def redirect(
+    request: Request[Any, Any, Any], resources: Resources, declaration: Declaration
+) -> Response[bytes]:
     """To a URL that binds the length alone: who follows sends headers of its own."""
     file, upload = await declaring.declare_redirect(resources, declaration)
     request.scope["state"]["file_id"] = file.id
@@ -110,7 +173,9 @@ def read_filename(request: Request[Any, Any, Any]) -> str:
     try:
         name = unquote_to_bytes(encoded).decode()
     except UnicodeDecodeError as error:
-        raise InvalidRequest.at("filename", "is not UTF-8: percent-encode the name's UTF-8 bytes") from error
+        raise InvalidRequest.at(
+            "filename", "is not UTF-8: percent-encode the name's UTF-8 bytes"
+        ) from error
     return validation.check_filename(name)
 
 
@@ -150,7 +215,9 @@ async def complete_upload(
     data: JSONBody[CompleteRequest | None] = None,
 ) -> Response[FileMetadata]:
     sha256 = validation.parse_sha256(data.sha256) if data and data.sha256 is not None else None
-    file = await completion.complete_upload(resources, file_id, owner=principal.acting_for, sha256=sha256)
+    file = await completion.complete_upload(
+        resources, file_id, owner=principal.acting_for, sha256=sha256
+    )
     file = await lookup.wait_until_final(resources, file, seconds=wait)
     if file.state in GONE:
         raise lookup.gone(file)
@@ -165,10 +232,21 @@ async def complete_upload(
     summary="How to send a file that still waits for its bytes, anew",
     tags=["uploads"],
     responses=refusals(
-        *ANYWHERE, problems.InvalidRequest, problems.NotFound, problems.AlreadyUploaded, problems.FileGone, problems.ObjectStoreUnavailable
+        *ANYWHERE,
+        problems.InvalidRequest,
+        problems.NotFound,
+        problems.AlreadyUploaded,
+        problems.FileGone,
+        problems.ObjectStoreUnavailable,
     ),
 )
 async def renew_upload(
-    file_id: FromPath[UUID], resources: NamedDependency[Resources], principal: NamedDependency[Principal]
+    file_id: FromPath[UUID],
+    resources: NamedDependency[Resources],
+    principal: NamedDependency[Principal],
 ) -> DeclaredFile:
-    return describe_declared(resources, principal, await declaring.renew_upload(resources, file_id, owner=principal.acting_for))
+    return describe_declared(
+        resources,
+        principal,
+        await declaring.renew_upload(resources, file_id, owner=principal.acting_for),
+    )

@@ -30,7 +30,9 @@ from service.uploads import arrivals
 
 WAIT_SECONDS: Final = 6.0
 LARGEST_EVENT_BYTES: Final = 1024**2
-CREATED: Final = frozenset(f"ObjectCreated:{how}" for how in ("Put", "Post", "CompleteMultipartUpload", "Copy"))
+CREATED: Final = frozenset(
+    f"ObjectCreated:{how}" for how in ("Put", "Post", "CompleteMultipartUpload", "Copy")
+)
 """The store's wildcard also announces tags and retention: those change no bytes."""
 INCOMING_KEY: Final = re.compile(r"[0-9a-f]{32}")
 SCRATCH_PREFIXES: Final = ("probe-", "assay-doctor-")
@@ -69,7 +71,9 @@ class AnyEvent(Operation):
 
     def __post_init__(self) -> None:
         content = OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT))
-        self.request_body = RequestBody(content={"application/json": content}, description="An S3 event message")
+        self.request_body = RequestBody(
+            content={"application/json": content}, description="An S3 event message"
+        )
 
 
 @head("/webhooks/minio", status_code=204, include_in_schema=False)
@@ -91,7 +95,9 @@ async def probe_webhook() -> None:
         **refusals(Unauthorized, DatabaseUnavailable),
     },
 )
-async def receive_event(request: Request[Any, Any, Any], resources: NamedDependency[Resources]) -> None:
+async def receive_event(
+    request: Request[Any, Any, Any], resources: NamedDependency[Resources]
+) -> None:
     check_token(request.headers.get("authorization"), resources.settings.webhook_token)
     body = await read_event(request)
     LAST_EVENT.set_to_current_time()
@@ -100,7 +106,9 @@ async def receive_event(request: Request[Any, Any, Any], resources: NamedDepende
             async with asyncio.timeout(WAIT_SECONDS):
                 await arrivals.record_event(resources, key)
         except (asyncpg.PostgresError, *database.UNREACHABLE) as error:
-            raise DatabaseUnavailable("the arrival could not be written down: send the event again") from error
+            raise DatabaseUnavailable(
+                "the arrival could not be written down: send the event again"
+            ) from error
 
 
 def check_token(header: str | None, tokens: tuple[str, ...]) -> None:
@@ -108,7 +116,9 @@ def check_token(header: str | None, tokens: tuple[str, ...]) -> None:
     given = (header or "").encode()
     expected = [(token if " " in token else f"Bearer {token}").encode() for token in tokens]
     if not any([hmac.compare_digest(given, one) for one in expected]):  # noqa: C419  # a list: each is compared, whichever fits
-        raise Unauthorized("the webhook's token is wrong: the store's MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN is not ASSAY_WEBHOOK_TOKEN")
+        raise Unauthorized(
+            "the webhook's token is wrong: the store's MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN is not ASSAY_WEBHOOK_TOKEN"
+        )
 
 
 async def read_event(request: Request[Any, Any, Any]) -> bytes:
@@ -136,8 +146,12 @@ def find_keys(body: bytes, bucket: str) -> list[str]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         log.warning("event passed over", why="malformed", bytes=len(body))
         return []
-    keys = dict.fromkeys(unquote_plus(record.s3.object.key) for record in event.records if is_upload(record, bucket))
-    FOREIGN_OBJECTS.inc(sum(not (INCOMING_KEY.fullmatch(key) or key.startswith(SCRATCH_PREFIXES)) for key in keys))
+    keys = dict.fromkeys(
+        unquote_plus(record.s3.object.key) for record in event.records if is_upload(record, bucket)
+    )
+    FOREIGN_OBJECTS.inc(
+        sum(not (INCOMING_KEY.fullmatch(key) or key.startswith(SCRATCH_PREFIXES)) for key in keys)
+    )
     return [key for key in keys if INCOMING_KEY.fullmatch(key)]
 
 

@@ -17,18 +17,44 @@ class BacklogGauges(Collector):
         self.last_event = last_event
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        yield GaugeMetricFamily("assay_database_up", "Whether the database answered this scrape.", value=float(self.measured is not None))
+        yield GaugeMetricFamily(
+            "assay_database_up",
+            "Whether the database answered this scrape.",
+            value=float(self.measured is not None),
+        )
         if self.last_event is not None:
-            yield GaugeMetricFamily("assay_last_event_age_seconds", "Since the store's last event.", value=time.time() - self.last_event)
+            yield GaugeMetricFamily(
+                "assay_last_event_age_seconds",
+                "Since the store's last event.",
+                value=time.time() - self.last_event,
+            )
         if self.measured is None:
             return
-        yield GaugeMetricFamily("assay_overdue_files", "Due, and nobody holds a live lease.", value=self.measured.overdue)
-        yield GaugeMetricFamily("assay_overdue_oldest_seconds", "How long the oldest is overdue.", value=self.measured.overdue_seconds)
-        yield GaugeMetricFamily("assay_verifying_files", "Announced, not proved yet.", value=self.measured.verifying)
+        yield GaugeMetricFamily(
+            "assay_overdue_files",
+            "Due, and nobody holds a live lease.",
+            value=self.measured.overdue,
+        )
+        yield GaugeMetricFamily(
+            "assay_overdue_oldest_seconds",
+            "How long the oldest is overdue.",
+            value=self.measured.overdue_seconds,
+        )
+        yield GaugeMetricFamily(
+            "assay_verifying_files", "Announced, not proved yet.", value=self.measured.verifying
+        )
         yield GaugeMetricFamily(
             "assay_verifying_oldest_seconds",
             "Since the first arrival of the one that waits longest.",
             value=self.measured.verifying_seconds,
         )
-        yield GaugeMetricFamily("assay_reservations", "Vault keys that are being written.", value=self.measured.reservations)
-        yield GaugeMetricFamily("assay_doomed_reservations", "Vault keys whose objects are to go.", value=self.measured.doomed_reservations)
+        yield GaugeMetricFamily(
+            "assay_reservations",
+            "Vault keys that are being written.",
+            value=self.measured.reservations,
+        )
+        yield GaugeMetricFamily(
+            "assay_doomed_reservations",
+            "Vault keys whose objects are to go.",
+            value=self.measured.doomed_reservations,
+        )

@@ -15,7 +15,9 @@ from service.telemetry.metrics import REQUESTS
 
 SANE_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:+/=-]{1,128}")
 TOKEN: Final = r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{100,}"  # noqa: S105  # its shape
-SECRET: Final = re.compile(rf"(?i)(X-Amz-[a-z0-9-]+=)[^&\s\"'\\]+|assay_[A-Za-z0-9_-]{{43}}|{TOKEN}")
+SECRET: Final = re.compile(
+    rf"(?i)(X-Amz-[a-z0-9-]+=)[^&\s\"'\\]+|assay_[A-Za-z0-9_-]{{43}}|{TOKEN}"
+)
 """The last fence: texts of other people's errors may quote a URL."""
 JSON_HEADERS: Final = {b"cache-control": b"no-store", b"x-content-type-options": b"nosniff"}
 KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
@@ -45,7 +47,11 @@ def configure_logs(level: str, *, stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=known, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *choose_renderer(output)]
+            foreign_pre_chain=known,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *choose_renderer(output),
+            ],
         )
     )
     logging.basicConfig(level=max(number, logging.INFO), handlers=[handler], force=True)
@@ -56,13 +62,20 @@ def configure_logs(level: str, *, stream: TextIO | None = None) -> None:
 
 def choose_renderer(output: TextIO) -> list[structlog.types.Processor]:
     if output.isatty():
-        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback), hide_secrets]
+        return [
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+            hide_secrets,
+        ]
     return [structlog.processors.JSONRenderer(), hide_secrets]
 
 
 def hide_secrets(_logger: Any, _method: str, line: Any) -> Any:
     """What looks like a secret, in a line that is ready to be written."""
-    return SECRET.sub(lambda match: (match[1] or "") + "[hidden]", line) if isinstance(line, str) else line
+    return (
+        SECRET.sub(lambda match: (match[1] or "") + "[hidden]", line)
+        if isinstance(line, str)
+        else line
+    )
 
 
 class RequestLog:
@@ -97,7 +110,10 @@ class Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message["headers"], *self.added_headers(dict(message["headers"]))]
+            message["headers"] = [
+                *message["headers"],
+                *self.added_headers(dict(message["headers"])),
+            ]
         elif message["type"] == "http.response.body":
             self.sent_bytes += len(message["body"])
         await self.send_on(message)
@@ -117,7 +133,9 @@ def find_request_id(scope: HTTPScope) -> str:
 
 def report_request(scope: HTTPScope, answer: Answer) -> None:
     route = scope.get("path_template") or "unmatched"
-    method = scope["method"] if scope["method"] in KNOWN_METHODS else "other"  # a client's to choose, and each value is a time series
+    method = (
+        scope["method"] if scope["method"] in KNOWN_METHODS else "other"
+    )  # a client's to choose, and each value is a time series
     REQUESTS.labels(route, method, str(answer.status or "none")).inc()
     if route in QUIET_ROUTES and answer.status == 200:
         return
@@ -130,6 +148,7 @@ def report_request(scope: HTTPScope, answer: Answer) -> None:
         status=answer.status,
         bytes=answer.sent_bytes,
         milliseconds=round((time.perf_counter() - answer.begun_at) * 1000, 2),
-        file_id=str(state.get("file_id") or scope.get("path_params", {}).get("file_id") or "") or None,
+        file_id=str(state.get("file_id") or scope.get("path_params", {}).get("file_id") or "")
+        or None,
         owner=principal and principal.owner,
     )

@@ -17,7 +17,9 @@ KEPT_BYTES: Final = 16 * 1024**2
 
 def set_up_heap() -> None:
     """Call it before threads begin. One heap for all: glibc gives each thread its own, and what is freed in one is no use to others."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library has one heap, or ways of its own
+    with contextlib.suppress(
+        OSError, AttributeError, TypeError
+    ):  # another C library has one heap, or ways of its own
         library = ctypes.CDLL(None)
         library.mallopt(M_ARENA_MAX, 1)
         library.mallopt(M_MMAP_THRESHOLD, LARGEST_IN_HEAP)

@@ -11,17 +11,28 @@ ARRIVALS: Final = Counter(
     ["source"],
 )
 LAST_EVENT_NAME: Final = "assay_last_event_timestamp_seconds"
-LAST_EVENT: Final = Gauge(LAST_EVENT_NAME, "When the store's last event arrived.", multiprocess_mode="mostrecent")
+LAST_EVENT: Final = Gauge(
+    LAST_EVENT_NAME, "When the store's last event arrived.", multiprocess_mode="mostrecent"
+)
 OUTCOMES: Final = Counter("assay_outcomes", "Files that became final.", ["state", "reason"])
 VERIFICATION_SECONDS: Final = Histogram(
-    "assay_verification_seconds", "From claim to commit.", buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
+    "assay_verification_seconds",
+    "From claim to commit.",
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
 )
 VERIFIED_BYTES: Final = Counter("assay_verified_bytes", "Bytes that were hashed and committed.")
 STORE_RETRIES: Final = Counter("assay_store_retries", "Claims given back because of the store.")
 STORE_PROBES: Final = Counter("assay_store_probes", "Probes of the store by workers.", ["outcome"])
-FAILED_READS: Final = Counter("assay_failed_reads", "Failed reads of an incoming object that counted towards its rejection.")
-FOREIGN_OBJECTS: Final = Counter("assay_foreign_objects", "Events about an object in incoming whose key is none that Assay gives out.")
-EVENT_SUBSCRIBERS: Final = Gauge("assay_event_subscribers", "Streams of events that are open.", multiprocess_mode="livesum")
+FAILED_READS: Final = Counter(
+    "assay_failed_reads", "Failed reads of an incoming object that counted towards its rejection."
+)
+FOREIGN_OBJECTS: Final = Counter(
+    "assay_foreign_objects",
+    "Events about an object in incoming whose key is none that Assay gives out.",
+)
+EVENT_SUBSCRIBERS: Final = Gauge(
+    "assay_event_subscribers", "Streams of events that are open.", multiprocess_mode="livesum"
+)
 EVENTS_HELD_BACK: Final = Gauge(
     "assay_events_held_back",
     "1 while events wait for an older transaction of this database server that still runs.",

@@ -12,4 +12,11 @@ def report_transition(file: File) -> None:
     """One line and one count for a file that became final, after its commit."""
     reason = str(file.rejection_reason or "")
     OUTCOMES.labels(str(file.state), reason).inc()
-    log.info("transition", file_id=str(file.id), owner=file.owner, state=str(file.state), reason=reason or None, bytes=file.size)
+    log.info(
+        "transition",
+        file_id=str(file.id),
+        owner=file.owner,
+        state=str(file.state),
+        reason=reason or None,
+        bytes=file.size,
+    )

@@ -27,7 +27,9 @@ async def record_event(resources: Resources, incoming_key: str) -> None:
         resources.notifications.notify_history()
 
 
-async def record_arrival(resources: Resources, file: File, sha256: Sha256 | None, *, why: str) -> File | None:
+async def record_arrival(
+    resources: Resources, file: File, sha256: Sha256 | None, *, why: str
+) -> File | None:
     recorded = await files.record_arrival(resources.pool, file.id, sha256, why=why)
     if recorded is not None:
         ARRIVALS.labels("complete").inc()
@@ -51,9 +53,12 @@ async def is_uploaded(resources: Resources, file: UnprovedFile) -> bool:
 
 async def refuse_more(resources: Resources, file: File) -> problems.Problem:
     """The bytes are there: an arrival, and the refusal to take others. No arrival: the file is final, and what it is now decides."""
-    recorded = await record_arrival(resources, file, None, why="the upload was there already") or await find_file(
-        resources, file.id, owner=None
-    )
+    recorded = await record_arrival(
+        resources, file, None, why="the upload was there already"
+    ) or await find_file(resources, file.id, owner=None)
     if recorded.state in GONE:
         return gone(recorded)
-    return problems.AlreadyUploaded(f"the file is {recorded.state}: ask its metadata what became of it", state=str(recorded.state))
+    return problems.AlreadyUploaded(
+        f"the file is {recorded.state}: ask its metadata what became of it",
+        state=str(recorded.state),
+    )

@@ -65,7 +65,9 @@ class Unanswered(Exception):  # it says what is so
         self.error = error
 
 
-async def assemble(resources: Resources, file: UnprovedFile, parts: Parts, sha256: Sha256 | None) -> File | None:
+async def assemble(
+    resources: Resources, file: UnprovedFile, parts: Parts, sha256: Sha256 | None
+) -> File | None:
     """Return the file with its arrival recorded, or None to begin anew, because another process holds it.
 
     Raises IncompleteParts, UploadLost, StoreError.
@@ -74,13 +76,24 @@ async def assemble(resources: Resources, file: UnprovedFile, parts: Parts, sha25
         raise refuse_gaps(parts, [])
     upload = StoreUpload(file.incoming_key, file.upload_id, parts)
     asked_at = time.monotonic()
-    lease = await assemblies.claim_assembly(resources.pool, file.id, file.upload_id, resources.settings.lease)
+    lease = await assemblies.claim_assembly(
+        resources.pool, file.id, file.upload_id, resources.settings.lease
+    )
     if lease is None:
         return None
-    extend = functools.partial(assemblies.extend_assembly, resources.pool, file.id, lease, resources.settings.lease)
-    async with extending(extend, lease=resources.settings.lease, held_since=asked_at, file_id=file.id):
+    extend = functools.partial(
+        assemblies.extend_assembly, resources.pool, file.id, lease, resources.settings.lease
+    )
+    async with extending(
+        extend, lease=resources.settings.lease, held_since=asked_at, file_id=file.id
+    ):
         try:
-            there = await put_together(resources, file, upload, send_before=asked_at + resources.settings.lease.total_seconds())
+            there = await put_together(
+                resources,
+                file,
+                upload,
+                send_before=asked_at + resources.settings.lease.total_seconds(),
+            )
         except Unanswered as silence:
             raise silence.error from silence
         except (StoreError, problems.IncompleteParts) as error:
@@ -92,7 +105,9 @@ async def assemble(resources: Resources, file: UnprovedFile, parts: Parts, sha25
         return await record_assembled(resources, file, lease, sha256)
 
 
-async def put_together(resources: Resources, file: UnprovedFile, upload: StoreUpload, *, send_before: float) -> bool:
+async def put_together(
+    resources: Resources, file: UnprovedFile, upload: StoreUpload, *, send_before: float
+) -> bool:
     """Steps 3 to 5, and the look of (a): whether the object is there. Raises IncompleteParts, Unanswered, StoreError."""
     try:
         await ask_store(resources, upload, send_before=send_before)
@@ -104,7 +119,11 @@ async def put_together(resources: Resources, file: UnprovedFile, upload: StoreUp
 async def ask_store(resources: Resources, upload: StoreUpload, *, send_before: float) -> None:
     """Steps 3 to 5. Raises IncompleteParts, UploadMissing, Unanswered, StoreError."""
     key, upload_id, parts = upload
-    found = [part for part in await resources.incoming.list_parts(key, upload_id) if part.number <= parts.count]
+    found = [
+        part
+        for part in await resources.incoming.list_parts(key, upload_id)
+        if part.number <= parts.count
+    ]
     check_parts(parts, found)
     try:
         await resources.incoming.complete_upload(
@@ -130,14 +149,18 @@ def check_parts(parts: Parts, found: Sequence[StoredPart]) -> None:
         raise refuse_gaps(parts, found, wrong_size=wrong)
 
 
-def refuse_gaps(parts: Parts, found: Sequence[StoredPart], *, wrong_size: Sequence[int] = ()) -> problems.IncompleteParts:
+def refuse_gaps(
+    parts: Parts, found: Sequence[StoredPart], *, wrong_size: Sequence[int] = ()
+) -> problems.IncompleteParts:
     there = {part.number for part in found}
     missing = [number for number in range(1, parts.count + 1) if number not in there]
     detail = f"of {parts.count} parts {len(missing)} are missing and {len(wrong_size)} have a wrong size: send those, then complete"
     return refuse(detail, missing, wrong_size=wrong_size)
 
 
-def refuse(detail: str, missing: Sequence[int], *, wrong_size: Sequence[int]) -> problems.IncompleteParts:
+def refuse(
+    detail: str, missing: Sequence[int], *, wrong_size: Sequence[int]
+) -> problems.IncompleteParts:
     return problems.IncompleteParts(
         detail,
         missing=list(missing[:MOST_NUMBERS]),
@@ -147,7 +170,9 @@ def refuse(detail: str, missing: Sequence[int], *, wrong_size: Sequence[int]) ->
     )
 
 
-async def record_assembled(resources: Resources, file: File, lease: UUID, sha256: Sha256 | None) -> File | None:
+async def record_assembled(
+    resources: Resources, file: File, lease: UUID, sha256: Sha256 | None
+) -> File | None:
     """The last of step 5."""
     recorded = await assemblies.record_assembled(resources.pool, file.id, lease, sha256)
     if recorded is None:

@@ -32,7 +32,9 @@ LOOK_AGAIN_SECONDS: Final = 0.2
 log = structlog.get_logger()
 
 
-async def complete_upload(resources: Resources, file_id: UUID, *, owner: str | None, sha256: Sha256 | None) -> File:
+async def complete_upload(
+    resources: Resources, file_id: UUID, *, owner: str | None, sha256: Sha256 | None
+) -> File:
     """The file as it is now.
 
     Raises NotFound, FileGone, DigestConflict, NotUploaded, IncompleteParts, UploadLost, Unavailable, StoreError.
@@ -55,7 +57,9 @@ async def complete_upload(resources: Resources, file_id: UUID, *, owner: str | N
 async def announce(resources: Resources, file: UnprovedFile, sha256: Sha256 | None) -> File | None:
     """Steps 2 to 4; None: begin anew."""
     if await may_be_uploaded(resources, file):
-        return await arrivals.record_arrival(resources, file, sha256, why="the client completed the upload")
+        return await arrivals.record_arrival(
+            resources, file, sha256, why="the client completed the upload"
+        )
     if file.parts is None:
         await check_still_unproved(resources, file)
         return None
@@ -78,10 +82,15 @@ async def check_still_unproved(resources: Resources, file: UnprovedFile) -> None
     """Nothing lies in incoming: either nothing was sent, or a worker was faster and has tidied up."""
     again = await lookup.find_file(resources, file.id, owner=None)
     if isinstance(again, UnprovedFile):
-        raise problems.NotUploaded("the store has no object for this file: send the bytes first, then complete", state=str(again.state))
+        raise problems.NotUploaded(
+            "the store has no object for this file: send the bytes first, then complete",
+            state=str(again.state),
+        )
 
 
 def check_digest(file: File, sha256: Sha256 | None) -> None:
     known = file.hash or file.declared_sha256
     if sha256 is not None and known is not None and sha256 != known:
-        raise problems.DigestConflict(f"sha256: {sha256} is not the {known} that is known for this file; nothing was changed")
+        raise problems.DigestConflict(
+            f"sha256: {sha256} is not the {known} that is known for this file; nothing was changed"
+        )

@@ -34,7 +34,13 @@ from service.queries import files, idempotency
 from service.queries.rows import Database
 from service.resources import Resources
 from service.uploads.arrivals import is_uploaded, refuse_more
-from service.uploads.signing import MultipartUpload, Upload, check_time, offer_upload, sign_length_alone
+from service.uploads.signing import (
+    MultipartUpload,
+    Upload,
+    check_time,
+    offer_upload,
+    sign_length_alone,
+)
 
 SLOWEST_PUT_BYTES_PER_SECOND: Final = 64 * 1024
 """A PUT may go on after its URL's end; slower than this, and the file may be given up while it runs."""
@@ -56,7 +62,9 @@ async def declare_file(resources: Resources, declaration: Declaration) -> Declar
     return Declared(file, offer_upload(resources, file, now=file.created_at))
 
 
-async def declare_redirect(resources: Resources, declaration: Declaration) -> tuple[UnprovedFile, Upload]:
+async def declare_redirect(
+    resources: Resources, declaration: Declaration
+) -> tuple[UnprovedFile, Upload]:
     """Declare a file for a client that is redirected to the store: its URL binds the length alone. Raises FileTooLarge."""
     file = await insert_new(resources, declaration)
     return file, sign_length_alone(resources, file, now=file.created_at)
@@ -70,25 +78,33 @@ async def insert_new(resources: Resources, declaration: Declaration) -> Unproved
     return file
 
 
-async def declare_file_once(resources: Resources, declaration: Declaration, *, key: str, request: Sha256) -> Declared:
+async def declare_file_once(
+    resources: Resources, declaration: Declaration, *, key: str, request: Sha256
+) -> Declared:
     """The same for a request that may be a retry: `request` digests its decoded body. Raises FileTooLarge, IdempotencyMismatch."""
     check_size(resources, declaration)
     file_id = make_id()
     async with resources.pool.acquire() as connection, connection.transaction():
-        remembered = await idempotency.remember_request(connection, declaration.owner, key, request=request, file_id=file_id)
+        remembered = await idempotency.remember_request(
+            connection, declaration.owner, key, request=request, file_id=file_id
+        )
         if remembered is None:
             file = await insert_file(resources, declaration, file_id, database=connection)
     if remembered is None:
         resources.notifications.notify_history()
         return Declared(file, offer_upload(resources, file, now=file.created_at))
     if remembered.request_sha256 != request:
-        raise problems.IdempotencyMismatch("this Idempotency-Key came with another body before: use a new key for a new file")
+        raise problems.IdempotencyMismatch(
+            "this Idempotency-Key came with another body before: use a new key for a new file"
+        )
     return await replay_declaration(resources, remembered.file_id)
 
 
 async def replay_declaration(resources: Resources, file_id: UUID) -> Declared:
     """The same file, and a fresh URL while it still waits for its bytes."""
-    file, now = await asyncio.gather(find_file(resources, file_id, owner=None), files.ask_time(resources.pool))
+    file, now = await asyncio.gather(
+        find_file(resources, file_id, owner=None), files.ask_time(resources.pool)
+    )
     if isinstance(file, UnprovedFile) and file.state == State.PENDING and now < file.expires_at:
         return Declared(file, offer_upload(resources, file, now=now), replayed=True)
     return Declared(file, None, replayed=True)
@@ -96,10 +112,16 @@ async def replay_declaration(resources: Resources, file_id: UUID) -> Declared:
 
 def check_size(resources: Resources, declaration: Declaration) -> None:
     parts = choose_parts(resources, declaration)
-    largest, way = (LARGEST_PUT_BYTES, "one PUT") if parts is None else (LARGEST_OBJECT_BYTES, "a file")
+    largest, way = (
+        (LARGEST_PUT_BYTES, "one PUT") if parts is None else (LARGEST_OBJECT_BYTES, "a file")
+    )
     most = min(resources.settings.max_file_bytes, largest)
     if declaration.size > most:
-        raise problems.FileTooLarge.at("size", f"{declaration.size} bytes are more than the {most} that {way} may carry here", limit=most)
+        raise problems.FileTooLarge.at(
+            "size",
+            f"{declaration.size} bytes are more than the {most} that {way} may carry here",
+            limit=most,
+        )
 
 
 def choose_parts(resources: Resources, declaration: Declaration) -> Parts | None:
@@ -109,14 +131,18 @@ def choose_parts(resources: Resources, declaration: Declaration) -> Parts | None
     return cut(declaration.size, usual_part_size=PART_BYTES) if multipart else None
 
 
-async def insert_file(resources: Resources, declaration: Declaration, file_id: UUID, *, database: Database) -> UnprovedFile:
+async def insert_file(
+    resources: Resources, declaration: Declaration, file_id: UUID, *, database: Database
+) -> UnprovedFile:
     settings, parts = resources.settings, choose_parts(resources, declaration)
     largest_put = declaration.size if parts is None else min(declaration.size, parts.part_size)
     return await files.declare_file(
         database,
         declaration,
         file_id=file_id,
-        incoming_key=secrets.token_hex(16),  # not derived from the id: on an old MinIO a known key is enough to write it
+        incoming_key=secrets.token_hex(
+            16
+        ),  # not derived from the id: on an old MinIO a known key is enough to write it
         part_size=None if parts is None else parts.part_size,
         upload_ttl=settings.upload_ttl,
         grace=settings.upload_grace + timedelta(seconds=largest_put / SLOWEST_PUT_BYTES_PER_SECOND),
@@ -128,6 +154,10 @@ async def renew_upload(resources: Resources, file_id: UUID, *, owner: str | None
     file = await find_file(resources, file_id, owner=owner)
     if file.state in GONE:
         raise gone(file)
-    if not isinstance(file, UnprovedFile) or file.state != State.PENDING or await is_uploaded(resources, file):
+    if (
+        not isinstance(file, UnprovedFile)
+        or file.state != State.PENDING
+        or await is_uploaded(resources, file)
+    ):
         raise await refuse_more(resources, file)
     return Declared(file, offer_upload(resources, file, now=await check_time(resources, file)))

@@ -49,22 +49,31 @@ class SignedPart(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
 
 
-async def sign_parts(resources: Resources, file_id: UUID, requests: Sequence[PartRequest], *, owner: str | None) -> list[SignedPart]:
+async def sign_parts(
+    resources: Resources, file_id: UUID, requests: Sequence[PartRequest], *, owner: str | None
+) -> list[SignedPart]:
     """A URL for each part. Raises NotFound, FileGone, NotMultipart, AlreadyUploaded, InvalidRequest, StoreError."""
     file, parts = await find_multipart(resources, file_id, owner=owner)
     check_numbers(parts, requests)
     now = await signing.check_time(resources, file)
     upload_id = await begin_upload(resources, file)
-    return [sign_part(resources, file, parts, request, upload_id=upload_id, now=now) for request in requests]
+    return [
+        sign_part(resources, file, parts, request, upload_id=upload_id, now=now)
+        for request in requests
+    ]
 
 
-async def find_multipart(resources: Resources, file_id: UUID, *, owner: str | None) -> tuple[UnprovedFile, Parts]:
+async def find_multipart(
+    resources: Resources, file_id: UUID, *, owner: str | None
+) -> tuple[UnprovedFile, Parts]:
     """A file that waits for its parts. Raises NotFound, FileGone, NotMultipart, AlreadyUploaded."""
     file = await lookup.find_file(resources, file_id, owner=owner)
     if file.state in GONE:
         raise lookup.gone(file)
     if file.parts is None:
-        raise problems.NotMultipart("the file comes in one PUT: ask POST /files/{id}/upload for its URL")
+        raise problems.NotMultipart(
+            "the file comes in one PUT: ask POST /files/{id}/upload for its URL"
+        )
     if not isinstance(file, UnprovedFile) or file.state != State.PENDING:
         raise await arrivals.refuse_more(resources, file)
     return file, file.parts
@@ -75,9 +84,14 @@ def check_numbers(parts: Parts, requests: Sequence[PartRequest]) -> None:
     seen: set[int] = set()
     for index, request in enumerate(requests):
         if not 1 <= request.number <= parts.count:
-            raise problems.InvalidRequest.at(f"parts[{index}].number", f"there is no part {request.number}: expected 1 to {parts.count}")
+            raise problems.InvalidRequest.at(
+                f"parts[{index}].number",
+                f"there is no part {request.number}: expected 1 to {parts.count}",
+            )
         if request.number in seen:
-            raise problems.InvalidRequest.at(f"parts[{index}].number", f"part {request.number} is named twice: name it once")
+            raise problems.InvalidRequest.at(
+                f"parts[{index}].number", f"part {request.number} is named twice: name it once"
+            )
         seen.add(request.number)
 
 
@@ -85,7 +99,9 @@ async def begin_upload(resources: Resources, file: UnprovedFile) -> str:
     """Return the id of the store's upload that the file's row names: steps 2 and 3. Raises StoreError, AlreadyUploaded, FileGone."""
     while file.upload_id is None:
         key = file.incoming_key
-        upload_id = await resources.incoming.create_upload(key, content_type=file.served_content_type, metadata={}, tags={})
+        upload_id = await resources.incoming.create_upload(
+            key, content_type=file.served_content_type, metadata={}, tags={}
+        )
         if not await assemblies.name_upload(resources.pool, file.id, upload_id):
             with contextlib.suppress(StoreError):  # it has no parts: the store drops it
                 await resources.incoming.abort_upload(key, upload_id)
@@ -93,7 +109,15 @@ async def begin_upload(resources: Resources, file: UnprovedFile) -> str:
     return file.upload_id
 
 
-def sign_part(resources: Resources, file: UnprovedFile, parts: Parts, request: PartRequest, *, upload_id: str, now: datetime) -> SignedPart:
+def sign_part(
+    resources: Resources,
+    file: UnprovedFile,
+    parts: Parts,
+    request: PartRequest,
+    *,
+    upload_id: str,
+    now: datetime,
+) -> SignedPart:
     issued_at, expires_at = signing.choose_validity(resources, file, now=now)
     size = parts.size_of(request.number)
     put = resources.signer.presign_put(
@@ -107,7 +131,14 @@ def sign_part(resources: Resources, file: UnprovedFile, parts: Parts, request: P
         expires_in_seconds=signing.count_seconds(issued_at, expires_at),
         query={"partNumber": str(request.number), "uploadId": upload_id},
     )
-    return SignedPart(number=request.number, size=size, method="PUT", url=put.url, headers=put.headers, expires_at=expires_at)
+    return SignedPart(
+        number=request.number,
+        size=size,
+        method="PUT",
+        url=put.url,
+        headers=put.headers,
+        expires_at=expires_at,
+    )
 
 
 async def list_parts(resources: Resources, file_id: UUID, *, owner: str | None) -> list[StoredPart]:
@@ -126,8 +157,12 @@ async def explain_missing(resources: Resources, file: UnprovedFile) -> problems.
     if await arrivals.is_uploaded(resources, file):
         return await arrivals.refuse_more(resources, file)
     again = await lookup.find_file(resources, file.id, owner=None)
-    return lost() if isinstance(again, UnprovedFile) else await arrivals.refuse_more(resources, again)
+    return (
+        lost() if isinstance(again, UnprovedFile) else await arrivals.refuse_more(resources, again)
+    )
 
 
 def lost() -> problems.UploadLost:
-    return problems.UploadLost("the store has dropped the parts and has no object: declare the file anew and send it again")
+    return problems.UploadLost(
+        "the store has dropped the parts and has no object: declare the file anew and send it again"
+    )

@@ -40,7 +40,9 @@ class MultipartUpload(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
-def offer_upload(resources: Resources, file: UnprovedFile, *, now: datetime) -> Upload | MultipartUpload:
+def offer_upload(
+    resources: Resources, file: UnprovedFile, *, now: datetime
+) -> Upload | MultipartUpload:
     """How the file's bytes may be sent. `now` is the database's time."""
     if file.parts is None:
         return sign_upload(resources, file, now=now)
@@ -72,10 +74,14 @@ def sign_put(resources: Resources, file: UnprovedFile, *, now: datetime, bound: 
     return Upload("PUT", put.url, put.headers, expires_at)
 
 
-def choose_validity(resources: Resources, file: File, *, now: datetime) -> tuple[datetime, datetime]:
+def choose_validity(
+    resources: Resources, file: File, *, now: datetime
+) -> tuple[datetime, datetime]:
     """From when until when a URL for this file's bytes may be used, in whole seconds."""
     issued_at = now.replace(microsecond=0)
-    return issued_at, min(issued_at + resources.settings.upload_url_ttl, file.expires_at.replace(microsecond=0))
+    return issued_at, min(
+        issued_at + resources.settings.upload_url_ttl, file.expires_at.replace(microsecond=0)
+    )
 
 
 def count_seconds(issued_at: datetime, expires_at: datetime) -> int:
@@ -86,5 +92,7 @@ async def check_time(resources: Resources, file: File) -> datetime:
     """The database's time, while the file may still be sent. Raises FileGone."""
     now = await files.ask_time(resources.pool)
     if now >= file.expires_at:
-        raise problems.FileGone(f"the time for this upload ended at {file.expires_at.isoformat()}: declare the file anew")
+        raise problems.FileGone(
+            f"the time for this upload ended at {file.expires_at.isoformat()}: declare the file anew"
+        )
     return now

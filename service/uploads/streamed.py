@@ -68,7 +68,9 @@ class UploadHeaders(msgspec.Struct, frozen=True, kw_only=True):
 class Streaming:
     """One upload under way: the part that is being filled, what was hashed and sent so far, and the row of its vault key."""
 
-    def __init__(self, resources: Resources, buffers: UploadBuffers, headers: UploadHeaders) -> None:
+    def __init__(
+        self, resources: Resources, buffers: UploadBuffers, headers: UploadHeaders
+    ) -> None:
         self.resources = resources
         self.buffers = buffers
         self.headers = headers
@@ -102,14 +104,22 @@ class Streaming:
 
     def describe_object(self) -> dict[str, Any]:
         headers = self.headers
-        return describe_object(self.file_id, headers.owner, headers.filename, content_type=headers.content_type, declared=headers.sha256)
+        return describe_object(
+            self.file_id,
+            headers.owner,
+            headers.filename,
+            content_type=headers.content_type,
+            declared=headers.sha256,
+        )
 
 
 class ReservationLost(Exception):  # it says what is so
     """The sweeper doomed the reservation: its lease had ended."""
 
 
-async def upload_stream(resources: Resources, buffers: UploadBuffers, headers: UploadHeaders, body: AsyncIterator[bytes]) -> File:
+async def upload_stream(
+    resources: Resources, buffers: UploadBuffers, headers: UploadHeaders, body: AsyncIterator[bytes]
+) -> File:
     """Store, hash and commit what `body` gives. Raises what `body` raises, FileTooLarge, DigestMismatch, Unavailable, StoreError."""
     upload = Streaming(resources, buffers, headers)
     try:
@@ -144,7 +154,10 @@ def check_size(resources: Resources, size: int) -> None:
     """Check the size that a streamed upload may have. Raises FileTooLarge."""
     most = min(resources.settings.max_file_bytes, PART_BYTES * MOST_PARTS)
     if size > most:
-        raise problems.FileTooLarge(f"the body: {size} bytes or more are more than the {most} that may be streamed here", limit=most)
+        raise problems.FileTooLarge(
+            f"the body: {size} bytes or more are more than the {most} that may be streamed here",
+            limit=most,
+        )
 
 
 async def send_all(upload: Streaming, body: AsyncIterator[bytes]) -> str:
@@ -186,8 +199,12 @@ async def reserve_key(upload: Streaming) -> None:
     """Write the vault key down, and keep its lease from now on."""
     asked_at = time.monotonic()
     lease = upload.resources.settings.lease
-    upload.reservation = await reservations.reserve_key(upload.resources.pool, upload.file_id, upload.headers.owner, lease=lease)
-    extend = functools.partial(reservations.extend_reservation, upload.resources.pool, upload.reservation, lease)
+    upload.reservation = await reservations.reserve_key(
+        upload.resources.pool, upload.file_id, upload.headers.owner, lease=lease
+    )
+    extend = functools.partial(
+        reservations.extend_reservation, upload.resources.pool, upload.reservation, lease
+    )
     upload.heartbeat = Heartbeat(extend, lease=lease, held_since=asked_at, file_id=upload.file_id)
 
 
@@ -223,8 +240,12 @@ async def begin_multipart(upload: Streaming) -> str:
     """Step 4: begin the store's upload, and return its id when the reservation names it."""
     await reserve_key(upload)
     upload.asked_store = True
-    upload.upload_id = await upload.resources.vault.create_upload(upload.key, **upload.describe_object())
-    if not await reservations.name_upload(upload.resources.pool, upload.row.vault_key, upload.row.lease, upload_id=upload.upload_id):
+    upload.upload_id = await upload.resources.vault.create_upload(
+        upload.key, **upload.describe_object()
+    )
+    if not await reservations.name_upload(
+        upload.resources.pool, upload.row.vault_key, upload.row.lease, upload_id=upload.upload_id
+    ):
         raise ReservationLost("the reservation was doomed before its first part")
     return upload.upload_id
 
@@ -240,7 +261,9 @@ async def send_part(upload: Streaming) -> None:
 def send_part_now(upload: Streaming, upload_id: str) -> tuple[int, str]:
     upload.digest.update(upload.buffer)
     number = len(upload.parts) + 1
-    etag = upload.resources.vault.put_part(upload.key, upload_id, number, upload.buffer, timeout_seconds=SEND_SECONDS)
+    etag = upload.resources.vault.put_part(
+        upload.key, upload_id, number, upload.buffer, timeout_seconds=SEND_SECONDS
+    )
     return number, etag
 
 
@@ -249,13 +272,17 @@ async def complete(upload: Streaming, upload_id: str) -> str:
     check_digest(upload)
     check_held(upload)
     seconds = SEND_SECONDS + len(upload.parts) / 50
-    return await upload.resources.vault.complete_upload(upload.key, upload_id, upload.parts, timeout_seconds=seconds)
+    return await upload.resources.vault.complete_upload(
+        upload.key, upload_id, upload.parts, timeout_seconds=seconds
+    )
 
 
 def check_digest(upload: Streaming) -> None:
     declared, found = upload.headers.sha256, Sha256(upload.digest.digest())
     if declared is not None and declared != found:
-        raise problems.DigestMismatch(f"Repr-Digest: {declared} was declared, the bytes have {found}; nothing was stored")
+        raise problems.DigestMismatch(
+            f"Repr-Digest: {declared} was declared, the bytes have {found}; nothing was stored"
+        )
 
 
 async def commit(upload: Streaming, etag: str) -> File:
@@ -271,7 +298,11 @@ async def commit(upload: Streaming, etag: str) -> File:
     )
     upload.asked_commit = True
     file = await reservations.commit_streamed_upload(
-        upload.resources.pool, upload.row, declaration, sha256=Sha256(upload.digest.digest()), etag=etag
+        upload.resources.pool,
+        upload.row,
+        declaration,
+        sha256=Sha256(upload.digest.digest()),
+        etag=etag,
     )
     if file is None:
         raise ReservationLost("the commit found the reservation doomed")
@@ -282,17 +313,28 @@ async def give_up(upload: Streaming, error: BaseException) -> File | None:
     """Return the file if its commit has succeeded after all, else None."""
     if upload.reservation is None:
         return None
-    log.warning("streamed upload given up", file_id=str(upload.file_id), error=str(error) or type(error).__name__)
+    log.warning(
+        "streamed upload given up",
+        file_id=str(upload.file_id),
+        error=str(error) or type(error).__name__,
+    )
     pool, reservation = upload.resources.pool, upload.reservation
     try:
         if not upload.asked_store:
             await reservations.forget_reservation(pool, reservation.vault_key, reservation.lease)
-        elif await reservations.doom_reservation(pool, reservation.vault_key, reservation.lease) or not upload.asked_commit:
+        elif (
+            await reservations.doom_reservation(pool, reservation.vault_key, reservation.lease)
+            or not upload.asked_commit
+        ):
             await remove(upload)
         else:
             return await files.find_file(pool, upload.file_id, owner=None)
     except database.UNREACHABLE as away:
-        log.warning("reservation left to the sweeper", file_id=str(upload.file_id), error=type(away).__name__)
+        log.warning(
+            "reservation left to the sweeper",
+            file_id=str(upload.file_id),
+            error=type(away).__name__,
+        )
         if upload.asked_store and not upload.asked_commit:
             await remove(upload)
     return None

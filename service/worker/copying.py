@@ -49,17 +49,40 @@ class LeaseLost(Exception):  # it says what is so
     """The claim is somebody else's, or the file is final."""
 
 
-def describe_object(file_id: UUID, owner: str, filename: str, *, content_type: str | None, declared: Sha256 | None) -> dict[str, Any]:
+def describe_object(
+    file_id: UUID, owner: str, filename: str, *, content_type: str | None, declared: Sha256 | None
+) -> dict[str, Any]:
     """What lies beside the bytes in the vault: enough to adopt the object should the database be lost. Names are percent-encoded."""
-    metadata = {"assay-file-id": str(file_id), "assay-owner": quote(owner, safe=""), "assay-filename": quote(filename, safe="")}
+    metadata = {
+        "assay-file-id": str(file_id),
+        "assay-owner": quote(owner, safe=""),
+        "assay-filename": quote(filename, safe=""),
+    }
     if declared is not None:
         metadata["assay-declared-sha256"] = str(declared)
-    return {"content_type": content_type or "application/octet-stream", "metadata": metadata, "tags": {"assay-file-id": str(file_id)}}
+    return {
+        "content_type": content_type or "application/octet-stream",
+        "metadata": metadata,
+        "tags": {"assay-file-id": str(file_id)},
+    }
 
 
-async def copy_object(resources: Resources, claim: Claim, seen: StoredObject, *, send_before: float, stopped: threading.Event) -> str:
+async def copy_object(
+    resources: Resources,
+    claim: Claim,
+    seen: StoredObject,
+    *,
+    send_before: float,
+    stopped: threading.Event,
+) -> str:
     """The ETag of the copy. Raises StoreError, and LeaseLost when `stopped` is set; SentTooLate and CERTAIN: nothing lies at the key."""
-    described = describe_object(claim.id, claim.owner, claim.filename, content_type=claim.content_type, declared=claim.declared_sha256)
+    described = describe_object(
+        claim.id,
+        claim.owner,
+        claim.filename,
+        content_type=claim.content_type,
+        declared=claim.declared_sha256,
+    )
     if claim.size > LARGEST_PUT_BYTES:
         return await copy_in_parts(resources, claim, seen, described, stopped)
     copied = await resources.vault.copy_from(
@@ -86,7 +109,13 @@ def allow_seconds(size: int) -> float:
     return ANSWER_SECONDS + size / SLOWEST_COPY_BYTES_PER_SECOND
 
 
-async def copy_in_parts(resources: Resources, claim: Claim, seen: StoredObject, described: dict[str, Any], stopped: threading.Event) -> str:
+async def copy_in_parts(
+    resources: Resources,
+    claim: Claim,
+    seen: StoredObject,
+    described: dict[str, Any],
+    stopped: threading.Event,
+) -> str:
     upload_id = await begin_copy(resources, claim, described)
     try:
         copied = await copy_parts(resources, claim, seen, upload_id=upload_id, stopped=stopped)
@@ -105,14 +134,21 @@ async def begin_copy(resources: Resources, claim: Claim, described: dict[str, An
     """Step 1: the id of the vault's multipart upload."""
     key = str(claim.vault_key)
     upload_id = await resources.vault.create_upload(key, **described)
-    if not await reservations.name_upload(resources.pool, claim.vault_key, claim.lease, upload_id=upload_id):
+    if not await reservations.name_upload(
+        resources.pool, claim.vault_key, claim.lease, upload_id=upload_id
+    ):
         await resources.vault.abort_upload(key, upload_id)
         raise LeaseLost("the copy was doomed before its first part")
     return upload_id
 
 
 async def copy_parts(
-    resources: Resources, claim: Claim, seen: StoredObject, *, upload_id: str, stopped: threading.Event
+    resources: Resources,
+    claim: Claim,
+    seen: StoredObject,
+    *,
+    upload_id: str,
+    stopped: threading.Event,
 ) -> list[StoredPart]:
     """Step 2. Raises one of CERTAIN only when every request has been answered."""
     parts = cut(claim.size, usual_part_size=PART_BYTES)
@@ -125,7 +161,11 @@ async def copy_parts(
             if stopped.is_set() or errors:
                 return
             try:
-                copied.append(await ask_for_part(resources, claim, seen, parts, upload_id=upload_id, number=number))
+                copied.append(
+                    await ask_for_part(
+                        resources, claim, seen, parts, upload_id=upload_id, number=number
+                    )
+                )
             except StoreError as error:
                 errors.append(error)
 
@@ -137,7 +177,15 @@ async def copy_parts(
     return sorted(copied, key=lambda part: part.number)
 
 
-async def ask_for_part(resources: Resources, claim: Claim, seen: StoredObject, parts: Parts, *, upload_id: str, number: int) -> StoredPart:
+async def ask_for_part(
+    resources: Resources,
+    claim: Claim,
+    seen: StoredObject,
+    parts: Parts,
+    *,
+    upload_id: str,
+    number: int,
+) -> StoredPart:
     length = parts.size_of(number)
     return await resources.vault.copy_part_from(
         resources.incoming,

@@ -74,13 +74,23 @@ class Worker:
     async def sleep(self, wait: timedelta) -> None:
         woken = asyncio.ensure_future(self.resources.notifications.work.wait())
         try:
-            await asyncio.wait({woken, *self.running}, timeout=wait.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {woken, *self.running},
+                timeout=wait.total_seconds(),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
         finally:
             woken.cancel()
 
     async def time_to_sleep(self) -> timedelta:
-        small, large, unreadable = self.free_slots() > 0, self.free_large_slots() > 0, self.free_unreadable_slots() > 0
-        due = await claims.find_next_due(self.resources.pool, small=small, large=large, unreadable=unreadable)
+        small, large, unreadable = (
+            self.free_slots() > 0,
+            self.free_large_slots() > 0,
+            self.free_unreadable_slots() > 0,
+        )
+        due = await claims.find_next_due(
+            self.resources.pool, small=small, large=large, unreadable=unreadable
+        )
         return POLL if due is None else min(max(due, timedelta(milliseconds=50)), POLL)
 
     def free_slots(self) -> int:
@@ -96,12 +106,18 @@ class Worker:
 
     async def fill_slots(self) -> bool:
         """Claim what fits and begin. Return whether more may be due than were asked for."""
-        free, large, unreadable = self.free_slots(), self.free_large_slots(), self.free_unreadable_slots()
+        free, large, unreadable = (
+            self.free_slots(),
+            self.free_large_slots(),
+            self.free_unreadable_slots(),
+        )
         if free + unreadable <= 0:
             return False
         claimed_at = time.monotonic()
         lease = self.resources.settings.lease
-        claimed = await claims.claim_files(self.resources.pool, free, large=large, unreadable=unreadable, lease=lease)
+        claimed = await claims.claim_files(
+            self.resources.pool, free, large=large, unreadable=unreadable, lease=lease
+        )
         for claim in claimed:
             task = asyncio.create_task(self.verify(claim, claimed_at))
             self.running[task] = claim
@@ -111,7 +127,13 @@ class Worker:
     async def verify(self, claim: Claim, claimed_at: float) -> None:
         """Verify one claim. An unexpected exception is logged, and only this file waits."""
         try:
-            await verify(self.resources, claim, claimed_at=claimed_at, hashing=self.hashing, health=self.health)
+            await verify(
+                self.resources,
+                claim,
+                claimed_at=claimed_at,
+                hashing=self.hashing,
+                health=self.health,
+            )
         except Exception:
             log.exception("verification failed", file_id=str(claim.id))
         if claim.failed_reads > 0:
@@ -134,7 +156,9 @@ class Worker:
             try:
                 async with asyncio.timeout(self.resources.settings.sweep_every.total_seconds()):
                     await leftovers.wait()
-                await asyncio.sleep(GATHER_SECONDS)  # what is left within a moment goes in one request
+                await asyncio.sleep(
+                    GATHER_SECONDS
+                )  # what is left within a moment goes in one request
             except TimeoutError:
                 pass
 

@@ -92,7 +92,9 @@ class StoreHealth:
         else:
             self.failed_probes += 1
             self.failures = max(self.failures, self.failed_probes)
-            log.warning("store unavailable", error=error, retry_seconds=self.retry_in.total_seconds())
+            log.warning(
+                "store unavailable", error=error, retry_seconds=self.retry_in.total_seconds()
+            )
 
     async def wait_for_recovery(self) -> None:
         """Wait for a success of a verification that is still under way, for at most `retry_in`; then probe."""
@@ -126,7 +128,11 @@ async def use_scratch_objects(resources: Resources, probe: Probe, *, send_before
     """Step 3. Raises StoreError."""
     incoming, vault, key = resources.incoming, resources.vault, str(probe.vault_key)
     body = secrets.token_bytes(SCRATCH_BYTES)
-    described: dict[str, Any] = {"content_type": "application/octet-stream", "metadata": {}, "tags": {}}
+    described: dict[str, Any] = {
+        "content_type": "application/octet-stream",
+        "metadata": {},
+        "tags": {},
+    }
     limits: dict[str, Any] = {"send_before": send_before, "timeout_seconds": REQUEST_SECONDS}
     etag = await incoming.put(probe.scratch_key, body, **described, **limits)
     await vault.copy_from(incoming, probe.scratch_key, etag=etag, key=key, **described, **limits)

@@ -56,7 +56,9 @@ class Swept(NamedTuple):
 
 async def sweep(resources: Resources) -> int:
     """Sweep until nothing is due; how many leftovers were removed. Raises what the database raises when it is away."""
-    outcomes = await asyncio.gather(sweep_reservations(resources), sweep_files(resources), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        sweep_reservations(resources), sweep_files(resources), return_exceptions=True
+    )
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
@@ -70,8 +72,12 @@ async def sweep_reservations(resources: Resources) -> int:
 
     async def sweep_batch() -> Swept:
         ended = await sweeping.doom_ended_reservations(resources.pool, BATCH)
-        batch = await sweeping.claim_doomed_reservations(resources.pool, BATCH, resources.settings.copy_grace)
-        return Swept(ended + len(batch), await sweep_each(resources, batch, sweep_doomed_reservation))
+        batch = await sweeping.claim_doomed_reservations(
+            resources.pool, BATCH, resources.settings.copy_grace
+        )
+        return Swept(
+            ended + len(batch), await sweep_each(resources, batch, sweep_doomed_reservation)
+        )
 
     return await repeat(sweep_batch)
 
@@ -80,13 +86,21 @@ async def sweep_files(resources: Resources) -> int:
     """Steps 3 and 4, one after the other: a deleted file is due in both, and who finds its row locked passes it over."""
 
     async def sweep_incoming_batch() -> Swept:
-        keys = await sweeping.claim_incoming_keys(resources.pool, KEYS_A_REQUEST, resources.settings.sweep_delay)
+        keys = await sweeping.claim_incoming_keys(
+            resources.pool, KEYS_A_REQUEST, resources.settings.sweep_delay
+        )
         whole = [left for left in keys if left.upload_id is None]
         cut = [left for left in keys if left.upload_id is not None]
-        return Swept(len(keys), await sweep_incoming_keys(resources, whole) + await sweep_each(resources, cut, sweep_multipart_upload))
+        return Swept(
+            len(keys),
+            await sweep_incoming_keys(resources, whole)
+            + await sweep_each(resources, cut, sweep_multipart_upload),
+        )
 
     async def sweep_object_batch() -> Swept:
-        batch = await sweeping.claim_deleted_objects(resources.pool, BATCH, resources.settings.sweep_delay)
+        batch = await sweeping.claim_deleted_objects(
+            resources.pool, BATCH, resources.settings.sweep_delay
+        )
         return Swept(len(batch), await sweep_each(resources, batch, sweep_deleted_object))
 
     return await repeat(sweep_incoming_batch) + await repeat(sweep_object_batch)
@@ -103,7 +117,11 @@ async def repeat(sweep_batch: Callable[[], Awaitable[Swept]]) -> int:
     return removed
 
 
-async def sweep_each(resources: Resources, batch: Sequence[Leftover], sweep_one: Callable[[Resources, Leftover], Awaitable[None]]) -> int:
+async def sweep_each(
+    resources: Resources,
+    batch: Sequence[Leftover],
+    sweep_one: Callable[[Resources, Leftover], Awaitable[None]],
+) -> int:
     """Several at once; one that fails is logged and comes again. How many did not."""
     places = asyncio.Semaphore(AT_ONCE)
 
@@ -112,14 +130,20 @@ async def sweep_each(resources: Resources, batch: Sequence[Leftover], sweep_one:
             try:
                 await sweep_one(resources, leftover)
             except (StoreError, *database.UNREACHABLE) as error:
-                log.warning("leftover stays", what=sweep_one.__name__, error=str(error) or type(error).__name__)
+                log.warning(
+                    "leftover stays",
+                    what=sweep_one.__name__,
+                    error=str(error) or type(error).__name__,
+                )
                 return False
             return True
 
     return sum(await asyncio.gather(*(sweep_in_turn(leftover) for leftover in batch)))
 
 
-async def sweep_doomed_reservation(resources: Resources, reservation: sweeping.DoomedReservation) -> None:
+async def sweep_doomed_reservation(
+    resources: Resources, reservation: sweeping.DoomedReservation
+) -> None:
     key = str(reservation.vault_key)
     if reservation.upload_id is not None:
         await resources.vault.abort_upload(key, reservation.upload_id)
@@ -129,7 +153,9 @@ async def sweep_doomed_reservation(resources: Resources, reservation: sweeping.D
     if reservation.last:
         await sweeping.drop_doomed_reservation(resources.pool, reservation.vault_key)
     else:
-        await sweeping.keep_doomed_reservation(resources.pool, reservation.vault_key, resources.settings.copy_grace)
+        await sweeping.keep_doomed_reservation(
+            resources.pool, reservation.vault_key, resources.settings.copy_grace
+        )
     SWEPT.labels("copy").inc()
 
 
@@ -138,10 +164,18 @@ async def sweep_incoming_keys(resources: Resources, keys: Sequence[sweeping.Left
     if not keys:
         return 0
     try:
-        failed = set(await resources.incoming.delete_many([left.incoming_key for left in keys], timeout_seconds=DELETE_SECONDS))
-        await sweeping.mark_incoming_swept(resources.pool, [left.id for left in keys if left.incoming_key not in failed])
+        failed = set(
+            await resources.incoming.delete_many(
+                [left.incoming_key for left in keys], timeout_seconds=DELETE_SECONDS
+            )
+        )
+        await sweeping.mark_incoming_swept(
+            resources.pool, [left.id for left in keys if left.incoming_key not in failed]
+        )
     except (StoreError, *database.UNREACHABLE) as error:
-        log.warning("leftover stays", what="sweep_incoming_keys", error=str(error) or type(error).__name__)
+        log.warning(
+            "leftover stays", what="sweep_incoming_keys", error=str(error) or type(error).__name__
+        )
         return 0
     SWEPT.labels("incoming").inc(len(keys) - len(failed))
     return len(keys) - len(failed)

@@ -72,7 +72,13 @@ from service.object_store import (
 )
 from service.queries import claims, reservations, verdicts
 from service.resources import Resources
-from service.telemetry.metrics import ARRIVALS, FAILED_READS, STORE_RETRIES, VERIFICATION_SECONDS, VERIFIED_BYTES
+from service.telemetry.metrics import (
+    ARRIVALS,
+    FAILED_READS,
+    STORE_RETRIES,
+    VERIFICATION_SECONDS,
+    VERIFIED_BYTES,
+)
 from service.telemetry.transitions import report_transition
 from service.worker.copying import LeaseLost, copy_object
 from service.worker.store_health import PROBE_AFTER, StoreHealth
@@ -107,7 +113,9 @@ class NotVerified(Exception):  # it is an outcome of a claim
         self.source_failed = source_failed
 
 
-async def verify(resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor, health: StoreHealth) -> None:
+async def verify(
+    resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor, health: StoreHealth
+) -> None:
     """Bring one claim to its end.
 
     `claimed_at` is a `time.monotonic()` from before the claim was sent.
@@ -117,28 +125,40 @@ async def verify(resources: Resources, claim: Claim, *, claimed_at: float, hashi
     except NotVerified as failure:
         await asyncio.shield(give_up(resources, claim, failure, health=health))
     except (LeaseLost, *database.UNREACHABLE) as error:
-        await asyncio.shield(give_up_after_copying(resources, claim, error, retry_in=health.retry_in))
+        await asyncio.shield(
+            give_up_after_copying(resources, claim, error, retry_in=health.retry_in)
+        )
     except asyncio.CancelledError:
-        await asyncio.shield(give_back(resources, claim, "the worker was stopped", retry_in=health.retry_in))
+        await asyncio.shield(
+            give_back(resources, claim, "the worker was stopped", retry_in=health.retry_in)
+        )
         raise
     except BaseException as error:  # a defect, which may occur again with each attempt
-        await asyncio.shield(give_up_after_copying(resources, claim, error, retry_in=next_look(claim.attempts)))
+        await asyncio.shield(
+            give_up_after_copying(resources, claim, error, retry_in=next_look(claim.attempts))
+        )
         raise
     else:
         health.note_success()
 
 
-async def prove(resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor) -> None:
+async def prove(
+    resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor
+) -> None:
     """Steps 1 to 5. Raises NotVerified, LeaseLost, and what the database raises."""
     lease = resources.settings.lease
     extend = functools.partial(claims.extend_lease, resources.pool, claim, lease)
     async with extending(extend, lease=lease, held_since=claimed_at, file_id=claim.id) as heartbeat:
         stopped = heartbeat.ended
         try:
-            proof = await read_copy(resources, claim, claimed_at=claimed_at, hashing=hashing, stopped=stopped)
+            proof = await read_copy(
+                resources, claim, claimed_at=claimed_at, hashing=hashing, stopped=stopped
+            )
         except NotVerified as failure:
             if claim.failed_before and not isinstance(failure.cause, EXCULPATED):
-                failure.source_failed = await fails_to_read(resources, claim, hashing=hashing, stopped=stopped)
+                failure.source_failed = await fails_to_read(
+                    resources, claim, hashing=hashing, stopped=stopped
+                )
             raise
         if proof is None:
             return
@@ -147,7 +167,14 @@ async def prove(resources: Resources, claim: Claim, *, claimed_at: float, hashin
     VERIFIED_BYTES.inc(proof.size)
 
 
-async def read_copy(resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor, stopped: threading.Event) -> Proof | None:
+async def read_copy(
+    resources: Resources,
+    claim: Claim,
+    *,
+    claimed_at: float,
+    hashing: Executor,
+    stopped: threading.Event,
+) -> Proof | None:
     """Steps 1 to 4. Return None if the file is settled without a copy. Raises NotVerified, LeaseLost."""
     seen = await look(resources, claim, hashing=hashing, stopped=stopped)
     if seen is None:
@@ -163,7 +190,9 @@ async def read_copy(resources: Resources, claim: Claim, *, claimed_at: float, ha
         raise NotVerified(error, copied=True) from error
 
 
-async def fails_to_read(resources: Resources, claim: Claim, *, hashing: Executor, stopped: threading.Event) -> bool:
+async def fails_to_read(
+    resources: Resources, claim: Claim, *, hashing: Executor, stopped: threading.Event
+) -> bool:
     """Return whether the incoming object cannot be read to its end. An object that is missing can be: its file expires."""
     run = asyncio.get_running_loop().run_in_executor
     try:
@@ -186,7 +215,9 @@ def read_source(incoming: Bucket, claim: Claim, stopped: threading.Event) -> int
     return size
 
 
-async def look(resources: Resources, claim: Claim, *, hashing: Executor, stopped: threading.Event) -> StoredObject | None:
+async def look(
+    resources: Resources, claim: Claim, *, hashing: Executor, stopped: threading.Event
+) -> StoredObject | None:
     """Steps 1 and 2: return the incoming object, or None if the file is settled without a copy. Raises NotVerified."""
     try:
         seen = await resources.incoming.head(claim.incoming_key)
@@ -207,7 +238,14 @@ async def look(resources: Resources, claim: Claim, *, hashing: Executor, stopped
     return seen
 
 
-async def confirm_size(resources: Resources, claim: Claim, seen: StoredObject, *, hashing: Executor, stopped: threading.Event) -> None:
+async def confirm_size(
+    resources: Resources,
+    claim: Claim,
+    seen: StoredObject,
+    *,
+    hashing: Executor,
+    stopped: threading.Event,
+) -> None:
     """Read the object. Raises NotVerified if that fails, or if it gives another number of bytes than HEAD said."""
     run = asyncio.get_running_loop().run_in_executor
     try:
@@ -245,14 +283,22 @@ def back_off(attempts: int) -> timedelta:
 def compare(claim: Claim, seen: StoredObject) -> Rejection | None:
     """The fences that need no bytes. A type that was not declared is not compared."""
     if seen.size != claim.size:
-        return Rejection(RejectionReason.SIZE_MISMATCH, f"declared {claim.size} bytes, received {seen.size}")
+        return Rejection(
+            RejectionReason.SIZE_MISMATCH, f"declared {claim.size} bytes, received {seen.size}"
+        )
     if claim.content_type is not None and seen.content_type != claim.content_type:
-        return Rejection(RejectionReason.CONTENT_TYPE_MISMATCH, f"declared {claim.content_type}, received {seen.content_type[:200]}")
+        return Rejection(
+            RejectionReason.CONTENT_TYPE_MISMATCH,
+            f"declared {claim.content_type}, received {seen.content_type[:200]}",
+        )
     return None
 
 
 def unverifiable(error: StoreError) -> Rejection:
-    return Rejection(RejectionReason.UNVERIFIABLE, f"the store cannot read the object ({error.code or error.status})")
+    return Rejection(
+        RejectionReason.UNVERIFIABLE,
+        f"the store cannot read the object ({error.code or error.status})",
+    )
 
 
 async def reject(resources: Resources, claim: Claim, rejection: Rejection) -> None:
@@ -260,7 +306,14 @@ async def reject(resources: Resources, claim: Claim, rejection: Rejection) -> No
     finish(resources, await verdicts.reject_file(resources.pool, claim, rejection), found=claim)
 
 
-async def copy(resources: Resources, claim: Claim, seen: StoredObject, *, send_before: float, stopped: threading.Event) -> str | None:
+async def copy(
+    resources: Resources,
+    claim: Claim,
+    seen: StoredObject,
+    *,
+    send_before: float,
+    stopped: threading.Event,
+) -> str | None:
     """Step 3: return the ETag of the copy, or None if the file is rejected because it is unreadable for good. Raises NotVerified."""
     try:
         return await copy_object(resources, claim, seen, send_before=send_before, stopped=stopped)
@@ -272,7 +325,9 @@ async def copy(resources: Resources, claim: Claim, seen: StoredObject, *, send_b
         raise NotVerified(error, copied=not refused) from error
 
 
-def hash_copy(vault: Bucket, claim: Claim, etag: str, length: int, stopped: threading.Event) -> Proof:
+def hash_copy(
+    vault: Bucket, claim: Claim, etag: str, length: int, stopped: threading.Event
+) -> Proof:
     """Step 4, in a thread of its own: return the copy's digest and size, in constant memory.
 
     Raises StoreError, also for a copy whose length is not that of the object it was made of, and LeaseLost.
@@ -291,11 +346,15 @@ def hash_copy(vault: Bucket, claim: Claim, etag: str, length: int, stopped: thre
 
 async def commit(resources: Resources, claim: Claim, proof: Proof) -> None:
     """Step 5. Raises LeaseLost, and what the database raises."""
-    file = await verdicts.commit_verification(resources.pool, claim, size=proof.size, sha256=proof.sha256, etag=proof.etag)
+    file = await verdicts.commit_verification(
+        resources.pool, claim, size=proof.size, sha256=proof.sha256, etag=proof.etag
+    )
     if file is None:
         raise LeaseLost("the commit found the claim lost")
     if file.state in UNPROVED:
-        log.warning("copy does not match", file_id=str(claim.id), sha256=str(proof.sha256), bytes=proof.size)
+        log.warning(
+            "copy does not match", file_id=str(claim.id), sha256=str(proof.sha256), bytes=proof.size
+        )
         resources.notifications.notify_work()
         resources.notifications.notify_leftovers()
         return
@@ -312,12 +371,16 @@ def finish(resources: Resources, file: File | None, *, found: Claim | None = Non
         report_transition(file)
 
 
-async def give_up(resources: Resources, claim: Claim, failure: NotVerified, *, health: StoreHealth) -> None:
+async def give_up(
+    resources: Resources, claim: Claim, failure: NotVerified, *, health: StoreHealth
+) -> None:
     """Failure before or after copying, and its settlement."""
     doomed = False
     with logged_when_unreachable(claim):
         if failure.copied:
-            doomed = await reservations.doom_reservation(resources.pool, claim.vault_key, claim.lease)
+            doomed = await reservations.doom_reservation(
+                resources.pool, claim.vault_key, claim.lease
+            )
         else:
             await reservations.forget_reservation(resources.pool, claim.vault_key, claim.lease)
         await settle_failure(resources, claim, failure, health=health)
@@ -325,12 +388,19 @@ async def give_up(resources: Resources, claim: Claim, failure: NotVerified, *, h
         await delete_copy(resources, claim)
 
 
-async def settle_failure(resources: Resources, claim: Claim, failure: NotVerified, *, health: StoreHealth) -> None:
+async def settle_failure(
+    resources: Resources, claim: Claim, failure: NotVerified, *, health: StoreHealth
+) -> None:
     """Give the lease back; count the failure against the object or the store."""
     if isinstance(failure.cause, EXCULPATED):
         if not isinstance(failure.cause, SentTooLate):
             health.note_success()  # the store has answered
-        await release(resources, claim, failure, retry_in=next_look(claim.attempts) if claim.failed_before else AT_ONCE)
+        await release(
+            resources,
+            claim,
+            failure,
+            retry_in=next_look(claim.attempts) if claim.failed_before else AT_ONCE,
+        )
         return
     health.note_failure()
     STORE_RETRIES.inc()
@@ -342,8 +412,15 @@ async def settle_failure(resources: Resources, claim: Claim, failure: NotVerifie
         await release(resources, claim, failure, retry_in=back_off(claim.attempts))
 
 
-async def release(resources: Resources, claim: Claim, failure: NotVerified, *, retry_in: timedelta) -> None:
-    log.warning("verification retried", file_id=str(claim.id), error=str(failure), retry_seconds=retry_in.total_seconds())
+async def release(
+    resources: Resources, claim: Claim, failure: NotVerified, *, retry_in: timedelta
+) -> None:
+    log.warning(
+        "verification retried",
+        file_id=str(claim.id),
+        error=str(failure),
+        retry_seconds=retry_in.total_seconds(),
+    )
     await claims.release_claim(resources.pool, claim, retry_in=retry_in, error=str(failure))
     if retry_in == AT_ONCE:
         resources.notifications.notify_work()
@@ -351,7 +428,9 @@ async def release(resources: Resources, claim: Claim, failure: NotVerified, *, r
 
 async def count_failed_read(resources: Resources, claim: Claim, failure: NotVerified) -> None:
     FAILED_READS.inc()
-    log.warning("upload not readable", file_id=str(claim.id), error=str(failure), attempts=claim.attempts)
+    log.warning(
+        "upload not readable", file_id=str(claim.id), error=str(failure), attempts=claim.attempts
+    )
     file = await verdicts.count_failed_read(
         resources.pool,
         claim,
@@ -364,7 +443,9 @@ async def count_failed_read(resources: Resources, claim: Claim, failure: NotVeri
         finish(resources, file, found=claim)
 
 
-async def give_up_after_copying(resources: Resources, claim: Claim, error: BaseException, *, retry_in: timedelta) -> None:
+async def give_up_after_copying(
+    resources: Resources, claim: Claim, error: BaseException, *, retry_in: timedelta
+) -> None:
     """Failure after copying, where the store has nothing to do with it."""
     if await give_back(resources, claim, str(error) or type(error).__name__, retry_in=retry_in):
         await delete_copy(resources, claim)
@@ -378,7 +459,12 @@ async def delete_copy(resources: Resources, claim: Claim) -> None:
 
 async def give_back(resources: Resources, claim: Claim, error: str, *, retry_in: timedelta) -> bool:
     """Doom the reservation, then give the lease back; return whether the doom updated a row."""
-    log.warning("verification given up", file_id=str(claim.id), error=error, retry_seconds=retry_in.total_seconds())
+    log.warning(
+        "verification given up",
+        file_id=str(claim.id),
+        error=error,
+        retry_seconds=retry_in.total_seconds(),
+    )
     with logged_when_unreachable(claim):
         doomed = await reservations.doom_reservation(resources.pool, claim.vault_key, claim.lease)
         await claims.release_claim(resources.pool, claim, retry_in=retry_in, error=error)

@@ -66,9 +66,17 @@ def main() -> int:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ROWS)}; all when none is named")
-    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: shows that it runs, measures nothing")
-    parser.add_argument("--write", action="store_true", help="keep what was measured in docs/benchmarks.md")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(ROWS)}; all when none is named"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="small sizes, few rounds: shows that it runs, measures nothing",
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="keep what was measured in docs/benchmarks.md"
+    )
     options = parser.parse_args()
     if unknown := set(options.names) - set(ROWS):
         parser.error(f"there is no {', '.join(sorted(unknown))}: choose from {', '.join(ROWS)}")

@@ -38,7 +38,10 @@ def measure(ground: Ground) -> list[Figure]:
     with ground.new_site() as site, open_as_root(site) as store:
         site.start_api()
         bucket = store.bucket(site.hand.bucket)
-        sides = {"ours": partial(prove, site, body, digest), "by hand": partial(prove_by_hand, site, bucket, body)}
+        sides = {
+            "ours": partial(prove, site, body, digest),
+            "by hand": partial(prove_by_hand, site, bucket, body),
+        }
         for number in range(rounds):
             for name in sides if number % 2 else reversed(list(sides)):
                 found[name].append(sides[name]())
@@ -46,7 +49,11 @@ def measure(ground: Ground) -> list[Figure]:
     body.unlink()
     work = f"verification of {size // MIB:,} MiB in parts, `complete` → `ready`"
     against = "the store's own part copies, four at once, then the longer of a direct GET and `openssl dgst -sha256`"
-    return [compare_times(work, against, Series(tuple(found["ours"])), Series(tuple(found["by hand"])), least=0.8)]
+    return [
+        compare_times(
+            work, against, Series(tuple(found["ours"])), Series(tuple(found["by hand"])), least=0.8
+        )
+    ]
 
 
 def has_room(folder: Path, free: int) -> bool:
@@ -56,7 +63,11 @@ def has_room(folder: Path, free: int) -> bool:
 
 def open_as_root(site: Site) -> AbstractContextManager[ObjectStore]:
     deployment = site.deployment
-    return open_store(deployment.s3_endpoint, deployment.s3_root_access_key, secret_key=deployment.s3_root_secret_key)
+    return open_store(
+        deployment.s3_endpoint,
+        deployment.s3_root_access_key,
+        secret_key=deployment.s3_root_secret_key,
+    )
 
 
 def prove(site: Site, body: Path, digest: str) -> float:
@@ -77,7 +88,9 @@ def send_parts(site: Site, declared: dict[str, Any], body: Path) -> None:
     with body.open("rb") as source, httpx.Client(timeout=60) as client:
         for start in range(0, len(numbers), SIGNED_AT_ONCE):
             wanted = [{"number": number} for number in numbers[start : start + SIGNED_AT_ONCE]]
-            for part in site.call("POST", f"/files/{declared['file']['id']}/parts", {"parts": wanted})["parts"]:
+            for part in site.call(
+                "POST", f"/files/{declared['file']['id']}/parts", {"parts": wanted}
+            )["parts"]:
                 check_answer(client.put(part["url"], content=source.read(part["size"])), 200)
 
 
@@ -97,18 +110,24 @@ def prove_by_hand(site: Site, bucket: Bucket, body: Path) -> float:
 
 async def put_in_parts(bucket: Bucket, body: Path, size: int) -> str:
     parts = cut(size, usual_part_size=16 * MIB)
-    upload_id = await bucket.create_upload(SOURCE, content_type="application/octet-stream", metadata={}, tags={})
+    upload_id = await bucket.create_upload(
+        SOURCE, content_type="application/octet-stream", metadata={}, tags={}
+    )
     sent = []
     with body.open("rb") as source:
         for number in range(1, parts.count + 1):
             piece = source.read(parts.size_of(number))
-            sent.append((number, bucket.put_part(SOURCE, upload_id, number, piece, timeout_seconds=60)))
+            sent.append(
+                (number, bucket.put_part(SOURCE, upload_id, number, piece, timeout_seconds=60))
+            )
     return await bucket.complete_upload(SOURCE, upload_id, sent, timeout_seconds=120)
 
 
 async def copy_in_parts(bucket: Bucket, size: int, etag: str) -> None:
     parts = cut(size, usual_part_size=COPY_PART_BYTES)
-    upload_id = await bucket.create_upload(COPY, content_type="application/octet-stream", metadata={}, tags={})
+    upload_id = await bucket.create_upload(
+        COPY, content_type="application/octet-stream", metadata={}, tags={}
+    )
     places = asyncio.Semaphore(PARTS_AT_ONCE)
 
     async def copy(number: int) -> tuple[int, str]:

@@ -50,7 +50,10 @@ def measure(ground: Ground) -> list[Figure]:
     found: dict[str, list[float]] = {"page": [], "fetch": []}
     with ground.new_site() as site, running_browser() as browser:
         site.start_api()
-        sides = {"page": partial(send_from_page, site, browser, body), "fetch": partial(send_plainly, site, browser, body)}
+        sides = {
+            "page": partial(send_from_page, site, browser, body),
+            "fetch": partial(send_plainly, site, browser, body),
+        }
         for number in range(rounds + 1):
             for name in sides if number % 2 else reversed(list(sides)):
                 os.sync()  # what the side before has left to the disk is not this one's
@@ -59,7 +62,11 @@ def measure(ground: Ground) -> list[Figure]:
     body.unlink()
     work = f"{size // MIB:,} MiB from the page in Chromium, in parts, digests bound"
     against = "one `fetch` PUT of the same file in the same browser"
-    return [compare_times(work, against, Series(tuple(found["page"])), Series(tuple(found["fetch"])), least=0.8)]
+    return [
+        compare_times(
+            work, against, Series(tuple(found["page"])), Series(tuple(found["fetch"])), least=0.8
+        )
+    ]
 
 
 @contextmanager
@@ -68,7 +75,9 @@ def running_browser() -> Iterator[Browser]:
     if path is None:
         raise NotPossible("The page is measured in Chromium: put `chromium` on the PATH.")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(QUIET), chromium_sandbox=can_sandbox())
+        browser = playwright.chromium.launch(
+            executable_path=path, args=list(QUIET), chromium_sandbox=can_sandbox()
+        )
         yield browser
         browser.close()
 

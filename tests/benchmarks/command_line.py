@@ -31,10 +31,21 @@ done
 
 def measure_help(ground: Ground) -> list[Figure]:
     rounds = ground.choose(9, 2)
-    sides = {"ours": partial(start, *ASSAY, "--help"), "httpx": partial(start, sys.executable, "-c", "import httpx")}
+    sides = {
+        "ours": partial(start, *ASSAY, "--help"),
+        "httpx": partial(start, sys.executable, "-c", "import httpx"),
+    }
     found = alternate(sides, rounds=rounds)
     work = f"`assay --help`, {STARTS} starts"
-    return [compare_times(work, '`python -c "import httpx"`', found["ours"], found["httpx"], least=round(1 / MOST_TIMES_AS_LONG, 2))]
+    return [
+        compare_times(
+            work,
+            '`python -c "import httpx"`',
+            found["ours"],
+            found["httpx"],
+            least=round(1 / MOST_TIMES_AS_LONG, 2),
+        )
+    ]
 
 
 def start(*command: str) -> float:
@@ -50,11 +61,21 @@ def measure_put(ground: Ground) -> list[Figure]:
     folder = make_files(ground.folder / "many", count)
     with ground.new_site() as site:
         site.start_api()
-        found = alternate({"ours": partial(put, site, folder, count), "loop": partial(run_loop, site, folder, count)}, rounds=rounds)
+        found = alternate(
+            {
+                "ours": partial(put, site, folder, count),
+                "loop": partial(run_loop, site, folder, count),
+            },
+            rounds=rounds,
+        )
     shutil.rmtree(folder)
     work = f"{count:,} files of {BODY_BYTES // 1024} KiB by `assay put -r`, each proved"
     against = "a shell loop of two curls a file, none proved"
-    return [compare_rates(work, against, found["ours"], found["loop"], unit="files/s", least=LEAST_TIMES_AS_FAST)]
+    return [
+        compare_rates(
+            work, against, found["ours"], found["loop"], unit="files/s", least=LEAST_TIMES_AS_FAST
+        )
+    ]
 
 
 def make_files(folder: Path, count: int) -> Path:
@@ -82,7 +103,9 @@ def run_rate(site: Site, command: list[str], count: int, **environ: str) -> tupl
     """Files a second, and what was printed. The next side begins when all is proved and swept."""
     environ |= clean_environment() | {"ASSAY_URL": site.url, "ASSAY_KEY": site.key}
     begun = time.perf_counter()
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
+    done = subprocess.run(
+        command, env=environ, capture_output=True, text=True, timeout=RUN_SECONDS, check=False
+    )
     seconds = time.perf_counter() - begun
     assert done.returncode == 0, done.stderr
     let_site_settle(site)

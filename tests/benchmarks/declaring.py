@@ -25,7 +25,9 @@ DECLARATION = {"filename": "photo.jpg", "size": 482113, "content_type": "image/j
 
 
 FORBIDS: Final = b"&x-minio-source-replication-request=%7F&X-Amz-Signature="
-FORBIDS_NOTHING: Final = b"&X-Amz-SignedHeaders=content-length%3Bcontent-type%3Bhost%3Bif-none-match&X-Amz-Signature="
+FORBIDS_NOTHING: Final = (
+    b"&X-Amz-SignedHeaders=content-length%3Bcontent-type%3Bhost%3Bif-none-match&X-Amz-Signature="
+)
 
 
 def measure(ground: Ground) -> list[Figure]:
@@ -34,14 +36,23 @@ def measure(ground: Ground) -> list[Figure]:
         site.start_api("--no-worker")
         unbound = site.start_another_api({"ASSAY_S3_BIND_ABSENT_HEADERS": "no"})
         bare = site.start_neighbour("bare")
-        ours, theirs = make_declare(site, f"{site.url}/files"), make_declare(site, f"{bare}/declare")
+        ours, theirs = (
+            make_declare(site, f"{site.url}/files"),
+            make_declare(site, f"{bare}/declare"),
+        )
         without = make_declare(site, f"{unbound}/files")
         empty = make_request("GET", f"{bare}/empty")
         found = alternate(
             {
-                "ours": partial(drive, [send(ours, expected=201, holds=FORBIDS)] * count, [site.url]),
-                "without": partial(drive, [send(without, expected=201, holds=FORBIDS_NOTHING)] * count, [unbound]),
-                "bare": partial(drive, [send(theirs, expected=201, holds=b'"created_at":')] * count, [bare]),
+                "ours": partial(
+                    drive, [send(ours, expected=201, holds=FORBIDS)] * count, [site.url]
+                ),
+                "without": partial(
+                    drive, [send(without, expected=201, holds=FORBIDS_NOTHING)] * count, [unbound]
+                ),
+                "bare": partial(
+                    drive, [send(theirs, expected=201, holds=b'"created_at":')] * count, [bare]
+                ),
                 "insert": partial(insert_rows, site, count),
                 "empty": partial(drive, [send(empty, expected=200)] * count, [bare]),
             },
@@ -49,10 +60,33 @@ def measure(ground: Ground) -> list[Figure]:
         )
     work = f"declare, {CLIENTS} clients"
     return [
-        compare_rates(work, "a bare Litestar route that runs the same two statements", found["ours"], found["bare"], unit="/s", least=0.7),
-        compare_rates(work, "the same, with URLs that forbid no headers", found["ours"], found["without"], unit="/s", least=None),
-        compare_rates(work, "INSERT … RETURNING alone through asyncpg", found["ours"], found["insert"], unit="/s", least=None),
-        compare_rates(work, "Litestar's empty route", found["ours"], found["empty"], unit="/s", least=None),
+        compare_rates(
+            work,
+            "a bare Litestar route that runs the same two statements",
+            found["ours"],
+            found["bare"],
+            unit="/s",
+            least=0.7,
+        ),
+        compare_rates(
+            work,
+            "the same, with URLs that forbid no headers",
+            found["ours"],
+            found["without"],
+            unit="/s",
+            least=None,
+        ),
+        compare_rates(
+            work,
+            "INSERT … RETURNING alone through asyncpg",
+            found["ours"],
+            found["insert"],
+            unit="/s",
+            least=None,
+        ),
+        compare_rates(
+            work, "Litestar's empty route", found["ours"], found["empty"], unit="/s", least=None
+        ),
     ]
 
 
@@ -67,16 +101,32 @@ def insert_rows(site: Site, count: int) -> float:
 
 
 async def insert_all(site: Site, count: int) -> float:
-    arguments: tuple[Any, ...] = ("photo.jpg", 482113, "image/jpeg", hashlib.sha256(b"photo").digest(), {})
+    arguments: tuple[Any, ...] = (
+        "photo.jpg",
+        482113,
+        "image/jpeg",
+        hashlib.sha256(b"photo").digest(),
+        {},
+    )
     async with await database.open_pool(site.settings) as pool:
 
         async def insert_some() -> None:
             for _ in range(count // CLIENTS):
                 ends = (timedelta(hours=24), timedelta(minutes=15))
-                row = await pool.fetchrow(files.DECLARE, uuid4(), "benchmark", *arguments, secrets.token_hex(16), *ends, None)
+                row = await pool.fetchrow(
+                    files.DECLARE,
+                    uuid4(),
+                    "benchmark",
+                    *arguments,
+                    secrets.token_hex(16),
+                    *ends,
+                    None,
+                )
                 assert row["state"] == "pending", row
 
-        await asyncio.gather(*(pool.fetchval("SELECT pg_sleep(0.05)") for _ in range(CLIENTS)))  # connects them all
+        await asyncio.gather(
+            *(pool.fetchval("SELECT pg_sleep(0.05)") for _ in range(CLIENTS))
+        )  # connects them all
         begun = time.perf_counter()
         await asyncio.gather(*(insert_some() for _ in range(CLIENTS)))
         return count // CLIENTS * CLIENTS / (time.perf_counter() - begun)

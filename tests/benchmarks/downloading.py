@@ -17,7 +17,12 @@ from tests.benchmarks.ground import GIB, Ground, Site
 from tests.benchmarks.hand import check_answer, curl
 from tests.benchmarks.large import MIB, make_file
 from tests.benchmarks.load import make_request
-from tests.benchmarks.processes import count_threads, read_peak_bytes, read_resident_bytes, reset_peak
+from tests.benchmarks.processes import (
+    count_threads,
+    read_peak_bytes,
+    read_resident_bytes,
+    reset_peak,
+)
 
 READERS = 200
 OTHER_THREADS = 4
@@ -39,7 +44,15 @@ def measure_speed(ground: Ground) -> list[Figure]:
         ours = partial(curl, f"{site.url}/files/{file['id']}", headers=site.headers)
         found = alternate({"ours": ours, "direct": partial(curl, direct)}, rounds=rounds)
     work = f"download of {size // MIB:,} MiB"
-    return [compare_times(work, "a direct GET of the same object, both by curl", found["ours"], found["direct"], least=0.9)]
+    return [
+        compare_times(
+            work,
+            "a direct GET of the same object, both by curl",
+            found["ours"],
+            found["direct"],
+            least=0.9,
+        )
+    ]
 
 
 def upload(site: Site, size: int) -> Any:
@@ -78,7 +91,15 @@ def measure_memory(ground: Ground) -> list[Figure]:
     met = growth < MOST_GROWTH_MIB
     most_threads = threads_before + THREADS + OTHER_THREADS
     return [
-        Figure(work, "memory before", f"+ {growth:.1f} MiB at the most", f"{before / MIB:.0f} MiB", "", f"< {MOST_GROWTH_MIB} MiB", met),
+        Figure(
+            work,
+            "memory before",
+            f"+ {growth:.1f} MiB at the most",
+            f"{before / MIB:.0f} MiB",
+            "",
+            f"< {MOST_GROWTH_MIB} MiB",
+            met,
+        ),
         Figure(
             work,
             "threads before",
@@ -88,7 +109,13 @@ def measure_memory(ground: Ground) -> list[Figure]:
             f"none a reader: ≤ {most_threads}",
             observed.threads <= most_threads,
         ),
-        Figure("meanwhile a download of 1 MiB", "the same alone", *show_times(observed.download_seconds, alone.download_seconds), "", None),
+        Figure(
+            "meanwhile a download of 1 MiB",
+            "the same alone",
+            *show_times(observed.download_seconds, alone.download_seconds),
+            "",
+            None,
+        ),
     ]
 
 
@@ -104,11 +131,15 @@ def look(site: Site, other: Any, *, pid: int) -> Observed:
     return Observed(count_threads(pid), seconds)
 
 
-async def read_slowly(site: Site, slow: Any, other: Any, *, pid: int, seconds: float) -> tuple[Observed, list[int]]:
+async def read_slowly(
+    site: Site, slow: Any, other: Any, *, pid: int, seconds: float
+) -> tuple[Observed, list[int]]:
     """What was seen towards the end, and the bytes that each reader got."""
     until = asyncio.get_running_loop().time() + seconds
     request = make_request("GET", f"{site.url}/files/{slow['id']}", headers=site.headers)
-    readers = [asyncio.create_task(read_one(site.url, request, until=until)) for _ in range(READERS)]
+    readers = [
+        asyncio.create_task(read_one(site.url, request, until=until)) for _ in range(READERS)
+    ]
     await asyncio.sleep(seconds * 0.8)
     observed = await asyncio.to_thread(partial(look, site, other, pid=pid))
     return observed, await asyncio.gather(*readers)

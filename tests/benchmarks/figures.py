@@ -36,7 +36,9 @@ class Series:
 
     def over(self, other: "Series") -> "Series":
         """Round by round."""
-        return Series(tuple(mine / its for mine, its in zip(self.values, other.values, strict=True)))
+        return Series(
+            tuple(mine / its for mine, its in zip(self.values, other.values, strict=True))
+        )
 
 
 def alternate(sides: Mapping[str, Side], *, rounds: int) -> dict[str, Series]:
@@ -56,14 +58,26 @@ def find_percentile(values: Sequence[float], percent: int) -> float:
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
-def compare_rates(work: str, against: str, ours: Series, theirs: Series, *, unit: str, least: float | None) -> Figure:
+def compare_rates(
+    work: str, against: str, ours: Series, theirs: Series, *, unit: str, least: float | None
+) -> Figure:
     """For work a second: ours over theirs."""
     ratio = ours.over(theirs)
     goal, met = (f"≥ {least}", ratio.median >= least) if least is not None else ("", None)
-    return Figure(work, against, f"{ours.show(0)} {unit}", f"{theirs.show(0)} {unit}", ratio.show(), goal, met)
+    return Figure(
+        work, against, f"{ours.show(0)} {unit}", f"{theirs.show(0)} {unit}", ratio.show(), goal, met
+    )
 
 
 def compare_times(work: str, against: str, ours: Series, theirs: Series, *, least: float) -> Figure:
     """For seconds: theirs over ours, so that 1 is as good as they are."""
     ratio = theirs.over(ours)
-    return Figure(work, against, f"{ours.show()} s", f"{theirs.show()} s", ratio.show(), f"≥ {least}", ratio.median >= least)
+    return Figure(
+        work,
+        against,
+        f"{ours.show()} s",
+        f"{theirs.show()} s",
+        ratio.show(),
+        f"≥ {least}",
+        ratio.median >= least,
+    )

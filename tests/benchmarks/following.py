@@ -30,7 +30,11 @@ MIB = 1024**2
 
 
 def measure(ground: Ground) -> list[Figure]:
-    count, rounds, readers = ground.choose(3000, 300), ground.choose(5, 2), ground.choose(READERS, 50)
+    count, rounds, readers = (
+        ground.choose(3000, 300),
+        ground.choose(5, 2),
+        ground.choose(READERS, 50),
+    )
     with ground.new_site() as site:
         pid = site.start_api("--no-worker")
         keys = asyncio.run(make_keys(site.settings.database_url, readers))
@@ -66,7 +70,13 @@ def measure(ground: Ground) -> list[Figure]:
 def compare(work: str, none: Series, ours: Series) -> Figure:
     ratio = none.over(ours)
     return Figure(
-        work, "none connected", f"{ours.show(0)} /s", f"{none.show(0)} /s", ratio.show(), f"≤ {MOST_TIMES}", ratio.median <= MOST_TIMES
+        work,
+        "none connected",
+        f"{ours.show(0)} /s",
+        f"{none.show(0)} /s",
+        ratio.show(),
+        f"≤ {MOST_TIMES}",
+        ratio.median <= MOST_TIMES,
     )
 
 
@@ -74,7 +84,13 @@ def weigh(work: str, peaks: Series, *, before: float) -> Figure:
     ratio = Series(tuple(peak / before for peak in peaks.values))
     met = ratio.median <= MOST_TIMES
     return Figure(
-        f"{work}: memory", "after as many, before any", f"{peaks.show(0)} MiB", f"{before:.0f} MiB", ratio.show(), f"≤ {MOST_TIMES}", met
+        f"{work}: memory",
+        "after as many, before any",
+        f"{peaks.show(0)} MiB",
+        f"{before:.0f} MiB",
+        ratio.show(),
+        f"≤ {MOST_TIMES}",
+        met,
     )
 
 
@@ -85,7 +101,10 @@ async def make_keys(database_url: str, count: int) -> list[str]:
     try:
         await connection.executemany(
             "INSERT INTO api_keys (id, owner, name, secret_sha256, scopes) VALUES ($1, $2, 'benchmark', $3, '{read}')",
-            [(make_id(), f"reader-{number}", secret.digest) for number, (_, secret) in enumerate(made)],
+            [
+                (make_id(), f"reader-{number}", secret.digest)
+                for number, (_, secret) in enumerate(made)
+            ],
         )
     finally:
         await connection.close()
@@ -142,8 +161,12 @@ async def read_all(url: str, keys: Sequence[str], told: int) -> None:
     waiting = list(readers)
     for key in keys:
         reader = waiting[-1]
-        transport, _ = await loop.create_connection(waiting.pop, address.hostname or "", address.port or 80)
-        transport.write(make_request("GET", f"{url}/events", headers={"Authorization": f"Bearer {key}"}))
+        transport, _ = await loop.create_connection(
+            waiting.pop, address.hostname or "", address.port or 80
+        )
+        transport.write(
+            make_request("GET", f"{url}/events", headers={"Authorization": f"Bearer {key}"})
+        )
         await reader.begun
     print("connected", flush=True)
     while sum(reader.events for reader in readers) < told:  # noqa: ASYNC110  # a count, looked at now and then
@@ -153,4 +176,8 @@ async def read_all(url: str, keys: Sequence[str], told: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(read_all(sys.argv[1], list(iter(lambda: sys.stdin.readline().strip(), "")), int(sys.argv[2])))
+    uvloop.run(
+        read_all(
+            sys.argv[1], list(iter(lambda: sys.stdin.readline().strip(), "")), int(sys.argv[2])
+        )
+    )

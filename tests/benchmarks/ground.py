@@ -56,7 +56,9 @@ class Ground:
         deployment = new_deployment(self.store)
         bootstrap(deployment)
         settings = make_settings(deployment, self.store, in_database(self.database_url, name))
-        key = asyncio.run(new_key(settings, "benchmark", scopes=("read", "write"), expires_in=timedelta(days=1)))
+        key = asyncio.run(
+            new_key(settings, "benchmark", scopes=("read", "write"), expires_in=timedelta(days=1))
+        )
         with ExitStack() as stack:
             yield Site(self, settings, deployment, key, make_hand(deployment), stack)
         asyncio.run(execute(self.database_url, f"DROP DATABASE {name} WITH (FORCE)"))
@@ -85,7 +87,14 @@ class Site:
     def start_api(self, *arguments: str) -> int:
         """`assay serve`; its process id."""
         return self.start(
-            "service", "serve", "--host", "127.0.0.1", "--port", str(self.ground.store.webhook_port), *arguments, url=self.url
+            "service",
+            "serve",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.ground.store.webhook_port),
+            *arguments,
+            url=self.url,
         )
 
     def start_worker(self) -> int:
@@ -100,15 +109,32 @@ class Site:
     def start_another_api(self, environ: Mapping[str, str]) -> str:
         """The address of a second `assay serve --no-worker`, with these variables too. The store does not know of it."""
         url = f"http://127.0.0.1:{free_port()}"
-        self.start("service", "serve", "--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--no-worker", url=url, more=environ)
+        self.start(
+            "service",
+            "serve",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            url.rpartition(":")[2],
+            "--no-worker",
+            url=url,
+            more=environ,
+        )
         return url
 
-    def start(self, module: str, *arguments: str, url: str | None, more: Mapping[str, str] | None = None) -> int:
+    def start(
+        self, module: str, *arguments: str, url: str | None, more: Mapping[str, str] | None = None
+    ) -> int:
         """A process with this site's environment, when it answers at `url`."""
         log = self.ground.folder / "processes.log"
         begun = log.read_text().count("worker started") if log.exists() else 0
         process = self.stack.enter_context(
-            started(module, *arguments, environ={**make_environment(self.settings), **(more or {})}, log=log)
+            started(
+                module,
+                *arguments,
+                environ={**make_environment(self.settings), **(more or {})},
+                log=log,
+            )
         )
 
         def is_up() -> bool:
@@ -125,7 +151,12 @@ class Site:
         return answer.json() if answer.content else None
 
     def declare(self, size: int, *, multipart: bool = False) -> Any:
-        about = {"filename": "benchmark.bin", "size": size, "content_type": "application/octet-stream", "multipart": multipart}
+        about = {
+            "filename": "benchmark.bin",
+            "size": size,
+            "content_type": "application/octet-stream",
+            "multipart": multipart,
+        }
         return self.call("POST", "/files", about)
 
     def complete(self, file_id: str) -> Any:
@@ -142,16 +173,23 @@ def open_ground(*, quick: bool) -> Iterator[Ground]:
     """Raises NotPossible."""
     binary = genuine_minio()
     if binary is None:
-        raise NotPossible("Benchmarks run over genuine MinIO: put `minio`, `silo` or `go` on the PATH.")
+        raise NotPossible(
+            "Benchmarks run over genuine MinIO: put `minio`, `silo` or `go` on the PATH."
+        )
     for program in ("curl", "openssl"):
         if shutil.which(program) is None:
             raise NotPossible(f"Benchmarks need `{program}` on the PATH.")
-    with tempfile.TemporaryDirectory(prefix="assay-benchmarks-", ignore_cleanup_errors=True) as name, ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="assay-benchmarks-", ignore_cleanup_errors=True) as name,
+        ExitStack() as stack,
+    ):
         folder = Path(name)
         check_disk(folder)
         folder.chmod(0o711)  # as root, PostgreSQL runs as nobody
         webhook = Webhook(f"http://127.0.0.1:{free_port()}/webhooks/minio", secrets.token_hex(16))
-        store = stack.enter_context(start_test_store("minio", folder / "store", {WEBHOOK_ID: webhook}))
+        store = stack.enter_context(
+            start_test_store("minio", folder / "store", {WEBHOOK_ID: webhook})
+        )
         postgres = stack.enter_context(start_postgres(folder / "database", fsync=True))
         asyncio.run(make_template(postgres.url))
         yield Ground(under_test(store, webhook), postgres.url, folder, quick)
@@ -159,29 +197,43 @@ def open_ground(*, quick: bool) -> Iterator[Ground]:
 
 def check_disk(folder: Path) -> None:
     if find_filesystem(folder) in ("tmpfs", "ramfs"):
-        raise NotPossible(f"{folder.parent} is memory, not a disk: name a folder on a disk by TMPDIR.")
+        raise NotPossible(
+            f"{folder.parent} is memory, not a disk: name a folder on a disk by TMPDIR."
+        )
     free = shutil.disk_usage(folder).free
     if free < NEEDED_BYTES:
-        raise NotPossible(f"{folder.parent} has {free // GIB} GiB left, the benchmarks need {NEEDED_BYTES // GIB}.")
+        raise NotPossible(
+            f"{folder.parent} has {free // GIB} GiB left, the benchmarks need {NEEDED_BYTES // GIB}."
+        )
 
 
 def make_hand(deployment: Deployment) -> Hand:
     """Root, and a plain bucket beside the service's two."""
     signer = Signer(
-        deployment.s3_endpoint, access_key=deployment.s3_root_access_key, secret_key=deployment.s3_root_secret_key, region=REGION
+        deployment.s3_endpoint,
+        access_key=deployment.s3_root_access_key,
+        secret_key=deployment.s3_root_secret_key,
+        region=REGION,
     )
     bucket = f"plain-{secrets.token_hex(4)}"
-    made = httpx.put(signer.presign("PUT", None, key=bucket, issued_at=datetime.now(UTC), expires_in_seconds=60))
+    made = httpx.put(
+        signer.presign("PUT", None, key=bucket, issued_at=datetime.now(UTC), expires_in_seconds=60)
+    )
     assert made.is_success, made.text
     return Hand(signer, bucket)
 
 
 @contextmanager
-def started(module: str, *arguments: str, environ: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    module: str, *arguments: str, environ: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     """In the end it is asked to stop, then killed."""
     with log.open("a") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], stdout=output, stderr=output, env={**clean_environment(), **environ}
+            [sys.executable, "-m", module, *arguments],
+            stdout=output,
+            stderr=output,
+            env={**clean_environment(), **environ},
         )
     try:
         yield process
@@ -196,8 +248,18 @@ def started(module: str, *arguments: str, environ: Mapping[str, str], log: Path)
 
 def make_environment(settings: Settings) -> dict[str, str]:
     """What differs from the defaults, as `ASSAY_*` variables; all else is measured as it comes."""
-    names = ("database_url", "s3_endpoint", "s3_access_key", "s3_secret_key", "s3_signer_access_key", "s3_signer_secret_key")
-    environ = {f"ASSAY_{name.upper()}": str(getattr(settings, name)) for name in (*names, "incoming_bucket", "vault_bucket")}
+    names = (
+        "database_url",
+        "s3_endpoint",
+        "s3_access_key",
+        "s3_secret_key",
+        "s3_signer_access_key",
+        "s3_signer_secret_key",
+    )
+    environ = {
+        f"ASSAY_{name.upper()}": str(getattr(settings, name))
+        for name in (*names, "incoming_bucket", "vault_bucket")
+    }
     environ["ASSAY_SWEEP_DELAY"] = "0"  # the deletions are part of what is measured
     return environ | {"ASSAY_WEBHOOK_TOKEN": ",".join(settings.webhook_token)}
 

@@ -23,9 +23,21 @@ class Hand:
     signer: Signer
     bucket: str
 
-    def sign(self, method: str, key: str, *, bucket: str | None = None, headers: Mapping[str, str] | None = None) -> str:
+    def sign(
+        self,
+        method: str,
+        key: str,
+        *,
+        bucket: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
         return self.signer.presign(
-            method, bucket or self.bucket, key=key, issued_at=datetime.now(UTC), expires_in_seconds=LIVES_SECONDS, headers=headers
+            method,
+            bucket or self.bucket,
+            key=key,
+            issued_at=datetime.now(UTC),
+            expires_in_seconds=LIVES_SECONDS,
+            headers=headers,
         )
 
     def put(self, key: str, body: bytes) -> bytes:
@@ -62,7 +74,9 @@ class Hand:
 
 def check_answer(answer: httpx.Response, expected: int) -> httpx.Response:
     """Return the answer. Raises AssertionError with its text if it has another status."""
-    assert answer.status_code == expected, f"{answer.status_code} instead of {expected}: {answer.text[:500]}"
+    assert answer.status_code == expected, (
+        f"{answer.status_code} instead of {expected}: {answer.text[:500]}"
+    )
     return answer
 
 
@@ -80,7 +94,10 @@ def curl(
     The URL goes in by standard input: a list of processes shows arguments. The body of a download without `target` is dropped as it
     comes, so that nothing but the transfer is measured. To show the text of such an answer the request is sent once more.
     """
-    config = [f'url = "{url}"', *(f'header = "{name}: {value}"' for name, value in (headers or {}).items())]
+    config = [
+        f'url = "{url}"',
+        *(f'header = "{name}: {value}"' for name, value in (headers or {}).items()),
+    ]
     if body is not None:
         config.append(f'upload-file = "{body}"')
     if method is not None:
@@ -88,7 +105,13 @@ def curl(
     output = str(target or (DROPPED if body is None else "-"))
     text, status, seconds = run_curl(config, output)
     if status != expected:
-        shown = target.read_text(errors="replace") if target else run_curl(config, "-")[0] if output == DROPPED else text
+        shown = (
+            target.read_text(errors="replace")
+            if target
+            else run_curl(config, "-")[0]
+            if output == DROPPED
+            else text
+        )
         raise AssertionError(f"{status} instead of {expected}: {shown[:500]}")
     return seconds
 
@@ -97,7 +120,13 @@ def run_curl(config: Sequence[str], output: str) -> tuple[str, int, float]:
     """Return what curl wrote to standard output, the answer's status and the seconds. Raises AssertionError if there was no answer."""
     command = ["curl", "-sS", "-K", "-", "-o", output, "-w", "\n%{http_code} %{time_total}"]
     done = subprocess.run(
-        command, input="\n".join(config), capture_output=True, text=True, errors="replace", timeout=CURL_SECONDS, check=False
+        command,
+        input="\n".join(config),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=CURL_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     text, _, measured = done.stdout.rpartition("\n")

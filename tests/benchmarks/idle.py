@@ -27,7 +27,12 @@ from tests.benchmarks.ground import Ground, is_ready, make_environment, started
 from tests.benchmarks.hand import check_answer
 from tests.benchmarks.large import MIB
 from tests.benchmarks.load import check, connect, make_request
-from tests.benchmarks.processes import read_cpu_seconds, read_peak_bytes, read_resident_bytes, reset_peak
+from tests.benchmarks.processes import (
+    read_cpu_seconds,
+    read_peak_bytes,
+    read_resident_bytes,
+    reset_peak,
+)
 from tests.servers import free_port, wait_until
 
 CONNECTIONS = 5000
@@ -63,9 +68,13 @@ def measure(ground: Ground) -> list[Figure]:
     each = idle.growth * 1024 / count
     return [
         describe(f"{count:,} idle connections ({each:.1f} KiB each)", idle),
-        describe(f"{count:,} connections with {len(PART_OF_A_HEAD) // 1024} KiB of a head each", heads),
+        describe(
+            f"{count:,} connections with {len(PART_OF_A_HEAD) // 1024} KiB of a head each", heads
+        ),
         show_wait("meanwhile `GET /health/live`, p99", heads),
-        describe(f"{floods} connections that send {FLOOD_BYTES // MIB} MiB of a header field each", flood),
+        describe(
+            f"{floods} connections that send {FLOOD_BYTES // MIB} MiB of a header field each", flood
+        ),
         show_wait("meanwhile `GET /health/live`, p99, beside the flood", flood),
     ]
 
@@ -73,18 +82,28 @@ def measure(ground: Ground) -> list[Figure]:
 def describe(work: str, seen: Observed) -> Figure:
     met = seen.growth < MOST_GROWTH_MIB
     return Figure(
-        work, "memory before", f"+ {seen.growth:.1f} MiB at the most", f"{seen.before:.0f} MiB", "", f"< {MOST_GROWTH_MIB} MiB", met
+        work,
+        "memory before",
+        f"+ {seen.growth:.1f} MiB at the most",
+        f"{seen.before:.0f} MiB",
+        "",
+        f"< {MOST_GROWTH_MIB} MiB",
+        met,
     )
 
 
 def show_wait(work: str, seen: Observed) -> Figure:
-    waited = f"{find_percentile(seen.waited, 99) * 1000:.0f} ms (most {max(seen.waited) * 1000:.0f})"
+    waited = (
+        f"{find_percentile(seen.waited, 99) * 1000:.0f} ms (most {max(seen.waited) * 1000:.0f})"
+    )
     return Figure(work, "", f"{waited}; {seen.cpu:.2f} s of processor in all", "", "", "", None)
 
 
 def raise_file_limit(wanted: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert hard == resource.RLIM_INFINITY or hard >= wanted, f"ulimit -Hn is {hard}, {wanted} are needed"
+    assert hard == resource.RLIM_INFINITY or hard >= wanted, (
+        f"ulimit -Hn is {hard}, {wanted} are needed"
+    )
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
@@ -94,8 +113,17 @@ def serving(ground: Ground, connections: int) -> Iterator[tuple[str, int]]:
     url = f"http://127.0.0.1:{free_port()}"
     with ground.new_site() as site:
         environ = make_environment(site.settings) | {"ASSAY_MAX_CONNECTIONS": str(connections)}
-        arguments = ("serve", "--no-worker", "--host", "127.0.0.1", "--port", url.rpartition(":")[2])
-        with started("service", *arguments, environ=environ, log=ground.folder / "processes.log") as process:
+        arguments = (
+            "serve",
+            "--no-worker",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            url.rpartition(":")[2],
+        )
+        with started(
+            "service", *arguments, environ=environ, log=ground.folder / "processes.log"
+        ) as process:
             wait_until(lambda: is_ready(url))
             yield url, process.pid
 

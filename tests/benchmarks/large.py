@@ -26,9 +26,14 @@ def measure(ground: Ground) -> list[Figure]:
     size, rounds = ground.choose(GIB, 64 * MIB), ground.choose(5, 2)
     body = make_file(ground.folder / "large.bin", size)
     digest = hash_file(body)
-    found: dict[str, list[float]] = {name: [] for name in ("put", "cpu", "proof", "plain put", "by hand")}
+    found: dict[str, list[float]] = {
+        name: [] for name in ("put", "cpu", "proof", "plain put", "by hand")
+    }
     with ground.new_site() as site:
-        sides = [partial(upload, site, body, pids=[site.start_api()], digest=digest), partial(upload_by_hand, site, body)]
+        sides = [
+            partial(upload, site, body, pids=[site.start_api()], digest=digest),
+            partial(upload_by_hand, site, body),
+        ]
         for number in range(rounds + 1):
             for side in sides if number % 2 else sides[::-1]:
                 os.sync()  # what the side before has left to the disk is not this one's
@@ -44,8 +49,22 @@ def describe_put(found: dict[str, Series], size: int) -> list[Figure]:
     cpu = found["cpu"]
     met = cpu.median < MOST_CPU_MILLISECONDS
     return [
-        compare_times(work, "the same PUT with a plain presigned URL", found["put"], found["plain put"], least=0.97),
-        Figure(work, "CPU of our processes until `complete`", f"{cpu.show(1)} ms", "", "", f"< {MOST_CPU_MILLISECONDS} ms", met),
+        compare_times(
+            work,
+            "the same PUT with a plain presigned URL",
+            found["put"],
+            found["plain put"],
+            least=0.97,
+        ),
+        Figure(
+            work,
+            "CPU of our processes until `complete`",
+            f"{cpu.show(1)} ms",
+            "",
+            "",
+            f"< {MOST_CPU_MILLISECONDS} ms",
+            met,
+        ),
     ]
 
 
@@ -88,7 +107,10 @@ def forget(site: Site, file: dict[str, str]) -> None:
     site.call("DELETE", f"/files/{file['id']}")
     settings = site.settings
     key = asyncio.run(find_incoming_key(settings.database_url, file["id"]))
-    for bucket, name in ((settings.vault_bucket, file["minio_object_name"]), (settings.incoming_bucket, key)):
+    for bucket, name in (
+        (settings.vault_bucket, file["minio_object_name"]),
+        (settings.incoming_bucket, key),
+    ):
         wait_until(partial(is_gone, site.hand.sign("HEAD", name, bucket=bucket)), seconds=90)
 
 
@@ -99,7 +121,9 @@ def is_gone(url: str) -> bool:
 async def find_incoming_key(database_url: str, file_id: str) -> str:
     connection = await asyncpg.connect(database_url)
     try:
-        key: str = await connection.fetchval("SELECT incoming_key FROM files WHERE id = $1", UUID(file_id))
+        key: str = await connection.fetchval(
+            "SELECT incoming_key FROM files WHERE id = $1", UUID(file_id)
+        )
     finally:
         await connection.close()
     return key

@@ -45,7 +45,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
         if self.without_body:
-            self.parser = httptools.HttpResponseParser(self)  # it waits for the bytes that Content-Length speaks of
+            self.parser = httptools.HttpResponseParser(
+                self
+            )  # it waits for the bytes that Content-Length speaks of
 
     def on_headers_complete(self) -> None:
         if self.without_body:
@@ -66,7 +68,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if hasattr(self, "answer") and not self.answer.done():
-            self.answer.set_exception(error or ConnectionError("the server closed the connection before its answer"))
+            self.answer.set_exception(
+                error or ConnectionError("the server closed the connection before its answer")
+            )
 
 
 Job = Callable[[Sequence[Connection]], Awaitable[None]]
@@ -74,7 +78,9 @@ Job = Callable[[Sequence[Connection]], Awaitable[None]]
 
 async def connect(url: str) -> Connection:
     parts = urlsplit(url)
-    _, connection = await asyncio.get_running_loop().create_connection(Connection, parts.hostname or "", parts.port or 80)
+    _, connection = await asyncio.get_running_loop().create_connection(
+        Connection, parts.hostname or "", parts.port or 80
+    )
     return connection
 
 
@@ -113,14 +119,22 @@ def send(request: bytes, *, expected: int, holds: bytes = b"") -> Job:
 
 
 def check(answer: Answer, expected: int) -> Answer:
-    assert answer.status == expected, f"{answer.status} instead of {expected}: {answer.body[:500]!r}"
+    assert answer.status == expected, (
+        f"{answer.status} instead of {expected}: {answer.body[:500]!r}"
+    )
     return answer
 
 
-def make_request(method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"") -> bytes:
+def make_request(
+    method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
+) -> bytes:
     parts = urlsplit(url)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
-    lines = [f"{method} {target} HTTP/1.1", f"Host: {parts.netloc}", *(f"{name}: {value}" for name, value in (headers or {}).items())]
+    lines = [
+        f"{method} {target} HTTP/1.1",
+        f"Host: {parts.netloc}",
+        *(f"{name}: {value}" for name, value in (headers or {}).items()),
+    ]
     if body or method in ("PUT", "POST"):
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode() + body

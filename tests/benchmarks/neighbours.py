@@ -64,7 +64,18 @@ async def declare_bare(request: Request[Any, Any, Any], data: Declared) -> Inser
     grant = await pool.fetchrow(keys.FIND, digest_key(request.headers["authorization"][7:]).digest)
     ttl, grace = timedelta(hours=24), timedelta(minutes=15)
     row = await pool.fetchrow(
-        files.DECLARE, uuid4(), grant["owner"], data.filename, data.size, data.content_type, None, {}, uuid4().hex, ttl, grace, None
+        files.DECLARE,
+        uuid4(),
+        grant["owner"],
+        data.filename,
+        data.size,
+        data.content_type,
+        None,
+        {},
+        uuid4().hex,
+        ttl,
+        grace,
+        None,
     )
     return Inserted(row["id"], row["created_at"])
 
@@ -81,15 +92,25 @@ INSERT_NAIVELY = """
 
 @post("/naive/upload")
 async def upload_naively(
-    request: Request[Any, Any, Any], data: Annotated[UploadFile, Body(media_type=RequestEncodingType.MULTI_PART)]
+    request: Request[Any, Any, Any],
+    data: Annotated[UploadFile, Body(media_type=RequestEncodingType.MULTI_PART)],
 ) -> Inserted:
     """The whole form into memory, hash, put_object, insert. Asks nobody for a key."""
     content, name = await data.read(), uuid4()
     digest = hashlib.sha256(content).digest()
     store, settings = request.app.state.store, request.app.state.settings
-    put = await asyncio.to_thread(store.put_object, settings.vault_bucket, str(name), io.BytesIO(content), len(content))
+    put = await asyncio.to_thread(
+        store.put_object, settings.vault_bucket, str(name), io.BytesIO(content), len(content)
+    )
     row = await request.app.state.pool.fetchrow(
-        INSERT_NAIVELY, uuid4(), data.filename, len(content), data.content_type, digest, name, put.etag
+        INSERT_NAIVELY,
+        uuid4(),
+        data.filename,
+        len(content),
+        data.content_type,
+        digest,
+        name,
+        put.etag,
     )
     return Inserted(row["id"], row["created_at"])
 
@@ -109,7 +130,9 @@ def make_application(settings: Settings, *handlers: Any) -> Litestar:
             await app.state.pool.execute(CREATE_NAIVE_TABLE)
             yield
 
-    return Litestar(route_handlers=list(handlers), lifespan=[lifespan], openapi_config=None, logging_config=None)
+    return Litestar(
+        route_handlers=list(handlers), lifespan=[lifespan], openapi_config=None, logging_config=None
+    )
 
 
 class SideBySide:
@@ -124,7 +147,9 @@ class SideBySide:
             async with self.naive.lifespan():
                 await self.ours(scope, receive, send)
         else:
-            await (self.naive if scope["path"].startswith("/naive/") else self.ours)(scope, receive, send)
+            await (self.naive if scope["path"].startswith("/naive/") else self.ours)(
+                scope, receive, send
+            )
 
 
 def serve_by(protocol: str, settings: Settings, listener: socket.socket) -> None:
@@ -142,7 +167,11 @@ def main(which: str, port: str) -> None:
     if which in ("httptools", "h11", "ours"):
         serve_by(which, settings, listener)
     elif which == "bare":
-        run_api(make_application(settings, is_ready, do_nothing, declare_bare), listener, make_limits(settings))
+        run_api(
+            make_application(settings, is_ready, do_nothing, declare_bare),
+            listener,
+            make_limits(settings),
+        )
     else:
         both = SideBySide(make_application(settings, upload_naively), create_app(settings))
         run_api(cast("Litestar", both), listener, make_limits(settings))

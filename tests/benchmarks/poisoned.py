@@ -105,7 +105,9 @@ async def declare(client: httpx.AsyncClient) -> Any:
 async def put(declared: Any, headers: dict[str, str], body: bytes = BODY) -> None:
     upload = declared["upload"]
     async with httpx.AsyncClient() as anonymous:
-        answer = await anonymous.put(upload["url"], content=body, headers=upload["headers"] | headers)
+        answer = await anonymous.put(
+            upload["url"], content=body, headers=upload["headers"] | headers
+        )
     assert answer.status_code == 200, answer.text
 
 
@@ -123,7 +125,9 @@ async def put_forged(signer: Signer, bucket: str, key: str) -> None:
 
 
 async def find_key(connection: asyncpg.Connection, declared: Any) -> str:
-    key: str = await connection.fetchval("SELECT incoming_key FROM files WHERE id = $1", UUID(declared["file"]["id"]))
+    key: str = await connection.fetchval(
+        "SELECT incoming_key FROM files WHERE id = $1", UUID(declared["file"]["id"])
+    )
     return key
 
 

@@ -26,7 +26,11 @@ Measured = dict[tuple[str, str], list[float]]
 
 
 def measure(ground: Ground) -> list[Figure]:
-    size, count, rounds = ground.choose(GIB, 64 * MIB), ground.choose(2000, 200), ground.choose(5, 2)
+    size, count, rounds = (
+        ground.choose(GIB, 64 * MIB),
+        ground.choose(2000, 200),
+        ground.choose(5, 2),
+    )
     body = make_file(ground.folder / "body.bin", size)
     with ground.new_site() as site:
         apis = {side: start(site, side) for side in SIDES}
@@ -35,7 +39,10 @@ def measure(ground: Ground) -> list[Figure]:
         works = {
             "declare": {side: partial(declare, site, url, count) for side, url in urls.items()},
             "upload": {side: partial(upload, site, url, body) for side, url in urls.items()},
-            "download": {side: partial(curl, f"{url}/files/{file['id']}", headers=site.headers) for side, url in urls.items()},
+            "download": {
+                side: partial(curl, f"{url}/files/{file['id']}", headers=site.headers)
+                for side, url in urls.items()
+            },
         }
         pids = {side: pid for side, (_, pid) in apis.items()}
         found = {work: alternate(sides, pids, rounds=rounds) for work, sides in works.items()}
@@ -54,7 +61,9 @@ def start(site: Site, side: str) -> tuple[str, int]:
     return url, site.start("tests.benchmarks.neighbours", side, url.rpartition(":")[2], url=url)
 
 
-def alternate(sides: Mapping[str, Callable[[], float]], pids: dict[str, int], *, rounds: int) -> Measured:
+def alternate(
+    sides: Mapping[str, Callable[[], float]], pids: dict[str, int], *, rounds: int
+) -> Measured:
     """Seconds, and processor seconds of the side's API. Each round begins with another side; the first warms up and does not count."""
     found: Measured = {(side, of): [] for side in sides for of in ("time", "cpu")}
     for number in range(rounds + 1):
@@ -75,7 +84,10 @@ def upload(site: Site, url: str, body: Path) -> float:
     """Seconds; the object is taken away again."""
     os.sync()  # what the side before has left to the disk is not this one's
     seconds, file = stream(url, site, body)
-    answer = httpx.delete(site.hand.sign("DELETE", file["minio_object_name"], bucket=site.settings.vault_bucket), timeout=60)
+    answer = httpx.delete(
+        site.hand.sign("DELETE", file["minio_object_name"], bucket=site.settings.vault_bucket),
+        timeout=60,
+    )
     check_answer(answer, 204)
     return seconds
 
@@ -83,7 +95,9 @@ def upload(site: Site, url: str, body: Path) -> float:
 def stream(url: str, site: Site, body: Path) -> tuple[float, Any]:
     answer = site.ground.folder / "answer.json"
     address = f"{url}/files/upload?filename=benchmark.bin"
-    seconds = curl(address, method="POST", headers=site.headers, body=body, target=answer, expected=201)
+    seconds = curl(
+        address, method="POST", headers=site.headers, body=body, target=answer, expected=201
+    )
     listed = check_answer(httpx.get(f"{url}/files?limit=1", headers=site.headers, timeout=60), 200)
     return seconds, listed.json()["files"][0]
 
@@ -96,5 +110,15 @@ def compare(work: str, found: Measured) -> list[Figure]:
         for side in ("h11", "ours"):
             mine = Series(tuple(found[side, of]))
             ratio = mine.over(base).show()
-            figures.append(Figure(f"{work}{name}, {side}", "the same, httptools", f"{mine.show()} s", f"{base.show()} s", ratio, "", None))
+            figures.append(
+                Figure(
+                    f"{work}{name}, {side}",
+                    "the same, httptools",
+                    f"{mine.show()} s",
+                    f"{base.show()} s",
+                    ratio,
+                    "",
+                    None,
+                )
+            )
     return figures

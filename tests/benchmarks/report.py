@@ -18,7 +18,12 @@ BEGIN, END = "<!-- measured: written by the command -->", "<!-- measured: end --
 
 
 def make_table(figures: Iterable[Figure]) -> Table:
-    table = Table(*HEADINGS, box=box.ROUNDED, show_lines=True, title=f"median (least to most); {describe_machine()}")
+    table = Table(
+        *HEADINGS,
+        box=box.ROUNDED,
+        show_lines=True,
+        title=f"median (least to most); {describe_machine()}",
+    )
     for figure in figures:
         table.add_row(*list_cells(figure), style=None if figure.met is not False else "yellow")
     return table
@@ -38,13 +43,29 @@ def write_document(figures: Iterable[Figure]) -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     kept, _, after = rest.partition(END)
-    lines = {line_name(line): line for line in kept.splitlines() if re.match(r"\| (?!work|---)", line)}
+    lines = {
+        line_name(line): line for line in kept.splitlines() if re.match(r"\| (?!work|---)", line)
+    }
     when = f"{datetime.now(UTC):%Y-%m-%d}, {describe_machine()}"
     for figure in figures:
         line = f"| {' | '.join([*list_cells(figure), when])} |"
         lines[line_name(line)] = line
     heading = [f"| {' | '.join([*HEADINGS, 'measured'])} |", "| " + "--- | " * 8]
-    DOCUMENT.write_text("\n".join([before.rstrip(), "", BEGIN, "", *[line.rstrip() for line in heading], *lines.values(), "", END]) + after)
+    DOCUMENT.write_text(
+        "\n".join(
+            [
+                before.rstrip(),
+                "",
+                BEGIN,
+                "",
+                *[line.rstrip() for line in heading],
+                *lines.values(),
+                "",
+                END,
+            ]
+        )
+        + after
+    )
 
 
 def line_name(line: str) -> tuple[str, ...]:

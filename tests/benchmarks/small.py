@@ -18,7 +18,16 @@ from service.model import Declaration
 from service.queries.files import declare_file
 from tests.benchmarks.figures import Figure, Series, alternate, compare_rates, find_percentile
 from tests.benchmarks.ground import Ground, Site
-from tests.benchmarks.load import CLIENTS, Connection, Job, check, connect, drive, make_request, send
+from tests.benchmarks.load import (
+    CLIENTS,
+    Connection,
+    Job,
+    check,
+    connect,
+    drive,
+    make_request,
+    send,
+)
 
 BODY = os.urandom(64 * 1024)
 DIGEST = hashlib.sha256(BODY)
@@ -33,13 +42,21 @@ LATEST_EVENT_SECONDS = 3.5
 def measure_latency(ground: Ground) -> list[Figure]:
     rounds, batch = ground.choose(12, 2), ground.choose(25, 10)
     figures = []
-    for deployed, together in (("worker in the API's process", True), ("API and worker apart", False)):
+    for deployed, together in (
+        ("worker in the API's process", True),
+        ("API and worker apart", False),
+    ):
         with ground.new_site() as site:
             start(site, together=together)
             ours, by_hand = uvloop.run(take_turns(site, rounds=rounds, batch=batch))
         for percent in (50, 99):
             figures.append(
-                compare_latencies(f"PUT answered → `ready`, 64 KiB, `complete?wait=`, {deployed}", ours, by_hand, percent=percent)
+                compare_latencies(
+                    f"PUT answered → `ready`, 64 KiB, `complete?wait=`, {deployed}",
+                    ours,
+                    by_hand,
+                    percent=percent,
+                )
             )
     return figures
 
@@ -52,17 +69,39 @@ def start(site: Site, *, together: bool) -> None:
         site.start_worker()
 
 
-def compare_latencies(work: str, ours: list[list[float]], by_hand: list[list[float]], *, percent: int) -> Figure:
+def compare_latencies(
+    work: str, ours: list[list[float]], by_hand: list[list[float]], *, percent: int
+) -> Figure:
     """Percentiles over all rounds; the spread is that of single rounds, so only a median has one."""
-    mine, its = (find_percentile([one for turn in turns for one in turn], percent) for turns in (ours, by_hand))
-    turns = Series(tuple(find_percentile(a, 50) / find_percentile(b, 50) for a, b in zip(ours, by_hand, strict=True)))
-    ratio = f"{mine / its:.2f}" + (f" ({min(turns.values):.2f} to {max(turns.values):.2f})" if percent == 50 else "")
+    mine, its = (
+        find_percentile([one for turn in turns for one in turn], percent)
+        for turns in (ours, by_hand)
+    )
+    turns = Series(
+        tuple(
+            find_percentile(a, 50) / find_percentile(b, 50)
+            for a, b in zip(ours, by_hand, strict=True)
+        )
+    )
+    ratio = f"{mine / its:.2f}" + (
+        f" ({min(turns.values):.2f} to {max(turns.values):.2f})" if percent == 50 else ""
+    )
     met = mine / its <= MOST_TIMES_BY_HAND
     against = "the same copy + GET + hash + commit by hand in a loop"
-    return Figure(f"{work}, p{percent}", against, f"{mine * 1000:.1f} ms", f"{its * 1000:.1f} ms", ratio, f"≤ {MOST_TIMES_BY_HAND}", met)
+    return Figure(
+        f"{work}, p{percent}",
+        against,
+        f"{mine * 1000:.1f} ms",
+        f"{its * 1000:.1f} ms",
+        ratio,
+        f"≤ {MOST_TIMES_BY_HAND}",
+        met,
+    )
 
 
-async def take_turns(site: Site, *, rounds: int, batch: int) -> tuple[list[list[float]], list[list[float]]]:
+async def take_turns(
+    site: Site, *, rounds: int, batch: int
+) -> tuple[list[list[float]], list[list[float]]]:
     """Seconds, a list for each round; the first round warms up."""
     api, store = await connect(site.url), await connect(site.settings.s3_endpoint)
     connection = await asyncpg.connect(site.settings.database_url)
@@ -112,12 +151,19 @@ async def upload_and_wait(site: Site, api: Connection, store: Connection) -> flo
 async def declare_and_put(site: Site, api: Connection, store: Connection) -> str:
     declared = check(await api.exchange(make_declare(site)), 201).json()
     upload = declared["upload"]
-    check(await store.exchange(make_request("PUT", upload["url"], headers=upload["headers"], body=BODY)), 200)
+    check(
+        await store.exchange(
+            make_request("PUT", upload["url"], headers=upload["headers"], body=BODY)
+        ),
+        200,
+    )
     return str(declared["file"]["id"])
 
 
 async def complete(site: Site, api: Connection, file_id: str) -> None:
-    request = make_request("POST", f"{site.url}/files/{file_id}/complete?wait=50", headers=site.headers)
+    request = make_request(
+        "POST", f"{site.url}/files/{file_id}/complete?wait=50", headers=site.headers
+    )
     file = check(await api.exchange(request), 200).json()
     assert file["hash"] == DIGEST.hexdigest(), file
 
@@ -125,7 +171,9 @@ async def complete(site: Site, api: Connection, file_id: str) -> None:
 def make_declare(site: Site) -> bytes:
     body = {"filename": "small.bin", "size": len(BODY), "content_type": "application/octet-stream"}
     headers = site.headers | {"Content-Type": "application/json"}
-    return make_request("POST", f"{site.url}/files", headers=headers, body=msgspec.json.encode(body))
+    return make_request(
+        "POST", f"{site.url}/files", headers=headers, body=msgspec.json.encode(body)
+    )
 
 
 COMMIT_BY_HAND = """
@@ -149,13 +197,20 @@ async def prove_by_hand(site: Site, store: Connection, connection: asyncpg.Conne
 
 
 BY_HAND = Declaration(
-    owner="by-hand", filename="small.bin", size=len(BODY), content_type="application/octet-stream", sha256=None, metadata={}
+    owner="by-hand",
+    filename="small.bin",
+    size=len(BODY),
+    content_type="application/octet-stream",
+    sha256=None,
+    metadata={},
 )
 
 
 async def insert_row(connection: asyncpg.Connection, file_id: UUID, key: str) -> None:
     ends = {"upload_ttl": timedelta(hours=24), "grace": timedelta(minutes=15)}
-    await declare_file(connection, BY_HAND, file_id=file_id, incoming_key=key, part_size=None, **ends)
+    await declare_file(
+        connection, BY_HAND, file_id=file_id, incoming_key=key, part_size=None, **ends
+    )
 
 
 # How many
@@ -175,14 +230,29 @@ def measure_throughput(ground: Ground) -> list[Figure]:
         found = alternate(
             {
                 "ours": send_whole,
-                "direct": lambda: drive([send(site.hand.put(secrets.token_hex(16), BODY), expected=200) for _ in range(count)], [store]),
-                "requests": lambda: drive([make_store_requests(site) for _ in range(count)], [store]),
+                "direct": lambda: drive(
+                    [
+                        send(site.hand.put(secrets.token_hex(16), BODY), expected=200)
+                        for _ in range(count)
+                    ],
+                    [store],
+                ),
+                "requests": lambda: drive(
+                    [make_store_requests(site) for _ in range(count)], [store]
+                ),
             },
             rounds=rounds,
         )
     work = f"64 KiB files from declare to `ready`, {CLIENTS} clients, one worker"
     return [
-        compare_rates(work, "direct presigned PUTs alone", found["ours"], found["direct"], unit="files/s", least=None),
+        compare_rates(
+            work,
+            "direct presigned PUTs alone",
+            found["ours"],
+            found["direct"],
+            unit="files/s",
+            least=None,
+        ),
         compare_rates(
             work,
             "the store's requests alone, by hand: PUT, 2 × HEAD, copy, GET, DELETE",
@@ -192,7 +262,12 @@ def measure_throughput(ground: Ground) -> list[Figure]:
             least=None,
         ),
         compare_rates(
-            "the store's requests alone", "direct presigned PUTs alone", found["requests"], found["direct"], unit="files/s", least=None
+            "the store's requests alone",
+            "direct presigned PUTs alone",
+            found["requests"],
+            found["direct"],
+            unit="files/s",
+            least=None,
         ),
     ]
 
@@ -208,7 +283,10 @@ def make_whole_way(site: Site) -> Job:
 def make_store_requests(site: Site) -> Job:
     """What one file costs the store, signed before the clock runs."""
     hand, key, copied = site.hand, secrets.token_hex(16), str(uuid4())
-    first, rest = hand.put(key, BODY), (hand.head(key), hand.head(key), hand.copy(key, copied), hand.get(copied))
+    first, rest = (
+        hand.put(key, BODY),
+        (hand.head(key), hand.head(key), hand.copy(key, copied), hand.get(copied)),
+    )
     last = hand.delete(key)
 
     async def exchange_all(connections: Sequence[Connection]) -> None:

@@ -20,8 +20,12 @@ def measure(ground: Ground) -> list[Figure]:
         naive = make_request("POST", f"{url}/naive/upload", headers=headers, body=make_form())
         found = alternate(
             {
-                "ours": partial(drive, [send(ours, expected=201, holds=b'"state":"ready"')] * count, [url]),
-                "naive": partial(drive, [send(naive, expected=201, holds=b'"created_at":')] * count, [url]),
+                "ours": partial(
+                    drive, [send(ours, expected=201, holds=b'"state":"ready"')] * count, [url]
+                ),
+                "naive": partial(
+                    drive, [send(naive, expected=201, holds=b'"created_at":')] * count, [url]
+                ),
             },
             rounds=rounds,
         )

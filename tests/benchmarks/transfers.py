@@ -42,11 +42,23 @@ def measure(ground: Ground) -> list[Figure]:
     mib, by_curl = f"{size // MIB:,} MiB", found["curl -T"]
     upload, parts = f"client: upload of {mib}", f"client: upload of {mib}, four parts at once"
     return [
-        compare(f"{upload}, one PUT", "`curl -T` to a presigned URL", found["one PUT"], by_curl, most=1.1),
+        compare(
+            f"{upload}, one PUT",
+            "`curl -T` to a presigned URL",
+            found["one PUT"],
+            by_curl,
+            most=1.1,
+        ),
         compare(parts, "the same", found["parts"], by_curl, most=1.0),
         compare(f"{parts}, `hash='parts'`", "the same", found["hash='parts'"], by_curl),
         compare(f"{parts}, `hash='none'`", "the same", found["hash='none'"], by_curl),
-        compare(f"client: download of {mib}, proved", "curl to disk, then `sha256sum`", received["client"], received["curl"], most=1.0),
+        compare(
+            f"client: download of {mib}, proved",
+            "curl to disk, then `sha256sum`",
+            received["client"],
+            received["curl"],
+            most=1.0,
+        ),
         *(describe_peak(name, Series(tuple(values))) for name, values in peaks.items()),
     ]
 
@@ -116,7 +128,12 @@ def run_transfer(site: Site, *arguments: str) -> tuple[float, float, str]:
     environ = {**clean_environment(), "ASSAY_URL": site.url, "ASSAY_KEY": site.key}
     begun = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", PROGRAM, *arguments], env=environ, capture_output=True, text=True, timeout=TRANSFER_SECONDS, check=False
+        [sys.executable, "-m", PROGRAM, *arguments],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=TRANSFER_SECONDS,
+        check=False,
     )
     seconds = time.perf_counter() - begun
     assert done.returncode == 0, done.stderr
@@ -124,7 +141,9 @@ def run_transfer(site: Site, *arguments: str) -> tuple[float, float, str]:
     return seconds, float(peak), file
 
 
-def compare(work: str, against: str, ours: Series, theirs: Series, *, most: float | None = None) -> Figure:
+def compare(
+    work: str, against: str, ours: Series, theirs: Series, *, most: float | None = None
+) -> Figure:
     """For seconds: ours over theirs."""
     ratio = ours.over(theirs)
     goal, met = (f"≤ {most}", ratio.median <= most) if most is not None else ("", None)
@@ -133,4 +152,12 @@ def compare(work: str, against: str, ours: Series, theirs: Series, *, most: floa
 
 def describe_peak(name: str, peak: Series) -> Figure:
     met = max(peak.values) < MOST_MIB
-    return Figure(f"client: {name}", "most memory of its process", f"{peak.show(0)} MiB", "", "", f"< {MOST_MIB} MiB", met)
+    return Figure(
+        f"client: {name}",
+        "most memory of its process",
+        f"{peak.show(0)} MiB",
+        "",
+        "",
+        f"< {MOST_MIB} MiB",
+        met,
+    )

@@ -22,26 +22,45 @@ from tests.stores import now, send
 
 
 async def write_through_every_hole(
-    resources: Resources, client: httpx.AsyncClient, root: Signer, *, declared: Mapping[str, Any], body: bytes
+    resources: Resources,
+    client: httpx.AsyncClient,
+    root: Signer,
+    *,
+    declared: Mapping[str, Any],
+    body: bytes,
 ) -> Mapping[str, int]:
     """Try to have `body` at the incoming key of a file, as one who has its URL and a file of their own; the store's answers."""
     key = await find_key(resources, declared)
     return {
         "the same URL": (await put(declared, body)).status,
-        "no signature": await put_unsigned(root, resources.settings.incoming_bucket, key, body=body),
+        "no signature": await put_unsigned(
+            root, resources.settings.incoming_bucket, key, body=body
+        ),
         "snowball": await put_snowball(client, key, body, values=["", "true"], unbound=resources),
     }
 
 
 async def put_unsigned(signer: Signer, bucket: str, key: str, *, body: bytes) -> int:
     """CVE-2026-41145: a key id, such as stands in every URL, and no signature."""
-    unsigned = signer.presign("PUT", bucket, key=key, issued_at=now(), expires_in_seconds=60)[:-64] + "0" * 64
+    unsigned = (
+        signer.presign("PUT", bucket, key=key, issued_at=now(), expires_in_seconds=60)[:-64]
+        + "0" * 64
+    )
     pieces, headers = stream_unsigned(body)
-    return (await asyncio.to_thread(send, "PUT", unsigned, body=pieces, headers={"Content-Type": TEXT, **headers})).status
+    return (
+        await asyncio.to_thread(
+            send, "PUT", unsigned, body=pieces, headers={"Content-Type": TEXT, **headers}
+        )
+    ).status
 
 
 async def put_snowball(
-    client: httpx.AsyncClient, key: str, body: bytes, *, values: Sequence[str] = ("true",), unbound: Resources | None = None
+    client: httpx.AsyncClient,
+    key: str,
+    body: bytes,
+    *,
+    values: Sequence[str] = ("true",),
+    unbound: Resources | None = None,
 ) -> int:
     """A tar for a file of one's own, which the store unpacks over another key. `unbound`: by a URL that forbids no header."""
     archive = pack(key, body)
@@ -60,7 +79,13 @@ def pack(name: str, body: bytes) -> bytes:
 
 
 async def overwrite(
-    resources: Resources, client: httpx.AsyncClient, root: Signer, *, declared: Mapping[str, Any], body: bytes, server: str
+    resources: Resources,
+    client: httpx.AsyncClient,
+    root: Signer,
+    *,
+    declared: Mapping[str, Any],
+    body: bytes,
+    server: str,
 ) -> bool:
     """Through every hole; whether `body` lies there now. One is open in each of the servers that are known to have any."""
     answers = await write_through_every_hole(resources, client, root, declared=declared, body=body)
@@ -73,5 +98,7 @@ async def overwrite(
 
 def put_as_root(root_incoming: Bucket, key: str, body: bytes) -> None:
     """With the ETag of any other object."""
-    request = Request("PUT", root_incoming.name, key, headers={"Content-Type": TEXT, **forge(now())}, body=body)
+    request = Request(
+        "PUT", root_incoming.name, key, headers={"Content-Type": TEXT, **forge(now())}, body=body
+    )
     root_incoming.client.send(request, Deadline(10))

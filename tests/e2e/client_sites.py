@@ -36,7 +36,10 @@ def open_site(settings: Settings) -> Iterator[Site]:
     """Its URLs end after 5 s."""
     with proxied_store(settings.s3_endpoint) as proxy:
         switched = msgspec.structs.replace(
-            settings, s3_public_endpoint=Url(proxy.endpoint), upload_url_ttl=timedelta(seconds=5), sweep_every=timedelta(seconds=1)
+            settings,
+            s3_public_endpoint=Url(proxy.endpoint),
+            upload_url_ttl=timedelta(seconds=5),
+            sweep_every=timedelta(seconds=1),
         )
         key = make_key(switched)
         keep_secret(switched.secrets())

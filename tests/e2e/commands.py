@@ -21,7 +21,11 @@ STOP_SECONDS = 60
 
 @contextmanager
 def started(
-    arguments: Sequence[str], log: Path, *, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    arguments: Sequence[str],
+    log: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[str]]:
     """`assay` with these arguments."""
     with running([*prefix, *ASSAY, *arguments], log, environ=environ or {}) as process:
@@ -29,11 +33,19 @@ def started(
 
 
 @contextmanager
-def running(command: Sequence[str], log: Path, *, environ: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+def running(
+    command: Sequence[str], log: Path, *, environ: Mapping[str, str]
+) -> Iterator[subprocess.Popen[str]]:
     """The process, standard error in `log`; killed at the end if it still runs. No secret may be in that log."""
     keep_settings_secret(environ)
     with log.open("a") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**clean_environment(), **environ})
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**clean_environment(), **environ},
+        )
     assert process.stdout is not None
     with process.stdout:
         try:
@@ -45,12 +57,19 @@ def running(command: Sequence[str], log: Path, *, environ: Mapping[str, str]) ->
     check_log(log.read_text())
 
 
-def run(arguments: Sequence[str], *, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: Sequence[str], *, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """To its end; both outputs are kept."""
     keep_settings_secret(environ or {})
     command = [*ASSAY, *arguments]
     ended = subprocess.run(
-        command, capture_output=True, text=True, timeout=START_SECONDS, env={**clean_environment(), **(environ or {})}, check=False
+        command,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        env={**clean_environment(), **(environ or {})},
+        check=False,
     )
     check_log(ended.stderr)
     return ended
@@ -58,17 +77,28 @@ def run(arguments: Sequence[str], *, environ: Mapping[str, str] | None = None) -
 
 def clean_environment() -> dict[str, str]:
     """Without settings of another deployment."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("ASSAY_", "COV_"))}
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("ASSAY_", "COV_"))
+    }
 
 
-def read_announcement(process: subprocess.Popen[str], log: Path, *, seconds: float = START_SECONDS) -> dict[str, Any]:
+def read_announcement(
+    process: subprocess.Popen[str], log: Path, *, seconds: float = START_SECONDS
+) -> dict[str, Any]:
     """The one line of `assay dev --json`."""
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], seconds)
     line = process.stdout.readline() if ready else ""
     assert line, f"it did not start: {log.read_text()[-2000:]}"
     announced: dict[str, Any] = json.loads(line)
-    keep_secret([announced["key"], announced["database"], announced["s3"]["access_key"], announced["s3"]["secret_key"]])
+    keep_secret(
+        [
+            announced["key"],
+            announced["database"],
+            announced["s3"]["access_key"],
+            announced["s3"]["secret_key"],
+        ]
+    )
     return announced
 
 
@@ -83,7 +113,9 @@ def processes_in(folder: Path) -> set[int]:
     found = set()
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and (entry / "cwd").resolve(strict=True).is_relative_to(folder.resolve()):
+            if entry.name.isdigit() and (entry / "cwd").resolve(strict=True).is_relative_to(
+                folder.resolve()
+            ):
                 found.add(int(entry.name))
         except OSError:
             continue  # it has ended, or is somebody else's

@@ -68,11 +68,15 @@ class Api:
     deployment: Deployment = field(repr=False)
     store: StoreUnderTest
 
-    def new_owner(self, *, scopes: tuple[str, ...] = ("read", "write"), expires_in: timedelta | None = None) -> Owner:
+    def new_owner(
+        self, *, scopes: tuple[str, ...] = ("read", "write"), expires_in: timedelta | None = None
+    ) -> Owner:
         name = f"owner-{secrets.token_hex(6)}"
         return Owner(name, self.new_key(name, scopes=scopes, expires_in=expires_in))
 
-    def new_key(self, owner: str, *, scopes: tuple[str, ...], expires_in: timedelta | None = None) -> str:
+    def new_key(
+        self, owner: str, *, scopes: tuple[str, ...], expires_in: timedelta | None = None
+    ) -> str:
         key = run_apart(new_key(self.settings, owner, scopes=scopes, expires_in=expires_in))
         keep_secret([key])
         return key
@@ -84,7 +88,9 @@ def run_apart(coroutine: Coroutine[Any, Any, T]) -> T:
         return thread.submit(asyncio.run, coroutine).result()
 
 
-async def new_key(settings: Settings, owner: str, *, scopes: tuple[str, ...], expires_in: timedelta | None) -> str:
+async def new_key(
+    settings: Settings, owner: str, *, scopes: tuple[str, ...], expires_in: timedelta | None
+) -> str:
     text, secret = make_key()
     pool = await database.open_pool(settings)
     async with pool:
@@ -133,7 +139,10 @@ def running_api(admin_url: str, store: StoreUnderTest, **changes: Any) -> Iterat
     asyncio.run(execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
     deployment = new_deployment(store, webhook_id=API_WEBHOOK_ID)
     bootstrap(deployment)
-    settings = msgspec.structs.replace(make_settings(deployment, store, in_database(admin_url, name)), sweep_every=timedelta(seconds=1))
+    settings = msgspec.structs.replace(
+        make_settings(deployment, store, in_database(admin_url, name)),
+        sweep_every=timedelta(seconds=1),
+    )
     settings = msgspec.structs.replace(settings, **changes)
     keep_secret([*settings.secrets(), store.root_access_key, store.root_secret_key])
     with serving(settings, port=store.api_port) as url:
@@ -142,13 +151,19 @@ def running_api(admin_url: str, store: StoreUnderTest, **changes: Any) -> Iterat
 
 
 @contextlib.contextmanager
-def serving(settings: Settings, *, port: int = 0, with_worker: bool = True, limits: Limits | None = None) -> Iterator[str]:
+def serving(
+    settings: Settings, *, port: int = 0, with_worker: bool = True, limits: Limits | None = None
+) -> Iterator[str]:
     """uvicorn in a thread of its own, at the URL given: until it accepts connections, and until it has stopped.
 
     `limits` are other ones than those of the settings.
     """
     listener = bound("127.0.0.1", port)
-    config = make_config(create_app(settings, with_worker=with_worker), limits or make_limits(settings), stop_seconds=5)
+    config = make_config(
+        create_app(settings, with_worker=with_worker),
+        limits or make_limits(settings),
+        stop_seconds=5,
+    )
     server = Server(config, None)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
@@ -182,21 +197,39 @@ class Behind:
 
 @contextlib.contextmanager
 def behind_nginx(admin_url: str, kind: str, folder: Path) -> Iterator[Behind]:
-    with running_store(kind, folder / f"store-{secrets.token_hex(4)}") as store, reserved_port() as port:
+    with (
+        running_store(kind, folder / f"store-{secrets.token_hex(4)}") as store,
+        reserved_port() as port,
+    ):
         origin = f"http://127.0.0.1:{port}"
-        changes = {"s3_public_endpoint": Url(origin), "public_url": BaseUrl(origin), "webhook_id": API_WEBHOOK_ID}
+        changes = {
+            "s3_public_endpoint": Url(origin),
+            "public_url": BaseUrl(origin),
+            "webhook_id": API_WEBHOOK_ID,
+        }
         with running_api(admin_url, store, **changes) as api:
-            servers = {"api": api.url.removeprefix("http://"), "store": store.endpoint.removeprefix("http://")}
-            with running_nginx(folder / f"nginx-{port}", port, Servers(**servers, bucket=api.deployment.incoming_bucket)) as nginx:
+            servers = {
+                "api": api.url.removeprefix("http://"),
+                "store": store.endpoint.removeprefix("http://"),
+            }
+            with running_nginx(
+                folder / f"nginx-{port}",
+                port,
+                Servers(**servers, bucket=api.deployment.incoming_bucket),
+            ) as nginx:
                 yield Behind(dataclasses.replace(api, url=origin), nginx, api.url)
             check_log(nginx.read_logs())
 
 
 @pytest.fixture(scope="session")
-def places_behind_nginx(admin_url: str, logs: Path, folder: Path) -> Iterator[Callable[[str], Behind]]:
+def places_behind_nginx(
+    admin_url: str, logs: Path, folder: Path
+) -> Iterator[Callable[[str], Behind]]:
     """Starts one when it is asked for first, by the kind of its store."""
     with contextlib.ExitStack() as stack:
-        yield functools.cache(lambda kind: stack.enter_context(behind_nginx(admin_url, kind, folder)))
+        yield functools.cache(
+            lambda kind: stack.enter_context(behind_nginx(admin_url, kind, folder))
+        )
 
 
 @pytest.fixture(params=store_kinds())
@@ -232,7 +265,9 @@ async def client(api: Api, owner: Owner) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def intruder(api: Api) -> AsyncIterator[httpx.AsyncClient]:
     """Another owner, with files of their own."""
-    async with httpx.AsyncClient(base_url=api.url, headers=api.new_owner().headers, timeout=30) as client:
+    async with httpx.AsyncClient(
+        base_url=api.url, headers=api.new_owner().headers, timeout=30
+    ) as client:
         yield client
 
 
@@ -259,7 +294,9 @@ async def api_apart(settings: Settings, *, with_worker: bool) -> AsyncIterator[h
     key = run_apart(new_key(settings, "apart", scopes=("read", "write"), expires_in=None))
     keep_secret([key, *settings.secrets()])
     with serving(settings, with_worker=with_worker) as url:
-        async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=40) as client:
+        async with httpx.AsyncClient(
+            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=40
+        ) as client:
             yield client
 
 
@@ -274,7 +311,10 @@ class Apart:
 
 @pytest.fixture
 async def apart(settings: Settings, root_incoming: Bucket, logs: object) -> AsyncIterator[Apart]:
-    async with api_apart(settings, with_worker=False) as client, open_resources(settings) as resources:
+    async with (
+        api_apart(settings, with_worker=False) as client,
+        open_resources(settings) as resources,
+    ):
         yield Apart(client, resources, root_incoming)
 
 
@@ -290,12 +330,25 @@ class Ways:
 
 @pytest.fixture
 def ways(settings: Settings, logs: object) -> Iterator[Ways]:
-    short = msgspec.structs.replace(settings, lease=timedelta(seconds=3), sweep_every=timedelta(seconds=1))
-    with faulty_way(settings.database_url) as (to_database, database_url), faulty_way(settings.s3_endpoint) as (to_store, endpoint):
+    short = msgspec.structs.replace(
+        settings, lease=timedelta(seconds=3), sweep_every=timedelta(seconds=1)
+    )
+    with (
+        faulty_way(settings.database_url) as (to_database, database_url),
+        faulty_way(settings.s3_endpoint) as (to_store, endpoint),
+    ):
         switched = msgspec.structs.replace(
-            short, database_url=Secret(database_url), s3_endpoint=Url(endpoint), s3_public_endpoint=settings.s3_endpoint
+            short,
+            database_url=Secret(database_url),
+            s3_endpoint=Url(endpoint),
+            s3_public_endpoint=settings.s3_endpoint,
         )
-        yield Ways(switched, to_database, to_store, msgspec.structs.replace(short, s3_public_endpoint=settings.s3_endpoint))
+        yield Ways(
+            switched,
+            to_database,
+            to_store,
+            msgspec.structs.replace(short, s3_public_endpoint=settings.s3_endpoint),
+        )
 
 
 @pytest.fixture

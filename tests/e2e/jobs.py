@@ -17,7 +17,12 @@ from service.resources import Resources, make_signer
 from service.settings import Settings
 from service.uploads.signing import sign_upload
 from service.worker.loop import Worker
-from tests.invariants import check_files_are_proved, check_history, check_objects_are_named, list_bucket
+from tests.invariants import (
+    check_files_are_proved,
+    check_history,
+    check_objects_are_named,
+    list_bucket,
+)
 from tests.presigned import content, forge
 from tests.stores import Answer, Headers, add_headers, now, send
 
@@ -31,7 +36,9 @@ def digest(body: bytes) -> str:
 
 async def declare(client: httpx.AsyncClient, body: bytes, **fields: Any) -> dict[str, Any]:
     """A file of as many bytes, as the API answers: `{file, upload}`."""
-    answer = await client.post("/files", json={"filename": "a.txt", "size": len(body), "content_type": TEXT} | fields)
+    answer = await client.post(
+        "/files", json={"filename": "a.txt", "size": len(body), "content_type": TEXT} | fields
+    )
     assert answer.status_code == 201, answer.text
     declared: dict[str, Any] = answer.json()
     return declared
@@ -40,7 +47,13 @@ async def declare(client: httpx.AsyncClient, body: bytes, **fields: Any) -> dict
 async def put(declared: Mapping[str, Any], body: bytes, headers: Headers | None = None) -> Answer:
     """One PUT to the URL with the headers that it asks for, and then with others."""
     upload = declared["upload"]
-    return await asyncio.to_thread(send, upload["method"], upload["url"], body=body, headers=add_headers(upload["headers"], headers))
+    return await asyncio.to_thread(
+        send,
+        upload["method"],
+        upload["url"],
+        body=body,
+        headers=add_headers(upload["headers"], headers),
+    )
 
 
 async def open_upload(resources: Resources, declared: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +66,9 @@ async def open_upload(resources: Resources, declared: Mapping[str, Any]) -> dict
     return {**declared, "upload": msgspec.to_builtins(signed)}
 
 
-async def sign_parts(client: httpx.AsyncClient, declared: Mapping[str, Any], *numbers: int, **fields: Any) -> list[dict[str, Any]]:
+async def sign_parts(
+    client: httpx.AsyncClient, declared: Mapping[str, Any], *numbers: int, **fields: Any
+) -> list[dict[str, Any]]:
     """A URL for each of these parts; `fields` go with every one."""
     wanted = [{"number": number, **fields} for number in numbers]
     answer = await client.post(f"/files/{declared['file']['id']}/parts", json={"parts": wanted})
@@ -64,14 +79,18 @@ async def sign_parts(client: httpx.AsyncClient, declared: Mapping[str, Any], *nu
 
 async def put_part(part: Mapping[str, Any], body: bytes, headers: Headers | None = None) -> Answer:
     """One PUT of a part; `body` is that part's alone."""
-    return await asyncio.to_thread(send, part["method"], part["url"], body=body, headers=add_headers(part["headers"], headers))
+    return await asyncio.to_thread(
+        send, part["method"], part["url"], body=body, headers=add_headers(part["headers"], headers)
+    )
 
 
 def cut(declared: Mapping[str, Any], body: bytes) -> dict[int, bytes]:
     """The file's parts by number."""
     about = declared["upload"]["multipart"]
     size = about["part_size"]
-    return {number: body[(number - 1) * size : number * size] for number in range(1, about["parts"] + 1)}
+    return {
+        number: body[(number - 1) * size : number * size] for number in range(1, about["parts"] + 1)
+    }
 
 
 async def put_parts(client: httpx.AsyncClient, declared: Mapping[str, Any], body: bytes) -> None:
@@ -88,7 +107,9 @@ async def upload(client: httpx.AsyncClient, body: bytes, **fields: Any) -> dict[
     return declared
 
 
-async def upload_silently(client: httpx.AsyncClient, body: bytes, *, unbound: Resources | None = None) -> tuple[dict[str, Any], int]:
+async def upload_silently(
+    client: httpx.AsyncClient, body: bytes, *, unbound: Resources | None = None
+) -> tuple[dict[str, Any], int]:
     """Declared and, where the store takes that from a client, sent without an event, with a forged time and ETag; the store's answer.
 
     `unbound`: by a URL that forbids no header.
@@ -98,9 +119,16 @@ async def upload_silently(client: httpx.AsyncClient, body: bytes, *, unbound: Re
     return declared, (await put(by, body, forge(now()))).status
 
 
-async def stream(client: httpx.AsyncClient, body: bytes, filename: str = "a.txt", *, content_type: str = TEXT) -> dict[str, Any]:
+async def stream(
+    client: httpx.AsyncClient, body: bytes, filename: str = "a.txt", *, content_type: str = TEXT
+) -> dict[str, Any]:
     """By `POST /files/upload`: the proved file's metadata."""
-    answer = await client.post("/files/upload", params={"filename": filename}, headers={"Content-Type": content_type}, content=body)
+    answer = await client.post(
+        "/files/upload",
+        params={"filename": filename},
+        headers={"Content-Type": content_type},
+        content=body,
+    )
     assert answer.status_code == 201, answer.text
     metadata: dict[str, Any] = answer.json()
     return metadata
@@ -117,7 +145,9 @@ async def prove(client: httpx.AsyncClient, body: bytes, **fields: Any) -> dict[s
     return await complete(client, await upload(client, body, **fields))
 
 
-async def complete(client: httpx.AsyncClient, declared: Mapping[str, Any], *, wait: int = WAIT_SECONDS) -> dict[str, Any]:
+async def complete(
+    client: httpx.AsyncClient, declared: Mapping[str, Any], *, wait: int = WAIT_SECONDS
+) -> dict[str, Any]:
     """The metadata when the file is final."""
     answer = await client.post(f"/files/{declared['file']['id']}/complete", params={"wait": wait})
     assert answer.status_code == 200, answer.text
@@ -125,7 +155,9 @@ async def complete(client: httpx.AsyncClient, declared: Mapping[str, Any], *, wa
     return metadata
 
 
-async def read_metadata(client: httpx.AsyncClient, declared: Mapping[str, Any], *, wait: int = 0) -> dict[str, Any]:
+async def read_metadata(
+    client: httpx.AsyncClient, declared: Mapping[str, Any], *, wait: int = 0
+) -> dict[str, Any]:
     answer = await client.get(f"/files/{declared['file']['id']}/metadata", params={"wait": wait})
     assert answer.status_code == 200, answer.text
     metadata: dict[str, Any] = answer.json()
@@ -137,7 +169,10 @@ async def download(client: httpx.AsyncClient, declared: Mapping[str, Any]) -> ht
 
 
 def check_unavailable(answer: httpx.Response, what: str) -> None:
-    assert (answer.status_code, answer.json()["type"]) == (503, f"urn:assay:problem:{what}-unavailable")
+    assert (answer.status_code, answer.json()["type"]) == (
+        503,
+        f"urn:assay:problem:{what}-unavailable",
+    )
     assert int(answer.headers["retry-after"]) > 0
 
 
@@ -159,14 +194,27 @@ ROW = """
 
 async def look_at(resources: Resources, declared: Mapping[str, Any]) -> Traces:
     row = await resources.pool.fetchrow(ROW, declared["file"]["id"])
-    reservations = await resources.pool.fetchval("SELECT count(*) FROM reservations WHERE file_id = $1", declared["file"]["id"])
-    vault = await asyncio.to_thread(content, resources.vault, str(row["minio_object_name"])) if row["minio_object_name"] else None
-    return Traces(dict(row), await asyncio.to_thread(content, resources.incoming, row["incoming_key"]), vault, reservations)
+    reservations = await resources.pool.fetchval(
+        "SELECT count(*) FROM reservations WHERE file_id = $1", declared["file"]["id"]
+    )
+    vault = (
+        await asyncio.to_thread(content, resources.vault, str(row["minio_object_name"]))
+        if row["minio_object_name"]
+        else None
+    )
+    return Traces(
+        dict(row),
+        await asyncio.to_thread(content, resources.incoming, row["incoming_key"]),
+        vault,
+        reservations,
+    )
 
 
 async def find_key(resources: Resources, declared: Mapping[str, Any]) -> str:
     """What only the holders of the file's URLs know."""
-    key: str = await resources.pool.fetchval("SELECT incoming_key FROM files WHERE id = $1", declared["file"]["id"])
+    key: str = await resources.pool.fetchval(
+        "SELECT incoming_key FROM files WHERE id = $1", declared["file"]["id"]
+    )
     return key
 
 
@@ -177,14 +225,24 @@ async def until(holds: Callable[[], Awaitable[bool]], *, seconds: float = WAIT_S
             await asyncio.sleep(0.05)
 
 
-async def check_served(client: httpx.AsyncClient, resources: Resources, declared: Mapping[str, Any], body: bytes) -> None:
+async def check_served(
+    client: httpx.AsyncClient, resources: Resources, declared: Mapping[str, Any], body: bytes
+) -> None:
     """The file is `ready` and is these bytes: in what the API says and sends, in its row, in the vault."""
     metadata = await read_metadata(client, declared)
-    assert (metadata["state"], metadata["hash"], metadata["size"]) == ("ready", digest(body), len(body))
+    assert (metadata["state"], metadata["hash"], metadata["size"]) == (
+        "ready",
+        digest(body),
+        len(body),
+    )
     answer = await download(client, declared)
     assert (answer.status_code, answer.content) == (200, body)
     traces = await look_at(resources, declared)
-    assert (traces.row["state"], traces.row["hash"].hex(), traces.vault) == ("ready", digest(body), body)
+    assert (traces.row["state"], traces.row["hash"].hex(), traces.vault) == (
+        "ready",
+        digest(body),
+        body,
+    )
 
 
 async def check_all(resources: Resources) -> None:
@@ -227,7 +285,10 @@ async def sweep_incoming(resources: Resources, declared: Mapping[str, Any]) -> N
     async def gone() -> bool:
         if (await look_at(resources, declared)).incoming is None:
             return True  # without another sweep on its way, which might take what the test puts there next
-        await resources.pool.execute("UPDATE files SET sweep_at = now() WHERE id = $1 AND sweep_at > now() + interval '6 minutes'", file_id)
+        await resources.pool.execute(
+            "UPDATE files SET sweep_at = now() WHERE id = $1 AND sweep_at > now() + interval '6 minutes'",
+            file_id,
+        )
         return False
 
     await until(gone)
@@ -245,21 +306,33 @@ async def working(resources: Resources) -> AsyncIterator[None]:
             await task
 
 
-def make_event(bucket: str, key: str, *, name: str = "s3:ObjectCreated:Put", **lies: Any) -> dict[str, Any]:
+def make_event(
+    bucket: str, key: str, *, name: str = "s3:ObjectCreated:Put", **lies: Any
+) -> dict[str, Any]:
     """As the store sends it; `lies` stand beside the key, and nobody may believe them."""
     record = {"eventName": name, "s3": {"bucket": {"name": bucket}, "object": {"key": key, **lies}}}
     return {"EventName": name, "Key": f"{bucket}/{key}", "Records": [record]}
 
 
-async def announce(client: httpx.AsyncClient, settings: Settings, key: str, **about: Any) -> httpx.Response:
+async def announce(
+    client: httpx.AsyncClient, settings: Settings, key: str, **about: Any
+) -> httpx.Response:
     """The store's event, by its token."""
     event = make_event(settings.incoming_bucket, key, **about)
-    return await client.post("/webhooks/minio", json=event, headers={"Authorization": f"Bearer {settings.webhook_token[0]}"})
+    return await client.post(
+        "/webhooks/minio",
+        json=event,
+        headers={"Authorization": f"Bearer {settings.webhook_token[0]}"},
+    )
 
 
 async def read_metric(client: httpx.AsyncClient, name: str, **labels: str) -> float:
     """The sum of the metric's samples that have these labels."""
     lines = (await client.get("/metrics")).text.splitlines()
     wanted = [f'{label}="{value}"' for label, value in labels.items()]
-    found = [line for line in lines if line.startswith((f"{name}{{", f"{name} ")) and all(label in line for label in wanted)]
+    found = [
+        line
+        for line in lines
+        if line.startswith((f"{name}{{", f"{name} ")) and all(label in line for label in wanted)
+    ]
     return sum(float(line.rpartition(" ")[2]) for line in found)

@@ -20,9 +20,15 @@ def keep_secret(values: Iterable[str]) -> None:
 
 def keep_settings_secret(environ: Mapping[str, str]) -> None:
     """Of the variables of a process, those that hold a secret."""
-    named = {name: value for name, value in environ.items() if name.startswith("ASSAY_") and name.endswith(SECRET_SETTINGS)}
+    named = {
+        name: value
+        for name, value in environ.items()
+        if name.startswith("ASSAY_") and name.endswith(SECRET_SETTINGS)
+    }
     for name, value in named.items():
-        keep_secret(value.split(",") if not name.endswith("_URL") else [value] if "@" in value else [])
+        keep_secret(
+            value.split(",") if not name.endswith("_URL") else [value] if "@" in value else []
+        )
 
 
 def check_log(text: str) -> None:

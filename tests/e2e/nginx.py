@@ -79,7 +79,9 @@ class Certificate:
     key: Path
 
 
-def documented(folder: Path, port: int, servers: Servers, *, certificate: Certificate | None) -> str:
+def documented(
+    folder: Path, port: int, servers: Servers, *, certificate: Certificate | None
+) -> str:
     """The file for this machine. Without a certificate it listens in plain HTTP; the redirect from port 80 has a port that is free."""
     scheme = " ssl http2" if certificate else ""
     chain, key = (certificate.chain, certificate.key) if certificate else ("", "")
@@ -116,7 +118,13 @@ def find_nginx() -> Path:
 
 @contextmanager
 def running_nginx(
-    folder: Path, port: int, servers: Servers, *, certificate: Certificate | None = None, buffering: bool = False, websockets: bool = False
+    folder: Path,
+    port: int,
+    servers: Servers,
+    *,
+    certificate: Certificate | None = None,
+    buffering: bool = False,
+    websockets: bool = False,
 ) -> Iterator[Nginx]:
     """At that port of the loopback, until it has ended. `buffering`: as nginx does by default. `websockets`: with the lines for these."""
     program = find_nginx()
@@ -129,10 +137,16 @@ def running_nginx(
     if websockets:
         text, workers = add_websockets(text), 1
     (folder / "assay.conf").write_text(text)
-    (folder / "nginx.conf").write_text(MAIN.format(folder=folder, workers=workers, temporary="\n    ".join(temporary)))
+    (folder / "nginx.conf").write_text(
+        MAIN.format(folder=folder, workers=workers, temporary="\n    ".join(temporary))
+    )
     said = folder / "said"
     with said.open("w") as output:
-        process = subprocess.Popen([program, "-p", folder, "-c", folder / "nginx.conf"], stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [program, "-p", folder, "-c", folder / "nginx.conf"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     try:
         wait_until(lambda: process.poll() is not None or listens(port, certificate))
         assert process.poll() is None, said.read_text()
@@ -151,7 +165,20 @@ def make_certificate(folder: Path) -> Certificate:
     made = Certificate(folder / "chain.pem", folder / "key.pem")
     openssl = shutil.which("openssl")
     assert openssl is not None
-    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    command = [
+        openssl,
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
     command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run([*command, "-out", made.chain, "-keyout", made.key], check=True, capture_output=True)
+    subprocess.run(
+        [*command, "-out", made.chain, "-keyout", made.key], check=True, capture_output=True
+    )
     return made

@@ -45,18 +45,36 @@ class Person:
     folder: Path
 
     def environ(self, **changes: str) -> dict[str, str]:
-        own = {"ASSAY_URL": self.url, "ASSAY_KEY": self.key, "XDG_STATE_HOME": str(self.home), "XDG_CONFIG_HOME": str(self.home)}
-        return {name: value for name, value in {**clean_environment(), **own, **changes}.items() if value}
+        own = {
+            "ASSAY_URL": self.url,
+            "ASSAY_KEY": self.key,
+            "XDG_STATE_HOME": str(self.home),
+            "XDG_CONFIG_HOME": str(self.home),
+        }
+        return {
+            name: value
+            for name, value in {**clean_environment(), **own, **changes}.items()
+            if value
+        }
 
-    def start(self, *arguments: str, stdin: Any = subprocess.DEVNULL, **changes: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, *arguments: str, stdin: Any = subprocess.DEVNULL, **changes: str
+    ) -> subprocess.Popen[bytes]:
         command = [*ASSAY, *arguments]
         return subprocess.Popen(
-            command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.folder, env=self.environ(**changes)
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.folder,
+            env=self.environ(**changes),
         )
 
     def run(self, *arguments: str, given: bytes | None = None, **changes: str) -> Ended:
         """To its end. An empty value takes a variable away. No secret may be in what it says."""
-        process = self.start(*arguments, stdin=subprocess.DEVNULL if given is None else subprocess.PIPE, **changes)
+        process = self.start(
+            *arguments, stdin=subprocess.DEVNULL if given is None else subprocess.PIPE, **changes
+        )
         out, err = process.communicate(given, RUN_SECONDS)
         ended = Ended(process.returncode, out.decode(), err.decode())
         assert "Traceback" not in ended.err, ended.err
@@ -72,7 +90,12 @@ class Person:
         """As `run`, and its memory; `feed` is its standard input. (The kernel's own account counts what we hold until it starts.)"""
         with TemporaryFile() as out, TemporaryFile() as err:
             process = subprocess.Popen(
-                [*ASSAY, *arguments], stdin=subprocess.PIPE, stdout=out, stderr=err, cwd=self.folder, env=self.environ()
+                [*ASSAY, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
+                cwd=self.folder,
+                env=self.environ(),
             )
             assert process.stdin is not None
             with process.stdin:

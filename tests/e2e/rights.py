@@ -24,7 +24,11 @@ class Route(NamedTuple):
     @property
     def asked(self) -> str:
         """A path to send a request to; `{id}` stands for the file."""
-        return self.path.replace("{file_id}", "{id}").replace("{filename}", "a.txt").replace("{token}", "x")
+        return (
+            self.path.replace("{file_id}", "{id}")
+            .replace("{filename}", "a.txt")
+            .replace("{token}", "x")
+        )
 
 
 ROUTES: Final = (

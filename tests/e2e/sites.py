@@ -25,18 +25,31 @@ class Site:
 
     def start(self, *arguments: str, **other: str) -> subprocess.Popen[str]:
         """With settings of its own, if any."""
-        return self.stack.enter_context(started(arguments, self.log, environ={**self.environ, **other}))
+        return self.stack.enter_context(
+            started(arguments, self.log, environ={**self.environ, **other})
+        )
 
     def start_api(self, *, with_worker: bool = False) -> subprocess.Popen[str]:
         port = self.url.rpartition(":")[2]
-        api = self.start("serve", "--host", "127.0.0.1", "--port", port, *([] if with_worker else ["--no-worker"]))
+        api = self.start(
+            "serve",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            port,
+            *([] if with_worker else ["--no-worker"]),
+        )
         wait_until(lambda: api.poll() is not None or is_ready(self.url))
         return api
 
     def start_worker(self, **other: str) -> subprocess.Popen[str]:
         begun = self.log.read_text().count("worker started")
         worker = self.start("worker", **other)
-        wait_until(lambda: worker.poll() is not None or self.log.read_text().count("worker started") > begun)
+        wait_until(
+            lambda: (
+                worker.poll() is not None or self.log.read_text().count("worker started") > begun
+            )
+        )
         return worker
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -57,7 +70,9 @@ def open_site(kind: str, folder: Path, log: Path, *, database_url: str) -> Itera
     with ExitStack() as stack:
         port = stack.enter_context(reserved_port())
         webhook = Webhook(f"http://127.0.0.1:{port}/webhooks/minio", token)
-        store = stack.enter_context(start_test_store(kind, folder / f"site-{port}", {"ASSAY": webhook}))
+        store = stack.enter_context(
+            start_test_store(kind, folder / f"site-{port}", {"ASSAY": webhook})
+        )
         name = secrets.token_hex(4)
         settings = {
             "DATABASE_URL": database_url,
@@ -71,7 +86,10 @@ def open_site(kind: str, folder: Path, log: Path, *, database_url: str) -> Itera
             "VAULT_BUCKET": f"vault-{name}",
         }
         environ = {f"ASSAY_{key}": value for key, value in settings.items()}
-        root = {"ASSAY_S3_ROOT_ACCESS_KEY": store.root_access_key, "ASSAY_S3_ROOT_SECRET_KEY": store.root_secret_key}
+        root = {
+            "ASSAY_S3_ROOT_ACCESS_KEY": store.root_access_key,
+            "ASSAY_S3_ROOT_SECRET_KEY": store.root_secret_key,
+        }
         made = run(["bootstrap"], environ=environ | root)
         assert made.returncode == 0, made.stderr
         log.touch()

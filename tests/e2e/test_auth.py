@@ -17,12 +17,16 @@ FILE: dict[str, Any] = {"filename": "a.txt", "size": 1}
 NO_FILE = "01234567-89ab-7def-8123-456789abcdef"
 WITH_BODY = {("PATCH", "/files/{id}"), ("POST", "/files/{id}/links"), ("POST", "/files/{id}/parts")}
 """Not asked without one here; whose file it is, their own tests look at."""
-ON_A_FILE = [(route.method, route.asked) for route in GUARDED if "{id}" in route.asked and (route.method, route.asked) not in WITH_BODY] + [
-    ("GET", "/events?file={id}")
-]
+ON_A_FILE = [
+    (route.method, route.asked)
+    for route in GUARDED
+    if "{id}" in route.asked and (route.method, route.asked) not in WITH_BODY
+] + [("GET", "/events?file={id}")]
 
 
-async def ask(api: Api, method: str, path: str, headers: dict[str, str], **about: Any) -> httpx.Response:
+async def ask(
+    api: Api, method: str, path: str, headers: dict[str, str], **about: Any
+) -> httpx.Response:
     async with httpx.AsyncClient(base_url=api.url, headers=headers) as client:
         return await client.request(method, path, **about)
 
@@ -31,10 +35,18 @@ async def ask_to_declare(api: Api, asking: Owner, **fields: Any) -> httpx.Respon
     return await ask(api, "POST", "/files", asking.headers, json=FILE | fields)
 
 
-async def test_a_wrong_an_expired_and_a_revoked_key_look_the_same(api: Api, resources: Resources) -> None:
+async def test_a_wrong_an_expired_and_a_revoked_key_look_the_same(
+    api: Api, resources: Resources
+) -> None:
     revoked, expired = api.new_owner(), api.new_owner(expires_in=timedelta(seconds=-1))
-    await resources.pool.execute("UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1", digest_key(revoked.key).digest)
-    answers = [await ask(api, "GET", "/files", {"Authorization": f"Bearer {key}"}) for key in (make_key()[0], revoked.key, expired.key)]
+    await resources.pool.execute(
+        "UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1",
+        digest_key(revoked.key).digest,
+    )
+    answers = [
+        await ask(api, "GET", "/files", {"Authorization": f"Bearer {key}"})
+        for key in (make_key()[0], revoked.key, expired.key)
+    ]
     assert [answer.status_code for answer in answers] == [401] * 3
     assert len({answer.content for answer in answers}) == 1
 
@@ -44,17 +56,23 @@ async def test_a_key_in_the_query_is_no_key(api: Api, owner: Owner) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), ON_A_FILE)
-async def test_another_owners_file_looks_like_none(api: Api, owner: Owner, method: str, path: str) -> None:
+async def test_another_owners_file_looks_like_none(
+    api: Api, owner: Owner, method: str, path: str
+) -> None:
     file = (await ask_to_declare(api, owner)).json()["file"]["id"]
     other = api.new_owner()
-    foreign, missing = [await ask(api, method, path.format(id=one), other.headers) for one in (file, NO_FILE)]
+    foreign, missing = [
+        await ask(api, method, path.format(id=one), other.headers) for one in (file, NO_FILE)
+    ]
     assert foreign.status_code == missing.status_code == 404
     assert foreign.content == missing.content
     kept = {"content-type", "content-length", "cache-control"}
     assert {name: foreign.headers[name] for name in kept & {*foreign.headers}} == {
         name: missing.headers[name] for name in kept & {*missing.headers}
     }
-    assert (await ask(api, "GET", f"/files/{file}/metadata", owner.headers)).json()["state"] == "pending"
+    assert (await ask(api, "GET", f"/files/{file}/metadata", owner.headers)).json()[
+        "state"
+    ] == "pending"
 
 
 async def test_each_owner_lists_its_own(api: Api, owner: Owner) -> None:
@@ -62,10 +80,19 @@ async def test_each_owner_lists_its_own(api: Api, owner: Owner) -> None:
     assert (await ask(api, "GET", "/files", api.new_owner().headers)).json()["files"] == []
 
 
-async def test_an_admin_declares_lists_and_deletes_for_others(api: Api, owner: Owner, admin: Owner) -> None:
+async def test_an_admin_declares_lists_and_deletes_for_others(
+    api: Api, owner: Owner, admin: Owner
+) -> None:
     declared = (await ask_to_declare(api, admin, owner=owner.name)).json()["file"]["id"]
-    assert [file["id"] for file in (await ask(api, "GET", "/files", owner.headers)).json()["files"]] == [declared]
-    assert [file["id"] for file in (await ask(api, "GET", f"/files?owner={owner.name}", admin.headers)).json()["files"]] == [declared]
+    assert [
+        file["id"] for file in (await ask(api, "GET", "/files", owner.headers)).json()["files"]
+    ] == [declared]
+    assert [
+        file["id"]
+        for file in (await ask(api, "GET", f"/files?owner={owner.name}", admin.headers)).json()[
+            "files"
+        ]
+    ] == [declared]
     assert (await ask(api, "GET", "/files", admin.headers)).json()["files"] == []
     assert (await ask(api, "DELETE", f"/files/{declared}", admin.headers)).status_code == 204
 

@@ -81,7 +81,11 @@ BODIES: list[tuple[bytes, int, str]] = [
     (b'{"a":' * 5000, 400, "invalid-request"),
     (b"[]", 400, "invalid-request"),
     (b"null", 400, "invalid-request"),
-    (b'{"filename": "a", "size": 1, "metadata": {"a": "' + b"x" * 65536 + b'"}}', 413, "body-too-large"),
+    (
+        b'{"filename": "a", "size": 1, "metadata": {"a": "' + b"x" * 65536 + b'"}}',
+        413,
+        "body-too-large",
+    ),
 ]
 
 
@@ -105,12 +109,21 @@ def check_named(answer: httpx.Response, status: int, field: str, right: str) -> 
 async def nothing_is_stored(resources: Resources, owner: Owner) -> AsyncIterator[None]:
     """After whatever was refused here."""
     yield
-    assert await resources.pool.fetch("SELECT 1 FROM files WHERE owner = $1 AND filename <> $2", owner.name, HARMLESS) == []
-    assert await resources.pool.fetch("SELECT 1 FROM reservations WHERE owner = $1", owner.name) == []
+    assert (
+        await resources.pool.fetch(
+            "SELECT 1 FROM files WHERE owner = $1 AND filename <> $2", owner.name, HARMLESS
+        )
+        == []
+    )
+    assert (
+        await resources.pool.fetch("SELECT 1 FROM reservations WHERE owner = $1", owner.name) == []
+    )
 
 
 @pytest.mark.parametrize(
-    ("wrong", "status", "field", "right"), FIELDS, ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else None
+    ("wrong", "status", "field", "right"),
+    FIELDS,
+    ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else None,
 )
 async def test_a_wrong_field_is_named_with_what_would_be_right(
     client: httpx.AsyncClient, *, wrong: dict[str, Any], status: int, field: str, right: str
@@ -120,12 +133,23 @@ async def test_a_wrong_field_is_named_with_what_would_be_right(
 
 @pytest.mark.parametrize("missing", ["filename", "size"])
 async def test_a_missing_field_is_named(client: httpx.AsyncClient, missing: str) -> None:
-    problem = check_problem(await client.post("/files", json={name: value for name, value in GOOD.items() if name != missing}), 400)
+    problem = check_problem(
+        await client.post(
+            "/files", json={name: value for name, value in GOOD.items() if name != missing}
+        ),
+        400,
+    )
     assert problem["errors"] == [{"field": missing, "detail": "is required"}]
 
 
-@pytest.mark.parametrize(("body", "status", "kind"), BODIES, ids=lambda value: repr(value[:20]) if isinstance(value, bytes) else None)
-async def test_a_body_that_is_no_declaration_is_refused(client: httpx.AsyncClient, *, body: bytes, status: int, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    BODIES,
+    ids=lambda value: repr(value[:20]) if isinstance(value, bytes) else None,
+)
+async def test_a_body_that_is_no_declaration_is_refused(
+    client: httpx.AsyncClient, *, body: bytes, status: int, kind: str
+) -> None:
     answer = await client.post("/files", content=body, headers={"Content-Type": "application/json"})
     problem = check_problem(answer, status)
     assert problem["type"] == f"urn:assay:problem:{kind}"
@@ -137,49 +161,79 @@ async def test_a_body_without_a_length_is_bounded_too(client: httpx.AsyncClient)
         for _ in range(1000):
             yield b"x" * 1024
 
-    answer = await client.post("/files", content=endless(), headers={"Content-Type": "application/json"})
+    answer = await client.post(
+        "/files", content=endless(), headers={"Content-Type": "application/json"}
+    )
     check_problem(answer, 413)
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", ""])
 async def test_another_media_type_is_refused(client: httpx.AsyncClient, media_type: str) -> None:
-    answer = await client.post("/files", content=json.dumps(GOOD).encode(), headers={"Content-Type": media_type})
+    answer = await client.post(
+        "/files", content=json.dumps(GOOD).encode(), headers={"Content-Type": media_type}
+    )
     assert "Content-Type: send the body as application/json" in check_problem(answer, 415)["detail"]
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "tab\there"])
 async def test_an_idempotency_key_is_visible_ascii(client: httpx.AsyncClient, key: str) -> None:
-    check_named(await client.post("/files", json=GOOD, headers={"Idempotency-Key": key}), 400, "Idempotency-Key", "1 to 255 visible ASCII")
+    check_named(
+        await client.post("/files", json=GOOD, headers={"Idempotency-Key": key}),
+        400,
+        "Idempotency-Key",
+        "1 to 255 visible ASCII",
+    )
 
 
 @pytest.mark.parametrize(("query", "field", "right"), QUERIES)
-async def test_a_wrong_parameter_is_named(client: httpx.AsyncClient, *, query: str, field: str, right: str) -> None:
+async def test_a_wrong_parameter_is_named(
+    client: httpx.AsyncClient, *, query: str, field: str, right: str
+) -> None:
     check_named(await client.get(f"/files?{query}"), 400, field, right)
 
 
-@pytest.mark.parametrize("query", ["filename=%ff", "filename=%ed%a0%80", "filename=", "content_type=x"])
-async def test_an_odd_but_harmless_filter_finds_nothing(client: httpx.AsyncClient, query: str) -> None:
+@pytest.mark.parametrize(
+    "query", ["filename=%ff", "filename=%ed%a0%80", "filename=", "content_type=x"]
+)
+async def test_an_odd_but_harmless_filter_finds_nothing(
+    client: httpx.AsyncClient, query: str
+) -> None:
     await declare(client, b"x", filename=HARMLESS)
     answer = await client.get(f"/files?{query}")
     assert (answer.status_code, answer.json()["files"]) == (200, [])
-    assert [file["filename"] for file in (await client.get("/files?filename=*")).json()["files"]] == [HARMLESS]
+    assert [
+        file["filename"] for file in (await client.get("/files?filename=*")).json()["files"]
+    ] == [HARMLESS]
 
 
 async def test_an_empty_owner_is_another_one(client: httpx.AsyncClient) -> None:
     check_named(await client.get("/files?owner="), 403, "owner", "leave it out")
 
 
-async def test_a_cursor_of_other_filters_or_another_owner_is_refused(api: Api, client: httpx.AsyncClient) -> None:
+async def test_a_cursor_of_other_filters_or_another_owner_is_refused(
+    api: Api, client: httpx.AsyncClient
+) -> None:
     for name in ("a", "b"):
-        assert (await client.post("/files", json=GOOD | {"filename": HARMLESS, "metadata": {"name": name}})).status_code == 201
+        assert (
+            await client.post(
+                "/files", json=GOOD | {"filename": HARMLESS, "metadata": {"name": name}}
+            )
+        ).status_code == 201
     cursor = (await client.get("/files?limit=1")).json()["next"]
-    assert check_problem(await client.get("/files", params={"cursor": cursor, "state": "ready"}), 400)["type"].endswith("invalid-cursor")
+    assert check_problem(
+        await client.get("/files", params={"cursor": cursor, "state": "ready"}), 400
+    )["type"].endswith("invalid-cursor")
     async with httpx.AsyncClient(base_url=api.url, headers=api.new_owner().headers) as other:
         check_problem(await other.get("/files", params={"cursor": cursor}), 400)
 
 
-@pytest.mark.parametrize(("wait", "right"), [("-1", ">= 0"), ("51", "<= 50"), ("1.5", "`int`"), ("x", "`int`"), ("nan", "`int`")])
-async def test_a_wait_outside_its_range_is_refused(client: httpx.AsyncClient, wait: str, right: str) -> None:
+@pytest.mark.parametrize(
+    ("wait", "right"),
+    [("-1", ">= 0"), ("51", "<= 50"), ("1.5", "`int`"), ("x", "`int`"), ("nan", "`int`")],
+)
+async def test_a_wait_outside_its_range_is_refused(
+    client: httpx.AsyncClient, wait: str, right: str
+) -> None:
     for answer in (
         await client.get(f"/files/{NO_FILE}/metadata", params={"wait": wait}),
         await client.post(f"/files/{NO_FILE}/complete", params={"wait": wait}),
@@ -188,15 +242,21 @@ async def test_a_wait_outside_its_range_is_refused(client: httpx.AsyncClient, wa
 
 
 @pytest.mark.parametrize("file_id", ["nope", "0", "%00", NO_FILE + "0", NO_FILE[:-1]])
-@pytest.mark.parametrize(("method", "path"), [route for route in ON_A_FILE if route[1].startswith("/files/")])
-async def test_an_id_that_is_no_uuid_names_nothing(client: httpx.AsyncClient, *, method: str, path: str, file_id: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"), [route for route in ON_A_FILE if route[1].startswith("/files/")]
+)
+async def test_an_id_that_is_no_uuid_names_nothing(
+    client: httpx.AsyncClient, *, method: str, path: str, file_id: str
+) -> None:
     answer = await client.request(method, path.format(id=file_id))
     assert answer.status_code == 404
     if method != "HEAD":
         check_problem(answer, 404)
 
 
-async def test_an_unknown_route_and_a_wrong_method_are_problems_too(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_route_and_a_wrong_method_are_problems_too(
+    client: httpx.AsyncClient,
+) -> None:
     check_problem(await client.get("/nope"), 404)
     answer = await client.patch("/files")
     check_problem(answer, 405)
@@ -217,7 +277,9 @@ async def test_an_unknown_route_and_a_wrong_method_are_problems_too(client: http
     ],
 )
 @pytest.mark.parametrize("whole", [True, False], ids=["with a length", "without"])
-async def test_a_name_in_the_path_is_checked_like_any(client: httpx.AsyncClient, *, name: str, right: str, whole: bool) -> None:
+async def test_a_name_in_the_path_is_checked_like_any(
+    client: httpx.AsyncClient, *, name: str, right: str, whole: bool
+) -> None:
     answer = await client.put(f"/upload/{name}", content=b"x" if whole else in_pieces(b"x"))
     check_named(answer, 400, "filename", right)
 
@@ -226,7 +288,9 @@ async def test_no_name_in_the_path_is_no_route(client: httpx.AsyncClient) -> Non
     check_problem(await client.put("/upload/", content=b"x"), 404)
 
 
-async def test_a_put_that_no_store_takes_in_one_is_refused_before_its_body(api: Api, owner: Owner) -> None:
+async def test_a_put_that_no_store_takes_in_one_is_refused_before_its_body(
+    api: Api, owner: Owner
+) -> None:
     head = f"PUT /upload/a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {owner.key}\r\nContent-Length: {5 * 1024**3 + 1}\r\n\r\n"
     answer = await exchange(api, head.encode())
     assert answer.startswith(b"HTTP/1.1 413 ")
@@ -248,9 +312,16 @@ async def exchange(api: Api, request: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("digest", "right"), [("nope", "sha-256=:BASE64:"), ("sha-256=abc", "sha-256=:BASE64:"), ("sha-256=:AA==:", "base64 of 32 bytes")]
+    ("digest", "right"),
+    [
+        ("nope", "sha-256=:BASE64:"),
+        ("sha-256=abc", "sha-256=:BASE64:"),
+        ("sha-256=:AA==:", "base64 of 32 bytes"),
+    ],
 )
-async def test_a_malformed_repr_digest_is_refused(client: httpx.AsyncClient, digest: str, right: str) -> None:
+async def test_a_malformed_repr_digest_is_refused(
+    client: httpx.AsyncClient, digest: str, right: str
+) -> None:
     headers = {"Repr-Digest": digest}
     for answer in (
         await client.put("/upload/a", content=b"x", headers=headers),
@@ -270,7 +341,9 @@ async def test_a_malformed_repr_digest_is_refused(client: httpx.AsyncClient, dig
         ([], "body", "Expected `object | null`"),
     ],
 )
-async def test_complete_reads_its_body_as_strictly(client: httpx.AsyncClient, *, body: Any, field: str, right: str) -> None:
+async def test_complete_reads_its_body_as_strictly(
+    client: httpx.AsyncClient, *, body: Any, field: str, right: str
+) -> None:
     declared = await declare(client, b"x", filename=HARMLESS)
     answer = await client.post(f"/files/{declared['file']['id']}/complete", json=body)
     check_named(answer, 400, field, right)

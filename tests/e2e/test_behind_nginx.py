@@ -54,17 +54,29 @@ def api(behind: Behind) -> Api:
 async def curl(*arguments: str | Path, piped: str = "") -> str:
     """What it printed; it must end well. `piped` is what comes by standard input."""
     command = ["curl", *arguments]
-    ended = await asyncio.to_thread(subprocess.run, command, input=piped, capture_output=True, text=True, timeout=120, check=False)
+    ended = await asyncio.to_thread(
+        subprocess.run,
+        command,
+        input=piped,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 
 
-async def test_a_file_goes_in_and_out_at_one_address(client: httpx.AsyncClient, resources: Resources, behind: Behind) -> None:
+async def test_a_file_goes_in_and_out_at_one_address(
+    client: httpx.AsyncClient, resources: Resources, behind: Behind
+) -> None:
     declared = await upload(client, BODY)
     assert declared["upload"]["url"].startswith(f"{behind.nginx.url}/{resources.incoming.name}/")
     assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
     await check_served(client, resources, declared, BODY)
-    half = await client.get(f"/files/{declared['file']['id']}", headers={"Range": f"bytes={len(BODY) // 2}-"})
+    half = await client.get(
+        f"/files/{declared['file']['id']}", headers={"Range": f"bytes={len(BODY) // 2}-"}
+    )
     assert (half.status_code, half.content) == (206, BODY[len(BODY) // 2 :])
 
 
@@ -76,49 +88,87 @@ async def test_curl_follows_its_redirect_to_the_same_host(
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(body := os.urandom(size))
     authorization = f"Authorization: Bearer {owner.key}"
-    for _ in range(15):  # the API answers while the body comes: a race that a connection's reset would lose
-        said = await curl(*STATUS[:-1], "%{http_code} %{num_redirects}", "-LT", photo, "-H", authorization, f"{behind.nginx.url}/upload/")
+    for _ in range(
+        15
+    ):  # the API answers while the body comes: a race that a connection's reset would lose
+        said = await curl(
+            *STATUS[:-1],
+            "%{http_code} %{num_redirects}",
+            "-LT",
+            photo,
+            "-H",
+            authorization,
+            f"{behind.nginx.url}/upload/",
+        )
         assert said == "200 1"
     (newest, *_) = (await client.get("/files", params={"limit": 1})).json()["files"]
     metadata = await read_metadata(client, {"file": newest}, wait=20)
     assert (metadata["state"], metadata["hash"]) == ("ready", digest(body))
 
 
-async def test_a_refusal_in_the_middle_of_a_large_body_comes_through(client: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_a_refusal_in_the_middle_of_a_large_body_comes_through(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
     """Clients ask for a fresh URL at a 403, and only try again at a 502."""
     (large := tmp_path / "large").write_bytes(bytes(20 * MIB))
     declared = await declare(client, large.read_bytes())
     forged = declared["upload"]["url"][:-64] + "0" * 64
-    headers = [part for name, value in declared["upload"]["headers"].items() for part in ("-H", f"{name}: {value}")]
-    said = [await curl(*STATUS[:-1], "%{http_code}", "-T", large, *headers, forged) for _ in range(10)]
+    headers = [
+        part
+        for name, value in declared["upload"]["headers"].items()
+        for part in ("-H", f"{name}: {value}")
+    ]
+    said = [
+        await curl(*STATUS[:-1], "%{http_code}", "-T", large, *headers, forged) for _ in range(10)
+    ]
     assert set(said) == {"403"}
 
 
-async def test_200_mib_leave_nothing_on_its_disk(client: httpx.AsyncClient, behind: Behind, tmp_path: Path) -> None:
+async def test_200_mib_leave_nothing_on_its_disk(
+    client: httpx.AsyncClient, behind: Behind, tmp_path: Path
+) -> None:
     large, copy = tmp_path / "large", tmp_path / "copy"
     large.write_bytes(body := os.urandom(MIB) * 200)
     declared = await declare(client, body, sha256=digest(body), multipart=False)
-    headers = [part for name, value in declared["upload"]["headers"].items() for part in ("-H", f"{name}: {value}")]
-    assert (await curl(*STATUS[:-1], "%{http_code}", "-T", large, *headers, declared["upload"]["url"])) == "200"
+    headers = [
+        part
+        for name, value in declared["upload"]["headers"].items()
+        for part in ("-H", f"{name}: {value}")
+    ]
+    assert (
+        await curl(*STATUS[:-1], "%{http_code}", "-T", large, *headers, declared["upload"]["url"])
+    ) == "200"
     assert (await complete(client, declared))["state"] == "ready"
     file = f"{behind.nginx.url}/files/{declared['file']['id']}"
-    await curl("-sS", "--fail", "-o", copy, "-H", f"Authorization: {client.headers['authorization']}", file)
+    await curl(
+        "-sS", "--fail", "-o", copy, "-H", f"Authorization: {client.headers['authorization']}", file
+    )
     assert digest(copy.read_bytes()) == digest(body)
-    streamed = await client.post("/files/upload", params={"filename": "a"}, content=in_pieces(body, MIB), timeout=120)
+    streamed = await client.post(
+        "/files/upload", params={"filename": "a"}, content=in_pieces(body, MIB), timeout=120
+    )
     assert (streamed.status_code, streamed.json()["hash"]) == (201, digest(body))
     assert behind.nginx.buffered() == []
 
 
-async def test_what_nginx_does_by_default_would_be_seen(client: httpx.AsyncClient, behind: Behind, folder: Path) -> None:
+async def test_what_nginx_does_by_default_would_be_seen(
+    client: httpx.AsyncClient, behind: Behind, folder: Path
+) -> None:
     body = os.urandom(MIB)
     with beside(behind, folder, buffering=True) as nginx:
-        assert (await client.post(f"{nginx.url}/files/upload", params={"filename": "a"}, content=body)).status_code == 201
+        assert (
+            await client.post(f"{nginx.url}/files/upload", params={"filename": "a"}, content=body)
+        ).status_code == 201
         assert nginx.buffered() != []
 
 
-def beside(behind: Behind, folder: Path, *, store: str | None = None, **other: Any) -> AbstractContextManager[Nginx]:
+def beside(
+    behind: Behind, folder: Path, *, store: str | None = None, **other: Any
+) -> AbstractContextManager[Nginx]:
     """A second nginx before the same servers; what is signed for the first one's address does not hold here."""
-    api, own = [url.removeprefix("http://") for url in (behind.direct, behind.api.deployment.s3_endpoint)]
+    api, own = [
+        url.removeprefix("http://") for url in (behind.direct, behind.api.deployment.s3_endpoint)
+    ]
     servers = Servers(api=api, store=store or own, bucket=behind.api.deployment.incoming_bucket)
     return running_nginx(folder / f"nginx-{secrets.token_hex(4)}", free_port(), servers, **other)
 
@@ -143,17 +193,24 @@ async def test_an_answer_comes_piece_by_piece(client: httpx.AsyncClient, behind:
     assert behind.nginx.buffered() == []
 
 
-async def test_a_file_goes_through_in_parts(client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_a_file_goes_through_in_parts(
+    client: httpx.AsyncClient, resources: Resources
+) -> None:
     """No part is a copy of what lies in the vault either."""
     victim = await upload(client, b"not yours")
     await complete(client, victim)
     body = secrets.token_bytes(MIB) * (PART_BYTES // MIB) + b"and what is left"
     declared = await declare(client, body, multipart=True)
-    copy = {"x-amz-copy-source": f"/{resources.vault.name}/{(await look_at(resources, victim)).row['minio_object_name']}"}
+    copy = {
+        "x-amz-copy-source": f"/{resources.vault.name}/{(await look_at(resources, victim)).row['minio_object_name']}"
+    }
     for number, piece in cut(declared, body).items():
         (part,) = await sign_parts(client, declared, number, sha256=digest(piece))
         assert (await put_part(part, piece, copy)).status == 200
-    assert [part["number"] for part in (await client.get(f"/files/{declared['file']['id']}/parts")).json()["parts"]] == [1, 2]
+    assert [
+        part["number"]
+        for part in (await client.get(f"/files/{declared['file']['id']}/parts")).json()["parts"]
+    ] == [1, 2]
     await complete(client, declared)
     await check_served(client, resources, declared, body)
 
@@ -175,13 +232,20 @@ STOPPED: dict[str, set[str]] = {"minio": {"URL: readable"}, "embedded": set()}
 """What the store alone would let through."""
 
 
-async def test_the_doctor_takes_what_nginx_stops_as_enforced(resources: Resources, behind: Behind) -> None:
+async def test_the_doctor_takes_what_nginx_stops_as_enforced(
+    resources: Resources, behind: Behind
+) -> None:
     server = name_server(behind.api.store)
     found = {finding.name: finding async for finding in examine(resources)}
     assert failures(found) == set()
-    assert {name for name, finding in found.items() if finding.status == "warning"} == LEFT_OPEN.get(server, set())
+    assert {
+        name for name, finding in found.items() if finding.status == "warning"
+    } == LEFT_OPEN.get(server, set())
     assert found["public endpoint"].what == f"{behind.nginx.url} takes an upload"
-    assert found[f"CORS: {behind.nginx.url}"].what == "the store's origin is the page's: no browser asks"
+    assert (
+        found[f"CORS: {behind.nginx.url}"].what
+        == "the store's origin is the page's: no browser asks"
+    )
     before_store = {name for name, finding in found.items() if BEFORE_STORE in finding.what}
     if server in STOPPED:
         assert before_store == STOPPED[server]
@@ -198,26 +262,43 @@ def over_tls(behind: Behind, folder: Path, tmp_path: Path) -> Iterator[tuple[Ngi
         yield nginx, certificate.chain
 
 
-async def test_over_tls_and_http_2_as_documented(resources: Resources, over_tls: tuple[Nginx, Path], tmp_path: Path) -> None:
+async def test_over_tls_and_http_2_as_documented(
+    resources: Resources, over_tls: tuple[Nginx, Path], tmp_path: Path
+) -> None:
     nginx, trusted = over_tls
     assert (await curl(*STATUS, "--cacert", trusted, f"{nginx.url}/health/live")).strip() == "200 2"
     (large := tmp_path / "large").write_bytes(body := os.urandom(20 * MIB))
-    signer = make_signer(msgspec.structs.replace(resources.settings, s3_public_endpoint=Url(nginx.url)))
+    signer = make_signer(
+        msgspec.structs.replace(resources.settings, s3_public_endpoint=Url(nginx.url))
+    )
     key = os.urandom(16).hex()
-    signed = sign(signer, resources.incoming, key, size=len(body), digest_of=body, if_none_match=True)
-    headers = [part for name, value in signed.headers.items() for part in ("-H", f"{name}: {value}")]
-    assert (await curl(*STATUS, "--cacert", trusted, "-T", large, *headers, signed.url)).strip() == "200 2"
+    signed = sign(
+        signer, resources.incoming, key, size=len(body), digest_of=body, if_none_match=True
+    )
+    headers = [
+        part for name, value in signed.headers.items() for part in ("-H", f"{name}: {value}")
+    ]
+    assert (
+        await curl(*STATUS, "--cacert", trusted, "-T", large, *headers, signed.url)
+    ).strip() == "200 2"
     assert content(resources.incoming, key) == body
     await resources.incoming.delete(key)
     # A body whose length is nowhere: HTTP/2 has no chunks that would say so.
-    said = await curl(*STATUS, "--cacert", trusted, "-T", "-", *headers, signed.url, piped="of whatever length")
+    said = await curl(
+        *STATUS, "--cacert", trusted, "-T", "-", *headers, signed.url, piped="of whatever length"
+    )
     assert said.strip() == "411 2"
     assert nginx.buffered() == []
 
 
 async def test_plain_http_is_sent_to_https(over_tls: tuple[Nginx, Path]) -> None:
     nginx, _ = over_tls
-    said = await curl(*STATUS, "--unix-socket", nginx.folder / "redirect.sock", "http://files.example.com/files?limit=1")
+    said = await curl(
+        *STATUS,
+        "--unix-socket",
+        nginx.folder / "redirect.sock",
+        "http://files.example.com/files?limit=1",
+    )
     assert said.split() == ["308", "1.1", "https://files.example.com/files?limit=1"]
 
 
@@ -229,10 +310,15 @@ async def test_no_link_and_no_signature_comes_into_its_logs(
 ) -> None:
     declared = await upload(client, BODY)
     await complete(client, declared)
-    link = (await client.post(f"/files/{declared['file']['id']}/links", json={"expires_in": 60})).json()["url"]
+    link = (
+        await client.post(f"/files/{declared['file']['id']}/links", json={"expires_in": 60})
+    ).json()["url"]
     with beside(behind, folder, store=f"127.0.0.1:{free_port()}") as nginx:
         assert (await client.get(link.replace(behind.nginx.url, nginx.url))).content == BODY
-        away = {"upload": declared["upload"] | {"url": declared["upload"]["url"].replace(behind.nginx.url, nginx.url)}}
+        away = {
+            "upload": declared["upload"]
+            | {"url": declared["upload"]["url"].replace(behind.nginx.url, nginx.url)}
+        }
         refused = await client.put(away["upload"]["url"], content=BODY, headers={"Referer": link})
         assert refused.status_code == 502
 
@@ -243,7 +329,10 @@ async def test_no_link_and_no_signature_comes_into_its_logs(
         logged = nginx.read_logs()
     assert " GET /l/... 200 " in logged
     check_log(logged)
-    token, key = link.rpartition("/")[2], httpx.URL(declared["upload"]["url"]).path.rpartition("/")[2]
+    token, key = (
+        link.rpartition("/")[2],
+        httpx.URL(declared["upload"]["url"]).path.rpartition("/")[2],
+    )
     assert token not in logged
     assert key not in logged
     await check_all(resources)

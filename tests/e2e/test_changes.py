@@ -21,7 +21,10 @@ async def test_a_name_and_metadata_change_and_the_rest_stays(client: httpx.Async
     renamed = await change(client, file, filename="w\u00efnter.txt")
     assert renamed.json() == file | {"filename": "w\u00efnter.txt"}
     described = await change(client, file, metadata={"album": "winter"})
-    assert described.json() == file | {"filename": "w\u00efnter.txt", "metadata": {"album": "winter"}}
+    assert described.json() == file | {
+        "filename": "w\u00efnter.txt",
+        "metadata": {"album": "winter"},
+    }
     assert (await change(client, file)).json() == described.json()
     got = await client.get(f"/files/{file['id']}")
     assert got.content == BODY
@@ -35,16 +38,27 @@ async def test_a_file_that_still_waits_can_be_renamed(client: httpx.AsyncClient)
 
 @pytest.mark.parametrize(
     ("fields", "field"),
-    [({"filename": "a/b"}, "filename"), ({"metadata": {"a": "\x00"}}, "metadata"), ({"size": 1}, "size"), ({"state": "ready"}, "state")],
+    [
+        ({"filename": "a/b"}, "filename"),
+        ({"metadata": {"a": "\x00"}}, "metadata"),
+        ({"size": 1}, "size"),
+        ({"state": "ready"}, "state"),
+    ],
 )
-async def test_what_cannot_change_is_named(client: httpx.AsyncClient, fields: dict[str, Any], field: str) -> None:
+async def test_what_cannot_change_is_named(
+    client: httpx.AsyncClient, fields: dict[str, Any], field: str
+) -> None:
     declared = await declare(client, BODY)
     answer = await change(client, declared["file"], **fields)
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, field)
-    assert (await client.get(f"/files/{declared['file']['id']}/metadata")).json() == declared["file"]
+    assert (await client.get(f"/files/{declared['file']['id']}/metadata")).json() == declared[
+        "file"
+    ]
 
 
-async def test_what_is_gone_or_somebody_elses_does_not_change(client: httpx.AsyncClient, intruder: httpx.AsyncClient) -> None:
+async def test_what_is_gone_or_somebody_elses_does_not_change(
+    client: httpx.AsyncClient, intruder: httpx.AsyncClient
+) -> None:
     declared = await declare(client, BODY)
     assert (await change(intruder, declared["file"], filename="mine.txt")).status_code == 404
     await client.delete(f"/files/{declared['file']['id']}")

@@ -51,13 +51,24 @@ class Alone:
     wheel: Path
     programs: Path
 
-    def run(self, program: str, *arguments: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, program: str, *arguments: str, folder: Path, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program of the environment to its end, in this folder, with nothing of the tests on Python's path."""
-        environment = {name: value for name, value in clean_environment().items() if not name.startswith("PYTHON")}
+        environment = {
+            name: value
+            for name, value in clean_environment().items()
+            if not name.startswith("PYTHON")
+        }
         return subprocess.run(
             [self.programs / program, *arguments],
             cwd=folder,
-            env={**environment, "XDG_STATE_HOME": str(folder), "XDG_CONFIG_HOME": str(folder), **environ},
+            env={
+                **environment,
+                "XDG_STATE_HOME": str(folder),
+                "XDG_CONFIG_HOME": str(folder),
+                **environ,
+            },
             capture_output=True,
             text=True,
             timeout=RUN_SECONDS,
@@ -65,14 +76,26 @@ class Alone:
         )
 
     def list_distributions(self, folder: Path) -> set[str]:
-        listed = self.run("python", "-m", "pip", "list", "--format=json", "--disable-pip-version-check", folder=folder)
+        listed = self.run(
+            "python",
+            "-m",
+            "pip",
+            "list",
+            "--format=json",
+            "--disable-pip-version-check",
+            folder=folder,
+        )
         return {canonicalize_name(one["name"]) for one in json.loads(listed.stdout)}
 
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[Alone]:
     with reachable_folder() as folder:
-        shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "venv"))
+        shutil.copytree(
+            ROOT,
+            folder / "source",
+            ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "venv"),
+        )
         python = folder / "venv" / "bin" / "python"
         pip: list[str | Path] = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
         call([sys.executable, "-m", "venv", folder / "venv"])
@@ -83,7 +106,9 @@ def alone() -> Iterator[Alone]:
 
 
 def call(command: list[str | Path]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -93,29 +118,51 @@ def read_metadata(wheel: Path) -> email.message.Message:
         return email.message_from_bytes(opened.read(name))
 
 
-def test_the_wheel_requires_four_packages_and_holds_both_typed_import_packages(alone: Alone) -> None:
-    requirements = [Requirement(text) for text in read_metadata(alone.wheel).get_all("Requires-Dist", [])]
-    assert {one.name for one in requirements if one.marker is None or "extra" not in str(one.marker)} == CLIENT
+def test_the_wheel_requires_four_packages_and_holds_both_typed_import_packages(
+    alone: Alone,
+) -> None:
+    requirements = [
+        Requirement(text) for text in read_metadata(alone.wheel).get_all("Requires-Dist", [])
+    ]
+    assert {
+        one.name for one in requirements if one.marker is None or "extra" not in str(one.marker)
+    } == CLIENT
     with zipfile.ZipFile(alone.wheel) as opened:
         names = set(opened.namelist())
-    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"assay", "service"}
-    assert {"assay/py.typed", "service/py.typed", "service/app.py", "service/migrations/env.py"} <= names
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {
+        "assay",
+        "service",
+    }
+    assert {
+        "assay/py.typed",
+        "service/py.typed",
+        "service/app.py",
+        "service/migrations/env.py",
+    } <= names
 
 
 def test_the_environment_holds_nothing_of_the_server(alone: Alone, tmp_path: Path) -> None:
     installed = alone.list_distributions(tmp_path)
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    left_out = {canonicalize_name(Requirement(text).name) for text in extras["server"] + extras["embedded"]} - {"assay"}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    left_out = {
+        canonicalize_name(Requirement(text).name) for text in extras["server"] + extras["embedded"]
+    } - {"assay"}
     assert {"assay", *CLIENT} <= installed
     assert installed & left_out == set()
 
 
-def test_every_module_of_the_client_and_of_its_commands_is_imported_without_the_server(alone: Alone, tmp_path: Path) -> None:
+def test_every_module_of_the_client_and_of_its_commands_is_imported_without_the_server(
+    alone: Alone, tmp_path: Path
+) -> None:
     done = alone.run("python", "-W", "error", "-c", IMPORT_ALL, folder=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_file_is_sent_and_received_by_the_commands(alone: Alone, api: Api, owner: Owner, tmp_path: Path) -> None:
+def test_a_file_is_sent_and_received_by_the_commands(
+    alone: Alone, api: Api, owner: Owner, tmp_path: Path
+) -> None:
     body = os.urandom(3_000_000)
     (tmp_path / "photo.jpg").write_bytes(body)
     server = {"ASSAY_URL": api.url, "ASSAY_KEY": owner.key}
@@ -128,11 +175,15 @@ def test_a_file_is_sent_and_received_by_the_commands(alone: Alone, api: Api, own
     assert (tmp_path / "copy.jpg").read_bytes() == body
 
 
-def test_a_file_is_sent_and_received_by_the_python_client(alone: Alone, api: Api, owner: Owner, tmp_path: Path) -> None:
+def test_a_file_is_sent_and_received_by_the_python_client(
+    alone: Alone, api: Api, owner: Owner, tmp_path: Path
+) -> None:
     body = os.urandom(3_000_000)
     (tmp_path / "photo.jpg").write_bytes(body)
     server = {"ASSAY_URL": api.url, "ASSAY_KEY": owner.key}
-    done = alone.run("python", "-W", "error", "-c", TRANSFER, "photo.jpg", "copy.jpg", folder=tmp_path, **server)
+    done = alone.run(
+        "python", "-W", "error", "-c", TRANSFER, "photo.jpg", "copy.jpg", folder=tmp_path, **server
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["ready", hashlib.sha256(body).hexdigest()]
     assert (tmp_path / "copy.jpg").read_bytes() == body
@@ -146,7 +197,9 @@ def test_a_command_of_the_server_says_in_one_line_what_to_install(
     done = alone.run("assay", command, *arguments, folder=tmp_path)
     extra = "embedded" if command == "dev" else "server"
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(rf"assay {command} needs the server.*: pip install 'assay\[{extra}\]'\n", done.stderr)
+    assert re.fullmatch(
+        rf"assay {command} needs the server.*: pip install 'assay\[{extra}\]'\n", done.stderr
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -39,7 +39,10 @@ def test_every_error_that_is_listed_exists() -> None:
 
 
 def test_importing_the_client_imports_nothing_of_the_server() -> None:
-    program = (
-        "import sys, assay; print([name for name in sys.modules if name.partition('.')[0] in ('service', 'minio', 'urllib3', 'litestar')])"
+    program = "import sys, assay; print([name for name in sys.modules if name.partition('.')[0] in ('service', 'minio', 'urllib3', 'litestar')])"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
     )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -65,9 +65,13 @@ def test_a_file_object_gets_the_bytes(sender: Client, sent: File) -> None:
     assert target.getvalue() == BODY
 
 
-def test_a_device_is_written_into_and_not_replaced(sender: Client, sent: File, tmp_path: Path) -> None:
+def test_a_device_is_written_into_and_not_replaced(
+    sender: Client, sent: File, tmp_path: Path
+) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with subprocess.Popen(["sha256sum", tmp_path / "fifo"], stdout=subprocess.PIPE, text=True) as reader:
+    with subprocess.Popen(
+        ["sha256sum", tmp_path / "fifo"], stdout=subprocess.PIPE, text=True
+    ) as reader:
         sender.download(sent, tmp_path / "fifo")
         said, _ = reader.communicate(timeout=30)
     assert said.startswith(DIGEST)
@@ -82,7 +86,9 @@ def test_a_link_to_a_file_stays_a_link(sender: Client, sent: File, tmp_path: Pat
     assert (tmp_path / "real").read_bytes() == BODY
 
 
-def test_cut_connections_are_gone_on_from(owner: Owner, sent: File, tmp_path: Path, way: tuple[FaultyProxy, str]) -> None:
+def test_cut_connections_are_gone_on_from(
+    owner: Owner, sent: File, tmp_path: Path, way: tuple[FaultyProxy, str]
+) -> None:
     """To a path and to a file object: no byte comes twice but those that were on their way."""
     proxy, url = way
     proxy.cut_answers_after = 1_000_000
@@ -95,7 +101,9 @@ def test_cut_connections_are_gone_on_from(owner: Owner, sent: File, tmp_path: Pa
     assert b"If-Match" in proxy.requests
 
 
-def test_what_a_killed_run_left_is_gone_on_from(api: Api, owner: Owner, sent: File, tmp_path: Path, way: tuple[FaultyProxy, str]) -> None:
+def test_what_a_killed_run_left_is_gone_on_from(
+    api: Api, owner: Owner, sent: File, tmp_path: Path, way: tuple[FaultyProxy, str]
+) -> None:
     proxy, url = way
     program = f"from assay import Client; Client({url!r}, {owner.key!r}).download({str(sent.id)!r}, {str(tmp_path / 'copy.jpg')!r})"
     with subprocess.Popen([sys.executable, "-c", program]) as process:
@@ -116,7 +124,9 @@ def test_what_a_killed_run_left_is_gone_on_from(api: Api, owner: Owner, sent: Fi
     assert partials(tmp_path) == []
 
 
-def test_a_partial_file_of_other_bytes_is_not_believed(sender: Client, sent: File, tmp_path: Path) -> None:
+def test_a_partial_file_of_other_bytes_is_not_believed(
+    sender: Client, sent: File, tmp_path: Path
+) -> None:
     for left in (b"x" * 1000, b"x" * SIZE, b"x" * (SIZE + 1)):
         (tmp_path / f".copy.jpg.{sent.id.hex}.part").write_bytes(left)
         sender.download(sent, tmp_path / "copy.jpg")
@@ -125,7 +135,9 @@ def test_a_partial_file_of_other_bytes_is_not_believed(sender: Client, sent: Fil
 
 
 @pytest.mark.parametrize("limit", [1_500_000])
-def test_a_full_disk_is_said_and_leaves_nothing_under_the_name(api: Api, owner: Owner, sent: File, tmp_path: Path, limit: int) -> None:
+def test_a_full_disk_is_said_and_leaves_nothing_under_the_name(
+    api: Api, owner: Owner, sent: File, tmp_path: Path, limit: int
+) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     program = f"""
 import resource
@@ -137,7 +149,9 @@ try:
 except TargetFailed as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
     assert "cannot be written" in done.stdout
     assert "File too large" in done.stdout
     assert not (tmp_path / "copy.jpg").exists()
@@ -163,7 +177,11 @@ def test_two_downloads_to_one_name_do_not_mix(sender: Client, sent: File, tmp_pa
         except InProgress as error:
             errors.append(error)
 
-    sender.download(sent, tmp_path / "copy.jpg", progress=lambda progress: start_another(progress) if progress.phase != "done" else None)
+    sender.download(
+        sent,
+        tmp_path / "copy.jpg",
+        progress=lambda progress: start_another(progress) if progress.phase != "done" else None,
+    )
     assert errors
     assert (tmp_path / "copy.jpg").read_bytes() == BODY
 
@@ -174,7 +192,11 @@ def test_a_file_that_is_deleted_meanwhile_is_gone(
     proxy, url = way
     proxy.cut_answers_after = 1_000_000
     with Client(url, owner.key) as client, pytest.raises(Gone):
-        client.download(sent, tmp_path / "copy.jpg", progress=lambda now: sender.delete(sent) if now.bytes_done else None)
+        client.download(
+            sent,
+            tmp_path / "copy.jpg",
+            progress=lambda now: sender.delete(sent) if now.bytes_done else None,
+        )
     assert not (tmp_path / "copy.jpg").exists()
 
 
@@ -188,9 +210,18 @@ def test_what_is_not_ready_is_refused(sender: Client, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_stays_away_is_said(owner: Owner, sent: File, tmp_path: Path, way: tuple[FaultyProxy, str]) -> None:
+def test_a_server_that_stays_away_is_said(
+    owner: Owner, sent: File, tmp_path: Path, way: tuple[FaultyProxy, str]
+) -> None:
     proxy, url = way
     proxy.cut_answers_after = 1_000_000
-    with Client(url, owner.key, retry_seconds=1) as client, pytest.raises(ServerUnavailable, match="cut after"):
-        client.download(sent, tmp_path / "copy.jpg", progress=lambda now: proxy.cut() if now.bytes_done else None)
+    with (
+        Client(url, owner.key, retry_seconds=1) as client,
+        pytest.raises(ServerUnavailable, match="cut after"),
+    ):
+        client.download(
+            sent,
+            tmp_path / "copy.jpg",
+            progress=lambda now: proxy.cut() if now.bytes_done else None,
+        )
     assert not (tmp_path / "copy.jpg").exists()

@@ -49,11 +49,15 @@ def test_parts_are_sent_and_the_whole_is_proved(site: Site, video: Path, paralle
     assert seen[-1] == Progress(SIZE, SIZE, "done")
 
 
-def test_the_store_gets_no_key_and_no_header_that_the_url_does_not_ask_for(site: Site, sender: Client, video: Path) -> None:
+def test_the_store_gets_no_key_and_no_header_that_the_url_does_not_ask_for(
+    site: Site, sender: Client, video: Path
+) -> None:
     sender.upload(video, multipart=True)
     sender.upload(b"one PUT", content_type="text/plain")
     for seen in site.proxy.seen:
-        assert set(seen.headers) - HEADERS <= ({"if-none-match", "content-type"} if seen.part is None else set())
+        assert set(seen.headers) - HEADERS <= (
+            {"if-none-match", "content-type"} if seen.part is None else set()
+        )
         assert site.key not in str(seen.headers)
 
 
@@ -73,13 +77,23 @@ def test_bytes_in_memory_go_in_parts_too(site: Site) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault(cut_after=5 * MIB), Fault(answer=503), Fault(answer=500), Fault(lose_answer=True), Fault(delay_seconds=7)],
+    [
+        Fault(cut_after=5 * MIB),
+        Fault(answer=503),
+        Fault(answer=500),
+        Fault(lose_answer=True),
+        Fault(delay_seconds=7),
+    ],
     ids=["cut inside a part", "503 SlowDown", "500", "lost answer", "the URL has ended"],
 )
-def test_a_part_that_failed_is_sent_again_and_nothing_else(site: Site, sender: Client, video: Path, fault: Fault) -> None:
+def test_a_part_that_failed_is_sent_again_and_nothing_else(
+    site: Site, sender: Client, video: Path, fault: Fault
+) -> None:
     site.proxy.faults = [Fault(), fault]
     seen: list[int] = []
-    assert sender.upload(video, multipart=True, progress=lambda now: seen.append(now.bytes_done)).hash == digest(video)
+    assert sender.upload(
+        video, multipart=True, progress=lambda now: seen.append(now.bytes_done)
+    ).hash == digest(video)
     assert sent_parts(site) == [1, 2, 2, 3]
     assert seen == sorted(seen)
     if fault.delay_seconds:
@@ -91,7 +105,9 @@ def test_a_part_that_failed_is_sent_again_and_nothing_else(site: Site, sender: C
     [Fault(cut_after=MIB), Fault(answer=503), Fault(lose_answer=True), Fault(delay_seconds=7)],
     ids=["cut", "503 SlowDown", "lost answer", "the URL has ended"],
 )
-def test_one_put_that_failed_is_sent_again(site: Site, sender: Client, video: Path, fault: Fault) -> None:
+def test_one_put_that_failed_is_sent_again(
+    site: Site, sender: Client, video: Path, fault: Fault
+) -> None:
     site.proxy.faults = [fault]
     assert sender.upload(video, multipart=False).hash == digest(video)
     first, second = site.proxy.seen
@@ -110,7 +126,9 @@ def test_a_slow_line_is_not_a_dead_one(site: Site, tmp_path: Path) -> None:
     assert len(site.proxy.seen) == 1
 
 
-def test_a_store_that_slows_us_down_is_asked_again_with_growing_waits(site: Site, sender: Client, video: Path) -> None:
+def test_a_store_that_slows_us_down_is_asked_again_with_growing_waits(
+    site: Site, sender: Client, video: Path
+) -> None:
     site.proxy.faults = [Fault(answer=503)] * 5
     assert sender.upload(video, multipart=True).hash == digest(video)
     slowed = [seen for seen in site.proxy.requests_of(1) if seen.status == 503]
@@ -119,7 +137,9 @@ def test_a_store_that_slows_us_down_is_asked_again_with_growing_waits(site: Site
     assert waits[-1] > 2 * waits[0]
 
 
-def test_bytes_that_are_altered_on_the_way_are_refused(site: Site, sender: Client, video: Path) -> None:
+def test_bytes_that_are_altered_on_the_way_are_refused(
+    site: Site, sender: Client, video: Path
+) -> None:
     site.proxy.faults = [Fault(), Fault(spoil=True)]
     with pytest.raises(StoreRefused) as raised:
         sender.upload(video, multipart=True)
@@ -128,7 +148,9 @@ def test_bytes_that_are_altered_on_the_way_are_refused(site: Site, sender: Clien
     assert [file.state for file in sender.list(state="deleted")] == ["deleted"]
 
 
-def test_what_the_store_refused_can_be_gone_on_with(site: Site, sender: Client, video: Path, tmp_path: Path) -> None:
+def test_what_the_store_refused_can_be_gone_on_with(
+    site: Site, sender: Client, video: Path, tmp_path: Path
+) -> None:
     site.proxy.faults = [Fault(), Fault(spoil=True)]
     with pytest.raises(StoreRefused):
         sender.upload(video, multipart=True, resume=tmp_path / "state")
@@ -136,7 +158,9 @@ def test_what_the_store_refused_can_be_gone_on_with(site: Site, sender: Client, 
     assert sent_parts(site) == [1, 2, 2, 3]
 
 
-def test_a_part_that_the_store_says_it_has_and_has_not_is_sent_again(site: Site, sender: Client, video: Path) -> None:
+def test_a_part_that_the_store_says_it_has_and_has_not_is_sent_again(
+    site: Site, sender: Client, video: Path
+) -> None:
     site.proxy.faults = [Fault(answer=200)]
     assert sender.upload(video, multipart=True).hash == digest(video)
     assert sent_parts(site) == [1, 2, 3, 1]

@@ -59,16 +59,22 @@ def interrupt(site: Site, video: Path, state: Path, *, after: int) -> None:
     site.proxy.faults = []
 
 
-def test_a_run_that_ended_in_the_middle_loses_the_part_in_flight_alone(site: Site, sender: Client, video: Path, tmp_path: Path) -> None:
+def test_a_run_that_ended_in_the_middle_loses_the_part_in_flight_alone(
+    site: Site, sender: Client, video: Path, tmp_path: Path
+) -> None:
     interrupt(site, video, tmp_path / "state", after=PART_BYTES + 5 * MIB)
     seen: list[Progress] = []
-    assert sender.upload(video, multipart=True, resume=tmp_path / "state", progress=seen.append).hash == digest(video)
+    assert sender.upload(
+        video, multipart=True, resume=tmp_path / "state", progress=seen.append
+    ).hash == digest(video)
     assert sent_parts(site) == [1, 2, 2, 3]
     assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.parametrize("shown", [True, False], ids=["size and time", "the digest alone"])
-def test_a_source_that_changed_between_two_runs_is_said(site: Site, sender: Client, video: Path, tmp_path: Path, shown: bool) -> None:
+def test_a_source_that_changed_between_two_runs_is_said(
+    site: Site, sender: Client, video: Path, tmp_path: Path, shown: bool
+) -> None:
     interrupt(site, video, tmp_path / "state", after=PART_BYTES + 5 * MIB)
     times = video.stat()
     with video.open("r+b") as opened:
@@ -78,10 +84,14 @@ def test_a_source_that_changed_between_two_runs_is_said(site: Site, sender: Clie
     with pytest.raises(SourceChanged, match="was changed since its upload began"):
         sender.upload(video, multipart=True, resume=tmp_path / "state")
     assert sent_parts(site) == [1, 2]
-    assert sender.upload(video, multipart=True, resume=tmp_path / "state", restart=True).hash == digest(video)
+    assert sender.upload(
+        video, multipart=True, resume=tmp_path / "state", restart=True
+    ).hash == digest(video)
 
 
-def test_a_source_that_changes_while_its_parts_are_sent_is_no_file(site: Site, sender: Client, video: Path, tmp_path: Path) -> None:
+def test_a_source_that_changes_while_its_parts_are_sent_is_no_file(
+    site: Site, sender: Client, video: Path, tmp_path: Path
+) -> None:
     def change(now: Progress) -> None:
         if now.bytes_done > PART_BYTES:
             with video.open("r+b") as opened:
@@ -124,7 +134,9 @@ def test_an_upload_that_the_store_lost_is_said_and_begun_anew_by_the_next_run(
     lost: list[object] = []
 
     def lose(now: Progress) -> None:
-        if now.phase == "verifying" and not lost:  # with a part on its way the embedded store would begin the upload again
+        if (
+            now.phase == "verifying" and not lost
+        ):  # with a part on its way the embedded store would begin the upload again
             lost.append(asyncio.run(abort_all(site.settings)))
 
     with pytest.raises(UploadLost):
@@ -138,13 +150,17 @@ def test_an_upload_that_the_store_lost_is_said_and_begun_anew_by_the_next_run(
 async def abort_all(settings: Settings) -> None:
     """As the store drops what is stale."""
     async with open_resources(settings) as resources:
-        rows = await resources.pool.fetch("SELECT incoming_key, upload_id FROM files WHERE upload_id IS NOT NULL AND state = 'pending'")
+        rows = await resources.pool.fetch(
+            "SELECT incoming_key, upload_id FROM files WHERE upload_id IS NOT NULL AND state = 'pending'"
+        )
         for row in rows:
             await resources.incoming.abort_upload(row["incoming_key"], row["upload_id"])
 
 
 @pytest.mark.parametrize("years", [-20, 20])
-def test_a_wrong_clock_of_the_client_does_not_matter(site: Site, video: Path, tmp_path: Path, years: int) -> None:
+def test_a_wrong_clock_of_the_client_does_not_matter(
+    site: Site, video: Path, tmp_path: Path, years: int
+) -> None:
     program = f"""
 import time
 real = time.time
@@ -155,11 +171,18 @@ with Client({site.url!r}) as client:
     file = client.upload({str(video)!r}, multipart=True, resume={str(tmp_path / "state")!r})
     client.download(file, {str(tmp_path / "copy.mp4")!r})
 """
-    subprocess.run([sys.executable, "-c", program], env={**os.environ, "ASSAY_KEY": site.key}, timeout=120, check=True)
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "ASSAY_KEY": site.key},
+        timeout=120,
+        check=True,
+    )
     assert digest(tmp_path / "copy.mp4") == digest(video)
 
 
-def test_killed_twenty_times_no_part_is_sent_twice_but_those_in_flight(site: Site, tmp_path: Path) -> None:
+def test_killed_twenty_times_no_part_is_sent_twice_but_those_in_flight(
+    site: Site, tmp_path: Path
+) -> None:
     """Each time after another number of bytes, from none to more than two parts'."""
     video, chance = write(tmp_path / "video.mp4", KILLED_PARTS * PART_BYTES), random.Random(4)  # noqa: S311  # the same every time
     kills: list[float] = []
@@ -185,7 +208,9 @@ def start_sending(site: Site, video: Path, folder: Path) -> subprocess.Popen[byt
 from assay import Client
 Client({site.url!r}, parallel=2).upload({str(video)!r}, multipart=True, resume={str(folder / "state")!r})
 """
-    return subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "ASSAY_KEY": site.key})
+    return subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, "ASSAY_KEY": site.key}
+    )
 
 
 def wait_for_bytes(proxy: StoreProxy, process: subprocess.Popen[bytes], size: int) -> None:
@@ -203,4 +228,6 @@ def check_sent_once(proxy: StoreProxy, part: int, kills: list[float]) -> None:
     first = min(seen.answered or 0 for seen in done)
     ends = [kill for kill in kills if kill > first]
     for seen in requests:
-        assert not ends or seen.begun < ends[0], f"part {part} was sent again although the store had it"
+        assert not ends or seen.begun < ends[0], (
+            f"part {part} was sent again although the store had it"
+        )

@@ -73,7 +73,15 @@ def keep_journal(
             before_sending(declared.file)
         if send_bytes:
             assert declared.upload
-            assert send("PUT", declared.upload.url or "", body=opened.read(), headers=declared.upload.headers).status == 200
+            assert (
+                send(
+                    "PUT",
+                    declared.upload.url or "",
+                    body=opened.read(),
+                    headers=declared.upload.headers,
+                ).status
+                == 200
+            )
         if complete:
             client._api.complete(declared.file.id, sha256=sha256, wait=20)
         journal.close()
@@ -107,15 +115,21 @@ def test_a_killed_run_is_gone_on_from_by_the_same_call(
 
 
 @pytest.mark.parametrize(("send_bytes", "complete"), [(False, False), (True, False), (True, True)])
-def test_whatever_was_done_is_not_done_again(sender: Client, photo: Path, tmp_path: Path, send_bytes: bool, complete: bool) -> None:
-    before = keep_journal(sender, photo, tmp_path / "state", send_bytes=send_bytes, complete=complete)
+def test_whatever_was_done_is_not_done_again(
+    sender: Client, photo: Path, tmp_path: Path, send_bytes: bool, complete: bool
+) -> None:
+    before = keep_journal(
+        sender, photo, tmp_path / "state", send_bytes=send_bytes, complete=complete
+    )
     file = sender.upload(photo, resume=tmp_path / "state")
     assert (file.id, file.state, file.hash) == (before.id, "ready", digest(photo))
     assert [found.id for found in sender.list()] == [before.id]
     assert not (tmp_path / "state").exists()
 
 
-def test_a_source_that_changed_between_two_runs_is_said(sender: Client, photo: Path, tmp_path: Path) -> None:
+def test_a_source_that_changed_between_two_runs_is_said(
+    sender: Client, photo: Path, tmp_path: Path
+) -> None:
     keep_journal(sender, photo, tmp_path / "state", send_bytes=False)
     photo.write_bytes(os.urandom(SIZE))
     with pytest.raises(SourceChanged, match="was changed since its upload began") as raised:
@@ -132,7 +146,9 @@ def replace_content(photo: Path) -> None:
     os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def test_a_change_that_size_and_time_do_not_show_is_found_by_the_digest(sender: Client, photo: Path, tmp_path: Path) -> None:
+def test_a_change_that_size_and_time_do_not_show_is_found_by_the_digest(
+    sender: Client, photo: Path, tmp_path: Path
+) -> None:
     """The bytes at the store are the old ones, and were proved: the digest of the present ones is not theirs."""
     keep_journal(sender, photo, tmp_path / "state", send_bytes=True, complete=True)
     replace_content(photo)
@@ -140,9 +156,17 @@ def test_a_change_that_size_and_time_do_not_show_is_found_by_the_digest(sender: 
         sender.upload(photo, resume=tmp_path / "state")
 
 
-def test_the_digest_of_changed_bytes_rejects_what_was_not_proved_yet(api: Api, sender: Client, photo: Path, tmp_path: Path) -> None:
+def test_the_digest_of_changed_bytes_rejects_what_was_not_proved_yet(
+    api: Api, sender: Client, photo: Path, tmp_path: Path
+) -> None:
     """A lease keeps the file from the worker until `complete` has brought the digest, so the event proves nothing before."""
-    keep_journal(sender, photo, tmp_path / "state", send_bytes=True, before_sending=lambda file: run_apart(hold(api.settings, file.id)))
+    keep_journal(
+        sender,
+        photo,
+        tmp_path / "state",
+        send_bytes=True,
+        before_sending=lambda file: run_apart(hold(api.settings, file.id)),
+    )
     replace_content(photo)
     with ThreadPoolExecutor(1) as thread:
         uploading = thread.submit(sender.upload, photo, resume=tmp_path / "state")
@@ -171,7 +195,9 @@ async def release_with_digest(settings: Settings) -> None:
             await asyncio.sleep(0.05)
 
 
-def test_a_source_that_changes_while_it_is_sent_is_no_file(sender: Client, photo: Path, tmp_path: Path) -> None:
+def test_a_source_that_changes_while_it_is_sent_is_no_file(
+    sender: Client, photo: Path, tmp_path: Path
+) -> None:
     def change(_: object) -> None:
         with photo.open("r+b") as opened:
             opened.write(b"changed")
@@ -209,7 +235,10 @@ def test_a_rejected_file_is_said_once(sender: Client, photo: Path, tmp_path: Pat
 
 def test_another_declaration_is_another_upload(sender: Client, photo: Path, tmp_path: Path) -> None:
     before = keep_journal(sender, photo, tmp_path / "state", send_bytes=False)
-    assert sender.upload(photo, resume=tmp_path / "state", metadata={"album": "winter"}).id != before.id
+    assert (
+        sender.upload(photo, resume=tmp_path / "state", metadata={"album": "winter"}).id
+        != before.id
+    )
 
 
 def test_two_runs_at_once_are_one_too_many(sender: Client, photo: Path, tmp_path: Path) -> None:
@@ -237,7 +266,10 @@ def test_a_server_that_is_away_leaves_the_journal(
 ) -> None:
     proxy, url = way
     proxy.fail()
-    with Client(url, owner.key, retry_seconds=0.5) as client, pytest.raises(ServerUnavailable, match="503"):
+    with (
+        Client(url, owner.key, retry_seconds=0.5) as client,
+        pytest.raises(ServerUnavailable, match="503"),
+    ):
         client.upload(photo, resume=tmp_path / "state")
     assert (tmp_path / "state").exists()
     proxy.restore()

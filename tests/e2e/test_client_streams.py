@@ -10,7 +10,14 @@ from typing import Any, BinaryIO, cast
 import pytest
 
 from assay import Client
-from assay.errors import DigestMismatch, InvalidRequest, NotAssay, NotFinal, ServerUnavailable, Unauthorized
+from assay.errors import (
+    DigestMismatch,
+    InvalidRequest,
+    NotAssay,
+    NotFinal,
+    ServerUnavailable,
+    Unauthorized,
+)
 from tests.e2e.conftest import Api, Owner
 from tests.proxies import FaultyProxy, faulty_way, stub_store
 
@@ -54,19 +61,30 @@ def sender(way: tuple[FaultyProxy, str], owner: Owner) -> Iterator[Client]:
 
 
 def test_a_stream_is_sent_in_constant_memory_and_with_its_metadata(sender: Client) -> None:
-    file = sender.upload(pipe(BODY), filename="tar.gz", content_type="application/gzip", metadata={"made": "by tar"})
+    file = sender.upload(
+        pipe(BODY), filename="tar.gz", content_type="application/gzip", metadata={"made": "by tar"}
+    )
     assert (file.state, file.hash, file.size) == ("ready", hashlib.sha256(BODY).hexdigest(), SIZE)
-    assert (file.filename, file.content_type, file.metadata) == ("tar.gz", "application/gzip", {"made": "by tar"})
+    assert (file.filename, file.content_type, file.metadata) == (
+        "tar.gz",
+        "application/gzip",
+        {"made": "by tar"},
+    )
 
 
 def test_a_stream_is_held_to_its_digest(sender: Client) -> None:
-    assert sender.upload(pipe(BODY), sha256=hashlib.sha256(BODY).hexdigest()).hash == hashlib.sha256(BODY).hexdigest()
+    assert (
+        sender.upload(pipe(BODY), sha256=hashlib.sha256(BODY).hexdigest()).hash
+        == hashlib.sha256(BODY).hexdigest()
+    )
     with pytest.raises(DigestMismatch):
         sender.upload(pipe(BODY), sha256="0" * 64)
     assert len(list(sender.list())) == 1
 
 
-def test_a_stream_waits_for_an_api_that_is_away_at_its_start(way: tuple[FaultyProxy, str], sender: Client) -> None:
+def test_a_stream_waits_for_an_api_that_is_away_at_its_start(
+    way: tuple[FaultyProxy, str], sender: Client
+) -> None:
     sender.info(sender.upload(b"met"))
     way[0].fail()
     threading.Timer(0.7, way[0].restore).start()
@@ -74,20 +92,26 @@ def test_a_stream_waits_for_an_api_that_is_away_at_its_start(way: tuple[FaultyPr
     assert len(list(sender.list())) == 2
 
 
-def test_a_stream_that_was_cut_in_the_middle_is_said_and_leaves_nothing(way: tuple[FaultyProxy, str], sender: Client) -> None:
+def test_a_stream_that_was_cut_in_the_middle_is_said_and_leaves_nothing(
+    way: tuple[FaultyProxy, str], sender: Client
+) -> None:
     class Cutting(Pipe):
         def readinto(self, buffer: Any) -> int:
             if len(self.left) < SIZE - 1_500_000:
                 way[0].cut()
             return super().readinto(buffer)
 
-    with pytest.raises(ServerUnavailable, match="cannot be sent again from its start; nothing was stored"):
+    with pytest.raises(
+        ServerUnavailable, match="cannot be sent again from its start; nothing was stored"
+    ):
         sender.upload(cast(BinaryIO, Cutting(BODY)))
     way[0].restore()
     assert list(sender.list()) == []
 
 
-def test_a_declaration_whose_answer_is_lost_declares_nothing_twice(way: tuple[FaultyProxy, str], owner: Owner) -> None:
+def test_a_declaration_whose_answer_is_lost_declares_nothing_twice(
+    way: tuple[FaultyProxy, str], owner: Owner
+) -> None:
     proxy, url = way
     proxy.silence_after(b"Idempotency-Key")
 
@@ -115,7 +139,9 @@ def test_the_list_goes_on_to_its_end(api: Api, owner: Owner) -> None:
 
 def test_a_wait_that_is_over_says_so_and_loses_nothing(api: Api, owner: Owner) -> None:
     with Client(api.url, owner.key) as client:
-        declared = client._api.declare({"filename": "a", "size": 1}, idempotency_key="never-sent").file
+        declared = client._api.declare(
+            {"filename": "a", "size": 1}, idempotency_key="never-sent"
+        ).file
         with pytest.raises(NotFinal) as raised:
             client.wait(declared, timeout=1)
         assert raised.value.file.state == "pending"
@@ -140,11 +166,16 @@ def test_what_is_not_assay_is_said(status: int) -> None:
 
 
 def test_who_does_not_answer_is_given_up(api: Api) -> None:
-    with Client("http://127.0.0.1:9", "key", retry_seconds=0.5) as client, pytest.raises(ServerUnavailable, match="Connection refused"):
+    with (
+        Client("http://127.0.0.1:9", "key", retry_seconds=0.5) as client,
+        pytest.raises(ServerUnavailable, match="Connection refused"),
+    ):
         client.info("01a218d4-c86a-7553-bc7e-6a776d374372")
 
 
-@pytest.mark.parametrize("wrong", [{"url": "ftp://host"}, {"key": "two words"}, {"key": "a\r\nb"}, {"parallel": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"url": "ftp://host"}, {"key": "two words"}, {"key": "a\r\nb"}, {"parallel": 0}]
+)
 def test_a_client_that_cannot_work_is_not_made(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected"):
         Client(**wrong)  # type: ignore[arg-type]  # what a caller without types may pass

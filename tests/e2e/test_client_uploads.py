@@ -30,10 +30,21 @@ def write(path: Path, size: int) -> str:
 def test_a_path_is_sent_and_proved(sender: Client, tmp_path: Path, size: int) -> None:
     digest = write(tmp_path / "photo.jpg", size)
     seen: list[Progress] = []
-    file = sender.upload(tmp_path / "photo.jpg", content_type="image/jpeg", metadata={"album": "winter"}, progress=seen.append)
+    file = sender.upload(
+        tmp_path / "photo.jpg",
+        content_type="image/jpeg",
+        metadata={"album": "winter"},
+        progress=seen.append,
+    )
     assert (file.state, file.hash, file.size, file.filename) == ("ready", digest, size, "photo.jpg")
-    assert (file.content_type, file.metadata, file.declared_sha256) == ("image/jpeg", {"album": "winter"}, digest)
-    assert [progress.bytes_done for progress in seen] == sorted(progress.bytes_done for progress in seen)
+    assert (file.content_type, file.metadata, file.declared_sha256) == (
+        "image/jpeg",
+        {"album": "winter"},
+        digest,
+    )
+    assert [progress.bytes_done for progress in seen] == sorted(
+        progress.bytes_done for progress in seen
+    )
     assert seen[-1] == Progress(size, size, "done")
     assert sender.info(file) == file
     assert [found.id for found in sender.list()] == [file.id]
@@ -41,7 +52,9 @@ def test_a_path_is_sent_and_proved(sender: Client, tmp_path: Path, size: int) ->
     assert sender.info(file.id).state == "deleted"
 
 
-def test_bytes_and_file_objects_are_sent_from_where_they_stand(sender: Client, tmp_path: Path) -> None:
+def test_bytes_and_file_objects_are_sent_from_where_they_stand(
+    sender: Client, tmp_path: Path
+) -> None:
     write(tmp_path / "a.bin", 100_000)
     body = (tmp_path / "a.bin").read_bytes()
     with (tmp_path / "a.bin").open("rb") as opened:
@@ -51,7 +64,10 @@ def test_bytes_and_file_objects_are_sent_from_where_they_stand(sender: Client, t
     in_memory.seek(20)
     assert (from_disk.hash, from_disk.filename) == (hashlib.sha256(body[10:]).hexdigest(), "a.bin")
     assert sender.upload(in_memory).hash == hashlib.sha256(body[20:]).hexdigest()
-    assert sender.upload(memoryview(body)[30:], filename="m.bin").hash == hashlib.sha256(body[30:]).hexdigest()
+    assert (
+        sender.upload(memoryview(body)[30:], filename="m.bin").hash
+        == hashlib.sha256(body[30:]).hexdigest()
+    )
 
 
 def test_a_pipe_is_streamed_through_the_api(sender: Client) -> None:

@@ -12,7 +12,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.cli.client.exit_codes import Away, Failed, NotAllowed, NotFound, Rejected, SomeFailed, WrongUse
+from service.cli.client.exit_codes import (
+    Away,
+    Failed,
+    NotAllowed,
+    NotFound,
+    Rejected,
+    SomeFailed,
+    WrongUse,
+)
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import check_all
@@ -66,16 +74,24 @@ def test_what_is_there_is_skipped_until_it_is_another(person: Person) -> None:
     assert (again["outcome"], again["file"]["id"]) == ("skipped", first)
     write_files(person.folder, {"a.txt": b"two"})
     [changed] = person.succeed("put", "a.txt", "--json").objects
-    assert (changed["outcome"], changed["file"]["hash"]) == ("sent", hashlib.sha256(b"two").hexdigest())
+    assert (changed["outcome"], changed["file"]["hash"]) == (
+        "sent",
+        hashlib.sha256(b"two").hexdigest(),
+    )
     person.succeed("rm", changed["file"]["id"])
     [anew] = person.succeed("put", "a.txt", "--json").objects
     assert (anew["outcome"], anew["file"]["id"] != changed["file"]["id"]) == ("sent", True)
     [forced] = person.succeed("put", "a.txt", "--json", "--force").objects
     assert (forced["outcome"], forced["file"]["id"] != anew["file"]["id"]) == ("sent", True)
-    assert {path.stat().st_mode & 0o077 for path in (person.home / "assay", person.home / "assay" / "uploads")} == {0}
+    assert {
+        path.stat().st_mode & 0o077
+        for path in (person.home / "assay", person.home / "assay" / "uploads")
+    } == {0}
 
 
-def test_somebody_else_at_the_same_machine_sends_what_only_others_have(api: Api, person: Person) -> None:
+def test_somebody_else_at_the_same_machine_sends_what_only_others_have(
+    api: Api, person: Person
+) -> None:
     first = put_one(person, "a.txt", b"one")
     other = Person(api.url, api.new_owner().key, person.home, person.folder)
     [said] = other.succeed("put", "a.txt", "--json").objects
@@ -92,7 +108,13 @@ def test_a_file_of_any_size_comes_back(person: Person, size: int) -> None:
 
 
 def person_size(size: int) -> str:
-    return {0: "     0 B", 1: "     1 B", 65_536: "  64 KiB", 65_537: "  64 KiB", 3 * MIB: " 3.0 MiB"}[size]
+    return {
+        0: "     0 B",
+        1: "     1 B",
+        65_536: "  64 KiB",
+        65_537: "  64 KiB",
+        3 * MIB: " 3.0 MiB",
+    }[size]
 
 
 # Folders
@@ -100,14 +122,22 @@ def person_size(size: int) -> str:
 
 @pytest.fixture
 def tree(person: Person) -> dict[str, bytes]:
-    contents = {f"photos/{folder}/ä {number}.jpg": os.urandom(number * 40_000) for folder in ("2023", "2024/may") for number in range(4)}
+    contents = {
+        f"photos/{folder}/ä {number}.jpg": os.urandom(number * 40_000)
+        for folder in ("2023", "2024/may")
+        for number in range(4)
+    }
     contents["photos/[red] x.txt"] = b"markup"
     write_files(person.folder, contents)
     return contents
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_a_folder_comes_back_as_it_was(person: Person, tree: dict[str, bytes]) -> None:
@@ -116,17 +146,27 @@ def test_a_folder_comes_back_as_it_was(person: Person, tree: dict[str, bytes]) -
     person.succeed("get", "-r", "photos", "-o", "back")
     assert read_tree(person.folder / "back") == tree
     person.succeed("get", "-r", "photos/2023", "-o", "part")
-    assert read_tree(person.folder / "part") == {name: body for name, body in tree.items() if name.startswith("photos/2023/")}
+    assert read_tree(person.folder / "part") == {
+        name: body for name, body in tree.items() if name.startswith("photos/2023/")
+    }
     again = person.succeed("get", "-r", "-o", "back", "--json").objects
     assert {one["outcome"] for one in again} == {"skipped"}
-    assert {one["outcome"] for one in person.succeed("put", "-r", "photos", "--json").objects} == {"skipped"}
+    assert {one["outcome"] for one in person.succeed("put", "-r", "photos", "--json").objects} == {
+        "skipped"
+    }
 
 
 def test_the_list_is_what_sha256sum_checks(person: Person, tree: dict[str, bytes]) -> None:
     person.succeed("put", "-r", "photos")
     sums = person.succeed("ls", "--sha256").out
     assert sums.count("\n") == len(tree)
-    checked = subprocess.run(["sha256sum", "--strict", "-c"], input=sums.encode(), cwd=person.folder, capture_output=True, check=False)
+    checked = subprocess.run(
+        ["sha256sum", "--strict", "-c"],
+        input=sums.encode(),
+        cwd=person.folder,
+        capture_output=True,
+        check=False,
+    )
     assert checked.returncode == 0, checked.stdout
 
 
@@ -157,7 +197,9 @@ def test_a_file_that_is_here_and_is_another_is_kept(person: Person) -> None:
 
 def test_a_pipe_goes_through_and_comes_back(person: Person, tree: dict[str, bytes]) -> None:
     with subprocess.Popen(["tar", "c", "photos"], cwd=person.folder, stdout=subprocess.PIPE) as tar:
-        process = person.start("put", "-", "--name", "photos.tar", "--meta", "from=tar", "--json", stdin=tar.stdout)
+        process = person.start(
+            "put", "-", "--name", "photos.tar", "--meta", "from=tar", "--json", stdin=tar.stdout
+        )
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert b'"from": "tar"' in out
@@ -196,7 +238,9 @@ def test_a_folder_of_many_small_files_takes_no_more_memory(person: Person) -> No
     write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(400)})
     ended = person.measure("put", "-r", "many", "--json")
     assert ended.status == 0, ended.err
-    assert {one["file"]["metadata"]["path"] for one in ended.objects} == {f"many/{number}" for number in range(400)}
+    assert {one["file"]["metadata"]["path"] for one in ended.objects} == {
+        f"many/{number}" for number in range(400)
+    }
     assert ended.most_bytes < ALLOWED_BYTES
 
 
@@ -225,7 +269,10 @@ def test_the_list_is_filtered(person: Person) -> None:
     assert list_ids("--before", "1h") == list_ids("--state", "pending") == []
     person.succeed("rm", first)
     assert list_ids("--state", "deleted") == [first]
-    assert set(list_ids("--state", "deleted", "--state", "ready", "--name", "photo*")) == {first, second}
+    assert set(list_ids("--state", "deleted", "--state", "ready", "--name", "photo*")) == {
+        first,
+        second,
+    }
 
 
 # What goes wrong
@@ -290,7 +337,10 @@ def test_every_object_says_how_it_ended(person: Person) -> None:
     ended = person.run("put", "a.txt", "none.txt", "--json")
     said = {one["source"]: one for one in ended.objects}
     assert said["a.txt"]["outcome"] == "sent"
-    assert (said["none.txt"]["outcome"], said["none.txt"]["error"]) == ("failed", "No such file or directory")
+    assert (said["none.txt"]["outcome"], said["none.txt"]["error"]) == (
+        "failed",
+        "No such file or directory",
+    )
     assert "none.txt" in ended.err
 
 
@@ -299,7 +349,9 @@ def test_every_object_says_how_it_ended(person: Person) -> None:
 
 def test_login_takes_the_key_from_standard_input(api: Api, owner: Owner, tmp_path: Path) -> None:
     person = make_person(api.url, owner.key, tmp_path)
-    ended = person.succeed("login", api.url, given=f"{owner.key}\n".encode(), ASSAY_KEY="", ASSAY_URL="")
+    ended = person.succeed(
+        "login", api.url, given=f"{owner.key}\n".encode(), ASSAY_KEY="", ASSAY_URL=""
+    )
     assert ended.out == ""
     kept = person.home / "assay" / "login.json"
     assert kept.stat().st_mode & 0o777 == 0o600

@@ -31,11 +31,27 @@ async def rename(resources: Resources, file: dict[str, Any], name: str) -> None:
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize(
-    "name", ["../../etc/passwd", "/etc/passwd", "..", "CON", "nul.txt", "a\r\nb", "a\\b", HOSTILE, "\u202egpj.exe", "COM1.tar.gz"]
+    "name",
+    [
+        "../../etc/passwd",
+        "/etc/passwd",
+        "..",
+        "CON",
+        "nul.txt",
+        "a\r\nb",
+        "a\\b",
+        HOSTILE,
+        "\u202egpj.exe",
+        "COM1.tar.gz",
+    ],
 )
 async def test_a_name_that_is_no_plain_one_is_never_written(
     client: httpx.AsyncClient, person: Person, resources: Resources, name: str
@@ -77,7 +93,9 @@ PATHS = [
 ]
 
 
-async def test_hostile_paths_are_refused_one_by_one(client: httpx.AsyncClient, person: Person) -> None:
+async def test_hostile_paths_are_refused_one_by_one(
+    client: httpx.AsyncClient, person: Person
+) -> None:
     for path in PATHS:
         await prove(client, path.encode() or b"nothing", metadata={"path": path})
     await prove(client, BODY, metadata={"path": "good/a.txt"})
@@ -90,7 +108,9 @@ async def test_hostile_paths_are_refused_one_by_one(client: httpx.AsyncClient, p
 
 
 @pytest.mark.parametrize("force", [True, False])
-async def test_links_in_the_target_are_not_followed(client: httpx.AsyncClient, person: Person, *, force: bool) -> None:
+async def test_links_in_the_target_are_not_followed(
+    client: httpx.AsyncClient, person: Person, *, force: bool
+) -> None:
     await prove(client, BODY, metadata={"path": "t/folder/a.txt"})
     await prove(client, BODY, metadata={"path": "t/file.txt"})
     await prove(client, BODY, metadata={"path": "t/dangling.txt"})
@@ -117,7 +137,9 @@ async def test_two_files_of_one_path_are_no_race(client: httpx.AsyncClient, pers
     assert "same path" in ended.err
 
 
-async def test_no_order_of_a_name_reaches_the_terminal(client: httpx.AsyncClient, person: Person, resources: Resources) -> None:
+async def test_no_order_of_a_name_reaches_the_terminal(
+    client: httpx.AsyncClient, person: Person, resources: Resources
+) -> None:
     file = await prove(client, BODY, metadata={f"k{TITLE}": f"v{TITLE}", "path": f"x/{HOSTILE}"})
     await rename(resources, file, HOSTILE)
     write_files(person.folder, {f"local\x1b]0;owned\x07\x1b[31m{'x' * 40}": os.urandom(2_000_000)})
@@ -146,7 +168,9 @@ async def test_markup_in_a_name_is_text(client: httpx.AsyncClient, person: Perso
     assert b"[red]a[bold] [link=evil.example]b.bin" in terminal.shown.replace(b"\r\n", b"")
 
 
-async def test_local_names_that_the_server_cannot_hold_are_said_and_the_others_go_on(person: Person) -> None:
+async def test_local_names_that_the_server_cannot_hold_are_said_and_the_others_go_on(
+    person: Person,
+) -> None:
     write_files(person.folder / "f", {"good.txt": b"good", "new\nline": b"n", "back\\slash": b"b"})
     (person.folder / "f" / os.fsdecode(b"caf\xe9")).write_bytes(b"latin")
     (person.folder / "f" / "link").symlink_to("/etc/passwd")
@@ -154,5 +178,10 @@ async def test_local_names_that_the_server_cannot_hold_are_said_and_the_others_g
     assert ended.status == SomeFailed.status
     assert "f/good.txt" in ended.out
     assert ended.out.count("\n") == 1
-    for said in ("f/caf\\xe9: its name is not UTF-8", "f/new\\nline: ", "f/back\\slash: ", "f/link: left out"):
+    for said in (
+        "f/caf\\xe9: its name is not UTF-8",
+        "f/new\\nline: ",
+        "f/back\\slash: ",
+        "f/link: left out",
+    ):
         assert said in ended.err

@@ -66,20 +66,33 @@ async def test_a_folder_whose_sending_is_killed_again_and_again_is_there_once(
     await check_all(resources)
 
 
-async def test_a_folder_whose_fetching_is_killed_again_and_again_comes_back_as_it_was(person: Person, tree: dict[str, bytes]) -> None:
+async def test_a_folder_whose_fetching_is_killed_again_and_again_comes_back_as_it_was(
+    person: Person, tree: dict[str, bytes]
+) -> None:
     await asyncio.to_thread(person.succeed, "put", "-r", "tree")
     killed, _ = await asyncio.to_thread(kill_until_done, person, "get", "-r", "tree", "-o", "back")
     assert killed > 0
     back = person.folder / "back"
-    assert {path.relative_to(back).as_posix(): path.read_bytes() for path in back.rglob("*") if path.is_file()} == tree
+    assert {
+        path.relative_to(back).as_posix(): path.read_bytes()
+        for path in back.rglob("*")
+        if path.is_file()
+    } == tree
 
 
 @pytest.mark.parametrize(
     ("size", "moment"),
-    [(1000, b"POST /files/upload"), (2 * MIB, b"/complete"), (80 * MIB, b"/parts "), (80 * MIB, b"/complete")],
+    [
+        (1000, b"POST /files/upload"),
+        (2 * MIB, b"/complete"),
+        (80 * MIB, b"/parts "),
+        (80 * MIB, b"/complete"),
+    ],
     ids=["small", "one PUT", "parts begun", "parts sent"],
 )
-def test_a_key_that_may_only_write_is_enough_to_go_on(api: Api, tmp_path: Path, size: int, moment: bytes) -> None:
+def test_a_key_that_may_only_write_is_enough_to_go_on(
+    api: Api, tmp_path: Path, size: int, moment: bytes
+) -> None:
     """Such as a nightly job has: killed when the request with `moment` is on its way."""
     with faulty_way(api.url) as (way, url):
         person = make_person(url, api.new_owner(scopes=("write",)).key, tmp_path)
@@ -90,7 +103,11 @@ def test_a_key_that_may_only_write_is_enough_to_go_on(api: Api, tmp_path: Path, 
             process.kill()
         way.restore()
         [sent], [again] = (person.succeed("put", "backup", "--json").objects for _ in range(2))
-    assert (sent["outcome"], sent["file"]["state"], again["outcome"]) == ("sent", "ready", "skipped")
+    assert (sent["outcome"], sent["file"]["state"], again["outcome"]) == (
+        "sent",
+        "ready",
+        "skipped",
+    )
     assert sent["file"]["id"] == again["file"]["id"]
 
 
@@ -113,7 +130,9 @@ def test_an_interrupt_says_how_to_go_on(person: Person) -> None:
 
 
 @pytest.mark.parametrize("time", range(3))
-def test_an_interrupted_pipe_leaves_nothing_although_its_writer_ends_as_well(person: Person, time: int) -> None:
+def test_an_interrupted_pipe_leaves_nothing_although_its_writer_ends_as_well(
+    person: Person, time: int
+) -> None:
     """Whose end looks like the end of what is to be sent."""
     process = person.start("put", "-", stdin=subprocess.PIPE)
     assert process.stdin is not None
@@ -138,7 +157,9 @@ def test_the_terminal_is_as_before_after_an_interrupt(person: Person) -> None:
     assert b"give the same command again" in shown
 
 
-async def test_a_server_that_goes_away_in_mid_run_ends_all_and_the_same_command_goes_on(api: Api, person: Person) -> None:
+async def test_a_server_that_goes_away_in_mid_run_ends_all_and_the_same_command_goes_on(
+    api: Api, person: Person
+) -> None:
     write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(300)})
     with faulty_way(api.url) as (way, url):
         cut = Person(url, person.key, person.home, person.folder)
@@ -154,7 +175,9 @@ async def test_a_server_that_goes_away_in_mid_run_ends_all_and_the_same_command_
     assert len({one["file"]["id"] for one in again}) == len(again) == 300
     assert sum(one["outcome"] == "skipped" for one in again) >= out.count(b"\n")
     listed = (await asyncio.to_thread(person.succeed, "ls", "--json")).objects
-    assert sorted(file["metadata"]["path"] for file in listed) == sorted(f"many/{number}" for number in range(300))
+    assert sorted(file["metadata"]["path"] for file in listed) == sorted(
+        f"many/{number}" for number in range(300)
+    )
 
 
 async def test_a_key_that_is_revoked_in_mid_run_ends_all_and_another_one_goes_on(
@@ -164,7 +187,10 @@ async def test_a_key_that_is_revoked_in_mid_run_ends_all_and_another_one_goes_on
     process = person.start("put", "-r", "many", "--json")
     assert process.stdout is not None
     assert await asyncio.to_thread(process.stdout.readline)
-    await resources.pool.execute("UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1", digest_key(owner.key).digest)
+    await resources.pool.execute(
+        "UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1",
+        digest_key(owner.key).digest,
+    )
     out, err = await asyncio.to_thread(process.communicate, timeout=60)
     assert process.returncode == NotAllowed.status, err
     assert err.count(b"\n") == 1

@@ -13,12 +13,17 @@ pytestmark = pytest.mark.anyio
 
 PAGE = "https://app.example.com"
 OTHER = "https://app.example.com.evil.example"
-PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+PREFLIGHT = {
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "authorization,content-type",
+}
 
 
 @pytest.fixture
 async def allowing(api: Api) -> AsyncIterator[httpx.AsyncClient]:
-    settings = msgspec.structs.replace(api.settings, cors_origins=(Origin(PAGE), Origin("http://localhost:3000")))
+    settings = msgspec.structs.replace(
+        api.settings, cors_origins=(Origin(PAGE), Origin("http://localhost:3000"))
+    )
     async with api_apart(settings, with_worker=False) as client:
         yield client
 
@@ -27,26 +32,48 @@ async def test_a_named_page_may_declare_and_read_what_it_needs(allowing: httpx.A
     asked = await allowing.options("/files", headers={"Origin": PAGE} | PREFLIGHT)
     assert asked.status_code == 204
     assert asked.headers["access-control-allow-origin"] == PAGE
-    assert {"authorization", "content-type"} <= {name.strip().lower() for name in asked.headers["access-control-allow-headers"].split(",")}
+    assert {"authorization", "content-type"} <= {
+        name.strip().lower() for name in asked.headers["access-control-allow-headers"].split(",")
+    }
     assert "DELETE" in asked.headers["access-control-allow-methods"]
-    answer = await allowing.post("/files", json={"filename": "a.txt", "size": 1}, headers={"Origin": PAGE})
+    answer = await allowing.post(
+        "/files", json={"filename": "a.txt", "size": 1}, headers={"Origin": PAGE}
+    )
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (201, PAGE)
     exposed = {name.strip() for name in answer.headers["access-control-expose-headers"].split(",")}
-    assert {"ETag", "Repr-Digest", "Content-Disposition", "Content-Range", "Location", "Link", "Retry-After"} <= exposed
+    assert {
+        "ETag",
+        "Repr-Digest",
+        "Content-Disposition",
+        "Content-Range",
+        "Location",
+        "Link",
+        "Retry-After",
+    } <= exposed
     assert "Origin" in answer.headers["vary"]
 
 
 async def test_refusals_can_be_read_too(allowing: httpx.AsyncClient) -> None:
-    answer = await allowing.get("/files", headers={"Origin": PAGE, "Authorization": "Bearer nobody"})
+    answer = await allowing.get(
+        "/files", headers={"Origin": PAGE, "Authorization": "Bearer nobody"}
+    )
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (401, PAGE)
 
 
-@pytest.mark.parametrize("origin", [OTHER, "http://app.example.com", "null", "https://app.example.com:8443"])
+@pytest.mark.parametrize(
+    "origin", [OTHER, "http://app.example.com", "null", "https://app.example.com:8443"]
+)
 async def test_no_other_page_may(allowing: httpx.AsyncClient, origin: str) -> None:
-    assert "access-control-allow-origin" not in (await allowing.get("/files", headers={"Origin": origin})).headers
+    assert (
+        "access-control-allow-origin"
+        not in (await allowing.get("/files", headers={"Origin": origin})).headers
+    )
     asked = await allowing.options("/files", headers={"Origin": origin} | PREFLIGHT)
     assert "access-control-allow-origin" not in asked.headers
 
 
 async def test_without_the_setting_there_is_no_header(client: httpx.AsyncClient) -> None:
-    assert "access-control-allow-origin" not in (await client.get("/files", headers={"Origin": PAGE})).headers
+    assert (
+        "access-control-allow-origin"
+        not in (await client.get("/files", headers={"Origin": PAGE})).headers
+    )

@@ -40,11 +40,17 @@ class Dev:
 
     @property
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.line["api"], headers={"Authorization": f"Bearer {self.line['key']}"}, timeout=60)
+        return httpx.AsyncClient(
+            base_url=self.line["api"],
+            headers={"Authorization": f"Bearer {self.line['key']}"},
+            timeout=60,
+        )
 
 
 @contextmanager
-def running_dev(data: Path, *more: str, prefix: tuple[str, ...] = (), environ: dict[str, str] | None = None) -> Iterator[Dev]:
+def running_dev(
+    data: Path, *more: str, prefix: tuple[str, ...] = (), environ: dict[str, str] | None = None
+) -> Iterator[Dev]:
     log = data.with_name(f"{data.name}.log")
     with reserved_port() as port:
         arguments = ["dev", "--data", str(data), "--port", str(port), "--json", *more]
@@ -59,10 +65,15 @@ def data() -> Iterator[Path]:
         yield folder / "data"
 
 
-@pytest.fixture(scope="module", params=[kind for kind in store_kinds() if kind in {"embedded", "minio"}])
+@pytest.fixture(
+    scope="module", params=[kind for kind in store_kinds() if kind in {"embedded", "minio"}]
+)
 def dev(request: pytest.FixtureRequest) -> Iterator[Dev]:
     binary = genuine_minio() if request.param == "minio" else None
-    with reachable_folder() as folder, running_dev(folder / "data", *(["--minio", str(binary)] if binary else [])) as running:
+    with (
+        reachable_folder() as folder,
+        running_dev(folder / "data", *(["--minio", str(binary)] if binary else [])) as running,
+    ):
         yield running
 
 
@@ -81,7 +92,9 @@ async def test_one_line_names_all_that_runs(dev: Dev) -> None:
 
 
 def test_all_is_ready_when_the_line_is_printed(dev: Dev) -> None:
-    assert httpx.get(f"{dev.line['api']}/health/ready", params={"full": 1}).json()["status"] == "ready"
+    assert (
+        httpx.get(f"{dev.line['api']}/health/ready", params={"full": 1}).json()["status"] == "ready"
+    )
 
 
 async def test_the_event_alone_makes_an_upload_ready(dev: Dev) -> None:
@@ -97,13 +110,26 @@ async def test_stock_curl_uploads_in_one_command(dev: Dev, tmp_path: Path) -> No
         pytest.skip("no curl here")
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(BODY)
-    command = [curl, "-sSfLT", str(photo), "-H", f"Authorization: Bearer {dev.line['key']}", f"{dev.line['api']}/upload/"]
-    sent = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=False)
+    command = [
+        curl,
+        "-sSfLT",
+        str(photo),
+        "-H",
+        f"Authorization: Bearer {dev.line['key']}",
+        f"{dev.line['api']}/upload/",
+    ]
+    sent = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, timeout=60, check=False
+    )
     assert sent.returncode == 0
     async with dev.client as client:
         (file,) = (await client.get("/files", params={"limit": 1})).json()["files"]
         proved = await read_metadata(client, {"file": file}, wait=50)
-    assert (proved["filename"], proved["state"], proved["hash"]) == ("photo.jpg", "ready", digest(BODY))
+    assert (proved["filename"], proved["state"], proved["hash"]) == (
+        "photo.jpg",
+        "ready",
+        digest(BODY),
+    )
 
 
 def test_nobody_else_can_read_its_folder(dev: Dev) -> None:
@@ -113,7 +139,9 @@ def test_nobody_else_can_read_its_folder(dev: Dev) -> None:
 
 
 async def test_a_second_one_on_the_same_folder_is_refused(dev: Dev) -> None:
-    refused = await asyncio.to_thread(run, ["dev", "--data", str(dev.data), "--port", str(free_port())])
+    refused = await asyncio.to_thread(
+        run, ["dev", "--data", str(dev.data), "--port", str(free_port())]
+    )
     assert refused.returncode == 1
     assert "in use" in refused.stderr
     assert refused.stderr.count("\n") == 1
@@ -157,7 +185,11 @@ def is_running(pid: int) -> bool:
 
 async def test_two_that_start_at_once_take_no_server_of_each_other() -> None:
     with reachable_folder() as folder, ThreadPoolExecutor() as starting, ExitStack() as stack:
-        both = list(starting.map(lambda name: stack.enter_context(running_dev(folder / name)), ("one", "two")))
+        both = list(
+            starting.map(
+                lambda name: stack.enter_context(running_dev(folder / name)), ("one", "two")
+            )
+        )
         for dev in both:
             async with dev.client as client:
                 assert (await prove_by_event(client))["state"] == "ready"
@@ -198,13 +230,18 @@ def test_what_others_could_reach_is_refused(data: Path) -> None:
 
 
 @pytest.mark.parametrize("values", [["true"], ["", "true"]])
-async def test_others_may_upload_to_the_embedded_store_and_unpack_nothing_there(data: Path, values: list[str]) -> None:
+async def test_others_may_upload_to_the_embedded_store_and_unpack_nothing_there(
+    data: Path, values: list[str]
+) -> None:
     """At an address of this machine that is not the usual one; another `assay dev` may have the usual port."""
     host = f"127.0.{secrets.randbelow(256)}.{2 + secrets.randbelow(250)}"
     environ = {"ASSAY_S3_PUBLIC_ENDPOINT": f"http://{host}:9000"}
     with running_dev(data, "--host", host, environ=environ) as dev:
         async with dev.client as client, httpx.AsyncClient(timeout=60) as anonymous:
-            victim, declared = await declare(client, BODY), await declare(client, archive := pack("a" * 32, BODY))
+            victim, declared = (
+                await declare(client, BODY),
+                await declare(client, archive := pack("a" * 32, BODY)),
+            )
             url = httpx.URL(declared["upload"]["url"])
             assert (url.host, url.port) == (host, 9000)
             port = httpx.URL(dev.line["s3"]["endpoint"]).port
@@ -215,7 +252,11 @@ async def test_others_may_upload_to_the_embedded_store_and_unpack_nothing_there(
                 headers=[*sent, *[("x-amz-meta-snowball-auto-extract", value) for value in values]],
             )
             honest = httpx.URL(victim["upload"]["url"]).copy_with(port=port)
-            answer = await anonymous.put(honest, content=BODY, headers={**victim["upload"]["headers"], "Host": f"{host}:9000"})
+            answer = await anonymous.put(
+                honest,
+                content=BODY,
+                headers={**victim["upload"]["headers"], "Host": f"{host}:9000"},
+            )
     assert (refused.status_code, answer.status_code) == (403, 200)
     said = data.with_name("data.log").read_text()
     assert "trusted network" in said

@@ -41,7 +41,10 @@ async def test_a_download_tells_all_about_the_file(client: httpx.AsyncClient) ->
     assert headers["content-type"] == "image/jpeg"
     assert headers["content-length"] == "100"
     assert headers["accept-ranges"] == "bytes"
-    assert headers["content-disposition"] == "attachment; filename=\"nah_r.jpg\"; filename*=UTF-8''n%C3%A4h%E2%82%ACr.jpg"
+    assert (
+        headers["content-disposition"]
+        == "attachment; filename=\"nah_r.jpg\"; filename*=UTF-8''n%C3%A4h%E2%82%ACr.jpg"
+    )
     assert headers["cache-control"] == "private, no-cache"
     assert headers["content-security-policy"] == "sandbox; default-src 'none'"
     assert headers["x-content-type-options"] == "nosniff"
@@ -49,25 +52,46 @@ async def test_a_download_tells_all_about_the_file(client: httpx.AsyncClient) ->
     assert head.status_code == 200
     assert head.content == b""
     changing = {"date", "x-request-id"}
-    assert {k: v for k, v in head.headers.items() if k not in changing} == {k: v for k, v in headers.items() if k not in changing}
+    assert {k: v for k, v in head.headers.items() if k not in changing} == {
+        k: v for k, v in headers.items() if k not in changing
+    }
 
 
-async def test_one_range_is_sent_and_a_conditional_request_answered(client: httpx.AsyncClient) -> None:
+async def test_one_range_is_sent_and_a_conditional_request_answered(
+    client: httpx.AsyncClient,
+) -> None:
     path = f"/files/{(await stream(client, BYTES, 'photo.jpg'))['id']}"
     part = await client.get(path, headers={"Range": "bytes=10-19"})
-    assert (part.status_code, part.content, part.headers["content-range"]) == (206, b"0123456789", "bytes 10-19/100")
+    assert (part.status_code, part.content, part.headers["content-range"]) == (
+        206,
+        b"0123456789",
+        "bytes 10-19/100",
+    )
     last = await client.get(path, headers={"Range": "bytes=-3"})
-    assert (last.status_code, last.content, last.headers["content-range"]) == (206, b"789", "bytes 97-99/100")
+    assert (last.status_code, last.content, last.headers["content-range"]) == (
+        206,
+        b"789",
+        "bytes 97-99/100",
+    )
     several = await client.get(path, headers={"Range": "bytes=0-1,5-6"})
     assert (several.status_code, several.content) == (200, BYTES)
     beyond = await client.get(path, headers={"Range": "bytes=100-"})
     assert (beyond.status_code, beyond.headers["content-range"]) == (416, "bytes */100")
     head = await client.head(path, headers={"Range": "bytes=0-1"})
     assert (head.status_code, head.headers["content-length"]) == (200, "100")
-    known = await client.get(path, headers={"If-None-Match": part.headers["etag"], "Range": "bytes=0-1"})
-    assert (known.status_code, known.content, known.headers["etag"]) == (304, b"", part.headers["etag"])
+    known = await client.get(
+        path, headers={"If-None-Match": part.headers["etag"], "Range": "bytes=0-1"}
+    )
+    assert (known.status_code, known.content, known.headers["etag"]) == (
+        304,
+        b"",
+        part.headers["etag"],
+    )
     other = await client.get(path, headers={"If-Match": '"other"'})
-    assert (other.status_code, other.json()["type"]) == (412, "urn:assay:problem:precondition-failed")
+    assert (other.status_code, other.json()["type"]) == (
+        412,
+        "urn:assay:problem:precondition-failed",
+    )
     stale = await client.get(path, headers={"If-Range": '"other"', "Range": "bytes=0-1"})
     assert (stale.status_code, stale.content) == (200, BYTES)
 
@@ -84,13 +108,21 @@ async def test_only_harmless_types_are_shown_inline(client: httpx.AsyncClient) -
         file = await stream(client, BYTES, content_type=content_type)
         answer = await client.get(f"/files/{file['id']}", params={"disposition": "inline"})
         assert answer.headers["content-disposition"].startswith(kind)
-    assert (await client.get(f"/files/{file['id']}", params={"disposition": "open"})).status_code == 400
+    assert (
+        await client.get(f"/files/{file['id']}", params={"disposition": "open"})
+    ).status_code == 400
 
 
-async def test_a_file_that_is_not_ready_is_refused_as_its_state_says(client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_a_file_that_is_not_ready_is_refused_as_its_state_says(
+    client: httpx.AsyncClient, resources: Resources
+) -> None:
     declared = (await client.post("/files", json={"filename": "a", "size": 5})).json()["file"]["id"]
     pending = await client.get(f"/files/{declared}")
-    assert (pending.status_code, pending.json()["type"], pending.json()["state"]) == (409, "urn:assay:problem:not-ready", "pending")
+    assert (pending.status_code, pending.json()["type"], pending.json()["state"]) == (
+        409,
+        "urn:assay:problem:not-ready",
+        "pending",
+    )
     assert pending.headers["retry-after"] == "1"
     file = (await stream(client, BYTES))["id"]
     await make_damaged(resources.pool, file)
@@ -101,7 +133,9 @@ async def test_a_file_that_is_not_ready_is_refused_as_its_state_says(client: htt
     assert (await client.get("/files/none")).status_code == 404
 
 
-async def test_nobody_elses_file_is_downloaded(api: Api, client: httpx.AsyncClient, admin: Owner) -> None:
+async def test_nobody_elses_file_is_downloaded(
+    api: Api, client: httpx.AsyncClient, admin: Owner
+) -> None:
     path = f"/files/{(await stream(client, BYTES, 'photo.jpg'))['id']}"
     async with httpx.AsyncClient(base_url=api.url) as other:
         assert (await other.get(path)).status_code == 401
@@ -109,7 +143,9 @@ async def test_nobody_elses_file_is_downloaded(api: Api, client: httpx.AsyncClie
         assert (await other.get(path, headers=admin.headers)).content == BYTES
 
 
-async def test_an_object_that_is_gone_is_an_error_and_a_deleted_file_is_not(client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_an_object_that_is_gone_is_an_error_and_a_deleted_file_is_not(
+    client: httpx.AsyncClient, resources: Resources
+) -> None:
     file = await stream(client, BYTES)
     await resources.vault.delete(file["minio_object_name"])
     answer = await client.get(f"/files/{file['id']}")
@@ -132,7 +168,11 @@ async def test_a_file_that_is_deleted_while_its_object_is_asked_for_is_gone(
         await resources.vault.delete(file["minio_object_name"])
         proxy.restore()
         answer = await asking
-    assert (answer.status_code, answer.json()["type"], answer.json()["state"]) == (410, "urn:assay:problem:gone", "deleted")
+    assert (answer.status_code, answer.json()["type"], answer.json()["state"]) == (
+        410,
+        "urn:assay:problem:gone",
+        "deleted",
+    )
 
 
 # A client that reads by hand
@@ -189,7 +229,9 @@ async def test_a_store_that_cuts_in_mid_stream_is_not_noticed(
 ) -> None:
     url, proxy = proxied
     proxy.cut_answers_after = 11 * MIB
-    answer = await asyncio.to_thread(httpx.get, f"{url}/files/{large[0]}", headers=owner.headers, timeout=60)
+    answer = await asyncio.to_thread(
+        httpx.get, f"{url}/files/{large[0]}", headers=owner.headers, timeout=60
+    )
     assert hashlib.sha256(answer.content).hexdigest() == large[1]
     assert proxy.connections >= 5
     assert b"if-match" in proxy.requests.lower()
@@ -229,8 +271,13 @@ async def test_a_store_that_stays_away_makes_no_short_body_look_complete(
         received = len(await asyncio.to_thread(reader.read))
         assert reader.length == LARGE_BYTES
         assert 0 < received < LARGE_BYTES
-    refused = await asyncio.to_thread(httpx.get, f"{url}/files/{large[0]}", headers=owner.headers, timeout=60)
-    assert (refused.status_code, refused.json()["type"]) == (503, "urn:assay:problem:store-unavailable")
+    refused = await asyncio.to_thread(
+        httpx.get, f"{url}/files/{large[0]}", headers=owner.headers, timeout=60
+    )
+    assert (refused.status_code, refused.json()["type"]) == (
+        503,
+        "urn:assay:problem:store-unavailable",
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -250,7 +297,9 @@ async def test_a_client_that_leaves_frees_the_connection_to_the_store(
     await until(is_free, seconds=3)
 
 
-async def test_a_reader_may_pause_for_a_minute(api: Api, large: tuple[str, str], owner: Owner) -> None:
+async def test_a_reader_may_pause_for_a_minute(
+    api: Api, large: tuple[str, str], owner: Owner
+) -> None:
     """Longer than the 30 s after which MinIO cuts."""
     if api.store.kind == "embedded":
         pytest.skip("the embedded store cuts nobody")

@@ -14,7 +14,16 @@ from service.events import feed
 from service.queries import history, sweeping
 from service.resources import Resources
 from tests.e2e.conftest import Apart, Api, Owner, Ways, api_apart, serving
-from tests.e2e.jobs import check_unavailable, declare, digest, prove, read_metric, stream, until, working
+from tests.e2e.jobs import (
+    check_unavailable,
+    declare,
+    digest,
+    prove,
+    read_metric,
+    stream,
+    until,
+    working,
+)
 from tests.e2e.test_auth import NO_FILE
 from tests.integration.locks import held_open
 from tests.integration.test_queries import declaration
@@ -51,14 +60,21 @@ async def test_a_files_way_is_told_as_it_happens_and_afterwards(client: httpx.As
     assert [event.state for event in found] == ["pending", "verifying", "ready", "deleted"]
     assert {event.kind for event in found} == {"transition"}
     assert [event.data["hash"] for event in found] == [None, None, digest(BODY), digest(BODY)]
-    assert {(event.data["file_id"], event.data["filename"]) for event in found} == {(proved["id"], "a.txt")}
+    assert {(event.data["file_id"], event.data["filename"]) for event in found} == {
+        (proved["id"], "a.txt")
+    }
     told = await read_history(client, proved["id"])
-    assert told == [{name: event.data[name] for name in ("state", "previous", "at", "by", "why")} for event in found]
+    assert told == [
+        {name: event.data[name] for name in ("state", "previous", "at", "by", "why")}
+        for event in found
+    ]
     assert [one["previous"] for one in told] == [None, "pending", "verifying", "ready"]
     assert [one["by"] for one in told][::2] == ["client", "worker"]
 
 
-async def test_only_the_owners_files_are_told_of(client: httpx.AsyncClient, intruder: httpx.AsyncClient) -> None:
+async def test_only_the_owners_files_are_told_of(
+    client: httpx.AsyncClient, intruder: httpx.AsyncClient
+) -> None:
     async with following(client) as stream, following(intruder) as others:
         await declare(intruder, BODY, filename="theirs")
         await declare(client, BODY, filename="mine")
@@ -74,14 +90,21 @@ async def test_one_file_may_be_followed_alone(client: httpx.AsyncClient) -> None
         assert (await take_until(stream, "deleted")).data["filename"] == "followed"
 
 
-async def test_an_admin_follows_any_owner_and_any_file(api: Api, client: httpx.AsyncClient, owner: Owner, admin: Owner) -> None:
+async def test_an_admin_follows_any_owner_and_any_file(
+    api: Api, client: httpx.AsyncClient, owner: Owner, admin: Owner
+) -> None:
     declared = await declare(client, BODY)
     path = f"/files/{declared['file']['id']}"
     async with httpx.AsyncClient(base_url=api.url, headers=admin.headers, timeout=30) as admins:
-        async with following(admins, owner=owner.name) as all_of_it, following(admins, file=declared["file"]["id"]) as one:
+        async with (
+            following(admins, owner=owner.name) as all_of_it,
+            following(admins, file=declared["file"]["id"]) as one,
+        ):
             await client.delete(path)
             for stream in (all_of_it, one):
-                assert (await take_until(stream, "deleted")).data["file_id"] == declared["file"]["id"]
+                assert (await take_until(stream, "deleted")).data["file_id"] == declared["file"][
+                    "id"
+                ]
         assert len(await read_history(admins, declared["file"]["id"])) == 2
         mine = {"file": declared["file"]["id"], "owner": admin.name}
         assert (await admins.get("/events", params=mine)).status_code == 404
@@ -96,17 +119,43 @@ async def take_until(stream: Stream, state: str) -> Event:
             return event
 
 
-@pytest.mark.parametrize("text", ["", "1", "1-", "-1", "1-2-3", "a-1", "-1--1", "1e3-1", "٣-1", f"{2**64}-1", f"1-{2**63}", "1" * 500])
-async def test_a_malformed_event_id_is_refused_by_its_name(client: httpx.AsyncClient, text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1",
+        "1-",
+        "-1",
+        "1-2-3",
+        "a-1",
+        "-1--1",
+        "1e3-1",
+        "٣-1",
+        f"{2**64}-1",
+        f"1-{2**63}",
+        "1" * 500,
+    ],
+)
+async def test_a_malformed_event_id_is_refused_by_its_name(
+    client: httpx.AsyncClient, text: str
+) -> None:
     answer = await client.get("/events", headers={b"Last-Event-ID": text.encode()})  # raw, as sent
     assert answer.status_code == 400
     assert [one["field"] for one in answer.json()["errors"]] == ["Last-Event-ID"]
 
 
 @pytest.mark.parametrize(
-    ("query", "field"), [("file=x", "file"), ("files=x", "files"), (f"file={NO_FILE}&file={NO_FILE}", "file"), ("owner=a%00", "owner")]
+    ("query", "field"),
+    [
+        ("file=x", "file"),
+        ("files=x", "files"),
+        (f"file={NO_FILE}&file={NO_FILE}", "file"),
+        ("owner=a%00", "owner"),
+    ],
 )
-async def test_a_wrong_parameter_is_refused_by_its_name(api: Api, admin: Owner, query: str, field: str) -> None:
+async def test_a_wrong_parameter_is_refused_by_its_name(
+    api: Api, admin: Owner, query: str, field: str
+) -> None:
     async with httpx.AsyncClient(base_url=api.url, headers=admin.headers) as client:
         answer = await client.get(f"/events?{query}")
     assert answer.status_code == 400
@@ -116,7 +165,9 @@ async def test_a_wrong_parameter_is_refused_by_its_name(api: Api, admin: Owner, 
 # Going on
 
 
-async def test_who_was_cut_off_goes_on_behind_any_event_and_misses_and_doubles_none(client: httpx.AsyncClient) -> None:
+async def test_who_was_cut_off_goes_on_behind_any_event_and_misses_and_doubles_none(
+    client: httpx.AsyncClient,
+) -> None:
     async with following(client) as stream:
         await asyncio.gather(*(prove(client, BODY, filename=str(number)) for number in range(4)))
         whole = await stream.take(12)
@@ -130,7 +181,9 @@ async def test_who_was_cut_off_goes_on_behind_any_event_and_misses_and_doubles_n
         whole.append(rest[-1])
 
 
-async def test_a_connection_that_was_cut_before_any_event_has_an_id_to_go_on_from(client: httpx.AsyncClient) -> None:
+async def test_a_connection_that_was_cut_before_any_event_has_an_id_to_go_on_from(
+    client: httpx.AsyncClient,
+) -> None:
     async with following(client) as stream:
         async with asyncio.timeout(IN_TIME):
             async for line in stream.answer.aiter_lines():
@@ -165,7 +218,10 @@ async def test_an_id_behind_which_something_was_forgotten_means_to_begin_anew(
         [first] = await stream.take()
         await client.delete(f"/files/{old['file']['id']}")
         [last] = await stream.take()
-    await resources.pool.execute("UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1", old["file"]["id"])
+    await resources.pool.execute(
+        "UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1",
+        old["file"]["id"],
+    )
     await sweeping.forget_files(resources.pool, 1000, timedelta(days=90))
     async with following(client, after=first.id) as again:
         [reset] = await again.take()
@@ -203,12 +259,17 @@ async def test_a_silent_stream_says_that_it_is_alive(hasty: None, apart: Apart) 
                 break
 
 
-async def test_a_key_that_was_revoked_ends_its_streams_and_no_others(hasty: None, apart: Apart) -> None:
+async def test_a_key_that_was_revoked_ends_its_streams_and_no_others(
+    hasty: None, apart: Apart
+) -> None:
     key = apart.client.headers["authorization"].removeprefix("Bearer ")
     async with following(apart.client) as stream:
         await declare(apart.client, BODY)
         await stream.take()
-        await apart.resources.pool.execute("UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1", digest_key(key).digest)
+        await apart.resources.pool.execute(
+            "UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1",
+            digest_key(key).digest,
+        )
         assert await stream.take_rest() == []
     assert (await apart.client.get("/events")).status_code == 401
 
@@ -222,10 +283,14 @@ async def test_a_key_that_is_over_ends_its_streams(hasty: None, apart: Apart) ->
 async def test_fifty_readers_share_one_listener_and_one_pool(apart: Apart) -> None:
     limits = httpx.Limits(max_connections=None)
     async with (
-        httpx.AsyncClient(base_url=apart.client.base_url, headers=apart.client.headers, limits=limits, timeout=30) as client,
+        httpx.AsyncClient(
+            base_url=apart.client.base_url, headers=apart.client.headers, limits=limits, timeout=30
+        ) as client,
         contextlib.AsyncExitStack() as stack,
     ):
-        streams = await asyncio.gather(*(stack.enter_async_context(following(client)) for _ in range(50)))
+        streams = await asyncio.gather(
+            *(stack.enter_async_context(following(client)) for _ in range(50))
+        )
         assert await read_metric(apart.client, "assay_event_subscribers") >= 50
         names = {str(number) for number in range(20)}
         await asyncio.gather(*(declare(apart.client, BODY, filename=name) for name in names))
@@ -254,7 +319,9 @@ async def test_whoever_leaves_frees_the_place_at_once(apart: Apart) -> None:
     await until(is_free)
 
 
-async def test_what_another_process_does_is_told_at_once(apart: Apart, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_another_process_does_is_told_at_once(
+    apart: Apart, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("POLL_SECONDS", "UNHEARD_SECONDS"):
         monkeypatch.setattr(feed, name, 300)  # so that a signal is all that can bring it on
     async with following(apart.client) as stream, working(apart.resources):
@@ -264,7 +331,10 @@ async def test_what_another_process_does_is_told_at_once(apart: Apart, monkeypat
 
 async def test_every_stream_ends_at_once_with_the_process(api: Api, owner: Owner) -> None:
     loop = asyncio.get_running_loop()
-    async with httpx.AsyncClient(headers=owner.headers, timeout=30) as client, contextlib.AsyncExitStack() as stack:
+    async with (
+        httpx.AsyncClient(headers=owner.headers, timeout=30) as client,
+        contextlib.AsyncExitStack() as stack,
+    ):
         server = serving(api.settings, with_worker=False)
         client.base_url = httpx.URL(server.__enter__())
         streams = [await stack.enter_async_context(following(client)) for _ in range(3)]
@@ -279,7 +349,9 @@ async def test_every_stream_ends_at_once_with_the_process(api: Api, owner: Owner
 # The database away
 
 
-async def test_a_database_that_is_away_ends_no_stream_and_nothing_is_lost(ways: Ways, direct: Resources) -> None:
+async def test_a_database_that_is_away_ends_no_stream_and_nothing_is_lost(
+    ways: Ways, direct: Resources
+) -> None:
     async with api_apart(ways.settings, with_worker=False) as client, following(client) as stream:
         await declare(client, BODY, filename="before")
         [before] = await stream.take()
@@ -326,4 +398,8 @@ async def test_a_streamed_upload_is_told_of_as_ready(client: httpx.AsyncClient) 
     async with following(client) as followed:
         await stream(client, BODY)
         [event] = await followed.take()
-    assert (event.state, event.data["previous"], event.data["hash"]) == ("ready", None, digest(BODY))
+    assert (event.state, event.data["previous"], event.data["hash"]) == (
+        "ready",
+        None,
+        digest(BODY),
+    )

@@ -50,11 +50,18 @@ async def test_a_url_used_again_during_the_verification_changes_nothing_that_is_
     paused = msgspec.structs.replace(apart.resources, incoming=incoming, vault=vault)
     async with working(paused):
         await gate.reached.wait()
-        overwritten = await overwrite(apart.resources, apart.client, root_signer, declared=declared, body=OTHER, server=server)
+        overwritten = await overwrite(
+            apart.resources, apart.client, root_signer, declared=declared, body=OTHER, server=server
+        )
         gate.opened.set()
         assert (await read_metadata(apart.client, declared, wait=20))["state"] == "ready"
     # A copy that was made stays what it is; an object that changed before its copy is looked at again, and copied and hashed as it is.
-    await check_served(apart.client, apart.resources, declared, OTHER if overwritten and moment == "before the copy" else BODY)
+    await check_served(
+        apart.client,
+        apart.resources,
+        declared,
+        OTHER if overwritten and moment == "before the copy" else BODY,
+    )
     await check_all(apart.resources)
 
 
@@ -62,7 +69,9 @@ async def complete_now(apart: Apart, declared: Mapping[str, Any]) -> None:
     assert (await apart.client.post(f"/files/{declared['file']['id']}/complete")).status_code == 202
 
 
-async def test_a_forged_etag_cannot_bring_other_bytes_past_the_hash(apart: Apart, server: str) -> None:
+async def test_a_forged_etag_cannot_bring_other_bytes_past_the_hash(
+    apart: Apart, server: str
+) -> None:
     """MinIO lets a client write the ETag: the object changes between look and copy, and If-Match does not notice."""
     declared = await declare(apart.client, BODY)
     incoming, etags = FaultyBucket(apart.resources.incoming), []
@@ -85,13 +94,25 @@ async def test_a_forged_etag_cannot_bring_other_bytes_past_the_hash(apart: Apart
 
 
 async def test_a_url_used_again_after_ready_changes_nothing(
-    client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, root_signer: Signer, server: str
+    client: httpx.AsyncClient,
+    intruder: httpx.AsyncClient,
+    resources: Resources,
+    root_signer: Signer,
+    server: str,
 ) -> None:
     declared = await upload(client, BODY)
     proved = await complete(client, declared)
-    await sweep_incoming(resources, declared)  # without the object in its way, the URL's own condition holds once more
+    await sweep_incoming(
+        resources, declared
+    )  # without the object in its way, the URL's own condition holds once more
     await overwrite(resources, intruder, root_signer, declared=declared, body=OTHER, server=server)
-    await announce(client, resources.settings, await find_key(resources, declared), size=len(OTHER), eTag="0" * 32)
+    await announce(
+        client,
+        resources.settings,
+        await find_key(resources, declared),
+        size=len(OTHER),
+        eTag="0" * 32,
+    )
     assert await complete(client, declared) == proved
     await check_served(client, resources, declared, BODY)
     await sweep_incoming(resources, declared)
@@ -100,7 +121,11 @@ async def test_a_url_used_again_after_ready_changes_nothing(
 
 
 async def test_a_url_used_after_the_deletion_brings_nothing_back(
-    client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, root_signer: Signer, server: str
+    client: httpx.AsyncClient,
+    intruder: httpx.AsyncClient,
+    resources: Resources,
+    root_signer: Signer,
+    server: str,
 ) -> None:
     declared = await upload(client, BODY)
     await complete(client, declared)

@@ -14,7 +14,18 @@ from service.resources import Resources
 from service.settings import Deployment
 from tests.e2e.attacks import put_snowball
 from tests.e2e.conftest import Api, Behind
-from tests.e2e.jobs import check_all, check_served, complete, declare, find_key, in_pieces, look_at, put, upload, upload_silently
+from tests.e2e.jobs import (
+    check_all,
+    check_served,
+    complete,
+    declare,
+    find_key,
+    in_pieces,
+    look_at,
+    put,
+    upload,
+    upload_silently,
+)
 from tests.e2e.test_hostile_urls import (
     test_a_body_that_asks_not_to_be_compared_with_its_digest_is_never_served,  # noqa: F401  # run here over this module's fixtures
     test_a_body_without_any_signature_is_never_served_as_what_was_declared,  # noqa: F401  # as above
@@ -40,7 +51,14 @@ def expected() -> Answers:
     return {"another body, streaming-unsigned": {400}, "no signature": {400}}
 
 
-def ask(url: str, method: str, target: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> tuple[int, bool]:
+def ask(
+    url: str,
+    method: str,
+    target: str,
+    *,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+) -> tuple[int, bool]:
     """One request with a target that no client folds or escapes: its status, and whether nginx itself gave the answer."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
     try:
@@ -81,19 +99,29 @@ async def target(client: httpx.AsyncClient, resources: Resources) -> Target:
 
 async def check_untouched(resources: Resources, target: Target) -> None:
     """Nothing came to where the URL leads, and what lies in the vault is what it was."""
-    found = [asyncio.to_thread(content, *place) for place in ((resources.incoming, target.key), (resources.vault, target.vault_key))]
+    found = [
+        asyncio.to_thread(content, *place)
+        for place in ((resources.incoming, target.key), (resources.vault, target.vault_key))
+    ]
     assert await asyncio.gather(*found) == [None, BODY]
 
 
 HEADERS = {"Content-Type": "text/plain", "If-None-Match": "*"}
 
 
-async def test_an_upload_url_is_for_put_alone(client: httpx.AsyncClient, resources: Resources, behind: Behind, target: Target) -> None:
+async def test_an_upload_url_is_for_put_alone(
+    client: httpx.AsyncClient, resources: Resources, behind: Behind, target: Target
+) -> None:
     for method in ("GET", "POST", "DELETE", "PATCH", "OPTIONS", "COPY"):
-        assert ask(behind.nginx.url, method, target.with_path("/{incoming}/{key}"), headers=HEADERS) == (405, True), method
+        assert ask(
+            behind.nginx.url, method, target.with_path("/{incoming}/{key}"), headers=HEADERS
+        ) == (405, True), method
     assert ask(behind.nginx.url, "HEAD", target.with_path("/{incoming}/{key}"))[0] == 405
     for listing in ("/{incoming}/", "/{incoming}/?list-type=2&"):
-        assert ask(behind.nginx.url, "GET", target.with_path(listing).replace("??", "?")) == (405, True)
+        assert ask(behind.nginx.url, "GET", target.with_path(listing).replace("??", "?")) == (
+            405,
+            True,
+        )
     await check_untouched(resources, target)
 
 
@@ -138,17 +166,25 @@ INSIDE = (
 )
 
 
-async def test_a_path_that_only_looks_like_an_upload_is_refused(resources: Resources, behind: Behind, target: Target) -> None:
+async def test_a_path_that_only_looks_like_an_upload_is_refused(
+    resources: Resources, behind: Behind, target: Target
+) -> None:
     for path in LIKE_AN_UPLOAD:
-        status, by_nginx = ask(behind.nginx.url, "PUT", target.with_path(path), body=BODY, headers=HEADERS)
+        status, by_nginx = ask(
+            behind.nginx.url, "PUT", target.with_path(path), body=BODY, headers=HEADERS
+        )
         assert (status in (400, 403), by_nginx) == (True, True), path
     await check_untouched(resources, target)
 
 
-async def test_all_else_is_for_the_api_and_never_for_the_store(resources: Resources, behind: Behind, target: Target) -> None:
+async def test_all_else_is_for_the_api_and_never_for_the_store(
+    resources: Resources, behind: Behind, target: Target
+) -> None:
     for path, method in itertools.product(ELSEWHERE, ("PUT", "GET", "DELETE")):
         body = BODY if method == "PUT" else b""
-        status, by_nginx = ask(behind.nginx.url, method, target.with_path(path), body=body, headers=HEADERS)
+        status, by_nginx = ask(
+            behind.nginx.url, method, target.with_path(path), body=body, headers=HEADERS
+        )
         expected = (
             (304,) if (method, path) == ("GET", "/") else (400, 401, 404, 405)
         )  # the API has a page there, and is asked If-None-Match: *
@@ -161,10 +197,22 @@ async def test_what_is_for_the_inside_is_not_to_be_had(behind: Behind) -> None:
         assert ask(behind.nginx.url, method, path) == (404, True), (method, path)
 
 
-async def test_a_query_that_is_no_signature_of_ours_is_refused(resources: Resources, behind: Behind, target: Target) -> None:
+async def test_a_query_that_is_no_signature_of_ours_is_refused(
+    resources: Resources, behind: Behind, target: Target
+) -> None:
     signed = target.query
     unsigned, _, signature = signed.rpartition("&")
-    others = ("uploads", "delete", "tagging", "acl", "retention", "legal-hold", "%75ploads", "x-amz-copy-source", "X-Amz-Security-Token")
+    others = (
+        "uploads",
+        "delete",
+        "tagging",
+        "acl",
+        "retention",
+        "legal-hold",
+        "%75ploads",
+        "x-amz-copy-source",
+        "X-Amz-Security-Token",
+    )
     queries = [
         "",
         unsigned,
@@ -190,7 +238,9 @@ async def test_a_query_that_is_no_signature_of_ours_is_refused(resources: Resour
     await check_untouched(resources, target)
 
 
-async def test_a_body_that_is_framed_is_refused(resources: Resources, behind: Behind, target: Target) -> None:
+async def test_a_body_that_is_framed_is_refused(
+    resources: Resources, behind: Behind, target: Target
+) -> None:
     for name, value in (
         ("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER"),
         ("X-Amz-Content-SHA256", "streaming-aws4-hmac-sha256-payload"),
@@ -198,15 +248,27 @@ async def test_a_body_that_is_framed_is_refused(resources: Resources, behind: Be
         ("Content-Encoding", "gzip, aws-chunked"),
         ("Transfer-Encoding", "chunked"),  # beside a Content-Length
     ):
-        answer = ask(behind.nginx.url, "PUT", target.with_path("/{incoming}/{key}"), body=BODY, headers={**HEADERS, name: value})
+        answer = ask(
+            behind.nginx.url,
+            "PUT",
+            target.with_path("/{incoming}/{key}"),
+            body=BODY,
+            headers={**HEADERS, name: value},
+        )
         assert answer == (400, True), name
     await check_untouched(resources, target)
 
 
-async def test_a_body_of_unknown_length_is_refused(client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_a_body_of_unknown_length_is_refused(
+    client: httpx.AsyncClient, resources: Resources
+) -> None:
     declared = await declare(client, BODY)
     async with httpx.AsyncClient() as anonymous:
-        answer = await anonymous.put(declared["upload"]["url"], content=in_pieces(BODY), headers=declared["upload"]["headers"])
+        answer = await anonymous.put(
+            declared["upload"]["url"],
+            content=in_pieces(BODY),
+            headers=declared["upload"]["headers"],
+        )
     assert answer.status_code == 411
     assert (await look_at(resources, declared)).incoming is None
 
@@ -214,10 +276,14 @@ async def test_a_body_of_unknown_length_is_refused(client: httpx.AsyncClient, re
 # What is sent along with an upload
 
 
-async def test_an_event_cannot_be_suppressed_nor_an_etag_forged(client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_an_event_cannot_be_suppressed_nor_an_etag_forged(
+    client: httpx.AsyncClient, resources: Resources
+) -> None:
     declared, status = await upload_silently(client, BODY)
     assert status == 200
-    answer = await client.get(f"/files/{declared['file']['id']}/metadata", params={"wait": 20})  # our own look takes a minute
+    answer = await client.get(
+        f"/files/{declared['file']['id']}/metadata", params={"wait": 20}
+    )  # our own look takes a minute
     assert answer.json()["state"] == "ready"
     assert (await look_at(resources, declared)).row["arrivals"] == 1
     await check_served(client, resources, declared, BODY)
@@ -231,7 +297,13 @@ async def test_a_url_copies_no_object_but_stores_what_was_sent(
     name = (await look_at(resources, victim)).row["minio_object_name"]
     declared = await declare(intruder, b"")
     for header in ("x-amz-copy-source", "X-Amz-Copy-Source"):
-        assert (await put(declared, b"", {header: f"/{resources.vault.name}/{name}", "x-amz-copy-source-range": "bytes=0-1"})).status in (
+        assert (
+            await put(
+                declared,
+                b"",
+                {header: f"/{resources.vault.name}/{name}", "x-amz-copy-source-range": "bytes=0-1"},
+            )
+        ).status in (
             200,
             412,
         )
@@ -240,14 +312,18 @@ async def test_a_url_copies_no_object_but_stores_what_was_sent(
     await check_served(client, resources, victim, BODY)
 
 
-async def test_a_tar_is_stored_and_not_unpacked(client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources) -> None:
+async def test_a_tar_is_stored_and_not_unpacked(
+    client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources
+) -> None:
     declared = await declare(client, BODY)
     assert await put_snowball(intruder, await find_key(resources, declared), OTHER) == 200
     assert (await look_at(resources, declared)).incoming is None
     await check_all(resources)
 
 
-async def test_nothing_but_type_and_condition_reaches_the_store(api: Api, resources: Resources) -> None:
+async def test_nothing_but_type_and_condition_reaches_the_store(
+    api: Api, resources: Resources
+) -> None:
     """Nor does an API's key, which a store would refuse."""
     key = os.urandom(16).hex()
     signed = sign(resources.signer, resources.incoming, key, size=len(BODY), if_none_match=True)
@@ -267,16 +343,32 @@ async def test_nothing_but_type_and_condition_reaches_the_store(api: Api, resour
         "x-amz-website-redirect-location": "https://evil.example",
         "x-minio-source-mtime": "2001-01-01T00:00:00Z",
     }
-    answer = await put({"upload": {"method": "PUT", "url": signed.url, "headers": signed.headers}}, BODY, more)
+    answer = await put(
+        {"upload": {"method": "PUT", "url": signed.url, "headers": signed.headers}}, BODY, more
+    )
     assert answer.status == 200, answer.body
     assert content(resources.incoming, key) == BODY
     headers, tags = await asyncio.to_thread(read_all_about, api.deployment, key)
-    kept = {"cache-control", "content-disposition", "content-encoding", "content-language", "expires", "x-amz-storage-class"}
-    assert not any(headers.get(name) for name in kept)  # two neutral values, which are empty, may be stored
-    assert not any(name.startswith(("x-amz-meta-mine", "x-amz-tagging", "x-amz-object-lock", "x-amz-website")) for name in headers)
+    kept = {
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "expires",
+        "x-amz-storage-class",
+    }
+    assert not any(
+        headers.get(name) for name in kept
+    )  # two neutral values, which are empty, may be stored
+    assert not any(
+        name.startswith(("x-amz-meta-mine", "x-amz-tagging", "x-amz-object-lock", "x-amz-website"))
+        for name in headers
+    )
     assert headers["content-type"] == "text/plain"
     assert tags == {}
-    again = await put({"upload": {"method": "PUT", "url": signed.url, "headers": signed.headers}}, BODY)
+    again = await put(
+        {"upload": {"method": "PUT", "url": signed.url, "headers": signed.headers}}, BODY
+    )
     assert again.status == (200 if api.store.kind == "embedded" else 412)
     await resources.incoming.delete(key)
 

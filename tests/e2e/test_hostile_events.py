@@ -33,7 +33,9 @@ BODY = b"what was sent" * 1000
 OTHER = BODY.upper()
 
 
-async def suppress_event(client: httpx.AsyncClient, resources: Resources, server: str) -> dict[str, Any]:
+async def suppress_event(
+    client: httpx.AsyncClient, resources: Resources, server: str
+) -> dict[str, Any]:
     """By a URL that forbids no header."""
     declared, status = await upload_silently(client, BODY, unbound=resources)
     assert status in OPEN["forged time and ETag"][server]
@@ -58,15 +60,24 @@ async def test_an_upload_whose_event_was_suppressed_is_found_when_it_is_due_by_i
     assert (await read_metadata(client, announced, wait=20))["state"] == "ready"
     row = (await look_at(resources, declared)).row
     assert (row["state"], row["arrivals"], row["attempts"]) == ("pending", 0, 0)
-    await resources.pool.execute("UPDATE files SET due_at = now() WHERE id = $1", declared["file"]["id"])
+    await resources.pool.execute(
+        "UPDATE files SET due_at = now() WHERE id = $1", declared["file"]["id"]
+    )
     assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
     await check_served(client, resources, declared, BODY)
 
 
-async def test_a_forged_event_makes_nothing_of_nothing(client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_a_forged_event_makes_nothing_of_nothing(
+    client: httpx.AsyncClient, resources: Resources
+) -> None:
     declared = await declare(client, BODY)
     key = await find_key(resources, declared)
-    lies = {"size": len(BODY), "eTag": "0" * 32, "contentType": TEXT, "userMetadata": {"hash": digest(OTHER), "state": "ready"}}
+    lies = {
+        "size": len(BODY),
+        "eTag": "0" * 32,
+        "contentType": TEXT,
+        "userMetadata": {"hash": digest(OTHER), "state": "ready"},
+    }
     assert (await announce(client, resources.settings, key, **lies)).status_code == 204
 
     async def looked() -> bool:
@@ -92,7 +103,9 @@ async def test_events_that_are_lost_doubled_forged_and_out_of_order_prove_each_f
 
     async def send_events() -> None:
         for key in order.sample(keys * 6, len(keys) * 6):
-            assert (await announce(client, resources.settings, key, size=order.randrange(99))).status_code == 204
+            assert (
+                await announce(client, resources.settings, key, size=order.randrange(99))
+            ).status_code == 204
 
     async def send_bodies() -> None:
         for one, body in order.sample(list(zip(declared, bodies, strict=True)), len(bodies)):

@@ -70,7 +70,9 @@ async def test_a_body_that_asks_not_to_be_compared_with_its_digest_is_never_serv
     declared = await declare(client, pieces, sha256=digest(BODY))
     answer = await put(declared, pieces, headers)
     assert answer.status in expected["another body, streaming-unsigned"]
-    await check_refused(client, resources, declared, landed=answer.status == 200, reason="size-mismatch")
+    await check_refused(
+        client, resources, declared, landed=answer.status == 200, reason="size-mismatch"
+    )
 
 
 async def test_a_body_without_any_signature_is_never_served_as_what_was_declared(
@@ -113,7 +115,9 @@ async def test_no_tar_is_unpacked_over_the_upload_of_another(
         set(),
         set(),
     ]  # what others left is swept meanwhile
-    assert await resources.pool.fetchval("SELECT count(*) FROM files") == rows + 2  # what was declared for the tars
+    assert (
+        await resources.pool.fetchval("SELECT count(*) FROM files") == rows + 2
+    )  # what was declared for the tars
     assert await asyncio.to_thread(content, resources.incoming, key) == BODY
     assert (await complete(client, declared))["hash"] == digest(BODY)
     await check_served(client, resources, declared, BODY)
@@ -139,10 +143,14 @@ async def test_a_tar_that_a_store_unpacked_over_another_file_is_never_served_as_
 
 
 @pytest.mark.parametrize("only", [None, *forge(datetime.now(UTC))])
-async def test_no_event_is_suppressed_and_no_etag_or_date_forged(client: httpx.AsyncClient, resources: Resources, only: str | None) -> None:
+async def test_no_event_is_suppressed_and_no_etag_or_date_forged(
+    client: httpx.AsyncClient, resources: Resources, only: str | None
+) -> None:
     """By all of one store's headers for another, and by each of them alone."""
     declared = await declare(client, BODY)
-    headers = {name: value for name, value in forge(datetime.now(UTC)).items() if only in (None, name)}
+    headers = {
+        name: value for name, value in forge(datetime.now(UTC)).items() if only in (None, name)
+    }
     for sent in (headers, dict.fromkeys(headers, "")):
         assert (await put(declared, BODY, sent)).status == 403
     assert (await look_at(resources, declared)).incoming is None
@@ -152,24 +160,44 @@ async def test_no_event_is_suppressed_and_no_etag_or_date_forged(client: httpx.A
 
 
 @pytest.mark.parametrize("header", sorted(ABSENT_FROM_PUT.neutral))
-async def test_a_redirected_upload_forbids_the_same_headers(client: httpx.AsyncClient, resources: Resources, header: str) -> None:
-    answer = await client.put("/upload/a.txt", content=BODY, headers={"Content-Length": str(len(BODY))})
+async def test_a_redirected_upload_forbids_the_same_headers(
+    client: httpx.AsyncClient, resources: Resources, header: str
+) -> None:
+    answer = await client.put(
+        "/upload/a.txt", content=BODY, headers={"Content-Length": str(len(BODY))}
+    )
     assert answer.status_code == 307
     url = answer.headers["location"]
     key = urlsplit(url).path.rpartition("/")[2]
-    assert (await asyncio.to_thread(send, "PUT", url, body=BODY, headers={header: ABUSES[header]})).status in (400, 403, 501)
+    assert (
+        await asyncio.to_thread(send, "PUT", url, body=BODY, headers={header: ABUSES[header]})
+    ).status in (400, 403, 501)
     assert await asyncio.to_thread(content, resources.incoming, key) is None
     assert (await asyncio.to_thread(send, "PUT", url, body=BODY)).status == 200
 
 
-async def check_refused(client: httpx.AsyncClient, resources: Resources, declared: Mapping[str, Any], *, landed: bool, reason: str) -> None:
+async def check_refused(
+    client: httpx.AsyncClient,
+    resources: Resources,
+    declared: Mapping[str, Any],
+    *,
+    landed: bool,
+    reason: str,
+) -> None:
     """What got past the store is rejected; what did not has left nothing, and the file waits for its bytes still."""
     answer = await client.post(f"/files/{declared['file']['id']}/complete", params={"wait": 20})
     if landed:
-        assert (answer.status_code, answer.json()["state"], answer.json()["rejection"]["reason"]) == (200, "rejected", reason)
+        assert (
+            answer.status_code,
+            answer.json()["state"],
+            answer.json()["rejection"]["reason"],
+        ) == (200, "rejected", reason)
         await sweep_incoming(resources, declared)
     else:
-        assert (answer.status_code, answer.json()["type"]) == (409, "urn:assay:problem:not-uploaded")
+        assert (answer.status_code, answer.json()["type"]) == (
+            409,
+            "urn:assay:problem:not-uploaded",
+        )
     assert (await download(client, declared)).status_code == 409
     traces = await look_at(resources, declared)
     assert (traces.row["hash"], traces.incoming, traces.vault) == (None, None, None)
@@ -181,10 +209,17 @@ async def test_an_encoding_and_tags_of_the_clients_own_do_not_reach_who_download
 ) -> None:
     packed = gzip.compress(bytes(1024**2))
     declared = await declare(client, packed)
-    headers = {"Content-Encoding": "gzip", "x-amz-tagging": "delete=soon", "Content-Disposition": "inline", "Cache-Control": "public"}
+    headers = {
+        "Content-Encoding": "gzip",
+        "x-amz-tagging": "delete=soon",
+        "Content-Disposition": "inline",
+        "Cache-Control": "public",
+    }
     assert (await put(await open_upload(resources, declared), packed, headers)).status == 200
     assert (await complete(client, declared))["hash"] == digest(packed)
-    answer = await client.get(f"/files/{declared['file']['id']}", headers={"Accept-Encoding": "identity"})
+    answer = await client.get(
+        f"/files/{declared['file']['id']}", headers={"Accept-Encoding": "identity"}
+    )
     assert (answer.content, answer.headers["content-length"]) == (packed, str(len(packed)))
     assert "content-encoding" not in answer.headers
     assert answer.headers["content-disposition"].startswith("attachment")
@@ -210,14 +245,20 @@ async def test_what_is_not_what_was_declared_is_refused_by_the_store_or_rejected
     apart: Apart, case: str, fields: Mapping[str, Any]
 ) -> None:
     declared = await declare(apart.client, BODY, **fields)
-    by_url = await put(declared, BODY, {"Content-Type": TEXT} if case == "content-type-mismatch" else None)
+    by_url = await put(
+        declared, BODY, {"Content-Type": TEXT} if case == "content-type-mismatch" else None
+    )
     assert by_url.status in (400, 403)
     assert (await look_at(apart.resources, declared)).incoming is None
     put_as_root(apart.root_incoming, await find_key(apart.resources, declared), BODY)
     assert (await apart.client.post(f"/files/{declared['file']['id']}/complete")).status_code == 202
     async with working(apart.resources):
         metadata = await read_metadata(apart.client, declared, wait=20)
-    assert (metadata["state"], metadata["hash"], metadata["rejection"]["reason"]) == ("rejected", None, case)
+    assert (metadata["state"], metadata["hash"], metadata["rejection"]["reason"]) == (
+        "rejected",
+        None,
+        case,
+    )
     refused = await download(apart.client, declared)
     assert (refused.status_code, refused.json()["reason"]) == (409, case)
     assert "retry-after" not in refused.headers
@@ -227,10 +268,15 @@ async def test_what_is_not_what_was_declared_is_refused_by_the_store_or_rejected
 # A URL's end
 
 
-async def test_a_put_of_eight_seconds_on_a_url_of_two_ends_ready(client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_a_put_of_eight_seconds_on_a_url_of_two_ends_ready(
+    client: httpx.AsyncClient, resources: Resources
+) -> None:
     declared = await declare(client, BODY)
     file = await find_file(resources, UUID(declared["file"]["id"]), owner=None)
-    short = msgspec.structs.replace(resources, settings=msgspec.structs.replace(resources.settings, upload_url_ttl=timedelta(seconds=2)))
+    short = msgspec.structs.replace(
+        resources,
+        settings=msgspec.structs.replace(resources.settings, upload_url_ttl=timedelta(seconds=2)),
+    )
     assert isinstance(file, UnprovedFile)
     signed = sign_upload(short, file, now=await resources.pool.fetchval("SELECT now()"))
     assert await asyncio.to_thread(put_slowly, signed.url, signed.headers, BODY) == 200

@@ -27,7 +27,9 @@ RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
 async def test_a_declared_file_is_sent_completed_and_proved(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/files", json=PHOTO | {"sha256": DIGEST.upper(), "metadata": {"album": "winter"}})
+    answer = await client.post(
+        "/files", json=PHOTO | {"sha256": DIGEST.upper(), "metadata": {"album": "winter"}}
+    )
     assert answer.status_code == 201
     declared = answer.json()
     assert answer.headers["location"] == f"/files/{declared['file']['id']}/metadata"
@@ -46,16 +48,24 @@ async def test_a_declared_file_is_sent_completed_and_proved(client: httpx.AsyncC
         "expires_at": "",
         "rejection": None,
     }
-    assert {name.lower() for name in declared["upload"]["headers"]}.isdisjoint({"host", "content-length", "authorization"})
+    assert {name.lower() for name in declared["upload"]["headers"]}.isdisjoint(
+        {"host", "content-length", "authorization"}
+    )
     assert (await put(declared, BYTES)).status == 200
-    proved = (await client.post(f"/files/{declared['file']['id']}/complete", params={"wait": 20})).json()
+    proved = (
+        await client.post(f"/files/{declared['file']['id']}/complete", params={"wait": 20})
+    ).json()
     assert proved["state"] == "ready"
     assert proved["hash"] == DIGEST
     assert str(UUID(proved["minio_object_name"])) == proved["minio_object_name"]
-    assert all(RFC_3339.fullmatch(proved[name]) for name in ("created_at", "expires_at", "upload_date"))
+    assert all(
+        RFC_3339.fullmatch(proved[name]) for name in ("created_at", "expires_at", "upload_date")
+    )
 
 
-@pytest.mark.parametrize("path", ["/files", "/files/{id}/complete", "/files/{id}/links", "/files/{id}/parts"])
+@pytest.mark.parametrize(
+    "path", ["/files", "/files/{id}/complete", "/files/{id}/links", "/files/{id}/parts"]
+)
 async def test_a_json_body_that_does_not_end_is_refused_in_time(
     api: Api, owner: Owner, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
@@ -66,7 +76,10 @@ async def test_a_json_body_that_does_not_end_is_refused_in_time(
     with Wire(api.url) as wire:
         wire.send(head.encode() + b"Content-Length: 100\r\n\r\n{")
         answer = await asyncio.to_thread(wire.read_answer)
-    assert (answer.status, msgspec.json.decode(answer.body)["type"]) == (408, "urn:assay:problem:slow-sender")
+    assert (answer.status, msgspec.json.decode(answer.body)["type"]) == (
+        408,
+        "urn:assay:problem:slow-sender",
+    )
 
 
 async def test_the_event_alone_proves_a_file(client: httpx.AsyncClient) -> None:
@@ -87,11 +100,21 @@ async def test_an_empty_file_is_a_file(client: httpx.AsyncClient) -> None:
 
 async def test_other_bytes_than_declared_are_rejected_with_their_reason(apart: Apart) -> None:
     declared = await upload(apart.client, BYTES)
-    answer = await apart.client.post(f"/files/{declared['file']['id']}/complete", json={"sha256": "0" * 64})
-    assert (answer.status_code, answer.json()["state"], answer.json()["declared_sha256"]) == (202, "verifying", "0" * 64)
+    answer = await apart.client.post(
+        f"/files/{declared['file']['id']}/complete", json={"sha256": "0" * 64}
+    )
+    assert (answer.status_code, answer.json()["state"], answer.json()["declared_sha256"]) == (
+        202,
+        "verifying",
+        "0" * 64,
+    )
     async with working(apart.resources):
         rejected = await complete(apart.client, declared)
-    assert (rejected["state"], rejected["rejection"]["reason"], rejected["hash"]) == ("rejected", "digest-mismatch", None)
+    assert (rejected["state"], rejected["rejection"]["reason"], rejected["hash"]) == (
+        "rejected",
+        "digest-mismatch",
+        None,
+    )
 
 
 async def test_complete_before_the_bytes_changes_nothing(client: httpx.AsyncClient) -> None:
@@ -99,7 +122,9 @@ async def test_complete_before_the_bytes_changes_nothing(client: httpx.AsyncClie
     answer = await client.post(f"/files/{declared['file']['id']}/complete")
     assert answer.status_code == 409
     assert answer.json()["type"] == "urn:assay:problem:not-uploaded"
-    assert (await client.get(f"/files/{declared['file']['id']}/metadata")).json()["state"] == "pending"
+    assert (await client.get(f"/files/{declared['file']['id']}/metadata")).json()[
+        "state"
+    ] == "pending"
 
 
 async def test_complete_again_answers_with_the_proved_file(client: httpx.AsyncClient) -> None:
@@ -124,7 +149,9 @@ async def test_a_fresh_url_writes_to_the_same_key(client: httpx.AsyncClient) -> 
     assert (await put(renewed, BYTES)).status == 200
 
 
-async def test_a_fresh_url_for_bytes_that_are_there_is_an_arrival_and_a_conflict(client: httpx.AsyncClient) -> None:
+async def test_a_fresh_url_for_bytes_that_are_there_is_an_arrival_and_a_conflict(
+    client: httpx.AsyncClient,
+) -> None:
     proved = await prove(client, BYTES)
     answer = await client.post(f"/files/{proved['id']}/upload")
     assert answer.status_code == 409
@@ -133,14 +160,20 @@ async def test_a_fresh_url_for_bytes_that_are_there_is_an_arrival_and_a_conflict
 
 
 @pytest.mark.parametrize("proved", [False, True], ids=["pending", "ready"])
-async def test_deletion_takes_the_file_and_its_objects_away(client: httpx.AsyncClient, resources: Resources, *, proved: bool) -> None:
+async def test_deletion_takes_the_file_and_its_objects_away(
+    client: httpx.AsyncClient, resources: Resources, *, proved: bool
+) -> None:
     file = await prove(client, BYTES) if proved else (await declare(client, BYTES))["file"]
     path = f"/files/{file['id']}"
     assert (await client.delete(path)).status_code == 204
     assert (await client.delete(path)).status_code == 204
     metadata = (await client.get(f"{path}/metadata")).json()
     assert metadata["state"] == "deleted"
-    for answer in (await client.get(path), await client.post(f"{path}/complete"), await client.post(f"{path}/upload")):
+    for answer in (
+        await client.get(path),
+        await client.post(f"{path}/complete"),
+        await client.post(f"{path}/upload"),
+    ):
         assert answer.status_code == 410
         assert answer.json()["state"] in GONE
     if proved:
@@ -180,7 +213,9 @@ async def test_a_request_keeps_its_id_and_json_is_not_stored(client: httpx.Async
     assert (await client.get("/files")).headers["x-request-id"] != "mine-1"
 
 
-async def test_health_and_metrics_need_no_key(api: Api, client: httpx.AsyncClient, anonymous: httpx.AsyncClient) -> None:
+async def test_health_and_metrics_need_no_key(
+    api: Api, client: httpx.AsyncClient, anonymous: httpx.AsyncClient
+) -> None:
     await declare(client, BYTES)
     assert (await anonymous.get(f"{api.url}/health/live")).json()["status"] == "live"
     ready = await anonymous.get(f"{api.url}/health/ready", params={"full": 1})

@@ -13,7 +13,16 @@ from service.resources import Resources
 from service.settings import Settings
 from tests.e2e.commands import started
 from tests.e2e.conftest import Ways, api_apart
-from tests.e2e.jobs import check_all, check_served, check_single_object, look_at, read_metadata, until, upload, working
+from tests.e2e.jobs import (
+    check_all,
+    check_served,
+    check_single_object,
+    look_at,
+    read_metadata,
+    until,
+    upload,
+    working,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -36,14 +45,22 @@ def as_environment(settings: Settings) -> dict[str, str]:
     return environ
 
 
-@pytest.mark.parametrize("moment", [b"HEAD /", b"x-amz-copy-source", b"GET /"], ids=["looks", "copies", "hashes"])
-async def test_another_worker_finishes_what_a_killed_one_began(ways: Ways, direct: Resources, tmp_path: Path, moment: bytes) -> None:
+@pytest.mark.parametrize(
+    "moment", [b"HEAD /", b"x-amz-copy-source", b"GET /"], ids=["looks", "copies", "hashes"]
+)
+async def test_another_worker_finishes_what_a_killed_one_began(
+    ways: Ways, direct: Resources, tmp_path: Path, moment: bytes
+) -> None:
     ways.store.silence_after(moment)
     async with api_apart(ways.direct, with_worker=False) as client:
         declared = await upload(client, BODY)
         await client.post(f"/files/{declared['file']['id']}/complete")
-        with started(["worker"], tmp_path / "worker.log", environ=as_environment(ways.settings)) as worker:
-            assert await asyncio.to_thread(ways.store.silenced.wait, 20), (tmp_path / "worker.log").read_text()
+        with started(
+            ["worker"], tmp_path / "worker.log", environ=as_environment(ways.settings)
+        ) as worker:
+            assert await asyncio.to_thread(ways.store.silenced.wait, 20), (
+                tmp_path / "worker.log"
+            ).read_text()
             worker.kill()
         begun = await look_at(direct, declared)
         assert (begun.row["state"], begun.reservations) == ("verifying", 1)
@@ -54,21 +71,30 @@ async def test_another_worker_finishes_what_a_killed_one_began(ways: Ways, direc
         await check_single_object(direct, declared)
 
 
-async def test_many_files_are_proved_while_a_worker_dies(ways: Ways, direct: Resources, tmp_path: Path) -> None:
+async def test_many_files_are_proved_while_a_worker_dies(
+    ways: Ways, direct: Resources, tmp_path: Path
+) -> None:
     """The one that dies holds files, stuck at the store, while another goes on with the rest."""
     ways.store.silence_after(b"x-amz-copy-source")
     bodies, log = [b"%d " % number + BODY for number in range(30)], tmp_path / "worker.log"
-    async with api_apart(ways.direct, with_worker=False) as client, contextlib.AsyncExitStack() as stack:
+    async with (
+        api_apart(ways.direct, with_worker=False) as client,
+        contextlib.AsyncExitStack() as stack,
+    ):
         declared = await asyncio.gather(*(upload(client, body) for body in bodies))
         stuck = stack.enter_context(started(["worker"], log, environ=as_environment(ways.settings)))
-        await asyncio.gather(*(client.post(f"/files/{one['file']['id']}/complete") for one in declared))
+        await asyncio.gather(
+            *(client.post(f"/files/{one['file']['id']}/complete") for one in declared)
+        )
         assert await asyncio.to_thread(ways.store.silenced.wait, 20), log.read_text()
         held = await find_held(direct)
         assert held
         stack.enter_context(started(["worker"], log, environ=as_environment(ways.direct)))
 
         async def some_are_ready() -> bool:
-            return bool(await direct.pool.fetchval("SELECT count(*) FROM files WHERE state = 'ready'"))
+            return bool(
+                await direct.pool.fetchval("SELECT count(*) FROM files WHERE state = 'ready'")
+            )
 
         await until(some_are_ready)
         assert held & await find_held(direct)
@@ -81,4 +107,7 @@ async def test_many_files_are_proved_while_a_worker_dies(ways: Ways, direct: Res
 
 async def find_held(direct: Resources) -> set[UUID]:
     """The leases that are alive."""
-    return {row["lease"] for row in await direct.pool.fetch("SELECT lease FROM files WHERE lease_until > now()")}
+    return {
+        row["lease"]
+        for row in await direct.pool.fetch("SELECT lease FROM files WHERE lease_until > now()")
+    }

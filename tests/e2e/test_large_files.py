@@ -21,7 +21,9 @@ TINY_FILES = 10_000
 MOST_BYTES = 100 * MIB
 pytestmark = [
     pytest.mark.timeout(1800),
-    pytest.mark.skipif("ASSAY_TEST_LARGE" not in os.environ, reason="only on request: set ASSAY_TEST_LARGE=1"),
+    pytest.mark.skipif(
+        "ASSAY_TEST_LARGE" not in os.environ, reason="only on request: set ASSAY_TEST_LARGE=1"
+    ),
 ]
 
 
@@ -37,7 +39,9 @@ def large(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_file_of_6_gib_comes_back_as_it_was(api: Api, owner: Owner, large: Path, tmp_path: Path) -> None:
+def test_a_file_of_6_gib_comes_back_as_it_was(
+    api: Api, owner: Owner, large: Path, tmp_path: Path
+) -> None:
     assert large.stat().st_size > LARGEST_PUT_BYTES
     with Client(api.url, owner.key) as client, large.open("rb") as file:
         sent = client.upload(large)
@@ -49,11 +53,16 @@ def test_a_file_of_6_gib_comes_back_as_it_was(api: Api, owner: Owner, large: Pat
 
 
 def test_ten_thousand_tiny_files_take_little_memory_and_come_back(person: Person) -> None:
-    write_files(person.folder, {f"tiny/{number % 100}/{number}": b"%d" % number for number in range(TINY_FILES)})
+    write_files(
+        person.folder,
+        {f"tiny/{number % 100}/{number}": b"%d" % number for number in range(TINY_FILES)},
+    )
     sent = person.measure("put", "-r", "tiny", "--quiet")
     assert (sent.status, sent.err) == (0, "")
     received = person.measure("get", "-r", "tiny", "-o", "back", "--quiet")
     assert (received.status, received.err) == (0, "")
     assert max(sent.most_bytes, received.most_bytes) < MOST_BYTES
-    assert filecmp.cmpfiles(person.folder / "tiny", person.folder / "back" / "tiny", ["0/0", "99/9999"])[0] == ["0/0", "99/9999"]
+    assert filecmp.cmpfiles(
+        person.folder / "tiny", person.folder / "back" / "tiny", ["0/0", "99/9999"]
+    )[0] == ["0/0", "99/9999"]
     assert sum(1 for path in (person.folder / "back").rglob("*") if path.is_file()) == TINY_FILES

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.anyio
 BODY = b"for whoever has the address\n" * 100
 
 
-async def make_link(client: httpx.AsyncClient, file: dict[str, Any], **asked: Any) -> httpx.Response:
+async def make_link(
+    client: httpx.AsyncClient, file: dict[str, Any], **asked: Any
+) -> httpx.Response:
     return await client.post(f"/files/{file['id']}/links", json={"expires_in": 3600} | asked)
 
 
@@ -33,7 +35,9 @@ async def link_to(client: httpx.AsyncClient, file: dict[str, Any], **asked: Any)
     return str(client.base_url.join(path))
 
 
-async def test_a_link_needs_no_key_and_gives_the_proved_bytes(api: Api, client: httpx.AsyncClient, anonymous: httpx.AsyncClient) -> None:
+async def test_a_link_needs_no_key_and_gives_the_proved_bytes(
+    api: Api, client: httpx.AsyncClient, anonymous: httpx.AsyncClient
+) -> None:
     file = await prove(client, BODY)
     answer = await make_link(client, file, expires_in=60)
     path = answer.json()["url"]
@@ -50,16 +54,22 @@ async def test_a_link_needs_no_key_and_gives_the_proved_bytes(api: Api, client: 
     assert (head.status_code, head.headers["content-length"]) == (200, str(len(BODY)))
 
 
-async def test_a_link_answers_ranges_and_conditions(client: httpx.AsyncClient, anonymous: httpx.AsyncClient) -> None:
+async def test_a_link_answers_ranges_and_conditions(
+    client: httpx.AsyncClient, anonymous: httpx.AsyncClient
+) -> None:
     file = await prove(client, BODY)
     url = await link_to(client, file)
     part = await anonymous.get(url, headers={"Range": "bytes=10-19"})
     assert (part.status_code, part.content) == (206, BODY[10:20])
-    assert (await anonymous.get(url, headers={"If-None-Match": f'"{file["hash"]}"'})).status_code == 304
+    assert (
+        await anonymous.get(url, headers={"If-None-Match": f'"{file["hash"]}"'})
+    ).status_code == 304
     assert (await anonymous.get(url, headers={"Range": f"bytes={len(BODY)}-"})).status_code == 416
 
 
-async def test_a_link_may_show_harmless_types(client: httpx.AsyncClient, anonymous: httpx.AsyncClient) -> None:
+async def test_a_link_may_show_harmless_types(
+    client: httpx.AsyncClient, anonymous: httpx.AsyncClient
+) -> None:
     file = await prove(client, BODY)
     shown = await anonymous.get(await link_to(client, file, disposition="inline"))
     assert shown.headers["content-disposition"].startswith("inline;")
@@ -68,24 +78,38 @@ async def test_a_link_may_show_harmless_types(client: httpx.AsyncClient, anonymo
     assert saved.headers["content-disposition"].startswith("attachment;")
 
 
-async def test_one_changed_character_is_forbidden(client: httpx.AsyncClient, anonymous: httpx.AsyncClient) -> None:
+async def test_one_changed_character_is_forbidden(
+    client: httpx.AsyncClient, anonymous: httpx.AsyncClient
+) -> None:
     url = await link_to(client, await prove(client, BODY))
     for place in (-1, -50, -100):
         other = "A" if url[place] != "A" else "B"
         changed = url[:place] + other + (url[place + 1 :] if place != -1 else "")
         answer = await anonymous.get(changed)
-        assert (answer.status_code, answer.json()["type"]) == (403, "urn:assay:problem:invalid-link")
+        assert (answer.status_code, answer.json()["type"]) == (
+            403,
+            "urn:assay:problem:invalid-link",
+        )
     for wrong in (url[:-1], url + "A", url.rpartition("/")[0] + "/x"):
         assert (await anonymous.get(wrong)).status_code == 403
 
 
 async def test_a_link_ends_when_its_time_is_over(
-    api: Api, owner: Owner, client: httpx.AsyncClient, anonymous: httpx.AsyncClient, resources: Resources
+    api: Api,
+    owner: Owner,
+    client: httpx.AsyncClient,
+    anonymous: httpx.AsyncClient,
+    resources: Resources,
 ) -> None:
     file = await prove(client, BODY)
     grant = await find_grant(resources.pool, digest_key(owner.key))
     assert grant is not None
-    over = Token(purpose=Purpose.DOWNLOAD, file_id=UUID(file["id"]), key_id=grant.key_id, expires_at=datetime(2026, 1, 1, tzinfo=UTC))
+    over = Token(
+        purpose=Purpose.DOWNLOAD,
+        file_id=UUID(file["id"]),
+        key_id=grant.key_id,
+        expires_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
     answer = await anonymous.get(f"{api.url}/l/{sign_token(api.settings.link_secret, over)}")
     assert (answer.status_code, answer.json()["type"]) == (410, "urn:assay:problem:link-ended")
 
@@ -98,7 +122,10 @@ async def test_a_link_ends_with_its_file_and_with_its_key(
     assert (await client.delete(f"/files/{first['id']}")).status_code == 204
     assert (await anonymous.get(to_first)).status_code == 410
     assert (await anonymous.get(to_second)).status_code == 200
-    await resources.pool.execute("UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1", digest_key(owner.key).digest)
+    await resources.pool.execute(
+        "UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1",
+        digest_key(owner.key).digest,
+    )
     answer = await anonymous.get(to_second)
     assert (answer.status_code, answer.json()["type"]) == (410, "urn:assay:problem:link-ended")
 
@@ -109,7 +136,9 @@ async def test_no_link_leads_to_what_is_not_proved(client: httpx.AsyncClient) ->
     assert (answer.status_code, answer.json()["state"]) == (409, "pending")
 
 
-async def test_nobody_makes_links_to_files_of_others(client: httpx.AsyncClient, intruder: httpx.AsyncClient) -> None:
+async def test_nobody_makes_links_to_files_of_others(
+    client: httpx.AsyncClient, intruder: httpx.AsyncClient
+) -> None:
     file = await prove(client, BODY)
     assert (await make_link(intruder, file)).status_code == 404
 
@@ -124,15 +153,22 @@ async def test_nobody_makes_links_to_files_of_others(client: httpx.AsyncClient, 
         ({"until": 1}, "until"),
     ],
 )
-async def test_what_a_link_cannot_be_is_named(client: httpx.AsyncClient, asked: dict[str, Any], field: str) -> None:
+async def test_what_a_link_cannot_be_is_named(
+    client: httpx.AsyncClient, asked: dict[str, Any], field: str
+) -> None:
     declared = await declare(client, BODY)
     answer = await make_link(client, declared["file"], **asked)
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, field)
 
 
 async def test_without_a_secret_no_link_is_made(api: Api) -> None:
-    async with api_apart(msgspec.structs.replace(api.settings, link_secret=()), with_worker=False) as client:
+    async with api_apart(
+        msgspec.structs.replace(api.settings, link_secret=()), with_worker=False
+    ) as client:
         declared = await declare(client, BODY)
         assert declared["upload"]["token"] is None
         answer = await make_link(client, declared["file"])
-    assert (answer.status_code, answer.json()["type"]) == (501, "urn:assay:problem:links-not-available")
+    assert (answer.status_code, answer.json()["type"]) == (
+        501,
+        "urn:assay:problem:links-not-available",
+    )

@@ -12,7 +12,18 @@ from service.resources import Resources, open_resources
 from service.uploads.arrivals import record_event
 from service.worker import loop
 from tests.e2e.conftest import Ways, api_apart
-from tests.e2e.jobs import check_all, check_served, complete, declare, look_at, put, read_metadata, until, upload, working
+from tests.e2e.jobs import (
+    check_all,
+    check_served,
+    complete,
+    declare,
+    look_at,
+    put,
+    read_metadata,
+    until,
+    upload,
+    working,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -30,16 +41,22 @@ async def find_listeners(direct: Resources) -> set[int]:
     return {row["pid"] for row in await direct.pool.fetch(LISTENERS)}
 
 
-async def test_a_listener_that_was_killed_listens_again(ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listener_that_was_killed_listens_again(
+    ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "POLL", timedelta(minutes=5))
-    monkeypatch.setattr(lookup, "UNHEARD_SECONDS", 300)  # so that a signal is all that can bring it on
+    monkeypatch.setattr(
+        lookup, "UNHEARD_SECONDS", 300
+    )  # so that a signal is all that can bring it on
     async with api_apart(ways.direct, with_worker=False) as client, working(direct):
         await complete(client, await upload(client, BODY))
         declared = await declare(client, BODY)
         waiting = asyncio.create_task(read_metadata(client, declared, wait=30))
         await until(lambda: is_listening(direct, 2))
         killed = await find_listeners(direct)
-        await direct.pool.fetch("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", list(killed))
+        await direct.pool.fetch(
+            "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", list(killed)
+        )
 
         async def others_listen() -> bool:
             return len(await find_listeners(direct) - killed) == 2  # the API's, and the worker's
@@ -52,10 +69,16 @@ async def test_a_listener_that_was_killed_listens_again(ways: Ways, direct: Reso
     await check_all(direct)
 
 
-async def test_without_any_listener_work_is_done_and_who_waits_is_told_the_truth(ways: Ways, direct: Resources) -> None:
+async def test_without_any_listener_work_is_done_and_who_waits_is_told_the_truth(
+    ways: Ways, direct: Resources
+) -> None:
     ways.database.cut()
     deaf = msgspec.structs.replace(ways.direct, database_listen_url=ways.settings.database_url)
-    async with api_apart(deaf, with_worker=False) as client, open_resources(deaf) as others, working(others):
+    async with (
+        api_apart(deaf, with_worker=False) as client,
+        open_resources(deaf) as others,
+        working(others),
+    ):
         declared = await upload(client, BODY)
         assert (await complete(client, declared, wait=15))["state"] == "ready"
         await check_served(client, direct, declared, BODY)
@@ -66,7 +89,9 @@ async def test_a_listener_that_fell_silent_is_found_out_and_replaced(
 ) -> None:
     """As when a firewall forgets an idle connection: nothing ends, nothing comes."""
     monkeypatch.setattr(notifications, "HEARTBEAT_SECONDS", 0.5)
-    listening_apart = msgspec.structs.replace(ways.direct, database_listen_url=ways.settings.database_url)
+    listening_apart = msgspec.structs.replace(
+        ways.direct, database_listen_url=ways.settings.database_url
+    )
     async with api_apart(listening_apart, with_worker=False) as client, working(direct):
         declared = await declare(client, BODY)
         waiting = asyncio.create_task(read_metadata(client, declared, wait=40))
@@ -78,9 +103,15 @@ async def test_a_listener_that_fell_silent_is_found_out_and_replaced(
             assert (await waiting)["state"] == "ready"
 
 
-async def test_a_signal_that_was_lost_on_the_way_is_given_after_the_reconnect(ways: Ways, direct: Resources) -> None:
+async def test_a_signal_that_was_lost_on_the_way_is_given_after_the_reconnect(
+    ways: Ways, direct: Resources
+) -> None:
     deaf = msgspec.structs.replace(ways.direct, database_listen_url=ways.settings.database_url)
-    async with api_apart(ways.direct, with_worker=False) as client, open_resources(deaf) as others, working(others):
+    async with (
+        api_apart(ways.direct, with_worker=False) as client,
+        open_resources(deaf) as others,
+        working(others),
+    ):
         declared = await declare(client, BODY)
         waiting = asyncio.create_task(read_metadata(client, declared, wait=40))
         await until(lambda: is_listening(direct, 3))

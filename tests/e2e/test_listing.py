@@ -14,7 +14,10 @@ BYTES = b"the bytes of a photo" * 50
 
 
 async def test_pages_lead_from_the_newest_file_to_the_oldest(client: httpx.AsyncClient) -> None:
-    declared = [(await declare(client, BYTES, filename=f"{number}.txt"))["file"]["id"] for number in range(5)]
+    declared = [
+        (await declare(client, BYTES, filename=f"{number}.txt"))["file"]["id"]
+        for number in range(5)
+    ]
     found: list[str] = []
     path = "/files?limit=2"
     pages = 0

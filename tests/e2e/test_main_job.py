@@ -34,7 +34,9 @@ pytestmark = pytest.mark.anyio
 BODY = b"what was sent" * 1000
 OTHER = BODY.upper()
 MIB = 1024**2
-needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="the very commands of the README, where there is curl")
+needs_curl = pytest.mark.skipif(
+    shutil.which("curl") is None, reason="the very commands of the README, where there is curl"
+)
 
 
 async def test_the_event_alone_leads_from_a_declared_file_to_a_served_one(
@@ -55,7 +57,9 @@ async def test_the_event_alone_leads_from_a_declared_file_to_a_served_one(
     await check_all(resources)
 
 
-async def test_complete_waits_for_the_proof(client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_complete_waits_for_the_proof(
+    client: httpx.AsyncClient, resources: Resources
+) -> None:
     declared = await upload(client, BODY)
     assert (await complete(client, declared))["state"] == "ready"
     await check_served(client, resources, declared, BODY)
@@ -75,7 +79,10 @@ async def test_everybody_who_waits_is_answered_by_the_event(client: httpx.AsyncC
 async def test_a_client_that_repeats_every_request_ends_with_one_file(
     client: httpx.AsyncClient, resources: Resources, expected: Answers
 ) -> None:
-    request: dict[str, Any] = {"json": {"filename": "a.txt", "size": len(BODY)}, "headers": {"Idempotency-Key": "once"}}
+    request: dict[str, Any] = {
+        "json": {"filename": "a.txt", "size": len(BODY)},
+        "headers": {"Idempotency-Key": "once"},
+    }
     first, again = [await client.post("/files", **request) for _ in range(2)]
     assert (first.status_code, again.status_code) == (201, 200)
     declared = again.json()
@@ -90,7 +97,9 @@ async def test_a_client_that_repeats_every_request_ends_with_one_file(
     await check_all(resources)
 
 
-async def test_a_declared_digest_is_bound_into_the_url(client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_a_declared_digest_is_bound_into_the_url(
+    client: httpx.AsyncClient, resources: Resources
+) -> None:
     declared = await declare(client, BODY, sha256=digest(BODY))
     assert (await put(declared, OTHER)).status == 400
     traces = await look_at(resources, declared)
@@ -101,7 +110,9 @@ async def test_a_declared_digest_is_bound_into_the_url(client: httpx.AsyncClient
 
 
 @pytest.mark.parametrize("size", [0, 1, 5 * MIB + 1], ids=["nothing", "1 B", "5 MiB + 1 B"])
-async def test_a_file_of_any_size_comes_back_as_it_was(client: httpx.AsyncClient, resources: Resources, *, size: int) -> None:
+async def test_a_file_of_any_size_comes_back_as_it_was(
+    client: httpx.AsyncClient, resources: Resources, *, size: int
+) -> None:
     body = make_body(size)
     declared = await upload(client, body)
     await complete(client, declared)
@@ -121,7 +132,9 @@ async def test_100_mib_come_back_as_they_were(client: httpx.AsyncClient) -> None
     assert received.hexdigest() == digest(body)
 
 
-async def test_a_deleted_file_is_gone_from_both_buckets(client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_a_deleted_file_is_gone_from_both_buckets(
+    client: httpx.AsyncClient, resources: Resources
+) -> None:
     declared = await upload(client, BODY)
     await complete(client, declared)
     assert (await client.delete(f"/files/{declared['file']['id']}")).status_code == 204
@@ -139,19 +152,33 @@ async def test_a_deleted_file_is_gone_from_both_buckets(client: httpx.AsyncClien
 @pytest.mark.parametrize("waits", [True, False], ids=["after Expect: 100-continue", "sent at once"])
 @pytest.mark.parametrize("size", [1000, 20 * MIB], ids=["1 kB", "20 MiB"])
 async def test_stock_curl_sends_its_bytes_to_the_store_and_its_key_to_us_alone(
-    api: Api, owner: Owner, client: httpx.AsyncClient, resources: Resources, tmp_path: Path, *, size: int, waits: bool
+    api: Api,
+    owner: Owner,
+    client: httpx.AsyncClient,
+    resources: Resources,
+    tmp_path: Path,
+    *,
+    size: int,
+    waits: bool,
 ) -> None:
     body = make_body(size)
     (tmp_path / "photo.jpg").write_bytes(body)
-    key, expect = f"Authorization: Bearer {owner.key}", "Expect: 100-continue" if waits else "Expect:"
-    curl = await run_curl("-v", "-LT", str(tmp_path / "photo.jpg"), "-H", key, "-H", expect, f"{api.url}/upload/")
+    key, expect = (
+        f"Authorization: Bearer {owner.key}",
+        "Expect: 100-continue" if waits else "Expect:",
+    )
+    curl = await run_curl(
+        "-v", "-LT", str(tmp_path / "photo.jpg"), "-H", key, "-H", expect, f"{api.url}/upload/"
+    )
     ours, theirs = [hop.splitlines() for hop in curl.stderr.split("> PUT ")[1:]]
     assert f"> Host: {urlsplit(api.url).netloc}" in ours
     assert f"> Host: {urlsplit(api.store.endpoint).netloc}" in theirs
     assert any("Authorization" in line for line in ours)
     assert not any("Authorization" in line or owner.key in line for line in theirs)
     assert ("> Expect: 100-continue" in ours) is waits
-    assert not any(line.startswith("< HTTP/1.1 100") for line in ours), "we asked for a body that we do not read"
+    assert not any(line.startswith("< HTTP/1.1 100") for line in ours), (
+        "we asked for a body that we do not read"
+    )
     link = next(line for line in ours if line.lower().startswith("< link: "))
     file_id = link.partition("</files/")[2].partition("/metadata>")[0]
     declared = {"file": {"id": file_id}}
@@ -160,14 +187,23 @@ async def test_stock_curl_sends_its_bytes_to_the_store_and_its_key_to_us_alone(
 
 
 @needs_curl
-async def test_stock_curl_resumes_a_download(api: Api, owner: Owner, client: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_stock_curl_resumes_a_download(
+    api: Api, owner: Owner, client: httpx.AsyncClient, tmp_path: Path
+) -> None:
     body = make_body(3 * MIB)
     declared = await upload(client, body)
     await complete(client, declared)
     half = tmp_path / "half"
     half.write_bytes(body[: len(body) // 2])
     curl = await run_curl(
-        "-v", "-C", "-", "-o", str(half), "-H", f"Authorization: Bearer {owner.key}", f"{api.url}/files/{declared['file']['id']}"
+        "-v",
+        "-C",
+        "-",
+        "-o",
+        str(half),
+        "-H",
+        f"Authorization: Bearer {owner.key}",
+        f"{api.url}/files/{declared['file']['id']}",
     )
     assert "< HTTP/1.1 206" in curl.stderr
     assert half.read_bytes() == body
@@ -182,6 +218,12 @@ def make_body(size: int) -> bytes:
 
 async def run_curl(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """curl to its end; it must be content with what it got."""
-    curl = await asyncio.to_thread(subprocess.run, ["curl", "-sS", "--fail", *arguments], capture_output=True, text=True, timeout=60)
+    curl = await asyncio.to_thread(
+        subprocess.run,
+        ["curl", "-sS", "--fail", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert curl.returncode == 0, curl.stderr[-300:]
     return curl

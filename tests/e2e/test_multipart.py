@@ -46,11 +46,15 @@ def problem(answer: httpx.Response) -> str:
 
 
 async def read_upload_id(resources: Resources, declared: dict[str, Any]) -> str | None:
-    upload_id: str | None = await resources.pool.fetchval("SELECT upload_id FROM files WHERE id = $1", declared["file"]["id"])
+    upload_id: str | None = await resources.pool.fetchval(
+        "SELECT upload_id FROM files WHERE id = $1", declared["file"]["id"]
+    )
     return upload_id
 
 
-async def test_a_file_in_parts_is_proved_like_any_other(client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources) -> None:
+async def test_a_file_in_parts_is_proved_like_any_other(
+    client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
+) -> None:
     assert declared["upload"]["multipart"] == {"part_size": PART_BYTES, "parts": 2}
     assert declared["upload"]["expires_at"] == declared["file"]["expires_at"]
     await put_parts(client, declared, BODY)
@@ -107,7 +111,9 @@ async def test_a_part_that_is_sent_again_replaces_the_one_before(
     await check_served(client, resources, declared, BODY)
 
 
-async def test_the_store_refuses_a_part_of_another_size_or_digest(client: httpx.AsyncClient, declared: dict[str, Any]) -> None:
+async def test_the_store_refuses_a_part_of_another_size_or_digest(
+    client: httpx.AsyncClient, declared: dict[str, Any]
+) -> None:
     piece = cut(declared, BODY)[2]
     [part] = await sign_parts(client, declared, 2, sha256=digest(piece).upper())
     assert (await put_part(part, piece[:-1])).status in (400, 403)
@@ -116,10 +122,14 @@ async def test_the_store_refuses_a_part_of_another_size_or_digest(client: httpx.
     assert (await put_part(part, piece)).status == 200
 
 
-async def test_parts_of_a_wrong_size_are_named(client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources) -> None:
+async def test_parts_of_a_wrong_size_are_named(
+    client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
+) -> None:
     await put_parts(client, declared, BODY)
     key, upload_id = await find_key(resources, declared), await read_upload_id(resources, declared)
-    await asyncio.to_thread(resources.incoming.put_part, key, upload_id or "", 2, b"short", timeout_seconds=10)
+    await asyncio.to_thread(
+        resources.incoming.put_part, key, upload_id or "", 2, b"short", timeout_seconds=10
+    )
     refused = await client.post(f"/files/{declared['file']['id']}/complete")
     assert (refused.status_code, problem(refused)) == (409, "incomplete-parts")
     assert (refused.json()["wrong_size"], refused.json()["missing"]) == ([2], [])
@@ -138,7 +148,16 @@ async def test_parts_of_a_wrong_size_are_named(client: httpx.AsyncClient, declar
         ([], "parts"),
         ([{"number": 1}] * 1001, "parts"),
     ],
-    ids=["zero", "beyond the count", "twice", "text", "no digest", "unknown field", "none", "too many"],
+    ids=[
+        "zero",
+        "beyond the count",
+        "twice",
+        "text",
+        "no digest",
+        "unknown field",
+        "none",
+        "too many",
+    ],
 )
 async def test_what_is_wrong_with_a_request_for_parts_is_named(
     client: httpx.AsyncClient, declared: dict[str, Any], wanted: list[dict[str, Any]], field: str
@@ -149,11 +168,15 @@ async def test_what_is_wrong_with_a_request_for_parts_is_named(
 
 
 async def test_a_thousand_parts_with_digests_fit_a_request(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/files", json={"filename": "large", "size": 1000 * PART_BYTES, "multipart": True})
+    answer = await client.post(
+        "/files", json={"filename": "large", "size": 1000 * PART_BYTES, "multipart": True}
+    )
     parts = await sign_parts(client, answer.json(), *range(1, 1001), sha256=digest(b""))
     assert [part["number"] for part in parts] == list(range(1, 1001))
     too_large = await client.post(
-        f"/files/{answer.json()['file']['id']}/parts", content=b" " * 300_000, headers={"Content-Type": "application/json"}
+        f"/files/{answer.json()['file']['id']}/parts",
+        content=b" " * 300_000,
+        headers={"Content-Type": "application/json"},
     )
     assert (too_large.status_code, too_large.json()["limit"]) == (413, 256 * 1024)
 
@@ -161,13 +184,17 @@ async def test_a_thousand_parts_with_digests_fit_a_request(client: httpx.AsyncCl
 async def test_a_file_in_one_put_has_no_parts(client: httpx.AsyncClient) -> None:
     declared = await declare(client, b"small")
     for answer in (
-        await client.post(f"/files/{declared['file']['id']}/parts", json={"parts": [{"number": 1}]}),
+        await client.post(
+            f"/files/{declared['file']['id']}/parts", json={"parts": [{"number": 1}]}
+        ),
         await client.get(f"/files/{declared['file']['id']}/parts"),
     ):
         assert (answer.status_code, problem(answer)) == (409, "not-multipart")
 
 
-async def test_a_larger_file_comes_in_parts_unless_its_client_wants_one_put(client: httpx.AsyncClient, api: Api) -> None:
+async def test_a_larger_file_comes_in_parts_unless_its_client_wants_one_put(
+    client: httpx.AsyncClient, api: Api
+) -> None:
     above = api.settings.multipart_above
 
     async def offer(size: int, **fields: Any) -> dict[str, Any]:
@@ -181,8 +208,14 @@ async def test_a_larger_file_comes_in_parts_unless_its_client_wants_one_put(clie
     assert "url" in await offer(above + 1, multipart=False)
     assert (await offer(0, multipart=True))["multipart"] == {"part_size": PART_BYTES, "parts": 1}
     assert (await offer(5 * 1024**4))["multipart"] == {"part_size": 525 * MIB, "parts": 9987}
-    assert (await client.post("/files", json={"filename": "a", "size": 5 * 1024**4 + 1})).status_code == 413
-    assert (await client.post("/files", json={"filename": "a", "size": 5 * 1024**3 + 1, "multipart": False})).status_code == 413
+    assert (
+        await client.post("/files", json={"filename": "a", "size": 5 * 1024**4 + 1})
+    ).status_code == 413
+    assert (
+        await client.post(
+            "/files", json={"filename": "a", "size": 5 * 1024**3 + 1, "multipart": False}
+        )
+    ).status_code == 413
 
 
 async def test_no_bytes_are_one_part(client: httpx.AsyncClient, resources: Resources) -> None:
@@ -192,10 +225,16 @@ async def test_no_bytes_are_one_part(client: httpx.AsyncClient, resources: Resou
     await check_served(client, resources, declared, b"")
 
 
-async def test_a_digest_that_complete_brings_counts(client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_a_digest_that_complete_brings_counts(
+    client: httpx.AsyncClient, resources: Resources
+) -> None:
     declared = await declare(client, BODY, multipart=True)
     await put_parts(client, declared, BODY)
-    answer = await client.post(f"/files/{declared['file']['id']}/complete", params={"wait": 20}, json={"sha256": digest(b"other")})
+    answer = await client.post(
+        f"/files/{declared['file']['id']}/complete",
+        params={"wait": 20},
+        json={"sha256": digest(b"other")},
+    )
     assert (answer.status_code, answer.json()["state"]) == (200, "rejected")
     assert answer.json()["rejection"]["reason"] == "digest-mismatch"
     await sweep_incoming(resources, declared)
@@ -206,8 +245,15 @@ async def test_whoever_calls_complete_twice_or_both_at_once_sees_one_outcome(
     client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
 ) -> None:
     await put_parts(client, declared, BODY)
-    answers = await asyncio.gather(*(client.post(f"/files/{declared['file']['id']}/complete", params={"wait": 20}) for _ in range(5)))
-    assert [(answer.status_code, answer.json()["state"]) for answer in answers] == [(200, "ready")] * 5
+    answers = await asyncio.gather(
+        *(
+            client.post(f"/files/{declared['file']['id']}/complete", params={"wait": 20})
+            for _ in range(5)
+        )
+    )
+    assert [(answer.status_code, answer.json()["state"]) for answer in answers] == [
+        (200, "ready")
+    ] * 5
     assert (await complete(client, declared))["state"] == "ready"
     await check_served(client, resources, declared, BODY)
 
@@ -220,18 +266,32 @@ async def test_parts_asked_for_by_many_at_once_belong_to_one_upload(
     assert ids == {await read_upload_id(resources, declared)}
 
 
-async def test_what_is_final_takes_no_parts(client: httpx.AsyncClient, declared: dict[str, Any]) -> None:
+async def test_what_is_final_takes_no_parts(
+    client: httpx.AsyncClient, declared: dict[str, Any]
+) -> None:
     await put_parts(client, declared, BODY)
     assert (await complete(client, declared))["state"] == "ready"
     path = f"/files/{declared['file']['id']}"
-    for answer in (await client.post(f"{path}/parts", json={"parts": [{"number": 1}]}), await client.get(f"{path}/parts")):
-        assert (answer.status_code, problem(answer), answer.json()["state"]) == (409, "already-uploaded", "ready")
+    for answer in (
+        await client.post(f"{path}/parts", json={"parts": [{"number": 1}]}),
+        await client.get(f"{path}/parts"),
+    ):
+        assert (answer.status_code, problem(answer), answer.json()["state"]) == (
+            409,
+            "already-uploaded",
+            "ready",
+        )
     await client.delete(path)
-    for answer in (await client.post(f"{path}/parts", json={"parts": [{"number": 1}]}), await client.get(f"{path}/parts")):
+    for answer in (
+        await client.post(f"{path}/parts", json={"parts": [{"number": 1}]}),
+        await client.get(f"{path}/parts"),
+    ):
         assert (answer.status_code, problem(answer)) == (410, "gone")
 
 
-async def test_a_deleted_file_leaves_no_parts(client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources) -> None:
+async def test_a_deleted_file_leaves_no_parts(
+    client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
+) -> None:
     await put_parts(client, declared, BODY)
     key, upload_id = await find_key(resources, declared), await read_upload_id(resources, declared)
     assert (await client.delete(f"/files/{declared['file']['id']}")).status_code == 204
@@ -252,22 +312,32 @@ async def test_an_upload_that_the_store_has_dropped_is_lost(
     client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
 ) -> None:
     await put_parts(client, declared, BODY)
-    await resources.incoming.abort_upload(await find_key(resources, declared), await read_upload_id(resources, declared) or "")
+    await resources.incoming.abort_upload(
+        await find_key(resources, declared), await read_upload_id(resources, declared) or ""
+    )
     path = f"/files/{declared['file']['id']}"
     for answer in (await client.post(f"{path}/complete"), await client.get(f"{path}/parts")):
         assert (answer.status_code, problem(answer)) == (409, "upload-lost")
     assert (await read_metadata(client, declared))["state"] == "pending"
 
 
-async def test_a_part_of_another_upload_does_not_fit(client: httpx.AsyncClient, declared: dict[str, Any]) -> None:
+async def test_a_part_of_another_upload_does_not_fit(
+    client: httpx.AsyncClient, declared: dict[str, Any]
+) -> None:
     """What is bound into a URL is bound: number, upload, size."""
     [part] = await sign_parts(client, declared, 2)
     piece = cut(declared, BODY)[2]
-    assert (await put_part({**part, "url": part["url"].replace("partNumber=2", "partNumber=1")}, piece)).status == 403
-    assert (await put_part({**part, "url": part["url"].replace("uploadId=", "uploadId=x")}, piece)).status == 403
+    assert (
+        await put_part({**part, "url": part["url"].replace("partNumber=2", "partNumber=1")}, piece)
+    ).status == 403
+    assert (
+        await put_part({**part, "url": part["url"].replace("uploadId=", "uploadId=x")}, piece)
+    ).status == 403
 
 
-async def test_another_owner_sees_no_parts(intruder: httpx.AsyncClient, declared: dict[str, Any]) -> None:
+async def test_another_owner_sees_no_parts(
+    intruder: httpx.AsyncClient, declared: dict[str, Any]
+) -> None:
     path = f"/files/{declared['file']['id']}/parts"
     assert (await intruder.get(path)).status_code == 404
     assert (await intruder.post(path, json={"parts": [{"number": 1}]})).status_code == 404

@@ -15,12 +15,18 @@ BYTES = b"the bytes of a photo" * 50
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "ä b.txt", "100%.txt", "a;b?c#d.txt"])
-async def test_one_put_is_redirected_to_the_store(client: httpx.AsyncClient, anonymous: httpx.AsyncClient, name: str) -> None:
-    path = "/upload/" + httpx.URL("http://x", params={"n": name}).raw_path.partition(b"n=")[2].decode().replace("+", "%20")
+async def test_one_put_is_redirected_to_the_store(
+    client: httpx.AsyncClient, anonymous: httpx.AsyncClient, name: str
+) -> None:
+    path = "/upload/" + httpx.URL("http://x", params={"n": name}).raw_path.partition(b"n=")[
+        2
+    ].decode().replace("+", "%20")
     answer = await client.put(path, content=BYTES)
     assert answer.status_code == 307
     assert answer.content == b""
-    metadata = re.fullmatch(r'<(/files/[0-9a-f-]{36}/metadata)>; rel="describedby"', answer.headers["link"])
+    metadata = re.fullmatch(
+        r'<(/files/[0-9a-f-]{36}/metadata)>; rel="describedby"', answer.headers["link"]
+    )
     assert metadata
     assert "content-type" not in urlsplit(answer.headers["location"]).query.lower()
     assert (await anonymous.put(answer.headers["location"], content=BYTES)).status_code == 200
@@ -33,7 +39,9 @@ async def test_a_put_without_a_length_is_streamed(client: httpx.AsyncClient) -> 
         yield BYTES[:10]
         yield BYTES[10:]
 
-    answer = await client.put("/upload/photo.jpg", content=pieces(), headers={"Content-Type": "image/jpeg"})
+    answer = await client.put(
+        "/upload/photo.jpg", content=pieces(), headers={"Content-Type": "image/jpeg"}
+    )
     assert answer.status_code == 201, answer.text
     assert answer.json()["hash"] == digest(BYTES)
     assert answer.headers["location"] == f"/files/{answer.json()['id']}/metadata"

@@ -16,7 +16,10 @@ from tests.e2e.jobs import read_metric, stream
 from tests.e2e.rights import GUARDED
 from tests.servers import store_kinds
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", store_kinds()[:1], indirect=True)]  # it depends on no store
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("store", store_kinds()[:1], indirect=True),
+]  # it depends on no store
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,response_headers_conformance"
 EXAMPLES = 50
@@ -34,14 +37,23 @@ async def document(api: Api, anonymous: httpx.AsyncClient) -> dict[str, Any]:
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    return [(path, method, one) for path, item in document["paths"].items() for method, one in item.items() if method in METHODS]
+    return [
+        (path, method, one)
+        for path, item in document["paths"].items()
+        for method, one in item.items()
+        if method in METHODS
+    ]
 
 
-async def test_every_operation_says_what_it_does_and_how_it_is_called(document: dict[str, Any]) -> None:
+async def test_every_operation_says_what_it_does_and_how_it_is_called(
+    document: dict[str, Any],
+) -> None:
     assert document["openapi"].startswith("3.1")
     ids = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(ids) == len(set(ids))
-    assert all(operation["summary"] and operation["tags"] for _, _, operation in operations(document))
+    assert all(
+        operation["summary"] and operation["tags"] for _, _, operation in operations(document)
+    )
 
 
 async def test_every_refusal_is_described_as_a_problem_document(document: dict[str, Any]) -> None:
@@ -49,11 +61,17 @@ async def test_every_refusal_is_described_as_a_problem_document(document: dict[s
         for status, answer in operation["responses"].items():
             if int(status) >= 400 and path != "/health/ready":
                 content = answer["content"]["application/problem+json"]
-                assert content["schema"] == {"$ref": "#/components/schemas/ProblemDocument"}, (path, method, status)
+                assert content["schema"] == {"$ref": "#/components/schemas/ProblemDocument"}, (
+                    path,
+                    method,
+                    status,
+                )
                 assert content["examples"], (path, method, status)
 
 
-async def test_every_route_but_the_open_ones_names_the_scopes_that_open_it(document: dict[str, Any]) -> None:
+async def test_every_route_but_the_open_ones_names_the_scopes_that_open_it(
+    document: dict[str, Any],
+) -> None:
     for name in ("bearer", "uploadToken"):
         scheme = document["components"]["securitySchemes"][name]
         assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
@@ -61,7 +79,9 @@ async def test_every_route_but_the_open_ones_names_the_scopes_that_open_it(docum
     for path, method, operation in operations(document):
         if path not in OPEN:
             route = needs[method, path]
-            alternatives = [{"bearer": [scope]} for scope in sorted(route.scopes)] + [{"uploadToken": []}] * route.token
+            alternatives = [{"bearer": [scope]} for scope in sorted(route.scopes)] + [
+                {"uploadToken": []}
+            ] * route.token
             assert operation["security"] == alternatives
             assert {"401", "403", "503"} <= set(operation["responses"])
 
@@ -77,11 +97,18 @@ async def test_the_page_needs_no_file_from_outside(api: Api, anonymous: httpx.As
         if not path.startswith("data:"):
             assert path.startswith("/schema/")
             assert (await anonymous.get(api.url + path)).status_code == 200
-    assert (await anonymous.get(f"{api.url}/schema/nothing.js")).headers["content-type"] == "application/problem+json"
+    assert (await anonymous.get(f"{api.url}/schema/nothing.js")).headers[
+        "content-type"
+    ] == "application/problem+json"
 
 
 async def test_no_generated_request_finds_a_fault_or_an_answer_that_is_not_described(
-    api: Api, owner: Owner, client: httpx.AsyncClient, document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    api: Api,
+    owner: Owner,
+    client: httpx.AsyncClient,
+    document: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shorten_waits(document)
     monkeypatch.setattr(feed, "LONGEST_SECONDS", 0.1)  # it reads every answer to its end
@@ -94,17 +121,28 @@ async def test_no_generated_request_finds_a_fault_or_an_answer_that_is_not_descr
 
 
 async def count_downloads(client: httpx.AsyncClient) -> float:
-    return await read_metric(client, "assay_requests_total", route="/files/{file_id}", method="GET", status="200")
+    return await read_metric(
+        client, "assay_requests_total", route="/files/{file_id}", method="GET", status="200"
+    )
 
 
-async def test_no_generated_event_finds_a_fault(api: Api, client: httpx.AsyncClient, document: dict[str, Any], tmp_path: Path) -> None:
+async def test_no_generated_event_finds_a_fault(
+    api: Api, client: httpx.AsyncClient, document: dict[str, Any], tmp_path: Path
+) -> None:
     hook = document["paths"]["/webhooks/minio"]
-    hook["post"]["requestBody"]["content"]["application/json"]["schema"] = describe_events(api.settings.incoming_bucket)
+    hook["post"]["requestBody"]["content"]["application/json"]["schema"] = describe_events(
+        api.settings.incoming_bucket
+    )
     document["paths"] = {"/webhooks/minio": hook}
-    before = await read_metric(client, "assay_requests_total", route="/webhooks/minio", status="204")
+    before = await read_metric(
+        client, "assay_requests_total", route="/webhooks/minio", status="204"
+    )
     output = await attack(api, document, tmp_path, token=api.settings.webhook_token[0])
     assert "Tested: 1\n" in output
-    assert await read_metric(client, "assay_requests_total", route="/webhooks/minio", status="204") >= before + EXAMPLES
+    assert (
+        await read_metric(client, "assay_requests_total", route="/webhooks/minio", status="204")
+        >= before + EXAMPLES
+    )
 
 
 def describe_events(bucket: str) -> dict[str, Any]:
@@ -114,8 +152,15 @@ def describe_events(bucket: str) -> dict[str, Any]:
         return {"type": "object", "properties": members, "required": list(members)}
 
     key = {"anyOf": [{"type": "string", "pattern": "^[0-9a-f]{32}$"}, {"type": "string"}]}
-    about = describe(bucket=describe(name={"enum": [bucket, "", "another"]}), object=describe(key=key))
-    record = describe(eventName={"enum": ["s3:ObjectCreated:Put", "ObjectCreated:Copy", "s3:ObjectRemoved:Delete"]}, s3=about)
+    about = describe(
+        bucket=describe(name={"enum": [bucket, "", "another"]}), object=describe(key=key)
+    )
+    record = describe(
+        eventName={
+            "enum": ["s3:ObjectCreated:Put", "ObjectCreated:Copy", "s3:ObjectRemoved:Delete"]
+        },
+        s3=about,
+    )
     return describe(Records={"type": "array", "items": record})
 
 
@@ -123,11 +168,30 @@ async def attack(api: Api, document: dict[str, Any], folder: Path, *, token: str
     """Schemathesis to its end; what it said."""
     described = folder / "openapi.json"
     described.write_text(json.dumps(document))
-    command = ["-c", "from schemathesis.cli import schemathesis; schemathesis()", "run", str(described), "--url", api.url, "--no-color"]
-    command += ["--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES)]
+    command = [
+        "-c",
+        "from schemathesis.cli import schemathesis; schemathesis()",
+        "run",
+        str(described),
+        "--url",
+        api.url,
+        "--no-color",
+    ]
+    command += [
+        "--checks",
+        CHECKS,
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--max-examples",
+        str(EXAMPLES),
+    ]
     command += ["--generation-database", "none", "--header", f"Authorization: Bearer {token}"]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=folder
+        sys.executable,
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=folder,
     )
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()

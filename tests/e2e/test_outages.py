@@ -54,7 +54,12 @@ Asked = tuple[str, str] | tuple[str, str, Mapping[str, Any]]
 async def ask(client: httpx.AsyncClient, requests: list[Asked]) -> list[httpx.Response]:
     """All at once; none may hang."""
     async with asyncio.timeout(IN_TIME):
-        return await asyncio.gather(*(client.request(method, path, **(about[0] if about else {})) for method, path, *about in requests))
+        return await asyncio.gather(
+            *(
+                client.request(method, path, **(about[0] if about else {}))
+                for method, path, *about in requests
+            )
+        )
 
 
 def stream_uploads() -> list[Asked]:
@@ -79,22 +84,41 @@ def answers(client: httpx.AsyncClient, path: str) -> Callable[[], Awaitable[bool
 
 
 @pytest.mark.parametrize("how", ["dies", "falls silent"])
-async def test_without_its_database_the_api_refuses_in_time_and_recovers_by_itself(ways: Ways, direct: Resources, how: str) -> None:
+async def test_without_its_database_the_api_refuses_in_time_and_recovers_by_itself(
+    ways: Ways, direct: Resources, how: str
+) -> None:
     async with api_apart(ways.settings, with_worker=True) as client:
         declared = await upload(client, BODY)
         await complete(client, declared)
         path = f"/files/{declared['file']['id']}"
         HOW_IT_GOES[how](ways.database)
-        routes: list[Asked] = [("GET", "/files?limit=1"), ("GET", path), ("GET", f"{path}/metadata"), ("DELETE", path)]
+        routes: list[Asked] = [
+            ("GET", "/files?limit=1"),
+            ("GET", path),
+            ("GET", f"{path}/metadata"),
+            ("DELETE", path),
+        ]
         routes += [("GET", f"{path}/history"), ("GET", "/events")]
-        routes += [("POST", "/files", {"json": FILE}), ("POST", f"{path}/complete"), ("POST", f"{path}/upload")]
+        routes += [
+            ("POST", "/files", {"json": FILE}),
+            ("POST", f"{path}/complete"),
+            ("POST", f"{path}/upload"),
+        ]
         many = [*routes * 8, ("PUT", "/upload/a", {"content": BODY}), *stream_uploads()]
         key = (await look_at(direct, declared)).row["incoming_key"]
-        event, *refused = await asyncio.gather(announce(client, ways.settings, key), ask(client, many))
+        event, *refused = await asyncio.gather(
+            announce(client, ways.settings, key), ask(client, many)
+        )
         for answer in [event, *refused[0]]:
             check_unavailable(answer, "database")
         health = await ask(
-            client, [("GET", "/health/live"), ("GET", "/health/ready"), ("GET", "/health/ready?full=1"), ("GET", "/metrics")]
+            client,
+            [
+                ("GET", "/health/live"),
+                ("GET", "/health/ready"),
+                ("GET", "/health/ready?full=1"),
+                ("GET", "/metrics"),
+            ],
         )
         assert [answer.status_code for answer in health] == [200, 200, 503, 200]
         assert (health[1].json()["status"], health[1].json()["away"]) == ("degraded", ["database"])
@@ -122,14 +146,23 @@ async def test_who_waits_for_a_file_outlasts_the_database(ways: Ways, direct: Re
         await put(declared, BODY)
         ways.database.restore()
         await until(answers(client, "/files?limit=1"))
-        assert (await announce(client, ways.settings, (await look_at(direct, declared)).row["incoming_key"])).status_code == 204
+        assert (
+            await announce(
+                client, ways.settings, (await look_at(direct, declared)).row["incoming_key"]
+            )
+        ).status_code == 204
         async with asyncio.timeout(IN_TIME):
             assert (await waiting)["state"] == "ready"
     await check_all(direct)
 
 
-async def test_a_worker_that_loses_its_database_before_the_commit_leaves_the_file_to_the_next_claim(ways: Ways, direct: Resources) -> None:
-    async with api_apart(ways.direct, with_worker=False) as client, open_resources(ways.settings) as switched:
+async def test_a_worker_that_loses_its_database_before_the_commit_leaves_the_file_to_the_next_claim(
+    ways: Ways, direct: Resources
+) -> None:
+    async with (
+        api_apart(ways.direct, with_worker=False) as client,
+        open_resources(ways.settings) as switched,
+    ):
         declared = await upload(client, BODY)
         vault, gate = FaultyBucket(switched.vault), Gate()
         vault.after["copy_from"] = gate
@@ -153,7 +186,9 @@ async def check_tidied_up(direct: Resources) -> None:
 
 
 async def lease_has_ended(direct: Resources, declared: Mapping[str, Any]) -> bool:
-    ended: bool = await direct.pool.fetchval("SELECT lease_until < now() FROM files WHERE id = $1", declared["file"]["id"])
+    ended: bool = await direct.pool.fetchval(
+        "SELECT lease_until < now() FROM files WHERE id = $1", declared["file"]["id"]
+    )
     return ended
 
 
@@ -164,7 +199,9 @@ async def lease_has_ended(direct: Resources, declared: Mapping[str, Any]) -> boo
 async def test_without_its_store_the_api_refuses_what_needs_it_and_verification_goes_on_afterwards(
     ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(streamed, "SEND_SECONDS", 3.0)  # it bounds each wait of a part: a slow store is given longer
+    monkeypatch.setattr(
+        streamed, "SEND_SECONDS", 3.0
+    )  # it bounds each wait of a part: a slow store is given longer
     monkeypatch.setattr(streamed, "CLEAN_SECONDS", 1.0)
     async with api_apart(ways.settings, with_worker=True) as client:
         proved = await upload(client, BODY)
@@ -173,10 +210,21 @@ async def test_without_its_store_the_api_refuses_what_needs_it_and_verification_
         HOW_IT_GOES[how](ways.store)
         key = (await look_at(direct, waiting)).row["incoming_key"]
         assert (await announce(client, ways.settings, key)).status_code == 204
-        there, path, bare = [f"/files/{declared['file']['id']}" for declared in (proved, waiting, pending)]
+        there, path, bare = [
+            f"/files/{declared['file']['id']}" for declared in (proved, waiting, pending)
+        ]
         away: list[Asked] = [("GET", there), ("POST", f"{bare}/upload"), *stream_uploads()]
-        others: list[Asked] = [("POST", "/files", {"json": FILE}), ("GET", "/files?limit=1"), ("GET", f"{path}/metadata"), ("HEAD", there)]
-        others += [("GET", "/health/ready"), ("PUT", "/upload/a", {"content": BODY}), ("POST", f"{path}/complete")]
+        others: list[Asked] = [
+            ("POST", "/files", {"json": FILE}),
+            ("GET", "/files?limit=1"),
+            ("GET", f"{path}/metadata"),
+            ("HEAD", there),
+        ]
+        others += [
+            ("GET", "/health/ready"),
+            ("PUT", "/upload/a", {"content": BODY}),
+            ("POST", f"{path}/complete"),
+        ]
         refused, served = await asyncio.gather(ask(client, away), ask(client, others))
         for answer in refused:
             check_unavailable(answer, "store")
@@ -199,7 +247,9 @@ async def test_without_its_store_the_api_refuses_what_needs_it_and_verification_
     await check_all(direct)
 
 
-async def test_a_deletion_while_the_store_is_away_is_carried_out_afterwards(ways: Ways, direct: Resources) -> None:
+async def test_a_deletion_while_the_store_is_away_is_carried_out_afterwards(
+    ways: Ways, direct: Resources
+) -> None:
     async with api_apart(ways.settings, with_worker=True) as client:
         declared = await upload(client, BODY)
         await complete(client, declared)
@@ -208,7 +258,11 @@ async def test_a_deletion_while_the_store_is_away_is_carried_out_afterwards(ways
         assert (await client.get(f"/files/{declared['file']['id']}")).status_code == 410
 
         async def was_tried() -> bool:
-            return bool(await direct.pool.fetchval("SELECT purge_at > now() AND sweep_at > now() FROM files"))
+            return bool(
+                await direct.pool.fetchval(
+                    "SELECT purge_at > now() AND sweep_at > now() FROM files"
+                )
+            )
 
         await until(was_tried)
         assert (await look_at(direct, declared)).vault == BODY

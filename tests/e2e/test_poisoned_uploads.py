@@ -6,7 +6,16 @@ import httpx
 import pytest
 
 from service.resources import Resources
-from tests.e2e.jobs import announce, check_served, complete, declare, find_key, put, read_metadata, upload
+from tests.e2e.jobs import (
+    announce,
+    check_served,
+    complete,
+    declare,
+    find_key,
+    put,
+    read_metadata,
+    upload,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +28,10 @@ async def test_complete_takes_an_object_with_more_header_fields_than_http_client
 ) -> None:
     declared = await declare(client, BODY)
     assert (await put(declared, BODY, MANY_FIELDS)).status == 200
-    assert (await client.post(f"/files/{declared['file']['id']}/complete")).status_code in (200, 202)
+    assert (await client.post(f"/files/{declared['file']['id']}/complete")).status_code in (
+        200,
+        202,
+    )
     assert (await read_metadata(client, declared, wait=30))["state"] == "ready"
     await check_served(client, resources, declared, BODY)
 

@@ -41,11 +41,15 @@ def key(site: Site) -> str:
 
 @pytest.fixture
 async def client(site: Site, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=site.url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
+    async with httpx.AsyncClient(
+        base_url=site.url, headers={"Authorization": f"Bearer {key}"}, timeout=60
+    ) as client:
         yield client
 
 
-async def test_an_api_and_two_workers_share_the_work_and_end_in_good_order(site: Site, client: httpx.AsyncClient) -> None:
+async def test_an_api_and_two_workers_share_the_work_and_end_in_good_order(
+    site: Site, client: httpx.AsyncClient
+) -> None:
     api, *workers = site.start_api(), site.start_worker(), site.start_worker()
     bodies = [os.urandom(100_000) for _ in range(8)]
     declared = await asyncio.gather(*(upload(client, body) for body in bodies))
@@ -63,7 +67,9 @@ async def test_an_api_and_two_workers_share_the_work_and_end_in_good_order(site:
     assert [stop(process) for process in (*workers, api)] == [0, 0, 0]
 
 
-async def test_a_download_under_way_ends_before_the_api_does(site: Site, client: httpx.AsyncClient) -> None:
+async def test_a_download_under_way_ends_before_the_api_does(
+    site: Site, client: httpx.AsyncClient
+) -> None:
     api, worker = site.start_api(), site.start_worker()
     body = os.urandom(64 * MIB)
     proved = await prove(client, body)
@@ -88,12 +94,16 @@ def accepts(url: str) -> bool:
     return True
 
 
-async def test_a_reader_that_has_stopped_reading_does_not_keep_the_process(site: Site, client: httpx.AsyncClient, key: str) -> None:
+async def test_a_reader_that_has_stopped_reading_does_not_keep_the_process(
+    site: Site, client: httpx.AsyncClient, key: str
+) -> None:
     api = site.start_api()
     file = await stream(client, bytes(24 * MIB))
     address = urlsplit(site.url)
     with socket.create_connection((address.hostname, address.port), timeout=30) as reader:
-        reader.sendall(f"GET /files/{file['id']} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {key}\r\n\r\n".encode())
+        reader.sendall(
+            f"GET /files/{file['id']} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+        )
         assert reader.recv(12) == b"HTTP/1.1 200"
         api.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(api.wait, STOP_SECONDS + 15) == 0
@@ -139,7 +149,9 @@ async def test_nothing_starts_over_another_schema(site: Site, pool: asyncpg.Pool
 
 async def test_a_port_that_is_taken_is_said(site: Site) -> None:
     api = site.start_api()
-    refused = await asyncio.to_thread(site.run, "serve", "--host", "127.0.0.1", "--port", site.url.rpartition(":")[2])
+    refused = await asyncio.to_thread(
+        site.run, "serve", "--host", "127.0.0.1", "--port", site.url.rpartition(":")[2]
+    )
     assert refused.returncode == 1
     assert "--port" in refused.stderr
     assert stop(api) == 0

@@ -42,10 +42,18 @@ def dev() -> Iterator[Dev]:
     install, found, start = blocks(FIRST_SCREEN)[0].strip().rpartition(" && ")
     assert found
     with reachable_folder() as folder, reserved_port() as port:
-        shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "venv"))
+        shutil.copytree(
+            ROOT,
+            folder / "source",
+            ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "venv"),
+        )
         script = f"cd {folder}/source && {install} && exec {start} --data {folder}/data --port {port} --json"
         with running(["bash", "-c", script], folder / "log", environ={}) as process:
-            yield Dev(process, read_announcement(process, folder / "log", seconds=INSTALL_SECONDS), folder / "data")
+            yield Dev(
+                process,
+                read_announcement(process, folder / "log", seconds=INSTALL_SECONDS),
+                folder / "data",
+            )
             assert stop(process) == 0
         wait_until_gone(folder)
 
@@ -54,14 +62,18 @@ def test_the_first_screen_does_what_it_says(dev: Dev, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(os.urandom(300_000))
     _, four_commands, *_ = blocks(FIRST_SCREEN)
     dev_at = {"api": dev.line["api"], "key": dev.line["key"]}
-    upload, look, compare = four_commands.replace("http://127.0.0.1:8000", dev.line["api"]).splitlines()
+    upload, look, compare = four_commands.replace(
+        "http://127.0.0.1:8000", dev.line["api"]
+    ).splitlines()
     execute(upload, tmp_path, **dev_at)
     digest = execute(compare, tmp_path, **dev_at).split()[0]
     answer = execute(f"until {look} | grep -q ready; do :; done; {look}", tmp_path, **dev_at)
     assert f'"hash":"{digest}"' in answer
 
 
-def test_the_command_line_does_what_it_says(dev: Dev, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_does_what_it_says(
+    dev: Dev, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
     for name in ("photos/a.jpg", "photos/2026/b.jpg"):
@@ -78,5 +90,10 @@ def test_the_walk_through_does_what_it_says(dev: Dev, tmp_path: Path) -> None:
 
 
 def test_the_walk_through_does_what_it_says_behind_nginx(behind: Behind, tmp_path: Path) -> None:
-    execute("\n".join(blocks(WALK_THROUGH)), tmp_path, api=behind.nginx.url, key=behind.api.new_owner().key)
+    execute(
+        "\n".join(blocks(WALK_THROUGH)),
+        tmp_path,
+        api=behind.nginx.url,
+        key=behind.api.new_owner().key,
+    )
     assert behind.nginx.buffered() == []

@@ -30,14 +30,18 @@ async def test_a_repeat_with_the_same_key_gets_the_same_file(client: httpx.Async
 
 
 async def test_repeats_at_the_same_moment_declare_one_file(client: httpx.AsyncClient) -> None:
-    answers = await asyncio.gather(*(client.post("/files", json=PHOTO, headers={"Idempotency-Key": "many"}) for _ in range(8)))
+    answers = await asyncio.gather(
+        *(client.post("/files", json=PHOTO, headers={"Idempotency-Key": "many"}) for _ in range(8))
+    )
     assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
     assert len({answer.json()["file"]["id"] for answer in answers}) == 1
 
 
 async def test_another_body_under_the_same_key_is_refused(client: httpx.AsyncClient) -> None:
     await client.post("/files", json=PHOTO, headers={"Idempotency-Key": "one"})
-    answer = await client.post("/files", json=PHOTO | {"size": 1}, headers={"Idempotency-Key": "one"})
+    answer = await client.post(
+        "/files", json=PHOTO | {"size": 1}, headers={"Idempotency-Key": "one"}
+    )
     assert answer.status_code == 422
     assert answer.json()["type"] == "urn:assay:problem:idempotency-mismatch"
 

@@ -43,7 +43,9 @@ class RestartedDatabase:
         self.start()
 
     def start(self) -> None:
-        self.running = self.stack.enter_context(start_postgres(self.folder, port=self.port, fsync=False))
+        self.running = self.stack.enter_context(
+            start_postgres(self.folder, port=self.port, fsync=False)
+        )
         assert self.running.port == self.port
 
     def restart(self, *, kill: bool) -> None:
@@ -58,12 +60,18 @@ class RestartedDatabase:
 def restarted(folder: Path) -> Iterator[RestartedDatabase]:
     with reserved_port() as port, ExitStack() as stack:
         restarted = RestartedDatabase(folder / f"restarted-{port}", port, stack)
-        asyncio.run(database.migrate(DatabaseSettings(database_url=DatabaseUrl(Secret(restarted.running.url)))))
+        asyncio.run(
+            database.migrate(
+                DatabaseSettings(database_url=DatabaseUrl(Secret(restarted.running.url)))
+            )
+        )
         yield restarted
 
 
 @contextmanager
-def started_site(folder: Path, log: Path, database_url: str) -> Iterator[tuple[Site, list[subprocess.Popen[str]]]]:
+def started_site(
+    folder: Path, log: Path, database_url: str
+) -> Iterator[tuple[Site, list[subprocess.Popen[str]]]]:
     """An API with a worker, and two workers."""
     with open_site("embedded", folder, log, database_url=database_url) as site:
         site.environ.update(SHORT_LEASE)
@@ -83,7 +91,9 @@ async def send_file(client: httpx.AsyncClient) -> tuple[str, bytes]:
     """Declare a file, PUT it and complete it; its id and its bytes."""
     body = os.urandom(10_000)
     about = {"filename": "a.bin", "size": len(body), "content_type": "text/plain"}
-    declared = await retry(client, "POST", "/files", json=about, headers={"Idempotency-Key": secrets.token_hex(8)})
+    declared = await retry(
+        client, "POST", "/files", json=about, headers={"Idempotency-Key": secrets.token_hex(8)}
+    )
     assert (await put(declared, body)).status == 200
     await retry(client, "POST", f"/files/{declared['file']['id']}/complete")
     return declared["file"]["id"], body
@@ -107,7 +117,9 @@ async def test_no_process_ends_by_itself_however_often_its_database_is_restarted
             """A file of each sender."""
             return len(sent) > than + SENDERS
 
-        async with httpx.AsyncClient(base_url=site.url, headers={"Authorization": f"Bearer {key}"}, timeout=WAIT_SECONDS) as client:
+        async with httpx.AsyncClient(
+            base_url=site.url, headers={"Authorization": f"Bearer {key}"}, timeout=WAIT_SECONDS
+        ) as client:
             async with asyncio.TaskGroup() as senders:
                 for _ in range(SENDERS):
                     senders.create_task(keep_sending(client))
@@ -115,11 +127,22 @@ async def test_no_process_ends_by_itself_however_often_its_database_is_restarted
                     await until(functools.partial(has_more, len(sent)), seconds=WAIT_SECONDS)
                     await asyncio.to_thread(restarted.restart, kill=bool(number % 2))
                 over.set()
-            files = await asyncio.gather(*(retry(client, "GET", f"/files/{name}/metadata", params={"wait": 50}) for name in sent))
-        assert {file["id"]: file.get("hash") for file in files} == {name: digest(body) for name, body in sent.items()}
+            files = await asyncio.gather(
+                *(
+                    retry(client, "GET", f"/files/{name}/metadata", params={"wait": 50})
+                    for name in sent
+                )
+            )
+        assert {file["id"]: file.get("hash") for file in files} == {
+            name: digest(body) for name, body in sent.items()
+        }
         assert {file["state"] for file in files} == {"ready"}
-        assert [process.poll() for process in processes] == [None] * len(processes), log.read_text()[-2000:]
-        assert [await asyncio.to_thread(stop, process) for process in processes] == [0] * len(processes)
+        assert [process.poll() for process in processes] == [None] * len(processes), (
+            log.read_text()[-2000:]
+        )
+        assert [await asyncio.to_thread(stop, process) for process in processes] == [0] * len(
+            processes
+        )
     lines = log.read_text().splitlines()
     assert [line for line in lines if not is_json(line)] == []
 

@@ -9,7 +9,16 @@ from service.app import create_app
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import declare, prove
 from tests.e2e.leaks import keep_secret
-from tests.e2e.rights import FOR_TOKENS, GUARDED, NOT_FOR_TOKENS, PAGE_FILE, ROUTES, SCHEMA_FILE, UNGUARDED, Route
+from tests.e2e.rights import (
+    FOR_TOKENS,
+    GUARDED,
+    NOT_FOR_TOKENS,
+    PAGE_FILE,
+    ROUTES,
+    SCHEMA_FILE,
+    UNGUARDED,
+    Route,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +55,12 @@ def collapse(path: str) -> str:
 
 async def test_the_table_has_every_route_of_the_app(api: Api) -> None:
     app = create_app(api.settings)
-    found = {(str(method), collapse(route.path)) for route in app.routes for method in route.methods if method != "OPTIONS"}
+    found = {
+        (str(method), collapse(route.path))
+        for route in app.routes
+        for method in route.methods
+        if method != "OPTIONS"
+    }
     assert found == {(route.method, route.path) for route in ROUTES}
     assert len(ROUTES) == len(found)
 
@@ -66,14 +80,19 @@ async def test_a_key_makes_no_difference_to_the_other_routes(api: Api, route: Ro
 
 
 @pytest.mark.parametrize("route", GUARDED, ids=name)
-async def test_each_scope_opens_the_routes_that_declare_it_and_no_other(api: Api, route: Route) -> None:
+async def test_each_scope_opens_the_routes_that_declare_it_and_no_other(
+    api: Api, route: Route
+) -> None:
     for scope in SCOPES:
         answer = await ask(api, route, api.new_owner(scopes=(scope,)).key)
         if scope in route.scopes:
             assert answer.status_code not in REFUSED, answer.text
         else:
             assert answer.status_code == 403
-            assert route.method == "HEAD" or f"lacks the scope {' or '.join(route.scopes)}" in answer.json()["detail"]
+            assert (
+                route.method == "HEAD"
+                or f"lacks the scope {' or '.join(route.scopes)}" in answer.json()["detail"]
+            )
     assert (await ask(api, route, api.new_owner(scopes=("admin",)).key)).status_code not in REFUSED
 
 
@@ -85,13 +104,17 @@ async def make_token(client: httpx.AsyncClient) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("route", FOR_TOKENS, ids=name)
-async def test_an_upload_token_opens_the_routes_that_declare_it(api: Api, client: httpx.AsyncClient, route: Route) -> None:
+async def test_an_upload_token_opens_the_routes_that_declare_it(
+    api: Api, client: httpx.AsyncClient, route: Route
+) -> None:
     file_id, token = await make_token(client)
     assert (await ask(api, route, token, file_id)).status_code not in REFUSED
 
 
 @pytest.mark.parametrize("route", NOT_FOR_TOKENS, ids=name)
-async def test_an_upload_token_opens_no_other_route(api: Api, client: httpx.AsyncClient, route: Route) -> None:
+async def test_an_upload_token_opens_no_other_route(
+    api: Api, client: httpx.AsyncClient, route: Route
+) -> None:
     file_id, token = await make_token(client)
     answer = await ask(api, route, token, file_id)
     assert answer.status_code == 403
@@ -106,7 +129,9 @@ async def test_the_methods_of_a_path_are_not_named_without_a_key(api: Api) -> No
 
 
 async def make_link(api: Api, key: str, file_id: str) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=api.url, headers={"Authorization": f"Bearer {key}"}) as client:
+    async with httpx.AsyncClient(
+        base_url=api.url, headers={"Authorization": f"Bearer {key}"}
+    ) as client:
         return await client.post(f"/files/{file_id}/links", json={"expires_in": 60})
 
 

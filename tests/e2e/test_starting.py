@@ -54,17 +54,26 @@ async def test_an_event_that_cannot_be_written_down_is_to_be_sent_again(api: Api
             assert (await client.post("/webhooks/minio", json={"Records": []})).status_code == 204
 
 
-async def test_without_the_store_it_is_degraded_and_only_what_needs_the_store_fails(api: Api, owner: Owner) -> None:
+async def test_without_the_store_it_is_degraded_and_only_what_needs_the_store_fails(
+    api: Api, owner: Owner
+) -> None:
     with contextlib.ExitStack() as stack:
         nowhere = Url(f"http://127.0.0.1:{stack.enter_context(reserved_port())}")
-        url = stack.enter_context(serving(msgspec.structs.replace(api.settings, s3_endpoint=nowhere), with_worker=False))
+        url = stack.enter_context(
+            serving(msgspec.structs.replace(api.settings, s3_endpoint=nowhere), with_worker=False)
+        )
         async with httpx.AsyncClient(base_url=url, timeout=30, headers=owner.headers) as client:
             ready = await client.get("/health/ready")
-            assert (ready.status_code, ready.json()) == (200, {"status": "degraded", "away": ["store"], "detail": None})
+            assert (ready.status_code, ready.json()) == (
+                200,
+                {"status": "degraded", "away": ["store"], "detail": None},
+            )
             assert (await client.get("/health/ready", params={"full": 1})).status_code == 503
             declared = await declare(client, b"bytes")
             assert (await client.put("/upload/a", content=b"bytes")).status_code == 307
-            assert (await client.post(f"/files/{declared['file']['id']}/complete")).status_code == 202
+            assert (
+                await client.post(f"/files/{declared['file']['id']}/complete")
+            ).status_code == 202
             for answer in (
                 await client.post("/files/upload", params={"filename": "a"}, content=b"bytes"),
                 await client.put("/upload/a", content=in_pieces(b"bytes")),
@@ -79,7 +88,9 @@ def refused(why: str) -> contextlib.AbstractContextManager[object]:
 async def test_it_refuses_to_start_over_another_schema(api: Api, admin_url: str) -> None:
     name = f"assay_{secrets.token_hex(6)}"
     await execute(admin_url, f"CREATE DATABASE {name}")
-    settings = msgspec.structs.replace(api.settings, database_url=Secret(in_database(admin_url, name)))
+    settings = msgspec.structs.replace(
+        api.settings, database_url=Secret(in_database(admin_url, name))
+    )
     app = create_app(settings)
     with refused("empty"):
         async with app.lifespan():

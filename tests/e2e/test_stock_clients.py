@@ -23,7 +23,9 @@ SIZE: Final = 300_000
 """More than one segment, and than what a server takes in one read."""
 
 
-def run(command: Sequence[str | Path], api: Api, owner: Owner, folder: Path) -> tuple[bytes, list[str]]:
+def run(
+    command: Sequence[str | Path], api: Api, owner: Owner, folder: Path
+) -> tuple[bytes, list[str]]:
     """Let a client send a file, and return its bytes and the ids that the client prints."""
     path, body = folder / "sent.bin", os.urandom(SIZE)
     path.write_bytes(body)
@@ -62,4 +64,6 @@ def check(api: Api, owner: Owner, body: bytes, ids: Sequence[str], *, count: int
         files = client.get("/files").json()["files"]
     assert len(ids) == count
     assert {file["id"] for file in files} == set(ids)
-    assert {(file["state"], file["size"], file["hash"]) for file in files} == {("ready", SIZE, digest(body))}
+    assert {(file["state"], file["size"], file["hash"]) for file in files} == {
+        ("ready", SIZE, digest(body))
+    }

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.anyio
 MIB = 1024**2
 
 
-async def test_a_reader_that_has_stopped_reading_does_not_keep_the_server(api: Api, owner: Owner, client: httpx.AsyncClient) -> None:
+async def test_a_reader_that_has_stopped_reading_does_not_keep_the_server(
+    api: Api, owner: Owner, client: httpx.AsyncClient
+) -> None:
     """Nor the process: test_processes.py. The server's thread must end (END_SECONDS) with nothing left that reads or writes."""
     file = await stream(client, bytes(24 * MIB))
     with serving(api.settings, with_worker=False) as url:
@@ -26,14 +28,20 @@ async def test_a_reader_that_has_stopped_reading_does_not_keep_the_server(api: A
         socket.create_connection((address.hostname, address.port), timeout=5)
 
 
-async def test_who_waits_for_a_file_is_answered_when_the_server_ends(api: Api, owner: Owner, client: httpx.AsyncClient) -> None:
+async def test_who_waits_for_a_file_is_answered_when_the_server_ends(
+    api: Api, owner: Owner, client: httpx.AsyncClient
+) -> None:
     declared = await declare(client, b"late")
     with serving(api.settings, with_worker=False) as url:
         address = urlsplit(url)
         waiting = socket.create_connection((address.hostname, address.port), timeout=30)
         path = f"/files/{declared['file']['id']}/metadata?wait=50"
-        waiting.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\nAuthorization: {owner.headers['Authorization']}\r\n\r\n".encode())
-        later = await client.get(f"{url}/files")  # the server has read the first one before it answers the second
+        waiting.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: test\r\nAuthorization: {owner.headers['Authorization']}\r\n\r\n".encode()
+        )
+        later = await client.get(
+            f"{url}/files"
+        )  # the server has read the first one before it answers the second
         assert later.status_code == 200
     with waiting:
         assert waiting.recv(12) == b"HTTP/1.1 200"

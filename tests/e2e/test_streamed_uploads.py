@@ -40,11 +40,20 @@ async def check_nothing_left(resources: Resources, owner: Owner) -> None:
 
 
 async def check_reservations_are_gone(resources: Resources, owner: Owner) -> None:
-    assert await resources.pool.fetch("SELECT 1 FROM reservations WHERE owner = $1 AND doomed_at IS NULL", owner.name) == []
-    rows = await resources.pool.fetch("SELECT vault_key, upload_id FROM reservations WHERE owner = $1", owner.name)
+    assert (
+        await resources.pool.fetch(
+            "SELECT 1 FROM reservations WHERE owner = $1 AND doomed_at IS NULL", owner.name
+        )
+        == []
+    )
+    rows = await resources.pool.fetch(
+        "SELECT vault_key, upload_id FROM reservations WHERE owner = $1", owner.name
+    )
     assert not {str(row["vault_key"]) for row in rows} & await list_bucket(resources.vault)
     for row in rows:
-        assert not row["upload_id"] or await has_ended(resources, str(row["vault_key"]), row["upload_id"])
+        assert not row["upload_id"] or await has_ended(
+            resources, str(row["vault_key"]), row["upload_id"]
+        )
 
 
 async def has_ended(resources: Resources, key: str, upload_id: str) -> bool:
@@ -62,45 +71,83 @@ async def count_answers(client: httpx.AsyncClient) -> float:
 
 @pytest.mark.parametrize("size", [0, 1, 300_000, 8 * MIB, 8 * MIB + 1, 17 * MIB])
 @pytest.mark.parametrize("way", ["whole", "chunked", "form"])
-async def test_a_file_of_any_size_arrives_in_one_request(client: httpx.AsyncClient, resources: Resources, size: int, way: str) -> None:
+async def test_a_file_of_any_size_arrives_in_one_request(
+    client: httpx.AsyncClient, resources: Resources, size: int, way: str
+) -> None:
     content = os.urandom(size)
     parameters, headers = {"filename": "photo.jpg"}, {"Content-Type": "image/jpeg"}
     if way == "form":
-        answer = await client.post("/files/upload", files={"file": ("photo.jpg", content, "image/jpeg")})
+        answer = await client.post(
+            "/files/upload", files={"file": ("photo.jpg", content, "image/jpeg")}
+        )
     elif way == "chunked":
-        answer = await client.post("/files/upload", params=parameters, headers=headers, content=in_pieces(content))
+        answer = await client.post(
+            "/files/upload", params=parameters, headers=headers, content=in_pieces(content)
+        )
     else:
-        answer = await client.post("/files/upload", params=parameters, headers=headers, content=content)
+        answer = await client.post(
+            "/files/upload", params=parameters, headers=headers, content=content
+        )
     assert answer.status_code == 201, answer.text
     file = answer.json()
-    assert (file["filename"], file["size"], file["content_type"], file["state"]) == ("photo.jpg", size, "image/jpeg", "ready")
+    assert (file["filename"], file["size"], file["content_type"], file["state"]) == (
+        "photo.jpg",
+        size,
+        "image/jpeg",
+        "ready",
+    )
     assert file["hash"] == hashlib.sha256(content).hexdigest()
     assert answer.headers["location"] == f"/files/{file['id']}/metadata"
     assert (await client.get(answer.headers["location"])).json() == file
     assert (await client.get(f"/files/{file['id']}")).content == content
-    assert await resources.pool.fetch("SELECT 1 FROM reservations WHERE file_id = $1", UUID(file["id"])) == []
+    assert (
+        await resources.pool.fetch(
+            "SELECT 1 FROM reservations WHERE file_id = $1", UUID(file["id"])
+        )
+        == []
+    )
 
 
-async def test_the_name_comes_from_the_form_the_disposition_or_the_query(client: httpx.AsyncClient) -> None:
-    form = await client.post("/files/upload", params={"filename": "other"}, files={"file": ("f\u20ac.txt", BYTES)})
+async def test_the_name_comes_from_the_form_the_disposition_or_the_query(
+    client: httpx.AsyncClient,
+) -> None:
+    form = await client.post(
+        "/files/upload", params={"filename": "other"}, files={"file": ("f\u20ac.txt", BYTES)}
+    )
     assert (form.json()["filename"], form.json()["content_type"]) == ("f\u20ac.txt", "text/plain")
     headers = {"Content-Disposition": "attachment; filename=x; filename*=UTF-8''%E2%82%AC.txt"}
     raw = await client.post("/files/upload", headers=headers, content=BYTES)
-    assert (raw.json()["filename"], raw.json()["content_type"]) == ("\u20ac.txt", "application/octet-stream")
+    assert (raw.json()["filename"], raw.json()["content_type"]) == (
+        "\u20ac.txt",
+        "application/octet-stream",
+    )
     chunked = await client.put("/upload/chunked.bin", content=in_pieces(BYTES))
-    assert (chunked.status_code, chunked.json()["filename"], chunked.json()["hash"]) == (201, "chunked.bin", DIGEST)
+    assert (chunked.status_code, chunked.json()["filename"], chunked.json()["hash"]) == (
+        201,
+        "chunked.bin",
+        DIGEST,
+    )
 
 
-async def test_a_declared_digest_is_held(client: httpx.AsyncClient, owner: Owner, resources: Resources) -> None:
+async def test_a_declared_digest_is_held(
+    client: httpx.AsyncClient, owner: Owner, resources: Resources
+) -> None:
     large = os.urandom(9 * MIB)
     for content in (BYTES, large):
         headers = {"Repr-Digest": repr_digest(b"other bytes")}
-        refused = await client.post("/files/upload", params={"filename": "a"}, headers=headers, content=content)
-        assert (refused.status_code, refused.json()["type"]) == (422, "urn:assay:problem:digest-mismatch")
+        refused = await client.post(
+            "/files/upload", params={"filename": "a"}, headers=headers, content=content
+        )
+        assert (refused.status_code, refused.json()["type"]) == (
+            422,
+            "urn:assay:problem:digest-mismatch",
+        )
     await check_nothing_left(resources, owner)
     for content in (BYTES, large):
         headers = {"Repr-Digest": repr_digest(content)}
-        taken = await client.post("/files/upload", params={"filename": "a"}, headers=headers, content=content)
+        taken = await client.post(
+            "/files/upload", params={"filename": "a"}, headers=headers, content=content
+        )
         assert (taken.status_code, taken.json()["declared_sha256"]) == (201, taken.json()["hash"])
 
 
@@ -116,7 +163,12 @@ async def test_a_declared_digest_is_held(client: httpx.AsyncClient, owner: Owner
         ({"filename": "a"}, {"Repr-Digest": "sha-256=abc"}, 400, "invalid-request"),
         ({"filename": "a"}, {"Content-Encoding": "gzip"}, 415, "unsupported-media-type"),
         ({"filename": "a"}, {"Content-Type": "multipart/form-data"}, 400, "malformed-body"),
-        ({"filename": "a"}, {"Content-Type": "multipart/form-data; boundary=b"}, 400, "incomplete-body"),
+        (
+            {"filename": "a"},
+            {"Content-Type": "multipart/form-data; boundary=b"},
+            400,
+            "incomplete-body",
+        ),
     ],
 )
 async def test_what_is_wrong_is_named(
@@ -139,7 +191,9 @@ async def test_a_form_with_another_field_or_without_end_leaves_nothing(
     client: httpx.AsyncClient, resources: Resources, owner: Owner, size: int
 ) -> None:
     content = os.urandom(size)
-    answer = await client.post("/files/upload", files=[("file", ("a", content)), ("album", ("b", b"x"))])
+    answer = await client.post(
+        "/files/upload", files=[("file", ("a", content)), ("album", ("b", b"x"))]
+    )
     assert (answer.status_code, answer.json()["type"]) == (400, "urn:assay:problem:malformed-body")
     body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + content
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -153,9 +207,7 @@ async def test_a_client_that_goes_leaves_nothing(
     api: Api, client: httpx.AsyncClient, resources: Resources, owner: Owner, size: int
 ) -> None:
     address, before = urlsplit(api.url), await count_answers(client)
-    head = (
-        f"POST /files/upload?filename=a HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {owner.key}\r\nContent-Length: {10 * MIB}\r\n\r\n"
-    )
+    head = f"POST /files/upload?filename=a HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {owner.key}\r\nContent-Length: {10 * MIB}\r\n\r\n"
 
     def send_and_leave() -> None:
         with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
@@ -166,7 +218,9 @@ async def test_a_client_that_goes_leaves_nothing(
 
     await asyncio.to_thread(send_and_leave)
     await until(was_given_up)
-    begun = await resources.pool.fetch("SELECT upload_id FROM reservations WHERE owner = $1 AND doomed_at IS NOT NULL", owner.name)
+    begun = await resources.pool.fetch(
+        "SELECT upload_id FROM reservations WHERE owner = $1 AND doomed_at IS NOT NULL", owner.name
+    )
     assert [bool(row["upload_id"]) for row in begun] == ([True] if size > PART_BYTES else [])
     await check_nothing_left(resources, owner)
 
@@ -175,17 +229,24 @@ async def test_what_is_too_large_or_too_slow_is_refused(
     api: Api, owner: Owner, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 0.5)
-    settings = msgspec.structs.replace(api.settings, max_file_bytes=Bytes(9 * MIB), min_upload_rate=Bytes(10_000))
+    settings = msgspec.structs.replace(
+        api.settings, max_file_bytes=Bytes(9 * MIB), min_upload_rate=Bytes(10_000)
+    )
 
     with serving(settings, with_worker=False) as url:
         async with httpx.AsyncClient(base_url=url, headers=owner.headers, timeout=60) as client:
             content = bytes(9 * MIB + 1)
             for answer in (
                 await client.post("/files/upload", params={"filename": "a"}, content=content),
-                await client.post("/files/upload", params={"filename": "a"}, content=in_pieces(content)),
+                await client.post(
+                    "/files/upload", params={"filename": "a"}, content=in_pieces(content)
+                ),
                 await client.post("/files/upload", files={"file": ("a", content)}),
             ):
-                assert (answer.status_code, answer.json()["type"]) == (413, "urn:assay:problem:file-too-large")
+                assert (answer.status_code, answer.json()["type"]) == (
+                    413,
+                    "urn:assay:problem:file-too-large",
+                )
                 assert answer.json()["limit"] == 9 * MIB
         assert await asyncio.to_thread(send_slowly, url, owner) == 408
     await check_nothing_left(resources, owner)
@@ -195,9 +256,7 @@ def send_slowly(url: str, owner: Owner) -> int:
     """A few bytes of many, and then none: the status of the answer."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
-        head = (
-            f"POST /files/upload?filename=a HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {owner.key}\r\nContent-Length: 1000000\r\n\r\n"
-        )
+        head = f"POST /files/upload?filename=a HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {owner.key}\r\nContent-Length: 1000000\r\n\r\n"
         connection.sendall(head.encode() + b"a few")
         return int(connection.makefile("rb").readline().split()[1])
 
@@ -205,7 +264,9 @@ def send_slowly(url: str, owner: Owner) -> int:
 async def test_a_key_that_may_only_read_uploads_nothing(api: Api, resources: Resources) -> None:
     reader = api.new_owner(scopes=("read",))
     async with httpx.AsyncClient(base_url=api.url, headers=reader.headers) as client:
-        assert (await client.post("/files/upload", params={"filename": "a"}, content=BYTES)).status_code == 403
+        assert (
+            await client.post("/files/upload", params={"filename": "a"}, content=BYTES)
+        ).status_code == 403
     await check_nothing_left(resources, reader)
 
 
@@ -213,14 +274,23 @@ async def test_a_key_that_may_only_read_uploads_nothing(api: Api, resources: Res
 async def test_metadata_comes_with_the_name(client: httpx.AsyncClient, way: str) -> None:
     pairs = {"path": "photos/ä b.jpg", "album": "winter & snow"}
     parameters = {"filename": "photo.jpg", "metadata": msgspec.json.encode(pairs).decode()}
-    body: dict[str, Any] = {"files": {"file": ("photo.jpg", BYTES)}} if way == "form" else {"content": BYTES}
+    body: dict[str, Any] = (
+        {"files": {"file": ("photo.jpg", BYTES)}} if way == "form" else {"content": BYTES}
+    )
     answer = await client.post("/files/upload", params=parameters, **body)
     assert (answer.status_code, answer.json()["metadata"]) == (201, pairs)
     assert (await client.get(answer.headers["location"])).json()["metadata"] == pairs
 
 
-@pytest.mark.parametrize("metadata", ["", "{", "[]", '{"a": 1}', '"a"', '{"a": "\\u0000"}', '{"a": "' + "x" * 4096 + '"}'])
-async def test_metadata_that_is_none_is_refused(client: httpx.AsyncClient, resources: Resources, owner: Owner, metadata: str) -> None:
-    answer = await client.post("/files/upload", params={"filename": "a.txt", "metadata": metadata}, content=BYTES)
+@pytest.mark.parametrize(
+    "metadata",
+    ["", "{", "[]", '{"a": 1}', '"a"', '{"a": "\\u0000"}', '{"a": "' + "x" * 4096 + '"}'],
+)
+async def test_metadata_that_is_none_is_refused(
+    client: httpx.AsyncClient, resources: Resources, owner: Owner, metadata: str
+) -> None:
+    answer = await client.post(
+        "/files/upload", params={"filename": "a.txt", "metadata": metadata}, content=BYTES
+    )
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "metadata")
     await check_nothing_left(resources, owner)

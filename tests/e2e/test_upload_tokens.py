@@ -37,33 +37,49 @@ async def browser(api: Api, declared: dict[str, Any]) -> AsyncIterator[httpx.Asy
 
 
 def browsing(api: Api, token: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=api.url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    return httpx.AsyncClient(
+        base_url=api.url, headers={"Authorization": f"Bearer {token}"}, timeout=30
+    )
 
 
-async def test_a_browser_sends_and_completes_by_the_token_alone(browser: httpx.AsyncClient, declared: dict[str, Any]) -> None:
-    assert (await browser.get(f"/files/{declared['file']['id']}/metadata")).json()["state"] == "pending"
+async def test_a_browser_sends_and_completes_by_the_token_alone(
+    browser: httpx.AsyncClient, declared: dict[str, Any]
+) -> None:
+    assert (await browser.get(f"/files/{declared['file']['id']}/metadata")).json()[
+        "state"
+    ] == "pending"
     renewed = (await browser.post(f"/files/{declared['file']['id']}/upload")).json()
     assert (await put(renewed, BODY)).status == 200
     assert (await complete(browser, declared))["state"] == "ready"
 
 
-async def test_a_browser_sends_parts_by_the_token_alone(api: Api, client: httpx.AsyncClient) -> None:
+async def test_a_browser_sends_parts_by_the_token_alone(
+    api: Api, client: httpx.AsyncClient
+) -> None:
     declared = await declare(client, BODY, multipart=True)
     keep_secret([declared["upload"]["token"]])
     async with browsing(api, declared["upload"]["token"]) as browser:
         await put_parts(browser, declared, BODY)
-        assert len((await browser.get(f"/files/{declared['file']['id']}/parts")).json()["parts"]) == 1
+        assert (
+            len((await browser.get(f"/files/{declared['file']['id']}/parts")).json()["parts"]) == 1
+        )
         assert (await complete(browser, declared))["state"] == "ready"
 
 
 @pytest.mark.parametrize("route", FOR_TOKENS, ids=lambda route: f"{route.method} {route.path}")
-async def test_the_token_opens_no_other_file(browser: httpx.AsyncClient, client: httpx.AsyncClient, route: Route) -> None:
+async def test_the_token_opens_no_other_file(
+    browser: httpx.AsyncClient, client: httpx.AsyncClient, route: Route
+) -> None:
     other = await declare(client, BODY)
-    assert (await browser.request(route.method, route.asked.format(id=other["file"]["id"]))).status_code == 403
+    assert (
+        await browser.request(route.method, route.asked.format(id=other["file"]["id"]))
+    ).status_code == 403
     assert (await client.get(f"/files/{other['file']['id']}/metadata")).json()["state"] == "pending"
 
 
-async def test_the_token_cancels_but_never_deletes_what_is_proved(api: Api, client: httpx.AsyncClient, declared: dict[str, Any]) -> None:
+async def test_the_token_cancels_but_never_deletes_what_is_proved(
+    api: Api, client: httpx.AsyncClient, declared: dict[str, Any]
+) -> None:
     async with browsing(api, declared["upload"]["token"]) as browser:
         assert (await browser.delete(f"/files/{declared['file']['id']}")).status_code == 204
         assert (await browser.delete(f"/files/{declared['file']['id']}")).status_code == 204
@@ -76,16 +92,27 @@ async def test_the_token_cancels_but_never_deletes_what_is_proved(api: Api, clie
 
 
 async def test_a_token_whose_time_is_over_or_whose_key_was_revoked_is_none(
-    api: Api, owner: Owner, browser: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
+    api: Api,
+    owner: Owner,
+    browser: httpx.AsyncClient,
+    declared: dict[str, Any],
+    resources: Resources,
 ) -> None:
     grant = await find_grant(resources.pool, digest_key(owner.key))
     assert grant is not None
     file_id = UUID(declared["file"]["id"])
-    over = Token(purpose=Purpose.UPLOAD, file_id=file_id, key_id=grant.key_id, expires_at=datetime(2026, 1, 1, tzinfo=UTC))
+    over = Token(
+        purpose=Purpose.UPLOAD,
+        file_id=file_id,
+        key_id=grant.key_id,
+        expires_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
     async with browsing(api, sign_token(api.settings.link_secret, over)) as late:
         assert (await late.get(f"/files/{file_id}/metadata")).status_code == 401
     assert (await browser.get(f"/files/{file_id}/metadata")).status_code == 200
-    await resources.pool.execute("UPDATE api_keys SET revoked_at = now() WHERE id = $1", grant.key_id)
+    await resources.pool.execute(
+        "UPDATE api_keys SET revoked_at = now() WHERE id = $1", grant.key_id
+    )
     assert (await browser.get(f"/files/{file_id}/metadata")).status_code == 401
 
 
@@ -93,7 +120,11 @@ async def test_a_token_is_good_for_one_purpose(
     api: Api, client: httpx.AsyncClient, anonymous: httpx.AsyncClient, declared: dict[str, Any]
 ) -> None:
     ready = await prove(client, BODY)
-    link = (await client.post(f"/files/{ready['id']}/links", json={"expires_in": 60})).json()["url"].rpartition("/")[2]
+    link = (
+        (await client.post(f"/files/{ready['id']}/links", json={"expires_in": 60}))
+        .json()["url"]
+        .rpartition("/")[2]
+    )
     keep_secret([link])
     async with browsing(api, link) as browser:
         assert (await browser.get(f"/files/{ready['id']}/metadata")).status_code == 401

@@ -9,7 +9,17 @@ import pytest
 from service.resources import Resources
 from service.telemetry.metrics import LAST_EVENT
 from tests.e2e.conftest import Apart, Api
-from tests.e2e.jobs import announce, declare, find_key, look_at, make_event, read_metadata, read_metric, upload, working
+from tests.e2e.jobs import (
+    announce,
+    declare,
+    find_key,
+    look_at,
+    make_event,
+    read_metadata,
+    read_metric,
+    upload,
+    working,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +29,9 @@ BYTES = b"some"
 @pytest.fixture
 async def hook(api: Api) -> AsyncIterator[httpx.AsyncClient]:
     """The store's place."""
-    async with httpx.AsyncClient(base_url=api.url, headers={"Authorization": f"Bearer {api.settings.webhook_token[0]}"}) as client:
+    async with httpx.AsyncClient(
+        base_url=api.url, headers={"Authorization": f"Bearer {api.settings.webhook_token[0]}"}
+    ) as client:
         yield client
 
 
@@ -36,11 +48,16 @@ async def test_an_event_is_an_arrival_and_no_more(
     api: Api, client: httpx.AsyncClient, hook: httpx.AsyncClient, resources: Resources
 ) -> None:
     declared = await declare(client, BYTES)
-    answer = await hook.post("/webhooks/minio", json=event(api, await find_key(resources, declared)))
+    answer = await hook.post(
+        "/webhooks/minio", json=event(api, await find_key(resources, declared))
+    )
     assert (answer.status_code, answer.content) == (204, b"")
     assert await count_arrivals(resources, declared) == 1
     metadata = await read_metadata(client, declared, wait=2)
-    assert metadata["state"] in ("pending", "verifying")  # forged: nothing lies there, so nothing becomes of it
+    assert metadata["state"] in (
+        "pending",
+        "verifying",
+    )  # forged: nothing lies there, so nothing becomes of it
     assert metadata["hash"] is None
 
 
@@ -49,7 +66,9 @@ async def test_other_events_are_no_arrival(
     api: Api, client: httpx.AsyncClient, hook: httpx.AsyncClient, resources: Resources, *, name: str
 ) -> None:
     declared = await declare(client, BYTES)
-    answer = await hook.post("/webhooks/minio", json=event(api, await find_key(resources, declared), name=name))
+    answer = await hook.post(
+        "/webhooks/minio", json=event(api, await find_key(resources, declared), name=name)
+    )
     assert answer.status_code == 204
     assert await count_arrivals(resources, declared) == 0
 
@@ -65,9 +84,13 @@ async def test_an_event_for_a_final_file_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"x", b"{}", b"[]", b"\xff", b"[" * 100_000, b'{"Records": [{"s3": 1}]}'], ids=lambda body: repr(body[:9])
+    "content",
+    [b"", b"x", b"{}", b"[]", b"\xff", b"[" * 100_000, b'{"Records": [{"s3": 1}]}'],
+    ids=lambda body: repr(body[:9]),
 )
-async def test_what_cannot_be_read_is_taken_all_the_same(hook: httpx.AsyncClient, content: bytes) -> None:
+async def test_what_cannot_be_read_is_taken_all_the_same(
+    hook: httpx.AsyncClient, content: bytes
+) -> None:
     assert (await hook.post("/webhooks/minio", content=content)).status_code == 204
 
 
@@ -83,16 +106,27 @@ async def test_an_event_that_is_too_large_is_drained_and_forgotten(
     large = event(api, await find_key(resources, declared)) | {"padding": "x" * 2 * 1024**2}
     assert (await hook.post("/webhooks/minio", json=large)).status_code == 204
     assert await count_arrivals(resources, declared) == 0
-    assert (await hook.post("/webhooks/minio", content=b"x")).status_code == 204  # on the same connection
+    assert (
+        await hook.post("/webhooks/minio", content=b"x")
+    ).status_code == 204  # on the same connection
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer wrong", "Basic abc"])
 async def test_a_wrong_token_is_refused_before_the_body_counts(
-    api: Api, client: httpx.AsyncClient, anonymous: httpx.AsyncClient, resources: Resources, *, header: str | None
+    api: Api,
+    client: httpx.AsyncClient,
+    anonymous: httpx.AsyncClient,
+    resources: Resources,
+    *,
+    header: str | None,
 ) -> None:
     declared = await declare(client, BYTES)
     headers = {} if header is None else {"Authorization": header}
-    answer = await anonymous.post(f"{api.url}/webhooks/minio", json=event(api, await find_key(resources, declared)), headers=headers)
+    answer = await anonymous.post(
+        f"{api.url}/webhooks/minio",
+        json=event(api, await find_key(resources, declared)),
+        headers=headers,
+    )
     assert answer.status_code == 401
     assert await count_arrivals(resources, declared) == 0
 
@@ -101,7 +135,9 @@ async def test_an_api_key_is_no_webhook_token(client: httpx.AsyncClient) -> None
     assert (await client.post("/webhooks/minio", json={})).status_code == 401
 
 
-async def test_the_store_may_ask_whether_somebody_is_there(api: Api, anonymous: httpx.AsyncClient) -> None:
+async def test_the_store_may_ask_whether_somebody_is_there(
+    api: Api, anonymous: httpx.AsyncClient
+) -> None:
     assert (await anonymous.head(f"{api.url}/webhooks/minio")).status_code == 204
 
 
@@ -128,7 +164,9 @@ async def test_each_arrival_is_counted_by_its_source(apart: Apart) -> None:
     assert await count("complete") == before["complete"]
     await apart.client.post(f"/files/{completed['file']['id']}/complete")
     assert await count("complete") == before["complete"] + 1
-    await apart.resources.pool.execute("UPDATE files SET due_at = now() WHERE id = $1", found["file"]["id"])
+    await apart.resources.pool.execute(
+        "UPDATE files SET due_at = now() WHERE id = $1", found["file"]["id"]
+    )
     async with working(apart.resources):
         for declared in (announced, completed, found):
             assert (await read_metadata(apart.client, declared, wait=20))["state"] == "ready"

@@ -56,7 +56,9 @@ class Reading:
         if state == "ready":
             bodies = (request.body for request in self.requests if request.body is not None)
             return digest in {hashlib.sha256(body).digest() for body in bodies}
-        return size in {declared_size(request) for request in self.requests} or (self.rest == b"PUT" and size == self.rest_length)
+        return size in {declared_size(request) for request in self.requests} or (
+            self.rest == b"PUT" and size == self.rest_length
+        )
 
 
 def declared_size(request: Framed) -> int | None:
@@ -80,7 +82,9 @@ def read_requests(data: bytes) -> Reading:
     while at < len(data):
         found = read_request(data, at)
         if found is None:
-            return Reading(tuple(requests), data[at : at + 32].partition(b" ")[0], find_length(data, at))
+            return Reading(
+                tuple(requests), data[at : at + 32].partition(b" ")[0], find_length(data, at)
+            )
         request, end = found
         requests.append(request)
         at = skip_empty_lines(data, end)
@@ -90,7 +94,10 @@ def read_requests(data: bytes) -> Reading:
 def find_length(data: bytes, at: int) -> int | None:
     """Return the Content-Length of a whole head at that place, or None."""
     end = HEAD_END.search(data, at)
-    found = [LENGTH_FIELD.fullmatch(line.removesuffix(b"\r")) for line in data[at : end.start() if end else at].split(b"\n")]
+    found = [
+        LENGTH_FIELD.fullmatch(line.removesuffix(b"\r"))
+        for line in data[at : end.start() if end else at].split(b"\n")
+    ]
     return next((int(match[1]) for match in found if match), None)
 
 

@@ -41,18 +41,34 @@ def sha256(body: bytes) -> Sha256:
 
 
 async def declare(
-    resources: Resources, *, size: int = len(BODY), digest: Sha256 | None = None, content_type: str | None = "text/plain"
+    resources: Resources,
+    *,
+    size: int = len(BODY),
+    digest: Sha256 | None = None,
+    content_type: str | None = "text/plain",
 ) -> Declared:
     return await declare_file(
-        resources, Declaration(owner="ann", filename="ä b.txt", size=size, content_type=content_type, sha256=digest, metadata={})
+        resources,
+        Declaration(
+            owner="ann",
+            filename="ä b.txt",
+            size=size,
+            content_type=content_type,
+            sha256=digest,
+            metadata={},
+        ),
     )
 
 
-async def put(declared: Declared, body: bytes = BODY, headers: Mapping[str, str] | None = None) -> Answer:
+async def put(
+    declared: Declared, body: bytes = BODY, headers: Mapping[str, str] | None = None
+) -> Answer:
     """One PUT to the URL with the headers that it asks for, and with others."""
     upload = declared.upload
     assert isinstance(upload, Upload)
-    return await asyncio.to_thread(send_request, "PUT", upload.url, body=body, headers=upload.headers | dict(headers or {}))
+    return await asyncio.to_thread(
+        send_request, "PUT", upload.url, body=body, headers=upload.headers | dict(headers or {})
+    )
 
 
 async def send(resources: Resources, body: bytes = BODY) -> Declared:
@@ -62,9 +78,17 @@ async def send(resources: Resources, body: bytes = BODY) -> Declared:
     return declared
 
 
-async def declare_parts(resources: Resources, *, size: int = len(TWO_PARTS), digest: Sha256 | None = None) -> File:
+async def declare_parts(
+    resources: Resources, *, size: int = len(TWO_PARTS), digest: Sha256 | None = None
+) -> File:
     declaration = Declaration(
-        owner="ann", filename="ä b.txt", size=size, content_type="text/plain", sha256=digest, metadata={}, multipart=True
+        owner="ann",
+        filename="ä b.txt",
+        size=size,
+        content_type="text/plain",
+        sha256=digest,
+        metadata={},
+        multipart=True,
     )
     return (await declare_file(resources, declaration)).file
 
@@ -73,9 +97,17 @@ async def put_parts(resources: Resources, file: File, body: bytes, *numbers: int
     """These parts; without any numbers all of them."""
     assert file.parts is not None
     wanted = numbers or range(1, file.parts.count + 1)
-    for part in await sign_parts(resources, file.id, [PartRequest(number, None) for number in wanted], owner="ann"):
+    for part in await sign_parts(
+        resources, file.id, [PartRequest(number, None) for number in wanted], owner="ann"
+    ):
         start = (part.number - 1) * file.parts.part_size
-        answer = await asyncio.to_thread(send_request, "PUT", part.url, body=body[start : start + part.size], headers=part.headers)
+        answer = await asyncio.to_thread(
+            send_request,
+            "PUT",
+            part.url,
+            body=body[start : start + part.size],
+            headers=part.headers,
+        )
         assert answer.status == 200, answer
 
 
@@ -86,9 +118,17 @@ async def send_parts(resources: Resources, body: bytes = TWO_PARTS) -> File:
     return await find(resources, file)
 
 
-def put_as_root(incoming: Bucket, file: File, body: bytes, *, content_type: str = "text/plain", **headers: str) -> None:
+def put_as_root(
+    incoming: Bucket, file: File, body: bytes, *, content_type: str = "text/plain", **headers: str
+) -> None:
     """What no URL of ours allows."""
-    request = Request("PUT", incoming.name, file.incoming_key, headers={"Content-Type": content_type, **headers}, body=body)
+    request = Request(
+        "PUT",
+        incoming.name,
+        file.incoming_key,
+        headers={"Content-Type": content_type, **headers},
+        body=body,
+    )
     incoming.client.send(request, Deadline(10))
 
 
@@ -103,11 +143,23 @@ async def claim_due(resources: Resources) -> Claim:
     return claimed
 
 
-async def run(resources: Resources, held: Claim, *, claimed_at: float | None = None, health: StoreHealth | None = None) -> bool:
+async def run(
+    resources: Resources,
+    held: Claim,
+    *,
+    claimed_at: float | None = None,
+    health: StoreHealth | None = None,
+) -> bool:
     """Verify, and return whether the last answer of the store was no failure."""
     known = health or StoreHealth(resources)
     with ThreadPoolExecutor(1) as hashing:
-        await verify(resources, held, claimed_at=claimed_at or time.monotonic(), hashing=hashing, health=known)
+        await verify(
+            resources,
+            held,
+            claimed_at=claimed_at or time.monotonic(),
+            hashing=hashing,
+            health=known,
+        )
     return known.failures == 0
 
 

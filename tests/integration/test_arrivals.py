@@ -29,14 +29,24 @@ BODY = b"bytes"
 
 async def declare(resources: Resources) -> Any:
     return await declare_file(
-        resources, Declaration(owner="ann", filename="a.txt", size=len(BODY), content_type=None, sha256=None, metadata={})
+        resources,
+        Declaration(
+            owner="ann",
+            filename="a.txt",
+            size=len(BODY),
+            content_type=None,
+            sha256=None,
+            metadata={},
+        ),
     )
 
 
 async def send(resources: Resources) -> File:
     declared = await declare(resources)
     async with httpx.AsyncClient() as client:
-        assert (await client.put(declared.upload.url, content=BODY, headers=declared.upload.headers)).status_code == 200
+        assert (
+            await client.put(declared.upload.url, content=BODY, headers=declared.upload.headers)
+        ).status_code == 200
     file: File = declared.file
     return file
 
@@ -46,7 +56,13 @@ async def look(resources: Resources) -> None:
     await resources.pool.execute("UPDATE files SET due_at = now() WHERE due_at IS NOT NULL")
     [claim] = await claims.claim_files(resources.pool, 1, lease=resources.settings.lease)
     with ThreadPoolExecutor(1) as hashing:
-        await verify(resources, claim, claimed_at=time.monotonic(), hashing=hashing, health=StoreHealth(resources))
+        await verify(
+            resources,
+            claim,
+            claimed_at=time.monotonic(),
+            hashing=hashing,
+            health=StoreHealth(resources),
+        )
 
 
 async def verifying_since(resources: Resources) -> datetime | None:
@@ -79,7 +95,9 @@ async def test_an_arrival_of_nothing_is_forgotten(resources: Resources) -> None:
     assert await verifying_since(resources) is None
 
 
-async def test_a_file_that_nobody_announced_counts_once_however_often_the_store_was_away(resources: Resources) -> None:
+async def test_a_file_that_nobody_announced_counts_once_however_often_the_store_was_away(
+    resources: Resources,
+) -> None:
     file = await send(resources)
     before = found_by_ourselves()
     vault = FaultyBucket(resources.vault)
@@ -92,7 +110,9 @@ async def test_a_file_that_nobody_announced_counts_once_however_often_the_store_
     assert found_by_ourselves() == before + 1
 
 
-async def test_a_deleted_file_is_gone_whatever_digest_a_complete_brings(resources: Resources) -> None:
+async def test_a_deleted_file_is_gone_whatever_digest_a_complete_brings(
+    resources: Resources,
+) -> None:
     file = await send(resources)
     await look(resources)
     await delete_file(resources, file.id, owner="ann")
@@ -107,7 +127,9 @@ async def test_another_digest_is_a_conflict_while_the_file_is_there(resources: R
         await complete_upload(resources, file.id, owner="ann", sha256=Sha256(bytes(32)))
 
 
-async def test_a_refusal_of_a_fresh_url_names_the_state_that_the_file_has_then(resources: Resources) -> None:
+async def test_a_refusal_of_a_fresh_url_names_the_state_that_the_file_has_then(
+    resources: Resources,
+) -> None:
     """The object is there, and somebody makes the file final before the arrival."""
     proved = await send(resources)
     with pytest.raises(problems.AlreadyUploaded) as refused:
@@ -115,8 +137,14 @@ async def test_a_refusal_of_a_fresh_url_names_the_state_that_the_file_has_then(r
     assert refused.value.extension == {"state": "ready"}
     deleted = await send(resources)
     with pytest.raises(problems.FileGone):
-        await renew_upload(overtaken(resources, lambda: delete_file(resources, deleted.id, owner="ann")), deleted.id, owner="ann")
+        await renew_upload(
+            overtaken(resources, lambda: delete_file(resources, deleted.id, owner="ann")),
+            deleted.id,
+            owner="ann",
+        )
 
 
 def overtaken(resources: Resources, by: Hook) -> Resources:
-    return msgspec.structs.replace(resources, pool=FaultyPool(resources.pool, files.RECORD_ARRIVAL, before=by))
+    return msgspec.structs.replace(
+        resources, pool=FaultyPool(resources.pool, files.RECORD_ARRIVAL, before=by)
+    )

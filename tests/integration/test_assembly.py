@@ -44,12 +44,16 @@ async def complete(resources: Resources, file: File) -> File:
 
 
 async def read_lease(resources: Resources, file: File) -> UUID | None:
-    lease: UUID | None = await resources.pool.fetchval("SELECT lease FROM files WHERE id = $1", file.id)
+    lease: UUID | None = await resources.pool.fetchval(
+        "SELECT lease FROM files WHERE id = $1", file.id
+    )
     return lease
 
 
 async def end_lease(resources: Resources) -> None:
-    await resources.pool.execute("UPDATE files SET lease_until = now() - interval '1 s' WHERE lease IS NOT NULL")
+    await resources.pool.execute(
+        "UPDATE files SET lease_until = now() - interval '1 s' WHERE lease IS NOT NULL"
+    )
 
 
 async def check_ready_and_clean(resources: Resources, file: File) -> None:
@@ -87,7 +91,12 @@ async def test_of_two_uploads_begun_at_once_the_loser_is_aborted(resources: Reso
 
     late = FaultyPool(resources.pool, assemblies.NAME_UPLOAD, before=begin_another)
     noting = NotingBucket(resources.incoming)
-    [part] = await sign_parts(msgspec.structs.replace(resources, pool=late, incoming=noting), file.id, [PartRequest(2, None)], owner="ann")
+    [part] = await sign_parts(
+        msgspec.structs.replace(resources, pool=late, incoming=noting),
+        file.id,
+        [PartRequest(2, None)],
+        owner="ann",
+    )
     named = (await find(resources, file)).upload_id
     assert named is not None
     assert named in part.url
@@ -100,13 +109,20 @@ async def test_a_name_that_may_have_been_written_is_not_aborted(resources: Resou
     file = await declare_parts(resources)
     broken = FaultyPool(resources.pool, assemblies.NAME_UPLOAD, after=lose_connection)
     with pytest.raises(ConnectionResetError):
-        await sign_parts(msgspec.structs.replace(resources, pool=broken), file.id, [PartRequest(1, None)], owner="ann")
+        await sign_parts(
+            msgspec.structs.replace(resources, pool=broken),
+            file.id,
+            [PartRequest(1, None)],
+            owner="ann",
+        )
     await put_parts(resources, file, TWO_PARTS)
     await complete(resources, file)
     await check_ready_and_clean(resources, file)
 
 
-async def test_an_upload_that_is_begun_while_its_file_is_deleted_is_aborted(resources: Resources) -> None:
+async def test_an_upload_that_is_begun_while_its_file_is_deleted_is_aborted(
+    resources: Resources,
+) -> None:
     file = await declare_parts(resources)
 
     async def delete() -> None:
@@ -114,7 +130,12 @@ async def test_an_upload_that_is_begun_while_its_file_is_deleted_is_aborted(reso
 
     late = FaultyPool(resources.pool, assemblies.NAME_UPLOAD, before=delete)
     with pytest.raises(problems.FileGone):
-        await sign_parts(msgspec.structs.replace(resources, pool=late), file.id, [PartRequest(1, None)], owner="ann")
+        await sign_parts(
+            msgspec.structs.replace(resources, pool=late),
+            file.id,
+            [PartRequest(1, None)],
+            owner="ann",
+        )
     assert (await find(resources, file)).upload_id is None
     await let_settle(resources)
     await check_nothing_left(resources)
@@ -131,14 +152,20 @@ async def test_after_the_files_end_no_part_is_signed(resources: Resources) -> No
 # Assembled
 
 
-async def test_whoever_comes_while_another_assembles_waits_and_sees_the_same(resources: Resources) -> None:
+async def test_whoever_comes_while_another_assembles_waits_and_sees_the_same(
+    resources: Resources,
+) -> None:
     file = await send_parts(resources)
     gate, incoming = Gate(), FaultyBucket(resources.incoming)
     incoming.before["complete_upload"] = gate
-    first = asyncio.create_task(complete(msgspec.structs.replace(resources, incoming=incoming), file))
+    first = asyncio.create_task(
+        complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    )
     await gate.reached.wait()
     watched = FaultyBucket(resources.incoming)
-    second = asyncio.create_task(complete(msgspec.structs.replace(resources, incoming=watched), file))
+    second = asyncio.create_task(
+        complete(msgspec.structs.replace(resources, incoming=watched), file)
+    )
 
     async def has_looked_twice() -> bool:
         return watched.calls["head"] >= 2
@@ -151,19 +178,25 @@ async def test_whoever_comes_while_another_assembles_waits_and_sees_the_same(res
     await check_ready_and_clean(resources, file)
 
 
-async def test_an_answer_that_is_lost_leaves_the_lease_until_the_object_is_found(resources: Resources) -> None:
+async def test_an_answer_that_is_lost_leaves_the_lease_until_the_object_is_found(
+    resources: Resources,
+) -> None:
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
     incoming.after["complete_upload"] = lose_answer
     with pytest.raises(StoreUnavailable):
         await complete(msgspec.structs.replace(resources, incoming=incoming), file)
     assert await read_lease(resources, file) is not None
-    assert (await complete(resources, file)).state == State.VERIFYING  # the object is there, whoever holds the row
+    assert (
+        await complete(resources, file)
+    ).state == State.VERIFYING  # the object is there, whoever holds the row
     await end_lease(resources)
     await check_ready_and_clean(resources, file)
 
 
-async def test_an_assembly_that_takes_effect_late_is_found_without_its_client(resources: Resources) -> None:
+async def test_an_assembly_that_takes_effect_late_is_found_without_its_client(
+    resources: Resources,
+) -> None:
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
     incoming.late.add("complete_upload")
@@ -171,7 +204,9 @@ async def test_an_assembly_that_takes_effect_late_is_found_without_its_client(re
         await complete(msgspec.structs.replace(resources, incoming=incoming), file)
     lease = await read_lease(resources, file)
     assert lease is not None
-    assert await claims.claim_files(resources.pool, 1, lease=timedelta(minutes=1)) == []  # a live lease is passed over
+    assert (
+        await claims.claim_files(resources.pool, 1, lease=timedelta(minutes=1)) == []
+    )  # a live lease is passed over
     await incoming.land()
     await end_lease(resources)
     await pass_time(resources.pool, timedelta(minutes=2))
@@ -194,7 +229,9 @@ async def test_an_answered_error_gives_the_lease_back_at_once(resources: Resourc
 
 
 @pytest.mark.parametrize("status", [502, 504])
-async def test_what_a_gateway_says_is_no_answer_of_the_store(resources: Resources, status: int) -> None:
+async def test_what_a_gateway_says_is_no_answer_of_the_store(
+    resources: Resources, status: int
+) -> None:
     """The store may be at it still: nobody asks a second time, and nothing is aborted, before the lease has ended."""
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
@@ -229,7 +266,9 @@ async def test_a_second_assembly_finds_the_object_of_the_first(resources: Resour
     await check_ready_and_clean(resources, file)
 
 
-async def test_an_upload_that_is_gone_with_its_object_there_is_not_lost(resources: Resources) -> None:
+async def test_an_upload_that_is_gone_with_its_object_there_is_not_lost(
+    resources: Resources,
+) -> None:
     """Another assembled it between this one's look at the key and its list of the parts."""
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
@@ -237,15 +276,21 @@ async def test_an_upload_that_is_gone_with_its_object_there_is_not_lost(resource
     async def assemble_at_the_store() -> None:
         key, upload_id = file.incoming_key or "", file.upload_id or ""
         parts = await resources.incoming.list_parts(key, upload_id)
-        await resources.incoming.complete_upload(key, upload_id, [(part.number, part.etag) for part in parts])
+        await resources.incoming.complete_upload(
+            key, upload_id, [(part.number, part.etag) for part in parts]
+        )
 
     incoming.before["list_parts"] = assemble_at_the_store
-    assert (await complete(msgspec.structs.replace(resources, incoming=incoming), file)).state == State.VERIFYING
+    assert (
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    ).state == State.VERIFYING
     assert await read_lease(resources, file) is None
     await check_ready_and_clean(resources, file)
 
 
-async def test_a_store_that_does_not_say_whether_the_object_is_there_gives_the_lease_back(resources: Resources) -> None:
+async def test_a_store_that_does_not_say_whether_the_object_is_there_gives_the_lease_back(
+    resources: Resources,
+) -> None:
     file = await send_parts(resources)
     await resources.incoming.abort_upload(file.incoming_key or "", file.upload_id or "")
     incoming = FaultyBucket(resources.incoming)
@@ -259,7 +304,9 @@ async def test_a_store_that_does_not_say_whether_the_object_is_there_gives_the_l
     assert await read_lease(resources, file) is None
 
 
-async def test_another_digest_that_is_told_meanwhile_wins_and_holds_up_nobody(resources: Resources) -> None:
+async def test_another_digest_that_is_told_meanwhile_wins_and_holds_up_nobody(
+    resources: Resources,
+) -> None:
     """The object is there before this one's arrival: who completes with a digest then need not assemble."""
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
@@ -270,13 +317,18 @@ async def test_another_digest_that_is_told_meanwhile_wins_and_holds_up_nobody(re
     incoming.after["complete_upload"] = be_overtaken
     with pytest.raises(problems.DigestConflict):
         await completion.complete_upload(
-            msgspec.structs.replace(resources, incoming=incoming), file.id, owner="ann", sha256=sha256(b"another")
+            msgspec.structs.replace(resources, incoming=incoming),
+            file.id,
+            owner="ann",
+            sha256=sha256(b"another"),
         )
     assert await read_lease(resources, file) is None
     await check_ready_and_clean(resources, file)
 
 
-async def test_nobody_is_told_of_a_loss_that_another_turned_into_a_proof(resources: Resources) -> None:
+async def test_nobody_is_told_of_a_loss_that_another_turned_into_a_proof(
+    resources: Resources,
+) -> None:
     """The lease ended while this one stalled; another assembled, a worker proved, the sweeper tidied up."""
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
@@ -289,11 +341,15 @@ async def test_nobody_is_told_of_a_loss_that_another_turned_into_a_proof(resourc
         assert await list_bucket(resources.incoming) == set()
 
     incoming.before["list_parts"] = be_overtaken
-    assert (await complete(msgspec.structs.replace(resources, incoming=incoming), file)).state == State.READY
+    assert (
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    ).state == State.READY
     await check_ready_and_clean(resources, file)
 
 
-async def test_a_part_that_is_sent_again_meanwhile_refuses_the_assembly(resources: Resources) -> None:
+async def test_a_part_that_is_sent_again_meanwhile_refuses_the_assembly(
+    resources: Resources,
+) -> None:
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
 
@@ -303,19 +359,28 @@ async def test_a_part_that_is_sent_again_meanwhile_refuses_the_assembly(resource
     incoming.before["complete_upload"] = send_another
     with pytest.raises(problems.IncompleteParts) as refused:
         await complete(msgspec.structs.replace(resources, incoming=incoming), file)
-    assert refused.value.extension == {"missing": [], "missing_count": 0, "wrong_size": [], "wrong_size_count": 0}
+    assert refused.value.extension == {
+        "missing": [],
+        "missing_count": 0,
+        "wrong_size": [],
+        "wrong_size_count": 0,
+    }
     assert await read_lease(resources, file) is None
     await put_parts(resources, file, TWO_PARTS, 2)
     await complete(resources, file)
     await check_ready_and_clean(resources, file)
 
 
-async def test_a_store_that_refuses_for_another_reason_blames_no_parts(resources: Resources) -> None:
+async def test_a_store_that_refuses_for_another_reason_blames_no_parts(
+    resources: Resources,
+) -> None:
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
 
     def be_full() -> None:
-        raise RequestRefused("400 XMinioAdminBucketQuotaExceeded", status=400, code="XMinioAdminBucketQuotaExceeded")
+        raise RequestRefused(
+            "400 XMinioAdminBucketQuotaExceeded", status=400, code="XMinioAdminBucketQuotaExceeded"
+        )
 
     incoming.before["complete_upload"] = be_full
     with pytest.raises(RequestRefused):
@@ -323,7 +388,9 @@ async def test_a_store_that_refuses_for_another_reason_blames_no_parts(resources
     assert await read_lease(resources, file) is None
 
 
-async def test_an_assembly_is_not_asked_for_after_the_first_lease_period(resources: Resources) -> None:
+async def test_an_assembly_is_not_asked_for_after_the_first_lease_period(
+    resources: Resources,
+) -> None:
     file = await send_parts(resources)
     short = msgspec.structs.replace(resources.settings, lease=timedelta(milliseconds=1))
     with pytest.raises(Exception, match="moment had passed"):
@@ -337,7 +404,9 @@ async def test_the_lease_of_a_long_assembly_is_extended(resources: Resources) ->
     gate, incoming = Gate(), FaultyBucket(resources.incoming)
     incoming.after["complete_upload"] = gate
     until_then = "SELECT lease_until FROM files WHERE id = $1"
-    task = asyncio.create_task(complete(msgspec.structs.replace(resources, settings=short, incoming=incoming), file))
+    task = asyncio.create_task(
+        complete(msgspec.structs.replace(resources, settings=short, incoming=incoming), file)
+    )
     await gate.reached.wait()
     first = await resources.pool.fetchval(until_then, file.id)
 
@@ -352,16 +421,22 @@ async def test_the_lease_of_a_long_assembly_is_extended(resources: Resources) ->
 # Deleted and expired
 
 
-async def test_deleted_while_it_is_assembled_nothing_is_aborted_before_that_lease_has_ended(resources: Resources) -> None:
+async def test_deleted_while_it_is_assembled_nothing_is_aborted_before_that_lease_has_ended(
+    resources: Resources,
+) -> None:
     file = await send_parts(resources)
     gate, incoming = Gate(), FaultyBucket(resources.incoming)
     incoming.before["complete_upload"] = gate
-    task = asyncio.create_task(complete(msgspec.structs.replace(resources, incoming=incoming), file))
+    task = asyncio.create_task(
+        complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    )
     await gate.reached.wait()
     await delete_file(resources, file.id, owner="ann")
     assert (await find(resources, file)).state == State.DELETED
     await sweep(resources)
-    assert len(await resources.incoming.list_parts(file.incoming_key or "", file.upload_id or "")) == 2
+    assert (
+        len(await resources.incoming.list_parts(file.incoming_key or "", file.upload_id or "")) == 2
+    )
     gate.opened.set()
     with pytest.raises(problems.FileGone):
         await task
@@ -370,7 +445,9 @@ async def test_deleted_while_it_is_assembled_nothing_is_aborted_before_that_leas
     await check_nothing_left(resources)
 
 
-async def test_an_assembly_that_lands_after_the_sweep_of_a_deleted_file_is_swept_again(resources: Resources) -> None:
+async def test_an_assembly_that_lands_after_the_sweep_of_a_deleted_file_is_swept_again(
+    resources: Resources,
+) -> None:
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
     incoming.late.add("complete_upload")
@@ -383,7 +460,9 @@ async def test_an_assembly_that_lands_after_the_sweep_of_a_deleted_file_is_swept
     await check_nothing_left(resources)
 
 
-async def test_parts_that_were_never_assembled_go_with_the_expired_file(resources: Resources) -> None:
+async def test_parts_that_were_never_assembled_go_with_the_expired_file(
+    resources: Resources,
+) -> None:
     file = await send_parts(resources)
     await pass_time(resources.pool, 3 * DAY)
     await run(resources, await claim_due(resources))
@@ -398,7 +477,9 @@ async def test_a_file_does_not_expire_while_it_is_assembled(resources: Resources
     file = await send_parts(resources)
     gate, incoming = Gate(), FaultyBucket(resources.incoming)
     incoming.before["complete_upload"] = gate
-    task = asyncio.create_task(complete(msgspec.structs.replace(resources, incoming=incoming), file))
+    task = asyncio.create_task(
+        complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    )
     await gate.reached.wait()
     over = "UPDATE files SET expires_at = now() - interval '2 h', grace_until = now() - interval '1 h', due_at = now()"
     await resources.pool.execute(over)
@@ -423,7 +504,9 @@ async def test_an_event_in_the_middle_of_an_assembly_changes_nothing(resources: 
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
     incoming.after["complete_upload"] = lambda: record_event(resources, file.incoming_key or "")
-    assert (await complete(msgspec.structs.replace(resources, incoming=incoming), file)).state == State.VERIFYING
+    assert (
+        await complete(msgspec.structs.replace(resources, incoming=incoming), file)
+    ).state == State.VERIFYING
     assert await read_lease(resources, file) is None
     await check_ready_and_clean(resources, file)
 
@@ -440,7 +523,9 @@ async def test_listing_parts_tells_lost_from_assembled(resources: Resources) -> 
 
     incoming.before["list_parts"] = be_overtaken
     with pytest.raises(problems.AlreadyUploaded):
-        await list_parts(msgspec.structs.replace(resources, incoming=incoming), file.id, owner="ann")
+        await list_parts(
+            msgspec.structs.replace(resources, incoming=incoming), file.id, owner="ann"
+        )
     lost = await send_parts(resources)
     await resources.incoming.abort_upload(lost.incoming_key or "", lost.upload_id or "")
     with pytest.raises(problems.UploadLost):

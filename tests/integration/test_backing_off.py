@@ -30,7 +30,9 @@ SECOND = 1.0
 
 
 async def declare(resources: Resources, *, size: int = len(BODY)) -> Any:
-    declaration = Declaration(owner="ann", filename="a.txt", size=size, content_type=None, sha256=None, metadata={})
+    declaration = Declaration(
+        owner="ann", filename="a.txt", size=size, content_type=None, sha256=None, metadata={}
+    )
     declared = await declare_file(resources, declaration)
     await record_event(resources, declared.file.incoming_key or "")
     return declared
@@ -47,26 +49,34 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_no_file_is_claimed_while_the_store_is_away(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_file_is_claimed_while_the_store_is_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store_health, "LONGEST_WAIT", timedelta(milliseconds=100))
     away = msgspec.structs.replace(settings, s3_endpoint=Url(f"http://127.0.0.1:{free_port()}"))
     async with open_resources(away) as resources:
         for _ in range(50):
             await declare(resources)
         async with working(resources) as worker:
-            await until(lambda: worker.health.failed_probes > 2 * resources.settings.worker_slots)  # claims under way have ended
+            await until(
+                lambda: worker.health.failed_probes > 2 * resources.settings.worker_slots
+            )  # claims under way have ended
             before, probes = await count_attempts(resources), worker.health.failed_probes
             await until(lambda: worker.health.failed_probes > probes + 5)
             assert await count_attempts(resources) == before < 50
 
 
-async def test_a_store_that_is_back_is_used_at_once_after_the_first_success(resources: Resources) -> None:
+async def test_a_store_that_is_back_is_used_at_once_after_the_first_success(
+    resources: Resources,
+) -> None:
     worker = Worker(resources)
     worker.health.failed_probes, worker.health.failures = 1, 10  # a wait of a minute
     waiting = asyncio.create_task(worker.health.wait_for_recovery())
     await declare(resources)
     [claim] = await claims.claim_files(resources.pool, 1, lease=resources.settings.lease)
-    await worker.verify(claim, time.monotonic())  # nothing was sent: the store says so, and that is an answer
+    await worker.verify(
+        claim, time.monotonic()
+    )  # nothing was sent: the store says so, and that is an answer
     await asyncio.wait_for(waiting, 5)
     assert not worker.health.is_away
 
@@ -89,8 +99,12 @@ async def wait(event: asyncio.Event) -> None:
     await event.wait()
 
 
-@pytest.mark.parametrize("answer", [ObjectChanged("another ETag"), RequestRefused("too much metadata", status=400)])
-async def test_a_copy_that_is_refused_again_and_again_makes_its_own_file_wait(resources: Resources, answer: Exception) -> None:
+@pytest.mark.parametrize(
+    "answer", [ObjectChanged("another ETag"), RequestRefused("too much metadata", status=400)]
+)
+async def test_a_copy_that_is_refused_again_and_again_makes_its_own_file_wait(
+    resources: Resources, answer: Exception
+) -> None:
     def refuse() -> None:
         raise answer
 
@@ -100,7 +114,9 @@ async def test_a_copy_that_is_refused_again_and_again_makes_its_own_file_wait(re
     vault.before["copy_from"] = refuse
     faulty = msgspec.structs.replace(resources, vault=vault)
     async with httpx.AsyncClient() as client:
-        assert (await client.put(declared.upload.url, content=BODY, headers=declared.upload.headers)).status_code == 200
+        assert (
+            await client.put(declared.upload.url, content=BODY, headers=declared.upload.headers)
+        ).status_code == 200
     async with working(faulty) as worker:
         async with asyncio.timeout(20):
             while not (await read_due(resources))[0]:  # noqa: ASYNC110  # the database tells nobody

@@ -28,7 +28,12 @@ def deployment(fresh_deployment: Deployment) -> Deployment:
 
 @pytest.fixture
 def administration(store: StoreUnderTest) -> Iterator[Administration]:
-    opened = Administration(store.endpoint, access_key=store.root_access_key, secret_key=store.root_secret_key, region=REGION)
+    opened = Administration(
+        store.endpoint,
+        access_key=store.root_access_key,
+        secret_key=store.root_secret_key,
+        region=REGION,
+    )
     yield opened
     opened.close()
 
@@ -54,14 +59,20 @@ def test_a_widened_policy_is_narrowed_again(
 ) -> None:
     incoming.put_now("k", b"secret", **TEXT)  # type: ignore[arg-type] # a dict for short
     everything = {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*"]}
-    administration.put_policy(deployment.signer_policy_name, {"Version": "2012-10-17", "Statement": [everything]})
-    url = signer.presign("GET", deployment.incoming_bucket, key="k", issued_at=now(), expires_in_seconds=60)
+    administration.put_policy(
+        deployment.signer_policy_name, {"Version": "2012-10-17", "Statement": [everything]}
+    )
+    url = signer.presign(
+        "GET", deployment.incoming_bucket, key="k", issued_at=now(), expires_in_seconds=60
+    )
     assert send("GET", url).status == 200
     assert outcomes(deployment)[2] == "mended"
     assert send("GET", url).status == 403
 
 
-def test_a_policy_that_came_to_an_identity_is_taken_away(deployment: Deployment, administration: Administration) -> None:
+def test_a_policy_that_came_to_an_identity_is_taken_away(
+    deployment: Deployment, administration: Administration
+) -> None:
     administration.set_policy(deployment.s3_signer_access_key, "readwrite")
     assert outcomes(deployment)[4] == "mended"
     found = administration.identity(deployment.s3_signer_access_key)
@@ -70,33 +81,49 @@ def test_a_policy_that_came_to_an_identity_is_taken_away(deployment: Deployment,
 
 
 def test_a_changed_secret_takes_effect(deployment: Deployment) -> None:
-    changed = msgspec.structs.replace(deployment, s3_secret_key="another-of-the-service", s3_signer_secret_key="another-of-the-signer")
+    changed = msgspec.structs.replace(
+        deployment,
+        s3_secret_key="another-of-the-service",
+        s3_signer_secret_key="another-of-the-signer",
+    )
     assert outcomes(changed)[4:6] == ["mended", "mended"]
-    with open_store(changed.s3_endpoint, changed.s3_access_key, secret_key=changed.s3_secret_key) as store:
+    with open_store(
+        changed.s3_endpoint, changed.s3_access_key, secret_key=changed.s3_secret_key
+    ) as store:
         store.bucket(changed.vault_bucket).put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
     with (
-        open_store(deployment.s3_endpoint, deployment.s3_access_key, secret_key=deployment.s3_secret_key) as store,
+        open_store(
+            deployment.s3_endpoint, deployment.s3_access_key, secret_key=deployment.s3_secret_key
+        ) as store,
         pytest.raises(StoreUnavailable, match="SignatureDoesNotMatch"),
     ):
         store.bucket(deployment.vault_bucket).put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
 
 
-def test_an_altered_event_rule_is_mended(deployment: Deployment, administration: Administration) -> None:
+def test_an_altered_event_rule_is_mended(
+    deployment: Deployment, administration: Administration
+) -> None:
     altered = EventRule(arn=deployment.webhook_arn, events=frozenset({"s3:ObjectRemoved:*"}))
     administration.replace_event_rule(deployment.incoming_bucket, altered)
     assert outcomes(deployment)[6] == "mended"
     rules = administration.event_rules(deployment.incoming_bucket)
-    assert rules == [EventRule(arn=deployment.webhook_arn, events=frozenset({"s3:ObjectCreated:*"}))]
+    assert rules == [
+        EventRule(arn=deployment.webhook_arn, events=frozenset({"s3:ObjectCreated:*"}))
+    ]
 
 
-def test_an_upload_is_announced_to_the_webhook(store: StoreUnderTest, deployment: Deployment, incoming: Bucket) -> None:
+def test_an_upload_is_announced_to_the_webhook(
+    store: StoreUnderTest, deployment: Deployment, incoming: Bucket
+) -> None:
     with listening(store) as log:
         incoming.put_now("ä b", b"hello", **TEXT)  # type: ignore[arg-type] # a dict for short
         event = log.wait_for(f"{deployment.incoming_bucket}/ä b")
     assert event["EventName"] == "s3:ObjectCreated:Put"
 
 
-def test_orphans_go_after_thirty_days_and_not_before(store: StoreUnderTest, deployment: Deployment, administration: Administration) -> None:
+def test_orphans_go_after_thirty_days_and_not_before(
+    store: StoreUnderTest, deployment: Deployment, administration: Administration
+) -> None:
     if store.kind == "embedded":
         pytest.skip("the embedded store has no lifecycle rules")
     administration.put_expiry(deployment.incoming_bucket, "somebody-elses", days=400)
@@ -107,14 +134,18 @@ def test_orphans_go_after_thirty_days_and_not_before(store: StoreUnderTest, depl
 
 
 @pytest.mark.anyio
-async def test_the_service_identity_may_do_its_work_in_both_buckets(incoming: Bucket, vault: Bucket) -> None:
+async def test_the_service_identity_may_do_its_work_in_both_buckets(
+    incoming: Bucket, vault: Bucket
+) -> None:
     for bucket in (incoming, vault):
         etag = bucket.put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
         upload_id = await bucket.create_upload("m", content_type="text/plain", metadata={}, tags={})
         part_etag = bucket.put_part("m", upload_id, 1, b"part", timeout_seconds=10)
         assert [part.etag for part in await bucket.list_parts("m", upload_id)] == [part_etag]
         await bucket.complete_upload("m", upload_id, [(1, part_etag)])
-        await bucket.abort_upload("n", await bucket.create_upload("n", content_type="text/plain", metadata={}, tags={}))
+        await bucket.abort_upload(
+            "n", await bucket.create_upload("n", content_type="text/plain", metadata={}, tags={})
+        )
         assert [listed.key async for listed in bucket.list_keys()] == ["k", "m"]
         assert (await bucket.head("k")).etag == etag
         assert await bucket.delete_many(["k", "m"]) == []
@@ -138,10 +169,16 @@ def test_the_service_identity_may_touch_no_other_bucket(
 
 
 @pytest.mark.anyio
-async def test_the_signer_may_put_into_incoming_and_nothing_else(deployment: Deployment, incoming: Bucket, vault: Bucket) -> None:
+async def test_the_signer_may_put_into_incoming_and_nothing_else(
+    deployment: Deployment, incoming: Bucket, vault: Bucket
+) -> None:
     for bucket in (incoming, vault):
         bucket.put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
-    with open_store(deployment.s3_endpoint, deployment.s3_signer_access_key, secret_key=deployment.s3_signer_secret_key) as store:
+    with open_store(
+        deployment.s3_endpoint,
+        deployment.s3_signer_access_key,
+        secret_key=deployment.s3_signer_secret_key,
+    ) as store:
         as_signer = store.bucket(deployment.incoming_bucket)
         as_signer.put_now("new", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
         with pytest.raises(StoreUnavailable, match="AccessDenied"):
@@ -171,23 +208,48 @@ def test_a_wrong_key_of_roots_fails_at_once_and_is_not_shown(fresh_deployment: D
 
 def test_root_is_no_service_identity(fresh_deployment: Deployment) -> None:
     with pytest.raises(BootstrapError, match="all different"):
-        bootstrap(msgspec.structs.replace(fresh_deployment, s3_access_key=fresh_deployment.s3_root_access_key))
+        bootstrap(
+            msgspec.structs.replace(
+                fresh_deployment, s3_access_key=fresh_deployment.s3_root_access_key
+            )
+        )
 
 
-def test_the_printed_instructions_name_everything_and_no_secret(fresh_deployment: Deployment) -> None:
+def test_the_printed_instructions_name_everything_and_no_secret(
+    fresh_deployment: Deployment,
+) -> None:
     text = describe(fresh_deployment)
-    for needed in (fresh_deployment.incoming_bucket, fresh_deployment.vault_bucket, fresh_deployment.webhook_arn, '"s3:PutObject"'):
+    for needed in (
+        fresh_deployment.incoming_bucket,
+        fresh_deployment.vault_bucket,
+        fresh_deployment.webhook_arn,
+        '"s3:PutObject"',
+    ):
         assert needed in text
     assert "\nMINIO_API_CORS_ALLOW_ORIGIN=" in text
-    for name in ("root_access_key", "root_secret_key", "access_key", "secret_key", "signer_access_key", "signer_secret_key"):
-        assert not re.search(re.escape(getattr(fresh_deployment, f"s3_{name}")), text + repr(fresh_deployment)), name
+    for name in (
+        "root_access_key",
+        "root_secret_key",
+        "access_key",
+        "secret_key",
+        "signer_access_key",
+        "signer_secret_key",
+    ):
+        assert not re.search(
+            re.escape(getattr(fresh_deployment, f"s3_{name}")), text + repr(fresh_deployment)
+        ), name
 
 
 @pytest.mark.skipif("minio" not in store_kinds(), reason="only MinIO has a region of its own")
-def test_a_region_in_the_stores_own_arns_is_no_difference(fresh_folder: Path, fresh_identities: Deployment) -> None:
+def test_a_region_in_the_stores_own_arns_is_no_difference(
+    fresh_folder: Path, fresh_identities: Deployment
+) -> None:
     webhook = Webhook(endpoint=f"http://127.0.0.1:{free_port()}/webhooks/minio", token="token")
     with start_store(
-        fresh_folder, binary=genuine_minio(), webhooks={"ASSAY": webhook}, environment={"MINIO_SITE_REGION": "us-east-1"}
+        fresh_folder,
+        binary=genuine_minio(),
+        webhooks={"ASSAY": webhook},
+        environment={"MINIO_SITE_REGION": "us-east-1"},
     ) as regional:
         deployment = msgspec.structs.replace(
             fresh_identities,

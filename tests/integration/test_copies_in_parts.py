@@ -14,8 +14,23 @@ from service.resources import Resources
 from service.worker import copying
 from service.worker.sweeper import sweep
 from tests.faults import FaultyBucket, FaultyPool, Gate, lose_answer
-from tests.integration.steps import claim, claim_due, find, let_settle, put_as_root, read_row, run, send, sha256
-from tests.invariants import check_invariants, check_nothing_left, check_uploads_aborted, list_bucket
+from tests.integration.steps import (
+    claim,
+    claim_due,
+    find,
+    let_settle,
+    put_as_root,
+    read_row,
+    run,
+    send,
+    sha256,
+)
+from tests.invariants import (
+    check_invariants,
+    check_nothing_left,
+    check_uploads_aborted,
+    list_bucket,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +70,11 @@ async def test_a_large_object_is_copied_in_parts_and_proved(resources: Resources
     assert (vault.calls["copy_part_from"], vault.calls["copy_from"]) == (3, 0)
     found = await find(resources, file)
     lies = await resources.vault.head(str(found.minio_object_name))
-    assert (lies.etag, lies.size, lies.metadata["assay-file-id"]) == (found.vault_etag, len(BODY), str(file.id))
+    assert (lies.etag, lies.size, lies.metadata["assay-file-id"]) == (
+        found.vault_etag,
+        len(BODY),
+        str(file.id),
+    )
     assert lies.content_type == "text/plain"
     await check_proved(resources, file)
 
@@ -77,11 +96,15 @@ async def test_the_upload_is_named_before_its_first_part(resources: Resources) -
 
 @pytest.mark.parametrize("request_name", ["create_upload", "copy_part_from", "complete_upload"])
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_an_answer_that_is_lost_gives_the_copy_up(resources: Resources, request_name: str, when: str) -> None:
+async def test_an_answer_that_is_lost_gives_the_copy_up(
+    resources: Resources, request_name: str, when: str
+) -> None:
     file = await send_large(resources)
     vault = FaultyBucket(resources.vault)
     getattr(vault, when)[request_name] = lose_answer
-    assert not await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
+    assert not await run(
+        msgspec.structs.replace(resources, vault=vault), await claim(resources, file)
+    )
     assert (await read_row(resources, file))["lease"] is None
     [copy] = await reservations.list_reservations(resources.pool, file.id)
     assert copy.doomed_at is not None
@@ -92,23 +115,31 @@ async def test_an_answer_that_is_lost_gives_the_copy_up(resources: Resources, re
 
 
 @pytest.mark.parametrize("request_name", ["copy_part_from", "complete_upload"])
-async def test_what_lands_after_the_abort_is_never_served(resources: Resources, request_name: str) -> None:
+async def test_what_lands_after_the_abort_is_never_served(
+    resources: Resources, request_name: str
+) -> None:
     file = await send_large(resources)
     vault = FaultyBucket(resources.vault)
     vault.late.add(request_name)
-    assert not await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
+    assert not await run(
+        msgspec.structs.replace(resources, vault=vault), await claim(resources, file)
+    )
     await sweep(resources)
     [outcome] = await asyncio.gather(vault.land(), return_exceptions=True)
     assert "NoSuchUpload" in str(outcome)
     await check_proved_by_the_next_claim(resources, file)
 
 
-async def test_an_object_that_changes_between_two_parts_is_looked_at_again(resources: Resources, root_incoming: Bucket) -> None:
+async def test_an_object_that_changes_between_two_parts_is_looked_at_again(
+    resources: Resources, root_incoming: Bucket
+) -> None:
     file = await send_large(resources)
     vault = FaultyBucket(resources.vault)
     vault.before["copy_part_from"] = lambda: put_as_root(root_incoming, file, BODY[::-1])
     assert await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
-    assert await reservations.list_reservations(resources.pool, file.id) == []  # aborted for certain: no row is needed any more
+    assert (
+        await reservations.list_reservations(resources.pool, file.id) == []
+    )  # aborted for certain: no row is needed any more
     await run(resources, await claim_due(resources))
     assert (await find(resources, file)).hash == sha256(BODY[::-1])
     await let_settle(resources)
@@ -155,12 +186,16 @@ async def test_a_copy_that_is_doomed_before_its_first_part_sends_none(resources:
         await sweep(resources)
 
     late = FaultyPool(resources.pool, reservations.NAME_UPLOAD, before=end_lease_and_sweep)
-    await run(msgspec.structs.replace(resources, pool=late, vault=vault), await claim(resources, file))
+    await run(
+        msgspec.structs.replace(resources, pool=late, vault=vault), await claim(resources, file)
+    )
     assert (late.calls, vault.calls["copy_part_from"], vault.calls["abort_upload"]) == (1, 0, 1)
     await check_proved_by_the_next_claim(resources, file)
 
 
-async def test_a_lease_that_is_lost_stops_the_parts_that_were_not_sent(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lease_that_is_lost_stops_the_parts_that_were_not_sent(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(copying, "PARTS_AT_ONCE", 1)
     file = await send_large(resources)
     deleted, told, vault = Gate(), Gate(), FaultyBucket(resources.vault)
@@ -174,7 +209,10 @@ async def test_a_lease_that_is_lost_stops_the_parts_that_were_not_sent(resources
 
     vault.after["copy_part_from"] = delete
     short = msgspec.structs.replace(resources.settings, lease=timedelta(milliseconds=300))
-    await run(msgspec.structs.replace(resources, settings=short, pool=pool, vault=vault), await claim(resources, file))
+    await run(
+        msgspec.structs.replace(resources, settings=short, pool=pool, vault=vault),
+        await claim(resources, file),
+    )
     assert (pool.calls, vault.calls["copy_part_from"]) == (1, 1)
     assert (await find(resources, file)).state == State.DELETED
     await let_settle(resources)

@@ -17,8 +17,24 @@ from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
 
-EXPECTED = ["database", "listen", "endpoint", "clock of the database", "clock of the store", "service identity", "service identity: rights"]
-EXPECTED += ["signer", "upload URL", "public endpoint", "URL: length", "URL: type", "URL: copy", "announcements"]
+EXPECTED = [
+    "database",
+    "listen",
+    "endpoint",
+    "clock of the database",
+    "clock of the store",
+    "service identity",
+    "service identity: rights",
+]
+EXPECTED += [
+    "signer",
+    "upload URL",
+    "public endpoint",
+    "URL: length",
+    "URL: type",
+    "URL: copy",
+    "announcements",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +53,9 @@ async def test_what_is_well_is_ok(resources: Resources) -> None:
 async def test_nothing_of_the_probes_stays(resources: Resources) -> None:
     before = await list_bucket(resources.incoming)
     await examine_all(resources)
-    (key,) = await resources.pool.fetchval("SELECT array_agg(incoming_key) FROM files")  # the event's, which the sweeper removes
+    (key,) = await resources.pool.fetchval(
+        "SELECT array_agg(incoming_key) FROM files"
+    )  # the event's, which the sweeper removes
     assert await list_bucket(resources.incoming) == before | {key}
     assert await list_bucket(resources.vault) == set()
 
@@ -67,12 +85,20 @@ async def shift_clock(database_url: str, interval: str) -> None:
     """For whoever connects from now on, `now()` is another time in this database."""
     name = urlsplit(database_url).path[1:]
     function = f"SELECT pg_catalog.now() + interval '{interval}'"
-    await execute(database_url, f"CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql STABLE AS $$ {function} $$")
+    await execute(
+        database_url,
+        f"CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql STABLE AS $$ {function} $$",
+    )
     await execute(database_url, f"ALTER DATABASE {name} SET search_path = public, pg_catalog")
 
 
-@pytest.mark.parametrize(("interval", "status"), [("-20 minutes", "failed"), ("20 minutes", "failed"), ("20 seconds", "warning")])
-async def test_a_database_whose_clock_is_wrong_is_found(settings: Settings, interval: str, status: str) -> None:
+@pytest.mark.parametrize(
+    ("interval", "status"),
+    [("-20 minutes", "failed"), ("20 minutes", "failed"), ("20 seconds", "warning")],
+)
+async def test_a_database_whose_clock_is_wrong_is_found(
+    settings: Settings, interval: str, status: str
+) -> None:
     await shift_clock(settings.database_url, interval)
     async with open_resources(settings) as resources:
         found = statuses(await check_clocks(resources))
@@ -80,15 +106,21 @@ async def test_a_database_whose_clock_is_wrong_is_found(settings: Settings, inte
 
 
 @pytest.mark.parametrize("interval", ["-20 minutes", "20 minutes"])
-async def test_what_a_wrong_clock_makes_the_store_refuse_proves_nothing(settings: Settings, interval: str) -> None:
+async def test_what_a_wrong_clock_makes_the_store_refuse_proves_nothing(
+    settings: Settings, interval: str
+) -> None:
     await shift_clock(settings.database_url, interval)
     async with open_resources(settings) as resources:
         found = await examine_all(resources)
     assert failures(found) == {"clock of the database", "clock of the store", "upload URL"}
-    assert not any(name.startswith(("URL:", "public", "event:")) or name == "event" for name in found)
+    assert not any(
+        name.startswith(("URL:", "public", "event:")) or name == "event" for name in found
+    )
 
 
-async def test_a_listener_that_hears_nothing_is_found(settings: Settings, admin_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listener_that_hears_nothing_is_found(
+    settings: Settings, admin_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In another database of the same server."""
     monkeypatch.setattr("service.operations.doctor.database.LISTEN_SECONDS", 0.5)
     async with changed(settings, database_listen_url=Secret(admin_url)) as resources:

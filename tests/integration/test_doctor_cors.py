@@ -23,8 +23,14 @@ from tests.stores import StoreUnderTest, new_deployment, under_test
 
 pytestmark = pytest.mark.anyio
 
-NAMED, OTHER, OWN = Origin("https://app.example.com"), Origin("https://other.example.com"), "https://files.example.com"
-needs_minio = pytest.mark.skipif("minio" not in store_kinds(), reason="the embedded store allows every origin")
+NAMED, OTHER, OWN = (
+    Origin("https://app.example.com"),
+    Origin("https://other.example.com"),
+    "https://files.example.com",
+)
+needs_minio = pytest.mark.skipif(
+    "minio" not in store_kinds(), reason="the embedded store allows every origin"
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,9 @@ def strict_store() -> Iterator[StoreUnderTest]:
             environment={"MINIO_API_CORS_ALLOW_ORIGIN": f"{NAMED},{OWN}"},
         ) as store,
     ):
-        running = RunningStore(store.endpoint, store.root_access_key, store.root_secret_key, "minio", store.pid)
+        running = RunningStore(
+            store.endpoint, store.root_access_key, store.root_secret_key, "minio", store.pid
+        )
         yield under_test(running, webhook)
 
 
@@ -51,9 +59,15 @@ def strict(strict_store: StoreUnderTest, database_url: str) -> Settings:
     return make_settings(deployment, strict_store, database_url)
 
 
-async def look(settings: Settings, *origins: Origin, public_url: str | None = None, endpoint: str | None = None) -> dict[str, str]:
+async def look(
+    settings: Settings, *origins: Origin, public_url: str | None = None, endpoint: str | None = None
+) -> dict[str, str]:
     """The statuses, by the names of what was looked at."""
-    other = {"cors_origins": origins, "public_url": public_url and BaseUrl(public_url), "s3_public_endpoint": endpoint and Url(endpoint)}
+    other = {
+        "cors_origins": origins,
+        "public_url": public_url and BaseUrl(public_url),
+        "s3_public_endpoint": endpoint and Url(endpoint),
+    }
     async with changed(settings, **other) as resources:
         found = statuses(await check_cors(resources))
         assert await list_bucket(resources.incoming) == set()
@@ -68,11 +82,15 @@ async def test_each_page_is_asked_for_by_its_name(strict: Settings) -> None:
 
 @needs_minio
 async def test_our_own_page_that_may_not_upload_is_a_warning(strict: Settings) -> None:
-    assert await look(strict, public_url="https://elsewhere.example.com") == {"CORS: https://elsewhere.example.com": "warning"}
+    assert await look(strict, public_url="https://elsewhere.example.com") == {
+        "CORS: https://elsewhere.example.com": "warning"
+    }
 
 
 @needs_minio
-async def test_the_whole_doctor_says_which_variable_to_set(strict: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_whole_doctor_says_which_variable_to_set(
+    strict: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("service.operations.doctor.events.EVENT_SECONDS", 0.0)
     async with changed(strict, cors_origins=(OTHER,)) as resources:
         found = await examine_all(resources)
@@ -81,20 +99,30 @@ async def test_the_whole_doctor_says_which_variable_to_set(strict: Settings, mon
 
 
 @needs_minio
-async def test_it_is_the_clients_endpoint_that_is_asked(strict: Settings, strict_store: StoreUnderTest) -> None:
+async def test_it_is_the_clients_endpoint_that_is_asked(
+    strict: Settings, strict_store: StoreUnderTest
+) -> None:
     with faulty_proxy(strict_store.address) as proxy:
         found = await look(strict, NAMED, OTHER, endpoint=proxy.endpoint)
         asked = bytes(proxy.requests)
     assert found == {f"CORS: {NAMED}": "ok", f"CORS: {OTHER}": "failed"}
     assert asked.count(b"OPTIONS /") == 2
-    assert b"Access-Control-Request-Method: PUT\r\nAccess-Control-Request-Headers: content-type,if-none-match\r\n" in asked
+    assert (
+        b"Access-Control-Request-Method: PUT\r\nAccess-Control-Request-Headers: content-type,if-none-match\r\n"
+        in asked
+    )
 
 
 async def test_a_store_that_allows_every_page_is_well(settings: Settings) -> None:
-    assert await look(settings, NAMED, public_url=OWN) == {f"CORS: {NAMED}": "ok", f"CORS: {OWN}": "ok"}
+    assert await look(settings, NAMED, public_url=OWN) == {
+        f"CORS: {NAMED}": "ok",
+        f"CORS: {OWN}": "ok",
+    }
 
 
-async def test_where_no_page_is_known_nothing_is_asked_and_that_is_said(resources: Resources) -> None:
+async def test_where_no_page_is_known_nothing_is_asked_and_that_is_said(
+    resources: Resources,
+) -> None:
     (finding,) = await check_cors(resources)
     assert (finding.name, finding.status, finding.advice) == ("CORS", "skipped", "")
 
@@ -106,14 +134,18 @@ async def test_a_page_at_the_stores_own_origin_needs_no_leave(settings: Settings
 
 
 async def test_an_endpoint_that_does_not_answer_here_is_only_a_warning(settings: Settings) -> None:
-    assert await look(settings, NAMED, endpoint=f"http://127.0.0.1:{free_port()}") == {f"CORS: {NAMED}": "warning"}
+    assert await look(settings, NAMED, endpoint=f"http://127.0.0.1:{free_port()}") == {
+        f"CORS: {NAMED}": "warning"
+    }
 
 
 # Proxies that answer for the store
 
 
 @contextmanager
-def proxy_with(store: StoreUnderTest, asked: Mapping[str, str], sent: Mapping[str, str], *, status: int = 204) -> Iterator[str]:
+def proxy_with(
+    store: StoreUnderTest, asked: Mapping[str, str], sent: Mapping[str, str], *, status: int = 204
+) -> Iterator[str]:
     """It answers OPTIONS itself with `status` and the headers `asked`, passes PUT on, and answers that with `sent` in the store's place."""
 
     class Passing(BaseHTTPRequestHandler):
@@ -168,7 +200,12 @@ TO_PAGE = {"Access-Control-Allow-Origin": NAMED}
     ],
 )
 async def test_leave_and_the_answer_are_looked_at(
-    settings: Settings, store: StoreUnderTest, asked: Mapping[str, str], sent: Mapping[str, str], status: int, found: str
+    settings: Settings,
+    store: StoreUnderTest,
+    asked: Mapping[str, str],
+    sent: Mapping[str, str],
+    status: int,
+    found: str,
 ) -> None:
     with proxy_with(store, asked, sent, status=status) as endpoint:
         assert await look(settings, NAMED, endpoint=endpoint) == {f"CORS: {NAMED}": found}
@@ -181,9 +218,19 @@ async def test_leave_and_the_answer_are_looked_at(
     ("changes", "refusal"),
     [
         ({}, ""),
-        ({"access-control-allow-origin": "*", "access-control-allow-methods": "*", "access-control-allow-headers": "*"}, ""),
+        (
+            {
+                "access-control-allow-origin": "*",
+                "access-control-allow-methods": "*",
+                "access-control-allow-headers": "*",
+            },
+            "",
+        ),
         ({"access-control-allow-origin": OTHER}, "without leave for this origin"),
-        ({"access-control-allow-origin": f"{NAMED}, {NAMED}"}, "without leave for this origin"),  # by the store and by a proxy
+        (
+            {"access-control-allow-origin": f"{NAMED}, {NAMED}"},
+            "without leave for this origin",
+        ),  # by the store and by a proxy
         ({"access-control-allow-methods": "GET, POST"}, "without leave for PUT"),
         ({"access-control-allow-headers": "content-type"}, "without leave for if-none-match"),
         ({"access-control-allow-headers": ""}, "without leave for content-type, if-none-match"),
@@ -195,7 +242,11 @@ def test_what_leave_lacks_is_named(changes: dict[str, str], refusal: str) -> Non
 
 
 def test_a_name_that_only_begins_alike_gives_no_leave() -> None:
-    assert not allows(Answer(200, {"access-control-allow-headers": "content-type-options"}), "access-control-allow-headers", "content-type")
+    assert not allows(
+        Answer(200, {"access-control-allow-headers": "content-type-options"}),
+        "access-control-allow-headers",
+        "content-type",
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,17 +21,25 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def administration(deployment: Deployment) -> Iterator[Administration]:
     root = (deployment.s3_root_access_key, deployment.s3_root_secret_key)
-    opened = Administration(deployment.s3_endpoint, access_key=root[0], secret_key=root[1], region=deployment.s3_region)
+    opened = Administration(
+        deployment.s3_endpoint, access_key=root[0], secret_key=root[1], region=deployment.s3_region
+    )
     yield opened
     opened.close()
 
 
-async def test_a_missing_event_rule_is_found(resources: Resources, deployment: Deployment, administration: Administration) -> None:
+async def test_a_missing_event_rule_is_found(
+    resources: Resources, deployment: Deployment, administration: Administration
+) -> None:
     assert statuses(await events.check_event_rule(resources)) == {"event rule": "ok"}
     other = EventRule(arn=deployment.webhook_arn, events=frozenset({"s3:ObjectRemoved:*"}))
     administration.replace_event_rule(deployment.incoming_bucket, other)
     (finding,) = await events.check_event_rule(resources)
-    assert (finding.name, finding.status, finding.advice) == ("event rule", "failed", "run `assay bootstrap`")
+    assert (finding.name, finding.status, finding.advice) == (
+        "event rule",
+        "failed",
+        "run `assay bootstrap`",
+    )
     root_sdk(deployment).delete_bucket_notification(deployment.incoming_bucket)
     assert statuses(await events.check_event_rule(resources)) == {"event rule": "failed"}
 
@@ -49,7 +57,9 @@ async def test_of_rules_that_may_not_be_read_nothing_is_said(
     assert await events.wait_for(took_effect, seconds=20)
 
 
-async def test_an_event_that_does_not_come_is_found(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_event_that_does_not_come_is_found(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody listens at the webhook's address."""
     monkeypatch.setattr(events, "EVENT_SECONDS", 0.5)
     (finding,) = await events.check_events(resources)
@@ -69,7 +79,9 @@ async def test_a_probe_whose_answer_is_lost_leaves_no_file(
     assert await resources.pool.fetchval("SELECT array_agg(state) FROM files") == ["deleted"]
 
 
-async def test_only_a_refusal_stands_for_an_event_that_cannot_be_suppressed(resources: Resources) -> None:
+async def test_only_a_refusal_stands_for_an_event_that_cannot_be_suppressed(
+    resources: Resources,
+) -> None:
     for status, found in ((400, "ok"), (503, "failed"), (302, "failed")):
         with answering(status) as endpoint:
             finding = await events.check_suppression(with_urls_to(resources, endpoint))
@@ -94,7 +106,10 @@ async def test_uploads_that_no_event_announced_are_counted(resources: Resources)
     assert nothing.status == "ok"
     assert "of 0 uploads" in nothing.what
     signer = resources.signer
-    async with events.declared_probe(resources, signer) as first, events.declared_probe(resources, signer) as second:
+    async with (
+        events.declared_probe(resources, signer) as first,
+        events.declared_probe(resources, signer) as second,
+    ):
         await make_final(resources, first.file_id, arrivals=1)
         (announced,) = await events.check_announcements(resources)
         await make_final(resources, second.file_id, arrivals=0)

@@ -12,7 +12,12 @@ from service.object_store import StoreUnavailable
 from service.object_store.administration import Administration, Policy
 from service.operations.bootstrap import bootstrap
 from service.operations.doctor import events
-from service.operations.doctor.identities import check_key_ids, check_service_identity, check_service_rights, check_signer
+from service.operations.doctor.identities import (
+    check_key_ids,
+    check_service_identity,
+    check_service_rights,
+    check_signer,
+)
 from service.operations.doctor.probes import probe_object
 from service.operations.policies import SERVICE_ACTIONS, SERVICE_BUCKET_ACTIONS, allow
 from service.resources import Resources
@@ -37,7 +42,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def administration(deployment: Deployment) -> Iterator[Administration]:
     root = (deployment.s3_root_access_key, deployment.s3_root_secret_key)
-    opened = Administration(deployment.s3_endpoint, access_key=root[0], secret_key=root[1], region=deployment.s3_region)
+    opened = Administration(
+        deployment.s3_endpoint, access_key=root[0], secret_key=root[1], region=deployment.s3_region
+    )
     yield opened
     opened.close()
 
@@ -47,7 +54,9 @@ def narrowed(deployment: Deployment, missing: str) -> Policy:
     buckets = [deployment.incoming_bucket, deployment.vault_bucket]
     actions = tuple(action for action in SERVICE_ACTIONS if action != missing)
     policy = allow(actions, [f"{bucket}/*" for bucket in buckets])
-    policy["Statement"] += allow(tuple(action for action in SERVICE_BUCKET_ACTIONS if action != missing), buckets)["Statement"]
+    policy["Statement"] += allow(
+        tuple(action for action in SERVICE_BUCKET_ACTIONS if action != missing), buckets
+    )["Statement"]
     return policy
 
 
@@ -55,7 +64,11 @@ def read_store(administration: Administration, deployment: Deployment) -> Any:
     """What an attempt that is allowed might change: the buckets, their policies and rules."""
     root, buckets = root_sdk(deployment), (deployment.incoming_bucket, deployment.vault_bucket)
     names = {bucket.name for bucket in root.list_buckets()}
-    return names, [administration.event_rules(bucket) for bucket in buckets], [policy_of(root, bucket) for bucket in buckets]
+    return (
+        names,
+        [administration.event_rules(bucket) for bucket in buckets],
+        [policy_of(root, bucket) for bucket in buckets],
+    )
 
 
 def policy_of(root: Minio, bucket: str) -> str:
@@ -75,14 +88,20 @@ async def wait_until_not_ok(check: Any, resources: Resources) -> None:
     assert await events.wait_for(took_effect, seconds=20)
 
 
-@pytest.mark.parametrize("changes", [{"s3_secret_key": Secret("another-secret-entirely")}, {"s3_access_key": RANDOM}])
-async def test_a_wrong_key_is_the_service_identitys_fault_and_not_the_endpoints(settings: Settings, changes: Any) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"s3_secret_key": Secret("another-secret-entirely")}, {"s3_access_key": RANDOM}]
+)
+async def test_a_wrong_key_is_the_service_identitys_fault_and_not_the_endpoints(
+    settings: Settings, changes: Any
+) -> None:
     async with changed(settings, **changes) as resources:
         found = await examine_all(resources)
     assert failures(found) == {"service identity"}
     assert found["endpoint"].status == "ok"
     assert "ASSAY_S3_ACCESS_KEY" in found["service identity"].advice
-    assert not any(secret in finding.what for finding in found.values() for secret in settings.secrets())
+    assert not any(
+        secret in finding.what for finding in found.values() for secret in settings.secrets()
+    )
     # What rests on the identity is not tried: it would only repeat it.
     assert not any(name.startswith(("URL", "event", "signer", "public")) for name in found)
 
@@ -98,7 +117,9 @@ async def test_a_service_identity_with_too_few_rights_is_found(
         assert "403" in finding.what
         assert "assay bootstrap" in finding.advice
         bootstrap(deployment)
-        assert [finding.status for finding in await check_service_identity(resources)] == ["ok"], missing
+        assert [finding.status for finding in await check_service_identity(resources)] == ["ok"], (
+            missing
+        )
 
 
 async def test_the_service_identity_does_what_is_said_of_it(resources: Resources) -> None:
@@ -133,7 +154,10 @@ async def test_a_service_identity_with_too_many_rights_is_found(
 async def test_roots_keys_in_the_service_identitys_place_are_found(
     settings: Settings, deployment: Deployment, administration: Administration
 ) -> None:
-    root = {"s3_access_key": Secret(deployment.s3_root_access_key), "s3_secret_key": Secret(deployment.s3_root_secret_key)}
+    root = {
+        "s3_access_key": Secret(deployment.s3_root_access_key),
+        "s3_secret_key": Secret(deployment.s3_root_secret_key),
+    }
     before = read_store(administration, deployment)
     async with changed(settings, **root) as resources:
         found = await examine_all(resources)
@@ -144,7 +168,9 @@ async def test_roots_keys_in_the_service_identitys_place_are_found(
     assert read_store(administration, deployment) == before
 
 
-async def test_a_signer_with_too_many_rights_is_found(resources: Resources, deployment: Deployment, administration: Administration) -> None:
+async def test_a_signer_with_too_many_rights_is_found(
+    resources: Resources, deployment: Deployment, administration: Administration
+) -> None:
     administration.set_policy(deployment.s3_signer_access_key, deployment.service_policy_name)
     await wait_until_not_ok(check_signer, resources)
     (finding,) = await check_signer(resources)
@@ -163,8 +189,12 @@ async def test_a_signer_that_reaches_beyond_both_buckets_is_found(
     assert finding.what == "it may also write to the vault, write to other buckets"
 
 
-async def test_a_signer_that_may_not_sign_is_found(resources: Resources, deployment: Deployment, administration: Administration) -> None:
-    administration.put_policy(deployment.signer_policy_name, allow(("s3:GetObject",), [f"{deployment.incoming_bucket}/*"]))
+async def test_a_signer_that_may_not_sign_is_found(
+    resources: Resources, deployment: Deployment, administration: Administration
+) -> None:
+    administration.put_policy(
+        deployment.signer_policy_name, allow(("s3:GetObject",), [f"{deployment.incoming_bucket}/*"])
+    )
     await wait_until_not_ok(check_signer, resources)
     (finding,) = await check_signer(resources)
     assert "it may not put to incoming" in finding.what

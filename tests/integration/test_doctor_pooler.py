@@ -35,7 +35,9 @@ def start_pooler(database_url: str, folder: Path) -> Iterator[str]:
         "pool_mode = transaction\ndefault_pool_size = 2\n"
     )
     process = subprocess.Popen(
-        [str(PGBOUNCER), "--quiet", str(home / "ini")], user="nobody" if os.geteuid() == 0 else None, stderr=subprocess.DEVNULL
+        [str(PGBOUNCER), "--quiet", str(home / "ini")],
+        user="nobody" if os.geteuid() == 0 else None,
+        stderr=subprocess.DEVNULL,
     )
     try:
         wait_until(lambda: accepts(port))
@@ -60,16 +62,25 @@ def pooled(settings: Settings, folder: Path) -> Iterator[str]:
 
 
 async def test_a_listener_behind_the_pooler_is_found(settings: Settings, pooled: str) -> None:
-    async with changed(settings, database_url=Secret(pooled), database_statement_cache=0) as resources:
+    async with changed(
+        settings, database_url=Secret(pooled), database_statement_cache=0
+    ) as resources:
         (finding,) = await check_listen(resources)
     assert finding.status != "ok"
     assert "ASSAY_DATABASE_LISTEN_URL" in finding.advice
 
 
-async def test_with_a_listener_past_the_pooler_all_is_well(settings: Settings, pooled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_with_a_listener_past_the_pooler_all_is_well(
+    settings: Settings, pooled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(events, "EVENT_SECONDS", 0.0)
     around = Secret(settings.database_url)
-    async with changed(settings, database_url=Secret(pooled), database_statement_cache=0, database_listen_url=around) as resources:
+    async with changed(
+        settings,
+        database_url=Secret(pooled),
+        database_statement_cache=0,
+        database_listen_url=around,
+    ) as resources:
         found = await examine_all(resources)
     assert failures(found) == set()
     assert found["listen"].status == "ok"

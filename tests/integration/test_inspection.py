@@ -27,13 +27,22 @@ LEASE = timedelta(minutes=1)
 
 @pytest.fixture
 async def file(resources: Resources) -> File:
-    declaration = Declaration(owner="ada", filename="ü.txt", size=len(BODY), content_type="text/plain", sha256=None, metadata={})
+    declaration = Declaration(
+        owner="ada",
+        filename="ü.txt",
+        size=len(BODY),
+        content_type="text/plain",
+        sha256=None,
+        metadata={},
+    )
     return (await declare_file(resources, declaration)).file
 
 
 async def send(resources: Resources, file: File) -> None:
     assert file.incoming_key
-    await resources.incoming.put(file.incoming_key, BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10)
+    await resources.incoming.put(
+        file.incoming_key, BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10
+    )
 
 
 async def test_an_upload_that_never_came(resources: Resources, file: File) -> None:
@@ -46,7 +55,10 @@ async def test_an_upload_that_never_came(resources: Resources, file: File) -> No
 
 async def test_an_upload_in_parts(resources: Resources) -> None:
     file = await declare_parts(resources)
-    assert "0 of its 2 parts have come, the others have not" in (await inspect_file(resources, file.id)).why
+    assert (
+        "0 of its 2 parts have come, the others have not"
+        in (await inspect_file(resources, file.id)).why
+    )
     await put_parts(resources, file, TWO_PARTS, 2)
     found = await inspect_file(resources, file.id)
     assert "1 of its 2 parts have come" in found.why
@@ -82,18 +94,25 @@ async def test_a_file_that_a_worker_holds(resources: Resources, file: File) -> N
     assert "a worker is at it" in found.why
     assert "its lease ends in" in found.next
     assert [one.vault_key for one in found.reservations] == [claim.vault_key]
-    assert [(place.role, place.is_empty) for place in found.places] == [("incoming", False), ("copy", True)]
+    assert [(place.role, place.is_empty) for place in found.places] == [
+        ("incoming", False),
+        ("copy", True),
+    ]
 
 
 async def test_the_last_error_of_the_store_is_told(resources: Resources, file: File) -> None:
     await record_event(resources, file.incoming_key or "")
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
-    await claims.release_claim(resources.pool, claim, retry_in=timedelta(minutes=5), error="SlowDown")
+    await claims.release_claim(
+        resources.pool, claim, retry_in=timedelta(minutes=5), error="SlowDown"
+    )
     found = await inspect_file(resources, file.id)
     assert found.why == "attempt 1 was given up: SlowDown"
 
 
-async def test_a_second_attempt_is_not_told_by_the_error_of_the_first(resources: Resources, file: File) -> None:
+async def test_a_second_attempt_is_not_told_by_the_error_of_the_first(
+    resources: Resources, file: File
+) -> None:
     await record_event(resources, file.incoming_key or "")
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     await claims.release_claim(resources.pool, claim, retry_in=timedelta(0), error="SlowDown")
@@ -101,7 +120,9 @@ async def test_a_second_attempt_is_not_told_by_the_error_of_the_first(resources:
     assert (await inspect_file(resources, file.id)).why == "a worker is at it (attempt 2)"
 
 
-async def test_an_event_about_nothing_does_not_hide_the_end(resources: Resources, file: File) -> None:
+async def test_an_event_about_nothing_does_not_hide_the_end(
+    resources: Resources, file: File
+) -> None:
     await record_event(resources, file.incoming_key or "")
     assert "expires after" in (await inspect_file(resources, file.id)).next
 
@@ -121,7 +142,9 @@ async def without_store(settings: Settings) -> AsyncIterator[Resources]:
         yield opened
 
 
-async def test_the_row_is_told_while_the_store_is_away(resources: Resources, without_store: Resources, file: File) -> None:
+async def test_the_row_is_told_while_the_store_is_away(
+    resources: Resources, without_store: Resources, file: File
+) -> None:
     found = await inspect_file(without_store, file.id)
     assert found.file.id == file.id
     assert "the store does not say" in found.why
@@ -132,9 +155,13 @@ async def test_a_proved_file_and_its_object(resources: Resources, file: File) ->
     await record_event(resources, file.incoming_key or "")
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     key = str(claim.vault_key)
-    etag = await resources.vault.put(key, BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10)
+    etag = await resources.vault.put(
+        key, BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10
+    )
     digest = Sha256(hashlib.sha256(BODY).digest())
-    assert await verdicts.commit_verification(resources.pool, claim, size=len(BODY), sha256=digest, etag=etag)
+    assert await verdicts.commit_verification(
+        resources.pool, claim, size=len(BODY), sha256=digest, etag=etag
+    )
     found = await inspect_file(resources, file.id)
     assert found.why.startswith("proved")
     assert ("proved object", len(BODY)) in [(place.role, place.size) for place in found.places]

@@ -25,7 +25,9 @@ def environ(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
     monkeypatch.setenv("ASSAY_DATABASE_URL", database_url)
 
 
-async def test_a_key_is_printed_once_and_grants_what_was_asked_for(pool: asyncpg.Pool, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_key_is_printed_once_and_grants_what_was_asked_for(
+    pool: asyncpg.Pool, capsys: pytest.CaptureFixture[str]
+) -> None:
     await create(owner="ada", scopes="read", name="laptop")
     text = capsys.readouterr().out.strip()
     (key,) = await list_keys(pool)
@@ -36,7 +38,9 @@ async def test_a_key_is_printed_once_and_grants_what_was_asked_for(pool: asyncpg
     assert text not in listed
 
 
-async def test_a_key_ends_when_it_was_told_to(pool: asyncpg.Pool, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_key_ends_when_it_was_told_to(
+    pool: asyncpg.Pool, capsys: pytest.CaptureFixture[str]
+) -> None:
     await create(owner="ada", expires="30d")
     (key,) = await list_keys(pool)
     assert key.expires_at is not None
@@ -45,7 +49,9 @@ async def test_a_key_ends_when_it_was_told_to(pool: asyncpg.Pool, capsys: pytest
     assert await find_grant(pool, digest_key(capsys.readouterr().out.strip())) is None
 
 
-async def test_a_revoked_key_grants_nothing_and_revoking_again_is_fine(pool: asyncpg.Pool, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_revoked_key_grants_nothing_and_revoking_again_is_fine(
+    pool: asyncpg.Pool, capsys: pytest.CaptureFixture[str]
+) -> None:
     await create(owner="ada")
     text = capsys.readouterr().out.strip()
     (key,) = await list_keys(pool)

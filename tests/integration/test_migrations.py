@@ -49,7 +49,9 @@ async def run_migrate(settings: DatabaseSettings) -> int:
 async def call_migrate(database_url: str) -> tuple[int, str]:
     """Its exit status, and what it said to standard error."""
     environ = {**os.environ, "ASSAY_DATABASE_URL": database_url}
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "service", "migrate", env=environ, stderr=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "service", "migrate", env=environ, stderr=asyncio.subprocess.PIPE
+    )
     _, said = await process.communicate()
     return process.returncode or 0, said.decode()
 
@@ -58,7 +60,9 @@ async def test_every_address_that_asyncpg_takes_is_migrated(empty: DatabaseSetti
     assert await call_migrate(empty.database_url.partition("?")[0] + "?sslmode=disable") == (0, "")
 
 
-async def test_a_role_that_may_not_make_tables_is_told_so_in_a_line(empty: DatabaseSettings, admin_url: str) -> None:
+async def test_a_role_that_may_not_make_tables_is_told_so_in_a_line(
+    empty: DatabaseSettings, admin_url: str
+) -> None:
     role = f"reader_{secrets.token_hex(4)}"
     await execute(admin_url, f"CREATE ROLE {role} LOGIN PASSWORD 'hidden'")
     try:
@@ -88,12 +92,19 @@ async def test_a_transition_is_recorded_in_the_statement_that_makes_it(pool: asy
     )
     await files.record_event(pool, "k")
     await files.record_event(pool, "k")  # the state stays, and so does the history
-    recorded = await pool.fetch("SELECT state, previous, by, why FROM file_history ORDER BY sequence")
+    recorded = await pool.fetch(
+        "SELECT state, previous, by, why FROM file_history ORDER BY sequence"
+    )
     assert [tuple(row) for row in recorded] == [
         ("pending", None, "client", "declared"),
         ("verifying", "pending", "store", "the store announced the upload"),
     ]
-    assert await pool.fetchval("SELECT count(*) FROM files WHERE changed_by IS NULL AND changed_why IS NULL") == 1
+    assert (
+        await pool.fetchval(
+            "SELECT count(*) FROM files WHERE changed_by IS NULL AND changed_why IS NULL"
+        )
+        == 1
+    )
 
 
 async def test_a_transition_that_nothing_is_said_of_fails(pool: asyncpg.Pool) -> None:
@@ -107,7 +118,9 @@ async def test_a_transition_that_nothing_is_said_of_fails(pool: asyncpg.Pool) ->
 
 
 @pytest.mark.parametrize(("version", "said"), [("0000", "assay migrate"), ("9999", "upgrade")])
-async def test_an_older_or_newer_schema_is_refused_with_what_to_do(pool: asyncpg.Pool, version: str, said: str) -> None:
+async def test_an_older_or_newer_schema_is_refused_with_what_to_do(
+    pool: asyncpg.Pool, version: str, said: str
+) -> None:
     await database.check_version(pool)
     await pool.execute("UPDATE alembic_version SET version_num = $1", version)
     with pytest.raises(database.SchemaError, match=said):
@@ -122,7 +135,9 @@ async def test_an_empty_database_is_refused_with_what_to_do(empty: DatabaseSetti
 
 
 async def test_every_constraint_has_a_name_of_its_own(pool: asyncpg.Pool) -> None:
-    named = await pool.fetch("SELECT conname FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace")
+    named = await pool.fetch(
+        "SELECT conname FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace"
+    )
     assert len(named) > 12
     assert not [row["conname"] for row in named if re.search(r"_check\d*$", row["conname"])]
 

@@ -49,7 +49,9 @@ async def test_a_change_wakes_who_waits_for_that_file_alone(database_url: str) -
 
 
 @pytest.mark.parametrize("give", ["notify_history", "notify_change"])
-async def test_every_transition_wakes_who_reads_the_history_in_every_process(database_url: str, give: str) -> None:
+async def test_every_transition_wakes_who_reads_the_history_in_every_process(
+    database_url: str, give: str
+) -> None:
     async with running(database_url) as here, running(database_url) as there:
         for notifications in (here, there):
             notifications.history.clear()
@@ -69,13 +71,17 @@ async def test_thousands_of_changes_fit_their_payloads(database_url: str) -> Non
             await asyncio.wait_for(asyncio.gather(*(event.wait() for event in events)), 5)
 
 
-async def test_a_lost_connection_wakes_every_waiter_and_is_listened_on_again(database_url: str) -> None:
+async def test_a_lost_connection_wakes_every_waiter_and_is_listened_on_again(
+    database_url: str,
+) -> None:
     file_id = make_id()
     async with running(database_url) as here, running(database_url) as there:
         with there.subscribe(file_id) as changed:
             await terminate_listeners(database_url)
             await asyncio.wait_for(changed.wait(), 5)
-            await asyncio.wait_for(asyncio.gather(until_connected(here), until_connected(there)), 10)
+            await asyncio.wait_for(
+                asyncio.gather(until_connected(here), until_connected(there)), 10
+            )
             changed.clear()
             here.notify_change(file_id)
             await asyncio.wait_for(changed.wait(), 5)
@@ -100,7 +106,9 @@ async def test_what_a_stranger_sends_is_passed_over(database_url: str) -> None:
         await asyncio.wait_for(notifications.work.wait(), 5)
 
 
-async def test_a_database_that_is_not_there_yet_is_listened_on_when_it_is(database_url: str) -> None:
+async def test_a_database_that_is_not_there_yet_is_listened_on_when_it_is(
+    database_url: str,
+) -> None:
     name = f"later_{make_id().hex}"
     server = await asyncpg.connect(database_url)
     notifications = Notifications(database_url.rpartition("/")[0] + f"/{name}")
@@ -117,7 +125,9 @@ async def test_a_database_that_is_not_there_yet_is_listened_on_when_it_is(databa
         await server.close()
 
 
-async def test_more_changes_than_are_kept_wake_everybody(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_changes_than_are_kept_wake_everybody(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("service.database.notifications.MOST_CHANGED", 10)
     file_id = make_id()
     here = Notifications(database_url)

@@ -29,14 +29,22 @@ async def test_a_store_that_serves_is_healthy(object_store: ObjectStore) -> None
 
 
 async def test_a_store_that_does_not_know_us_is_not_healthy(store: StoreUnderTest) -> None:
-    with open_store(store.endpoint, "nobody-we-know", secret_key="no-secret") as stranger, pytest.raises(StoreUnavailable):
+    with (
+        open_store(store.endpoint, "nobody-we-know", secret_key="no-secret") as stranger,
+        pytest.raises(StoreUnavailable),
+    ):
         await stranger.check_health()
 
 
 async def test_what_was_put_is_described_as_it_was_put(vault: Bucket) -> None:
     body = secrets.token_bytes(1000)
     etag = vault.put_now(
-        "k", body, content_type="image/jpeg; q=1", metadata={"assay-file-id": "1", "assay-filename": "%C3%A4"}, tags={}, timeout_seconds=20
+        "k",
+        body,
+        content_type="image/jpeg; q=1",
+        metadata={"assay-file-id": "1", "assay-filename": "%C3%A4"},
+        tags={},
+        timeout_seconds=20,
     )
     found = await vault.head("k")
     assert (found.size, found.etag, found.content_type) == (1000, etag, "image/jpeg; q=1")
@@ -60,12 +68,30 @@ async def test_an_empty_object_is_an_object(incoming: Bucket, vault: Bucket) -> 
 
 async def test_a_digest_given_along_is_held(vault: Bucket) -> None:
     right, wrong = hashlib.sha256(b"right").hexdigest(), hashlib.sha256(b"wrong").hexdigest()
-    vault.put_now("k", b"right", content_type="text/plain", metadata={}, tags={}, sha256=right, timeout_seconds=20)
+    vault.put_now(
+        "k",
+        b"right",
+        content_type="text/plain",
+        metadata={},
+        tags={},
+        sha256=right,
+        timeout_seconds=20,
+    )
     with pytest.raises(RequestRefused):
-        vault.put_now("k", b"right", content_type="text/plain", metadata={}, tags={}, sha256=wrong, timeout_seconds=20)
+        vault.put_now(
+            "k",
+            b"right",
+            content_type="text/plain",
+            metadata={},
+            tags={},
+            sha256=wrong,
+            timeout_seconds=20,
+        )
 
 
-async def test_a_missing_object_is_missing_however_it_is_asked_for(incoming: Bucket, vault: Bucket) -> None:
+async def test_a_missing_object_is_missing_however_it_is_asked_for(
+    incoming: Bucket, vault: Bucket
+) -> None:
     with pytest.raises(ObjectMissing):
         await vault.head("absent")
     with pytest.raises(ObjectMissing):
@@ -101,7 +127,9 @@ async def test_an_object_that_changed_is_not_read(vault: Bucket) -> None:
         vault.open("k", etag=etag)
 
 
-async def test_bytes_come_raw_whatever_encoding_the_client_claimed(incoming: Bucket, vault: Bucket, open_signer: Signer) -> None:
+async def test_bytes_come_raw_whatever_encoding_the_client_claimed(
+    incoming: Bucket, vault: Bucket, open_signer: Signer
+) -> None:
     body = gzip.compress(b"x" * 100_000)
     upload = open_signer.presign_put(
         incoming.name,
@@ -113,7 +141,12 @@ async def test_bytes_come_raw_whatever_encoding_the_client_claimed(incoming: Buc
         issued_at=now(),
         expires_in_seconds=60,
     )
-    assert send("PUT", upload.url, body=body, headers={**upload.headers, "Content-Encoding": "gzip"}).status == 200
+    assert (
+        send(
+            "PUT", upload.url, body=body, headers={**upload.headers, "Content-Encoding": "gzip"}
+        ).status
+        == 200
+    )
     assert read_all(incoming, "k") == body
     await copy(incoming, vault, (await incoming.head("k")).etag)
     assert read_all(vault, "copied") == body
@@ -128,19 +161,31 @@ async def test_a_reader_closed_early_leaves_the_next_one_unharmed(vault: Bucket)
     assert read_all(vault, "k") == body
 
 
-async def test_a_copy_keeps_the_bytes_and_nothing_else_of_the_source(deployment: Deployment, incoming: Bucket, vault: Bucket) -> None:
+async def test_a_copy_keeps_the_bytes_and_nothing_else_of_the_source(
+    deployment: Deployment, incoming: Bucket, vault: Bucket
+) -> None:
     etag = incoming.put_now(
-        "k", b"bytes", content_type="text/html", metadata={"theirs": "1"}, tags={"lifecycle": "delete-me"}, timeout_seconds=20
+        "k",
+        b"bytes",
+        content_type="text/html",
+        metadata={"theirs": "1"},
+        tags={"lifecycle": "delete-me"},
+        timeout_seconds=20,
     )
     copied = await copy(incoming, vault, etag)
     found = await vault.head("copied")
     assert read_all(vault, "copied") == b"bytes"
     assert (found.etag, found.content_type) == (copied.etag, "application/pdf")
-    assert read_metadata(deployment, vault, "copied") == {"assay-file-id": "1", "assay-filename": "a%20b"}
+    assert read_metadata(deployment, vault, "copied") == {
+        "assay-file-id": "1",
+        "assay-filename": "a%20b",
+    }
     assert read_tags(deployment, vault.name, "copied") == {"assay": "vault"}
 
 
-async def test_what_changed_since_it_was_seen_is_not_copied(incoming: Bucket, vault: Bucket) -> None:
+async def test_what_changed_since_it_was_seen_is_not_copied(
+    incoming: Bucket, vault: Bucket
+) -> None:
     etag = put(incoming, "k", b"first")
     put(incoming, "k", b"second")
     with pytest.raises(ObjectChanged):
@@ -151,22 +196,38 @@ async def test_what_changed_since_it_was_seen_is_not_copied(incoming: Bucket, va
 
 async def test_parts_become_one_object(vault: Bucket) -> None:
     parts = [secrets.token_bytes(5 * MIB), b"the last one may be small"]
-    upload_id = await vault.create_upload("k", content_type="video/mp4", metadata={"assay-file-id": "1"}, tags={})
-    etags = [(number, vault.put_part("k", upload_id, number, part, timeout_seconds=20)) for number, part in enumerate(parts, 1)]
+    upload_id = await vault.create_upload(
+        "k", content_type="video/mp4", metadata={"assay-file-id": "1"}, tags={}
+    )
+    etags = [
+        (number, vault.put_part("k", upload_id, number, part, timeout_seconds=20))
+        for number, part in enumerate(parts, 1)
+    ]
     listed = await vault.list_parts("k", upload_id)
     assert [(part.number, part.size, part.etag) for part in listed] == [
         (number, len(part), etag) for (number, etag), part in zip(etags, parts, strict=True)
     ]
     etag = await vault.complete_upload("k", upload_id, etags)
     found = await vault.head("k")
-    assert (found.etag, found.content_type, found.metadata) == (etag, "video/mp4", {"assay-file-id": "1"})
+    assert (found.etag, found.content_type, found.metadata) == (
+        etag,
+        "video/mp4",
+        {"assay-file-id": "1"},
+    )
     assert read_all(vault, "k") == b"".join(parts)
 
 
 async def test_a_part_with_another_digest_is_refused(vault: Bucket) -> None:
     upload_id = await vault.create_upload("k", content_type="text/plain", metadata={}, tags={})
     with pytest.raises(RequestRefused):
-        vault.put_part("k", upload_id, 1, b"bytes", sha256=hashlib.sha256(b"others").hexdigest(), timeout_seconds=20)
+        vault.put_part(
+            "k",
+            upload_id,
+            1,
+            b"bytes",
+            sha256=hashlib.sha256(b"others").hexdigest(),
+            timeout_seconds=20,
+        )
     assert await vault.list_parts("k", upload_id) == []
 
 
@@ -195,7 +256,9 @@ async def test_an_aborted_upload_takes_its_parts_along(vault: Bucket) -> None:
 
 async def test_a_part_that_was_never_sent_does_not_complete(vault: Bucket) -> None:
     upload_id = await vault.create_upload("k", content_type="text/plain", metadata={}, tags={})
-    with pytest.raises((RequestRefused, UploadMissing)):  # the latter is what the embedded store says
+    with pytest.raises(
+        (RequestRefused, UploadMissing)
+    ):  # the latter is what the embedded store says
         await vault.complete_upload("k", upload_id, [(1, "0" * 32)])
     with pytest.raises(ObjectMissing):
         await vault.head("k")
@@ -217,7 +280,9 @@ async def test_a_listing_has_every_key_over_any_number_of_pages(vault: Bucket) -
     assert [listed.key async for listed in vault.list_keys("00", keys[50])] == keys[51:100]
 
 
-async def test_a_bucket_that_is_gone_is_no_missing_object(object_store: ObjectStore, store: StoreUnderTest) -> None:
+async def test_a_bucket_that_is_gone_is_no_missing_object(
+    object_store: ObjectStore, store: StoreUnderTest
+) -> None:
     gone = object_store.bucket("no-such-bucket-anywhere")
     with pytest.raises(StoreUnavailable):
         gone.open("k", etag=None)

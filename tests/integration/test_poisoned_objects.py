@@ -48,14 +48,26 @@ ETAGS = ("a\tb", "a\u00e9b", 'a"b', "a b", "a,b", "*", "W/x", "x" * 200)
 async def send_with_many_fields(resources: Resources) -> File:
     """An object that the store describes with more header fields than Python's `http.client` takes."""
     declared = await declare(resources)
-    assert (await put(declared, BODY, {f"x-amz-meta-a{number}": "" for number in range(130)})).status == 200
+    assert (
+        await put(declared, BODY, {f"x-amz-meta-a{number}": "" for number in range(130)})
+    ).status == 200
     return declared.file
 
 
-async def put_unbound(resources: Resources, signer: Signer, file: File, headers: dict[str, str]) -> None:
+async def put_unbound(
+    resources: Resources, signer: Signer, file: File, headers: dict[str, str]
+) -> None:
     """Send BODY by a URL that binds nothing, as an old deployment may have signed it."""
-    url = signer.presign("PUT", resources.incoming.name, key=file.incoming_key or "", issued_at=now(), expires_in_seconds=60)
-    assert (await asyncio.to_thread(send_request, "PUT", url, body=BODY, headers=headers)).status == 200
+    url = signer.presign(
+        "PUT",
+        resources.incoming.name,
+        key=file.incoming_key or "",
+        issued_at=now(),
+        expires_in_seconds=60,
+    )
+    assert (
+        await asyncio.to_thread(send_request, "PUT", url, body=BODY, headers=headers)
+    ).status == 200
 
 
 def forge_etag(etag: str) -> dict[str, str]:
@@ -75,7 +87,9 @@ async def send_damaged(resources: Resources, folder: Path) -> File:
     return declared.file
 
 
-async def test_an_object_with_more_header_fields_than_the_client_library_takes_is_proved(resources: Resources) -> None:
+async def test_an_object_with_more_header_fields_than_the_client_library_takes_is_proved(
+    resources: Resources,
+) -> None:
     file = await send_with_many_fields(resources)
     proved = await prove(resources, file)
     assert (proved.state, proved.hash) == (State.READY, sha256(BODY))
@@ -85,9 +99,13 @@ async def test_an_object_with_more_header_fields_than_the_client_library_takes_i
 
 
 @pytest.mark.parametrize("etag", ETAGS, ids=ascii)
-async def test_an_object_whose_etag_the_client_chose_is_proved(resources: Resources, signer: Signer, etag: str) -> None:
+async def test_an_object_whose_etag_the_client_chose_is_proved(
+    resources: Resources, signer: Signer, etag: str
+) -> None:
     declared = await declare(resources)
-    await put_unbound(resources, signer, declared.file, forge_etag(etag) | {"Content-Type": "text/plain"})
+    await put_unbound(
+        resources, signer, declared.file, forge_etag(etag) | {"Content-Type": "text/plain"}
+    )
     proved = await prove(resources, declared.file)
     assert (proved.state, proved.hash) == (State.READY, sha256(BODY))
     assert await resources.pool.fetchval("SELECT attempts FROM files") == 1
@@ -95,9 +113,16 @@ async def test_an_object_whose_etag_the_client_chose_is_proved(resources: Resour
     await check_nothing_left(resources)
 
 
-async def test_an_object_whose_date_cannot_be_read_is_proved(resources: Resources, root_incoming: Bucket) -> None:
+async def test_an_object_whose_date_cannot_be_read_is_proved(
+    resources: Resources, root_incoming: Bucket
+) -> None:
     declared = await declare(resources)
-    put_as_root(root_incoming, declared.file, BODY, **forge_etag("a" * 32) | {"x-minio-source-mtime": "0001-01-01T00:00:00Z"})
+    put_as_root(
+        root_incoming,
+        declared.file,
+        BODY,
+        **forge_etag("a" * 32) | {"x-minio-source-mtime": "0001-01-01T00:00:00Z"},
+    )
     assert (await prove(resources, declared.file)).state == State.READY
 
 
@@ -115,17 +140,23 @@ async def test_damaged_bytes_end_their_file_after_failed_reads_over_a_day(
         await pass_time(resources.pool, timedelta(minutes=20))
         await run(short, await claim_due(resources), health=health)
         assert not health.is_away
-    assert (await find(resources, file)).state == State.VERIFYING  # often enough, and not for long enough
+    assert (
+        await find(resources, file)
+    ).state == State.VERIFYING  # often enough, and not for long enough
     await pass_time(resources.pool, DAY)
     await run(short, await claim_due(resources), health=health)
     await check_unverifiable(resources, file)
 
 
 @pytest.mark.parametrize("name", ["sealed-key", "seal-algorithm", "iv"])
-async def test_an_object_that_its_client_made_unreadable_ends_its_file(resources: Resources, store: StoreUnderTest, name: str) -> None:
+async def test_an_object_that_its_client_made_unreadable_ends_its_file(
+    resources: Resources, store: StoreUnderTest, name: str
+) -> None:
     """An archived MinIO takes these headers from any client, and no URL can forbid them (docs/store-facts.md)."""
     declared = await declare(resources)
-    assert (await put(declared, BODY, {f"x-minio-replication-server-side-encryption-{name}": "QUFB"})).status == 200
+    assert (
+        await put(declared, BODY, {f"x-minio-replication-server-side-encryption-{name}": "QUFB"})
+    ).status == 200
     patient = with_settings(resources, unverifiable_reads=1, unverifiable_after=DAY)
     health = StoreHealth(patient)
     await run(patient, await claim(resources, declared.file), health=health)
@@ -141,10 +172,15 @@ async def test_an_object_that_its_client_made_unreadable_ends_its_file(resources
 
 
 @pytest.mark.parametrize("call", ["head", "copy_from"])
-async def test_an_object_that_the_store_cannot_read_ends_its_file(resources: Resources, call: str) -> None:
+async def test_an_object_that_the_store_cannot_read_ends_its_file(
+    resources: Resources, call: str
+) -> None:
     """The same over every store: the answers of one key are those of a damaged object."""
     declared = await send(resources)
-    faulty = with_settings(spoil(resources, declared.file, "head" if call == "head" else "", "copy_from", "open"), unverifiable_reads=2)
+    faulty = with_settings(
+        spoil(resources, declared.file, "head" if call == "head" else "", "copy_from", "open"),
+        unverifiable_reads=2,
+    )
     health = StoreHealth(faulty)
     assert not await run(faulty, await claim(resources, declared.file), health=health)
     for _ in range(2):
@@ -157,16 +193,26 @@ async def test_an_object_that_the_store_cannot_read_ends_its_file(resources: Res
 
 async def check_unverifiable(resources: Resources, file: File) -> None:
     rejected = await find(resources, file)
-    assert (rejected.state, rejected.rejection_reason, rejected.hash) == (State.REJECTED, RejectionReason.UNVERIFIABLE, None)
+    assert (rejected.state, rejected.rejection_reason, rejected.hash) == (
+        State.REJECTED,
+        RejectionReason.UNVERIFIABLE,
+        None,
+    )
     await let_settle(resources)
     assert await list_bucket(resources.incoming) | await list_bucket(resources.vault) == set()
     await check_nothing_left(resources)
 
 
-async def test_a_copy_that_fails_while_its_source_can_be_read_counts_nothing(resources: Resources) -> None:
+async def test_a_copy_that_fails_while_its_source_can_be_read_counts_nothing(
+    resources: Resources,
+) -> None:
     """The vault may be full, or a right may have been withdrawn."""
     declared = await send(resources)
-    faulty = with_settings(spoil(resources, declared.file, "copy_from"), unverifiable_reads=1, unverifiable_after=timedelta(0))
+    faulty = with_settings(
+        spoil(resources, declared.file, "copy_from"),
+        unverifiable_reads=1,
+        unverifiable_after=timedelta(0),
+    )
     await run(faulty, await claim(resources, declared.file))
     for _ in range(3):
         await pass_time(resources.pool, DAY)
@@ -175,9 +221,15 @@ async def test_a_copy_that_fails_while_its_source_can_be_read_counts_nothing(res
     assert (await prove(resources, declared.file)).state == State.READY
 
 
-async def test_a_failed_read_counts_nothing_when_the_probe_after_it_fails(resources: Resources) -> None:
+async def test_a_failed_read_counts_nothing_when_the_probe_after_it_fails(
+    resources: Resources,
+) -> None:
     declared = await send(resources)
-    faulty = with_settings(spoil(resources, declared.file, "head", "open"), unverifiable_reads=1, unverifiable_after=timedelta(0))
+    faulty = with_settings(
+        spoil(resources, declared.file, "head", "open"),
+        unverifiable_reads=1,
+        unverifiable_after=timedelta(0),
+    )
     vault = FaultyBucket(faulty.vault)
     vault.before["copy_from"] = lose_answer
     faulty = msgspec.structs.replace(faulty, vault=vault)
@@ -198,7 +250,9 @@ async def test_what_a_probe_leaves_behind_is_swept_from_both_buckets(resources: 
     vault.after["copy_from"] = lose_answer
     faulty = msgspec.structs.replace(resources, vault=vault)
     assert not await StoreHealth(faulty).probe()
-    assert len(await list_bucket(resources.incoming)) == len(await list_bucket(resources.vault)) == 1
+    assert (
+        len(await list_bucket(resources.incoming)) == len(await list_bucket(resources.vault)) == 1
+    )
     await let_settle(resources)
     await check_nothing_left(resources)
     assert await resources.pool.fetchval("SELECT count(*) FROM reservations") == 0
@@ -208,7 +262,9 @@ async def test_callers_share_a_probe_that_began_after_they_asked(resources: Reso
     incoming = FaultyBucket(resources.incoming)
     health = StoreHealth(msgspec.structs.replace(resources, incoming=incoming))
     assert await asyncio.gather(*(health.probe() for _ in range(5))) == [True] * 5
-    assert incoming.calls["put"] == 2  # the first caller's, and one for those that asked while it ran
+    assert (
+        incoming.calls["put"] == 2
+    )  # the first caller's, and one for those that asked while it ran
     assert await list_bucket(resources.incoming) | await list_bucket(resources.vault) == set()
     assert await resources.pool.fetchval("SELECT count(*) FROM reservations") == 0
 
@@ -217,17 +273,23 @@ async def test_callers_share_a_probe_that_began_after_they_asked(resources: Reso
 
 
 @pytest.mark.parametrize("digest", [True, False], ids=["declared digest", "no digest"])
-async def test_a_short_read_of_the_vault_rejects_no_file(resources: Resources, digest: bool) -> None:
+async def test_a_short_read_of_the_vault_rejects_no_file(
+    resources: Resources, digest: bool
+) -> None:
     declared = await declare(resources, digest=sha256(BODY) if digest else None)
     put_as_root(resources.incoming, declared.file, BODY)
     vault = FaultyBucket(resources.vault)
     vault.cut_reads_after = 700
-    await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    await run(
+        msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file)
+    )
     assert (await find(resources, declared.file)).state == State.VERIFYING
     assert (await prove(resources, declared.file)).state == State.READY
 
 
-async def test_a_wrong_read_of_the_vault_is_followed_by_a_copy_under_a_new_key(resources: Resources) -> None:
+async def test_a_wrong_read_of_the_vault_is_followed_by_a_copy_under_a_new_key(
+    resources: Resources,
+) -> None:
     declared = await declare(resources, digest=sha256(BODY))
     put_as_root(resources.incoming, declared.file, BODY)
     vault = FaultyBucket(resources.vault)
@@ -240,8 +302,14 @@ async def test_a_wrong_read_of_the_vault_is_followed_by_a_copy_under_a_new_key(r
     assert again.vault_key != held.vault_key
     await run(faulty, again)
     proved = await find(resources, declared.file)
-    assert (proved.state, proved.hash, proved.minio_object_name) == (State.READY, sha256(BODY), again.vault_key)
-    assert [copy.vault_key for copy in await reservations.list_reservations(resources.pool, held.id)] == [held.vault_key]
+    assert (proved.state, proved.hash, proved.minio_object_name) == (
+        State.READY,
+        sha256(BODY),
+        again.vault_key,
+    )
+    assert [
+        copy.vault_key for copy in await reservations.list_reservations(resources.pool, held.id)
+    ] == [held.vault_key]
     await let_settle(resources)
     await check_nothing_left(resources)
 
@@ -253,7 +321,10 @@ async def test_a_copy_of_another_length_than_its_source_is_no_verdict(resources:
         def open(self, key: str, **options: object) -> object:
             return self.bucket.open(key, offset=1, **options)
 
-    await run(msgspec.structs.replace(resources, vault=ShorterCopy(resources.vault)), await claim(resources, declared.file))
+    await run(
+        msgspec.structs.replace(resources, vault=ShorterCopy(resources.vault)),
+        await claim(resources, declared.file),
+    )
     assert (await find(resources, declared.file)).state == State.VERIFYING
     assert (await prove(resources, declared.file)).state == State.READY
 
@@ -275,13 +346,19 @@ async def test_healthy_files_are_verified_beside_poisoned_ones(resources: Resour
         await record_event(resources, late.incoming_key or "")
         await until_ready(resources, [late])
         assert not worker.health.is_away
-    assert await resources.pool.fetchval("SELECT max(attempts) FROM files WHERE state = 'ready'") == 1
+    assert (
+        await resources.pool.fetchval("SELECT max(attempts) FROM files WHERE state = 'ready'") == 1
+    )
     assert {(await find(resources, file)).state for file in poisoned} == {State.VERIFYING}
 
 
-async def test_objects_that_could_not_be_read_have_one_slot_beside_the_others(resources: Resources) -> None:
+async def test_objects_that_could_not_be_read_have_one_slot_beside_the_others(
+    resources: Resources,
+) -> None:
     unreadable = [(await send(resources)).file for _ in range(5)]
-    await resources.pool.execute("UPDATE files SET failed_reads = 1, failed_reads_since = now(), due_at = now() - interval '1 hour'")
+    await resources.pool.execute(
+        "UPDATE files SET failed_reads = 1, failed_reads_since = now(), due_at = now() - interval '1 hour'"
+    )
     incoming, answered = FaultyBucket(resources.incoming), asyncio.Event()
     incoming.only = {file.incoming_key or "" for file in unreadable}
 
@@ -319,7 +396,9 @@ def spoil_all(resources: Resources, files: list[File], *calls: str) -> Resources
 
 
 def with_settings(resources: Resources, **changes: object) -> Resources:
-    return msgspec.structs.replace(resources, settings=msgspec.structs.replace(resources.settings, **changes))
+    return msgspec.structs.replace(
+        resources, settings=msgspec.structs.replace(resources.settings, **changes)
+    )
 
 
 async def read_failed_reads(resources: Resources) -> int:
@@ -335,5 +414,6 @@ async def until_ready(resources: Resources, files: list[File]) -> None:
 
 async def until_failed(resources: Resources, count: int) -> None:
     async with asyncio.timeout(60):
-        while await resources.pool.fetchval("SELECT count(*) FROM files WHERE last_error IS NOT NULL") < count:  # noqa: ASYNC110  # as above
+        failed = "SELECT count(*) FROM files WHERE last_error IS NOT NULL"
+        while await resources.pool.fetchval(failed) < count:  # noqa: ASYNC110  # as above
             await asyncio.sleep(0.05)

@@ -38,7 +38,17 @@ from tests.presigned import (
     sign,
     stream_unsigned,
 )
-from tests.stores import REGION, Answer, StoreUnderTest, listening, now, read_headers, read_metadata, receive, send
+from tests.stores import (
+    REGION,
+    Answer,
+    StoreUnderTest,
+    listening,
+    now,
+    read_headers,
+    read_metadata,
+    receive,
+    send,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +83,10 @@ def test_what_is_sent_as_agreed_is_stored(signer: Signer, incoming: Bucket) -> N
 
 
 def test_an_empty_body_is_stored(signer: Signer, incoming: Bucket) -> None:
-    assert put(sign(signer, incoming, "k", size=0, digest_of=b"", if_none_match=True), b"").status == 200
+    assert (
+        put(sign(signer, incoming, "k", size=0, digest_of=b"", if_none_match=True), b"").status
+        == 200
+    )
     assert content(incoming, "k") == b""
 
 
@@ -85,7 +98,9 @@ def test_the_length_is_bound(signer: Signer, incoming: Bucket, expect: Expect, b
 
 def test_the_type_is_bound(signer: Signer, incoming: Bucket, expect: Expect) -> None:
     upload = sign(signer, incoming, "k")
-    expect("another type", send("PUT", upload.url, body=BODY, headers={"Content-Type": "text/html"}))
+    expect(
+        "another type", send("PUT", upload.url, body=BODY, headers={"Content-Type": "text/html"})
+    )
     expect("no type", send("PUT", upload.url, body=BODY))
     assert content(incoming, "k") is None
 
@@ -95,9 +110,14 @@ def test_the_digest_is_bound(signer: Signer, incoming: Bucket, expect: Expect) -
     assert content(incoming, "k") is None
 
 
-def test_a_streaming_unsigned_body_does_not_get_around_the_digest(signer: Signer, incoming: Bucket, expect: Expect) -> None:
+def test_a_streaming_unsigned_body_does_not_get_around_the_digest(
+    signer: Signer, incoming: Bucket, expect: Expect
+) -> None:
     pieces, headers = stream_unsigned(OTHER)
-    expect("another body, streaming-unsigned", put(sign(signer, incoming, "k", size=len(pieces), digest_of=BODY), pieces, headers))
+    expect(
+        "another body, streaming-unsigned",
+        put(sign(signer, incoming, "k", size=len(pieces), digest_of=BODY), pieces, headers),
+    )
     assert content(incoming, "k") is None
 
 
@@ -106,20 +126,26 @@ def test_without_the_policies_refusal_a_streaming_unsigned_body_may_get_around_t
 ) -> None:
     """For root no policy holds."""
     pieces, headers = stream_unsigned(OTHER)
-    answer = put(sign(root_signer, incoming, "k", size=len(pieces), digest_of=BODY), pieces, headers)
+    answer = put(
+        sign(root_signer, incoming, "k", size=len(pieces), digest_of=BODY), pieces, headers
+    )
     expect_open("another body, streaming-unsigned", answer)
     assert content(incoming, "k") == (OTHER if answer.status == 200 else None)
 
 
 def test_a_signed_checksum_is_no_promise(signer: Signer, incoming: Bucket, expect: Expect) -> None:
     headers = {"x-amz-checksum-sha256": base64.b64encode(hashlib.sha256(BODY).digest()).decode()}
-    url = signer.presign("PUT", incoming.name, key="k", issued_at=now(), expires_in_seconds=60, headers=headers)
+    url = signer.presign(
+        "PUT", incoming.name, key="k", issued_at=now(), expires_in_seconds=60, headers=headers
+    )
     answer = send("PUT", url, body=OTHER, headers=headers)
     expect("another body than the signed checksum", answer)
     assert content(incoming, "k") == (OTHER if answer.status == 200 else None)
 
 
-def test_an_upload_that_must_be_the_first_may_still_overwrite(signer: Signer, incoming: Bucket, expect: Expect) -> None:
+def test_an_upload_that_must_be_the_first_may_still_overwrite(
+    signer: Signer, incoming: Bucket, expect: Expect
+) -> None:
     upload = sign(signer, incoming, "k", if_none_match=True)
     assert put(upload).status == 200
     answer = put(upload, OTHER)
@@ -129,13 +155,20 @@ def test_an_upload_that_must_be_the_first_may_still_overwrite(signer: Signer, in
 
 def test_the_condition_cannot_be_left_out(signer: Signer, incoming: Bucket, expect: Expect) -> None:
     upload = sign(signer, incoming, "k", if_none_match=True)
-    expect("if-none-match dropped", send("PUT", upload.url, body=BODY, headers={"Content-Type": "text/plain"}))
+    expect(
+        "if-none-match dropped",
+        send("PUT", upload.url, body=BODY, headers={"Content-Type": "text/plain"}),
+    )
     assert content(incoming, "k") is None
 
 
-async def test_a_part_is_bound_like_a_whole(signer: Signer, incoming: Bucket, expect: Expect) -> None:
+async def test_a_part_is_bound_like_a_whole(
+    signer: Signer, incoming: Bucket, expect: Expect
+) -> None:
     upload_id = await incoming.create_upload("k", content_type="text/plain", metadata={}, tags={})
-    part = sign(signer, incoming, "k", digest_of=BODY, query={"partNumber": "1", "uploadId": upload_id})
+    part = sign(
+        signer, incoming, "k", digest_of=BODY, query={"partNumber": "1", "uploadId": upload_id}
+    )
     expect("part of another length", put(part, BODY + b"!"))
     expect("part with another digest", put(part, OTHER))
     assert await incoming.list_parts("k", upload_id) == []
@@ -143,7 +176,9 @@ async def test_a_part_is_bound_like_a_whole(signer: Signer, incoming: Bucket, ex
     assert [stored.size for stored in await incoming.list_parts("k", upload_id)] == [len(BODY)]
 
 
-async def test_metadata_of_the_clients_own_may_be_stored(signer: Signer, incoming: Bucket, deployment: Deployment, expect: Expect) -> None:
+async def test_metadata_of_the_clients_own_may_be_stored(
+    signer: Signer, incoming: Bucket, deployment: Deployment, expect: Expect
+) -> None:
     answer = put(sign(signer, incoming, "k"), headers={"x-amz-meta-theirs": "1"})
     expect("unsigned metadata", answer)
     if answer.status == 200:
@@ -155,7 +190,12 @@ async def test_metadata_of_the_clients_own_is_stored_behind_an_empty_value(
     signer: Signer, incoming: Bucket, deployment: Deployment, expect: Expect, values: list[str]
 ) -> None:
     """A URL cannot forbid names that it does not know. The copy to the vault replaces all metadata."""
-    expect("unsigned metadata, empty", put(sign(signer, incoming, "k"), headers=[("x-amz-meta-theirs", value) for value in values]))
+    expect(
+        "unsigned metadata, empty",
+        put(
+            sign(signer, incoming, "k"), headers=[("x-amz-meta-theirs", value) for value in values]
+        ),
+    )
     assert "theirs" in read_metadata(deployment, incoming, "k")
 
 
@@ -172,7 +212,11 @@ async def test_a_header_that_the_url_forbids_is_refused_in_every_form(
 ) -> None:
     """A form that is signed like the header's absence has to be without effect like it."""
     neutral = ABSENT_FROM_PUT.neutral[header]
-    like_absent = ("neutral", *(("empty", "a space") if neutral == "" else ())) if neutral != UNSENDABLE else ()
+    like_absent = (
+        ("neutral", *(("empty", "a space") if neutral == "" else ()))
+        if neutral != UNSENDABLE
+        else ()
+    )
     for form in FORMS:
         key = form.replace(" ", "-")
         values = fill_form(form, neutral=neutral, value=ABUSES[header])
@@ -223,9 +267,16 @@ HONEST = {
         "User-Agent": "Mozilla/5.0",
     },
     "curl": {"Accept": "*/*", "Expect": "100-continue", "User-Agent": "curl/8.5.0"},
-    "tracing": {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "X-Forwarded-For": "192.0.2.7"},
-    "a digest": {"Content-MD5": base64.b64encode(hashlib.md5(BODY, usedforsecurity=False).digest()).decode()},
-    "a checksum": {"x-amz-checksum-sha256": base64.b64encode(hashlib.sha256(BODY).digest()).decode()},
+    "tracing": {
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "X-Forwarded-For": "192.0.2.7",
+    },
+    "a digest": {
+        "Content-MD5": base64.b64encode(hashlib.md5(BODY, usedforsecurity=False).digest()).decode()
+    },
+    "a checksum": {
+        "x-amz-checksum-sha256": base64.b64encode(hashlib.sha256(BODY).digest()).decode()
+    },
 }
 
 
@@ -234,14 +285,27 @@ HONEST = {
 async def test_what_honest_clients_add_is_taken(
     signer: Signer, incoming: Bucket, deployment: Deployment, client: str, digest_of: bytes | None
 ) -> None:
-    assert put(sign(signer, incoming, "k", digest_of=digest_of, if_none_match=True), headers=HONEST[client]).status == 200
+    assert (
+        put(
+            sign(signer, incoming, "k", digest_of=digest_of, if_none_match=True),
+            headers=HONEST[client],
+        ).status
+        == 200
+    )
     await check_plain(incoming, deployment, "k")
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/octet-stream", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
+    "content_type",
+    [
+        "application/octet-stream",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+    ],
 )
-async def test_a_declared_type_of_any_kind_is_taken(signer: Signer, incoming: Bucket, content_type: str) -> None:
+async def test_a_declared_type_of_any_kind_is_taken(
+    signer: Signer, incoming: Bucket, content_type: str
+) -> None:
     upload = signer.presign_put(
         incoming.name,
         "k",
@@ -264,10 +328,23 @@ async def test_an_honest_object_is_copied_without_a_trace_of_what_its_url_forbad
     assert put(sign(signer, incoming, "k")).status == 200
     etag = (await incoming.head("k")).etag
     await vault.copy_from(
-        incoming, "k", etag=etag, key="v", content_type="text/plain", metadata={}, tags={}, send_before=math.inf, timeout_seconds=10
+        incoming,
+        "k",
+        etag=etag,
+        key="v",
+        content_type="text/plain",
+        metadata={},
+        tags={},
+        send_before=math.inf,
+        timeout_seconds=10,
     )
     headers = read_headers(deployment, vault.name, "v")
-    assert not {"content-disposition", "content-encoding", "x-amz-storage-class", "x-amz-tagging-count"}.intersection(headers)
+    assert not {
+        "content-disposition",
+        "content-encoding",
+        "x-amz-storage-class",
+        "x-amz-tagging-count",
+    }.intersection(headers)
     assert not any(name.startswith(("x-amz-meta-", "x-minio-")) for name in headers)
 
 
@@ -293,7 +370,12 @@ async def test_a_url_that_forbade_these_would_make_every_object_unreadable(
 ) -> None:
     """MinIO takes the neutral value from the query, as if the client had sent it."""
     absent = forbid({header: ""})
-    query = {"issued_at": now(), "expires_in_seconds": 60, "headers": absent.neutral, "query": absent.neutral}
+    query = {
+        "issued_at": now(),
+        "expires_in_seconds": 60,
+        "headers": absent.neutral,
+        "query": absent.neutral,
+    }
     url = signer.presign("PUT", incoming.name, key="k", **query)  # type: ignore[arg-type] # a dict for short
     assert send("PUT", url, body=BODY).status == 200
     await check_readable(incoming, "k", server=server)
@@ -310,19 +392,29 @@ async def check_readable(incoming: Bucket, key: str, *, server: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_no_header_changes_what_a_part_is(signer: Signer, incoming: Bucket, deployment: Deployment, form: str) -> None:
+async def test_no_header_changes_what_a_part_is(
+    signer: Signer, incoming: Bucket, deployment: Deployment, form: str
+) -> None:
     """A part's URL forbids a copy alone: no other header has an effect there. Some are refused all the same."""
     for header, value in ABUSES.items():
-        upload_id = await incoming.create_upload("k", content_type="text/plain", metadata={}, tags={})
+        upload_id = await incoming.create_upload(
+            "k", content_type="text/plain", metadata={}, tags={}
+        )
         part = sign(signer, incoming, "k", query={"partNumber": "1", "uploadId": upload_id})
-        status = put_form(part, header, fill_form(form, neutral=ABSENT_FROM_PUT.neutral[header], value=value))
+        status = put_form(
+            part, header, fill_form(form, neutral=ABSENT_FROM_PUT.neutral[header], value=value)
+        )
         sent = await incoming.list_parts("k", upload_id)
         if status == 200:
             assert header != "x-amz-copy-source"
             await incoming.complete_upload("k", upload_id, [(one.number, one.etag) for one in sent])
             found = await incoming.head("k")
             metadata = read_metadata(deployment, incoming, "k")
-            assert (content(incoming, "k"), found.content_type, metadata) == (BODY, "text/plain", {}), header
+            assert (content(incoming, "k"), found.content_type, metadata) == (
+                BODY,
+                "text/plain",
+                {},
+            ), header
             assert found.last_modified is not None
             assert abs(found.last_modified - now()) < timedelta(minutes=1)
         else:
@@ -334,9 +426,14 @@ async def test_even_a_signer_that_may_read_copies_nothing(
     root_signer: Signer, deployment: Deployment, incoming: Bucket, vault: Bucket
 ) -> None:
     """The signer's rights are the one fence, and the URL is the other."""
-    vault.put_now("secret", BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10)
+    vault.put_now(
+        "secret", BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10
+    )
     binding = Signer(
-        deployment.s3_endpoint, access_key=deployment.s3_root_access_key, secret_key=deployment.s3_root_secret_key, region=REGION
+        deployment.s3_endpoint,
+        access_key=deployment.s3_root_access_key,
+        secret_key=deployment.s3_root_secret_key,
+        region=REGION,
     )
     source = {"x-amz-copy-source": f"/{vault.name}/secret"}
     assert put(sign(root_signer, incoming, "copied", size=0), b"", source).status == 200
@@ -344,7 +441,12 @@ async def test_even_a_signer_that_may_read_copies_nothing(
     upload_id = await incoming.create_upload("k", content_type="text/plain", metadata={}, tags={})
     part = {"partNumber": "1", "uploadId": upload_id}
     assert put(sign(root_signer, incoming, "k", size=0, query=part), b"", source).status == 200
-    assert put(sign(binding, incoming, "k", size=0, query=part | {"partNumber": "2"}), b"", source).status == 403
+    assert (
+        put(
+            sign(binding, incoming, "k", size=0, query=part | {"partNumber": "2"}), b"", source
+        ).status
+        == 403
+    )
     assert [one.number for one in await incoming.list_parts("k", upload_id)] == [1]
     assert content(incoming, "k") is None
 
@@ -355,14 +457,19 @@ async def test_what_is_signed_is_the_whole_query(signer: Signer, incoming: Bucke
     forged = [
         url.replace("&x-amz-tagging=", ""),
         url.replace("&x-amz-tagging=", "&x-amz-tagging=theirs%3D1"),
-        url.replace("&x-amz-meta-snowball-auto-extract=no", "&x-amz-meta-snowball-auto-extract=true"),
+        url.replace(
+            "&x-amz-meta-snowball-auto-extract=no", "&x-amz-meta-snowball-auto-extract=true"
+        ),
         url.replace("%3Bx-amz-tagging%3B", "%3B"),
         f"{url}&x-amz-meta-theirs=1",
         f"{url}&content-language=de",
     ]
     for other in forged:
         assert other != url
-        assert send("PUT", other, body=BODY, headers={"Content-Type": "text/plain"}).status in (400, 403), other
+        assert send("PUT", other, body=BODY, headers={"Content-Type": "text/plain"}).status in (
+            400,
+            403,
+        ), other
     assert content(incoming, "k") is None
 
 
@@ -379,7 +486,9 @@ def test_headers_of_the_clients_own_are_stored(
         "x-amz-tagging": "theirs=1",
         "x-amz-storage-class": "REDUCED_REDUNDANCY",
     }
-    expect_open("unsigned headers of the object", put(sign(open_signer, incoming, "k"), headers=headers))
+    expect_open(
+        "unsigned headers of the object", put(sign(open_signer, incoming, "k"), headers=headers)
+    )
     client = minio.Minio(
         deployment.s3_endpoint.removeprefix("http://"),
         deployment.s3_root_access_key,
@@ -396,18 +505,33 @@ def test_headers_of_the_clients_own_are_stored(
 
 @pytest.mark.parametrize("value", ["true", "", "no"])
 def test_a_client_can_suppress_the_event(
-    signer: Signer, open_signer: Signer, incoming: Bucket, store: StoreUnderTest, expect_open: Expect, value: str
+    signer: Signer,
+    open_signer: Signer,
+    incoming: Bucket,
+    store: StoreUnderTest,
+    expect_open: Expect,
+    value: str,
 ) -> None:
     """The presence of the header is enough: no value that can be sent would be neutral."""
     with listening(store) as log:
-        expect_open("suppressed event", put(sign(open_signer, incoming, "silent"), headers={"x-minio-source-replication-request": value}))
+        expect_open(
+            "suppressed event",
+            put(
+                sign(open_signer, incoming, "silent"),
+                headers={"x-minio-source-replication-request": value},
+            ),
+        )
         assert put(sign(signer, incoming, "announced")).status == 200
         log.wait_for(f"{incoming.name}/announced")
         assert f"{incoming.name}/silent" not in log.keys
 
 
-async def test_a_copy_cannot_be_made_with_an_upload_url(signer: Signer, incoming: Bucket, vault: Bucket, expect: Expect) -> None:
-    vault.put_now("secret", BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10)
+async def test_a_copy_cannot_be_made_with_an_upload_url(
+    signer: Signer, incoming: Bucket, vault: Bucket, expect: Expect
+) -> None:
+    vault.put_now(
+        "secret", BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10
+    )
     upload = sign(signer, incoming, "k", size=0)
     expect("copy-source", put(upload, b"", {"x-amz-copy-source": f"/{vault.name}/secret"}))
     assert content(incoming, "k") is None
@@ -416,7 +540,12 @@ async def test_a_copy_cannot_be_made_with_an_upload_url(signer: Signer, incoming
 @pytest.fixture
 def service_signer(deployment: Deployment) -> Signer:
     """It signs nothing in the service. Its key id is a secret, and a URL with it is only made here."""
-    return Signer(deployment.s3_endpoint, access_key=deployment.s3_access_key, secret_key=deployment.s3_secret_key, region=REGION)
+    return Signer(
+        deployment.s3_endpoint,
+        access_key=deployment.s3_access_key,
+        secret_key=deployment.s3_secret_key,
+        region=REGION,
+    )
 
 
 BESIDE_THE_SIGNATURE: list[tuple[str, list[tuple[str, str]]]] = [
@@ -444,24 +573,45 @@ def test_a_known_key_id_is_not_taken_for_a_signature(
     pieces, headers = stream_unsigned(OTHER)
     signer: Signer = request.getfixturevalue(who)
     for bucket in (incoming, vault):
-        forged = signer.presign("PUT", bucket.name, key="k", issued_at=now(), expires_in_seconds=60)[:-64] + "0" * 64
-        answer = send("PUT", forged + more_query, body=pieces, headers=[*headers.items(), *more_headers])
+        forged = (
+            signer.presign("PUT", bucket.name, key="k", issued_at=now(), expires_in_seconds=60)[
+                :-64
+            ]
+            + "0" * 64
+        )
+        answer = send(
+            "PUT", forged + more_query, body=pieces, headers=[*headers.items(), *more_headers]
+        )
         expect("no signature", answer)
         assert content(bucket, "k") is None
 
 
-def test_an_unpatched_store_takes_roots_key_id_for_a_signature(root_signer: Signer, incoming: Bucket, expect: Expect) -> None:
+def test_an_unpatched_store_takes_roots_key_id_for_a_signature(
+    root_signer: Signer, incoming: Bucket, expect: Expect
+) -> None:
     """No policy holds for root. So its key id is random, secret, and in no URL."""
     pieces, headers = stream_unsigned(OTHER)
-    forged = root_signer.presign("PUT", incoming.name, key="k", issued_at=now(), expires_in_seconds=60)[:-64] + "0" * 64
+    forged = (
+        root_signer.presign("PUT", incoming.name, key="k", issued_at=now(), expires_in_seconds=60)[
+            :-64
+        ]
+        + "0" * 64
+    )
     answer = send("PUT", forged, body=pieces, headers=headers)
     expect("no signature, root's key id", answer)
     assert content(incoming, "k") == (OTHER if answer.status == 200 else None)
 
 
-@pytest.mark.parametrize(("row", "values"), [("snowball", ["true"]), ("snowball, empty and set", ["", "true"])])
+@pytest.mark.parametrize(
+    ("row", "values"), [("snowball", ["true"]), ("snowball, empty and set", ["", "true"])]
+)
 async def test_a_tar_may_be_unpacked_over_any_key_of_incoming(
-    signer: Signer, open_signer: Signer, incoming: Bucket, expect_open: Expect, row: str, values: list[str]
+    signer: Signer,
+    open_signer: Signer,
+    incoming: Bucket,
+    expect_open: Expect,
+    row: str,
+    values: list[str],
 ) -> None:
     victim, archive = "victim", io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
@@ -476,16 +626,23 @@ async def test_a_tar_may_be_unpacked_over_any_key_of_incoming(
     assert content(incoming, victim) == (OTHER if answer.status == 200 else BODY)
 
 
-async def test_time_and_etag_may_be_forged(open_signer: Signer, incoming: Bucket, server: str, expect_open: Expect) -> None:
+async def test_time_and_etag_may_be_forged(
+    open_signer: Signer, incoming: Bucket, server: str, expect_open: Expect
+) -> None:
     forged_time = (now() - timedelta(days=1)).replace(microsecond=0)
     answer = put(sign(open_signer, incoming, "k"), headers=forge(forged_time))
     expect_open("forged time and ETag", answer)
     if server != "silo":
         found = await incoming.head("k")
-        assert (found.etag == "0" * 32, found.last_modified == forged_time) == (server == "minio", server == "minio")
+        assert (found.etag == "0" * 32, found.last_modified == forged_time) == (
+            server == "minio",
+            server == "minio",
+        )
 
 
-async def test_a_forged_age_hides_an_upload_behind_the_lifecycle_rule(open_signer: Signer, incoming: Bucket, server: str) -> None:
+async def test_a_forged_age_hides_an_upload_behind_the_lifecycle_rule(
+    open_signer: Signer, incoming: Bucket, server: str
+) -> None:
     """Its sender has harmed nobody else: the file ends `expired`, as if nothing had come."""
     put(sign(open_signer, incoming, "k"), headers=forge(now() - timedelta(days=40)))
     if server != "silo":
@@ -530,18 +687,25 @@ def test_no_upload_begins_after_its_url(signer: Signer, incoming: Bucket, expect
 
 
 def test_a_key_sent_along_is_refused(signer: Signer, incoming: Bucket, expect: Expect) -> None:
-    expect("key sent along", put(sign(signer, incoming, "k"), headers={"Authorization": "Bearer of-a-client"}))
+    expect(
+        "key sent along",
+        put(sign(signer, incoming, "k"), headers={"Authorization": "Bearer of-a-client"}),
+    )
     assert content(incoming, "k") is None
 
 
 @pytest.mark.parametrize("size", [len(BODY), None])
-def test_a_chunked_body_is_refused(signer: Signer, incoming: Bucket, expect: Expect, size: int | None) -> None:
+def test_a_chunked_body_is_refused(
+    signer: Signer, incoming: Bucket, expect: Expect, size: int | None
+) -> None:
     upload = sign(signer, incoming, "k", size=size)
     expect("chunked", send("PUT", upload.url, body=BODY, headers=upload.headers, chunked=True))
     assert content(incoming, "k") is None
 
 
-def test_no_url_lives_for_longer_than_a_week(signer: Signer, incoming: Bucket, expect: Expect, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_url_lives_for_longer_than_a_week(
+    signer: Signer, incoming: Bucket, expect: Expect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     week = signing.LONGEST_EXPIRY_SECONDS
     assert put(sign(signer, incoming, "k", lives_seconds=week)).status == 200
     monkeypatch.setattr(signing, "LONGEST_EXPIRY_SECONDS", week + 1)
@@ -556,9 +720,17 @@ def test_a_url_is_for_one_method(signer: Signer, incoming: Bucket, method: str) 
     assert content(incoming, "k") == BODY
 
 
-def test_a_url_is_for_one_key_and_one_bucket(signer: Signer, incoming: Bucket, vault: Bucket, object_store: ObjectStore) -> None:
+def test_a_url_is_for_one_key_and_one_bucket(
+    signer: Signer, incoming: Bucket, vault: Bucket, object_store: ObjectStore
+) -> None:
     upload = sign(signer, incoming, "k")
-    elsewhere = [upload.url.replace("/k?", "/l?"), upload.url.replace(f"/{incoming.name}/", f"/{vault.name}/")]
-    assert [send("PUT", url, body=BODY, headers=upload.headers).status for url in elsewhere] == [403, 403]
+    elsewhere = [
+        upload.url.replace("/k?", "/l?"),
+        upload.url.replace(f"/{incoming.name}/", f"/{vault.name}/"),
+    ]
+    assert [send("PUT", url, body=BODY, headers=upload.headers).status for url in elsewhere] == [
+        403,
+        403,
+    ]
     assert put(sign(signer, object_store.bucket(vault.name), "k")).status == 403
     assert (content(incoming, "l"), content(vault, "k")) == (None, None)

@@ -8,7 +8,16 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from service.model import Claim, Declaration, File, Rejection, RejectionReason, Sha256, State, make_id
+from service.model import (
+    Claim,
+    Declaration,
+    File,
+    Rejection,
+    RejectionReason,
+    Sha256,
+    State,
+    make_id,
+)
 from service.queries import claims, files, listing, reservations, sweeping, verdicts
 
 pytestmark = pytest.mark.anyio
@@ -21,8 +30,17 @@ OTHER = Sha256(bytes(31) + b"\x01")
 THIRD = Sha256(bytes(31) + b"\x02")
 
 
-def declaration(filename: str = "photo.jpg", *, owner: str = "ann", size: int = 3, sha256: Sha256 | None = None) -> Declaration:
-    return Declaration(owner=owner, filename=filename, size=size, content_type="image/jpeg", sha256=sha256, metadata={"a": "b"})
+def declaration(
+    filename: str = "photo.jpg", *, owner: str = "ann", size: int = 3, sha256: Sha256 | None = None
+) -> Declaration:
+    return Declaration(
+        owner=owner,
+        filename=filename,
+        size=size,
+        content_type="image/jpeg",
+        sha256=sha256,
+        metadata={"a": "b"},
+    )
 
 
 async def declare(pool: asyncpg.Pool, what: Declaration | None = None) -> File:
@@ -75,7 +93,9 @@ async def test_large_files_are_claimed_apart_from_small_ones(pool: asyncpg.Pool)
     large = await declare(pool, declaration(size=2**30 + 1))
     await files.record_event(pool, large.incoming_key or "")
     assert await claims.claim_files(pool, 9, lease=LEASE) == []
-    assert [held.id for held in await claims.claim_files(pool, 9, large=9, lease=LEASE)] == [large.id]
+    assert [held.id for held in await claims.claim_files(pool, 9, large=9, lease=LEASE)] == [
+        large.id
+    ]
 
 
 async def test_an_ended_lease_is_claimed_again_under_another_key(pool: asyncpg.Pool) -> None:
@@ -94,12 +114,19 @@ async def test_the_commit_makes_ready_and_drops_the_copies_row(pool: asyncpg.Poo
     held = await claim(pool, await declare(pool))
     file = await commit(pool, held)
     assert file is not None
-    assert (file.state, file.hash, file.minio_object_name, file.vault_etag) == (State.READY, DIGEST, held.vault_key, "e")
+    assert (file.state, file.hash, file.minio_object_name, file.vault_etag) == (
+        State.READY,
+        DIGEST,
+        held.vault_key,
+        "e",
+    )
     assert file.upload_date is not None
     assert await reservations.list_reservations(pool, held.id) == []
 
 
-async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_commit(pool: asyncpg.Pool) -> None:
+async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_commit(
+    pool: asyncpg.Pool,
+) -> None:
     held = await claim(pool, await declare(pool))
     assert await files.record_arrival(pool, held.id, OTHER, why="complete") is not None
     first = await commit(pool, held)
@@ -109,8 +136,14 @@ async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_c
     assert again.vault_key != held.vault_key
     file = await commit(pool, again)
     assert file is not None
-    assert (file.state, file.rejection_reason, file.hash) == (State.REJECTED, RejectionReason.DIGEST_MISMATCH, None)
-    assert [copy.doomed_at is not None for copy in await reservations.list_reservations(pool, held.id)] == [True, True]
+    assert (file.state, file.rejection_reason, file.hash) == (
+        State.REJECTED,
+        RejectionReason.DIGEST_MISMATCH,
+        None,
+    )
+    assert [
+        copy.doomed_at is not None for copy in await reservations.list_reservations(pool, held.id)
+    ] == [True, True]
 
 
 async def test_two_mismatches_with_different_digests_reject_no_file(pool: asyncpg.Pool) -> None:
@@ -139,31 +172,53 @@ async def test_a_late_worker_counts_no_failed_read(pool: asyncpg.Pool) -> None:
 async def test_failed_reads_reject_a_file_only_after_both_bounds(pool: asyncpg.Pool) -> None:
     file = await declare(pool)
     for expected in (State.VERIFYING, State.VERIFYING, State.VERIFYING):
-        counted = await count_read(pool, await claim(pool, file), most_reads=3, most_time=timedelta(hours=24))
+        counted = await count_read(
+            pool, await claim(pool, file), most_reads=3, most_time=timedelta(hours=24)
+        )
         assert counted is not None
         assert counted.state == expected
     await pool.execute("UPDATE files SET failed_reads_since = now() - interval '24 hours'")
-    rejected = await count_read(pool, await claim(pool, file), most_reads=3, most_time=timedelta(hours=24))
+    rejected = await count_read(
+        pool, await claim(pool, file), most_reads=3, most_time=timedelta(hours=24)
+    )
     assert rejected is not None
-    assert (rejected.state, rejected.rejection_reason) == (State.REJECTED, RejectionReason.UNVERIFIABLE)
+    assert (rejected.state, rejected.rejection_reason) == (
+        State.REJECTED,
+        RejectionReason.UNVERIFIABLE,
+    )
     assert "4 times" in (rejected.rejection_detail or "")
 
 
-async def test_an_arrival_cannot_cancel_the_back_off_of_an_unreadable_object(pool: asyncpg.Pool) -> None:
+async def test_an_arrival_cannot_cancel_the_back_off_of_an_unreadable_object(
+    pool: asyncpg.Pool,
+) -> None:
     file = await declare(pool)
     held = await claim(pool, file)
-    await verdicts.count_failed_read(pool, held, retry_in=timedelta(minutes=10), error="503", most_reads=10, most_time=timedelta(hours=24))
+    await verdicts.count_failed_read(
+        pool,
+        held,
+        retry_in=timedelta(minutes=10),
+        error="503",
+        most_reads=10,
+        most_time=timedelta(hours=24),
+    )
     for _ in range(2):
         await files.record_event(pool, file.incoming_key or "")
         assert await claims.claim_files(pool, 0, unreadable=9, lease=LEASE) == []
     await pool.execute("UPDATE files SET due_at = due_at - interval '30 seconds'")
     assert await claims.claim_files(pool, 9, lease=LEASE) == []
-    assert [one.id for one in await claims.claim_files(pool, 0, unreadable=9, lease=LEASE)] == [file.id]
+    assert [one.id for one in await claims.claim_files(pool, 0, unreadable=9, lease=LEASE)] == [
+        file.id
+    ]
 
 
-async def count_read(pool: asyncpg.Pool, held: Claim, *, most_reads: int, most_time: timedelta) -> File | None:
+async def count_read(
+    pool: asyncpg.Pool, held: Claim, *, most_reads: int, most_time: timedelta
+) -> File | None:
     retry_in = timedelta(0)
-    return await verdicts.count_failed_read(pool, held, retry_in=retry_in, error="503", most_reads=most_reads, most_time=most_time)
+    return await verdicts.count_failed_read(
+        pool, held, retry_in=retry_in, error="503", most_reads=most_reads, most_time=most_time
+    )
 
 
 async def test_a_second_other_digest_changes_nothing(pool: asyncpg.Pool) -> None:
@@ -197,7 +252,9 @@ async def test_a_committed_copy_cannot_be_doomed(pool: asyncpg.Pool) -> None:
     assert not await reservations.doom_reservation(pool, held.vault_key, held.lease)
 
 
-async def test_a_deleted_file_cannot_be_committed_and_its_copy_falls_to_the_sweeper_after_its_lease(pool: asyncpg.Pool) -> None:
+async def test_a_deleted_file_cannot_be_committed_and_its_copy_falls_to_the_sweeper_after_its_lease(
+    pool: asyncpg.Pool,
+) -> None:
     held = await claim(pool, await declare(pool))
     assert await files.delete_file(pool, held.id, owner="ann")
     assert await commit(pool, held) is None
@@ -221,7 +278,9 @@ async def test_back_to_pending_takes_the_copies_row_along(pool: asyncpg.Pool) ->
     assert await reservations.list_reservations(pool, held.id) == []
 
 
-async def test_an_arrival_after_the_claim_makes_the_file_due_again_at_once(pool: asyncpg.Pool) -> None:
+async def test_an_arrival_after_the_claim_makes_the_file_due_again_at_once(
+    pool: asyncpg.Pool,
+) -> None:
     file = await declare(pool)
     held = await claim(pool, file)
     await files.record_event(pool, file.incoming_key or "")
@@ -257,22 +316,38 @@ async def test_a_rejection_without_a_copy_keeps_its_reason(pool: asyncpg.Pool) -
 
 async def test_a_streamed_upload_is_born_from_its_live_copy(pool: asyncpg.Pool) -> None:
     copy = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
-    file = await reservations.commit_streamed_upload(pool, copy, declaration(), sha256=DIGEST, etag="e")
+    file = await reservations.commit_streamed_upload(
+        pool, copy, declaration(), sha256=DIGEST, etag="e"
+    )
     assert file is not None
-    assert (file.id, file.state, file.minio_object_name) == (copy.file_id, State.READY, copy.vault_key)
+    assert (file.id, file.state, file.minio_object_name) == (
+        copy.file_id,
+        State.READY,
+        copy.vault_key,
+    )
     assert await reservations.list_reservations(pool, file.id) == []
 
 
 async def test_a_streamed_upload_is_not_born_from_a_doomed_copy(pool: asyncpg.Pool) -> None:
     copy = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
     await reservations.doom_reservation(pool, copy.vault_key, copy.lease)
-    assert await reservations.commit_streamed_upload(pool, copy, declaration(), sha256=DIGEST, etag="e") is None
+    assert (
+        await reservations.commit_streamed_upload(
+            pool, copy, declaration(), sha256=DIGEST, etag="e"
+        )
+        is None
+    )
     assert await count(pool, "SELECT count(*) FROM files") == 0
 
 
 async def list_names(pool: asyncpg.Pool, **filters: object) -> list[str]:
     asked = listing.Filters(states=tuple(State), **filters)  # type: ignore[arg-type]  # the tests name the fields they filter by
-    return [file.filename for file in (await listing.list_files(pool, "ann", asked, before=NONE_BEFORE, limit=10)).files]
+    return [
+        file.filename
+        for file in (
+            await listing.list_files(pool, "ann", asked, before=NONE_BEFORE, limit=10)
+        ).files
+    ]
 
 
 async def test_pages_are_newest_first_and_filtered_by_name_and_prefix(pool: asyncpg.Pool) -> None:
@@ -294,7 +369,9 @@ INDEXES = {
 
 
 @pytest.mark.parametrize("statement", INDEXES, ids=INDEXES.values())
-async def test_a_page_reads_its_index_also_in_a_generic_plan(pool: asyncpg.Pool, statement: str) -> None:
+async def test_a_page_reads_its_index_also_in_a_generic_plan(
+    pool: asyncpg.Pool, statement: str
+) -> None:
     async with pool.acquire() as connection:
         await connection.execute(
             """
@@ -310,7 +387,9 @@ async def test_a_page_reads_its_index_also_in_a_generic_plan(pool: asyncpg.Pool,
         types = "text, uuid, bigint, text[], text, timestamptz, timestamptz, bytea, text, text"
         await connection.execute(f"PREPARE page ({types}) AS {statement}")
         values = "'owner1', 'ffffffff-ffff-ffff-ffff-ffffffffffff', 10, '{ready}', NULL, NULL, NULL, '\\x00', 'name1', 'name2'"
-        plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE page ({values})"))
+        plan = "\n".join(
+            row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE page ({values})")
+        )
     assert f"{INDEXES[statement]} " in plan
 
 
@@ -320,7 +399,9 @@ async def test_the_sweeper_takes_each_leftover_once(pool: asyncpg.Pool) -> None:
     await files.delete_file(pool, held.id, owner="ann")
     assert [left.id for left in await sweeping.claim_incoming_keys(pool, 9, AT_ONCE)] == [held.id]
     assert await sweeping.claim_incoming_keys(pool, 9, AT_ONCE) == []
-    assert [left.minio_object_name for left in await sweeping.claim_deleted_objects(pool, 9, AT_ONCE)] == [held.vault_key]
+    assert [
+        left.minio_object_name for left in await sweeping.claim_deleted_objects(pool, 9, AT_ONCE)
+    ] == [held.vault_key]
     assert await sweeping.claim_deleted_objects(pool, 9, AT_ONCE) == []
 
 
@@ -328,7 +409,9 @@ SWEEPS = {sweeping.CLAIM_INCOMING: "files_sweep", sweeping.CLAIM_PURGES: "files_
 
 
 @pytest.mark.parametrize("statement", SWEEPS, ids=SWEEPS.values())
-async def test_what_is_not_due_costs_the_sweeper_nothing(pool: asyncpg.Pool, statement: str) -> None:
+async def test_what_is_not_due_costs_the_sweeper_nothing(
+    pool: asyncpg.Pool, statement: str
+) -> None:
     """The statement reads the range of its partial index that is due, and not the rows that still wait for their delay."""
     async with pool.acquire() as connection:
         await connection.execute(
@@ -343,8 +426,14 @@ async def test_what_is_not_due_costs_the_sweeper_nothing(pool: asyncpg.Pool, sta
         await connection.execute("ANALYZE files")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         await connection.execute(f"PREPARE sweep (bigint, interval) AS {statement}")
-        explained = await connection.fetchval("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE sweep (500, '5 minutes')")
-    [scan] = [node for node in list_nodes(json.loads(explained)[0]["Plan"]) if node.get("Index Name") == SWEEPS[statement]]
+        explained = await connection.fetchval(
+            "EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE sweep (500, '5 minutes')"
+        )
+    [scan] = [
+        node
+        for node in list_nodes(json.loads(explained)[0]["Plan"])
+        if node.get("Index Name") == SWEEPS[statement]
+    ]
     assert "Filter" not in scan
     assert scan["Actual Rows"] == 0
 
@@ -365,13 +454,28 @@ async def test_a_claim_reads_no_file_of_another_kind(pool: asyncpg.Pool) -> None
         )
         await connection.execute("ANALYZE files")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
-        await connection.execute(f"PREPARE claim (bigint, bigint, bigint, interval) AS {claims.CLAIM}")
-        explained = await connection.fetchval("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE claim (4, 2, 1, '1 minute')")
+        await connection.execute(
+            f"PREPARE claim (bigint, bigint, bigint, interval) AS {claims.CLAIM}"
+        )
+        explained = await connection.fetchval(
+            "EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE claim (4, 2, 1, '1 minute')"
+        )
     nodes = list_nodes(json.loads(explained)[0]["Plan"])
-    read = {node["Index Name"]: node["Actual Rows"] for node in nodes if node.get("Index Name", "").startswith("files_due")}
+    read = {
+        node["Index Name"]: node["Actual Rows"]
+        for node in nodes
+        if node.get("Index Name", "").startswith("files_due")
+    }
     assert read == {"files_due_large": 2, "files_due_small": 2, "files_due_unreadable": 1}
     assert not [node for node in nodes if node.get("Rows Removed by Filter")]
-    assert sum(node["Actual Rows"] for node in nodes if node.get("Relation Name") == "files" and "Scan" in node["Node Type"]) == 10
+    assert (
+        sum(
+            node["Actual Rows"]
+            for node in nodes
+            if node.get("Relation Name") == "files" and "Scan" in node["Node Type"]
+        )
+        == 10
+    )
 
 
 def list_nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
@@ -386,7 +490,9 @@ async def test_an_incoming_key_is_swept_four_times(pool: asyncpg.Pool) -> None:
         await pool.execute("UPDATE files SET sweep_at = now() WHERE sweep_at IS NOT NULL")
         [left] = await sweeping.claim_incoming_keys(pool, 9, AT_ONCE)
         await sweeping.mark_incoming_swept(pool, [left.id])
-    assert await count(pool, "SELECT count(*) FROM files WHERE sweep_at IS NULL AND sweeps = 4") == 1
+    assert (
+        await count(pool, "SELECT count(*) FROM files WHERE sweep_at IS NULL AND sweeps = 4") == 1
+    )
     await pool.execute("UPDATE files SET final_at = now() - interval '99 days'")
     await sweeping.forget_files(pool, 9, timedelta(days=30))
     assert await count(pool, "SELECT count(*) FROM files") == 0
@@ -395,16 +501,27 @@ async def test_an_incoming_key_is_swept_four_times(pool: asyncpg.Pool) -> None:
 async def test_a_late_first_deletion_is_not_the_last(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
     await reservations.doom_reservation(pool, held.vault_key, held.lease)
-    await pool.execute("UPDATE reservations SET doomed_at = now() - interval '3 days', sweep_at = now() - interval '3 days'")
-    assert [copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, timedelta(hours=24))] == [False]
+    await pool.execute(
+        "UPDATE reservations SET doomed_at = now() - interval '3 days', sweep_at = now() - interval '3 days'"
+    )
+    assert [
+        copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, timedelta(hours=24))
+    ] == [False]
 
 
 async def test_a_doomed_copy_goes_only_after_its_grace(pool: asyncpg.Pool) -> None:
     held = await claim(pool, await declare(pool))
     await reservations.doom_reservation(pool, held.vault_key, held.lease)
     grace = timedelta(hours=24)
-    assert [copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, grace)] == [False]
+    assert [copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, grace)] == [
+        False
+    ]
     await sweeping.keep_doomed_reservation(pool, held.vault_key, grace)
     assert await sweeping.claim_doomed_reservations(pool, 9, grace) == []
-    await pool.execute("UPDATE reservations SET swept_at = swept_at - $1::interval, sweep_at = sweep_at - $1::interval", grace)
-    assert [copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, grace)] == [True]
+    await pool.execute(
+        "UPDATE reservations SET swept_at = swept_at - $1::interval, sweep_at = sweep_at - $1::interval",
+        grace,
+    )
+    assert [copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, grace)] == [
+        True
+    ]

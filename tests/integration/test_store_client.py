@@ -17,19 +17,28 @@ pytestmark = pytest.mark.anyio
 @contextmanager
 def opened(status: int, headers: dict[str, str], body: bytes) -> Iterator[tuple[Stub, ObjectStore]]:
     """A store that gives this answer to every request, and the service's way to it."""
-    with stub_store(status, headers, body) as stub, open_store(stub.endpoint, "key", secret_key="secret") as store:
+    with (
+        stub_store(status, headers, body) as stub,
+        open_store(stub.endpoint, "key", secret_key="secret") as store,
+    ):
         yield stub, store
 
 
 async def test_an_answer_that_is_too_large_is_not_read_to_its_end() -> None:
-    with opened(200, {"Content-Length": str(2**40)}, bytes(LARGEST_ANSWER_BYTES + 1)) as (stub, store):
+    with opened(200, {"Content-Length": str(2**40)}, bytes(LARGEST_ANSWER_BYTES + 1)) as (
+        stub,
+        store,
+    ):
         with pytest.raises(StoreUnavailable, match="more than"):
             await store.bucket("vault").list_parts("k", "1")
         assert stub.requests == ["GET"]
 
 
 async def test_a_refusal_that_is_too_large_is_known_by_its_status() -> None:
-    with opened(404, {"Content-Length": str(2**40)}, bytes(LARGEST_ANSWER_BYTES + 1)) as (stub, store):
+    with opened(404, {"Content-Length": str(2**40)}, bytes(LARGEST_ANSWER_BYTES + 1)) as (
+        stub,
+        store,
+    ):
         with pytest.raises(ObjectMissing):
             store.bucket("vault").open("k", etag=None)
         assert stub.requests == ["GET"]
@@ -49,14 +58,18 @@ async def test_a_document_type_is_refused() -> None:
     body = b'<!DOCTYPE a [<!ENTITY e "1">]><InitiateMultipartUploadResult><UploadId>&e;</UploadId></InitiateMultipartUploadResult>'
     with opened(200, {"Content-Length": str(len(body))}, body) as (stub, store):
         with pytest.raises(StoreUnavailable, match="cannot be read"):
-            await store.bucket("vault").create_upload("k", content_type="text/plain", metadata={}, tags={})
+            await store.bucket("vault").create_upload(
+                "k", content_type="text/plain", metadata={}, tags={}
+            )
         assert stub.requests == ["POST"]
 
 
 def test_the_administration_maps_answers_as_every_other_request() -> None:
     body = b'{"Code": "XMinioAdminNoSuchUser"}'
     with stub_store(404, {"Content-Length": str(len(body))}, body) as stub:
-        administration = Administration(stub.endpoint, access_key="key", secret_key="secret", region=REGION)
+        administration = Administration(
+            stub.endpoint, access_key="key", secret_key="secret", region=REGION
+        )
         assert administration.identity("nobody") is None
         with pytest.raises(Exception, match="XMinioAdminNoSuchUser") as raised:
             administration.policy("none")
@@ -64,10 +77,18 @@ def test_the_administration_maps_answers_as_every_other_request() -> None:
         administration.close()
 
 
-@pytest.mark.parametrize(("status", "body"), [(200, b"<html>a page</html>"), (200, b"no XML"), (503, b""), (307, b"")])
-def test_an_answer_without_sense_makes_the_administration_unavailable(status: int, body: bytes) -> None:
-    with stub_store(status, {"Content-Length": str(len(body)), "Location": "http://127.0.0.1:1/"}, body) as stub:
-        administration = Administration(stub.endpoint, access_key="key", secret_key="secret", region=REGION)
+@pytest.mark.parametrize(
+    ("status", "body"), [(200, b"<html>a page</html>"), (200, b"no XML"), (503, b""), (307, b"")]
+)
+def test_an_answer_without_sense_makes_the_administration_unavailable(
+    status: int, body: bytes
+) -> None:
+    with stub_store(
+        status, {"Content-Length": str(len(body)), "Location": "http://127.0.0.1:1/"}, body
+    ) as stub:
+        administration = Administration(
+            stub.endpoint, access_key="key", secret_key="secret", region=REGION
+        )
         with pytest.raises(StoreUnavailable):
             administration.bucket_exists("vault")
         assert stub.requests == ["GET"]

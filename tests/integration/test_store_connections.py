@@ -55,7 +55,9 @@ async def test_a_connection_that_brought_nothing_serves_the_next_request(vault: 
     assert read_all(vault, "k") == b"written over the same connection"
 
 
-async def test_an_empty_object_that_was_read_to_its_end_leaves_a_good_connection(vault: Bucket) -> None:
+async def test_an_empty_object_that_was_read_to_its_end_leaves_a_good_connection(
+    vault: Bucket,
+) -> None:
     put(vault, "empty", b"")
     assert read_all(vault, "empty") == b""
     put(vault, "k", b"written over the same connection")
@@ -72,8 +74,14 @@ async def test_a_body_may_take_longer_than_a_connect(monkeypatch: pytest.MonkeyP
 
 async def test_a_body_may_not_take_longer_than_its_call() -> None:
     release = threading.Event()
-    with slow_server(release) as endpoint, opened(endpoint) as store, pytest.raises(StoreUnavailable):
-        store.bucket("vault").put_now("k", BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=0.3)
+    with (
+        slow_server(release) as endpoint,
+        opened(endpoint) as store,
+        pytest.raises(StoreUnavailable),
+    ):
+        store.bucket("vault").put_now(
+            "k", BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=0.3
+        )
 
 
 async def test_a_request_that_waits_ends_when_the_store_is_closed() -> None:

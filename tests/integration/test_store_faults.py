@@ -29,7 +29,9 @@ def proxy(store: StoreUnderTest) -> Iterator[FaultyProxy]:
 @pytest.fixture
 async def through_proxy(proxy: FaultyProxy, deployment: Deployment) -> AsyncIterator[Bucket]:
     """The vault, seen through the proxy."""
-    with open_store(proxy.endpoint, deployment.s3_access_key, secret_key=deployment.s3_secret_key) as opened:
+    with open_store(
+        proxy.endpoint, deployment.s3_access_key, secret_key=deployment.s3_secret_key
+    ) as opened:
         yield opened.bucket(deployment.vault_bucket)
 
 
@@ -41,27 +43,35 @@ async def test_nothing_listening_is_unavailable_at_once() -> None:
             await nowhere.bucket("vault").head("k")
 
 
-async def test_a_connection_read_to_its_end_is_used_again(through_proxy: Bucket, proxy: FaultyProxy) -> None:
+async def test_a_connection_read_to_its_end_is_used_again(
+    through_proxy: Bucket, proxy: FaultyProxy
+) -> None:
     put(through_proxy, "k", b"some bytes")
     for _ in range(3):
         assert read_all(through_proxy, "k") == b"some bytes"
     assert proxy.connections == 1
 
 
-async def test_a_copy_whose_moment_has_passed_is_never_sent(incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy) -> None:
+async def test_a_copy_whose_moment_has_passed_is_never_sent(
+    incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy
+) -> None:
     etag = put(incoming, "k", b"bytes")
     with pytest.raises(SentTooLate):
         await copy(incoming, through_proxy, etag, send_before=time.monotonic())
     assert proxy.requests == b""
 
 
-async def test_a_copy_asks_once_and_for_nothing_else(incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy) -> None:
+async def test_a_copy_asks_once_and_for_nothing_else(
+    incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy
+) -> None:
     await copy(incoming, through_proxy, put(incoming, "k", b"bytes"))
     assert proxy.requests.count(b" HTTP/1.1\r\n") == 1
     assert proxy.requests.startswith(b"PUT ")
 
 
-async def test_a_copy_without_an_answer_is_not_sent_again(incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy) -> None:
+async def test_a_copy_without_an_answer_is_not_sent_again(
+    incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy
+) -> None:
     etag = put(incoming, "k", b"bytes")
     proxy.silent = True
     started = time.monotonic()
@@ -71,7 +81,9 @@ async def test_a_copy_without_an_answer_is_not_sent_again(incoming: Bucket, thro
     assert proxy.requests.count(b"PUT ") == 1
 
 
-async def test_a_silent_store_is_unavailable_after_the_calls_own_time(through_proxy: Bucket, proxy: FaultyProxy) -> None:
+async def test_a_silent_store_is_unavailable_after_the_calls_own_time(
+    through_proxy: Bucket, proxy: FaultyProxy
+) -> None:
     proxy.silent = True
     started = time.monotonic()
     with pytest.raises(StoreUnavailable):
@@ -81,7 +93,9 @@ async def test_a_silent_store_is_unavailable_after_the_calls_own_time(through_pr
     assert time.monotonic() - started < 5
 
 
-async def test_a_read_that_is_cut_short_is_never_taken_for_the_end(vault: Bucket, through_proxy: Bucket, proxy: FaultyProxy) -> None:
+async def test_a_read_that_is_cut_short_is_never_taken_for_the_end(
+    vault: Bucket, through_proxy: Bucket, proxy: FaultyProxy
+) -> None:
     body = secrets.token_bytes(2 * MIB)
     put(vault, "k", body)
     proxy.cut_answers_after = MIB
@@ -92,7 +106,9 @@ async def test_a_read_that_is_cut_short_is_never_taken_for_the_end(vault: Bucket
     assert body.startswith(received)
 
 
-async def test_a_put_that_is_cut_short_is_unavailable(through_proxy: Bucket, proxy: FaultyProxy) -> None:
+async def test_a_put_that_is_cut_short_is_unavailable(
+    through_proxy: Bucket, proxy: FaultyProxy
+) -> None:
     proxy.cut_answers_after = 5
     with pytest.raises(StoreUnavailable):
         put(through_proxy, "k", b"bytes")
@@ -109,7 +125,9 @@ async def test_a_head_over_a_connection_that_was_closed_is_asked_again_once(
     assert proxy.requests.count(b"HEAD ") == 2
 
 
-async def test_no_error_names_a_query_or_a_key_id(deployment: Deployment, through_proxy: Bucket, proxy: FaultyProxy) -> None:
+async def test_no_error_names_a_query_or_a_key_id(
+    deployment: Deployment, through_proxy: Bucket, proxy: FaultyProxy
+) -> None:
     proxy.silent = True
     with pytest.raises(StoreUnavailable) as silent:
         await through_proxy.list_parts("k", "upload-1", timeout_seconds=0.2)
@@ -145,7 +163,10 @@ PAGE = b"<html><body>Welcome to the proxy</body>"
 
 
 async def test_a_copy_that_began_well_and_ended_in_an_error_has_failed() -> None:
-    with stub_store(200, XML, FAILED) as stub, open_store(stub.endpoint, "key", secret_key="secret") as store:
+    with (
+        stub_store(200, XML, FAILED) as stub,
+        open_store(stub.endpoint, "key", secret_key="secret") as store,
+    ):
         with pytest.raises(StoreUnavailable, match="InternalError"):
             await copy(store.bucket("incoming"), store.bucket("vault"), "0" * 32)
         with pytest.raises(StoreUnavailable, match="InternalError"):
@@ -154,19 +175,26 @@ async def test_a_copy_that_began_well_and_ended_in_an_error_has_failed() -> None
 
 
 async def test_a_page_of_some_proxy_is_no_answer_of_a_store() -> None:
-    with stub_store(200, {"Content-Type": "text/html"}, PAGE) as stub, open_store(stub.endpoint, "key", secret_key="secret") as store:
+    with (
+        stub_store(200, {"Content-Type": "text/html"}, PAGE) as stub,
+        open_store(stub.endpoint, "key", secret_key="secret") as store,
+    ):
         with pytest.raises(StoreUnavailable):
             await copy(store.bucket("incoming"), store.bucket("vault"), "0" * 32)
         with pytest.raises(StoreUnavailable):
             await store.bucket("vault").head("k")
         with pytest.raises(StoreUnavailable):
-            await store.bucket("vault").create_upload("k", content_type="text/plain", metadata={}, tags={})
+            await store.bucket("vault").create_upload(
+                "k", content_type="text/plain", metadata={}, tags={}
+            )
 
 
 async def test_a_redirect_is_not_followed() -> None:
     with (
         stub_store(200, {"Content-Length": "0"}) as elsewhere,
-        stub_store(307, {"Location": f"{elsewhere.endpoint}/vault/k", "Content-Length": "0"}) as stub,
+        stub_store(
+            307, {"Location": f"{elsewhere.endpoint}/vault/k", "Content-Length": "0"}
+        ) as stub,
         open_store(stub.endpoint, "key", secret_key="secret") as store,
     ):
         with pytest.raises(StoreUnavailable):
@@ -174,9 +202,14 @@ async def test_a_redirect_is_not_followed() -> None:
         assert (stub.requests, elsewhere.requests) == (["HEAD"], [])
 
 
-@pytest.mark.parametrize("headers", [{}, {"Content-Length": "5"}], ids=["no length", "whole object"])
+@pytest.mark.parametrize(
+    "headers", [{}, {"Content-Length": "5"}], ids=["no length", "whole object"]
+)
 async def test_an_answer_that_is_not_the_range_is_not_read(headers: dict[str, str]) -> None:
-    with stub_store(200, headers, b"bytes") as stub, open_store(stub.endpoint, "key", secret_key="secret") as store:
+    with (
+        stub_store(200, headers, b"bytes") as stub,
+        open_store(stub.endpoint, "key", secret_key="secret") as store,
+    ):
         with pytest.raises(StoreUnavailable):
             store.bucket("vault").open("k", etag=None, offset=1, length=2)
         if not headers:
@@ -186,7 +219,10 @@ async def test_an_answer_that_is_not_the_range_is_not_read(headers: dict[str, st
 
 @pytest.mark.parametrize("status", [500, 502, 503, 429])
 async def test_a_store_that_is_busy_is_asked_again_later(status: int) -> None:
-    with stub_store(status, {"Content-Length": "0"}) as stub, open_store(stub.endpoint, "key", secret_key="secret") as store:
+    with (
+        stub_store(status, {"Content-Length": "0"}) as stub,
+        open_store(stub.endpoint, "key", secret_key="secret") as store,
+    ):
         with pytest.raises(StoreUnavailable):
             await store.check_health()
         with pytest.raises(StoreUnavailable):
@@ -203,12 +239,21 @@ async def test_an_operation_that_the_store_lacks_is_refused() -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
-async def test_a_private_authority_is_trusted_where_it_is_named_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_private_authority_is_trusted_where_it_is_named_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     certificate = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.load_cert_chain(*make_certificate(tmp_path))
-    headers = {"Content-Length": "5", "ETag": '"1"', "Last-Modified": "Sun, 22 Nov 2026 18:00:00 GMT"}
+    headers = {
+        "Content-Length": "5",
+        "ETag": '"1"',
+        "Last-Modified": "Sun, 22 Nov 2026 18:00:00 GMT",
+    }
     with stub_store(200, headers, b"bytes", certificate=certificate) as stub:
-        with open_store(stub.endpoint, "key", secret_key="secret") as distrustful, pytest.raises(StoreUnavailable):
+        with (
+            open_store(stub.endpoint, "key", secret_key="secret") as distrustful,
+            pytest.raises(StoreUnavailable),
+        ):
             await distrustful.bucket("vault").head("k")
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
         with open_store(stub.endpoint, "key", secret_key="secret") as trusting:
@@ -217,7 +262,20 @@ async def test_a_private_authority_is_trusted_where_it_is_named_and_nowhere_else
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
     certificate, key = folder / "certificate.pem", folder / "key.pem"
-    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    kind = [
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
     name = ["-subj", "/CN=store", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(["openssl", "req", *kind, *name, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "req", *kind, *name, "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
     return certificate, key

@@ -21,14 +21,22 @@ from tests.proxies import FaultyProxy, faulty_way
 pytestmark = pytest.mark.anyio
 
 DUE_IN = "SELECT extract(epoch FROM due_at - now())::float8 FROM files"
-OUTAGES: dict[str, Callable[[FaultyProxy], None]] = {"dies": FaultyProxy.cut, "answers 503": FaultyProxy.fail}
+OUTAGES: dict[str, Callable[[FaultyProxy], None]] = {
+    "dies": FaultyProxy.cut,
+    "answers 503": FaultyProxy.fail,
+}
 
 
 @pytest.fixture
 def way(settings: Settings) -> Iterator[tuple[FaultyProxy, Settings]]:
     """The store's proxy, and settings that take it."""
     with faulty_way(settings.s3_endpoint) as (proxy, endpoint):
-        yield proxy, msgspec.structs.replace(settings, s3_endpoint=Url(endpoint), s3_public_endpoint=settings.s3_endpoint)
+        yield (
+            proxy,
+            msgspec.structs.replace(
+                settings, s3_endpoint=Url(endpoint), s3_public_endpoint=settings.s3_endpoint
+            ),
+        )
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
@@ -44,7 +52,9 @@ async def test_verification_goes_on_within_seconds_of_the_stores_return(
         for failures in range(1, 9):
             await worker.verify(held, time.monotonic())
             assert worker.health.failures >= failures
-            assert worker.health.is_away == (failures > 1)  # the file's second failure in a row causes a probe
+            assert worker.health.is_away == (
+                failures > 1
+            )  # the file's second failure in a row causes a probe
             due_in = await resources.pool.fetchval(DUE_IN)
             assert min(2**failures, 10) - 5 < due_in <= 10
             await pass_time(resources.pool, timedelta(minutes=1))
@@ -58,7 +68,9 @@ async def test_verification_goes_on_within_seconds_of_the_stores_return(
     await check_nothing_left(resources)
 
 
-async def test_failures_of_several_files_in_a_row_cause_a_probe(resources: Resources, way: tuple[FaultyProxy, Settings]) -> None:
+async def test_failures_of_several_files_in_a_row_cause_a_probe(
+    resources: Resources, way: tuple[FaultyProxy, Settings]
+) -> None:
     proxy, settings = way
     sent = [await send(resources) for _ in range(PROBE_AFTER)]
     async with open_resources(settings) as through_proxy:

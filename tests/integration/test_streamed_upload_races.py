@@ -19,14 +19,21 @@ from service.uploads.streamed import PART_BYTES, UploadHeaders, upload_stream
 from service.worker.sweeper import sweep
 from tests.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
 from tests.integration.steps import let_settle
-from tests.invariants import check_invariants, check_nothing_left, check_uploads_aborted, list_bucket
+from tests.invariants import (
+    check_invariants,
+    check_nothing_left,
+    check_uploads_aborted,
+    list_bucket,
+)
 from tests.objects import read_all
 
 pytestmark = pytest.mark.anyio
 
 SMALL = os.urandom(70_000)
 LARGE = os.urandom(PART_BYTES + 5)
-HEADERS = UploadHeaders(owner="somebody", filename="photo.jpg", content_type=None, sha256=None, most_bytes=None)
+HEADERS = UploadHeaders(
+    owner="somebody", filename="photo.jpg", content_type=None, sha256=None, most_bytes=None
+)
 
 
 async def pieces(content: bytes) -> AsyncIterator[bytes]:
@@ -54,7 +61,9 @@ async def check_only(resources: Resources, *files: File) -> None:
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
-async def test_the_file_is_ready_and_its_copy_row_gone(resources: Resources, content: bytes) -> None:
+async def test_the_file_is_ready_and_its_copy_row_gone(
+    resources: Resources, content: bytes
+) -> None:
     file = await upload(resources, content)
     assert file.state == State.READY
     assert read_all(resources.vault, str(file.minio_object_name), etag=file.vault_etag) == content
@@ -65,9 +74,12 @@ async def test_the_file_is_ready_and_its_copy_row_gone(resources: Resources, con
 
 @pytest.mark.parametrize("runs", [True, False], ids=["done", "not done"])
 @pytest.mark.parametrize(
-    ("call", "content"), [("put_now", SMALL), ("create_upload", LARGE), ("put_part", LARGE), ("complete_upload", LARGE)]
+    ("call", "content"),
+    [("put_now", SMALL), ("create_upload", LARGE), ("put_part", LARGE), ("complete_upload", LARGE)],
 )
-async def test_no_orphan_is_left_when_the_stores_answer_is_lost(resources: Resources, call: str, content: bytes, runs: bool) -> None:
+async def test_no_orphan_is_left_when_the_stores_answer_is_lost(
+    resources: Resources, call: str, content: bytes, runs: bool
+) -> None:
     vault = FaultyBucket(resources.vault)
     (vault.after if runs else vault.before)[call] = lose_answer
     with pytest.raises(StoreError):
@@ -77,7 +89,9 @@ async def test_no_orphan_is_left_when_the_stores_answer_is_lost(resources: Resou
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
-async def test_a_commit_whose_answer_was_lost_is_found_again(resources: Resources, content: bytes) -> None:
+async def test_a_commit_whose_answer_was_lost_is_found_again(
+    resources: Resources, content: bytes
+) -> None:
     pool = FaultyPool(resources.pool, reservations.COMMIT, after=lose_connection)
     file = await upload(msgspec.structs.replace(resources, pool=pool), content)
     assert pool.calls == 1
@@ -85,7 +99,9 @@ async def test_a_commit_whose_answer_was_lost_is_found_again(resources: Resource
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
-async def test_no_orphan_is_left_when_the_commit_is_lost(resources: Resources, content: bytes) -> None:
+async def test_no_orphan_is_left_when_the_commit_is_lost(
+    resources: Resources, content: bytes
+) -> None:
     pool = FaultyPool(resources.pool, reservations.COMMIT, before=lose_connection)
     with pytest.raises(ConnectionResetError):
         await upload(msgspec.structs.replace(resources, pool=pool), content)
@@ -95,19 +111,27 @@ async def test_no_orphan_is_left_when_the_commit_is_lost(resources: Resources, c
 
 async def sweep_ended(resources: Resources) -> None:
     """As if every lease had ended."""
-    await resources.pool.execute("UPDATE reservations SET lease_until = now() - interval '1 second'")
+    await resources.pool.execute(
+        "UPDATE reservations SET lease_until = now() - interval '1 second'"
+    )
     await sweep(resources)
 
 
-async def test_the_sweeper_wins_against_an_upload_whose_lease_ended_before_its_first_part(resources: Resources) -> None:
-    pool = FaultyPool(resources.pool, reservations.NAME_UPLOAD, after=lambda: sweep_ended(resources))
+async def test_the_sweeper_wins_against_an_upload_whose_lease_ended_before_its_first_part(
+    resources: Resources,
+) -> None:
+    pool = FaultyPool(
+        resources.pool, reservations.NAME_UPLOAD, after=lambda: sweep_ended(resources)
+    )
     with pytest.raises(UploadMissing):
         await upload(msgspec.structs.replace(resources, pool=pool), LARGE)
     await check_only(resources)
 
 
 @pytest.mark.parametrize("completed", [False, True], ids=["before its completion", "after it"])
-async def test_the_sweeper_wins_against_an_upload_whose_lease_ended(resources: Resources, completed: bool) -> None:
+async def test_the_sweeper_wins_against_an_upload_whose_lease_ended(
+    resources: Resources, completed: bool
+) -> None:
     vault = FaultyBucket(resources.vault)
     (vault.after if completed else vault.before)["complete_upload"] = lambda: sweep_ended(resources)
     with pytest.raises(problems.Unavailable if completed else UploadMissing):
@@ -116,14 +140,18 @@ async def test_the_sweeper_wins_against_an_upload_whose_lease_ended(resources: R
 
 
 @pytest.mark.parametrize("call", ["abort_upload", "delete"])
-async def test_what_the_upload_could_not_tidy_up_is_the_sweepers(resources: Resources, call: str) -> None:
+async def test_what_the_upload_could_not_tidy_up_is_the_sweepers(
+    resources: Resources, call: str
+) -> None:
     """The store is away when the upload is given up: parts are left that no listing shows, or an object."""
     vault = FaultyBucket(resources.vault)
     vault.before[call] = lose_answer
     vault.after["put_part" if call == "abort_upload" else "complete_upload"] = lose_answer
     with pytest.raises(StoreError):
         await upload(msgspec.structs.replace(resources, vault=vault), LARGE)
-    [row] = await resources.pool.fetch("SELECT vault_key, upload_id FROM reservations WHERE doomed_at IS NOT NULL")
+    [row] = await resources.pool.fetch(
+        "SELECT vault_key, upload_id FROM reservations WHERE doomed_at IS NOT NULL"
+    )
     if call == "abort_upload":
         assert await resources.vault.list_parts(str(row["vault_key"]), row["upload_id"])
     else:
@@ -144,7 +172,9 @@ LATE_AT = [
 
 
 @pytest.mark.parametrize(("call", "before"), LATE_AT)
-async def test_a_request_that_lands_after_the_doom_leaves_nothing(resources: Resources, call: str, before: str | None) -> None:
+async def test_a_request_that_lands_after_the_doom_leaves_nothing(
+    resources: Resources, call: str, before: str | None
+) -> None:
     """It got no answer in time; the store carries it out between the doom and the row's end."""
     vault = FaultyBucket(resources.vault)
     vault.late.add(call)
@@ -169,12 +199,16 @@ async def land(resources: Resources, vault: FaultyBucket) -> None:
 
 
 @pytest.mark.parametrize("call", LATE)
-async def test_a_request_that_is_carried_out_twice_changes_no_served_byte(resources: Resources, call: str) -> None:
+async def test_a_request_that_is_carried_out_twice_changes_no_served_byte(
+    resources: Resources, call: str
+) -> None:
     vault = FaultyBucket(resources.vault)
     vault.repeated.add(call)
     file = await upload(msgspec.structs.replace(resources, vault=vault), LATE[call])
     await land(resources, vault)
-    assert read_all(resources.vault, str(file.minio_object_name), etag=file.vault_etag) == LATE[call]
+    assert (
+        read_all(resources.vault, str(file.minio_object_name), etag=file.vault_etag) == LATE[call]
+    )
     await check_only(resources, file)
 
 
@@ -197,6 +231,8 @@ async def test_a_lease_is_extended_while_the_client_sends(resources: Resources) 
             await pool.fetchval("SELECT pg_sleep(0.05)")
 
     buffers = UploadBuffers()
-    file = await upload_stream(msgspec.structs.replace(resources, settings=short), buffers, HEADERS, watch(resources.pool))
+    file = await upload_stream(
+        msgspec.structs.replace(resources, settings=short), buffers, HEADERS, watch(resources.pool)
+    )
     buffers.close()
     await check_only(resources, file)

@@ -19,7 +19,9 @@ from tests.stores import open_store
 
 pytestmark = pytest.mark.anyio
 
-HEADERS = UploadHeaders(owner="somebody", filename="photo.jpg", content_type=None, sha256=None, most_bytes=None)
+HEADERS = UploadHeaders(
+    owner="somebody", filename="photo.jpg", content_type=None, sha256=None, most_bytes=None
+)
 
 
 async def large_body() -> AsyncIterator[bytes]:
@@ -29,9 +31,15 @@ async def large_body() -> AsyncIterator[bytes]:
 
 def count_uploads(deployment: Deployment) -> int:
     """Return how many multipart uploads the whole vault has, as root sees them."""
-    with open_store(deployment.s3_endpoint, deployment.s3_root_access_key, secret_key=deployment.s3_root_secret_key) as root:
+    with open_store(
+        deployment.s3_endpoint,
+        deployment.s3_root_access_key,
+        secret_key=deployment.s3_root_secret_key,
+    ) as root:
         vault = root.bucket(deployment.vault_bucket)
-        answer = vault.client.send(Request("GET", vault.name, query={"uploads": "", "prefix": ""}), Deadline(10))
+        answer = vault.client.send(
+            Request("GET", vault.name, query={"uploads": "", "prefix": ""}), Deadline(10)
+        )
     assert b"<ListMultipartUploadsResult" in answer.body
     return answer.body.count(b"<Upload>")
 
@@ -45,7 +53,9 @@ async def upload(resources: Resources) -> None:
 
 
 async def keys_of(resources: Resources) -> list[Any]:
-    rows = await resources.pool.fetch("SELECT doomed_at IS NOT NULL AS doomed, upload_id FROM reservations")
+    rows = await resources.pool.fetch(
+        "SELECT doomed_at IS NOT NULL AS doomed, upload_id FROM reservations"
+    )
     return [(row["doomed"], row["upload_id"]) for row in rows]
 
 
@@ -54,11 +64,15 @@ def uploads_of(deployment: Deployment) -> Callable[[], int]:
     return lambda: count_uploads(deployment)
 
 
-async def test_a_copy_doomed_before_its_upload_was_named_leaves_no_upload(resources: Resources, uploads_of: Callable[[], int]) -> None:
+async def test_a_copy_doomed_before_its_upload_was_named_leaves_no_upload(
+    resources: Resources, uploads_of: Callable[[], int]
+) -> None:
     async def doom() -> None:
         await resources.pool.execute("UPDATE reservations SET doomed_at = now(), sweep_at = now()")
 
-    faulty = msgspec.structs.replace(resources, pool=FaultyPool(resources.pool, reservations.NAME_UPLOAD, before=doom))
+    faulty = msgspec.structs.replace(
+        resources, pool=FaultyPool(resources.pool, reservations.NAME_UPLOAD, before=doom)
+    )
     with pytest.raises(problems.Unavailable):
         await upload(faulty)
     assert uploads_of() == 0
@@ -69,7 +83,9 @@ async def test_a_database_that_is_lost_before_the_upload_was_named_leaves_no_upl
     resources: Resources, uploads_of: Callable[[], int]
 ) -> None:
     pool = FaultyPool(resources.pool, reservations.NAME_UPLOAD, before=lose_connection)
-    faulty = msgspec.structs.replace(resources, pool=FaultyPool(pool, reservations.DOOM, before=lose_connection))
+    faulty = msgspec.structs.replace(
+        resources, pool=FaultyPool(pool, reservations.DOOM, before=lose_connection)
+    )
     with pytest.raises(ConnectionResetError):
         await upload(faulty)
     assert uploads_of() == 0

@@ -58,7 +58,9 @@ class Standby:
         self.admin_url = admin_url
         self.name = f"assay_{secrets.token_hex(6)}"
         self.primary = settings.database_url.rpartition("/")[2].partition("?")[0]
-        self.settings = msgspec.structs.replace(settings, database_url=DatabaseUrl(Secret(in_database(admin_url, self.name))))
+        self.settings = msgspec.structs.replace(
+            settings, database_url=DatabaseUrl(Secret(in_database(admin_url, self.name)))
+        )
 
     async def copy(self) -> None:
         """Requires that the primary has no connection."""
@@ -80,7 +82,9 @@ async def sweep_within_the_delay(resources: Resources) -> None:
 
 
 @pytest.mark.parametrize(("declared", "verdict"), [(None, State.READY), ("x", State.REJECTED)])
-async def test_a_lost_verdict_is_reached_again(settings: Settings, standby: Standby, declared: str | None, verdict: State) -> None:
+async def test_a_lost_verdict_is_reached_again(
+    settings: Settings, standby: Standby, declared: str | None, verdict: State
+) -> None:
     async with open_resources(settings) as primary:
         file = (await send(primary)).file
         held = await claim(primary, file)
@@ -166,7 +170,9 @@ MAKERS = {
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
-async def test_objects_are_kept_for_the_delay_and_no_longer(resources: Resources, root_incoming: Bucket, make: Any) -> None:
+async def test_objects_are_kept_for_the_delay_and_no_longer(
+    resources: Resources, root_incoming: Bucket, make: Any
+) -> None:
     file = await make(resources)
     assert file.state == MAKERS[make]
     if make is make_expired:
@@ -193,7 +199,9 @@ async def test_the_delay_comes_before_the_first_deletion_alone(resources: Resour
         async def delete_many(self, *_: Any, **__: Any) -> list[str]:
             raise StoreError("no")
 
-    failing = msgspec.structs.replace(resources, incoming=FailingBucket(resources.incoming), vault=FailingBucket(resources.vault))
+    failing = msgspec.structs.replace(
+        resources, incoming=FailingBucket(resources.incoming), vault=FailingBucket(resources.vault)
+    )
     await pass_time(resources.pool, DELAY)
     for _ in range(3):
         await sweep(failing)
@@ -206,14 +214,21 @@ async def test_the_delay_comes_before_the_first_deletion_alone(resources: Resour
     await check_nothing_left(resources)
 
 
-async def test_parts_of_a_deleted_file_outlive_the_lease_of_an_assembly_and_the_delay(resources: Resources) -> None:
+async def test_parts_of_a_deleted_file_outlive_the_lease_of_an_assembly_and_the_delay(
+    resources: Resources,
+) -> None:
     file = await send_parts(resources)
-    assert await assemblies.claim_assembly(resources.pool, file.id, file.upload_id or "", timedelta(hours=1))
+    assert await assemblies.claim_assembly(
+        resources.pool, file.id, file.upload_id or "", timedelta(hours=1)
+    )
     await delete_file(resources, file.id, owner="ann")
     for waited in (timedelta(hours=1), BEFORE_ITS_END):
         await pass_time(resources.pool, waited)
         await sweep(resources)
-        assert len(await resources.incoming.list_parts(file.incoming_key or "", file.upload_id or "")) == 2
+        assert (
+            len(await resources.incoming.list_parts(file.incoming_key or "", file.upload_id or ""))
+            == 2
+        )
     await pass_time(resources.pool, REST)
     await sweep(resources)
     await check_nothing_left(resources)
@@ -221,7 +236,9 @@ async def test_parts_of_a_deleted_file_outlive_the_lease_of_an_assembly_and_the_
 
 async def test_doomed_reservations_are_not_delayed(resources: Resources) -> None:
     await make_rejected(resources)
-    assert len(await list_bucket(resources.vault)) == 2  # a mismatch is a verdict after a second copy
+    assert (
+        len(await list_bucket(resources.vault)) == 2
+    )  # a mismatch is a verdict after a second copy
     await sweep(resources)
     assert await list_bucket(resources.vault) == set()
 
@@ -241,10 +258,16 @@ class CountingPool:
         return await self.pool.fetch(statement, *args)
 
 
-async def test_a_signal_of_leftovers_that_are_not_due_wakes_no_sweeper(resources: Resources) -> None:
+async def test_a_signal_of_leftovers_that_are_not_due_wakes_no_sweeper(
+    resources: Resources,
+) -> None:
     every = timedelta(seconds=0.3)
     pool: Any = CountingPool(resources.pool)
-    patient = msgspec.structs.replace(resources, pool=pool, settings=msgspec.structs.replace(resources.settings, sweep_every=every))
+    patient = msgspec.structs.replace(
+        resources,
+        pool=pool,
+        settings=msgspec.structs.replace(resources.settings, sweep_every=every),
+    )
     begun_at = time.monotonic()
     task = asyncio.create_task(Worker(patient).run_sweeper())
     async with asyncio.timeout(20):

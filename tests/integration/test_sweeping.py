@@ -22,7 +22,18 @@ from service.worker.sweeper import sweep
 from tests import damage
 from tests.clock import DAY, pass_time
 from tests.faults import FaultyBucket
-from tests.integration.steps import claim_due, declare, find, let_settle, prove, put, read_row, run, send, until
+from tests.integration.steps import (
+    claim_due,
+    declare,
+    find,
+    let_settle,
+    prove,
+    put,
+    read_row,
+    run,
+    send,
+    until,
+)
 from tests.invariants import check_nothing_left, list_bucket
 from tests.stores import StoreUnderTest
 
@@ -52,7 +63,9 @@ async def make_damaged(resources: Resources) -> File:
 
 async def make_rejected(resources: Resources) -> File:
     declared = await send(resources)
-    await resources.pool.execute("UPDATE files SET declared_sha256 = sha256('x') WHERE id = $1", declared.file.id)
+    await resources.pool.execute(
+        "UPDATE files SET declared_sha256 = sha256('x') WHERE id = $1", declared.file.id
+    )
     return await prove(resources, declared.file)
 
 
@@ -84,7 +97,9 @@ async def test_a_file_is_deleted_in_every_state(resources: Resources, state: Sta
     assert await list_bucket(resources.incoming) | await list_bucket(resources.vault) == set()
 
 
-async def test_a_put_that_lands_after_the_file_was_deleted_is_swept_after_its_end(resources: Resources) -> None:
+async def test_a_put_that_lands_after_the_file_was_deleted_is_swept_after_its_end(
+    resources: Resources,
+) -> None:
     declared = await declare(resources)
     await delete_file(resources, declared.file.id, owner="ann")
     await sweep(resources)
@@ -151,10 +166,15 @@ async def make_deleted(resources: Resources, *, count: int) -> list[File]:
 
 
 async def is_all_that_is_left(resources: Resources, name: str) -> bool:
-    return await list_bucket(resources.vault) == {name} and await list_bucket(resources.incoming) == set()
+    return (
+        await list_bucket(resources.vault) == {name}
+        and await list_bucket(resources.incoming) == set()
+    )
 
 
-async def test_a_deletion_that_the_store_holds_back_holds_up_nothing_else(resources: Resources) -> None:
+async def test_a_deletion_that_the_store_holds_back_holds_up_nothing_else(
+    resources: Resources,
+) -> None:
     first, _ = await make_deleted(resources, count=2)
     stuck = str(first.minio_object_name)
     await make_rejected(resources)
@@ -173,12 +193,16 @@ async def test_a_deletion_that_the_store_holds_back_holds_up_nothing_else(resour
     await check_nothing_left(resources)
 
 
-async def test_an_incoming_key_that_the_store_does_not_delete_blocks_no_other(resources: Resources) -> None:
+async def test_an_incoming_key_that_the_store_does_not_delete_blocks_no_other(
+    resources: Resources,
+) -> None:
     poisoned, other = await make_ready(resources), await make_ready(resources)
 
     class PoisonedBucket(FaultyBucket):
         async def delete_many(self, keys: list[str], **options: Any) -> list[str]:
-            found: list[str] = await self.bucket.delete_many([key for key in keys if key != poisoned.incoming_key], **options)
+            found: list[str] = await self.bucket.delete_many(
+                [key for key in keys if key != poisoned.incoming_key], **options
+            )
             return [*found, poisoned.incoming_key or ""]
 
     await sweep(msgspec.structs.replace(resources, incoming=PoisonedBucket(resources.incoming)))
@@ -190,10 +214,14 @@ async def test_an_incoming_key_that_the_store_does_not_delete_blocks_no_other(re
     await check_nothing_left(resources)
 
 
-async def test_a_key_that_no_store_takes_blocks_no_other(resources: Resources, store: StoreUnderTest) -> None:
+async def test_a_key_that_no_store_takes_blocks_no_other(
+    resources: Resources, store: StoreUnderTest
+) -> None:
     """Genuine MinIO refuses it within the one request; the embedded store says that it is gone."""
     poisoned, _ = await make_ready(resources), await make_ready(resources)
-    await resources.pool.execute("UPDATE files SET incoming_key = '../poisoned' WHERE id = $1", poisoned.id)
+    await resources.pool.execute(
+        "UPDATE files SET incoming_key = '../poisoned' WHERE id = $1", poisoned.id
+    )
     await sweep(resources)
     assert await list_bucket(resources.incoming) == {poisoned.incoming_key}
     assert (await read_row(resources, poisoned))["sweeps"] == (1 if store.kind == "embedded" else 0)

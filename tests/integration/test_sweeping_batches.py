@@ -24,7 +24,9 @@ async def test_one_sweep_takes_all_that_is_due(resources: Resources) -> None:
             declared.file.id,
         )
     for _ in range(20):
-        await resources.pool.execute("UPDATE files SET sweep_at = now(), sweeps = 0, purge_at = now()")
+        await resources.pool.execute(
+            "UPDATE files SET sweep_at = now(), sweeps = 0, purge_at = now()"
+        )
         await sweep(resources)
         left = await resources.pool.fetchrow(
             "SELECT count(*) FILTER (WHERE sweep_at <= now()) AS incoming, count(*) FILTER (WHERE purge_at <= now()) AS objects FROM files"
@@ -44,7 +46,11 @@ async def test_a_whole_batch_that_cannot_be_swept_blocks_no_other(resources: Res
             """,
             declared.file.id,
         )
-    last = str(await resources.pool.fetchval("SELECT minio_object_name FROM files ORDER BY purge_at DESC LIMIT 1"))
+    last = str(
+        await resources.pool.fetchval(
+            "SELECT minio_object_name FROM files ORDER BY purge_at DESC LIMIT 1"
+        )
+    )
 
     class FailingBucket(FaultyBucket):
         async def delete(self, key: str, **_: object) -> None:

@@ -63,7 +63,12 @@ async def test_an_empty_file_is_ready(resources: Resources) -> None:
     ],
 )
 async def test_what_differs_from_the_declaration_is_rejected_whatever_the_store_let_through(
-    resources: Resources, root_incoming: Bucket, sent: bytes, declared_digest: Sha256 | None, sent_type: str, reason: RejectionReason
+    resources: Resources,
+    root_incoming: Bucket,
+    sent: bytes,
+    declared_digest: Sha256 | None,
+    sent_type: str,
+    reason: RejectionReason,
 ) -> None:
     declared = await declare(resources, digest=declared_digest)
     put_as_root(root_incoming, declared.file, sent, content_type=sent_type)
@@ -74,7 +79,9 @@ async def test_what_differs_from_the_declaration_is_rejected_whatever_the_store_
     assert await list_bucket(resources.incoming) | await list_bucket(resources.vault) == set()
 
 
-async def test_an_undeclared_type_is_not_compared(resources: Resources, root_incoming: Bucket) -> None:
+async def test_an_undeclared_type_is_not_compared(
+    resources: Resources, root_incoming: Bucket
+) -> None:
     declared = await declare(resources, content_type=None)
     put_as_root(root_incoming, declared.file, BODY, content_type="text/whatever")
     assert (await prove(resources, declared.file)).state == State.READY
@@ -107,7 +114,12 @@ async def test_what_a_client_hid_in_headers_does_not_reach_the_vault(
 ) -> None:
     packed = gzip.compress(BODY)
     declared = await declare(resources, size=len(packed))
-    put_as_root(root_incoming, declared.file, packed, **{"Content-Encoding": "gzip", "x-amz-tagging": "delete=soon"})
+    put_as_root(
+        root_incoming,
+        declared.file,
+        packed,
+        **{"Content-Encoding": "gzip", "x-amz-tagging": "delete=soon"},
+    )
     file = await prove(resources, declared.file)
     assert (file.state, file.hash) == (State.READY, sha256(packed))
     name = str(file.minio_object_name)
@@ -125,7 +137,9 @@ async def test_complete_asks_the_store_and_sets_the_digest_once(resources: Resou
     with pytest.raises(problems.DigestConflict):
         await complete_upload(resources, declared.file.id, owner="ann", sha256=sha256(OTHER))
     await run(resources, await claim_due(resources))
-    assert (await complete_upload(resources, declared.file.id, owner="ann", sha256=None)).state == State.READY
+    assert (
+        await complete_upload(resources, declared.file.id, owner="ann", sha256=None)
+    ).state == State.READY
     with pytest.raises(problems.DigestConflict):
         await complete_upload(resources, declared.file.id, owner="ann", sha256=sha256(OTHER))
 

@@ -12,7 +12,18 @@ from service.resources import Resources, open_resources
 from service.settings import Secret, Settings
 from tests.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
 from tests.integration.locks import held_open, until_waiting
-from tests.integration.steps import BODY, claim, find, let_settle, prove, read_row, run, send, sha256, until
+from tests.integration.steps import (
+    BODY,
+    claim,
+    find,
+    let_settle,
+    prove,
+    read_row,
+    run,
+    send,
+    sha256,
+    until,
+)
 from tests.invariants import check_nothing_left, list_bucket
 from tests.objects import read_all
 from tests.proxies import FaultyProxy, faulty_way
@@ -24,14 +35,18 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("read_bytes", [0, 700], ids=["refused", "cut short"])
-async def test_a_hash_that_the_store_breaks_off_is_given_up_and_proved_by_the_next_claim(resources: Resources, read_bytes: int) -> None:
+async def test_a_hash_that_the_store_breaks_off_is_given_up_and_proved_by_the_next_claim(
+    resources: Resources, read_bytes: int
+) -> None:
     declared = await send(resources)
     vault = FaultyBucket(resources.vault)
     if read_bytes:
         vault.cut_reads_after = read_bytes
     else:
         vault.before["open"] = lose_answer
-    assert not await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    assert not await run(
+        msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file)
+    )
     [copy] = await reservations.list_reservations(resources.pool, declared.file.id)
     assert copy.doomed_at is not None
     row = await read_row(resources, declared.file)
@@ -48,7 +63,9 @@ async def test_a_copy_that_cannot_be_deleted_at_once_is_the_sweepers(resources: 
     vault = FaultyBucket(resources.vault)
     vault.cut_reads_after = 700
     vault.before["delete"] = lose_answer
-    assert not await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    assert not await run(
+        msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file)
+    )
     assert len(await list_bucket(resources.vault)) == 1
     await let_settle(resources)
     assert await list_bucket(resources.vault) == set()
@@ -56,13 +73,18 @@ async def test_a_copy_that_cannot_be_deleted_at_once_is_the_sweepers(resources: 
 
 
 @pytest.mark.parametrize("call", ["head", "copy_from"])
-async def test_an_error_of_the_store_gives_the_lease_back_for_later(resources: Resources, call: str) -> None:
+async def test_an_error_of_the_store_gives_the_lease_back_for_later(
+    resources: Resources, call: str
+) -> None:
     declared = await send(resources)
     incoming, vault = FaultyBucket(resources.incoming), FaultyBucket(resources.vault)
     incoming.before["head"] = vault.before["copy_from"] = lose_answer
     if call == "copy_from":
         del incoming.before["head"]
-    assert not await run(msgspec.structs.replace(resources, incoming=incoming, vault=vault), await claim(resources, declared.file))
+    assert not await run(
+        msgspec.structs.replace(resources, incoming=incoming, vault=vault),
+        await claim(resources, declared.file),
+    )
     row = await read_row(resources, declared.file)
     assert (row["state"], row["lease"], row["later"]) == ("verifying", None, True)
     assert "away" in row["last_error"]
@@ -80,7 +102,9 @@ async def test_a_commit_whose_answer_is_lost_keeps_the_object(resources: Resourc
     await check_proved(resources, declared.file)
 
 
-async def test_a_commit_that_never_ran_leaves_no_orphan_and_the_next_claim_proves(resources: Resources) -> None:
+async def test_a_commit_that_never_ran_leaves_no_orphan_and_the_next_claim_proves(
+    resources: Resources,
+) -> None:
     declared = await send(resources)
     lossy = FaultyPool(resources.pool, verdicts.COMMIT, before=lose_connection)
     await run(msgspec.structs.replace(resources, pool=lossy), await claim(resources, declared.file))
@@ -101,7 +125,12 @@ async def test_a_commit_that_is_sent_twice_hits_once(resources: Resources) -> No
 
 
 async def commit_again(resources: Resources, held: Claim) -> None:
-    assert await verdicts.commit_verification(resources.pool, held, size=len(BODY), sha256=sha256(BODY), etag="another") is None
+    assert (
+        await verdicts.commit_verification(
+            resources.pool, held, size=len(BODY), sha256=sha256(BODY), etag="another"
+        )
+        is None
+    )
 
 
 async def check_proved(resources: Resources, file: File) -> None:
@@ -120,7 +149,12 @@ async def check_proved(resources: Resources, file: File) -> None:
 def way(settings: Settings) -> Iterator[tuple[FaultyProxy, Settings]]:
     """To the database, and the settings that take it."""
     with faulty_way(settings.database_url) as (proxy, url):
-        yield proxy, msgspec.structs.replace(settings, database_url=Secret(url), database_listen_url=settings.database_url)
+        yield (
+            proxy,
+            msgspec.structs.replace(
+                settings, database_url=Secret(url), database_listen_url=settings.database_url
+            ),
+        )
 
 
 async def test_a_connection_that_is_cut_after_its_commit_was_sent_keeps_the_object(
@@ -158,7 +192,9 @@ async def test_a_commit_that_is_still_under_way_when_its_connection_is_cut_decid
         [commit] = await until_waiting(resources.pool, 1)
         proxy.cut()
         proxy.restore()
-        await until_waiting(resources.pool, 2)  # the doom, for the reservation that the commit holds
+        await until_waiting(
+            resources.pool, 2
+        )  # the doom, for the reservation that the commit holds
         if not committed:
             await resources.pool.execute("SELECT pg_terminate_backend($1)", commit)
         await holder.execute("COMMIT")

@@ -54,11 +54,15 @@ async def test_an_event_between_the_look_and_the_way_back_is_not_lost(resources:
     assert (await find(resources, declared.file)).state == State.READY
 
 
-async def test_a_copy_that_lands_late_is_never_served_and_goes_with_its_row(resources: Resources) -> None:
+async def test_a_copy_that_lands_late_is_never_served_and_goes_with_its_row(
+    resources: Resources,
+) -> None:
     declared = await send(resources)
     vault = FaultyBucket(resources.vault)
     vault.late.add("copy_from")
-    assert not await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    assert not await run(
+        msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file)
+    )
     await sweep(resources)
     file = await prove(resources, declared.file)  # from the same incoming object, under another key
     await vault.land()
@@ -72,36 +76,48 @@ async def test_a_copy_that_lands_late_is_never_served_and_goes_with_its_row(reso
 async def test_a_copy_is_not_sent_after_the_first_lease_period(resources: Resources) -> None:
     declared = await send(resources)
     held = await claim(resources, declared.file)
-    await run(resources, held, claimed_at=time.monotonic() - resources.settings.lease.total_seconds())
+    await run(
+        resources, held, claimed_at=time.monotonic() - resources.settings.lease.total_seconds()
+    )
     assert await list_bucket(resources.vault) == set()
     assert await reservations.list_reservations(resources.pool, held.id) == []
     assert (await prove(resources, declared.file)).state == State.READY
 
 
-async def test_an_object_that_changes_between_look_and_copy_is_looked_at_again(resources: Resources, root_incoming: Bucket) -> None:
+async def test_an_object_that_changes_between_look_and_copy_is_looked_at_again(
+    resources: Resources, root_incoming: Bucket
+) -> None:
     declared = await declare(resources)
     put_as_root(root_incoming, declared.file, BODY)
     incoming = FaultyBucket(resources.incoming)
     incoming.after["head"] = lambda: put_as_root(root_incoming, declared.file, OTHER)
-    await run(msgspec.structs.replace(resources, incoming=incoming), await claim(resources, declared.file))
+    await run(
+        msgspec.structs.replace(resources, incoming=incoming), await claim(resources, declared.file)
+    )
     assert await list_bucket(resources.vault) == set()
     await run(resources, await claim_due(resources))
     assert (await find(resources, declared.file)).hash == sha256(OTHER)
     await check_invariants(resources)
 
 
-async def test_an_object_that_is_overwritten_while_its_copy_is_hashed_changes_nothing(resources: Resources, root_incoming: Bucket) -> None:
+async def test_an_object_that_is_overwritten_while_its_copy_is_hashed_changes_nothing(
+    resources: Resources, root_incoming: Bucket
+) -> None:
     declared = await declare(resources)
     put_as_root(root_incoming, declared.file, BODY)
     vault = FaultyBucket(resources.vault)
     vault.after["copy_from"] = lambda: put_as_root(root_incoming, declared.file, OTHER)
-    await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    await run(
+        msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file)
+    )
     assert (await find(resources, declared.file)).hash == sha256(BODY)
     await let_settle(resources)
     await check_nothing_left(resources)
 
 
-async def test_a_sweeper_that_comes_before_the_commit_of_an_ended_lease_wins(resources: Resources) -> None:
+async def test_a_sweeper_that_comes_before_the_commit_of_an_ended_lease_wins(
+    resources: Resources,
+) -> None:
     declared = await send(resources)
     held = await claim(resources, declared.file)
 
@@ -119,7 +135,9 @@ async def test_a_sweeper_that_comes_before_the_commit_of_an_ended_lease_wins(res
     await check_nothing_left(resources)
 
 
-async def test_a_sweeper_that_comes_after_the_commit_of_an_ended_lease_leaves_the_object(resources: Resources) -> None:
+async def test_a_sweeper_that_comes_after_the_commit_of_an_ended_lease_leaves_the_object(
+    resources: Resources,
+) -> None:
     declared = await send(resources)
     held = await claim(resources, declared.file)
     await resources.pool.execute("UPDATE reservations SET lease_until = now() - interval '1 s'")
@@ -135,11 +153,15 @@ async def sweep_twice(resources: Resources) -> None:
     await asyncio.gather(sweep(resources), sweep(resources))
 
 
-async def test_a_file_that_is_deleted_while_it_is_verified_leaves_nothing(resources: Resources) -> None:
+async def test_a_file_that_is_deleted_while_it_is_verified_leaves_nothing(
+    resources: Resources,
+) -> None:
     declared = await send(resources)
     vault, gate = FaultyBucket(resources.vault), Gate()
     vault.after["copy_from"] = gate
-    verifying = asyncio.create_task(run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file)))
+    verifying = asyncio.create_task(
+        run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    )
     await gate.reached.wait()
     await delete_file(resources, declared.file.id, owner="ann")
     gate.opened.set()
@@ -153,7 +175,9 @@ async def test_a_file_found_twice_has_one_answer(resources: Resources) -> None:
     """Two workers, one of them with an ended lease: one wins, nothing is left of the other."""
     declared = await send(resources)
     first = await claim(resources, declared.file)
-    await resources.pool.execute("UPDATE files SET lease_until = now() - interval '1 s', due_at = now()")
+    await resources.pool.execute(
+        "UPDATE files SET lease_until = now() - interval '1 s', due_at = now()"
+    )
     second = await claim_due(resources)
     await asyncio.gather(run(resources, first), run(resources, second))
     file = await find(resources, declared.file)
@@ -164,7 +188,10 @@ async def test_a_file_found_twice_has_one_answer(resources: Resources) -> None:
 
 
 async def test_a_long_verification_keeps_its_lease(resources: Resources) -> None:
-    short = msgspec.structs.replace(resources, settings=msgspec.structs.replace(resources.settings, lease=timedelta(seconds=4.5)))
+    short = msgspec.structs.replace(
+        resources,
+        settings=msgspec.structs.replace(resources.settings, lease=timedelta(seconds=4.5)),
+    )
     declared = await send(short)
     vault, gate = FaultyBucket(short.vault), Gate()
     vault.after["copy_from"] = gate
@@ -194,7 +221,9 @@ async def test_a_cancelled_verification_gives_its_lease_back(resources: Resource
     declared = await send(resources)
     vault, gate = FaultyBucket(resources.vault), Gate()
     vault.after["copy_from"] = gate
-    verifying = asyncio.create_task(run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file)))
+    verifying = asyncio.create_task(
+        run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    )
     await gate.reached.wait()
     verifying.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -206,12 +235,16 @@ async def test_a_cancelled_verification_gives_its_lease_back(resources: Resource
 
 
 @pytest.mark.parametrize("swept", [False, True], ids=["incoming there", "incoming swept"])
-async def test_a_copy_that_is_carried_out_again_changes_no_served_byte(resources: Resources, swept: bool) -> None:
+async def test_a_copy_that_is_carried_out_again_changes_no_served_byte(
+    resources: Resources, swept: bool
+) -> None:
     """Something in between sends the request twice: the second comes when the file is ready."""
     declared = await send(resources)
     vault = FaultyBucket(resources.vault)
     vault.repeated.add("copy_from")
-    await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    await run(
+        msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file)
+    )
     if swept:
         await sweep(resources)
         with pytest.raises(ObjectMissing):
@@ -225,12 +258,16 @@ async def test_a_copy_that_is_carried_out_again_changes_no_served_byte(resources
     await check_nothing_left(resources)
 
 
-async def test_an_object_that_was_overwritten_is_not_copied_again(resources: Resources, root_incoming: Bucket) -> None:
+async def test_an_object_that_was_overwritten_is_not_copied_again(
+    resources: Resources, root_incoming: Bucket
+) -> None:
     """The second request meets other bytes: its condition keeps it from the proved ones."""
     declared = await send(resources)
     vault = FaultyBucket(resources.vault)
     vault.repeated.add("copy_from")
-    await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file))
+    await run(
+        msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file)
+    )
     put_as_root(root_incoming, declared.file, OTHER)
     with pytest.raises(ObjectChanged):
         await vault.land()

@@ -25,7 +25,9 @@ class Worker(NamedTuple):
     """The worker's memory, the healthy file and the store."""
 
     away: int = 0  # the store does not serve
-    outage: int = 0  # it did not serve at some moment since the worker last had a success or a probe
+    outage: int = (
+        0  # it did not serve at some moment since the worker last had a success or a probe
+    )
     ready: int = 0  # the healthy file is proved
     failures: int = 0  # in a row
     doing: str = "claims"  # or "probes", or "waits"
@@ -72,7 +74,9 @@ class BackingOff(WithoutClaims[Worker]):
         if self.on("probe-decides"):
             return self.step(f"{what}, a probe is due", failed._replace(doing="probes"))
         bad = "" if w.outage else "W  a worker stops claiming although the store was well"
-        return self.step(f"{what}, the worker stops claiming", failed._replace(doing="waits"), bad=bad)
+        return self.step(
+            f"{what}, the worker stops claiming", failed._replace(doing="waits"), bad=bad
+        )
 
     def from_probes(self, w: Worker) -> Iterator[WorkerStep]:
         if w.away:

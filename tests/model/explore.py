@@ -16,8 +16,15 @@ from tests.model.space import Space
 from tests.model.streamed import StreamedUpload
 from tests.model.transitions import Model
 
-EVERY_RULE = {"file": rules.RULES, "streamed": streamed.RULES, "multipart": multipart.RULES, "backing_off": backing_off.RULES}
-AnyModel = Model[Any, Any]  # files and claims differ from model to model; a search only compares them
+EVERY_RULE = {
+    "file": rules.RULES,
+    "streamed": streamed.RULES,
+    "multipart": multipart.RULES,
+    "backing_off": backing_off.RULES,
+}
+AnyModel = Model[
+    Any, Any
+]  # files and claims differ from model to model; a search only compares them
 
 
 class Found(NamedTuple):
@@ -59,11 +66,16 @@ def search(model: AnyModel, *, stop: int = 1, liveness: bool = True, limit: int 
     complete = at == len(order)
     stuck = unsettled(space, order, source, target) if liveness and complete else []
     if stuck:
-        broken["stuck: cannot settle any more"] = [*trace(space, order, parent, stuck[0]), str(space.parts(order[stuck[0]]))]
+        broken["stuck: cannot settle any more"] = [
+            *trace(space, order, parent, stuck[0]),
+            str(space.parts(order[stuck[0]])),
+        ]
     return Found(len(order), edges, broken, len(stuck), complete)
 
 
-def unsettled(space: Space[Any, Any], order: list[int], source: "array[int]", target: "array[int]") -> list[int]:
+def unsettled(
+    space: Space[Any, Any], order: list[int], source: "array[int]", target: "array[int]"
+) -> list[int]:
     """States from which no undisturbed run leads to a settled state: backward reachability over the kept edges."""
     count = len(order)
     first = array("Q", bytes(8 * (count + 1)))
@@ -92,14 +104,18 @@ def trace(space: Space[Any, Any], order: list[int], parent: "array[int]", at: in
     path = []
     while parent[at] >= 0:
         up = parent[at]
-        path.append(next(what for what, _, state, _ in space.steps(order[up]) if state == order[at]))
+        path.append(
+            next(what for what, _, state, _ in space.steps(order[up]) if state == order[at])
+        )
         at = up
     return path[::-1]
 
 
 def show(title: str, found: Found, seconds: float) -> None:
     size = f"{found.states:,} states, {found.edges:,} transitions{'' if found.complete else ' (not all)'}, {seconds:.0f} s"
-    print(f"\n== {title}: {size}, {found.stuck:,} stuck, {len(found.broken)} violations", flush=True)
+    print(
+        f"\n== {title}: {size}, {found.stuck:,} stuck, {len(found.broken)} violations", flush=True
+    )
     for bad, path in found.broken.items():
         print(f"  {bad}")
         for number, what in enumerate(path, 1):
@@ -125,15 +141,25 @@ def main(arguments: list[str]) -> None:
     stop, limit = int(options.pop("stop", "1")), int(options.pop("limit", "0"))
     bounds = {name: int(value) for name, value in options.items()}
     if mode == "ablate":
-        runs = {f"without {rule} ({meaning})": frozenset(every) - without - {rule} for rule, meaning in every.items()}
+        runs = {
+            f"without {rule} ({meaning})": frozenset(every) - without - {rule}
+            for rule, meaning in every.items()
+        }
     elif mode == "literal":
         runs = {"none of the rules": frozenset()}
         stop, limit = max(stop, 99), limit or 500_000
     else:
-        runs = {f"all rules without {sorted(without)}" if without else "all rules": frozenset(every) - without}
+        runs = {
+            f"all rules without {sorted(without)}" if without else "all rules": frozenset(every)
+            - without
+        }
     for title, names in runs.items():
         began = time.monotonic()
-        show(f"{kind} {bounds}, {title}", search(build(kind, names, bounds), stop=stop, limit=limit), time.monotonic() - began)
+        show(
+            f"{kind} {bounds}, {title}",
+            search(build(kind, names, bounds), stop=stop, limit=limit),
+            time.monotonic() - began,
+        )
 
 
 if __name__ == "__main__":

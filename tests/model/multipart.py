@@ -32,7 +32,9 @@ class Api(NamedTuple):
     """An API process that serves `parts` or `complete` for the file, or a worker that looks at its key."""
 
     pc: str = ""  # "" when it serves nothing
-    val: int = 0  # the upload that it asked for; for a worker: the end + grace were over at its claim
+    val: int = (
+        0  # the upload that it asked for; for a worker: the end + grace were over at its claim
+    )
 
 
 class Upload(NamedTuple):
@@ -41,7 +43,10 @@ class Upload(NamedTuple):
     state: str = "pending"
     clock: int = 0  # 1: end + grace are over; 2: and no request of before can take effect any more
     named: int = 0  # files.upload_id
-    parts: tuple[int, int] = (0, 0)  # of uploads 1 and 2 at the store: 0 none such, 1 without parts, 2 with all of them, 3 aborted
+    parts: tuple[int, int] = (
+        0,
+        0,
+    )  # of uploads 1 and 2 at the store: 0 none such, 1 without parts, 2 with all of them, 3 aborted
     obj: int = 0  # the object lies under the incoming key
     assembled: int = 0  # it came before the end + grace were over
     token: int = 0  # files.lease: 1 and 2 the processes', 3 the worker's
@@ -84,11 +89,15 @@ class MultipartUpload(WithoutClaims[Upload]):
     # --- time, late requests, the client, the owner
 
     def time_steps(self, u: Upload) -> Iterator[UploadStep]:
-        under_way = any(api.pc == "assembling" for api in u.apis) or u.late  # the one assumption about time: see README
+        under_way = (
+            any(api.pc == "assembling" for api in u.apis) or u.late
+        )  # the one assumption about time: see README
         if not u.clock:
             yield self.step("end + grace go by", u._replace(clock=1))
         if u.clock == 1 and u.cut and not under_way:
-            yield self.step("the days after it and after the first sweep go by", u._replace(clock=2))
+            yield self.step(
+                "the days after it and after the first sweep go by", u._replace(clock=2)
+            )
         if u.fresh:
             yield self.step("the first lease period goes by", u._replace(fresh=0))
         if u.live and not u.fresh:
@@ -98,19 +107,32 @@ class MultipartUpload(WithoutClaims[Upload]):
         if u.late:
             yield self.step("delayed assembly comes to nothing", u._replace(late=0))
             if u.parts[u.late - 1] >= 2:
-                yield self.step("delayed assembly takes effect, also after an abort", self.assemble(u, u.late)._replace(late=0))
+                yield self.step(
+                    "delayed assembly takes effect, also after an abort",
+                    self.assemble(u, u.late)._replace(late=0),
+                )
 
     def client_steps(self, u: Upload) -> Iterator[UploadStep]:
         """Parts come while a URL lives: until the end, and for the upload that was named when it was signed."""
         for upload in (1, 2):
             signed = upload == u.named or (not self.on("id-first") and u.parts[upload - 1])
             if signed and u.parts[upload - 1] == 1 and not u.clock:
-                yield self.step(f"client sends every part of upload {upload}", self.put(u, upload, 2), good=False)
+                yield self.step(
+                    f"client sends every part of upload {upload}",
+                    self.put(u, upload, 2),
+                    good=False,
+                )
             if signed and u.parts[upload - 1] == 3 and u.clock < 2:
-                yield self.step(f"parts of upload {upload} that were under way survive its abort", self.put(u, upload, 2), good=False)
+                yield self.step(
+                    f"parts of upload {upload} that were under way survive its abort",
+                    self.put(u, upload, 2),
+                    good=False,
+                )
         if u.state != "deleted":
             held = int(u.live and u.token in (1, 2))
-            gone = u._replace(state="deleted", token=0, live=0, fresh=u.fresh if held else 0, held=held)
+            gone = u._replace(
+                state="deleted", token=0, live=0, fresh=u.fresh if held else 0, held=held
+            )
             yield self.step("owner deletes the file", gone, good=False)
 
     def put(self, u: Upload, upload: int, what: int) -> Upload:
@@ -127,7 +149,9 @@ class MultipartUpload(WithoutClaims[Upload]):
 
         if api.pc:
             late = api.val if api.pc == "assembling" else u.late
-            yield self.step(f"API {me} crashes", self.place(u._replace(late=late), number, Api()), good=False)
+            yield self.step(
+                f"API {me} crashes", self.place(u._replace(late=late), number, Api()), good=False
+            )
         points = {
             "": self.begin_serving,
             "begun": self.name,
@@ -145,13 +169,19 @@ class MultipartUpload(WithoutClaims[Upload]):
         me, upload = number + 1, number + 1
         if not u.clock and u.state in OPEN and not u.named and not u.parts[upload - 1]:
             begun = self.place(self.put(u, upload, 1), number, Api("begun", upload))
-            yield self.step(f"API {me}: parts are asked for; the store begins upload {upload}", begun)
+            yield self.step(
+                f"API {me}: parts are asked for; the store begins upload {upload}", begun
+            )
         free = not (u.token and u.live) or not self.on("lease")
         if u.clock < 2 and u.state in OPEN and u.named and not u.obj and free:
             claimed = u._replace(token=me, live=1, fresh=me)
-            bad = "L  a live lease is passed over" if u.token and u.live and self.on("lease") else ""
+            bad = (
+                "L  a live lease is passed over" if u.token and u.live and self.on("lease") else ""
+            )
             yield self.step(
-                f"API {me}: complete; nothing lies at the key; claims the row", self.place(claimed, number, Api("claimed")), bad=bad
+                f"API {me}: complete; nothing lies at the key; claims the row",
+                self.place(claimed, number, Api("claimed")),
+                bad=bad,
             )
 
     def name(self, u: Upload, number: int) -> Iterator[UploadStep]:
@@ -159,27 +189,49 @@ class MultipartUpload(WithoutClaims[Upload]):
         upload = u.apis[number].val
         free = (not u.named or not self.on("id-once")) and u.state in OPEN
         if free:
-            yield self.step(f"the row names upload {upload}", self.place(u._replace(named=upload), number, Api()))
+            yield self.step(
+                f"the row names upload {upload}",
+                self.place(u._replace(named=upload), number, Api()),
+            )
         else:
-            yield self.step(f"0 rows, API {number + 1} aborts upload {upload}", self.place(self.put(u, upload, 0), number, Api()))
+            yield self.step(
+                f"0 rows, API {number + 1} aborts upload {upload}",
+                self.place(self.put(u, upload, 0), number, Api()),
+            )
 
     def ask_to_assemble(self, u: Upload, number: int) -> Iterator[UploadStep]:
         me = number + 1
         if u.parts[u.named - 1] == 1:
-            yield self.step(f"API {me}: parts are missing, gives the lease back", self.place(self.release(u, me), number, Api()))
+            yield self.step(
+                f"API {me}: parts are missing, gives the lease back",
+                self.place(self.release(u, me), number, Api()),
+            )
         elif u.parts[u.named - 1] in (0, 3):
-            yield self.step(f"API {me}: the store has no such upload", self.place(u, number, Api("missing", u.named)))
+            yield self.step(
+                f"API {me}: the store has no such upload",
+                self.place(u, number, Api("missing", u.named)),
+            )
         elif u.fresh == me or not self.on("send-deadline"):
             other = u.apis[1 - number]
             bad = "" if u.live or u.held else "M  asked to assemble under a lease that has ended"
             if other.pc == "assembling" and not self.on("lease"):
                 bad = "M  asked to assemble while another does, under a live lease"
-            yield self.step(f"API {me} asks to assemble", self.place(u, number, Api("assembling", u.named)), bad=bad)
+            yield self.step(
+                f"API {me} asks to assemble",
+                self.place(u, number, Api("assembling", u.named)),
+                bad=bad,
+            )
         else:
-            yield self.step(f"API {me}: too late to ask", self.place(self.release(u, me), number, Api()))
+            yield self.step(
+                f"API {me}: too late to ask", self.place(self.release(u, me), number, Api())
+            )
 
     def release(self, u: Upload, me: int) -> Upload:
-        return u._replace(token=0, live=0, fresh=0) if u.token == me else u._replace(fresh=0 if u.fresh == me else u.fresh)
+        return (
+            u._replace(token=0, live=0, fresh=0)
+            if u.token == me
+            else u._replace(fresh=0 if u.fresh == me else u.fresh)
+        )
 
     def hear(self, u: Upload, number: int) -> Iterator[UploadStep]:
         me, upload = number + 1, u.apis[number].val
@@ -198,18 +250,27 @@ class MultipartUpload(WithoutClaims[Upload]):
         me = number + 1
         if u.token == me and u.state in OPEN:
             recorded = u._replace(state="verifying", token=0, live=0, fresh=0)
-            yield self.step(f"API {me} announces the object, gives the lease back", self.place(recorded, number, Api()))
+            yield self.step(
+                f"API {me} announces the object, gives the lease back",
+                self.place(recorded, number, Api()),
+            )
         else:
             yield self.step(f"API {me}: 0 rows, begins anew", self.place(u, number, Api()))
 
     def tell_lost(self, u: Upload, number: int) -> Iterator[UploadStep]:
         me = number + 1
         if u.obj and self.on("key-before-lost"):
-            yield self.step(f"API {me}: the object is there", self.place(u, number, Api("assembled")))
+            yield self.step(
+                f"API {me}: the object is there", self.place(u, number, Api("assembled"))
+            )
         elif (u.token == me and u.state in OPEN) or not self.on("lost-under-lease"):
             bad = "T  told lost, and it was proved" if u.state == "proved" else ""
             bad = bad or ("T  told lost, and it lies at the key" if u.obj else "")
-            yield self.step(f"API {me} gives the lease back and says: lost", self.place(self.release(u, me), number, Api()), bad=bad)
+            yield self.step(
+                f"API {me} gives the lease back and says: lost",
+                self.place(self.release(u, me), number, Api()),
+                bad=bad,
+            )
         else:
             yield self.step(f"API {me}: 0 rows, begins anew", self.place(u, number, Api()))
 
@@ -220,18 +281,34 @@ class MultipartUpload(WithoutClaims[Upload]):
         free = not (u.token and u.live) or not self.on("expiry-skips")
         if not w.pc and u.state in OPEN and free:
             bad = "L  a live lease is passed over" if u.token in (1, 2) and u.live else ""
-            yield self.step("worker claims the row", u._replace(token=3, live=1, fresh=3, worker=Api("claimed", u.clock)), bad=bad)
+            yield self.step(
+                "worker claims the row",
+                u._replace(token=3, live=1, fresh=3, worker=Api("claimed", u.clock)),
+                bad=bad,
+            )
         if w.pc:
             yield self.step("worker crashes", u._replace(worker=Api()), good=False)
         mine = u.token == 3 and u.state in OPEN
-        done = u._replace(worker=Api(), token=0 if u.token == 3 else u.token, live=0, fresh=0) if mine else u._replace(worker=Api())
+        done = (
+            u._replace(worker=Api(), token=0 if u.token == 3 else u.token, live=0, fresh=0)
+            if mine
+            else u._replace(worker=Api())
+        )
         if w.pc == "claimed":
-            yield self.step("worker: HEAD", u._replace(worker=Api("there" if u.obj else "nothing", w.val)))
+            yield self.step(
+                "worker: HEAD", u._replace(worker=Api("there" if u.obj else "nothing", w.val))
+            )
         elif w.pc == "there":
-            yield self.step("worker proves the object" if mine else "worker: 0 rows", done._replace(state="proved") if mine else done)
+            yield self.step(
+                "worker proves the object" if mine else "worker: 0 rows",
+                done._replace(state="proved") if mine else done,
+            )
         elif w.pc == "nothing":
             state = "expired" if w.val else "pending"
-            yield self.step(f"worker: nothing there -> {state}" if mine else "worker: 0 rows", done._replace(state=state) if mine else done)
+            yield self.step(
+                f"worker: nothing there -> {state}" if mine else "worker: 0 rows",
+                done._replace(state=state) if mine else done,
+            )
 
     def sweep_steps(self, u: Upload) -> Iterator[UploadStep]:
         """The first sweep of a final file, and the last one."""
@@ -240,12 +317,20 @@ class MultipartUpload(WithoutClaims[Upload]):
         cleared = u._replace(obj=0)
         if u.named and self.on("abort-final"):
             cleared = self.put(cleared, u.named, 3 if u.parts[u.named - 1] else 0)
-        bad = "M  aborted while an assembly is under way under its lease" if u.held and any(a.pc == "assembling" for a in u.apis) else ""
+        bad = (
+            "M  aborted while an assembly is under way under its lease"
+            if u.held and any(a.pc == "assembling" for a in u.apis)
+            else ""
+        )
         cleared = cleared._replace(cut=1)
         if cleared != u:
             yield self.step("sweeper: aborts the upload, deletes the object", cleared, bad=bad)
         if u.clock == 2 or not self.on("abort-late"):
-            yield self.step("sweeper: the same for the last time, marks the file", cleared._replace(swept=1), bad=bad)
+            yield self.step(
+                "sweeper: the same for the last time, marks the file",
+                cleared._replace(swept=1),
+                bad=bad,
+            )
 
     # --- invariants
 
@@ -263,7 +348,13 @@ class MultipartUpload(WithoutClaims[Upload]):
     def settled(self, file: Upload, claims: tuple[str, ...]) -> bool:
         """An upload without parts whose id nobody heard is left to the store, which drops stale ones."""
         busy = claims or file.worker.pc or any(api.pc for api in file.apis) or file.late
-        return not busy and file.state not in OPEN and file.swept == 1 and not file.obj and 2 not in file.parts
+        return (
+            not busy
+            and file.state not in OPEN
+            and file.swept == 1
+            and not file.obj
+            and 2 not in file.parts
+        )
 
     def forget_file(self, file: Upload) -> Upload:
         if file.state not in OPEN:

@@ -2,7 +2,20 @@
 
 from collections.abc import Iterator
 
-from tests.model.rules import AWAY, FULL, OPEN, OUTAGES, REPLACED, SPOILT, UNSPOILT, WELL, Claim, Config, File, FileStep
+from tests.model.rules import (
+    AWAY,
+    FULL,
+    OPEN,
+    OUTAGES,
+    REPLACED,
+    SPOILT,
+    UNSPOILT,
+    WELL,
+    Claim,
+    Config,
+    File,
+    FileStep,
+)
 from tests.model.transitions import Step
 from tests.model.worker import Worker
 
@@ -34,25 +47,50 @@ class WayOfAFile:
         to = file._replace
         if file.clock < 2:  # where grace is kept, nothing asks for the end alone: one step for both
             clock = 2 if self.graced else file.clock + 1
-            yield Step("end + grace go by" if clock == 2 else "the end goes by", True, to(clock=clock), None)
+            yield Step(
+                "end + grace go by" if clock == 2 else "the end goes by",
+                True,
+                to(clock=clock),
+                None,
+            )
         final = file.state not in OPEN
         if file.incoming and (final or not self.on("incoming-terminal")):
             yield Step("the incoming object is deleted", True, to(incoming=0), None)
         late = file.clock == 2 or (not self.on("incoming-late") and file.clock)
         if final and late and not file.swept:
-            yield Step("sweeper: deletes the incoming object for the last time, marks the file", True, to(incoming=0, swept=1), None)
+            yield Step(
+                "sweeper: deletes the incoming object for the last time, marks the file",
+                True,
+                to(incoming=0, swept=1),
+                None,
+            )
         if file.state == "deleted" and file.hash and not file.purged:
-            yield Step("sweeper: deletes the vault object of the deleted file, marks it", True, to(purged=1), None, "purge")
-        if claimable and (file.state == "verifying" or (file.state == "pending" and self.on("due-by-itself"))):
+            yield Step(
+                "sweeper: deletes the vault object of the deleted file, marks it",
+                True,
+                to(purged=1),
+                None,
+                "purge",
+            )
+        if claimable and (
+            file.state == "verifying" or (file.state == "pending" and self.on("due-by-itself"))
+        ):
             claim = Claim(row=int(self.on("row-first")), val=int(self.worker.over(file)))
             yield Step("worker claims: lease, reservation", True, file, claim, "unlease")
 
     def outside_steps(self, file: File) -> Iterator[FileStep]:
         to = file._replace
         if file.puts < self.config.puts and file.clock < 2:
-            for content in (1, 2) if file.puts or file.declared else (1,):  # interchangeable, so the first is called A
+            for content in (
+                (1, 2) if file.puts or file.declared else (1,)
+            ):  # interchangeable, so the first is called A
                 spoilt = REPLACED if file.spoilt else UNSPOILT
-                yield Step(f"client PUTs {' AB'[content]}", False, to(incoming=content, puts=file.puts + 1, spoilt=spoilt), None)
+                yield Step(
+                    f"client PUTs {' AB'[content]}",
+                    False,
+                    to(incoming=content, puts=file.puts + 1, spoilt=spoilt),
+                    None,
+                )
         if file.state != "deleted":
             others = "unlease" if self.on("delete-files-alone") else "unrow"
             yield Step("owner deletes the file", False, to(state="deleted"), None, others)
@@ -71,7 +109,12 @@ class WayOfAFile:
         """An owner who sends what the store cannot read again, and a store that has troubles of its own for a while."""
         to = file._replace
         if file.puts < self.config.puts and file.clock < 2:
-            yield Step("client PUTs what cannot be read", False, to(incoming=1, puts=file.puts + 1, spoilt=SPOILT), None)
+            yield Step(
+                "client PUTs what cannot be read",
+                False,
+                to(incoming=1, puts=file.puts + 1, spoilt=SPOILT),
+                None,
+            )
         if file.store == WELL and file.outages < OUTAGES:
             yield Step("the store goes away", False, to(store=AWAY, outages=file.outages + 1), None)
         if file.store == WELL:
@@ -81,11 +124,18 @@ class WayOfAFile:
 
     def digest_steps(self, file: File) -> Iterator[FileStep]:
         """The digest of declare or of `complete`; the latter raises arrivals too: that is a step that can always follow."""
-        may = (file.state in OPEN or not self.on("digest-open")) and (not file.declared or not self.on("digest-once"))
+        may = (file.state in OPEN or not self.on("digest-open")) and (
+            not file.declared or not self.on("digest-once")
+        )
         if self.config.digests and may and file.state != "deleted":
             for content in (1, 2) if file.puts or file.declared else (1,):
                 if content != file.declared:
-                    yield Step(f"owner declares the digest of {' AB'[content]}", False, file._replace(declared=content), None)
+                    yield Step(
+                        f"owner declares the digest of {' AB'[content]}",
+                        False,
+                        file._replace(declared=content),
+                        None,
+                    )
 
     def claim_steps(self, file: File, claim: Claim) -> Iterator[FileStep]:
         return self.worker.claim_steps(file, claim)
@@ -99,7 +149,9 @@ class WayOfAFile:
             return claim._replace(token=0, row=0)
         if how == "purge":
             return claim._replace(obj=0, named=0) if claim.named else claim
-        if claim.pc == "claimed":  # "announced" and "arrived": only a worker that may yet say "nothing there" compares
+        if (
+            claim.pc == "claimed"
+        ):  # "announced" and "arrived": only a worker that may yet say "nothing there" compares
             return claim._replace(seen=max(claim.seen, 1))
         if claim.pc == "nothing":
             return claim._replace(seen=max(claim.seen, 2 if how == "arrived" else 1))
@@ -118,7 +170,9 @@ class WayOfAFile:
         if file.state not in OPEN and self.on("digest-open"):
             file = file._replace(declared=0)
         if file.state not in OPEN:
-            file = file._replace(misread=0, mismatched=0, spoilt=UNSPOILT, store=WELL, outages=0, fails=0)
+            file = file._replace(
+                misread=0, mismatched=0, spoilt=UNSPOILT, store=WELL, outages=0, fails=0
+            )
         return file
 
     def forget_claim(self, file: File, claim: Claim) -> Claim | None:
@@ -131,13 +185,19 @@ class WayOfAFile:
             c = c._replace(token=0)
         if c.obj and not c.named and not c.flight and c.pc not in ("copied", "hashed"):
             c = c._replace(obj=1)
-        hopeless = (file.puts == self.config.puts or file.clock == 2) and not self.worker.same(file, c.late)
+        hopeless = (file.puts == self.config.puts or file.clock == 2) and not self.worker.same(
+            file, c.late
+        )
         if c.late and hopeless:
             c = c._replace(late=0, after=0)
         guarded = self.on("guards") and self.on("commit-undoomed") and self.on("guard-lease")
         if guarded and c.flight and (not c.token or file.state not in OPEN or c.doom or not c.row):
             c = c._replace(flight=0, verdict=0)
-        return c if c.row or c.obj or c.late or c.flight or c.pc or c.token or c.named or c.sweep else None
+        return (
+            c
+            if c.row or c.obj or c.late or c.flight or c.pc or c.token or c.named or c.sweep
+            else None
+        )
 
     # --- invariants
 
@@ -149,7 +209,9 @@ class WayOfAFile:
             return "I4 an object in incoming will never be swept"
         if after.state == "expired" and after.puts and not after.vanished:
             return "I2 an accepted upload expired"
-        if (after.hash != 0) != (after.state == "ready" or (after.state == "deleted" and before.hash != 0)):
+        if (after.hash != 0) != (
+            after.state == "ready" or (after.state == "deleted" and before.hash != 0)
+        ):
             return "I6 hash without proof"
         if after.state == "ready" and after.declared not in (0, after.hash):
             return "I9 ready, though another digest was declared"
@@ -164,12 +226,23 @@ class WayOfAFile:
                 return "I5 the object of a ready file is gone"
             if claim.obj != file.hash:
                 return "I1 the object of a ready file is not what was hashed"
-        held = claim.named and (file.state == "ready" or (file.state == "deleted" and not file.purged))
+        held = claim.named and (
+            file.state == "ready" or (file.state == "deleted" and not file.purged)
+        )
         if claim.obj and not claim.row and not held:
             return "I4 an object in the vault is named by no row"
         return ""
 
     def settled(self, file: File, claims: tuple[Claim, ...]) -> bool:
-        left = [c for c in claims if not (file.state == "ready" and c == Claim(token=0, until=0, row=0, named=1, obj=file.hash, pc=""))]
+        left = [
+            c
+            for c in claims
+            if not (
+                file.state == "ready"
+                and c == Claim(token=0, until=0, row=0, named=1, obj=file.hash, pc="")
+            )
+        ]
         purged = file.state != "deleted" or not file.hash
-        return file.state not in OPEN and file.swept == 1 and not file.incoming and purged and not left
+        return (
+            file.state not in OPEN and file.swept == 1 and not file.incoming and purged and not left
+        )

@@ -52,11 +52,15 @@ class Config(NamedTuple):
     collide: int = 0  # the two contents have the same ETag (MD5 collision, forged on an old store)
     vanish: int = 0  # once, somebody else (lifecycle rule, operator) removes the incoming object
     misreads: int = 0  # copies that are read wrongly, where a declared digest shows it
-    faults: int = 0  # an object that cannot be read may be sent, the store may be away, the vault may be full
+    faults: int = (
+        0  # an object that cannot be read may be sent, the store may be away, the vault may be full
+    )
 
 
 FAILED_READS = 2  # of the source, after which a file is rejected as unverifiable
-OUTAGES = FAILED_READS - 1  # an outage may end between a failed read and its probe, but not that often
+OUTAGES = (
+    FAILED_READS - 1
+)  # an outage may end between a failed read and its probe, but not that often
 UNSPOILT, SPOILT, REPLACED = range(3)  # File.spoilt
 WELL, AWAY, FULL = range(3)  # File.store
 
@@ -74,8 +78,12 @@ class File(NamedTuple):
     purged: int = 0  # mark: vault object of a deleted file deleted
     vanished: int = 0
     misread: int = 0  # copies that were read wrongly
-    mismatched: int = 0  # content that the last copy was read as, where that was not what was declared
-    spoilt: int = 0  # no object that cannot be read was sent; one lies under the key; another replaced it
+    mismatched: int = (
+        0  # content that the last copy was read as, where that was not what was declared
+    )
+    spoilt: int = (
+        0  # no object that cannot be read was sent; one lies under the key; another replaced it
+    )
     store: int = 0  # well; away; unable to write into the vault what is larger than a probe
     outages: int = 0  # how often the store went away
     fails: int = 0  # failed reads of the source that count
@@ -93,11 +101,15 @@ class Claim(NamedTuple):
     sweep: int = 0  # a sweeper has deleted the object once more
     late: int = 0  # ETag condition of a copy request that nobody waits for but the store may still carry out
     after: int = 0  # ... and it was sent after the doom, so COPY_GRACE does not bound it
-    flight: int = 0  # content proved by a commit that nobody waits for but the database may still carry out
+    flight: int = (
+        0  # content proved by a commit that nobody waits for but the database may still carry out
+    )
     obj: int = 0  # content under its vault key
     named: int = 0  # files.minio_object_name is this claim's key
     pc: str = "claimed"  # where its worker is; "" when there is none (crashed or done)
-    val: int = 0  # what the worker remembers: end + grace were over at the claim; an ETag; a content
+    val: int = (
+        0  # what the worker remembers: end + grace were over at the claim; an ETag; a content
+    )
     seen: int = 0  # arrivals since the claim: 0 none, 1 some, 2 one while the object was there and the HEAD had missed it
     verdict: int = 0  # without digest-in-commit: the digest as the worker read it before, plus one
 

@@ -110,7 +110,9 @@ class Space(Generic[F, C]):
         moves = self.file_moves.get((file, may))
         if moves is None:
             value = self.files.values[file]
-            moves = self.file_moves[file, may] = [self.move(value, s) for s in self.model.file_steps(value, may)]
+            moves = self.file_moves[file, may] = [
+                self.move(value, s) for s in self.model.file_steps(value, may)
+            ]
         return moves
 
     def moves_of_claim(self, file: int, claim: int) -> list[Move]:
@@ -118,12 +120,21 @@ class Space(Generic[F, C]):
         if moves is None:
             value, thing = self.files.values[file], self.things.values[claim]
             assert thing is not None
-            moves = self.claim_moves[file, claim] = [self.move(value, s) for s in self.model.claim_steps(value, thing)]
+            moves = self.claim_moves[file, claim] = [
+                self.move(value, s) for s in self.model.claim_steps(value, thing)
+            ]
         return moves
 
     def move(self, before: F, step: Step[F, C]) -> Move:
         bad = step.bad or self.model.file_breaks(before, step.file)
-        return Move(step.what, step.good, self.files.of(step.file), self.things.of(step.claim), step.others, bad)
+        return Move(
+            step.what,
+            step.good,
+            self.files.of(step.file),
+            self.things.of(step.claim),
+            step.others,
+            bad,
+        )
 
     def touched(self, how: str, claim: int) -> tuple[int, str]:
         done = self.touches.get((how, claim))
@@ -142,12 +153,17 @@ class Space(Generic[F, C]):
         if done is None:
             value, thing = self.files.values[file], self.things.values[claim]
             assert thing is not None
-            done = self.things.of(self.model.forget_claim(value, thing)), self.model.claim_breaks(value, thing)
+            done = (
+                self.things.of(self.model.forget_claim(value, thing)),
+                self.model.claim_breaks(value, thing),
+            )
             self.rests[file, claim] = done
         return done
 
     def forget(self, file: int) -> int:
         kept = self.forgets.get(file)
         if kept is None:
-            kept = self.forgets[file] = self.files.of(self.model.forget_file(self.files.values[file]))
+            kept = self.forgets[file] = self.files.of(
+                self.model.forget_file(self.files.values[file])
+            )
         return kept

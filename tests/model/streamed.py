@@ -84,7 +84,12 @@ class StreamedUpload(WithoutClaims[Upload]):
         yield from self.late_steps(file)
         yield from self.sweep_steps(file)
         if file.pc:
-            late = {"creating": "create", "parting": "part", "completing": "complete", "putting": "put"}.get(file.pc, file.late)
+            late = {
+                "creating": "create",
+                "parting": "part",
+                "completing": "complete",
+                "putting": "put",
+            }.get(file.pc, file.late)
             yield self.step("API process crashes", file._replace(pc="", late=late), good=False)
             yield from self.points[file.pc](file)
 
@@ -99,26 +104,40 @@ class StreamedUpload(WithoutClaims[Upload]):
         if u.row and u.pc and not u.live and not u.doom:
             yield self.step("API extends its lease", u._replace(live=1))
         since = u.cut if self.on("grace-from-deletion") else u.doom
-        bounded = u.after < (2 if self.on("grace-from-deletion") else 1)  # the one assumption about time: see README
+        bounded = u.after < (
+            2 if self.on("grace-from-deletion") else 1
+        )  # the one assumption about time: see README
         under_way = (u.late or u.pc in SENDING) and bounded
         if u.row and since and not u.grace and not under_way:
             yield self.step("COPY_GRACE goes by", u._replace(grace=1))
         if u.file == "ready":
             yield self.step("owner deletes the file", u._replace(file="deleted"), good=False)
         if u.file == "deleted" and not u.purged:
-            yield self.step("sweeper: deletes the vault object of the deleted file, marks it", u._replace(obj=0, purged=1))
+            yield self.step(
+                "sweeper: deletes the vault object of the deleted file, marks it",
+                u._replace(obj=0, purged=1),
+            )
 
     def late_steps(self, u: Upload) -> Iterator[UploadStep]:
         if u.late:
             yield self.step(f"delayed {u.late} comes to nothing", u._replace(late="", after=0))
             took = self.taken(u, u.late)
             if took is not None:
-                bad = "I5 the object of a ready file is written again" if u.file == "ready" and u.late in ("put", "complete") else ""
-                yield self.step(f"delayed {u.late} takes effect", took._replace(late="", after=0), bad=bad)
+                bad = (
+                    "I5 the object of a ready file is written again"
+                    if u.file == "ready" and u.late in ("put", "complete")
+                    else ""
+                )
+                yield self.step(
+                    f"delayed {u.late} takes effect", took._replace(late="", after=0), bad=bad
+                )
         if u.flight:
             yield self.step("delayed commit comes to nothing", u._replace(flight=0))
             if self.commits(u):
-                yield self.step("delayed commit: ready, reservation gone", u._replace(flight=0, row=0, file="ready"))
+                yield self.step(
+                    "delayed commit: ready, reservation gone",
+                    u._replace(flight=0, row=0, file="ready"),
+                )
 
     def taken(self, u: Upload, request: str) -> Upload | None:
         """What the store makes of a request; None where it refuses (NoSuchUpload).
@@ -161,22 +180,33 @@ class StreamedUpload(WithoutClaims[Upload]):
         yield self.step("client gone, or a wrong form", u._replace(pc="lost"), good=False)
         after = u.doom + u.cut
         if u.live or not self.on("put-deadline") or not self.on("row-first"):
-            yield self.step("API sends a PUT of the whole body", u._replace(pc="putting", after=after))
+            yield self.step(
+                "API sends a PUT of the whole body", u._replace(pc="putting", after=after)
+            )
         else:
             yield self.step("too late for a PUT", u._replace(pc="lost"))
         yield self.step("API asks for a multipart upload", u._replace(pc="creating", after=after))
 
     def from_creating(self, u: Upload) -> Iterator[UploadStep]:
-        yield self.step("store begins a multipart upload, API hears its id", u._replace(pc="created", parts=1, after=0))
+        yield self.step(
+            "store begins a multipart upload, API hears its id",
+            u._replace(pc="created", parts=1, after=0),
+        )
         yield self.step("no answer in time", u._replace(pc="lost", late="create"), good=False)
 
     def from_created(self, u: Upload) -> Iterator[UploadStep]:
         if not self.on("id-first"):
             yield self.step("API goes on without recording the id", u._replace(pc="sending"))
         if u.row and not (u.doom and self.on("record-undoomed")):
-            yield self.step("API records the multipart upload's id in the reservation", u._replace(pc="sending", id=1))
+            yield self.step(
+                "API records the multipart upload's id in the reservation",
+                u._replace(pc="sending", id=1),
+            )
         else:
-            yield self.step("API records the id: 0 rows, aborts the empty upload", u._replace(pc="lost", parts=0))
+            yield self.step(
+                "API records the id: 0 rows, aborts the empty upload",
+                u._replace(pc="lost", parts=0),
+            )
 
     def from_sending(self, u: Upload) -> Iterator[UploadStep]:
         yield self.step("client gone, too slow, body too large", u._replace(pc="lost"), good=False)
@@ -200,18 +230,37 @@ class StreamedUpload(WithoutClaims[Upload]):
     def answered(self, u: Upload, request: str, then: str) -> Iterator[UploadStep]:
         took = self.taken(u, request)
         if took is None:
-            yield self.step(f"store refuses the {request} (NoSuchUpload)", u._replace(pc="lost", after=0))
+            yield self.step(
+                f"store refuses the {request} (NoSuchUpload)", u._replace(pc="lost", after=0)
+            )
         else:
-            yield self.step(f"store takes the {request}, API hears it", took._replace(pc=then, after=0))
-        yield self.step(f"no answer to the {request} in time", u._replace(pc="lost", late=request), good=False)
+            yield self.step(
+                f"store takes the {request}, API hears it", took._replace(pc=then, after=0)
+            )
+        yield self.step(
+            f"no answer to the {request} in time", u._replace(pc="lost", late=request), good=False
+        )
         if not self.on("answered") and then == "stored":
-            yield self.step(f"no answer to the {request}, API goes on", u._replace(pc=then, late=request), good=False)
+            yield self.step(
+                f"no answer to the {request}, API goes on",
+                u._replace(pc=then, late=request),
+                good=False,
+            )
 
     def from_stored(self, u: Upload) -> Iterator[UploadStep]:
-        yield self.step("another digest or length than announced: 422 or 400", u._replace(pc="lost"), good=False)
+        yield self.step(
+            "another digest or length than announced: 422 or 400", u._replace(pc="lost"), good=False
+        )
         if self.commits(u):
-            yield self.step("API commits: files row ready, reservation gone", u._replace(pc="", row=0, file="ready"))
-            yield self.step("API commits, no answer: still under way, or not", u._replace(pc="lost", flight=1), good=False)
+            yield self.step(
+                "API commits: files row ready, reservation gone",
+                u._replace(pc="", row=0, file="ready"),
+            )
+            yield self.step(
+                "API commits, no answer: still under way, or not",
+                u._replace(pc="lost", flight=1),
+                good=False,
+            )
         else:
             yield self.step("API's commit changes 0 rows", u._replace(pc="lost"))
 
@@ -220,7 +269,10 @@ class StreamedUpload(WithoutClaims[Upload]):
         if not self.on("worker-dooms"):
             yield self.step("API deletes its object", u._replace(pc="", obj=0))
         if not self.on("sent-keeps-row"):
-            yield self.step("API deletes its object and its reservation", u._replace(pc="", obj=0 if u.row else u.obj, row=0))
+            yield self.step(
+                "API deletes its object and its reservation",
+                u._replace(pc="", obj=0 if u.row else u.obj, row=0),
+            )
         if u.row:
             yield self.step("API dooms its copy", u._replace(pc="", doom=1))
         else:
@@ -231,7 +283,11 @@ class StreamedUpload(WithoutClaims[Upload]):
     def file_breaks(self, before: Upload, after: Upload) -> str:
         if after.file == "ready" and not after.obj:
             return "I5 the object of a ready file is gone"
-        if after.obj and not after.row and not (after.file == "ready" or (after.file == "deleted" and not after.purged)):
+        if (
+            after.obj
+            and not after.row
+            and not (after.file == "ready" or (after.file == "deleted" and not after.purged))
+        ):
             return "I4 an object in the vault is named by no row"
         if after.parts == 2 and not (after.row and after.id):
             return "I4 parts in the vault are named by no row"
@@ -242,7 +298,9 @@ class StreamedUpload(WithoutClaims[Upload]):
     def settled(self, file: Upload, claims: tuple[str, ...]) -> bool:
         """An empty multipart upload whose id nobody heard is left to the store, which drops stale ones."""
         over = not (claims or file.pc or file.row or file.late or file.flight) and file.parts < 2
-        return over and (not file.obj if file.file == "" else file.file == "ready" or file.purged == 1)
+        return over and (
+            not file.obj if file.file == "" else file.file == "ready" or file.purged == 1
+        )
 
     def forget_file(self, file: Upload) -> Upload:
         u = file

@@ -9,7 +9,9 @@ from tests.model.multipart import MultipartUpload
 from tests.model.protocol import WayOfAFile
 from tests.model.streamed import StreamedUpload
 
-HARMLESS = frozenset({"due-by-itself", "pending-too"})  # without these nothing goes wrong, but a file may come to no end
+HARMLESS = frozenset(
+    {"due-by-itself", "pending-too"}
+)  # without these nothing goes wrong, but a file may come to no end
 
 
 BOUNDS = [
@@ -20,7 +22,11 @@ BOUNDS = [
     rules.Config(claims=1, misreads=1),
     rules.Config(claims=1, faults=1),
 ]
-FAULTS = {"blame-twice": {"misreads": 1}, "counts-source": {"faults": 1}, "counts-probed": {"faults": 1}}
+FAULTS = {
+    "blame-twice": {"misreads": 1},
+    "counts-source": {"faults": 1},
+    "counts-probed": {"faults": 1},
+}
 """The bounds under which a rule about the store's own faults is needed."""
 
 
@@ -29,8 +35,13 @@ def name(config: rules.Config) -> str:
 
 
 def describe(found: Found) -> str:
-    stories = [f"{bad}\n" + "\n".join(f"  {number}. {what}" for number, what in enumerate(path, 1)) for bad, path in found.broken.items()]
-    return "\n".join([f"{found.states:,} states, {found.edges:,} transitions, {found.stuck:,} stuck", *stories])
+    stories = [
+        f"{bad}\n" + "\n".join(f"  {number}. {what}" for number, what in enumerate(path, 1))
+        for bad, path in found.broken.items()
+    ]
+    return "\n".join(
+        [f"{found.states:,} states, {found.edges:,} transitions, {found.stuck:,} stuck", *stories]
+    )
 
 
 @pytest.mark.timeout(600)
@@ -51,7 +62,9 @@ def test_a_file_needs_the_rule(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", sorted(HARMLESS))
 def test_a_file_that_nobody_announces_comes_to_no_end_without_the_rule(rule: str) -> None:
-    found = search(WayOfAFile(rules.Config(rules=frozenset(rules.RULES) - {rule}, claims=1, puts=1)))
+    found = search(
+        WayOfAFile(rules.Config(rules=frozenset(rules.RULES) - {rule}, claims=1, puts=1))
+    )
     assert found.stuck, f"nothing gets stuck without {rule}: {describe(found)}"
 
 

@@ -13,7 +13,9 @@ class Step(NamedTuple, Generic[F, C]):
     what: str
     good: bool  # belongs to the undisturbed run of the system: time, workers and sweepers that go on, requests that are answered
     file: F
-    claim: C | None  # None: no claim is added (a step of the file), or the claim is left as it is (never yielded by one)
+    claim: (
+        C | None
+    )  # None: no claim is added (a step of the file), or the claim is left as it is (never yielded by one)
     others: str = ""  # what happens to all other claims: a word that Model.touch knows
     bad: str = ""  # the invariant that this very step breaks
 

@@ -2,7 +2,17 @@
 
 from collections.abc import Iterator
 
-from tests.model.rules import AWAY, FAILED_READS, OPEN, SPOILT, UNSPOILT, Claim, Config, File, FileStep
+from tests.model.rules import (
+    AWAY,
+    FAILED_READS,
+    OPEN,
+    SPOILT,
+    UNSPOILT,
+    Claim,
+    Config,
+    File,
+    FileStep,
+)
 from tests.model.transitions import Step
 
 
@@ -33,7 +43,12 @@ class Worker:
         yield from self.sweep_steps(file, c)
         if c.pc:
             crashed = c._replace(pc="", val=0, seen=0, verdict=c.verdict if c.flight else 0)
-            yield Step("worker crashes", False, file, crashed._replace(late=c.val) if c.pc == "sent" else crashed)
+            yield Step(
+                "worker crashes",
+                False,
+                file,
+                crashed._replace(late=c.val) if c.pc == "sent" else crashed,
+            )
             yield from self.points[c.pc](file, c)
 
     # --- what several steps ask
@@ -47,20 +62,34 @@ class Worker:
     def guarded(self, file: File, c: Claim) -> bool:
         """Does `state IN (pending, verifying) AND lease = mine` hold?"""
         states = OPEN if self.on("pending-too") else ("verifying",)
-        return not self.on("guards") or (file.state in states and (c.token == 1 or not self.on("guard-lease")))
+        return not self.on("guards") or (
+            file.state in states and (c.token == 1 or not self.on("guard-lease"))
+        )
 
-    def release(self, file: File, c: Claim, what: str, *, state: str = "", good: bool = True) -> FileStep:
+    def release(
+        self, file: File, c: Claim, what: str, *, state: str = "", good: bool = True
+    ) -> FileStep:
         """The statement that gives the lease back, or ends the file without a proof, and leaves the reservation."""
         gone = c._replace(pc="", val=0, seen=0, verdict=c.verdict if c.flight else 0)
         if not self.guarded(file, c):
             return Step(f"{what}: 0 rows", good, file, gone)
-        return Step(what, good, file._replace(state=state or file.state), gone._replace(token=0), "" if c.token else "steal")
+        return Step(
+            what,
+            good,
+            file._replace(state=state or file.state),
+            gone._replace(token=0),
+            "" if c.token else "steal",
+        )
 
-    def settle(self, file: File, c: Claim, what: str, *, state: str = "", good: bool = True) -> FileStep:
+    def settle(
+        self, file: File, c: Claim, what: str, *, state: str = "", good: bool = True
+    ) -> FileStep:
         """The same while nothing can ever lie under the key: the row goes in the same statement, which demands it undoomed."""
         if c.doom and self.on("guards"):
             return Step(f"{what}: 0 rows", good, file, c._replace(pc="", val=0, seen=0))
-        return self.release(file, c._replace(row=0), f"{what}, reservation deleted", state=state, good=good)
+        return self.release(
+            file, c._replace(row=0), f"{what}, reservation deleted", state=state, good=good
+        )
 
     def forget(self, c: Claim) -> Claim:
         """Nothing was sent, or it was refused for certain: the row goes, then the lease."""
@@ -73,30 +102,47 @@ class Worker:
             yield Step("the lease ends", True, file, c._replace(until=0))
         if c.pc and c.until != 1 and c.token and file.state in OPEN and c.row and not c.doom:
             yield Step("worker extends its lease", True, file, c._replace(until=1))
-        before = (c.pc == "sent" or c.late) and not c.after  # the one assumption about time: see README
+        before = (
+            c.pc == "sent" or c.late
+        ) and not c.after  # the one assumption about time: see README
         if c.row and c.doom and not c.grace and c.until < 2 and not before:
             yield Step("COPY_GRACE goes by since the doom", True, file, c._replace(grace=1))
 
     def store_steps(self, file: File, c: Claim) -> Iterator[FileStep]:
         if c.late:
             if self.same(file, c.late):
-                yield Step("delayed copy request takes effect", True, file, c._replace(late=0, after=0, obj=file.incoming))
-            yield Step("delayed copy request comes to nothing", True, file, c._replace(late=0, after=0))
+                yield Step(
+                    "delayed copy request takes effect",
+                    True,
+                    file,
+                    c._replace(late=0, after=0, obj=file.incoming),
+                )
+            yield Step(
+                "delayed copy request comes to nothing", True, file, c._replace(late=0, after=0)
+            )
         if c.flight:
-            yield from self.commit(file, c, c._replace(flight=0, verdict=0), "delayed commit", content=c.flight)
-            yield Step("delayed commit comes to nothing", True, file, c._replace(flight=0, verdict=0))
+            yield from self.commit(
+                file, c, c._replace(flight=0, verdict=0), "delayed commit", content=c.flight
+            )
+            yield Step(
+                "delayed commit comes to nothing", True, file, c._replace(flight=0, verdict=0)
+            )
 
     def sweep_steps(self, file: File, c: Claim) -> Iterator[FileStep]:
         ended = not c.until or (c.until == 1 and not self.on("extend-both"))
         if c.row and not c.doom and ended and not c.chosen and not self.on("doom-rechecks"):
-            yield Step("sweeper: chooses the copy, its lease has ended", True, file, c._replace(chosen=1))
+            yield Step(
+                "sweeper: chooses the copy, its lease has ended", True, file, c._replace(chosen=1)
+            )
         if c.row and not c.doom and (ended or c.chosen or not self.on("doom-ended")):
             bad = "L  a copy is doomed under its worker's live lease" if c.token and c.until else ""
             yield Step("sweeper: dooms the copy", True, file, c._replace(doom=1), bad=bad)
         if c.row and c.obj and (c.doom or (not self.on("doom-first") and not c.until)):
             yield Step("its object is deleted", True, file, c._replace(obj=0))
         if c.row and c.doom and not c.sweep and (c.grace or not self.on("twice")):
-            yield Step("sweeper: deletes the object once more", True, file, c._replace(sweep=1, obj=0))
+            yield Step(
+                "sweeper: deletes the object once more", True, file, c._replace(sweep=1, obj=0)
+            )
         if c.sweep:
             yield Step("sweeper: deletes the reservation", True, file, c._replace(sweep=0, row=0))
 
@@ -106,12 +152,22 @@ class Worker:
         if not self.on("expire-looks") and c.val:
             yield self.settle(file, c, "worker: -> expired", state="expired")
         if file.incoming:
-            yield Step("worker: HEAD incoming, sees its ETag", True, file, c._replace(pc="headed", val=file.incoming, seen=0))
+            yield Step(
+                "worker: HEAD incoming, sees its ETag",
+                True,
+                file,
+                c._replace(pc="headed", val=file.incoming, seen=0),
+            )
         else:
             yield Step("worker: HEAD incoming, nothing", True, file, c._replace(pc="nothing"))
         yield Step("worker: HEAD fails, reservation deleted", False, file, self.forget(c))
         if file.spoilt == SPOILT or file.store == AWAY:
-            yield Step("worker: HEAD fails because of the object or the store", True, file, self.forget(c)._replace(pc="doubting"))
+            yield Step(
+                "worker: HEAD fails because of the object or the store",
+                True,
+                file,
+                self.forget(c)._replace(pc="doubting"),
+            )
 
     def from_nothing(self, file: File, c: Claim) -> Iterator[FileStep]:
         over = c.val if self.on("expire-late") else self.over(file)
@@ -120,41 +176,92 @@ class Worker:
         elif c.seen and self.on("arrivals"):
             yield self.settle(file, c, "worker: arrivals have changed, due again at once")
         else:
-            asleep = self.settle(file, c, "worker: -> pending, due with the next step", state="pending")
+            asleep = self.settle(
+                file, c, "worker: -> pending, due with the next step", state="pending"
+            )
             missed = c.seen == 2 and file.incoming and self.guarded(file, c) and not c.doom
-            yield asleep._replace(bad="I2 an arrival of an object that is there was slept through" if missed else "")
+            yield asleep._replace(
+                bad="I2 an arrival of an object that is there was slept through" if missed else ""
+            )
 
     def from_headed(self, file: File, c: Claim) -> Iterator[FileStep]:
-        yield self.settle(file, c, "worker: HEAD shows another size or type -> rejected", state="rejected", good=False)
+        yield self.settle(
+            file,
+            c,
+            "worker: HEAD shows another size or type -> rejected",
+            state="rejected",
+            good=False,
+        )
         if c.until == 2 or not self.on("send-deadline"):
-            yield Step("worker sends the copy request", True, file, c._replace(pc="sent", after=c.doom))
+            yield Step(
+                "worker sends the copy request", True, file, c._replace(pc="sent", after=c.doom)
+            )
         yield Step("worker: too late to send, reservation deleted", True, file, self.forget(c))
 
     def from_sent(self, file: File, c: Claim) -> Iterator[FileStep]:
         if file.spoilt == SPOILT or file.store:
-            yield Step("the copy fails because of the object or the store", True, file, c._replace(pc="doubting", val=0, late=c.val))
+            yield Step(
+                "the copy fails because of the object or the store",
+                True,
+                file,
+                c._replace(pc="doubting", val=0, late=c.val),
+            )
         elif self.same(file, c.val):
-            yield Step("store copies; worker hears it", True, file, c._replace(pc="copied", val=0, after=0, obj=file.incoming))
-            if not self.on("one-request"):  # the second request is answered, the first is still under way
+            yield Step(
+                "store copies; worker hears it",
+                True,
+                file,
+                c._replace(pc="copied", val=0, after=0, obj=file.incoming),
+            )
+            if not self.on(
+                "one-request"
+            ):  # the second request is answered, the first is still under way
                 again = c._replace(pc="copied", val=0, late=c.val, obj=file.incoming)
-                yield Step("copy request times out, is sent again under the same key; store copies; worker hears it", False, file, again)
+                yield Step(
+                    "copy request times out, is sent again under the same key; store copies; worker hears it",
+                    False,
+                    file,
+                    again,
+                )
         if file.incoming != c.val:
-            yield Step("store refuses the copy (412/404)", True, file, c._replace(pc="refused", val=0, after=0))
-        yield Step("worker's copy request times out, still under way", False, file, c._replace(pc="lost", val=0, late=c.val))
+            yield Step(
+                "store refuses the copy (412/404)",
+                True,
+                file,
+                c._replace(pc="refused", val=0, after=0),
+            )
+        yield Step(
+            "worker's copy request times out, still under way",
+            False,
+            file,
+            c._replace(pc="lost", val=0, late=c.val),
+        )
 
     def from_refused(self, file: File, c: Claim) -> Iterator[FileStep]:
         """Certain: nothing was written and nothing will be."""
         yield Step("worker: reservation deleted", True, file, self.forget(c))
-        yield self.settle(file, c, "worker: unreadable for good -> rejected", state="rejected", good=False)
+        yield self.settle(
+            file, c, "worker: unreadable for good -> rejected", state="rejected", good=False
+        )
 
     def from_copied(self, file: File, c: Claim) -> Iterator[FileStep]:
         content = c.obj if self.on("hash-copy") else file.incoming
         if content:
             verdict = 0 if self.on("digest-in-commit") else file.declared + 1
-            yield Step(f"worker hashes: {' AB'[content]}", True, file, c._replace(pc="hashed", val=content, verdict=verdict))
+            yield Step(
+                f"worker hashes: {' AB'[content]}",
+                True,
+                file,
+                c._replace(pc="hashed", val=content, verdict=verdict),
+            )
             if file.declared and file.misread < self.config.misreads:
                 wrong = c._replace(pc="hashed", val=3, verdict=verdict)
-                yield Step("worker reads its copy wrongly", False, file._replace(misread=file.misread + 1), wrong)
+                yield Step(
+                    "worker reads its copy wrongly",
+                    False,
+                    file._replace(misread=file.misread + 1),
+                    wrong,
+                )
         else:
             yield Step("worker: the object is gone", True, file, c._replace(pc="lost"))
 
@@ -164,33 +271,70 @@ class Worker:
         for step in self.commit(file, c, done, "worker commits", content=c.val):
             hit = True
             yield step
-            yield Step("worker commits, no answer: still under way, or not", False, file, c._replace(pc="lost", val=0, flight=c.val))
+            yield Step(
+                "worker commits, no answer: still under way, or not",
+                False,
+                file,
+                c._replace(pc="lost", val=0, flight=c.val),
+            )
         if not hit:
             yield Step("worker: commit changes 0 rows", True, file, done._replace(pc="lost"))
 
-    def commit(self, file: File, c: Claim, done: Claim, who: str, *, content: int) -> Iterator[FileStep]:
+    def commit(
+        self, file: File, c: Claim, done: Claim, who: str, *, content: int
+    ) -> Iterator[FileStep]:
         """The commit statement carried out now; no step where it hits no row."""
-        if not self.guarded(file, c) or (not (c.row and not c.doom) and self.on("commit-undoomed") and self.on("row-first")):
+        if not self.guarded(file, c) or (
+            not (c.row and not c.doom) and self.on("commit-undoomed") and self.on("row-first")
+        ):
             return
         declared = c.verdict - 1 if c.verdict else file.declared
         others = "" if c.token else "steal"
         if declared in (0, content):
             named = done._replace(token=0, row=0, named=1)
-            yield Step(f"{who}: ready, reservation gone", True, file._replace(state="ready", hash=content), named, others)
+            yield Step(
+                f"{who}: ready, reservation gone",
+                True,
+                file._replace(state="ready", hash=content),
+                named,
+                others,
+            )
             return
         doomed = done._replace(token=0, doom=1, row=c.row if self.on("reject-keeps-row") else 0)
         if self.on("blame-twice") and file.mismatched != content:
-            yield Step(f"{who}: a mismatch, copy doomed, due again at once", True, file._replace(mismatched=content), doomed, others)
+            yield Step(
+                f"{who}: a mismatch, copy doomed, due again at once",
+                True,
+                file._replace(mismatched=content),
+                doomed,
+                others,
+            )
         else:
-            bad = "I9 rejected, though the declared digest holds" if file.declared in (content, c.obj) else ""
-            yield Step(f"{who}: rejected, copy doomed", True, file._replace(state="rejected"), doomed, others, bad)
+            bad = (
+                "I9 rejected, though the declared digest holds"
+                if file.declared in (content, c.obj)
+                else ""
+            )
+            yield Step(
+                f"{who}: rejected, copy doomed",
+                True,
+                file._replace(state="rejected"),
+                doomed,
+                others,
+                bad,
+            )
 
     def from_doubting(self, file: File, c: Claim) -> Iterator[FileStep]:
         """Something failed that is neither a missing nor a changed object: is it the source?"""
         if file.spoilt == SPOILT or file.store == AWAY or not self.on("counts-source"):
             yield Step("worker: the source cannot be read", True, file, c._replace(pc="blaming"))
         if file.spoilt != SPOILT and file.store != AWAY:
-            yield Step("worker: the source can be read", True, file, c._replace(pc="lost" if c.row else "ending"))
+            yield Step(
+                "worker: the source can be read",
+                True,
+                file,
+                c._replace(pc="lost" if c.row else "ending"),
+            )
 
     def from_blaming(self, file: File, c: Claim) -> Iterator[FileStep]:
         """The reservation is doomed, or was deleted where nothing was sent; then the store is probed."""
@@ -207,9 +351,13 @@ class Worker:
             counted = file._replace(fails=file.fails + 1) if self.guarded(file, c) else file
             yield self.release(counted, c, "worker: a failed read counts, the lease is given back")
             return
-        rejected = self.release(file, c, "worker: too many failed reads -> rejected (unverifiable)", state="rejected")
+        rejected = self.release(
+            file, c, "worker: too many failed reads -> rejected (unverifiable)", state="rejected"
+        )
         wrong = file.spoilt == UNSPOILT and rejected.file.state == "rejected" and file.state in OPEN
-        yield rejected._replace(bad="I2 an upload that can be read is rejected as unverifiable" if wrong else "")
+        yield rejected._replace(
+            bad="I2 an upload that can be read is rejected as unverifiable" if wrong else ""
+        )
 
     def from_lost(self, file: File, c: Claim) -> Iterator[FileStep]:
         """0 rows, an error, a lost answer: they prove nothing."""
@@ -220,10 +368,14 @@ class Worker:
         if c.row:
             yield Step("worker dooms its copy", True, file, c._replace(pc="ending", doom=1))
         else:
-            yield Step("worker: nothing to doom, nothing to delete", True, file, c._replace(pc="ending"))
+            yield Step(
+                "worker: nothing to doom, nothing to delete", True, file, c._replace(pc="ending")
+            )
 
     def from_ending(self, file: File, c: Claim) -> Iterator[FileStep]:
         """Deleting the object of a doomed copy is a step that worker and sweeper share; what is left is the lease."""
         yield self.release(file, c, "worker: gives the lease back")
         if c.row and c.doom:
-            yield self.release(file, c, "worker: gives up -> rejected (unverifiable)", state="rejected", good=False)
+            yield self.release(
+                file, c, "worker: gives up -> rejected (unverifiable)", state="rejected", good=False
+            )

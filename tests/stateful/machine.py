@@ -15,7 +15,15 @@ from uuid import UUID
 
 import msgspec
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 
 from service.files.lookup import delete_file, find_file
 from service.model import UNPROVED, Declaration, RejectionReason, Sha256, State
@@ -82,10 +90,15 @@ class WayOfAFile(RuleBasedStateMachine):
         settings = msgspec.structs.replace(self.settings, unverifiable_reads=2)
         opened = await self.stack.enter_async_context(open_resources(settings))
         self.spoilt_keys: set[str] = set()
-        spoilt: dict[str, Any] = {name: SpoiltBucket(getattr(opened, name), self.spoilt_keys) for name in ("incoming", "vault")}
+        spoilt: dict[str, Any] = {
+            name: SpoiltBucket(getattr(opened, name), self.spoilt_keys)
+            for name in ("incoming", "vault")
+        }
         self.resources = msgspec.structs.replace(opened, **spoilt)
         self.health = StoreHealth(self.resources)
-        await self.resources.pool.execute("TRUNCATE files, file_history, reservations, idempotency_keys")
+        await self.resources.pool.execute(
+            "TRUNCATE files, file_history, reservations, idempotency_keys"
+        )
         for bucket in (self.resources.incoming, self.resources.vault):
             keys = [found.key async for found in bucket.list_keys()]
             if keys:
@@ -96,7 +109,13 @@ class WayOfAFile(RuleBasedStateMachine):
     @rule(target=sent, digest=st.sampled_from((None, *CONTENTS)), multipart=st.booleans())
     def declare(self, digest: bytes | None, *, multipart: bool) -> Sent:
         declaration = Declaration(
-            owner="ann", filename="f", size=40, content_type="text/plain", sha256=hash_if_any(digest), metadata={}, multipart=multipart
+            owner="ann",
+            filename="f",
+            size=40,
+            content_type="text/plain",
+            sha256=hash_if_any(digest),
+            metadata={},
+            multipart=multipart,
         )
         sent = Sent(self.runner.run(declare_file(self.resources, declaration)))
         self.sends.append(sent)
@@ -108,10 +127,14 @@ class WayOfAFile(RuleBasedStateMachine):
         if upload is None or sent.age >= DAY:
             return
         if isinstance(upload, Upload):
-            sent.accepted |= send("PUT", upload.url, body=body, headers=upload.headers).status == 200
+            sent.accepted |= (
+                send("PUT", upload.url, body=body, headers=upload.headers).status == 200
+            )
             return
         with contextlib.suppress(Problem):  # final, or at its end
-            [part] = self.runner.run(sign_parts(self.resources, sent.id, [PartRequest(1, None)], owner="ann"))
+            [part] = self.runner.run(
+                sign_parts(self.resources, sent.id, [PartRequest(1, None)], owner="ann")
+            )
             send("PUT", part.url, body=body, headers=part.headers)
 
     @rule(sent=sent, how=st.sampled_from(("many fields", "unreadable")))
@@ -120,8 +143,12 @@ class WayOfAFile(RuleBasedStateMachine):
         upload = sent.declared.upload
         if not isinstance(upload, Upload) or sent.age >= DAY:
             return
-        fields = {f"x-amz-meta-a{number}": "" for number in range(130)} if how == "many fields" else {}
-        accepted = send("PUT", upload.url, body=CONTENTS[0], headers=upload.headers | fields).status == 200
+        fields = (
+            {f"x-amz-meta-a{number}": "" for number in range(130)} if how == "many fields" else {}
+        )
+        accepted = (
+            send("PUT", upload.url, body=CONTENTS[0], headers=upload.headers | fields).status == 200
+        )
         sent.accepted |= accepted
         if accepted and how == "unreadable":
             sent.spoilt = True
@@ -135,11 +162,15 @@ class WayOfAFile(RuleBasedStateMachine):
     @rule(sent=sent, digest=st.sampled_from((None, *CONTENTS)))
     def complete(self, sent: Sent, digest: bytes | None) -> None:
         try:
-            self.runner.run(complete_upload(self.resources, sent.id, owner="ann", sha256=hash_if_any(digest)))
+            self.runner.run(
+                complete_upload(self.resources, sent.id, owner="ann", sha256=hash_if_any(digest))
+            )
         except Problem as problem:
             assert problem.status in (409, 410)  # noqa: PT017  # any of the refusals may be right here; a 5xx never is
         else:
-            sent.accepted |= isinstance(sent.declared.upload, MultipartUpload)  # its parts lie at the key now
+            sent.accepted |= isinstance(
+                sent.declared.upload, MultipartUpload
+            )  # its parts lie at the key now
             sent.heard |= sent.accepted
 
     @rule(sent=sent, late=st.booleans())
@@ -152,7 +183,14 @@ class WayOfAFile(RuleBasedStateMachine):
             incoming.after["complete_upload"] = lose_answer
         self.assemblies.append(incoming)
         with contextlib.suppress(Problem, StoreUnavailable):
-            self.runner.run(complete_upload(msgspec.structs.replace(self.resources, incoming=incoming), sent.id, owner="ann", sha256=None))
+            self.runner.run(
+                complete_upload(
+                    msgspec.structs.replace(self.resources, incoming=incoming),
+                    sent.id,
+                    owner="ann",
+                    sha256=None,
+                )
+            )
         self.pass_time(A_LEASE)
 
     @rule(sent=sent)
@@ -190,7 +228,9 @@ class WayOfAFile(RuleBasedStateMachine):
         claimed = await claims.claim_files(pool, 1, unreadable=1, lease=lease)
         if not claimed:
             return False
-        worker = FaultyWorker(self.resources, claimed[0], fault, shifted=lambda: self.shifted, health=self.health)
+        worker = FaultyWorker(
+            self.resources, claimed[0], fault, shifted=lambda: self.shifted, health=self.health
+        )
         self.workers.append(worker)
         await worker.start(self.hashing)
         return True
@@ -216,7 +256,9 @@ class WayOfAFile(RuleBasedStateMachine):
         if "lease ends" in what or what == "claimed by another":
             self.pass_time(A_LEASE)
         if what == "lease ends, extended":
-            self.runner.run(claims.extend_lease(self.resources.pool, worker.claim, self.settings.lease))
+            self.runner.run(
+                claims.extend_lease(self.resources.pool, worker.claim, self.settings.lease)
+            )
         elif what == "claimed by another":
             self.runner.run(self.hurry(sent.id))
             self.work("none")
@@ -261,7 +303,10 @@ class WayOfAFile(RuleBasedStateMachine):
         live = {row["vault_key"] for row in await self.resources.pool.fetch(LIVE_RESERVATIONS)}
         await sweep(self.resources)
         doomed = {
-            row["vault_key"] for row in await self.resources.pool.fetch("SELECT vault_key FROM reservations WHERE doomed_at IS NOT NULL")
+            row["vault_key"]
+            for row in await self.resources.pool.fetch(
+                "SELECT vault_key FROM reservations WHERE doomed_at IS NOT NULL"
+            )
         }
         assert not live & doomed, "a copy is doomed under a live lease"
 
@@ -287,7 +332,12 @@ class WayOfAFile(RuleBasedStateMachine):
     async def check(self) -> None:
         await check_invariants(self.resources)
         await self.outcomes.check(self.resources)
-        waiting = {row["id"] for row in await self.resources.pool.fetch("SELECT id FROM files WHERE state = 'pending'")}
+        waiting = {
+            row["id"]
+            for row in await self.resources.pool.fetch(
+                "SELECT id FROM files WHERE state = 'pending'"
+            )
+        }
         unheard = [sent for sent in self.sends if sent.heard and sent.id in waiting]
         assert not unheard, "an arrival of an object that is there is slept through"
         assert not self.health.is_away, "the worker stopped claiming although the store was well"
@@ -320,9 +370,13 @@ class WayOfAFile(RuleBasedStateMachine):
         assert file.state not in UNPROVED
         assert (file.state == State.DELETED) == sent.deleted
         if sent.accepted and not sent.deleted:
-            assert file.state in (State.READY, State.REJECTED), "an upload that the store accepted expired"
+            assert file.state in (State.READY, State.REJECTED), (
+                "an upload that the store accepted expired"
+            )
         if not sent.spoilt:
-            assert file.rejection_reason != RejectionReason.UNVERIFIABLE, "a file was rejected for another's object"
+            assert file.rejection_reason != RejectionReason.UNVERIFIABLE, (
+                "a file was rejected for another's object"
+            )
 
 
 def hash_if_any(content: bytes | None) -> Sha256 | None:

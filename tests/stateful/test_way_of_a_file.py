@@ -11,7 +11,9 @@ from service.queries import claims, files, sweeping, verdicts
 from service.settings import Settings
 from tests.stateful.machine import WayOfAFile
 
-STEPS = settings(stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+STEPS = settings(
+    stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+)
 
 
 def make_machine(settings_of_the_service: Settings) -> type[WayOfAFile]:
@@ -20,7 +22,9 @@ def make_machine(settings_of_the_service: Settings) -> type[WayOfAFile]:
 
 @pytest.mark.timeout(600)  # a failure is shrunk for minutes, and its story is what it is for
 def test_the_invariants_hold_whatever_happens(settings_of_the_service: Settings) -> None:
-    run_state_machine_as_test(make_machine(settings_of_the_service), settings=settings(STEPS, max_examples=40))
+    run_state_machine_as_test(
+        make_machine(settings_of_the_service), settings=settings(STEPS, max_examples=40)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,22 +44,43 @@ UNPROVED_ALONE = "WHERE incoming_key = $1 AND state IN ('pending', 'verifying')"
 REJECTED_TOO = """, final_at = NULL, rejection_reason = NULL, rejection_detail = NULL
         WHERE incoming_key = $1 AND state IN ('pending', 'verifying', 'rejected')"""
 GUARDS = {
-    "a commit demands an undoomed copy": Guard(verdicts, "COMMIT", " AND doomed_at IS NULL", "", "NoSuchKey"),
-    "a commit demands its lease": Guard(verdicts, "COMMIT", LEASED, "WHERE id = $3\n        FOR UPDATE OF files", "no row names"),
-    "only ended leases are doomed": Guard(sweeping, "DOOM_ENDED", " AND lease_until < now()", "", "under a live lease"),
-    "an arrival forbids the way back": Guard(claims, "RETURN", "arrivals = $4", "$4::integer IS NOT NULL", "is slept through"),
-    "an arrival leaves the final alone": Guard(files, "RECORD_EVENT", UNPROVED_ALONE, REJECTED_TOO, "became"),
-    "a doomed key is swept twice": Guard(sweeping, "CLAIM_DOOMED", SWEPT_BEFORE, "$2::interval IS NOT NULL", "no row names"),
+    "a commit demands an undoomed copy": Guard(
+        verdicts, "COMMIT", " AND doomed_at IS NULL", "", "NoSuchKey"
+    ),
+    "a commit demands its lease": Guard(
+        verdicts, "COMMIT", LEASED, "WHERE id = $3\n        FOR UPDATE OF files", "no row names"
+    ),
+    "only ended leases are doomed": Guard(
+        sweeping, "DOOM_ENDED", " AND lease_until < now()", "", "under a live lease"
+    ),
+    "an arrival forbids the way back": Guard(
+        claims, "RETURN", "arrivals = $4", "$4::integer IS NOT NULL", "is slept through"
+    ),
+    "an arrival leaves the final alone": Guard(
+        files, "RECORD_EVENT", UNPROVED_ALONE, REJECTED_TOO, "became"
+    ),
+    "a doomed key is swept twice": Guard(
+        sweeping, "CLAIM_DOOMED", SWEPT_BEFORE, "$2::interval IS NOT NULL", "no row names"
+    ),
 }
 
 
 @pytest.mark.parametrize("store", ["embedded"], indirect=True)
 @pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
-def test_a_forgotten_guard_is_found(guard: Guard, settings_of_the_service: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forgotten_guard_is_found(
+    guard: Guard, settings_of_the_service: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole: str = getattr(guard.module, guard.statement)
     crippled = whole.replace(guard.text, guard.without)
     assert crippled != whole
     monkeypatch.setattr(guard.module, guard.statement, crippled)
-    found = settings(STEPS, max_examples=150, derandomize=True, database=None, phases=[Phase.generate], report_multiple_bugs=False)
+    found = settings(
+        STEPS,
+        max_examples=150,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+    )
     with pytest.raises(Exception, match=guard.story):
         run_state_machine_as_test(make_machine(settings_of_the_service), settings=found)

@@ -52,9 +52,11 @@ STORIES = (
 """What the guards of the statements are for: each broke something in the model, or would."""
 
 ENDS = st.sampled_from(("wakes", "wakes, then an event", "sleeps on"))
-STORY = st.tuples(st.sampled_from(STORIES) | st.tuples(st.sampled_from(FAULTS[1:]), st.sampled_from(DISTURBANCES)), ENDS).map(
-    lambda drawn: (*drawn[0], drawn[1])
-)
+STORY = st.tuples(
+    st.sampled_from(STORIES)
+    | st.tuples(st.sampled_from(FAULTS[1:]), st.sampled_from(DISTURBANCES)),
+    ENDS,
+).map(lambda drawn: (*drawn[0], drawn[1]))
 
 
 class ShiftedVault:
@@ -77,7 +79,15 @@ class ShiftedVault:
 class FaultyWorker:
     """One claim, and what goes wrong with it."""
 
-    def __init__(self, resources: Resources, claim: Claim, fault: str, *, shifted: Callable[[], timedelta], health: StoreHealth) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        claim: Claim,
+        fault: str,
+        *,
+        shifted: Callable[[], timedelta],
+        health: StoreHealth,
+    ) -> None:
         self.health = health
         self.claim = claim
         self.claimed_at = time.monotonic()
@@ -109,7 +119,13 @@ class FaultyWorker:
 
     async def start(self, hashing: ThreadPoolExecutor) -> None:
         """Verify, up to the end or to the gate."""
-        verification = verify(self.resources, self.claim, claimed_at=self.claimed_at, hashing=hashing, health=self.health)
+        verification = verify(
+            self.resources,
+            self.claim,
+            claimed_at=self.claimed_at,
+            hashing=hashing,
+            health=self.health,
+        )
         self.task = asyncio.create_task(verification)
         reached = asyncio.create_task(self.gate.reached.wait())
         await asyncio.wait({self.task, reached}, return_when=asyncio.FIRST_COMPLETED)

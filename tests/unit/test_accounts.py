@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from service.cli.client.accounts import HERE, Account, Server, check_url, find_account, find_login_file, read_login, write_login
+from service.cli.client.accounts import (
+    HERE,
+    Account,
+    Server,
+    check_url,
+    find_account,
+    find_login_file,
+    read_login,
+    write_login,
+)
 from service.cli.client.exit_codes import Failed, NotAllowed, WrongUse
 
 KEY = "assay_0123456789abcdef"
@@ -31,7 +40,9 @@ def test_login_is_kept_for_its_owner_alone(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644])
-def test_a_login_or_a_key_that_others_can_reach_is_refused(environ: dict[str, str], mode: int, tmp_path: Path) -> None:
+def test_a_login_or_a_key_that_others_can_reach_is_refused(
+    environ: dict[str, str], mode: int, tmp_path: Path
+) -> None:
     write_login(HOME, environ).chmod(mode)
     with pytest.raises(NotAllowed, match="chmod 600"):
         find_account(HERE, environ)
@@ -44,23 +55,33 @@ def test_a_login_or_a_key_that_others_can_reach_is_refused(environ: dict[str, st
 def test_the_key_of_a_login_goes_to_its_own_server_alone(environ: dict[str, str]) -> None:
     write_login(HOME, environ)
     assert find_account(Server(url="https://files.example.com/"), environ) == HOME
-    for other in ("http://files.example.com", "https://files.example.com.evil.example", "https://files.example.com:444"):
+    for other in (
+        "http://files.example.com",
+        "https://files.example.com.evil.example",
+        "https://files.example.com:444",
+    ):
         with pytest.raises(NotAllowed, match="not sent to"):
             find_account(Server(url=other), environ)
         with pytest.raises(NotAllowed, match="not sent to"):
             find_account(HERE, environ | {"ASSAY_URL": other})
 
 
-def test_options_come_before_the_environment_and_that_before_a_login(environ: dict[str, str], tmp_path: Path) -> None:
+def test_options_come_before_the_environment_and_that_before_a_login(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
     write_login(HOME, environ)
     (tmp_path / "key").write_text("from-option\n")
     (tmp_path / "other").write_text("from-file")
     for path in ("key", "other"):
         (tmp_path / path).chmod(0o600)
     named = environ | {"ASSAY_URL": "http://env", "ASSAY_KEY": "from-env"}
-    assert find_account(Server("http://option", tmp_path / "key"), named) == Account("http://option", "from-option")
+    assert find_account(Server("http://option", tmp_path / "key"), named) == Account(
+        "http://option", "from-option"
+    )
     assert find_account(HERE, named) == Account("http://env", "from-env")
-    assert find_account(HERE, environ | {"ASSAY_KEY_FILE": str(tmp_path / "other")}) == Account(HOME.url, "from-file")
+    assert find_account(HERE, environ | {"ASSAY_KEY_FILE": str(tmp_path / "other")}) == Account(
+        HOME.url, "from-file"
+    )
 
 
 def test_what_is_missing_is_said(environ: dict[str, str], tmp_path: Path) -> None:
@@ -73,7 +94,9 @@ def test_what_is_missing_is_said(environ: dict[str, str], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "a\nb", "é", "x" * 5000])
-def test_what_is_no_key_is_refused_and_not_shown(environ: dict[str, str], tmp_path: Path, key: str) -> None:
+def test_what_is_no_key_is_refused_and_not_shown(
+    environ: dict[str, str], tmp_path: Path, key: str
+) -> None:
     path = tmp_path / "key"
     path.write_text(key)
     path.chmod(0o600)
@@ -115,5 +138,7 @@ def test_a_key_may_come_through_a_pipe(environ: dict[str, str]) -> None:
     reads, writes = os.pipe()
     with os.fdopen(writes, "w") as pipe:
         pipe.write(KEY)
-    assert find_account(Server(url="http://a", key_file=Path(f"/dev/fd/{reads}")), environ).key == KEY
+    assert (
+        find_account(Server(url="http://a", key_file=Path(f"/dev/fd/{reads}")), environ).key == KEY
+    )
     os.close(reads)

@@ -36,7 +36,19 @@ def test_the_scheme_is_read_in_any_case(scheme: str) -> None:
     assert parse_authorization(f"{scheme} {key}") == key
 
 
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic YTpi", "Bearer assay_short", f"assay_{'a' * 43}", "Bearer é"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic YTpi",
+        "Bearer assay_short",
+        f"assay_{'a' * 43}",
+        "Bearer é",
+    ],
+)
 def test_anything_else_is_no_key(header: str | None) -> None:
     with pytest.raises(Unauthorized):
         parse_authorization(header)

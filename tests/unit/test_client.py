@@ -47,12 +47,17 @@ def test_a_journal_is_read_as_it_was_written(tmp_path: Path, source: Source) -> 
     assert (read.key, read.parts, read.file) == (written.key, {1: "11" * 32, 2: "22" * 32}, None)
 
 
-def test_what_a_killed_process_left_beside_a_journal_is_removed(tmp_path: Path, source: Source) -> None:
+def test_what_a_killed_process_left_beside_a_journal_is_removed(
+    tmp_path: Path, source: Source
+) -> None:
     folder = tmp_path / "states"
     folder.mkdir()
     reopen(folder, source).close()
     [journal] = folder.iterdir()
-    unfinished, others = journal.with_name(f"{journal.name}.0123abcd"), journal.with_name(f"{journal.name}.old")
+    unfinished, others = (
+        journal.with_name(f"{journal.name}.0123abcd"),
+        journal.with_name(f"{journal.name}.old"),
+    )
     unfinished.touch()
     others.touch()
     reopen(folder, source).close()
@@ -60,12 +65,16 @@ def test_what_a_killed_process_left_beside_a_journal_is_removed(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("cut", [1, 10, 60])
-def test_a_line_that_a_crash_has_cut_is_as_if_it_were_not_there(tmp_path: Path, source: Source, cut: int) -> None:
+def test_a_line_that_a_crash_has_cut_is_as_if_it_were_not_there(
+    tmp_path: Path, source: Source, cut: int
+) -> None:
     written = write_journal(tmp_path / "state", source)
     os.truncate(tmp_path / "state", (tmp_path / "state").stat().st_size - cut)
     read = reopen(tmp_path / "state", source)
     assert read.key == written.key
-    assert {number: digest for number, digest in read.parts.items() if number == 1} == {1: "11" * 32}
+    assert {number: digest for number, digest in read.parts.items() if number == 1} == {
+        1: "11" * 32
+    }
     read.note_part(3, "33" * 32)
     read.close()
     assert reopen(tmp_path / "state", source).parts[3] == "33" * 32
@@ -92,7 +101,9 @@ def test_a_journal_of_a_changed_source_is_kept(tmp_path: Path, source: Source) -
     with pytest.raises(SourceChanged) as raised:
         reopen(tmp_path / "state", open_file(tmp_path / "a.bin"))
     assert raised.value.state == tmp_path / "state"
-    assert reopen(tmp_path / "state", open_file(tmp_path / "a.bin"), restart=True).key != written.key
+    assert (
+        reopen(tmp_path / "state", open_file(tmp_path / "a.bin"), restart=True).key != written.key
+    )
 
 
 def open_file(path: Path) -> Source:
@@ -157,7 +168,9 @@ def test_the_first_failure_ends_a_worker_pool() -> None:
         pool.check()
 
 
-def test_a_file_object_that_decodes_what_it_reads_is_not_read_past_its_decoder(tmp_path: Path) -> None:
+def test_a_file_object_that_decodes_what_it_reads_is_not_read_past_its_decoder(
+    tmp_path: Path,
+) -> None:
     """Its descriptor has other bytes than it gives."""
     with gzip.open(tmp_path / "a.gz", "wb") as packed:
         packed.write(b"unpacked" * 1000)

@@ -10,13 +10,31 @@ import pytest
 
 from assay import errors
 from service.cli.client.display import show
-from service.cli.client.exit_codes import Away, Ending, Failed, NotAllowed, NotFound, Outcomes, Rejected, SomeFailed, explain
+from service.cli.client.exit_codes import (
+    Away,
+    Ending,
+    Failed,
+    NotAllowed,
+    NotFound,
+    Outcomes,
+    Rejected,
+    SomeFailed,
+    explain,
+)
 from service.cli.client.reports import Form, Report
 from service.cli.client.times import parse_moment, parse_span
 from service.cli.client.types import guess_type
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"litestar", "uvicorn", "asyncpg", "minio", "alembic", "service.settings", "service.database"}
+HEAVY = {
+    "litestar",
+    "uvicorn",
+    "asyncpg",
+    "minio",
+    "alembic",
+    "service.settings",
+    "service.database",
+}
 
 
 def modules_of(*arguments: str) -> set[str]:
@@ -27,7 +45,13 @@ def modules_of(*arguments: str) -> set[str]:
     )
     environ = {"ASSAY_URL": "http://127.0.0.1:1", "ASSAY_KEY": "none", "HOME": "/nowhere"}
     done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60, check=True, env=environ, cwd=ROOT
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=environ,
+        cwd=ROOT,
     )
     return set(done.stdout.splitlines()[-1].split()[1:])
 
@@ -40,7 +64,9 @@ def test_a_clients_command_imports_no_server(command: str) -> None:
 
 
 def test_help_imports_neither_the_client_nor_a_parser_of_markdown() -> None:
-    assert not (HEAVY | {"assay", "urllib3", "markdown_it", "rich.progress", "importlib.metadata"}) & modules_of("--help")
+    assert not (
+        HEAVY | {"assay", "urllib3", "markdown_it", "rich.progress", "importlib.metadata"}
+    ) & modules_of("--help")
 
 
 def test_the_statuses_are_those_of_the_document() -> None:
@@ -94,9 +120,16 @@ def test_what_a_server_says_is_shown_and_not_obeyed() -> None:
 
 @pytest.mark.parametrize(
     ("done", "failed", "ending"),
-    [(1, [Failed], SomeFailed), (0, [NotFound, NotFound], NotFound), (0, [NotFound, Failed], SomeFailed), (0, [Rejected], Rejected)],
+    [
+        (1, [Failed], SomeFailed),
+        (0, [NotFound, NotFound], NotFound),
+        (0, [NotFound, Failed], SomeFailed),
+        (0, [Rejected], Rejected),
+    ],
 )
-def test_several_end_as_they_have_in_common(done: int, failed: list[type[Ending]], ending: type[Ending]) -> None:
+def test_several_end_as_they_have_in_common(
+    done: int, failed: list[type[Ending]], ending: type[Ending]
+) -> None:
     outcomes = Outcomes()
     outcomes.done, outcomes.failed = done, failed
     with pytest.raises(ending):
@@ -125,7 +158,9 @@ def test_json_is_ascii_and_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) ->
 
 def test_times_are_read_as_people_write_them() -> None:
     now = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    assert [parse_span(text) for text in ("90", "15m", "1h", "7d")] == [timedelta(seconds=s) for s in (90, 900, 3600, 604800)]
+    assert [parse_span(text) for text in ("90", "15m", "1h", "7d")] == [
+        timedelta(seconds=s) for s in (90, 900, 3600, 604800)
+    ]
     assert parse_moment("2h", now) == datetime(2026, 1, 31, 10, tzinfo=UTC)
     assert parse_moment("2026-01-31T12:00:00+02:00", now) == datetime(2026, 1, 31, 10, tzinfo=UTC)
     assert parse_moment("2026-01-30", now).tzinfo is UTC
@@ -138,7 +173,10 @@ def test_times_are_read_as_people_write_them() -> None:
 
 
 def test_types_are_those_of_the_names_end() -> None:
-    assert [guess_type(name) for name in ("a.jpg", "a.txt", "a.tar.gz", "a", "data:text/html,x", "http://x/a.png")] == [
+    assert [
+        guess_type(name)
+        for name in ("a.jpg", "a.txt", "a.tar.gz", "a", "data:text/html,x", "http://x/a.png")
+    ] == [
         "image/jpeg",
         "text/plain",
         "application/gzip",

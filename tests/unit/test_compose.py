@@ -11,10 +11,22 @@ from packaging.utils import canonicalize_name
 
 from service.cli import app
 from service.cli.env import fill_line
-from service.settings import DatabaseSettings, Deployment, Settings, list_variables, parse_duration, read_settings
+from service.settings import (
+    DatabaseSettings,
+    Deployment,
+    Settings,
+    list_variables,
+    parse_duration,
+    read_settings,
+)
 
 ROOT = Path(__file__).parents[2]
-KINDS: dict[str, type[msgspec.Struct]] = {"api": Settings, "worker": Settings, "migrate": DatabaseSettings, "bootstrap": Deployment}
+KINDS: dict[str, type[msgspec.Struct]] = {
+    "api": Settings,
+    "worker": Settings,
+    "migrate": DatabaseSettings,
+    "bootstrap": Deployment,
+}
 """What each of our processes reads at its start."""
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?|:\+)([^${}]*))?\}")
 """One that holds no other."""
@@ -63,8 +75,16 @@ def interpolate(text: str, env: dict[str, str]) -> str:
 
 def resolve_environment(service: Service, env: dict[str, str]) -> dict[str, str]:
     """What the process sees. A name without a value is passed on when `.env` has it."""
-    given = {name: interpolate(value, env) for name, value in service.environment.items() if value is not None}
-    return given | {name: env[name] for name, value in service.environment.items() if value is None and name in env}
+    given = {
+        name: interpolate(value, env)
+        for name, value in service.environment.items()
+        if value is not None
+    }
+    return given | {
+        name: env[name]
+        for name, value in service.environment.items()
+        if value is None and name in env
+    }
 
 
 @pytest.fixture
@@ -78,13 +98,20 @@ def test_each_process_starts_with_what_compose_gives_it(name: str, env: dict[str
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_each_process_starts_with_every_line_of_the_example_in_use(name: str, env: dict[str, str]) -> None:
+def test_each_process_starts_with_every_line_of_the_example_in_use(
+    name: str, env: dict[str, str]
+) -> None:
     uncommented = read_env(re.sub(r"^# (\w+=.)", r"\1", EXAMPLE_TEXT, flags=re.MULTILINE))
     read_settings(resolve_environment(COMPOSE.services[name], uncommented | env), KINDS[name])
 
 
 def test_compose_sets_no_variable_that_settings_do_not_know() -> None:
-    names = {name for service in COMPOSE.services.values() for name in service.environment if name.startswith("ASSAY_")}
+    names = {
+        name
+        for service in COMPOSE.services.values()
+        for name in service.environment
+        if name.startswith("ASSAY_")
+    }
     assert names <= list_variables()
 
 
@@ -95,7 +122,11 @@ def test_each_process_gets_no_setting_that_it_does_not_read() -> None:
 
 
 def test_every_process_of_ours_is_checked_here_and_runs_a_command_that_exists() -> None:
-    ours = {name: service for name, service in COMPOSE.services.items() if "SERVICE_IMAGE" in service.image}
+    ours = {
+        name: service
+        for name, service in COMPOSE.services.items()
+        if "SERVICE_IMAGE" in service.image
+    }
     assert set(ours) == set(KINDS)
     for service in ours.values():
         app.parse_args(service.command, exit_on_error=False, print_error=False)
@@ -103,13 +134,22 @@ def test_every_process_of_ours_is_checked_here_and_runs_a_command_that_exists() 
 
 def test_the_example_names_every_variable_of_compose() -> None:
     used = set(re.findall(r"\$\{(\w+)", COMPOSE_TEXT))
-    passed = {name for service in COMPOSE.services.values() for name, value in service.environment.items() if value is None}
+    passed = {
+        name
+        for service in COMPOSE.services.values()
+        for name, value in service.environment.items()
+        if value is None
+    }
     assert used | passed == set(re.findall(r"^(?:# )?(\w+)=", EXAMPLE_TEXT, re.MULTILINE))
 
 
 def test_the_example_shows_the_defaults_of_compose() -> None:
     shown = dict(re.findall(r"^# (\w+)=(\S+)$", EXAMPLE_TEXT, re.MULTILINE))
-    defaults = {name: default for name, operator, default in VARIABLE.findall(COMPOSE_TEXT) if operator == ":-" and default}
+    defaults = {
+        name: default
+        for name, operator, default in VARIABLE.findall(COMPOSE_TEXT)
+        if operator == ":-" and default
+    }
     assert defaults.items() <= shown.items()
 
 
@@ -133,17 +173,25 @@ def test_nothing_starts_without_its_secrets() -> None:
 
 def test_root_reaches_the_store_and_bootstrap_alone(env: dict[str, str]) -> None:
     root = {env["ASSAY_S3_ROOT_ACCESS_KEY"], env["ASSAY_S3_ROOT_SECRET_KEY"]}
-    holders = {name for name, service in COMPOSE.services.items() if root & set(resolve_environment(service, env).values())}
+    holders = {
+        name
+        for name, service in COMPOSE.services.items()
+        if root & set(resolve_environment(service, env).values())
+    }
     assert holders == {"minio", "bootstrap"}
 
 
 def test_every_image_can_be_replaced_by_a_variable_and_the_store_is_pinned_by_digest() -> None:
     for service in COMPOSE.services.values():
         assert re.fullmatch(r"\$\{\w+_IMAGE:-[^}]+\}", service.image)
-    assert re.search(r":-pgsty/silo:RELEASE\.[\w-]+@sha256:[0-9a-f]{64}\}$", COMPOSE.services["minio"].image)
+    assert re.search(
+        r":-pgsty/silo:RELEASE\.[\w-]+@sha256:[0-9a-f]{64}\}$", COMPOSE.services["minio"].image
+    )
 
 
-def test_the_store_keeps_its_events_on_a_volume_and_sends_them_with_the_first_token(env: dict[str, str]) -> None:
+def test_the_store_keeps_its_events_on_a_volume_and_sends_them_with_the_first_token(
+    env: dict[str, str],
+) -> None:
     store = resolve_environment(COMPOSE.services["minio"], env)
     identity = COMPOSE.services["bootstrap"].environment["ASSAY_WEBHOOK_ID"]
     assert store[f"MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_{identity}"].startswith("/data/")
@@ -159,20 +207,27 @@ def test_a_webhook_token_is_replaced_while_both_are_accepted(env: dict[str, str]
     assert store["MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_ASSAY"] == settings.webhook_token[0]
 
 
-def test_the_store_keeps_parts_for_twice_as_long_as_a_file_may_be_uploaded(env: dict[str, str]) -> None:
+def test_the_store_keeps_parts_for_twice_as_long_as_a_file_may_be_uploaded(
+    env: dict[str, str],
+) -> None:
     store = resolve_environment(COMPOSE.services["minio"], env)
     settings = read_settings(resolve_environment(COMPOSE.services["api"], env), Settings)
     assert parse_duration(store["MINIO_API_STALE_UPLOADS_EXPIRY"]) == 2 * settings.upload_ttl
 
 
 def test_the_database_is_published_to_this_machine_alone(env: dict[str, str]) -> None:
-    published = {interpolate(port, env) for service in COMPOSE.services.values() for port in service.ports}
+    published = {
+        interpolate(port, env) for service in COMPOSE.services.values() for port in service.ports
+    }
     assert published == {"127.0.0.1:5432:5432", "8000:8000", "9000:9000", "9001:9001"}
     assert set(COMPOSE.volumes) == {"postgres_data", "minio_data"}
 
 
 def test_nothing_starts_before_what_it_needs() -> None:
-    done, healthy = {"condition": "service_completed_successfully"}, {"condition": "service_healthy"}
+    done, healthy = (
+        {"condition": "service_completed_successfully"},
+        {"condition": "service_healthy"},
+    )
     assert COMPOSE.services["migrate"].depends_on == {"postgres": healthy}
     assert COMPOSE.services["bootstrap"].depends_on == {"minio": healthy}
     for name in ("api", "worker"):
@@ -180,10 +235,20 @@ def test_nothing_starts_before_what_it_needs() -> None:
 
 
 def test_the_lock_file_satisfies_what_the_project_asks_for() -> None:
-    locked = {canonicalize_name(name): version for name, version in LOCKED.findall((ROOT / "requirements.lock").read_text())}
+    locked = {
+        canonicalize_name(name): version
+        for name, version in LOCKED.findall((ROOT / "requirements.lock").read_text())
+    }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["server"]]
-    unmet = [str(one) for one in wanted if not one.specifier.contains(locked.get(canonicalize_name(one.name), "0"))]
+    wanted = [
+        Requirement(text)
+        for text in project["dependencies"] + project["optional-dependencies"]["server"]
+    ]
+    unmet = [
+        str(one)
+        for one in wanted
+        if not one.specifier.contains(locked.get(canonicalize_name(one.name), "0"))
+    ]
     assert unmet == []
 
 
@@ -210,14 +275,24 @@ def test_the_image_runs_as_a_user_of_its_own_and_installs_by_hash() -> None:
         ({"API_PORT": "8080"}, {"http://localhost:8080", "http://127.0.0.1:8080"}),
         ({"ASSAY_PUBLIC_URL": "https://files.example.com"}, {"https://files.example.com"}),
         (
-            {"ASSAY_CORS_ORIGINS": "https://a.example.com,https://b.example.com", "ASSAY_PUBLIC_URL": "https://files.example.com"},
+            {
+                "ASSAY_CORS_ORIGINS": "https://a.example.com,https://b.example.com",
+                "ASSAY_PUBLIC_URL": "https://files.example.com",
+            },
             {"https://a.example.com", "https://b.example.com", "https://files.example.com"},
         ),
-        ({"ASSAY_CORS_ORIGINS": "https://a.example.com"}, {"https://a.example.com", "http://localhost:8000", "http://127.0.0.1:8000"}),
+        (
+            {"ASSAY_CORS_ORIGINS": "https://a.example.com"},
+            {"https://a.example.com", "http://localhost:8000", "http://127.0.0.1:8000"},
+        ),
     ],
 )
-def test_the_store_allows_the_pages_that_the_api_allows_and_its_own(env: dict[str, str], given: dict[str, str], allowed: set[str]) -> None:
+def test_the_store_allows_the_pages_that_the_api_allows_and_its_own(
+    env: dict[str, str], given: dict[str, str], allowed: set[str]
+) -> None:
     store = resolve_environment(COMPOSE.services["minio"], env | given)
     assert set(store["MINIO_API_CORS_ALLOW_ORIGIN"].split(",")) == allowed
     settings = read_settings(resolve_environment(COMPOSE.services["api"], env | given), Settings)
-    assert set(settings.cors_origins) == allowed & set(given.get("ASSAY_CORS_ORIGINS", "").split(","))
+    assert set(settings.cors_origins) == allowed & set(
+        given.get("ASSAY_CORS_ORIGINS", "").split(",")
+    )

@@ -10,20 +10,34 @@ from hypothesis import strategies as st
 from service.http.content_disposition import format_disposition, parse_filename
 from service.http.representation import is_harmless
 
-FORM = re.compile(r"""attachment; filename="([ !#$&-\[\]-~]*)"; filename\*=UTF-8''([A-Za-z0-9!#$&+.^_`|~%-]*)""")
+FORM = re.compile(
+    r"""attachment; filename="([ !#$&-\[\]-~]*)"; filename\*=UTF-8''([A-Za-z0-9!#$&+.^_`|~%-]*)"""
+)
 
 
 @pytest.mark.parametrize(
     ("filename", "expected"),
     [
         ("photo.jpg", "attachment; filename=\"photo.jpg\"; filename*=UTF-8''photo.jpg"),
-        ("na\u00efve \u20ac.txt", "attachment; filename=\"naive _.txt\"; filename*=UTF-8''na%C3%AFve%20%E2%82%AC.txt"),
-        ('a"b\\c%41.txt', "attachment; filename=\"a_b_c_41.txt\"; filename*=UTF-8''a%22b%5Cc%2541.txt"),
-        ("..\uff0f..\uff0fetc", "attachment; filename=\".._.._etc\"; filename*=UTF-8''..%EF%BC%8F..%EF%BC%8Fetc"),
+        (
+            "na\u00efve \u20ac.txt",
+            "attachment; filename=\"naive _.txt\"; filename*=UTF-8''na%C3%AFve%20%E2%82%AC.txt",
+        ),
+        (
+            'a"b\\c%41.txt',
+            "attachment; filename=\"a_b_c_41.txt\"; filename*=UTF-8''a%22b%5Cc%2541.txt",
+        ),
+        (
+            "..\uff0f..\uff0fetc",
+            "attachment; filename=\".._.._etc\"; filename*=UTF-8''..%EF%BC%8F..%EF%BC%8Fetc",
+        ),
         ("\u2105.txt", "attachment; filename=\"c_o.txt\"; filename*=UTF-8''%E2%84%85.txt"),
         ("c\uff1a.txt", "attachment; filename=\"c_.txt\"; filename*=UTF-8''c%EF%BC%9A.txt"),
         ("\u2025", "attachment; filename=\"_\"; filename*=UTF-8''%E2%80%A5"),
-        ("a;b='c'.txt", "attachment; filename=\"a;b='c'.txt\"; filename*=UTF-8''a%3Bb%3D%27c%27.txt"),
+        (
+            "a;b='c'.txt",
+            "attachment; filename=\"a;b='c'.txt\"; filename*=UTF-8''a%3Bb%3D%27c%27.txt",
+        ),
     ],
 )
 def test_old_clients_get_a_plain_name_and_new_ones_the_whole(filename: str, expected: str) -> None:
@@ -60,7 +74,14 @@ def test_what_clients_send_is_read(header: str, expected: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["a; filename=my photo.jpg", "a; filename*=x", "a; filename*=latin-1''x", "a; filename*=UTF-8''%ff", "a; filename*=UTF-8'x"]
+    "header",
+    [
+        "a; filename=my photo.jpg",
+        "a; filename*=x",
+        "a; filename*=latin-1''x",
+        "a; filename*=UTF-8''%ff",
+        "a; filename*=UTF-8'x",
+    ],
 )
 def test_a_name_that_cannot_be_read_is_an_error(header: str) -> None:
     with pytest.raises(ValueError, match=r"filename|utf-8"):
@@ -68,7 +89,13 @@ def test_a_name_that_cannot_be_read_is_an_error(header: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content_type", "harmless"), [("image/png", True), ("Text/Plain; charset=utf-8", True), ("text/html", False), ("image/svg+xml", False)]
+    ("content_type", "harmless"),
+    [
+        ("image/png", True),
+        ("Text/Plain; charset=utf-8", True),
+        ("text/html", False),
+        ("image/svg+xml", False),
+    ],
 )
 def test_only_types_that_run_nothing_are_shown_inline(content_type: str, harmless: bool) -> None:
     assert is_harmless(content_type) is harmless

@@ -10,9 +10,42 @@ from service.files import validation
 from service.model import Declaration, Sha256
 from service.problems import InvalidRequest
 
-NAMES = ["photo.jpg", "ä", "a b", " ", "...", "名前.txt", "a" * 255, "ä" * 127, "x;y", '"', "\u202eevil"]
-BAD_NAMES = ["", "a" * 256, "ä" * 128, "a\x00b", "a\nb", "a\x7f", "a\x85b", "a/b", "/", "a\\b", ".", "..", "\ud800", "a\u2028b"]
-MEDIA_TYPES = ["image/jpeg", "text/plain; charset=utf-8", 'text/plain;charset="a b"', "application/vnd.x+json", "a/b;c=d;e=f"]
+NAMES = [
+    "photo.jpg",
+    "ä",
+    "a b",
+    " ",
+    "...",
+    "名前.txt",
+    "a" * 255,
+    "ä" * 127,
+    "x;y",
+    '"',
+    "\u202eevil",
+]
+BAD_NAMES = [
+    "",
+    "a" * 256,
+    "ä" * 128,
+    "a\x00b",
+    "a\nb",
+    "a\x7f",
+    "a\x85b",
+    "a/b",
+    "/",
+    "a\\b",
+    ".",
+    "..",
+    "\ud800",
+    "a\u2028b",
+]
+MEDIA_TYPES = [
+    "image/jpeg",
+    "text/plain; charset=utf-8",
+    'text/plain;charset="a b"',
+    "application/vnd.x+json",
+    "a/b;c=d;e=f",
+]
 BAD_MEDIA_TYPES = [
     "",
     "image",
@@ -75,15 +108,30 @@ def test_what_is_no_digest_is_refused(text: str) -> None:
 def test_metadata_is_bounded_in_pairs_and_bytes() -> None:
     assert validation.check_metadata({"k": "v" * 4095})
     assert len(validation.check_metadata({str(i): "" for i in range(32)})) == 32
-    for bad in ({"k": "v" * 4096}, {str(i): "" for i in range(33)}, {"k": "ä" * 2048}, {"a\x00": ""}, {"a": "\x00"}, {"a": "\udfff"}):
+    for bad in (
+        {"k": "v" * 4096},
+        {str(i): "" for i in range(33)},
+        {"k": "ä" * 2048},
+        {"a\x00": ""},
+        {"a": "\x00"},
+        {"a": "\udfff"},
+    ):
         with pytest.raises(InvalidRequest, match=r"^metadata"):
             validation.check_metadata(bad)
 
 
-def declare(*, filename: str = "a", metadata: dict[str, str] | None = None, multipart: bool | None = None) -> Declaration:
+def declare(
+    *, filename: str = "a", metadata: dict[str, str] | None = None, multipart: bool | None = None
+) -> Declaration:
     digest = Sha256(b"x" * 32)
     return Declaration(
-        owner="ann", filename=filename, size=1, content_type=None, sha256=digest, metadata=metadata or {}, multipart=multipart
+        owner="ann",
+        filename=filename,
+        size=1,
+        content_type=None,
+        sha256=digest,
+        metadata=metadata or {},
+        multipart=multipart,
     )
 
 
@@ -93,11 +141,24 @@ def test_the_order_of_metadata_makes_no_other_request() -> None:
 
 
 def test_another_name_makes_another_request() -> None:
-    assert validation.digest_declaration(declare()) != validation.digest_declaration(declare(filename="b"))
+    assert validation.digest_declaration(declare()) != validation.digest_declaration(
+        declare(filename="b")
+    )
 
 
 def test_a_field_that_came_later_makes_no_other_request_where_it_is_absent() -> None:
     """Keys are kept for a day, over an upgrade too: its retry would be refused as another request."""
-    first = b'{"owner":"ann","filename":"a","size":1,"content_type":null,"sha256":"%s","metadata":{}}' % (b"78" * 32)
+    first = (
+        b'{"owner":"ann","filename":"a","size":1,"content_type":null,"sha256":"%s","metadata":{}}'
+        % (b"78" * 32)
+    )
     assert validation.digest_declaration(declare()) == Sha256(hashlib.sha256(first).digest())
-    assert len({validation.digest_declaration(declare(multipart=wanted)) for wanted in (None, True, False)}) == 3
+    assert (
+        len(
+            {
+                validation.digest_declaration(declare(multipart=wanted))
+                for wanted in (None, True, False)
+            }
+        )
+        == 3
+    )

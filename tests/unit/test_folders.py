@@ -27,12 +27,16 @@ def find(arguments: list[str], **options: bool) -> list[object]:
     return list(list_sources(arguments, **{"recursive": True} | options))
 
 
-def test_a_folder_keeps_its_name_however_it_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_keeps_its_name_however_it_is_named(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = ["photos/2024/b.jpg", "photos/a.jpg"]
     assert [source.kept for source in find([str(tree)]) if isinstance(source, Source)] == kept
     assert [source.kept for source in find([f"{tree}/"]) if isinstance(source, Source)] == kept
     (tree.parent / "album").symlink_to(tree)
-    linked = [source.kept for source in find([str(tree.parent / "album")]) if isinstance(source, Source)]
+    linked = [
+        source.kept for source in find([str(tree.parent / "album")]) if isinstance(source, Source)
+    ]
     assert linked == [name.replace("photos/", "album/", 1) for name in kept]
     monkeypatch.chdir(tree / "2024")
     assert [source.kept for source in find([".."]) if isinstance(source, Source)] == kept
@@ -47,8 +51,17 @@ def test_links_in_a_folder_are_not_followed(tree: Path, tmp_path: Path) -> None:
     (tree / "nowhere").symlink_to("gone")
     os.mkfifo(tree / "pipe")
     found = find([str(tree)])
-    assert {source.kept for source in found if isinstance(source, Source)} == {"photos/2024/b.jpg", "photos/a.jpg"}
-    assert {Path(one.path).name for one in found if isinstance(one, Skipped)} == {"out", "up", "loop", "nowhere", "pipe"}
+    assert {source.kept for source in found if isinstance(source, Source)} == {
+        "photos/2024/b.jpg",
+        "photos/a.jpg",
+    }
+    assert {Path(one.path).name for one in found if isinstance(one, Skipped)} == {
+        "out",
+        "up",
+        "loop",
+        "nowhere",
+        "pipe",
+    }
 
 
 def test_files_pipes_and_links_are_taken_when_they_are_named(tree: Path, tmp_path: Path) -> None:
@@ -85,7 +98,14 @@ def test_a_record_is_found_until_the_file_is_another(tmp_path: Path) -> None:
         records.finish(PHOTO, file_id="id", sha256="ab")
         assert records.find(PHOTO) == Record(begun.idempotency_key, "id", "ab")
         other: dict[str, Any]
-        for other in ({"size": 6}, {"mtime_ns": 124}, {"server": "http://b"}, {"metadata": {}}, {"filename": "b"}, {"path": "/a.jpg"}):
+        for other in (
+            {"size": 6},
+            {"mtime_ns": 124},
+            {"server": "http://b"},
+            {"metadata": {}},
+            {"filename": "b"},
+            {"path": "/a.jpg"},
+        ):
             assert records.find(replace(PHOTO, **other)) is None
         records.forget(PHOTO)
         assert records.find(PHOTO) is None

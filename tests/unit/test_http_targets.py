@@ -3,7 +3,13 @@
 import h11
 import pytest
 
-from service.http.server.targets import Target, check_authority, check_framing, check_version, read_target
+from service.http.server.targets import (
+    Target,
+    check_authority,
+    check_framing,
+    check_version,
+    read_target,
+)
 from service.problems import InvalidHost, MalformedRequest, UnsupportedVersion
 
 VALID = [
@@ -49,10 +55,16 @@ INVALID = [
 
 
 def make_request(
-    target: bytes = b"/", *fields: tuple[bytes, bytes], method: bytes = b"GET", version: bytes = b"1.1", host: bytes | None = b"h"
+    target: bytes = b"/",
+    *fields: tuple[bytes, bytes],
+    method: bytes = b"GET",
+    version: bytes = b"1.1",
+    host: bytes | None = b"h",
 ) -> h11.Request:
     hosts = [] if host is None else [(b"Host", host)]
-    return h11.Request(method=method, target=target, headers=[*hosts, *fields], http_version=version)
+    return h11.Request(
+        method=method, target=target, headers=[*hosts, *fields], http_version=version
+    )
 
 
 @pytest.mark.parametrize("host", VALID)
@@ -92,7 +104,9 @@ def test_other_targets_are_refused(target: bytes) -> None:
         read_target(make_request(target))
 
 
-@pytest.mark.parametrize("target", [b"http://", b"http:///a", b"http://u@h/", b"http://h:99999/", b"http://[::1/"])
+@pytest.mark.parametrize(
+    "target", [b"http://", b"http:///a", b"http://u@h/", b"http://h:99999/", b"http://[::1/"]
+)
 def test_an_absolute_target_needs_a_valid_authority(target: bytes) -> None:
     with pytest.raises(InvalidHost):
         read_target(make_request(target))
@@ -129,7 +143,13 @@ def test_one_framing_is_taken() -> None:
     check_framing(make_request(b"/", (b"Content-Length", b"5"), version=b"1.0"))
 
 
-@pytest.mark.parametrize("request_", [make_request(b"/", CHUNKED, (b"Content-Length", b"5")), make_request(b"/", CHUNKED, version=b"1.0")])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        make_request(b"/", CHUNKED, (b"Content-Length", b"5")),
+        make_request(b"/", CHUNKED, version=b"1.0"),
+    ],
+)
 def test_an_ambiguous_framing_is_refused(request_: h11.Request) -> None:
     with pytest.raises(MalformedRequest):
         check_framing(request_)

@@ -21,10 +21,16 @@ def test_a_cursor_leads_back_to_its_id() -> None:
 
 def test_a_cursor_fits_every_kind_of_filter() -> None:
     filters = Filters(
-        states=(State.READY,), hash=Sha256(b"x" * 32), filename="a*", content_type="a/b", created_after=datetime(2026, 1, 31, tzinfo=UTC)
+        states=(State.READY,),
+        hash=Sha256(b"x" * 32),
+        filename="a*",
+        content_type="a/b",
+        created_after=datetime(2026, 1, 31, tzinfo=UTC),
     )
     last = make_id()
-    assert pagination.read_cursor(pagination.make_cursor(last, "ann", filters), "ann", filters) == last
+    assert (
+        pagination.read_cursor(pagination.make_cursor(last, "ann", filters), "ann", filters) == last
+    )
 
 
 def test_a_cursor_of_another_owner_or_of_other_filters_is_refused() -> None:
@@ -36,7 +42,11 @@ def test_a_cursor_of_another_owner_or_of_other_filters_is_refused() -> None:
 
 
 @given(
-    st.one_of(st.text(max_size=60), st.binary(min_size=32, max_size=32).map(lambda raw: raw.hex()), st.from_regex(r"[A-Za-z0-9_-]{43}\Z"))
+    st.one_of(
+        st.text(max_size=60),
+        st.binary(min_size=32, max_size=32).map(lambda raw: raw.hex()),
+        st.from_regex(r"[A-Za-z0-9_-]{43}\Z"),
+    )
 )
 def test_what_is_no_cursor_is_refused(cursor: str) -> None:
     with pytest.raises(InvalidCursor):
@@ -56,7 +66,9 @@ def test_an_unknown_parameter_is_refused_by_name() -> None:
 
 def test_a_time_needs_an_offset_and_a_place_in_utc() -> None:
     moment = datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=2)))
-    assert pagination.check_time(moment, field="created_after") == datetime(2026, 1, 31, 10, tzinfo=UTC)
+    assert pagination.check_time(moment, field="created_after") == datetime(
+        2026, 1, 31, 10, tzinfo=UTC
+    )
     assert pagination.check_time(None, field="created_after") is None
     for bad in (datetime(2026, 1, 31), datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))):  # noqa: DTZ001  # what is to be refused
         with pytest.raises(InvalidRequest, match=r"^created_after"):

@@ -40,7 +40,10 @@ def test_whoever_logged_before_logs_on_afterwards() -> None:
             structlog.get_logger().info("inside")
         structlog.get_logger().info("outside")
         logging.getLogger("urllib3").warning("outside too")
-    assert [json.loads(line)["event"] for line in first.getvalue().splitlines()] == ["outside", "outside too"]
+    assert [json.loads(line)["event"] for line in first.getvalue().splitlines()] == [
+        "outside",
+        "outside too",
+    ]
     assert [json.loads(line)["event"] for line in second.getvalue().splitlines()] == ["inside"]
 
 
@@ -66,7 +69,10 @@ def test_what_looks_like_a_secret_is_hidden() -> None:
     assert hidden == "?X-Amz-Credential=[hidden]&X-Amz-Signature=[hidden] [hidden]"
 
 
-@pytest.mark.parametrize(("given", "kept"), [(b"abc-1", True), (b"a b", False), (b"", False), (b"x" * 129, False), (b"a\nb", False)])
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(b"abc-1", True), (b"a b", False), (b"", False), (b"x" * 129, False), (b"a\nb", False)],
+)
 def test_a_request_id_is_kept_when_it_is_harmless(given: bytes, *, kept: bool) -> None:
     scope = {"headers": [(b"x-request-id", given)]}
     found = find_request_id(scope)  # type: ignore[arg-type]  # all of the scope that it looks at
@@ -76,5 +82,13 @@ def test_a_request_id_is_kept_when_it_is_harmless(given: bytes, *, kept: bool) -
 
 @pytest.mark.parametrize("behind", ["", "A", " HTTP/1.1"])
 def test_a_links_token_is_hidden_whatever_follows_it(behind: str) -> None:
-    token = sign_token(["secret"], Token(purpose=Purpose.DOWNLOAD, file_id=make_id(), key_id=make_id(), expires_at=datetime.now(UTC)))
+    token = sign_token(
+        ["secret"],
+        Token(
+            purpose=Purpose.DOWNLOAD,
+            file_id=make_id(),
+            key_id=make_id(),
+            expires_at=datetime.now(UTC),
+        ),
+    )
     assert token not in hide_secrets(None, "", f"GET /l/{token}{behind}")

@@ -32,7 +32,9 @@ def test_a_digest_is_read_in_either_case(digest: bytes) -> None:
     assert str(Sha256(digest)) == digest.hex()
 
 
-@pytest.mark.parametrize("text", ["", "ab", "g" * 64, "0" * 63, "0" * 65, "0x" + "0" * 62, "٠" * 64])
+@pytest.mark.parametrize(
+    "text", ["", "ab", "g" * 64, "0" * 63, "0" * 65, "0x" + "0" * 62, "٠" * 64]
+)
 def test_what_is_no_digest_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="64 hexadecimal digits"):
         Sha256.parse(text)

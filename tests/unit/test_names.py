@@ -13,7 +13,20 @@ EMOJI = "😀" * 63 + "abc"  # 255 bytes
 
 
 @pytest.mark.parametrize(
-    "name", ["a.txt", "ä b.txt", EMOJI, ".hidden", "..a", "console.txt", "com10", "a:b", "10:30.log", "nul-1", "👨‍👩‍👧"]
+    "name",
+    [
+        "a.txt",
+        "ä b.txt",
+        EMOJI,
+        ".hidden",
+        "..a",
+        "console.txt",
+        "com10",
+        "a:b",
+        "10:30.log",
+        "nul-1",
+        "👨‍👩‍👧",
+    ],
 )
 def test_a_plain_name_is_taken_as_it_is(name: str) -> None:
     assert check_name(name, windows=False) == name
@@ -36,7 +49,20 @@ def test_a_plain_name_is_taken_as_it_is(name: str) -> None:
         "a\x9bb",
         "\u202egpj.exe",
         "a\u2066b",
-        *("CON", "con", "Con.txt", "nul.tar.gz", "COM1", "lpt¹", "AUX ", "CONIN$", "con:", "PRN .txt", EMOJI + "d", "\ud800"),
+        *(
+            "CON",
+            "con",
+            "Con.txt",
+            "nul.tar.gz",
+            "COM1",
+            "lpt¹",
+            "AUX ",
+            "CONIN$",
+            "con:",
+            "PRN .txt",
+            EMOJI + "d",
+            "\ud800",
+        ),
     ],
 )
 def test_what_is_no_plain_name_is_refused(name: str) -> None:
@@ -83,7 +109,12 @@ def test_nothing_that_a_terminal_obeys_is_shown_as_it_is() -> None:
     assert show("\u202egpj.exe") == "\\u202egpj.exe"
     assert show("\u2028\ufeff\U000e0041") == "\\u2028\\ufeff\\U000e0041"
     assert show(b"caf\xe9".decode(errors="surrogateescape")) == "caf\\xe9"
-    for number in [*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]:
+    for number in [
+        *range(0x20),
+        *range(0x7F, 0xA0),
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+    ]:
         assert chr(number) not in show(f"a{chr(number)}b")
 
 
@@ -109,12 +140,24 @@ def test_times_are_those_of_a_clock() -> None:
 
 def test_sha256sum_reads_what_is_written_for_it(tmp_path: Path) -> None:
     names = ["plain.txt", "with blank", "back\\slash", "new\nline", "-dash", " lead", "ä😀"]
-    listed = subprocess.run(["sha256sum", "--", *names], cwd=make_files(tmp_path, names), capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["sha256sum", "--", *names],
+        cwd=make_files(tmp_path, names),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     digests = [line.removeprefix("\\")[:64] for line in listed.splitlines()]
     lines = [format_checksum(digest, name) for digest, name in zip(digests, names, strict=True)]
     assert "\n".join([*lines, ""]) == listed
     (tmp_path / "sums").write_text("\n".join([*lines, ""]))
-    checked = subprocess.run(["sha256sum", "--strict", "-c", "sums"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    checked = subprocess.run(
+        ["sha256sum", "--strict", "-c", "sums"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert checked.returncode == 0, checked.stderr
     assert checked.stdout.count(": OK") == len(names)
 

@@ -1,5 +1,6 @@
 """The signed URL against what others made of the same request: the S3 documentation and minio-py."""
 
+import functools
 import hashlib
 import hmac
 import re
@@ -22,12 +23,23 @@ DIGEST = "9F86D081884C7D659A2FEAA0C55AD015A3BF4F1B2B0B822CD15D6C15B0F00A08"
 
 
 def example_signer(endpoint: str) -> Signer:
-    return Signer(endpoint, access_key=EXAMPLE_ACCESS_KEY, secret_key=EXAMPLE_SECRET_KEY, region="us-east-1")
+    return Signer(
+        endpoint, access_key=EXAMPLE_ACCESS_KEY, secret_key=EXAMPLE_SECRET_KEY, region="us-east-1"
+    )
 
 
-def presign_with_sdk(endpoint: str, key: str, *, issued_at: datetime, expires_in_seconds: int, query: dict[str, str] | None = None) -> str:
+def presign_with_sdk(
+    endpoint: str,
+    key: str,
+    *,
+    issued_at: datetime,
+    expires_in_seconds: int,
+    query: dict[str, str] | None = None,
+) -> str:
     scheme, _, host = endpoint.partition("://")
-    client = minio.Minio(host, EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY, secure=scheme == "https", region="us-east-1")
+    client = minio.Minio(
+        host, EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY, secure=scheme == "https", region="us-east-1"
+    )
     return client.get_presigned_url(
         "PUT",
         "incoming",
@@ -56,7 +68,9 @@ def signed_put(signer: Signer, **changes: object) -> str:
 
 def test_the_worked_example_of_the_s3_documentation_comes_out_to_the_byte() -> None:
     signer = example_signer("https://examplebucket.s3.amazonaws.com")
-    url = signer.presign("GET", None, key="test.txt", issued_at=EXAMPLE_TIME, expires_in_seconds=86_400)
+    url = signer.presign(
+        "GET", None, key="test.txt", issued_at=EXAMPLE_TIME, expires_in_seconds=86_400
+    )
     assert url == (
         "https://examplebucket.s3.amazonaws.com/test.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256"
         "&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Date=20130524T000000Z"
@@ -78,31 +92,59 @@ def test_the_worked_example_of_the_s3_documentation_comes_out_to_the_byte() -> N
     ],
 )
 def test_a_plain_url_is_the_one_that_minio_py_makes(endpoint: str) -> None:
-    ours = example_signer(endpoint).presign("PUT", "incoming", key="0123abcd", issued_at=EXAMPLE_TIME, expires_in_seconds=900)
-    assert ours == presign_with_sdk(endpoint, "0123abcd", issued_at=EXAMPLE_TIME, expires_in_seconds=900)
+    ours = example_signer(endpoint).presign(
+        "PUT", "incoming", key="0123abcd", issued_at=EXAMPLE_TIME, expires_in_seconds=900
+    )
+    assert ours == presign_with_sdk(
+        endpoint, "0123abcd", issued_at=EXAMPLE_TIME, expires_in_seconds=900
+    )
 
 
-@pytest.mark.parametrize("key", ["a b+c", "ä/ö/ü", "50%&=?#", "~!*'();:@$,[]", "日本語.jpg", "line\nbreak", '\\"<>^`{|}'])
+@pytest.mark.parametrize(
+    "key", ["a b+c", "ä/ö/ü", "50%&=?#", "~!*'();:@$,[]", "日本語.jpg", "line\nbreak", '\\"<>^`{|}']
+)
 def test_a_key_that_needs_escapes_is_signed_as_minio_py_signs_it(key: str) -> None:
-    ours = example_signer("http://minio:9000").presign("PUT", "incoming", key=key, issued_at=EXAMPLE_TIME, expires_in_seconds=1)
-    assert ours == presign_with_sdk("http://minio:9000", key, issued_at=EXAMPLE_TIME, expires_in_seconds=1)
+    ours = example_signer("http://minio:9000").presign(
+        "PUT", "incoming", key=key, issued_at=EXAMPLE_TIME, expires_in_seconds=1
+    )
+    assert ours == presign_with_sdk(
+        "http://minio:9000", key, issued_at=EXAMPLE_TIME, expires_in_seconds=1
+    )
 
 
 @given(
-    key=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(is_sendable),
-    issued_at=st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001  # Hypothesis adds the zone
+    key=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(
+        is_sendable
+    ),
+    issued_at=st.datetimes(
+        min_value=datetime(1970, 1, 1),  # noqa: DTZ001  # Hypothesis adds the zone
+        max_value=datetime(2100, 1, 1),  # noqa: DTZ001  # as above
+        timezones=st.just(UTC),
+    ),
     expires_in_seconds=st.integers(1, 604_800),
     query=st.dictionaries(
-        st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1), st.text(st.characters(exclude_categories=["Cs"]))
+        st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1),
+        st.text(st.characters(exclude_categories=["Cs"])),
     ),
 )
 def test_whatever_is_signed_is_signed_as_minio_py_signs_it(
     key: str, issued_at: datetime, expires_in_seconds: int, query: dict[str, str]
 ) -> None:
     ours = example_signer("http://minio:9000").presign(
-        "PUT", "incoming", key=key, issued_at=issued_at, expires_in_seconds=expires_in_seconds, query=query
+        "PUT",
+        "incoming",
+        key=key,
+        issued_at=issued_at,
+        expires_in_seconds=expires_in_seconds,
+        query=query,
     )
-    assert ours == presign_with_sdk("http://minio:9000", key, issued_at=issued_at, expires_in_seconds=expires_in_seconds, query=query)
+    assert ours == presign_with_sdk(
+        "http://minio:9000",
+        key,
+        issued_at=issued_at,
+        expires_in_seconds=expires_in_seconds,
+        query=query,
+    )
 
 
 def test_the_time_is_signed_in_utc_whatever_its_zone() -> None:
@@ -132,9 +174,17 @@ def test_size_type_condition_and_digest_are_bound() -> None:
     assert parameters["X-Amz-Content-Sha256"] == [DIGEST.lower()]
     others = [
         signed_put(signer, **change)
-        for change in ({"size": 5}, {"content_type": "image/png"}, {"if_none_match": False}, {"sha256": "0" * 64}, {"sha256": None})
+        for change in (
+            {"size": 5},
+            {"content_type": "image/png"},
+            {"if_none_match": False},
+            {"sha256": "0" * 64},
+            {"sha256": None},
+        )
     ]
-    signatures = {parse_qs(urlsplit(url).query)["X-Amz-Signature"][0] for url in [signed_put(signer), *others]}
+    signatures = {
+        parse_qs(urlsplit(url).query)["X-Amz-Signature"][0] for url in [signed_put(signer), *others]
+    }
     assert len(signatures) == 6
 
 
@@ -147,15 +197,25 @@ def is_signed(url: str, sent: list[tuple[str, str]]) -> bool:
     parts = urlsplit(url)
     query = parse_qs(parts.query, keep_blank_values=True)
     (signature,) = query.pop("X-Amz-Signature")
-    (names,), (credential,), (timestamp,) = query["X-Amz-SignedHeaders"], query["X-Amz-Credential"], query["X-Amz-Date"]
+    (names,), (credential,), (timestamp,) = (
+        query["X-Amz-SignedHeaders"],
+        query["X-Amz-Credential"],
+        query["X-Amz-Date"],
+    )
     scope = credential.partition("/")[2]
     lines = ""
     for name in names.split(";"):
-        values = [value for header, value in [("host", parts.netloc), *sent] if header.lower() == name] or query.get(name)
+        values = [
+            value for header, value in [("host", parts.netloc), *sent] if header.lower() == name
+        ] or query.get(name)
         if values is None:
             return False
         lines += f"{name}:{','.join(' '.join(value.split()) for value in values)}\n"
-    encoded = sorted((quote(name, safe=""), quote(value, safe="")) for name, values in query.items() for value in values)
+    encoded = sorted(
+        (quote(name, safe=""), quote(value, safe=""))
+        for name, values in query.items()
+        for value in values
+    )
     canonical = "&".join(f"{name}={value}" for name, value in encoded)
     payload = query.get("X-Amz-Content-Sha256", ["UNSIGNED-PAYLOAD"])[0]
     request = f"PUT\n{parts.path}\n{canonical}\n{lines}\n{names}\n{payload}"
@@ -174,7 +234,10 @@ PART: dict[str, object] = {**LENGTH_ALONE, "query": {"partNumber": "1", "uploadI
 def test_a_store_that_follows_the_documents_takes_every_url() -> None:
     signer = example_signer("http://minio:9000")
     assert is_signed(signed_put(signer), SENT)
-    assert is_signed(signed_put(signer, sha256=None), [*SENT, ("Cache-Control", "no-cache"), ("Pragma", "no-cache")])
+    assert is_signed(
+        signed_put(signer, sha256=None),
+        [*SENT, ("Cache-Control", "no-cache"), ("Pragma", "no-cache")],
+    )
     assert is_signed(signed_put(signer, **LENGTH_ALONE), SENT[:1])
     assert is_signed(signed_put(signer, **PART), SENT[:1])
     assert not is_signed(signed_put(signer), SENT[:2])
@@ -182,10 +245,23 @@ def test_a_store_that_follows_the_documents_takes_every_url() -> None:
 
 @pytest.mark.parametrize("changes", [{}, LENGTH_ALONE])
 @pytest.mark.parametrize("header", ABSENT_FROM_PUT.neutral)
-def test_a_forbidden_header_is_signed_otherwise_than_its_absence(changes: dict[str, object], header: str) -> None:
-    url, sent = signed_put(example_signer("http://minio:9000"), **changes), SENT[:1] if changes else SENT
+def test_a_forbidden_header_is_signed_otherwise_than_its_absence(
+    changes: dict[str, object], header: str
+) -> None:
+    url, sent = (
+        signed_put(example_signer("http://minio:9000"), **changes),
+        SENT[:1] if changes else SENT,
+    )
     neutral = ABSENT_FROM_PUT.neutral[header]
-    for values in (["true"], ["", "true"], [neutral, "true"], ["true", "true"], ["", ""], [neutral, neutral], [f"{neutral},true"]):
+    for values in (
+        ["true"],
+        ["", "true"],
+        [neutral, "true"],
+        ["true", "true"],
+        ["", ""],
+        [neutral, neutral],
+        [f"{neutral},true"],
+    ):
         assert not is_signed(url, [*sent, *[(header, value) for value in values]]), values
     # Only what has no effect, or cannot be sent, is signed alike.
     assert is_signed(url, [*sent, (header, neutral)])
@@ -194,7 +270,9 @@ def test_a_forbidden_header_is_signed_otherwise_than_its_absence(changes: dict[s
 
 def test_a_part_forbids_a_copy_alone() -> None:
     url = signed_put(example_signer("http://minio:9000"), **PART)
-    assert parse_qs(urlsplit(url).query)["X-Amz-SignedHeaders"] == ["content-length;host;x-amz-copy-source"]
+    assert parse_qs(urlsplit(url).query)["X-Amz-SignedHeaders"] == [
+        "content-length;host;x-amz-copy-source"
+    ]
     assert not is_signed(url, [*SENT[:1], ("x-amz-copy-source", "/vault/secret")])
 
 
@@ -213,21 +291,35 @@ def test_a_signer_for_other_stores_forbids_nothing() -> None:
 
 def test_a_url_stays_well_below_what_proxies_allow() -> None:
     """The first limit on the way is 2,048 bytes, in old proxies and web application firewalls; nginx's is 8 KiB."""
-    signer = Signer("https://storage.files.example.com:9000", access_key="A" * 20, secret_key="S" * 40, region="ap-northeast-1")
+    signer = Signer(
+        "https://storage.files.example.com:9000",
+        access_key="A" * 20,
+        secret_key="S" * 40,
+        region="ap-northeast-1",
+    )
     assert len(signed_put(signer)) < 1536
 
 
 def read_nginx_pattern() -> re.Pattern[str]:
     """What docs/deploy/nginx.conf takes for an upload URL."""
-    text = (Path(__file__).parents[2] / "docs" / "deploy" / "nginx.conf").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "deploy" / "nginx.conf").read_text(
+        encoding="utf-8"
+    )
     (pattern,) = re.findall(r'"~(\^/assay-incoming/.*)" 1;', text)
     return re.compile(pattern)
 
 
 @pytest.mark.parametrize("changes", [{}, LENGTH_ALONE, PART])
-def test_the_documented_proxy_lets_these_urls_pass_and_no_other_value(changes: dict[str, object]) -> None:
-    url = signed_put(example_signer("http://minio:9000"), **changes).replace("http://minio:9000/incoming/", "/assay-incoming/")
-    pattern, absent = read_nginx_pattern(), ABSENT_FROM_PART if "query" in changes else ABSENT_FROM_PUT
+def test_the_documented_proxy_lets_these_urls_pass_and_no_other_value(
+    changes: dict[str, object],
+) -> None:
+    url = signed_put(example_signer("http://minio:9000"), **changes).replace(
+        "http://minio:9000/incoming/", "/assay-incoming/"
+    )
+    pattern, absent = (
+        read_nginx_pattern(),
+        ABSENT_FROM_PART if "query" in changes else ABSENT_FROM_PUT,
+    )
     assert pattern.search(url)
     for name, value in absent.neutral.items():
         here = f"&{name}={quote(value)}&"
@@ -238,9 +330,11 @@ def test_the_documented_proxy_lets_these_urls_pass_and_no_other_value(changes: d
 
 def test_the_client_is_told_the_headers_it_must_send_and_no_others() -> None:
     signer = example_signer("http://minio:9000")
-    when = {"issued_at": EXAMPLE_TIME, "expires_in_seconds": 900}
-    full = signer.presign_put("b", "k", size=4, content_type="text/plain", sha256=DIGEST, if_none_match=True, **when)  # type: ignore[arg-type] # a dict for short
-    bare = signer.presign_put("b", "k", size=None, content_type=None, sha256=None, if_none_match=False, **when)  # type: ignore[arg-type] # a dict for short
+    presign = functools.partial(
+        signer.presign_put, "b", "k", issued_at=EXAMPLE_TIME, expires_in_seconds=900
+    )
+    full = presign(size=4, content_type="text/plain", sha256=DIGEST, if_none_match=True)
+    bare = presign(size=None, content_type=None, sha256=None, if_none_match=False)
     assert full.headers == {"Content-Type": "text/plain", "If-None-Match": "*"}
     assert bare.headers == {}
 
@@ -273,7 +367,9 @@ def test_an_endpoint_that_signatures_do_not_survive_is_refused(endpoint: str) ->
 @pytest.mark.parametrize("key", ["", ".", "..", "a/../b"])
 def test_a_key_that_clients_would_fold_away_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="key"):
-        example_signer("http://minio:9000").presign("PUT", "incoming", key=key, issued_at=EXAMPLE_TIME, expires_in_seconds=1)
+        example_signer("http://minio:9000").presign(
+            "PUT", "incoming", key=key, issued_at=EXAMPLE_TIME, expires_in_seconds=1
+        )
 
 
 def test_no_key_shows_when_a_signer_is_printed() -> None:

@@ -19,7 +19,9 @@ def walk(kind: type[Problem]) -> Iterator[type[Problem]]:
 
 
 KINDS = sorted(walk(Problem), key=lambda kind: kind.__name__)
-DOCUMENTED = dict(re.findall(r"^\| `([a-z-]+)` \| (\d{3}) \|", REGISTRY.read_text(), flags=re.MULTILINE))
+DOCUMENTED = dict(
+    re.findall(r"^\| `([a-z-]+)` \| (\d{3}) \|", REGISTRY.read_text(), flags=re.MULTILINE)
+)
 
 
 def test_no_two_problems_share_a_type() -> None:

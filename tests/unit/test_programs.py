@@ -15,7 +15,9 @@ def test_a_program_off_the_path_is_found(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert programs.find_program("served", "served-light") == program
 
 
-@pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)])
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)]
+)
 def test_a_missing_program_is_a_visible_skip_and_in_ci_a_failure(
     monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
 ) -> None:
@@ -25,7 +27,9 @@ def test_a_missing_program_is_a_visible_skip_and_in_ci_a_failure(
         programs.find_program("assay-no-such-program", "assay-no-such-package")
 
 
-def test_what_root_on_debian_lacks_is_installed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_root_on_debian_lacks_is_installed_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     asked: list[tuple[str, ...]] = []
 
     def run_apt(*arguments: str) -> str:

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.representation import Span, choose_span, describe_file, is_not_modified, parse_date, parse_range, parse_repr_digest
+from service.http.representation import (
+    Span,
+    choose_span,
+    describe_file,
+    is_not_modified,
+    parse_date,
+    parse_range,
+    parse_repr_digest,
+)
 from service.model import ProvedFile, Sha256, State
 from service.problems import InvalidRequest, PreconditionFailed, RangeNotSatisfiable
 
@@ -64,7 +72,18 @@ def test_one_range_is_taken_as_the_rfc_reads_it(field: str, expected: Span) -> N
 @pytest.mark.parametrize(
     "field",
     [
-        *("bytes=0-1,3-4", "bytes=5-2", "bytes=-", "bytes=", "bytes", "", "items=0-1", "bytes=a-b", "bytes=1-2-3", "bytes=+1-2"),
+        *(
+            "bytes=0-1,3-4",
+            "bytes=5-2",
+            "bytes=-",
+            "bytes=",
+            "bytes",
+            "",
+            "items=0-1",
+            "bytes=a-b",
+            "bytes=1-2-3",
+            "bytes=+1-2",
+        ),
         *("bytes=0x1-2", "bytes=١-٢", "bytes=1.5-2", "bytes=--1", "bytes=0-" + "9" * 5000),
     ],
 )
@@ -73,7 +92,13 @@ def test_several_ranges_and_nonsense_are_ignored(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "size"), [("bytes=10000-", 10_000), ("bytes=10000-10001", 10_000), ("bytes=-0", 10_000), ("bytes=0-", 0)]
+    ("field", "size"),
+    [
+        ("bytes=10000-", 10_000),
+        ("bytes=10000-10001", 10_000),
+        ("bytes=-0", 10_000),
+        ("bytes=0-", 0),
+    ],
 )
 def test_a_range_without_any_byte_is_refused_with_the_size(field: str, size: int) -> None:
     with pytest.raises(RangeNotSatisfiable) as refused:
@@ -132,7 +157,9 @@ def test_no_text_breaks_the_parser(text: str, size: int) -> None:
         ({"if-match": ETAG, "if-unmodified-since": EARLIER}, False),
     ],
 )
-def test_conditions_are_asked_in_the_order_of_the_rfc(headers: dict[str, str], expected: bool) -> None:
+def test_conditions_are_asked_in_the_order_of_the_rfc(
+    headers: dict[str, str], expected: bool
+) -> None:
     assert is_not_modified(FILE, headers) is expected
 
 
@@ -154,14 +181,24 @@ def test_a_precondition_that_fails_comes_before_all_else(headers: dict[str, str]
 
 @pytest.mark.parametrize(
     ("validator", "counts"),
-    [(ETAG, True), (DATE, True), (f"W/{ETAG}", False), ('"other"', False), (EARLIER, False), (LATER, False), ("nonsense", False)],
+    [
+        (ETAG, True),
+        (DATE, True),
+        (f"W/{ETAG}", False),
+        ('"other"', False),
+        (EARLIER, False),
+        (LATER, False),
+        ("nonsense", False),
+    ],
 )
 def test_a_range_counts_only_for_the_same_bytes(validator: str, counts: bool) -> None:
     span = choose_span(FILE, {"range": "bytes=1-2", "if-range": validator})
     assert span == (Span(1, 2) if counts else None)
 
 
-@pytest.mark.parametrize("text", [DATE, "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"])
+@pytest.mark.parametrize(
+    "text", [DATE, "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
+)
 def test_all_three_forms_of_a_date_are_read(text: str) -> None:
     assert parse_date(text) == MOMENT.replace(microsecond=0)
 
@@ -176,14 +213,28 @@ def test_a_file_is_described_by_its_digest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "expected"), [("md5=:AAAA:", None), (f"md5=:AAAA:, {describe_file(FILE, inline=False)['Repr-Digest']}", HASH)]
+    ("field", "expected"),
+    [
+        ("md5=:AAAA:", None),
+        (f"md5=:AAAA:, {describe_file(FILE, inline=False)['Repr-Digest']}", HASH),
+    ],
 )
 def test_other_algorithms_are_passed_over(field: str, expected: Sha256 | None) -> None:
     assert parse_repr_digest(field) == expected
 
 
 @pytest.mark.parametrize(
-    "field", ["", "sha-256", "sha-256=abc", "sha-256=:AAAA:", "sha-256=:AAA:", "sha-256=:!:", str(HASH), "sha-256=:AAAA:,"]
+    "field",
+    [
+        "",
+        "sha-256",
+        "sha-256=abc",
+        "sha-256=:AAAA:",
+        "sha-256=:AAA:",
+        "sha-256=:!:",
+        str(HASH),
+        "sha-256=:AAAA:,",
+    ],
 )
 def test_a_digest_that_is_none_is_refused(field: str) -> None:
     with pytest.raises(InvalidRequest, match="Repr-Digest"):

@@ -17,15 +17,28 @@ from service.cli import FILE_COMMANDS, OPERATION_COMMANDS
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDERS: Final = (".ci", "assay", "docs", "migrations", "service", "tests")
-ROOT_FILES: Final = (".env.example", "CHANGELOG.md", "Dockerfile", "README.md", "compose.yaml", "pyproject.toml")
-SUFFIXES: Final = frozenset({"", ".py", ".md", ".js", ".mjs", ".html", ".css", ".conf", ".sh", ".java", ".mako"})
+ROOT_FILES: Final = (
+    ".env.example",
+    "CHANGELOG.md",
+    "Dockerfile",
+    "README.md",
+    "compose.yaml",
+    "pyproject.toml",
+)
+SUFFIXES: Final = frozenset(
+    {"", ".py", ".md", ".js", ".mjs", ".html", ".css", ".conf", ".sh", ".java", ".mako"}
+)
 NOT_READ: Final = (Path("service/web/swagger"), Path("tests/unit/test_references.py"))
 """Code of others, and the examples in this file."""
 PATH: Final = re.compile(r"(?<![\w./~-])(?:service|tests|assay|migrations|docs)/[\w./-]*\w")
-NAME: Final = re.compile(r"(?<![\w/.*$}{-])[\w-]+\.(?:py|js|mjs|md|html|css|conf|yaml|toml|sh)\b(?![./(])")
+NAME: Final = re.compile(
+    r"(?<![\w/.*$}{-])[\w-]+\.(?:py|js|mjs|md|html|css|conf|yaml|toml|sh)\b(?![./(])"
+)
 DRAWN_FOLDER: Final = re.compile(r" {4}(\w+(?:/\w+)*)/(?:\s|$)")
 DRAWN_ENTRY: Final = re.compile(r"(?<!\S)[\w-]+(?:/[\w-]+)*(?:\.(?:py|js|css|html)|/)(?=[\s,;]|$)")
-DOTTED: Final = re.compile(r"(?:(?<=python -m )|(?<=[\"`]))(?:service|assay|tests)(?:\.\w+)+(?=[\"`:\s]|$)")
+DOTTED: Final = re.compile(
+    r"(?:(?<=python -m )|(?<=[\"`]))(?:service|assay|tests)(?:\.\w+)+(?=[\"`:\s]|$)"
+)
 COMMAND: Final = re.compile(r"(?<=`assay )[a-z]\w*")
 ELSEWHERE: Final = {
     "service/migrations": "where the wheel has `migrations`",
@@ -52,7 +65,9 @@ def list_files() -> Iterator[Path]:
 FILES: Final = tuple(list_files())
 NAMES: Final = {path.name for path in FILES}
 TEXTS: Final = {
-    path: (ROOT / path).read_text(encoding="utf-8") for path in FILES if not any(path.is_relative_to(other) for other in NOT_READ)
+    path: (ROOT / path).read_text(encoding="utf-8")
+    for path in FILES
+    if not any(path.is_relative_to(other) for other in NOT_READ)
 }
 
 
@@ -93,9 +108,15 @@ def test_every_path_that_a_text_names_exists() -> None:
 
 
 def test_every_command_that_a_text_names_exists() -> None:
-    named = {command: str(path) for path, text in TEXTS.items() for command in COMMAND.findall(text)}
+    named = {
+        command: str(path) for path, text in TEXTS.items() for command in COMMAND.findall(text)
+    }
     assert len(named) >= len(OPERATION_COMMANDS)
-    assert {command: path for command, path in named.items() if command not in {*FILE_COMMANDS, *OPERATION_COMMANDS}} == {}
+    assert {
+        command: path
+        for command, path in named.items()
+        if command not in {*FILE_COMMANDS, *OPERATION_COMMANDS}
+    } == {}
 
 
 @pytest.mark.parametrize(("document", "least"), [("README.md", 25), ("docs/page.md", 12)])
@@ -107,17 +128,32 @@ def test_every_file_that_a_drawing_shows_exists(document: str, least: int) -> No
 
 def test_the_readmes_drawing_shows_every_package_and_every_module_of_the_servers_root() -> None:
     drawn = list_drawn(TEXTS[Path("README.md")])
-    packages = {path.name for path in (ROOT / "service").iterdir() if (path / "__init__.py").exists()}
-    modules = {path.name for path in (ROOT / "service").glob("*.py") if not path.name.startswith("__")}
+    packages = {
+        path.name for path in (ROOT / "service").iterdir() if (path / "__init__.py").exists()
+    }
+    modules = {
+        path.name for path in (ROOT / "service").glob("*.py") if not path.name.startswith("__")
+    }
     assert {f"service/{name}" for name in packages | modules} <= drawn
 
 
 def test_a_dead_reference_is_found() -> None:
-    assert find_dead('service/uploads/nothing.py, `gone.md`, "service.model.NOTHING" and python -m tests.nothing') == {
+    assert find_dead(
+        'service/uploads/nothing.py, `gone.md`, "service.model.NOTHING" and python -m tests.nothing'
+    ) == {
         "service/uploads/nothing.py",
         "gone.md",
         "service.model.NOTHING",
         "tests.nothing",
     }
-    assert find_dead("see service/model.py, model.py, service/http and python -m tests.benchmarks; ~/.config/assay/login.json") == set()
-    assert list_drawn("    service/\n      nothing.py, cli/   text\n    end.py") == {"service", "service/nothing.py", "service/cli"}
+    assert (
+        find_dead(
+            "see service/model.py, model.py, service/http and python -m tests.benchmarks; ~/.config/assay/login.json"
+        )
+        == set()
+    )
+    assert list_drawn("    service/\n      nothing.py, cli/   text\n    end.py") == {
+        "service",
+        "service/nothing.py",
+        "service/cli",
+    }

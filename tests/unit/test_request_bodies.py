@@ -46,7 +46,9 @@ async def in_pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
 
 
 async def test_a_body_is_read_to_its_end() -> None:
-    receive = Messages(request(b"ab", more=True), request(b"", more=True), request(b"c", more=False))
+    receive = Messages(
+        request(b"ab", more=True), request(b"", more=True), request(b"c", more=False)
+    )
     assert await collect(read_body(receive, length=3, bytes_per_second=1)) == b"abc"
 
 
@@ -58,7 +60,9 @@ async def test_a_body_is_read_to_its_end() -> None:
         ([{"type": "http.disconnect"}], None),
     ],
 )
-async def test_a_body_that_ends_early_is_incomplete(messages: Sequence[dict[str, Any]], length: int | None) -> None:
+async def test_a_body_that_ends_early_is_incomplete(
+    messages: Sequence[dict[str, Any]], length: int | None
+) -> None:
     with pytest.raises(IncompleteBody):
         await collect(read_body(Messages(*messages), length=length, bytes_per_second=1))
 
@@ -66,11 +70,15 @@ async def test_a_body_that_ends_early_is_incomplete(messages: Sequence[dict[str,
 async def test_a_silent_sender_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 0.05)
     with pytest.raises(SlowSender) as refused:
-        await collect(read_body(Messages(request(b"a", more=True)), length=None, bytes_per_second=1000))
+        await collect(
+            read_body(Messages(request(b"a", more=True)), length=None, bytes_per_second=1000)
+        )
     assert refused.value.headers == {"Connection": "close"}
 
 
-async def test_a_sender_that_keeps_pace_begins_a_new_window(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sender_that_keeps_pace_begins_a_new_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 1.0)
     pace = Pace(10)
     pace.waited = 0.9999

@@ -31,18 +31,33 @@ def test_an_error_names_its_field(body: bytes, field: str) -> None:
     assert refused.value.detail.startswith(field)
 
 
-@pytest.mark.parametrize("body", [b"{", b"nope", b"\xff", b'{"a":"\\ud800"}', b"[" * 50_000, b'{"x":' * 10_000, b'{"filename":"\xff"}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"nope",
+        b"\xff",
+        b'{"a":"\\ud800"}',
+        b"[" * 50_000,
+        b'{"x":' * 10_000,
+        b'{"filename":"\xff"}',
+    ],
+)
 def test_what_is_no_json_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedBody):
         decode_body(body, Any)
 
 
-@pytest.mark.parametrize("header", ["application/json", "application/json; charset=utf-8", "Application/JSON"])
+@pytest.mark.parametrize(
+    "header", ["application/json", "application/json; charset=utf-8", "Application/JSON"]
+)
 def test_json_is_read(header: str) -> None:
     check_media_type(header)
 
 
-@pytest.mark.parametrize("header", [None, "", "text/plain", "application/x-www-form-urlencoded", "application/jsonp"])
+@pytest.mark.parametrize(
+    "header", [None, "", "text/plain", "application/x-www-form-urlencoded", "application/jsonp"]
+)
 def test_nothing_else_is(header: str | None) -> None:
     with pytest.raises(UnsupportedMediaType):
         check_media_type(header)

@@ -37,7 +37,12 @@ def test_the_required_variables_suffice_and_the_rest_has_defaults() -> None:
 
 @pytest.mark.parametrize(("text", "binds"), [("yes", True), ("no", False), ("No", False)])
 def test_a_switch_is_yes_or_no(text: str, binds: bool) -> None:
-    assert read_settings({**COMPLETE, "ASSAY_S3_BIND_ABSENT_HEADERS": text}, Settings).s3_bind_absent_headers is binds
+    assert (
+        read_settings(
+            {**COMPLETE, "ASSAY_S3_BIND_ABSENT_HEADERS": text}, Settings
+        ).s3_bind_absent_headers
+        is binds
+    )
 
 
 def test_every_missing_variable_is_named_at_once() -> None:
@@ -81,12 +86,16 @@ def test_every_missing_variable_is_named_at_once() -> None:
         ("ASSAY_CORS_ORIGINS", "*", "must be a URL"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_would_be_right(variable: str, value: str, said: str) -> None:
+def test_a_wrong_value_is_named_with_what_would_be_right(
+    variable: str, value: str, said: str
+) -> None:
     errors = errors_of({**COMPLETE, variable: value})
     assert any(said in line for line in errors)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("90", 90), ("15m", 900), ("24h", 86400), ("7d", 604800), ("0.5", 0.5)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90", 90), ("15m", 900), ("24h", 86400), ("7d", 604800), ("0.5", 0.5)]
+)
 def test_times_have_units(text: str, expected: float) -> None:
     settings = read_settings({**COMPLETE, "ASSAY_SWEEP_EVERY": text}, Settings)
     assert settings.sweep_every == timedelta(seconds=expected)
@@ -94,9 +103,15 @@ def test_times_have_units(text: str, expected: float) -> None:
 
 def test_the_delay_of_the_sweeper_alone_may_be_zero() -> None:
     assert read_settings(COMPLETE, Settings).sweep_delay == timedelta(minutes=5)
-    assert read_settings({**COMPLETE, "ASSAY_SWEEP_DELAY": "0"}, Settings).sweep_delay == timedelta(0)
-    assert read_settings({**COMPLETE, "ASSAY_SWEEP_DELAY": "2m"}, Settings).sweep_delay == timedelta(minutes=2)
-    assert errors_of({**COMPLETE, "ASSAY_SWEEP_DELAY": "-1"}) == ["ASSAY_SWEEP_DELAY must be a time in seconds, or such as 15m, 24h, 7d"]
+    assert read_settings({**COMPLETE, "ASSAY_SWEEP_DELAY": "0"}, Settings).sweep_delay == timedelta(
+        0
+    )
+    assert read_settings(
+        {**COMPLETE, "ASSAY_SWEEP_DELAY": "2m"}, Settings
+    ).sweep_delay == timedelta(minutes=2)
+    assert errors_of({**COMPLETE, "ASSAY_SWEEP_DELAY": "-1"}) == [
+        "ASSAY_SWEEP_DELAY must be a time in seconds, or such as 15m, 24h, 7d"
+    ]
     assert errors_of({**COMPLETE, "ASSAY_SWEEP_EVERY": "0"})
 
 
@@ -106,12 +121,21 @@ def test_a_secret_may_come_from_a_file_but_not_twice(tmp_path: Path) -> None:
     environ = {name: value for name, value in COMPLETE.items() if name != "ASSAY_S3_SECRET_KEY"}
     settings = read_settings({**environ, "ASSAY_S3_SECRET_KEY_FILE": str(path)}, Settings)
     assert settings.s3_secret_key == "from-file"
-    assert any("both set" in line for line in errors_of({**COMPLETE, "ASSAY_S3_SECRET_KEY_FILE": str(path)}))
-    assert any("ASSAY_S3_SECRET_KEY" in line for line in errors_of({**environ, "ASSAY_S3_SECRET_KEY_FILE": str(tmp_path / "none")}))
+    assert any(
+        "both set" in line
+        for line in errors_of({**COMPLETE, "ASSAY_S3_SECRET_KEY_FILE": str(path)})
+    )
+    assert any(
+        "ASSAY_S3_SECRET_KEY" in line
+        for line in errors_of({**environ, "ASSAY_S3_SECRET_KEY_FILE": str(tmp_path / "none")})
+    )
 
 
 def test_what_the_tests_and_the_client_read_is_known() -> None:
-    read_settings({**COMPLETE, "ASSAY_TEST_STORES": "embedded", "ASSAY_URL": "http://x", "ASSAY_KEY": "k"}, Settings)
+    read_settings(
+        {**COMPLETE, "ASSAY_TEST_STORES": "embedded", "ASSAY_URL": "http://x", "ASSAY_KEY": "k"},
+        Settings,
+    )
 
 
 def test_a_repr_shows_no_secret() -> None:

@@ -52,10 +52,16 @@ class RecordingPool(urllib3.PoolManager):
 
 def sign_as_recorded(pool: RecordingPool, method: str, *, path: str, query: str) -> str:
     """Return the `Authorization` that the service's signer makes of the SDK's headers and time."""
-    headers = {name: value for name, value in pool.headers.items() if name not in ("authorization", "user-agent", "host")}
+    headers = {
+        name: value
+        for name, value in pool.headers.items()
+        if name not in ("authorization", "user-agent", "host")
+    }
     signed_at = datetime.strptime(headers.pop("x-amz-date"), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     digest = headers.pop("x-amz-content-sha256")
-    return signer().sign(method, path, query, headers=headers, digest=digest, signed_at=signed_at)["Authorization"]
+    return signer().sign(method, path, query, headers=headers, digest=digest, signed_at=signed_at)[
+        "Authorization"
+    ]
 
 
 def signer(endpoint: str = "http://minio:9000") -> RequestSigner:
@@ -63,7 +69,9 @@ def signer(endpoint: str = "http://minio:9000") -> RequestSigner:
 
 
 def sdk(pool: RecordingPool) -> minio.Minio:
-    return minio.Minio("minio:9000", ACCESS_KEY, SECRET_KEY, secure=False, region="us-east-1", http_client=pool)
+    return minio.Minio(
+        "minio:9000", ACCESS_KEY, SECRET_KEY, secure=False, region="us-east-1", http_client=pool
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,10 +117,21 @@ def sdk(pool: RecordingPool) -> minio.Minio:
     ids=["range", "put", "empty value", "list"],
 )
 def test_the_examples_of_the_s3_documentation_have_the_documented_signatures(
-    method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], body: bytes, names: str, signature: str
+    method: str,
+    path: str,
+    query: Mapping[str, str],
+    headers: Mapping[str, str],
+    body: bytes,
+    names: str,
+    signature: str,
 ) -> None:
     sent = signer("https://examplebucket.s3.amazonaws.com").sign(
-        method, path, canonical_query(query), headers=headers, digest=hashlib.sha256(body).hexdigest(), signed_at=EXAMPLE_TIME
+        method,
+        path,
+        canonical_query(query),
+        headers=headers,
+        digest=hashlib.sha256(body).hexdigest(),
+        signed_at=EXAMPLE_TIME,
     )
     assert sent["Authorization"] == (
         f"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/20130524/us-east-1/s3/aws4_request, SignedHeaders={names}, Signature={signature}"
@@ -121,31 +140,50 @@ def test_the_examples_of_the_s3_documentation_have_the_documented_signatures(
 
 
 @given(key=KEYS, query=QUERIES)
-def test_a_read_is_signed_and_addressed_as_minio_py_does_it(key: str, query: dict[str, str]) -> None:
+def test_a_read_is_signed_and_addressed_as_minio_py_does_it(
+    key: str, query: dict[str, str]
+) -> None:
     pool = RecordingPool()
     with pytest.raises(Recorded):
         sdk(pool).get_object("vault", key, offset=1, length=2, extra_query_params=dict(query))
     path, signed_query = object_path("vault", key), canonical_query(query)
     assert f"http://minio:9000{path}" == pool.url.partition("?")[0]
     assert sorted(signed_query.split("&")) == sorted(urlsplit(pool.url).query.split("&"))
-    assert sign_as_recorded(pool, "GET", path=path, query=signed_query) == pool.headers["authorization"]
+    assert (
+        sign_as_recorded(pool, "GET", path=path, query=signed_query)
+        == pool.headers["authorization"]
+    )
 
 
 @given(key=KEYS, body=st.binary(max_size=100))
 def test_a_write_is_signed_as_minio_py_signs_it(key: str, body: bytes) -> None:
     pool = RecordingPool()
     with pytest.raises(Recorded):
-        sdk(pool).put_object("vault", key, io.BytesIO(body), len(body), content_type="image/jpeg; q=1", metadata={"x-amz-meta-a": "b  c"})
-    assert sign_as_recorded(pool, "PUT", path=object_path("vault", key), query="") == pool.headers["authorization"]
+        sdk(pool).put_object(
+            "vault",
+            key,
+            io.BytesIO(body),
+            len(body),
+            content_type="image/jpeg; q=1",
+            metadata={"x-amz-meta-a": "b  c"},
+        )
+    assert (
+        sign_as_recorded(pool, "PUT", path=object_path("vault", key), query="")
+        == pool.headers["authorization"]
+    )
 
 
 def test_one_signer_signs_across_midnight_and_back() -> None:
     one, late, early = signer(), EXAMPLE_TIME - timedelta(seconds=1), EXAMPLE_TIME
 
     def sign(by: RequestSigner, moment: datetime) -> str:
-        return by.sign("GET", "/vault/k", "", headers={}, digest=EMPTY_SHA256, signed_at=moment)["Authorization"]
+        return by.sign("GET", "/vault/k", "", headers={}, digest=EMPTY_SHA256, signed_at=moment)[
+            "Authorization"
+        ]
 
-    assert [sign(one, moment) for moment in (late, early, late)] == [sign(signer(), moment) for moment in (late, early, late)]
+    assert [sign(one, moment) for moment in (late, early, late)] == [
+        sign(signer(), moment) for moment in (late, early, late)
+    ]
     assert sign(one, late) != sign(one, early)
 
 
@@ -164,16 +202,23 @@ def digest_sent(request: Request, endpoint: str = "http://minio:9000") -> str:
 def test_the_digest_of_a_body_is_given_computed_or_left_to_tls(buffer: type) -> None:
     body = buffer(b"bytes")
     assert digest_sent(Request("PUT", "b", "k", body=body)) == hashlib.sha256(b"bytes").hexdigest()
-    assert digest_sent(Request("PUT", "b", "k", body=body), "https://minio:9000") == "UNSIGNED-PAYLOAD"
+    assert (
+        digest_sent(Request("PUT", "b", "k", body=body), "https://minio:9000") == "UNSIGNED-PAYLOAD"
+    )
     for endpoint in ("http://minio:9000", "https://minio:9000"):
-        assert digest_sent(Request("PUT", "b", "k", body=body, sha256="0" * 64), endpoint) == "0" * 64
+        assert (
+            digest_sent(Request("PUT", "b", "k", body=body, sha256="0" * 64), endpoint) == "0" * 64
+        )
         assert digest_sent(Request("GET", "b", "k"), endpoint) == EMPTY_SHA256
         assert digest_sent(Request("PUT", "b", "k", body=buffer(b"")), endpoint) == EMPTY_SHA256
     assert client().sign(Request("PUT", "b", "k", body=body)).headers["Content-Length"] == "5"
 
 
 def test_the_url_that_is_sent_is_the_one_that_is_signed() -> None:
-    assert client().sign(Request("POST", "b", "ä b", query={"uploads": ""})).url == "http://minio:9000/b/%C3%A4%20b?uploads="
+    assert (
+        client().sign(Request("POST", "b", "ä b", query={"uploads": ""})).url
+        == "http://minio:9000/b/%C3%A4%20b?uploads="
+    )
     assert (
         client().sign(Request("GET", "b", query={"prefix": "a/ß", "delimiter": ""})).url
         == "http://minio:9000/b?delimiter=&prefix=a%2F%C3%9F"

@@ -7,22 +7,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.object_store import ListedObject, ObjectMissing, RequestRefused, StoredPart, StoreUnavailable, xml_documents
+from service.object_store import (
+    ListedObject,
+    ObjectMissing,
+    RequestRefused,
+    StoredPart,
+    StoreUnavailable,
+    xml_documents,
+)
 from service.object_store.errors import check_answer
 from service.object_store.messages import Answer, Request
 from service.object_store.xml_documents import ObjectsPage, PartsPage
 
 XMLNS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 NAMESPACES = ["", XMLNS, 'xmlns="https://example.com/another"']
-WRITABLE = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff", include_characters="\t\n\r"))
+WRITABLE = st.text(
+    st.characters(
+        exclude_categories=["Cs", "Cc"],
+        exclude_characters="\ufffe\uffff",
+        include_characters="\t\n\r",
+    )
+)
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
 @pytest.mark.parametrize("root", ["CopyObjectResult", "CopyPartResult"])
 def test_a_copy_has_an_etag(root: str, namespace: str) -> None:
-    body = (
-        f"<?xml version='1.0' encoding='UTF-8'?>\n  <{root} {namespace}><LastModified>x</LastModified><ETag>&#34;abc-1&#34;</ETag></{root}>"
-    )
+    body = f"<?xml version='1.0' encoding='UTF-8'?>\n  <{root} {namespace}><LastModified>x</LastModified><ETag>&#34;abc-1&#34;</ETag></{root}>"
     assert xml_documents.read_copied_etag(body.encode()) == "abc-1"
 
 
@@ -60,7 +71,9 @@ def test_a_page_of_objects_is_read_with_its_keys_unescaped() -> None:
     modified = datetime(2026, 11, 28, 1, 2, 3, 4000, tzinfo=UTC)
     plain = "<IsTruncated>false</IsTruncated>"
     more = "<EncodingType>url</EncodingType><IsTruncated>true</IsTruncated><NextContinuationToken>t/=</NextContinuationToken>"
-    assert xml_documents.read_objects(objects_page(more)) == ObjectsPage([ListedObject("a/b c%", 5, "e", modified)], "t/=")
+    assert xml_documents.read_objects(objects_page(more)) == ObjectsPage(
+        [ListedObject("a/b c%", 5, "e", modified)], "t/="
+    )
     assert xml_documents.read_objects(objects_page(plain)).objects[0].key == "a%2Fb+c%25"
 
 
@@ -85,7 +98,9 @@ def test_keys_that_were_not_deleted_are_named() -> None:
         b"<CopyObjectResult><ETag>&e;</ETag></CopyObjectResult>",
         b"<!DOCTYPE CopyObjectResult><CopyObjectResult><ETag>x</ETag></CopyObjectResult>",
         b'<!DOCTYPE a [<!ENTITY e "x">]><CopyObjectResult><ETag>&e;</ETag></CopyObjectResult>',
-        '<?xml version="1.0" encoding="UTF-16"?><!DOCTYPE a><CopyObjectResult><ETag>x</ETag></CopyObjectResult>'.encode("utf-16"),
+        '<?xml version="1.0" encoding="UTF-16"?><!DOCTYPE a><CopyObjectResult><ETag>x</ETag></CopyObjectResult>'.encode(
+            "utf-16"
+        ),
     ],
 )
 def test_what_is_no_copy_result_is_not_read(body: bytes) -> None:
@@ -112,7 +127,11 @@ def test_a_page_that_does_not_say_how_to_go_on_is_not_read(ending: str) -> None:
 
 def test_a_key_that_is_not_escaped_as_promised_is_not_read() -> None:
     with pytest.raises(ValueError, match="utf-8"):
-        xml_documents.read_objects(objects_page("<EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>", key="%FF"))
+        xml_documents.read_objects(
+            objects_page(
+                "<EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>", key="%FF"
+            )
+        )
 
 
 @given(st.lists(WRITABLE.filter(bool), max_size=5))
@@ -125,7 +144,10 @@ def test_a_deletion_names_every_key_as_it_is(keys: list[str]) -> None:
 @given(st.lists(st.tuples(st.integers(1, 10_000), WRITABLE), max_size=5))
 def test_a_completion_names_every_part(parts: list[tuple[int, str]]) -> None:
     root = ET.fromstring(xml_documents.write_completion(parts))  # noqa: S314  # written above
-    found = [(int(part.findtext("{*}PartNumber", "")), part.findtext("{*}ETag")) for part in root.iterfind("{*}Part")]
+    found = [
+        (int(part.findtext("{*}PartNumber", "")), part.findtext("{*}ETag"))
+        for part in root.iterfind("{*}Part")
+    ]
     assert found == [(number, f'"{etag}"') for number, etag in parts]
 
 
@@ -145,16 +167,38 @@ def answer(status: int, body: bytes, headers: dict[str, str] | None = None) -> A
 def test_the_code_is_in_the_document_the_json_or_the_header() -> None:
     get = Request("GET", "vault", "k")
     with pytest.raises(ObjectMissing) as xml:
-        check_answer(get, answer(404, f"<Error {XMLNS}><Code>NoSuchKey</Code></Error>".encode(), {"x-minio-error-code": "Another"}))
+        check_answer(
+            get,
+            answer(
+                404,
+                f"<Error {XMLNS}><Code>NoSuchKey</Code></Error>".encode(),
+                {"x-minio-error-code": "Another"},
+            ),
+        )
     with pytest.raises(ObjectMissing) as header:
         check_answer(get, answer(404, b"", {"x-minio-error-code": "NoSuchKey"}))
     with pytest.raises(RequestRefused) as json:
-        check_answer(Request("GET", "minio/admin"), answer(404, b'{"Code": "XMinioAdminNoSuchUser", "Message": "x"}'))
-    assert [error.value.code for error in (xml, header, json)] == ["NoSuchKey", "NoSuchKey", "XMinioAdminNoSuchUser"]
+        check_answer(
+            Request("GET", "minio/admin"),
+            answer(404, b'{"Code": "XMinioAdminNoSuchUser", "Message": "x"}'),
+        )
+    assert [error.value.code for error in (xml, header, json)] == [
+        "NoSuchKey",
+        "NoSuchKey",
+        "XMinioAdminNoSuchUser",
+    ]
 
 
 @pytest.mark.parametrize(
-    "body", [b"<Error/>", b"<html>", b"{", b'{"Code": 1}', b"[]", b"<!DOCTYPE Error><Error><Code>NoSuchKey</Code></Error>"]
+    "body",
+    [
+        b"<Error/>",
+        b"<html>",
+        b"{",
+        b'{"Code": 1}',
+        b"[]",
+        b"<!DOCTYPE Error><Error><Code>NoSuchKey</Code></Error>",
+    ],
 )
 def test_an_answer_that_cannot_be_read_has_no_code(body: bytes) -> None:
     with pytest.raises(StoreUnavailable) as raised:

@@ -43,7 +43,9 @@ from service.object_store.xml_documents import is_error
         (307, None, StoreUnavailable),
     ],
 )
-def test_an_answer_to_a_read_means(status: int, code: str | None, meaning: type[StoreError]) -> None:
+def test_an_answer_to_a_read_means(
+    status: int, code: str | None, meaning: type[StoreError]
+) -> None:
     error = error_for_answer("GET /vault/k", status, code=code, reads_object=True)
     assert type(error) is meaning
     assert (error.status, error.code) == (status, code)
@@ -51,23 +53,42 @@ def test_an_answer_to_a_read_means(status: int, code: str | None, meaning: type[
 
 @pytest.mark.parametrize("code", ["InvalidRequest", "InvalidEncryptionAlgorithmError"])
 def test_a_write_that_is_refused_says_nothing_of_the_object(code: str) -> None:
-    assert type(error_for_answer("PUT /vault/k", 400, code=code, reads_object=False)) is RequestRefused
+    assert (
+        type(error_for_answer("PUT /vault/k", 400, code=code, reads_object=False)) is RequestRefused
+    )
 
 
 def test_a_copy_that_is_refused_may_be_refused_for_a_fault_of_the_vault() -> None:
-    assert type(error_for_answer("PUT /vault/k", 400, code="InvalidRequest", copies_object=True)) is RequestRefused
-    assert type(error_for_answer("PUT /vault/k", 403, code="InvalidObjectState", copies_object=True)) is ObjectUnreadable
+    assert (
+        type(error_for_answer("PUT /vault/k", 400, code="InvalidRequest", copies_object=True))
+        is RequestRefused
+    )
+    assert (
+        type(error_for_answer("PUT /vault/k", 403, code="InvalidObjectState", copies_object=True))
+        is ObjectUnreadable
+    )
 
 
 @pytest.mark.parametrize(
-    "body", [b"<Error><Code>x</Code></Error>", b'<?xml version="1.0"?>\n<Error/>', b" \n <?xml version='1.0'?><Error></Error>"]
+    "body",
+    [
+        b"<Error><Code>x</Code></Error>",
+        b'<?xml version="1.0"?>\n<Error/>',
+        b" \n <?xml version='1.0'?><Error></Error>",
+    ],
 )
 def test_an_error_document_is_known_by_its_root(body: bytes) -> None:
     assert is_error(body)
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<DeleteResult><Error><Code>x</Code></Error></DeleteResult>", b"bytes", b"<?xml version='1.0'?><CopyObjectResult/>"]
+    "body",
+    [
+        b"",
+        b"<DeleteResult><Error><Code>x</Code></Error></DeleteResult>",
+        b"bytes",
+        b"<?xml version='1.0'?><CopyObjectResult/>",
+    ],
 )
 def test_another_document_is_none(body: bytes) -> None:
     assert not is_error(body)

@@ -28,7 +28,9 @@ def read(text: str, secrets: tuple[str, ...] = SECRETS) -> Token | None:
 @given(st.uuids(), st.uuids(), st.integers(946684800, 16725225600), st.booleans())
 def test_what_was_signed_is_read(file_id: UUID, key_id: UUID, seconds: int, inline: bool) -> None:
     end = datetime.fromtimestamp(seconds, UTC)
-    token = Token(purpose=Purpose.DOWNLOAD, file_id=file_id, key_id=key_id, expires_at=end, inline=inline)
+    token = Token(
+        purpose=Purpose.DOWNLOAD, file_id=file_id, key_id=key_id, expires_at=end, inline=inline
+    )
     assert read(sign_token(SECRETS, token)) == token
 
 
@@ -40,7 +42,9 @@ def test_every_single_changed_character_makes_it_no_token() -> None:
             assert (read(changed) is None) == (changed != text)
 
 
-@pytest.mark.parametrize("text", ["", "x", "=" * 100, "\u00e9" * 100, "A" * 100, "A" * 99, "A" * 101, " " * 100])
+@pytest.mark.parametrize(
+    "text", ["", "x", "=" * 100, "\u00e9" * 100, "A" * 100, "A" * 99, "A" * 101, " " * 100]
+)
 def test_what_is_no_token_is_read_as_none(text: str) -> None:
     assert read(text) is None
 
@@ -58,5 +62,7 @@ def test_the_first_secret_signs_and_all_are_accepted() -> None:
 
 
 def test_two_tokens_differ_in_their_key_and_file() -> None:
-    other = Token(purpose=Purpose.DOWNLOAD, file_id=uuid4(), key_id=TOKEN.key_id, expires_at=TOKEN.expires_at)
+    other = Token(
+        purpose=Purpose.DOWNLOAD, file_id=uuid4(), key_id=TOKEN.key_id, expires_at=TOKEN.expires_at
+    )
     assert sign_token(SECRETS, other) != sign_token(SECRETS, TOKEN)

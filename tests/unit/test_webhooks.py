@@ -13,7 +13,11 @@ KEY = "0123456789abcdef0123456789abcdef"
 
 
 def event(*, name: str = "s3:ObjectCreated:Put", key: str = KEY, bucket: str = "incoming") -> bytes:
-    record = {"eventName": name, "eventVersion": "2.0", "s3": {"bucket": {"name": bucket}, "object": {"key": key, "eTag": "x"}}}
+    record = {
+        "eventName": name,
+        "eventVersion": "2.0",
+        "s3": {"bucket": {"name": bucket}, "object": {"key": key, "eTag": "x"}},
+    }
     return msgspec.json.encode({"EventName": name, "Key": f"{bucket}/{key}", "Records": [record]})
 
 
@@ -22,7 +26,16 @@ def test_an_object_that_was_written_counts(how: str) -> None:
     assert find_keys(event(name=f"s3:ObjectCreated:{how}"), "incoming") == [KEY]
 
 
-@pytest.mark.parametrize("how", ["ObjectCreated:PutTagging", "ObjectCreated:PutRetention", "ObjectRemoved:Delete", "ObjectCreated:*", ""])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "ObjectCreated:PutTagging",
+        "ObjectCreated:PutRetention",
+        "ObjectRemoved:Delete",
+        "ObjectCreated:*",
+        "",
+    ],
+)
 def test_anything_else_that_happens_to_an_object_does_not(how: str) -> None:
     assert find_keys(event(name=f"s3:{how}"), "incoming") == []
 
@@ -32,7 +45,9 @@ def test_a_key_that_is_none_of_ours_does_not_count(key: str) -> None:
     assert find_keys(event(key=key), "incoming") == []
 
 
-@pytest.mark.parametrize(("key", "counted"), [("extracted/by/a/tar", 1), (KEY, 0), ("probe-1", 0), ("assay-doctor-1", 0)])
+@pytest.mark.parametrize(
+    ("key", "counted"), [("extracted/by/a/tar", 1), (KEY, 0), ("probe-1", 0), ("assay-doctor-1", 0)]
+)
 def test_objects_under_keys_that_were_never_given_out_are_counted(key: str, counted: int) -> None:
     before = REGISTRY.get_sample_value("assay_foreign_objects_total") or 0
     find_keys(event(key=key), "incoming")
@@ -72,7 +87,18 @@ def test_each_configured_token_is_accepted_in_the_form_in_which_the_store_sends_
 
 
 @pytest.mark.parametrize(
-    "header", [None, "", "one", "Bearer", "Bearer two", "Bearer Custom two", "bearer one", "Bearer one ", "Bearer öne"]
+    "header",
+    [
+        None,
+        "",
+        "one",
+        "Bearer",
+        "Bearer two",
+        "Bearer Custom two",
+        "bearer one",
+        "Bearer one ",
+        "Bearer öne",
+    ],
 )
 def test_any_other_token_is_refused(header: str | None) -> None:
     with pytest.raises(Unauthorized):

@@ -47,9 +47,19 @@ class Account:
 class Server:
     """The options that every command has which asks a server."""
 
-    url: Annotated[str | None, Parameter(help="The server's address. Default: ASSAY_URL, or the one of `assay login`.")] = None
-    key_file: Annotated[Path | None, Parameter(help="A file that holds the key. Default: ASSAY_KEY, or the one of `assay login`.")] = None
-    retry_for: Annotated[str, Parameter(help="How long a server that went away is asked again.")] = "2m"
+    url: Annotated[
+        str | None,
+        Parameter(help="The server's address. Default: ASSAY_URL, or the one of `assay login`."),
+    ] = None
+    key_file: Annotated[
+        Path | None,
+        Parameter(
+            help="A file that holds the key. Default: ASSAY_KEY, or the one of `assay login`."
+        ),
+    ] = None
+    retry_for: Annotated[
+        str, Parameter(help="How long a server that went away is asked again.")
+    ] = "2m"
 
 
 HERE: Final = Server()
@@ -61,7 +71,9 @@ def find_account(server: Server, environ: Mapping[str, str] = os.environ) -> Acc
     login = None if given and has_key(server, environ) else read_login(environ)
     url = check_url(given) if given else login.url if login else None
     if url is None:
-        raise WrongUse("no server is named: set ASSAY_URL, give --url, or sign in by `assay login URL`")
+        raise WrongUse(
+            "no server is named: set ASSAY_URL, give --url, or sign in by `assay login URL`"
+        )
     return Account(url, find_key(server, environ) or take_login(login, url))
 
 
@@ -102,7 +114,9 @@ def find_key(server: Server, environ: Mapping[str, str]) -> str | None:
 def take_login(login: Account | None, url: str) -> str:
     """The key of `assay login`, for its own server. Raises NotAllowed."""
     if login is None:
-        raise NotAllowed("there is no key: sign in by `assay login`, set ASSAY_KEY, or give --key-file")
+        raise NotAllowed(
+            "there is no key: sign in by `assay login`, set ASSAY_KEY, or give --key-file"
+        )
     if login.url != url:
         raise NotAllowed(
             f"you are signed in at {show(login.url)}, and that key is not sent to {show(url)}: give --key-file, or sign in there"
@@ -117,10 +131,20 @@ def check_url(text: str) -> str:
         port = parts.port
     except ValueError as error:
         raise WrongUse(f"{show(text)} is no address: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment:
-        raise WrongUse(f"{show(text)} is no address of a server: it should look like https://files.example.com")
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or port == 0
+        or parts.query
+        or parts.fragment
+    ):
+        raise WrongUse(
+            f"{show(text)} is no address of a server: it should look like https://files.example.com"
+        )
     if parts.username is not None or parts.password is not None:
-        raise WrongUse("the address holds a user name or a password: leave it out, the key is all there is")
+        raise WrongUse(
+            "the address holds a user name or a password: leave it out, the key is all there is"
+        )
     if re.search(r"[\x00-\x20\x7f]", text):
         raise WrongUse(f"{show(text)} holds a blank or a control character")
     return parts.geturl().rstrip("/")
@@ -144,7 +168,9 @@ def read_secret(path: Path) -> bytes:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             if is_open_to_others(status):
-                raise NotAllowed(f"{show(str(path))} can be read by others, so its key is no secret: make a new key, or chmod 600 the file")
+                raise NotAllowed(
+                    f"{show(str(path))} can be read by others, so its key is no secret: make a new key, or chmod 600 the file"
+                )
             return file.read(LONGEST_KEY_FILE)
     except OSError as error:
         raise Failed(f"{show(str(path))}: {error.strerror}") from error
@@ -152,7 +178,12 @@ def read_secret(path: Path) -> bytes:
 
 def is_open_to_others(status: os.stat_result) -> bool:
     """Only of a file that is ours; a pipe has no readers but those who were given it."""
-    return os.name == "posix" and stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and bool(status.st_mode & 0o077)
+    return (
+        os.name == "posix"
+        and stat.S_ISREG(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and bool(status.st_mode & 0o077)
+    )
 
 
 # assay login
@@ -172,7 +203,9 @@ def read_login(environ: Mapping[str, str] = os.environ) -> Account | None:
         said = json.loads(read_secret(path))
         return Account(check_url(str(said["url"])), check_key(str(said["key"]), show(str(path))))
     except (ValueError, KeyError, TypeError, WrongUse) as error:
-        raise Failed(f"{show(str(path))} is not what `assay login` writes: sign in again") from error
+        raise Failed(
+            f"{show(str(path))} is not what `assay login` writes: sign in again"
+        ) from error
 
 
 def write_login(account: Account, environ: Mapping[str, str] = os.environ) -> Path:
@@ -182,7 +215,9 @@ def write_login(account: Account, environ: Mapping[str, str] = os.environ) -> Pa
     try:
         make_private_folder(path.parent)
         try:
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            with os.fdopen(
+                os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
+            ) as file:
                 json.dump({"url": account.url, "key": account.key}, file)
                 file.flush()
                 os.fsync(file.fileno())

@@ -27,7 +27,10 @@ class Bytes(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         done = show_size(task.completed)
-        return Text(done if task.total is None else f"{done} of {show_size(task.total)}", style="progress.download")
+        return Text(
+            done if task.total is None else f"{done} of {show_size(task.total)}",
+            style="progress.download",
+        )
 
 
 class Rate(ProgressColumn):
@@ -45,7 +48,10 @@ class Left(ProgressColumn):
         if waiting := task.fields.get("waiting"):
             return Text(waiting, style="progress.remaining")
         left = task.time_remaining
-        return Text("" if left is None or task.total is None else f"{show_seconds(left)} left", style="progress.remaining")
+        return Text(
+            "" if left is None or task.total is None else f"{show_seconds(left)} left",
+            style="progress.remaining",
+        )
 
 
 class Bar:
@@ -70,7 +76,11 @@ class Bar:
 
     def end(self, *, complete: bool) -> None:
         """The total counts a file in full that is done, however few bytes had to move."""
-        self._bars.finish(self._task, rest=(self._size or 0) - self._done if complete and self._size else 0, counts=complete)
+        self._bars.finish(
+            self._task,
+            rest=(self._size or 0) - self._done if complete and self._size else 0,
+            counts=complete,
+        )
 
 
 class Bars:
@@ -96,7 +106,11 @@ class Bars:
                 self.progress.update(self._total, total=size, description=self._describe())
 
     def _describe(self) -> str:
-        return f"{self._files:,} of {self._expected:,} files" if self._expected else f"{self._files:,} files"
+        return (
+            f"{self._files:,} of {self._expected:,} files"
+            if self._expected
+            else f"{self._files:,} files"
+        )
 
     def start(self, name: str, size: int | None) -> Bar:
         return Bar(self, name, size)
@@ -135,7 +149,19 @@ def open_bars() -> Iterator[Bars]:
     console = Console(file=sys.stderr)
     room = console.width - REST_WIDTH
     name_width = max(12, min(40, room // 2))
-    name = TextColumn("{task.description}", markup=False, table_column=Column(width=name_width, no_wrap=True, overflow="ellipsis"))
-    columns = (name, BarColumn(bar_width=max(8, min(40, room - name_width))), Bytes(), Rate(), Left())
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as progress:
+    name = TextColumn(
+        "{task.description}",
+        markup=False,
+        table_column=Column(width=name_width, no_wrap=True, overflow="ellipsis"),
+    )
+    columns = (
+        name,
+        BarColumn(bar_width=max(8, min(40, room - name_width))),
+        Bytes(),
+        Rate(),
+        Left(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as progress:
         yield Bars(progress)

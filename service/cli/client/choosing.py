@@ -31,7 +31,9 @@ class NotChosen:
     ending: Ending
 
 
-def choose(client: "Client", names: Sequence[str], *, recursive: bool) -> Iterator[Chosen | NotChosen]:
+def choose(
+    client: "Client", names: Sequence[str], *, recursive: bool
+) -> Iterator[Chosen | NotChosen]:
     """In the order of the names; what was sent from folders in one pass over the list, newest first. Raises NotAllowed."""
     folders = []
     for name in names:
@@ -41,7 +43,9 @@ def choose(client: "Client", names: Sequence[str], *, recursive: bool) -> Iterat
             continue
         try:
             found = iter([client.info(file_id)]) if file_id else find_named(client, name)
-            yield from (Chosen(file, file.metadata.get(KEPT) if recursive else None) for file in found)
+            yield from (
+                Chosen(file, file.metadata.get(KEPT) if recursive else None) for file in found
+            )
         except Exception as error:
             ending = explain(error)
             if isinstance(ending, NotAllowed):
@@ -83,4 +87,8 @@ def find_kept(client: "Client", folders: Sequence[str]) -> Iterator[Chosen | Not
             seen.add(kept)
             missing.difference_update(below)
             yield Chosen(file, kept)
-    yield from (NotChosen(folder, NotFound("nothing was sent from a folder of this name")) for folder in folders if folder in missing)
+    yield from (
+        NotChosen(folder, NotFound("nothing was sent from a folder of this name"))
+        for folder in folders
+        if folder in missing
+    )

@@ -48,7 +48,9 @@ class Unreadable:
     why: str
 
 
-def list_sources(arguments: list[str], *, recursive: bool) -> Iterator[Source | Pipe | Skipped | Unreadable]:
+def list_sources(
+    arguments: list[str], *, recursive: bool
+) -> Iterator[Source | Pipe | Skipped | Unreadable]:
     """In the order of the arguments, each folder's in the order of names."""
     for argument in arguments:
         try:
@@ -57,7 +59,9 @@ def list_sources(arguments: list[str], *, recursive: bool) -> Iterator[Source | 
             yield Unreadable(argument, error.strerror or str(error))
 
 
-def list_argument(argument: str, *, recursive: bool) -> Iterator[Source | Pipe | Skipped | Unreadable]:
+def list_argument(
+    argument: str, *, recursive: bool
+) -> Iterator[Source | Pipe | Skipped | Unreadable]:
     """Raises OSError."""
     if argument == STANDARD_STREAM:
         yield Pipe(None)

@@ -61,7 +61,11 @@ def get(
         return
     single = choose_single(output, asked, recursive=recursive)
     targets = Targets(choose_root(output, single), force=force)
-    with open_client(server, connections=jobs + 8) as client, open_report(Form(json, quiet)) as report, explained():
+    with (
+        open_client(server, connections=jobs + 8) as client,
+        open_report(Form(json, quiet)) as report,
+        explained(),
+    ):
         pool = Receiver(client, report, targets, single=single, jobs=jobs).pool
         try:
             for chosen in choose(client, asked, recursive=recursive):
@@ -72,7 +76,9 @@ def get(
             pool.finish()
         except KeyboardInterrupt:
             pool.stop()
-            raise Interrupted(f"interrupted: {pool.outcomes.done:,} done; give the same command again to go on") from None
+            raise Interrupted(
+                f"interrupted: {pool.outcomes.done:,} done; give the same command again to go on"
+            ) from None
     pool.outcomes.end()
 
 
@@ -81,7 +87,9 @@ def choose_single(output: str | None, names: list[str], *, recursive: bool) -> P
     if output is None or recursive or output.endswith(("/", os.sep)) or Path(output).is_dir():
         return None
     if len(names) > 1 or names[0].endswith("*"):
-        raise WrongUse("-o names a file, and there are several to fetch: end it with / when it is to be a folder")
+        raise WrongUse(
+            "-o names a file, and there are several to fetch: end it with / when it is to be a folder"
+        )
     return Path(os.path.realpath(output))  # a link that the user names is the user's own
 
 
@@ -100,8 +108,14 @@ def write_all(names: list[str], server: Server, *, recursive: bool, force: bool)
     if recursive:
         raise WrongUse("-r restores a folder: standard output is none")
     if sys.stdout.isatty() and not force:
-        raise WrongUse("standard output is a terminal, and the file's bytes could be anything: redirect it, or give --force")
-    with open_client(server) as client, open_report(Form(json=False, quiet=False)) as report, explained():
+        raise WrongUse(
+            "standard output is a terminal, and the file's bytes could be anything: redirect it, or give --force"
+        )
+    with (
+        open_client(server) as client,
+        open_report(Form(json=False, quiet=False)) as report,
+        explained(),
+    ):
         for chosen in choose(client, names, recursive=False):
             write_one(client, chosen, report)
 

@@ -24,6 +24,11 @@ def info(ids: list[UUID], /, *, json: bool = False, server: Server = HERE) -> No
             if json:
                 print_object(as_object(file))
             else:
-                print("\n".join(["", *describe_fields(file)] if file_id != ids[0] else describe_fields(file)), flush=True)
+                print(
+                    "\n".join(
+                        ["", *describe_fields(file)] if file_id != ids[0] else describe_fields(file)
+                    ),
+                    flush=True,
+                )
 
         for_each(ids, tell, json=json)

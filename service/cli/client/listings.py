@@ -39,7 +39,9 @@ def describe_fields(file: "File") -> Iterator[str]:
     """A line for each that is set."""
     for name, value in as_object(file).items():
         if isinstance(value, dict):
-            yield from (f"{name + '.' + show(key):<20} {show(str(text))}" for key, text in value.items())
+            yield from (
+                f"{name + '.' + show(key):<20} {show(str(text))}" for key, text in value.items()
+            )
         elif value is not None:
             yield f"{name:<20} {show(str(value))}{f' ({show_size(value)})' if name == 'size' and value > 999 else ''}"
 

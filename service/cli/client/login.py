@@ -3,7 +3,14 @@
 import getpass
 import sys
 
-from service.cli.client.accounts import Account, check_key, check_url, find_given_url, read_login, write_login
+from service.cli.client.accounts import (
+    Account,
+    check_key,
+    check_url,
+    find_given_url,
+    read_login,
+    write_login,
+)
 from service.cli.client.display import show
 from service.cli.client.exit_codes import WrongUse, explained
 
@@ -40,8 +47,14 @@ def read_key(address: str) -> str:
     """Without an echo from a terminal, else the first line of standard input. Raises WrongUse."""
     if not sys.stdin.isatty():
         return check_key(sys.stdin.readline(8192).strip(), "standard input")
-    if address.startswith("http://") and address.removeprefix("http://").partition("/")[0].rpartition(":")[0] not in LOOPBACK:
-        print(f"{show(address)} is not encrypted: whoever is on the way can read the key", file=sys.stderr)
+    if (
+        address.startswith("http://")
+        and address.removeprefix("http://").partition("/")[0].rpartition(":")[0] not in LOOPBACK
+    ):
+        print(
+            f"{show(address)} is not encrypted: whoever is on the way can read the key",
+            file=sys.stderr,
+        )
     return check_key(getpass.getpass(f"Key for {show(address)}: ").strip(), "what you typed")
 
 

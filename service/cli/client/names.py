@@ -11,7 +11,9 @@ from typing import Final
 
 CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 OVERRIDES: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
-DEVICES: Final = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])[ ]*([.:].*)?")
+DEVICES: Final = re.compile(
+    r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])[ ]*([.:].*)?"
+)
 ON_WINDOWS: Final = re.compile(r'[<>:"|?*]|[. ]$')
 LONGEST_BYTES: Final = 255
 

@@ -66,7 +66,11 @@ def put(
     """
     options = UploadOptions(name, type, parse_pairs(meta or [], recursive=recursive), sha256, force)
     check_use(files, options, recursive=recursive)
-    with open_client(server, connections=jobs + 8) as client, open_records() as records, open_report(Form(json, quiet)) as report:
+    with (
+        open_client(server, connections=jobs + 8) as client,
+        open_records() as records,
+        open_report(Form(json, quiet)) as report,
+    ):
         pool = Sender(client, records, report, options=options, jobs=jobs).pool
         try:
             if report.has_bars:
@@ -79,7 +83,9 @@ def put(
     pool.outcomes.end()
 
 
-def hand_over(pool: WorkerPool[Source | Pipe], report: Report, files: list[str], *, recursive: bool) -> None:
+def hand_over(
+    pool: WorkerPool[Source | Pipe], report: Report, files: list[str], *, recursive: bool
+) -> None:
     for source in list_sources(files, recursive=recursive):
         if isinstance(source, Unreadable):
             pool.fail(source.path, Failed(source.why))

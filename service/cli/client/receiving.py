@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 class Receiver:
     """Receives what is handed over to its pool. `single`: the path for the one file that there is."""
 
-    def __init__(self, client: "Client", report: Report, targets: Targets, *, single: Path | None, jobs: int) -> None:
+    def __init__(
+        self, client: "Client", report: Report, targets: Targets, *, single: Path | None, jobs: int
+    ) -> None:
         self._client = client
         self._report = report
         self._targets = targets
         self._single = single
-        self.pool: WorkerPool[Chosen] = WorkerPool(self._receive, report, name=name_chosen, jobs=jobs)
+        self.pool: WorkerPool[Chosen] = WorkerPool(
+            self._receive, report, name=name_chosen, jobs=jobs
+        )
 
     def _receive(self, chosen: Chosen) -> None:
         file = chosen.file
@@ -36,7 +40,11 @@ class Receiver:
             outcome = "skipped"
             self._report.count(file.size)
         else:
-            self.pool.watch(name_chosen(chosen), file.size, lambda progress: self._client.download(file, path, progress=progress))
+            self.pool.watch(
+                name_chosen(chosen),
+                file.size,
+                lambda progress: self._client.download(file, path, progress=progress),
+            )
         about = {"id": str(file.id), "path": str(path), "outcome": outcome, "file": as_object(file)}
         end = "" if outcome == "received" else "  (there already)"
         self.pool.succeed(f"{file.id}  {show_size(file.size):>8}  {show(str(path))}{end}", about)
@@ -58,16 +66,26 @@ def name_chosen(chosen: Chosen) -> str:
 def find_names(chosen: Chosen) -> list[str]:
     """The components of its path below the target. Raises Failed."""
     try:
-        return split_path(chosen.kept) if chosen.kept is not None else [check_name(chosen.file.filename)]
+        return (
+            split_path(chosen.kept)
+            if chosen.kept is not None
+            else [check_name(chosen.file.filename)]
+        )
     except UnsafeName as error:
-        raise Failed(f"not written: {error}; give `-o PATH` with the id {chosen.file.id}") from error
+        raise Failed(
+            f"not written: {error}; give `-o PATH` with the id {chosen.file.id}"
+        ) from error
 
 
 def write_to_output(client: "Client", file: "File", report: Report) -> None:
     """Straight into standard output; its digest is known when all is written. Raises DigestMismatch."""
     sys.stdout.flush()
     bar = report.start(file.filename, file.size)
-    client.download(file, sys.stdout.buffer, progress=None if bar is None else lambda progress: bar.move(progress.bytes_done))
+    client.download(
+        file,
+        sys.stdout.buffer,
+        progress=None if bar is None else lambda progress: bar.move(progress.bytes_done),
+    )
     sys.stdout.buffer.flush()
     if bar is not None:
         bar.end(complete=True)

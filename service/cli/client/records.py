@@ -126,7 +126,13 @@ class Records:
 
 
 def key_of(parcel: Parcel) -> tuple[str, bytes, str, int, int]:
-    return (parcel.server, os.fsencode(parcel.path), parcel.digest_declaration(), parcel.size, parcel.mtime_ns)
+    return (
+        parcel.server,
+        os.fsencode(parcel.path),
+        parcel.digest_declaration(),
+        parcel.size,
+        parcel.mtime_ns,
+    )
 
 
 @contextmanager
@@ -135,7 +141,12 @@ def open_records(environ: Mapping[str, str] = os.environ) -> Iterator[Records]:
     folder = find_state_folder(environ)
     try:
         make_private_folder(folder)
-        connection = sqlite3.connect(folder / "sent.sqlite", timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None)
+        connection = sqlite3.connect(
+            folder / "sent.sqlite",
+            timeout=BUSY_SECONDS,
+            check_same_thread=False,
+            isolation_level=None,
+        )
     except OSError as error:
         raise Failed(f"{show(str(error.filename or folder))}: {error.strerror}") from error
     except sqlite3.Error as error:
@@ -143,8 +154,12 @@ def open_records(environ: Mapping[str, str] = os.environ) -> Iterator[Records]:
     with contextlib.closing(connection):
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")  # kill -9 loses nothing; a power cut may lose the last rows
+            connection.execute(
+                "PRAGMA synchronous = NORMAL"
+            )  # kill -9 loses nothing; a power cut may lose the last rows
             connection.execute(SCHEMA)
             yield Records(connection, make_private_folder(folder / "uploads"))
         except sqlite3.Error as error:
-            raise Failed(f"{show(str(folder / 'sent.sqlite'))}: {error}; when it is removed, files are sent anew") from error
+            raise Failed(
+                f"{show(str(folder / 'sent.sqlite'))}: {error}; when it is removed, files are sent anew"
+            ) from error

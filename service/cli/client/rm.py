@@ -6,7 +6,9 @@ from service.cli.client.accounts import HERE, Server, open_client
 from service.cli.client.ids import for_each, print_object
 
 
-def rm(ids: list[UUID], /, *, json: bool = False, quiet: bool = False, server: Server = HERE) -> None:
+def rm(
+    ids: list[UUID], /, *, json: bool = False, quiet: bool = False, server: Server = HERE
+) -> None:
     """Delete files, or cancel their uploads. A file that is deleted already stays so.
 
     Parameters

@@ -55,30 +55,53 @@ class UploadOptions:
 class Sender:
     """Sends what is handed over to its pool."""
 
-    def __init__(self, client: "Client", records: Records, report: Report, *, options: UploadOptions, jobs: int) -> None:
+    def __init__(
+        self,
+        client: "Client",
+        records: Records,
+        report: Report,
+        *,
+        options: UploadOptions,
+        jobs: int,
+    ) -> None:
         self._client = client
         self._records = records
         self._report = report
         self._options = options
         self._large = threading.Semaphore(LARGE_AT_ONCE)
-        self.pool: WorkerPool[Source | Pipe] = WorkerPool(self._send, report, name=name_source, jobs=jobs)
+        self.pool: WorkerPool[Source | Pipe] = WorkerPool(
+            self._send, report, name=name_source, jobs=jobs
+        )
 
     def _send(self, source: Source | Pipe) -> None:
-        outcome, file = self._send_pipe(source) if isinstance(source, Pipe) else self._send_path(source)
+        outcome, file = (
+            self._send_pipe(source) if isinstance(source, Pipe) else self._send_path(source)
+        )
         name, size = name_source(source), show_size(file.size)
         about = {"source": name, "outcome": outcome, "file": as_object(file)}
-        self.pool.succeed(f"{file.id}  {size:>8}  {show(name)}{'' if outcome == 'sent' else '  (there already)'}", about)
+        self.pool.succeed(
+            f"{file.id}  {size:>8}  {show(name)}{'' if outcome == 'sent' else '  (there already)'}",
+            about,
+        )
 
     def _send_path(self, source: Source) -> "tuple[str, File]":
         """Steps 2 and 3."""
         parcel = self._describe(source)
         known = self._records.find(parcel)
-        if known is not None and not self._options.force and (there := self._find_there(parcel, known)) is not None:
+        if (
+            known is not None
+            and not self._options.force
+            and (there := self._find_there(parcel, known)) is not None
+        ):
             self._report.count(parcel.size)
             return "skipped", there
         begun = known is not None and known.file_id is None and not self._options.force
         record = known if known is not None and begun else self._records.begin(parcel, known)
-        file = self._send_small(parcel, begun=begun) if parcel.size <= SMALL_BYTES else self._send_recorded(parcel, record, begun=begun)
+        file = (
+            self._send_small(parcel, begun=begun)
+            if parcel.size <= SMALL_BYTES
+            else self._send_recorded(parcel, record, begun=begun)
+        )
         self._records.finish(parcel, file_id=str(file.id), sha256=file.hash or "")
         return "sent", file
 
@@ -87,9 +110,20 @@ class Sender:
         path = os.path.realpath(source.path)
         found = os.stat(path)
         name = check_unicode(self._options.filename or os.path.basename(source.path))
-        metadata = dict(self._options.metadata) | ({KEPT: check_unicode(source.kept)} if source.kept else {})
+        metadata = dict(self._options.metadata) | (
+            {KEPT: check_unicode(source.kept)} if source.kept else {}
+        )
         content_type = self._options.content_type or guess_type(name)
-        return Parcel(self._client.url, path, found.st_size, found.st_mtime_ns, name, content_type, metadata, self._options.sha256)
+        return Parcel(
+            self._client.url,
+            path,
+            found.st_size,
+            found.st_mtime_ns,
+            name,
+            content_type,
+            metadata,
+            self._options.sha256,
+        )
 
     def _find_there(self, parcel: Parcel, record: Record) -> "File | None":
         """The file that this one became, if it is still that."""
@@ -101,7 +135,12 @@ class Sender:
             file = self._client.info(record.file_id)
         except (NotFound, Gone):
             return None
-        same = (file.filename, file.size, file.hash, file.metadata) == (parcel.filename, parcel.size, record.sha256, parcel.metadata)
+        same = (file.filename, file.size, file.hash, file.metadata) == (
+            parcel.filename,
+            parcel.size,
+            record.sha256,
+            parcel.metadata,
+        )
         return file if same and file.state == "ready" else None
 
     def _send_small(self, parcel: Parcel, *, begun: bool) -> "File":
@@ -127,7 +166,14 @@ class Sender:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
         found = self._client.list(state="ready", hash=digest, filename=parcel.filename)
         try:
-            return next((file for file in found if (file.filename, file.metadata) == (parcel.filename, parcel.metadata)), None)
+            return next(
+                (
+                    file
+                    for file in found
+                    if (file.filename, file.metadata) == (parcel.filename, parcel.metadata)
+                ),
+                None,
+            )
         except Forbidden:  # a key that may only write
             return None
 
@@ -149,11 +195,21 @@ class Sender:
             self._report.count(parcel.size)
             return file
         if parcel.size < LARGE_BYTES:
-            return self.pool.watch(parcel.filename, parcel.size, lambda progress: self._upload_now(parcel, record, progress=progress))
+            return self.pool.watch(
+                parcel.filename,
+                parcel.size,
+                lambda progress: self._upload_now(parcel, record, progress=progress),
+            )
         with self._large:
-            return self.pool.watch(parcel.filename, parcel.size, lambda progress: self._upload_large(parcel, record, progress=progress))
+            return self.pool.watch(
+                parcel.filename,
+                parcel.size,
+                lambda progress: self._upload_large(parcel, record, progress=progress),
+            )
 
-    def _upload_large(self, parcel: Parcel, record: Record, *, progress: "Callable[[Progress], None]") -> "File":
+    def _upload_large(
+        self, parcel: Parcel, record: Record, *, progress: "Callable[[Progress], None]"
+    ) -> "File":
         """Gone on with by the client's journal, unless that is about other bytes."""
         from assay.errors import SourceChanged
 
@@ -162,8 +218,12 @@ class Sender:
         except SourceChanged as error:
             if error.state is None:  # it changes while it is sent
                 raise
-        self._report.note(f"{show(parcel.path)}: it was changed since its upload began, which begins anew")
-        return self._upload_now(parcel, record, progress=progress, resume=self._records.uploads, restart=True)
+        self._report.note(
+            f"{show(parcel.path)}: it was changed since its upload began, which begins anew"
+        )
+        return self._upload_now(
+            parcel, record, progress=progress, resume=self._records.uploads, restart=True
+        )
 
     def _upload_now(
         self,

@@ -14,7 +14,15 @@ from service.cli.client.times import parse_span
 LONGEST: Final = timedelta(days=7)
 
 
-def share(id: UUID, /, *, expires: str = "1h", inline: bool = False, json: bool = False, server: Server = HERE) -> None:
+def share(
+    id: UUID,
+    /,
+    *,
+    expires: str = "1h",
+    inline: bool = False,
+    json: bool = False,
+    server: Server = HERE,
+) -> None:
     """Make a link that gives the file to whoever has it, until its end. It ends with the file and with your key, too.
 
     The key needs the scope `read`.

@@ -8,7 +8,9 @@ from service.cli.client.reports import Report
 
 
 def measure_in_background(files: list[str], report: Report, *, recursive: bool) -> None:
-    threading.Thread(target=measure, args=(files, report), kwargs={"recursive": recursive}, daemon=True).start()
+    threading.Thread(
+        target=measure, args=(files, report), kwargs={"recursive": recursive}, daemon=True
+    ).start()
 
 
 def measure(files: list[str], report: Report, *, recursive: bool) -> None:

@@ -58,7 +58,9 @@ class Targets:
         if found.st_size == file.size and digest_of(path) == file.hash:
             return True
         if not self._force:
-            raise Failed(f"{show(str(path))} exists and is another: --force replaces it, -o names another path")
+            raise Failed(
+                f"{show(str(path))} exists and is another: --force replaces it, -o names another path"
+            )
         return False
 
 
@@ -69,17 +71,27 @@ def enter(folder: Path) -> Path:
     except FileExistsError:
         mode = folder.lstat().st_mode
         if not stat.S_ISDIR(mode):
-            raise Failed(f"{show(str(folder))} is in the way: it is {describe_kind(mode)}") from None
+            raise Failed(
+                f"{show(str(folder))} is in the way: it is {describe_kind(mode)}"
+            ) from None
     return folder
 
 
 def describe_kind(mode: int) -> str:
     if stat.S_ISLNK(mode):
         return "a symbolic link"
-    return "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "neither a file nor a folder"
+    return (
+        "a folder"
+        if stat.S_ISDIR(mode)
+        else "a file"
+        if stat.S_ISREG(mode)
+        else "neither a file nor a folder"
+    )
 
 
 def digest_of(path: Path) -> str:
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+    descriptor = os.open(
+        path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    )
     with os.fdopen(descriptor, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -25,4 +25,6 @@ def parse_moment(text: str, now: datetime) -> datetime:
             return now - parse_span(text)
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{text!r} is no time: write such as 2h (ago), 2026-01-31 or 2026-01-31T12:00:00Z") from error
+        raise ValueError(
+            f"{text!r} is no time: write such as 2h (ago), 2026-01-31 or 2026-01-31T12:00:00Z"
+        ) from error

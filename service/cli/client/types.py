@@ -3,7 +3,13 @@
 import mimetypes
 from typing import Final
 
-PACKED: Final = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz", "br": None, "compress": None}
+PACKED: Final = {
+    "gzip": "application/gzip",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
+    "br": None,
+    "compress": None,
+}
 
 
 def guess_type(filename: str) -> str | None:

@@ -33,7 +33,9 @@ class Stopped(Exception):
 class WorkerPool(Generic[T]):
     """`work` takes one file and says how it ended; `name` is what people call it."""
 
-    def __init__(self, work: Callable[[T], None], report: Report, *, name: Callable[[T], str], jobs: int) -> None:
+    def __init__(
+        self, work: Callable[[T], None], report: Report, *, name: Callable[[T], str], jobs: int
+    ) -> None:
         self.report = report
         self.outcomes = Outcomes()
         self._work = work
@@ -83,7 +85,9 @@ class WorkerPool(Generic[T]):
             self.outcomes.failed.append(type(ending))
         self.report.complain(name, str(ending), {"source": name, "outcome": "failed"})
 
-    def watch(self, name: str, size: int | None, act: "Callable[[Callable[[Progress], None]], R]") -> R:
+    def watch(
+        self, name: str, size: int | None, act: "Callable[[Callable[[Progress], None]], R]"
+    ) -> R:
         """Do it, with a bar where there are bars. `act` is given what is to be told of its progress. Raises Stopped."""
         bar, complete = self.report.start(name, size), False
         try:
@@ -103,7 +107,12 @@ class WorkerPool(Generic[T]):
         if progress.phase != "done":  # then there is a file, and whoever sent it must hear of it
             self.check()
         if bar is not None:
-            bar.move(progress.bytes_done, waiting="" if progress.phase in ("sending", "receiving", "done") else progress.phase)
+            bar.move(
+                progress.bytes_done,
+                waiting=""
+                if progress.phase in ("sending", "receiving", "done")
+                else progress.phase,
+            )
 
     def _run(self) -> None:
         while (item := self._waiting.get()) is not None:

@@ -80,7 +80,9 @@ class HttpProtocol(H11Protocol):
         super().connection_made(transport)
         if not self.admission.admit(self, now=self.loop.time()):
             self.is_refused = True  # whatever comes until then
-            self.loop.call_soon(self.refuse, TooManyConnections("too many connections are open: try again"))
+            self.loop.call_soon(
+                self.refuse, TooManyConnections("too many connections are open: try again")
+            )
             return
         self.admission.begin_idle(self)
         self.set_timer(self.limits.head_seconds, self.end_wait)
@@ -101,7 +103,9 @@ class HttpProtocol(H11Protocol):
         self.handle_events()
 
     def end_wait(self) -> None:
-        self.refuse(HeadTimeout(f"the head was not complete after {self.limits.head_seconds:.0f} s"))
+        self.refuse(
+            HeadTimeout(f"the head was not complete after {self.limits.head_seconds:.0f} s")
+        )
 
     def note_head(self) -> None:
         """Bound an incomplete head, by its time and its share of the memory."""
@@ -254,7 +258,12 @@ class HttpProtocol(H11Protocol):
                 return
         request_id = make_request_id()
         self.transport.write(
-            write_refusal(problem, fields=self.server_state.default_headers, request_id=request_id, without_body=self.buffer.method_is_head)
+            write_refusal(
+                problem,
+                fields=self.server_state.default_headers,
+                request_id=request_id,
+                without_body=self.buffer.method_is_head,
+            )
         )
         report_refusal(problem, request_id)
         self.is_refused = True
@@ -291,7 +300,11 @@ class HttpProtocol(H11Protocol):
     def give_way(self) -> None:
         """Close an idle or stalled connection. What its client has not read by now is not waited for."""
         self.buffer.drop()
-        if self.is_lingering or self.transport.is_closing() or self.transport.get_write_buffer_size():
+        if (
+            self.is_lingering
+            or self.transport.is_closing()
+            or self.transport.get_write_buffer_size()
+        ):
             self.transport.abort()
         else:
             self.transport.close()
@@ -361,7 +374,10 @@ class Cycle(RequestResponseCycle):
         """
         if not self.more_body:
             return False
-        return self.waiting_for_100_continue or find_length(self.scope["headers"]) > LONGEST_UNREAD_BYTES
+        return (
+            self.waiting_for_100_continue
+            or find_length(self.scope["headers"]) > LONGEST_UNREAD_BYTES
+        )
 
 
 def find_length(fields: Iterable[tuple[bytes, bytes]]) -> float:

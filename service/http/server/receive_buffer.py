@@ -10,8 +10,19 @@ from typing import Final
 import h11
 from h11._receivebuffer import ReceiveBuffer  # private: h11's release is bounded in pyproject.toml
 
-from service.http.server.limits import LARGEST_HEAD_BYTES, LONGEST_CHUNK_LINE_BYTES, MOST_CHUNK_DIGITS, MOST_FIELDS
-from service.problems import HeadTooLarge, InvalidHost, MalformedRequest, Problem, UnsupportedTransferCoding
+from service.http.server.limits import (
+    LARGEST_HEAD_BYTES,
+    LONGEST_CHUNK_LINE_BYTES,
+    MOST_CHUNK_DIGITS,
+    MOST_FIELDS,
+)
+from service.problems import (
+    HeadTooLarge,
+    InvalidHost,
+    MalformedRequest,
+    Problem,
+    UnsupportedTransferCoding,
+)
 
 BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 MOST_EMPTY_LINES: Final = 4
@@ -71,17 +82,27 @@ class BoundedBuffer(ReceiveBuffer):
         if found := BLANK_LINE.search(self._data, 0, LARGEST_HEAD_BYTES):
             end = found.end()
         if end > LARGEST_HEAD_BYTES or self._data.count(b"\n", 0, end) > MOST_FIELDS + 2:
-            raise HeadTooLarge(f"expected at most {LARGEST_HEAD_BYTES} bytes and {MOST_FIELDS} fields")
+            raise HeadTooLarge(
+                f"expected at most {LARGEST_HEAD_BYTES} bytes and {MOST_FIELDS} fields"
+            )
 
     def maybe_extract_next_line(self) -> bytearray | None:
         """Return a chunk's first line, or None while it is incomplete. Raises MalformedRequest."""
         line = super().maybe_extract_next_line()
         if len(self._data if line is None else line) > LONGEST_CHUNK_LINE_BYTES:
-            raise MalformedRequest(f"expected at most {LONGEST_CHUNK_LINE_BYTES} bytes of chunk extensions")
-        if line is not None and len(line) > MOST_CHUNK_DIGITS and line[: MOST_CHUNK_DIGITS + 1].isalnum():
+            raise MalformedRequest(
+                f"expected at most {LONGEST_CHUNK_LINE_BYTES} bytes of chunk extensions"
+            )
+        if (
+            line is not None
+            and len(line) > MOST_CHUNK_DIGITS
+            and line[: MOST_CHUNK_DIGITS + 1].isalnum()
+        ):
             raise MalformedRequest(f"expected at most {MOST_CHUNK_DIGITS} digits of a chunk's size")
         if line is not None and b"\r" in line[:-2]:
-            raise MalformedRequest("a chunk's extension has a CR that ends no line")  # RFC 9112, section 2.2
+            raise MalformedRequest(
+                "a chunk's extension has a CR that ends no line"
+            )  # RFC 9112, section 2.2
         return line
 
     def maybe_extract_at_most(self, count: int) -> bytearray | None:
@@ -101,7 +122,9 @@ def check_lines(lines: list[bytearray]) -> None:
     if len(lengths) > 1 or any(b"," in line for line in lengths):
         raise MalformedRequest("Content-Length: expected one number")
     if any(line.startswith((b" ", b"\t")) for line in lines):
-        raise MalformedRequest("a field is continued on a line of its own: expected one line a field")
+        raise MalformedRequest(
+            "a field is continued on a line of its own: expected one line a field"
+        )
 
 
 def find_problem(error: h11.RemoteProtocolError) -> Problem:

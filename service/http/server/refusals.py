@@ -17,7 +17,9 @@ ROUTE: Final = "unmatched"
 log = structlog.get_logger()
 
 
-def write_refusal(problem: Problem, *, fields: Iterable[tuple[bytes, bytes]], request_id: str, without_body: bool) -> bytes:
+def write_refusal(
+    problem: Problem, *, fields: Iterable[tuple[bytes, bytes]], request_id: str, without_body: bool
+) -> bytes:
     """The answer as bytes, with the end of the connection announced (RFC 9112, section 9.6). `fields`: such as Date."""
     body = msgspec.json.encode(problem.document())
     head = [
@@ -37,7 +39,13 @@ def write_refusal(problem: Problem, *, fields: Iterable[tuple[bytes, bytes]], re
 def report_refusal(problem: Problem, request_id: str) -> None:
     """One line and one count. Nothing of the request is in it: its bytes may be anyone's key."""
     REQUESTS.labels(ROUTE, "other", str(problem.status)).inc()
-    log.info("request refused", status=problem.status, problem=problem.type, detail=problem.detail or None, request_id=request_id)
+    log.info(
+        "request refused",
+        status=problem.status,
+        problem=problem.type,
+        detail=problem.detail or None,
+        request_id=request_id,
+    )
 
 
 def make_request_id() -> str:

@@ -9,7 +9,11 @@ import h11
 from service.problems import InvalidHost, MalformedRequest, UnsupportedVersion
 
 REG_NAME: Final = rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+"
-AUTHORITY: Final = re.compile(rb"(?:" + REG_NAME + rb"|\[(?P<literal>[0-9A-Za-z:._~!$&'()*+,;=-]+)\])(?::(?P<port>[0-9]{0,5}))?")
+AUTHORITY: Final = re.compile(
+    rb"(?:"
+    + REG_NAME
+    + rb"|\[(?P<literal>[0-9A-Za-z:._~!$&'()*+,;=-]+)\])(?::(?P<port>[0-9]{0,5}))?"
+)
 IP_FUTURE: Final = re.compile(rb"[vV][0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+")
 ABSOLUTE_FORM: Final = re.compile(rb"(?i:https?)://(?P<authority>[^/?#]*)(?P<rest>.*)")
 LONGEST_HOST_BYTES: Final = 1024
@@ -61,7 +65,10 @@ def read_target(request: h11.Request) -> tuple[Target, Fields]:
         return Target(b"/", b""), fields
     if absolute := ABSOLUTE_FORM.fullmatch(target):
         check_authority(absolute["authority"])
-        fields = [(b"host", absolute["authority"]), *((name, value) for name, value in fields if name != b"host")]
+        fields = [
+            (b"host", absolute["authority"]),
+            *((name, value) for name, value in fields if name != b"host"),
+        ]
         target = absolute["rest"] if absolute["rest"].startswith(b"/") else b"/" + absolute["rest"]
     if not target.startswith(b"/"):
         raise MalformedRequest("the request target is neither a path nor an http URL")
@@ -81,7 +88,11 @@ def check_host(fields: Fields, *, is_required: bool) -> None:
 def check_authority(text: bytes) -> None:
     """Raises InvalidHost for anything but `uri-host [":" port]` (RFC 9110, section 7.2; RFC 3986, section 3.2.2)."""
     found = AUTHORITY.fullmatch(text) if len(text) <= LONGEST_HOST_BYTES else None
-    if found is None or int(found["port"] or 0) > 65535 or not (found["literal"] is None or is_address(found["literal"])):
+    if (
+        found is None
+        or int(found["port"] or 0) > 65535
+        or not (found["literal"] is None or is_address(found["literal"]))
+    ):
         raise InvalidHost("Host: expected a name or an address, and a port if need be")
 
 

@@ -10,7 +10,17 @@ import asyncpg
 
 from service import database as postgres
 from service.object_store import StoreError
-from service.operations.doctor import absent_headers, clocks, cors, database, events, identities, store, unsigned_headers, url_conditions
+from service.operations.doctor import (
+    absent_headers,
+    clocks,
+    cors,
+    database,
+    events,
+    identities,
+    store,
+    unsigned_headers,
+    url_conditions,
+)
 from service.operations.doctor.finding import Finding, failed
 from service.resources import Resources
 
@@ -57,13 +67,23 @@ async def run_check(resources: Resources, name: str, *, check: Check) -> Sequenc
     try:
         return await check(resources)
     except StoreError as error:
-        return [failed(name, str(error), "see whether the store runs, and ASSAY_S3_ENDPOINT and the identities' keys")]
+        return [
+            failed(
+                name,
+                str(error),
+                "see whether the store runs, and ASSAY_S3_ENDPOINT and the identities' keys",
+            )
+        ]
     except (asyncpg.PostgresError, *postgres.UNREACHABLE) as error:
         what, *_ = str(error).splitlines() or [""]
-        return [failed(name, f"{type(error).__name__}: {what}".removesuffix(": "), advise_on(error))]
+        return [
+            failed(name, f"{type(error).__name__}: {what}".removesuffix(": "), advise_on(error))
+        ]
 
 
 def advise_on(error: BaseException) -> str:
-    if isinstance(error, asyncpg.InvalidSQLStatementNameError | asyncpg.DuplicatePreparedStatementError):
+    if isinstance(
+        error, asyncpg.InvalidSQLStatementNameError | asyncpg.DuplicatePreparedStatementError
+    ):
         return "set ASSAY_DATABASE_STATEMENT_CACHE=0: a pooler in transaction mode loses prepared statements"
     return "see whether the database runs, and ASSAY_DATABASE_URL and …_LISTEN_URL"

@@ -45,11 +45,25 @@ async def check_binding(resources: Resources) -> list[Finding]:
     is_honoured = is_taken and await refuses_header(resources, bound)
     if resources.settings.s3_bind_absent_headers:
         if is_honoured:
-            return [ok(NAME, f"URLs forbid {len(ABSENT_FROM_PUT.neutral)} headers, and the store refuses a request that has one")]
+            return [
+                ok(
+                    NAME,
+                    f"URLs forbid {len(ABSENT_FROM_PUT.neutral)} headers, and the store refuses a request that has one",
+                )
+            ]
         return [
-            warning(NAME, "the store takes URLs that forbid headers, and requests that have them", f"set {SETTING}=no: it has no effect")
+            warning(
+                NAME,
+                "the store takes URLs that forbid headers, and requests that have them",
+                f"set {SETTING}=no: it has no effect",
+            )
         ]
     if is_honoured:
         what = f"{SETTING} is no, although this store takes and honours URLs that forbid headers: what these would stop is open"
         return [warning(NAME, what, f"set {SETTING}=yes")]
-    return [ok(NAME, f"{SETTING} is no, as this store needs: it does not honour URLs that forbid headers")]
+    return [
+        ok(
+            NAME,
+            f"{SETTING} is no, as this store needs: it does not honour URLs that forbid headers",
+        )
+    ]

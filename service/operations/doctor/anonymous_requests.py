@@ -36,13 +36,22 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 async def send(
-    method: str, url: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None, more: Sequence[tuple[str, str]] = ()
+    method: str,
+    url: str,
+    *,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    more: Sequence[tuple[str, str]] = (),
 ) -> Answer:
     """One request with these headers, Host and the body's length. `more` may have several of one name. Raises StoreUnavailable."""
     try:
-        return await asyncio.to_thread(send_now, method, url, body=body, headers=[*(headers or {}).items(), *more])
+        return await asyncio.to_thread(
+            send_now, method, url, body=body, headers=[*(headers or {}).items(), *more]
+        )
     except (OSError, http.client.HTTPException) as error:
-        raise StoreUnavailable(f"{method} {urlsplit(url).netloc}: {type(error).__name__}") from error
+        raise StoreUnavailable(
+            f"{method} {urlsplit(url).netloc}: {type(error).__name__}"
+        ) from error
 
 
 def send_now(method: str, url: str, *, body: bytes, headers: Sequence[tuple[str, str]]) -> Answer:
@@ -55,13 +64,20 @@ def send_now(method: str, url: str, *, body: bytes, headers: Sequence[tuple[str,
     else:
         connection = http.client.HTTPConnection(host, parts.port, timeout=SECONDS)
     try:
-        connection.putrequest(method, f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}", skip_accept_encoding=True)
+        connection.putrequest(
+            method,
+            f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}",
+            skip_accept_encoding=True,
+        )
         for name, value in [*headers, ("Content-Length", str(len(body)))]:
             connection.putheader(name, value)
         connection.endheaders(body)
         response = connection.getresponse()
         response.read()
         answered = response.headers
-        return Answer(response.status, {name.lower(): ", ".join(answered.get_all(name, [])) for name in answered})
+        return Answer(
+            response.status,
+            {name.lower(): ", ".join(answered.get_all(name, [])) for name in answered},
+        )
     finally:
         connection.close()

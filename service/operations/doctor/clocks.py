@@ -25,7 +25,11 @@ async def check_clocks(resources: Resources) -> list[Finding]:
     if answer.date is None:
         return [*findings, warning("clock of the store", "its answers have no Date header", ADVICE)]
     # Date has whole seconds: half of one is missing on average.
-    store = parsedate_to_datetime(answer.date).timestamp() + 0.5 - (between + (after - between) / 2).timestamp()
+    store = (
+        parsedate_to_datetime(answer.date).timestamp()
+        + 0.5
+        - (between + (after - between) / 2).timestamp()
+    )
     return [*findings, judge("store", store - behind)]
 
 

@@ -30,9 +30,15 @@ ADVICE: Final = (
 
 async def check_cors(resources: Resources) -> list[Finding]:
     settings = resources.settings
-    origins = list(dict.fromkeys([*settings.cors_origins, *([settings.page_origin] if settings.page_origin else [])]))
+    origins = list(
+        dict.fromkeys(
+            [*settings.cors_origins, *([settings.page_origin] if settings.page_origin else [])]
+        )
+    )
     if not origins:
-        return [skipped(NAME, "not asked: neither ASSAY_CORS_ORIGINS nor ASSAY_PUBLIC_URL names a page")]
+        return [
+            skipped(NAME, "not asked: neither ASSAY_CORS_ORIGINS nor ASSAY_PUBLIC_URL names a page")
+        ]
     return [await check_origin(resources, origin) for origin in origins]
 
 
@@ -44,10 +50,14 @@ async def check_origin(resources: Resources, origin: str) -> Finding:
     try:
         found = await find_fault(resources, origin)
     except StoreError as error:
-        return warning(name, f"{endpoint} does not answer from here ({error})", "see that browsers reach it")
+        return warning(
+            name, f"{endpoint} does not answer from here ({error})", "see that browsers reach it"
+        )
     if not found:
         return ok(name, f"the page may upload to {endpoint}")
-    return (failed if origin in resources.settings.cors_origins else warning)(name, f"{endpoint} {found}", ADVICE)
+    return (failed if origin in resources.settings.cors_origins else warning)(
+        name, f"{endpoint} {found}", ADVICE
+    )
 
 
 async def find_fault(resources: Resources, origin: str) -> str:
@@ -60,12 +70,20 @@ async def find_fault(resources: Resources, origin: str) -> str:
         answer = await url.send(BODY, {"Origin": origin})
     if not answer.accepts:
         return f"answers {answer.status} to an upload that says where its page is from"
-    return "" if names_origin(answer, origin) else "hides the answer to an upload from the page: no Access-Control-Allow-Origin"
+    return (
+        ""
+        if names_origin(answer, origin)
+        else "hides the answer to an upload from the page: no Access-Control-Allow-Origin"
+    )
 
 
 async def ask_leave(url: Url, origin: str) -> Answer:
     """As a browser does (Fetch standard, 4.9, CORS-preflight fetch): names in lower case, sorted, without spaces."""
-    asked = {"Origin": origin, "Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": ",".join(HEADERS)}
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "PUT",
+        "Access-Control-Request-Headers": ",".join(HEADERS),
+    }
     return await send("OPTIONS", url.put.url, headers=asked)
 
 

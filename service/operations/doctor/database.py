@@ -12,9 +12,7 @@ from service.resources import Resources
 OLDEST_VERSION: Final = 150000
 CHANNEL: Final = "assay_doctor"
 LISTEN_SECONDS: Final = 3.0
-LISTEN_ADVICE: Final = (
-    "point ASSAY_DATABASE_LISTEN_URL at PostgreSQL itself: a pooler in transaction mode loses LISTEN, so workers and waiters only poll"
-)
+LISTEN_ADVICE: Final = "point ASSAY_DATABASE_LISTEN_URL at PostgreSQL itself: a pooler in transaction mode loses LISTEN, so workers and waiters only poll"
 
 
 async def check_database(resources: Resources) -> list[Finding]:
@@ -26,14 +24,22 @@ async def check_database(resources: Resources) -> list[Finding]:
         return [failed("database", version, "run PostgreSQL 15 to 18")]
     expected = database.expected_version()
     if found != expected:
-        advice = "run `assay migrate`" if found is None or found < expected else "the database is newer than this assay: upgrade it"
-        return [failed("database", f"{version}, schema {found or 'empty'}, needed {expected}", advice)]
+        advice = (
+            "run `assay migrate`"
+            if found is None or found < expected
+            else "the database is newer than this assay: upgrade it"
+        )
+        return [
+            failed("database", f"{version}, schema {found or 'empty'}, needed {expected}", advice)
+        ]
     return [ok("database", f"{version}, schema {found}")]
 
 
 async def check_listen(resources: Resources) -> list[Finding]:
     """Check that a notification arrives: one connection listens, another one notifies, as service/database/notifications.py does."""
-    connection = await asyncpg.connect(resources.settings.listen_url, timeout=5, command_timeout=5, statement_cache_size=0)
+    connection = await asyncpg.connect(
+        resources.settings.listen_url, timeout=5, command_timeout=5, statement_cache_size=0
+    )
     try:
         heard = asyncio.Event()
 
@@ -41,8 +47,13 @@ async def check_listen(resources: Resources) -> list[Finding]:
             heard.set()
 
         await connection.add_listener(CHANNEL, hear)
-        async with resources.pool.acquire() as other, other.transaction():  # so that a pooler has to lend out another connection
-            listening = await connection.fetchval("SELECT $1 = ANY (ARRAY(SELECT pg_listening_channels()))", CHANNEL)
+        async with (
+            resources.pool.acquire() as other,
+            other.transaction(),
+        ):  # so that a pooler has to lend out another connection
+            listening = await connection.fetchval(
+                "SELECT $1 = ANY (ARRAY(SELECT pg_listening_channels()))", CHANNEL
+            )
             await other.execute("SELECT pg_notify($1, '')", CHANNEL)
         return [await judge_listen(heard, listening=listening)]
     finally:
@@ -55,5 +66,9 @@ async def judge_listen(heard: asyncio.Event, *, listening: bool) -> Finding:
     except TimeoutError:
         return failed("listen", f"no notification within {LISTEN_SECONDS:.0f} s", LISTEN_ADVICE)
     if not listening:
-        return warning("listen", "a later transaction on the same connection does not listen any more", LISTEN_ADVICE)
+        return warning(
+            "listen",
+            "a later transaction on the same connection does not listen any more",
+            LISTEN_ADVICE,
+        )
     return ok("listen", "a notification from another connection arrived")

@@ -65,14 +65,25 @@ async def check_event_rule(resources: Resources) -> list[Finding]:
     arn = f"arn:minio:sqs::{settings.webhook_id}:webhook"
     wanted = EventRule(arn=arn, events=frozenset({CREATED_EVENTS}))
     if wanted in rules:
-        return [ok("event rule", f"{settings.incoming_bucket} tells {arn} of every object that is made")]
-    return [failed("event rule", f"{settings.incoming_bucket} has no rule that tells {arn} of every object", "run `assay bootstrap`")]
+        return [
+            ok("event rule", f"{settings.incoming_bucket} tells {arn} of every object that is made")
+        ]
+    return [
+        failed(
+            "event rule",
+            f"{settings.incoming_bucket} has no rule that tells {arn} of every object",
+            "run `assay bootstrap`",
+        )
+    ]
 
 
 def read_event_rules(settings: Settings) -> list[EventRule]:
     """In the caller's thread, by the service identity."""
     administration = Administration(
-        settings.s3_endpoint, access_key=settings.s3_access_key, secret_key=settings.s3_secret_key, region=settings.s3_region
+        settings.s3_endpoint,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key,
+        region=settings.s3_region,
     )
     try:
         return administration.event_rules(settings.incoming_bucket)
@@ -91,11 +102,20 @@ async def check_round_trip(resources: Resources) -> list[Finding]:
     async with declared_probe(resources, internal_signer(resources.settings)) as probe:
         answer = await probe.send()
         if not answer.accepts:
-            return [failed("event", f"the store answers {answer.status} to an upload", "see the lines about the URL and the clocks")]
+            return [
+                failed(
+                    "event",
+                    f"the store answers {answer.status} to an upload",
+                    "see the lines about the URL and the clocks",
+                )
+            ]
         begun = time.monotonic()
         if not await wait_for(lambda: has_arrived(resources, probe.file_id), seconds=EVENT_SECONDS):
             return [failed("event", f"no event within {EVENT_SECONDS:.0f} s", EVENT_ADVICE)]
-        arrived = ok("event", f"arrived after {time.monotonic() - begun:.1f} s: rule, webhook and token are right")
+        arrived = ok(
+            "event",
+            f"arrived after {time.monotonic() - begun:.1f} s: rule, webhook and token are right",
+        )
         return [arrived, await check_worker(resources, probe.file_id)]
 
 
@@ -106,7 +126,11 @@ async def check_worker(resources: Resources, file_id: UUID) -> Finding:
         return ok("worker", "the upload was proved")
     if state == State.REJECTED:
         return failed("worker", "the upload was rejected", f"run `assay inspect {file_id}`")
-    return failed("worker", f"the upload is {state} after {WORKER_SECONDS:.0f} s", "see that a worker runs, and its log")
+    return failed(
+        "worker",
+        f"the upload is {state} after {WORKER_SECONDS:.0f} s",
+        "see that a worker runs, and its log",
+    )
 
 
 async def check_suppression(resources: Resources) -> Finding:
@@ -118,14 +142,20 @@ async def check_suppression(resources: Resources) -> Finding:
     answers = await suppress_events(resources, internal_signer(resources.settings))
     for answer, _ in answers.values():
         if not (answer.accepts or answer.refuses):
-            return failed(name, f"the store answers {answer.status}, which is neither yes nor no", "see the store's log, and ask again")
+            return failed(
+                name,
+                f"the store answers {answer.status}, which is neither yes nor no",
+                "see the store's log, and ask again",
+            )
     silent = list_silent(answers)
     if not silent:
         return ok(name, kept)
     if await have_other_way(resources):
         with contextlib.suppress(StoreUnavailable):
             there = await suppress_events(resources, resources.signer)
-            if not list_silent(there) and all(answer.accepts or answer.refuses for answer, _ in there.values()):
+            if not list_silent(there) and all(
+                answer.accepts or answer.refuses for answer, _ in there.values()
+            ):
                 return ok(name, f"{kept}, {BEFORE_STORE}")
     broken = "a client can keep the store from sending the event; the file is then found by our own look, minutes later"
     return warning(name, describe(broken, [f"{REPLICATION}: {', '.join(silent)}"]), ADVICE)
@@ -140,16 +170,22 @@ async def suppress_events(resources: Resources, signer: Signer) -> dict[str, tup
     """Return the answer to an upload that asks for no event, and whether one came, by the form of
     the header. All forms are tried at once."""
     forms = list_forms(REPLICATION, "true")
-    tried = await asyncio.gather(*(suppress_event(resources, signer, values=values) for values in forms.values()))
+    tried = await asyncio.gather(
+        *(suppress_event(resources, signer, values=values) for values in forms.values())
+    )
     return dict(zip(forms, tried, strict=True))
 
 
-async def suppress_event(resources: Resources, signer: Signer, *, values: Sequence[str]) -> tuple[Answer, bool]:
+async def suppress_event(
+    resources: Resources, signer: Signer, *, values: Sequence[str]
+) -> tuple[Answer, bool]:
     async with declared_probe(resources, signer) as probe:
         answer = await probe.send([(REPLICATION, value) for value in values])
         if not answer.accepts:
             return answer, False
-        return answer, await wait_for(lambda: has_arrived(resources, probe.file_id), seconds=SUPPRESSED_SECONDS)
+        return answer, await wait_for(
+            lambda: has_arrived(resources, probe.file_id), seconds=SUPPRESSED_SECONDS
+        )
 
 
 @contextlib.asynccontextmanager
@@ -206,5 +242,11 @@ async def check_announcements(resources: Resources) -> list[Finding]:
     judged, unannounced = await count_announcements(resources.pool, LATELY)
     which = f"of {judged} uploads that were proved or rejected in the last 24 h (among the newest 10,000 files)"
     if unannounced:
-        return [warning("announcements", f"{which}, {unannounced} were found by our own look: no event came, nor `complete`", EVENT_ADVICE)]
+        return [
+            warning(
+                "announcements",
+                f"{which}, {unannounced} were found by our own look: no event came, nor `complete`",
+                EVENT_ADVICE,
+            )
+        ]
     return [ok("announcements", f"{which}, each was announced by an event or by `complete`")]

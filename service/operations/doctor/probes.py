@@ -67,7 +67,12 @@ class Url(msgspec.Struct, frozen=True):
     put: PresignedPut
 
     async def send(
-        self, body: bytes, headers: Mapping[str, str] | None = None, *, url: str | None = None, more: Sequence[tuple[str, str]] = ()
+        self,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        url: str | None = None,
+        more: Sequence[tuple[str, str]] = (),
     ) -> Answer:
         """`headers` take the place of the upload's own. `more` are sent after these, also several of one name."""
         own = {**self.put.headers, **(headers or {})}
@@ -82,7 +87,9 @@ class Url(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def upload_url(resources: Resources, body: bytes, *, binding: Binding = "all", signer: Signer | None = None) -> AsyncIterator[Url]:
+async def upload_url(
+    resources: Resources, body: bytes, *, binding: Binding = "all", signer: Signer | None = None
+) -> AsyncIterator[Url]:
     """A URL for this body; `signer` None: by our own way to the store."""
     key = new_key()
     put = (signer or internal_signer(resources.settings)).presign_put(

@@ -38,16 +38,27 @@ def list_attempts(settings: Settings) -> list[Attempt]:
         attempts += [
             Attempt("make buckets", "PUT", own),  # it is there already
             Attempt("read the buckets' policies", "GET", own, query={"policy": ""}),
-            Attempt("change the buckets' policies", "PUT", own, query={"policy": ""}, body=b"{"),  # no JSON
-            Attempt("change the buckets' event rules", "PUT", own, query={"notification": ""}, body=b"<"),  # no XML
+            Attempt(
+                "change the buckets' policies", "PUT", own, query={"policy": ""}, body=b"{"
+            ),  # no JSON
+            Attempt(
+                "change the buckets' event rules", "PUT", own, query={"notification": ""}, body=b"<"
+            ),  # no XML
         ]
     return attempts
 
 
 async def list_excess(settings: Settings, access_key: str, *, secret_key: str) -> list[str]:
     """What this identity may do and should not. Ask only once both buckets are known to exist. Raises StoreUnavailable."""
-    signer = Signer(settings.s3_endpoint, access_key=access_key, secret_key=secret_key, region=settings.s3_region)
-    found = [attempt.name for attempt in list_attempts(settings) if await is_allowed(signer, attempt)]
+    signer = Signer(
+        settings.s3_endpoint,
+        access_key=access_key,
+        secret_key=secret_key,
+        region=settings.s3_region,
+    )
+    found = [
+        attempt.name for attempt in list_attempts(settings) if await is_allowed(signer, attempt)
+    ]
     if await asyncio.to_thread(administers, settings, access_key, secret_key=secret_key):
         found.append("administer the store")
     return list(dict.fromkeys(found))
@@ -56,16 +67,30 @@ async def list_excess(settings: Settings, access_key: str, *, secret_key: str) -
 async def is_allowed(signer: Signer, attempt: Attempt) -> bool:
     """The store looks at the rights first: any refusal but 403 comes after them."""
     bucket, key = (None, attempt.bucket) if attempt.key is None else (attempt.bucket, attempt.key)
-    url = signer.presign(attempt.method, bucket, key=key, issued_at=datetime.now(UTC), expires_in_seconds=URL_SECONDS, query=attempt.query)
+    url = signer.presign(
+        attempt.method,
+        bucket,
+        key=key,
+        issued_at=datetime.now(UTC),
+        expires_in_seconds=URL_SECONDS,
+        query=attempt.query,
+    )
     answer = await send(attempt.method, url, body=attempt.body)
     if not (answer.refuses or 200 <= answer.status < 300):
-        raise StoreUnavailable(f"whether it may {attempt.name}: {answer.status}", status=answer.status)
+        raise StoreUnavailable(
+            f"whether it may {attempt.name}: {answer.status}", status=answer.status
+        )
     return answer.status not in (401, 403)
 
 
 def administers(settings: Settings, access_key: str, *, secret_key: str) -> bool:
     """In the caller's thread: read a policy that every MinIO has. A store without such an administration answers 404 or 501."""
-    administration = Administration(settings.s3_endpoint, access_key=access_key, secret_key=secret_key, region=settings.s3_region)
+    administration = Administration(
+        settings.s3_endpoint,
+        access_key=access_key,
+        secret_key=secret_key,
+        region=settings.s3_region,
+    )
     try:
         administration.policy("readwrite")
     except StoreError as error:

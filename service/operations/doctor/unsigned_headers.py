@@ -26,11 +26,28 @@ from service.object_store.presign import ABSENT_FROM_PUT, UNSENDABLE, Signer
 from service.operations.doctor.anonymous_requests import Answer, send
 from service.operations.doctor.finding import Finding, failed, ok, warning
 from service.operations.doctor.probes import BODY as VAULT_BODY
-from service.operations.doctor.probes import URL_SECONDS, Url, emptied, internal_signer, new_key, probe_object, upload_url
-from service.operations.doctor.url_conditions import BEFORE_STORE, BODY, NEWER_STORE, have_other_way, make_tar, unproved
+from service.operations.doctor.probes import (
+    URL_SECONDS,
+    Url,
+    emptied,
+    internal_signer,
+    new_key,
+    probe_object,
+    upload_url,
+)
+from service.operations.doctor.url_conditions import (
+    BEFORE_STORE,
+    BODY,
+    NEWER_STORE,
+    have_other_way,
+    make_tar,
+    unproved,
+)
 from service.resources import Resources
 
-ADVICE: Final = f"leave ASSAY_S3_BIND_ABSENT_HEADERS at yes where the store honours it; else {NEWER_STORE}"
+ADVICE: Final = (
+    f"leave ASSAY_S3_BIND_ABSENT_HEADERS at yes where the store honours it; else {NEWER_STORE}"
+)
 
 
 class Abuse(msgspec.Struct, frozen=True):
@@ -67,7 +84,10 @@ def list_promises() -> list[Promise]:
             (
                 Abuse("x-minio-source-etag", "0" * 32, "etag", "0" * 32),
                 Abuse(
-                    "x-minio-source-mtime", f"{forged_date:%Y-%m-%dT%H:%M:%SZ}", "last-modified", format_datetime(forged_date, usegmt=True)
+                    "x-minio-source-mtime",
+                    f"{forged_date:%Y-%m-%dT%H:%M:%SZ}",
+                    "last-modified",
+                    format_datetime(forged_date, usegmt=True),
                 ),
             ),
         ),
@@ -77,13 +97,30 @@ def list_promises() -> list[Promise]:
             "a client gives its object attributes of its own",
             (
                 Abuse("x-amz-tagging", "assay-doctor=1", "x-amz-tagging-count", "1"),
-                Abuse("x-amz-storage-class", "REDUCED_REDUNDANCY", "x-amz-storage-class", "REDUCED_REDUNDANCY"),
+                Abuse(
+                    "x-amz-storage-class",
+                    "REDUCED_REDUNDANCY",
+                    "x-amz-storage-class",
+                    "REDUCED_REDUNDANCY",
+                ),
                 Abuse("x-amz-acl", "public-read", PUBLIC, "200"),
-                Abuse("x-amz-website-redirect-location", "/assay-doctor", "x-amz-website-redirect-location", "/assay-doctor"),
-                Abuse("x-amz-object-lock-mode", "GOVERNANCE", "x-amz-object-lock-mode", "GOVERNANCE"),
+                Abuse(
+                    "x-amz-website-redirect-location",
+                    "/assay-doctor",
+                    "x-amz-website-redirect-location",
+                    "/assay-doctor",
+                ),
+                Abuse(
+                    "x-amz-object-lock-mode", "GOVERNANCE", "x-amz-object-lock-mode", "GOVERNANCE"
+                ),
                 # A hold that were on would keep the probe object.
                 Abuse("x-amz-object-lock-legal-hold", "OFF", "x-amz-object-lock-legal-hold", "OFF"),
-                Abuse("x-amz-server-side-encryption", "AES256", "x-amz-server-side-encryption", "AES256"),
+                Abuse(
+                    "x-amz-server-side-encryption",
+                    "AES256",
+                    "x-amz-server-side-encryption",
+                    "AES256",
+                ),
                 Abuse("content-encoding", "gzip", "content-encoding", "gzip"),
                 Abuse("content-disposition", "inline", "content-disposition", "inline"),
             ),
@@ -125,14 +162,23 @@ UNREADABLE: Final = "unreadable"
 def list_forms(header: str, value: str) -> dict[str, list[str]]:
     """The values to send under this header, by the name of the form."""
     neutral = ABSENT_FROM_PUT.neutral.get(header, "")
-    forms = {"set": [value], "empty": [""], "empty and set": ["", value], "set twice": [value, value]}
+    forms = {
+        "set": [value],
+        "empty": [""],
+        "empty and set": ["", value],
+        "set twice": [value, value],
+    }
     if neutral not in ("", UNSENDABLE):
         forms["neutral and set"] = [neutral, value]
     return forms
 
 
 async def check_unsigned_headers(resources: Resources) -> list[Finding]:
-    return [await check_snowball(resources), await check_copy(resources), *[await check_promise(resources, one) for one in list_promises()]]
+    return [
+        await check_snowball(resources),
+        await check_copy(resources),
+        *[await check_promise(resources, one) for one in list_promises()],
+    ]
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -146,7 +192,9 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 async def check_promise(resources: Resources, promise: Promise) -> Finding:
-    outcome = await try_abuses(resources, promise.abuses, signer=internal_signer(resources.settings))
+    outcome = await try_abuses(
+        resources, promise.abuses, signer=internal_signer(resources.settings)
+    )
     if outcome.doubtful is not None:
         return unproved(promise.name, outcome.doubtful)
     if not outcome.broken_by:
@@ -169,7 +217,9 @@ async def try_abuses(resources: Resources, abuses: Sequence[Abuse], *, signer: S
     for abuse in abuses:
         through = []
         for form, values in list_forms(abuse.header, abuse.value).items():
-            answer, took_effect = await try_form(resources, abuse, values, signer=signer, honest=honest)
+            answer, took_effect = await try_form(
+                resources, abuse, values, signer=signer, honest=honest
+            )
             if not (answer.accepts or answer.refuses or answer.status == NOT_IMPLEMENTED):
                 return Outcome(broken_by, answer)
             if took_effect:
@@ -189,26 +239,46 @@ async def send_honestly(resources: Resources, signer: Signer) -> Mapping[str, st
 
 
 async def try_form(
-    resources: Resources, abuse: Abuse, values: Sequence[str], *, signer: Signer, honest: Mapping[str, str]
+    resources: Resources,
+    abuse: Abuse,
+    values: Sequence[str],
+    *,
+    signer: Signer,
+    honest: Mapping[str, str],
 ) -> tuple[Answer, bool]:
     async with upload_url(resources, BODY, binding="length", signer=signer) as url:
         answer = await url.send(BODY, more=[(abuse.header, value) for value in values])
         if not answer.accepts:
             return answer, False
         found = await look(url)
-        return answer, abuse.shown in found.get(abuse.seen_in, "") and abuse.shown not in honest.get(abuse.seen_in, "")
+        return answer, abuse.shown in found.get(
+            abuse.seen_in, ""
+        ) and abuse.shown not in honest.get(abuse.seen_in, "")
 
 
 async def look(url: Url) -> Mapping[str, str]:
     """The headers of the object that lies there now, and what is known of it besides."""
     settings = url.resources.settings
-    reader = Signer(settings.s3_endpoint, access_key=settings.s3_access_key, secret_key=settings.s3_secret_key, region=settings.s3_region)
-    address = reader.presign("HEAD", settings.incoming_bucket, key=url.key, issued_at=datetime.now(UTC), expires_in_seconds=URL_SECONDS)
+    reader = Signer(
+        settings.s3_endpoint,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key,
+        region=settings.s3_region,
+    )
+    address = reader.presign(
+        "HEAD",
+        settings.incoming_bucket,
+        key=url.key,
+        issued_at=datetime.now(UTC),
+        expires_in_seconds=URL_SECONDS,
+    )
     head = await send("HEAD", address)
     public = await send("GET", address.partition("?")[0])
     # An object that is not there at all was not stored here: a proxy may answer 200 by itself. MinIO
     # answers 400, 206 or 200 with another length to a HEAD of an object that it takes for encrypted.
-    unreadable = head.status not in (200, 404) or (head.status == 200 and "content-length" in head.headers and not has_length(head, BODY))
+    unreadable = head.status not in (200, 404) or (
+        head.status == 200 and "content-length" in head.headers and not has_length(head, BODY)
+    )
     return {**head.headers, PUBLIC: str(public.status), UNREADABLE: "yes" if unreadable else "no"}
 
 
@@ -218,7 +288,11 @@ def has_length(head: Answer, body: bytes) -> bool:
 
 async def check_copy(resources: Resources) -> Finding:
     """Try a copy of an object that only the service may read, as the holder of a URL could."""
-    name, kept, broken = "URL: copy", "no URL copies an object", "an upload URL copies objects out of the vault"
+    name, kept, broken = (
+        "URL: copy",
+        "no URL copies an object",
+        "an upload URL copies objects out of the vault",
+    )
     async with probe_object(resources.vault) as vault_key:
         source = f"/{resources.settings.vault_bucket}/{vault_key}"
         abuse = Abuse("x-amz-copy-source", source, "content-length", str(len(VAULT_BODY)))
@@ -226,7 +300,11 @@ async def check_copy(resources: Resources) -> Finding:
     if outcome.doubtful is not None:
         return unproved(name, outcome.doubtful)
     if outcome.broken_by:
-        return failed(name, describe(broken, outcome.broken_by), f"run `assay bootstrap`: the signer needs s3:PutObject alone; {ADVICE}")
+        return failed(
+            name,
+            describe(broken, outcome.broken_by),
+            f"run `assay bootstrap`: the signer needs s3:PutObject alone; {ADVICE}",
+        )
     return ok(name, kept)
 
 
@@ -243,13 +321,19 @@ async def check_snowball(resources: Resources) -> Finding:
             there = await try_tars(resources, resources.signer)
             if not there.broken_by and there.doubtful is None:
                 return ok(name, f"{kept}, {BEFORE_STORE}")
-    return warning(name, describe("a tar is unpacked: any upload URL writes any key in incoming", outcome.broken_by), ADVICE)
+    return warning(
+        name,
+        describe("a tar is unpacked: any upload URL writes any key in incoming", outcome.broken_by),
+        ADVICE,
+    )
 
 
 async def try_tars(resources: Resources, signer: Signer) -> Outcome:
     header, through = "x-amz-meta-snowball-auto-extract", []
     for form, values in list_forms(header, "true").items():
-        answer, is_unpacked = await send_tar(resources, signer, values=[(header, value) for value in values])
+        answer, is_unpacked = await send_tar(
+            resources, signer, values=[(header, value) for value in values]
+        )
         if is_unpacked:
             through.append(form)
         elif not (answer.accepts or answer.refuses):
@@ -257,10 +341,15 @@ async def try_tars(resources: Resources, signer: Signer) -> Outcome:
     return Outcome([f"{header}: {', '.join(through)}"] if through else [])
 
 
-async def send_tar(resources: Resources, signer: Signer, *, values: Sequence[tuple[str, str]]) -> tuple[Answer, bool]:
+async def send_tar(
+    resources: Resources, signer: Signer, *, values: Sequence[tuple[str, str]]
+) -> tuple[Answer, bool]:
     """The answer, and whether the tar's member is in the bucket now."""
     unpacked = new_key()
     body = make_tar(unpacked)
-    async with upload_url(resources, body, signer=signer) as url, emptied(resources.incoming, unpacked):
+    async with (
+        upload_url(resources, body, signer=signer) as url,
+        emptied(resources.incoming, unpacked),
+    ):
         answer = await url.send(body, more=values)
         return answer, await url.is_stored(unpacked)

@@ -43,7 +43,9 @@ BODY: Final = b"what was declared".ljust(len(PIECES))
 """As long as the pieces, so that a URL that is bound to its length takes them too."""
 BEFORE_STORE: Final = "by what stands before the store; the store itself lets it through: clients must have no other way to it"
 NEWER_STORE: Final = "run a store with its fixes: pgsty/silo RELEASE.2026-09-16 or newer"
-POLICY: Final = f"run `assay bootstrap`: the identities' policies refuse such bodies; or {NEWER_STORE}"
+POLICY: Final = (
+    f"run `assay bootstrap`: the identities' policies refuse such bodies; or {NEWER_STORE}"
+)
 
 Breach = Callable[[Url], Awaitable[Answer]]
 
@@ -91,9 +93,27 @@ class Promise(msgspec.Struct, frozen=True):
 
 PROMISES: Final = (
     # Without a digest, which would refuse a body of another length too.
-    Promise("URL: length", "another length is refused", "another length is stored", send_other_length, binding="length", grave=True),
-    Promise("URL: type", "another content type is refused", "another content type is stored", send_other_type, grave=True),
-    Promise("URL: digest", "other bytes than declared are refused", "other bytes than declared are stored", send_other_bytes),
+    Promise(
+        "URL: length",
+        "another length is refused",
+        "another length is stored",
+        send_other_length,
+        binding="length",
+        grave=True,
+    ),
+    Promise(
+        "URL: type",
+        "another content type is refused",
+        "another content type is stored",
+        send_other_type,
+        grave=True,
+    ),
+    Promise(
+        "URL: digest",
+        "other bytes than declared are refused",
+        "other bytes than declared are stored",
+        send_other_bytes,
+    ),
     Promise(
         "URL: streaming",
         "a body without a signature is refused",
@@ -101,7 +121,12 @@ PROMISES: Final = (
         send_streaming_unsigned,
         advice=POLICY,
     ),
-    Promise("URL: if-none-match", "a second PUT is refused", "a second PUT overwrites; the verification proves its own copy", overwrite),
+    Promise(
+        "URL: if-none-match",
+        "a second PUT is refused",
+        "a second PUT overwrites; the verification proves its own copy",
+        overwrite,
+    ),
     Promise(
         "URL: signature",
         "a key id without a signature is refused",
@@ -136,7 +161,9 @@ async def stops_before_store(resources: Resources, promise: Promise) -> bool:
     if not await have_other_way(resources):
         return False
     with suppress(StoreError):
-        async with upload_url(resources, BODY, binding=promise.binding, signer=resources.signer) as url:
+        async with upload_url(
+            resources, BODY, binding=promise.binding, signer=resources.signer
+        ) as url:
             return (await promise.breach(url)).refuses
     return False
 
@@ -152,7 +179,11 @@ async def have_other_way(resources: Resources) -> bool:
 
 
 def unproved(name: str, answer: Answer) -> Finding:
-    return failed(name, f"the store answers {answer.status}, which is neither yes nor no", "see the store's log, and ask again")
+    return failed(
+        name,
+        f"the store answers {answer.status}, which is neither yes nor no",
+        "see the store's log, and ask again",
+    )
 
 
 def make_tar(name: str) -> bytes:

@@ -109,7 +109,9 @@ def store(rule: str, name: str, *segments: bytes, body: bytes = b"hello") -> Cas
     return Case(name, rule, segments, frozenset({201}), Then.EITHER, stored=body)
 
 
-def store_or_refuse(rule: str, name: str, *segments: bytes, statuses: Iterable[int] = (400,), body: bytes = b"hello") -> Case:
+def store_or_refuse(
+    rule: str, name: str, *segments: bytes, statuses: Iterable[int] = (400,), body: bytes = b"hello"
+) -> Case:
     """The rule lets a recipient repair the request or refuse it."""
     return Case(name, rule, segments, frozenset({201, *statuses}), Then.EITHER, stored=body)
 

@@ -11,7 +11,9 @@ from tests.stores import StoreUnderTest
 
 
 @pytest.fixture(scope="session")
-def one_api(apis: Callable[[StoreUnderTest], Api], running_stores: Callable[[str], StoreUnderTest]) -> Api:
+def one_api(
+    apis: Callable[[StoreUnderTest], Api], running_stores: Callable[[str], StoreUnderTest]
+) -> Api:
     """The API over the store that starts quickest. No answer here depends on the store."""
     return apis(running_stores(store_kinds()[-1]))
 

@@ -127,7 +127,9 @@ def open_site(url: str, settings: Settings, *, owner: str, key: str) -> Iterator
         stack = contextlib.AsyncExitStack()
         resources = runner.run(stack.enter_async_context(open_without_listener(settings)))
         try:
-            site = Site(url, owner, key, *ids, runner, resources, {UUID(file_id) for file_id in ids})
+            site = Site(
+                url, owner, key, *ids, runner, resources, {UUID(file_id) for file_id in ids}
+            )
             yield site
             site.check_buckets()
         finally:
@@ -186,6 +188,8 @@ def check_left(site: Site, case: Case, answer: Answer, *, name: str) -> None:
         assert new == []
         return
     body = fill([case.stored], site.values(name))[0]
-    assert [(row["filename"], row["state"], row["size"]) for row in new] == [(name, "ready", len(body))]
+    assert [(row["filename"], row["state"], row["size"]) for row in new] == [
+        (name, "ready", len(body))
+    ]
     assert new[0]["hash"].hex() == digest(body)
     assert site.read_vault(new[0]["minio_object_name"]) == body

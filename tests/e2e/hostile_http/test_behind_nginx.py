@@ -49,7 +49,9 @@ def behind_websockets(one_api: Api, folder: Path) -> Iterator[Behind]:
     hostile, honest = one_api.new_owner(), one_api.new_owner()
     with (
         reserved_port() as port,
-        running_nginx(folder / f"nginx-{port}", port, Servers(api, store, bucket="none"), websockets=True) as nginx,
+        running_nginx(
+            folder / f"nginx-{port}", port, Servers(api, store, bucket="none"), websockets=True
+        ) as nginx,
         open_site(nginx.url, one_api.settings, owner=hostile.name, key=hostile.key) as site,
         httpx.Client(base_url=nginx.url, headers=honest.headers, timeout=20) as client,
     ):

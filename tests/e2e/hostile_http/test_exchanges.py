@@ -99,7 +99,14 @@ def test_a_client_that_does_not_wait_for_100_is_answered_as_well(site: Site) -> 
 def test_a_refusal_is_sent_in_the_place_of_100(site: Site) -> None:
     """The client may leave its body out, so no next request can be found on this connection."""
     with Wire(site.url) as wire:
-        wire.send(head(b"POST /files/upload?filename=a HTTP/1.1", HOST, b"Expect: 100-continue", b"Content-Length: 5"))
+        wire.send(
+            head(
+                b"POST /files/upload?filename=a HTTP/1.1",
+                HOST,
+                b"Expect: 100-continue",
+                b"Content-Length: 5",
+            )
+        )
         answer = wire.read_answer()
         check_answer(answer, frozenset({401}))
         assert (answer.interim, answer.announces_close) == ((), True)
@@ -129,7 +136,9 @@ def test_a_download_is_framed_for_the_version_of_its_request(site: Site, version
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-@pytest.mark.parametrize("path", [b"/files/" + READY, b"/files/" + b"0" * 8 + READY[8:], b"/l/none", b"/none", b"/files"])
+@pytest.mark.parametrize(
+    "path", [b"/files/" + READY, b"/files/" + b"0" * 8 + READY[8:], b"/l/none", b"/none", b"/files"]
+)
 def test_an_answer_to_head_has_no_body(site: Site, path: bytes, version: str) -> None:
     with Wire(site.url) as wire:
         wire.send(fill_one(site, request(b"HEAD " + path + b" HTTP/" + version.encode())))
@@ -166,7 +175,9 @@ UNFINISHED = {
 
 @pytest.mark.parametrize("text", UNFINISHED.values(), ids=UNFINISHED)
 @pytest.mark.parametrize("how", ["closes", "closes one side"])
-def test_a_body_that_ends_too_soon_leaves_nothing(site: Site, logs: Path, text: bytes, how: str) -> None:
+def test_a_body_that_ends_too_soon_leaves_nothing(
+    site: Site, logs: Path, text: bytes, how: str
+) -> None:
     site.take_new()
     mark = secrets.token_hex(8)
     field = b"\r\nX-Request-Id: " + mark.encode() + b"\r\n"
@@ -187,7 +198,9 @@ def was_refused(logs: Path, mark: str) -> bool:
     return any('"status": 400' in line for line in lines)
 
 
-@pytest.mark.parametrize("text", [b"GET /health/live HTT", b"GET /health/live HTTP/1.1\r\nHost: h\r\n", b"\r\n", b""])
+@pytest.mark.parametrize(
+    "text", [b"GET /health/live HTT", b"GET /health/live HTTP/1.1\r\nHost: h\r\n", b"\r\n", b""]
+)
 def test_a_head_that_ends_too_soon_is_no_request(site: Site, text: bytes) -> None:
     with Wire(site.url) as wire:
         wire.send(text, b"")
@@ -200,7 +213,9 @@ def test_a_head_that_ends_too_soon_is_no_request(site: Site, text: bytes) -> Non
 # RFC 9112, section 9.6: an answer that comes before the request has ended
 
 
-@pytest.mark.parametrize("framing", [b"Content-Length: %d" % (1024 * MIB), CHUNKED], ids=["a length", "chunks"])
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: %d" % (1024 * MIB), CHUNKED], ids=["a length", "chunks"]
+)
 def test_a_refusal_reaches_a_client_that_goes_on_sending(site: Site, framing: bytes) -> None:
     """The client sends 16 MiB behind a request that is refused at its head, and only then reads."""
     site.take_new()
@@ -208,7 +223,9 @@ def test_a_refusal_reaches_a_client_that_goes_on_sending(site: Site, framing: by
     with Wire(site.url) as wire:
         wire.send(head(b"POST /files/upload?filename=a HTTP/1.1", HOST, framing))
         for _ in range(16):
-            if not wire.write(piece if framing != CHUNKED else b"%x\r\n%s\r\n" % (len(piece), piece)):
+            if not wire.write(
+                piece if framing != CHUNKED else b"%x\r\n%s\r\n" % (len(piece), piece)
+            ):
                 break
         check_answer(wire.read_answer(), frozenset({401}))
         wire.finish_sending()
@@ -222,8 +239,16 @@ def test_a_refusal_reaches_a_client_that_goes_on_sending(site: Site, framing: by
 def test_no_host_enters_a_link(site: Site) -> None:
     body = b'{"expires_in": 60}'
     more = (AUTHORIZATION, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
-    forged = (b"X-Forwarded-Host: evil.example", b"X-Forwarded-Proto: https", b"Forwarded: host=evil.example;proto=https")
-    for target, host in ((b"", b"evil.example"), (b"http://evil.example", b"evil.example"), (b"http://evil.example", b"h")):
+    forged = (
+        b"X-Forwarded-Host: evil.example",
+        b"X-Forwarded-Proto: https",
+        b"Forwarded: host=evil.example;proto=https",
+    )
+    for target, host in (
+        (b"", b"evil.example"),
+        (b"http://evil.example", b"evil.example"),
+        (b"http://evil.example", b"h"),
+    ):
         line = b"POST " + target + b"/files/" + READY + b"/links HTTP/1.1"
         with Wire(site.url) as wire:
             wire.send(fill_one(site, head(line, b"Host: " + host, *forged, *more) + body))

@@ -58,7 +58,8 @@ FLOODS: dict[str, tuple[Sequence[bytes], set[int]]] = {
     "40 MiB of empty lines": ([b"\r\n" * (MIB // 2)] * 40, {400, 431}),
     "40 MiB of no HTTP": ([b"\x00" * MIB] * 40, {400, 431}),
     "40 MiB behind a refused upload": (
-        [head(b"POST /files/upload?filename=a HTTP/1.1", HOST, b"Content-Length: %d" % (40 * MIB))] + [b"a" * MIB] * 40,
+        [head(b"POST /files/upload?filename=a HTTP/1.1", HOST, b"Content-Length: %d" % (40 * MIB))]
+        + [b"a" * MIB] * 40,
         {401},
     ),
     "5 MB of chunks of one byte": (

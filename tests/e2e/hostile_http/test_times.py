@@ -112,7 +112,9 @@ def test_a_connection_that_is_idle_between_requests_is_closed_without_an_answer(
     ],
     ids=["behind a refused head", "chunks of a refused upload", "a refused upload of 100 MB"],
 )
-def test_what_comes_behind_a_refusal_is_not_read_for_ever(one_api: Api, start: bytes, trickle: bytes) -> None:
+def test_what_comes_behind_a_refusal_is_not_read_for_ever(
+    one_api: Api, start: bytes, trickle: bytes
+) -> None:
     """RFC 9112, section 9.6: the server lingers for a while, and then resets the connection."""
     with bounded(one_api) as url, Wire(url) as wire:
         wire.send(start)

@@ -29,7 +29,9 @@ def chromium() -> str:
 async def browser(chromium: str) -> AsyncIterator[Browser]:
     arguments = [*QUIET, f"--host-resolver-rules=MAP {NAMED} 127.0.0.1"]
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=arguments, chromium_sandbox=can_sandbox())
+        browser = await playwright.chromium.launch(
+            executable_path=chromium, args=arguments, chromium_sandbox=can_sandbox()
+        )
         yield browser
         await browser.close()
 
@@ -41,7 +43,12 @@ async def tab(context: BrowserContext, url: str) -> AsyncIterator[Screen]:
     screen = Screen(page, url)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text) if "Content Security Policy" in message.text else None)
+    page.on(
+        "console",
+        lambda message: (
+            errors.append(message.text) if "Content Security Policy" in message.text else None
+        ),
+    )
     page.on("request", lambda request: screen.requests.append(request))  # noqa: PLW0108  # Playwright marks what it is given
     await screen.open()
     yield screen
@@ -53,7 +60,9 @@ async def tab(context: BrowserContext, url: str) -> AsyncIterator[Screen]:
 @pytest.fixture
 async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
     """A profile of the test's own."""
-    context = await browser.new_context(viewport={"width": 1180, "height": 820}, accept_downloads=True, reduced_motion="reduce")
+    context = await browser.new_context(
+        viewport={"width": 1180, "height": 820}, accept_downloads=True, reduced_motion="reduce"
+    )
     yield context
     await context.close()
 
@@ -85,7 +94,10 @@ def change(settings: Settings, endpoint: str) -> Settings:
 
 @pytest.fixture
 async def cuttable(api: Api, owner: Owner, context: BrowserContext) -> AsyncIterator[Cuttable]:
-    with faulty_way(api.settings.public_endpoint) as (store, endpoint), serving(change(api.settings, endpoint), with_worker=False) as url:
+    with (
+        faulty_way(api.settings.public_endpoint) as (store, endpoint),
+        serving(change(api.settings, endpoint), with_worker=False) as url,
+    ):
         async with tab(context, url) as screen:
             await screen.sign_in(owner.key)
             yield Cuttable(screen, store)

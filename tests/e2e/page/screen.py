@@ -38,7 +38,9 @@ class Screen:
         await self.page.set_input_files("#folder-input", str(path))
 
     def upload(self, name: str) -> Locator:
-        return self.page.locator("#uploads > li").filter(has=self.page.locator(".name", has_text=name))
+        return self.page.locator("#uploads > li").filter(
+            has=self.page.locator(".name", has_text=name)
+        )
 
     def uploads(self, state: str) -> Locator:
         return self.page.locator(f"#uploads > li[data-state={state}]")
@@ -61,7 +63,13 @@ class Screen:
         return [request for request in self.requests if request.method == "PUT"]
 
     def declared(self) -> int:
-        return len([request for request in self.requests if request.method == "POST" and request.url == f"{self.url}/files"])
+        return len(
+            [
+                request
+                for request in self.requests
+                if request.method == "POST" and request.url == f"{self.url}/files"
+            ]
+        )
 
 
 def part_numbers(requests: Iterable[Request]) -> list[int]:

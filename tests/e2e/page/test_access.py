@@ -16,7 +16,10 @@ from tests.e2e.page.conftest import tab
 from tests.e2e.page.screen import Screen
 from tests.servers import store_kinds
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", store_kinds()[:1], indirect=True)]  # it depends on no store
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("store", store_kinds()[:1], indirect=True),
+]  # it depends on no store
 
 BODY = b"what was sent"
 DESK: ViewportSize = {"width": 1180, "height": 820}
@@ -26,15 +29,23 @@ SERIOUS = {"serious", "critical"}
 
 async def check_with_axe(page: Page) -> None:
     """No finding of axe-core that is serious or worse."""
-    await page.evaluate((importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text())
+    await page.evaluate(
+        (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text()
+    )
     found: dict[str, Any] = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    serious = [(one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"] if one["impact"] in SERIOUS]
+    serious = [
+        (one["id"], [node["html"] for node in one["nodes"]])
+        for one in found["violations"]
+        if one["impact"] in SERIOUS
+    ]
     assert not serious
     assert found["passes"], "axe has looked at nothing"
 
 
 @pytest.fixture(params=["light", "dark", "phone"])
-async def looked_at(request: pytest.FixtureRequest, browser: Browser, api: Api) -> AsyncIterator[Screen]:
+async def looked_at(
+    request: pytest.FixtureRequest, browser: Browser, api: Api
+) -> AsyncIterator[Screen]:
     """In each of its looks, past its own policy: axe is a script from outside."""
     context = await browser.new_context(
         viewport=PHONE if request.param == "phone" else DESK,
@@ -46,7 +57,9 @@ async def looked_at(request: pytest.FixtureRequest, browser: Browser, api: Api) 
     await context.close()
 
 
-async def test_axe_finds_nothing_serious(looked_at: Screen, owner: Owner, client: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_axe_finds_nothing_serious(
+    looked_at: Screen, owner: Owner, client: httpx.AsyncClient, tmp_path: Path
+) -> None:
     page = looked_at.page
     await looked_at.enter("no key")
     await expect(page.get_by_role("alert")).to_contain_text("no key")
@@ -56,7 +69,9 @@ async def test_axe_finds_nothing_serious(looked_at: Screen, owner: Owner, client
     await check_with_axe(page)
     await declare(client, BODY, filename="waits.txt")
     await prove(client, BODY, filename="ready.txt")
-    await looked_at.choose(write_file(tmp_path / "good.txt", 10), write_file(tmp_path / "bad\n.txt", 10))
+    await looked_at.choose(
+        write_file(tmp_path / "good.txt", 10), write_file(tmp_path / "bad\n.txt", 10)
+    )
     await looked_at.wait_for("ready")
     await looked_at.wait_for("failed")
     await page.click("#reload")
@@ -74,9 +89,13 @@ async def test_axe_finds_nothing_serious(looked_at: Screen, owner: Owner, client
 
 async def check_width(page: Page) -> None:
     """Nothing has to be scrolled sideways."""
-    assert await page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert await page.evaluate(
+        "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    )
     controls = "[...document.querySelectorAll('#work button, #work input:not([type=file])')]"
-    assert await page.evaluate(f"{controls}.every((control) => control.getBoundingClientRect().right <= innerWidth)")
+    assert await page.evaluate(
+        f"{controls}.every((control) => control.getBoundingClientRect().right <= innerWidth)"
+    )
 
 
 async def press(page: Page, *keys: str) -> None:
@@ -88,7 +107,12 @@ async def tab_to(page: Page, name: str) -> None:
     """As somebody does who has only this key."""
     for _ in range(60):
         await page.keyboard.press("Tab")
-        if await page.evaluate("document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent") == name:
+        if (
+            await page.evaluate(
+                "document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent"
+            )
+            == name
+        ):
             return
     raise AssertionError(f"the Tab key does not reach {name}")
 
@@ -101,9 +125,13 @@ async def open_focused(page: Page) -> Locator:
     return dialog
 
 
-async def test_everything_can_be_done_by_keyboard(screen: Screen, owner: Owner, tmp_path: Path, client: httpx.AsyncClient) -> None:
+async def test_everything_can_be_done_by_keyboard(
+    screen: Screen, owner: Owner, tmp_path: Path, client: httpx.AsyncClient
+) -> None:
     page = screen.page
-    page.on("filechooser", lambda _: None)  # from now on they are intercepted: a key is faster than that takes
+    page.on(
+        "filechooser", lambda _: None
+    )  # from now on they are intercepted: a key is faster than that takes
     await expect(page.locator("#key")).to_be_focused()
     await page.keyboard.type(owner.key)
     await press(page, "Enter")
@@ -125,7 +153,9 @@ async def test_everything_can_be_done_by_keyboard(screen: Screen, owner: Owner, 
     await expect(page.locator("#do-rename")).to_be_focused()
     await press(page, "Escape")
     await expect(dialog).to_be_hidden()
-    await expect(screen.file("renamed.txt").get_by_role("button", name="renamed.txt", exact=True)).to_be_focused()
+    await expect(
+        screen.file("renamed.txt").get_by_role("button", name="renamed.txt", exact=True)
+    ).to_be_focused()
     await open_focused(page)
     await tab_to(page, "Delete")
     await press(page, "Enter")
@@ -141,7 +171,9 @@ async def test_what_happens_is_told_to_those_who_listen(signed_in: Screen, tmp_p
     paths = [write_file(tmp_path / f"{number}.txt", 10) for number in range(3)]
     await signed_in.choose(*paths)
     await expect(said).to_contain_text("proved, ready")
-    await expect(signed_in.page.get_by_role("progressbar", name="Sent of all files")).to_be_visible()
+    await expect(
+        signed_in.page.get_by_role("progressbar", name="Sent of all files")
+    ).to_be_visible()
     await signed_in.choose(write_file(tmp_path / "bad\n.txt", 10))
     await expect(said).to_contain_text("failed")
 
@@ -154,7 +186,9 @@ SHIFTS = """() => {
 
 
 async def test_nothing_jumps_while_files_are_sent(signed_in: Screen, tmp_path: Path) -> None:
-    await signed_in.choose(*[write_file(tmp_path / f"{number}.bin", 200_000) for number in range(20)])
+    await signed_in.choose(
+        *[write_file(tmp_path / f"{number}.bin", 200_000) for number in range(20)]
+    )
     await expect(signed_in.page.locator("#uploads > li")).to_have_count(20)
     await signed_in.page.evaluate(SHIFTS)
     await signed_in.wait_for("ready", 20)
@@ -182,7 +216,12 @@ async def test_bars_never_go_back(signed_in: Screen, tmp_path: Path) -> None:
 
 async def test_whoever_wants_no_motion_gets_none(signed_in: Screen) -> None:
     assert await signed_in.page.evaluate("matchMedia('(prefers-reduced-motion: reduce)').matches")
-    assert await signed_in.page.locator("#reload").evaluate("element => getComputedStyle(element).transitionDuration") == "0s"
+    assert (
+        await signed_in.page.locator("#reload").evaluate(
+            "element => getComputedStyle(element).transitionDuration"
+        )
+        == "0s"
+    )
 
 
 async def test_dark_is_dark(browser: Browser, api: Api) -> None:
@@ -191,7 +230,9 @@ async def test_dark_is_dark(browser: Browser, api: Api) -> None:
     for scheme in schemes:
         context = await browser.new_context(color_scheme=scheme)
         async with tab(context, api.url) as screen:
-            grounds.append(await screen.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+            grounds.append(
+                await screen.page.evaluate("getComputedStyle(document.body).backgroundColor")
+            )
         await context.close()
     light, dark = (sum(int(part) for part in ground[4:-1].split(",")) for ground in grounds)
     assert light > 600

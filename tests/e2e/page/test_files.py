@@ -21,10 +21,17 @@ BODY = b"what was sent" * 1000
 
 @pytest.fixture
 async def ready(client: httpx.AsyncClient) -> dict[str, Any]:
-    return await prove(client, BODY, filename="report.txt", metadata={"path": "work/2026/report.txt", "album": "<b>winter</b>"})
+    return await prove(
+        client,
+        BODY,
+        filename="report.txt",
+        metadata={"path": "work/2026/report.txt", "album": "<b>winter</b>"},
+    )
 
 
-async def test_pages_go_on_and_back(screen: Screen, owner: Owner, client: httpx.AsyncClient) -> None:
+async def test_pages_go_on_and_back(
+    screen: Screen, owner: Owner, client: httpx.AsyncClient
+) -> None:
     for number in range(60):
         await declare(client, BODY, filename=f"{number:02}.txt")
     await screen.sign_in(owner.key)
@@ -40,7 +47,9 @@ async def test_pages_go_on_and_back(screen: Screen, owner: Owner, client: httpx.
     await expect(screen.page.locator("#newer")).to_be_disabled()
 
 
-async def test_search_and_filters(screen: Screen, owner: Owner, client: httpx.AsyncClient, ready: dict[str, Any]) -> None:
+async def test_search_and_filters(
+    screen: Screen, owner: Owner, client: httpx.AsyncClient, ready: dict[str, Any]
+) -> None:
     await declare(client, BODY, filename="résumé.pdf", content_type="application/pdf")
     await stream(client, BODY, "photo.jpg", content_type="image/jpeg")
     await screen.sign_in(owner.key)
@@ -67,20 +76,30 @@ async def test_somebody_without_files_is_shown_how_it_works(signed_in: Screen) -
     await expect(signed_in.page.locator("#listed")).to_be_hidden()
 
 
-async def test_the_details_show_what_is_known(screen: Screen, owner: Owner, context: BrowserContext, ready: dict[str, Any]) -> None:
+async def test_the_details_show_what_is_known(
+    screen: Screen, owner: Owner, context: BrowserContext, ready: dict[str, Any]
+) -> None:
     await context.grant_permissions(["clipboard-read", "clipboard-write"])
     await screen.sign_in(owner.key)
     dialog = await screen.details("report.txt")
     await expect(dialog.locator("h2")).to_have_text("report.txt")
     await expect(dialog.locator("#digest")).to_have_text(digest(BODY))
-    for text in ("13,000 bytes", "text/plain", "work/2026/report.txt", "<b>winter</b>", ready["id"]):
+    for text in (
+        "13,000 bytes",
+        "text/plain",
+        "work/2026/report.txt",
+        "<b>winter</b>",
+        ready["id"],
+    ):
         await expect(dialog).to_contain_text(text)
     await dialog.get_by_role("button", name="Copy the SHA-256").click()
     await expect(dialog.get_by_role("button", name="Copy the SHA-256")).to_have_text("Copied")
     assert await screen.page.evaluate("navigator.clipboard.readText()") == digest(BODY)
 
 
-async def test_a_file_gets_another_name(screen: Screen, owner: Owner, client: httpx.AsyncClient, ready: dict[str, Any]) -> None:
+async def test_a_file_gets_another_name(
+    screen: Screen, owner: Owner, client: httpx.AsyncClient, ready: dict[str, Any]
+) -> None:
     await screen.sign_in(owner.key)
     dialog = await screen.details("report.txt")
     await dialog.get_by_role("button", name="Rename").click()
@@ -97,7 +116,11 @@ async def test_a_file_gets_another_name(screen: Screen, owner: Owner, client: ht
 
 
 async def test_a_link_works_without_a_key(
-    screen: Screen, owner: Owner, anonymous: httpx.AsyncClient, client: httpx.AsyncClient, ready: dict[str, Any]
+    screen: Screen,
+    owner: Owner,
+    anonymous: httpx.AsyncClient,
+    client: httpx.AsyncClient,
+    ready: dict[str, Any],
 ) -> None:
     await screen.sign_in(owner.key)
     dialog = await screen.details("report.txt")
@@ -122,7 +145,11 @@ async def test_a_download_goes_straight_to_disk(
     await screen.sign_in(owner.key)
     if place == "details":
         await screen.details(name)
-    button = screen.page.locator("#do-download") if place == "details" else screen.file(name).get_by_role("button", name="Download")
+    button = (
+        screen.page.locator("#do-download")
+        if place == "details"
+        else screen.file(name).get_by_role("button", name="Download")
+    )
     async with screen.page.expect_download() as downloading:
         await button.click()
     download = await downloading.value
@@ -134,7 +161,11 @@ async def test_a_download_goes_straight_to_disk(
 
 
 async def test_deleting_asks_first(
-    screen: Screen, owner: Owner, client: httpx.AsyncClient, resources: Resources, ready: dict[str, Any]
+    screen: Screen,
+    owner: Owner,
+    client: httpx.AsyncClient,
+    resources: Resources,
+    ready: dict[str, Any],
 ) -> None:
     await screen.sign_in(owner.key)
     dialog = await screen.details("report.txt")
@@ -150,7 +181,10 @@ async def test_deleting_asks_first(
     await expect(dialog).to_be_hidden()
     await expect(screen.page.locator("#rows > tr")).to_have_count(0)
     assert (await client.get(f"/files/{ready['id']}")).status_code == 410
-    assert await resources.pool.fetchval("SELECT state FROM files WHERE id = $1", ready["id"]) == "deleted"
+    assert (
+        await resources.pool.fetchval("SELECT state FROM files WHERE id = $1", ready["id"])
+        == "deleted"
+    )
 
 
 async def test_what_another_tab_does_is_seen(

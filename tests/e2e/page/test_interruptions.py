@@ -53,7 +53,9 @@ async def stored(client: httpx.AsyncClient) -> set[int]:
 
 
 async def check_ready(screen: Screen, path: Path) -> None:
-    await expect(screen.upload(path.name)).to_have_attribute("data-state", "ready", timeout=2 * WAIT_MILLISECONDS)
+    await expect(screen.upload(path.name)).to_have_attribute(
+        "data-state", "ready", timeout=2 * WAIT_MILLISECONDS
+    )
     await expect(screen.upload(path.name).locator(".status")).to_contain_text(digest_file(path))
 
 
@@ -62,7 +64,9 @@ def sent_again(screen: Screen) -> Counter[int]:
     return Counter(part_numbers(screen.puts())) - Counter(range(1, PARTS + 1))
 
 
-async def test_a_pause_keeps_what_was_sent_and_resume_sends_the_rest(cuttable: Cuttable, film: Path, client: httpx.AsyncClient) -> None:
+async def test_a_pause_keeps_what_was_sent_and_resume_sends_the_rest(
+    cuttable: Cuttable, film: Path, client: httpx.AsyncClient
+) -> None:
     screen = cuttable.screen
     there = await stop_in_the_middle(cuttable, film, client)
     row = screen.upload("film.mp4")
@@ -79,7 +83,9 @@ async def test_a_pause_keeps_what_was_sent_and_resume_sends_the_rest(cuttable: C
     assert screen.declared() == 1
 
 
-async def test_after_a_reload_the_same_file_goes_on_where_it_was(cuttable: Cuttable, film: Path, client: httpx.AsyncClient) -> None:
+async def test_after_a_reload_the_same_file_goes_on_where_it_was(
+    cuttable: Cuttable, film: Path, client: httpx.AsyncClient
+) -> None:
     screen = cuttable.screen
     there = await stop_in_the_middle(cuttable, film, client)
     await screen.page.reload()
@@ -161,7 +167,9 @@ async def test_a_file_that_was_changed_since_is_sent_as_a_new_one_and_the_page_s
     assert any("changed on this device" in note for note in await notes.json_value())
 
 
-async def test_a_file_that_changes_while_it_is_sent_fails_in_words(cuttable: Cuttable, film: Path, client: httpx.AsyncClient) -> None:
+async def test_a_file_that_changes_while_it_is_sent_fails_in_words(
+    cuttable: Cuttable, film: Path, client: httpx.AsyncClient
+) -> None:
     screen = cuttable.screen
     await stop_in_the_middle(cuttable, film, client)
     with film.open("ab") as file:
@@ -169,10 +177,14 @@ async def test_a_file_that_changes_while_it_is_sent_fails_in_words(cuttable: Cut
     cuttable.store.cut()
     cuttable.store.restore()
     await screen.wait_for("failed")
-    await expect(screen.upload("film.mp4").locator(".status")).to_contain_text("changed, moved or removed")
+    await expect(screen.upload("film.mp4").locator(".status")).to_contain_text(
+        "changed, moved or removed"
+    )
 
 
-async def test_what_was_proved_before_a_reload_is_not_sent_again(signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient) -> None:
+async def test_what_was_proved_before_a_reload_is_not_sent_again(
+    signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient
+) -> None:
     paths = [write_file(tmp_path / "album" / f"{number}.bin", 100 + number) for number in range(3)]
     await signed_in.choose_folder(tmp_path / "album")
     await signed_in.wait_for("ready", 3)
@@ -184,7 +196,9 @@ async def test_what_was_proved_before_a_reload_is_not_sent_again(signed_in: Scre
     assert len(signed_in.puts()) == sent + 1
     await expect(signed_in.upload("1.bin").locator(".status")).to_contain_text("is there already")
     await signed_in.upload("1.bin").get_by_role("button", name="Send again").click()
-    await expect(signed_in.upload("1.bin").locator(".status")).to_have_text(f"Ready, SHA-256 {digest_file(paths[1])}")
+    await expect(signed_in.upload("1.bin").locator(".status")).to_have_text(
+        f"Ready, SHA-256 {digest_file(paths[1])}"
+    )
     assert len(await list_files(client)) == 5
 
 
@@ -211,7 +225,9 @@ def waiting(store: FaultyProxy) -> Callable[[], Awaitable[bool]]:
     return held
 
 
-async def test_an_interrupted_upload_can_be_discarded(cuttable: Cuttable, film: Path, client: httpx.AsyncClient) -> None:
+async def test_an_interrupted_upload_can_be_discarded(
+    cuttable: Cuttable, film: Path, client: httpx.AsyncClient
+) -> None:
     await stop_in_the_middle(cuttable, film, client)
     await cuttable.screen.page.reload()
     await cuttable.screen.page.get_by_role("button", name="Discard film.mp4").click()
@@ -236,11 +252,15 @@ async def test_offline_is_said_and_the_upload_goes_on_by_itself(
     assert sent_again(cuttable.screen).total() <= 2 * IN_FLIGHT
 
 
-async def test_a_store_that_is_away_is_said_and_asked_again(cuttable: Cuttable, film: Path, client: httpx.AsyncClient) -> None:
+async def test_a_store_that_is_away_is_said_and_asked_again(
+    cuttable: Cuttable, film: Path, client: httpx.AsyncClient
+) -> None:
     """Its connections end in mid-part, then it answers 503, then it is back."""
     await stop_in_the_middle(cuttable, film, client)
     cuttable.store.cut()
-    await expect(cuttable.screen.upload("film.mp4").locator(".status")).to_contain_text("tries again by itself")
+    await expect(cuttable.screen.upload("film.mp4").locator(".status")).to_contain_text(
+        "tries again by itself"
+    )
     cuttable.store.restore()
     cuttable.store.fail()
     before = cuttable.store.connections
@@ -255,7 +275,12 @@ async def test_a_store_that_is_away_is_said_and_asked_again(cuttable: Cuttable, 
 
 @pytest.mark.parametrize("size", [1 * MIB, 70 * MIB], ids=["one PUT", "parts"])
 async def test_a_url_that_has_ended_is_signed_again(
-    api: Api, owner: Owner, context: BrowserContext, tmp_path: Path, client: httpx.AsyncClient, size: int
+    api: Api,
+    owner: Owner,
+    context: BrowserContext,
+    tmp_path: Path,
+    client: httpx.AsyncClient,
+    size: int,
 ) -> None:
     path = write_file(tmp_path / "late.bin", size)
     settings = msgspec.structs.replace(api.settings, upload_url_ttl=timedelta(seconds=8))
@@ -305,7 +330,9 @@ async def test_an_answer_that_was_lost_is_no_reason_to_send_another_file(
     assert len(await list_files(client)) == 1
 
 
-async def test_cancelling_deletes_what_was_begun(cuttable: Cuttable, film: Path, client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_cancelling_deletes_what_was_begun(
+    cuttable: Cuttable, film: Path, client: httpx.AsyncClient, resources: Resources
+) -> None:
     await stop_in_the_middle(cuttable, film, client)
     await cuttable.screen.upload("film.mp4").get_by_role("button", name="Cancel").click()
     await expect(cuttable.screen.page.locator("#sending")).to_be_hidden()
@@ -315,18 +342,27 @@ async def test_cancelling_deletes_what_was_begun(cuttable: Cuttable, film: Path,
 
     await until(is_deleted)
     [file] = await list_files(client, state="deleted")
-    assert await resources.pool.fetchval("SELECT state FROM files WHERE id = $1", file["id"]) == "deleted"
+    assert (
+        await resources.pool.fetchval("SELECT state FROM files WHERE id = $1", file["id"])
+        == "deleted"
+    )
 
 
-async def test_what_is_rejected_says_why(cuttable: Cuttable, tmp_path: Path, client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_what_is_rejected_says_why(
+    cuttable: Cuttable, tmp_path: Path, client: httpx.AsyncClient, resources: Resources
+) -> None:
     """Another digest is known for the file when its bytes arrive."""
     cuttable.store.silence()
     await cuttable.screen.choose(write_file(tmp_path / "other.bin", 1000))
     await until(waiting(cuttable.store))
     [file] = await list_files(client)
-    await resources.pool.execute("UPDATE files SET declared_sha256 = $2 WHERE id = $1", file["id"], b"\0" * 32)
+    await resources.pool.execute(
+        "UPDATE files SET declared_sha256 = $2 WHERE id = $1", file["id"], b"\0" * 32
+    )
     cuttable.store.restore()
     await cuttable.screen.wait_for("rejected")
-    await expect(cuttable.screen.upload("other.bin").locator(".status")).to_contain_text("its SHA-256 differs")
+    await expect(cuttable.screen.upload("other.bin").locator(".status")).to_contain_text(
+        "its SHA-256 differs"
+    )
     dialog = await cuttable.screen.details("other.bin")
     await expect(dialog.locator(".failure")).to_contain_text("Send the file again")

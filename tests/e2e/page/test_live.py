@@ -22,14 +22,18 @@ def streams(screen: Screen) -> int:
     return len([request for request in screen.requests if request.url == f"{screen.url}/events"])
 
 
-async def test_what_others_do_is_seen_without_asking(signed_in: Screen, client: httpx.AsyncClient) -> None:
+async def test_what_others_do_is_seen_without_asking(
+    signed_in: Screen, client: httpx.AsyncClient
+) -> None:
     await expect(signed_in.page.locator("#teaching")).to_be_visible()
     declared = await declare(client, BODY, filename="elsewhere.txt")
     pill = signed_in.file("elsewhere.txt").locator(".pill")
     await expect(pill).to_have_text("Waiting for its bytes")
     await put(declared, BODY)
     await expect(pill).to_have_text("Ready")
-    await expect(signed_in.file("elsewhere.txt").get_by_role("button", name="Download")).to_be_visible()
+    await expect(
+        signed_in.file("elsewhere.txt").get_by_role("button", name="Download")
+    ).to_be_visible()
     dialog = await signed_in.details("elsewhere.txt")
     await expect(dialog.locator(".history li")).not_to_have_count(0)
     await expect(dialog.locator(".history li").last).to_contain_text("Ready")
@@ -38,7 +42,9 @@ async def test_what_others_do_is_seen_without_asking(signed_in: Screen, client: 
     await expect(signed_in.page.locator("#rows > tr")).to_have_count(0)
 
 
-async def test_uploads_are_followed_by_one_stream_and_no_polling(signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient) -> None:
+async def test_uploads_are_followed_by_one_stream_and_no_polling(
+    signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient
+) -> None:
     await signed_in.choose(*[write_file(tmp_path / f"{number}.bin", 100) for number in range(10)])
     await signed_in.wait_for("ready", 10)
     assert streams(signed_in) == 1

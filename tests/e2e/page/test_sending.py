@@ -29,7 +29,9 @@ HOSTILE = [
 ]
 
 
-async def test_a_file_is_sent_and_proved(signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_a_file_is_sent_and_proved(
+    signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient, resources: Resources
+) -> None:
     path = write_file(tmp_path / "a photo.jpg", 300_000)
     await signed_in.choose(path)
     await signed_in.wait_for("ready")
@@ -48,7 +50,9 @@ async def test_an_empty_file_is_sent_too(signed_in: Screen, tmp_path: Path) -> N
     await expect(signed_in.upload("empty.txt").locator(".status")).to_contain_text(digest(b""))
 
 
-async def test_fifty_files_go_a_few_at_once(signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient) -> None:
+async def test_fifty_files_go_a_few_at_once(
+    signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient
+) -> None:
     paths = [write_file(tmp_path / f"{number:02}.bin", 1000 + number) for number in range(50)]
     await signed_in.choose(*paths)
     await signed_in.wait_for("ready", 50)
@@ -60,13 +64,19 @@ async def test_fifty_files_go_a_few_at_once(signed_in: Screen, tmp_path: Path, c
     await expect(signed_in.page.locator("#rows > tr")).to_have_count(50)
 
 
-async def test_a_folder_keeps_its_paths(signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient) -> None:
+async def test_a_folder_keeps_its_paths(
+    signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient
+) -> None:
     for name in ("album/one.jpg", "album/winter/one.jpg", "album/winter/north/two.jpg"):
         write_file(tmp_path / name, 100)
     await signed_in.choose_folder(tmp_path / "album")
     await signed_in.wait_for("ready", 3)
     found = {(file["filename"], file["metadata"]["path"]) for file in await list_files(client)}  # type: ignore[index]  # JSON, whose values are objects to mypy
-    assert found == {("one.jpg", "album/one.jpg"), ("one.jpg", "album/winter/one.jpg"), ("two.jpg", "album/winter/north/two.jpg")}
+    assert found == {
+        ("one.jpg", "album/one.jpg"),
+        ("one.jpg", "album/winter/one.jpg"),
+        ("two.jpg", "album/winter/north/two.jpg"),
+    }
     await expect(signed_in.upload("two.jpg").locator(".folder")).to_have_text("album/winter/north/")
 
 
@@ -84,7 +94,9 @@ DROP = """async () => {
 async def test_files_can_be_dropped(signed_in: Screen) -> None:
     assert await signed_in.page.evaluate(DROP)
     await signed_in.wait_for("ready", 2)
-    await expect(signed_in.upload("dropped.txt").locator(".status")).to_contain_text(digest(b"what was dropped"))
+    await expect(signed_in.upload("dropped.txt").locator(".status")).to_contain_text(
+        digest(b"what was dropped")
+    )
 
 
 async def test_a_large_file_goes_in_parts_each_bound_to_its_digest(
@@ -105,11 +117,15 @@ async def test_a_large_file_goes_in_parts_each_bound_to_its_digest(
         assert f"X-Amz-Content-Sha256={parts[number - 1]}" in request.url
         assert "authorization" not in await request.all_headers()
     [listed] = await list_files(client)
-    state, size = await resources.pool.fetchrow("SELECT state, size FROM files WHERE id = $1", listed["id"])
+    state, size = await resources.pool.fetchrow(
+        "SELECT state, size FROM files WHERE id = $1", listed["id"]
+    )
     assert (state, size) == ("ready", 300 * MIB)
 
 
-async def test_hostile_names_are_text_and_nothing_else(signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient) -> None:
+async def test_hostile_names_are_text_and_nothing_else(
+    signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient
+) -> None:
     dialogs: list[str] = []
     signed_in.page.on("dialog", lambda dialog: dialogs.append(dialog.message))
     await signed_in.choose(*[write_file(tmp_path / name, 10) for name in HOSTILE])
@@ -145,7 +161,9 @@ async def test_without_webcrypto_files_go_without_digests_and_the_page_says_so(
         await expect(screen.page.locator("#no-digests")).to_be_visible()
         await screen.choose(path)
         await screen.wait_for("ready")
-        await expect(screen.upload("plain.bin").locator(".status")).to_contain_text(digest(path.read_bytes()))
+        await expect(screen.upload("plain.bin").locator(".status")).to_contain_text(
+            digest(path.read_bytes())
+        )
         assert len(screen.puts()) == 5
         assert not [put.url for put in screen.puts() if "X-Amz-Content-Sha256" in put.url]
     [file] = await list_files(client)

@@ -23,10 +23,14 @@ WEB = Path(service.__file__).parent / "web"
 
 
 @once
-async def test_the_page_may_ask_its_own_api_and_the_store_and_nobody_else(api: Api, anonymous: httpx.AsyncClient) -> None:
+async def test_the_page_may_ask_its_own_api_and_the_store_and_nobody_else(
+    api: Api, anonymous: httpx.AsyncClient
+) -> None:
     answer = await anonymous.get(f"{api.url}/")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+    policy = dict(
+        part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; ")
+    )
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == "'self'"
     assert policy["connect-src"] == f"'self' {api.settings.public_endpoint}"
@@ -36,12 +40,17 @@ async def test_the_page_may_ask_its_own_api_and_the_store_and_nobody_else(api: A
 
 
 @once
-async def test_every_file_of_the_page_is_served_and_no_other(api: Api, anonymous: httpx.AsyncClient) -> None:
+async def test_every_file_of_the_page_is_served_and_no_other(
+    api: Api, anonymous: httpx.AsyncClient
+) -> None:
     assert {path.name for path in WEB.glob("*.js")} == set(MODULES)
     for name in ("style.css", *MODULES):
         answer = await anonymous.get(f"{api.url}/page/{name}")
         assert answer.content == (WEB / name).read_bytes()
-        assert answer.headers["content-type"] == f"text/{'css' if name.endswith('css') else 'javascript'}; charset=utf-8"
+        assert (
+            answer.headers["content-type"]
+            == f"text/{'css' if name.endswith('css') else 'javascript'}; charset=utf-8"
+        )
         assert answer.headers["cache-control"] == "no-cache"
     for name in ("index.html", "nothing.js", "swagger/start.js", "..%2findex.html"):
         assert (await anonymous.get(f"{api.url}/page/{name}")).status_code == 404
@@ -49,10 +58,16 @@ async def test_every_file_of_the_page_is_served_and_no_other(api: Api, anonymous
 
 @once
 @pytest.mark.parametrize("path", ["/", "/page/main.js", "/schema/start.js"])
-async def test_a_browser_asks_again_only_whether_something_changed(api: Api, anonymous: httpx.AsyncClient, path: str) -> None:
+async def test_a_browser_asks_again_only_whether_something_changed(
+    api: Api, anonymous: httpx.AsyncClient, path: str
+) -> None:
     first = await anonymous.get(api.url + path)
     again = await anonymous.get(api.url + path, headers={"If-None-Match": first.headers["etag"]})
-    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+    assert (again.status_code, again.content, again.headers["etag"]) == (
+        304,
+        b"",
+        first.headers["etag"],
+    )
     other = await anonymous.get(api.url + path, headers={"If-None-Match": '"another"'})
     assert (other.status_code, other.content) == (200, first.content)
 
@@ -60,7 +75,11 @@ async def test_a_browser_asks_again_only_whether_something_changed(api: Api, ano
 @once
 async def test_head_says_what_get_would_send(api: Api, anonymous: httpx.AsyncClient) -> None:
     head, get = await anonymous.head(f"{api.url}/"), await anonymous.get(f"{api.url}/")
-    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(get.content)))
+    assert (head.status_code, head.content, head.headers["content-length"]) == (
+        200,
+        b"",
+        str(len(get.content)),
+    )
 
 
 @once
@@ -75,9 +94,13 @@ def test_no_file_holds_a_script_a_style_or_an_address_of_its_own() -> None:
     for path in [WEB / "index.html", WEB / "style.css", *WEB.glob("*.js")]:
         text = path.read_text().replace("http://www.w3.org/2000/svg", "")
         assert not re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", text), path.name
-        assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), path.name
+        assert not re.findall(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text
+        ), path.name
         code = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
-        assert not re.findall(r"""["'`(]/(?:files|page|events|schema)\b""", code), f"{path.name} names an absolute path"
+        assert not re.findall(r"""["'`(]/(?:files|page|events|schema)\b""", code), (
+            f"{path.name} names an absolute path"
+        )
         assert len(text.splitlines()) <= 300, path.name
 
 
@@ -97,4 +120,8 @@ async def test_it_works_below_a_path_that_a_proxy_puts_in_front(
             await download.save_as(tmp_path / "saved.txt")
             assert (tmp_path / "saved.txt").read_bytes() == (tmp_path / "below.txt").read_bytes()
             keep_secret([download.url.rpartition("/")[2]])
-            assert not [request.url for request in screen.requests if request.url.startswith(f"{url}/") and "/behind/" not in request.url]
+            assert not [
+                request.url
+                for request in screen.requests
+                if request.url.startswith(f"{url}/") and "/behind/" not in request.url
+            ]

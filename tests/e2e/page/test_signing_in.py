@@ -17,16 +17,24 @@ from tests.e2e.page.conftest import Cuttable, list_files, tab
 from tests.e2e.page.screen import Screen
 from tests.servers import store_kinds
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", store_kinds()[:1], indirect=True)]  # it depends on no store
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("store", store_kinds()[:1], indirect=True),
+]  # it depends on no store
 
 PLACES = "() => [localStorage.length, sessionStorage.length, document.cookie]"
 
 
 async def revoke(resources: Resources, owner: Owner) -> None:
-    await resources.pool.execute("UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1", digest_key(owner.key).digest)
+    await resources.pool.execute(
+        "UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1",
+        digest_key(owner.key).digest,
+    )
 
 
-async def test_the_key_is_kept_for_this_tab_alone(signed_in: Screen, api: Api, context: BrowserContext) -> None:
+async def test_the_key_is_kept_for_this_tab_alone(
+    signed_in: Screen, api: Api, context: BrowserContext
+) -> None:
     assert await signed_in.page.evaluate(PLACES) == [0, 1, ""]
     await signed_in.page.reload()
     await expect(signed_in.page.locator("#work")).to_be_visible()
@@ -51,27 +59,37 @@ async def test_what_is_no_key_is_refused_at_once(screen: Screen, text: str) -> N
     await screen.enter(text)
     await expect(screen.page.get_by_role("alert")).to_contain_text("That is no key")
     await expect(screen.page.locator("#key")).to_be_focused()
-    assert not [request for request in screen.requests if request.url.startswith(f"{screen.url}/files")]
+    assert not [
+        request for request in screen.requests if request.url.startswith(f"{screen.url}/files")
+    ]
 
 
 async def test_a_key_that_nobody_has_is_refused_in_words(screen: Screen) -> None:
     key, _ = make_key()
     keep_secret([key])
     await screen.enter(key)
-    await expect(screen.page.get_by_role("alert")).to_contain_text("The key is not known here: it is wrong, was revoked, or has expired")
+    await expect(screen.page.get_by_role("alert")).to_contain_text(
+        "The key is not known here: it is wrong, was revoked, or has expired"
+    )
     assert await screen.page.evaluate(PLACES) == [0, 0, ""]
 
 
-async def test_a_revoked_key_and_an_expired_one_are_refused(screen: Screen, api: Api, owner: Owner, resources: Resources) -> None:
+async def test_a_revoked_key_and_an_expired_one_are_refused(
+    screen: Screen, api: Api, owner: Owner, resources: Resources
+) -> None:
     await revoke(resources, owner)
     expired = api.new_owner(expires_in=timedelta(seconds=-1))
     for key in (owner.key, expired.key):
         await screen.enter(key)
-        await expect(screen.page.get_by_role("alert")).to_contain_text("was revoked, or has expired")
+        await expect(screen.page.get_by_role("alert")).to_contain_text(
+            "was revoked, or has expired"
+        )
         await expect(screen.page.locator("#work")).to_be_hidden()
 
 
-async def test_a_remembered_key_that_was_revoked_says_so(signed_in: Screen, owner: Owner, resources: Resources) -> None:
+async def test_a_remembered_key_that_was_revoked_says_so(
+    signed_in: Screen, owner: Owner, resources: Resources
+) -> None:
     await revoke(resources, owner)
     await signed_in.page.reload()
     await expect(signed_in.page.get_by_role("alert")).to_contain_text("Your key no longer works")
@@ -80,7 +98,12 @@ async def test_a_remembered_key_that_was_revoked_says_so(signed_in: Screen, owne
 
 
 async def test_a_key_revoked_in_the_middle_of_an_upload_asks_for_another_and_goes_on(
-    cuttable: Cuttable, api: Api, owner: Owner, tmp_path: Path, client: httpx.AsyncClient, resources: Resources
+    cuttable: Cuttable,
+    api: Api,
+    owner: Owner,
+    tmp_path: Path,
+    client: httpx.AsyncClient,
+    resources: Resources,
 ) -> None:
     path = write_file(tmp_path / "film.mp4", 70 * 1024**2)
     screen = cuttable.screen
@@ -98,7 +121,9 @@ async def test_a_key_revoked_in_the_middle_of_an_upload_asks_for_another_and_goe
     keep_secret([other])
     await screen.enter(other)
     await screen.wait_for("ready")
-    async with httpx.AsyncClient(base_url=api.url, headers={"Authorization": f"Bearer {other}"}) as renewed:
+    async with httpx.AsyncClient(
+        base_url=api.url, headers={"Authorization": f"Bearer {other}"}
+    ) as renewed:
         [file] = await list_files(renewed)
     assert file["hash"] == digest(path.read_bytes())
 
@@ -115,4 +140,6 @@ async def test_a_key_that_may_only_write_sends_and_one_that_may_only_read_says_s
         await reading.sign_in(api.new_owner(scopes=("read",)).key)
         await reading.choose(path)
         await reading.wait_for("failed")
-        await expect(reading.upload("a.txt").locator(".status")).to_contain_text("lacks the scope write")
+        await expect(reading.upload("a.txt").locator(".status")).to_contain_text(
+            "lacks the scope write"
+        )
