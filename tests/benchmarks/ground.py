@@ -24,9 +24,9 @@ from tests.benchmarks.processes import find_filesystem
 from tests.conftest import TEMPLATE, execute, in_database, make_template
 from tests.e2e.commands import STOP_SECONDS, clean_environment
 from tests.e2e.conftest import new_key
-from tests.running import make_settings
-from tests.servers import free_port, genuine_minio, start_test_store, wait_until
-from tests.stores import REGION, WEBHOOK_ID, StoreUnderTest, new_deployment, under_test
+from tests.support.running import make_settings
+from tests.support.servers import free_port, genuine_minio, start_test_store, wait_until
+from tests.support.stores import REGION, WEBHOOK_ID, StoreUnderTest, new_deployment, under_test
 
 GIB = 1024**3
 NEEDED_BYTES = 24 * GIB

@@ -33,7 +33,7 @@ from tests.benchmarks.processes import (
     read_resident_bytes,
     reset_peak,
 )
-from tests.servers import free_port, wait_until
+from tests.support.servers import free_port, wait_until
 
 CONNECTIONS = 5000
 MOST_GROWTH_MIB = 64

@@ -19,7 +19,7 @@ from service.object_store.presign import Signer
 from service.resources import make_signer
 from tests.benchmarks.figures import Figure, alternate
 from tests.benchmarks.ground import Ground, Site
-from tests.damage import damage_on_disk
+from tests.support.damage import damage_on_disk
 
 HEALTHY = 50
 MANY_FIELDS, FORGED, DAMAGED = 7, 7, 6

@@ -19,7 +19,7 @@ from tests.benchmarks.hand import check_answer, curl
 from tests.benchmarks.large import MIB, make_file
 from tests.benchmarks.load import CLIENTS, drive, send
 from tests.benchmarks.processes import read_cpu_seconds
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 SIDES = ("httptools", "h11", "ours")
 Measured = dict[tuple[str, str], list[float]]

@@ -17,8 +17,8 @@ from service.object_store.messages import Deadline, Request
 from service.object_store.presign import Signer
 from service.resources import Resources
 from tests.e2e.jobs import TEXT, declare, digest, find_key, open_upload, put
-from tests.presigned import SNOWBALL, content, forge, stream_unsigned
-from tests.stores import now, send
+from tests.support.presigned import SNOWBALL, content, forge, stream_unsigned
+from tests.support.stores import now, send
 
 
 async def write_through_every_hole(

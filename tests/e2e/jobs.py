@@ -17,14 +17,14 @@ from service.resources import Resources, make_signer
 from service.settings import Settings
 from service.uploads.signing import sign_upload
 from service.worker.loop import Worker
-from tests.invariants import (
+from tests.support.invariants import (
     check_files_are_proved,
     check_history,
     check_objects_are_named,
     list_bucket,
 )
-from tests.presigned import content, forge
-from tests.stores import Answer, Headers, add_headers, now, send
+from tests.support.presigned import content, forge
+from tests.support.stores import Answer, Headers, add_headers, now, send
 
 WAIT_SECONDS = 20
 TEXT = "text/plain"

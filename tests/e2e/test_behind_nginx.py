@@ -37,9 +37,9 @@ from tests.e2e.jobs import (
 )
 from tests.e2e.leaks import check_log
 from tests.e2e.nginx import Nginx, Servers, make_certificate, running_nginx
-from tests.examining import failures
-from tests.presigned import BODY, content, name_server, sign
-from tests.servers import free_port
+from tests.support.examining import failures
+from tests.support.presigned import BODY, content, name_server, sign
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.anyio
 MIB = 1024**2

@@ -23,7 +23,7 @@ from service.cli import FILE_COMMANDS, OPERATION_COMMANDS, SERVER_COMMANDS
 from tests.e2e.commands import clean_environment
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.people import RUN_SECONDS
-from tests.servers import reachable_folder
+from tests.support.servers import reachable_folder
 
 ROOT: Final = Path(__file__).parents[2]
 INSTALL_SECONDS: Final = 200

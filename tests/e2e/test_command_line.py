@@ -25,7 +25,7 @@ from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import check_all
 from tests.e2e.people import Person, make_person, write_files
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.anyio
 

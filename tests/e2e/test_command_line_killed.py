@@ -17,8 +17,8 @@ from tests.e2e.conftest import Api, Owner, new_key, run_apart
 from tests.e2e.jobs import check_all
 from tests.e2e.leaks import keep_secret
 from tests.e2e.people import Ended, Person, make_person, write_files
-from tests.proxies import faulty_way
-from tests.servers import wait_until
+from tests.support.proxies import faulty_way
+from tests.support.servers import wait_until
 
 pytestmark = pytest.mark.anyio
 

@@ -24,7 +24,13 @@ import pytest
 from tests.e2e.attacks import pack
 from tests.e2e.commands import processes_in, read_announcement, run, started, stop, wait_until_gone
 from tests.e2e.jobs import declare, digest, read_metadata, upload
-from tests.servers import free_port, genuine_minio, reachable_folder, reserved_port, store_kinds
+from tests.support.servers import (
+    free_port,
+    genuine_minio,
+    reachable_folder,
+    reserved_port,
+    store_kinds,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 BODY = b"a photo of what was there" * 1000

@@ -28,7 +28,7 @@ from tests.e2e.test_auth import NO_FILE
 from tests.integration.locks import held_open
 from tests.integration.test_queries import declaration
 from tests.integration.test_queries import declare as declare_row
-from tests.streams import IN_TIME, Event, Stream, following
+from tests.support.streams import IN_TIME, Event, Stream, following
 
 pytestmark = pytest.mark.anyio
 

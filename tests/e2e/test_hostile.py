@@ -27,7 +27,7 @@ from tests.e2e.jobs import (
     upload,
     working,
 )
-from tests.faults import FaultyBucket, Gate
+from tests.support.faults import FaultyBucket, Gate
 
 pytestmark = pytest.mark.anyio
 

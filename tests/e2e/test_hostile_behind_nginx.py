@@ -32,8 +32,8 @@ from tests.e2e.test_hostile_urls import (
     test_a_put_of_eight_seconds_on_a_url_of_two_ends_ready,  # noqa: F401  # as above
     test_an_encoding_and_tags_of_the_clients_own_do_not_reach_who_downloads,  # noqa: F401  # as above
 )
-from tests.presigned import Answers, content, sign
-from tests.stores import read_headers, read_tags
+from tests.support.presigned import Answers, content, sign
+from tests.support.stores import read_headers, read_tags
 
 pytestmark = pytest.mark.anyio
 BODY = b"what was sent" * 1000

@@ -25,7 +25,7 @@ from tests.e2e.jobs import (
     upload,
     upload_silently,
 )
-from tests.presigned import OPEN
+from tests.support.presigned import OPEN
 
 pytestmark = pytest.mark.anyio
 

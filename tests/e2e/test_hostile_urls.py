@@ -39,9 +39,9 @@ from tests.e2e.jobs import (
     upload_silently,
     working,
 )
-from tests.invariants import list_bucket
-from tests.presigned import ABUSES, OPEN, Answers, content, forge, stream_unsigned
-from tests.stores import read_tags, receive, send
+from tests.support.invariants import list_bucket
+from tests.support.presigned import ABUSES, OPEN, Answers, content, forge, stream_unsigned
+from tests.support.stores import read_tags, receive, send
 
 pytestmark = pytest.mark.anyio
 

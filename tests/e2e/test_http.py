@@ -16,7 +16,7 @@ from service.resources import Resources
 from service.routes import requests
 from tests.e2e.conftest import Apart, Api, Owner
 from tests.e2e.jobs import complete, declare, digest, prove, put, until, upload, working
-from tests.wire import Wire
+from tests.support.wire import Wire
 
 pytestmark = pytest.mark.anyio
 

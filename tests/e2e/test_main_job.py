@@ -27,7 +27,7 @@ from tests.e2e.jobs import (
     until,
     upload,
 )
-from tests.presigned import Answers
+from tests.support.presigned import Answers
 
 pytestmark = pytest.mark.anyio
 

@@ -27,7 +27,7 @@ from tests.e2e.jobs import (
     sweep_incoming,
     until,
 )
-from tests.invariants import check_upload_aborted
+from tests.support.invariants import check_upload_aborted
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,6 @@ import pytest
 
 from service.resources import Resources, open_resources
 from service.uploads import streamed
-from tests.clock import pass_time
 from tests.e2e.conftest import Ways, api_apart
 from tests.e2e.jobs import (
     announce,
@@ -30,9 +29,10 @@ from tests.e2e.jobs import (
     upload,
     working,
 )
-from tests.faults import FaultyBucket, Gate
-from tests.invariants import check_nothing_left
-from tests.proxies import FaultyProxy
+from tests.support.clock import pass_time
+from tests.support.faults import FaultyBucket, Gate
+from tests.support.invariants import check_nothing_left
+from tests.support.proxies import FaultyProxy
 
 pytestmark = pytest.mark.anyio
 

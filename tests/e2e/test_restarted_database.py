@@ -21,7 +21,7 @@ from tests.e2e.commands import stop
 from tests.e2e.jobs import digest, put, until
 from tests.e2e.leaks import keep_secret
 from tests.e2e.sites import Site, open_site
-from tests.servers import reserved_port
+from tests.support.servers import reserved_port
 
 pytestmark = pytest.mark.anyio
 

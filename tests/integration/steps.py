@@ -23,9 +23,9 @@ from service.worker.loop import Worker
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
 from service.worker.verification import verify
-from tests.clock import DAY, pass_time
-from tests.stores import Answer
-from tests.stores import send as send_request
+from tests.support.clock import DAY, pass_time
+from tests.support.stores import Answer
+from tests.support.stores import send as send_request
 
 BODY = b"what was sent" * 100
 OTHER = b"WHAT WAS SENT" * 100

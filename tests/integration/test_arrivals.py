@@ -20,7 +20,7 @@ from service.uploads.completion import complete_upload
 from service.uploads.declaring import declare_file, renew_upload
 from service.worker.store_health import StoreHealth
 from service.worker.verification import verify
-from tests.faults import FaultyBucket, FaultyPool, Hook, lose_answer
+from tests.support.faults import FaultyBucket, FaultyPool, Hook, lose_answer
 
 pytestmark = pytest.mark.anyio
 

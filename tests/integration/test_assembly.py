@@ -18,8 +18,6 @@ from service.uploads import completion
 from service.uploads.arrivals import record_event
 from service.uploads.multipart import PartRequest, list_parts, sign_parts
 from service.worker.sweeper import sweep
-from tests.clock import DAY, pass_time
-from tests.faults import FaultyBucket, FaultyPool, Gate, lose_answer, lose_connection
 from tests.integration.steps import (
     TWO_PARTS,
     claim_due,
@@ -34,7 +32,14 @@ from tests.integration.steps import (
     sha256,
     until,
 )
-from tests.invariants import check_invariants, check_nothing_left, check_upload_aborted, list_bucket
+from tests.support.clock import DAY, pass_time
+from tests.support.faults import FaultyBucket, FaultyPool, Gate, lose_answer, lose_connection
+from tests.support.invariants import (
+    check_invariants,
+    check_nothing_left,
+    check_upload_aborted,
+    list_bucket,
+)
 
 pytestmark = pytest.mark.anyio
 

@@ -19,9 +19,9 @@ from service.uploads.arrivals import record_event
 from service.uploads.declaring import declare_file
 from service.worker import store_health
 from service.worker.loop import Worker
-from tests.faults import FaultyBucket, FaultyPool
 from tests.integration.steps import working
-from tests.servers import free_port
+from tests.support.faults import FaultyBucket, FaultyPool
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.anyio
 

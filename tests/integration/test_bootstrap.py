@@ -13,8 +13,8 @@ from service.object_store.administration import Administration, EventRule
 from service.object_store.presign import Signer
 from service.operations.bootstrap import BootstrapError, bootstrap, describe
 from service.settings import BucketName, Deployment, Secret, Url
-from tests.servers import free_port, genuine_minio, reachable_folder, store_kinds
-from tests.stores import REGION, StoreUnderTest, listening, now, open_store, send
+from tests.support.servers import free_port, genuine_minio, reachable_folder, store_kinds
+from tests.support.stores import REGION, StoreUnderTest, listening, now, open_store, send
 
 TEXT = {"content_type": "text/plain", "metadata": {}, "tags": {}, "timeout_seconds": 10}
 

@@ -13,7 +13,6 @@ from service.queries import claims, reservations
 from service.resources import Resources
 from service.worker import copying
 from service.worker.sweeper import sweep
-from tests.faults import FaultyBucket, FaultyPool, Gate, lose_answer
 from tests.integration.steps import (
     claim,
     claim_due,
@@ -25,7 +24,8 @@ from tests.integration.steps import (
     send,
     sha256,
 )
-from tests.invariants import (
+from tests.support.faults import FaultyBucket, FaultyPool, Gate, lose_answer
+from tests.support.invariants import (
     check_invariants,
     check_nothing_left,
     check_uploads_aborted,

@@ -14,12 +14,18 @@ from service.operations.doctor.anonymous_requests import Answer
 from service.operations.doctor.cors import allows, check_cors, find_refusal
 from service.resources import Resources
 from service.settings import BaseUrl, Origin, Settings, Url, read_origin
-from tests.examining import changed, examine_all, failures, statuses
-from tests.invariants import list_bucket
-from tests.proxies import faulty_proxy
-from tests.running import make_settings
-from tests.servers import RunningStore, free_port, genuine_minio, reachable_folder, store_kinds
-from tests.stores import StoreUnderTest, new_deployment, under_test
+from tests.support.examining import changed, examine_all, failures, statuses
+from tests.support.invariants import list_bucket
+from tests.support.proxies import faulty_proxy
+from tests.support.running import make_settings
+from tests.support.servers import (
+    RunningStore,
+    free_port,
+    genuine_minio,
+    reachable_folder,
+    store_kinds,
+)
+from tests.support.stores import StoreUnderTest, new_deployment, under_test
 
 pytestmark = pytest.mark.anyio
 

@@ -22,10 +22,10 @@ from service.operations.doctor.probes import probe_object
 from service.operations.policies import SERVICE_ACTIONS, SERVICE_BUCKET_ACTIONS, allow
 from service.resources import Resources
 from service.settings import Deployment, Secret, Settings
-from tests.examining import changed, examine_all, failures
-from tests.faults import FaultyBucket
-from tests.invariants import list_bucket
-from tests.stores import root_sdk
+from tests.support.examining import changed, examine_all, failures
+from tests.support.faults import FaultyBucket
+from tests.support.invariants import list_bucket
+from tests.support.stores import root_sdk
 
 pytestmark = pytest.mark.anyio
 

@@ -17,12 +17,19 @@ from service.operations.doctor.url_conditions import PROMISES, check_enforcement
 from service.operations.policies import allow
 from service.resources import Resources
 from service.settings import Deployment, Settings, Url
-from tests.examining import answering, changed, examine_all, failures, statuses, with_urls_to
 from tests.integration.steps import BODY, declare, put
-from tests.invariants import list_bucket
-from tests.proxies import faulty_proxy
-from tests.servers import free_port
-from tests.stores import StoreUnderTest
+from tests.support.examining import (
+    answering,
+    changed,
+    examine_all,
+    failures,
+    statuses,
+    with_urls_to,
+)
+from tests.support.invariants import list_bucket
+from tests.support.proxies import faulty_proxy
+from tests.support.servers import free_port
+from tests.support.stores import StoreUnderTest
 
 pytestmark = pytest.mark.anyio
 

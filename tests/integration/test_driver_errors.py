@@ -22,7 +22,7 @@ from service.routes.health import Readiness
 from service.settings import Count, DatabaseSettings, DatabaseUrl, Secret
 from service.worker.loop import Worker
 from tests.integration.steps import find, send, until
-from tests.proxies import FaultyProxy, faulty_way
+from tests.support.proxies import FaultyProxy, faulty_way
 
 pytestmark = pytest.mark.anyio
 

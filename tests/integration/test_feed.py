@@ -20,11 +20,11 @@ from service.queries.history import Position
 from service.resources import Resources
 from service.telemetry.metrics import EVENTS_HELD_BACK
 from service.uploads.declaring import declare_file
-from tests.faults import FaultyPool, Gate
 from tests.integration.locks import held_open
 from tests.integration.steps import until
-from tests.servers import store_kinds
-from tests.streams import IN_TIME, Parser
+from tests.support.faults import FaultyPool, Gate
+from tests.support.servers import store_kinds
+from tests.support.streams import IN_TIME, Parser
 
 pytestmark = [
     pytest.mark.anyio,

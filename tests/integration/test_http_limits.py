@@ -17,9 +17,9 @@ import pytest
 from service.cli.api import Server, make_config
 from service.embedded.processes import bound
 from service.http.server.limits import LARGEST_HEAD_BYTES, LONGEST_UNREAD_BYTES, MOST_FIELDS, Limits
-from tests.running import logging_as_before
-from tests.servers import wait_until
-from tests.wire import Ended, Wire
+from tests.support.running import logging_as_before
+from tests.support.servers import wait_until
+from tests.support.wire import Ended, Wire
 
 SHORT = 0.3
 LONG = 60.0

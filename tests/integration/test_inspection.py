@@ -18,7 +18,7 @@ from service.settings import Settings, Url
 from service.uploads.arrivals import record_event
 from service.uploads.declaring import declare_file
 from tests.integration.steps import TWO_PARTS, declare_parts, find, put_parts
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.anyio
 BODY = b"hello"

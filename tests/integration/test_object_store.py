@@ -18,8 +18,8 @@ from service.object_store import (
 )
 from service.object_store.presign import Signer
 from service.settings import Deployment
-from tests.objects import MIB, copy, put, read_all
-from tests.stores import StoreUnderTest, now, open_store, read_metadata, read_tags, send
+from tests.support.objects import MIB, copy, put, read_all
+from tests.support.stores import StoreUnderTest, now, open_store, read_metadata, read_tags, send
 
 pytestmark = pytest.mark.anyio
 

@@ -15,9 +15,6 @@ from service.queries import reservations
 from service.resources import Resources
 from service.uploads.arrivals import record_event
 from service.worker.store_health import StoreHealth
-from tests.clock import pass_time
-from tests.damage import damage_on_disk
-from tests.faults import FaultyBucket, lose_answer, refuse_to_read
 from tests.integration.steps import (
     BODY,
     claim,
@@ -34,9 +31,12 @@ from tests.integration.steps import (
     until,
     working,
 )
-from tests.invariants import check_nothing_left, list_bucket
-from tests.stores import StoreUnderTest, now
-from tests.stores import send as send_request
+from tests.support.clock import pass_time
+from tests.support.damage import damage_on_disk
+from tests.support.faults import FaultyBucket, lose_answer, refuse_to_read
+from tests.support.invariants import check_nothing_left, list_bucket
+from tests.support.stores import StoreUnderTest, now
+from tests.support.stores import send as send_request
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,8 @@ import pytest
 from service.object_store import ObjectMissing, ObjectStore, StoreUnavailable
 from service.object_store.administration import Administration
 from service.object_store.transport import LARGEST_ANSWER_BYTES
-from tests.proxies import Stub, stub_store
-from tests.stores import REGION, open_store
+from tests.support.proxies import Stub, stub_store
+from tests.support.stores import REGION, open_store
 
 pytestmark = pytest.mark.anyio
 

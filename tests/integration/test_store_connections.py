@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from service.object_store import Bucket, ObjectStore, StoreError, StoreUnavailable, transport
-from tests.objects import put, read_all
-from tests.stores import open_store
+from tests.support.objects import put, read_all
+from tests.support.stores import open_store
 
 pytestmark = pytest.mark.anyio
 

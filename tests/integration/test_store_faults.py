@@ -12,10 +12,10 @@ import pytest
 
 from service.object_store import Bucket, RequestRefused, SentTooLate, StoreUnavailable
 from service.settings import Deployment
-from tests.objects import MIB, copy, put, read_all, read_into
-from tests.proxies import FaultyProxy, faulty_proxy, stub_store
-from tests.servers import free_port
-from tests.stores import StoreUnderTest, open_store
+from tests.support.objects import MIB, copy, put, read_all, read_into
+from tests.support.proxies import FaultyProxy, faulty_proxy, stub_store
+from tests.support.servers import free_port
+from tests.support.stores import StoreUnderTest, open_store
 
 pytestmark = pytest.mark.anyio
 

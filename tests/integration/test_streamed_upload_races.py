@@ -17,15 +17,15 @@ from service.resources import Resources
 from service.uploads.buffers import UploadBuffers
 from service.uploads.streamed import PART_BYTES, UploadHeaders, upload_stream
 from service.worker.sweeper import sweep
-from tests.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
 from tests.integration.steps import let_settle
-from tests.invariants import (
+from tests.support.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
+from tests.support.invariants import (
     check_invariants,
     check_nothing_left,
     check_uploads_aborted,
     list_bucket,
 )
-from tests.objects import read_all
+from tests.support.objects import read_all
 
 pytestmark = pytest.mark.anyio
 

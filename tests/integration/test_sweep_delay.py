@@ -20,9 +20,7 @@ from service.resources import Resources, open_resources
 from service.settings import DatabaseUrl, Delay, Secret, Settings
 from service.worker.loop import Worker
 from service.worker.sweeper import sweep
-from tests.clock import DAY, pass_time
 from tests.conftest import execute, in_database
-from tests.faults import FaultyBucket
 from tests.integration.steps import (
     BODY,
     claim,
@@ -36,7 +34,9 @@ from tests.integration.steps import (
     send,
     send_parts,
 )
-from tests.invariants import check_invariants, check_nothing_left, list_bucket
+from tests.support.clock import DAY, pass_time
+from tests.support.faults import FaultyBucket
+from tests.support.invariants import check_invariants, check_nothing_left, list_bucket
 
 pytestmark = pytest.mark.anyio
 

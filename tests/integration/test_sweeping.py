@@ -19,9 +19,6 @@ from service.queries import sweeping
 from service.resources import Resources
 from service.uploads.arrivals import record_event
 from service.worker.sweeper import sweep
-from tests import damage
-from tests.clock import DAY, pass_time
-from tests.faults import FaultyBucket
 from tests.integration.steps import (
     claim_due,
     declare,
@@ -34,8 +31,11 @@ from tests.integration.steps import (
     send,
     until,
 )
-from tests.invariants import check_nothing_left, list_bucket
-from tests.stores import StoreUnderTest
+from tests.support import damage
+from tests.support.clock import DAY, pass_time
+from tests.support.faults import FaultyBucket
+from tests.support.invariants import check_nothing_left, list_bucket
+from tests.support.stores import StoreUnderTest
 
 pytestmark = pytest.mark.anyio
 

@@ -6,8 +6,8 @@ import pytest
 from service.object_store import StoreError
 from service.resources import Resources
 from service.worker.sweeper import sweep
-from tests.faults import FaultyBucket
 from tests.integration.steps import declare
+from tests.support.faults import FaultyBucket
 
 pytestmark = pytest.mark.anyio
 

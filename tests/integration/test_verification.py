@@ -13,7 +13,6 @@ from service.resources import Resources
 from service.settings import Deployment
 from service.uploads.completion import complete_upload
 from service.worker.sweeper import sweep
-from tests.clock import DAY, pass_time
 from tests.integration.steps import (
     BODY,
     OTHER,
@@ -29,9 +28,10 @@ from tests.integration.steps import (
     send,
     sha256,
 )
-from tests.invariants import check_nothing_left, list_bucket
-from tests.objects import read_all
-from tests.stores import read_headers, read_tags
+from tests.support.clock import DAY, pass_time
+from tests.support.invariants import check_nothing_left, list_bucket
+from tests.support.objects import read_all
+from tests.support.stores import read_headers, read_tags
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,6 @@ from service.model import Claim, File, State
 from service.queries import reservations, verdicts
 from service.resources import Resources, open_resources
 from service.settings import Secret, Settings
-from tests.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
 from tests.integration.locks import held_open, until_waiting
 from tests.integration.steps import (
     BODY,
@@ -24,9 +23,10 @@ from tests.integration.steps import (
     sha256,
     until,
 )
-from tests.invariants import check_nothing_left, list_bucket
-from tests.objects import read_all
-from tests.proxies import FaultyProxy, faulty_way
+from tests.support.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
+from tests.support.invariants import check_nothing_left, list_bucket
+from tests.support.objects import read_all
+from tests.support.proxies import FaultyProxy, faulty_way
 
 pytestmark = pytest.mark.anyio
 

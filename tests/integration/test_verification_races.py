@@ -15,7 +15,6 @@ from service.queries import claims, files, reservations, verdicts
 from service.resources import Resources
 from service.uploads.arrivals import record_event
 from service.worker.sweeper import sweep
-from tests.faults import FaultyBucket, FaultyPool, Gate
 from tests.integration.steps import (
     BODY,
     OTHER,
@@ -33,8 +32,9 @@ from tests.integration.steps import (
     sha256,
     until,
 )
-from tests.invariants import check_invariants, check_nothing_left, list_bucket
-from tests.objects import read_all
+from tests.support.faults import FaultyBucket, FaultyPool, Gate
+from tests.support.invariants import check_invariants, check_nothing_left, list_bucket
+from tests.support.objects import read_all
 
 pytestmark = pytest.mark.anyio
 

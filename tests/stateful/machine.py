@@ -39,11 +39,11 @@ from service.uploads.multipart import PartRequest, sign_parts
 from service.uploads.signing import MultipartUpload, Upload
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
-from tests.clock import DAY, pass_time
-from tests.faults import FaultyBucket, SpoiltBucket, lose_answer
-from tests.invariants import Outcomes, check_invariants, check_nothing_left
 from tests.stateful.workers import DISTURBANCES, ENDS, FAULTS, STORY, FaultyWorker
-from tests.stores import send
+from tests.support.clock import DAY, pass_time
+from tests.support.faults import FaultyBucket, SpoiltBucket, lose_answer
+from tests.support.invariants import Outcomes, check_invariants, check_nothing_left
+from tests.support.stores import send
 
 CONTENTS = (b"A" * 40, b"B" * 40)
 A_LEASE = timedelta(minutes=2)

@@ -19,7 +19,7 @@ from service.cli.keys import check_owner, describe_keys, parse_lifetime, parse_s
 from service.model import make_id
 from service.queries.keys import ApiKey
 from service.settings import list_variables
-from tests.servers import reachable_folder
+from tests.support.servers import reachable_folder
 from tests.unit.test_settings import COMPLETE
 
 

@@ -17,8 +17,8 @@ from tests.e2e.commands import started
 from tests.e2e.conftest import Api
 from tests.e2e.hostile_http.cases import CHUNKED, HOST, KIB, get, head
 from tests.e2e.hostile_http.site import Site, check_answer
-from tests.servers import free_port, wait_until
-from tests.wire import ANSWER_SECONDS, Silence, Wire, connected
+from tests.support.servers import free_port, wait_until
+from tests.support.wire import ANSWER_SECONDS, Silence, Wire, connected
 
 MIB = KIB**2
 FLAT_BYTES = 8 * MIB

@@ -18,7 +18,7 @@ from tests.e2e.jobs import until
 from tests.e2e.page.chosen import digest_file, write_file
 from tests.e2e.page.conftest import Cuttable, list_files, tab
 from tests.e2e.page.screen import WAIT_MILLISECONDS, Screen, part_numbers
-from tests.proxies import FaultyProxy
+from tests.support.proxies import FaultyProxy
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from tests.e2e.jobs import declare, prove, put, until
 from tests.e2e.page.chosen import write_file
 from tests.e2e.page.conftest import list_files, tab
 from tests.e2e.page.screen import Screen
-from tests.proxies import faulty_way
+from tests.support.proxies import faulty_way
 
 pytestmark = pytest.mark.anyio
 

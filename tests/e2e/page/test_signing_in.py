@@ -15,7 +15,7 @@ from tests.e2e.leaks import keep_secret
 from tests.e2e.page.chosen import write_file
 from tests.e2e.page.conftest import Cuttable, list_files, tab
 from tests.e2e.page.screen import Screen
-from tests.servers import store_kinds
+from tests.support.servers import store_kinds
 
 pytestmark = [
     pytest.mark.anyio,

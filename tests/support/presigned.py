@@ -10,8 +10,8 @@ import pytest
 
 from service.object_store import Bucket, ObjectMissing, StoreUnavailable
 from service.object_store.presign import PresignedPut, Signer
-from tests.objects import read_all
-from tests.stores import Answer, Headers, StoreUnderTest, add_headers, now, send
+from tests.support.objects import read_all
+from tests.support.stores import Answer, Headers, StoreUnderTest, add_headers, now, send
 
 BODY = b"hello, store"
 OTHER = b"HELLO, STORE"

@@ -27,7 +27,7 @@ from service.object_store import Bucket, ObjectStore
 from service.object_store.presign import Signer
 from service.operations.bootstrap import bootstrap
 from service.settings import BucketName, Deployment, Secret, Url
-from tests.servers import RunningStore, reserved_port, start_test_store, store_kinds
+from tests.support.servers import RunningStore, reserved_port, start_test_store, store_kinds
 
 REGION = "us-east-1"
 WEBHOOK_ID = "ASSAY"
