@@ -11,7 +11,7 @@ from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.rights import GUARDED
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 FILE: dict[str, Any] = {"filename": "a.txt", "size": 1}
 NO_FILE = "01234567-89ab-7def-8123-456789abcdef"

@@ -13,7 +13,7 @@ from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import declare, in_pieces, read_metadata
 from tests.e2e.test_auth import ON_A_FILE
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 GOOD: dict[str, Any] = {"filename": "a.txt", "size": 1}
 NO_FILE = "01234567-89ab-7def-8123-456789abcdef"

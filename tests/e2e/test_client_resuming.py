@@ -25,6 +25,8 @@ from tests.e2e.conftest import Api, Owner, run_apart
 from tests.support.proxies import FaultyProxy, faulty_way
 from tests.support.stores import send
 
+pytestmark = pytest.mark.one_store
+
 SIZE = 3_000_000
 
 

@@ -27,7 +27,7 @@ from tests.e2e.jobs import check_all
 from tests.e2e.people import Person, make_person, write_files
 from tests.support.servers import free_port
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 MIB = 1024**2
 UNKNOWN = "0198f1c2-0000-7000-8000-000000000000"

@@ -14,7 +14,7 @@ from service.resources import Resources
 from tests.e2e.jobs import prove
 from tests.e2e.people import Person, write_files
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"proved bytes"
 TITLE = "\x1b]0;owned\x07"

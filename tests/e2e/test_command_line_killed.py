@@ -20,7 +20,7 @@ from tests.e2e.people import Ended, Person, make_person, write_files
 from tests.support.proxies import faulty_way
 from tests.support.servers import wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 MIB = 1024**2
 KILLS = 20

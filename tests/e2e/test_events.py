@@ -30,7 +30,7 @@ from tests.integration.test_queries import declaration
 from tests.integration.test_queries import declare as declare_row
 from tests.support.streams import IN_TIME, Event, Stream, following
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"what was sent" * 100
 

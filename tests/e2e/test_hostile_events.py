@@ -27,7 +27,7 @@ from tests.e2e.jobs import (
 )
 from tests.support.presigned import OPEN
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"what was sent" * 1000
 OTHER = BODY.upper()

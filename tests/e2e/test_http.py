@@ -18,7 +18,7 @@ from tests.e2e.conftest import Apart, Api, Owner
 from tests.e2e.jobs import complete, declare, digest, prove, put, until, upload, working
 from tests.support.wire import Wire
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BYTES = b"the bytes of a photo" * 50
 DIGEST = digest(BYTES)

@@ -25,7 +25,7 @@ from tests.e2e.jobs import (
     working,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"what was sent" * 1000
 IN_TIME = 15

@@ -20,7 +20,7 @@ from tests.e2e.rights import (
     Route,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 NO_FILE = "01234567-89ab-7def-8123-456789abcdef"
 BODY = b"whose is this?"

@@ -22,7 +22,7 @@ from service.worker.store_health import StoreHealth
 from service.worker.verification import verify
 from tests.support.faults import FaultyBucket, FaultyPool, Hook, lose_answer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"bytes"
 

@@ -23,7 +23,7 @@ from tests.integration.steps import working
 from tests.support.faults import FaultyBucket, FaultyPool
 from tests.support.servers import free_port
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"bytes"
 SECOND = 1.0

@@ -15,7 +15,7 @@ from tests.support.examining import changed, examine_all, failures, statuses
 from tests.support.invariants import list_bucket
 from tests.support.servers import free_port
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 EXPECTED = [
     "database",

@@ -27,7 +27,7 @@ from tests.support.servers import (
 )
 from tests.support.stores import StoreUnderTest, new_deployment, under_test
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 NAMED, OTHER, OWN = (
     Origin("https://app.example.com"),

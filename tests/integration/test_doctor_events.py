@@ -15,7 +15,7 @@ from tests.support.examining import answering, statuses, with_urls_to
 from tests.support.proxies import faulty_proxy
 from tests.support.stores import StoreUnderTest, root_sdk
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from tests.support.faults import FaultyBucket
 from tests.support.invariants import list_bucket
 from tests.support.stores import root_sdk
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 RANDOM = Secret("3f9ac27be1d05486a7c1")
 NEEDED = [*SERVICE_ACTIONS, "s3:ListBucket"]

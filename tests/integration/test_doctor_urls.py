@@ -31,7 +31,7 @@ from tests.support.proxies import faulty_proxy
 from tests.support.servers import free_port
 from tests.support.stores import StoreUnderTest
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 WARNINGS = {"minio": {"URL: readable"}, "embedded": {"URL: if-none-match"}}
 """What each store lets through, with URLs and policies as the service makes them (docs/store-facts.md)."""

@@ -24,7 +24,7 @@ from service.worker.loop import Worker
 from tests.integration.steps import find, send, until
 from tests.support.proxies import FaultyProxy, faulty_way
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 UNRESOLVABLE = DatabaseUrl(Secret("postgresql://assay:assay@no-such-host.invalid:5432/assay"))
 

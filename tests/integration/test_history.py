@@ -12,7 +12,7 @@ from service.queries.history import Position, Transition
 from tests.integration.locks import held_open
 from tests.integration.test_queries import DIGEST, LEASE, OTHER, claim, commit, declaration, declare
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 START = Position(0, 0)
 DONE = "the copy has the declared size"

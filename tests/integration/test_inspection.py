@@ -20,7 +20,7 @@ from service.uploads.declaring import declare_file
 from tests.integration.steps import TWO_PARTS, declare_parts, find, put_parts
 from tests.support.servers import free_port
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 BODY = b"hello"
 LEASE = timedelta(minutes=1)
 

@@ -10,7 +10,7 @@ import pytest
 from service.database.notifications import Notifications
 from service.model import make_id
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 
 @contextlib.asynccontextmanager

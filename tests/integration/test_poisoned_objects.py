@@ -38,7 +38,7 @@ from tests.support.invariants import check_nothing_left, list_bucket
 from tests.support.stores import StoreUnderTest, now
 from tests.support.stores import send as send_request
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 DAY = timedelta(days=1)
 ETAGS = ("a\tb", "a\u00e9b", 'a"b', "a b", "a,b", "*", "W/x", "x" * 200)

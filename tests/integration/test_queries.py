@@ -20,7 +20,7 @@ from service.model import (
 )
 from service.queries import claims, files, listing, reservations, sweeping, verdicts
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 LEASE = timedelta(minutes=1)
 AT_ONCE = timedelta(0)

@@ -11,7 +11,7 @@ from service.object_store.transport import LARGEST_ANSWER_BYTES
 from tests.support.proxies import Stub, stub_store
 from tests.support.stores import REGION, open_store
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 
 @contextmanager

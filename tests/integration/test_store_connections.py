@@ -12,7 +12,7 @@ from service.object_store import Bucket, ObjectStore, StoreError, StoreUnavailab
 from tests.support.objects import put, read_all
 from tests.support.stores import open_store
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 BODY = bytes(8 * 1024 * 1024)
 

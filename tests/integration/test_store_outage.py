@@ -18,7 +18,7 @@ from tests.support.clock import pass_time
 from tests.support.invariants import check_nothing_left
 from tests.support.proxies import FaultyProxy, faulty_way
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 DUE_IN = "SELECT extract(epoch FROM due_at - now())::float8 FROM files"
 OUTAGES: dict[str, Callable[[FaultyProxy], None]] = {

@@ -38,7 +38,7 @@ from tests.support.clock import DAY, pass_time
 from tests.support.faults import FaultyBucket
 from tests.support.invariants import check_invariants, check_nothing_left, list_bucket
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 DELAY = timedelta(minutes=5)
 BEFORE_ITS_END = timedelta(minutes=4)

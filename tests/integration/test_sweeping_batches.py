@@ -9,7 +9,7 @@ from service.worker.sweeper import sweep
 from tests.integration.steps import declare
 from tests.support.faults import FaultyBucket
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 
 async def test_one_sweep_takes_all_that_is_due(resources: Resources) -> None:

@@ -36,7 +36,7 @@ from tests.support.faults import FaultyBucket, FaultyPool, Gate
 from tests.support.invariants import check_invariants, check_nothing_left, list_bucket
 from tests.support.objects import read_all
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 
 async def test_an_event_between_the_look_and_the_way_back_is_not_lost(resources: Resources) -> None:

@@ -13,7 +13,7 @@ from tests.e2e.page.conftest import list_files, tab
 from tests.e2e.page.screen import Screen
 from tests.support.proxies import faulty_way
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"what was sent"
 
