@@ -19,14 +19,16 @@ class Connection(Protocol):
 
 
 class Admission:
-    """The connections of one server. `idle` and `stalls` keep the order in which connections were
-    added.
+    """The connections of one server.
+
+    `idle` and `stalls` keep the order in which connections were
+    added to them.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.members: set[Connection] = set()
-        """All connections that are open and have not been closed to make room."""
+        """Open connections that have not been closed to make room."""
         self.idle: dict[Connection, None] = {}
         self.stalls: dict[Connection, float] = {}
         """Times at which clients stopped reading, in ascending order."""

@@ -88,7 +88,8 @@ class HttpProtocol(H11Protocol):
 
     # Phase 1: waiting for a head
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
+    # type: ignore[override]  # as uvicorn declares it
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         if not self.admission.admit(self, now=self.loop.time()):
             self.is_refused = True  # input that arrives until then is discarded
@@ -251,7 +252,8 @@ class HttpProtocol(H11Protocol):
         """Release the request's memory, because its head may have 64 KiB and the connection may
         stay idle.
         """
-        self.current = self.cycle = self.scope = self.headers = None  # type: ignore[assignment]  # as uvicorn begins
+        # These are the values with which uvicorn begins.
+        self.current = self.cycle = self.scope = self.headers = None  # type: ignore[assignment]
 
     def begin_window(self) -> None:
         self.discarded_bytes = 0

@@ -1,7 +1,7 @@
 """Limits and checks on the lines of a request, before h11 parses them.
 
 h11 limits a head only while it is incomplete, and does not limit the time that parsing takes: a
-head that arrives in one piece is parsed whatever its size is. The receive buffer is the only place
+head that arrives in one piece is parsed, however large it is. The receive buffer is the only place
 that sees every line of heads, chunk sizes and trailers.
 """
 
