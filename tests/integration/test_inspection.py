@@ -147,7 +147,7 @@ async def test_the_row_is_told_while_the_store_is_away(
 ) -> None:
     found = await inspect_file(without_store, file.id)
     assert found.file.id == file.id
-    assert "the store does not say" in found.why
+    assert "the store cannot be read" in found.why
 
 
 async def test_a_proved_file_and_its_object(resources: Resources, file: File) -> None:
