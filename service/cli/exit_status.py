@@ -40,8 +40,10 @@ def explain(error: Exception) -> tuple[str, int]:
         return f"the database returned an error: {error}", FAILED
     if isinstance(error, UNREACHABLE):
         return (
-            f"the database is unavailable ({type(error).__name__}: {error}); check"
-            " that it runs and that ASSAY_DATABASE_URL is right",
+            (
+                f"the database is unavailable ({type(error).__name__}: {error});"
+                " check that it runs and that ASSAY_DATABASE_URL is right"
+            ),
             FAILED,
         )
     raise error

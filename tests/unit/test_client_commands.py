@@ -168,7 +168,7 @@ def test_times_are_read_as_people_write_them() -> None:
         with pytest.raises(ValueError, match="time"):
             parse_span(wrong)
     for wrong in ("soon", "2026-13-01", "999999999d", "12"):
-        with pytest.raises(ValueError, match="is no time"):
+        with pytest.raises(ValueError, match="is not a time"):
             parse_moment(wrong, now)
 
 
