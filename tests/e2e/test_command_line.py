@@ -186,7 +186,7 @@ def test_a_file_that_is_here_and_is_another_is_kept(person: Person) -> None:
     (person.folder / "b.txt").unlink()
     ended = person.run("get", "a.txt", "b.txt")
     assert ended.status == SomeFailed.status
-    assert "exists and is another" in ended.err
+    assert "exists and has other bytes" in ended.err
     assert read_tree(person.folder) == {"a.txt": b"mine", "b.txt": b"b"}
     person.succeed("get", "a.txt", "--force")
     assert read_tree(person.folder)["a.txt"] == b"theirs"

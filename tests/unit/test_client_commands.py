@@ -150,7 +150,7 @@ def test_json_is_ascii_and_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) ->
     assert err == "a\\x1b[2J\\u202e: no\\x9b\n"
     quiet = Report(Form(json=False, quiet=True), None)
     quiet.say("done", {})
-    quiet.note("left out")
+    quiet.note("skipped")
     assert capsys.readouterr() == ("", "")
     quiet.complain("a", "no", {})
     assert capsys.readouterr() == ("", "a: no\n")

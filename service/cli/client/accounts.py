@@ -3,7 +3,8 @@
 1. The address is that of `--url`, else of ASSAY_URL, else of `assay login`.
 2. The key is that of `--key-file`, else of ASSAY_KEY, else of the file that ASSAY_KEY_FILE names,
    else of `assay login`. It never appears on a command line.
-3. The key of `assay login` is sent only to the server for which it was given, whatever `--url` is.
+3. The key of `assay login` is sent only to the server for which it was given,
+   even if `--url` names another.
 4. A file with a key that other users can read is refused, because the key is no longer a secret. A
    file of another user, such as a mounted secret, is accepted, because its mode cannot be
    corrected.

@@ -13,8 +13,6 @@ PACKED: Final = {
 
 
 def guess_type(filename: str) -> str | None:
-    """Return the media type, or None if the extension is unknown. `a.tar.gz` is gzip, whatever it
-    contains.
-    """
+    """Return the media type, or None if the extension is unknown. `a.tar.gz` is gzip."""
     kind, packed = mimetypes.guess_type(f"/{filename}", strict=True)
     return PACKED.get(packed) if packed else kind
