@@ -87,8 +87,7 @@ def describe(deployment: Deployment) -> str:
     }
     return "\n".join(
         [
-            "# 1. The store's environment. The queue's folder must be on a persistent volume,"
-            " and the token must be a single word.",
+            "# 1. The store's environment. The queue needs a volume; the token must be one word.",
             *describe_environment(deployment.webhook_id),
             "",
             "# 2. Buckets, as root of the store. Run these commands with ASSAY_S3_* set.",
@@ -106,8 +105,10 @@ def describe(deployment: Deployment) -> str:
             ],
             "",
             "# 4. Events, and the expiry of objects that no row names",
-            f"mc event add --ignore-existing assay/{deployment.incoming_bucket}"
-            f" {deployment.webhook_arn} --event put",
+            (
+                f"mc event add --ignore-existing assay/{deployment.incoming_bucket}"
+                f" {deployment.webhook_arn} --event put"
+            ),
             f"mc ilm rule add assay/{deployment.incoming_bucket} --expire-days {ORPHAN_DAYS}",
         ]
     )

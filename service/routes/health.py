@@ -153,7 +153,8 @@ async def read_metrics(
     kept = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         kept = CollectorRegistry()
-        multiprocess.MultiProcessCollector(kept)  # type: ignore[no-untyped-call]  # the library leaves it untyped
+        # The library has no annotation for it.
+        multiprocess.MultiProcessCollector(kept)  # type: ignore[no-untyped-call]
     measured = CollectorRegistry()
     backlog = await readiness.backlog.ask(lambda: measure_backlog(resources))
     measured.register(

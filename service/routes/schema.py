@@ -22,7 +22,7 @@ BEARER: Final = (
     "An API key, created by `assay keys create`. Each operation names the scopes that it needs."
     " The scope `admin` is enough for all of them."
 )
-UPLOAD_TOKEN: Final = "The `upload.token` of the file, for its sender"  # noqa: S105  # a description
+UPLOAD_TOKEN: Final = "The `upload.token` of the file, for its sender"  # noqa: S105  # a text
 PAGE: Final = """<!doctype html>
 <html lang="en">
 <head>

@@ -47,7 +47,7 @@ async def send(resources: Resources, file: File) -> None:
 
 async def test_an_upload_that_never_came(resources: Resources, file: File) -> None:
     found = await inspect_file(resources, file.id)
-    assert "has not come" in found.why
+    assert "has not arrived" in found.why
     assert "a worker looks at it in" in found.next
     assert "expires after" in found.next
     assert [place.is_empty for place in found.places] == [True]
@@ -61,13 +61,13 @@ async def test_an_upload_in_parts(resources: Resources) -> None:
     )
     await put_parts(resources, file, TWO_PARTS, 2)
     found = await inspect_file(resources, file.id)
-    assert "1 of its 2 parts have come" in found.why
+    assert "1 of its 2 parts have arrived" in found.why
     assert "parts               1 of 2 at the store" in describe(found)
     await put_parts(resources, file, TWO_PARTS, 1)
-    assert "nobody has called `complete`" in (await inspect_file(resources, file.id)).why
+    assert "`complete` was not called" in (await inspect_file(resources, file.id)).why
     upload_id = (await find(resources, file)).upload_id
     await resources.incoming.abort_upload(file.incoming_key or "", upload_id or "")
-    assert "assembled, or dropped" in (await inspect_file(resources, file.id)).why
+    assert "completed or removed" in (await inspect_file(resources, file.id)).why
 
 
 async def test_an_upload_that_nobody_announced(resources: Resources, file: File) -> None:
@@ -82,7 +82,7 @@ async def test_an_upload_that_no_worker_takes(resources: Resources, file: File) 
     await record_event(resources, file.incoming_key or "")
     found = await inspect_file(resources, file.id)
     assert found.file.state == State.VERIFYING
-    assert "no worker has taken it" in found.why
+    assert "no worker has claimed it" in found.why
     assert "now (due since" in found.next
 
 
