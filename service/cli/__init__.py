@@ -52,7 +52,7 @@ app: Final = App(
     help_format="plaintext",  # importing a Markdown parser takes as long as the rest of rich
     default_parameter=Parameter(
         negative="", show_default=lambda value: value if value is not False else None
-    ),  # no `--no-json`
+    ),  # no `--no-json` and the like
     suppress_keyboard_interrupt=False,  # main() handles KeyboardInterrupt
     error_formatter=format_error,
 )
@@ -103,7 +103,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(
                 errors="backslashreplace"
-            )  # a name that the terminal's encoding lacks is no reason to fail
+            )  # a name that the terminal's encoding cannot express is no error
     try:
         app([STANDARD_STREAM if argument == "-" else argument for argument in sys.argv[1:]])
     except KeyboardInterrupt:
@@ -135,6 +135,6 @@ def explain(command: str, error: Exception) -> tuple[str, int]:
         return missing, CommandError.status
     from service.cli.exit_status import (
         explain as explain_failure,
-    )  # it imports half the server, for its errors
+    )  # imported here, because it imports half of the server
 
     return explain_failure(error)

@@ -40,7 +40,6 @@ def run_api(
 
 
 def make_config(app: Any, limits: Limits, *, stop_seconds: int = STOP_SECONDS) -> uvicorn.Config:
-    """Return the configuration of a server, for the product, tests and benchmarks."""
     protocol = partial(HttpProtocol, limits=limits, admission=Admission(limits))
     return uvicorn.Config(
         app,

@@ -203,7 +203,6 @@ def describe_json(development: Development, key: str) -> str:
 
 
 def describe(development: Development, key: str) -> str:
-    """Return the text for the terminal, with commands to paste into another one."""
     api = development.api
     return f"""
 Assay runs at {api}   (data in {development.folder}; Ctrl-C stops everything)

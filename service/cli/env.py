@@ -39,7 +39,6 @@ def env(example: Path = Path(".env.example"), /, *, output: Path | None = None) 
 
 
 def fill_line(line: str) -> str:
-    """Return the line, with a value after `NAME=` if it has none."""
     match = re.fullmatch(r"(\w+)=[ \t]*(\r?\n?)", line)
     return line if match is None else f"{match[1]}={make_value(match[1])}{match[2]}"
 

@@ -31,7 +31,6 @@ keys: Final = App(name="keys", help="Create, list and revoke API keys.")
 
 @contextlib.asynccontextmanager
 async def connect() -> AsyncIterator[asyncpg.Connection]:
-    """Connect to the database that the environment names. Raises SettingsError or SchemaError."""
     settings = read_settings(os.environ, DatabaseSettings)
     connection = await asyncpg.connect(
         settings.database_url, timeout=5, command_timeout=5, statement_cache_size=0
@@ -133,7 +132,6 @@ def parse_lifetime(text: str | None) -> timedelta | None:
 
 
 def describe_keys(found: list[ApiKey]) -> str:
-    """Return a table whose columns are as wide as their contents."""
     rows = [
         HEADINGS,
         *(

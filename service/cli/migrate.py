@@ -1,4 +1,4 @@
-"""`assay migrate`."""
+"""`assay migrate`: upgrades the database's schema."""
 
 import os
 

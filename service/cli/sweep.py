@@ -1,4 +1,4 @@
-"""`assay sweep`."""
+"""`assay sweep`: removes leftovers that are due."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""`assay worker`: verification and sweeping without an API."""
+"""`assay worker`: verification and sweeping without the API."""
 
 import asyncio
 import contextlib

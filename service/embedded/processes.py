@@ -164,7 +164,6 @@ def launch_on_port(
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], is_ready: Callable[[], bool]) -> bool:
-    """Return whether the server became ready, instead of ending or taking too long."""
     deadline = time.monotonic() + READY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         if is_ready():
@@ -174,7 +173,6 @@ def wait_until_ready(process: subprocess.Popen[bytes], is_ready: Callable[[], bo
 
 
 def answers(port: int, path: str, *, host: str, status: int) -> bool:
-    """Return whether an HTTP GET is answered with that status."""
     connection = http.client.HTTPConnection(host, port, timeout=2)
     try:
         connection.request("GET", path)

@@ -34,7 +34,6 @@ def answer_problem(_: Request[Any, Any, Any], problem: Problem) -> Response[Any]
 
 
 def answer_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
-    """Answer with the problem that an HTTPException of Litestar means."""
     return answer_problem(request, translate(request, error))
 
 
@@ -74,7 +73,7 @@ def describe_validation(request: Request[Any, Any, Any], error: ValidationExcept
         if isinstance(one, dict)
     }
     if said.pop("data", None) is not None and not said:
-        return problems.MalformedBody("the body is empty: send a JSON object")
+        return problems.MalformedBody("the body is empty; it must be a JSON object")
     wrong = tuple(
         FieldError(name_for_clients(request, key), explain(request, key, message))
         for key, message in said.items()
@@ -93,7 +92,6 @@ def name_for_clients(request: Request[Any, Any, Any], key: str) -> str:
 
 
 def explain(request: Request[Any, Any, Any], key: str, message: str) -> str:
-    """Return the message, with the allowed values if the parameter is a choice."""
     parameter = request.route_handler.parsed_fn_signature.parameters.get(key)
     choices = (
         find_choices(parameter.annotation)
@@ -104,7 +102,6 @@ def explain(request: Request[Any, Any, Any], key: str, message: str) -> str:
 
 
 def find_choices(annotation: Any) -> list[str]:
-    """Return the values of an enumeration, or the literals that a type contains."""
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return [str(member.value) for member in annotation]
     parts = typing.get_args(annotation)

@@ -111,7 +111,6 @@ class FormReader:
         self.events = self.parse_all(boundary)
 
     async def open(self) -> FormFile:
-        """Read to the first byte of the file."""
         async for event in self.events:
             if isinstance(event, MultipartSegment):
                 check_field(event)

@@ -63,7 +63,7 @@ class AdministrationPool(urllib3.PoolManager):
         super().__init__()
         self._transport = transport
 
-    def urlopen(  # type: ignore[override] # what the SDK gives; redirects are never followed
+    def urlopen(  # type: ignore[override] # the arguments of the SDK; redirects are never followed
         self,
         method: str,
         url: str,
@@ -117,7 +117,6 @@ class Administration:
         ask("the bucket", lambda: self._buckets.make_bucket(name, self._region))
 
     def policy(self, name: str) -> Policy | None:
-        """Return the policy, or None if there is no policy of that name."""
         answer = ask_if_present(
             "the policy",
             lambda: self._identities.policy_info(name),

@@ -130,7 +130,6 @@ class Bucket:
         return bytes(body)
 
     async def put(self, key: str, body: bytes, **options: Any) -> str:
-        """Run `put_now` in a request thread."""
         result: str = await self._run(lambda: self.put_now(key, body, **options))
         return result
 
@@ -184,7 +183,6 @@ class Bucket:
         tags: Mapping[str, str],
         timeout_seconds: float = QUICK_SECONDS,
     ) -> str:
-        """Start a multipart upload and return its id."""
         headers = object_headers(content_type, metadata, tags)
         request = Request("POST", self.name, key, query={"uploads": ""}, headers=headers)
         return await self._send(
@@ -328,7 +326,6 @@ class Bucket:
     async def _send(
         self, request: Request, deadline: Deadline, read: Callable[[Answer], Result]
     ) -> Result:
-        """Send the request in a request thread, and return what `read` returns for the answer."""
         result: Result = await self._run(lambda: self._send_now(request, deadline, read))
         return result
 
@@ -349,7 +346,6 @@ class Bucket:
 
 
 def read_stored_etag(answer: Answer) -> str:
-    """Return the ETag of the object or part that a PUT has stored."""
     return strip_quotes(answer.headers["etag"])
 
 

@@ -65,7 +65,6 @@ def strip_quotes(etag: str) -> str:
 
 
 def read_http_date(header: str) -> datetime | None:
-    """Return the time of a header field, or None if it cannot be parsed."""
     try:
         return parsedate_to_datetime(header)
     except ValueError:

@@ -34,7 +34,8 @@ ABSENT_FROM_PUT: Final = forbid(
         "content-encoding": "",
         "x-amz-storage-class": "",
         "x-amz-tagging": "",
-        # Stored as well. Any value with "true" in it, in any header of that name, unpacks a tar.
+        # These are stored as well. Any value that contains "true", in any header of that name,
+        # unpacks a tar.
         "x-amz-meta-snowball-auto-extract": "no",
         "x-amz-acl": UNSENDABLE,
         "x-amz-copy-source": UNSENDABLE,

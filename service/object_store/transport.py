@@ -95,7 +95,6 @@ class ThreadedTransport:
             return receive(self._begin(request, deadline))
 
     def _begin(self, request: SignedRequest, deadline: Deadline) -> urllib3.BaseHTTPResponse:
-        """Send the request and return the response when its head has arrived."""
         seconds = deadline.timeout_seconds
         return self._pools.urlopen(
             request.method,

@@ -98,7 +98,6 @@ def read_listed(fields: Fields, *, is_escaped: bool) -> ListedObject:
 
 
 def read_undeleted_keys(body: bytes) -> list[str]:
-    """Return the keys that the store reports as not deleted."""
     root = parse(body, "DeleteResult")
     return [read_text(read_fields(error), "Key") for error in root.iterfind("{*}Error")]
 
@@ -119,7 +118,6 @@ def is_error(body: bytes) -> bool:
 
 
 def write_completion(parts: Iterable[tuple[int, str]]) -> bytes:
-    """Return the CompleteMultipartUpload for `(number, ETag)` pairs."""
     listed = "".join(
         [
             f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{write_text(etag)}&quot;</ETag></Part>"

@@ -122,7 +122,6 @@ def wait_for_store(administration: Administration) -> None:
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
-    """Return whether the condition became true in time."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() >= end:

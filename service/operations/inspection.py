@@ -136,7 +136,6 @@ async def count_parts(resources: Resources, file: FileDiagnostics) -> PartsAtSto
 
 
 def explain(file: FileDiagnostics, incoming: Place | None, parts: PartsAtStore | None) -> str:
-    """Return why the file is in its state."""
     match file.state:
         case State.PENDING | State.VERIFYING:
             return explain_waiting(file, incoming, parts)

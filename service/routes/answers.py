@@ -40,7 +40,6 @@ READS_JSON: Final = (
 
 
 def refusals(*kinds: type[Problem]) -> dict[int, ResponseSpec]:
-    """Return the OpenAPI description of these problems, with one answer per status."""
     by_status: dict[int, list[type[Problem]]] = defaultdict(list)
     for kind in kinds:
         by_status[kind.status].append(kind)

@@ -60,7 +60,7 @@ BODY_ANSWERS: Final = {
         media_type=ANY_TYPE,
         generate_examples=False,
     ),
-    304: ResponseSpec(None, description="The client has it already", generate_examples=False),
+    304: ResponseSpec(None, description="The client has the file already", generate_examples=False),
 }
 UNREADABLE: Final = (
     problems.NotReady,

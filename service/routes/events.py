@@ -123,7 +123,6 @@ async def choose_owner(
 
 
 def parse_event_id(text: str) -> Position:
-    """Return the position of the event. Raises InvalidRequest if the id is malformed."""
     match = EVENT_ID.fullmatch(text)
     position = Position(int(match[1]), int(match[2])) if match else None
     if position is None or position.xid >= 2**64 or position.sequence >= 2**63:

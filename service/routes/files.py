@@ -180,7 +180,6 @@ class FilePage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe_file(file: File) -> FileMetadata:
-    """Return the metadata that clients see."""
     rejection = (
         None
         if file.rejection_reason is None
@@ -221,7 +220,6 @@ def metadata_path(resources: Resources, file_id: UUID) -> str:
 
 
 def read_declaration(request: DeclareRequest, principal: Principal) -> Declaration:
-    """Return the validated declaration. Raises InvalidRequest or Forbidden."""
     owner = principal.act_as(request.owner)
     if not validation.is_owner(owner):
         raise InvalidRequest.at(

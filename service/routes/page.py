@@ -66,5 +66,4 @@ def read_page(
     sync_to_thread=False,
 )
 def read_page_file(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """Return one of the files of the page."""
     return answer_asset(request, request.scope["path"].rpartition("/")[2], HEADERS)

@@ -136,7 +136,6 @@ async def upload_file(
 
 
 def read_metadata(text: str) -> dict[str, str]:
-    """Return the metadata in a query parameter. Raises InvalidRequest."""
     try:
         pairs = msgspec.json.decode(text, type=dict[str, str])
     except msgspec.DecodeError as error:
@@ -147,7 +146,6 @@ def read_metadata(text: str) -> dict[str, str]:
 
 
 def read_disposition(header: str) -> str:
-    """Return the filename in Content-Disposition. Raises InvalidRequest if there is none."""
     try:
         name = parse_filename(header)
     except ValueError as error:
@@ -202,7 +200,6 @@ async def stream_form(
 async def stream_file(
     request: Request[Any, Any, Any], resources: Resources, headers: UploadHeaders
 ) -> Response[FileMetadata]:
-    """Stream the request's body into the vault. Return 201 and the proved file."""
     if headers.most_bytes is not None:
         check_size(resources, headers.most_bytes)
     return await stream(request, resources, headers, read(request, resources))

@@ -359,7 +359,10 @@ def test_login_takes_the_key_from_standard_input(api: Api, owner: Owner, tmp_pat
     person.succeed("ls", ASSAY_KEY="", ASSAY_URL="")
     kept.chmod(0o640)
     refused = person.run("ls", ASSAY_KEY="", ASSAY_URL="")
-    assert (refused.status, "can be read by other users" in refused.err) == (NotAllowed.status, True)
+    assert (refused.status, "can be read by other users" in refused.err) == (
+        NotAllowed.status,
+        True,
+    )
 
 
 def test_a_key_that_the_server_refuses_is_not_kept(api: Api, person: Person) -> None:

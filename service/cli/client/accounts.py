@@ -70,7 +70,6 @@ HERE: Final = Server()
 
 
 def find_account(server: Server, environ: Mapping[str, str] = os.environ) -> Account:
-    """Return the server and the key to use. Raises WrongUse, NotAllowed or Failed."""
     given = find_given_url(server.url, environ)
     login = None if given and has_key(server, environ) else read_login(environ)
     url = check_url(given) if given else login.url if login else None
@@ -86,7 +85,6 @@ def find_given_url(option: str | None, environ: Mapping[str, str] = os.environ) 
 
 
 def open_client(server: Server, *, connections: int | None = None) -> "Client":
-    """Return a client of the chosen server. Raises WrongUse, NotAllowed or Failed."""
     retry_seconds = parse_retry_for(server.retry_for)
     account = find_account(server)
     from assay import Client  # imported here, because it takes 50 ms
@@ -95,7 +93,6 @@ def open_client(server: Server, *, connections: int | None = None) -> "Client":
 
 
 def parse_retry_for(text: str) -> float:
-    """Return the time in seconds. Raises WrongUse."""
     try:
         return parse_span(text).total_seconds()
     except ValueError as error:
@@ -107,7 +104,6 @@ def has_key(server: Server, environ: Mapping[str, str]) -> bool:
 
 
 def find_key(server: Server, environ: Mapping[str, str]) -> str | None:
-    """Return the key of an option or of the environment, or None. Raises NotAllowed or Failed."""
     if server.key_file:
         return read_key(server.key_file)
     if key := environ.get("ASSAY_KEY"):
@@ -130,7 +126,6 @@ def take_login(login: Account | None, url: str) -> str:
 
 
 def check_url(text: str) -> str:
-    """Return the address without a slash at its end. Raises WrongUse if it is malformed."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -161,7 +156,6 @@ def check_key(text: str, where: str) -> str:
 
 
 def read_key(path: Path) -> str:
-    """Return the key in a file. Raises Failed, NotAllowed or WrongUse."""
     return check_key(read_secret(path).decode("ascii", "replace").strip(), show(str(path)))
 
 
@@ -218,7 +212,6 @@ def read_login(environ: Mapping[str, str] = os.environ) -> Account | None:
 
 
 def write_login(account: Account, environ: Mapping[str, str] = os.environ) -> Path:
-    """Write the account in place of the old one, and return the path. Raises Failed."""
     path = find_login_file(environ)
     fresh = path.with_name(f".login-{secrets.token_hex(8)}")
     try:

@@ -7,7 +7,6 @@ ESCAPES: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 
 
 def format_checksum(digest: str, name: str) -> str:
-    """Return one line, without a newline at its end."""
     if not any(character in name for character in ESCAPES):
         return f"{digest}  {name}"
     return f"\\{digest}  {''.join(ESCAPES.get(character, character) for character in name)}"

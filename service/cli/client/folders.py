@@ -55,9 +55,6 @@ class Unreadable:
 def list_sources(
     arguments: list[str], *, recursive: bool
 ) -> Iterator[Source | Pipe | Skipped | Unreadable]:
-    """Yield the sources in the order of the arguments, and those of a folder
-    in the order of names.
-    """
     for argument in arguments:
         try:
             yield from list_argument(argument, recursive=recursive)
@@ -68,7 +65,6 @@ def list_sources(
 def list_argument(
     argument: str, *, recursive: bool
 ) -> Iterator[Source | Pipe | Skipped | Unreadable]:
-    """Yield the sources of one argument. Raises OSError."""
     if argument == STANDARD_STREAM:
         yield Pipe(None)
         return

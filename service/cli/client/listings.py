@@ -26,7 +26,6 @@ def find_path(file: "File") -> str | None:
 
 
 def name_file(file: "File") -> str:
-    """Return the stored path, or the name if there is none."""
     return find_path(file) or file.filename
 
 
@@ -36,7 +35,6 @@ def describe_row(file: "File") -> str:
 
 
 def describe_fields(file: "File") -> Iterator[str]:
-    """Yield one line for each field that is not null."""
     for name, value in as_object(file).items():
         if isinstance(value, dict):
             yield from (
@@ -50,6 +48,5 @@ def describe_fields(file: "File") -> Iterator[str]:
 
 
 def as_object(file: "File") -> dict[str, Any]:
-    """Return the file in the form of the API's JSON."""
     found: dict[str, Any] = msgspec.to_builtins(file)
     return found

@@ -35,7 +35,6 @@ def login(url: str | None = None, /) -> None:
 
 
 def choose_address(url: str | None) -> str:
-    """Return the address to sign in at. Raises WrongUse, NotAllowed or Failed."""
     if given := find_given_url(url):
         return check_url(given)
     kept = read_login()

@@ -25,7 +25,6 @@ class UnsafeName(Exception):
 
 
 def check_name(name: str, *, windows: bool = os.name == "nt") -> str:
-    """Return the name if it is safe. Raises UnsafeName."""
     if name in ("", ".", ".."):
         raise UnsafeName("it names a folder")
     if "/" in name or "\\" in name:
@@ -42,7 +41,6 @@ def check_name(name: str, *, windows: bool = os.name == "nt") -> str:
 
 
 def check_length(name: str) -> str:
-    """Return the name if it is short enough and Unicode. Raises UnsafeName."""
     try:
         length = len(name.encode())
     except UnicodeEncodeError as error:

@@ -97,18 +97,16 @@ def hand_over(
 
 
 def check_use(files: list[str], options: UploadOptions, *, recursive: bool) -> None:
-    """Check the combination of arguments. Raises WrongUse."""
     single = len(files) == 1 and not (recursive and Path(files[0]).is_dir())
     if not single and (options.filename or options.sha256):
         raise WrongUse("--name and --sha256 apply to a single file; give only one path")
     if files.count(STANDARD_STREAM) > 1:
         raise WrongUse("standard input can be read only once; give `-` only once")
     if STANDARD_STREAM in files and sys.stdin.isatty():
-        print("reading from the terminal; Ctrl-D ends it", file=sys.stderr)
+        print("reading from the terminal; Ctrl-D ends the input", file=sys.stderr)
 
 
 def parse_pairs(texts: list[str], *, recursive: bool) -> dict[str, str]:
-    """Return the metadata of `--meta`. Raises WrongUse."""
     pairs = dict(text.partition("=")[::2] for text in texts)
     if not all("=" in text and text[0] != "=" for text in texts):
         raise WrongUse("--meta must have the form KEY=VALUE, such as --meta album=winter")

@@ -72,7 +72,6 @@ def name_chosen(chosen: Chosen) -> str:
 
 
 def find_names(chosen: Chosen) -> list[str]:
-    """Return the components of the file's path below the target. Raises Failed."""
     try:
         return (
             split_path(chosen.kept)

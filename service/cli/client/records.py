@@ -162,7 +162,6 @@ def key_of(parcel: Parcel) -> tuple[str, bytes, str, int, int]:
 
 @contextmanager
 def open_records(environ: Mapping[str, str] = os.environ) -> Iterator[Records]:
-    """Open the records of this user. Raises Failed."""
     folder = find_state_folder(environ)
     try:
         make_private_folder(folder)

@@ -40,7 +40,6 @@ class Report:
         return self._bars is not None
 
     def say(self, text: str, about: dict[str, Any]) -> None:
-        """Print a result, as a line or as a JSON object."""
         if self._form.json:
             self._write(json.dumps(about), errors=False)
         elif not self._form.quiet:
@@ -66,7 +65,6 @@ class Report:
                 print(text, file=stream, flush=True)
 
     def expect(self, *, files: int, size: int) -> None:
-        """Set the number and size of all files, when they are known."""
         if self._bars is not None:
             self._bars.expect(files=files, size=size)
 
@@ -75,7 +73,6 @@ class Report:
         return None if self._bars is None else self._bars.start(show(name), size)
 
     def count(self, size: int) -> None:
-        """Count a file that is complete and has no bar."""
         if self._bars is not None:
             self._bars.count(size)
 

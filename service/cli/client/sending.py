@@ -89,7 +89,7 @@ class Sender:
         )
 
     def _send_path(self, source: Source) -> "tuple[str, File]":
-        """Steps 2 and 3."""
+        """Send a file with a path (steps 2 and 3 of the protocol above)."""
         parcel = self._describe(source)
         known = self._records.find(parcel)
         if (
@@ -110,7 +110,6 @@ class Sender:
         return "sent", file
 
     def _describe(self, source: Source) -> Parcel:
-        """Return the description of the file. Raises OSError or Failed."""
         path = os.path.realpath(source.path)
         found = os.stat(path)
         name = check_unicode(self._options.filename or os.path.basename(source.path))
@@ -313,7 +312,6 @@ def open_pipe(pipe: Pipe) -> int:
 
 
 def check_unicode(name: str) -> str:
-    """Return the name. Raises Failed if it is not UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError as error:

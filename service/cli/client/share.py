@@ -49,7 +49,6 @@ def share(
 
 
 def parse_lifetime(text: str) -> timedelta:
-    """Return the lifetime. Raises WrongUse if it is malformed or too long."""
     try:
         lifetime = parse_span(text)
     except ValueError as error:

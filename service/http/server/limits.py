@@ -52,7 +52,6 @@ class Limits:
 
 
 def make_limits(settings: Settings) -> Limits:
-    """Return the limits of one process, within the number of files that it may open."""
     return Limits(
         connections=raise_file_limit(settings.max_connections),
         keep_alive_seconds=settings.keep_alive.total_seconds(),

@@ -88,8 +88,8 @@ class HttpProtocol(H11Protocol):
 
     # Phase 1: waiting for a head
 
-    # type: ignore[override]  # as uvicorn declares it
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    # uvicorn declares this type of the argument.
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if not self.admission.admit(self, now=self.loop.time()):
             self.is_refused = True  # input that arrives until then is discarded
@@ -123,7 +123,6 @@ class HttpProtocol(H11Protocol):
         )
 
     def note_head(self) -> None:
-        """Limit the time and the memory of an incomplete head."""
         if self.conn.their_state is not h11.IDLE or not self.buffer:
             return
         if self.is_kept:
@@ -131,7 +130,7 @@ class HttpProtocol(H11Protocol):
             self.set_timer(self.limits.head_seconds, self.end_wait)
         self.admission.hold_head(self, len(self.buffer))
 
-    # Phase 2: a request is under way
+    # Phase 2: a request is in progress
 
     def handle_events(self) -> None:
         """Handle the input that has arrived, and let other connections proceed after EVENTS_AT_ONCE
@@ -159,7 +158,6 @@ class HttpProtocol(H11Protocol):
             self.loop.call_soon(self.go_on)
 
     def go_on(self) -> None:
-        """Handle the events that `handle_events` left."""
         if self.is_lingering or self.transport.is_closing():
             return
         if self.current is None or len(self.current.body) <= HIGH_WATER_LIMIT:
@@ -175,7 +173,6 @@ class HttpProtocol(H11Protocol):
             self.end_body()
 
     def begin_request(self, request: h11.Request) -> None:
-        """Pass a request to the application. Raises Problem."""
         check_version(request)
         check_framing(request)
         target, self.headers = read_target(request)
@@ -232,7 +229,7 @@ class HttpProtocol(H11Protocol):
         self.current.more_body = False
         self.current.message_event.set()
 
-    # Phase 3: answered
+    # Phase 3: the request was answered
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the rest of this request's body."""
@@ -252,7 +249,7 @@ class HttpProtocol(H11Protocol):
         """Release the request's memory, because its head may have 64 KiB and the connection may
         stay idle.
         """
-        # These are the values with which uvicorn begins.
+        # uvicorn starts with these values.
         self.current = self.cycle = self.scope = self.headers = None  # type: ignore[assignment]
 
     def begin_window(self) -> None:
@@ -265,7 +262,7 @@ class HttpProtocol(H11Protocol):
         else:
             self.begin_window()
 
-    # Phase 4: the end
+    # Phase 4: lingering and closing
 
     def refuse(self, problem: Problem) -> None:
         """Send an error answer to a request that cannot be passed to the application, and end the
@@ -304,7 +301,6 @@ class HttpProtocol(H11Protocol):
         self.set_timer(self.limits.flush_seconds, self.transport.abort)
 
     def linger(self) -> None:
-        """Send nothing more, and discard all input."""
         if self.transport.is_closing():
             return
         self.is_lingering = True

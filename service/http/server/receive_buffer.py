@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 import h11
-from h11._receivebuffer import ReceiveBuffer  # private: h11's release is bounded in pyproject.toml
+from h11._receivebuffer import ReceiveBuffer  # private; pyproject.toml limits the release of h11
 
 from service.http.server.limits import (
     LARGEST_HEAD_BYTES,
@@ -45,7 +45,6 @@ class BoundedBuffer(ReceiveBuffer):
         """Number of empty lines that were discarded since the last message."""
 
     def drop(self) -> None:
-        """Discard the input and release its memory."""
         self._extract(len(self._data))
 
     def maybe_extract_lines(self) -> list[bytearray] | None:

@@ -107,7 +107,6 @@ def check_authority(text: bytes) -> None:
 
 
 def is_address(literal: bytes) -> bool:
-    """Return whether the literal is an address that may be given in brackets."""
     if IP_FUTURE.fullmatch(literal):
         return True
     try:

@@ -26,7 +26,6 @@ def binding_signer(settings: Settings, *, binds: bool) -> Signer:
 
 
 async def takes_upload(resources: Resources, signer: Signer) -> bool:
-    """Return whether the store accepts an honest upload that can be read afterwards."""
     async with upload_url(resources, BODY, signer=signer) as url:
         return (await url.send(BODY)).accepts and await url.is_stored()
 

@@ -47,7 +47,6 @@ async def check_cors(resources: Resources) -> list[Finding]:
 
 
 async def check_origin(resources: Resources, origin: str) -> Finding:
-    """Return the finding for a page, which its name contains."""
     name, endpoint = f"{NAME}: {origin}", resources.settings.public_endpoint
     if origin == read_origin(endpoint):
         return ok(name, "the store has the origin of the page, so browsers do not ask")

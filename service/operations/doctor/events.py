@@ -84,7 +84,6 @@ async def check_event_rule(resources: Resources) -> list[Finding]:
 
 
 def read_event_rules(settings: Settings) -> list[EventRule]:
-    """Return the event rules, read by the service identity in the calling thread."""
     administration = Administration(
         settings.s3_endpoint,
         access_key=settings.s3_access_key,
@@ -170,7 +169,6 @@ async def check_suppression(resources: Resources) -> Finding:
 
 
 def list_silent(answers: Mapping[str, tuple[Answer, bool]]) -> list[str]:
-    """Return the forms that the store accepted without sending an event."""
     return [form for form, (answer, is_told) in answers.items() if answer.accepts and not is_told]
 
 
@@ -241,7 +239,6 @@ async def is_final(resources: Resources, file_id: UUID) -> bool:
 
 
 async def wait_for(condition: Callable[[], Awaitable[bool]], *, seconds: float) -> bool:
-    """Return whether the condition became true in time."""
     end = time.monotonic() + seconds
     while not await condition():
         if time.monotonic() >= end:

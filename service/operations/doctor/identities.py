@@ -185,7 +185,7 @@ async def check_signer(resources: Resources) -> list[Finding]:
                 return [
                     failed(
                         "signer",
-                        "it may not put to incoming: every upload would be refused",
+                        "it may not put to incoming, so every upload would be refused",
                         BOOTSTRAP,
                     )
                 ]

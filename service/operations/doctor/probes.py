@@ -54,7 +54,6 @@ async def delete(bucket: Bucket, keys: tuple[str, ...]) -> None:
 
 @asynccontextmanager
 async def probe_object(bucket: Bucket) -> AsyncIterator[str]:
-    """Yield the key of a probe object."""
     key = new_key()
     async with emptied(bucket, key):
         await put(bucket, key)

@@ -94,7 +94,7 @@ async def check_public_endpoint(resources: Resources) -> list[Finding]:
             return [
                 warning(
                     name,
-                    f"{endpoint} does not answer from here ({error})",
+                    f"{endpoint} cannot be reached from here ({error})",
                     f"check that clients can reach it; {PUBLIC_ADVICE}",
                 )
             ]
