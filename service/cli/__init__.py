@@ -65,7 +65,7 @@ FILE_COMMANDS: Final = {
     "info": "Show all fields of files.",
     "rm": "Delete files, or cancel their uploads.",
     "share": "Create a link that works without a key.",
-    "login": "Store a server's address and a key for the commands above.",
+    "login": "Store a server's address and a key for these commands.",
 }
 """The client's commands, for which `pip install assay` installs all packages."""
 OPERATION_COMMANDS: Final = {
