@@ -163,7 +163,10 @@ def explain_waiting(
     if file.last_error:
         return f"attempt {file.attempts} has failed: {file.last_error}{count_failed_reads(file)}"
     if incoming is None or incoming.error:
-        return f"the store cannot be read, so the upload may or may not have arrived: {incoming.error if incoming else 'no key'}"
+        return (
+            "the store cannot be read, so the upload may or may not have arrived:"
+            f" {incoming.error if incoming else 'no key'}"
+        )
     if incoming.is_empty:
         return explain_missing(parts)
     if file.arrivals == 0:
