@@ -1,5 +1,6 @@
-"""The command line. The module of a command is imported only when the command is called, so that
-`assay --help` is fast.
+"""The command line.
+
+The module of a command is imported only when the command is called, so that `assay --help` is fast.
 """
 
 import io

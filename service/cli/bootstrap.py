@@ -19,8 +19,9 @@ UNSEEN: Final = {
     "ASSAY_S3_SIGNER_ACCESS_KEY": "unseen-signer",
     "ASSAY_S3_SIGNER_SECRET_KEY": "unseen",
 }
-"""Placeholders for settings that `--print` does not need. It prints the name of a variable in place
-of each secret.
+"""Placeholders for settings that `--print` does not need.
+
+It prints the name of a variable in place of each secret.
 """
 
 

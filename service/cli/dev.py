@@ -118,8 +118,9 @@ def dev(
 
 
 def check_installed(minio: Path | None) -> None:
-    """Raise EmbeddedError if a package of the extra `embedded` is missing. `--minio` needs no
-    embedded store.
+    """Raise EmbeddedError if a package of the extra `embedded` is missing.
+
+    `--minio` needs no embedded store.
     """
     find_binaries()
     if minio is None:

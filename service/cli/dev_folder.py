@@ -137,8 +137,9 @@ async def keep_api_key(development: Development) -> str:
 
 
 def read_public_endpoint(environ: Mapping[str, str] = os.environ) -> Url | None:
-    """Return the only setting of a deployment that `assay dev` reads. Raises CommandError if it is
-    malformed.
+    """Return the only setting of a deployment that `assay dev` reads.
+
+    Raises CommandError if it is malformed.
     """
     text = environ.get(PUBLIC_ENDPOINT)
     try:
@@ -148,8 +149,9 @@ def read_public_endpoint(environ: Mapping[str, str] = os.environ) -> Url | None:
 
 
 def make_settings(development: Development) -> Settings:
-    """Return the settings. The environment is not read, because it may configure another
-    deployment.
+    """Return the settings.
+
+    The environment is not read, because it may configure another deployment.
     """
     identities = development.identities
     return Settings(

@@ -9,8 +9,9 @@ from service.cli.errors import CommandError
 
 KEY_ID_BYTES = 10
 SECRET_BYTES = 30
-"""The sizes of key ids and secrets. As text they have 20 and 40 characters, the most that MinIO
-accepts.
+"""The sizes of key ids and secrets.
+
+As text they have 20 and 40 characters, the most that MinIO accepts.
 """
 
 
@@ -44,8 +45,9 @@ def fill_line(line: str) -> str:
 
 
 def make_value(name: str) -> str:
-    """Return a random value. Key ids are random too, because on an old MinIO they are enough to
-    write.
+    """Return a random value.
+
+    Key ids are random too, because on an old MinIO they are enough to write.
     """
     if name.endswith(("ACCESS_KEY", "_USER")):
         return secrets.token_hex(KEY_ID_BYTES)

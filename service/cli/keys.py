@@ -1,5 +1,6 @@
-"""`assay keys`: the API keys. A key is shown once, at its creation. The database stores only its
-SHA-256.
+"""`assay keys`: the API keys.
+
+A key is shown once, at its creation. The database stores only its SHA-256.
 """
 
 import contextlib

@@ -7,8 +7,9 @@ from service.settings import DatabaseSettings, read_settings
 
 
 async def migrate() -> None:
-    """Upgrade the database's schema to the newest version. Several deployments
-    may do this at once.
+    """Upgrade the database's schema to the newest version.
+
+    Several deployments may do this at once.
     """
     settings = read_settings(os.environ, DatabaseSettings)
     await database.migrate(settings)

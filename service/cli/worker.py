@@ -70,8 +70,9 @@ async def work(resources: Resources) -> None:
 
 
 async def wait_for_schema(resources: Resources) -> None:
-    """Wait until the database answers. Raises SchemaError for another schema, and any error that
-    the database returns.
+    """Wait until the database answers.
+
+    Raises SchemaError for another schema, and any error that the database returns.
     """
     while True:
         try:

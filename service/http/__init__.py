@@ -1,3 +1,4 @@
-"""HTTP functions that the routes share: representations, conditions, bodies, errors. The server is
-in `server`.
+"""HTTP functions that the routes share: representations, conditions, bodies, errors.
+
+The server is in `server`.
 """

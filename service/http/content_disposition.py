@@ -61,8 +61,9 @@ def parse_filename(disposition: str) -> str | None:
 
 
 def decode_extended(value: str) -> str:
-    """Decode the `charset'language'percent-encoded` of RFC 8187. Raises ValueError unless it is
-    UTF-8.
+    """Decode the `charset'language'percent-encoded` of RFC 8187.
+
+    Raises ValueError unless it is UTF-8.
     """
     charset, first, rest = value.partition("'")
     _, second, encoded = rest.partition("'")

@@ -57,8 +57,9 @@ class Span(msgspec.Struct, frozen=True):
 
 
 def format_etag(sha256: Sha256) -> str:
-    """Return the ETag. It is a strong one, because files with the same digest
-    have the same bytes.
+    """Return the ETag.
+
+    It is a strong one, because files with the same digest have the same bytes.
     """
     return f'"{sha256}"'
 

@@ -34,8 +34,9 @@ Result = TypeVar("Result")
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A user of the store, with the names of its policies and groups. A disabled user cannot sign
-    in.
+    """A user of the store, with the names of its policies and groups.
+
+    A disabled user cannot sign in.
     """
 
     policies: frozenset[str]
@@ -44,8 +45,9 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class EventRule(msgspec.Struct, frozen=True):
-    """A rule that sends events of a bucket to a target. Without `prefix` and `suffix`, it applies
-    to every key.
+    """A rule that sends events of a bucket to a target.
+
+    Without `prefix` and `suffix`, it applies to every key.
     """
 
     arn: str
@@ -55,8 +57,9 @@ class EventRule(msgspec.Struct, frozen=True):
 
 
 class AdministrationPool(urllib3.PoolManager):
-    """The connection pool of the SDK. It raises StoreError for an answer that is not a success,
-    before the SDK reads it.
+    """The connection pool of the SDK.
+
+    It raises StoreError for an answer that is not a success, before the SDK reads it.
     """
 
     def __init__(self, transport: ThreadedTransport) -> None:
@@ -86,8 +89,9 @@ class AdministrationPool(urllib3.PoolManager):
 
 
 class Administration:
-    """The administration of one store. Each method sends one request or two in the caller's thread,
-    and raises StoreError.
+    """The administration of one store.
+
+    Each method sends one request or two in the caller's thread, and raises StoreError.
     """
 
     def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str) -> None:
@@ -208,8 +212,9 @@ class Administration:
         return None
 
     def put_expiry(self, bucket: str, rule_id: str, *, days: int) -> None:
-        """Set the rule of that name. Other rules stay. Raises RequestRefused if the store has no
-        lifecycle rules.
+        """Set the rule of that name.
+
+        Other rules stay. Raises RequestRefused if the store has no lifecycle rules.
         """
         others = [rule for rule in self._lifecycle_rules(bucket) if rule.rule_id != rule_id]
         own = Rule(

@@ -34,14 +34,17 @@ Result = TypeVar("Result")
 
 
 class Bucket:
-    """A bucket. Its coroutines run in the store's request threads, and `open`, `put_now` and
-    `put_part` run in the calling thread.
+    """A bucket.
+
+    Its coroutines run in the store's request threads, and `open`, `put_now` and `put_part` run in
+    the calling thread.
     """
 
     def __init__(self, client: Client, name: str, *, run: Callable[..., Any]) -> None:
         self.client = client
-        """Client that sends the requests. The operations use the methods below, which a test can
-        replace.
+        """Client that sends the requests.
+
+        The operations use the methods below, which a test can replace.
         """
         self._run = run
         self.name = name
@@ -245,8 +248,9 @@ class Bucket:
     async def abort_upload(
         self, key: str, upload_id: str, *, timeout_seconds: float = QUICK_SECONDS
     ) -> None:
-        """Abort a multipart upload and remove its parts. An upload that does not exist is not an
-        error.
+        """Abort a multipart upload and remove its parts.
+
+        An upload that does not exist is not an error.
         """
         with suppress(UploadMissing):
             await self._send(
@@ -332,8 +336,9 @@ class Bucket:
     def _send_now(
         self, request: Request, deadline: Deadline, read: Callable[[Answer], Result]
     ) -> Result:
-        """Send the request in the calling thread. Raises StoreUnavailable if the answer cannot be
-        read.
+        """Send the request in the calling thread.
+
+        Raises StoreUnavailable if the answer cannot be read.
         """
         answer = self.client.send(request, deadline)
         try:

@@ -49,8 +49,9 @@ class Client:
         ).status
 
     def sign(self, request: Request) -> SignedRequest:
-        """Return the request, signed with the current time. Raises RequestRefused if no path can
-        contain the key.
+        """Return the request, signed with the current time.
+
+        Raises RequestRefused if no path can contain the key.
         """
         try:
             path = request_path(request)
@@ -72,8 +73,9 @@ class Client:
         return SignedRequest(request.name, request.method, url, signed, request.body)
 
     def _digest(self, request: Request) -> str:
-        """Return what is signed for the body. TLS already protects the body, so that it is not
-        hashed again.
+        """Return what is signed for the body.
+
+        TLS already protects the body, so that it is not hashed again.
         """
         if request.sha256 is not None:
             return request.sha256
@@ -89,8 +91,9 @@ def request_path(request: Request) -> str:
 
 
 def read_refusal(response: urllib3.BaseHTTPResponse, request: str) -> Answer:
-    """Return an answer that is not a success. If its body cannot be read, the status alone is
-    returned.
+    """Return an answer that is not a success.
+
+    If its body cannot be read, the status alone is returned.
     """
     try:
         return read_answer(response, request)

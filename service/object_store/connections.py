@@ -21,8 +21,9 @@ from service.object_store.response_heads import StoreResponse
 
 
 class Connections:
-    """The set of open connections. Cutting them releases the threads that wait on them. Threads can
-    share the set.
+    """The set of open connections.
+
+    Cutting them releases the threads that wait on them. Threads can share the set.
     """
 
     def __init__(self) -> None:
@@ -31,8 +32,9 @@ class Connections:
         self._cut = False
 
     def add(self, connection: HTTPConnection) -> None:
-        """Register a connection before a request is sent over it. Raises StoreUnavailable after
-        `cut`.
+        """Register a connection before a request is sent over it.
+
+        Raises StoreUnavailable after `cut`.
         """
         with self._lock:
             if self._cut:
@@ -40,8 +42,9 @@ class Connections:
             self._open.add(connection)
 
     def cut(self) -> None:
-        """End all connections and allow no new ones. A thread that sends or waits on one gets an
-        error at once.
+        """End all connections and allow no new ones.
+
+        A thread that sends or waits on one gets an error at once.
         """
         with self._lock:
             self._cut = True

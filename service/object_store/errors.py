@@ -57,8 +57,10 @@ It has this meaning in an answer to GET or HEAD. In an answer to a copy it has m
 
 
 class StoreError(Exception):
-    """An error of the store. `status` is the HTTP status and `code` the store's own code. Both are
-    None if there was no answer.
+    """An error of the store.
+
+    `status` is the HTTP status and `code` the store's own code. Both are None if there was no
+    answer.
     """
 
     def __init__(self, text: str, *, status: int | None = None, code: str | None = None) -> None:
@@ -137,8 +139,9 @@ def read_code(answer: Answer) -> str | None:
 
 
 def read_json_code(body: bytes) -> str:
-    """Return the code of a JSON error from MinIO's administration API. Raises ValueError if there
-    is none.
+    """Return the code of a JSON error from MinIO's administration API.
+
+    Raises ValueError if there is none.
     """
     return msgspec.json.decode(body, type=JsonError).code
 

@@ -17,8 +17,9 @@ class Deadline(msgspec.Struct, frozen=True):
     """The time limits of one request."""
 
     timeout_seconds: float
-    """The limit of each wait on the socket. For a request with a body, also the limit for sending
-    all of it.
+    """The limit of each wait on the socket.
+
+    For a request with a body, also the limit for sending all of it.
     """
     send_before: float | None = None
     """The `time.monotonic()` after which the request is not sent any more."""

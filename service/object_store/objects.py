@@ -42,8 +42,9 @@ class ListedObject(msgspec.Struct, frozen=True):
 
 
 def read_object(key: str, headers: Mapping[str, str]) -> StoredObject:
-    """Return the object that the head of an answer describes. Raises KeyError or ValueError if a
-    field is missing or malformed.
+    """Return the object that the head of an answer describes.
+
+    Raises KeyError or ValueError if a field is missing or malformed.
     """
     prefix = "x-amz-meta-"
     return StoredObject(

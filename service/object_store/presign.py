@@ -72,8 +72,9 @@ class PresignedPut(msgspec.Struct, frozen=True):
 
 
 class Signer(RequestSigner):
-    """A signer of upload URLs for one identity, at the endpoint that clients use. Threads can share
-    it.
+    """A signer of upload URLs for one identity, at the endpoint that clients use.
+
+    Threads can share it.
     """
 
     def __init__(

@@ -209,8 +209,9 @@ def amz_timestamp(moment: datetime) -> str:
 
 
 def object_path(bucket: str | None, key: str) -> str:
-    """Return the path of an object, percent-encoded once. S3 signs the path as it is sent, unlike
-    other services of AWS.
+    """Return the path of an object, percent-encoded once.
+
+    S3 signs the path as it is sent, unlike other services of AWS.
     """
     if not key or not {".", ".."}.isdisjoint(key.split("/")):
         raise ValueError(

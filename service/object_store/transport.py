@@ -46,16 +46,18 @@ class ThreadedTransport:
         self._connections = Connections()
 
     def send(self, request: SignedRequest, deadline: Deadline) -> Answer:
-        """Return the whole answer, also if it is an error. Raises SentTooLate
-        or StoreUnavailable.
+        """Return the whole answer, also if it is an error.
+
+        Raises SentTooLate or StoreUnavailable.
         """
         return self._exchange(
             request, deadline, lambda response: read_answer(response, request.name)
         )
 
     def open(self, request: SignedRequest, deadline: Deadline) -> urllib3.BaseHTTPResponse:
-        """Return the answer when its head has arrived. The caller reads the body and closes the
-        response.
+        """Return the answer when its head has arrived.
+
+        The caller reads the body and closes the response.
         """
         return self._exchange(request, deadline, lambda response: response)
 

@@ -143,8 +143,9 @@ def write_text(text: str) -> str:
 
 
 def parse(body: bytes, *roots: str) -> ET.Element:
-    """Return the root element. Raises ValueError if its name is not one of `roots`, or if the body
-    is not XML.
+    """Return the root element.
+
+    Raises ValueError if its name is not one of `roots`, or if the body is not XML.
 
     The text is decoded first, so that an encoding named in the document cannot hide a document
     type.

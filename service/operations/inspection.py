@@ -16,8 +16,9 @@ from service.resources import Resources
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """A key, and the object there. `role` is the key's purpose. `error` is set if the store could
-    not be read.
+    """A key, and the object there.
+
+    `role` is the key's purpose. `error` is set if the store could not be read.
     """
 
     role: str
@@ -35,8 +36,9 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PartsAtStore(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of parts that the store has, of `count`. `error` is set if the store could not be
-    read.
+    """The number of parts that the store has, of `count`.
+
+    `error` is set if the store could not be read.
     """
 
     count: int
@@ -45,8 +47,9 @@ class PartsAtStore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """The inspection of one file. `why` explains its state and `next` its next step, both as text
-    for people.
+    """The inspection of one file.
+
+    `why` explains its state and `next` its next step, both as text for people.
 
     `parts` is set for a file that waits for its parts.
     """

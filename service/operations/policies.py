@@ -10,8 +10,9 @@ from service.object_store.administration import Policy
 from service.settings import Deployment
 
 ORPHAN_DAYS: Final = 30
-"""The days after which an object in incoming expires. It must not be less, because uploads may wait
-for workers.
+"""The days after which an object in incoming expires.
+
+It must not be less, because uploads may wait for workers.
 """
 SERVICE_ACTIONS: Final = (
     "s3:GetObject",

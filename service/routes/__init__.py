@@ -1,3 +1,4 @@
-"""The HTTP routes: plain functions as handlers, with the wire structs beside them. They call the
-operations.
+"""The HTTP routes: plain functions as handlers, with the wire structs beside them.
+
+They call the operations.
 """

@@ -33,8 +33,9 @@ CONDITIONAL_HEADERS: Final = (
     "range",
 )
 ANY_TYPE: Final = cast("Any", "*/*")
-"""The file's own type. Litestar's annotation names only its own enum, but its code accepts any
-text.
+"""The file's own type.
+
+Litestar's annotation names only its own enum, but its code accepts any text.
 """
 SENT_HEADERS: Final = [
     ResponseHeader(

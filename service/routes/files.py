@@ -122,8 +122,9 @@ class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class FileMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """The metadata of a file. `hash`, `upload_date` and `minio_object_name` are null until it is
-    proved.
+    """The metadata of a file.
+
+    `hash`, `upload_date` and `minio_object_name` are null until it is proved.
     """
 
     id: UUID

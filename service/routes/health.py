@@ -44,8 +44,9 @@ Result = TypeVar("Result")
 
 
 class SharedCheck(Generic[Result]):
-    """A check whose concurrent callers share one result. The routes are public, and separate checks
-    could starve other requests.
+    """A check whose concurrent callers share one result.
+
+    The routes are public, and separate checks could starve other requests.
     """
 
     def __init__(self) -> None:

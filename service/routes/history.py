@@ -16,8 +16,9 @@ from service.routes.answers import ANYWHERE, refusals
 
 
 class FileHistory(msgspec.Struct, frozen=True, kw_only=True):
-    """Every transition, oldest first. `previous` is null for the first one. `why` is a text for
-    people.
+    """Every transition, oldest first.
+
+    `previous` is null for the first one. `why` is a text for people.
 
     `by` is `client`, `store` or `worker`, or `migration` for the state of a file that is older than
     the histories.

@@ -52,8 +52,9 @@ ASKED_FOR: Final = [HttpMethod.GET, HttpMethod.HEAD]
 def read_page(
     request: Request[Any, Any, Any], resources: NamedDependency[Resources]
 ) -> Response[bytes]:
-    """Return the page. Its policy lets it connect only to its own API and to the store of upload
-    URLs.
+    """Return the page.
+
+    Its policy lets it connect only to its own API and to the store of upload URLs.
     """
     policy = CONTENT_SECURITY_POLICY.replace("STORE", resources.settings.public_endpoint)
     return answer_asset(request, "index.html", HEADERS | {"Content-Security-Policy": policy})

@@ -40,8 +40,9 @@ PAGE: Final = """<!doctype html>
 
 
 class DocumentOrPage(OpenAPIRenderPlugin):
-    """A renderer of the document. At `/schema`, it returns the page to a
-    client that accepts HTML.
+    """A renderer of the document.
+
+    At `/schema`, it returns the page to a client that accepts HTML.
     """
 
     def __init__(self, base_path: str) -> None:

@@ -1,5 +1,6 @@
-"""`POST /files/upload`: an upload in one request. The bytes go through the API straight to the
-vault.
+"""`POST /files/upload`: an upload in one request.
+
+The bytes go through the API straight to the vault.
 """
 
 from collections.abc import AsyncIterator
@@ -168,8 +169,9 @@ async def stream_form(
     sha256: Sha256 | None,
     metadata: dict[str, str],
 ) -> Response[FileMetadata]:
-    """Stream the form's field `file` into the vault. The name in the form takes precedence over
-    `?filename=`.
+    """Stream the form's field `file` into the vault.
+
+    The name in the form takes precedence over `?filename=`.
     """
     length = read_length(request)
     if length is not None:
@@ -236,8 +238,9 @@ def read(request: Request[Any, Any, Any], resources: Resources) -> AsyncIterator
 
 
 def read_length(request: Request[Any, Any, Any]) -> int | None:
-    """Return the length of the file, or None for a chunked body. Raises LengthRequired or
-    InvalidRequest.
+    """Return the length of the file, or None for a chunked body.
+
+    Raises LengthRequired or InvalidRequest.
     """
     given = request.headers.get("content-length")
     if given is None and "transfer-encoding" not in request.headers:

@@ -34,13 +34,15 @@ LARGEST_EVENT_BYTES: Final = 1024**2
 CREATED: Final = frozenset(
     f"ObjectCreated:{how}" for how in ("Put", "Post", "CompleteMultipartUpload", "Copy")
 )
-"""The events that report new bytes. The store's wildcard also matches tags and retention, which
-change none.
+"""The events that report new bytes.
+
+The store's wildcard also matches tags and retention, which change none.
 """
 INCOMING_KEY: Final = re.compile(r"[0-9a-f]{32}")
 SCRATCH_PREFIXES: Final = ("probe-", "assay-doctor-")
-"""The prefixes of objects of a worker's probe and of the doctor. They belong to no file and are
-deleted again.
+"""The prefixes of objects of a worker's probe and of the doctor.
+
+They belong to no file and are deleted again.
 """
 
 log = structlog.get_logger()

@@ -105,8 +105,9 @@ class RequestLog:
 
 
 class Answer:
-    """The answer to a client so far. JSON must not be cached, and clients must
-    not guess its type.
+    """The answer to a client so far.
+
+    JSON must not be cached, and clients must not guess its type.
     """
 
     def __init__(self, send: Send, request_id: str) -> None:

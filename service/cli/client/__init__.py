@@ -9,6 +9,7 @@ server, so that these commands start fast and need no database.
 from typing import Final
 
 STANDARD_STREAM: Final = "\0-"
-"""The replacement for `-`, which Cyclopts would read as an option. No argument
-can contain a NUL.
+"""The replacement for `-`, which Cyclopts would read as an option.
+
+No argument can contain a NUL.
 """

@@ -196,8 +196,9 @@ def find_login_file(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def read_login(environ: Mapping[str, str] = os.environ) -> Account | None:
-    """Return the account of `assay login`, or None if there is none. Raises
-    Failed or NotAllowed.
+    """Return the account of `assay login`, or None if there is none.
+
+    Raises Failed or NotAllowed.
     """
     path = find_login_file(environ)
     if not path.exists():

@@ -78,8 +78,9 @@ class Bar:
             self._bars.progress.update(self._task, completed=done, waiting=waiting)
 
     def end(self, *, complete: bool) -> None:
-        """Remove the bar. The total counts all bytes of a complete file, even if fewer had to be
-        moved.
+        """Remove the bar.
+
+        The total counts all bytes of a complete file, even if fewer had to be moved.
         """
         self._bars.finish(
             self._task,

@@ -1,5 +1,6 @@
-"""Text for a terminal. All text from a server or a folder passes through `show` before it is
-displayed.
+"""Text for a terminal.
+
+All text from a server or a folder passes through `show` before it is displayed.
 """
 
 import re
@@ -13,8 +14,9 @@ UNSHOWN: Final = re.compile(
     # tags; surrogates, which stand for bytes that are not UTF-8
     "\U000e0000-\U000e0fff\ud800-\udfff]"
 )
-"""The characters that are escaped. U+200C and U+200D are not, because Persian, Indic scripts and
-emoji need them.
+"""The characters that are escaped.
+
+U+200C and U+200D are not, because Persian, Indic scripts and emoji need them.
 """
 SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")

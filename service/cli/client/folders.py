@@ -21,8 +21,9 @@ SPECIAL: Final = "neither a file nor a folder"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file to send. `kept` is its path from the named folder on, or None if the file itself was
-    named.
+    """A file to send.
+
+    `kept` is its path from the named folder on, or None if the file itself was named.
     """
 
     path: str
@@ -80,8 +81,9 @@ def list_argument(
 
 
 def list_folder(folder: str, kept: str) -> Iterator[Source | Skipped | Unreadable]:
-    """Yield the entries of a folder, depth first. Only the names of the open
-    folders are in memory.
+    """Yield the entries of a folder, depth first.
+
+    Only the names of the open folders are in memory.
     """
     try:
         with os.scandir(folder) as entries:

@@ -46,8 +46,9 @@ def choose_address(url: str | None) -> str:
 
 
 def read_key(address: str) -> str:
-    """Read a key without echo from a terminal, or from the first line of standard input. Raises
-    WrongUse.
+    """Read a key without echo from a terminal, or from the first line of standard input.
+
+    Raises WrongUse.
     """
     if not sys.stdin.isatty():
         return check_key(sys.stdin.readline(8192).strip(), "standard input")

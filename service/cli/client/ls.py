@@ -91,8 +91,9 @@ def describe(files: "Iterator[File]", *, sha256: bool, json: bool) -> Iterator[s
 
 
 def find_newest(files: "Iterator[File]") -> "Iterator[tuple[str, File]]":
-    """Yield the name and file of each proved file. Of several with one name, only the newest is
-    yielded.
+    """Yield the name and file of each proved file.
+
+    Of several with one name, only the newest is yielded.
     """
     seen: set[str] = set()
     for file in files:

@@ -1,5 +1,6 @@
-"""Checks of names that a server sends. An unsafe name is refused and never changed, and the user
-can choose another one.
+"""Checks of names that a server sends.
+
+An unsafe name is refused and never changed, and the user can choose another one.
 
 A file's name is one component of a path. Separators, `.` and `..`, control characters,
 bidirectional overrides (which show `gpj.exe` as `exe.jpg`), names of Windows devices, and names of
@@ -51,8 +52,9 @@ def check_length(name: str) -> str:
 
 
 def split_path(path: str, *, windows: bool = os.name == "nt") -> list[str]:
-    """Return the components of a stored path, which is relative with `/` between them. Raises
-    UnsafeName.
+    """Return the components of a stored path, which is relative with `/` between them.
+
+    Raises UnsafeName.
     """
     if path.startswith(("/", "\\")):
         raise UnsafeName("it is absolute")

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 
 class Receiver:
-    """A receiver of the files that are passed to its pool. `single` is the path if only one file is
-    received.
+    """A receiver of the files that are passed to its pool.
+
+    `single` is the path if only one file is received.
     """
 
     def __init__(
@@ -86,8 +87,9 @@ def find_names(chosen: Chosen) -> list[str]:
 
 
 def write_to_output(client: "Client", file: "File", report: Report) -> None:
-    """Write the file to standard output. Its digest is known only at the end. Raises
-    DigestMismatch.
+    """Write the file to standard output.
+
+    Its digest is known only at the end. Raises DigestMismatch.
     """
     sys.stdout.flush()
     bar = report.start(file.filename, file.size)

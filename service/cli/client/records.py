@@ -51,8 +51,9 @@ SCHEMA: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A file to send: what it is on disk, and its declaration. `path` is the real path, without
-    links.
+    """A file to send: what it is on disk, and its declaration.
+
+    `path` is the real path, without links.
     """
 
     server: str
@@ -65,8 +66,9 @@ class Parcel:
     sha256: str | None = None
 
     def digest_declaration(self) -> str:
-        """Return a digest of the declaration. With another declaration, the same file on disk
-        becomes another file.
+        """Return a digest of the declaration.
+
+        With another declaration, the same file on disk becomes another file.
         """
         declared = [self.filename, self.content_type, sorted(self.metadata.items()), self.sha256]
         return hashlib.sha256(json.dumps(declared).encode()).hexdigest()

@@ -79,8 +79,9 @@ class Report:
 
 @contextmanager
 def open_report(form: Form) -> Iterator[Report]:
-    """Show bars until the block ends. The cursor and the screen are then restored, also after an
-    error.
+    """Show bars until the block ends.
+
+    The cursor and the screen are then restored, also after an error.
     """
     if form.json or form.quiet or not sys.stderr.isatty():
         yield Report(form, None)

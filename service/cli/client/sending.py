@@ -199,8 +199,9 @@ class Sender:
         return self._upload(parcel, self._records.begin(parcel))
 
     def _upload(self, parcel: Parcel, record: Record) -> "File":
-        """Upload the file. One that is neither small nor large is sent again from its start, so it
-        has no journal.
+        """Upload the file.
+
+        One that is neither small nor large is sent again from its start, so it has no journal.
         """
         if parcel.size < WATCHED_BYTES:
             file = self._upload_now(parcel, record, progress=None)

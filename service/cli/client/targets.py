@@ -40,8 +40,9 @@ class Targets:
         self._taken: set[Path] = set()
 
     def place(self, names: Sequence[str]) -> Path:
-        """Return the path for these components, and create its folders. Raises
-        Failed or OSError.
+        """Return the path for these components, and create its folders.
+
+        Raises Failed or OSError.
         """
         folder = self.root
         for name in names[:-1]:
@@ -54,8 +55,9 @@ class Targets:
         return path
 
     def is_there(self, path: Path, file: "File") -> bool:
-        """Return whether the path already holds the file. Raises Failed if it holds something else,
-        or OSError.
+        """Return whether the path already holds the file.
+
+        Raises Failed if it holds something else, or OSError.
         """
         try:
             found = path.lstat()

@@ -69,8 +69,9 @@ class Admission:
         self.head_bytes -= self.heads.pop(connection, 0)
 
     def hold_head(self, connection: Connection, size: int) -> None:
-        """Count an incomplete head. Above the limit for all heads, close the connection that has
-        held one longest.
+        """Count an incomplete head.
+
+        Above the limit for all heads, close the connection that has held one longest.
         """
         self.head_bytes += size - self.heads.get(connection, 0)
         self.heads[connection] = size

@@ -311,8 +311,9 @@ class HttpProtocol(H11Protocol):
         self.transport.write_eof()
 
     def discard(self, data: bytes | bytearray) -> None:
-        """Count discarded input. After a refusal, stop reading above the limit, so that TCP stops
-        the client.
+        """Count discarded input.
+
+        After a refusal, stop reading above the limit, so that TCP stops the client.
         """
         self.discarded_bytes += len(data)
         if self.is_refused and self.discarded_bytes > LONGEST_UNREAD_BYTES:
@@ -363,8 +364,9 @@ class HttpProtocol(H11Protocol):
 
 
 class ResponseTransport:
-    """The transport that a cycle writes to. Closing it closes the connection, after the client had
-    time to read the answer.
+    """The transport that a cycle writes to.
+
+    Closing it closes the connection, after the client had time to read the answer.
     """
 
     def __init__(self, connection: HttpProtocol) -> None:
@@ -383,8 +385,9 @@ class Cycle(RequestResponseCycle):
     """A request and its answer."""
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send a part of the answer. Its head announces the end of the connection if `leaves_body`
-        requires it.
+        """Send a part of the answer.
+
+        Its head announces the end of the connection if `leaves_body` requires it.
         """
         if message["type"] == "http.response.start" and self.leaves_body():
             message = {**message, "headers": [*message.get("headers", []), CLOSE_HEADER]}

@@ -31,8 +31,9 @@ MOST_EMPTY_LINES: Final = 4
 
 
 class BoundedBuffer(ReceiveBuffer):
-    """The receive buffer of h11, with limits. A line that is refused raises a Problem, which h11
-    passes on.
+    """The receive buffer of h11, with limits.
+
+    A line that is refused raises a Problem, which h11 passes on.
     """
 
     def __init__(self) -> None:
@@ -75,8 +76,9 @@ class BoundedBuffer(ReceiveBuffer):
             self.empty_lines += 1
 
     def is_next_line_obviously_invalid_request_line(self) -> bool:
-        """Return whether the input cannot be a request line. A single CR may be half of an empty
-        line.
+        """Return whether the input cannot be a request line.
+
+        A single CR may be half of an empty line.
         """
         return self._data != b"\r" and super().is_next_line_obviously_invalid_request_line()
 
@@ -113,8 +115,9 @@ class BoundedBuffer(ReceiveBuffer):
         return line
 
     def maybe_extract_at_most(self, count: int) -> bytearray | None:
-        """Return bytes of a body. The whole buffer is returned without a copy, where h11 would copy
-        it twice.
+        """Return bytes of a body.
+
+        The whole buffer is returned without a copy, where h11 would copy it twice.
         """
         if not self._data:
             return None
@@ -126,8 +129,9 @@ class BoundedBuffer(ReceiveBuffer):
 
 
 def check_lines(lines: list[bytearray]) -> None:
-    """Refuse lines that h11 would correct (RFC 9112, sections 5.2 and 6.3). Raises
-    MalformedRequest.
+    """Refuse lines that h11 would correct (RFC 9112, sections 5.2 and 6.3).
+
+    Raises MalformedRequest.
     """
     lengths = [line for line in lines if line[:15].lower() == b"content-length:"]
     if len(lengths) > 1 or any(b"," in line for line in lengths):

@@ -42,8 +42,9 @@ def write_refusal(
 
 
 def report_refusal(problem: Problem, request_id: str) -> None:
-    """Log and count a refusal. Nothing of the request is logged, because it
-    may contain an API key.
+    """Log and count a refusal.
+
+    Nothing of the request is logged, because it may contain an API key.
     """
     REQUESTS.labels(ROUTE, "other", str(problem.status)).inc()
     log.info(

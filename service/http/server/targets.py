@@ -22,8 +22,10 @@ Fields = list[tuple[bytes, bytes]]
 
 
 class Target(NamedTuple):
-    """A request target. `path` begins with a slash and is percent-encoded as the client sent it.
-    `query` is the part after the question mark.
+    """A request target.
+
+    `path` begins with a slash and is percent-encoded as the client sent it. `query` is the part
+    after the question mark.
     """
 
     path: bytes
@@ -52,8 +54,9 @@ def check_framing(request: h11.Request) -> None:
 
 
 def read_target(request: h11.Request) -> tuple[Target, Fields]:
-    """Return the target, and the fields with the effective host. Raises InvalidHost or
-    MalformedRequest.
+    """Return the target, and the fields with the effective host.
+
+    Raises InvalidHost or MalformedRequest.
 
     All forms of RFC 9112, section 3.2, are read. The authority of the absolute form replaces Host
     (section 3.2.2). CONNECT and `*` have no path here, so the root path is used, where the

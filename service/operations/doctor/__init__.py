@@ -53,8 +53,9 @@ CHECKS: Final[tuple[tuple[str, Check, tuple[str, ...]], ...]] = (
 
 
 async def examine(resources: Resources) -> AsyncIterator[Finding]:
-    """Yield the findings of every check in order. A check that cannot be executed is a failed
-    finding.
+    """Yield the findings of every check in order.
+
+    A check that cannot be executed is a failed finding.
     """
     unwell: set[str] = set()
     for name, check, rests_on in CHECKS:

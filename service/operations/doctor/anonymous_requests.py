@@ -15,8 +15,10 @@ SECONDS: Final = 15.0
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """An answer. `headers` has names in lower case, and joins repeated values with a comma (RFC
-    9110, section 5.3).
+    """An answer.
+
+    `headers` has names in lower case, and joins repeated values with a comma (RFC 9110, section
+    5.3).
     """
 
     status: int
@@ -33,8 +35,9 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def refuses(self) -> bool:
-        """Return whether the request was refused. A failure (5xx) or a redirect (3xx) is not a
-        refusal.
+        """Return whether the request was refused.
+
+        A failure (5xx) or a redirect (3xx) is not a refusal.
         """
         return 400 <= self.status < 500
 

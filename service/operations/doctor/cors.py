@@ -1,5 +1,6 @@
-"""The check of uploads from pages of other origins. A browser asks the store for permission before
-it sends such an upload.
+"""The check of uploads from pages of other origins.
+
+A browser asks the store for permission before it sends such an upload.
 
 1. The pages are those of ASSAY_CORS_ORIGINS, and Assay's own at PUBLIC_URL. If neither is set, the
    check is skipped, and the finding says so.
@@ -66,8 +67,9 @@ async def check_origin(resources: Resources, origin: str) -> Finding:
 
 
 async def find_fault(resources: Resources, origin: str) -> str:
-    """Return why a page of that origin cannot upload, or an empty text if it can. Raises
-    StoreError.
+    """Return why a page of that origin cannot upload, or an empty text if it can.
+
+    Raises StoreError.
     """
     async with upload_url(resources, BODY, signer=resources.signer) as url:
         asked = await ask_leave(url, origin)
@@ -114,8 +116,9 @@ def names_origin(answer: Answer, origin: str) -> bool:
 
 
 def allows(answer: Answer, header: str, wanted: str) -> bool:
-    """Return whether the header allows `wanted`. `*` allows everything, because no credentials are
-    sent.
+    """Return whether the header allows `wanted`.
+
+    `*` allows everything, because no credentials are sent.
     """
     listed = {name.strip().lower() for name in answer.headers.get(header, "").split(",")}
     return not listed.isdisjoint({"*", wanted.lower()})

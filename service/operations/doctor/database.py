@@ -43,8 +43,9 @@ async def check_database(resources: Resources) -> list[Finding]:
 
 
 async def check_listen(resources: Resources) -> list[Finding]:
-    """Check that a notification arrives. One connection listens and another one notifies, as in
-    service/database/notifications.py.
+    """Check that a notification arrives.
+
+    One connection listens and another one notifies, as in service/database/notifications.py.
     """
     connection = await asyncpg.connect(
         resources.settings.listen_url, timeout=5, command_timeout=5, statement_cache_size=0

@@ -34,8 +34,9 @@ OWNER: Final = "assay-doctor"
 EVENT_SECONDS: Final = 15.0
 WORKER_SECONDS: Final = 15.0
 SUPPRESSED_SECONDS: Final = 7.0
-"""The time after which a missing event counts as suppressed. The store's queue adds up to 3 s to
-every event.
+"""The time after which a missing event counts as suppressed.
+
+The store's queue adds up to 3 s to every event.
 """
 LOOK_SECONDS: Final = 0.1
 REPLICATION: Final = "x-minio-source-replication-request"
@@ -199,8 +200,9 @@ async def suppress_event(
 
 @contextlib.asynccontextmanager
 async def declared_probe(resources: Resources, signer: Signer) -> AsyncIterator[Probe]:
-    """Yield a small file, declared as by a client. It is deleted as by its owner, and the sweeper
-    removes its objects.
+    """Yield a small file, declared as by a client.
+
+    It is deleted as by its owner, and the sweeper removes its objects.
     """
     body = secrets.token_bytes(64)
     declaration = Declaration(

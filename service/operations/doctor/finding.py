@@ -8,8 +8,9 @@ Status = Literal["ok", "warning", "failed", "skipped"]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """A finding. `what` describes it, and `advice` says what to do. `advice` is empty if there is
-    nothing to do.
+    """A finding.
+
+    `what` describes it, and `advice` says what to do. `advice` is empty if there is nothing to do.
     """
 
     name: str

@@ -39,8 +39,9 @@ KEYS: Final = (
 
 
 async def check_key_ids(resources: Resources) -> list[Finding]:
-    """Check the key id of the service identity. On an unpatched MinIO, it
-    alone is enough to write.
+    """Check the key id of the service identity.
+
+    On an unpatched MinIO, it alone is enough to write.
     """
     name, key_id = "key id of the service identity", resources.settings.s3_access_key
     advice = (
@@ -213,8 +214,9 @@ def judge_signer(too_much: list[str]) -> Finding:
 
 
 async def is_allowed(attempt: Callable[[], Awaitable[object]]) -> bool:
-    """Return whether the attempt is allowed. Raises StoreError if the store neither allows nor
-    denies it.
+    """Return whether the attempt is allowed.
+
+    Raises StoreError if the store neither allows nor denies it.
     """
     try:
         await attempt()

@@ -1,5 +1,6 @@
-"""Probe objects and URLs of the doctor. Their keys are unique, and the objects are removed even if
-the check fails.
+"""Probe objects and URLs of the doctor.
+
+Their keys are unique, and the objects are removed even if the check fails.
 """
 
 import hashlib
@@ -79,8 +80,9 @@ class Url(msgspec.Struct, frozen=True):
         url: str | None = None,
         more: Sequence[tuple[str, str]] = (),
     ) -> Answer:
-        """Send a PUT. `headers` replace the upload's own, and `more` follow them, with repeated
-        names if needed.
+        """Send a PUT.
+
+        `headers` replace the upload's own, and `more` follow them, with repeated names if needed.
         """
         own = {**self.put.headers, **(headers or {})}
         return await send("PUT", url or self.put.url, body=body, headers=own, more=more)

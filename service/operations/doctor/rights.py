@@ -1,5 +1,6 @@
-"""The rights that neither identity of Assay may have. Each attempt needs one right, and changes
-nothing even if it is allowed.
+"""The rights that neither identity of Assay may have.
+
+Each attempt needs one right, and changes nothing even if it is allowed.
 """
 
 import asyncio
@@ -17,8 +18,9 @@ from service.settings import Settings
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """An attempt. `name` says what would be allowed. Without `key`, the request is for the bucket
-    itself.
+    """An attempt.
+
+    `name` says what would be allowed. Without `key`, the request is for the bucket itself.
     """
 
     name: str
@@ -55,8 +57,9 @@ def list_attempts(settings: Settings) -> list[Attempt]:
 
 
 async def list_excess(settings: Settings, access_key: str, *, secret_key: str) -> list[str]:
-    """Return the names of the rights that this identity has and should not have. Raises
-    StoreUnavailable.
+    """Return the names of the rights that this identity has and should not have.
+
+    Raises StoreUnavailable.
 
     Both buckets must exist.
     """
@@ -75,8 +78,9 @@ async def list_excess(settings: Settings, access_key: str, *, secret_key: str) -
 
 
 async def is_allowed(signer: Signer, attempt: Attempt) -> bool:
-    """Return whether the store allows the attempt. It checks rights first, so that any refusal but
-    401 and 403 means that they suffice.
+    """Return whether the store allows the attempt.
+
+    It checks rights first, so that any refusal but 401 and 403 means that they suffice.
     """
     bucket, key = (None, attempt.bucket) if attempt.key is None else (attempt.bucket, attempt.key)
     url = signer.presign(

@@ -43,8 +43,9 @@ async def check_endpoint(resources: Resources) -> list[Finding]:
 
 
 async def check_upload_url(resources: Resources) -> list[Finding]:
-    """Check that an honest upload is accepted. Otherwise the refusals of later checks would prove
-    nothing.
+    """Check that an honest upload is accepted.
+
+    Otherwise the refusals of later checks would prove nothing.
     """
     async with upload_url(resources, BODY) as url:
         answer = await url.send(BODY)

@@ -75,8 +75,9 @@ class Promise(msgspec.Struct, frozen=True):
 
 
 def list_promises() -> list[Promise]:
-    """Return all promises. Dates are relative to now, because the lifecycle rule could remove an
-    older object at once.
+    """Return all promises.
+
+    Dates are relative to now, because the lifecycle rule could remove an older object at once.
     """
     forged_date = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
     return [

@@ -1,5 +1,6 @@
-"""Checks of what is enforced on an upload URL. Each promise is broken on purpose, as the holder of
-a URL could break it.
+"""Checks of what is enforced on an upload URL.
+
+Each promise is broken on purpose, as the holder of a URL could break it.
 
 Only the verification decides what a file is, so that a broken promise never lets wrong bytes be
 served. But clients then lose the first check.
@@ -44,8 +45,9 @@ UNSIGNED: Final = {
     "x-amz-trailer": "x-amz-checksum-crc32",
 }
 BODY: Final = b"what was declared".ljust(len(PIECES))
-"""The honest body. It is as long as the chunks, so that a URL that binds the length accepts them
-too.
+"""The honest body.
+
+It is as long as the chunks, so that a URL that binds the length accepts them too.
 """
 BEFORE_STORE: Final = (
     "by a proxy before the store; the store itself accepts it, so clients must have no other access"
