@@ -316,5 +316,5 @@ def check_unicode(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise Failed("the file's name is not UTF-8; give another name with --name") from error
+        raise Failed("its name is not UTF-8; give another name with --name") from error
     return name
