@@ -120,7 +120,7 @@ async def check_round_trip(resources: Resources) -> list[Finding]:
             return [failed("event", f"no event arrived within {EVENT_SECONDS:.0f} s", EVENT_ADVICE)]
         arrived = ok(
             "event",
-            f"it arrived after {time.monotonic() - begun:.1f} s: rule, webhook and token are right",
+            f"arrived after {time.monotonic() - begun:.1f} s: rule, webhook and token are right",
         )
         return [arrived, await check_worker(resources, probe.file_id)]
 
