@@ -398,7 +398,7 @@ async def test_an_assembly_is_not_asked_for_after_the_first_lease_period(
 ) -> None:
     file = await send_parts(resources)
     short = msgspec.structs.replace(resources.settings, lease=timedelta(milliseconds=1))
-    with pytest.raises(Exception, match="moment had passed"):
+    with pytest.raises(Exception, match="time limit for sending"):
         await complete(msgspec.structs.replace(resources, settings=short), file)
     assert await list_bucket(resources.incoming) == set()
 

@@ -207,7 +207,7 @@ def test_a_wrong_key_of_roots_fails_at_once_and_is_not_shown(fresh_deployment: D
 
 
 def test_root_is_no_service_identity(fresh_deployment: Deployment) -> None:
-    with pytest.raises(BootstrapError, match="all different"):
+    with pytest.raises(BootstrapError, match="three different key ids"):
         bootstrap(
             msgspec.structs.replace(
                 fresh_deployment, s3_access_key=fresh_deployment.s3_root_access_key

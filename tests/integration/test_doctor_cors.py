@@ -232,14 +232,14 @@ async def test_leave_and_the_answer_are_looked_at(
             },
             "",
         ),
-        ({"access-control-allow-origin": OTHER}, "without leave for this origin"),
+        ({"access-control-allow-origin": OTHER}, "which does not allow this origin"),
         (
             {"access-control-allow-origin": f"{NAMED}, {NAMED}"},
-            "without leave for this origin",
+            "which does not allow this origin",
         ),  # by the store and by a proxy
-        ({"access-control-allow-methods": "GET, POST"}, "without leave for PUT"),
-        ({"access-control-allow-headers": "content-type"}, "without leave for if-none-match"),
-        ({"access-control-allow-headers": ""}, "without leave for content-type, if-none-match"),
+        ({"access-control-allow-methods": "GET, POST"}, "which does not allow PUT"),
+        ({"access-control-allow-headers": "content-type"}, "which does not allow if-none-match"),
+        ({"access-control-allow-headers": ""}, "which does not allow content-type, if-none-match"),
     ],
 )
 def test_what_leave_lacks_is_named(changes: dict[str, str], refusal: str) -> None:
