@@ -15,7 +15,7 @@ from service.uploads.arrivals import record_event
 from service.uploads.declaring import Declared
 from service.worker import store_health
 from service.worker.loop import Worker
-from tests.integration.steps import BODY, declare, working
+from tests.integration.steps import BODY, declare, put, working
 from tests.support.faults import FaultyBucket, FaultyPool
 from tests.support.objects import key_of
 from tests.support.servers import free_port
