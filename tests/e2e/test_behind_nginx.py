@@ -32,7 +32,6 @@ from tests.e2e.jobs import (
     put_part,
     read_metadata,
     sign_parts,
-    until,
     upload,
 )
 from tests.e2e.leaks import check_log
@@ -40,6 +39,7 @@ from tests.e2e.nginx import Nginx, Servers, make_certificate, running_nginx
 from tests.support.examining import failures
 from tests.support.presigned import BODY, content, name_server, sign
 from tests.support.servers import free_port
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 MIB = 1024**2

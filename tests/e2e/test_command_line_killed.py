@@ -157,7 +157,7 @@ def test_the_terminal_is_as_before_after_an_interrupt(person: Person) -> None:
     assert b"repeat the command" in shown
 
 
-async def test_a_server_that_goes_away_in_mid_run_ends_all_and_the_same_command_goes_on(
+async def test_a_lost_server_ends_the_run_and_the_same_command_resumes_it(
     api: Api, person: Person
 ) -> None:
     write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(300)})

@@ -18,9 +18,10 @@ from service import model
 from service.resources import Resources
 from service.settings import Url
 from tests.e2e.conftest import Api, Owner, serving
-from tests.e2e.jobs import stream, until
+from tests.e2e.jobs import stream
 from tests.support.damage import make_damaged
 from tests.support.proxies import FaultyProxy, faulty_proxy
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -19,7 +19,7 @@ from service.model import UnprovedFile
 from service.object_store.presign import ABSENT_FROM_PUT, Signer
 from service.resources import Resources
 from service.uploads.signing import sign_upload
-from tests.e2e.attacks import put_as_root, put_snowball, put_unsigned
+from tests.e2e.attacks import put_forged_as_root, put_snowball, put_unsigned
 from tests.e2e.conftest import Apart, Api
 from tests.e2e.jobs import (
     TEXT,
@@ -85,7 +85,7 @@ async def test_a_body_without_any_signature_is_never_served_as_what_was_declared
     await check_refused(client, resources, declared, landed=status == 200, reason="digest-mismatch")
 
 
-async def test_what_comes_by_roots_key_id_without_a_signature_is_never_served_as_what_was_declared(
+async def test_an_unsigned_write_by_roots_key_id_is_never_served_as_declared(
     client: httpx.AsyncClient, resources: Resources, root_signer: Signer, expected: Answers
 ) -> None:
     """No policy holds for root. Its key id is a secret, and still nothing rests on that."""
@@ -131,7 +131,7 @@ async def upload_unreported(client: httpx.AsyncClient, resources: Resources) -> 
     return declared
 
 
-async def test_a_tar_that_a_store_unpacked_over_another_file_is_never_served_as_that_file(
+async def test_a_tar_unpacked_over_another_file_is_never_served_as_that_file(
     client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, server: str
 ) -> None:
     """By a URL that forbids no header."""
@@ -250,7 +250,7 @@ async def test_what_is_not_what_was_declared_is_refused_by_the_store_or_rejected
     )
     assert by_url.status in (400, 403)
     assert (await look_at(apart.resources, declared)).incoming is None
-    put_as_root(apart.root_incoming, await find_key(apart.resources, declared), BODY)
+    put_forged_as_root(apart.root_incoming, await find_key(apart.resources, declared), BODY)
     assert (await apart.client.post(f"/files/{declared['file']['id']}/complete")).status_code == 202
     async with working(apart.resources):
         metadata = await read_metadata(apart.client, declared, wait=20)

@@ -20,10 +20,10 @@ from tests.e2e.jobs import (
     look_at,
     put,
     read_metadata,
-    until,
     upload,
     working,
 )
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 

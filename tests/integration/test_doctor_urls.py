@@ -120,7 +120,7 @@ def is_signed_by_headers_alone(path: str, headers: Mapping[str, str]) -> bool:
     return set(names.split(";")) <= {name.lower() for name in headers}
 
 
-async def test_a_store_that_takes_signed_headers_from_headers_alone_needs_the_binding_off(
+async def test_a_store_that_reads_signed_headers_only_needs_the_binding_off(
     settings: Settings, store: StoreUnderTest
 ) -> None:
     def judge(method: str, path: str, headers: Mapping[str, str], body: bytes) -> int:
@@ -317,7 +317,7 @@ async def test_a_public_endpoint_that_is_something_else_is_found(settings: Setti
         assert str(status) in finding.what
 
 
-async def test_the_service_identity_is_examined_beside_an_object_that_its_client_made_unreadable(
+async def test_the_service_identity_is_examined_beside_an_unreadable_object(
     resources: Resources,
 ) -> None:
     """An archived MinIO then answers every listing of the bucket with an error."""

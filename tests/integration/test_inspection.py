@@ -9,15 +9,15 @@ import pytest
 
 from service.cli.inspect import describe, encode
 from service.files.lookup import delete_file
-from service.model import Declaration, File, Sha256, State, make_id
+from service.model import File, Sha256, State, make_id
 from service.operations.inspection import Inspection, inspect_file
 from service.problems import NotFound
 from service.queries import claims, files, verdicts
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
 from service.uploads.arrivals import record_event
-from service.uploads.declaring import declare_file
-from tests.integration.steps import TWO_PARTS, declare_parts, find, put_parts
+from tests.integration.steps import TWO_PARTS, declare, declare_parts, find, put_parts
+from tests.support.objects import key_of
 from tests.support.servers import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
@@ -27,15 +27,7 @@ LEASE = timedelta(minutes=1)
 
 @pytest.fixture
 async def file(resources: Resources) -> File:
-    declaration = Declaration(
-        owner="ada",
-        filename="ü.txt",
-        size=len(BODY),
-        content_type="text/plain",
-        sha256=None,
-        metadata={},
-    )
-    return (await declare_file(resources, declaration)).file
+    return (await declare(resources, size=len(BODY), owner="ada", filename="ü.txt")).file
 
 
 async def send(resources: Resources, file: File) -> None:
@@ -66,7 +58,7 @@ async def test_an_upload_in_parts(resources: Resources) -> None:
     await put_parts(resources, file, TWO_PARTS, 1)
     assert "`complete` was not called" in (await inspect_file(resources, file.id)).why
     upload_id = (await find(resources, file)).upload_id
-    await resources.incoming.abort_upload(file.incoming_key or "", upload_id or "")
+    await resources.incoming.abort_upload(key_of(file), upload_id or "")
     assert "completed or removed" in (await inspect_file(resources, file.id)).why
 
 
@@ -79,7 +71,7 @@ async def test_an_upload_that_nobody_announced(resources: Resources, file: File)
 
 async def test_an_upload_that_no_worker_takes(resources: Resources, file: File) -> None:
     await send(resources, file)
-    await record_event(resources, file.incoming_key or "")
+    await record_event(resources, key_of(file))
     found = await inspect_file(resources, file.id)
     assert found.file.state == State.VERIFYING
     assert "no worker has claimed it" in found.why
@@ -88,7 +80,7 @@ async def test_an_upload_that_no_worker_takes(resources: Resources, file: File) 
 
 async def test_a_file_that_a_worker_holds(resources: Resources, file: File) -> None:
     await send(resources, file)
-    await record_event(resources, file.incoming_key or "")
+    await record_event(resources, key_of(file))
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     found = await inspect_file(resources, file.id)
     assert "a worker holds its lease" in found.why
@@ -101,7 +93,7 @@ async def test_a_file_that_a_worker_holds(resources: Resources, file: File) -> N
 
 
 async def test_the_last_error_of_the_store_is_told(resources: Resources, file: File) -> None:
-    await record_event(resources, file.incoming_key or "")
+    await record_event(resources, key_of(file))
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     await claims.release_claim(
         resources.pool, claim, retry_in=timedelta(minutes=5), error="SlowDown"
@@ -113,7 +105,7 @@ async def test_the_last_error_of_the_store_is_told(resources: Resources, file: F
 async def test_a_second_attempt_is_not_told_by_the_error_of_the_first(
     resources: Resources, file: File
 ) -> None:
-    await record_event(resources, file.incoming_key or "")
+    await record_event(resources, key_of(file))
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     await claims.release_claim(resources.pool, claim, retry_in=timedelta(0), error="SlowDown")
     await claims.claim_files(resources.pool, 1, lease=LEASE)
@@ -123,7 +115,7 @@ async def test_a_second_attempt_is_not_told_by_the_error_of_the_first(
 async def test_an_event_about_nothing_does_not_hide_the_end(
     resources: Resources, file: File
 ) -> None:
-    await record_event(resources, file.incoming_key or "")
+    await record_event(resources, key_of(file))
     assert "expires after" in (await inspect_file(resources, file.id)).next
 
 
@@ -152,7 +144,7 @@ async def test_the_row_is_told_while_the_store_is_away(
 
 async def test_a_proved_file_and_its_object(resources: Resources, file: File) -> None:
     await send(resources, file)
-    await record_event(resources, file.incoming_key or "")
+    await record_event(resources, key_of(file))
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     key = str(claim.vault_key)
     etag = await resources.vault.put(

@@ -121,7 +121,7 @@ def test_a_streaming_unsigned_body_does_not_get_around_the_digest(
     assert content(incoming, "k") is None
 
 
-def test_without_the_policies_refusal_a_streaming_unsigned_body_may_get_around_the_digest(
+def test_without_the_policy_a_streaming_unsigned_body_may_evade_the_digest(
     root_signer: Signer, incoming: Bucket, expect_open: Expect
 ) -> None:
     """For root no policy holds."""

@@ -44,7 +44,7 @@ async def test_a_refusal_that_is_too_large_is_known_by_its_status() -> None:
         assert stub.requests == ["GET"]
 
 
-async def test_a_listing_that_is_cut_short_is_asked_for_once_more_and_a_completion_is_not() -> None:
+async def test_a_truncated_listing_is_repeated_and_a_completion_is_not() -> None:
     with opened(200, {"Content-Length": "100"}, b"<ListPartsResult>") as (stub, store):
         with pytest.raises(StoreUnavailable):
             await store.bucket("vault").list_parts("k", "1")

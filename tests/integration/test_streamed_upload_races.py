@@ -117,7 +117,7 @@ async def sweep_ended(resources: Resources) -> None:
     await sweep(resources)
 
 
-async def test_the_sweeper_wins_against_an_upload_whose_lease_ended_before_its_first_part(
+async def test_the_sweeper_wins_if_the_lease_ended_before_the_first_part(
     resources: Resources,
 ) -> None:
     pool = FaultyPool(

@@ -43,6 +43,7 @@ from tests.stateful.workers import DISTURBANCES, ENDS, FAULTS, STORY, FaultyWork
 from tests.support.clock import DAY, pass_time
 from tests.support.faults import FaultyBucket, SpoiltBucket, lose_answer
 from tests.support.invariants import Outcomes, check_invariants, check_nothing_left
+from tests.support.objects import key_of
 from tests.support.stores import send
 
 CONTENTS = (b"A" * 40, b"B" * 40)
@@ -152,11 +153,11 @@ class WayOfAFile(RuleBasedStateMachine):
         sent.accepted |= accepted
         if accepted and how == "unreadable":
             sent.spoilt = True
-            self.spoilt_keys.add(sent.declared.file.incoming_key or "")
+            self.spoilt_keys.add(key_of(sent.declared.file))
 
     @rule(sent=sent)
     def event(self, sent: Sent) -> None:
-        self.runner.run(record_event(self.resources, sent.declared.file.incoming_key or ""))
+        self.runner.run(record_event(self.resources, key_of(sent.declared.file)))
         sent.heard |= sent.accepted
 
     @rule(sent=sent, digest=st.sampled_from((None, *CONTENTS)))

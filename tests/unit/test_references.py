@@ -126,7 +126,7 @@ def test_every_file_that_a_drawing_shows_exists(document: str, least: int) -> No
     assert {path for path in drawn if not (ROOT / path).exists()} == set()
 
 
-def test_the_readmes_drawing_shows_every_package_and_every_module_of_the_servers_root() -> None:
+def test_the_readmes_drawing_shows_every_package_and_root_module() -> None:
     drawn = list_drawn(TEXTS[Path("README.md")])
     packages = {
         path.name for path in (ROOT / "service").iterdir() if (path / "__init__.py").exists()
