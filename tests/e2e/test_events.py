@@ -15,7 +15,7 @@ from service.queries import history, sweeping
 from service.resources import Resources
 from tests.e2e.conftest import Apart, Api, Owner, Ways, api_apart, serving
 from tests.e2e.jobs import check_unavailable, declare, digest, prove, read_metric, stream, working
-from tests.e2e.test_auth import NO_FILE
+from tests.e2e.rights import NO_FILE
 from tests.integration.locks import held_open
 from tests.support.rows import declare_row, make_declaration
 from tests.support.streams import IN_TIME, Event, Stream, following

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.commands import read_announcement, running, stop, wait_until_gone
 from tests.e2e.conftest import Behind
-from tests.e2e.test_dev import Dev
+from tests.e2e.dev import Dev
 from tests.support.servers import reachable_folder, reserved_port
 
 ROOT = Path(__file__).parents[2]

@@ -1,13 +1,14 @@
 """What may be declared, and what may not."""
 
 import hashlib
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.files import validation
-from service.model import Sha256
+from service.model import Declaration, Sha256
 from service.problems import InvalidRequest
 from tests.support.rows import make_declaration
 
@@ -121,17 +122,21 @@ def test_metadata_is_bounded_in_pairs_and_bytes() -> None:
             validation.check_metadata(bad)
 
 
+def declare(filename: str = "a", **fields: Any) -> Declaration:
+    return make_declaration(filename, size=1, content_type=None, sha256=Sha256(b"x" * 32), **fields)
+
+
 def test_the_order_of_metadata_makes_no_other_request() -> None:
     one, other = (
-        make_declaration(metadata={"a": "1", "b": "2"}),
-        make_declaration(metadata={"b": "2", "a": "1"}),
+        declare(metadata={"a": "1", "b": "2"}),
+        declare(metadata={"b": "2", "a": "1"}),
     )
     assert validation.digest_declaration(one) == validation.digest_declaration(other)
 
 
 def test_another_name_makes_another_request() -> None:
-    assert validation.digest_declaration(make_declaration()) != validation.digest_declaration(
-        make_declaration(filename="b")
+    assert validation.digest_declaration(declare()) != validation.digest_declaration(
+        declare(filename="b")
     )
 
 
@@ -141,13 +146,11 @@ def test_a_field_that_came_later_makes_no_other_request_where_it_is_absent() -> 
         b'{"owner":"ann","filename":"a","size":1,"content_type":null,"sha256":"%s","metadata":{}}'
         % (b"78" * 32)
     )
-    assert validation.digest_declaration(make_declaration()) == Sha256(
-        hashlib.sha256(first).digest()
-    )
+    assert validation.digest_declaration(declare()) == Sha256(hashlib.sha256(first).digest())
     assert (
         len(
             {
-                validation.digest_declaration(make_declaration(multipart=wanted))
+                validation.digest_declaration(declare(multipart=wanted))
                 for wanted in (None, True, False)
             }
         )
