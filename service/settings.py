@@ -212,7 +212,7 @@ def find_contradictions(values: Mapping[str, Any], kind: type[msgspec.Struct]) -
         "incoming_bucket", "assay-incoming"
     ) == values.get("vault_bucket", "assay-vault"):
         errors.append(
-            "ASSAY_INCOMING_BUCKET and ASSAY_VAULT_BUCKET must differ: upload URLs write to the one, nobody to the other"
+            "ASSAY_INCOMING_BUCKET and ASSAY_VAULT_BUCKET must differ: upload URLs write to the first and never to the second"
         )
     if kind is Settings:
         if values.get("upload_ttl", timedelta(0)) > timedelta(days=7):

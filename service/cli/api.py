@@ -73,8 +73,7 @@ class Server(uvicorn.Server):
         uvicorn's own loop checks that ten times per second, which is most of the cost of an idle
         process.
         """
-        # on_tick also sets the clock of the Date header.
-        while not await self.on_tick(0):  # noqa: ASYNC110
+        while not await self.on_tick(0):  # noqa: ASYNC110  # it also sets the Date header's clock
             await asyncio.sleep(TICK_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

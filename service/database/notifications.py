@@ -125,7 +125,7 @@ class Notifications:
             except (
                 asyncpg.PostgresError,
                 *UNREACHABLE,
-            ) as error:  # a full NOTIFY queue, too: this task has nobody to begin it again
+            ) as error:  # also a full NOTIFY queue: no other code would start this task again
                 log.warning("notifications lost", error=type(error).__name__, retry_seconds=delay)
             except Exception:
                 log.exception("notifications failed", retry_seconds=delay)

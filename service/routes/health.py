@@ -154,8 +154,7 @@ async def read_metrics(
     kept = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         kept = CollectorRegistry()
-        # The library has no annotation for it.
-        multiprocess.MultiProcessCollector(kept)  # type: ignore[no-untyped-call]
+        multiprocess.MultiProcessCollector(kept)  # type: ignore[no-untyped-call]  # not annotated
     measured = CollectorRegistry()
     backlog = await readiness.backlog.ask(lambda: measure_backlog(resources))
     measured.register(

@@ -400,7 +400,7 @@ async def test_a_put_of_eight_seconds_on_a_url_of_two_ends_ready(
     await check_slow_put(client, resources)
 
 
-async def test_an_encoding_and_tags_of_the_clients_own_do_not_reach_who_downloads(
+async def test_a_clients_encoding_and_tags_do_not_reach_readers(
     api: Api, client: httpx.AsyncClient, resources: Resources
 ) -> None:
     await check_clients_encoding(api, client, resources)

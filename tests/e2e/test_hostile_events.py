@@ -27,7 +27,7 @@ from tests.e2e.jobs import (
 from tests.support.presigned import OPEN
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
+pytestmark = pytest.mark.anyio
 
 BODY = b"what was sent" * 1000
 OTHER = BODY.upper()

@@ -162,7 +162,7 @@ async def test_a_redirected_upload_forbids_the_same_headers(
     assert (await asyncio.to_thread(send, "PUT", url, body=BODY)).status == 200
 
 
-async def test_an_encoding_and_tags_of_the_clients_own_do_not_reach_who_downloads(
+async def test_a_clients_encoding_and_tags_do_not_reach_readers(
     api: Api, client: httpx.AsyncClient, resources: Resources
 ) -> None:
     await check_clients_encoding(api, client, resources)

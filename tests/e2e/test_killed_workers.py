@@ -24,7 +24,7 @@ from tests.e2e.jobs import (
 )
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
+pytestmark = pytest.mark.anyio
 
 BODY = b"what was sent" * 1000
 

@@ -196,7 +196,7 @@ async def lease_has_ended(direct: Resources, declared: Mapping[str, Any]) -> boo
 
 
 @pytest.mark.parametrize("how", ["dies", "falls silent", "answers 503"])
-async def test_verification_continues_after_an_outage_of_the_store(
+async def test_without_the_store_requests_are_refused_and_files_proved_later(
     ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(

@@ -194,7 +194,7 @@ async def test_an_answer_that_is_lost_leaves_the_lease_until_the_object_is_found
     assert await read_lease(resources, file) is not None
     assert (
         await complete(resources, file)
-    ).state == State.VERIFYING  # the object is there, whoever holds the row
+    ).state == State.VERIFYING  # the object is there, although another transaction holds the row
     await end_lease(resources)
     await check_ready_and_clean(resources, file)
 

@@ -27,7 +27,7 @@ from tests.support.invariants import (
 )
 from tests.support.objects import read_all
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
+pytestmark = pytest.mark.anyio
 
 SMALL = os.urandom(70_000)
 LARGE = os.urandom(PART_BYTES + 5)

@@ -38,7 +38,7 @@ from tests.support.faults import FaultyBucket
 from tests.support.invariants import check_invariants, check_nothing_left, list_bucket
 from tests.support.objects import key_of, multipart_upload_of, put_as_root
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
+pytestmark = pytest.mark.anyio
 
 DELAY = timedelta(minutes=5)
 BEFORE_ITS_END = timedelta(minutes=4)

@@ -35,7 +35,7 @@ from tests.support.invariants import check_invariants, check_nothing_left, list_
 from tests.support.objects import key_of, put_as_root, read_all
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
+pytestmark = pytest.mark.anyio
 
 
 async def test_an_event_between_the_look_and_the_way_back_is_not_lost(resources: Resources) -> None:

@@ -88,8 +88,10 @@ class HttpProtocol(H11Protocol):
 
     # Phase 1: waiting for a head
 
-    # uvicorn declares this type of the argument.
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(
+        self,
+        transport: asyncio.Transport,  # type: ignore[override]  # the type that uvicorn declares
+    ) -> None:
         super().connection_made(transport)
         if not self.admission.admit(self, now=self.loop.time()):
             self.is_refused = True  # input that arrives until then is discarded
@@ -249,8 +251,8 @@ class HttpProtocol(H11Protocol):
         """Release the request's memory, because its head may have 64 KiB and the connection may
         stay idle.
         """
-        # uvicorn starts with these values.
-        self.current = self.cycle = self.scope = self.headers = None  # type: ignore[assignment]
+        self.current = self.cycle = None  # type: ignore[assignment]  # as uvicorn starts
+        self.scope = self.headers = None  # type: ignore[assignment]  # as uvicorn starts
 
     def begin_window(self) -> None:
         self.discarded_bytes = 0
