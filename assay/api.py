@@ -96,8 +96,8 @@ class Api:
         self.url = url
         self.retry_seconds = retry_seconds
         self._key = key
+        # It is set once the server has answered as Assay does.
         self._met = threading.Event()
-        """Set once the server has given an answer of Assay."""
 
     def authorize(self) -> dict[str, str]:
         """Return the Authorization header. Raises Unauthorized if there is no key."""
