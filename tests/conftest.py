@@ -16,7 +16,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped] 
 
 from service import database
 from service.settings import DatabaseSettings, DatabaseUrl, Secret
-from tests.servers import (
+from tests.support.servers import (
     STORES,
     database_kind,
     find_obstacle,
@@ -25,7 +25,7 @@ from tests.servers import (
     store_kinds,
 )
 
-pytest_plugins = ["tests.stores", "tests.presigned", "tests.running"]
+pytest_plugins = ["tests.support.stores", "tests.support.presigned", "tests.support.running"]
 
 STARTED_ONCE = ("test_client_alone.py", "test_dev.py", "test_floods.py", "test_readme.py")
 """Modules whose fixtures are worth waiting for: `assay dev`, `assay serve`, and installations."""

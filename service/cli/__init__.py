@@ -1,4 +1,7 @@
-"""The command line. Each command lives in a module of its own that is imported when it is called: `assay --help` stays fast."""
+"""The command line.
+
+The module of a command is imported only when the command is called, so that `assay --help` is fast.
+"""
 
 import io
 import os
@@ -16,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def find_version() -> str:
-    import importlib.metadata  # a third of the time that `assay --help` takes without it
+    # imported here, because it would add a third to the time of `assay --help`
+    import importlib.metadata
 
     return importlib.metadata.version("assay")
 
@@ -24,7 +28,8 @@ def find_version() -> str:
 def format_error(error: "CycloptsError") -> Any:
     """Return the panel that says which argument is wrong.
 
-    Cyclopts imports the modules of all commands to describe one that does not exist. Without the extra `server` that fails.
+    To describe an unknown command, Cyclopts would import the modules of all commands, which fails
+    without the extra `server`.
     """
     from cyclopts import CycloptsPanel, UnknownCommandError
 
@@ -43,13 +48,13 @@ def describe_unknown(command: str) -> str:
 
 app: Final = App(
     name="assay",
-    help="Presigned uploads to MinIO that are proved before anyone can read them.",
+    help="Presigned uploads to MinIO that are proved before they can be read.",
     version=find_version,
-    help_format="plaintext",  # a Markdown parser takes as long to import as the rest of rich
+    help_format="plaintext",  # importing a Markdown parser takes as long as the rest of rich
     default_parameter=Parameter(
         negative="", show_default=lambda value: value if value is not False else None
-    ),  # no `--no-json`
-    suppress_keyboard_interrupt=False,  # main() has its own end for it
+    ),  # no `--no-json` and the like
+    suppress_keyboard_interrupt=False,  # main() handles KeyboardInterrupt
     error_formatter=format_error,
 )
 FILES: Final = Group("Files", sort_key=0)
@@ -58,25 +63,24 @@ FILE_COMMANDS: Final = {
     "put": "Send files, folders or standard input.",
     "get": "Fetch files by id or by name.",
     "ls": "List your files, newest first.",
-    "info": "Say all that is known of files.",
+    "info": "Show all fields of files.",
     "rm": "Delete files, or cancel their uploads.",
-    "share": "Make a link that works without a key.",
-    "login": "Keep a server's address and a key for the commands above.",
+    "share": "Create a link that works without a key.",
+    "login": "Store a server's address and a key for these commands.",
 }
-"""The client's commands, which `pip install assay` installs with all that they need."""
+"""The client's commands, for which `pip install assay` installs all packages."""
 OPERATION_COMMANDS: Final = {
     "dev": "Run everything on this machine: database, store, API and worker.",
-    "serve": "Run the API and, unless told otherwise, a worker.",
+    "serve": "Run the API and, unless --no-worker is given, a worker.",
     "worker": "Run a worker alone.",
-    "migrate": "Bring the database's schema to the newest version.",
-    "bootstrap": "Make the store's buckets, identities, policies and rules, or mend them.",
-    "sweep": "Remove what is left behind, now.",
-    "inspect": "Say where a file stands, why it waits and what happens next.",
-    "keys": "Make, list and revoke API keys.",
-    "doctor": "Prove that this deployment works.",
+    "migrate": "Upgrade the database's schema to the newest version.",
+    "bootstrap": "Create or correct the store's buckets, identities, policies and rules.",
+    "sweep": "Remove leftovers that are due, now.",
+    "inspect": "Show the state of a file, why it waits, and what happens next.",
+    "keys": "Create, list and revoke API keys.",
+    "doctor": "Test this deployment.",
     "env": "Fill .env.example with random secrets.",
 }
-"""The operator's commands."""
 SERVER_COMMANDS: Final = OPERATION_COMMANDS.keys() - {"env"}
 """The commands that import packages of an extra."""
 
@@ -86,29 +90,30 @@ for command, summary in OPERATION_COMMANDS.items():
     app.command(f"service.cli.{command}:{command}", name=command, group=OPERATION, help=summary)
 
 SERVERS: Final = (["dev"], ["serve"], ["worker"])
-"""Ctrl-C and SIGTERM are how these are meant to end."""
+"""The commands that run until Ctrl-C or SIGTERM, which is not an error."""
 
 
 def main() -> None:
     """Run the command that the arguments name.
 
-    Exit status: 1 failed or the command's extra is not installed, 2 wrong arguments or settings, 3 wrong schema, 130 interrupted;
-    docs/command-line.md has those of the commands for files.
+    Exit status: 1 if the command failed or its extra is not installed, 2 for wrong arguments or
+    settings, 3 for a wrong schema, 130 if interrupted. docs/command-line.md lists those of the
+    commands for files.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(
                 errors="backslashreplace"
-            )  # a name that the terminal's encoding lacks is no reason to fail
+            )  # a name that the terminal's encoding cannot express is no error
     try:
         app([STANDARD_STREAM if argument == "-" else argument for argument in sys.argv[1:]])
     except KeyboardInterrupt:
         sys.exit(0 if sys.argv[1:2] in SERVERS else 130)
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except CommandError as error:
-        if str(error):  # else it was said already
+        if str(error):  # otherwise the text was printed already
             print(error, file=sys.stderr)
         sys.exit(error.status)
     except Exception as error:
@@ -118,7 +123,10 @@ def main() -> None:
 
 
 def explain(command: str, error: Exception) -> tuple[str, int]:
-    """Return the text to print and the exit status. Raises the error again when only its traceback says what is wrong."""
+    """Return the text to print and the exit status.
+
+    Raises the error again if only its traceback shows what is wrong.
+    """
     if command not in SERVER_COMMANDS:
         from service.cli.client.exit_codes import explain as explain_ending
 
@@ -128,6 +136,6 @@ def explain(command: str, error: Exception) -> tuple[str, int]:
         return missing, CommandError.status
     from service.cli.exit_status import (
         explain as explain_failure,
-    )  # it imports half the server, for its errors
+    )  # imported here, because it imports half of the server
 
     return explain_failure(error)

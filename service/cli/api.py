@@ -1,4 +1,4 @@
-"""uvicorn around the application: a socket of ours, an end in good order."""
+"""The server of the API: uvicorn with a prepared socket and an orderly shutdown."""
 
 import asyncio
 import signal
@@ -19,7 +19,7 @@ from service.http.server.protocol import HttpProtocol
 
 TICK_SECONDS: Final = 0.5
 STOP_SECONDS: Final = 30
-"""How long requests under way may take when the process is told to stop."""
+"""The time for which requests in progress may go on when the process is told to stop."""
 
 
 def run_api(
@@ -29,34 +29,34 @@ def run_api(
     *,
     on_start: Callable[["Server"], None] | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, which then come out as KeyboardInterrupt: requests end first, then the lifespan."""
+    """Serve until SIGINT or SIGTERM, which end as KeyboardInterrupt.
+
+    Requests end first, then the lifespan.
+    """
     server = Server(make_config(app, limits), on_start)
     server.run(sockets=[listener])
     if not server.started:
-        sys.exit(3)  # the lifespan has said why
+        sys.exit(3)  # the lifespan has logged the reason
 
 
 def make_config(app: Any, limits: Limits, *, stop_seconds: int = STOP_SECONDS) -> uvicorn.Config:
-    """The configuration of one server: the product's, and that of tests and benchmarks."""
     protocol = partial(HttpProtocol, limits=limits, admission=Admission(limits))
     return uvicorn.Config(
         app,
         loop="auto",
-        http=cast(
-            "type[asyncio.Protocol]", protocol
-        ),  # uvicorn calls it, and asks nothing else of it
+        http=cast("type[asyncio.Protocol]", protocol),  # uvicorn only calls it
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # X-Forwarded-* makes no URL
+        proxy_headers=False,  # X-Forwarded-* headers never contribute to a URL
         timeout_graceful_shutdown=stop_seconds,
     )
 
 
 class Server(uvicorn.Server):
-    """uvicorn, and a call when it accepts connections."""
+    """A uvicorn server that calls `on_start` when it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, on_start: Callable[["Server"], None] | None) -> None:
         super().__init__(config)
@@ -68,14 +68,20 @@ class Server(uvicorn.Server):
             self.on_start(self)
 
     async def main_loop(self) -> None:
-        """uvicorn's own looks ten times a second whether it is to stop, which is most of what an idle process costs."""
-        while not await self.on_tick(0):  # noqa: ASYNC110  # it sets the clock of the Date header as well
+        """Run until the server has to stop.
+
+        uvicorn's own loop checks that ten times per second, which is most of the cost of an idle
+        process.
+        """
+        # on_tick also sets the clock of the Date header.
+        while not await self.on_tick(0):  # noqa: ASYNC110
             await asyncio.sleep(TICK_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Requests under way end; those that only wait for a file are answered now, and streams of events end.
+        """Let requests in progress end. Waiting requests are answered now, and event streams end.
 
-        What is left after STOP_SECONDS is a client that does not read: uvloop would wait for it for ever when it closes.
+        A connection that is left after STOP_SECONDS has a client that does not read. It is aborted,
+        because uvloop would otherwise never finish closing it.
         """
         resources = (
             getattr(self.config.app.state, "resources", None)
@@ -90,17 +96,20 @@ class Server(uvicorn.Server):
 
 
 def reserve_port(host: str, port: int) -> socket.socket:
-    """A socket that is bound and does not listen yet: who connects too early is refused rather than kept waiting."""
+    """Return a bound socket that does not listen yet, so that clients that connect too early are
+    refused at once.
+    """
     if not 0 <= port < 65536:
-        raise CommandError(f"--port {port}: a port is a number from 0 to 65535")
+        raise CommandError(f"--port {port}: a port must be a number from 0 to 65535")
     try:
         return bound(host, port)
     except OSError as error:
         raise CommandError(
-            f"{host} port {port} can't be had ({error.strerror}): is it in use? Choose another one with --port."
+            f"cannot listen on {host} port {port} ({error.strerror});"
+            " choose another port with --port"
         ) from error
 
 
 def stop_on_sigterm() -> None:
-    """SIGTERM ends the process as Ctrl-C does: by KeyboardInterrupt, so that everything on the way is closed."""
+    """Raise KeyboardInterrupt on SIGTERM, as on Ctrl-C, so that everything is closed in order."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

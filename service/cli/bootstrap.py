@@ -1,4 +1,4 @@
-"""`assay bootstrap`: the only command that reads root's keys of the store."""
+"""`assay bootstrap`, the only command that reads the keys of the store's root."""
 
 import os
 from collections.abc import Mapping
@@ -19,16 +19,21 @@ UNSEEN: Final = {
     "ASSAY_S3_SIGNER_ACCESS_KEY": "unseen-signer",
     "ASSAY_S3_SIGNER_SECRET_KEY": "unseen",
 }
-"""What `--print` needs no value for: it shows a variable's name in the place of every secret."""
+"""Placeholders for settings that `--print` does not need.
+
+It prints the name of a variable in place of each secret.
+"""
 
 
 def bootstrap(*, print_only: Annotated[bool, Parameter(name="--print")] = False) -> None:
-    """Make both buckets, both identities, their policies, the event rule and the lifecycle rule; or mend what differs.
+    """Create both buckets, both identities, their policies, the event rule and the lifecycle rule,
+    or correct them.
 
     Parameters
     ----------
     print_only
-        Change nothing: print the policies, `mc` commands and `MINIO_*` lines for an administrator who keeps root's keys.
+        Change nothing. Print the policies, `mc` commands and `MINIO_*` lines for an administrator
+        who does not share root's keys.
     """
     environ = fill_unseen(os.environ) if print_only else os.environ
     deployment = read_settings(environ, Deployment)

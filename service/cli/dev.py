@@ -1,12 +1,14 @@
 """`assay dev`: everything on one machine, with nothing installed but wheels.
 
-1. Check the installation and the exposure, take the data folder, reserve the API's port. Nothing runs yet: each refusal leaves nothing
-   behind.
-2. Side by side: start PostgreSQL and migrate it, start the store and bootstrap it. One that fails: the other one is stopped again.
-   The webhook's endpoint does not answer yet: events wait in the store's queue.
-3. Make the API key, or take the one of the last run.
-4. Run the API and the worker in this process. When it is ready, say so.
-5. The end (Ctrl-C, SIGTERM, a server that died): the API ends, then the store, then PostgreSQL. kill -9: the kernel ends both.
+1. Check the installation and the exposure, lock the data folder, and reserve the API's port.
+   Nothing runs yet, so a refusal leaves nothing behind.
+2. At the same time, start PostgreSQL and migrate it, and start the store and bootstrap it. If one
+   of them fails, stop the other. The webhook's endpoint does not answer yet, so events wait in the
+   store's queue.
+3. Create the API key, or use the one of the last run.
+4. Run the API and the worker in this process, and print the address and the key when it is ready.
+5. At the end (Ctrl-C, SIGTERM, or a server that has died), stop the API, then the store, then
+   PostgreSQL. After kill -9, the kernel ends both servers.
 """
 
 import asyncio
@@ -66,16 +68,17 @@ def dev(
     Parameters
     ----------
     data
-        The folder for all data, kept between runs. Default: one of the user's own.
+        The folder for all data, which is kept between runs. Default: a folder of the user.
     host
-        The address that the API and the store listen on. Others reach them in plain HTTP, so it is for a trusted network; an address
-        other than loopback needs ASSAY_S3_PUBLIC_ENDPOINT, the store's address as others see it.
+        The address on which the API and the store listen. Other hosts use plain HTTP, so it is for
+        a trusted network. An address other than loopback needs ASSAY_S3_PUBLIC_ENDPOINT, the
+        store's address as others see it.
     port
-        The API's port. The servers behind it take the next free ports.
+        The API's port. The other servers use the next free ports.
     minio
-        A `minio` or `silo` binary to run in the place of the embedded store.
+        A `minio` or `silo` binary to run instead of the embedded store.
     json
-        When all is ready, print one line of JSON and nothing else.
+        Print one line of JSON when everything is ready, and nothing else.
     """
     stop_on_sigterm()
     configure_logs("info")
@@ -101,7 +104,7 @@ def dev(
                 describe_json(development, key) if json else describe(development, key), flush=True
             ),
         )
-        from service.app import create_app  # loaded while the servers started
+        from service.app import create_app  # it was loaded while the servers started
 
         settings = make_settings(development)
         run_api(
@@ -115,36 +118,46 @@ def dev(
 
 
 def check_installed(minio: Path | None) -> None:
-    """Refuse to start without the packages of the extra `embedded`; with `--minio` its store is not needed. Raises EmbeddedError."""
+    """Raise EmbeddedError if a package of the extra `embedded` is missing.
+
+    `--minio` needs no embedded store.
+    """
     find_binaries()
     if minio is None:
         find_gateway()
 
 
 def check_exposure(host: str, public_endpoint: str | None) -> None:
-    """Refuse an exposure in which upload URLs would name an address that other hosts cannot use. Raises CommandError."""
+    """Refuse an exposure in which upload URLs would name an address that other hosts cannot use.
+
+    Raises CommandError.
+    """
     if host not in LOOPBACK and public_endpoint is None:
         raise CommandError(
-            f"--host {host} needs ASSAY_S3_PUBLIC_ENDPOINT, the store's address as others see it, such as http://192.0.2.7:9000: "
-            "upload URLs name it, and it is signed"
+            f"--host {host} needs ASSAY_S3_PUBLIC_ENDPOINT, because upload URLs contain it:"
+            " set it to the store's address as others see it, such as http://192.0.2.7:9000"
         )
 
 
 def describe_exposure(
     host: str, public_endpoint: str | None, *, store: str, embedded: bool
 ) -> list[str]:
-    """Return what an operator should know who opens this to other hosts, a line each; nothing for this machine alone."""
+    """Return the warnings about use by other hosts, or an empty list if only this machine has
+    access.
+    """
     if host in LOOPBACK:
         return []
-    lines = ["others reach this in plain HTTP, keys and files included: only on a trusted network"]
+    lines = ["other hosts send keys and files over plain HTTP; use this only on a trusted network"]
     if embedded:
         lines.append(
-            "the embedded store is for development (code of 2022, no fixes): the holder of an upload URL may send other bytes again until "
-            "the file is proved; --minio PATH runs a store that refuses"
+            "the embedded store is for development (code of 2022, without fixes): until a file is"
+            " proved, the holder of its upload URL can replace the bytes;"
+            " --minio PATH runs a store that refuses this"
         )
     if urlsplit(public_endpoint or "").port != urlsplit(store).port:
         lines.append(
-            f"the store listens at port {urlsplit(store).port}, while upload URLs name {public_endpoint}: something must pass them on"
+            f"the store listens on port {urlsplit(store).port}, but upload URLs name"
+            f" {public_endpoint}; a proxy must forward these requests"
         )
     return lines
 
@@ -152,9 +165,9 @@ def describe_exposure(
 def start_servers(
     stack: ExitStack, folder: Path, *, host: str, port: int, minio: Path | None
 ) -> Development:
-    """Both at once, and our own imports meanwhile."""
+    """Start both servers at the same time, and import the application meanwhile."""
     if minio is not None and not os.access(minio, os.X_OK):
-        raise CommandError(f"--minio {minio} is no program that can be run")
+        raise CommandError(f"--minio {minio} is not an executable program")
     identities = keep_identities(folder)
     api = address_of(host, port)
     postgres_port = stack.enter_context(claimed_port("127.0.0.1", POSTGRES_PORT))
@@ -166,7 +179,8 @@ def start_servers(
             run_alembic(postgres.url)
         except SchemaError as error:
             raise CommandError(
-                f"{folder} is of another version of assay: remove that folder, or name another one with --data"
+                f"{folder} was written by another version of assay;"
+                " remove that folder, or name another one with --data"
             ) from error
         return postgres
 
@@ -191,13 +205,13 @@ def start_servers(
 
 
 def address_of(host: str, port: int) -> str:
-    """Where this machine itself finds what listens there."""
+    """Return the URL under which this machine itself reaches the address."""
     reach = loopback_of(host)
     return f"http://[{reach}]:{port}" if ":" in reach else f"http://{reach}:{port}"
 
 
 class Watch:
-    """Says when all is ready, and ends the API when a server behind it has died."""
+    """A task that calls `say` when everything is ready, and stops the API if a server has died."""
 
     def __init__(self, development: Development, *, say: Callable[[], None]) -> None:
         self.development = development
@@ -212,7 +226,7 @@ class Watch:
         said = False
         while not server.should_exit:
             if not said and await asyncio.to_thread(is_ready, self.development.api):
-                with suppress(BrokenPipeError):  # nobody reads it: no reason to stop
+                with suppress(BrokenPipeError):  # a closed output is no reason to stop
                     self.say()
                 said = True
             self.failure = self.development.describe_death()

@@ -1,7 +1,7 @@
-"""What `assay dev` keeps between runs, and what the other parts are told about it.
+"""The data that `assay dev` keeps between runs, and the settings that it passes to the other parts.
 
-FOLDER/identities   0600: key ids and secrets of both identities, the webhook's token, the secret of links
-FOLDER/api-key      0600: the API key that is printed
+FOLDER/identities   0600: key ids and secrets of both identities, the webhook's token, the link
+secret FOLDER/api-key      0600: the API key that is printed
 """
 
 import os
@@ -39,7 +39,7 @@ PUBLIC_ENDPOINT: Final = "ASSAY_S3_PUBLIC_ENDPOINT"
 
 
 class Identities(msgspec.Struct, frozen=True, kw_only=True):
-    """Random once, then the same for the folder's life."""
+    """The secrets of one folder, which are generated once."""
 
     access_key: str
     secret_key: str
@@ -53,7 +53,7 @@ class Identities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Development(msgspec.Struct, frozen=True, kw_only=True):
-    """All that runs. `api` is the address by which this machine reaches it."""
+    """The running servers. `api` is the address by which this machine reaches the API."""
 
     folder: Path
     api: str
@@ -62,7 +62,9 @@ class Development(msgspec.Struct, frozen=True, kw_only=True):
     identities: Identities
 
     def describe_death(self) -> str:
-        """What to say about a server that has ended by itself; empty while both live."""
+        """Return the message about a server that has ended by itself, or an empty text while both
+        run.
+        """
         for name, process in (
             ("PostgreSQL", self.postgres.process),
             ("the store", self.store.process),
@@ -74,7 +76,10 @@ class Development(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """The user's data folder (XDG base directories); root's must be a place that `nobody`, as whom PostgreSQL runs, can reach."""
+    """Return the user's data folder (XDG base directories).
+
+    For root, it is a place that the user `nobody` can reach, because PostgreSQL runs as that user.
+    """
     if environ.get("XDG_DATA_HOME"):
         return Path(environ["XDG_DATA_HOME"]) / "assay"
     if os.geteuid() == 0:
@@ -83,7 +88,7 @@ def choose_folder(environ: Mapping[str, str] = os.environ) -> Path:
         return Path.home() / ".local" / "share" / "assay"
     except RuntimeError as error:
         raise CommandError(
-            "this user has no home folder: choose a place with --data DIR"
+            "this user has no home folder; choose a folder with --data DIR"
         ) from error
 
 
@@ -92,7 +97,10 @@ def keep_identities(folder: Path) -> Identities:
 
 
 def make_identities() -> str:
-    """Key ids have 20 characters and secrets 40, the most that MinIO takes."""
+    """Return new secrets as JSON.
+
+    Key ids have 20 characters and secrets 40, the most that MinIO accepts.
+    """
     identities = Identities(
         access_key=secrets.token_hex(10),
         secret_key=secrets.token_urlsafe(30),
@@ -105,7 +113,7 @@ def make_identities() -> str:
 
 
 async def keep_api_key(development: Development) -> str:
-    """The key of the last run, or a new one when there was none, or it was revoked."""
+    """Return the key of the last run, or a new one if there was none or it was revoked."""
     path = development.folder / "api-key"
     connection = await asyncpg.connect(development.postgres.url)
     try:
@@ -129,7 +137,10 @@ async def keep_api_key(development: Development) -> str:
 
 
 def read_public_endpoint(environ: Mapping[str, str] = os.environ) -> Url | None:
-    """The one setting of a deployment that `assay dev` knows."""
+    """Return the only setting of a deployment that `assay dev` reads.
+
+    Raises CommandError if it is malformed.
+    """
     text = environ.get(PUBLIC_ENDPOINT)
     try:
         return None if text is None else Url(parse_endpoint_url(text))
@@ -138,7 +149,10 @@ def read_public_endpoint(environ: Mapping[str, str] = os.environ) -> Url | None:
 
 
 def make_settings(development: Development) -> Settings:
-    """Not from the environment: what is set there is for another deployment."""
+    """Return the settings.
+
+    The environment is not read, because it may configure another deployment.
+    """
     identities = development.identities
     return Settings(
         database_url=DatabaseUrl(Secret(development.postgres.url)),
@@ -172,7 +186,7 @@ def make_deployment(store: Store, identities: Identities) -> Deployment:
 
 
 def describe_json(development: Development, key: str) -> str:
-    """One line for programs; `s3` is root's."""
+    """Return one line of JSON for programs. The keys in `s3` are those of root."""
     store = development.store
     line = {
         "api": development.api,
@@ -191,7 +205,6 @@ def describe_json(development: Development, key: str) -> str:
 
 
 def describe(development: Development, key: str) -> str:
-    """What to paste into another terminal."""
     api = development.api
     return f"""
 Assay runs at {api}   (data in {development.folder}; Ctrl-C stops everything)

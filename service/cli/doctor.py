@@ -1,4 +1,4 @@
-"""`assay doctor`: the checks, a line each; exit status 1 when one failed."""
+"""`assay doctor`: prints one line per check. The exit status is 1 if a check failed."""
 
 import os
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from service.telemetry.logs import configure_logs
 
 
 async def doctor(*, json: bool = False) -> int:
-    """Prove that this deployment works: run it where the API runs, with the same settings.
+    """Test this deployment. Run the command where the API runs, with the same settings.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ async def examine_environment() -> AsyncIterator[Finding]:
         settings = read_settings(os.environ, Settings)
     except SettingsError as error:
         for line in str(error).splitlines():
-            yield failed("settings", line, "set it right; the README lists all settings")
+            yield failed("settings", line, "correct it; the documentation lists all settings")
         return
     yield ok("settings", "complete and well formed")
     async with open_resources(settings) as resources:

@@ -1,9 +1,12 @@
-"""What goes wrong in the command line alone."""
+"""The error of a command."""
 
 from typing import ClassVar
 
 
 class CommandError(Exception):
-    """Says what is wrong and what to do; printed as it is. `status` is the exit status."""
+    """An error whose text says what is wrong and what to do.
+
+    It is printed as it is. `status` is the exit status.
+    """
 
     status: ClassVar[int] = 1

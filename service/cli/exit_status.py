@@ -1,4 +1,4 @@
-"""What a command says when it cannot go on, and the exit status that goes with it."""
+"""The text and the exit status of a command of the server that fails."""
 
 import errno
 
@@ -16,11 +16,14 @@ WRONG_SCHEMA = 3
 OURS = frozenset(
     {errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EDQUOT}
 )
-"""An OSError that says nothing of a server."""
+"""The errors of this machine, which do not concern a server."""
 
 
 def explain(error: Exception) -> tuple[str, int]:
-    """The text for people and the status. Raises the error again when it is a fault of ours: its traceback is the best text."""
+    """Return the text to print and the exit status.
+
+    Raises the error again if it is unexpected, because its traceback is then the best text.
+    """
     if isinstance(error, SettingsError):
         return str(error), WRONG_SETTINGS
     if isinstance(error, SchemaError):
@@ -34,10 +37,13 @@ def explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in OURS:
         return f"this machine: {error.strerror}", FAILED
     if isinstance(error, asyncpg.PostgresError) and not isinstance(error, UNREACHABLE):
-        return f"the database refuses: {error}", FAILED
+        return f"the database returned an error: {error}", FAILED
     if isinstance(error, UNREACHABLE):
         return (
-            f"the database is away ({type(error).__name__}: {error}): is ASSAY_DATABASE_URL right, and is it running?",
+            (
+                f"the database is unavailable ({type(error).__name__}: {error});"
+                " check that it runs and that ASSAY_DATABASE_URL is right"
+            ),
             FAILED,
         )
     raise error

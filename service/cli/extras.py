@@ -1,20 +1,24 @@
-"""The parts of the distribution that a command needs and that `pip install assay` leaves out.
+"""The optional packages that a command needs and that `pip install assay` does not install.
 
-`pip install assay` installs the client and its commands. Every other command imports a package of the extra `server`,
-and `assay dev` the packages of the extra `embedded` as well.
+`pip install assay` installs the client and its commands. Every other command imports packages of
+the extra `server`, and `assay dev` also packages of the extra `embedded`.
 """
 
 import sys
 from typing import Final
 
 EXTRAS: Final = {"dev": ("the server and both embedded servers", "embedded")}
-"""What a command needs, and the extra that installs it, where the two are not those of `SERVER`."""
+"""What a command needs and the extra that installs it, for commands that need
+more than `SERVER`.
+"""
 SERVER: Final = ("the server", "server")
 OURS: Final = frozenset({"service", "assay"})
 
 
 def describe_missing(command: str, error: BaseException) -> str | None:
-    """Return what to install for the command, or None if the error is not about a package that is not installed."""
+    """Return what to install for the command, or None if the error is not
+    about a missing package.
+    """
     if not is_missing_package(error):
         return None
     what, extra = EXTRAS.get(command, SERVER)
@@ -22,9 +26,9 @@ def describe_missing(command: str, error: BaseException) -> str | None:
 
 
 def is_missing_package(error: BaseException) -> bool:
-    """Return whether the error, or an error that caused it, is the failed import of another distribution's package.
+    """Return whether the error, or one of its causes, is a failed import of another distribution.
 
-    A module of this distribution or of Python that is missing is a fault of the installation or of the code.
+    If a module of this distribution or of Python is missing, the installation or the code is wrong.
     """
     cause: BaseException | None = error
     while cause is not None:

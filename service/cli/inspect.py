@@ -15,7 +15,7 @@ from service.settings import Settings, read_settings
 
 
 async def inspect(file_id: UUID, /, *, json: bool = False) -> None:
-    """Say where a file stands, why it waits and what happens next. Changes nothing.
+    """Show the state of a file, why it waits, and what happens next. Nothing is changed.
 
     Parameters
     ----------
@@ -57,10 +57,13 @@ def show(value: Any) -> str:
 def describe_place(place: Place) -> str:
     where = f"{place.bucket}/{place.key}"
     if place.error is not None:
-        return f"{where}: the store does not say ({place.error})"
+        return f"{where}: the store cannot be read ({place.error})"
     if place.size is None:
-        return f"{where}: nothing"
-    return f"{where}: {place.size} bytes, {place.content_type}, ETag {place.etag}, {place.last_modified}"
+        return f"{where}: no object"
+    return (
+        f"{where}: {place.size} bytes, {place.content_type}, ETag {place.etag},"
+        f" {place.last_modified}"
+    )
 
 
 def describe_parts(parts: PartsAtStore) -> str:
@@ -77,4 +80,7 @@ def describe_reservation(reservation: Reservation) -> str:
         if reservation.doomed_at
         else f"lease until {reservation.lease_until}"
     )
-    return f"{reservation.vault_key}: since {reservation.created_at}, {end}{', multipart upload' if reservation.upload_id else ''}"
+    return (
+        f"{reservation.vault_key}: since {reservation.created_at}, {end}"
+        f"{', multipart upload' if reservation.upload_id else ''}"
+    )

@@ -1,4 +1,7 @@
-"""`assay keys`: who may use the API. A key is shown once, when it is made; the database has its SHA-256 alone."""
+"""`assay keys`: the API keys.
+
+A key is shown once, at its creation. The database stores only its SHA-256.
+"""
 
 import contextlib
 import os
@@ -24,12 +27,11 @@ from service.settings import DatabaseSettings, parse_duration, read_settings
 SCOPES: Final = ("read", "write", "admin")
 HEADINGS: Final = ("ID", "OWNER", "NAME", "SCOPES", "CREATED", "STATE")
 
-keys: Final = App(name="keys", help="Make, list and revoke API keys.")
+keys: Final = App(name="keys", help="Create, list and revoke API keys.")
 
 
 @contextlib.asynccontextmanager
 async def connect() -> AsyncIterator[asyncpg.Connection]:
-    """The database that the environment names. Raises SettingsError, SchemaError."""
     settings = read_settings(os.environ, DatabaseSettings)
     connection = await asyncpg.connect(
         settings.database_url, timeout=5, command_timeout=5, statement_cache_size=0
@@ -45,19 +47,20 @@ async def connect() -> AsyncIterator[asyncpg.Connection]:
 async def create(
     *, owner: str, scopes: str = "read,write", name: str = "", expires: str | None = None
 ) -> None:
-    """Make a key and print it: the only time it is shown.
+    """Create a key and print it. It is not shown again.
 
     Parameters
     ----------
     owner
-        Whose files the key sees and makes.
+        The owner whose files the key can access.
     scopes
-        What it may do, separated by commas: `read` (list, fetch, follow and share), `write` (send, change and delete, and see by its
-        id what became of a file), `admin` (all of it, for every owner).
+        The key's scopes, separated by commas: `read` (list, fetch, follow and share), `write`
+        (send, change and delete, and read the state of a file by its id), `admin` (all of these,
+        for every owner).
     name
-        What the list calls it.
+        A name for the list of keys.
     expires
-        When it ends, from now, such as `30d`. Default: never.
+        The time until the key expires, such as `30d`. Default: it does not expire.
     """
     check_owner(owner)
     wanted, lifetime = parse_scopes(scopes), parse_lifetime(expires)
@@ -93,7 +96,7 @@ async def list_all(*, json: bool = False) -> None:
 
 @keys.command
 async def revoke(key_id: UUID, /) -> None:
-    """End a key at once.
+    """Revoke a key at once.
 
     Parameters
     ----------
@@ -102,7 +105,7 @@ async def revoke(key_id: UUID, /) -> None:
     """
     async with connect() as connection:
         if not await revoke_key(connection, key_id):
-            raise CommandError(f"there is no key {key_id}: see `assay keys list`")
+            raise CommandError(f"there is no key {key_id}; `assay keys list` shows all keys")
     print(f"{key_id} is revoked")
 
 
@@ -116,7 +119,9 @@ def check_owner(owner: str) -> None:
 def parse_scopes(text: str) -> list[str]:
     scopes = [scope.strip() for scope in text.split(",")]
     if not set(scopes) <= set(SCOPES):
-        raise CommandError(f"--scopes must be some of {', '.join(SCOPES)}, separated by commas")
+        raise CommandError(
+            f"--scopes must be one or more of {', '.join(SCOPES)}, separated by commas"
+        )
     return sorted(set(scopes), key=SCOPES.index)
 
 
@@ -128,7 +133,6 @@ def parse_lifetime(text: str | None) -> timedelta | None:
 
 
 def describe_keys(found: list[ApiKey]) -> str:
-    """A table as wide as it needs to be."""
     rows = [
         HEADINGS,
         *(

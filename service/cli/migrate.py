@@ -1,4 +1,4 @@
-"""`assay migrate`."""
+"""`assay migrate`: upgrades the database's schema."""
 
 import os
 
@@ -7,7 +7,10 @@ from service.settings import DatabaseSettings, read_settings
 
 
 async def migrate() -> None:
-    """Bring the database's schema to the newest version. Safe when two deployments do it at once."""
+    """Upgrade the database's schema to the newest version.
+
+    Several deployments may do this at once.
+    """
     settings = read_settings(os.environ, DatabaseSettings)
     await database.migrate(settings)
     print(f"the schema is at {database.expected_version()}")

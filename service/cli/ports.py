@@ -1,4 +1,4 @@
-"""Ports of the servers behind `assay dev`."""
+"""The ports of the servers that `assay dev` starts."""
 
 import socket
 import sys
@@ -10,10 +10,12 @@ from service.embedded.processes import PORTS_TO_TRY, is_free
 
 @contextmanager
 def claimed_port(host: str, first: int) -> Iterator[int]:
-    """A free port from `first` on that no other `assay dev` takes which starts at this moment.
+    """Yield a free port from `first` on that no other starting `assay dev` takes.
 
-    Between choosing a port and listening there lie seconds in which both would find it free; then one of them would take the other's
-    server for its own. On Linux the claim is an abstract socket's name, which the kernel forgets with us; elsewhere there is none.
+    Some seconds pass between the choice of a port and listening on it. Without a claim, two
+    processes could choose the same port, and one would use the other's server. On Linux, the claim
+    is the name of an abstract socket, which the kernel releases with the process. Elsewhere there
+    is no claim.
     """
     for port in range(first, first + PORTS_TO_TRY):
         with socket.socket(socket.AF_UNIX) as claim:
@@ -25,4 +27,4 @@ def claimed_port(host: str, first: int) -> Iterator[int]:
             if is_free(host, port):
                 yield port
                 return
-    yield first  # let the server say what is wrong
+    yield first  # the server reports what is wrong

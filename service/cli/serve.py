@@ -1,4 +1,4 @@
-"""`assay serve`: the API, set up by the environment."""
+"""`assay serve`: the API, configured by the environment."""
 
 import asyncio
 import contextlib
@@ -14,11 +14,11 @@ from service.telemetry.logs import configure_logs
 
 def serve(
     *,
-    host: str = "0.0.0.0",  # noqa: S104  # behind a proxy or in a container this is what is wanted
+    host: str = "0.0.0.0",  # noqa: S104  # the usual choice behind a proxy
     port: int = 8000,
     no_worker: bool = False,
 ) -> None:
-    """Run the API and a worker in this process, set up by ASSAY_* variables.
+    """Run the API and a worker in this process, configured by ASSAY_* variables.
 
     Parameters
     ----------
@@ -38,7 +38,10 @@ def serve(
 
 
 async def check_schema(settings: DatabaseSettings) -> None:
-    """SchemaError before anything else starts; a database that is away is no reason not to start."""
+    """Raise SchemaError for a wrong schema, before anything else starts.
+
+    If the database is unavailable, the server starts nevertheless.
+    """
     with contextlib.suppress(*database.UNREACHABLE):
         pool = await database.open_pool(settings)
         try:

@@ -1,4 +1,4 @@
-"""`assay sweep`."""
+"""`assay sweep`: removes leftovers that are due."""
 
 import os
 
@@ -10,7 +10,7 @@ from service.worker.sweeper import sweep as sweep_now
 
 
 async def sweep() -> None:
-    """Remove what is left behind and due, now. Every worker does this by itself."""
+    """Remove leftovers that are due, now. Every worker also does this by itself."""
     settings = read_settings(os.environ, Settings)
     configure_logs(settings.log_level)
     async with open_resources(settings) as resources:

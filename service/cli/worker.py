@@ -1,4 +1,4 @@
-"""`assay worker`: verification and sweeping without an API."""
+"""`assay worker`: verification and sweeping without the API."""
 
 import asyncio
 import contextlib
@@ -22,14 +22,17 @@ log = structlog.get_logger()
 
 
 def worker(*, metrics_port: int | None = None, metrics_host: str = "127.0.0.1") -> None:
-    """Run a worker, set up by ASSAY_* variables. SIGTERM: what is under way is finished, or its lease given back.
+    """Run a worker, configured by ASSAY_* variables.
+
+    After SIGTERM, it finishes its work or gives its leases back.
 
     Parameters
     ----------
     metrics_port
-        Serve this worker's own counters to Prometheus there; the API's `/metrics` counts what the API does.
+        The port on which Prometheus can read this worker's metrics. The API's `/metrics` covers
+        only the API.
     metrics_host
-        The address for them.
+        The address on which the metrics are served.
     """
     stop_on_sigterm()
     settings = read_settings(os.environ, Settings)
@@ -45,12 +48,13 @@ def serve_metrics(host: str, port: int) -> None:
         start_http_server(port, host)
     except OSError as error:
         raise CommandError(
-            f"{host} port {port} can't be had ({error.strerror}): choose another one with --metrics-port"
+            f"cannot listen on {host} port {port} ({error.strerror});"
+            " choose another port with --metrics-port"
         ) from error
 
 
 async def work_until_stopped(settings: Settings) -> None:
-    """Raises SchemaError."""
+    """Run a worker until SIGTERM or SIGINT. Raises SchemaError."""
     async with open_resources(settings) as resources:
         working = asyncio.create_task(work(resources))
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -67,12 +71,15 @@ async def work(resources: Resources) -> None:
 
 
 async def wait_for_schema(resources: Resources) -> None:
-    """Wait until the database answers. Raises SchemaError over another schema, and what the database refuses."""
+    """Wait until the database answers.
+
+    Raises SchemaError for another schema, and any error that the database returns.
+    """
     while True:
         try:
             return await database.check_version(resources.pool)
         except database.UNREACHABLE as error:
-            log.warning("database away", error=type(error).__name__)
+            log.warning("database unavailable", error=type(error).__name__)
         except (database.SchemaError, asyncpg.PostgresError):
             raise
         except Exception:

@@ -1,7 +1,8 @@
-"""The two servers that `assay dev` and the tests bring along: PostgreSQL, and a store that speaks S3.
+"""The two embedded servers of `assay dev` and the tests: PostgreSQL, and a store that speaks S3.
 
-Read `folder` (where things lie and who may read them), `processes` (how a server starts, stops and dies with us), then
-`postgres` and `store`. Everything here is blocking: call it from a thread where there is an event loop.
+Read `folder` (the data folder and its permissions) first, then `processes` (how a server starts,
+stops, and ends with its parent), then `postgres` and `store`. All functions block, so call them
+from a thread if there is an event loop.
 """
 
 from service.embedded.errors import EmbeddedError

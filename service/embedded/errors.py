@@ -1,5 +1,5 @@
-"""What goes wrong with an embedded server."""
+"""The error of an embedded server."""
 
 
 class EmbeddedError(Exception):
-    """An embedded server can't be had; the message says what is wrong and what to do about it."""
+    """A failure to run an embedded server. The text says what is wrong and what to do."""

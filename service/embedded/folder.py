@@ -1,6 +1,7 @@
-"""The data folder: which one we may take, who can read it, who is using it.
+"""The data folder: which folder may be used, which users can read it, and which process uses it.
 
-`FOLDER` is 0711 for root, so that PostgreSQL, which then runs as `nobody`, can reach `FOLDER/postgres`; else 0700.
+For root, `FOLDER` has mode 0711, so that PostgreSQL, which then runs as `nobody`, can reach
+`FOLDER/postgres`. Otherwise it has mode 0700.
 """
 
 import fcntl
@@ -14,15 +15,15 @@ from pathlib import Path
 from service.embedded.errors import EmbeddedError
 
 MARKER = "assay-data"
-MARKER_TEXT = "Data of `assay dev`. Remove the whole folder to start anew.\n"
+MARKER_TEXT = "Data of `assay dev`. Remove the whole folder to start again.\n"
 SECONDS_FOR_ORPHANS = 10.0
 SECONDS_FOR_HOLDER = 1.0
 
 
 def prepare_folder(folder: Path) -> Path:
-    """Make the data folder, or take one that was made here before; returns its absolute path.
+    """Create the data folder, or use an earlier one. Return its absolute path.
 
-    A folder that has other things in it is refused: its mode would be changed.
+    Raises EmbeddedError for a folder with other contents, whose mode would be changed.
     """
     folder = folder.expanduser().absolute()
     try:
@@ -31,15 +32,17 @@ def prepare_folder(folder: Path) -> Path:
         owner = folder.stat().st_uid
     except OSError as error:
         raise EmbeddedError(
-            f"The data folder {folder} can't be used: {error.strerror}. Choose another one."
+            f"The data folder {folder} cannot be used: {error.strerror}. Choose another one."
         ) from error
     if owner != os.geteuid():
         raise EmbeddedError(
-            f"The data folder {folder} belongs to user {owner}, this runs as {os.geteuid()}. Choose another one."
+            f"The data folder {folder} belongs to user {owner}, but this process runs as user"
+            f" {os.geteuid()}. Choose another folder."
         )
     if names and MARKER not in names:
         raise EmbeddedError(
-            f"The folder {folder} has things in it that are not Assay's. Choose a new or an empty one."
+            f"The folder {folder} contains files that are not Assay's."
+            " Choose a new or an empty folder."
         )
     folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
     (folder / MARKER).write_text(MARKER_TEXT)
@@ -49,10 +52,10 @@ def prepare_folder(folder: Path) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """Hold the lock file; yields its descriptor, which the server inherits.
+    """Hold the lock file, and yield its descriptor, which the server inherits.
 
-    So the lock ends with the last process of the server, not with us: after a kill -9 of ours the next start waits for
-    what is still dying.
+    The lock therefore ends with the last process of the server, and not with this process. After a
+    kill -9, the next start waits until the server has ended.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -74,7 +77,8 @@ def take_lock(descriptor: int, path: Path) -> None:
             longest = SECONDS_FOR_HOLDER if is_alive(holder) else SECONDS_FOR_ORPHANS
             if time.monotonic() - started > longest:
                 raise EmbeddedError(
-                    f"The data folder {path.parent} is in use (by process {holder}). Stop that one, or choose another folder."
+                    f"The data folder {path.parent} is in use (by process {holder})."
+                    " Stop that process, or choose another folder."
                 ) from None
         time.sleep(0.02)
 
@@ -90,7 +94,10 @@ def is_alive(process_id: str) -> bool:
 
 
 def keep_secret(path: Path, make: Callable[[], str]) -> str:
-    """The secret kept in that file (0600); made and written down, whole or not at all, the first time."""
+    """Return the secret in the file (0600).
+
+    If there is no file, create the secret and write it atomically.
+    """
     if path.exists():
         return path.read_text()
     secret = make()
@@ -106,7 +113,9 @@ def keep_secret(path: Path, make: Callable[[], str]) -> str:
 
 
 def closed_parent(folder: Path) -> Path | None:
-    """The topmost folder on the way to `folder` that others may not enter, judging by its mode."""
+    """Return the topmost folder on the path to `folder` whose mode denies access to other users, or
+    None.
+    """
     for parent in [*reversed(folder.resolve().parents), folder.resolve()]:
         if not parent.stat().st_mode & stat.S_IXOTH:
             return parent

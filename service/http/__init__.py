@@ -1,1 +1,4 @@
-"""HTTP above the routes: representations, conditions, bodies, errors. The server below them is in `server`."""
+"""HTTP functions that the routes share: representations, conditions, bodies, errors.
+
+The server is in `server`.
+"""

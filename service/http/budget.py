@@ -10,7 +10,7 @@ THREADS: Final = 16
 
 
 class Budget:
-    """`bytes_left` of memory, and THREADS threads. For one event loop."""
+    """A budget of `bytes_left` bytes of memory and THREADS threads, for one event loop."""
 
     def __init__(self, size_bytes: int, *, name: str) -> None:
         self.bytes_left = size_bytes
@@ -20,7 +20,6 @@ class Budget:
         self.bytes_left += size
 
     async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Run the function in a thread of the budget."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Filenames in headers: RFC 6266 and 8187 on the way out, and what clients send on the way in."""
+"""Filenames in headers: written as RFC 6266 and RFC 8187 require, and read as clients send them."""
 
 import re
 import unicodedata
@@ -6,33 +6,38 @@ from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 ATTRIBUTE_CHARACTERS: Final = "!#$&+-.^_`|~"
-"""What RFC 8187 leaves unescaped beside letters and digits."""
+"""The characters besides letters and digits that RFC 8187 allows unescaped."""
 PARAMETER: Final = re.compile(
-    r";[ \t]*(?P<name>[\w!#$&+.^`|~*'-]+)[ \t]*=[ \t]*(?:\"(?P<quoted>(?:[^\"\\]|\\.)*)\"|(?P<token>[^;\"]*))"
+    r";[ \t]*(?P<name>[\w!#$&+.^`|~*'-]+)[ \t]*=[ \t]*"
+    r"(?:\"(?P<quoted>(?:[^\"\\]|\\.)*)\"|(?P<token>[^;\"]*))"
 )
 
 
 def format_disposition(filename: str, *, inline: bool = False) -> str:
-    """`attachment` or `inline`, with an ASCII fallback for old clients and the whole name as `filename*`."""
+    """Return `attachment` or `inline`, with an ASCII fallback for old clients and the full name as
+    `filename*`.
+    """
     kind = "inline" if inline else "attachment"
     whole = quote(filename, safe=ATTRIBUTE_CHARACTERS)
     return f"{kind}; filename=\"{fall_back_to_ascii(filename)}\"; filename*=UTF-8''{whole}"
 
 
 def fall_back_to_ascii(filename: str) -> str:
-    """A name that every client can read, and that is no path; without what some clients decode in ways of their own (RFC 6266, D)."""
+    """Return a name that every client can read and that is not a path.
+
+    It has no characters that some clients decode differently (RFC 6266, appendix D).
+    """
     plain = unicodedata.normalize("NFKD", filename)
     plain = "".join(character for character in plain if not unicodedata.combining(character))
-    plain = re.sub(
-        r"[^ -~]|[\"\\%/:]", "_", plain
-    )  # what looks like a separator may have become one
+    plain = re.sub(r"[^ -~]|[\"\\%/:]", "_", plain)  # normalization may have produced a separator
     return "_" if plain.strip(" .") == "" else plain
 
 
 def parse_filename(disposition: str) -> str | None:
-    """The filename that a request's Content-Disposition names; None: none. Raises ValueError for one that cannot be read.
+    """Return the filename of a request's Content-Disposition, or None if it has none.
 
-    `disposition` is a header as ASGI servers give it: bytes read as Latin-1, which most clients mean as UTF-8.
+    `disposition` is a header in the form that ASGI servers use: bytes decoded as Latin-1, which
+    most clients send as UTF-8. Raises ValueError if the filename is malformed.
     """
     parameters = {match["name"].lower(): match for match in PARAMETER.finditer(disposition)}
     if "filename*" in parameters:
@@ -42,7 +47,7 @@ def parse_filename(disposition: str) -> str | None:
     match = parameters["filename"]
     if match["quoted"] is None and re.search(r"\s", match["token"].strip()):
         raise ValueError(
-            'filename must be in quotes when it holds a blank: filename="my photo.jpg"'
+            'filename must be in quotes if it contains a space: filename="my photo.jpg"'
         )
     text = (
         match["token"].strip()
@@ -56,7 +61,10 @@ def parse_filename(disposition: str) -> str | None:
 
 
 def decode_extended(value: str) -> str:
-    """RFC 8187's `charset'language'percent-encoded`, of which only UTF-8 is left."""
+    """Decode the `charset'language'percent-encoded` of RFC 8187.
+
+    Raises ValueError unless it is UTF-8.
+    """
     charset, first, rest = value.partition("'")
     _, second, encoded = rest.partition("'")
     if not (first and second) or charset.lower() != "utf-8":

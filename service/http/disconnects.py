@@ -1,4 +1,4 @@
-"""The end of a streamed answer: the client goes away, or what is sent ends."""
+"""The end of a streamed answer, when the client disconnects or the content ends."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Errors as answers: every exception becomes a problem document (RFC 9457)."""
+"""Error answers: every exception becomes a problem document (RFC 9457)."""
 
 import typing
 from enum import Enum
@@ -18,7 +18,6 @@ log = structlog.get_logger()
 
 
 def render_problem(problem: Problem) -> Response[dict[str, Any]]:
-    """The answer that tells a client of this problem."""
     return Response(
         problem.document(),
         status_code=problem.status,
@@ -35,14 +34,13 @@ def answer_problem(_: Request[Any, Any, Any], problem: Problem) -> Response[Any]
 
 
 def answer_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
-    """Litestar's own refusals."""
     return answer_problem(request, translate(request, error))
 
 
 def translate(request: Request[Any, Any, Any], error: HTTPException) -> Problem:
     match error.status_code:
         case 404:
-            return problems.NotFound("there is nothing under this path")
+            return problems.NotFound("there is no resource under this path")
         case 405:
             return problems.MethodNotAllowed(
                 headers={
@@ -51,20 +49,23 @@ def translate(request: Request[Any, Any, Any], error: HTTPException) -> Problem:
             )
         case 413:
             most = request.route_handler.resolve_request_max_body_size()
-            return problems.BodyTooLarge(f"expected at most {most} bytes", limit=most)
+            return problems.BodyTooLarge(f"the body must not exceed {most} bytes", limit=most)
         case _ if isinstance(error, ValidationException):
             return describe_validation(request, error)
         case status if status < 500:
             return problems.InvalidRequest(error.detail)
         case _ if "disconnected" in error.detail:
             return problems.IncompleteBody(
-                "the body ended before the request did"
-            )  # the client has gone
+                "the body ended before the request was complete"
+            )  # the client has disconnected
     raise error
 
 
 def describe_validation(request: Request[Any, Any, Any], error: ValidationException) -> Problem:
-    """Parameters and headers, under the names that the client gave them; bodies are read by JsonRequest."""
+    """Return the problem for invalid parameters and headers, under the names that clients use.
+
+    Bodies are read by JsonRequest.
+    """
     found = error.extra if isinstance(error.extra, list) else []
     said = {
         str(one.get("key", "request")): str(one.get("message", ""))
@@ -72,7 +73,7 @@ def describe_validation(request: Request[Any, Any, Any], error: ValidationExcept
         if isinstance(one, dict)
     }
     if said.pop("data", None) is not None and not said:
-        return problems.MalformedBody("the body is empty: send a JSON object")
+        return problems.MalformedBody("the body is empty; it must be a JSON object")
     wrong = tuple(
         FieldError(name_for_clients(request, key), explain(request, key, message))
         for key, message in said.items()
@@ -83,13 +84,14 @@ def describe_validation(request: Request[Any, Any, Any], error: ValidationExcept
 
 
 def name_for_clients(request: Request[Any, Any, Any], key: str) -> str:
-    """`Idempotency-Key` for the handler's `idempotency_key`."""
+    """Return the name that clients use, such as `Idempotency-Key` for the parameter
+    `idempotency_key`.
+    """
     parameter = request.route_handler.parsed_fn_signature.parameters.get(key)
     return getattr(parameter and parameter.kwarg_definition, "name", None) or key
 
 
 def explain(request: Request[Any, Any, Any], key: str, message: str) -> str:
-    """What was wrong, and for a choice what there is to choose from."""
     parameter = request.route_handler.parsed_fn_signature.parameters.get(key)
     choices = (
         find_choices(parameter.annotation)
@@ -100,7 +102,6 @@ def explain(request: Request[Any, Any, Any], key: str, message: str) -> str:
 
 
 def find_choices(annotation: Any) -> list[str]:
-    """The values of the enumeration, or the literals, that a type is made of."""
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return [str(member.value) for member in annotation]
     parts = typing.get_args(annotation)
@@ -110,23 +111,30 @@ def find_choices(annotation: Any) -> list[str]:
 
 
 def answer_exception(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    """Convert an unexpected exception into a 500 problem, and an unavailable database or store into a 503 problem."""
+    """Convert an unexpected exception into a 500 problem.
+
+    An unavailable database or store becomes a 503 problem.
+    """
     if isinstance(error, database.UNREACHABLE):
         return answer_problem(
             request,
-            caused(problems.DatabaseUnavailable("the database does not answer: try again"), error),
+            caused(
+                problems.DatabaseUnavailable("the database does not answer; try again later"), error
+            ),
         )
     if isinstance(error, StoreError):
         return answer_problem(
             request,
             caused(
-                problems.ObjectStoreUnavailable("the object store does not answer: try again"),
+                problems.ObjectStoreUnavailable(
+                    "the object store does not answer; try again later"
+                ),
                 error,
             ),
         )
     log.error("request failed", exc_info=error)
     return render_problem(
-        problems.InternalError("a fault of ours: the log has it under this request's X-Request-Id")
+        problems.InternalError("an internal error; the log has it under this X-Request-Id")
     )
 
 

@@ -1,4 +1,7 @@
-"""What HTTP says about a proved file: headers, conditions, ranges, digests (RFC 9110, 9530). Knows no store and no framework."""
+"""The HTTP representation of a proved file: headers, conditions, ranges, digests (RFC 9110, 9530).
+
+The module depends on neither the store nor the web framework.
+"""
 
 import base64
 import binascii
@@ -27,7 +30,7 @@ INLINE_TYPES: Final = frozenset(
         "video/ogg",
     }
 )
-"""Types that run nothing in a browser; SVG and PDF do."""
+"""Types that a browser shows without running code. SVG and PDF may contain code."""
 ENTITY_TAGS: Final = re.compile(
     r'[ \t,]*(?:(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"[ \t]*(?:,[ \t,]*|$))+'
 )
@@ -43,18 +46,21 @@ HTTP_DATES: Final = (
 )
 
 Headers = Mapping[str, str]
-"""A request's headers by lower-case name, lines of one name joined by commas."""
+"""The headers of a request by lower-case name. Lines of one name are joined by commas."""
 
 
 class Span(msgspec.Struct, frozen=True):
-    """`length` bytes from `start` on."""
+    """A range of `length` bytes from `start` on."""
 
     start: int
     length: int
 
 
 def format_etag(sha256: Sha256) -> str:
-    """Strong: two files with one digest are the same bytes."""
+    """Return the ETag.
+
+    It is a strong one, because files with the same digest have the same bytes.
+    """
     return f'"{sha256}"'
 
 
@@ -63,7 +69,7 @@ def format_date(moment: datetime) -> str:
 
 
 def describe_file(file: ProvedFile, *, inline: bool) -> dict[str, str]:
-    """The headers of every answer that is about the bytes of a `ready` file, 304 included."""
+    """Return the headers of every answer about the bytes of a `ready` file, including 304."""
     return {
         "ETag": format_etag(file.hash),
         "Repr-Digest": f"sha-256=:{base64.b64encode(file.hash.digest).decode()}:",
@@ -81,7 +87,7 @@ def describe_file(file: ProvedFile, *, inline: bool) -> dict[str, str]:
 
 
 def describe_body(file: ProvedFile, span: Span | None) -> dict[str, str]:
-    """The headers that only an answer with a body has, and the answer to a HEAD."""
+    """Return the headers of an answer with a body, which an answer to HEAD has too."""
     described = {
         "Content-Type": file.served_content_type,
         "Content-Length": str(file.size if span is None else span.length),
@@ -98,7 +104,10 @@ def is_harmless(content_type: str) -> bool:
 
 
 def is_not_modified(file: ProvedFile, headers: Headers) -> bool:
-    """Whether GET and HEAD answer 304; the order of RFC 9110, 13.2.2. Raises PreconditionFailed."""
+    """Return whether GET and HEAD answer 304, in the order of RFC 9110, section 13.2.2.
+
+    Raises PreconditionFailed.
+    """
     etag, modified = format_etag(file.hash), last_modified(file)
     if "if-match" in headers:
         if not matches(headers["if-match"], etag, weakly=False):
@@ -107,7 +116,7 @@ def is_not_modified(file: ProvedFile, headers: Headers) -> bool:
         before := parse_date(headers.get("if-unmodified-since"))
     ) is not None and modified > before:
         raise problems.PreconditionFailed(
-            f"If-Unmodified-Since: the file is from {format_date(modified)}"
+            f"If-Unmodified-Since: the file was modified at {format_date(modified)}"
         )
     if "if-none-match" in headers:
         return matches(headers["if-none-match"], etag, weakly=True)
@@ -120,7 +129,7 @@ def last_modified(file: ProvedFile) -> datetime:
 
 
 def matches(field: str, etag: str, *, weakly: bool) -> bool:
-    """Whether a list of entity tags, or `*`, names this one. A list that cannot be read names nothing."""
+    """Return whether a list of entity tags, or `*`, matches. A malformed list matches nothing."""
     if field.strip() == "*":
         return True
     if not ENTITY_TAGS.fullmatch(field.strip()):
@@ -130,7 +139,9 @@ def matches(field: str, etag: str, *, weakly: bool) -> bool:
 
 
 def parse_date(text: str | None) -> datetime | None:
-    """One of HTTP's three forms (RFC 9110, 5.6.7); None for anything else, which is then ignored."""
+    """Return a date in one of the three forms of RFC 9110, section 5.6.7, or None for other text,
+    which is ignored.
+    """
     for form in HTTP_DATES if text else ():
         try:
             return datetime.strptime(text or "", form).replace(tzinfo=UTC)
@@ -140,7 +151,7 @@ def parse_date(text: str | None) -> datetime | None:
 
 
 def choose_span(file: ProvedFile, headers: Headers) -> Span | None:
-    """What a GET asks for; None: the whole. Raises RangeNotSatisfiable."""
+    """Return the requested range, or None for the whole file. Raises RangeNotSatisfiable."""
     if "range" not in headers or (
         "if-range" in headers and not is_same(file, headers["if-range"].strip())
     ):
@@ -149,14 +160,18 @@ def choose_span(file: ProvedFile, headers: Headers) -> Span | None:
 
 
 def is_same(file: ProvedFile, validator: str) -> bool:
-    """If-Range: a strong ETag, or exactly the date that we sent."""
+    """Return whether If-Range matches: the strong ETag, or exactly the Last-Modified date."""
     if validator.startswith(('"', "W/")):
         return validator == format_etag(file.hash)
     return parse_date(validator) == last_modified(file)
 
 
 def parse_range(field: str, size: int) -> Span | None:
-    """One range of bytes (RFC 9110, 14.1.2). None for several, another unit or nonsense: they are ignored. Raises RangeNotSatisfiable."""
+    """Return one range of bytes (RFC 9110, section 14.1.2).
+
+    Return None for several ranges, another unit or a malformed field, which are ignored. Raises
+    RangeNotSatisfiable.
+    """
     unit, equals, text = field.strip().partition("=")
     ranges = [part.strip(" \t") for part in text.split(",") if part.strip(" \t")]
     if unit.strip().lower() != "bytes" or not equals or len(ranges) != 1:
@@ -170,15 +185,15 @@ def parse_range(field: str, size: int) -> Span | None:
     if match[2] and last < first:
         return None
     if first >= size:
-        raise unsatisfiable(f"Range: the first byte would be {first}, the file has {size}", size)
+        raise unsatisfiable(f"Range: starts at byte {first}, but the file has {size} bytes", size)
     return Span(first, min(last, size - 1) - first + 1)
 
 
 def take_last(length: int, size: int) -> Span | None:
     if length == 0:
-        raise unsatisfiable("Range: the last 0 bytes are none", size)
+        raise unsatisfiable("Range: a suffix of 0 bytes selects nothing", size)
     if size == 0:
-        return None  # satisfiable, says the RFC, but no Content-Range could say so
+        return None  # RFC 9110 calls this satisfiable, but no Content-Range can express it
     length = min(length, size)
     return Span(size - length, length)
 
@@ -188,13 +203,19 @@ def unsatisfiable(detail: str, size: int) -> problems.RangeNotSatisfiable:
 
 
 def parse_repr_digest(field: str) -> Sha256 | None:
-    """The SHA-256 of a request's Repr-Digest (RFC 9530); None: it names other algorithms alone. Raises InvalidRequest."""
+    """Return the SHA-256 of a request's Repr-Digest (RFC 9530), or None if it names only other
+    algorithms.
+
+    Raises InvalidRequest.
+    """
     found = None
     for member in (part.strip(" \t") for part in field.split(",")):
         match = DIGEST_MEMBER.fullmatch(member)
         if match is None:
-            raise problems.InvalidRequest.at("Repr-Digest", "expected sha-256=:BASE64: (RFC 9530)")
-        if match[1] == "sha-256":  # of several members the last one counts (RFC 8941, 4.2.2)
+            raise problems.InvalidRequest.at(
+                "Repr-Digest", "must have the form sha-256=:BASE64: (RFC 9530)"
+            )
+        if match[1] == "sha-256":  # the last of several members counts (RFC 8941, section 4.2.2)
             found = decode_sha256(match[2])
     return found
 

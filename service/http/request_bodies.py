@@ -1,4 +1,6 @@
-"""A request's body as it comes in: no slower than allowed, whole, and taken out of its form if it is in one."""
+"""Bodies of requests: read at no less than the lowest rate, checked for completeness, and extracted
+from a form.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
@@ -21,20 +23,23 @@ Receive = Callable[[], Awaitable[Any]]
 
 
 class FormFile(msgspec.Struct, frozen=True):
-    """What a form says about its file; None: it says nothing."""
+    """The description of a file in a form. A value is None if the form does not contain it."""
 
     filename: str | None
     content_type: str | None
 
 
 def find_boundary(content_type: str) -> str | None:
-    """The boundary of a form; None: this is no form."""
+    """Return the boundary of a form, or None if the content type is not that of a form."""
     essence, options = parse_options_header(content_type)
     return options.get("boundary", "") if essence == "multipart/form-data" else None
 
 
 class Pace:
-    """Counts what came while we waited for the client; our own work costs it nothing. Raises SlowSender."""
+    """A check of a client's sending rate. Only the time spent waiting for the client counts.
+
+    It raises SlowSender if a window ends with too few bytes.
+    """
 
     def __init__(self, bytes_per_second: int) -> None:
         self.least = bytes_per_second * WINDOW_SECONDS
@@ -50,7 +55,8 @@ class Pace:
                     message = await receive()
                 break
             except TimeoutError:
-                self.begin_window()  # a pause at a window's end is no slowness, if enough came before
+                # a pause at the end of a window is allowed if enough came before it
+                self.begin_window()
         self.waited += clock() - began
         self.received += len(message.get("body", b""))
         if self.waited >= WINDOW_SECONDS:
@@ -63,16 +69,22 @@ class Pace:
         self.waited, self.received = 0.0, 0
 
     def too_slow(self) -> problems.SlowSender:
-        detail = f"{self.received} bytes came in {WINDOW_SECONDS:.0f} s, expected at least {self.least:.0f}"
+        detail = (
+            f"{self.received} bytes arrived in {WINDOW_SECONDS:.0f} s,"
+            f" but at least {self.least:.0f} are required"
+        )
         return problems.SlowSender(
             detail, headers={"Connection": "close"}
-        )  # else it might go on sending for hours
+        )  # otherwise the client could go on sending for hours
 
 
 async def read_body(
     receive: Receive, *, length: int | None, bytes_per_second: int
 ) -> AsyncIterator[bytes]:
-    """The body's pieces as they come. Raises SlowSender, and IncompleteBody when the client goes before the end."""
+    """Yield the pieces of a body as they arrive.
+
+    Raises SlowSender, and IncompleteBody if the client disconnects before the end.
+    """
     pace, received, more = Pace(bytes_per_second), 0, True
     while more:
         message = await pace.wait_for(receive)
@@ -84,32 +96,36 @@ async def read_body(
         more = message.get("more_body", False)
     if length is not None and received != length:
         raise problems.IncompleteBody(
-            f"Content-Length: {length} bytes were announced, {received} came"
+            f"Content-Length: announces {length} bytes, but the body has {received}"
         )
 
 
 class FormReader:
-    """multipart/form-data (RFC 7578) with one field, `file`. Open it, then read the file's bytes. Raises MalformedBody, IncompleteBody."""
+    """A reader of multipart/form-data (RFC 7578) with the one field `file`.
+
+    Call `open`, then read the file's bytes. Raises MalformedBody or IncompleteBody.
+    """
 
     def __init__(self, body: AsyncIterator[bytes], boundary: str) -> None:
         self.body = body
         self.events = self.parse_all(boundary)
 
     async def open(self) -> FormFile:
-        """Read up to the file's first byte."""
         async for event in self.events:
             if isinstance(event, MultipartSegment):
                 check_field(event)
                 return FormFile(event.filename or None, event.header("Content-Type"))
         raise problems.MalformedBody.at(
-            FORM_FIELD, "the form has no such field: send the file as `file`"
+            FORM_FIELD, "the form has no such field; send the file as `file`"
         )
 
     async def read(self) -> AsyncIterator[bytes]:
         async for event in self.events:
             if isinstance(event, MultipartSegment):
                 check_field(event)
-                raise problems.MalformedBody.at(FORM_FIELD, "came twice: send one file a request")
+                raise problems.MalformedBody.at(
+                    FORM_FIELD, "is given twice; send one file per request"
+                )
             if event is not None:
                 yield bytes(event)
 
@@ -124,7 +140,8 @@ class FormReader:
 def check_field(segment: MultipartSegment) -> None:
     if segment.name != FORM_FIELD:
         raise problems.MalformedBody.at(
-            segment.name or "the form", "is not expected: send the file as `file`, and nothing else"
+            segment.name or "the form",
+            "is not allowed; send the file as `file`, and no other field",
         )
 
 
@@ -141,7 +158,7 @@ def parse(parser: PushMultipartParser, piece: bytes) -> Iterator[Any]:
     try:
         yield from parser.parse(piece)
     except MultipartError as error:
-        raise problems.MalformedBody.at("the form", f"cannot be read: {error}") from error
+        raise problems.MalformedBody.at("the form", f"cannot be parsed: {error}") from error
 
 
 def close_parser(parser: PushMultipartParser) -> None:

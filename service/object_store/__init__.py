@@ -1,15 +1,16 @@
-"""The object store, as one identity sees it.
+"""The object store, accessed as one identity.
 
-    administration   identities, policies and rules, by the SDK       store   the store and its threads
-                                                                      bucket  the operations
-                                      client                                  sign, send once, check
-      signing (presign: upload URLs)    errors (documents: XML)    transport (connections, response_heads)
-                                      messages                                request, answer, deadline
+    administration  identities, policies and rules, by the SDK    store  the store and its threads
+                                                                  bucket  the operations
+                                    client                                sign, send once, check
+    signing (presign: upload URLs)  errors (documents: XML)  transport (connections, response_heads)
+                                    messages                              request, answer, deadline
 
-`ObjectStore.bucket(name)` gives a `Bucket`, which is the only way to the store for operations. Each of
-its coroutines runs one request in a thread, and its plain methods run in the caller's thread.
-Nothing that writes is ever sent twice. Every failure is a `StoreError`, whose tree is in `errors`.
-Signing and the mapping of errors do not know the transport, so another one can stand beside it.
+`ObjectStore.bucket(name)` returns a `Bucket`, and operations use the store only through it. Each of
+its coroutines runs one request in a thread, and its plain methods run in the caller's thread. A
+request that writes is never sent twice. Every failure is a `StoreError`, whose tree is in `errors`.
+Signing and the mapping of errors do not depend on the transport, so that another transport can be
+added.
 """
 
 from service.object_store.bucket import Bucket, is_condition

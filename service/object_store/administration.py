@@ -1,7 +1,8 @@
-"""The store as its root sees it: buckets, identities, policies and rules. Used by bootstrap and by no request.
+"""Administration of the store by its root identity: buckets, identities, policies and rules.
 
-The SDK makes these requests, and nothing else. They go through AdministrationPool, which sends them by
-the transport of the service and maps their answers as those of every other request.
+Bootstrap uses this module, and no request does. Only here does the SDK make requests. They go
+through AdministrationPool, which sends them over the transport of the service and maps their
+answers to the same errors.
 """
 
 import json
@@ -28,12 +29,15 @@ from service.object_store.transport import ThreadedTransport
 ADMIN_SECONDS: Final = 15.0
 
 Policy = dict[str, Any]
-"""A policy document as JSON has it."""
+"""A policy document, decoded from JSON."""
 Result = TypeVar("Result")
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A user of the store: the names of its policies, and whether it may sign in at all."""
+    """A user of the store, with the names of its policies and groups.
+
+    A disabled user cannot sign in.
+    """
 
     policies: frozenset[str]
     enabled: bool
@@ -41,7 +45,10 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class EventRule(msgspec.Struct, frozen=True):
-    """Which events of a bucket go to which target; prefix and suffix None: of every key."""
+    """A rule that sends events of a bucket to a target.
+
+    Without `prefix` and `suffix`, it applies to every key.
+    """
 
     arn: str
     events: frozenset[str]
@@ -50,13 +57,16 @@ class EventRule(msgspec.Struct, frozen=True):
 
 
 class AdministrationPool(urllib3.PoolManager):
-    """The SDK's way to the store. Raises StoreError for an answer that is no success, before the SDK sees it."""
+    """The connection pool of the SDK.
+
+    It raises StoreError for an answer that is not a success, before the SDK reads it.
+    """
 
     def __init__(self, transport: ThreadedTransport) -> None:
         super().__init__()
         self._transport = transport
 
-    def urlopen(  # type: ignore[override] # what the SDK gives; redirects are never followed
+    def urlopen(  # type: ignore[override] # the arguments of the SDK; redirects are never followed
         self,
         method: str,
         url: str,
@@ -64,7 +74,7 @@ class AdministrationPool(urllib3.PoolManager):
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         preload_content: bool = True,
-        **_: Any,  # of other versions of the SDK
+        **_: Any,  # for options of other versions of the SDK
     ) -> urllib3.BaseHTTPResponse:
         request = Request(method, urlsplit(url).path.removeprefix("/"))
         signed = SignedRequest(request.name, method, url, headers=headers or {}, body=body)
@@ -72,13 +82,17 @@ class AdministrationPool(urllib3.PoolManager):
         if response.status not in SUCCESSES:
             check_answer(request, read_refusal(response, request.name))
         if preload_content:
-            response.read(cache_content=True)  # whole, so that the connection can be used again
+            # read the whole body, so that the connection can be used again
+            response.read(cache_content=True)
             response.release_conn()
         return response
 
 
 class Administration:
-    """Each method is one request or two, in the caller's thread. Raises StoreError."""
+    """The administration of one store.
+
+    Each method sends one request or two in the caller's thread, and raises StoreError.
+    """
 
     def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str) -> None:
         scheme, host = parse_endpoint(endpoint)
@@ -97,7 +111,7 @@ class Administration:
         self._client.transport.close()
 
     def check(self) -> None:
-        """Raise StoreError unless these are root's keys and the store can serve."""
+        """Raise StoreError unless the keys are those of root and the store can serve requests."""
         self._client.send(Request("GET"), Deadline(ADMIN_SECONDS))
 
     def bucket_exists(self, name: str) -> bool:
@@ -107,7 +121,6 @@ class Administration:
         ask("the bucket", lambda: self._buckets.make_bucket(name, self._region))
 
     def policy(self, name: str) -> Policy | None:
-        """Return the policy, or None if there is none of that name."""
         answer = ask_if_present(
             "the policy",
             lambda: self._identities.policy_info(name),
@@ -139,11 +152,11 @@ class Administration:
         )
 
     def put_identity(self, access_key: str, secret_key: str) -> None:
-        """Make the identity, or enable it and give it this secret."""
+        """Create the identity. If it exists, enable it and set its secret."""
         ask("the identity", lambda: self._identities.user_add(access_key, secret_key))
 
     def set_policy(self, access_key: str, policy_name: str) -> None:
-        """This policy and no other."""
+        """Give the identity this policy, in place of all others."""
         ask(
             "the identity's policy",
             lambda: self._identities.policy_set(policy_name, user=access_key),
@@ -161,7 +174,10 @@ class Administration:
         ]
 
     def replace_event_rule(self, bucket: str, rule: EventRule) -> None:
-        """Put `rule` in the place of every rule with its target; rules with other targets stay. Raises RequestRefused for a foreign ARN."""
+        """Replace every rule that has the same target with `rule`. Rules with other targets stay.
+
+        Raises RequestRefused if the store has no target with that ARN.
+        """
         config = self._notifications(bucket)
         others = [
             other
@@ -178,7 +194,10 @@ class Administration:
         return ask("the event rules", lambda: self._buckets.get_bucket_notification(bucket))
 
     def expiry_days(self, bucket: str, rule_id: str) -> int | None:
-        """After how many days the rule of that name removes every object; None when there is no such rule or it is off."""
+        """Return the days after which the rule removes every object of the bucket.
+
+        Return None if there is no rule of that name, or if it is disabled.
+        """
         for rule in self._lifecycle_rules(bucket):
             whole_bucket = rule.rule_filter is None or not (
                 rule.rule_filter.prefix or rule.rule_filter.tag or rule.rule_filter.and_operator
@@ -193,7 +212,10 @@ class Administration:
         return None
 
     def put_expiry(self, bucket: str, rule_id: str, *, days: int) -> None:
-        """Set that rule; others stay. Raises RequestRefused where the store has no lifecycle rules."""
+        """Set the rule of that name.
+
+        Other rules stay. Raises RequestRefused if the store has no lifecycle rules.
+        """
         others = [rule for rule in self._lifecycle_rules(bucket) if rule.rule_id != rule_id]
         own = Rule(
             ENABLED,
@@ -216,7 +238,7 @@ class Administration:
 
 
 def ask(what: str, function: Callable[[], Result]) -> Result:
-    """Return what the SDK makes of an answer. Raises StoreUnavailable if it cannot be read."""
+    """Return the SDK's result. Raises StoreUnavailable if the answer cannot be read."""
     try:
         return function()
     except (HTTPError, OSError) as error:  # the body ended early
@@ -226,7 +248,7 @@ def ask(what: str, function: Callable[[], Result]) -> Result:
 
 
 def ask_if_present(what: str, function: Callable[[], Result], *, missing: str) -> Result | None:
-    """Return what `ask` returns, or None for the store's code that says that there is no such thing."""
+    """Return what `ask` returns, or None if the store answers with the code `missing`."""
     try:
         return ask(what, function)
     except RequestRefused as error:
@@ -236,6 +258,10 @@ def ask_if_present(what: str, function: Callable[[], Result], *, missing: str) -
 
 
 def without_region(arn: str) -> str:
-    """`arn:minio:sqs::ID:webhook`: a store with a region of its own puts it into every ARN, and takes one without."""
+    """Return the ARN in the form `arn:minio:sqs::ID:webhook`.
+
+    A store that has a region puts it into every ARN that it returns, but accepts an ARN without
+    one.
+    """
     parts = arn.split(":")
     return ":".join([*parts[:3], "", *parts[4:]])

@@ -1,4 +1,4 @@
-"""One bucket, as the operations see it. Each method is one request, sent once, under its own time limits."""
+"""One bucket of the store. Each method sends one request, once, within its own time limits."""
 
 import re
 from base64 import b64encode
@@ -23,22 +23,29 @@ from service.object_store.objects import (
 from service.object_store.reader import ObjectReader
 
 QUICK_SECONDS: Final = 10.0
-"""For requests that move no bytes."""
+"""The timeout of requests that transfer no object data."""
 DELETE_SECONDS: Final = 40.0
-"""A store holds a DELETE for 30 s while a stalled reader has the object."""
+"""The timeout of a DELETE. A store delays it for 30 s while a stalled reader holds the object."""
 PAGE: Final = 1_000
 CONDITION: Final = re.compile(r"[0-9A-Za-z_-]{1,128}")
-"""The ETags that stores make themselves: digests in hexadecimal, with the number of parts, or a name."""
+"""The ETags that stores generate: digests in hexadecimal, with the number of parts, or a name."""
 
 Result = TypeVar("Result")
 
 
 class Bucket:
-    """Coroutines run in the store's request threads; `open`, `put_now` and `put_part` in the thread that calls them."""
+    """A bucket.
+
+    Its coroutines run in the store's request threads, and `open`, `put_now` and `put_part` run in
+    the calling thread.
+    """
 
     def __init__(self, client: Client, name: str, *, run: Callable[..., Any]) -> None:
         self.client = client
-        """Carries the requests. The operations use the methods below, which a test can replace."""
+        """Client that sends the requests.
+
+        The operations use the methods below, which a test can replace.
+        """
         self._run = run
         self.name = name
 
@@ -46,7 +53,10 @@ class Bucket:
         return f"Bucket({self.name})"
 
     async def head(self, key: str, *, timeout_seconds: float = QUICK_SECONDS) -> StoredObject:
-        """Raises ObjectMissing, ObjectUnreadable, StoreUnavailable."""
+        """Return the store's description of an object.
+
+        Raises ObjectMissing, ObjectUnreadable or StoreUnavailable.
+        """
         return await self._send(
             Request("HEAD", self.name, key),
             Deadline(timeout_seconds),
@@ -66,12 +76,14 @@ class Bucket:
         send_before: float,
         timeout_seconds: float,
     ) -> StoredCopy:
-        """Have the store copy an object of `source` to `key`, if its ETag is still `etag`; nothing of the source but its bytes is kept.
+        """Copy an object of `source` to `key` within the store, if its ETag is still `etag`.
 
-        `etag` None: copy whatever lies there.
+        If `etag` is None, any object under that key is copied. Only the bytes of the source are
+        kept.
 
-        `send_before` is a `time.monotonic()`. Raises SentTooLate (nothing was sent), ObjectChanged, ObjectMissing, ObjectUnreadable;
-        after StoreUnavailable the copy may still come into being, at any later moment.
+        `send_before` is a `time.monotonic()`. Raises SentTooLate if it has passed and nothing was
+        sent, and ObjectChanged, ObjectMissing or ObjectUnreadable. After StoreUnavailable, the
+        store may still create the copy at any later time.
         """
         headers = object_headers(content_type, metadata, tags) | copy_source(
             source.name, source_key, etag
@@ -91,9 +103,11 @@ class Bucket:
         length: int | None = None,
         timeout_seconds: float = QUICK_SECONDS,
     ) -> ObjectReader:
-        """Begin to read, in the caller's thread: from `offset` on, `length` (≥ 1) bytes or to the end. `etag` None: whatever lies there.
+        """Start to read from `offset` on, in the calling thread: `length` (≥ 1) bytes, or to the
+        end.
 
-        `timeout_seconds` is for each wait, not for the whole. Raises ObjectMissing, ObjectChanged, ObjectUnreadable, StoreUnavailable,
+        If `etag` is None, any object under that key is read. `timeout_seconds` limits each wait,
+        not the whole. Raises ObjectMissing, ObjectChanged, ObjectUnreadable or StoreUnavailable,
         and RequestRefused (416) for an offset past the end.
         """
         headers = {"If-Match": f'"{etag}"'} if etag is not None else {}
@@ -107,7 +121,7 @@ class Bucket:
         )
 
     async def read(self, key: str, *, length: int, timeout_seconds: float = QUICK_SECONDS) -> bytes:
-        """Return the first `length` bytes of a small object, read in a request thread. Raises as `open` does."""
+        """Return the first `length` bytes of a small object. Raises the same errors as `open`."""
         result: bytes = await self._run(lambda: self._read(key, length, timeout_seconds))
         return result
 
@@ -119,7 +133,6 @@ class Bucket:
         return bytes(body)
 
     async def put(self, key: str, body: bytes, **options: Any) -> str:
-        """`put_now` in a request thread."""
         result: str = await self._run(lambda: self.put_now(key, body, **options))
         return result
 
@@ -135,9 +148,11 @@ class Bucket:
         send_before: float | None = None,
         timeout_seconds: float,
     ) -> str:
-        """Store `body`; its ETag. `sha256` (hex), where it is known already, saves hashing; `timeout_seconds` is for sending it all.
+        """Store `body` and return its ETag.
 
-        `send_before` is a `time.monotonic()`. Raises SentTooLate: nothing was sent.
+        `sha256`, in hexadecimal, saves hashing if the caller knows it already. `timeout_seconds`
+        limits the sending of the whole body. `send_before` is a `time.monotonic()`. Raises
+        SentTooLate if it has passed and nothing was sent.
         """
         headers = object_headers(content_type, metadata, tags)
         request = Request("PUT", self.name, key, headers=headers, body=body, sha256=sha256)
@@ -153,7 +168,10 @@ class Bucket:
         sha256: str | None = None,
         timeout_seconds: float,
     ) -> str:
-        """Store part `number` (from 1; all but the last 5 MiB or more); its ETag. Raises UploadMissing."""
+        """Store part `number`, counted from 1, and return its ETag. Raises UploadMissing.
+
+        All parts but the last have at least 5 MiB.
+        """
         request = Request(
             "PUT", self.name, key, query=name_part(upload_id, number), body=body, sha256=sha256
         )
@@ -168,7 +186,6 @@ class Bucket:
         tags: Mapping[str, str],
         timeout_seconds: float = QUICK_SECONDS,
     ) -> str:
-        """Begin a multipart upload; its id."""
         headers = object_headers(content_type, metadata, tags)
         request = Request("POST", self.name, key, query={"uploads": ""}, headers=headers)
         return await self._send(
@@ -190,9 +207,10 @@ class Bucket:
         length: int,
         timeout_seconds: float,
     ) -> StoredPart:
-        """Have the store copy `length` bytes of an object of `source` into a part, if the object's ETag is still `etag`.
+        """Copy `length` bytes of an object of `source` to a part, if the object's ETag is still
+        `etag`.
 
-        Raises ObjectChanged, ObjectMissing, ObjectUnreadable, UploadMissing.
+        Raises ObjectChanged, ObjectMissing, ObjectUnreadable or UploadMissing.
         """
         headers = copy_source(source.name, source_key, etag) | {
             "x-amz-copy-source-range": f"bytes={offset}-{offset + length - 1}"
@@ -213,9 +231,10 @@ class Bucket:
         timeout_seconds: float = 60.0,
         send_before: float | None = None,
     ) -> str:
-        """Make the object out of `(number, ETag)` pairs; its ETag. Raises UploadMissing (also when it was completed before).
+        """Combine the parts, given as `(number, ETag)`, into the object and return its ETag.
 
-        `send_before` is a `time.monotonic()`. Raises SentTooLate: nothing was sent.
+        `send_before` is a `time.monotonic()`. Raises SentTooLate if it has passed and nothing was
+        sent, and UploadMissing, also if the upload was completed before.
         """
         request = post_document(
             self.name, key, {"uploadId": upload_id}, xml_documents.write_completion(parts)
@@ -229,7 +248,10 @@ class Bucket:
     async def abort_upload(
         self, key: str, upload_id: str, *, timeout_seconds: float = QUICK_SECONDS
     ) -> None:
-        """Drop a multipart upload and its parts; one that is gone already is fine."""
+        """Abort a multipart upload and remove its parts.
+
+        An upload that does not exist is not an error.
+        """
         with suppress(UploadMissing):
             await self._send(
                 Request("DELETE", self.name, key, query={"uploadId": upload_id}),
@@ -240,7 +262,10 @@ class Bucket:
     async def list_parts(
         self, key: str, upload_id: str, *, timeout_seconds: float = QUICK_SECONDS
     ) -> list[StoredPart]:
-        """All parts that the store has, by number (at most 10,000, a request for each 1,000). Raises UploadMissing."""
+        """Return all parts that the store has, by number. Raises UploadMissing.
+
+        There are at most 10,000, and one request returns 1,000.
+        """
         parts: list[StoredPart] = []
         query = {"uploadId": upload_id, "max-parts": str(PAGE)}
         while True:
@@ -256,13 +281,17 @@ class Bucket:
             query = {**query, "part-number-marker": str(page.next_marker)}
 
     async def delete(self, key: str, *, timeout_seconds: float = DELETE_SECONDS) -> None:
-        """A key under which nothing lies is fine."""
+        """Delete an object. A key without an object is not an error."""
         await self._send(Request("DELETE", self.name, key), Deadline(timeout_seconds), discard)
 
     async def delete_many(
         self, keys: Sequence[str], *, timeout_seconds: float = DELETE_SECONDS
     ) -> list[str]:
-        """Delete up to 1,000 keys in one request; the keys that the store did not delete. Missing ones are fine."""
+        """Delete up to 1,000 keys in one request, and return the keys that the store did not
+        delete.
+
+        A key without an object is not an error.
+        """
         if not keys:
             return []
         request = post_document(self.name, None, {"delete": ""}, xml_documents.write_deletion(keys))
@@ -275,7 +304,7 @@ class Bucket:
     async def list_keys(
         self, prefix: str = "", start_after: str = "", *, timeout_seconds: float = 60.0
     ) -> AsyncIterator[ListedObject]:
-        """Every object in the order of keys, one request for each 1,000."""
+        """Yield every object in the order of keys, with one request per 1,000 objects."""
         query = {
             "list-type": "2",
             "max-keys": str(PAGE),
@@ -301,26 +330,27 @@ class Bucket:
     async def _send(
         self, request: Request, deadline: Deadline, read: Callable[[Answer], Result]
     ) -> Result:
-        """Send the request in a request thread, and return what `read` finds in the answer."""
         result: Result = await self._run(lambda: self._send_now(request, deadline, read))
         return result
 
     def _send_now(
         self, request: Request, deadline: Deadline, read: Callable[[Answer], Result]
     ) -> Result:
-        """Send the request in the caller's thread. Raises StoreUnavailable if the answer cannot be read."""
+        """Send the request in the calling thread.
+
+        Raises StoreUnavailable if the answer cannot be read.
+        """
         answer = self.client.send(request, deadline)
         try:
             return read(answer)
         except (
             KeyError,
             ValueError,
-        ) as error:  # a success that is no answer of S3: a proxy's page, say
+        ) as error:  # a success that is not an answer of S3, such as a proxy's page
             raise invalid_answer(request.name, error) from error
 
 
 def read_stored_etag(answer: Answer) -> str:
-    """Return the ETag of what a PUT stored."""
     return strip_quotes(answer.headers["etag"])
 
 
@@ -329,14 +359,14 @@ def read_copied_etag(answer: Answer) -> str:
 
 
 def discard(_: Answer) -> None:
-    """A success says all."""
+    """Return nothing, for an answer whose status is enough."""
 
 
 def is_condition(etag: str) -> bool:
-    """Return whether a condition can name the ETag on every store.
+    """Return whether the ETag can be used in a condition on every store.
 
-    On an old MinIO a client can choose its object's ETag (docs/store-facts.md). Some of those values
-    break the signature of a request that names them, and others never match.
+    On an old MinIO, a client can choose its object's ETag (docs/store-facts.md). Some of those
+    values invalidate the signature of a request that contains them, and others never match.
     """
     return CONDITION.fullmatch(etag) is not None
 
@@ -352,7 +382,9 @@ def copy_source(bucket: str, key: str, etag: str | None) -> dict[str, str]:
 def object_headers(
     content_type: str, metadata: Mapping[str, str], tags: Mapping[str, str]
 ) -> dict[str, str]:
-    """What an object carries besides its bytes: type, metadata and tags of ours, all ASCII."""
+    """Return the header fields for an object's content type and for Assay's metadata and tags, all
+    ASCII.
+    """
     headers: dict[str, str] = {"Content-Type": content_type}
     headers |= {f"x-amz-meta-{name}": value for name, value in metadata.items()}
     if tags:
@@ -361,12 +393,11 @@ def object_headers(
 
 
 def name_part(upload_id: str, number: int) -> dict[str, str]:
-    """Return the query that names a part of a multipart upload."""
     return {"partNumber": str(number), "uploadId": upload_id}
 
 
 def post_document(bucket: str, key: str | None, query: Mapping[str, str], body: bytes) -> Request:
-    """Return a POST of an XML document, with the MD5 without which some stores refuse it."""
+    """Return a POST of an XML document, with its MD5, without which some stores refuse it."""
     digest = b64encode(md5(body, usedforsecurity=False).digest()).decode()
     headers = {"Content-Type": "application/xml", "Content-MD5": digest}
     return Request("POST", bucket, key, query=query, headers=headers, body=body)

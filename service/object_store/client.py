@@ -1,4 +1,4 @@
-"""One identity's client of the store: a request is signed, sent once by the transport, and its answer checked."""
+"""The client of one identity, which signs a request, sends it once and checks the answer."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -18,10 +18,12 @@ from service.object_store.transport import ThreadedTransport, read_answer, read_
 
 
 class Client:
-    """Safe to share between threads. Each method raises StoreError."""
+    """A client that threads can share. Each method raises StoreError."""
 
     def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str) -> None:
-        """`endpoint` is `http://host[:port]` or `https://host[:port]`."""
+        """Create a client of the store at `endpoint`, which is `http://host[:port]` or
+        `https://host[:port]`.
+        """
         self._signer = RequestSigner(
             endpoint, access_key=access_key, secret_key=secret_key, region=region
         )
@@ -30,11 +32,11 @@ class Client:
         self.transport = ThreadedTransport(secure=self._secure)
 
     def send(self, request: Request, deadline: Deadline) -> Answer:
-        """Return the whole answer, which is a success."""
+        """Return the whole answer of a request that succeeded."""
         return check_answer(request, self.transport.send(self.sign(request), deadline))
 
     def open(self, request: Request, deadline: Deadline) -> urllib3.BaseHTTPResponse:
-        """Return a successful answer whose body is still to be read."""
+        """Return a successful answer, whose body the caller reads."""
         response = self.transport.open(self.sign(request), deadline)
         if response.status not in SUCCESSES:
             check_answer(request, read_refusal(response, request.name))
@@ -47,11 +49,14 @@ class Client:
         ).status
 
     def sign(self, request: Request) -> SignedRequest:
-        """Return the request as it is sent now. Raises RequestRefused for a key that no path can name."""
+        """Return the request, signed with the current time.
+
+        Raises RequestRefused if no path can contain the key.
+        """
         try:
             path = request_path(request)
         except ValueError as error:
-            raise RequestRefused(f"{request.name}: a key that no path can name") from error
+            raise RequestRefused(f"{request.name}: the key cannot be written as a path") from error
         query = canonical_query(request.query)
         headers = dict(request.headers)
         if request.body is not None:
@@ -68,7 +73,10 @@ class Client:
         return SignedRequest(request.name, request.method, url, signed, request.body)
 
     def _digest(self, request: Request) -> str:
-        """Return what is signed for the body. Over TLS, hashing it again would protect nothing."""
+        """Return what is signed for the body.
+
+        TLS already protects the body, so that it is not hashed again.
+        """
         if request.sha256 is not None:
             return request.sha256
         if not request.body:
@@ -83,7 +91,10 @@ def request_path(request: Request) -> str:
 
 
 def read_refusal(response: urllib3.BaseHTTPResponse, request: str) -> Answer:
-    """Return an answer that is no success. Without its body, its status alone says what happened."""
+    """Return an answer that is not a success.
+
+    If its body cannot be read, the status alone is returned.
+    """
     try:
         return read_answer(response, request)
     except (urllib3.exceptions.HTTPError, OSError, StoreUnavailable):

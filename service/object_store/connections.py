@@ -1,4 +1,6 @@
-"""Connections to the store that look at the clock before each request, and that can all be cut at once."""
+"""Connections to the store that check the deadline before each request, and that can all be cut at
+once.
+"""
 
 import socket
 import threading
@@ -19,7 +21,10 @@ from service.object_store.response_heads import StoreResponse
 
 
 class Connections:
-    """All open connections, so that threads that wait at one can be released. Safe to share between threads."""
+    """The set of open connections.
+
+    Cutting them releases the threads that wait on them. Threads can share the set.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,38 +32,47 @@ class Connections:
         self._cut = False
 
     def add(self, connection: HTTPConnection) -> None:
-        """Register a connection before a request goes over it. Raises StoreUnavailable after the cut."""
+        """Register a connection before a request is sent over it.
+
+        Raises StoreUnavailable after `cut`.
+        """
         with self._lock:
             if self._cut:
-                raise StoreUnavailable("the way to the store was closed")
+                raise StoreUnavailable("the connections to the store have been closed")
             self._open.add(connection)
 
     def cut(self) -> None:
-        """End all connections for good: a thread that sends or waits over one of them gets an error now."""
+        """End all connections and allow no new ones.
+
+        A thread that sends or waits on one gets an error at once.
+        """
         with self._lock:
             self._cut = True
             sockets = [connection.sock for connection in self._open if connection.sock is not None]
         for one in sockets:
-            with suppress(OSError):  # closed meanwhile
+            with suppress(OSError):  # it was closed meanwhile
                 socket.socket.shutdown(
-                    one, socket.SHUT_RDWR
-                )  # below TLS, whose own shutdown another thread's read would trip over
+                    one,
+                    socket.SHUT_RDWR,
+                    # Shut down below TLS: its own shutdown fails during a read by another thread.
+                )
 
 
 class Sending(msgspec.Struct, frozen=True):
-    """What a connection has to know of the request that it carries."""
+    """The settings of a connection for the request that it carries."""
 
     deadline: Deadline
     connections: Connections
 
 
-# urllib3 hands nothing of this down to its connections. Set in the thread that sends, so requests never see each other's.
+# urllib3 passes none of these settings to its connections. The variable is set in the thread that
+# sends, so each request has its own value.
 current_sending: ContextVar[Sending] = ContextVar("current_sending")
 
 
 @contextmanager
 def sending(deadline: Deadline, connections: Connections) -> Iterator[None]:
-    """Have each request of this thread sent under `deadline` until the block ends."""
+    """Apply `deadline` to each request that this thread sends in the block."""
     token = current_sending.set(Sending(deadline, connections))
     try:
         yield
@@ -68,13 +82,13 @@ def sending(deadline: Deadline, connections: Connections) -> Iterator[None]:
 
 def check_not_late(deadline: Deadline) -> None:
     if deadline.send_before is not None and time.monotonic() >= deadline.send_before:
-        raise SentTooLate("the request's moment had passed before it was sent")
+        raise SentTooLate("the time limit for sending the request has passed; nothing was sent")
 
 
 def begin_sending(connection: HTTPConnection) -> None:
-    """Check the deadline again, because connecting takes time, and give the socket the time-out of the request.
+    """Check the deadline again, because connecting takes time, and set the socket's timeout.
 
-    urllib3 would allow a whole body no longer than a connect.
+    Otherwise urllib3 would apply the timeout for connecting to the sending of the body.
     """
     current = current_sending.get()
     check_not_late(current.deadline)
@@ -84,7 +98,7 @@ def begin_sending(connection: HTTPConnection) -> None:
 
 
 class DeadlineConnection(HTTPConnection):
-    """A connection that calls `begin_sending` before the first byte of each request."""
+    """An HTTP connection that calls `begin_sending` before the first byte of each request."""
 
     response_class = StoreResponse
 

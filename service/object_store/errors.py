@@ -1,18 +1,22 @@
-"""The errors of the store, and the one mapping from its answers to them.
+"""The errors of the store, and the only mapping from its answers to them.
 
     StoreError
-    ├── ObjectMissing      no object (any more) under that key
-    ├── ObjectChanged      the object is not the one whose ETag was given
-    ├── ObjectUnreadable   the store says for good that these bytes cannot be had
-    ├── UploadMissing      no such multipart upload: completed, aborted or dropped by the store
-    ├── RequestRefused     the same request will be refused again: its digest, its part, or the store lacks the operation
-    ├── StoreUnavailable   no connection, time-out, 5xx, wrong identity, an answer cut short or malformed: try again later
-    └── SentTooLate        the moment for sending had passed: nothing was sent, for certain
+    ├── ObjectMissing      there is no object under that key, or no longer
+    ├── ObjectChanged      the object's ETag is not the one that was given
+    ├── ObjectUnreadable   the store reports that these bytes can never be read
+    ├── UploadMissing      there is no such multipart upload: it was completed, aborted or removed
+    ├── RequestRefused     the store would refuse the same request again: it rejects the digest or
+    │                      the part, or does not implement the operation
+    ├── StoreUnavailable   no connection, a time-out, a 5xx, a wrong identity, or an answer that is
+    │                      malformed or cut short: the request may be repeated later
+    └── SentTooLate        the time limit for sending had passed: nothing was sent
 
-None of them says by itself whether one object or the whole store is concerned: a damaged object gets
-503 for ever, and a right that was withdrawn gets 403 for every object. A probe tells (service/worker/store_health.py).
+An error alone does not show whether one object or the whole store is affected. A damaged object
+gets 503 at every attempt, and after a right was withdrawn, every object gets 403. A probe tells
+these cases apart (service/worker/store_health.py).
 
-Texts name the method, the bucket, the beginning of the key, and the store's own error code; never a query, an identity or a signature.
+The texts name the method, the bucket, the beginning of the key, and the store's own error code.
+They never contain a query, an identity or a signature.
 """
 
 from typing import Final
@@ -33,7 +37,9 @@ TRANSIENT_CODES: Final = frozenset(
         "NoSuchBucket",
     }
 )
-"""NoSuchBucket is no missing object: somebody took the bucket away, or bootstrap has not run yet."""
+"""NoSuchBucket does not mean a missing object: the bucket was removed, or bootstrap has not run
+yet.
+"""
 UNREADABLE_CODES: Final = frozenset(
     {
         "InvalidObjectState",  # archived
@@ -42,13 +48,20 @@ UNREADABLE_CODES: Final = frozenset(
         "XMinioObjectTampered",
     }
 )
-"""Of a copy's source as well."""
+"""Codes for an object that can never be read. They also apply to the source of a copy."""
 NEEDS_CLIENTS_KEY: Final = "InvalidRequest"
-"""To a GET or HEAD: encrypted with a key that only the client has (SSE-C). To a copy it says the same of many other things."""
+"""The code for an object that is encrypted with a key that only the client has (SSE-C).
+
+It has this meaning in an answer to GET or HEAD. In an answer to a copy it has many other meanings.
+"""
 
 
 class StoreError(Exception):
-    """`status` is HTTP's and `code` the store's, None where there was no answer."""
+    """An error of the store.
+
+    `status` is the HTTP status and `code` the store's own code. Both are None if there was no
+    answer.
+    """
 
     def __init__(self, text: str, *, status: int | None = None, code: str | None = None) -> None:
         super().__init__(text)
@@ -85,15 +98,16 @@ class SentTooLate(StoreError):
 
 
 class JsonError(msgspec.Struct, rename="pascal"):
-    """The body of a refusal by MinIO's administration."""
+    """The body of an error answer from MinIO's administration API."""
 
     code: str
 
 
 def check_answer(request: Request, answer: Answer) -> Answer:
-    """Return the answer if it is a success. Raises StoreError.
+    """Return the answer if it is a success. Raises StoreError otherwise.
 
-    A copy or a completion may begin with 200 and end with an error in its body (S3's CopyObject).
+    An answer to a copy or a completion may begin with 200 and end with an error in its body (S3's
+    CopyObject).
     """
     failed_late = answer.status in SUCCESSES and is_error(answer.body)
     if answer.status in SUCCESSES and not failed_late:
@@ -109,10 +123,10 @@ def check_answer(request: Request, answer: Answer) -> Answer:
 
 
 def read_code(answer: Answer) -> str | None:
-    """Return the store's code for what went wrong, or None if it gave none.
+    """Return the store's error code, or None if the answer has none.
 
-    The code is in an XML document, in the JSON of MinIO's administration, or in MinIO's header: an
-    answer to HEAD has no body.
+    The code is in an XML document, in the JSON of MinIO's administration API, or, because an answer
+    to HEAD has no body, in a header of MinIO.
     """
     try:
         return (
@@ -125,18 +139,25 @@ def read_code(answer: Answer) -> str | None:
 
 
 def read_json_code(body: bytes) -> str:
-    """Return the code in a JSON refusal of MinIO's administration. Raises ValueError if there is none."""
+    """Return the code of a JSON error from MinIO's administration API.
+
+    Raises ValueError if there is none.
+    """
     return msgspec.json.decode(body, type=JsonError).code
 
 
 def unavailable(request: str, error: BaseException) -> StoreUnavailable:
-    """Return the error for a failed transport, named by its kind alone: its text may hold a URL with its query."""
+    """Return the error for a failed transport.
+
+    It names only the kind of the failure, because the text of `error` may contain a URL with its
+    query.
+    """
     return StoreUnavailable(f"{request}: {type(error).__name__}")
 
 
 def invalid_answer(request: str, error: BaseException) -> StoreUnavailable:
-    """Return the error for a success whose content is none of S3, a proxy's page for example."""
-    return StoreUnavailable(f"{request}: an answer that cannot be read, {type(error).__name__}")
+    """Return the error for a success whose content is not that of S3, such as a proxy's page."""
+    return StoreUnavailable(f"{request}: the answer cannot be parsed ({type(error).__name__})")
 
 
 def error_for_answer(
@@ -147,7 +168,10 @@ def error_for_answer(
     reads_object: bool = False,
     copies_object: bool = False,
 ) -> StoreError:
-    """Return the error that an answer means. `request` names it, and the others say what it wanted of an object."""
+    """Return the error that an answer stands for.
+
+    `request` is its name for the text. The flags say whether it reads or copies an object.
+    """
     kind = _kind_of_answer(
         status, code=code, reads_object=reads_object, copies_object=copies_object
     )

@@ -1,6 +1,6 @@
 """A request to the store and its answer, independent of the transport that carries them.
 
-Request ──signed by the client──> SignedRequest ──a transport──> Answer
+Request ──signed by the client──> SignedRequest ──sent by a transport──> Answer
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,16 @@ class Deadline(msgspec.Struct, frozen=True):
     """The time limits of one request."""
 
     timeout_seconds: float
-    """For each wait on the socket; for a body that is sent, also for all of it."""
+    """The limit of each wait on the socket.
+
+    For a request with a body, also the limit for sending all of it.
+    """
     send_before: float | None = None
-    """A `time.monotonic()` from which on the request is not sent any more."""
+    """The `time.monotonic()` after which the request is not sent any more."""
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is asked of the store: of an object, of a bucket, or of the store if `bucket` is None."""
+    """A request for an object, for a bucket, or, if `bucket` is None, for the store itself."""
 
     method: str
     bucket: str | None = None
@@ -36,10 +39,10 @@ class Request(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The request as logs and errors show it.
+        """Return the name of the request for logs and errors.
 
         Only the beginning of a key is shown: on an old MinIO, a client that knows the key of an
-        incoming object may be able to write there.
+        incoming object may be able to write to it.
         """
         return f"{self.method} /{self.bucket or ''}" + (f"/{self.key[:8]}…" if self.key else "")
 
@@ -53,7 +56,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class SignedRequest(msgspec.Struct, frozen=True):
-    """A request that is complete. `name` is how errors name it."""
+    """A request that is ready to be sent. `name` is its name in errors."""
 
     name: str
     method: str

@@ -1,4 +1,4 @@
-"""What the store says of objects and of the parts of uploads. ETags have no quotes."""
+"""Descriptions of objects and of parts, as the store returns them. ETags have no quotes."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,9 +8,11 @@ import msgspec
 
 
 class StoredObject(msgspec.Struct, frozen=True):
-    """What the store says of an object. `metadata` has lower-case names without `x-amz-meta-`, of Assay's own fields alone.
+    """An object as a HEAD or GET request describes it.
 
-    An ETag has no quotes. `last_modified` is None for a date that cannot be parsed: an old store lets a client write it.
+    `metadata` contains only Assay's own fields, with names in lower case and without `x-amz-meta-`.
+    `last_modified` is None if the date cannot be parsed, because an old store lets a client write
+    it.
     """
 
     key: str
@@ -40,7 +42,10 @@ class ListedObject(msgspec.Struct, frozen=True):
 
 
 def read_object(key: str, headers: Mapping[str, str]) -> StoredObject:
-    """Return what the head of an answer says of an object. Raises KeyError or ValueError if it is no such head."""
+    """Return the object that the head of an answer describes.
+
+    Raises KeyError or ValueError if a field is missing or malformed.
+    """
     prefix = "x-amz-meta-"
     return StoredObject(
         key=key,
@@ -57,12 +62,10 @@ def read_object(key: str, headers: Mapping[str, str]) -> StoredObject:
 
 
 def strip_quotes(etag: str) -> str:
-    """Return an ETag as requests name it."""
     return etag.removeprefix('"').removesuffix('"')
 
 
 def read_http_date(header: str) -> datetime | None:
-    """Return the time of a header field, or None if it cannot be parsed."""
     try:
         return parsedate_to_datetime(header)
     except ValueError:

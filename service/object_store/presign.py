@@ -1,13 +1,13 @@
 """URLs that allow a client without a key to send exactly one request to the store.
 
-The signature is in the query (service/object_store/signing.py). What is bound into a URL (method, key,
-length, type, digest, condition) cannot be changed by its holder.
+The signature is in the query (service/object_store/signing.py). The holder of a URL cannot change
+what is bound into it (method, key, length, type, digest, condition).
 
 A URL also binds that some headers are **not** sent. MinIO and its forks take the value of a signed
 header from the query when the request does not have that header. The header's name is therefore put
-into `X-Amz-SignedHeaders` and a neutral value into the query. A request that has the header, in
-whatever form, is then signed differently and is refused. Clients send nothing for it.
-See docs/store-facts.md, "Binding the absence of a header".
+into `X-Amz-SignedHeaders` and a neutral value into the query. If a request has the header, with any
+value, the signature does not match and the request is refused. Clients send nothing for it. See
+docs/store-facts.md, "Binding the absence of a header".
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ UNSENDABLE: Final = "\x7f"
 """A value that no header can have (RFC 9110, section 5.5).
 
 A request can therefore not have the header for which this value is signed. MinIO acts on the mere
-presence of some headers. An empty value would not be neutral for these, because an empty header
-would be signed alike.
+presence of some headers. For these, an empty value would not be neutral, because an empty header
+has the same signature.
 """
 
 ABSENT_FROM_PUT: Final = forbid(
@@ -34,7 +34,8 @@ ABSENT_FROM_PUT: Final = forbid(
         "content-encoding": "",
         "x-amz-storage-class": "",
         "x-amz-tagging": "",
-        # Stored as well. Any value with "true" in it, in any header of that name, unpacks a tar.
+        # These are stored as well. Any value that contains "true", in any header of that name,
+        # unpacks a tar.
         "x-amz-meta-snowball-auto-extract": "no",
         "x-amz-acl": UNSENDABLE,
         "x-amz-copy-source": UNSENDABLE,
@@ -52,22 +53,29 @@ ABSENT_FROM_PUT: Final = forbid(
 )
 """Headers that a URL for a whole object forbids.
 
-Never add `x-minio-replication-server-side-encryption-*` or `x-minio-replication-encrypted-multipart`.
-MinIO would take their neutral values from the query, and every object would be unreadable.
+Do not add `x-minio-replication-server-side-encryption-*` and
+`x-minio-replication-encrypted-multipart`: MinIO would take their neutral values from the query, and
+every object would be unreadable.
 """
 ABSENT_FROM_PART: Final = forbid({"x-amz-copy-source": UNSENDABLE})
-"""The other headers have no effect on a part."""
+"""Headers that a URL for a part forbids. The others have no effect on a part."""
 
 
 class PresignedPut(msgspec.Struct, frozen=True):
-    """One PUT: send exactly `headers` (never Host or Content-Length: the HTTP stack sets those) and the body to `url`."""
+    """A PUT to `url` with exactly `headers` and the body.
+
+    `headers` never contains Host or Content-Length, because the HTTP stack sets those.
+    """
 
     url: str
     headers: dict[str, str]
 
 
 class Signer(RequestSigner):
-    """Signs upload URLs of one identity at the endpoint that clients use. Safe to share between threads."""
+    """A signer of upload URLs for one identity, at the endpoint that clients use.
+
+    Threads can share it.
+    """
 
     def __init__(
         self,
@@ -78,10 +86,10 @@ class Signer(RequestSigner):
         region: str,
         bind_absent_headers: bool = True,
     ) -> None:
-        """`endpoint` is the address that clients use, as `https://host[:port]`.
+        """Create a signer for `endpoint`, the address that clients use, as `https://host[:port]`.
 
-        `bind_absent_headers` is for MinIO and its forks. Other stores refuse a request that does not
-        have every signed header.
+        `bind_absent_headers` is for MinIO and its forks. Other stores refuse a request that does
+        not have every signed header.
         """
         super().__init__(endpoint, access_key=access_key, secret_key=secret_key, region=region)
         self._absent_from_put = ABSENT_FROM_PUT if bind_absent_headers else NO_HEADER
@@ -100,10 +108,14 @@ class Signer(RequestSigner):
         expires_in_seconds: int,
         query: Mapping[str, str] | None = None,
     ) -> PresignedPut:
-        """A URL for one PUT, bound to whatever is not None, and to the absence of the headers that `ABSENT_FROM_…` names.
+        """Return a URL for one PUT, bound to every argument that is not None.
 
-        `size` is in bytes, `sha256` 64 hex digits, `issued_at` the database's time (only its clock counts), `query` what names a part
-        (`partNumber`, `uploadId`). Raises ValueError for an end that no store accepts.
+        The URL also binds the absence of the headers that `ABSENT_FROM_PUT` or `ABSENT_FROM_PART`
+        names.
+
+        `size` is in bytes, and `sha256` is 64 hexadecimal digits. `issued_at` is a time of the
+        database, whose clock alone counts. `query` names a part (`partNumber`, `uploadId`). Raises
+        ValueError for a lifetime that no store accepts.
         """
         headers: dict[str, str] = {}
         if content_type is not None:

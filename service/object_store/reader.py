@@ -1,4 +1,4 @@
-"""One object's bytes on their way out of the store, read by the caller's own thread."""
+"""A reader of the bytes of one object, for the caller's own thread."""
 
 from http.client import HTTPException
 from typing import Final
@@ -12,27 +12,35 @@ FAILURES: Final = (HTTPError, HTTPException, OSError)
 
 
 class ObjectReader:
-    """The body of one answer. Close it: an unread rest costs the connection, a body read to its end gives it back."""
+    """The body of one answer, which the caller closes.
+
+    After the whole body was read, `close` returns the connection to its pool. Otherwise it closes
+    the connection.
+    """
 
     def __init__(self, response: urllib3.BaseHTTPResponse, *, request: str, partial: bool) -> None:
-        """Raises StoreUnavailable when the answer is not the range that was asked for."""
+        """Wrap `response`. Raises StoreUnavailable if it is not the range that was requested."""
         self._response = response
-        # Below urllib3: nothing is decoded (a client may have said `Content-Encoding: gzip`), and nothing is copied from buffer to buffer.
+        # Read below urllib3, so that nothing is decoded (a client may have sent `Content-Encoding:
+        # gzip`) and nothing is copied between buffers.
         self._body = response._fp  # type: ignore[attr-defined] # http.client's response
         self._request = request
         self.etag = response.headers.get("etag", "").strip('"')
         self.content_length = int(response.headers.get("content-length", "-1"))
-        """Bytes that this reader will give."""
+        """Number of bytes that this reader returns in all."""
         self.remaining = self.content_length
         if self.content_length < 0 or response.status != (206 if partial else 200):
             self.close()
             raise StoreUnavailable(
-                f"{request}: an answer without a length, or without regard to the range",
+                f"{request}: the answer has no length, or is not the range that was requested",
                 status=response.status,
             )
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes, b"" at the end. Raises StoreUnavailable when the store pauses for too long or the body is cut short."""
+        """Return up to `size` bytes, or b"" at the end.
+
+        Raises StoreUnavailable if the store pauses for too long or the body is cut short.
+        """
         if self.remaining == 0:
             return b""
         try:
@@ -41,14 +49,16 @@ class ObjectReader:
             raise unavailable(self._request, error) from error
         if not chunk:
             raise StoreUnavailable(
-                f"{self._request}: cut short, {self.remaining} bytes were still to come"
+                f"{self._request}: the body was cut short, {self.remaining} bytes are missing"
             )
         self.remaining -= len(chunk)
         return chunk
 
     def close(self) -> None:
         if self.remaining == 0:
-            self._body.close()  # http.client takes an empty body for unread, and the connection for busy, until somebody says so
+            # http.client does not recognise the end of an empty body, and keeps the connection busy
+            # until the body is closed.
+            self._body.close()
         else:
             self._response.close()
         self._response.release_conn()

@@ -26,17 +26,18 @@ FIELDS_READ: Final = frozenset(
         b"x-minio-error-desc",
     }
 )
-"""The response fields that this package, the SDK or `http.client` looks at, in lower case."""
+"""The response fields that this package, the SDK or `http.client` reads, in lower case."""
 OWN_METADATA: Final = b"x-amz-meta-assay-"
-"""What Assay itself writes beside an object's bytes."""
+"""The prefix of the metadata that Assay itself writes to an object."""
 
 
 class HeadReader:
     """The head of one response, reduced to its status line and the fields in FIELDS_READ.
 
-    `http.client` refuses a response with more than 100 fields or a line of more than 64 KiB, and a
-    client can give its object any number of `x-amz-meta-*` fields, which the store repeats with each
-    answer about it. Fields that are not read are therefore skipped before `http.client` sees them.
+    `http.client` refuses a response with more than 100 fields or a line of more than 64 KiB. A
+    client can give its object any number of `x-amz-meta-*` fields, and the store repeats them in
+    each answer about the object. Fields that are not read are therefore skipped before
+    `http.client` reads them.
     """
 
     def __init__(self, lines: io.BufferedIOBase) -> None:
@@ -45,7 +46,7 @@ class HeadReader:
         self._in_field = False
 
     def readline(self, limit: int | None = -1, /) -> bytes:
-        """Return the next line that is read, or the empty line that ends the head."""
+        """Return the next line that is not skipped, or the empty line that ends the head."""
         while True:
             line = self._read_line()
             if is_head_line_read(line, in_field=self._in_field):
@@ -67,7 +68,7 @@ class HeadReader:
 
 
 def is_head_line_read(line: bytes, *, in_field: bool) -> bool:
-    """Return whether `http.client` needs the line; `in_field`: it was given the line before."""
+    """Return whether `http.client` needs the line. `in_field` says whether it got the last one."""
     if line in (b"", b"\n", b"\r\n") or line.startswith(b"HTTP/"):
         return True
     if line[:1] in b" \t":  # the continuation of a field (RFC 9112, section 5.2)
@@ -77,8 +78,6 @@ def is_head_line_read(line: bytes, *, in_field: bool) -> bool:
 
 
 class StoreResponse(HTTPResponse):
-    """A response whose head is read through HeadReader."""
-
     def begin(self) -> None:
         if self.headers is not None:
             return

@@ -1,13 +1,15 @@
 """AWS Signature Version 4 for S3, in the header of a request and in the query of a URL.
 
-Follows "Authenticating Requests (AWS Signature Version 4)" of the Amazon S3 API reference:
+The module follows "Authenticating Requests (AWS Signature Version 4)" of the Amazon S3 API
+reference:
 
-    canonical request   method, path, query, header lines, names of the signed headers, payload digest
+    canonical request   method, path, query, header lines, names of the signed headers, and the
+                        digest of the payload
     string to sign      algorithm, timestamp, scope, SHA-256 of the canonical request
     signature           HMAC of the string to sign by a key for one day, region and service
 
 `sign` puts the signature into the `Authorization` header, and `presign` puts it into the query.
-Both sign the same canonical request. Nothing here sends anything or knows the transport.
+Both sign the same canonical request. The module sends nothing and does not depend on a transport.
 """
 
 import functools
@@ -24,7 +26,7 @@ ALGORITHM: Final = "AWS4-HMAC-SHA256"
 UNSIGNED_PAYLOAD: Final = "UNSIGNED-PAYLOAD"
 EMPTY_SHA256: Final = new_sha256(b"").hexdigest()
 LONGEST_EXPIRY_SECONDS: Final = 7 * 24 * 3600
-"""Stores refuse URLs that live for longer."""
+"""The longest lifetime of a URL that stores accept."""
 
 
 class AbsentHeaders(msgspec.Struct, frozen=True, eq=False):
@@ -32,7 +34,7 @@ class AbsentHeaders(msgspec.Struct, frozen=True, eq=False):
 
     neutral: Mapping[str, str]
     query: str
-    """The parameters as they are sent and signed, in the order of their names."""
+    """The query parameters as they are sent and signed, in the order of their names."""
 
 
 def forbid(neutral: Mapping[str, str]) -> AbsentHeaders:
@@ -46,7 +48,9 @@ NO_HEADER: Final = forbid({})
 
 
 class SigningKey(msgspec.Struct, frozen=True):
-    """A secret key reduced to one day, region and service, which is all that a signature needs."""
+    """A key derived from the secret key for one day, region and service, as every signature needs
+    it.
+    """
 
     day: str
     scope: str
@@ -57,7 +61,7 @@ class SigningKey(msgspec.Struct, frozen=True):
 
 
 class HeaderLayout(msgspec.Struct, frozen=True):
-    """The signed headers of one kind of request, without the values that differ between requests."""
+    """The signed headers of one kind of request, without the values that differ per request."""
 
     names: str
     escaped_names: str
@@ -66,12 +70,12 @@ class HeaderLayout(msgspec.Struct, frozen=True):
 
 
 class RequestSigner:
-    """Signs requests of one identity to one endpoint. Safe to share between threads."""
+    """A signer of requests of one identity to one endpoint. Threads can share it."""
 
     def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str) -> None:
-        """`endpoint` is the address to which the requests go, as `https://host[:port]`.
+        """Create a signer for `endpoint`, the address of the store, as `https://host[:port]`.
 
-        The host is signed, so a request cannot be sent to another address later.
+        The host is signed, so that a request cannot be sent to another address later.
         """
         self.scheme, self.host = parse_endpoint(endpoint)
         self.origin = f"{self.scheme}://{self.host}"
@@ -81,7 +85,8 @@ class RequestSigner:
         self._signing_key = self._derive_key("")
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.origin})"  # no key id: on an old MinIO it is enough to write
+        # without the key id, which on an old MinIO is enough to write
+        return f"{type(self).__name__}({self.origin})"
 
     def sign(
         self,
@@ -93,10 +98,10 @@ class RequestSigner:
         digest: str,
         signed_at: datetime,
     ) -> dict[str, str]:
-        """Return all headers to send, which are signed in `Authorization`.
+        """Return all headers to send, including `Authorization`, which signs them.
 
-        `path` and `query` come from `object_path` and `canonical_query`. `digest` is the SHA-256 of the
-        body in hexadecimal, or UNSIGNED_PAYLOAD.
+        `path` and `query` come from `object_path` and `canonical_query`. `digest` is the SHA-256 of
+        the body in hexadecimal, or UNSIGNED_PAYLOAD.
         """
         timestamp = amz_timestamp(signed_at)
         signing = self._key_of_day(timestamp[:8])
@@ -107,7 +112,8 @@ class RequestSigner:
         )
         sent["Host"] = self.host
         sent["Authorization"] = (
-            f"{ALGORITHM} Credential={signing.credential}, SignedHeaders={layout.names}, Signature={signature}"
+            f"{ALGORITHM} Credential={signing.credential},"
+            f" SignedHeaders={layout.names}, Signature={signature}"
         )
         return sent
 
@@ -126,11 +132,14 @@ class RequestSigner:
     ) -> str:
         """Return a URL for one request, whose headers, query and absent headers are signed.
 
-        `bucket` is None if the endpoint's host names it already. `sha256` is the digest of the body;
-        without it the body is free. Raises ValueError for an end that no store accepts.
+        `bucket` is None if the endpoint's host names it already. `sha256` is the digest of the
+        body; without it, any body is accepted. Raises ValueError for a lifetime that no store
+        accepts.
         """
         if not 1 <= expires_in_seconds <= LONGEST_EXPIRY_SECONDS:
-            raise ValueError(f"a URL lives for 1 second to 7 days, not {expires_in_seconds} s")
+            raise ValueError(
+                f"the lifetime of a URL must be from 1 second to 7 days, not {expires_in_seconds} s"
+            )
         timestamp = amz_timestamp(issued_at)
         signing = self._key_of_day(timestamp[:8])
         path = object_path(bucket, key)
@@ -142,18 +151,22 @@ class RequestSigner:
             f"&X-Amz-Expires={expires_in_seconds}&X-Amz-SignedHeaders={layout.escaped_names}"
         )
         sent_query, signed_query = join_queries(query or {}, own, absent=absent)
-        request = f"{method}\n{path}\n{signed_query}\n{lines}\n{layout.names}\n{digest or UNSIGNED_PAYLOAD}"
+        request = (
+            f"{method}\n{path}\n{signed_query}\n{lines}\n{layout.names}"
+            f"\n{digest or UNSIGNED_PAYLOAD}"
+        )
         signature = compute_signature(signing, timestamp, request)
         return f"{self.origin}{path}?{sent_query}&X-Amz-Signature={signature}"
 
     def _key_of_day(self, day: str) -> SigningKey:
-        cached = self._signing_key  # read once: another thread may put the next day's in its place
+        # read once, because another thread may replace it with the next day's key
+        cached = self._signing_key
         if cached.day != day:
             self._signing_key = cached = self._derive_key(day)
         return cached
 
     def _derive_key(self, day: str) -> SigningKey:
-        """Return the key of one day, so that four HMACs are computed a day and not for each signature."""
+        """Return the key of one day. It is cached, so its four HMACs are computed once a day."""
         key = f"AWS4{self._secret_key}".encode()
         for part in (day, self._region, "s3", "aws4_request"):
             key = hmac.digest(key, part.encode(), "sha256")
@@ -163,7 +176,10 @@ class RequestSigner:
 
 
 def compute_signature(signing: SigningKey, timestamp: str, canonical_request: str) -> str:
-    text = f"{ALGORITHM}\n{timestamp}\n{signing.scope}\n{new_sha256(canonical_request.encode()).hexdigest()}"
+    text = (
+        f"{ALGORITHM}\n{timestamp}\n{signing.scope}"
+        f"\n{new_sha256(canonical_request.encode()).hexdigest()}"
+    )
     return hmac.digest(signing.key, text.encode(), "sha256").hex()
 
 
@@ -174,10 +190,11 @@ def parse_endpoint(endpoint: str) -> tuple[str, str]:
     """
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("an endpoint is http://host[:port] or https://host[:port]")
+        raise ValueError("an endpoint must have the form http://host[:port] or https://host[:port]")
     if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError(
-            "an endpoint has no path, query, fragment or user: a store's signatures do not survive a prefix"
+            "an endpoint must not have a path, query, fragment or user,"
+            " because the store's signatures do not allow a prefix"
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     default_port = {"http": 80, "https": 443}[parts.scheme]
@@ -185,17 +202,21 @@ def parse_endpoint(endpoint: str) -> tuple[str, str]:
 
 
 def amz_timestamp(moment: datetime) -> str:
-    """Return the time as `X-Amz-Date` has it: basic ISO 8601 in UTC, whole seconds."""
+    """Return the time in the form of `X-Amz-Date`: basic ISO 8601 in UTC, in whole seconds."""
     if moment.tzinfo is None:
-        raise ValueError("a time without a zone cannot be signed")
+        raise ValueError("a time without a time zone cannot be signed")
     return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def object_path(bucket: str | None, key: str) -> str:
-    """Return the path of an object, escaped once: S3 signs it as it is sent, unlike other services of AWS."""
+    """Return the path of an object, percent-encoded once.
+
+    S3 signs the path as it is sent, unlike other services of AWS.
+    """
     if not key or not {".", ".."}.isdisjoint(key.split("/")):
         raise ValueError(
-            "an object's key is not empty, and no segment of it is . or ..: clients would fold those away"
+            "an object's key must not be empty or have a segment . or ..,"
+            " because clients would remove such segments"
         )
     return f"/{quote(key)}" if bucket is None else f"/{bucket}/{quote(key)}"
 
@@ -203,7 +224,9 @@ def object_path(bucket: str | None, key: str) -> str:
 def write_header_lines(
     headers: Mapping[str, str], *, host: str, absent: AbsentHeaders = NO_HEADER
 ) -> tuple[HeaderLayout, str]:
-    """Return the layout and the canonical lines of these headers, of the host and of the absent ones."""
+    """Return the layout and the canonical lines of these headers, of the host and of the absent
+    headers.
+    """
     signed = canonical_headers(headers, host=host)
     layout = lay_out_headers(tuple([name for name, _ in signed]), absent)
     return layout, layout.lines % tuple([value for _, value in signed])
@@ -212,7 +235,7 @@ def write_header_lines(
 def canonical_headers(headers: Mapping[str, str], *, host: str) -> list[tuple[str, str]]:
     """Return names in lower case and values with their spaces folded, sorted by name.
 
-    The store rebuilds them in this form from the request.
+    The store derives the same form from the request.
     """
     return sorted(
         [
@@ -224,9 +247,9 @@ def canonical_headers(headers: Mapping[str, str], *, host: str) -> list[tuple[st
 
 @functools.lru_cache(maxsize=64)
 def lay_out_headers(names: tuple[str, ...], absent: AbsentHeaders) -> HeaderLayout:
-    """Return the layout for these names, which are sorted, with the absent ones between them.
+    """Return the layout for these sorted names and the absent headers.
 
-    There are only a few kinds of requests, so the layouts are kept.
+    There are only a few kinds of requests, so the layouts are cached.
     """
     lines = dict.fromkeys(names, "%s") | {
         name: value.replace("%", "%%") for name, value in absent.neutral.items()
@@ -237,7 +260,10 @@ def lay_out_headers(names: tuple[str, ...], absent: AbsentHeaders) -> HeaderLayo
 
 
 def canonical_query(query: Mapping[str, str]) -> str:
-    """Return the query of a request, as it is sent and signed: escaped, sorted by name, an empty value after `=`."""
+    """Return the query of a request as it is sent and signed.
+
+    The parameters are percent-encoded and sorted by name, and an empty value follows its `=`.
+    """
     return "&".join(
         [
             f"{name}={value}"
@@ -251,7 +277,7 @@ def canonical_query(query: Mapping[str, str]) -> str:
 def join_queries(query: Mapping[str, str], own: str, *, absent: AbsentHeaders) -> tuple[str, str]:
     """Return the query of a URL as it is sent, and as it is signed.
 
-    It is signed in the order of the names, which is not the order of `name=value`.
+    The signed form is sorted by name, which is not the same as sorting `name=value`.
     """
     if not query:
         # Names in lower case come after `X-Amz-…`.

@@ -1,4 +1,4 @@
-"""The store as one identity sees it: its connections and the threads that wait for its answers."""
+"""The store as one identity accesses it, with its connections and its threads for requests."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,7 +18,10 @@ Result = TypeVar("Result")
 
 
 class ObjectStore:
-    """Safe to share between threads and event loops. Close it when its last bucket is no longer used."""
+    """A store, accessed as one identity. Threads and event loops can share it.
+
+    Close it when no bucket of it is used any more.
+    """
 
     def __init__(
         self,
@@ -29,7 +32,10 @@ class ObjectStore:
         region: str,
         executor: Executor | None = None,
     ) -> None:
-        """`endpoint` is our own way to the store, as `http://host[:port]`; an `executor` that is given stays its owner's to shut down."""
+        """Create a store at `endpoint`, the address that the service uses, as `http://host[:port]`.
+
+        If an `executor` is given, its owner shuts it down.
+        """
         self._client = Client(endpoint, access_key=access_key, secret_key=secret_key, region=region)
         self._own_executor = (
             None
@@ -45,11 +51,16 @@ class ObjectStore:
         return Bucket(self._client, name, run=self._run)
 
     async def check_health(self, *, timeout_seconds: float = QUICK_SECONDS) -> None:
-        """Raises StoreUnavailable unless the store can serve this identity."""
+        """Raise StoreUnavailable unless the store can serve this identity."""
         await self._run(lambda: self._check_health(timeout_seconds))
 
     def _check_health(self, timeout_seconds: float) -> None:
-        """MinIO's own probe first: `/live` and `/ready` say yes before it can serve. Then a signed request, which also works elsewhere."""
+        """Check MinIO's probe for the cluster, and then a signed request, which also works on other
+        stores.
+
+        MinIO's `/live` and `/ready` are not used, because they succeed before it can serve
+        requests.
+        """
         deadline = Deadline(timeout_seconds)
         status = self._client.probe(HEALTH_PATH, deadline)
         if status >= 500:
@@ -61,7 +72,10 @@ class ObjectStore:
                 raise StoreUnavailable(str(error), status=error.status, code=error.code) from error
 
     def close(self) -> None:
-        """Let go of threads and connections. A request under way is cut: its thread would keep the process from its end."""
+        """Release threads and connections.
+
+        A running request is cut, because its thread would keep the process from exiting.
+        """
         if self._own_executor is not None:
             self._own_executor.shutdown(wait=False, cancel_futures=True)
         self._client.transport.cut()

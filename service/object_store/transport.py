@@ -1,4 +1,4 @@
-"""The transport of the store for threads: urllib3, each request sent once under its own deadline."""
+"""A transport for threads: urllib3, with each request sent once under its own deadline."""
 
 import ssl
 from collections.abc import Callable
@@ -20,9 +20,9 @@ from service.object_store.messages import Answer, Deadline, SignedRequest
 
 CONNECT_SECONDS: Final = 5.0
 CONNECTIONS_KEPT: Final = 128
-"""More may be open at once; these stay open for the next request."""
+"""The connections that stay open for later requests. More may be open at the same time."""
 LARGEST_ANSWER_BYTES: Final = 8 * 1024 * 1024
-"""A page of 1,000 keys of 1,024 bytes, escaped, is half of it."""
+"""The largest answer that is read. A page of 1,000 escaped keys of 1,024 bytes takes half of it."""
 READ_BYTES: Final = 1024 * 1024
 REPEATABLE: Final = frozenset({"GET", "HEAD", "DELETE"})
 
@@ -30,14 +30,15 @@ Result = TypeVar("Result")
 
 
 class ThreadedTransport:
-    """Sends a request in the thread that calls. Safe to share between threads.
+    """A transport that sends each request in the calling thread. Threads can share it.
 
-    Nothing that writes is ever sent twice: a PUT sent twice may land after the object under its key
-    was already hashed. Redirects are never followed, because a request is signed for one host.
+    A request that writes is never sent twice, because a repeated PUT may arrive after the object
+    under its key was hashed. Redirects are never followed, because a request is signed for one
+    host.
     """
 
     def __init__(self, *, secure: bool) -> None:
-        # The default context trusts what the system trusts, or SSL_CERT_FILE.
+        # The default context trusts the system's certificates, or those of SSL_CERT_FILE.
         self._pools = urllib3.PoolManager(
             maxsize=CONNECTIONS_KEPT, ssl_context=ssl.create_default_context() if secure else None
         )
@@ -45,17 +46,23 @@ class ThreadedTransport:
         self._connections = Connections()
 
     def send(self, request: SignedRequest, deadline: Deadline) -> Answer:
-        """Return the whole answer, of whatever status. Raises SentTooLate, StoreUnavailable."""
+        """Return the whole answer, also if it is an error.
+
+        Raises SentTooLate or StoreUnavailable.
+        """
         return self._exchange(
             request, deadline, lambda response: read_answer(response, request.name)
         )
 
     def open(self, request: SignedRequest, deadline: Deadline) -> urllib3.BaseHTTPResponse:
-        """Return the answer as soon as its head is here. The caller reads the body and closes the response."""
+        """Return the answer when its head has arrived.
+
+        The caller reads the body and closes the response.
+        """
         return self._exchange(request, deadline, lambda response: response)
 
     def cut(self) -> None:
-        """End all connections for good, also those of requests that are under way."""
+        """End all connections, including those that carry a request, and allow no new ones."""
         self._connections.cut()
         self.close()
 
@@ -84,13 +91,12 @@ class ThreadedTransport:
     ) -> Result:
         try:
             return receive(self._begin(request, deadline))
-        except ProtocolError:  # mostly a kept connection that the store closed a moment ago
+        except ProtocolError:  # usually a kept connection that the store has just closed
             if request.method not in REPEATABLE:
                 raise
             return receive(self._begin(request, deadline))
 
     def _begin(self, request: SignedRequest, deadline: Deadline) -> urllib3.BaseHTTPResponse:
-        """Send the request and return the response once its head is here."""
         seconds = deadline.timeout_seconds
         return self._pools.urlopen(
             request.method,
@@ -105,14 +111,17 @@ class ThreadedTransport:
 
 
 def read_answer(response: urllib3.BaseHTTPResponse, request: str) -> Answer:
-    """Return the answer with its whole body, so that the connection can be used again. Raises StoreUnavailable."""
+    """Return the answer with its whole body, so that the connection can be used again.
+
+    Raises StoreUnavailable if the body is too large.
+    """
     body = bytearray()
     while piece := response.read(READ_BYTES, decode_content=False):
         body += piece
         if len(body) > LARGEST_ANSWER_BYTES:
             response.close()
             raise StoreUnavailable(
-                f"{request}: an answer of more than {LARGEST_ANSWER_BYTES} bytes",
+                f"{request}: the answer is larger than {LARGEST_ANSWER_BYTES} bytes",
                 status=response.status,
             )
     response.release_conn()

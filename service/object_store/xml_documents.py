@@ -1,11 +1,12 @@
 """The XML documents of the S3 API that the service reads and writes.
 
-    read      CopyObjectResult, CopyPartResult, InitiateMultipartUploadResult, CompleteMultipartUploadResult,
-              ListPartsResult, ListBucketResult (version 2), DeleteResult, Error
+    read      CopyObjectResult, CopyPartResult, InitiateMultipartUploadResult,
+              CompleteMultipartUploadResult, ListPartsResult, ListBucketResult (version 2),
+              DeleteResult, Error
     written   CompleteMultipartUpload, Delete
 
-Stores differ in their namespaces, so names are compared without them. Reading is strict: a document
-with another root, without a field that is needed, or with a document type raises ValueError.
+Stores use different namespaces, so names are compared without them. Reading is strict: a document
+that has another root, lacks a required field or has a document type raises ValueError.
 """
 
 import re
@@ -22,7 +23,9 @@ from service.object_store.objects import ListedObject, StoredPart, strip_quotes
 
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 WHITESPACE: Final = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
-"""Written as references, because a parser turns a carriage return into a newline."""
+"""Characters that are written as references, because a parser converts a carriage return to a
+newline.
+"""
 UNWRITABLE: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that no XML document can hold (XML 1.0, section 2.2)."""
 
@@ -42,11 +45,10 @@ class ObjectsPage(msgspec.Struct, frozen=True):
 
 
 Fields = dict[str, str]
-"""The children of an element without children of their own, by their local names."""
+"""The texts of an element's children that have no children, by their local names."""
 
 
 def read_copied_etag(body: bytes) -> str:
-    """Return the ETag of a copied object or part."""
     return read_etag(read_fields(parse(body, "CopyObjectResult", "CopyPartResult")))
 
 
@@ -96,7 +98,6 @@ def read_listed(fields: Fields, *, is_escaped: bool) -> ListedObject:
 
 
 def read_undeleted_keys(body: bytes) -> list[str]:
-    """Return the keys that the store reports as not deleted."""
     root = parse(body, "DeleteResult")
     return [read_text(read_fields(error), "Key") for error in root.iterfind("{*}Error")]
 
@@ -106,9 +107,9 @@ def read_error_code(body: bytes) -> str:
 
 
 def is_error(body: bytes) -> bool:
-    """Return whether the root is `Error`. A DeleteResult has elements of that name further down.
+    """Return whether the root is `Error`. A DeleteResult contains elements of that name.
 
-    Blanks may precede the document: a store sends them to keep the connection alive.
+    White space may precede the document, because a store sends it to keep the connection alive.
     """
     start = body[:4096].lstrip()
     if start.startswith(b"<?xml"):
@@ -117,7 +118,6 @@ def is_error(body: bytes) -> bool:
 
 
 def write_completion(parts: Iterable[tuple[int, str]]) -> bytes:
-    """Return the CompleteMultipartUpload for `(number, ETag)` pairs."""
     listed = "".join(
         [
             f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{write_text(etag)}&quot;</ETag></Part>"
@@ -130,32 +130,35 @@ def write_completion(parts: Iterable[tuple[int, str]]) -> bytes:
 
 
 def write_deletion(keys: Sequence[str]) -> bytes:
-    """Return the Delete for these keys, which asks to be told of failures alone."""
+    """Return the Delete for these keys. Its answer lists only the keys that were not deleted."""
     listed = "".join([f"<Object><Key>{write_text(key)}</Key></Object>" for key in keys])
     return f'<Delete xmlns="{NAMESPACE}"><Quiet>true</Quiet>{listed}</Delete>'.encode()
 
 
 def write_text(text: str) -> str:
-    """Return the text escaped. Raises ValueError if XML cannot hold it."""
+    """Return the escaped text. Raises ValueError if XML cannot contain it."""
     if UNWRITABLE.search(text):
-        raise ValueError("a character that XML cannot hold")
+        raise ValueError("the text has a character that XML cannot contain")
     return escape(text, WHITESPACE)
 
 
 def parse(body: bytes, *roots: str) -> ET.Element:
-    """Return the root, which has one of these names. Raises ValueError.
+    """Return the root element.
 
-    The text is decoded first, so that an encoding named in the document cannot hide a document type.
+    Raises ValueError if its name is not one of `roots`, or if the body is not XML.
+
+    The text is decoded first, so that an encoding named in the document cannot hide a document
+    type.
     """
     text = body.decode("utf-8").strip()
     if "<!DOCTYPE" in text:
-        raise ValueError("a document type")
+        raise ValueError("the document has a document type")
     try:
-        root = ET.fromstring(text)  # noqa: S314  # no document type, so no entities
+        root = ET.fromstring(text)  # noqa: S314  # without a document type there are no entities
     except ET.ParseError as error:
-        raise ValueError("no XML document") from error
+        raise ValueError("the document is not well-formed XML") from error
     if local_name(root) not in roots:
-        raise ValueError(f"no {roots[0]}")
+        raise ValueError(f"the root element is not {roots[0]}")
     return root
 
 
@@ -168,17 +171,17 @@ def read_fields(element: ET.Element) -> Fields:
 
 
 def read_text(fields: Fields, name: str) -> str:
-    """Return a field that is needed and not empty."""
+    """Return the field. Raises ValueError if it is missing or empty."""
     text = fields.get(name)
     if not text:
-        raise ValueError(f"no {name}")
+        raise ValueError(f"the field {name} is missing or empty")
     return text
 
 
 def read_number(fields: Fields, name: str) -> int:
     text = read_text(fields, name)
     if not (text.isascii() and text.isdecimal()):
-        raise ValueError(f"{name} is no number")
+        raise ValueError(f"the field {name} is not a number")
     return int(text)
 
 
@@ -187,13 +190,13 @@ def read_etag(fields: Fields) -> str:
 
 
 def read_date(text: str) -> datetime:
-    """Return the time of an ISO 8601 text. A text without a zone is taken as UTC."""
+    """Return the time of an ISO 8601 text, in UTC if the text names no time zone."""
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def is_truncated(page: Fields) -> bool:
-    """Return whether more pages follow. Raises ValueError if the document does not say so clearly."""
+    """Return whether more pages follow. Raises ValueError if the answer is not clear."""
     answer = read_text(page, "IsTruncated").lower()
     if answer not in ("true", "false"):
         raise ValueError("IsTruncated is neither true nor false")

@@ -1,1 +1,1 @@
-"""What an operator does: bootstrap, policies, inspection, the doctor."""
+"""The operations of an administrator: bootstrap, policies, inspection and the doctor."""

@@ -1,7 +1,8 @@
-"""Makes an empty store ready, or mends what has come to differ: two buckets, two identities, one event rule, one lifecycle rule.
+"""The preparation of a store: two buckets, two identities, one event rule, one lifecycle rule.
 
-Runs again without harm, also twice at once; what it does not know (other rules, other identities) it leaves alone.
-The only place that ever holds root's keys.
+Bootstrap creates what is missing and corrects what differs. It can run repeatedly, and twice at the
+same time. Other rules and identities are not changed. Only this module uses the keys of the store's
+root.
 """
 
 import hashlib
@@ -17,9 +18,9 @@ from service.operations.policies import ORPHAN_DAYS, describe, service_policy, s
 from service.settings import Deployment
 
 START_SECONDS: Final = 30.0
-"""How long a store may take to come up, and a change of rights to take effect everywhere."""
+"""The time limit for a store to start, and for a change of rights to take effect."""
 TARGET_SECONDS: Final = 5.0
-"""A store that has just come up may learn of its own webhook a moment later."""
+"""The time limit for a store that has just started to activate its own webhook."""
 PAUSE_SECONDS: Final = 0.25
 ORPHAN_RULE: Final = "assay-orphans"
 CREATED_EVENTS: Final = "s3:ObjectCreated:*"
@@ -31,18 +32,21 @@ Outcome = Literal["made", "mended", "unchanged", "not available"]
 
 
 class BootstrapError(Exception):
-    """Says what is wrong and what to do."""
+    """An error whose text says what is wrong and what to do."""
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One thing that a deployment needs, and what became of it."""
+    """One requirement of a deployment, and whether it was created or changed."""
 
     what: str
     outcome: Outcome
 
 
 def bootstrap(deployment: Deployment) -> list[Step]:
-    """Blocks, for seconds on a store that is just starting. Raises BootstrapError."""
+    """Prepare the store, and return the steps. Raises BootstrapError.
+
+    The call blocks, for several seconds if the store is just starting.
+    """
     check_identities_differ(deployment)
     administration = Administration(
         deployment.s3_endpoint,
@@ -54,7 +58,7 @@ def bootstrap(deployment: Deployment) -> list[Step]:
         wait_for_store(administration)
         return list(take_steps(administration, deployment))
     except StoreError as error:
-        raise BootstrapError(f"the store did not do what bootstrap needs: {error}") from error
+        raise BootstrapError(f"the store failed a request of bootstrap: {error}") from error
     finally:
         administration.close()
 
@@ -63,7 +67,8 @@ def check_identities_differ(deployment: Deployment) -> None:
     ids = {deployment.s3_root_access_key, deployment.s3_access_key, deployment.s3_signer_access_key}
     if len(ids) < 3 or "" in ids:
         raise BootstrapError(
-            "root, the service identity and the signer need a key id each, all different: every upload URL shows the signer's"
+            "root, the service identity and the signer must have three different key ids,"
+            " because every upload URL shows the signer's"
         )
 
 
@@ -85,13 +90,17 @@ def take_steps(administration: Administration, deployment: Deployment) -> Iterat
         ensure_event_rule(administration, deployment),
     )
     yield Step(
-        f"lifecycle of {deployment.incoming_bucket}: what no row names goes after {ORPHAN_DAYS} days",
+        f"lifecycle of {deployment.incoming_bucket}: objects expire after {ORPHAN_DAYS} days",
         ensure_orphan_rule(administration, deployment.incoming_bucket),
     )
 
 
 def wait_for_store(administration: Administration) -> None:
-    """A wrong key of root's fails at once; everything else may be a store that is still starting."""
+    """Wait until the store can serve. Raises BootstrapError.
+
+    A wrong key of root is an error at once. Any other failure may be that of a store that is still
+    starting.
+    """
 
     def try_store() -> bool:
         try:
@@ -99,19 +108,20 @@ def wait_for_store(administration: Administration) -> None:
         except StoreUnavailable as error:
             if error.status in (401, 403):
                 raise BootstrapError(
-                    f"the store does not accept root's key ({error.code}): see ASSAY_S3_ROOT_ACCESS_KEY and …_SECRET_KEY"
+                    f"the store does not accept root's key ({error.code}):"
+                    " check ASSAY_S3_ROOT_ACCESS_KEY and …_SECRET_KEY"
                 ) from error
             return False
         return True
 
     if not wait_until(try_store, seconds=START_SECONDS):
         raise BootstrapError(
-            f"the store did not answer within {START_SECONDS:.0f} s: is ASSAY_S3_ENDPOINT right, and is the store running?"
+            f"the store did not answer within {START_SECONDS:.0f} s:"
+            " check that it runs and that ASSAY_S3_ENDPOINT is right"
         )
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
-    """Whether the condition came true in time."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() >= end:
@@ -126,7 +136,7 @@ def ensure_bucket(administration: Administration, name: str) -> Outcome:
     try:
         administration.make_bucket(name)
     except StoreError as error:
-        if error.code == "BucketAlreadyOwnedByYou":  # another bootstrap was faster
+        if error.code == "BucketAlreadyOwnedByYou":  # another bootstrap created it first
             return "unchanged"
         raise
     return "made"
@@ -179,12 +189,16 @@ def ensure_identity(
     policy: str,
     writes: Sequence[str],
 ) -> Outcome:
-    """`store` is the store as this identity sees it; done when it may write to all of `writes`."""
+    """Create or correct an identity, and wait until it may write to all of `writes`.
+
+    `store` accesses the store as this identity. Raises BootstrapError.
+    """
     access_key, secret_key = keys
     found = administration.identity(access_key)
     if found is not None and found.groups:
         raise BootstrapError(
-            f"the identity of policy {policy} is in groups, whose rights add to its own: take it out of them"
+            f"the identity of policy {policy} is in groups, which give it more rights:"
+            " remove it from them"
         )
     outcome: Outcome = "made" if found is None else "unchanged"
     try:
@@ -199,7 +213,7 @@ def ensure_identity(
             seconds=START_SECONDS,
         ):
             raise BootstrapError(
-                f"the identity of policy {policy} still may not write after {START_SECONDS:.0f} s"
+                f"the identity of policy {policy} cannot write after {START_SECONDS:.0f} s"
             )
     finally:
         store.close()
@@ -207,9 +221,10 @@ def ensure_identity(
 
 
 def probe_write(store: ObjectStore, bucket: str) -> str | None:
-    """None when this identity may write to the bucket, else the code that says why not.
+    """Return None if this identity may write to the bucket, or else the store's error code.
 
-    The body is another than the digest says: the store looks at the rights first and then stores nothing, so there is no event either.
+    The request announces the digest of another body. The store checks the rights first, and then
+    stores nothing, so that there is no event either.
     """
     digest_of_nothing = hashlib.sha256().hexdigest()
     try:
@@ -227,7 +242,8 @@ def probe_write(store: ObjectStore, bucket: str) -> str | None:
     except StoreUnavailable as error:
         return error.code or "unavailable"
     raise BootstrapError(
-        "the store does not check an upload's SHA-256: it cannot keep what upload URLs promise"
+        "the store does not check an upload's SHA-256, so it cannot enforce upload URLs;"
+        " use MinIO or a fork of it"
     )
 
 
@@ -250,8 +266,9 @@ def ensure_event_rule(administration: Administration, deployment: Deployment) ->
 
     if not wait_until(try_rule, seconds=TARGET_SECONDS):
         raise BootstrapError(
-            f"the store knows no target {rule.arn}: start it with MINIO_NOTIFY_WEBHOOK_ENABLE_{deployment.webhook_id}=on and its "
-            "…_ENDPOINT, …_AUTH_TOKEN and …_QUEUE_DIR (one malformed target makes all of them disappear; its log says which)"
+            f"the store has no target {rule.arn}: start it with"
+            f" MINIO_NOTIFY_WEBHOOK_ENABLE_{deployment.webhook_id}=on and with …_ENDPOINT,"
+            " …_AUTH_TOKEN and …_QUEUE_DIR (one malformed target disables all; its log says which)"
         )
     return "mended" if found else "made"
 
@@ -265,12 +282,14 @@ def ensure_orphan_rule(administration: Administration, bucket: str) -> Outcome:
     except RequestRefused as error:
         if error.status != 501:
             raise
-        return "not available"  # such objects then stay until they are removed by hand
+        return "not available"  # such objects then stay until an administrator removes them
     return "made" if found is None else "mended"
 
 
 def comparable(policy: Policy) -> Any:
-    """A store gives actions and resources back in an order of its own."""
+    """Return the policy with sorted lists, because a store returns actions and resources in its own
+    order.
+    """
     if isinstance(policy, dict):
         return {name: comparable(value) for name, value in policy.items()}
     if isinstance(policy, list):

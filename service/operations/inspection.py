@@ -1,4 +1,6 @@
-"""Why a file is where it is, and what happens next: its row, its reservations, and what lies at each key."""
+"""The explanation of a file's state and of its next step, from its row, its reservations and the
+objects at its keys.
+"""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -14,7 +16,10 @@ from service.resources import Resources
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """One key, and what lies there. `error`: the store could not say. `role` is what the key is to the file."""
+    """A key, and the object there.
+
+    `role` is the key's purpose. `error` is set if the store could not be read.
+    """
 
     role: str
     bucket: str
@@ -31,7 +36,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PartsAtStore(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a file that comes in parts: how many the store has of how many. `error`: the store could not say."""
+    """The number of parts that the store has, of `count`.
+
+    `error` is set if the store could not be read.
+    """
 
     count: int
     come: int = 0
@@ -39,7 +47,12 @@ class PartsAtStore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """`why` explains the state, `next` says what will happen to it; both for people. `parts`: of a file that waits for its parts."""
+    """The inspection of one file.
+
+    `why` explains its state and `next` its next step, both as text for people.
+
+    `parts` is set for a file that waits for its parts.
+    """
 
     file: FileDiagnostics
     reservations: list[Reservation]
@@ -50,12 +63,12 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def inspect_file(resources: Resources, file_id: UUID) -> Inspection:
-    """Changes nothing. Raises NotFound."""
+    """Inspect a file without changing it. Raises NotFound."""
     file = await find_diagnostics(
         resources.pool, file_id, sweep_delay=resources.settings.sweep_delay
     )
     if file is None:
-        raise problems.NotFound("no such file")
+        raise problems.NotFound("there is no such file")
     reservations = await list_reservations(resources.pool, file_id)
     places = [
         await look_at(bucket, key, role=role)
@@ -118,72 +131,90 @@ async def count_parts(resources: Resources, file: FileDiagnostics) -> PartsAtSto
         )
     except UploadMissing:
         return PartsAtStore(
-            count=count, error="the store has no such multipart upload: assembled, or dropped"
+            count=count,
+            error="the store has no such multipart upload; it was completed or removed",
         )
     except StoreError as error:
         return PartsAtStore(count=count, error=str(error))
 
 
 def explain(file: FileDiagnostics, incoming: Place | None, parts: PartsAtStore | None) -> str:
-    """Why it is in this state."""
     match file.state:
         case State.PENDING | State.VERIFYING:
             return explain_waiting(file, incoming, parts)
         case State.READY:
-            return "proved: what was read back from the vault is what was declared"
+            return "proved: the bytes in the vault are those that were declared"
         case State.REJECTED:
             return f"{file.rejection_reason}: {file.rejection_detail}"
         case State.EXPIRED:
-            return f"nothing had come when its time and the grace after it were over ({describe_time(file.grace_until)})"
+            return (
+                "no upload had arrived when its grace period ended"
+                f" ({describe_time(file.grace_until)})"
+            )
         case State.DELETED:
             return "its owner deleted it"
         case State.DAMAGED:
-            return "the proved object is gone from the vault, or is another one"
+            return "the proved object is missing from the vault, or was replaced"
 
 
 def explain_waiting(
     file: FileDiagnostics, incoming: Place | None, parts: PartsAtStore | None
 ) -> str:
     if is_held(file):
-        who = "a worker, or a `complete` that has its parts put together," if parts else "a worker"
-        return f"{who} is at it (attempt {file.attempts})"
+        who = "a worker, or a `complete` that combines its parts," if parts else "a worker"
+        return f"{who} holds its lease (attempt {file.attempts})"
     if file.last_error:
-        return f"attempt {file.attempts} was given up: {file.last_error}{count_failed_reads(file)}"
+        return f"attempt {file.attempts} has failed: {file.last_error}{count_failed_reads(file)}"
     if incoming is None or incoming.error:
-        return f"the store does not say whether the upload came: {incoming.error if incoming else 'no key'}"
+        return (
+            "the store cannot be read, so the upload may or may not have arrived:"
+            f" {incoming.error if incoming else 'no key'}"
+        )
     if incoming.is_empty:
         return explain_missing(parts)
     if file.arrivals == 0:
-        return "the upload is there, but neither the store's event nor the client's `complete` announced it: see `assay doctor`"
-    return "the upload is there and was announced; no worker has taken it: is one running?"
+        return (
+            "the upload has arrived, but neither the store's event nor the client's `complete`"
+            " reported it; run `assay doctor`"
+        )
+    return (
+        "the upload has arrived and was reported, but no worker has claimed it;"
+        " check that a worker runs"
+    )
 
 
 def count_failed_reads(file: FileDiagnostics) -> str:
-    """Return what counts towards the file's rejection as unverifiable, or an empty string."""
+    """Return the failed reads that count towards a rejection as unverifiable, or an empty text."""
     if file.failed_reads_since is None:
         return ""
-    return f"; its object could not be read {file.failed_reads} times since {describe_time(file.failed_reads_since)}"
+    return (
+        f"; its object could not be read {file.failed_reads} times"
+        f" since {describe_time(file.failed_reads_since)}"
+    )
 
 
 def explain_missing(parts: PartsAtStore | None) -> str:
     if parts is None:
-        return "the upload has not come: nothing lies at its key in incoming"
+        return "the upload has not arrived: there is no object at its key in incoming"
     if parts.error is not None:
         return (
-            f"nothing lies at its key in incoming, and of its parts nothing is known: {parts.error}"
+            f"there is no object at its key in incoming, and its parts are unknown: {parts.error}"
         )
-    waits = "nobody has called `complete`" if parts.come >= parts.count else "the others have not"
-    return f"{parts.come} of its {parts.count} parts have come, {waits}"
+    waits = (
+        "but `complete` was not called" if parts.come >= parts.count else "the others are missing"
+    )
+    return f"{parts.come} of its {parts.count} parts have arrived, {waits}"
 
 
 def foresee(file: FileDiagnostics, incoming: Place | None) -> str:
-    """What happens next, if nobody does anything."""
+    """Return what happens next without any action by a client."""
     if file.state in UNPROVED:
         return foresee_waiting(file, incoming)
     parts = []
     if file.sweep_at is not None:
         parts.append(
-            f"its key in incoming is swept {describe_wait(file, file.sweep_at)} (swept {file.sweeps} times)"
+            f"its key in incoming is swept {describe_wait(file, file.sweep_at)}"
+            f" (swept {file.sweeps} times)"
         )
     if file.purge_at is not None:
         parts.append(f"its object in the vault is removed {describe_wait(file, file.purge_at)}")
@@ -192,12 +223,15 @@ def foresee(file: FileDiagnostics, incoming: Place | None) -> str:
 
 def foresee_waiting(file: FileDiagnostics, incoming: Place | None) -> str:
     if is_held(file) and file.lease_until is not None:
-        return f"the worker commits, or its lease ends {describe_wait(file, file.lease_until)} and another one begins anew"
+        return (
+            f"the worker commits, or its lease ends {describe_wait(file, file.lease_until)}"
+            " and another worker starts again"
+        )
     missing = incoming is not None and incoming.is_empty
     end = (
         f"; without an upload it expires after {describe_time(file.grace_until)}" if missing else ""
     )
-    return f"a worker looks at it {describe_wait(file, file.due_at or file.now)}{end}"
+    return f"a worker checks it {describe_wait(file, file.due_at or file.now)}{end}"
 
 
 def is_held(file: FileDiagnostics) -> bool:
@@ -207,7 +241,10 @@ def is_held(file: FileDiagnostics) -> bool:
 def describe_wait(file: FileDiagnostics, moment: datetime) -> str:
     if moment <= file.now:
         return f"now (due since {describe_time(moment)})"
-    return f"in {timedelta(seconds=round((moment - file.now).total_seconds()))} ({describe_time(moment)})"
+    return (
+        f"in {timedelta(seconds=round((moment - file.now).total_seconds()))}"
+        f" ({describe_time(moment)})"
+    )
 
 
 def describe_time(moment: datetime) -> str:

@@ -1,4 +1,6 @@
-"""What a deployment needs of its store, and how to make it by hand where nobody hands out root's keys."""
+"""The policies that a deployment needs, and the commands for an administrator who does not share
+root's keys.
+"""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +10,10 @@ from service.object_store.administration import Policy
 from service.settings import Deployment
 
 ORPHAN_DAYS: Final = 30
-"""Never shorter: it would remove uploads that wait for workers."""
+"""The days after which an object in incoming expires.
+
+It must not be less, because uploads may wait for workers.
+"""
 SERVICE_ACTIONS: Final = (
     "s3:GetObject",
     "s3:PutObject",
@@ -18,20 +23,23 @@ SERVICE_ACTIONS: Final = (
 )
 SERVICE_BUCKET_ACTIONS: Final = ("s3:ListBucket", "s3:ListBucketMultipartUploads")
 RULE_ACTIONS: Final = ("s3:GetBucketNotification",)
-"""So that the doctor can tell a missing rule from a dead webhook."""
+"""The right with which the doctor can distinguish a missing rule from an unreachable webhook."""
 
 
 UNSIGNED_BODIES: Final = {"StringLike": {"s3:x-amz-content-sha256": ["STREAMING-*"]}}
 """Bodies in chunks with signatures or checksums of their own.
 
 With `STREAMING-UNSIGNED-PAYLOAD-TRAILER`, an unpatched MinIO checks no signature at all
-(CVE-2026-41145). It still checks the policy of the identity whose key id the request names.
-Nothing in this project sends such a body.
+(CVE-2026-41145). It still checks the policy of the identity whose key id the request names. This
+project never sends such a body.
 """
 
 
 def signer_policy(incoming_bucket: str) -> Policy:
-    """To put, and nothing else: with `s3:GetObject` a URL's holder could have the store copy any object that the signer may read."""
+    """Return the policy that allows PUT and nothing else.
+
+    With `s3:GetObject`, the holder of a URL could copy any object that the signer may read.
+    """
     policy = allow(("s3:PutObject",), [f"{incoming_bucket}/*"])
     policy["Statement"].append(deny_unsigned_bodies([incoming_bucket]))
     return policy
@@ -67,7 +75,10 @@ def allow(actions: tuple[str, ...], resources: Sequence[str]) -> Policy:
 
 
 def describe(deployment: Deployment) -> str:
-    """Policies, `mc` commands and `MINIO_*` lines for the store's administrator, with a name in the place of every secret."""
+    """Return policies, `mc` commands and `MINIO_*` lines for the store's administrator.
+
+    The name of a variable stands in place of each secret.
+    """
     identities = {
         deployment.signer_policy_name: (signer_policy(deployment.incoming_bucket), "S3_SIGNER"),
         deployment.service_policy_name: (
@@ -77,10 +88,10 @@ def describe(deployment: Deployment) -> str:
     }
     return "\n".join(
         [
-            "# 1. The store's environment. The queue's folder lies on a volume that lasts; the token is a single word.",
+            "# 1. The store's environment. The queue needs a volume; the token must be one word.",
             *describe_environment(deployment.webhook_id),
             "",
-            "# 2. Buckets, as root of the store. Run what follows in a shell where ASSAY_S3_* are set.",
+            "# 2. Buckets, as root of the store. Run these commands with ASSAY_S3_* set.",
             f'mc alias set assay {deployment.s3_endpoint} "$ROOT_ACCESS_KEY" "$ROOT_SECRET_KEY"',
             *[
                 f"mc mb --ignore-existing --region {deployment.s3_region} assay/{name}"
@@ -94,8 +105,11 @@ def describe(deployment: Deployment) -> str:
                 for line in describe_identity(name, policy, prefix=prefix)
             ],
             "",
-            "# 4. Events, and the end of what no row names",
-            f"mc event add --ignore-existing assay/{deployment.incoming_bucket} {deployment.webhook_arn} --event put",
+            "# 4. Events, and the expiry of objects that no row names",
+            (
+                f"mc event add --ignore-existing assay/{deployment.incoming_bucket}"
+                f" {deployment.webhook_arn} --event put"
+            ),
             f"mc ilm rule add assay/{deployment.incoming_bucket} --expire-days {ORPHAN_DAYS}",
         ]
     )
@@ -116,7 +130,10 @@ def describe_environment(webhook_id: str) -> list[str]:
         "# twice ASSAY_UPLOAD_TTL:",
         "MINIO_API_STALE_UPLOADS_EXPIRY=48h",
     ]
-    pages = "# pages that upload: the origin of ASSAY_PUBLIC_URL and each of ASSAY_CORS_ORIGINS, separated by commas:"
+    pages = (
+        "# pages that upload: the origins of ASSAY_PUBLIC_URL and ASSAY_CORS_ORIGINS,"
+        " separated by commas:"
+    )
     return [*lines, pages, "MINIO_API_CORS_ALLOW_ORIGIN=https://files.example.com"]
 
 

@@ -1,1 +1,4 @@
-"""The routes: plain functions as handlers, wire structs beside them. What they do stands in the operations that they call."""
+"""The HTTP routes: plain functions as handlers, with the wire structs beside them.
+
+They call the operations.
+"""

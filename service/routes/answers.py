@@ -1,4 +1,4 @@
-"""What every route may answer beside its own: problem documents, as OpenAPI describes them."""
+"""The problem documents that routes may answer with, as OpenAPI describes them."""
 
 from collections import defaultdict
 from typing import Annotated, Any, Final, cast
@@ -14,10 +14,14 @@ from service.problems import FieldError, Problem
 
 
 class ProblemDocument(msgspec.Struct, kw_only=True):
-    """A refusal (RFC 9457). Further members depend on the type: `state`, `limit`, `reason`, `missing`, `wrong_size` and their counts."""
+    """An error answer (RFC 9457).
+
+    Other members depend on the type: `state`, `limit`, `reason`, `missing`, `wrong_size` and their
+    counts.
+    """
 
     type: Annotated[
-        str, msgspec.Meta(description="A URN that names the problem; docs/problems.md has them all")
+        str, msgspec.Meta(description="A URN that names the problem; docs/problems.md lists them")
     ]
     title: str
     status: int
@@ -36,7 +40,6 @@ READS_JSON: Final = (
 
 
 def refusals(*kinds: type[Problem]) -> dict[int, ResponseSpec]:
-    """The OpenAPI description of these problems, one answer a status."""
     by_status: dict[int, list[type[Problem]]] = defaultdict(list)
     for kind in kinds:
         by_status[kind.status].append(kind)
@@ -49,13 +52,13 @@ def describe_status(kinds: list[type[Problem]]) -> ResponseSpec:
         description="; ".join(f"`{kind.type}`: {kind.title}" for kind in kinds),
         media_type=cast(
             "Any", MEDIA_TYPE
-        ),  # Litestar's type knows only its own enum, its code takes any text
+        ),  # Litestar's annotation names only its own enum, but its code accepts any text
         generate_examples=False,
         examples=[Example(summary=kind.title, value=kind().document()) for kind in kinds],
     )
 
 
 def read_raw_path(request: Request[Any, Any, Any]) -> bytes:
-    """The path as it was sent: percent-encoded, without the query."""
+    """Return the path as the client sent it, percent-encoded and without the query."""
     raw: bytes = request.scope["raw_path"]
     return raw.partition(b"?")[0]

@@ -1,4 +1,4 @@
-"""Files of `service/web/` as they are sent: read once, and named by an ETag, so that a browser asks for each no more than it must."""
+"""Files of `service/web/`, each read once and sent with an ETag, so that a browser can cache it."""
 
 import hashlib
 import importlib.resources
@@ -14,7 +14,7 @@ MEDIA_TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javasc
 
 
 class Asset(msgspec.Struct, frozen=True):
-    """One file; the ETag is a digest of its bytes."""
+    """A file. Its ETag is a digest of its bytes."""
 
     content: bytes
     media_type: str
@@ -23,7 +23,7 @@ class Asset(msgspec.Struct, frozen=True):
 
 @cache
 def load_asset(name: str) -> Asset:
-    """`name`: a path below `service/web/`, ours and never a client's."""
+    """Return the file under a path below `service/web/`. The path never comes from a client."""
     content = importlib.resources.files("service").joinpath("web", *name.split("/")).read_bytes()
     return Asset(
         content,
@@ -35,7 +35,7 @@ def load_asset(name: str) -> Asset:
 def answer_asset(
     request: Request[Any, Any, Any], name: str, headers: dict[str, str]
 ) -> Response[bytes]:
-    """The file, or 304 for a browser that has it. `headers`: beside those that every file has."""
+    """Return the file, or 304 if the browser has it. `headers` are added to those of every file."""
     asset = load_asset(name)
     headers = {"ETag": asset.etag, "X-Content-Type-Options": "nosniff", **headers}
     if matches(request.headers.get("if-none-match", ""), asset.etag, weakly=True):

@@ -33,9 +33,14 @@ CONDITIONAL_HEADERS: Final = (
     "range",
 )
 ANY_TYPE: Final = cast("Any", "*/*")
-"""The file's own; Litestar's type knows only its own enum, its code takes any text."""
+"""The file's own type.
+
+Litestar's annotation names only its own enum, but its code accepts any text.
+"""
 SENT_HEADERS: Final = [
-    ResponseHeader(name="ETag", description="The SHA-256, strong", documentation_only=True),
+    ResponseHeader(
+        name="ETag", description="The SHA-256, as a strong validator", documentation_only=True
+    ),
     ResponseHeader(
         name="Repr-Digest", description="The SHA-256 (RFC 9530)", documentation_only=True
     ),
@@ -52,11 +57,11 @@ BODY_ANSWERS: Final = {
     ),
     206: ResponseSpec(
         bytes,
-        description="The range that was asked for",
+        description="The requested range",
         media_type=ANY_TYPE,
         generate_examples=False,
     ),
-    304: ResponseSpec(None, description="The client has it already", generate_examples=False),
+    304: ResponseSpec(None, description="The client has the file already", generate_examples=False),
 }
 UNREADABLE: Final = (
     problems.NotReady,
@@ -78,7 +83,10 @@ def name_operation(_: object, method: HttpMethod | str, __: object) -> str:
     operation_id=name_operation,
     **open_to(READ),
     summary="Download a file",
-    description="The bytes, which hash to the file's `hash`. One `Range` is honoured; several, or one in a HEAD, are ignored.",
+    description=(
+        "The bytes, whose SHA-256 is the file's `hash`. A single `Range` is honoured."
+        " Several ranges, and a range of a HEAD request, are ignored."
+    ),
     tags=["files"],
     response_headers=SENT_HEADERS,
     responses={
@@ -103,7 +111,7 @@ async def read_file(
     disposition: Annotated[
         Literal["attachment", "inline"],
         QueryParameter(
-            description="`inline` shows harmless types in a browser; others stay attachments"
+            description="`inline` lets a browser show harmless types; others stay attachments"
         ),
     ] = "attachment",
 ) -> Response[Any]:
@@ -119,11 +127,15 @@ async def answer_file(
     *,
     inline: bool,
 ) -> Response[Any]:
-    """Conditions, range and body of a file that the request may read. Raises PreconditionFailed, RangeNotSatisfiable, StoreError."""
+    """Answer with a file that the request may read, after its conditions and range.
+
+    Raises PreconditionFailed, RangeNotSatisfiable or StoreError.
+    """
     headers, asked = describe_file(file, inline=inline), read_conditions(request)
     if is_not_modified(file, asked):
         return Download(downloads, None, status=304, headers=headers)
-    if request.method == "HEAD":  # from the row alone; ranges are for GET (RFC 9110, 14.2)
+    # the row is enough; ranges apply to GET only (RFC 9110, section 14.2)
+    if request.method == "HEAD":
         return Download(downloads, None, status=200, headers=headers | describe_body(file, None))
     span = choose_span(file, asked)
     source = await open_source(resources, downloads, file, span)

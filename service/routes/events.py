@@ -1,4 +1,4 @@
-"""`GET /events`: Server-Sent Events of what becomes of files."""
+"""`GET /events`: Server-Sent Events with the transitions of files."""
 
 import re
 from typing import Annotated, Any, Final, Literal, cast
@@ -25,27 +25,30 @@ from service.routes.answers import ANYWHERE, refusals
 PARAMETERS: Final = frozenset({"file", "owner"})
 EVENT_ID: Final = re.compile(r"([0-9]{1,20})-([0-9]{1,19})")
 DESCRIPTION: Final = """
-Each `transition` has one line of JSON: `file_id`, `filename`, `state`, `previous`, `at`, `by`, `why`, `hash`.
-`Last-Event-ID` goes on behind that event; without it the stream begins now. An id without data says where to go on; it is no event.
-`reset`: what came after that id is no longer all there, so list the files again; events go on from now.
-A comment comes after 15 s of silence, and the stream ends after an hour: come back with the last id.
+A `transition` has one line of JSON: `file_id`, `filename`, `state`, `previous`, `at`, `by`, `why`,
+`hash`. With `Last-Event-ID`, the stream continues after that event; without it, it begins now. An
+id without data is not an event, and only says where to continue.
+`reset` means that events after the given id are missing. List the files again; the stream continues
+from now. A comment is sent after 15 s without an event, and the stream ends after an hour. Then
+connect again with the last id.
 """
 
 
 class SentEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One event, as a subscriber of event streams hands it out."""
+    """One event, as a subscriber sends it."""
 
     id: Annotated[str, msgspec.Meta(pattern=f"^{EVENT_ID.pattern}$")]
     event: Literal["transition", "reset"]
-    data: Annotated[str, msgspec.Meta(description="JSON: what became of a file; `{}` of a `reset`")]
+    data: Annotated[str, msgspec.Meta(description="JSON of the transition, or `{}` of a `reset`")]
 
 
 PROVED: Final = SentEvent(
     id="1412-86",
     event="transition",
     data=(
-        '{"file_id":"01a0c8f4-26c5-7d0a-9c6b-5a1e7f0b3d21","filename":"photo.jpg","state":"ready","previous":"verifying",'
-        '"at":"2026-11-22T10:00:00Z","by":"worker","why":"the copy has the declared size","hash":"9f86d081…"}'
+        '{"file_id":"01a0c8f4-26c5-7d0a-9c6b-5a1e7f0b3d21","filename":"photo.jpg",'
+        '"state":"ready","previous":"verifying","at":"2026-11-22T10:00:00Z","by":"worker",'
+        '"why":"the copy has the declared size","hash":"9f86d081…"}'
     ),
 )
 
@@ -54,16 +57,16 @@ PROVED: Final = SentEvent(
     "/events",
     operation_id="readEvents",
     **open_to(READ),
-    summary="What becomes of your files, as it happens: Server-Sent Events",
+    summary="Follow the transitions of files as Server-Sent Events",
     description=DESCRIPTION.strip(),
     tags=["files"],
     responses={
         200: ResponseSpec(
             SentEvent,
-            description="Events, for an hour at the most",
+            description="Events, for at most an hour",
             media_type=cast(
                 "Any", "text/event-stream"
-            ),  # Litestar's type knows only its own enum, its code takes any text
+            ),  # Litestar's annotation names only its own enum, but its code accepts any text
             generate_examples=False,
             examples=[Example(summary="A file was proved", value=PROVED)],
         ),
@@ -75,7 +78,9 @@ async def read_events(
     resources: NamedDependency[Resources],
     feed: NamedDependency[Feed],
     principal: NamedDependency[Principal],
-    file: Annotated[UUID | None, QueryParameter(description="Of this file alone")] = None,
+    file: Annotated[
+        UUID | None, QueryParameter(description="Only the transitions of this file")
+    ] = None,
     owner: Annotated[
         str | None, QueryParameter(description="Only for a key with the scope admin")
     ] = None,
@@ -83,7 +88,7 @@ async def read_events(
         str | None,
         HeaderParameter(
             name="Last-Event-ID",
-            description="The `id` of the last event that came",
+            description="The `id` of the last event received",
             schema_extra={"pattern": f"^{EVENT_ID.pattern}$"},
         ),
     ] = None,
@@ -99,12 +104,15 @@ async def read_events(
 async def choose_owner(
     resources: Resources, principal: Principal, *, file: UUID | None, owner: str | None
 ) -> str:
-    """Whose files: the owner that is named, the file's, or the principal's own. Raises Forbidden, InvalidRequest, NotFound."""
+    """Return the owner whose files are followed: the named one, the file's, or the principal's own.
+
+    Raises Forbidden, InvalidRequest or NotFound.
+    """
     acting_as = principal.act_as(owner)
     if not is_owner(acting_as):
         raise InvalidRequest.at(
             "owner",
-            f"expected a name of 1 to {LONGEST_OWNER_BYTES} bytes without control characters",
+            f"must be a name of 1 to {LONGEST_OWNER_BYTES} bytes, without control characters",
         )
     if file is None:
         return acting_as
@@ -115,12 +123,11 @@ async def choose_owner(
 
 
 def parse_event_id(text: str) -> Position:
-    """Raises InvalidRequest."""
     match = EVENT_ID.fullmatch(text)
     position = Position(int(match[1]), int(match[2])) if match else None
     if position is None or position.xid >= 2**64 or position.sequence >= 2**63:
         raise InvalidRequest.at(
             "Last-Event-ID",
-            "is no id of an event: send one as it came, two numbers with a hyphen, or leave it out",
+            "is not the id of an event; send an id as it was received, or leave it out",
         )
     return position

@@ -1,4 +1,4 @@
-"""`/files`: declare, list, look at, change, delete."""
+"""`/files`: declare, list, read, change and delete files."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -41,7 +41,7 @@ LOCATION = ResponseHeader(
 )
 REPLAYED = ResponseHeader(
     name="Idempotency-Replayed",
-    description="`true`: an earlier request declared the file",
+    description="`true` if an earlier request declared the file",
     documentation_only=True,
 )
 LISTING_PARAMETERS = frozenset(
@@ -66,21 +66,19 @@ PHOTO = {
 
 
 class DeclareRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a client says about a file before it sends it."""
+    """The declaration of a file by its client."""
 
     filename: Annotated[
         str, msgspec.Meta(description="1 to 255 bytes of UTF-8, no path, no control characters")
     ]
     size: Annotated[int, msgspec.Meta(ge=0, description="Bytes, exactly")]
     content_type: (
-        Annotated[
-            str, msgspec.Meta(description="A media type; absent: not declared, so not compared")
-        ]
+        Annotated[str, msgspec.Meta(description="A media type; if absent, it is not compared")]
         | None
     ) = None
     sha256: (
         Annotated[
-            str, msgspec.Meta(description="The digest of the bytes; the store refuses any others")
+            str, msgspec.Meta(description="The SHA-256 of the bytes; the store refuses others")
         ]
         | None
     ) = None
@@ -91,21 +89,22 @@ class DeclareRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Annotated[
             bool,
             msgspec.Meta(
-                description="In parts, or in one PUT of up to 5 GiB; absent: in parts above MULTIPART_ABOVE"
+                description="In parts, or in one PUT of up to 5 GiB;"
+                " if absent, in parts above MULTIPART_ABOVE"
             ),
         ]
         | None
     ) = None
     owner: (
         Annotated[
-            str, msgspec.Meta(description="Whose file it is; another's only with the scope admin")
+            str, msgspec.Meta(description="The file's owner; another owner needs the scope admin")
         ]
         | None
     ) = None
 
 
 class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is to be another; what is absent stays."""
+    """The changes to a file. An absent member stays as it is."""
 
     filename: (
         Annotated[
@@ -116,16 +115,17 @@ class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     metadata: (
         Annotated[
             dict[str, str],
-            msgspec.Meta(
-                description="In the place of all there were; at most 32 pairs, 4 KiB in all"
-            ),
+            msgspec.Meta(description="All new pairs, at most 32 and 4 KiB in all"),
         ]
         | None
     ) = None
 
 
 class FileMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a file. `hash`, `upload_date` and `minio_object_name` are null until its bytes are proved."""
+    """The metadata of a file.
+
+    `hash`, `upload_date` and `minio_object_name` are null until it is proved.
+    """
 
     id: UUID
     filename: str
@@ -145,11 +145,13 @@ class FileMetadata(msgspec.Struct, frozen=True, kw_only=True):
 class OfferedUpload(msgspec.Struct, frozen=True, kw_only=True):
     """How to send the bytes, before `expires_at`.
 
-    In one PUT: exactly these `headers` and exactly `size` bytes, unchunked, to `url`. In parts: `multipart` instead of those three; ask
-    `POST /files/{id}/parts` for a URL a part, then `complete`.
+    In one PUT, send exactly these `headers` and exactly `size` bytes, without chunked coding, to
+    `url`. In parts, there is `multipart` instead of those three: request a URL for each part from
+    `POST /files/{id}/parts`, and then call `complete`.
 
-    `token` is a Bearer token for `complete`, `upload`, `parts`, `metadata` and DELETE of this file alone, for whoever sends without a key;
-    null where no secret is set to sign it with.
+    `token` is a Bearer token for a sender without a key. It permits only `complete`, `upload`,
+    `parts`, `metadata` and DELETE, and only of this file. It is null if the service has no secret
+    for signing it.
     """
 
     method: str | msgspec.UnsetType = msgspec.UNSET
@@ -161,21 +163,24 @@ class OfferedUpload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeclaredFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file, and how to send its bytes: null when it needs none any more."""
+    """A file, and how to send its bytes. `upload` is null if none are needed any more."""
 
     file: FileMetadata
     upload: OfferedUpload | None
 
 
 class FilePage(msgspec.Struct, frozen=True, kw_only=True):
-    """Newest first. `next` is the cursor of the page behind this one, null at the end; a page may be short although more follow."""
+    """A page of files, newest first.
+
+    `next` is the cursor of the following page, or null at the end. A page may be short although
+    more follow.
+    """
 
     files: list[FileMetadata]
     next: str | None
 
 
 def describe_file(file: File) -> FileMetadata:
-    """A row as clients see it."""
     rejection = (
         None
         if file.rejection_reason is None
@@ -211,17 +216,17 @@ def describe_declared(
 
 
 def metadata_path(resources: Resources, file_id: UUID) -> str:
-    """The absolute path of a file's metadata, behind any proxy."""
+    """Return the absolute path of a file's metadata, with the path of PUBLIC_URL."""
     return f"{resources.settings.base_path}/files/{file_id}/metadata"
 
 
 def read_declaration(request: DeclareRequest, principal: Principal) -> Declaration:
-    """Raises InvalidRequest, Forbidden."""
     owner = principal.act_as(request.owner)
     if not validation.is_owner(owner):
         raise InvalidRequest.at(
             "owner",
-            f"expected a name of 1 to {validation.LONGEST_OWNER_BYTES} bytes without control characters",
+            f"must be a name of 1 to {validation.LONGEST_OWNER_BYTES} bytes,"
+            " without control characters",
         )
     return Declaration(
         owner=owner,
@@ -261,7 +266,7 @@ async def declare_file(
         str | None,
         HeaderParameter(
             name="Idempotency-Key",
-            description="A retry gets the same file; kept 24 h",
+            description="A repeated request gets the same file; kept for 24 h",
             schema_extra={"pattern": validation.IDEMPOTENCY_KEY.pattern},
         ),
     ] = None,
@@ -301,20 +306,20 @@ async def list_files(
     request: Request[Any, Any, Any],
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
-    limit: Annotated[int, QueryParameter(ge=1, le=1000, description="Files a page")] = 100,
+    limit: Annotated[int, QueryParameter(ge=1, le=1000, description="Files per page")] = 100,
     cursor: Annotated[
-        str | None, QueryParameter(description="`next` of the page before, with the same filters")
+        str | None, QueryParameter(description="`next` of the previous page, with the same filters")
     ] = None,
     states: Annotated[
         list[State] | None,
         QueryParameter(
-            name="state", description="Any of these; absent: all but expired and deleted"
+            name="state", description="Any of these; if absent, all but expired and deleted"
         ),
     ] = None,
     filename: Annotated[
-        str | None, QueryParameter(description="The whole name, or a prefix and `*`")
+        str | None, QueryParameter(description="The full name, or a prefix and `*`")
     ] = None,
-    content_type: Annotated[str | None, QueryParameter(description="The whole media type")] = None,
+    content_type: Annotated[str | None, QueryParameter(description="The full media type")] = None,
     hash: Annotated[str | None, QueryParameter(description="SHA-256 in hexadecimal")] = None,
     created_after: Annotated[
         datetime | None, QueryParameter(description="RFC 3339, with an offset")
@@ -345,12 +350,15 @@ async def list_files(
 def link_next(
     request: Request[Any, Any, Any], resources: Resources, cursor: str | None
 ) -> dict[str, str]:
-    """The same request, one page on (RFC 8288)."""
+    """Return the Link header for the next page (RFC 8288), or nothing on the last page."""
     if cursor is None:
         return {}
     kept = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
     return {
-        "Link": f'<{resources.settings.base_path}/files?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
+        "Link": (
+            f"<{resources.settings.base_path}/files?{urlencode([*kept, ('cursor', cursor)])}>;"
+            ' rel="next"'
+        )
     }
 
 
@@ -358,7 +366,7 @@ def link_next(
     "/files/{file_id:uuid}/metadata",
     operation_id="readMetadata",
     **open_to(READ, WRITE, upload_token=True),
-    summary="What is known of a file; waits for its proof if asked to",
+    summary="Read a file's metadata, optionally when it is final",
     tags=["files"],
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
 )
@@ -376,8 +384,8 @@ async def read_metadata(
     "/files/{file_id:uuid}",
     operation_id="changeFile",
     **open_to(WRITE),
-    summary="Give a file another name or other metadata",
-    description="`metadata` replaces all pairs. What was declared of the bytes stays as it is.",
+    summary="Change a file's name or metadata",
+    description="`metadata` replaces all pairs. The declaration of the bytes does not change.",
     tags=["files"],
     responses=refusals(*ANYWHERE, *READS_JSON, problems.NotFound, problems.FileGone),
 )
@@ -404,7 +412,7 @@ async def change_file(
     "/files/{file_id:uuid}",
     operation_id="deleteFile",
     **open_to(WRITE, upload_token=True),
-    summary="Cancel or delete, in any state",
+    summary="Cancel or delete a file, in any state",
     tags=["files"],
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
 )

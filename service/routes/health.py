@@ -1,7 +1,9 @@
-"""`/health/live`, `/health/ready`, `/metrics`: open to all, and cheap enough for that.
+"""`/health/live`, `/health/ready` and `/metrics`, which are public and inexpensive.
 
-Ready fails for this process alone: while it starts, while it stops, over a schema that is not its own. A database or a store that is
-away makes every process `degraded`, and taking all of them out of a balancer would help nobody: 200, unless `?full=1` asks for it.
+`ready` fails for conditions of this process alone: while it starts, while it stops, or with a wrong
+schema. If the database or the store is unavailable, every process is `degraded`. Removing all of
+them from a load balancer would not help, so the answer is then 200, unless the request has
+`?full=1`.
 """
 
 import asyncio
@@ -42,7 +44,10 @@ Result = TypeVar("Result")
 
 
 class SharedCheck(Generic[Result]):
-    """Whoever asks while a look is under way gets that one's answer: anybody may ask, and so many at once would starve the rest."""
+    """A check whose concurrent callers share one result.
+
+    The routes are public, and separate checks could starve other requests.
+    """
 
     def __init__(self) -> None:
         self.looking: asyncio.Task[Result] | None = None
@@ -54,7 +59,7 @@ class SharedCheck(Generic[Result]):
 
 
 class Readiness:
-    """What this process is doing; `detail` says what is wrong with it."""
+    """The phase of this process. `detail` says what is wrong with it."""
 
     def __init__(self) -> None:
         self.phase: Phase = "starting"
@@ -64,7 +69,7 @@ class Readiness:
 
 
 class HealthReport(msgspec.Struct, frozen=True):
-    """`away` names the servers behind this one that do not answer."""
+    """The health of this process. `away` names the servers that are unavailable."""
 
     status: Literal["live", "ready", "degraded", "starting", "wrong-schema", "stopping"]
     away: list[str] = []
@@ -74,7 +79,7 @@ class HealthReport(msgspec.Struct, frozen=True):
 @get(
     "/health/live",
     operation_id="isLive",
-    summary="This process answers",
+    summary="Check that this process answers",
     tags=["health"],
     security=[],
 )
@@ -85,13 +90,13 @@ async def is_live() -> HealthReport:
 @get(
     "/health/ready",
     operation_id="isReady",
-    summary="This process can serve",
+    summary="Check that this process can serve requests",
     tags=["health"],
     security=[],
     responses={
         503: ResponseSpec(
             HealthReport,
-            description="It cannot, or with full=1: something is away",
+            description="It cannot, or with full=1, a server is unavailable",
             generate_examples=False,
         ),
         **refusals(problems.InvalidRequest),
@@ -103,7 +108,7 @@ async def is_ready(
     full: Annotated[
         int,
         QueryParameter(
-            ge=0, le=1, description="1: fail when the database or the store is away, too"
+            ge=0, le=1, description="1: also fail if the database or the store is unavailable"
         ),
     ] = 0,
 ) -> Response[HealthReport]:
@@ -135,7 +140,7 @@ async def answers_in_time(question: Awaitable[None]) -> bool:
 @get(
     "/metrics",
     operation_id="readMetrics",
-    summary="For Prometheus",
+    summary="Read the metrics for Prometheus",
     tags=["health"],
     security=[],
     media_type=CONTENT_TYPE_LATEST,
@@ -143,11 +148,14 @@ async def answers_in_time(question: Awaitable[None]) -> bool:
 async def read_metrics(
     resources: NamedDependency[Resources], readiness: NamedDependency[Readiness]
 ) -> bytes:
-    """Counters of this process (of all on this machine, with PROMETHEUS_MULTIPROC_DIR), and the backlog as the database has it."""
+    """Return the counters of this process, or with PROMETHEUS_MULTIPROC_DIR of all on this machine,
+    and the backlog of the database.
+    """
     kept = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         kept = CollectorRegistry()
-        multiprocess.MultiProcessCollector(kept)  # type: ignore[no-untyped-call]  # the library leaves it untyped
+        # The library has no annotation for it.
+        multiprocess.MultiProcessCollector(kept)  # type: ignore[no-untyped-call]
     measured = CollectorRegistry()
     backlog = await readiness.backlog.ask(lambda: measure_backlog(resources))
     measured.register(
@@ -157,7 +165,9 @@ async def read_metrics(
 
 
 async def measure_backlog(resources: Resources) -> health.Backlog | None:
-    """None: the database is away, and the counters are all there is to tell."""
+    """Return the backlog, or None if the database is unavailable, in which case only the counters
+    are reported.
+    """
     try:
         async with asyncio.timeout(WAIT_SECONDS):
             return await health.measure_backlog(resources.pool)

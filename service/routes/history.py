@@ -16,9 +16,12 @@ from service.routes.answers import ANYWHERE, refusals
 
 
 class FileHistory(msgspec.Struct, frozen=True, kw_only=True):
-    """Every transition, oldest first. `previous` is null for the first; `why` is for people.
+    """Every transition, oldest first.
 
-    `by` is `client`, `store`, `worker`, or `migration` for what the file was when histories began.
+    `previous` is null for the first one. `why` is a text for people.
+
+    `by` is `client`, `store` or `worker`, or `migration` for the state of a file that is older than
+    the histories.
     """
 
     history: list[HistoryEntry]
@@ -28,7 +31,7 @@ class FileHistory(msgspec.Struct, frozen=True, kw_only=True):
     "/files/{file_id:uuid}/history",
     operation_id="readHistory",
     **open_to(READ),
-    summary="What became of a file, when, by whom and why",
+    summary="List every transition of a file",
     tags=["files"],
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
 )

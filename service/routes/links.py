@@ -1,4 +1,4 @@
-"""`POST /files/{id}/links` makes a link, `/l/{token}` follows it."""
+"""`POST /files/{id}/links`, which creates a link, and `/l/{token}`, which serves it."""
 
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ LONGEST_SECONDS = int(links.LONGEST.total_seconds())
 
 
 class LinkRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long the link is to work, and what a browser does with the file."""
+    """The lifetime of a link, and how a browser treats the file."""
 
     expires_in: Annotated[
         int, msgspec.Meta(ge=1, le=LONGEST_SECONDS, description="Seconds, at most 7 days")
@@ -30,18 +30,18 @@ class LinkRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     disposition: Annotated[
         Literal["attachment", "inline"],
         msgspec.Meta(
-            description="`inline` shows harmless types in a browser; others stay attachments"
+            description="`inline` lets a browser show harmless types; others stay attachments"
         ),
     ] = "attachment"
 
 
 class SignedLink(msgspec.Struct, frozen=True, kw_only=True):
-    """Whoever has `url` can read the file until `expires_at`, without a key."""
+    """A link. With `url`, the file can be read until `expires_at` without a key."""
 
     url: Annotated[
         str,
         msgspec.Meta(
-            description="A path, below the address of this API, unless ASSAY_PUBLIC_URL is set"
+            description="A URL if ASSAY_PUBLIC_URL is set, else a path at the API's address"
         ),
     ]
     expires_at: datetime
@@ -51,8 +51,11 @@ class SignedLink(msgspec.Struct, frozen=True, kw_only=True):
     "/files/{file_id:uuid}/links",
     operation_id="makeLink",
     **open_to(READ),
-    summary="Make a link that works without a key",
-    description="It ends by itself, with the file, and with the API key that made it. Needs the scope `read`: the link gives the bytes.",
+    summary="Create a link that works without a key",
+    description=(
+        "The link ends at its expiry, with the file, or with the API key that created it."
+        " It needs the scope `read`, because it gives access to the bytes."
+    ),
     tags=["links"],
     responses=refusals(
         *ANYWHERE, *READS_JSON, problems.NotFound, *UNREADABLE, problems.LinksNotAvailable
@@ -73,7 +76,7 @@ async def make_link(
         expires_in=timedelta(seconds=data.expires_in),
         inline=data.disposition == "inline",
     )
-    public_url = resources.settings.public_url or ""  # never Host, which is the client's to choose
+    public_url = resources.settings.public_url or ""  # never from Host, which the client chooses
     return SignedLink(url=public_url + made.path, expires_at=made.expires_at)
 
 
@@ -85,8 +88,8 @@ def name_operation(_: object, method: HttpMethod | str, __: object) -> str:
     "/l/{token:str}",
     http_method=[HttpMethod.GET, HttpMethod.HEAD],
     operation_id=name_operation,
-    summary="Download the file behind a link",
-    description="As `GET /files/{id}`, without a key.",
+    summary="Download the file of a link",
+    description="The same as `GET /files/{id}`, without a key.",
     tags=["links"],
     security=[],
     response_headers=SENT_HEADERS,

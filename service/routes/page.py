@@ -1,4 +1,4 @@
-"""`/`: the web page. Its files name each other by relative URLs, so it works below any path that a proxy puts in front."""
+"""`/`: the web page. Its files use relative URLs, so that it works below any path of a proxy."""
 
 from typing import Any, Final
 
@@ -36,8 +36,9 @@ MODULES: Final = (
     "words.js",
 )
 CONTENT_SECURITY_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self' STORE; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self' STORE; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 HEADERS: Final = {
     "Cache-Control": "no-cache",
@@ -51,7 +52,10 @@ ASKED_FOR: Final = [HttpMethod.GET, HttpMethod.HEAD]
 def read_page(
     request: Request[Any, Any, Any], resources: NamedDependency[Resources]
 ) -> Response[bytes]:
-    """The page may talk to the API that it came from, and to the store that upload URLs name."""
+    """Return the page.
+
+    Its policy lets it connect only to its own API and to the store of upload URLs.
+    """
     policy = CONTENT_SECURITY_POLICY.replace("STORE", resources.settings.public_endpoint)
     return answer_asset(request, "index.html", HEADERS | {"Content-Security-Policy": policy})
 
@@ -63,5 +67,4 @@ def read_page(
     sync_to_thread=False,
 )
 def read_page_file(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """What the page is made of: these files and no others."""
     return answer_asset(request, request.scope["path"].rpartition("/")[2], HEADERS)

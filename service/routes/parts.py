@@ -1,4 +1,4 @@
-"""`/files/{id}/parts`: a URL for each part that is to be sent, and the parts that have come."""
+"""`/files/{id}/parts`: upload URLs for parts, and a list of the parts that the store has."""
 
 from typing import Annotated
 from uuid import UUID
@@ -31,22 +31,22 @@ REFUSED = (
 
 
 class PartRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part that is to be sent."""
+    """A part to send."""
 
     number: Annotated[
         int,
-        msgspec.Meta(ge=1, description="From 1 to the number of parts that the file was cut into"),
+        msgspec.Meta(ge=1, description="From 1 to the file's number of parts"),
     ]
     sha256: (
         Annotated[
-            str, msgspec.Meta(description="The part's digest; the store refuses any other bytes")
+            str, msgspec.Meta(description="The part's SHA-256; the store refuses other bytes")
         ]
         | None
     ) = None
 
 
 class PartsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The parts that are to be sent next."""
+    """The parts to send next."""
 
     parts: Annotated[
         list[PartRequest],
@@ -55,13 +55,13 @@ class PartsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SignedParts(msgspec.Struct, frozen=True):
-    """In the order of the request."""
+    """The upload URLs, in the order of the request."""
 
     parts: list[SignedPart]
 
 
 class StoredParts(msgspec.Struct, frozen=True):
-    """What the store has, by number; sizes in bytes."""
+    """The parts that the store has, by number. Sizes are in bytes."""
 
     parts: list[StoredPart]
 
@@ -71,8 +71,11 @@ class StoredParts(msgspec.Struct, frozen=True):
     status_code=200,
     operation_id="signParts",
     **open_to(WRITE, upload_token=True),
-    summary="A URL for each of some parts",
-    description="Each is bound to its part's exact size and, if given, its SHA-256. A part that is sent again replaces the one before.",
+    summary="Get upload URLs for parts",
+    description=(
+        "Each URL is bound to the part's exact size and, if given, to its SHA-256."
+        " A part that is sent again replaces the earlier one."
+    ),
     tags=["uploads"],
     request_max_body_size=LARGEST_BODY_BYTES,
     responses=refusals(*ANYWHERE, *READS_JSON, *REFUSED),
@@ -109,8 +112,8 @@ def read_part(part: PartRequest, index: int) -> multipart.PartRequest:
     "/files/{file_id:uuid}/parts",
     operation_id="listParts",
     **open_to(READ, WRITE, upload_token=True),
-    summary="The parts that the store has",
-    description="For a client that goes on after a cut: what is missing here is still to be sent.",
+    summary="List the parts that the store has",
+    description="A client that resumes an upload sends the parts that are missing here.",
     tags=["uploads"],
     responses=refusals(*ANYWHERE, *REFUSED, problems.UploadLost),
 )

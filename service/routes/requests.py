@@ -1,4 +1,6 @@
-"""The request class of every route: it reads JSON strictly, straight into the struct that the handler names."""
+"""The request class of every route, which decodes JSON strictly into the struct that the handler
+names.
+"""
 
 import asyncio
 import re
@@ -21,10 +23,15 @@ NAMED_FIELD: Final = re.compile(r"field `([^`]+)`")
 
 
 class JsonRequest(Request[Any, Any, Any]):
-    """Litestar would turn "5" into 5 and true into 1; a declaration means what it says."""
+    """A request whose JSON is not converted, while Litestar would convert "5"
+    to 5 and true to 1.
+    """
 
     async def json(self) -> Any:
-        """The body as the handler's `data`. Raises UnsupportedMediaType, MalformedBody, InvalidRequest."""
+        """Return the body, decoded for the handler's `data`.
+
+        Raises UnsupportedMediaType, MalformedBody or InvalidRequest.
+        """
         field = self.route_handler.parsed_data_field
         check_media_type(self.headers.get("content-type"))
         return decode_body(await self.body(), field.annotation if field else Any)
@@ -32,7 +39,8 @@ class JsonRequest(Request[Any, Any, Any]):
     async def body(self) -> bytes:
         """Return the body. Litestar calls this before `json`.
 
-        Raises SlowSender if it is not complete after BODY_SECONDS: the server ends no request under way by itself.
+        Raises SlowSender if it is not complete after BODY_SECONDS, because the server itself does
+        not end a request in progress.
         """
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -48,7 +56,7 @@ def check_media_type(header: str | None) -> None:
     essence = (header or "").partition(";")[0].strip().lower()
     if essence != "application/json":
         raise UnsupportedMediaType(
-            "Content-Type: send the body as application/json",
+            "Content-Type: must be application/json",
             headers={"Accept": "application/json"},
         )
 
@@ -66,11 +74,11 @@ def decode_body(body: bytes, kind: Any) -> Any:
 
 
 def describe_error(text: str) -> FieldError:
-    """msgspec's sentence, with the field it is about in front."""
+    """Return the message of msgspec, with the field that it is about."""
     at = AT_FIELD.search(text)
     named = NAMED_FIELD.search(text)
     path = at[1] if at else ""
     if named is None:
         return FieldError(path or "body", AT_FIELD.sub("", text))
-    detail = "is no field of this request: leave it out" if "unknown" in text else "is required"
+    detail = "is not a field of this request; leave it out" if "unknown" in text else "is required"
     return FieldError(f"{path}.{named[1]}" if path else named[1], detail)

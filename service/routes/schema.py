@@ -1,4 +1,6 @@
-"""`/schema`: the OpenAPI 3.1 document, and for a browser the page that shows it, with no file from outside."""
+"""`/schema`: the OpenAPI 3.1 document, and the page that displays it without files from other
+hosts.
+"""
 
 from typing import Any, Final
 
@@ -12,12 +14,15 @@ from service.problems import NotFound
 from service.routes.assets import answer_asset
 
 CONTENT_SECURITY_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 FILES: Final = ("swagger-ui.css", "swagger-ui-bundle.js", "start.js")
-BEARER: Final = "An API key: `assay keys create`. Each operation names the scopes that open it; the scope `admin` opens all of them."
-UPLOAD_TOKEN: Final = "The `upload.token` of the file, for its sender"  # noqa: S105  # a description
+BEARER: Final = (
+    "An API key, created by `assay keys create`. Each operation names the scopes that it needs."
+    " The scope `admin` is enough for all of them."
+)
+UPLOAD_TOKEN: Final = "The `upload.token` of the file, for its sender"  # noqa: S105  # a text
 PAGE: Final = """<!doctype html>
 <html lang="en">
 <head>
@@ -35,7 +40,10 @@ PAGE: Final = """<!doctype html>
 
 
 class DocumentOrPage(OpenAPIRenderPlugin):
-    """The document; at `/schema` the page instead for whoever accepts HTML."""
+    """A renderer of the document.
+
+    At `/schema`, it returns the page to a client that accepts HTML.
+    """
 
     def __init__(self, base_path: str) -> None:
         super().__init__(path=["/", "/openapi.json"], media_type=MediaType.JSON)
@@ -52,9 +60,13 @@ class DocumentOrPage(OpenAPIRenderPlugin):
 
 
 async def set_headers(response: Response[Any]) -> Response[Any]:
-    """Litestar gives all that a plugin renders one media type, and a page of its own to what it does not find."""
+    """Set the media type and headers of an answer of the plugin. Raises NotFound for a 404.
+
+    Litestar uses one media type for everything that a plugin renders, and a page of its own for
+    404.
+    """
     if response.status_code == 404:
-        raise NotFound("no such file beside the document")
+        raise NotFound("there is no such file of the schema's page")
     if isinstance(response.content, bytes) and response.content.startswith(b"<!doctype"):
         response.media_type = MediaType.HTML
         response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
@@ -65,18 +77,20 @@ async def set_headers(response: Response[Any]) -> Response[Any]:
 
 @get([f"/{name}" for name in FILES], sync_to_thread=False)
 def read_asset(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """The page's own files."""
     name = request.scope["path"].rpartition("/")[2]
     return answer_asset(request, f"swagger/{name}", {"Cache-Control": "public, max-age=3600"})
 
 
 def describe_api(base_path: str, version: str) -> OpenAPIConfig:
-    """What of the document is not said beside the handlers."""
+    """Return the parts of the OpenAPI document that are not written beside the handlers."""
     return OpenAPIConfig(
         title="Assay",
         version=version,
-        summary="Presigned uploads to MinIO that are proved before anyone can read them.",
-        description="Errors are problem documents (RFC 9457). Clients ignore members that they do not know: they are only ever added.",
+        summary="Presigned uploads to MinIO that are proved before they can be read.",
+        description=(
+            "Errors are problem documents (RFC 9457). Clients must ignore unknown members,"
+            " because members may be added."
+        ),
         license=License(name="Apache-2.0", identifier="Apache-2.0"),
         contact=Contact(name="Assay"),
         servers=[Server(url=base_path or "/")],
@@ -90,7 +104,7 @@ def describe_api(base_path: str, version: str) -> OpenAPIConfig:
                 "webhook": SecurityScheme(
                     type="http",
                     scheme="bearer",
-                    description="The store's own token: ASSAY_WEBHOOK_TOKEN",
+                    description="The store's token, ASSAY_WEBHOOK_TOKEN",
                 ),
             }
         ),

@@ -1,4 +1,7 @@
-"""`POST /files/upload`: the one-request way, for clients that cannot do two. The bytes go through us, straight into the vault."""
+"""`POST /files/upload`: an upload in one request.
+
+The bytes go through the API straight to the vault.
+"""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -32,12 +35,12 @@ from service.uploads.buffers import UploadBuffers
 from service.uploads.streamed import UploadHeaders, check_size, upload_stream
 
 LARGEST_FRAME_BYTES: Final = 64 * 1024
-"""What a form may hold beside its file, where only the form's own length is known."""
+"""The size that a form may have besides its file, if only the form's length is known."""
 
 
 @dataclass
 class FormOrBytes(Operation):
-    """An operation whose body is the file, in a form or by itself."""
+    """An operation whose body is the file, either in a form or by itself."""
 
     def __post_init__(self) -> None:
         binary = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
@@ -62,7 +65,10 @@ class FormOrBytes(Operation):
     **open_to(WRITE),
     operation_class=FormOrBytes,
     summary="Send a file in one request",
-    description="Hashed on its way into the vault: the answer is a `ready` file. Nothing is kept of a request that fails.",
+    description=(
+        "The bytes are hashed while they are stored, and the answer is a `ready` file."
+        " Nothing is kept of a request that fails."
+    ),
     tags=["uploads"],
     request_max_body_size=None,
     response_headers=[LOCATION],
@@ -87,7 +93,7 @@ async def upload_file(
     filename: Annotated[
         str | None,
         QueryParameter(
-            description="The name, where neither the form nor Content-Disposition says it"
+            description="The name, if neither the form nor Content-Disposition gives it"
         ),
     ] = None,
     metadata: Annotated[
@@ -97,7 +103,7 @@ async def upload_file(
     repr_digest: Annotated[
         str | None,
         HeaderParameter(
-            name="Repr-Digest", description="RFC 9530; the declared digest of the file"
+            name="Repr-Digest", description="The declared digest of the file (RFC 9530)"
         ),
     ] = None,
 ) -> Response[FileMetadata]:
@@ -131,18 +137,16 @@ async def upload_file(
 
 
 def read_metadata(text: str) -> dict[str, str]:
-    """Raises InvalidRequest."""
     try:
         pairs = msgspec.json.decode(text, type=dict[str, str])
     except msgspec.DecodeError as error:
         raise InvalidRequest.at(
-            "metadata", f'expected a JSON object of strings, such as {{"album": "winter"}}: {error}'
+            "metadata", f'must be a JSON object of strings, such as {{"album": "winter"}}: {error}'
         ) from error
     return validation.check_metadata(pairs)
 
 
 def read_disposition(header: str) -> str:
-    """The name in Content-Disposition. Raises InvalidRequest."""
     try:
         name = parse_filename(header)
     except ValueError as error:
@@ -150,7 +154,7 @@ def read_disposition(header: str) -> str:
     if name is None:
         raise InvalidRequest.at(
             "filename",
-            'is missing: send ?filename=… or Content-Disposition: attachment; filename="…"',
+            'is missing; send ?filename=… or Content-Disposition: attachment; filename="…"',
         )
     return name
 
@@ -165,7 +169,10 @@ async def stream_form(
     sha256: Sha256 | None,
     metadata: dict[str, str],
 ) -> Response[FileMetadata]:
-    """The form's field `file`; what it says of the name counts before `?filename=`."""
+    """Stream the form's field `file` into the vault.
+
+    The name in the form takes precedence over `?filename=`.
+    """
     length = read_length(request)
     if length is not None:
         check_size(resources, length - LARGEST_FRAME_BYTES)
@@ -174,7 +181,7 @@ async def stream_form(
     name = said.filename or filename
     if name is None:
         raise InvalidRequest.at(
-            "filename", 'is missing: send filename="…" with the field `file`, or ?filename=…'
+            "filename", 'is missing; send filename="…" with the field `file`, or ?filename=…'
         )
     content_type = (
         None
@@ -195,7 +202,6 @@ async def stream_form(
 async def stream_file(
     request: Request[Any, Any, Any], resources: Resources, headers: UploadHeaders
 ) -> Response[FileMetadata]:
-    """Stream the request's body into the vault. Return 201 and the proved file."""
     if headers.most_bytes is not None:
         check_size(resources, headers.most_bytes)
     return await stream(request, resources, headers, read(request, resources))
@@ -217,9 +223,13 @@ async def stream(
 
 
 def read(request: Request[Any, Any, Any], resources: Resources) -> AsyncIterator[bytes]:
-    """The body's bytes. Raises UnsupportedMediaType for one that is encoded: its SHA-256 would be another file's."""
+    """Return the bytes of the body.
+
+    Raises UnsupportedMediaType for an encoded body, because its SHA-256 would be that of other
+    bytes.
+    """
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise problems.UnsupportedMediaType("Content-Encoding: send the bytes as they are")
+        raise problems.UnsupportedMediaType("Content-Encoding: the bytes must not be encoded")
     return read_body(
         request.receive,
         length=read_length(request),
@@ -228,16 +238,19 @@ def read(request: Request[Any, Any, Any], resources: Resources) -> AsyncIterator
 
 
 def read_length(request: Request[Any, Any, Any]) -> int | None:
-    """Return the announced length of the file, or None for a chunked body. Raises LengthRequired, InvalidRequest."""
+    """Return the length of the file, or None for a chunked body.
+
+    Raises LengthRequired or InvalidRequest.
+    """
     given = request.headers.get("content-length")
     if given is None and "transfer-encoding" not in request.headers:
         raise problems.LengthRequired(
-            "the body is the file: send Content-Length or Transfer-Encoding: chunked"
+            "the request needs Content-Length or Transfer-Encoding: chunked"
         )
     if given is None:
         return None
     if not (given.isascii() and given.isdigit()):
-        raise InvalidRequest.at("Content-Length", "expected a number of bytes")
+        raise InvalidRequest.at("Content-Length", "must be a number of bytes")
     return int(given)
 
 

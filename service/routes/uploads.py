@@ -1,4 +1,7 @@
-"""How bytes get to the store, and how we learn that they are there: `/upload/{filename}`, `complete`, a fresh URL."""
+"""The routes by which a client uploads and reports the arrival.
+
+They are `/upload/{filename}`, `complete`, and `upload` for a new URL.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -42,13 +45,13 @@ from service.uploads.streamed import UploadHeaders
 
 
 class CompleteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """For clients that hash while they send."""
+    """The optional body of `complete`, for clients that compute the digest while they send."""
 
     sha256: (
         Annotated[
             str,
             msgspec.Meta(
-                description="The digest of the bytes; set once, while the file is not final"
+                description="The SHA-256 of the bytes; set once, while the file is not final"
             ),
         ]
         | None
@@ -74,8 +77,11 @@ class AnyBody(Operation):
     operation_id="uploadByRedirect",
     **open_to(WRITE),
     operation_class=AnyBody,
-    summary="The one-command way: curl -LT photo.jpg …/upload/",
-    description="With a Content-Length: 307, and the body goes to the store, unread by us. Without one the body is streamed through.",
+    summary="Upload with one command: curl -LT photo.jpg …/upload/",
+    description=(
+        "With Content-Length, the answer is 307, and the client sends the body to the store."
+        " Without it, the body is streamed through the API."
+    ),
     tags=["uploads"],
     request_max_body_size=None,
     response_headers=[
@@ -93,7 +99,9 @@ class AnyBody(Operation):
     responses={
         201: ResponseSpec(FileMetadata, description="Streamed and proved", generate_examples=False),
         307: ResponseSpec(
-            None, description="Send the same body to Location, unchunked", generate_examples=False
+            None,
+            description="Send the same body to Location, without chunked coding",
+            generate_examples=False,
         ),
         **refusals(
             *ANYWHERE,
@@ -110,11 +118,14 @@ class AnyBody(Operation):
 )
 async def upload_by_redirect(
     request: Request[Any, Any, Any],
-    filename: Annotated[str, PathParameter(description="1 to 255 bytes of UTF-8, percent-encoded")],  # noqa: ARG001  # read as it was sent
+    filename: Annotated[  # noqa: ARG001  # read from the path as it was sent
+        str, PathParameter(description="1 to 255 bytes of UTF-8, percent-encoded")
+    ],
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
     repr_digest: Annotated[
-        str | None, HeaderParameter(name="Repr-Digest", description="RFC 9530; the declared digest")
+        str | None,
+        HeaderParameter(name="Repr-Digest", description="The declared digest (RFC 9530)"),
     ] = None,
 ) -> Response[Any]:
     name = read_filename(request)
@@ -159,7 +170,9 @@ def declare_upload(
 async def redirect(
     request: Request[Any, Any, Any], resources: Resources, declaration: Declaration
 ) -> Response[bytes]:
-    """To a URL that binds the length alone: who follows sends headers of its own."""
+    """Answer with a redirect to a URL that binds only the length, because the client sends headers
+    of its own.
+    """
     file, upload = await declaring.declare_redirect(resources, declaration)
     request.scope["state"]["file_id"] = file.id
     link = f'<{metadata_path(resources, file.id)}>; rel="describedby"'
@@ -168,14 +181,15 @@ async def redirect(
 
 
 def read_filename(request: Request[Any, Any, Any]) -> str:
-    """The rest of the path as the client wrote it: what the server decoded has lost what was no UTF-8. Raises InvalidRequest."""
+    """Return the filename from the path as the client sent it. Raises InvalidRequest.
+
+    The path that the server decoded is not used, because bytes that are not UTF-8 are lost in it.
+    """
     encoded = read_raw_path(request).partition(b"/upload/")[2]
     try:
         name = unquote_to_bytes(encoded).decode()
     except UnicodeDecodeError as error:
-        raise InvalidRequest.at(
-            "filename", "is not UTF-8: percent-encode the name's UTF-8 bytes"
-        ) from error
+        raise InvalidRequest.at("filename", "must be UTF-8, percent-encoded") from error
     return validation.check_filename(name)
 
 
@@ -189,7 +203,7 @@ def read_content_type(request: Request[Any, Any, Any]) -> str | None:
     status_code=202,
     operation_id="completeUpload",
     **open_to(WRITE, upload_token=True),
-    summary="My bytes are there",
+    summary="Report that the bytes have arrived",
     tags=["uploads"],
     responses={
         200: ResponseSpec(FileMetadata, description="The file is final", generate_examples=False),
@@ -229,7 +243,7 @@ async def complete_upload(
     status_code=200,
     operation_id="renewUpload",
     **open_to(WRITE, upload_token=True),
-    summary="How to send a file that still waits for its bytes, anew",
+    summary="Get a new upload URL for a file that is still pending",
     tags=["uploads"],
     responses=refusals(
         *ANYWHERE,

@@ -1,7 +1,8 @@
-"""`/webhooks/minio`: the store's events. Hints, never facts: an event's body is believed nothing but the key it names.
+"""`/webhooks/minio`: the store's events. They are hints, and only the key in an event is used.
 
-Everything behind an event that was not answered with 2xx waits, for ever if need be. So 204 is the answer to whatever the store sends,
-also to the malformed, the unknown and the oversized; 401 to a wrong token, and 503 only when the database cannot take the arrival.
+The store retries an event until it gets a 2xx, and delivers no later event before that. The route
+therefore answers 204 to every event, including malformed, unknown and oversized ones. It answers
+401 to a wrong token, and 503 only when the database cannot record the arrival.
 """
 
 import asyncio
@@ -33,10 +34,16 @@ LARGEST_EVENT_BYTES: Final = 1024**2
 CREATED: Final = frozenset(
     f"ObjectCreated:{how}" for how in ("Put", "Post", "CompleteMultipartUpload", "Copy")
 )
-"""The store's wildcard also announces tags and retention: those change no bytes."""
+"""The events that report new bytes.
+
+The store's wildcard also matches tags and retention, which change none.
+"""
 INCOMING_KEY: Final = re.compile(r"[0-9a-f]{32}")
 SCRATCH_PREFIXES: Final = ("probe-", "assay-doctor-")
-"""Objects of a worker's probe and of the doctor. No file names them, and they are deleted again."""
+"""The prefixes of objects of a worker's probe and of the doctor.
+
+They belong to no file and are deleted again.
+"""
 
 log = structlog.get_logger()
 
@@ -60,14 +67,14 @@ class Record(msgspec.Struct, rename={"event_name": "eventName"}):
 
 
 class Event(msgspec.Struct, rename={"records": "Records"}):
-    """As Amazon S3 writes its event messages, as far as we read them."""
+    """An event message of Amazon S3, reduced to the members that are read."""
 
     records: list[Record]
 
 
 @dataclass
 class AnyEvent(Operation):
-    """An operation that takes whatever JSON the store sends."""
+    """An operation that accepts any JSON of the store."""
 
     def __post_init__(self) -> None:
         content = OpenAPIMediaType(schema=Schema(type=OpenAPIType.OBJECT))
@@ -78,7 +85,7 @@ class AnyEvent(Operation):
 
 @head("/webhooks/minio", status_code=204, include_in_schema=False)
 async def probe_webhook() -> None:
-    """Some stores ask at their start whether somebody is there, without a token."""
+    """Answer the request that some stores send at their start, without a token."""
 
 
 @post(
@@ -86,12 +93,12 @@ async def probe_webhook() -> None:
     status_code=204,
     operation_id="receiveEvent",
     operation_class=AnyEvent,
-    summary="An event of the store",
+    summary="Receive an event of the store",
     tags=["webhooks"],
     request_max_body_size=None,
     security=[{"webhook": []}],
     responses={
-        204: ResponseSpec(None, description="Taken, or of no interest"),
+        204: ResponseSpec(None, description="Accepted or ignored"),
         **refusals(Unauthorized, DatabaseUnavailable),
     },
 )
@@ -107,22 +114,30 @@ async def receive_event(
                 await arrivals.record_event(resources, key)
         except (asyncpg.PostgresError, *database.UNREACHABLE) as error:
             raise DatabaseUnavailable(
-                "the arrival could not be written down: send the event again"
+                "the arrival could not be recorded; send the event again"
             ) from error
 
 
 def check_token(header: str | None, tokens: tuple[str, ...]) -> None:
-    """The store sends a token of one word as a bearer's, and one of two words as it is. Raises Unauthorized."""
+    """Check the token. Raises Unauthorized.
+
+    The store sends a token without a space as `Bearer TOKEN`, and one with a space unchanged.
+    """
     given = (header or "").encode()
     expected = [(token if " " in token else f"Bearer {token}").encode() for token in tokens]
-    if not any([hmac.compare_digest(given, one) for one in expected]):  # noqa: C419  # a list: each is compared, whichever fits
+    # The list makes sure that each token is compared.
+    if not any([hmac.compare_digest(given, one) for one in expected]):  # noqa: C419
         raise Unauthorized(
-            "the webhook's token is wrong: the store's MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN is not ASSAY_WEBHOOK_TOKEN"
+            "the webhook's token is wrong: the store's MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN must be one"
+            " of ASSAY_WEBHOOK_TOKEN"
         )
 
 
 async def read_event(request: Request[Any, Any, Any]) -> bytes:
-    """The body; empty when it is too large, was cut or does not end: it is read to its end all the same, and not kept."""
+    """Return the body, or an empty one if it is too large, cut short or too slow.
+
+    An oversized body is read to its end without being kept.
+    """
     body = bytearray()
     length = 0
     try:
@@ -140,7 +155,7 @@ async def read_event(request: Request[Any, Any, Any]) -> bytes:
 
 
 def find_keys(body: bytes, bucket: str) -> list[str]:
-    """The keys of ours that the event says were written; none when it is not such an event."""
+    """Return the incoming keys that the event names, or none if it is not such an event."""
     try:
         event = msgspec.json.decode(body, type=Event)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,1 +1,1 @@
-"""Metrics, logs, and the heap's settings."""
+"""Metrics, logs, and the settings of the heap."""

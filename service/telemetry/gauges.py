@@ -25,36 +25,38 @@ class BacklogGauges(Collector):
         if self.last_event is not None:
             yield GaugeMetricFamily(
                 "assay_last_event_age_seconds",
-                "Since the store's last event.",
+                "Seconds since the store's last event.",
                 value=time.time() - self.last_event,
             )
         if self.measured is None:
             return
         yield GaugeMetricFamily(
             "assay_overdue_files",
-            "Due, and nobody holds a live lease.",
+            "Files that are due and have no live lease.",
             value=self.measured.overdue,
         )
         yield GaugeMetricFamily(
             "assay_overdue_oldest_seconds",
-            "How long the oldest is overdue.",
+            "Seconds for which the oldest file is overdue.",
             value=self.measured.overdue_seconds,
         )
         yield GaugeMetricFamily(
-            "assay_verifying_files", "Announced, not proved yet.", value=self.measured.verifying
+            "assay_verifying_files",
+            "Files that have arrived and are not final.",
+            value=self.measured.verifying,
         )
         yield GaugeMetricFamily(
             "assay_verifying_oldest_seconds",
-            "Since the first arrival of the one that waits longest.",
+            "Seconds since the first arrival of the file that waits longest.",
             value=self.measured.verifying_seconds,
         )
         yield GaugeMetricFamily(
             "assay_reservations",
-            "Vault keys that are being written.",
+            "Reservations whose vault keys may be written to.",
             value=self.measured.reservations,
         )
         yield GaugeMetricFamily(
             "assay_doomed_reservations",
-            "Vault keys whose objects are to go.",
+            "Reservations whose vault objects will be deleted.",
             value=self.measured.doomed_reservations,
         )

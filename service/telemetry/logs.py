@@ -1,4 +1,7 @@
-"""Logs: JSON lines, readable on a terminal; one line a request. Never a key, token, signature, query string or `X-Amz-*` value."""
+"""Logs: one JSON line per event, in a readable form on a terminal, with one line per request.
+
+They never contain a key, a token, a signature, a query string or an `X-Amz-*` value.
+"""
 
 import logging
 import re
@@ -18,23 +21,24 @@ TOKEN: Final = r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{100,}"  # noqa: S105  # its sha
 SECRET: Final = re.compile(
     rf"(?i)(X-Amz-[a-z0-9-]+=)[^&\s\"'\\]+|assay_[A-Za-z0-9_-]{{43}}|{TOKEN}"
 )
-"""The last fence: texts of other people's errors may quote a URL."""
+"""The texts that are hidden as a last resort, because error texts of libraries may quote a URL."""
 JSON_HEADERS: Final = {b"cache-control": b"no-store", b"x-content-type-options": b"nosniff"}
 KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 QUIET_ROUTES: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
-"""Asked every few seconds by machines; logged only when something was wrong."""
+"""Routes that are requested every few seconds. Only failures are logged."""
 
 log = structlog.get_logger()
 
 
 def configure_logs(level: str, *, stream: TextIO | None = None) -> None:
-    """Everything that this process logs, libraries included, to standard error."""
+    """Send all logs of this process, including those of libraries, to standard error."""
     output = stream or sys.stderr
     known: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,  # a plain traceback: the fancy ones print locals, and locals hold secrets
+        # a plain traceback, because others print locals, which may hold secrets
+        structlog.processors.format_exc_info,
     ]
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     structlog.configure(
@@ -70,7 +74,7 @@ def choose_renderer(output: TextIO) -> list[structlog.types.Processor]:
 
 
 def hide_secrets(_logger: Any, _method: str, line: Any) -> Any:
-    """What looks like a secret, in a line that is ready to be written."""
+    """Replace what looks like a secret in a line that is ready to be written."""
     return (
         SECRET.sub(lambda match: (match[1] or "") + "[hidden]", line)
         if isinstance(line, str)
@@ -79,7 +83,10 @@ def hide_secrets(_logger: Any, _method: str, line: Any) -> Any:
 
 
 class RequestLog:
-    """Around the whole app, so that it sees what really leaves: gives each request its id, its line and its count."""
+    """A middleware around the whole app that gives each request an id, a log line and a count.
+
+    It sees what is really sent.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -98,7 +105,10 @@ class RequestLog:
 
 
 class Answer:
-    """What was sent to the client so far. JSON is nobody's to keep, and no client is to guess at its type."""
+    """The answer to a client so far.
+
+    JSON must not be cached, and clients must not guess its type.
+    """
 
     def __init__(self, send: Send, request_id: str) -> None:
         self.send_on = send
@@ -126,7 +136,7 @@ class Answer:
 
 
 def find_request_id(scope: HTTPScope) -> str:
-    """The caller's, when it is harmless in a log; else a new one."""
+    """Return the request id of the client if it is harmless in a log, or else a new one."""
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
     return given.decode() if SANE_REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
@@ -135,7 +145,7 @@ def report_request(scope: HTTPScope, answer: Answer) -> None:
     route = scope.get("path_template") or "unmatched"
     method = (
         scope["method"] if scope["method"] in KNOWN_METHODS else "other"
-    )  # a client's to choose, and each value is a time series
+    )  # clients choose the method, and each value is a time series
     REQUESTS.labels(route, method, str(answer.status or "none")).inc()
     if route in QUIET_ROUTES and answer.status == 200:
         return

@@ -1,4 +1,6 @@
-"""The metrics that are counted where something happens. Gauges that are read from the database: service/telemetry/gauges.py."""
+"""The metrics that are updated when something happens. service/telemetry/gauges.py has those that
+are read from the database.
+"""
 
 from typing import Final
 
@@ -7,7 +9,7 @@ from prometheus_client import Counter, Gauge, Histogram
 REQUESTS: Final = Counter("assay_requests", "Requests answered.", ["route", "method", "status"])
 ARRIVALS: Final = Counter(
     "assay_arrivals",
-    "Uploads announced, counted on arrival: by the client's complete, the store's event, or found by our own look.",
+    "Arrivals of uploads: by the client's complete, the store's event, or found by the schedule.",
     ["source"],
 )
 LAST_EVENT_NAME: Final = "assay_last_event_timestamp_seconds"
@@ -17,7 +19,7 @@ LAST_EVENT: Final = Gauge(
 OUTCOMES: Final = Counter("assay_outcomes", "Files that became final.", ["state", "reason"])
 VERIFICATION_SECONDS: Final = Histogram(
     "assay_verification_seconds",
-    "From claim to commit.",
+    "Seconds from claim to commit.",
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
 )
 VERIFIED_BYTES: Final = Counter("assay_verified_bytes", "Bytes that were hashed and committed.")
@@ -28,14 +30,14 @@ FAILED_READS: Final = Counter(
 )
 FOREIGN_OBJECTS: Final = Counter(
     "assay_foreign_objects",
-    "Events about an object in incoming whose key is none that Assay gives out.",
+    "Events for an object in incoming whose key Assay has not generated.",
 )
 EVENT_SUBSCRIBERS: Final = Gauge(
     "assay_event_subscribers", "Streams of events that are open.", multiprocess_mode="livesum"
 )
 EVENTS_HELD_BACK: Final = Gauge(
     "assay_events_held_back",
-    "1 while events wait for an older transaction of this database server that still runs.",
+    "1 while events wait for an older transaction that still runs in the database server.",
     multiprocess_mode="livemax",
 )
 SWEPT: Final = Counter("assay_swept", "Leftovers that the sweeper removed.", ["what"])

@@ -9,7 +9,6 @@ log = structlog.get_logger()
 
 
 def report_transition(file: File) -> None:
-    """One line and one count for a file that became final, after its commit."""
     reason = str(file.rejection_reason or "")
     OUTCOMES.labels(str(file.state), reason).inc()
     log.info(

@@ -1,1 +1,1 @@
-"""Ways into incoming and the vault: declare, sign, parts, assembly, `complete`, streamed uploads."""
+"""Uploads: declaring a file, signing URLs, recording arrivals, and streaming bytes to the vault."""

@@ -1,7 +1,7 @@
 """Arrivals: unverified reports that the bytes of a file are there.
 
-An arrival moves the row to `verifying` and makes it due. The key that an event names is all that is believed of it, and no request is sent
-to the store. An unknown key and a final file change nothing.
+An arrival moves the row to `verifying` and makes it due. Of the store's event, only the key is
+used, and no request is sent to the store. An unknown key and a final file change nothing.
 """
 
 from service import problems
@@ -19,7 +19,7 @@ from service.telemetry.metrics import ARRIVALS
 
 
 async def record_event(resources: Resources, incoming_key: str) -> None:
-    """The store says that an object was created. A hint: an unknown key or a final file is nothing to complain about."""
+    """Record an event of the store. An unknown key or a final file is not an error."""
     ARRIVALS.labels("event").inc()
     file_id = await files.record_event(resources.pool, incoming_key)
     if file_id is not None:
@@ -39,26 +39,32 @@ async def record_arrival(
 
 
 async def is_uploaded(resources: Resources, file: UnprovedFile) -> bool:
-    """Return whether the store has an object under the file's incoming key, readable or not. Raises StoreUnavailable."""
+    """Return whether the store has an object under the file's incoming key, readable or not.
+
+    Raises StoreUnavailable.
+    """
     try:
         await resources.incoming.head(file.incoming_key)
     except ObjectMissing:
         return False
     except StoreUnavailable:
         raise
-    except StoreError:  # an answer about an object that is there; what it is worth is for the verification to decide
+    except StoreError:  # the object exists, and the verification decides what the error means
         return True
     return True
 
 
 async def refuse_more(resources: Resources, file: File) -> problems.Problem:
-    """The bytes are there: an arrival, and the refusal to take others. No arrival: the file is final, and what it is now decides."""
+    """Record an arrival, and return the problem that refuses another upload.
+
+    If the file is final, no arrival is recorded, and its state decides which problem is returned.
+    """
     recorded = await record_arrival(
-        resources, file, None, why="the upload was there already"
+        resources, file, None, why="the bytes were already there when an upload was requested"
     ) or await find_file(resources, file.id, owner=None)
     if recorded.state in GONE:
         return gone(recorded)
     return problems.AlreadyUploaded(
-        f"the file is {recorded.state}: ask its metadata what became of it",
+        f"the file is {recorded.state}: read its metadata for the outcome",
         state=str(recorded.state),
     )

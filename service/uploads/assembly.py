@@ -1,23 +1,44 @@
-"""Assembly: have the store put the parts of a multipart upload together, for a `complete` that finds nothing at the key.
+"""Assembly: have the store assemble the parts of a multipart upload.
 
-The row is held by a lease meanwhile, like in a verification, so that one request assembles, no worker claims, and nothing expires.
+A `complete` that finds no object at the incoming key runs this protocol. A lease holds the row
+meanwhile, as in a verification, so that only one request assembles the parts, no worker claims the
+file, and the file does not expire.
 
-1. No upload was ever begun: every part is missing, 409.
-2. Claim the row. Somebody else has it, or the file is final: wait for a moment and begin `complete` anew.
-3. Ask the store which parts it has; its list is the truth. It has no such upload: (a). Any other error: give the lease back, 503.
-4. Parts are missing, or of another size than they should be: give the lease back, 409 with their numbers.
-5. Ask the store to assemble what it listed: once, and before the first lease period is over.
-   - answered: record the arrival and give the lease back, in one statement. No row: begin anew, for it was deleted or the lease is lost;
-     or another digest became known, with an arrival: then the lease is given back first, for a worker waits for it.
-   - no such upload: (a).
-   - refused, because a part was sent again since it was listed: give the lease back, 409.
-   - another error, or too late to ask: the request is over, or was never sent: give the lease back, 503.
-   - no answer, or a gateway's: it may take effect at any later time. The lease runs out by itself, so that nobody asks a second time
-     before; 503. Whoever looks then finds the object: a worker by the store's event or when the row is due, or the next `complete`.
-(a) Look at the key. There: as if answered. Nothing: give the lease back, and only if that hit a row the upload is lost, 409;
-    else another may have assembled, proved and tidied up: begin anew. The store does not say: give the lease back, 503.
-(b) While 3 to 5 run, the lease is extended. It is lost, because the file was deleted: the statements at the end see it.
-(c) Cancelled, because the process stops, or a fault of ours: as if not answered.
+1. Check that the row names a multipart upload. If it does not, every part is missing: 409.
+2. Claim the row. If another process holds it, or the file is final, wait for a moment and begin
+   `complete` again.
+3. List the parts that the store has. This list is authoritative.
+   - The store has no such upload: upload missing.
+   - Any other error: give the lease back, 503.
+4. Compare the list with the declaration. If parts are missing or have a wrong size, give the lease
+   back and answer 409 with their numbers.
+5. Request the assembly of the listed parts, once, and before the first lease period is over.
+   - The store has assembled them: object present.
+   - The store has no such upload: upload missing.
+   - The store refuses, because a part was sent again after it was listed: give the lease back, 409.
+   - Any other error answer, or it is too late to send the request: the request has ended or was
+     never sent. Give the lease back, 503.
+   - No answer, or a gateway's answer: the assembly may take effect at any later time. Answer 503,
+     and let the lease end by itself, so that no second request is sent before. After that, a worker
+     finds the object (by the store's event or by the schedule), or the next `complete` does.
+
+Object present: record the arrival and give the lease back, in one statement.
+   - No row was updated, because the file was deleted or the lease is lost: begin `complete` again.
+   - No row was updated, because another arrival brought another digest: give the lease back, so
+     that a worker can claim the file, and begin `complete` again.
+
+Upload missing: check the incoming key with a HEAD request.
+   - There is an object: object present.
+   - There is no object: give the lease back. If that updated a row, the upload is lost: 409.
+     Otherwise another process may have assembled and proved the file and removed the object: begin
+     `complete` again.
+   - The store gives no usable answer: give the lease back, 503.
+
+While steps 3 to 5 run, the lease is extended. If it is lost because the file was deleted, the
+statements at the end update no row.
+
+Cancellation at shutdown, or an unexpected exception: let the lease end by itself, as without an
+answer.
 """
 
 import functools
@@ -38,13 +59,13 @@ from service.telemetry.metrics import ARRIVALS
 from service.uploads import arrivals, multipart
 
 MOST_NUMBERS: Final = 1_000
-"""Of missing parts that a refusal names."""
+"""The largest number of missing parts that a refusal names."""
 ASSEMBLE_SECONDS: Final = 60.0
 PARTS_A_SECOND: Final = 50
 CHANGED_PART: Final = "InvalidPart"
-"""A part that was named has another ETag by now."""
+"""The error code for a listed part that has another ETag by now."""
 UNANSWERED: Final = (None, 502, 504)
-"""A gateway's answers say nothing of what the store behind it is doing."""
+"""Statuses that show no outcome: no answer, or a gateway's answer."""
 
 log = structlog.get_logger()
 
@@ -57,8 +78,8 @@ class StoreUpload(NamedTuple):
     parts: Parts
 
 
-class Unanswered(Exception):  # it says what is so
-    """The store was asked to assemble and gave no answer."""
+class Unanswered(Exception):
+    """An assembly request without an answer by the store, so that its outcome is unknown."""
 
     def __init__(self, error: StoreError) -> None:
         super().__init__(str(error))
@@ -68,9 +89,9 @@ class Unanswered(Exception):  # it says what is so
 async def assemble(
     resources: Resources, file: UnprovedFile, parts: Parts, sha256: Sha256 | None
 ) -> File | None:
-    """Return the file with its arrival recorded, or None to begin anew, because another process holds it.
+    """Run the protocol above and return the file with its arrival recorded.
 
-    Raises IncompleteParts, UploadLost, StoreError.
+    Return None if the caller must begin again. Raises IncompleteParts, UploadLost, StoreError.
     """
     if file.upload_id is None:
         raise refuse_gaps(parts, [])
@@ -108,7 +129,10 @@ async def assemble(
 async def put_together(
     resources: Resources, file: UnprovedFile, upload: StoreUpload, *, send_before: float
 ) -> bool:
-    """Steps 3 to 5, and the look of (a): whether the object is there. Raises IncompleteParts, Unanswered, StoreError."""
+    """Run steps 3 to 5 of the protocol above, and return whether the object is present.
+
+    Raises IncompleteParts, Unanswered, StoreError.
+    """
     try:
         await ask_store(resources, upload, send_before=send_before)
     except UploadMissing:
@@ -117,7 +141,10 @@ async def put_together(
 
 
 async def ask_store(resources: Resources, upload: StoreUpload, *, send_before: float) -> None:
-    """Steps 3 to 5. Raises IncompleteParts, UploadMissing, Unanswered, StoreError."""
+    """Run steps 3 to 5 of the protocol above, without the branch for a missing upload.
+
+    Raises IncompleteParts, UploadMissing, Unanswered, StoreError.
+    """
     key, upload_id, parts = upload
     found = [
         part
@@ -135,7 +162,10 @@ async def ask_store(resources: Resources, upload: StoreUpload, *, send_before: f
         )
     except StoreError as error:
         if error.code == CHANGED_PART:
-            detail = "parts were sent again while they were put together: complete when none is under way"
+            detail = (
+                "parts were sent again during their assembly: "
+                "send `complete` when no part is being sent"
+            )
             raise refuse(detail, [], wrong_size=[]) from error
         if error.status in UNANSWERED and not isinstance(error, SentTooLate):
             raise Unanswered(error) from error
@@ -143,7 +173,10 @@ async def ask_store(resources: Resources, upload: StoreUpload, *, send_before: f
 
 
 def check_parts(parts: Parts, found: Sequence[StoredPart]) -> None:
-    """Raises IncompleteParts, with the numbers."""
+    """Compare the listed parts with the expected ones.
+
+    Raises IncompleteParts with their numbers.
+    """
     wrong = [part.number for part in found if part.size != parts.size_of(part.number)]
     if wrong or len(found) != parts.count:
         raise refuse_gaps(parts, found, wrong_size=wrong)
@@ -154,7 +187,10 @@ def refuse_gaps(
 ) -> problems.IncompleteParts:
     there = {part.number for part in found}
     missing = [number for number in range(1, parts.count + 1) if number not in there]
-    detail = f"of {parts.count} parts {len(missing)} are missing and {len(wrong_size)} have a wrong size: send those, then complete"
+    detail = (
+        f"of {parts.count} parts, {len(missing)} are missing and {len(wrong_size)} "
+        "have a wrong size: send these parts, then `complete`"
+    )
     return refuse(detail, missing, wrong_size=wrong_size)
 
 
@@ -173,7 +209,10 @@ def refuse(
 async def record_assembled(
     resources: Resources, file: File, lease: UUID, sha256: Sha256 | None
 ) -> File | None:
-    """The last of step 5."""
+    """Run the branch "object present" of the protocol above.
+
+    Return None to begin `complete` again.
+    """
     recorded = await assemblies.record_assembled(resources.pool, file.id, lease, sha256)
     if recorded is None:
         if await assemblies.release_assembly(resources.pool, file.id, lease):
@@ -186,7 +225,10 @@ async def record_assembled(
 
 
 async def report_lost(resources: Resources, file: File, lease: UUID) -> None:
-    """(a), with nothing at the key. Raises UploadLost; returns when another's work may be the reason."""
+    """Run the branch "upload missing" of the protocol above, after the check has found no object.
+
+    Raises UploadLost, unless another process may have assembled the file meanwhile.
+    """
     if await assemblies.release_assembly(resources.pool, file.id, lease):
         raise multipart.lost()
 

@@ -1,4 +1,4 @@
-"""Memory for the parts of streamed uploads, and the threads that send them."""
+"""The buffer budget of streamed uploads."""
 
 import asyncio
 from collections import deque
@@ -19,9 +19,10 @@ class UploadBuffers(Budget):
         self.waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, size: int) -> None:
-        """Take `size` bytes, in request order. Raises Unavailable if the wait exceeds WAIT_SECONDS.
+        """Take `size` bytes from the upload buffer budget, in request order.
 
-        The whole amount is granted at once, so that an upload that holds memory never waits for more.
+        The whole amount is granted at once, so that an upload that holds memory never waits for
+        more. Raises Unavailable if the wait exceeds WAIT_SECONDS.
         """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiting.append((size, turn))
@@ -31,11 +32,11 @@ class UploadBuffers(Budget):
                 await turn
         except BaseException as error:
             if turn.cancelled() or turn.cancel():
-                self.serve()  # the next one in the queue may fit
+                self.serve()  # the next request in the queue may fit
             else:
-                self.give_back(size)  # it was granted in the same moment
+                self.give_back(size)  # it was granted at the same moment
             if isinstance(error, TimeoutError):
-                raise problems.Unavailable("too many uploads are under way: try again") from None
+                raise problems.Unavailable("too many uploads are in progress: try again") from None
             raise
 
     def give_back(self, size: int) -> None:
@@ -43,7 +44,7 @@ class UploadBuffers(Budget):
         self.serve()
 
     def serve(self) -> None:
-        """Grant what fits, in request order."""
+        """Grant the waiting requests that fit, in request order."""
         while self.waiting and (self.waiting[0][1].done() or self.waiting[0][0] <= self.bytes_left):
             size, turn = self.waiting.popleft()
             if not turn.done():

@@ -1,15 +1,21 @@
-"""Complete: "my bytes are there", said by a client.
+"""Completion: a client reports that its bytes are there (`complete`).
 
-1. The row is read. Gone: 410. Another digest than the known one: 409, nothing changes. Final: answered from the row.
-2. The store is asked. The object is there: an arrival is recorded, together with the digest.
-   - no row: somebody made it final, deleted it, or set another digest in between: begin anew.
-   - The store gives no usable answer: the arrival is recorded all the same, and a worker decides. (It may be the object that cannot be
-     read, and the client could do nothing about it.) A file in parts that was not announced yet goes on with step 4, because its parts
-     may not be assembled; the client gets 503 if the store is unavailable there too.
-3. Nothing lies at the key, and the file comes in one PUT: the row is read again, for a worker may just have proved the file and tidied up.
-   Still unproved: 409, nothing was sent.
-4. Nothing lies at the key, and the file comes in parts: assemble them (service/uploads/assembly.py).
-   - somebody else is at it: begin anew after a moment; for longer than WAIT_SECONDS: 503.
+1. Read the row.
+   - The file is gone: 410.
+   - Another digest than the given one is known: 409, and nothing changes.
+   - The file is final: answer from the row.
+2. Check the store. If the object is there, record an arrival, together with the digest.
+   - No row was updated, because the file became final or was deleted, or because another digest
+     became known: begin again.
+   - The store gives no usable answer: record the arrival as well, and let a worker decide. (The
+     object may be unreadable, and the client cannot repair that.) The exception is a file in parts
+     without an earlier arrival. Its parts may not be assembled, so it continues with step 4. The
+     client gets 503 if the store is unavailable there too.
+3. There is no object, and the file is sent by one PUT: read the row again, because a worker may
+   just have proved the file and removed the object. If the file is still unproved, nothing was
+   sent: 409.
+4. There is no object, and the file is sent in parts: assemble them (service/uploads/assembly.py).
+   - Another process holds the file: begin again after a moment. After WAIT_SECONDS, answer 503.
 """
 
 import asyncio
@@ -35,9 +41,10 @@ log = structlog.get_logger()
 async def complete_upload(
     resources: Resources, file_id: UUID, *, owner: str | None, sha256: Sha256 | None
 ) -> File:
-    """The file as it is now.
+    """Run the protocol above and return the file in its current state.
 
-    Raises NotFound, FileGone, DigestConflict, NotUploaded, IncompleteParts, UploadLost, Unavailable, StoreError.
+    Raises NotFound, FileGone, DigestConflict, NotUploaded, IncompleteParts, UploadLost,
+    Unavailable, StoreError.
     """
     give_up_at = time.monotonic() + WAIT_SECONDS
     while True:
@@ -51,11 +58,13 @@ async def complete_upload(
         if recorded is not None:
             return recorded
         if time.monotonic() > give_up_at:
-            raise problems.Unavailable("another request or a worker is at this file: ask again")
+            raise problems.Unavailable(
+                "another request or a worker is processing this file: try again"
+            )
 
 
 async def announce(resources: Resources, file: UnprovedFile, sha256: Sha256 | None) -> File | None:
-    """Steps 2 to 4; None: begin anew."""
+    """Run steps 2 to 4 of the protocol above. Return None if the caller must begin again."""
     if await may_be_uploaded(resources, file):
         return await arrivals.record_arrival(
             resources, file, sha256, why="the client completed the upload"
@@ -70,7 +79,7 @@ async def announce(resources: Resources, file: UnprovedFile, sha256: Sha256 | No
 
 
 async def may_be_uploaded(resources: Resources, file: UnprovedFile) -> bool:
-    """Return whether the object is there, or the store cannot say and nothing else than a verification can find out."""
+    """Return whether the object is there, or only a worker can decide."""
     try:
         return await arrivals.is_uploaded(resources, file)
     except StoreUnavailable as error:
@@ -79,11 +88,14 @@ async def may_be_uploaded(resources: Resources, file: UnprovedFile) -> bool:
 
 
 async def check_still_unproved(resources: Resources, file: UnprovedFile) -> None:
-    """Nothing lies in incoming: either nothing was sent, or a worker was faster and has tidied up."""
+    """Read the row again after a check has found no object.
+
+    Raises NotUploaded if the file is still unproved. Otherwise a worker has removed the object.
+    """
     again = await lookup.find_file(resources, file.id, owner=None)
     if isinstance(again, UnprovedFile):
         raise problems.NotUploaded(
-            "the store has no object for this file: send the bytes first, then complete",
+            "the store has no object for this file: send the bytes first, then `complete`",
             state=str(again.state),
         )
 
@@ -92,5 +104,5 @@ def check_digest(file: File, sha256: Sha256 | None) -> None:
     known = file.hash or file.declared_sha256
     if sha256 is not None and known is not None and sha256 != known:
         raise problems.DigestConflict(
-            f"sha256: {sha256} is not the {known} that is known for this file; nothing was changed"
+            f"sha256: {sha256} differs from the known {known}; nothing was changed"
         )

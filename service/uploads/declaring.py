@@ -1,9 +1,11 @@
 """Declarations: insert the row of a file, and offer a way to send its bytes.
 
-1. Insert the row, then sign. The row is there before the URL is. If the process dies in between, the row expires.
-2. A file in one PUT gets its URL here (service/uploads/signing.py). A file in parts gets none: service/uploads/multipart.py
-   signs a URL for each part.
-3. A repeated request with the same `Idempotency-Key` gets the same file, and a fresh URL while it still waits for its bytes.
+1. Insert the row, then sign. No URL exists before its row. If the process dies in between, the row
+   expires.
+2. A file in one PUT gets its URL here (service/uploads/signing.py). A file in parts gets none:
+   service/uploads/multipart.py signs a URL for each part.
+3. A repeated request with the same `Idempotency-Key` gets the same file, and a fresh URL while the
+   file is pending.
 """
 
 import asyncio
@@ -43,13 +45,25 @@ from service.uploads.signing import (
 )
 
 SLOWEST_PUT_BYTES_PER_SECOND: Final = 64 * 1024
-"""A PUT may go on after its URL's end; slower than this, and the file may be given up while it runs."""
+"""The rate that limits the grace period.
+
+A PUT may continue after its URL has expired. A slower PUT may still be running when the file
+expires.
+"""
 PART_BYTES: Final = 16 * MIB
-"""Of a file of up to 156 GiB: small enough to be sent again after a cut, and to be hashed in a browser's memory."""
+"""The part size of a file of up to 156 GiB.
+
+It is small enough to be sent again after a broken connection, and to be hashed in a browser's
+memory.
+"""
 
 
 class Declared(msgspec.Struct, frozen=True):
-    """A file and how to send it; `upload` is None when it needs none any more. `replayed`: declared by an earlier request."""
+    """A declared file and how to send its bytes.
+
+    `upload` is None if the file no longer waits for its bytes. `replayed` is True if an earlier
+    request declared the file.
+    """
 
     file: File
     upload: Upload | MultipartUpload | None
@@ -57,7 +71,7 @@ class Declared(msgspec.Struct, frozen=True):
 
 
 async def declare_file(resources: Resources, declaration: Declaration) -> Declared:
-    """Insert the row and say how to send the bytes. Raises FileTooLarge."""
+    """Insert the row, and return it with an upload. Raises FileTooLarge."""
     file = await insert_new(resources, declaration)
     return Declared(file, offer_upload(resources, file, now=file.created_at))
 
@@ -65,7 +79,10 @@ async def declare_file(resources: Resources, declaration: Declaration) -> Declar
 async def declare_redirect(
     resources: Resources, declaration: Declaration
 ) -> tuple[UnprovedFile, Upload]:
-    """Declare a file for a client that is redirected to the store: its URL binds the length alone. Raises FileTooLarge."""
+    """Declare a file for a client that is redirected to the store.
+
+    The URL does not bind a content type, `If-None-Match` or a digest. Raises FileTooLarge.
+    """
     file = await insert_new(resources, declaration)
     return file, sign_length_alone(resources, file, now=file.created_at)
 
@@ -81,7 +98,11 @@ async def insert_new(resources: Resources, declaration: Declaration) -> Unproved
 async def declare_file_once(
     resources: Resources, declaration: Declaration, *, key: str, request: Sha256
 ) -> Declared:
-    """The same for a request that may be a retry: `request` digests its decoded body. Raises FileTooLarge, IdempotencyMismatch."""
+    """Declare a file for a request that may be a retry, and return the same file for a retry.
+
+    `key` is the request's `Idempotency-Key`, and `request` is the digest of its decoded body.
+    Raises FileTooLarge and IdempotencyMismatch.
+    """
     check_size(resources, declaration)
     file_id = make_id()
     async with resources.pool.acquire() as connection, connection.transaction():
@@ -95,13 +116,13 @@ async def declare_file_once(
         return Declared(file, offer_upload(resources, file, now=file.created_at))
     if remembered.request_sha256 != request:
         raise problems.IdempotencyMismatch(
-            "this Idempotency-Key came with another body before: use a new key for a new file"
+            "this Idempotency-Key was used with another body before: use a new key for a new file"
         )
     return await replay_declaration(resources, remembered.file_id)
 
 
 async def replay_declaration(resources: Resources, file_id: UUID) -> Declared:
-    """The same file, and a fresh URL while it still waits for its bytes."""
+    """Return the file of an earlier request, with a fresh upload while it is pending."""
     file, now = await asyncio.gather(
         find_file(resources, file_id, owner=None), files.ask_time(resources.pool)
     )
@@ -113,19 +134,19 @@ async def replay_declaration(resources: Resources, file_id: UUID) -> Declared:
 def check_size(resources: Resources, declaration: Declaration) -> None:
     parts = choose_parts(resources, declaration)
     largest, way = (
-        (LARGEST_PUT_BYTES, "one PUT") if parts is None else (LARGEST_OBJECT_BYTES, "a file")
+        (LARGEST_PUT_BYTES, "one PUT") if parts is None else (LARGEST_OBJECT_BYTES, "one file")
     )
     most = min(resources.settings.max_file_bytes, largest)
     if declaration.size > most:
         raise problems.FileTooLarge.at(
             "size",
-            f"{declaration.size} bytes are more than the {most} that {way} may carry here",
+            f"{declaration.size} bytes exceed the limit of {most} bytes for {way}",
             limit=most,
         )
 
 
 def choose_parts(resources: Resources, declaration: Declaration) -> Parts | None:
-    """How the file is to be cut; None: one PUT."""
+    """Return how the file is divided into parts, or None if it is sent by one PUT."""
     wanted = declaration.multipart
     multipart = declaration.size > resources.settings.multipart_above if wanted is None else wanted
     return cut(declaration.size, usual_part_size=PART_BYTES) if multipart else None
@@ -140,9 +161,8 @@ async def insert_file(
         database,
         declaration,
         file_id=file_id,
-        incoming_key=secrets.token_hex(
-            16
-        ),  # not derived from the id: on an old MinIO a known key is enough to write it
+        # Not derived from the id: on an old MinIO, knowing a key is enough to write to it.
+        incoming_key=secrets.token_hex(16),
         part_size=None if parts is None else parts.part_size,
         upload_ttl=settings.upload_ttl,
         grace=settings.upload_grace + timedelta(seconds=largest_put / SLOWEST_PUT_BYTES_PER_SECOND),
@@ -150,7 +170,11 @@ async def insert_file(
 
 
 async def renew_upload(resources: Resources, file_id: UUID, *, owner: str | None) -> Declared:
-    """A fresh offer for the same key. Raises NotFound, FileGone, AlreadyUploaded; the last one after recording an arrival."""
+    """Return the file with a fresh upload for the same key.
+
+    Raises NotFound and FileGone. Raises AlreadyUploaded after recording an arrival, if the object
+    is there.
+    """
     file = await find_file(resources, file_id, owner=owner)
     if file.state in GONE:
         raise gone(file)

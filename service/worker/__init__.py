@@ -1,1 +1,1 @@
-"""What a worker does with due files: claim, verify, sweep."""
+"""The worker: it claims due files, verifies them, and sweeps what is left behind."""

@@ -1,18 +1,30 @@
-"""Copy an object from incoming into the vault, under a reserved key: in one request, or above 5 GiB in parts.
+"""The copy of an object from incoming to the vault, under a reserved key.
 
-In one request: it carries the ETag seen, where a condition can name it. It is sent before the first lease period
-is over, because nothing else fences it.
+An object of at most 5 GiB is copied by one request. The request carries the ETag that was seen, if
+a condition can name it. It is sent before the first lease period is over, because nothing else
+fences it.
 
-In parts:
-1. Begin a multipart upload at the claim's key, and name it in the reservation before the first part. The row is doomed: abort; the lease
-   is lost.
-2. Copy the parts, several at once, each with the ETag seen. A lease that is lost stops those that were not sent yet.
-   - a certain refusal (the object changed, went, can't be read), while every other part was answered: (a).
-   - any other error: a request may still be carried out: the copy is given up by its doom.
-3. Have the store assemble the parts, once. A certain refusal: (a). Any other error: the copy is given up by its doom.
-(a) Abort. It was answered: nothing lies at the key and nothing will, as after a refusal of the one request. It was not: as any other error.
+A larger object is copied in parts:
 
-What is late is fenced by the abort: whoever sweeps the doomed copy aborts the upload that the row names, and again after COPY_GRACE.
+1. Begin a multipart upload at the claim's vault key, and record its id in the reservation before
+   the first part is sent.
+   - The reservation is doomed: abort the upload. The lease is lost.
+2. Copy the parts, several at once, each with the ETag that was seen. Once the lease is lost, no
+   further part is requested.
+   - The store refuses a part for certain (the object changed, is missing, or cannot be read), and
+     every other request was answered: certain refusal.
+   - Any other error: uncertain failure.
+3. Have the store assemble the parts, once.
+   - The store refuses for certain: certain refusal.
+   - Any other error: uncertain failure.
+
+Certain refusal: abort the upload. If the abort is answered, nothing is stored under the key and
+nothing will be, as after a refusal of the single request. Otherwise: uncertain failure.
+
+Uncertain failure: a request may still take effect, so the caller must doom the reservation.
+
+Late requests are fenced by the abort. The sweeper aborts the upload that a doomed reservation
+names, and does so again after COPY_GRACE.
 """
 
 import asyncio
@@ -42,17 +54,20 @@ PARTS_AT_ONCE: Final = 4
 ASSEMBLE_SECONDS: Final = 60.0
 PARTS_A_SECOND: Final = 50
 CERTAIN: Final = (ObjectChanged, ObjectMissing, ObjectUnreadable, RequestRefused)
-"""What the store says of a copy that it did not begin."""
+"""Errors that show that the store did not begin a copy."""
 
 
-class LeaseLost(Exception):  # it says what is so
-    """The claim is somebody else's, or the file is final."""
+class LeaseLost(Exception):
+    """The loss of a claim: another process holds the file, or the file is final."""
 
 
 def describe_object(
     file_id: UUID, owner: str, filename: str, *, content_type: str | None, declared: Sha256 | None
 ) -> dict[str, Any]:
-    """What lies beside the bytes in the vault: enough to adopt the object should the database be lost. Names are percent-encoded."""
+    """Return the content type, metadata and tags of a vault object, with percent-encoded names.
+
+    They are enough to adopt the object if the database is lost.
+    """
     metadata = {
         "assay-file-id": str(file_id),
         "assay-owner": quote(owner, safe=""),
@@ -75,7 +90,11 @@ async def copy_object(
     send_before: float,
     stopped: threading.Event,
 ) -> str:
-    """The ETag of the copy. Raises StoreError, and LeaseLost when `stopped` is set; SentTooLate and CERTAIN: nothing lies at the key."""
+    """Copy the object to the vault and return the copy's ETag.
+
+    Raises StoreError, and LeaseLost if `stopped` is set. After SentTooLate and the errors in
+    CERTAIN, nothing is stored under the key.
+    """
     described = describe_object(
         claim.id,
         claim.owner,
@@ -100,7 +119,8 @@ async def copy_object(
 def condition_on(seen: StoredObject) -> str | None:
     """Return the ETag that a copy requires of its source, or None if no condition can name it.
 
-    Without the condition another object may be copied than was checked. The commit compares the copy itself.
+    Without the condition, the store may copy another object than the one that was checked. This
+    does no harm, because the commit compares the copy itself.
     """
     return seen.etag if is_condition(seen.etag) else None
 
@@ -131,14 +151,17 @@ async def copy_in_parts(
 
 
 async def begin_copy(resources: Resources, claim: Claim, described: dict[str, Any]) -> str:
-    """Step 1: the id of the vault's multipart upload."""
+    """Step 1 of the protocol above: begin the multipart upload and return its id.
+
+    Raises StoreError, and LeaseLost if the reservation is doomed.
+    """
     key = str(claim.vault_key)
     upload_id = await resources.vault.create_upload(key, **described)
     if not await reservations.name_upload(
         resources.pool, claim.vault_key, claim.lease, upload_id=upload_id
     ):
         await resources.vault.abort_upload(key, upload_id)
-        raise LeaseLost("the copy was doomed before its first part")
+        raise LeaseLost("the reservation was doomed before the first part was copied")
     return upload_id
 
 
@@ -150,7 +173,11 @@ async def copy_parts(
     upload_id: str,
     stopped: threading.Event,
 ) -> list[StoredPart]:
-    """Step 2. Raises one of CERTAIN only when every request has been answered."""
+    """Step 2 of the protocol above: copy the parts, and return them in order.
+
+    Raises StoreError, and LeaseLost if `stopped` is set. Raises an error in CERTAIN only if every
+    request was answered.
+    """
     parts = cut(claim.size, usual_part_size=PART_BYTES)
     numbers = iter(range(1, parts.count + 1))
     copied: list[StoredPart] = []
@@ -173,7 +200,7 @@ async def copy_parts(
     if errors:
         raise next((error for error in errors if not isinstance(error, CERTAIN)), errors[0])
     if stopped.is_set():
-        raise LeaseLost("the lease was lost while copying")
+        raise LeaseLost("the lease was lost during the copy")
     return sorted(copied, key=lambda part: part.number)
 
 

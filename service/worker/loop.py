@@ -1,10 +1,14 @@
-"""The worker: takes due files into its slots, and sweeps. Any number run at once; the lease keeps them apart.
+"""The loop of a worker: it claims due files into its slots, and runs the sweeper.
 
-A file whose object could not be read is tried again in a slot beside the others. Each such try costs a probe of the store as well, so the
-slot rests after it: however many such files there are, they take a small share of the store.
+Any number of workers may run at once, because a lease lets only one of them verify a file.
 
-It sleeps until a signal, until the next file is due, or for POLL at the most. It stops claiming only while its own probe of the store
-fails (service/worker/store_health.py), and probes again after waits that double up to ten seconds.
+A file whose object could not be read is tried again in a separate slot. Each such try also costs a
+probe of the store, so the slot pauses after it. Such files therefore take a small share of the
+store's capacity, however many there are.
+
+The worker sleeps until it is notified, until the next file is due, or for POLL at most. It stops
+claiming only while its own probe of the store fails (service/worker/store_health.py). It then
+probes again after waits that double, up to ten seconds.
 """
 
 import asyncio
@@ -33,7 +37,11 @@ log = structlog.get_logger()
 
 
 class Worker:
-    """One a process. `run` until cancelled: it finishes what it can within STOP_SECONDS and gives the other leases back."""
+    """The worker of a process.
+
+    When `run` is cancelled, verifications that end within STOP_SECONDS are completed. The others
+    are cancelled and give their leases back.
+    """
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
@@ -52,9 +60,10 @@ class Worker:
             await self.stop()
 
     async def take_turn(self) -> None:
-        """Claim what fits, then sleep until something may have changed; or, while the store is away, wait and probe it.
+        """Claim files for the free slots, then sleep until something may have changed.
 
-        An error of the driver costs this turn a wait.
+        While the store is unavailable, wait and probe it instead. An exception is logged, and
+        delays the next turn by one second.
         """
         self.resources.notifications.work.clear()
         try:
@@ -64,7 +73,7 @@ class Worker:
             more = await self.fill_slots()
             wait = timedelta(0) if more and self.free_slots() else await self.time_to_sleep()
         except database.UNREACHABLE as error:
-            log.warning("database away", error=type(error).__name__)
+            log.warning("database unavailable", error=type(error).__name__)
             wait = timedelta(seconds=1)
         except Exception:
             log.exception("turn failed")
@@ -97,7 +106,7 @@ class Worker:
         return self.slots - sum(claim.failed_reads == 0 for claim in self.running.values())
 
     def free_large_slots(self) -> int:
-        """Return how many large files may begin: they have half of the slots at most."""
+        """Return how many large files may begin. They take at most half of the slots."""
         large = sum(claim.failed_reads == 0 and claim.size > GIB for claim in self.running.values())
         return min(self.free_slots(), max(1, self.slots // 2) - large)
 
@@ -105,7 +114,7 @@ class Worker:
         return UNREADABLE_SLOTS - sum(claim.failed_reads > 0 for claim in self.running.values())
 
     async def fill_slots(self) -> bool:
-        """Claim what fits and begin. Return whether more may be due than were asked for."""
+        """Begin verifications in the free slots. Return whether more files may be due."""
         free, large, unreadable = (
             self.free_slots(),
             self.free_large_slots(),
@@ -125,7 +134,7 @@ class Worker:
         return sum(claim.failed_reads == 0 for claim in claimed) == free > 0
 
     async def verify(self, claim: Claim, claimed_at: float) -> None:
-        """Verify one claim. An unexpected exception is logged, and only this file waits."""
+        """Verify one claim. An unexpected exception is logged, and delays only this file."""
         try:
             await verify(
                 self.resources,
@@ -140,30 +149,35 @@ class Worker:
             await asyncio.sleep(UNREADABLE_REST_SECONDS)
 
     async def run_sweeper(self) -> None:
-        """Sweep every SWEEP_EVERY, and without a SWEEP_DELAY also when this process has left something behind."""
+        """Sweep every SWEEP_EVERY.
+
+        If SWEEP_DELAY is zero, sweep also when this process has left something behind.
+        """
         leftovers = self.resources.notifications.leftovers
         while True:
             leftovers.clear()
             try:
                 await sweep(self.resources)
             except database.UNREACHABLE as error:
-                log.warning("sweep put off", error=type(error).__name__)
+                log.warning("sweep postponed", error=type(error).__name__)
             except Exception:
                 log.exception("sweep failed")
-            if self.resources.settings.sweep_delay:  # what a signal announces is not due yet
+            if self.resources.settings.sweep_delay:  # the leftovers just announced are not due
                 await asyncio.sleep(self.resources.settings.sweep_every.total_seconds())
                 continue
             try:
                 async with asyncio.timeout(self.resources.settings.sweep_every.total_seconds()):
                     await leftovers.wait()
-                await asyncio.sleep(
-                    GATHER_SECONDS
-                )  # what is left within a moment goes in one request
+                # Leftovers that appear at almost the same time are then deleted by one request.
+                await asyncio.sleep(GATHER_SECONDS)
             except TimeoutError:
                 pass
 
     async def stop(self) -> None:
-        """Let verifications under way end, then cancel those that did not: each gives its lease back."""
+        """Wait for running verifications, and cancel those that exceed STOP_SECONDS.
+
+        A cancelled verification gives its lease back.
+        """
         if self.running:
             _, late = await asyncio.wait(set(self.running), timeout=STOP_SECONDS)
             for task in late:

@@ -1,19 +1,20 @@
-"""The health of the store, as one worker knows it: failures in a row, and the outcome of the last probe.
+"""The store's health as seen by one worker: consecutive failures, and the last probe's outcome.
 
-An error of the store does not say whether one object or the whole store is concerned. Only a probe
-tells: it does with a scratch object what a verification does with an upload. Several failures in a
-row cause a probe. A worker stops claiming only while its last probe has failed.
+An error of the store does not show whether it concerns one object or the whole store. A probe does:
+it performs the requests of a verification on a scratch object. Several consecutive failures cause a
+probe. A worker stops claiming only while its last probe has failed.
 
 The probe:
 
-1. Ask whether the store serves this identity at all. If it does not, the probe has failed, and
+1. Check that the store serves this identity at all. If it does not, the probe has failed, and
    nothing was written.
 2. Insert a reservation that names a fresh key in each bucket.
-   - The database is unavailable: nothing was written and nothing is known. The error is raised.
-3. PUT a scratch object into incoming, copy it to the vault, read the copy, compare, and delete both.
-   Each request is sent once. A write is sent only before the lease of the reservation ends.
-   - Any error, or other bytes: the probe has failed. Doom the reservation; the sweeper deletes what
-     may lie under its keys, now and again after COPY_GRACE.
+   - The database is unavailable: nothing was written, and the probe has no outcome. The error is
+     raised.
+3. PUT a scratch object into incoming, copy it to the vault, read the copy, compare it, and delete
+   both. Each request is sent once. A write is sent only before the lease of the reservation ends.
+   - Any error, or other bytes: the probe has failed. Doom the reservation. The sweeper deletes what
+     may be stored under its keys, and does so again after COPY_GRACE.
    - The process dies: the lease ends, and the sweeper dooms the reservation.
 4. Delete the reservation. Every request was answered, so nothing can appear under its keys.
 """
@@ -34,17 +35,21 @@ from service.resources import Resources
 from service.telemetry.metrics import STORE_PROBES
 
 PROBE_AFTER: Final = 3
-"""Failures in a row after which the store is probed."""
+"""The number of consecutive failures after which the store is probed."""
 SCRATCH_BYTES: Final = 1024
 REQUEST_SECONDS: Final = 10.0
 LONGEST_WAIT: Final = timedelta(seconds=10)
-"""Between two probes. While the store is away a probe is one request, so verification resumes soon after its return."""
+"""The longest wait between two probes.
+
+A probe of an unavailable store is one request. It can be repeated this often, so that verification
+resumes soon after the store recovers.
+"""
 
 log = structlog.get_logger()
 
 
 class StoreHealth:
-    """Shared by the verifications of one worker."""
+    """The view of the store that the verifications of one worker share."""
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
@@ -56,16 +61,16 @@ class StoreHealth:
 
     @property
     def is_away(self) -> bool:
-        """Whether the last probe failed and nothing has succeeded since."""
+        """Return whether the last probe failed and nothing has succeeded since."""
         return self.failed_probes > 0
 
     @property
     def retry_in(self) -> timedelta:
-        """The wait after a failure, while the store may be away: doubled by each, at most LONGEST_WAIT."""
+        """Return the wait after a failure. Each failure doubles it, to at most LONGEST_WAIT."""
         return min(timedelta(seconds=2 ** min(self.failures, 10)), LONGEST_WAIT)
 
     def note_success(self) -> None:
-        """The store has carried out what a verification asked for."""
+        """Record that the store has answered a verification as a healthy store would."""
         self.failures = self.failed_probes = 0
         self.recovered.set()
 
@@ -73,9 +78,10 @@ class StoreHealth:
         self.failures += 1
 
     async def probe(self) -> bool:
-        """Return whether a probe that began after this call has succeeded. Concurrent callers share one.
+        """Run a probe and return whether it succeeded. Concurrent callers share one probe.
 
-        Raises what the database raises when it is unavailable.
+        The outcome is never that of a probe that began before the call. Raises the errors in
+        database.UNREACHABLE if the database is unavailable.
         """
         begun = self._probes_begun
         async with self._probing:
@@ -97,7 +103,10 @@ class StoreHealth:
             )
 
     async def wait_for_recovery(self) -> None:
-        """Wait for a success of a verification that is still under way, for at most `retry_in`; then probe."""
+        """Wait until a running verification succeeds, for at most `retry_in`.
+
+        If none does, count a failure and probe the store.
+        """
         self.recovered.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.retry_in.total_seconds()):
@@ -108,7 +117,7 @@ class StoreHealth:
 
 
 async def probe_store(resources: Resources) -> str | None:
-    """Run the protocol above; return None if the probe succeeded, or what failed."""
+    """Run the protocol above. Return None if the probe succeeded, or else the error's text."""
     try:
         await resources.store.check_health(timeout_seconds=REQUEST_SECONDS)
     except StoreError as error:
@@ -125,7 +134,7 @@ async def probe_store(resources: Resources) -> str | None:
 
 
 async def use_scratch_objects(resources: Resources, probe: Probe, *, send_before: float) -> None:
-    """Step 3. Raises StoreError."""
+    """Step 3 of the protocol above: write, copy, compare and delete. Raises StoreError."""
     incoming, vault, key = resources.incoming, resources.vault, str(probe.vault_key)
     body = secrets.token_bytes(SCRATCH_BYTES)
     described: dict[str, Any] = {
@@ -137,6 +146,6 @@ async def use_scratch_objects(resources: Resources, probe: Probe, *, send_before
     etag = await incoming.put(probe.scratch_key, body, **described, **limits)
     await vault.copy_from(incoming, probe.scratch_key, etag=etag, key=key, **described, **limits)
     if await vault.read(key, length=SCRATCH_BYTES, timeout_seconds=REQUEST_SECONDS) != body:
-        raise StoreUnavailable("the copy of a scratch object is not what was put")
+        raise StoreUnavailable("the copy of a scratch object differs from what was written")
     await incoming.delete(probe.scratch_key, timeout_seconds=REQUEST_SECONDS)
     await vault.delete(key, timeout_seconds=REQUEST_SECONDS)

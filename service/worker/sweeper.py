@@ -1,25 +1,34 @@
-"""The sweeper: what is left behind, found from rows through partial indexes, so that the cost follows the leftovers.
+"""The sweeper: it removes what is left behind in both buckets and in the database.
 
-It runs in every worker. A batch is taken with SKIP LOCKED and pushed five minutes ahead, so any number may run at once and a row that
-cannot be cleaned blocks no other. Everything it removes is garbage by commit, for good: a doomed reservation, a final file, a deleted file.
+Leftovers are found from rows through partial indexes, so that the cost depends on the number of
+leftovers. A sweeper runs in every worker. It takes a batch with SKIP LOCKED and postpones the rows
+by five minutes, so that any number of sweepers may run at once and a row that cannot be cleaned up
+blocks no other row. Everything that it removes was made garbage by an irrevocable commit: a doomed
+reservation, a final file, or a deleted file.
 
-1. Reservations whose lease has ended: doom them. A worker that commits later finds its reservation doomed.
-2. Doomed reservations: abort the multipart upload, delete the object, each with a time-out of its own. The row of a probe of the store
-   (service/worker/store_health.py) names an object in incoming, which is deleted as well.
-   - the first time: look again when COPY_GRACE is over, because a copy request may still be under way.
-   - COPY_GRACE is over: nothing can come any more, so the row goes.
-   - an error: the row stays, and comes again in five minutes.
-3. Incoming keys of final files, many in a request: SWEEP_DELAY after the commit, and again 1 h, 1 day
-   and 7 days after the file's end, because a PUT that began in time may finish late. A key that the
-   store did not delete comes again in five minutes.
-   Of a file that came in parts the multipart upload is aborted first, and not before the lease of an assembly under way has ended.
-4. Vault objects of deleted files, SWEEP_DELAY after the deletion. A stalled reader makes the store
-   hold a DELETE for 30 s; copies go on meanwhile.
-5. Rows: files gone for longer than KEEP_ROWS with nothing left of them, idempotency keys older than a day.
+1. Reservations whose lease has ended: doom them. A worker that commits later finds its reservation
+   doomed.
+2. Doomed reservations: abort the multipart upload and delete the object, each with its own timeout.
+   The row of a probe of the store (service/worker/store_health.py) names an object in incoming,
+   which is deleted as well.
+   - The first time: the row is due again when COPY_GRACE is over, because a copy request may still
+     be running.
+   - COPY_GRACE is over: no request can take effect any more, so the row is deleted.
+   - An error: the row stays, and is due again after five minutes.
+3. Incoming keys of final files: delete their objects, many by one request. They are due SWEEP_DELAY
+   after the commit, and again 1 h, 1 day and 7 days after the file's `expires_at`, because a PUT
+   that began in time may end late.
+   - The file was uploaded in parts: abort its multipart upload first, but not before the lease of
+     a running assembly has ended.
+   - The store did not delete a key: it is due again after five minutes.
+4. Vault objects of deleted files: delete them SWEEP_DELAY after the deletion. Several deletions run
+   at once, because the store blocks a DELETE for 30 s while a stalled reader holds the object.
+5. Rows: delete files that have been gone for longer than KEEP_ROWS and have nothing left in the
+   store, and idempotency keys that are older than a day.
 
-SWEEP_DELAY is for a commit that the database loses afterwards, because it fails over to a standby that
-lags behind. The row is then `pending`, `verifying` or `ready` again, and the object that it needs must
-still be there.
+SWEEP_DELAY protects against a commit that the database loses later, when it fails over to a standby
+that lags behind. The row is then `pending`, `verifying` or `ready` again, and the object that it
+needs must still be there.
 """
 
 import asyncio
@@ -41,21 +50,24 @@ AT_ONCE: Final = 8
 DELETE_SECONDS: Final = 45  # longer than the 30 s for which a stalled reader blocks it
 
 LONGEST_SECONDS: Final = 240
-"""Less than the five minutes after which what failed comes again."""
+"""A duration below the five minutes after which a failed row is due again."""
 
 Leftover = TypeVar("Leftover")
 log = structlog.get_logger()
 
 
 class Swept(NamedTuple):
-    """Of one batch."""
+    """The numbers of rows that a batch took, and of leftovers that it removed."""
 
     taken: int
     removed: int
 
 
 async def sweep(resources: Resources) -> int:
-    """Sweep until nothing is due; how many leftovers were removed. Raises what the database raises when it is away."""
+    """Sweep until nothing is due, and return how many leftovers were removed.
+
+    Raises the errors in database.UNREACHABLE if the database is unavailable.
+    """
     outcomes = await asyncio.gather(
         sweep_reservations(resources), sweep_files(resources), return_exceptions=True
     )
@@ -68,7 +80,7 @@ async def sweep(resources: Resources) -> int:
 
 
 async def sweep_reservations(resources: Resources) -> int:
-    """Steps 1 and 2."""
+    """Steps 1 and 2 of the protocol above: doom what has ended, delete what is doomed."""
 
     async def sweep_batch() -> Swept:
         ended = await sweeping.doom_ended_reservations(resources.pool, BATCH)
@@ -83,7 +95,11 @@ async def sweep_reservations(resources: Resources) -> int:
 
 
 async def sweep_files(resources: Resources) -> int:
-    """Steps 3 and 4, one after the other: a deleted file is due in both, and who finds its row locked passes it over."""
+    """Steps 3 and 4 of the protocol above: delete incoming objects, then those of deleted files.
+
+    The steps run in sequence, because a deleted file is due in both, and a statement skips a row
+    that another one has locked.
+    """
 
     async def sweep_incoming_batch() -> Swept:
         keys = await sweeping.claim_incoming_keys(
@@ -107,7 +123,10 @@ async def sweep_files(resources: Resources) -> int:
 
 
 async def repeat(sweep_batch: Callable[[], Awaitable[Swept]]) -> int:
-    """Batch after batch until nothing is due; how many were removed. It ends before a row that failed can come again."""
+    """Sweep batches until nothing is due, and return how many leftovers were removed.
+
+    The loop ends before a failed row can be due again.
+    """
     begun_at, removed = time.monotonic(), 0
     while time.monotonic() - begun_at < LONGEST_SECONDS:
         swept = await sweep_batch()
@@ -122,7 +141,10 @@ async def sweep_each(
     batch: Sequence[Leftover],
     sweep_one: Callable[[Resources, Leftover], Awaitable[None]],
 ) -> int:
-    """Several at once; one that fails is logged and comes again. How many did not."""
+    """Sweep several leftovers at once, and return how many were removed.
+
+    A failure is logged, and its leftover is due again later.
+    """
     places = asyncio.Semaphore(AT_ONCE)
 
     async def sweep_in_turn(leftover: Leftover) -> bool:
@@ -160,7 +182,7 @@ async def sweep_doomed_reservation(
 
 
 async def sweep_incoming_keys(resources: Resources, keys: Sequence[sweeping.LeftKey]) -> int:
-    """How many the store deleted."""
+    """Return how many objects the store deleted."""
     if not keys:
         return 0
     try:
@@ -182,7 +204,7 @@ async def sweep_incoming_keys(resources: Resources, keys: Sequence[sweeping.Left
 
 
 async def sweep_multipart_upload(resources: Resources, left: sweeping.LeftKey) -> None:
-    """Parts that were never assembled, and the object of those that were."""
+    """Remove both the parts and the object, because the parts may have been assembled."""
     await resources.incoming.abort_upload(left.incoming_key, left.upload_id or "")
     await resources.incoming.delete(left.incoming_key, timeout_seconds=DELETE_SECONDS)
     await sweeping.mark_incoming_swept(resources.pool, [left.id])

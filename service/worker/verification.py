@@ -1,45 +1,73 @@
-"""Verification: check, copy, hash, commit. One claim, one vault key, at most one copy request.
+"""Verification: check, copy, hash, commit.
 
-Every statement requires the claim's lease and an unproved state. A statement that updates no row shows that the claim is lost.
+One claim has one vault key and at most one copy request.
 
-1. Check: HEAD the incoming key, after the claim.
-   - Nothing is there and the grace period was over at the claim: `expired`; the reservation is deleted in the same statement.
-   - Nothing is there and the grace period was not over: back to `pending` with the next interval of the schedule; the reservation is
-     deleted in the same statement. If an arrival was reported after the claim, the file is due again at once.
-   - The store reports that the object is unreadable for good: `rejected`, `unverifiable`.
+Every statement requires the claim's lease and an unproved state. If a statement updates no row, the
+claim is lost.
+
+1. Check: send a HEAD request for the incoming key, after the claim.
+   - There is no object, and the grace period was over at the claim: the file becomes `expired`. The
+     same statement deletes the reservation.
+   - There is no object, and the grace period was not over: the file goes back to `pending` and is
+     due after the next interval of the schedule. The same statement deletes the reservation. If an
+     arrival was recorded after the claim, the file is due again at once.
+   - The store reports that the object is permanently unreadable: the file becomes `rejected`
+     (`unverifiable`).
    - Any other error: failure before copying.
-2. Compare size and content type with the declaration. A difference: `rejected` with that reason, nothing is copied.
-   - Another size, and a read of the object does not give as many bytes as HEAD said: failure before copying. (MinIO reports a wrong length
-     for an object to which a client has given the headers of an encrypted one.)
-3. Copy incoming to the vault under the reserved key. The request carries the ETag just seen, if a condition can name it (a client can
-   choose the ETag on an old MinIO). It is sent before the first lease period is over; above 5 GiB in parts (service/worker/copying.py).
-   - Too late to send, the object changed (412), or it is missing (404): failure before copying, the store is not at fault.
-   - The request was refused: failure before copying. Nothing was written and nothing will be.
-   - Unreadable for good: `rejected`, `unverifiable`; the refusal is certain as well.
+2. Compare size and content type with the declaration. If one of them differs, the file becomes
+   `rejected` with that reason, and nothing is copied.
+   - The size differs, and a read of the object gives another number of bytes than HEAD reported:
+     failure before copying. (MinIO reports a wrong length for an object to which a client has given
+     the headers of an encrypted one.)
+3. Copy the object to the vault under the reserved key. The request carries the ETag just seen, if a
+   condition can name it. (A client can choose the ETag on an old MinIO.) It is sent before the
+   first lease period is over. An object above 5 GiB is copied in parts (service/worker/copying.py).
+   - It is too late to send the request, the object changed (412), or it is missing (404): failure
+     before copying. The store is not at fault.
+   - The store refused the request: failure before copying. Nothing was written and nothing will be.
+   - The object is permanently unreadable: the file becomes `rejected` (`unverifiable`). This
+     refusal is certain as well.
    - Any other error: failure after copying, because the request may take effect at any later time.
-4. Hash the copy, with If-Match of the copy's ETag. An error, an early end, or another length than the object's: failure after copying.
-5. Commit, once: the reservation is locked and not doomed, and the statement compares what was declared with what was proved.
-   - `ready`: the object is the file's. The sweeper deletes the incoming object.
-   - A mismatch for the first time: the statement dooms the reservation and makes the file due again. One wrong read blames no client.
-   - A mismatch with the same digest as before: `rejected`; the statement dooms the reservation.
-   - No row, an error, a lost answer: none of them proves anything. Failure after copying.
+4. Hash the copy, with `If-Match` of the copy's ETag.
+   - The read fails, ends early, or has another length than the object: failure after copying.
+5. Commit, once. The statement requires that the reservation is not doomed, locks it, and compares
+   what was declared with what was proved.
+   - They match: the file becomes `ready` and names the object. The sweeper deletes the incoming
+     object.
+   - They differ for the first time: the statement dooms the reservation and makes the file due
+     again, because one wrong read must not blame the client.
+   - They differ, and the digest is the same as before: the file becomes `rejected`, and the
+     statement dooms the reservation.
+   - No row was updated, the statement failed, or its answer was lost: none of these proves
+     anything. Failure after copying.
 
 Failure before copying: delete the reservation, then settle the failure.
-Failure after copying: doom the reservation, then settle the failure. The object may be deleted only if the doom updated
-a row: otherwise the commit may have succeeded, and the object is the file's. Each step that fails is left to the sweeper,
-after the lease has ended.
+
+Failure after copying: doom the reservation, then settle the failure. Delete the object only if the
+doom updated a row. (Otherwise the commit may have succeeded, and the object belongs to the file.)
+If one of these steps fails, the sweeper does the rest after the lease has ended.
 
 Settle the failure (service/worker/store_health.py has the probe):
-   - The file's first failure in a row, and the store's: give the lease back for a short wait.
-   - Otherwise probe the store. The probe fails: give the lease back for the worker's own wait, at most ten seconds.
-   - The probe succeeds: the failure belongs to this file. It backs off with its attempts, and no other file does.
-   - The probe succeeds, and a read of the incoming object itself had failed: the statement that gives the lease back also counts the failed
-     read, and rejects the file (`unverifiable`) after UNVERIFIABLE_READS of them over at least UNVERIFIABLE_AFTER. A copy that fails while
-     the source can be read counts nothing: the vault may be full.
 
-While steps 3 to 5 run, the lease is extended in both tables. If it is lost, the hash stops, and the claim ends as after a failed copy.
-Unexpected exception: end as after a failed copy, shielded from cancellation, so that another worker can claim the file.
-Cancellation at shutdown: the same, but the deletion is left to the sweeper, because a store that does not answer would delay the shutdown.
+- It is the first consecutive failure both of the file and of the store: give the lease back for a
+  short wait.
+- Otherwise, probe the store.
+  - The probe fails: give the lease back for the worker's own wait of at most ten seconds.
+  - The probe succeeds: the failure belongs to this file. The file backs off with each attempt, and
+    no other file does.
+  - The probe succeeds, and a read of the incoming object itself had failed: the statement that
+    gives the lease back also counts the failed read. It rejects the file (`unverifiable`) after
+    UNVERIFIABLE_READS of them over at least UNVERIFIABLE_AFTER. A failed copy of a readable source
+    is not counted, because the vault may be full.
+
+While the steps run, a heartbeat extends the lease in both tables. If the lease is lost, hashing
+stops, and the claim ends with failure after copying.
+
+Unexpected exception: end with failure after copying, shielded from cancellation, so that another
+worker can claim the file.
+
+Cancellation at shutdown: do the same, but leave the deletion to the sweeper, because a store that
+does not answer would delay the shutdown.
 """
 
 import asyncio
@@ -86,24 +114,27 @@ from service.worker.store_health import PROBE_AFTER, StoreHealth
 CHUNK_BYTES: Final = 1024 * 1024
 AT_ONCE: Final = timedelta(0)
 EXCULPATED: Final = (SentTooLate, ObjectChanged, ObjectMissing)
-"""Failures of a copy that show no fault of the store or the object: the object is another one by now, or nothing was sent."""
+"""Failures of a copy that show no fault of the store or the object.
+
+The object was replaced or removed, or nothing was sent.
+"""
 
 log = structlog.get_logger()
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """What was read back from the vault."""
+    """The size, digest and ETag of the copy, as read back from the vault."""
 
     size: int
     sha256: Sha256
     etag: str
 
 
-class NotVerified(Exception):  # it is an outcome of a claim
+class NotVerified(Exception):
     """The end of a claim without a verdict, because of the store or the object.
 
-    `copied`: a copy request may have been sent, so the reservation must be doomed. `source_failed`:
-    a read of the incoming object itself failed.
+    If `copied` is True, a copy request may take effect, so the reservation must be doomed. If
+    `source_failed` is True, a read of the incoming object itself failed.
     """
 
     def __init__(self, cause: StoreError, *, copied: bool, source_failed: bool = False) -> None:
@@ -116,9 +147,9 @@ class NotVerified(Exception):  # it is an outcome of a claim
 async def verify(
     resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor, health: StoreHealth
 ) -> None:
-    """Bring one claim to its end.
+    """Run the protocol above for one claim, including the branches for failure.
 
-    `claimed_at` is a `time.monotonic()` from before the claim was sent.
+    `claimed_at` is the value of `time.monotonic()` before the claim was sent.
     """
     try:
         await prove(resources, claim, claimed_at=claimed_at, hashing=hashing)
@@ -145,7 +176,10 @@ async def verify(
 async def prove(
     resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor
 ) -> None:
-    """Steps 1 to 5. Raises NotVerified, LeaseLost, and what the database raises."""
+    """Run steps 1 to 5 of the protocol above, while a heartbeat extends the lease.
+
+    Raises NotVerified, LeaseLost, and the errors in database.UNREACHABLE.
+    """
     lease = resources.settings.lease
     extend = functools.partial(claims.extend_lease, resources.pool, claim, lease)
     async with extending(extend, lease=lease, held_since=claimed_at, file_id=claim.id) as heartbeat:
@@ -175,7 +209,10 @@ async def read_copy(
     hashing: Executor,
     stopped: threading.Event,
 ) -> Proof | None:
-    """Steps 1 to 4. Return None if the file is settled without a copy. Raises NotVerified, LeaseLost."""
+    """Run steps 1 to 4 of the protocol above and return what they proved.
+
+    Return None if the file is settled without a copy. Raises NotVerified and LeaseLost.
+    """
     seen = await look(resources, claim, hashing=hashing, stopped=stopped)
     if seen is None:
         return None
@@ -193,7 +230,10 @@ async def read_copy(
 async def fails_to_read(
     resources: Resources, claim: Claim, *, hashing: Executor, stopped: threading.Event
 ) -> bool:
-    """Return whether the incoming object cannot be read to its end. An object that is missing can be: its file expires."""
+    """Return whether a read of the incoming object fails.
+
+    Return False for a missing object, because its file will expire and needs no verdict.
+    """
     run = asyncio.get_running_loop().run_in_executor
     try:
         await run(hashing, read_source, resources.incoming, claim, stopped)
@@ -205,20 +245,26 @@ async def fails_to_read(
 
 
 def read_source(incoming: Bucket, claim: Claim, stopped: threading.Event) -> int:
-    """Read the incoming object in the caller's thread, and return how many bytes it gives. Raises StoreError, LeaseLost."""
+    """Read the incoming object in the caller's thread, and return the number of bytes read.
+
+    Raises StoreError and LeaseLost.
+    """
     size = 0
     with incoming.open(claim.incoming_key, etag=None) as reader:
         while chunk := reader.read(CHUNK_BYTES):
             size += len(chunk)
             if stopped.is_set():
-                raise LeaseLost("the lease was lost while the source was read")
+                raise LeaseLost("the lease was lost during the read of the source")
     return size
 
 
 async def look(
     resources: Resources, claim: Claim, *, hashing: Executor, stopped: threading.Event
 ) -> StoredObject | None:
-    """Steps 1 and 2: return the incoming object, or None if the file is settled without a copy. Raises NotVerified."""
+    """Run steps 1 and 2 of the protocol above and return the incoming object.
+
+    Return None if the file is settled without a copy. Raises NotVerified.
+    """
     try:
         seen = await resources.incoming.head(claim.incoming_key)
     except ObjectMissing:
@@ -246,12 +292,15 @@ async def confirm_size(
     hashing: Executor,
     stopped: threading.Event,
 ) -> None:
-    """Read the object. Raises NotVerified if that fails, or if it gives another number of bytes than HEAD said."""
+    """Read the object to confirm the size that HEAD reported.
+
+    Raises NotVerified if the read fails or gives another number of bytes.
+    """
     run = asyncio.get_running_loop().run_in_executor
     try:
         size = await run(hashing, read_source, resources.incoming, claim, stopped)
         if size != seen.size:
-            raise StoreUnavailable(f"HEAD says {seen.size} bytes, a read gives {size}")
+            raise StoreUnavailable(f"HEAD reported {seen.size} bytes, but a read gave {size}")
     except StoreError as error:
         raise NotVerified(error, copied=False) from error
 
@@ -268,20 +317,27 @@ async def settle_missing(resources: Resources, claim: Claim) -> None:
 
 
 def next_look(attempts: int) -> timedelta:
-    """How long a file that nobody announced may wait: from a minute on, each time by half as much again, up to ten."""
+    """Return the delay before the next check of a file without an arrival report.
+
+    The delay starts from one minute and grows by half with each attempt, to at most ten minutes.
+    """
     return timedelta(seconds=min(60 * 1.5 ** min(attempts, 10), 600))
 
 
 def back_off(attempts: int) -> timedelta:
-    """Return the wait after a failure that is the file's own: doubled by each attempt, from 10 s to 10 min.
+    """Return the wait after a file-specific failure. Each attempt doubles it, from 10 s to 10 min.
 
-    It starts short, because an outage of the store may have ended between the failure and the probe.
+    It starts short, because an outage of the store may have ended between the failure and the
+    probe.
     """
     return timedelta(seconds=min(5 * 2 ** min(attempts, 10), 600))
 
 
 def compare(claim: Claim, seen: StoredObject) -> Rejection | None:
-    """The fences that need no bytes. A type that was not declared is not compared."""
+    """Return the reason to reject the object without reading it, or None if there is none.
+
+    A content type that was not declared is not compared.
+    """
     if seen.size != claim.size:
         return Rejection(
             RejectionReason.SIZE_MISMATCH, f"declared {claim.size} bytes, received {seen.size}"
@@ -302,7 +358,7 @@ def unverifiable(error: StoreError) -> Rejection:
 
 
 async def reject(resources: Resources, claim: Claim, rejection: Rejection) -> None:
-    """Without a copy."""
+    """Reject the file. No copy request may have been sent, because the reservation is deleted."""
     finish(resources, await verdicts.reject_file(resources.pool, claim, rejection), found=claim)
 
 
@@ -314,7 +370,11 @@ async def copy(
     send_before: float,
     stopped: threading.Event,
 ) -> str | None:
-    """Step 3: return the ETag of the copy, or None if the file is rejected because it is unreadable for good. Raises NotVerified."""
+    """Step 3 of the protocol above: copy the object and return the copy's ETag.
+
+    Return None if the object is permanently unreadable; the file is then rejected. Raises
+    NotVerified.
+    """
     try:
         return await copy_object(resources, claim, seen, send_before=send_before, stopped=stopped)
     except ObjectUnreadable as error:
@@ -328,29 +388,32 @@ async def copy(
 def hash_copy(
     vault: Bucket, claim: Claim, etag: str, length: int, stopped: threading.Event
 ) -> Proof:
-    """Step 4, in a thread of its own: return the copy's digest and size, in constant memory.
+    """Step 4 of the protocol above: hash the copy in the caller's thread, in constant memory.
 
-    Raises StoreError, also for a copy whose length is not that of the object it was made of, and LeaseLost.
+    Raises LeaseLost, and StoreError, also if the copy's length differs from `length`.
     """
     digest, size = hashlib.sha256(), 0
     with vault.open(str(claim.vault_key), etag=etag) as reader:
         if reader.content_length != length:
-            raise StoreUnavailable(f"the copy of {length} bytes has {reader.content_length}")
+            raise StoreUnavailable(f"the copy of {length} bytes has {reader.content_length} bytes")
         while chunk := reader.read(CHUNK_BYTES):
             if stopped.is_set():
-                raise LeaseLost("the lease was lost while hashing")
+                raise LeaseLost("the lease was lost during hashing")
             digest.update(chunk)
             size += len(chunk)
     return Proof(size, Sha256(digest.digest()), etag)
 
 
 async def commit(resources: Resources, claim: Claim, proof: Proof) -> None:
-    """Step 5. Raises LeaseLost, and what the database raises."""
+    """Step 5 of the protocol above: commit, and report the outcome within this process.
+
+    Raises LeaseLost, and the errors in database.UNREACHABLE.
+    """
     file = await verdicts.commit_verification(
         resources.pool, claim, size=proof.size, sha256=proof.sha256, etag=proof.etag
     )
     if file is None:
-        raise LeaseLost("the commit found the claim lost")
+        raise LeaseLost("the claim was lost before the commit")
     if file.state in UNPROVED:
         log.warning(
             "copy does not match", file_id=str(claim.id), sha256=str(proof.sha256), bytes=proof.size
@@ -362,10 +425,14 @@ async def commit(resources: Resources, claim: Claim, proof: Proof) -> None:
 
 
 def finish(resources: Resources, file: File | None, *, found: Claim | None = None) -> None:
-    """After a commit that made the file final; None: somebody else was first. `found`: something lay there at this claim's look."""
+    """Report a file that a commit has made final. If it is None, the claim was lost: do nothing.
+
+    `found` is the claim if its check found an object.
+    """
     if file is not None:
         if found is not None and found.state == State.PENDING:
-            ARRIVALS.labels("sweep").inc()  # neither event nor complete came before our own look
+            # The worker's own check found the object before an event or `complete` reported it.
+            ARRIVALS.labels("sweep").inc()
         resources.notifications.notify_change(file.id)
         resources.notifications.notify_leftovers()
         report_transition(file)
@@ -374,7 +441,7 @@ def finish(resources: Resources, file: File | None, *, found: Claim | None = Non
 async def give_up(
     resources: Resources, claim: Claim, failure: NotVerified, *, health: StoreHealth
 ) -> None:
-    """Failure before or after copying, and its settlement."""
+    """Run the branch for a failure before or after copying, as the protocol above describes."""
     doomed = False
     with logged_when_unreachable(claim):
         if failure.copied:
@@ -391,10 +458,13 @@ async def give_up(
 async def settle_failure(
     resources: Resources, claim: Claim, failure: NotVerified, *, health: StoreHealth
 ) -> None:
-    """Give the lease back; count the failure against the object or the store."""
+    """Settle the failure, as the protocol above describes.
+
+    The lease is given back, and the failure is counted against the object or the store.
+    """
     if isinstance(failure.cause, EXCULPATED):
         if not isinstance(failure.cause, SentTooLate):
-            health.note_success()  # the store has answered
+            health.note_success()  # the store has answered as it should
         await release(
             resources,
             claim,
@@ -446,19 +516,19 @@ async def count_failed_read(resources: Resources, claim: Claim, failure: NotVeri
 async def give_up_after_copying(
     resources: Resources, claim: Claim, error: BaseException, *, retry_in: timedelta
 ) -> None:
-    """Failure after copying, where the store has nothing to do with it."""
+    """Run the branch "failure after copying" for a cause other than the store or the object."""
     if await give_back(resources, claim, str(error) or type(error).__name__, retry_in=retry_in):
         await delete_copy(resources, claim)
 
 
 async def delete_copy(resources: Resources, claim: Claim) -> None:
-    """Delete the object of a doomed reservation. A deletion that fails is the sweeper's."""
+    """Delete the object of a doomed reservation. If this fails, the sweeper does it later."""
     with contextlib.suppress(StoreError):
         await resources.vault.delete(str(claim.vault_key))
 
 
 async def give_back(resources: Resources, claim: Claim, error: str, *, retry_in: timedelta) -> bool:
-    """Doom the reservation, then give the lease back; return whether the doom updated a row."""
+    """Doom the reservation and give the lease back. Return whether the reservation was doomed."""
     log.warning(
         "verification given up",
         file_id=str(claim.id),
@@ -474,7 +544,7 @@ async def give_back(resources: Resources, claim: Claim, error: str, *, retry_in:
 
 @contextlib.contextmanager
 def logged_when_unreachable(claim: Claim) -> Iterator[None]:
-    """Without the database nothing can be given back: the lease ends by itself."""
+    """Suppress and log the errors of an unavailable database. The lease then ends by itself."""
     try:
         yield
     except database.UNREACHABLE as error:

@@ -18,8 +18,8 @@ from tests.benchmarks.figures import Figure, Series, compare_times
 from tests.benchmarks.ground import GIB, Ground, Site
 from tests.benchmarks.hand import check_answer, curl
 from tests.benchmarks.large import MIB, forget, hash_file, make_file, time_hash
-from tests.servers import wait_until
-from tests.stores import open_store
+from tests.support.servers import wait_until
+from tests.support.stores import open_store
 
 SOURCE: Final = "assembled"
 COPY: Final = "copied in parts"

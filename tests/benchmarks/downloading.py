@@ -17,7 +17,7 @@ from tests.benchmarks.ground import GIB, Ground, Site
 from tests.benchmarks.hand import check_answer, curl
 from tests.benchmarks.large import MIB, make_file
 from tests.benchmarks.load import make_request
-from tests.benchmarks.processes import (
+from tests.support.processes import (
     count_threads,
     read_peak_bytes,
     read_resident_bytes,

@@ -22,7 +22,7 @@ from tests.benchmarks.declaring import make_declare
 from tests.benchmarks.figures import Figure, Series, alternate
 from tests.benchmarks.ground import Ground
 from tests.benchmarks.load import CLIENTS, drive, make_request, send
-from tests.benchmarks.processes import read_peak_bytes, read_resident_bytes, reset_peak
+from tests.support.processes import read_peak_bytes, read_resident_bytes, reset_peak
 
 READERS = 500
 MOST_TIMES = 1.3

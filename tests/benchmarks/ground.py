@@ -20,13 +20,14 @@ from service.object_store.presign import Signer
 from service.operations.bootstrap import bootstrap
 from service.settings import Deployment, Settings
 from tests.benchmarks.hand import Hand
-from tests.benchmarks.processes import find_filesystem
 from tests.conftest import TEMPLATE, execute, in_database, make_template
 from tests.e2e.commands import STOP_SECONDS, clean_environment
 from tests.e2e.conftest import new_key
-from tests.running import make_settings
-from tests.servers import free_port, genuine_minio, start_test_store, wait_until
-from tests.stores import REGION, WEBHOOK_ID, StoreUnderTest, new_deployment, under_test
+from tests.support.environments import make_environment
+from tests.support.processes import find_filesystem
+from tests.support.running import make_settings
+from tests.support.servers import free_port, genuine_minio, start_test_store, wait_until
+from tests.support.stores import REGION, WEBHOOK_ID, StoreUnderTest, new_deployment, under_test
 
 GIB = 1024**3
 NEEDED_BYTES = 24 * GIB
@@ -244,24 +245,6 @@ def started(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def make_environment(settings: Settings) -> dict[str, str]:
-    """What differs from the defaults, as `ASSAY_*` variables; all else is measured as it comes."""
-    names = (
-        "database_url",
-        "s3_endpoint",
-        "s3_access_key",
-        "s3_secret_key",
-        "s3_signer_access_key",
-        "s3_signer_secret_key",
-    )
-    environ = {
-        f"ASSAY_{name.upper()}": str(getattr(settings, name))
-        for name in (*names, "incoming_bucket", "vault_bucket")
-    }
-    environ["ASSAY_SWEEP_DELAY"] = "0"  # the deletions are part of what is measured
-    return environ | {"ASSAY_WEBHOOK_TOKEN": ",".join(settings.webhook_token)}
 
 
 def is_ready(url: str) -> bool:

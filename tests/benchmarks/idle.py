@@ -23,17 +23,18 @@ import httpx
 import uvloop
 
 from tests.benchmarks.figures import Figure, find_percentile
-from tests.benchmarks.ground import Ground, is_ready, make_environment, started
+from tests.benchmarks.ground import Ground, is_ready, started
 from tests.benchmarks.hand import check_answer
 from tests.benchmarks.large import MIB
 from tests.benchmarks.load import check, connect, make_request
-from tests.benchmarks.processes import (
+from tests.support.environments import make_environment
+from tests.support.processes import (
     read_cpu_seconds,
     read_peak_bytes,
     read_resident_bytes,
     reset_peak,
 )
-from tests.servers import free_port, wait_until
+from tests.support.servers import free_port, wait_until
 
 CONNECTIONS = 5000
 MOST_GROWTH_MIB = 64

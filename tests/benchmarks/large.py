@@ -15,8 +15,8 @@ import httpx
 from tests.benchmarks.figures import Figure, Series, compare_times
 from tests.benchmarks.ground import GIB, Ground, Site
 from tests.benchmarks.hand import check_answer, curl
-from tests.benchmarks.processes import read_cpu_seconds
-from tests.servers import wait_until
+from tests.support.processes import read_cpu_seconds
+from tests.support.servers import wait_until
 
 MIB = 1024**2
 MOST_CPU_MILLISECONDS = 10

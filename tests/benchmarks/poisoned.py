@@ -19,7 +19,8 @@ from service.object_store.presign import Signer
 from service.resources import make_signer
 from tests.benchmarks.figures import Figure, alternate
 from tests.benchmarks.ground import Ground, Site
-from tests.damage import damage_on_disk
+from tests.e2e.jobs import declare, put
+from tests.support.damage import damage_on_disk
 
 HEALTHY = 50
 MANY_FIELDS, FORGED, DAMAGED = 7, 7, 6
@@ -58,16 +59,17 @@ def compare(site: Site, *, rounds: int) -> Figure:
 async def poison(site: Site) -> list[str]:
     """Send the poisoned files, and wait until a worker has tried each; return their ids."""
     async with make_client(site) as client:
-        declared = [await declare(client) for _ in range(MANY_FIELDS + FORGED + DAMAGED)]
+        declared = [await declare(client, BODY) for _ in range(MANY_FIELDS + FORGED + DAMAGED)]
         connection = await asyncpg.connect(site.settings.database_url)
         keys = [await find_key(connection, one) for one in declared]
         for one in declared[:MANY_FIELDS]:
-            await put(one, {f"x-amz-meta-a{number}": "" for number in range(130)})
+            fields = {f"x-amz-meta-a{number}": "" for number in range(130)}
+            assert (await put(one, BODY, fields)).status == 200
         for key in keys[MANY_FIELDS : MANY_FIELDS + FORGED]:
             await put_forged(make_signer(site.settings), site.settings.incoming_bucket, key)
         for one, key in zip(declared[-DAMAGED:], keys[-DAMAGED:], strict=True):
             body = secrets.token_bytes(len(BODY))
-            await put(one, {}, body)
+            assert (await put(one, body)).status == 200
             assert damage_on_disk(site.ground.folder, key, body)
         ids = [one["file"]["id"] for one in declared]
         await asyncio.gather(*(complete(client, file_id) for file_id in ids))
@@ -81,9 +83,9 @@ async def poison(site: Site) -> list[str]:
 async def verify_healthy(site: Site, poisoned: list[str]) -> float:
     """Return the seconds from the first `complete` until every healthy file is `ready`."""
     async with make_client(site) as client:
-        declared = [await declare(client) for _ in range(HEALTHY)]
+        declared = [await declare(client, BODY) for _ in range(HEALTHY)]
         for one in declared:
-            await put(one, {})
+            assert (await put(one, BODY)).status == 200
         connection = await asyncpg.connect(site.settings.database_url)
         await connection.execute(RETRY, [UUID(file_id) for file_id in poisoned])
         await connection.close()
@@ -94,21 +96,6 @@ async def verify_healthy(site: Site, poisoned: list[str]) -> float:
 
 def make_client(site: Site) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=site.url, headers=site.headers, timeout=SECONDS)
-
-
-async def declare(client: httpx.AsyncClient) -> Any:
-    answer = await client.post("/files", json={"filename": "benchmark.bin", "size": len(BODY)})
-    assert answer.status_code == 201, answer.text
-    return answer.json()
-
-
-async def put(declared: Any, headers: dict[str, str], body: bytes = BODY) -> None:
-    upload = declared["upload"]
-    async with httpx.AsyncClient() as anonymous:
-        answer = await anonymous.put(
-            upload["url"], content=body, headers=upload["headers"] | headers
-        )
-    assert answer.status_code == 200, answer.text
 
 
 async def put_forged(signer: Signer, bucket: str, key: str) -> None:

@@ -18,8 +18,8 @@ from tests.benchmarks.ground import GIB, Ground, Site
 from tests.benchmarks.hand import check_answer, curl
 from tests.benchmarks.large import MIB, make_file
 from tests.benchmarks.load import CLIENTS, drive, send
-from tests.benchmarks.processes import read_cpu_seconds
-from tests.servers import free_port
+from tests.support.processes import read_cpu_seconds
+from tests.support.servers import free_port
 
 SIDES = ("httptools", "h11", "ours")
 Measured = dict[tuple[str, str], list[float]]

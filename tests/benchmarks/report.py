@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from tests.benchmarks.figures import Figure
-from tests.benchmarks.processes import read_memory_bytes
+from tests.support.processes import read_memory_bytes
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 HEADINGS = ("work", "against", "ours", "theirs", "ratio", "goal", "met")

@@ -9,7 +9,7 @@ from typing import cast
 
 from assay import Client
 from assay.sendings import Hash
-from tests.benchmarks.processes import read_peak_bytes
+from tests.support.processes import read_peak_bytes
 
 
 def transfer(what: str, first: str, second: str) -> None:

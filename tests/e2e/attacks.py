@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 
 from service.object_store import Bucket
-from service.object_store.messages import Deadline, Request
 from service.object_store.presign import Signer
 from service.resources import Resources
 from tests.e2e.jobs import TEXT, declare, digest, find_key, open_upload, put
-from tests.presigned import SNOWBALL, content, forge, stream_unsigned
-from tests.stores import now, send
+from tests.support.objects import put_as_root
+from tests.support.presigned import SNOWBALL, content, forge, stream_unsigned
+from tests.support.stores import now, send
 
 
 async def write_through_every_hole(
@@ -96,9 +96,6 @@ async def overwrite(
     return opened
 
 
-def put_as_root(root_incoming: Bucket, key: str, body: bytes) -> None:
-    """With the ETag of any other object."""
-    request = Request(
-        "PUT", root_incoming.name, key, headers={"Content-Type": TEXT, **forge(now())}, body=body
-    )
-    root_incoming.client.send(request, Deadline(10))
+def put_forged_as_root(root_incoming: Bucket, key: str, body: bytes) -> None:
+    """Write an object as the store's root, with the ETag and the date of another object."""
+    put_as_root(root_incoming, key, body, content_type=TEXT, **forge(now()))

@@ -15,7 +15,7 @@ from service.settings import Settings, Url
 from service.uploads.declaring import PART_BYTES
 from tests.e2e.conftest import new_key, run_apart, serving
 from tests.e2e.leaks import keep_secret
-from tests.store_proxies import StoreProxy, proxied_store
+from tests.support.store_proxies import StoreProxy, proxied_store
 
 SIZE = 2 * PART_BYTES + 5 * MIB
 """Three parts."""

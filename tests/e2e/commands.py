@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.leaks import check_log, keep_secret, keep_settings_secret
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 ASSAY = (sys.executable, "-m", "service")
 START_SECONDS = 90

@@ -37,10 +37,10 @@ from tests.conftest import TEMPLATE, execute, in_database
 from tests.e2e.leaks import check_log, keep_secret
 from tests.e2e.nginx import Nginx, Servers, find_nginx, running_nginx
 from tests.e2e.people import Person, make_person
-from tests.proxies import FaultyProxy, faulty_way
-from tests.running import logging_as_before, make_settings
-from tests.servers import reserved_port, store_kinds
-from tests.stores import API_WEBHOOK_ID, StoreUnderTest, new_deployment, running_store
+from tests.support.proxies import FaultyProxy, faulty_way
+from tests.support.running import logging_as_before, make_settings
+from tests.support.servers import reserved_port, store_kinds
+from tests.support.stores import API_WEBHOOK_ID, StoreUnderTest, new_deployment, running_store
 
 T = TypeVar("T")
 END_SECONDS = 40

@@ -17,14 +17,15 @@ from service.resources import Resources, make_signer
 from service.settings import Settings
 from service.uploads.signing import sign_upload
 from service.worker.loop import Worker
-from tests.invariants import (
+from tests.support.invariants import (
     check_files_are_proved,
     check_history,
     check_objects_are_named,
     list_bucket,
 )
-from tests.presigned import content, forge
-from tests.stores import Answer, Headers, add_headers, now, send
+from tests.support.presigned import content, forge
+from tests.support.stores import Answer, Headers, add_headers, now, send
+from tests.support.waiting import until
 
 WAIT_SECONDS = 20
 TEXT = "text/plain"
@@ -216,13 +217,6 @@ async def find_key(resources: Resources, declared: Mapping[str, Any]) -> str:
         "SELECT incoming_key FROM files WHERE id = $1", declared["file"]["id"]
     )
     return key
-
-
-async def until(holds: Callable[[], Awaitable[bool]], *, seconds: float = WAIT_SECONDS) -> None:
-    """Look until it is so. Raises TimeoutError."""
-    async with asyncio.timeout(seconds):
-        while not await holds():  # noqa: ASYNC110  # what is waited for happens in other threads and processes
-            await asyncio.sleep(0.05)
 
 
 async def check_served(

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from service.embedded.processes import answers
-from tests.programs import find_program
-from tests.servers import wait_until
+from tests.support.programs import find_program
+from tests.support.servers import wait_until
 
 DOCUMENTED: Final = Path(__file__).parents[2] / "docs" / "deploy" / "nginx.conf"
 STOP_SECONDS: Final = 20

@@ -14,9 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from tests.benchmarks.processes import read_peak_bytes
 from tests.e2e.commands import ASSAY, clean_environment
 from tests.e2e.leaks import SECRETS_IN_USE
+from tests.support.processes import read_peak_bytes
 
 RUN_SECONDS = 120
 

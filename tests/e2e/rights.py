@@ -66,3 +66,16 @@ GUARDED: Final = [route for route in ROUTES if route.scopes]
 UNGUARDED: Final = [route for route in ROUTES if not route.scopes]
 FOR_TOKENS: Final = [route for route in ROUTES if route.token]
 NOT_FOR_TOKENS: Final = [route for route in GUARDED if not route.token]
+
+NO_FILE: Final = "01234567-89ab-7def-8123-456789abcdef"
+"""The id of no file."""
+WITH_BODY: Final = frozenset(
+    {("PATCH", "/files/{id}"), ("POST", "/files/{id}/links"), ("POST", "/files/{id}/parts")}
+)
+"""Requests that need a body. The tests of these routes cover their access to other owners' files."""
+ON_A_FILE: Final = [
+    (route.method, route.asked)
+    for route in GUARDED
+    if "{id}" in route.asked and (route.method, route.asked) not in WITH_BODY
+] + [("GET", "/events?file={id}")]
+"""Requests without a body about one file, each as a method and a path."""

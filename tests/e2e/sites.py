@@ -11,7 +11,7 @@ import httpx
 
 from service.embedded import Webhook
 from tests.e2e.commands import run, started
-from tests.servers import reserved_port, start_test_store, wait_until
+from tests.support.servers import reserved_port, start_test_store, wait_until
 
 
 @dataclass(frozen=True)

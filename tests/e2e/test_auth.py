@@ -9,19 +9,11 @@ import pytest
 from service.auth.principals import digest_key, make_key
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
-from tests.e2e.rights import GUARDED
+from tests.e2e.rights import NO_FILE, ON_A_FILE
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 FILE: dict[str, Any] = {"filename": "a.txt", "size": 1}
-NO_FILE = "01234567-89ab-7def-8123-456789abcdef"
-WITH_BODY = {("PATCH", "/files/{id}"), ("POST", "/files/{id}/links"), ("POST", "/files/{id}/parts")}
-"""Not asked without one here; whose file it is, their own tests look at."""
-ON_A_FILE = [
-    (route.method, route.asked)
-    for route in GUARDED
-    if "{id}" in route.asked and (route.method, route.asked) not in WITH_BODY
-] + [("GET", "/events?file={id}")]
 
 
 async def ask(

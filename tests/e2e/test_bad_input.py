@@ -11,12 +11,11 @@ import pytest
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import declare, in_pieces, read_metadata
-from tests.e2e.test_auth import ON_A_FILE
+from tests.e2e.rights import NO_FILE, ON_A_FILE
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 GOOD: dict[str, Any] = {"filename": "a.txt", "size": 1}
-NO_FILE = "01234567-89ab-7def-8123-456789abcdef"
 HARMLESS = "harmless.txt"
 """The one file that may be there."""
 FIELDS: list[tuple[dict[str, Any], int, str, str]] = [
@@ -172,7 +171,7 @@ async def test_another_media_type_is_refused(client: httpx.AsyncClient, media_ty
     answer = await client.post(
         "/files", content=json.dumps(GOOD).encode(), headers={"Content-Type": media_type}
     )
-    assert "Content-Type: send the body as application/json" in check_problem(answer, 415)["detail"]
+    assert "Content-Type: must be application/json" in check_problem(answer, 415)["detail"]
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "tab\there"])

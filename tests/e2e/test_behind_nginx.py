@@ -32,14 +32,14 @@ from tests.e2e.jobs import (
     put_part,
     read_metadata,
     sign_parts,
-    until,
     upload,
 )
 from tests.e2e.leaks import check_log
 from tests.e2e.nginx import Nginx, Servers, make_certificate, running_nginx
-from tests.examining import failures
-from tests.presigned import BODY, content, name_server, sign
-from tests.servers import free_port
+from tests.support.examining import failures
+from tests.support.presigned import BODY, content, name_server, sign
+from tests.support.servers import free_port
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 MIB = 1024**2
@@ -241,10 +241,10 @@ async def test_the_doctor_takes_what_nginx_stops_as_enforced(
     assert {
         name for name, finding in found.items() if finding.status == "warning"
     } == LEFT_OPEN.get(server, set())
-    assert found["public endpoint"].what == f"{behind.nginx.url} takes an upload"
+    assert found["public endpoint"].what == f"{behind.nginx.url} accepts an upload"
     assert (
         found[f"CORS: {behind.nginx.url}"].what
-        == "the store's origin is the page's: no browser asks"
+        == "the store has the origin of the page, so browsers do not ask"
     )
     before_store = {name for name, finding in found.items() if BEFORE_STORE in finding.what}
     if server in STOPPED:

@@ -23,7 +23,7 @@ from service.cli import FILE_COMMANDS, OPERATION_COMMANDS, SERVER_COMMANDS
 from tests.e2e.commands import clean_environment
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.people import RUN_SECONDS
-from tests.servers import reachable_folder
+from tests.support.servers import reachable_folder
 
 ROOT: Final = Path(__file__).parents[2]
 INSTALL_SECONDS: Final = 200
@@ -153,7 +153,7 @@ def test_the_environment_holds_nothing_of_the_server(alone: Alone, tmp_path: Pat
     assert installed & left_out == set()
 
 
-def test_every_module_of_the_client_and_of_its_commands_is_imported_without_the_server(
+def test_all_modules_of_the_client_are_imported_without_the_server(
     alone: Alone, tmp_path: Path
 ) -> None:
     done = alone.run("python", "-W", "error", "-c", IMPORT_ALL, folder=tmp_path)

@@ -16,7 +16,7 @@ import pytest
 from assay import Client, File, Progress
 from assay.errors import Gone, InProgress, NotReady, ServerUnavailable, TargetFailed
 from tests.e2e.conftest import Api, Owner
-from tests.proxies import FaultyProxy, faulty_way
+from tests.support.proxies import FaultyProxy, faulty_way
 
 SIZE = 3_000_000
 BODY = os.urandom(SIZE)

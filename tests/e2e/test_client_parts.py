@@ -14,7 +14,7 @@ from service.model import MIB
 from service.settings import Settings
 from service.uploads.declaring import PART_BYTES
 from tests.e2e.client_sites import SIZE, Site, digest, open_site, sent_parts, write
-from tests.store_proxies import Fault
+from tests.support.store_proxies import Fault
 
 HEADERS = {"host", "content-length", "accept-encoding", "user-agent"}
 """What any client sends with a PUT."""

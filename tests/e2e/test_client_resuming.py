@@ -22,8 +22,10 @@ from assay.sources import Source, open_source
 from service import database
 from service.settings import Settings
 from tests.e2e.conftest import Api, Owner, run_apart
-from tests.proxies import FaultyProxy, faulty_way
-from tests.stores import send
+from tests.support.proxies import FaultyProxy, faulty_way
+from tests.support.stores import send
+
+pytestmark = pytest.mark.one_store
 
 SIZE = 3_000_000
 

@@ -19,7 +19,7 @@ from assay.errors import (
     Unauthorized,
 )
 from tests.e2e.conftest import Api, Owner
-from tests.proxies import FaultyProxy, faulty_way, stub_store
+from tests.support.proxies import FaultyProxy, faulty_way, stub_store
 
 SIZE = 3_000_000
 BODY = os.urandom(SIZE)

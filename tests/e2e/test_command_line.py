@@ -25,9 +25,9 @@ from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import check_all
 from tests.e2e.people import Person, make_person, write_files
-from tests.servers import free_port
+from tests.support.servers import free_port
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 MIB = 1024**2
 UNKNOWN = "0198f1c2-0000-7000-8000-000000000000"
@@ -186,7 +186,7 @@ def test_a_file_that_is_here_and_is_another_is_kept(person: Person) -> None:
     (person.folder / "b.txt").unlink()
     ended = person.run("get", "a.txt", "b.txt")
     assert ended.status == SomeFailed.status
-    assert "exists and is another" in ended.err
+    assert "exists and has other bytes" in ended.err
     assert read_tree(person.folder) == {"a.txt": b"mine", "b.txt": b"b"}
     person.succeed("get", "a.txt", "--force")
     assert read_tree(person.folder)["a.txt"] == b"theirs"
@@ -359,7 +359,10 @@ def test_login_takes_the_key_from_standard_input(api: Api, owner: Owner, tmp_pat
     person.succeed("ls", ASSAY_KEY="", ASSAY_URL="")
     kept.chmod(0o640)
     refused = person.run("ls", ASSAY_KEY="", ASSAY_URL="")
-    assert (refused.status, "can be read by others" in refused.err) == (NotAllowed.status, True)
+    assert (refused.status, "can be read by other users" in refused.err) == (
+        NotAllowed.status,
+        True,
+    )
 
 
 def test_a_key_that_the_server_refuses_is_not_kept(api: Api, person: Person) -> None:

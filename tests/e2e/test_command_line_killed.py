@@ -17,10 +17,10 @@ from tests.e2e.conftest import Api, Owner, new_key, run_apart
 from tests.e2e.jobs import check_all
 from tests.e2e.leaks import keep_secret
 from tests.e2e.people import Ended, Person, make_person, write_files
-from tests.proxies import faulty_way
-from tests.servers import wait_until
+from tests.support.proxies import faulty_way
+from tests.support.servers import wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 MIB = 1024**2
 KILLS = 20
@@ -119,7 +119,7 @@ def test_an_interrupt_says_how_to_go_on(person: Person) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == Interrupted.status
-    assert b"give the same command again to go on" in err
+    assert b"repeat the command to continue" in err
     assert b"Traceback" not in err
     sent = out.count(b"\n") + 1
     assert sent < 600
@@ -141,7 +141,7 @@ def test_an_interrupted_pipe_leaves_nothing_although_its_writer_ends_as_well(
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)  # it closes the pipe first
     assert process.returncode == Interrupted.status, err
-    assert b"nothing is kept of standard input" in err
+    assert b"nothing of standard input was stored" in err
     assert person.succeed("ls", "--json").objects == []
 
 
@@ -154,10 +154,10 @@ def test_the_terminal_is_as_before_after_an_interrupt(person: Person) -> None:
     shown = terminal.shown
     assert b"\x1b[?25l" in shown, "no bar hid the cursor"
     assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l"), "the cursor stays hidden"
-    assert b"give the same command again" in shown
+    assert b"repeat the command" in shown
 
 
-async def test_a_server_that_goes_away_in_mid_run_ends_all_and_the_same_command_goes_on(
+async def test_a_lost_server_ends_the_run_and_the_same_command_resumes_it(
     api: Api, person: Person
 ) -> None:
     write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(300)})
@@ -213,7 +213,7 @@ def test_a_file_that_changed_since_its_upload_began_begins_anew_and_says_so(pers
     content = os.urandom(70 * MIB)
     path.write_bytes(content)
     ended = person.succeed("put", "large")
-    assert "begins anew" in ended.err
+    assert "sent again" in ended.err
     [file] = person.succeed("ls", "--state", "ready", "--json").objects
     assert file["hash"] == hashlib.sha256(content).hexdigest()
 

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +22,18 @@ import pytest
 
 from tests.e2e.attacks import pack
 from tests.e2e.commands import processes_in, read_announcement, run, started, stop, wait_until_gone
+from tests.e2e.dev import Dev
 from tests.e2e.jobs import declare, digest, read_metadata, upload
-from tests.servers import free_port, genuine_minio, reachable_folder, reserved_port, store_kinds
+from tests.support.servers import (
+    free_port,
+    genuine_minio,
+    reachable_folder,
+    reserved_port,
+    store_kinds,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 BODY = b"a photo of what was there" * 1000
-
-
-@dataclass(frozen=True)
-class Dev:
-    """A running one, and its line."""
-
-    process: subprocess.Popen[str] = field(repr=False)
-    line: dict[str, Any] = field(repr=False)
-    data: Path
-
-    @property
-    def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            base_url=self.line["api"],
-            headers={"Authorization": f"Bearer {self.line['key']}"},
-            timeout=60,
-        )
 
 
 @contextmanager

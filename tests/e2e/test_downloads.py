@@ -17,10 +17,11 @@ import pytest
 from service import model
 from service.resources import Resources
 from service.settings import Url
-from tests.damage import make_damaged
 from tests.e2e.conftest import Api, Owner, serving
-from tests.e2e.jobs import stream, until
-from tests.proxies import FaultyProxy, faulty_proxy
+from tests.e2e.jobs import stream
+from tests.support.damage import make_damaged
+from tests.support.proxies import FaultyProxy, faulty_proxy
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

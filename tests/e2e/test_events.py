@@ -14,23 +14,14 @@ from service.events import feed
 from service.queries import history, sweeping
 from service.resources import Resources
 from tests.e2e.conftest import Apart, Api, Owner, Ways, api_apart, serving
-from tests.e2e.jobs import (
-    check_unavailable,
-    declare,
-    digest,
-    prove,
-    read_metric,
-    stream,
-    until,
-    working,
-)
-from tests.e2e.test_auth import NO_FILE
+from tests.e2e.jobs import check_unavailable, declare, digest, prove, read_metric, stream, working
+from tests.e2e.rights import NO_FILE
 from tests.integration.locks import held_open
-from tests.integration.test_queries import declaration
-from tests.integration.test_queries import declare as declare_row
-from tests.streams import IN_TIME, Event, Stream, following
+from tests.support.rows import declare_row, make_declaration
+from tests.support.streams import IN_TIME, Event, Stream, following
+from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"what was sent" * 100
 
@@ -202,7 +193,7 @@ async def test_a_transaction_that_began_earlier_and_is_committed_later_is_not_mi
         await declare(client, BODY, filename="first")
         [first] = await stream.take()
         async with held_open(resources.pool) as holder:
-            await declare_row(holder, declaration("slow", owner=owner.name))
+            await declare_row(holder, make_declaration("slow", owner=owner.name))
             await declare(client, BODY, filename="fast")
             async with following(client, after=first.id) as again:
                 await holder.execute("COMMIT")
@@ -366,7 +357,7 @@ async def test_a_database_that_is_away_ends_no_stream_and_nothing_is_lost(
 
 async def declare_directly(resources: Resources, name: str) -> None:
     """What a process that still reaches the database writes."""
-    await declare_row(resources.pool, declaration(name, owner="apart"))
+    await declare_row(resources.pool, make_declaration(name, owner="apart"))
 
 
 async def test_whoever_comes_back_while_the_database_goes_away_waits_for_it(

@@ -10,7 +10,7 @@ import pytest
 
 from service.object_store.presign import Signer
 from service.resources import Resources
-from tests.e2e.attacks import overwrite, put_as_root
+from tests.e2e.attacks import overwrite, put_forged_as_root
 from tests.e2e.conftest import Apart
 from tests.e2e.jobs import (
     announce,
@@ -23,11 +23,11 @@ from tests.e2e.jobs import (
     look_at,
     read_metadata,
     sweep_incoming,
-    until,
     upload,
     working,
 )
-from tests.faults import FaultyBucket, Gate
+from tests.support.faults import FaultyBucket, Gate
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,7 @@ OTHER = BODY.upper()
 
 
 @pytest.mark.parametrize("moment", ["before the copy", "after the copy"])
-async def test_a_url_used_again_during_the_verification_changes_nothing_that_is_served(
+async def test_a_url_used_again_during_verification_does_not_change_the_result(
     apart: Apart, root_signer: Signer, server: str, moment: str
 ) -> None:
     declared = await upload(apart.client, BODY, content_type=None)
@@ -76,12 +76,12 @@ async def test_a_forged_etag_cannot_bring_other_bytes_past_the_hash(
     declared = await declare(apart.client, BODY)
     incoming, etags = FaultyBucket(apart.resources.incoming), []
     key = await find_key(apart.resources, declared)
-    put_as_root(apart.root_incoming, key, BODY)
+    put_forged_as_root(apart.root_incoming, key, BODY)
 
     async def exchange() -> None:
         """After each look of the worker's; of the looks that follow a refused copy too."""
         etags.append((await apart.resources.incoming.head(key)).etag)
-        await asyncio.to_thread(put_as_root, apart.root_incoming, key, OTHER)
+        await asyncio.to_thread(put_forged_as_root, apart.root_incoming, key, OTHER)
         etags.append((await apart.resources.incoming.head(key)).etag)
 
     incoming.after["head"] = exchange

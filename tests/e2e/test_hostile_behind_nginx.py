@@ -14,6 +14,14 @@ from service.resources import Resources
 from service.settings import Deployment
 from tests.e2e.attacks import put_snowball
 from tests.e2e.conftest import Api, Behind
+from tests.e2e.hostile_urls import (
+    BODY,
+    OTHER,
+    check_clients_encoding,
+    check_slow_put,
+    check_streaming_unsigned_body,
+    check_unsigned_body,
+)
 from tests.e2e.jobs import (
     check_all,
     check_served,
@@ -26,18 +34,10 @@ from tests.e2e.jobs import (
     upload,
     upload_silently,
 )
-from tests.e2e.test_hostile_urls import (
-    test_a_body_that_asks_not_to_be_compared_with_its_digest_is_never_served,  # noqa: F401  # run here over this module's fixtures
-    test_a_body_without_any_signature_is_never_served_as_what_was_declared,  # noqa: F401  # as above
-    test_a_put_of_eight_seconds_on_a_url_of_two_ends_ready,  # noqa: F401  # as above
-    test_an_encoding_and_tags_of_the_clients_own_do_not_reach_who_downloads,  # noqa: F401  # as above
-)
-from tests.presigned import Answers, content, sign
-from tests.stores import read_headers, read_tags
+from tests.support.presigned import Answers, content, sign
+from tests.support.stores import read_headers, read_tags
 
 pytestmark = pytest.mark.anyio
-BODY = b"what was sent" * 1000
-OTHER = BODY.upper()
 
 
 @pytest.fixture
@@ -377,3 +377,30 @@ def read_all_about(deployment: Deployment, key: str) -> tuple[dict[str, str], di
     """Return the headers of an incoming object, by their names in lower case, and its tags."""
     bucket = deployment.incoming_bucket
     return read_headers(deployment, bucket, key), read_tags(deployment, bucket, key)
+
+
+# Attacks on URLs, through nginx
+
+
+async def test_a_body_that_asks_not_to_be_compared_with_its_digest_is_never_served(
+    client: httpx.AsyncClient, resources: Resources, expected: Answers
+) -> None:
+    await check_streaming_unsigned_body(client, resources, expected)
+
+
+async def test_a_body_without_any_signature_is_never_served_as_what_was_declared(
+    client: httpx.AsyncClient, resources: Resources, expected: Answers
+) -> None:
+    await check_unsigned_body(client, resources, expected)
+
+
+async def test_a_put_of_eight_seconds_on_a_url_of_two_ends_ready(
+    client: httpx.AsyncClient, resources: Resources
+) -> None:
+    await check_slow_put(client, resources)
+
+
+async def test_an_encoding_and_tags_of_the_clients_own_do_not_reach_who_downloads(
+    api: Api, client: httpx.AsyncClient, resources: Resources
+) -> None:
+    await check_clients_encoding(api, client, resources)

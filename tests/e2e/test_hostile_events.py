@@ -21,13 +21,13 @@ from tests.e2e.jobs import (
     open_upload,
     put,
     read_metadata,
-    until,
     upload,
     upload_silently,
 )
-from tests.presigned import OPEN
+from tests.support.presigned import OPEN
+from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"what was sent" * 1000
 OTHER = BODY.upper()
@@ -92,7 +92,7 @@ async def test_a_forged_event_makes_nothing_of_nothing(
     await check_served(client, resources, declared, BODY)
 
 
-async def test_events_that_are_lost_doubled_forged_and_out_of_order_prove_each_file_once(
+async def test_lost_repeated_forged_and_reordered_events_prove_each_file_once(
     client: httpx.AsyncClient, resources: Resources, server: str
 ) -> None:
     may_suppress = OPEN["suppressed event"][server] == {200}

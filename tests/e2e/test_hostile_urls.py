@@ -1,26 +1,27 @@
 """What else may be sent along with a URL, or instead of what was declared: refused by the store, or never served."""
 
 import asyncio
-import gzip
-import http.client
-import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import UUID
 
 import httpx
-import msgspec
 import pytest
 
-from service.files.lookup import find_file
-from service.model import UnprovedFile
 from service.object_store.presign import ABSENT_FROM_PUT, Signer
 from service.resources import Resources
-from service.uploads.signing import sign_upload
-from tests.e2e.attacks import put_as_root, put_snowball, put_unsigned
+from tests.e2e.attacks import put_forged_as_root, put_snowball, put_unsigned
 from tests.e2e.conftest import Apart, Api
+from tests.e2e.hostile_urls import (
+    BODY,
+    OTHER,
+    check_clients_encoding,
+    check_refused,
+    check_slow_put,
+    check_streaming_unsigned_body,
+    check_unsigned_body,
+)
 from tests.e2e.jobs import (
     TEXT,
     check_all,
@@ -31,22 +32,17 @@ from tests.e2e.jobs import (
     download,
     find_key,
     look_at,
-    open_upload,
     put,
     read_metadata,
-    sweep_incoming,
     upload,
     upload_silently,
     working,
 )
-from tests.invariants import list_bucket
-from tests.presigned import ABUSES, OPEN, Answers, content, forge, stream_unsigned
-from tests.stores import read_tags, receive, send
+from tests.support.invariants import list_bucket
+from tests.support.presigned import ABUSES, OPEN, Answers, content, forge
+from tests.support.stores import send
 
 pytestmark = pytest.mark.anyio
-
-BODY = b"what was sent" * 1000
-OTHER = BODY.upper()
 
 
 async def test_a_url_cannot_make_the_store_copy_somebody_elses_object(
@@ -66,26 +62,16 @@ async def test_a_url_cannot_make_the_store_copy_somebody_elses_object(
 async def test_a_body_that_asks_not_to_be_compared_with_its_digest_is_never_served(
     client: httpx.AsyncClient, resources: Resources, expected: Answers
 ) -> None:
-    pieces, headers = stream_unsigned(OTHER)
-    declared = await declare(client, pieces, sha256=digest(BODY))
-    answer = await put(declared, pieces, headers)
-    assert answer.status in expected["another body, streaming-unsigned"]
-    await check_refused(
-        client, resources, declared, landed=answer.status == 200, reason="size-mismatch"
-    )
+    await check_streaming_unsigned_body(client, resources, expected)
 
 
 async def test_a_body_without_any_signature_is_never_served_as_what_was_declared(
     client: httpx.AsyncClient, resources: Resources, expected: Answers
 ) -> None:
-    declared = await declare(client, BODY, sha256=digest(BODY))
-    bucket, key = resources.settings.incoming_bucket, await find_key(resources, declared)
-    status = await put_unsigned(resources.signer, bucket, key, body=OTHER)
-    assert status in expected["no signature"]
-    await check_refused(client, resources, declared, landed=status == 200, reason="digest-mismatch")
+    await check_unsigned_body(client, resources, expected)
 
 
-async def test_what_comes_by_roots_key_id_without_a_signature_is_never_served_as_what_was_declared(
+async def test_an_unsigned_write_by_roots_key_id_is_never_served_as_declared(
     client: httpx.AsyncClient, resources: Resources, root_signer: Signer, expected: Answers
 ) -> None:
     """No policy holds for root. Its key id is a secret, and still nothing rests on that."""
@@ -131,7 +117,7 @@ async def upload_unreported(client: httpx.AsyncClient, resources: Resources) -> 
     return declared
 
 
-async def test_a_tar_that_a_store_unpacked_over_another_file_is_never_served_as_that_file(
+async def test_a_tar_unpacked_over_another_file_is_never_served_as_that_file(
     client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, server: str
 ) -> None:
     """By a URL that forbids no header."""
@@ -176,58 +162,10 @@ async def test_a_redirected_upload_forbids_the_same_headers(
     assert (await asyncio.to_thread(send, "PUT", url, body=BODY)).status == 200
 
 
-async def check_refused(
-    client: httpx.AsyncClient,
-    resources: Resources,
-    declared: Mapping[str, Any],
-    *,
-    landed: bool,
-    reason: str,
-) -> None:
-    """What got past the store is rejected; what did not has left nothing, and the file waits for its bytes still."""
-    answer = await client.post(f"/files/{declared['file']['id']}/complete", params={"wait": 20})
-    if landed:
-        assert (
-            answer.status_code,
-            answer.json()["state"],
-            answer.json()["rejection"]["reason"],
-        ) == (200, "rejected", reason)
-        await sweep_incoming(resources, declared)
-    else:
-        assert (answer.status_code, answer.json()["type"]) == (
-            409,
-            "urn:assay:problem:not-uploaded",
-        )
-    assert (await download(client, declared)).status_code == 409
-    traces = await look_at(resources, declared)
-    assert (traces.row["hash"], traces.incoming, traces.vault) == (None, None, None)
-    await check_all(resources)
-
-
 async def test_an_encoding_and_tags_of_the_clients_own_do_not_reach_who_downloads(
     api: Api, client: httpx.AsyncClient, resources: Resources
 ) -> None:
-    packed = gzip.compress(bytes(1024**2))
-    declared = await declare(client, packed)
-    headers = {
-        "Content-Encoding": "gzip",
-        "x-amz-tagging": "delete=soon",
-        "Content-Disposition": "inline",
-        "Cache-Control": "public",
-    }
-    assert (await put(await open_upload(resources, declared), packed, headers)).status == 200
-    assert (await complete(client, declared))["hash"] == digest(packed)
-    answer = await client.get(
-        f"/files/{declared['file']['id']}", headers={"Accept-Encoding": "identity"}
-    )
-    assert (answer.content, answer.headers["content-length"]) == (packed, str(len(packed)))
-    assert "content-encoding" not in answer.headers
-    assert answer.headers["content-disposition"].startswith("attachment")
-    assert answer.headers["cache-control"] == "private, no-cache"
-    name = str((await look_at(resources, declared)).row["minio_object_name"])
-    tags = await asyncio.to_thread(read_tags, api.deployment, api.deployment.vault_bucket, name)
-    assert tags == {"assay-file-id": declared["file"]["id"]}
-    await check_served(client, resources, declared, packed)
+    await check_clients_encoding(api, client, resources)
 
 
 # Other bytes than declared
@@ -250,7 +188,7 @@ async def test_what_is_not_what_was_declared_is_refused_by_the_store_or_rejected
     )
     assert by_url.status in (400, 403)
     assert (await look_at(apart.resources, declared)).incoming is None
-    put_as_root(apart.root_incoming, await find_key(apart.resources, declared), BODY)
+    put_forged_as_root(apart.root_incoming, await find_key(apart.resources, declared), BODY)
     assert (await apart.client.post(f"/files/{declared['file']['id']}/complete")).status_code == 202
     async with working(apart.resources):
         metadata = await read_metadata(apart.client, declared, wait=20)
@@ -271,33 +209,4 @@ async def test_what_is_not_what_was_declared_is_refused_by_the_store_or_rejected
 async def test_a_put_of_eight_seconds_on_a_url_of_two_ends_ready(
     client: httpx.AsyncClient, resources: Resources
 ) -> None:
-    declared = await declare(client, BODY)
-    file = await find_file(resources, UUID(declared["file"]["id"]), owner=None)
-    short = msgspec.structs.replace(
-        resources,
-        settings=msgspec.structs.replace(resources.settings, upload_url_ttl=timedelta(seconds=2)),
-    )
-    assert isinstance(file, UnprovedFile)
-    signed = sign_upload(short, file, now=await resources.pool.fetchval("SELECT now()"))
-    assert await asyncio.to_thread(put_slowly, signed.url, signed.headers, BODY) == 200
-    assert (await put({"upload": msgspec.to_builtins(signed)}, OTHER)).status == 403
-    assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
-    await check_served(client, resources, declared, BODY)
-
-
-def put_slowly(url: str, headers: Mapping[str, str], body: bytes) -> int:
-    """In nine pieces, a second apart."""
-    parts, pause = urlsplit(url), threading.Event()
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
-    connection.putrequest("PUT", f"{parts.path}?{parts.query}", skip_accept_encoding=True)
-    for name, value in {**headers, "Content-Length": str(len(body))}.items():
-        connection.putheader(name, value)
-    connection.endheaders()
-    piece = -(-len(body) // 9)
-    for start in range(0, len(body), piece):
-        if start:
-            pause.wait(1)  # the URL's end is what this test waits for
-        connection.send(body[start : start + piece])
-    status = receive(connection).status
-    connection.close()
-    return status
+    await check_slow_put(client, resources)

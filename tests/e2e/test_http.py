@@ -15,10 +15,11 @@ from service.object_store import ObjectMissing
 from service.resources import Resources
 from service.routes import requests
 from tests.e2e.conftest import Apart, Api, Owner
-from tests.e2e.jobs import complete, declare, digest, prove, put, until, upload, working
-from tests.wire import Wire
+from tests.e2e.jobs import complete, declare, digest, prove, put, upload, working
+from tests.support.waiting import until
+from tests.support.wire import Wire
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BYTES = b"the bytes of a photo" * 50
 DIGEST = digest(BYTES)

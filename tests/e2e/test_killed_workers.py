@@ -19,12 +19,12 @@ from tests.e2e.jobs import (
     check_single_object,
     look_at,
     read_metadata,
-    until,
     upload,
     working,
 )
+from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"what was sent" * 1000
 

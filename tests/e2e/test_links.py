@@ -16,7 +16,7 @@ from tests.e2e.conftest import Api, Owner, api_apart
 from tests.e2e.jobs import declare, prove
 from tests.e2e.leaks import keep_secret
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"for whoever has the address\n" * 100
 

@@ -20,12 +20,12 @@ from tests.e2e.jobs import (
     look_at,
     put,
     read_metadata,
-    until,
     upload,
     working,
 )
+from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"what was sent" * 1000
 IN_TIME = 15

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.jobs import declare, digest, prove
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BYTES = b"the bytes of a photo" * 50
 

@@ -24,10 +24,10 @@ from tests.e2e.jobs import (
     put,
     read_metadata,
     sweep_incoming,
-    until,
     upload,
 )
-from tests.presigned import Answers
+from tests.support.presigned import Answers
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -25,9 +25,9 @@ from tests.e2e.jobs import (
     read_metadata,
     sign_parts,
     sweep_incoming,
-    until,
 )
-from tests.invariants import check_upload_aborted
+from tests.support.invariants import check_upload_aborted
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ from service.events import feed
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import read_metric, stream
 from tests.e2e.rights import GUARDED
-from tests.servers import store_kinds
+from tests.support.servers import store_kinds
 
 pytestmark = [
     pytest.mark.anyio,

@@ -11,7 +11,6 @@ import pytest
 
 from service.resources import Resources, open_resources
 from service.uploads import streamed
-from tests.clock import pass_time
 from tests.e2e.conftest import Ways, api_apart
 from tests.e2e.jobs import (
     announce,
@@ -25,14 +24,15 @@ from tests.e2e.jobs import (
     look_at,
     put,
     read_metadata,
-    until,
     until_it_holds,
     upload,
     working,
 )
-from tests.faults import FaultyBucket, Gate
-from tests.invariants import check_nothing_left
-from tests.proxies import FaultyProxy
+from tests.support.clock import pass_time
+from tests.support.faults import FaultyBucket, Gate
+from tests.support.invariants import check_nothing_left
+from tests.support.proxies import FaultyProxy
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -156,7 +156,7 @@ async def test_who_waits_for_a_file_outlasts_the_database(ways: Ways, direct: Re
     await check_all(direct)
 
 
-async def test_a_worker_that_loses_its_database_before_the_commit_leaves_the_file_to_the_next_claim(
+async def test_a_worker_without_its_database_leaves_the_file_to_the_next_claim(
     ways: Ways, direct: Resources
 ) -> None:
     async with (
@@ -196,7 +196,7 @@ async def lease_has_ended(direct: Resources, declared: Mapping[str, Any]) -> boo
 
 
 @pytest.mark.parametrize("how", ["dies", "falls silent", "answers 503"])
-async def test_without_its_store_the_api_refuses_what_needs_it_and_verification_goes_on_afterwards(
+async def test_verification_continues_after_an_outage_of_the_store(
     ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(

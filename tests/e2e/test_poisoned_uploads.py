@@ -23,7 +23,7 @@ BODY = b"what was sent" * 1000
 MANY_FIELDS = {f"x-amz-meta-a{number}": "" for number in range(130)}
 
 
-async def test_complete_takes_an_object_with_more_header_fields_than_http_client_reads(
+async def test_complete_accepts_more_header_fields_than_http_client_reads(
     client: httpx.AsyncClient, resources: Resources
 ) -> None:
     declared = await declare(client, BODY)

@@ -15,11 +15,12 @@ import pytest
 
 from service.cli.api import STOP_SECONDS
 from tests.e2e.commands import stop
-from tests.e2e.jobs import digest, prove, read_metadata, stream, until, upload
+from tests.e2e.jobs import digest, prove, read_metadata, stream, upload
 from tests.e2e.leaks import keep_secret
 from tests.e2e.sites import Site, open_site
-from tests.proxies import faulty_way
-from tests.servers import free_port, store_kinds, wait_until
+from tests.support.proxies import faulty_way
+from tests.support.servers import free_port, store_kinds, wait_until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 KIND = next(kind for kind in ("minio", "docker", "embedded") if kind in store_kinds())

@@ -11,8 +11,8 @@ import pytest
 
 from tests.e2e.commands import read_announcement, running, stop, wait_until_gone
 from tests.e2e.conftest import Behind
-from tests.e2e.test_dev import Dev
-from tests.servers import reachable_folder, reserved_port
+from tests.e2e.dev import Dev
+from tests.support.servers import reachable_folder, reserved_port
 
 ROOT = Path(__file__).parents[2]
 INSTALL_SECONDS = 200

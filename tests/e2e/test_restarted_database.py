@@ -18,10 +18,11 @@ from service import database
 from service.embedded import Postgres, start_postgres
 from service.settings import DatabaseSettings, DatabaseUrl, Secret
 from tests.e2e.commands import stop
-from tests.e2e.jobs import digest, put, until
+from tests.e2e.jobs import digest, put
 from tests.e2e.leaks import keep_secret
 from tests.e2e.sites import Site, open_site
-from tests.servers import reserved_port
+from tests.support.servers import reserved_port
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -12,6 +12,7 @@ from tests.e2e.leaks import keep_secret
 from tests.e2e.rights import (
     FOR_TOKENS,
     GUARDED,
+    NO_FILE,
     NOT_FOR_TOKENS,
     PAGE_FILE,
     ROUTES,
@@ -20,9 +21,8 @@ from tests.e2e.rights import (
     Route,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
-NO_FILE = "01234567-89ab-7def-8123-456789abcdef"
 BODY = b"whose is this?"
 REFUSED = (401, 403)
 SCOPES = ("read", "write")

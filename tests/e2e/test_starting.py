@@ -15,7 +15,7 @@ from service.settings import DatabaseSettings, Secret, Url
 from tests.conftest import execute, in_database
 from tests.e2e.conftest import Api, Owner, serving
 from tests.e2e.jobs import announce, check_unavailable, declare, in_pieces
-from tests.servers import reserved_port
+from tests.support.servers import reserved_port
 
 pytestmark = pytest.mark.anyio
 

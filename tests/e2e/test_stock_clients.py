@@ -15,7 +15,7 @@ import httpx
 from tests.e2e.commands import clean_environment
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import digest
-from tests.programs import find_program
+from tests.support.programs import find_program
 
 CLIENTS: Final = Path(__file__).with_name("clients")
 RUN_SECONDS: Final = 120

@@ -19,8 +19,9 @@ from service.resources import Resources
 from service.settings import Bytes
 from service.uploads.streamed import PART_BYTES
 from tests.e2e.conftest import Api, Owner, serving
-from tests.e2e.jobs import in_pieces, read_metric, until, until_it_holds
-from tests.invariants import list_bucket
+from tests.e2e.jobs import in_pieces, read_metric, until_it_holds
+from tests.support.invariants import list_bucket
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

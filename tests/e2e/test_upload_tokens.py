@@ -17,7 +17,7 @@ from tests.e2e.jobs import complete, declare, prove, put, put_parts
 from tests.e2e.leaks import keep_secret
 from tests.e2e.rights import FOR_TOKENS, Route
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"sent by a browser"
 

@@ -17,7 +17,7 @@ from service.settings import BucketName, DatabaseUrl, Secret, Settings, Token, U
 from tests.e2e.commands import read_announcement, started, stop
 from tests.e2e.hostile_http.site import open_site
 from tests.fuzz.http import Fuzzer, Tally
-from tests.servers import free_port, reachable_folder
+from tests.support.servers import free_port, reachable_folder
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ from tests.e2e.hostile_http.site import Site
 from tests.e2e.jobs import digest
 from tests.fuzz.framing import Framed, Reading, read_requests
 from tests.fuzz.mutations import mutate
-from tests.wire import Answer, BadAnswer, Ended, Silence, Wire
+from tests.support.wire import Answer, BadAnswer, Ended, Silence, Wire
 
 BOUND_SECONDS: Final = 10.0
 """For any answer, and for the end of a connection whose client has closed its side."""

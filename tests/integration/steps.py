@@ -4,15 +4,13 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 from service.files.lookup import find_file
-from service.model import Claim, Declaration, File, Sha256
-from service.object_store import Bucket
-from service.object_store.messages import Deadline, Request
+from service.model import Claim, File, Sha256
 from service.queries import claims
 from service.resources import Resources
 from service.uploads.arrivals import record_event
@@ -23,9 +21,12 @@ from service.worker.loop import Worker
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
 from service.worker.verification import verify
-from tests.clock import DAY, pass_time
-from tests.stores import Answer
-from tests.stores import send as send_request
+from tests.support.clock import DAY, pass_time
+from tests.support.objects import key_of
+from tests.support.presigned import put as put_presigned
+from tests.support.rows import make_declaration
+from tests.support.stores import Answer
+from tests.support.stores import send as send_request
 
 BODY = b"what was sent" * 100
 OTHER = b"WHAT WAS SENT" * 100
@@ -46,18 +47,19 @@ async def declare(
     size: int = len(BODY),
     digest: Sha256 | None = None,
     content_type: str | None = "text/plain",
+    owner: str = "ann",
+    filename: str = "ä b.txt",
+    multipart: bool | None = None,
 ) -> Declared:
-    return await declare_file(
-        resources,
-        Declaration(
-            owner="ann",
-            filename="ä b.txt",
-            size=size,
-            content_type=content_type,
-            sha256=digest,
-            metadata={},
-        ),
+    declaration = make_declaration(
+        filename,
+        owner=owner,
+        size=size,
+        content_type=content_type,
+        sha256=digest,
+        multipart=multipart,
     )
+    return await declare_file(resources, declaration)
 
 
 async def put(
@@ -66,9 +68,7 @@ async def put(
     """One PUT to the URL with the headers that it asks for, and with others."""
     upload = declared.upload
     assert isinstance(upload, Upload)
-    return await asyncio.to_thread(
-        send_request, "PUT", upload.url, body=body, headers=upload.headers | dict(headers or {})
-    )
+    return await asyncio.to_thread(put_presigned, upload, body, headers)
 
 
 async def send(resources: Resources, body: bytes = BODY) -> Declared:
@@ -81,16 +81,7 @@ async def send(resources: Resources, body: bytes = BODY) -> Declared:
 async def declare_parts(
     resources: Resources, *, size: int = len(TWO_PARTS), digest: Sha256 | None = None
 ) -> File:
-    declaration = Declaration(
-        owner="ann",
-        filename="ä b.txt",
-        size=size,
-        content_type="text/plain",
-        sha256=digest,
-        metadata={},
-        multipart=True,
-    )
-    return (await declare_file(resources, declaration)).file
+    return (await declare(resources, size=size, digest=digest, multipart=True)).file
 
 
 async def put_parts(resources: Resources, file: File, body: bytes, *numbers: int) -> None:
@@ -118,22 +109,8 @@ async def send_parts(resources: Resources, body: bytes = TWO_PARTS) -> File:
     return await find(resources, file)
 
 
-def put_as_root(
-    incoming: Bucket, file: File, body: bytes, *, content_type: str = "text/plain", **headers: str
-) -> None:
-    """What no URL of ours allows."""
-    request = Request(
-        "PUT",
-        incoming.name,
-        file.incoming_key,
-        headers={"Content-Type": content_type, **headers},
-        body=body,
-    )
-    incoming.client.send(request, Deadline(10))
-
-
 async def claim(resources: Resources, file: File) -> Claim:
-    await record_event(resources, file.incoming_key or "")
+    await record_event(resources, key_of(file))
     return await claim_due(resources)
 
 
@@ -181,13 +158,6 @@ async def read_row(resources: Resources, file: File) -> Any:
         "SELECT state, lease, last_error, due_at > now() AS later, sweeps, sweep_at > now() AS sweep_later FROM files WHERE id = $1",
         file.id,
     )
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Look until it is so. Raises TimeoutError."""
-    async with asyncio.timeout(20):
-        while not await holds():  # noqa: ASYNC110  # what is waited for happens in other threads and processes
-            await asyncio.sleep(0.02)
 
 
 async def let_settle(resources: Resources) -> None:

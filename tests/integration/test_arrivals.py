@@ -1,68 +1,30 @@
 """What an arrival writes down, what counts as found by our own look, and what a `complete` hears of a file that is gone."""
 
-import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
 
-import httpx
 import msgspec
 import pytest
 
 from service import problems
 from service.files.lookup import delete_file, find_file
-from service.model import Declaration, File, Sha256, State
-from service.queries import claims, files, health
+from service.model import Sha256, State
+from service.queries import files, health
 from service.resources import Resources
 from service.telemetry.metrics import ARRIVALS
 from service.uploads.arrivals import record_event
 from service.uploads.completion import complete_upload
-from service.uploads.declaring import declare_file, renew_upload
-from service.worker.store_health import StoreHealth
-from service.worker.verification import verify
-from tests.faults import FaultyBucket, FaultyPool, Hook, lose_answer
+from service.uploads.declaring import renew_upload
+from tests.integration.steps import claim_due, declare, run, send
+from tests.support.faults import FaultyBucket, FaultyPool, Hook, lose_answer
+from tests.support.objects import key_of
 
-pytestmark = pytest.mark.anyio
-
-BODY = b"bytes"
-
-
-async def declare(resources: Resources) -> Any:
-    return await declare_file(
-        resources,
-        Declaration(
-            owner="ann",
-            filename="a.txt",
-            size=len(BODY),
-            content_type=None,
-            sha256=None,
-            metadata={},
-        ),
-    )
-
-
-async def send(resources: Resources) -> File:
-    declared = await declare(resources)
-    async with httpx.AsyncClient() as client:
-        assert (
-            await client.put(declared.upload.url, content=BODY, headers=declared.upload.headers)
-        ).status_code == 200
-    file: File = declared.file
-    return file
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 
 async def look(resources: Resources) -> None:
     """One claim of what is due, as a worker makes it."""
     await resources.pool.execute("UPDATE files SET due_at = now() WHERE due_at IS NOT NULL")
-    [claim] = await claims.claim_files(resources.pool, 1, lease=resources.settings.lease)
-    with ThreadPoolExecutor(1) as hashing:
-        await verify(
-            resources,
-            claim,
-            claimed_at=time.monotonic(),
-            hashing=hashing,
-            health=StoreHealth(resources),
-        )
+    await run(resources, await claim_due(resources))
 
 
 async def verifying_since(resources: Resources) -> datetime | None:
@@ -79,9 +41,9 @@ async def test_a_file_waits_for_its_proof_since_its_first_arrival(resources: Res
     declared = await declare(resources)
     await resources.pool.execute("UPDATE files SET created_at = now() - interval '23 hours'")
     assert await verifying_since(resources) is None
-    await record_event(resources, declared.file.incoming_key)
+    await record_event(resources, key_of(declared.file))
     first = await verifying_since(resources)
-    await record_event(resources, declared.file.incoming_key)
+    await record_event(resources, key_of(declared.file))
     assert first is not None
     assert await verifying_since(resources) == first
     assert (await health.measure_backlog(resources.pool)).verifying_seconds < 60
@@ -89,16 +51,16 @@ async def test_a_file_waits_for_its_proof_since_its_first_arrival(resources: Res
 
 async def test_an_arrival_of_nothing_is_forgotten(resources: Resources) -> None:
     declared = await declare(resources)
-    await record_event(resources, declared.file.incoming_key)
+    await record_event(resources, key_of(declared.file))
     await look(resources)
     assert (await find_file(resources, declared.file.id, owner=None)).state == State.PENDING
     assert await verifying_since(resources) is None
 
 
-async def test_a_file_that_nobody_announced_counts_once_however_often_the_store_was_away(
+async def test_an_unreported_file_counts_once_in_spite_of_store_outages(
     resources: Resources,
 ) -> None:
-    file = await send(resources)
+    file = (await send(resources)).file
     before = found_by_ourselves()
     vault = FaultyBucket(resources.vault)
     vault.before["copy_from"] = lose_answer
@@ -113,7 +75,7 @@ async def test_a_file_that_nobody_announced_counts_once_however_often_the_store_
 async def test_a_deleted_file_is_gone_whatever_digest_a_complete_brings(
     resources: Resources,
 ) -> None:
-    file = await send(resources)
+    file = (await send(resources)).file
     await look(resources)
     await delete_file(resources, file.id, owner="ann")
     with pytest.raises(problems.FileGone):
@@ -121,7 +83,7 @@ async def test_a_deleted_file_is_gone_whatever_digest_a_complete_brings(
 
 
 async def test_another_digest_is_a_conflict_while_the_file_is_there(resources: Resources) -> None:
-    file = await send(resources)
+    file = (await send(resources)).file
     await look(resources)
     with pytest.raises(problems.DigestConflict):
         await complete_upload(resources, file.id, owner="ann", sha256=Sha256(bytes(32)))
@@ -131,11 +93,11 @@ async def test_a_refusal_of_a_fresh_url_names_the_state_that_the_file_has_then(
     resources: Resources,
 ) -> None:
     """The object is there, and somebody makes the file final before the arrival."""
-    proved = await send(resources)
+    proved = (await send(resources)).file
     with pytest.raises(problems.AlreadyUploaded) as refused:
         await renew_upload(overtaken(resources, lambda: look(resources)), proved.id, owner="ann")
     assert refused.value.extension == {"state": "ready"}
-    deleted = await send(resources)
+    deleted = (await send(resources)).file
     with pytest.raises(problems.FileGone):
         await renew_upload(
             overtaken(resources, lambda: delete_file(resources, deleted.id, owner="ann")),

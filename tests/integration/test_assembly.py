@@ -18,8 +18,6 @@ from service.uploads import completion
 from service.uploads.arrivals import record_event
 from service.uploads.multipart import PartRequest, list_parts, sign_parts
 from service.worker.sweeper import sweep
-from tests.clock import DAY, pass_time
-from tests.faults import FaultyBucket, FaultyPool, Gate, lose_answer, lose_connection
 from tests.integration.steps import (
     TWO_PARTS,
     claim_due,
@@ -27,14 +25,21 @@ from tests.integration.steps import (
     find,
     let_settle,
     prove,
-    put_as_root,
     put_parts,
     run,
     send_parts,
     sha256,
-    until,
 )
-from tests.invariants import check_invariants, check_nothing_left, check_upload_aborted, list_bucket
+from tests.support.clock import DAY, pass_time
+from tests.support.faults import FaultyBucket, FaultyPool, Gate, lose_answer, lose_connection
+from tests.support.invariants import (
+    check_invariants,
+    check_nothing_left,
+    check_upload_aborted,
+    list_bucket,
+)
+from tests.support.objects import key_of, multipart_upload_of, put_as_root
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -102,7 +107,7 @@ async def test_of_two_uploads_begun_at_once_the_loser_is_aborted(resources: Reso
     assert named in part.url
     [created] = noting.created
     assert created != named
-    await check_upload_aborted(resources.incoming, file.incoming_key or "", created)
+    await check_upload_aborted(resources.incoming, key_of(file), created)
 
 
 async def test_a_name_that_may_have_been_written_is_not_aborted(resources: Resources) -> None:
@@ -274,7 +279,7 @@ async def test_an_upload_that_is_gone_with_its_object_there_is_not_lost(
     incoming = FaultyBucket(resources.incoming)
 
     async def assemble_at_the_store() -> None:
-        key, upload_id = file.incoming_key or "", file.upload_id or ""
+        key, upload_id = multipart_upload_of(file)
         parts = await resources.incoming.list_parts(key, upload_id)
         await resources.incoming.complete_upload(
             key, upload_id, [(part.number, part.etag) for part in parts]
@@ -288,11 +293,11 @@ async def test_an_upload_that_is_gone_with_its_object_there_is_not_lost(
     await check_ready_and_clean(resources, file)
 
 
-async def test_a_store_that_does_not_say_whether_the_object_is_there_gives_the_lease_back(
+async def test_the_lease_is_given_back_if_the_store_cannot_check_the_object(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)
-    await resources.incoming.abort_upload(file.incoming_key or "", file.upload_id or "")
+    await resources.incoming.abort_upload(*multipart_upload_of(file))
     incoming = FaultyBucket(resources.incoming)
 
     def fall_silent() -> None:
@@ -393,7 +398,7 @@ async def test_an_assembly_is_not_asked_for_after_the_first_lease_period(
 ) -> None:
     file = await send_parts(resources)
     short = msgspec.structs.replace(resources.settings, lease=timedelta(milliseconds=1))
-    with pytest.raises(Exception, match="moment had passed"):
+    with pytest.raises(Exception, match="time limit for sending"):
         await complete(msgspec.structs.replace(resources, settings=short), file)
     assert await list_bucket(resources.incoming) == set()
 
@@ -421,7 +426,7 @@ async def test_the_lease_of_a_long_assembly_is_extended(resources: Resources) ->
 # Deleted and expired
 
 
-async def test_deleted_while_it_is_assembled_nothing_is_aborted_before_that_lease_has_ended(
+async def test_a_file_deleted_during_assembly_is_aborted_after_the_lease_ends(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)
@@ -434,9 +439,7 @@ async def test_deleted_while_it_is_assembled_nothing_is_aborted_before_that_leas
     await delete_file(resources, file.id, owner="ann")
     assert (await find(resources, file)).state == State.DELETED
     await sweep(resources)
-    assert (
-        len(await resources.incoming.list_parts(file.incoming_key or "", file.upload_id or "")) == 2
-    )
+    assert len(await resources.incoming.list_parts(*multipart_upload_of(file))) == 2
     gate.opened.set()
     with pytest.raises(problems.FileGone):
         await task
@@ -445,7 +448,7 @@ async def test_deleted_while_it_is_assembled_nothing_is_aborted_before_that_leas
     await check_nothing_left(resources)
 
 
-async def test_an_assembly_that_lands_after_the_sweep_of_a_deleted_file_is_swept_again(
+async def test_an_assembly_that_ends_after_the_sweep_is_swept_again(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)
@@ -492,7 +495,7 @@ async def test_a_file_does_not_expire_while_it_is_assembled(resources: Resources
 async def test_a_rejected_file_leaves_no_parts(resources: Resources, root_incoming: Bucket) -> None:
     """An object of another size lies at its key, as an old store may let somebody write it."""
     file = await send_parts(resources)
-    put_as_root(root_incoming, file, b"another")
+    put_as_root(root_incoming, key_of(file), b"another")
     assert (await complete(resources, file)).state == State.VERIFYING
     rejected = await prove(resources, file)
     assert (rejected.state, str(rejected.rejection_reason)) == (State.REJECTED, "size-mismatch")
@@ -503,7 +506,7 @@ async def test_a_rejected_file_leaves_no_parts(resources: Resources, root_incomi
 async def test_an_event_in_the_middle_of_an_assembly_changes_nothing(resources: Resources) -> None:
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
-    incoming.after["complete_upload"] = lambda: record_event(resources, file.incoming_key or "")
+    incoming.after["complete_upload"] = lambda: record_event(resources, key_of(file))
     assert (
         await complete(msgspec.structs.replace(resources, incoming=incoming), file)
     ).state == State.VERIFYING
@@ -527,6 +530,6 @@ async def test_listing_parts_tells_lost_from_assembled(resources: Resources) -> 
             msgspec.structs.replace(resources, incoming=incoming), file.id, owner="ann"
         )
     lost = await send_parts(resources)
-    await resources.incoming.abort_upload(lost.incoming_key or "", lost.upload_id or "")
+    await resources.incoming.abort_upload(*multipart_upload_of(lost))
     with pytest.raises(problems.UploadLost):
         await list_parts(resources, lost.id, owner="ann")

@@ -2,51 +2,40 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
-import httpx
 import msgspec
 import pytest
 
-from service.model import Declaration
 from service.object_store import ObjectChanged, RequestRefused
 from service.queries import claims
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
 from service.uploads.arrivals import record_event
-from service.uploads.declaring import declare_file
+from service.uploads.declaring import Declared
 from service.worker import store_health
 from service.worker.loop import Worker
-from tests.faults import FaultyBucket, FaultyPool
-from tests.integration.steps import working
-from tests.servers import free_port
+from tests.integration.steps import BODY, declare, put, working
+from tests.support.faults import FaultyBucket, FaultyPool
+from tests.support.objects import key_of
+from tests.support.servers import free_port
+from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
-BODY = b"bytes"
 SECOND = 1.0
 
 
-async def declare(resources: Resources, *, size: int = len(BODY)) -> Any:
-    declaration = Declaration(
-        owner="ann", filename="a.txt", size=size, content_type=None, sha256=None, metadata={}
-    )
-    declared = await declare_file(resources, declaration)
-    await record_event(resources, declared.file.incoming_key or "")
+async def announce(resources: Resources, *, size: int = len(BODY)) -> Declared:
+    """Declare a file and record an arrival for it, although nothing was sent."""
+    declared = await declare(resources, size=size)
+    await record_event(resources, key_of(declared.file))
     return declared
 
 
 async def count_attempts(resources: Resources) -> int:
     attempts: int = await resources.pool.fetchval("SELECT sum(attempts) FROM files")
     return attempts
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # a plain attribute
-            await asyncio.sleep(0.01)
 
 
 async def test_no_file_is_claimed_while_the_store_is_away(
@@ -56,7 +45,7 @@ async def test_no_file_is_claimed_while_the_store_is_away(
     away = msgspec.structs.replace(settings, s3_endpoint=Url(f"http://127.0.0.1:{free_port()}"))
     async with open_resources(away) as resources:
         for _ in range(50):
-            await declare(resources)
+            await announce(resources)
         async with working(resources) as worker:
             await until(
                 lambda: worker.health.failed_probes > 2 * resources.settings.worker_slots
@@ -72,7 +61,7 @@ async def test_a_store_that_is_back_is_used_at_once_after_the_first_success(
     worker = Worker(resources)
     worker.health.failed_probes, worker.health.failures = 1, 10  # a wait of a minute
     waiting = asyncio.create_task(worker.health.wait_for_recovery())
-    await declare(resources)
+    await announce(resources)
     [claim] = await claims.claim_files(resources.pool, 1, lease=resources.settings.lease)
     await worker.verify(
         claim, time.monotonic()
@@ -85,7 +74,7 @@ async def test_a_large_file_without_a_slot_wakes_nobody(resources: Resources) ->
     statements = FaultyPool(resources.pool, claims.NEXT_DUE)
     worker = Worker(msgspec.structs.replace(resources, pool=statements))
     for _ in range(3):
-        await declare(resources, size=2 * 1024**3)
+        await announce(resources, size=2 * 1024**3)
     held = await claims.claim_files(resources.pool, 2, large=2, lease=resources.settings.lease)
     never = asyncio.Event()
     for claim in held:
@@ -108,19 +97,18 @@ async def test_a_copy_that_is_refused_again_and_again_makes_its_own_file_wait(
     def refuse() -> None:
         raise answer
 
-    declared = await declare(resources)
+    declared = await announce(resources)
     vault = FaultyBucket(resources.vault)
-    vault.only = {declared.file.incoming_key}
+    vault.only = {key_of(declared.file)}
     vault.before["copy_from"] = refuse
     faulty = msgspec.structs.replace(resources, vault=vault)
-    async with httpx.AsyncClient() as client:
-        assert (
-            await client.put(declared.upload.url, content=BODY, headers=declared.upload.headers)
-        ).status_code == 200
+    assert (await put(declared)).status == 200
+
+    async def is_postponed() -> bool:
+        return (await read_due(resources))[0] > 0
+
     async with working(faulty) as worker:
-        async with asyncio.timeout(20):
-            while not (await read_due(resources))[0]:  # noqa: ASYNC110  # the database tells nobody
-                await asyncio.sleep(0.05)
+        await until(is_postponed)
         assert not worker.health.is_away
     due_in, attempts, reservations = await read_due(resources)
     assert due_in > 15

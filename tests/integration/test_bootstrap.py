@@ -13,8 +13,8 @@ from service.object_store.administration import Administration, EventRule
 from service.object_store.presign import Signer
 from service.operations.bootstrap import BootstrapError, bootstrap, describe
 from service.settings import BucketName, Deployment, Secret, Url
-from tests.servers import free_port, genuine_minio, reachable_folder, store_kinds
-from tests.stores import REGION, StoreUnderTest, listening, now, open_store, send
+from tests.support.servers import free_port, genuine_minio, reachable_folder, store_kinds
+from tests.support.stores import REGION, StoreUnderTest, listening, now, open_store, send
 
 TEXT = {"content_type": "text/plain", "metadata": {}, "tags": {}, "timeout_seconds": 10}
 
@@ -207,7 +207,7 @@ def test_a_wrong_key_of_roots_fails_at_once_and_is_not_shown(fresh_deployment: D
 
 
 def test_root_is_no_service_identity(fresh_deployment: Deployment) -> None:
-    with pytest.raises(BootstrapError, match="all different"):
+    with pytest.raises(BootstrapError, match="three different key ids"):
         bootstrap(
             msgspec.structs.replace(
                 fresh_deployment, s3_access_key=fresh_deployment.s3_root_access_key

@@ -13,24 +13,15 @@ from service.queries import claims, reservations
 from service.resources import Resources
 from service.worker import copying
 from service.worker.sweeper import sweep
-from tests.faults import FaultyBucket, FaultyPool, Gate, lose_answer
-from tests.integration.steps import (
-    claim,
-    claim_due,
-    find,
-    let_settle,
-    put_as_root,
-    read_row,
-    run,
-    send,
-    sha256,
-)
-from tests.invariants import (
+from tests.integration.steps import claim, claim_due, find, let_settle, read_row, run, send, sha256
+from tests.support.faults import FaultyBucket, FaultyPool, Gate, lose_answer
+from tests.support.invariants import (
     check_invariants,
     check_nothing_left,
     check_uploads_aborted,
     list_bucket,
 )
+from tests.support.objects import key_of, put_as_root
 
 pytestmark = pytest.mark.anyio
 
@@ -135,7 +126,7 @@ async def test_an_object_that_changes_between_two_parts_is_looked_at_again(
 ) -> None:
     file = await send_large(resources)
     vault = FaultyBucket(resources.vault)
-    vault.before["copy_part_from"] = lambda: put_as_root(root_incoming, file, BODY[::-1])
+    vault.before["copy_part_from"] = lambda: put_as_root(root_incoming, key_of(file), BODY[::-1])
     assert await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
     assert (
         await reservations.list_reservations(resources.pool, file.id) == []
@@ -151,7 +142,7 @@ async def test_an_object_that_goes_between_two_parts_leaves_nothing(resources: R
     vault = FaultyBucket(resources.vault)
 
     async def take_away() -> None:
-        await resources.incoming.delete(file.incoming_key or "")
+        await resources.incoming.delete(key_of(file))
 
     vault.before["copy_part_from"] = take_away
     assert await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))

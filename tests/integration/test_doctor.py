@@ -11,11 +11,11 @@ from service.queries.files import ask_time
 from service.resources import Resources, open_resources
 from service.settings import Secret, Settings, Url
 from tests.conftest import execute
-from tests.examining import changed, examine_all, failures, statuses
-from tests.invariants import list_bucket
-from tests.servers import free_port
+from tests.support.examining import changed, examine_all, failures, statuses
+from tests.support.invariants import list_bucket
+from tests.support.servers import free_port
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 EXPECTED = [
     "database",

@@ -14,14 +14,20 @@ from service.operations.doctor.anonymous_requests import Answer
 from service.operations.doctor.cors import allows, check_cors, find_refusal
 from service.resources import Resources
 from service.settings import BaseUrl, Origin, Settings, Url, read_origin
-from tests.examining import changed, examine_all, failures, statuses
-from tests.invariants import list_bucket
-from tests.proxies import faulty_proxy
-from tests.running import make_settings
-from tests.servers import RunningStore, free_port, genuine_minio, reachable_folder, store_kinds
-from tests.stores import StoreUnderTest, new_deployment, under_test
+from tests.support.examining import changed, examine_all, failures, statuses
+from tests.support.invariants import list_bucket
+from tests.support.proxies import faulty_proxy
+from tests.support.running import make_settings
+from tests.support.servers import (
+    RunningStore,
+    free_port,
+    genuine_minio,
+    reachable_folder,
+    store_kinds,
+)
+from tests.support.stores import StoreUnderTest, new_deployment, under_test
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 NAMED, OTHER, OWN = (
     Origin("https://app.example.com"),
@@ -226,14 +232,14 @@ async def test_leave_and_the_answer_are_looked_at(
             },
             "",
         ),
-        ({"access-control-allow-origin": OTHER}, "without leave for this origin"),
+        ({"access-control-allow-origin": OTHER}, "which does not allow this origin"),
         (
             {"access-control-allow-origin": f"{NAMED}, {NAMED}"},
-            "without leave for this origin",
+            "which does not allow this origin",
         ),  # by the store and by a proxy
-        ({"access-control-allow-methods": "GET, POST"}, "without leave for PUT"),
-        ({"access-control-allow-headers": "content-type"}, "without leave for if-none-match"),
-        ({"access-control-allow-headers": ""}, "without leave for content-type, if-none-match"),
+        ({"access-control-allow-methods": "GET, POST"}, "which does not allow PUT"),
+        ({"access-control-allow-headers": "content-type"}, "which does not allow if-none-match"),
+        ({"access-control-allow-headers": ""}, "which does not allow content-type, if-none-match"),
     ],
 )
 def test_what_leave_lacks_is_named(changes: dict[str, str], refusal: str) -> None:

@@ -11,11 +11,11 @@ from service.operations.doctor import anonymous_requests, events
 from service.operations.policies import allow
 from service.resources import Resources
 from service.settings import Deployment
-from tests.examining import answering, statuses, with_urls_to
-from tests.proxies import faulty_proxy
-from tests.stores import StoreUnderTest, root_sdk
+from tests.support.examining import answering, statuses, with_urls_to
+from tests.support.proxies import faulty_proxy
+from tests.support.stores import StoreUnderTest, root_sdk
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 
 @pytest.fixture

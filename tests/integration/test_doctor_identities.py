@@ -22,12 +22,12 @@ from service.operations.doctor.probes import probe_object
 from service.operations.policies import SERVICE_ACTIONS, SERVICE_BUCKET_ACTIONS, allow
 from service.resources import Resources
 from service.settings import Deployment, Secret, Settings
-from tests.examining import changed, examine_all, failures
-from tests.faults import FaultyBucket
-from tests.invariants import list_bucket
-from tests.stores import root_sdk
+from tests.support.examining import changed, examine_all, failures
+from tests.support.faults import FaultyBucket
+from tests.support.invariants import list_bucket
+from tests.support.stores import root_sdk
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 RANDOM = Secret("3f9ac27be1d05486a7c1")
 NEEDED = [*SERVICE_ACTIONS, "s3:ListBucket"]

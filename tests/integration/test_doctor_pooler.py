@@ -15,8 +15,8 @@ import pytest
 from service.operations.doctor import events
 from service.operations.doctor.database import check_listen
 from service.settings import Secret, Settings
-from tests.examining import changed, examine_all, failures
-from tests.servers import free_port, wait_until
+from tests.support.examining import changed, examine_all, failures
+from tests.support.servers import free_port, wait_until
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer here")]

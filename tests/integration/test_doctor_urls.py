@@ -17,14 +17,21 @@ from service.operations.doctor.url_conditions import PROMISES, check_enforcement
 from service.operations.policies import allow
 from service.resources import Resources
 from service.settings import Deployment, Settings, Url
-from tests.examining import answering, changed, examine_all, failures, statuses, with_urls_to
 from tests.integration.steps import BODY, declare, put
-from tests.invariants import list_bucket
-from tests.proxies import faulty_proxy
-from tests.servers import free_port
-from tests.stores import StoreUnderTest
+from tests.support.examining import (
+    answering,
+    changed,
+    examine_all,
+    failures,
+    statuses,
+    with_urls_to,
+)
+from tests.support.invariants import list_bucket
+from tests.support.proxies import faulty_proxy
+from tests.support.servers import free_port
+from tests.support.stores import StoreUnderTest
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 WARNINGS = {"minio": {"URL: readable"}, "embedded": {"URL: if-none-match"}}
 """What each store lets through, with URLs and policies as the service makes them (docs/store-facts.md)."""
@@ -113,7 +120,7 @@ def is_signed_by_headers_alone(path: str, headers: Mapping[str, str]) -> bool:
     return set(names.split(";")) <= {name.lower() for name in headers}
 
 
-async def test_a_store_that_takes_signed_headers_from_headers_alone_needs_the_binding_off(
+async def test_a_store_that_reads_signed_headers_only_needs_the_binding_off(
     settings: Settings, store: StoreUnderTest
 ) -> None:
     def judge(method: str, path: str, headers: Mapping[str, str], body: bytes) -> int:
@@ -310,7 +317,7 @@ async def test_a_public_endpoint_that_is_something_else_is_found(settings: Setti
         assert str(status) in finding.what
 
 
-async def test_the_service_identity_is_examined_beside_an_object_that_its_client_made_unreadable(
+async def test_the_service_identity_is_examined_beside_an_unreadable_object(
     resources: Resources,
 ) -> None:
     """An archived MinIO then answers every listing of the bucket with an error."""

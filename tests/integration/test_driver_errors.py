@@ -21,10 +21,11 @@ from service.resources import Resources
 from service.routes.health import Readiness
 from service.settings import Count, DatabaseSettings, DatabaseUrl, Secret
 from service.worker.loop import Worker
-from tests.integration.steps import find, send, until
-from tests.proxies import FaultyProxy, faulty_way
+from tests.integration.steps import find, send
+from tests.support.proxies import FaultyProxy, faulty_way
+from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 UNRESOLVABLE = DatabaseUrl(Secret("postgresql://assay:assay@no-such-host.invalid:5432/assay"))
 

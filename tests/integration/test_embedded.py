@@ -31,7 +31,13 @@ from service.embedded import (
     start_store,
 )
 from service.embedded.postgres import find_binaries
-from tests.servers import free_port, genuine_minio, reachable_folder, store_kinds, wait_until
+from tests.support.servers import (
+    free_port,
+    genuine_minio,
+    reachable_folder,
+    store_kinds,
+    wait_until,
+)
 
 pytestmark = pytest.mark.anyio
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to drop to nobody")

@@ -14,17 +14,17 @@ from service.events import feed as feed_module
 from service.events import subscribers
 from service.events.feed import Feed, open_feed
 from service.events.subscribers import Subscriber
-from service.model import Declaration, make_id
+from service.model import make_id
 from service.queries import history, keys
 from service.queries.history import Position
 from service.resources import Resources
 from service.telemetry.metrics import EVENTS_HELD_BACK
-from service.uploads.declaring import declare_file
-from tests.faults import FaultyPool, Gate
 from tests.integration.locks import held_open
-from tests.integration.steps import until
-from tests.servers import store_kinds
-from tests.streams import IN_TIME, Parser
+from tests.integration.steps import declare
+from tests.support.faults import FaultyPool, Gate
+from tests.support.servers import store_kinds
+from tests.support.streams import IN_TIME, Parser
+from tests.support.waiting import until
 
 pytestmark = [
     pytest.mark.anyio,
@@ -75,15 +75,6 @@ async def connected(
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def declare(resources: Resources, name: str, *, owner: str = "ann") -> None:
-    await declare_file(
-        resources,
-        Declaration(
-            owner=owner, filename=name, size=1, content_type=None, sha256=None, metadata={}
-        ),
-    )
-
-
 async def test_a_gauge_says_that_events_wait_for_somebodys_open_transaction(
     resources: Resources,
 ) -> None:
@@ -96,7 +87,7 @@ async def test_a_gauge_says_that_events_wait_for_somebodys_open_transaction(
     async with open_feed(resources) as feed, connected(feed, client):
         async with held_open(resources.pool) as connection:
             await connection.fetchval("SELECT pg_current_xact_id()")
-            await declare(resources, "waits")
+            await declare(resources, filename="waits")
             await until(is_told_to_wait)
             assert client.names == []
         await client.until_told(1)
@@ -120,7 +111,7 @@ async def test_a_slow_reader_holds_little_and_is_told_of_everything_once(
             if number == 20:
                 await slow.until_told(20)
                 slow.gate.clear()
-            await declare(resources, str(number))
+            await declare(resources, filename=str(number))
             most = max(most, subscriber.length)
             if number == 80:
                 await until(lambda: is_behind(subscriber))
@@ -132,7 +123,7 @@ async def test_a_slow_reader_holds_little_and_is_told_of_everything_once(
         assert 0 < most <= 10 + 7
 
 
-async def test_a_reader_of_one_file_hears_that_it_is_alive_however_much_its_owner_does(
+async def test_a_reader_of_one_file_gets_comments_while_its_owner_is_busy(
     resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is told of other files is nothing to its client, and so to no proxy in between."""
@@ -142,7 +133,7 @@ async def test_a_reader_of_one_file_hears_that_it_is_alive_however_much_its_owne
     async with open_feed(resources) as feed, connected(feed, client, file_id=make_id()):
         until_then = time.monotonic() + 3
         while time.monotonic() < until_then and not client.parser.comments:
-            await declare(resources, "another")
+            await declare(resources, filename="another")
     assert client.parser.comments > 0
     assert client.names == []
 
@@ -166,7 +157,7 @@ async def test_whoever_joins_while_a_fetch_is_under_way_misses_nothing(
         await gate.reached.wait()
         joining = asyncio.create_task(follow_until_told(feed, second, after=now))
         await asyncio.wait({joining}, timeout=0.5)  # without the lock it would be in step 3 now
-        await declare(resources, "new", owner="bob")
+        await declare(resources, filename="new", owner="bob")
         gate.opened.set()
         await fetching
         await feed.fetch()
@@ -188,12 +179,12 @@ async def test_what_a_reader_reads_itself_while_the_feed_gives_it_too_is_told_on
     feed = Feed(held)
     async with connected(feed, client) as subscriber:
         await gate.reached.wait()
-        await declare(resources, "first")
+        await declare(resources, filename="first")
         await feed.fetch()
         assert subscriber.length == 1
         gate.opened.set()
         await client.until_told(1)
-        await declare(resources, "second")
+        await declare(resources, filename="second")
         await feed.fetch()
         await client.until_told(2)
     assert client.names == ["first", "second"]
@@ -214,10 +205,10 @@ async def test_a_fetch_that_fails_is_made_again_from_where_it_was(
         return await read_all(*about, **more)
 
     async with open_feed(resources) as feed, connected(feed, client):
-        await declare(resources, "before")
+        await declare(resources, filename="before")
         await client.until_told(1)
         monkeypatch.setattr(history, "read_all", read_or_fail)
-        await declare(resources, "after")
+        await declare(resources, filename="after")
         await client.until_told(2)
     assert client.names == ["before", "after"]
     assert not fails
@@ -235,7 +226,7 @@ async def test_a_process_in_which_nobody_reads_asks_nothing(
     monkeypatch.setattr(feed_module, "KEY_SECONDS", 0.01)
     monkeypatch.setattr(keys, "find_live", note)
     async with open_feed(resources):
-        await declare(resources, "a")
+        await declare(resources, filename="a")
         await asyncio.wait(
             {asyncio.create_task(resources.notifications.history.wait())}, timeout=IN_TIME
         )

@@ -10,9 +10,18 @@ from service.model import Claim, File, Rejection, RejectionReason, Sha256, State
 from service.queries import claims, files, history, reservations, sweeping, verdicts
 from service.queries.history import Position, Transition
 from tests.integration.locks import held_open
-from tests.integration.test_queries import DIGEST, LEASE, OTHER, claim, commit, declaration, declare
+from tests.support.objects import key_of
+from tests.support.rows import (
+    DIGEST,
+    LEASE,
+    OTHER,
+    claim_row,
+    commit_row,
+    declare_row,
+    make_declaration,
+)
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 START = Position(0, 0)
 DONE = "the copy has the declared size"
@@ -32,8 +41,8 @@ async def read(pool: asyncpg.Pool, after: Position = START, *owners: str) -> lis
 
 
 async def test_a_files_way_is_told_with_who_and_why(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
-    await commit(pool, held)
+    held = await claim_row(pool, await declare_row(pool))
+    await commit_row(pool, held)
     await files.delete_file(pool, held.id, owner="ann")
     assert await tell(pool, held) == [
         ("pending", None, "client", "declared"),
@@ -47,31 +56,31 @@ async def test_a_files_way_is_told_with_who_and_why(pool: asyncpg.Pool) -> None:
 async def test_a_verdict_says_what_was_compared(
     pool: asyncpg.Pool, digest: Sha256, why: str | None
 ) -> None:
-    declared = await declare(pool, declaration(sha256=digest))
-    held = await claim(pool, declared)
-    file = await commit(pool, held)
+    declared = await declare_row(pool, make_declaration(sha256=digest))
+    held = await claim_row(pool, declared)
+    file = await commit_row(pool, held)
     if digest == OTHER:  # one mismatch is no verdict, and no transition
         assert len(await tell(pool, held)) == 2
-        file = await commit(pool, await claim(pool, declared))
+        file = await commit_row(pool, await claim_row(pool, declared))
     assert file is not None
     expected = why or f"digest-mismatch: {file.rejection_detail}"
     assert (await tell(pool, held))[-1] == (str(file.state), "verifying", "worker", expected)
 
 
 async def test_a_transition_that_is_none_is_not_told(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
+    held = await claim_row(pool, await declare_row(pool))
     before = await tell(pool, held)
     await files.record_event(pool, held.incoming_key)
     await files.record_arrival(pool, held.id, None, why="the client completed the upload")
     assert await claims.return_to_pending(pool, held, LEASE) == State.VERIFYING
     await claims.claim_files(pool, 1, lease=LEASE)
-    assert await commit(pool, held) is None
+    assert await commit_row(pool, held) is None
     assert not await files.delete_file(pool, held.id, owner="bob")
     assert await tell(pool, held) == before
 
 
 async def test_a_way_back_and_a_second_announcement_are_told(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
+    held = await claim_row(pool, await declare_row(pool))
     assert await claims.return_to_pending(pool, held, LEASE) == State.PENDING
     await files.record_arrival(pool, held.id, None, why="the client completed the upload")
     assert (await tell(pool, held))[2:] == [
@@ -81,7 +90,7 @@ async def test_a_way_back_and_a_second_announcement_are_told(pool: asyncpg.Pool)
 
 
 async def test_an_expiry_and_a_rejection_are_told(pool: asyncpg.Pool) -> None:
-    rejected = await claim(pool, await declare(pool))
+    rejected = await claim_row(pool, await declare_row(pool))
     await verdicts.reject_file(
         pool, rejected, Rejection(RejectionReason.SIZE_MISMATCH, "declared 3 bytes, received 4")
     )
@@ -91,7 +100,7 @@ async def test_an_expiry_and_a_rejection_are_told(pool: asyncpg.Pool) -> None:
         "worker",
         "size-mismatch: declared 3 bytes, received 4",
     )
-    file = await declare(pool)
+    file = await declare_row(pool)
     await pool.execute(
         "UPDATE files SET expires_at = now(), grace_until = now(), due_at = now() WHERE id = $1",
         file.id,
@@ -106,7 +115,7 @@ async def test_an_expiry_and_a_rejection_are_told(pool: asyncpg.Pool) -> None:
 async def test_a_streamed_upload_is_born_ready(pool: asyncpg.Pool) -> None:
     copy = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
     file = await reservations.commit_streamed_upload(
-        pool, copy, declaration(), sha256=DIGEST, etag="e"
+        pool, copy, make_declaration(), sha256=DIGEST, etag="e"
     )
     assert file is not None
     assert await tell(pool, file) == [
@@ -117,14 +126,14 @@ async def test_a_streamed_upload_is_born_ready(pool: asyncpg.Pool) -> None:
 
 
 async def test_a_transition_that_is_rolled_back_is_not_told(pool: asyncpg.Pool) -> None:
-    file = await declare(pool)
+    file = await declare_row(pool)
     async with held_open(pool) as holder:
-        await files.record_event(holder, file.incoming_key or "")
+        await files.record_event(holder, key_of(file))
     assert await tell(pool, file) == [("pending", None, "client", "declared")]
 
 
 async def test_the_digest_is_not_told_before_it_was_proved(pool: asyncpg.Pool) -> None:
-    await commit(pool, await claim(pool, await declare(pool)))
+    await commit_row(pool, await claim_row(pool, await declare_row(pool)))
     assert [(one.state, one.hash) for one in await read(pool)] == [
         (State.PENDING, None),
         (State.VERIFYING, None),
@@ -141,29 +150,29 @@ async def test_a_lower_id_that_is_committed_later_is_waited_for(pool: asyncpg.Po
             "SELECT pg_current_xact_id()"
         )  # given out now, whatever this one will write
         now = await history.find_snapshot_position(pool)
-        later = await declare(pool, declaration("later"))
+        later = await declare_row(pool, make_declaration("later"))
         found = await history.read_all(pool, now, ["ann"], limit=9)
         assert (found.transitions, found.held_back) == ([], True)
         assert await history.read_some(pool, now, owner="ann", file_id=None, limit=9) == []
         assert await history.read_some(pool, now, owner="ann", file_id=later.id, limit=9) == []
-        await declare(holder, declaration("earlier"))
+        await declare_row(holder, make_declaration("earlier"))
         await holder.execute("COMMIT")
     again = await history.read_all(pool, found.end, ["ann"], limit=9)
     assert [one.filename for one in again.transitions] == ["earlier", "later"]
 
 
-async def test_a_files_transitions_keep_their_order_when_the_second_has_the_lower_transaction(
+async def test_transitions_keep_their_order_if_transaction_ids_are_reversed(
     pool: asyncpg.Pool,
 ) -> None:
     await pool.execute("UPDATE files SET due_at = now()")
-    file = await declare(pool)
+    file = await declare_row(pool)
     await pool.execute("UPDATE files SET due_at = now()")
     [held] = await claims.claim_files(pool, 1, lease=LEASE)
     async with held_open(pool) as holder:
         await holder.execute(
             "SELECT FROM reservations FOR UPDATE"
         )  # as a commit does first: its transaction has its id now
-        await files.record_event(pool, file.incoming_key or "")
+        await files.record_event(pool, key_of(file))
         assert (
             await verdicts.commit_verification(holder, held, size=3, sha256=DIGEST, etag="e")
             is not None
@@ -174,8 +183,8 @@ async def test_a_files_transitions_keep_their_order_when_the_second_has_the_lowe
 
 async def test_a_page_goes_on_where_the_one_before_ended(pool: asyncpg.Pool) -> None:
     for number in range(5):
-        await declare(pool, declaration(str(number)))
-        await declare(pool, declaration("another's", owner="bob"))
+        await declare_row(pool, make_declaration(str(number)))
+        await declare_row(pool, make_declaration("another's", owner="bob"))
     names, at = [], START
     for _ in range(3):
         found = await history.read_all(pool, at, ["ann", "eve"], limit=2)
@@ -189,9 +198,9 @@ async def test_a_page_goes_on_where_the_one_before_ended(pool: asyncpg.Pool) -> 
 
 
 async def test_a_files_history_goes_with_its_row_and_the_horizon_tells(pool: asyncpg.Pool) -> None:
-    kept = await declare(pool)
+    kept = await declare_row(pool)
     [first] = await read(pool)
-    file = await declare(pool)
+    file = await declare_row(pool)
     await files.delete_file(pool, file.id, owner="ann")
     last = (await read(pool))[-1].position
     assert await history.is_kept(pool, first.position)
@@ -213,7 +222,7 @@ async def test_nothing_is_forgotten_before_every_reader_could_have_read_it(
     """Else the horizon is ahead of now: whoever begins now is sent from reset to reset."""
     async with held_open(pool) as holder:
         await holder.fetchval("SELECT pg_current_xact_id()")
-        file = await declare(pool)
+        file = await declare_row(pool)
         await files.delete_file(pool, file.id, owner="ann")
         await pool.execute(
             "UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1",
@@ -234,7 +243,7 @@ async def test_an_id_that_was_never_given_out_is_not_kept(pool: asyncpg.Pool) ->
 
 
 async def test_a_history_from_another_server_is_mended(pool: asyncpg.Pool) -> None:
-    file = await declare(pool)
+    file = await declare_row(pool)
     for statement in (
         "UPDATE file_history SET xid = '9000000000000'",
         "UPDATE files SET history_xid = '9000000000000'",
@@ -246,7 +255,7 @@ async def test_a_history_from_another_server_is_mended(pool: asyncpg.Pool) -> No
     ).held_back  # nobody waits for years
     async with pool.acquire() as connection:
         await history.rebase_history(connection)
-    await files.record_event(pool, file.incoming_key or "")
+    await files.record_event(pool, key_of(file))
     assert [one.state for one in await read(pool)] == [State.PENDING, State.VERIFYING]
     assert await history.is_kept(pool, await history.find_snapshot_position(pool))
 

@@ -17,9 +17,9 @@ import pytest
 from service.cli.api import Server, make_config
 from service.embedded.processes import bound
 from service.http.server.limits import LARGEST_HEAD_BYTES, LONGEST_UNREAD_BYTES, MOST_FIELDS, Limits
-from tests.running import logging_as_before
-from tests.servers import wait_until
-from tests.wire import Ended, Wire
+from tests.support.running import logging_as_before
+from tests.support.servers import wait_until
+from tests.support.wire import Ended, Wire
 
 SHORT = 0.3
 LONG = 60.0
@@ -420,7 +420,7 @@ def test_a_client_that_reads_nothing_of_its_last_answer_is_dropped() -> None:
         wait_until(lambda: not running.connections)
 
 
-def test_a_client_that_reads_nothing_of_any_answer_is_dropped_when_its_idle_time_is_over() -> None:
+def test_a_client_that_reads_no_answer_is_dropped_after_its_idle_time() -> None:
     with serving(keep_alive_seconds=SHORT) as running, running.connect() as wire:
         wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         wire.send(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -490,7 +490,7 @@ def test_a_refusal_is_logged_without_the_requests_bytes(capsys: pytest.CaptureFi
 # The end of the server
 
 
-def test_a_stop_ends_idle_and_refused_connections_at_once_and_answers_what_is_under_way() -> None:
+def test_a_stop_ends_idle_connections_and_answers_running_requests() -> None:
     with contextlib.ExitStack() as stack:
         running = stack.enter_context(serving())
         idle, refused, held = [stack.enter_context(running.connect()) for _ in range(3)]

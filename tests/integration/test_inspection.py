@@ -9,33 +9,25 @@ import pytest
 
 from service.cli.inspect import describe, encode
 from service.files.lookup import delete_file
-from service.model import Declaration, File, Sha256, State, make_id
+from service.model import File, Sha256, State, make_id
 from service.operations.inspection import Inspection, inspect_file
 from service.problems import NotFound
 from service.queries import claims, files, verdicts
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
 from service.uploads.arrivals import record_event
-from service.uploads.declaring import declare_file
-from tests.integration.steps import TWO_PARTS, declare_parts, find, put_parts
-from tests.servers import free_port
+from tests.integration.steps import TWO_PARTS, declare, declare_parts, find, put_parts
+from tests.support.objects import key_of
+from tests.support.servers import free_port
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 BODY = b"hello"
 LEASE = timedelta(minutes=1)
 
 
 @pytest.fixture
 async def file(resources: Resources) -> File:
-    declaration = Declaration(
-        owner="ada",
-        filename="ü.txt",
-        size=len(BODY),
-        content_type="text/plain",
-        sha256=None,
-        metadata={},
-    )
-    return (await declare_file(resources, declaration)).file
+    return (await declare(resources, size=len(BODY), owner="ada", filename="ü.txt")).file
 
 
 async def send(resources: Resources, file: File) -> None:
@@ -47,8 +39,8 @@ async def send(resources: Resources, file: File) -> None:
 
 async def test_an_upload_that_never_came(resources: Resources, file: File) -> None:
     found = await inspect_file(resources, file.id)
-    assert "has not come" in found.why
-    assert "a worker looks at it in" in found.next
+    assert "has not arrived" in found.why
+    assert "a worker checks it in" in found.next
     assert "expires after" in found.next
     assert [place.is_empty for place in found.places] == [True]
 
@@ -56,18 +48,18 @@ async def test_an_upload_that_never_came(resources: Resources, file: File) -> No
 async def test_an_upload_in_parts(resources: Resources) -> None:
     file = await declare_parts(resources)
     assert (
-        "0 of its 2 parts have come, the others have not"
+        "0 of its 2 parts have arrived, the others are missing"
         in (await inspect_file(resources, file.id)).why
     )
     await put_parts(resources, file, TWO_PARTS, 2)
     found = await inspect_file(resources, file.id)
-    assert "1 of its 2 parts have come" in found.why
+    assert "1 of its 2 parts have arrived" in found.why
     assert "parts               1 of 2 at the store" in describe(found)
     await put_parts(resources, file, TWO_PARTS, 1)
-    assert "nobody has called `complete`" in (await inspect_file(resources, file.id)).why
+    assert "`complete` was not called" in (await inspect_file(resources, file.id)).why
     upload_id = (await find(resources, file)).upload_id
-    await resources.incoming.abort_upload(file.incoming_key or "", upload_id or "")
-    assert "assembled, or dropped" in (await inspect_file(resources, file.id)).why
+    await resources.incoming.abort_upload(key_of(file), upload_id or "")
+    assert "completed or removed" in (await inspect_file(resources, file.id)).why
 
 
 async def test_an_upload_that_nobody_announced(resources: Resources, file: File) -> None:
@@ -79,19 +71,19 @@ async def test_an_upload_that_nobody_announced(resources: Resources, file: File)
 
 async def test_an_upload_that_no_worker_takes(resources: Resources, file: File) -> None:
     await send(resources, file)
-    await record_event(resources, file.incoming_key or "")
+    await record_event(resources, key_of(file))
     found = await inspect_file(resources, file.id)
     assert found.file.state == State.VERIFYING
-    assert "no worker has taken it" in found.why
+    assert "no worker has claimed it" in found.why
     assert "now (due since" in found.next
 
 
 async def test_a_file_that_a_worker_holds(resources: Resources, file: File) -> None:
     await send(resources, file)
-    await record_event(resources, file.incoming_key or "")
+    await record_event(resources, key_of(file))
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     found = await inspect_file(resources, file.id)
-    assert "a worker is at it" in found.why
+    assert "a worker holds its lease" in found.why
     assert "its lease ends in" in found.next
     assert [one.vault_key for one in found.reservations] == [claim.vault_key]
     assert [(place.role, place.is_empty) for place in found.places] == [
@@ -101,29 +93,29 @@ async def test_a_file_that_a_worker_holds(resources: Resources, file: File) -> N
 
 
 async def test_the_last_error_of_the_store_is_told(resources: Resources, file: File) -> None:
-    await record_event(resources, file.incoming_key or "")
+    await record_event(resources, key_of(file))
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     await claims.release_claim(
         resources.pool, claim, retry_in=timedelta(minutes=5), error="SlowDown"
     )
     found = await inspect_file(resources, file.id)
-    assert found.why == "attempt 1 was given up: SlowDown"
+    assert found.why == "attempt 1 has failed: SlowDown"
 
 
 async def test_a_second_attempt_is_not_told_by_the_error_of_the_first(
     resources: Resources, file: File
 ) -> None:
-    await record_event(resources, file.incoming_key or "")
+    await record_event(resources, key_of(file))
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     await claims.release_claim(resources.pool, claim, retry_in=timedelta(0), error="SlowDown")
     await claims.claim_files(resources.pool, 1, lease=LEASE)
-    assert (await inspect_file(resources, file.id)).why == "a worker is at it (attempt 2)"
+    assert (await inspect_file(resources, file.id)).why == "a worker holds its lease (attempt 2)"
 
 
 async def test_an_event_about_nothing_does_not_hide_the_end(
     resources: Resources, file: File
 ) -> None:
-    await record_event(resources, file.incoming_key or "")
+    await record_event(resources, key_of(file))
     assert "expires after" in (await inspect_file(resources, file.id)).next
 
 
@@ -147,12 +139,12 @@ async def test_the_row_is_told_while_the_store_is_away(
 ) -> None:
     found = await inspect_file(without_store, file.id)
     assert found.file.id == file.id
-    assert "the store does not say" in found.why
+    assert "the store cannot be read" in found.why
 
 
 async def test_a_proved_file_and_its_object(resources: Resources, file: File) -> None:
     await send(resources, file)
-    await record_event(resources, file.incoming_key or "")
+    await record_event(resources, key_of(file))
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     key = str(claim.vault_key)
     etag = await resources.vault.put(

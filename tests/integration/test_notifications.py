@@ -9,8 +9,9 @@ import pytest
 
 from service.database.notifications import Notifications
 from service.model import make_id
+from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 
 @contextlib.asynccontextmanager
@@ -28,8 +29,7 @@ async def running(database_url: str) -> AsyncIterator[Notifications]:
 
 
 async def until_connected(notifications: Notifications) -> None:
-    while not notifications.connected:  # noqa: ASYNC110  # what is waited for is a plain attribute
-        await asyncio.sleep(0.01)
+    await until(lambda: notifications.connected)
 
 
 async def test_work_in_one_process_wakes_another(database_url: str) -> None:
@@ -79,9 +79,8 @@ async def test_a_lost_connection_wakes_every_waiter_and_is_listened_on_again(
         with there.subscribe(file_id) as changed:
             await terminate_listeners(database_url)
             await asyncio.wait_for(changed.wait(), 5)
-            await asyncio.wait_for(
-                asyncio.gather(until_connected(here), until_connected(there)), 10
-            )
+            await until_connected(here)
+            await until_connected(there)
             changed.clear()
             here.notify_change(file_id)
             await asyncio.wait_for(changed.wait(), 5)
@@ -116,7 +115,7 @@ async def test_a_database_that_is_not_there_yet_is_listened_on_when_it_is(
     try:
         await asyncio.wait({listening}, timeout=0.5)  # it meets the refusal
         await server.execute(f"CREATE DATABASE {name}")
-        await asyncio.wait_for(until_connected(notifications), 10)
+        await until_connected(notifications)
         assert not listening.done()
     finally:
         listening.cancel()

@@ -18,8 +18,8 @@ from service.object_store import (
 )
 from service.object_store.presign import Signer
 from service.settings import Deployment
-from tests.objects import MIB, copy, put, read_all
-from tests.stores import StoreUnderTest, now, open_store, read_metadata, read_tags, send
+from tests.support.objects import MIB, copy, put_object, read_all
+from tests.support.stores import StoreUnderTest, now, open_store, read_metadata, read_tags, send
 
 pytestmark = pytest.mark.anyio
 
@@ -55,12 +55,12 @@ async def test_what_was_put_is_described_as_it_was_put(vault: Bucket) -> None:
 
 @pytest.mark.parametrize("buffer", [bytes, bytearray, memoryview])
 async def test_any_buffer_can_be_put(vault: Bucket, buffer: type) -> None:
-    put(vault, "k", buffer(b"some bytes"))
+    put_object(vault, "k", buffer(b"some bytes"))
     assert read_all(vault, "k") == b"some bytes"
 
 
 async def test_an_empty_object_is_an_object(incoming: Bucket, vault: Bucket) -> None:
-    etag = put(incoming, "k", b"")
+    etag = put_object(incoming, "k", b"")
     await copy(incoming, vault, etag)
     assert (await vault.head("copied")).size == 0
     assert read_all(vault, "copied") == b""
@@ -104,7 +104,7 @@ async def test_a_missing_object_is_missing_however_it_is_asked_for(
 
 async def test_a_range_is_read_and_nothing_else(vault: Bucket) -> None:
     body = secrets.token_bytes(3 * MIB)
-    etag = put(vault, "k", body)
+    etag = put_object(vault, "k", body)
     with vault.open("k", etag=etag, offset=MIB - 7, length=MIB) as reader:
         assert reader.content_length == MIB
         assert reader.etag == etag
@@ -114,15 +114,15 @@ async def test_a_range_is_read_and_nothing_else(vault: Bucket) -> None:
 
 
 async def test_a_range_past_the_end_is_refused(vault: Bucket) -> None:
-    put(vault, "k", b"short")
+    put_object(vault, "k", b"short")
     with pytest.raises(RequestRefused) as raised:
         vault.open("k", etag=None, offset=5)
     assert raised.value.status == 416
 
 
 async def test_an_object_that_changed_is_not_read(vault: Bucket) -> None:
-    etag = put(vault, "k", b"first")
-    put(vault, "k", b"second")
+    etag = put_object(vault, "k", b"first")
+    put_object(vault, "k", b"second")
     with pytest.raises(ObjectChanged):
         vault.open("k", etag=etag)
 
@@ -154,7 +154,7 @@ async def test_bytes_come_raw_whatever_encoding_the_client_claimed(
 
 async def test_a_reader_closed_early_leaves_the_next_one_unharmed(vault: Bucket) -> None:
     body = secrets.token_bytes(2 * MIB)
-    put(vault, "k", body)
+    put_object(vault, "k", body)
     for _ in range(3):
         with vault.open("k", etag=None) as reader:
             assert reader.read(10) == body[:10]
@@ -186,8 +186,8 @@ async def test_a_copy_keeps_the_bytes_and_nothing_else_of_the_source(
 async def test_what_changed_since_it_was_seen_is_not_copied(
     incoming: Bucket, vault: Bucket
 ) -> None:
-    etag = put(incoming, "k", b"first")
-    put(incoming, "k", b"second")
+    etag = put_object(incoming, "k", b"first")
+    put_object(incoming, "k", b"second")
     with pytest.raises(ObjectChanged):
         await copy(incoming, vault, etag)
     with pytest.raises(ObjectMissing):
@@ -265,7 +265,7 @@ async def test_a_part_that_was_never_sent_does_not_complete(vault: Bucket) -> No
 
 
 async def test_deleting_is_done_when_nothing_is_there(vault: Bucket) -> None:
-    put(vault, "k", b"bytes")
+    put_object(vault, "k", b"bytes")
     await vault.delete("k")
     await vault.delete("k")
     with pytest.raises(ObjectMissing):

@@ -15,9 +15,6 @@ from service.queries import reservations
 from service.resources import Resources
 from service.uploads.arrivals import record_event
 from service.worker.store_health import StoreHealth
-from tests.clock import pass_time
-from tests.damage import damage_on_disk
-from tests.faults import FaultyBucket, lose_answer, refuse_to_read
 from tests.integration.steps import (
     BODY,
     claim,
@@ -27,18 +24,21 @@ from tests.integration.steps import (
     let_settle,
     prove,
     put,
-    put_as_root,
     run,
     send,
     sha256,
-    until,
     working,
 )
-from tests.invariants import check_nothing_left, list_bucket
-from tests.stores import StoreUnderTest, now
-from tests.stores import send as send_request
+from tests.support.clock import pass_time
+from tests.support.damage import damage_on_disk
+from tests.support.faults import FaultyBucket, lose_answer, refuse_to_read
+from tests.support.invariants import check_nothing_left, list_bucket
+from tests.support.objects import key_of, put_as_root
+from tests.support.stores import StoreUnderTest, now
+from tests.support.stores import send as send_request
+from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 DAY = timedelta(days=1)
 ETAGS = ("a\tb", "a\u00e9b", 'a"b', "a b", "a,b", "*", "W/x", "x" * 200)
@@ -61,7 +61,7 @@ async def put_unbound(
     url = signer.presign(
         "PUT",
         resources.incoming.name,
-        key=file.incoming_key or "",
+        key=key_of(file),
         issued_at=now(),
         expires_in_seconds=60,
     )
@@ -83,11 +83,11 @@ async def send_damaged(resources: Resources, folder: Path) -> File:
     body = secrets.token_bytes(len(BODY))
     declared = await declare(resources, size=len(body))
     assert (await put(declared, body)).status == 200
-    assert await asyncio.to_thread(damage_on_disk, folder, declared.file.incoming_key or "", body)
+    assert await asyncio.to_thread(damage_on_disk, folder, key_of(declared.file), body)
     return declared.file
 
 
-async def test_an_object_with_more_header_fields_than_the_client_library_takes_is_proved(
+async def test_an_object_with_more_header_fields_than_http_client_is_proved(
     resources: Resources,
 ) -> None:
     file = await send_with_many_fields(resources)
@@ -119,7 +119,7 @@ async def test_an_object_whose_date_cannot_be_read_is_proved(
     declared = await declare(resources)
     put_as_root(
         root_incoming,
-        declared.file,
+        key_of(declared.file),
         BODY,
         **forge_etag("a" * 32) | {"x-minio-source-mtime": "0001-01-01T00:00:00Z"},
     )
@@ -277,7 +277,7 @@ async def test_a_short_read_of_the_vault_rejects_no_file(
     resources: Resources, digest: bool
 ) -> None:
     declared = await declare(resources, digest=sha256(BODY) if digest else None)
-    put_as_root(resources.incoming, declared.file, BODY)
+    put_as_root(resources.incoming, key_of(declared.file), BODY)
     vault = FaultyBucket(resources.vault)
     vault.cut_reads_after = 700
     await run(
@@ -291,7 +291,7 @@ async def test_a_wrong_read_of_the_vault_is_followed_by_a_copy_under_a_new_key(
     resources: Resources,
 ) -> None:
     declared = await declare(resources, digest=sha256(BODY))
-    put_as_root(resources.incoming, declared.file, BODY)
+    put_as_root(resources.incoming, key_of(declared.file), BODY)
     vault = FaultyBucket(resources.vault)
     vault.wrong_reads = 1
     faulty = msgspec.structs.replace(resources, vault=vault)
@@ -338,12 +338,12 @@ async def test_healthy_files_are_verified_beside_poisoned_ones(resources: Resour
     faulty = spoil_all(resources, poisoned, "head", "copy_from", "open")
     healthy = [(await send(resources)).file for _ in range(5)]
     for file in [*poisoned, *healthy]:
-        await record_event(resources, file.incoming_key or "")
+        await record_event(resources, key_of(file))
     async with working(faulty) as worker:
         await until_ready(resources, healthy)
         await until_failed(resources, len(poisoned))
         late = (await send(resources)).file
-        await record_event(resources, late.incoming_key or "")
+        await record_event(resources, key_of(late))
         await until_ready(resources, [late])
         assert not worker.health.is_away
     assert (
@@ -360,7 +360,7 @@ async def test_objects_that_could_not_be_read_have_one_slot_beside_the_others(
         "UPDATE files SET failed_reads = 1, failed_reads_since = now(), due_at = now() - interval '1 hour'"
     )
     incoming, answered = FaultyBucket(resources.incoming), asyncio.Event()
-    incoming.only = {file.incoming_key or "" for file in unreadable}
+    incoming.only = {key_of(file) for file in unreadable}
 
     async def wait_for_answer() -> None:
         await answered.wait()
@@ -371,7 +371,7 @@ async def test_objects_that_could_not_be_read_have_one_slot_beside_the_others(
     incoming.before["head"] = wait_for_answer
     healthy = [(await send(resources)).file for _ in range(2 * resources.settings.worker_slots)]
     for file in healthy:
-        await record_event(resources, file.incoming_key or "")
+        await record_event(resources, key_of(file))
     async with working(msgspec.structs.replace(resources, incoming=incoming)) as worker:
         await until_ready(resources, healthy)
         await until(only_one_runs)
@@ -388,7 +388,7 @@ def spoil(resources: Resources, file: File, *calls: str) -> Resources:
 def spoil_all(resources: Resources, files: list[File], *calls: str) -> Resources:
     """Both buckets, in which these calls fail for the files' objects in incoming alone."""
     incoming, vault = FaultyBucket(resources.incoming), FaultyBucket(resources.vault)
-    incoming.only = vault.only = {file.incoming_key or "" for file in files}
+    incoming.only = vault.only = {key_of(file) for file in files}
     for bucket, known in ((incoming, {"head", "open"}), (vault, {"copy_from"})):
         for call in known.intersection(calls):
             bucket.before[call] = refuse_to_read
@@ -407,13 +407,16 @@ async def read_failed_reads(resources: Resources) -> int:
 
 
 async def until_ready(resources: Resources, files: list[File]) -> None:
-    async with asyncio.timeout(60):
-        while {(await find(resources, file)).state for file in files} != {State.READY}:  # noqa: ASYNC110  # no event announces it
-            await asyncio.sleep(0.05)
+    async def are_ready() -> bool:
+        return {(await find(resources, file)).state for file in files} == {State.READY}
+
+    await until(are_ready)
 
 
 async def until_failed(resources: Resources, count: int) -> None:
-    async with asyncio.timeout(60):
-        failed = "SELECT count(*) FROM files WHERE last_error IS NOT NULL"
-        while await resources.pool.fetchval(failed) < count:  # noqa: ASYNC110  # as above
-            await asyncio.sleep(0.05)
+    failed = "SELECT count(*) >= $1 FROM files WHERE last_error IS NOT NULL"
+
+    async def have_failed() -> bool:
+        return bool(await resources.pool.fetchval(failed, count))
+
+    await until(have_failed)

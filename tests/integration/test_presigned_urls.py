@@ -1,6 +1,6 @@
 """What each store enforces on a URL of ours, row by row: the tables "Presigned URLs" of docs/store-facts.md, executed.
 
-`EXPECTED`, `OPEN` and `ABUSES` (tests/presigned.py) are these tables. Where a store lets something through, the verification must not
+`EXPECTED`, `OPEN` and `ABUSES` (tests/support/presigned.py) are these tables. Where a store lets something through, the verification must not
 rely on it. A test that fails here after an update of a store means that its row has changed: look again at the reasons that the
 protocol gives.
 """
@@ -23,7 +23,7 @@ from service.object_store import Bucket, ObjectStore, StoreError, signing
 from service.object_store.presign import ABSENT_FROM_PUT, UNSENDABLE, PresignedPut, Signer
 from service.object_store.signing import forbid
 from service.settings import Deployment
-from tests.presigned import (
+from tests.support.presigned import (
     ABUSES,
     BODY,
     EXPECTED,
@@ -38,7 +38,7 @@ from tests.presigned import (
     sign,
     stream_unsigned,
 )
-from tests.stores import (
+from tests.support.stores import (
     REGION,
     Answer,
     StoreUnderTest,
@@ -121,7 +121,7 @@ def test_a_streaming_unsigned_body_does_not_get_around_the_digest(
     assert content(incoming, "k") is None
 
 
-def test_without_the_policies_refusal_a_streaming_unsigned_body_may_get_around_the_digest(
+def test_without_the_policy_a_streaming_unsigned_body_may_evade_the_digest(
     root_signer: Signer, incoming: Bucket, expect_open: Expect
 ) -> None:
     """For root no policy holds."""

@@ -10,7 +10,6 @@ import pytest
 
 from service.model import (
     Claim,
-    Declaration,
     File,
     Rejection,
     RejectionReason,
@@ -19,52 +18,22 @@ from service.model import (
     make_id,
 )
 from service.queries import claims, files, listing, reservations, sweeping, verdicts
+from tests.support.objects import key_of
+from tests.support.rows import (
+    DIGEST,
+    LEASE,
+    OTHER,
+    claim_row,
+    commit_row,
+    declare_row,
+    make_declaration,
+)
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
-LEASE = timedelta(minutes=1)
 AT_ONCE = timedelta(0)
 NONE_BEFORE = UUID(int=2**128 - 1)
-DIGEST = Sha256(bytes(32))
-OTHER = Sha256(bytes(31) + b"\x01")
 THIRD = Sha256(bytes(31) + b"\x02")
-
-
-def declaration(
-    filename: str = "photo.jpg", *, owner: str = "ann", size: int = 3, sha256: Sha256 | None = None
-) -> Declaration:
-    return Declaration(
-        owner=owner,
-        filename=filename,
-        size=size,
-        content_type="image/jpeg",
-        sha256=sha256,
-        metadata={"a": "b"},
-    )
-
-
-async def declare(pool: asyncpg.Pool, what: Declaration | None = None) -> File:
-    file_id = make_id()
-    return await files.declare_file(
-        pool,
-        what or declaration(),
-        file_id=file_id,
-        incoming_key=file_id.hex,
-        part_size=None,
-        upload_ttl=timedelta(days=1),
-        grace=timedelta(hours=1),
-    )
-
-
-async def claim(pool: asyncpg.Pool, file: File) -> Claim:
-    await files.record_event(pool, file.incoming_key or "")
-    [claimed] = await claims.claim_files(pool, 1, unreadable=1, lease=LEASE)
-    assert claimed.id == file.id
-    return claimed
-
-
-async def commit(pool: asyncpg.Pool, held: Claim, *, sha256: Sha256 = DIGEST) -> File | None:
-    return await verdicts.commit_verification(pool, held, size=held.size, sha256=sha256, etag="e")
 
 
 async def count(pool: asyncpg.Pool, statement: str) -> int:
@@ -73,7 +42,7 @@ async def count(pool: asyncpg.Pool, statement: str) -> int:
 
 
 async def test_a_declared_file_is_pending_and_found_by_its_owner_alone(pool: asyncpg.Pool) -> None:
-    file = await declare(pool)
+    file = await declare_row(pool, make_declaration(metadata={"a": "b"}))
     assert file.state == State.PENDING
     assert file.metadata == {"a": "b"}
     assert await files.find_file(pool, file.id, owner="ann") == file
@@ -82,7 +51,7 @@ async def test_a_declared_file_is_pending_and_found_by_its_owner_alone(pool: asy
 
 
 async def test_a_claim_changes_no_state_and_writes_its_vault_key_down(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
+    held = await claim_row(pool, await declare_row(pool))
     [copy] = await reservations.list_reservations(pool, held.id)
     assert (copy.vault_key, copy.lease) == (held.vault_key, held.lease)
     assert held.state == State.VERIFYING
@@ -90,8 +59,8 @@ async def test_a_claim_changes_no_state_and_writes_its_vault_key_down(pool: asyn
 
 
 async def test_large_files_are_claimed_apart_from_small_ones(pool: asyncpg.Pool) -> None:
-    large = await declare(pool, declaration(size=2**30 + 1))
-    await files.record_event(pool, large.incoming_key or "")
+    large = await declare_row(pool, make_declaration(size=2**30 + 1))
+    await files.record_event(pool, key_of(large))
     assert await claims.claim_files(pool, 9, lease=LEASE) == []
     assert [held.id for held in await claims.claim_files(pool, 9, large=9, lease=LEASE)] == [
         large.id
@@ -99,20 +68,20 @@ async def test_large_files_are_claimed_apart_from_small_ones(pool: asyncpg.Pool)
 
 
 async def test_an_ended_lease_is_claimed_again_under_another_key(pool: asyncpg.Pool) -> None:
-    first = await claim(pool, await declare(pool))
+    first = await claim_row(pool, await declare_row(pool))
     await pool.execute("UPDATE files SET lease_until = now() - interval '1 s', due_at = now()")
     [second] = await claims.claim_files(pool, 9, lease=LEASE)
     assert second.lease != first.lease
     assert second.vault_key != first.vault_key
-    assert await commit(pool, first) is None
-    ready = await commit(pool, second)
+    assert await commit_row(pool, first) is None
+    ready = await commit_row(pool, second)
     assert ready is not None
     assert ready.minio_object_name == second.vault_key
 
 
 async def test_the_commit_makes_ready_and_drops_the_copies_row(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
-    file = await commit(pool, held)
+    held = await claim_row(pool, await declare_row(pool))
+    file = await commit_row(pool, held)
     assert file is not None
     assert (file.state, file.hash, file.minio_object_name, file.vault_etag) == (
         State.READY,
@@ -127,14 +96,14 @@ async def test_the_commit_makes_ready_and_drops_the_copies_row(pool: asyncpg.Poo
 async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_commit(
     pool: asyncpg.Pool,
 ) -> None:
-    held = await claim(pool, await declare(pool))
+    held = await claim_row(pool, await declare_row(pool))
     assert await files.record_arrival(pool, held.id, OTHER, why="complete") is not None
-    first = await commit(pool, held)
+    first = await commit_row(pool, held)
     assert first is not None
     assert (first.state, first.rejection_reason, first.hash) == (State.VERIFYING, None, None)
     [again] = await claims.claim_files(pool, 9, lease=LEASE)
     assert again.vault_key != held.vault_key
-    file = await commit(pool, again)
+    file = await commit_row(pool, again)
     assert file is not None
     assert (file.state, file.rejection_reason, file.hash) == (
         State.REJECTED,
@@ -148,8 +117,8 @@ async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_c
 
 async def test_two_mismatches_with_different_digests_reject_no_file(pool: asyncpg.Pool) -> None:
     """Either read may have been wrong, or the client sends two contents in turn: the next claim waits."""
-    held = await claim(pool, await declare(pool, declaration(sha256=THIRD)))
-    assert (await commit(pool, held)) is not None
+    held = await claim_row(pool, await declare_row(pool, make_declaration(sha256=THIRD)))
+    assert (await commit_row(pool, held)) is not None
     [again] = await claims.claim_files(pool, 9, lease=LEASE)
     file = await verdicts.commit_verification(pool, again, size=3, sha256=OTHER, etag="e")
     assert file is not None
@@ -163,23 +132,23 @@ async def test_two_mismatches_with_different_digests_reject_no_file(pool: asyncp
 
 
 async def test_a_late_worker_counts_no_failed_read(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
+    held = await claim_row(pool, await declare_row(pool))
     await pool.execute("UPDATE files SET lease = gen_random_uuid() WHERE id = $1", held.id)
     assert await count_read(pool, held, most_reads=1, most_time=timedelta(0)) is None
     assert await pool.fetchval("SELECT failed_reads FROM files WHERE id = $1", held.id) == 0
 
 
 async def test_failed_reads_reject_a_file_only_after_both_bounds(pool: asyncpg.Pool) -> None:
-    file = await declare(pool)
+    file = await declare_row(pool)
     for expected in (State.VERIFYING, State.VERIFYING, State.VERIFYING):
         counted = await count_read(
-            pool, await claim(pool, file), most_reads=3, most_time=timedelta(hours=24)
+            pool, await claim_row(pool, file), most_reads=3, most_time=timedelta(hours=24)
         )
         assert counted is not None
         assert counted.state == expected
     await pool.execute("UPDATE files SET failed_reads_since = now() - interval '24 hours'")
     rejected = await count_read(
-        pool, await claim(pool, file), most_reads=3, most_time=timedelta(hours=24)
+        pool, await claim_row(pool, file), most_reads=3, most_time=timedelta(hours=24)
     )
     assert rejected is not None
     assert (rejected.state, rejected.rejection_reason) == (
@@ -192,8 +161,8 @@ async def test_failed_reads_reject_a_file_only_after_both_bounds(pool: asyncpg.P
 async def test_an_arrival_cannot_cancel_the_back_off_of_an_unreadable_object(
     pool: asyncpg.Pool,
 ) -> None:
-    file = await declare(pool)
-    held = await claim(pool, file)
+    file = await declare_row(pool)
+    held = await claim_row(pool, file)
     await verdicts.count_failed_read(
         pool,
         held,
@@ -203,7 +172,7 @@ async def test_an_arrival_cannot_cancel_the_back_off_of_an_unreadable_object(
         most_time=timedelta(hours=24),
     )
     for _ in range(2):
-        await files.record_event(pool, file.incoming_key or "")
+        await files.record_event(pool, key_of(file))
         assert await claims.claim_files(pool, 0, unreadable=9, lease=LEASE) == []
     await pool.execute("UPDATE files SET due_at = due_at - interval '30 seconds'")
     assert await claims.claim_files(pool, 9, lease=LEASE) == []
@@ -222,13 +191,13 @@ async def count_read(
 
 
 async def test_a_second_other_digest_changes_nothing(pool: asyncpg.Pool) -> None:
-    file = await declare(pool, declaration(sha256=DIGEST))
+    file = await declare_row(pool, make_declaration(sha256=DIGEST))
     assert await files.record_arrival(pool, file.id, OTHER, why="complete") is None
     assert await files.find_file(pool, file.id, owner=None) == file
 
 
 async def test_another_size_is_rejected_by_the_commit(pool: asyncpg.Pool) -> None:
-    await commit_size(pool, await claim(pool, await declare(pool)))
+    await commit_size(pool, await claim_row(pool, await declare_row(pool)))
     [again] = await claims.claim_files(pool, 9, lease=LEASE)
     file = await commit_size(pool, again)
     assert file is not None
@@ -240,31 +209,31 @@ async def commit_size(pool: asyncpg.Pool, held: Claim) -> File | None:
 
 
 async def test_a_doomed_copy_cannot_be_committed(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
+    held = await claim_row(pool, await declare_row(pool))
     assert await reservations.doom_reservation(pool, held.vault_key, held.lease)
-    assert await commit(pool, held) is None
+    assert await commit_row(pool, held) is None
     assert not await reservations.doom_reservation(pool, held.vault_key, held.lease)
 
 
 async def test_a_committed_copy_cannot_be_doomed(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
-    await commit(pool, held)
+    held = await claim_row(pool, await declare_row(pool))
+    await commit_row(pool, held)
     assert not await reservations.doom_reservation(pool, held.vault_key, held.lease)
 
 
-async def test_a_deleted_file_cannot_be_committed_and_its_copy_falls_to_the_sweeper_after_its_lease(
+async def test_a_deleted_file_is_not_committed_and_its_copy_is_swept(
     pool: asyncpg.Pool,
 ) -> None:
-    held = await claim(pool, await declare(pool))
+    held = await claim_row(pool, await declare_row(pool))
     assert await files.delete_file(pool, held.id, owner="ann")
-    assert await commit(pool, held) is None
+    assert await commit_row(pool, held) is None
     assert await sweeping.doom_ended_reservations(pool, 9) == 0
     await pool.execute("UPDATE reservations SET lease_until = now() - interval '1 s'")
     assert await sweeping.doom_ended_reservations(pool, 9) == 1
 
 
 async def test_an_extension_moves_both_leases_and_neither_after_a_doom(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
+    held = await claim_row(pool, await declare_row(pool))
     assert await claims.extend_lease(pool, held, timedelta(hours=1))
     equal = "SELECT count(*) FROM files JOIN reservations ON file_id = id WHERE files.lease_until = reservations.lease_until"
     assert await count(pool, equal + " AND files.lease_until > now() + interval '50 min'") == 1
@@ -273,7 +242,7 @@ async def test_an_extension_moves_both_leases_and_neither_after_a_doom(pool: asy
 
 
 async def test_back_to_pending_takes_the_copies_row_along(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
+    held = await claim_row(pool, await declare_row(pool))
     assert await claims.return_to_pending(pool, held, timedelta(minutes=1)) == State.PENDING
     assert await reservations.list_reservations(pool, held.id) == []
 
@@ -281,25 +250,25 @@ async def test_back_to_pending_takes_the_copies_row_along(pool: asyncpg.Pool) ->
 async def test_an_arrival_after_the_claim_makes_the_file_due_again_at_once(
     pool: asyncpg.Pool,
 ) -> None:
-    file = await declare(pool)
-    held = await claim(pool, file)
-    await files.record_event(pool, file.incoming_key or "")
+    file = await declare_row(pool)
+    held = await claim_row(pool, file)
+    await files.record_event(pool, key_of(file))
     assert await claims.return_to_pending(pool, held, timedelta(minutes=1)) == State.VERIFYING
     assert len(await claims.claim_files(pool, 9, lease=LEASE)) == 1
 
 
 async def test_a_file_expires_only_after_its_grace(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
+    held = await claim_row(pool, await declare_row(pool))
     assert not held.grace_over
     assert await verdicts.expire_file(pool, held) is None
 
 
 async def test_a_file_expires_after_its_grace(pool: asyncpg.Pool) -> None:
-    file = await declare(pool)
+    file = await declare_row(pool)
     await pool.execute(
         "UPDATE files SET created_at = now() - interval '9 days', expires_at = now() - interval '8 days', grace_until = now()"
     )
-    held = await claim(pool, file)
+    held = await claim_row(pool, file)
     assert held.grace_over
     expired = await verdicts.expire_file(pool, held)
     assert expired is not None
@@ -307,17 +276,17 @@ async def test_a_file_expires_after_its_grace(pool: asyncpg.Pool) -> None:
 
 
 async def test_a_rejection_without_a_copy_keeps_its_reason(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
+    held = await claim_row(pool, await declare_row(pool))
     file = await verdicts.reject_file(pool, held, Rejection(RejectionReason.UNVERIFIABLE, "no"))
     assert file is not None
     assert (file.rejection_reason, file.rejection_detail) == (RejectionReason.UNVERIFIABLE, "no")
-    assert await files.record_event(pool, file.incoming_key or "") is None
+    assert await files.record_event(pool, key_of(file)) is None
 
 
 async def test_a_streamed_upload_is_born_from_its_live_copy(pool: asyncpg.Pool) -> None:
     copy = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
     file = await reservations.commit_streamed_upload(
-        pool, copy, declaration(), sha256=DIGEST, etag="e"
+        pool, copy, make_declaration(), sha256=DIGEST, etag="e"
     )
     assert file is not None
     assert (file.id, file.state, file.minio_object_name) == (
@@ -333,7 +302,7 @@ async def test_a_streamed_upload_is_not_born_from_a_doomed_copy(pool: asyncpg.Po
     await reservations.doom_reservation(pool, copy.vault_key, copy.lease)
     assert (
         await reservations.commit_streamed_upload(
-            pool, copy, declaration(), sha256=DIGEST, etag="e"
+            pool, copy, make_declaration(), sha256=DIGEST, etag="e"
         )
         is None
     )
@@ -352,8 +321,8 @@ async def list_names(pool: asyncpg.Pool, **filters: object) -> list[str]:
 
 async def test_pages_are_newest_first_and_filtered_by_name_and_prefix(pool: asyncpg.Pool) -> None:
     for name in ("a1", "a2", "b%", "a\U0010ffff", "b_"):
-        await declare(pool, declaration(name))
-    await declare(pool, declaration("a1", owner="bob"))
+        await declare_row(pool, make_declaration(name))
+    await declare_row(pool, make_declaration("a1", owner="bob"))
     assert await list_names(pool) == ["b_", "a\U0010ffff", "b%", "a2", "a1"]
     assert await list_names(pool, filename="a1") == ["a1"]
     assert sorted(await list_names(pool, filename="a*")) == ["a1", "a2", "a\U0010ffff"]
@@ -394,8 +363,8 @@ async def test_a_page_reads_its_index_also_in_a_generic_plan(
 
 
 async def test_the_sweeper_takes_each_leftover_once(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
-    await commit(pool, held)
+    held = await claim_row(pool, await declare_row(pool))
+    await commit_row(pool, held)
     await files.delete_file(pool, held.id, owner="ann")
     assert [left.id for left in await sweeping.claim_incoming_keys(pool, 9, AT_ONCE)] == [held.id]
     assert await sweeping.claim_incoming_keys(pool, 9, AT_ONCE) == []
@@ -484,7 +453,7 @@ def list_nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 async def test_an_incoming_key_is_swept_four_times(pool: asyncpg.Pool) -> None:
-    file = await declare(pool)
+    file = await declare_row(pool)
     await files.delete_file(pool, file.id, owner="ann")
     for _ in range(4):
         await pool.execute("UPDATE files SET sweep_at = now() WHERE sweep_at IS NOT NULL")
@@ -499,7 +468,7 @@ async def test_an_incoming_key_is_swept_four_times(pool: asyncpg.Pool) -> None:
 
 
 async def test_a_late_first_deletion_is_not_the_last(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
+    held = await claim_row(pool, await declare_row(pool))
     await reservations.doom_reservation(pool, held.vault_key, held.lease)
     await pool.execute(
         "UPDATE reservations SET doomed_at = now() - interval '3 days', sweep_at = now() - interval '3 days'"
@@ -510,7 +479,7 @@ async def test_a_late_first_deletion_is_not_the_last(pool: asyncpg.Pool) -> None
 
 
 async def test_a_doomed_copy_goes_only_after_its_grace(pool: asyncpg.Pool) -> None:
-    held = await claim(pool, await declare(pool))
+    held = await claim_row(pool, await declare_row(pool))
     await reservations.doom_reservation(pool, held.vault_key, held.lease)
     grace = timedelta(hours=24)
     assert [copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, grace)] == [

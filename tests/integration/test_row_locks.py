@@ -25,7 +25,7 @@ from service.queries import claims, files, reservations, sweeping, verdicts
 from service.queries.rows import Database
 from tests.integration.locks import held_open, until_waiting
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 LEASE = timedelta(minutes=1)
 DIGEST, OTHER = Sha256(bytes(32)), Sha256(bytes(31) + b"\x01")

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from service.object_store import Bucket, ObjectStore, StoreError, StoreUnavailable, transport
-from tests.objects import put, read_all
-from tests.stores import open_store
+from tests.support.objects import put_object, read_all
+from tests.support.stores import open_store
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 BODY = bytes(8 * 1024 * 1024)
 
@@ -48,19 +48,19 @@ def opened(endpoint: str) -> Iterator[ObjectStore]:
 
 
 async def test_a_connection_that_brought_nothing_serves_the_next_request(vault: Bucket) -> None:
-    put(vault, "empty", b"")
+    put_object(vault, "empty", b"")
     with vault.open("empty", etag=None) as reader:
         assert reader.content_length == 0
-    put(vault, "k", b"written over the same connection")
+    put_object(vault, "k", b"written over the same connection")
     assert read_all(vault, "k") == b"written over the same connection"
 
 
 async def test_an_empty_object_that_was_read_to_its_end_leaves_a_good_connection(
     vault: Bucket,
 ) -> None:
-    put(vault, "empty", b"")
+    put_object(vault, "empty", b"")
     assert read_all(vault, "empty") == b""
-    put(vault, "k", b"written over the same connection")
+    put_object(vault, "k", b"written over the same connection")
 
 
 async def test_a_body_may_take_longer_than_a_connect(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ async def test_a_body_may_take_longer_than_a_connect(monkeypatch: pytest.MonkeyP
     timer = threading.Timer(0.6, release.set)  # longer than a connect may take
     with slow_server(release) as endpoint, opened(endpoint) as store:
         timer.start()
-        put(store.bucket("vault"), "k", BODY)
+        put_object(store.bucket("vault"), "k", BODY)
 
 
 async def test_a_body_may_not_take_longer_than_its_call() -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from service.object_store import Bucket, RequestRefused, SentTooLate, StoreUnavailable
 from service.settings import Deployment
-from tests.objects import MIB, copy, put, read_all, read_into
-from tests.proxies import FaultyProxy, faulty_proxy, stub_store
-from tests.servers import free_port
-from tests.stores import StoreUnderTest, open_store
+from tests.support.objects import MIB, copy, put_object, read_all, read_into
+from tests.support.proxies import FaultyProxy, faulty_proxy, stub_store
+from tests.support.servers import free_port
+from tests.support.stores import StoreUnderTest, open_store
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +46,7 @@ async def test_nothing_listening_is_unavailable_at_once() -> None:
 async def test_a_connection_read_to_its_end_is_used_again(
     through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
-    put(through_proxy, "k", b"some bytes")
+    put_object(through_proxy, "k", b"some bytes")
     for _ in range(3):
         assert read_all(through_proxy, "k") == b"some bytes"
     assert proxy.connections == 1
@@ -55,7 +55,7 @@ async def test_a_connection_read_to_its_end_is_used_again(
 async def test_a_copy_whose_moment_has_passed_is_never_sent(
     incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
-    etag = put(incoming, "k", b"bytes")
+    etag = put_object(incoming, "k", b"bytes")
     with pytest.raises(SentTooLate):
         await copy(incoming, through_proxy, etag, send_before=time.monotonic())
     assert proxy.requests == b""
@@ -64,7 +64,7 @@ async def test_a_copy_whose_moment_has_passed_is_never_sent(
 async def test_a_copy_asks_once_and_for_nothing_else(
     incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
-    await copy(incoming, through_proxy, put(incoming, "k", b"bytes"))
+    await copy(incoming, through_proxy, put_object(incoming, "k", b"bytes"))
     assert proxy.requests.count(b" HTTP/1.1\r\n") == 1
     assert proxy.requests.startswith(b"PUT ")
 
@@ -72,7 +72,7 @@ async def test_a_copy_asks_once_and_for_nothing_else(
 async def test_a_copy_without_an_answer_is_not_sent_again(
     incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
-    etag = put(incoming, "k", b"bytes")
+    etag = put_object(incoming, "k", b"bytes")
     proxy.silent = True
     started = time.monotonic()
     with pytest.raises(StoreUnavailable):
@@ -97,7 +97,7 @@ async def test_a_read_that_is_cut_short_is_never_taken_for_the_end(
     vault: Bucket, through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
     body = secrets.token_bytes(2 * MIB)
-    put(vault, "k", body)
+    put_object(vault, "k", body)
     proxy.cut_answers_after = MIB
     received = bytearray()
     with through_proxy.open("k", etag=None) as reader, pytest.raises(StoreUnavailable):
@@ -111,14 +111,14 @@ async def test_a_put_that_is_cut_short_is_unavailable(
 ) -> None:
     proxy.cut_answers_after = 5
     with pytest.raises(StoreUnavailable):
-        put(through_proxy, "k", b"bytes")
+        put_object(through_proxy, "k", b"bytes")
     assert proxy.requests.count(b"PUT ") == 1
 
 
 async def test_a_head_over_a_connection_that_was_closed_is_asked_again_once(
     vault: Bucket, through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
-    put(vault, "k", b"bytes")
+    put_object(vault, "k", b"bytes")
     proxy.cut_answers_after = 5
     with pytest.raises(StoreUnavailable):
         await through_proxy.head("k")
@@ -145,7 +145,7 @@ async def test_no_error_names_a_query_or_a_key_id(
 
 async def test_many_go_in_one_request(through_proxy: Bucket, proxy: FaultyProxy) -> None:
     for number in range(5):
-        put(through_proxy, f"k{number}", b"bytes")
+        put_object(through_proxy, f"k{number}", b"bytes")
     before = proxy.requests.count(b" HTTP/1.1\r\n")
     assert await through_proxy.delete_many([f"k{number}" for number in range(5)] + ["absent"]) == []
     assert proxy.requests.count(b" HTTP/1.1\r\n") == before + 1

@@ -13,12 +13,12 @@ from service.resources import Resources, open_resources
 from service.settings import Settings, Url
 from service.worker.loop import Worker
 from service.worker.store_health import PROBE_AFTER
-from tests.clock import pass_time
 from tests.integration.steps import claim, find, let_settle, send
-from tests.invariants import check_nothing_left
-from tests.proxies import FaultyProxy, faulty_way
+from tests.support.clock import pass_time
+from tests.support.invariants import check_nothing_left
+from tests.support.proxies import FaultyProxy, faulty_way
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 DUE_IN = "SELECT extract(epoch FROM due_at - now())::float8 FROM files"
 OUTAGES: dict[str, Callable[[FaultyProxy], None]] = {

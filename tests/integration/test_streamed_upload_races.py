@@ -17,17 +17,17 @@ from service.resources import Resources
 from service.uploads.buffers import UploadBuffers
 from service.uploads.streamed import PART_BYTES, UploadHeaders, upload_stream
 from service.worker.sweeper import sweep
-from tests.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
 from tests.integration.steps import let_settle
-from tests.invariants import (
+from tests.support.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
+from tests.support.invariants import (
     check_invariants,
     check_nothing_left,
     check_uploads_aborted,
     list_bucket,
 )
-from tests.objects import read_all
+from tests.support.objects import read_all
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 SMALL = os.urandom(70_000)
 LARGE = os.urandom(PART_BYTES + 5)
@@ -117,7 +117,7 @@ async def sweep_ended(resources: Resources) -> None:
     await sweep(resources)
 
 
-async def test_the_sweeper_wins_against_an_upload_whose_lease_ended_before_its_first_part(
+async def test_the_sweeper_wins_if_the_lease_ended_before_the_first_part(
     resources: Resources,
 ) -> None:
     pool = FaultyPool(

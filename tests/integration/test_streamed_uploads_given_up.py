@@ -14,8 +14,8 @@ from service.resources import Resources
 from service.settings import Deployment
 from service.uploads.buffers import UploadBuffers
 from service.uploads.streamed import PART_BYTES, UploadHeaders, upload_stream
-from tests.faults import FaultyPool, lose_connection
-from tests.stores import open_store
+from tests.support.faults import FaultyPool, lose_connection
+from tests.support.stores import open_store
 
 pytestmark = pytest.mark.anyio
 

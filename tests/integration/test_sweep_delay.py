@@ -20,9 +20,7 @@ from service.resources import Resources, open_resources
 from service.settings import DatabaseUrl, Delay, Secret, Settings
 from service.worker.loop import Worker
 from service.worker.sweeper import sweep
-from tests.clock import DAY, pass_time
 from tests.conftest import execute, in_database
-from tests.faults import FaultyBucket
 from tests.integration.steps import (
     BODY,
     claim,
@@ -31,14 +29,16 @@ from tests.integration.steps import (
     find,
     let_settle,
     prove,
-    put_as_root,
     run,
     send,
     send_parts,
 )
-from tests.invariants import check_invariants, check_nothing_left, list_bucket
+from tests.support.clock import DAY, pass_time
+from tests.support.faults import FaultyBucket
+from tests.support.invariants import check_invariants, check_nothing_left, list_bucket
+from tests.support.objects import key_of, multipart_upload_of, put_as_root
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 DELAY = timedelta(minutes=5)
 BEFORE_ITS_END = timedelta(minutes=4)
@@ -176,7 +176,7 @@ async def test_objects_are_kept_for_the_delay_and_no_longer(
     file = await make(resources)
     assert file.state == MAKERS[make]
     if make is make_expired:
-        await asyncio.to_thread(put_as_root, root_incoming, file, BODY)
+        await asyncio.to_thread(put_as_root, root_incoming, key_of(file), BODY)
     vault = {str(file.minio_object_name)} if file.minio_object_name else set()
     await sweep_within_the_delay(resources)
     assert await list_bucket(resources.incoming) == {file.incoming_key}
@@ -225,10 +225,7 @@ async def test_parts_of_a_deleted_file_outlive_the_lease_of_an_assembly_and_the_
     for waited in (timedelta(hours=1), BEFORE_ITS_END):
         await pass_time(resources.pool, waited)
         await sweep(resources)
-        assert (
-            len(await resources.incoming.list_parts(file.incoming_key or "", file.upload_id or ""))
-            == 2
-        )
+        assert len(await resources.incoming.list_parts(*multipart_upload_of(file))) == 2
     await pass_time(resources.pool, REST)
     await sweep(resources)
     await check_nothing_left(resources)

@@ -19,9 +19,6 @@ from service.queries import sweeping
 from service.resources import Resources
 from service.uploads.arrivals import record_event
 from service.worker.sweeper import sweep
-from tests import damage
-from tests.clock import DAY, pass_time
-from tests.faults import FaultyBucket
 from tests.integration.steps import (
     claim_due,
     declare,
@@ -32,10 +29,14 @@ from tests.integration.steps import (
     read_row,
     run,
     send,
-    until,
 )
-from tests.invariants import check_nothing_left, list_bucket
-from tests.stores import StoreUnderTest
+from tests.support import damage
+from tests.support.clock import DAY, pass_time
+from tests.support.faults import FaultyBucket
+from tests.support.invariants import check_nothing_left, list_bucket
+from tests.support.objects import key_of
+from tests.support.stores import StoreUnderTest
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +47,7 @@ async def make_pending(resources: Resources) -> File:
 
 async def make_verifying(resources: Resources) -> File:
     declared = await send(resources)
-    await record_event(resources, declared.file.incoming_key or "")
+    await record_event(resources, key_of(declared.file))
     return declared.file
 
 
@@ -203,7 +204,7 @@ async def test_an_incoming_key_that_the_store_does_not_delete_blocks_no_other(
             found: list[str] = await self.bucket.delete_many(
                 [key for key in keys if key != poisoned.incoming_key], **options
             )
-            return [*found, poisoned.incoming_key or ""]
+            return [*found, key_of(poisoned)]
 
     await sweep(msgspec.structs.replace(resources, incoming=PoisonedBucket(resources.incoming)))
     assert await list_bucket(resources.incoming) == {poisoned.incoming_key}

@@ -6,10 +6,10 @@ import pytest
 from service.object_store import StoreError
 from service.resources import Resources
 from service.worker.sweeper import sweep
-from tests.faults import FaultyBucket
 from tests.integration.steps import declare
+from tests.support.faults import FaultyBucket
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 
 async def test_one_sweep_takes_all_that_is_due(resources: Resources) -> None:

@@ -10,7 +10,6 @@ from service.model import Claim, File, State
 from service.queries import reservations, verdicts
 from service.resources import Resources, open_resources
 from service.settings import Secret, Settings
-from tests.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
 from tests.integration.locks import held_open, until_waiting
 from tests.integration.steps import (
     BODY,
@@ -22,11 +21,12 @@ from tests.integration.steps import (
     run,
     send,
     sha256,
-    until,
 )
-from tests.invariants import check_nothing_left, list_bucket
-from tests.objects import read_all
-from tests.proxies import FaultyProxy, faulty_way
+from tests.support.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
+from tests.support.invariants import check_nothing_left, list_bucket
+from tests.support.objects import read_all
+from tests.support.proxies import FaultyProxy, faulty_way
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("read_bytes", [0, 700], ids=["refused", "cut short"])
-async def test_a_hash_that_the_store_breaks_off_is_given_up_and_proved_by_the_next_claim(
+async def test_a_hash_that_the_store_cuts_short_is_repeated_by_the_next_claim(
     resources: Resources, read_bytes: int
 ) -> None:
     declared = await send(resources)
@@ -178,7 +178,7 @@ async def is_ready(resources: Resources, file: File) -> bool:
 
 
 @pytest.mark.parametrize("committed", [True, False], ids=["committed", "rolled back"])
-async def test_a_commit_that_is_still_under_way_when_its_connection_is_cut_decides_over_the_object(
+async def test_a_commit_that_outlives_its_connection_decides_the_object(
     resources: Resources, way: tuple[FaultyProxy, Settings], committed: bool
 ) -> None:
     """The database works on, unaware; the worker's doom has to wait for what it makes of the commit."""

@@ -15,7 +15,6 @@ from service.queries import claims, files, reservations, verdicts
 from service.resources import Resources
 from service.uploads.arrivals import record_event
 from service.worker.sweeper import sweep
-from tests.faults import FaultyBucket, FaultyPool, Gate
 from tests.integration.steps import (
     BODY,
     OTHER,
@@ -27,16 +26,16 @@ from tests.integration.steps import (
     let_settle,
     prove,
     put,
-    put_as_root,
     run,
     send,
     sha256,
-    until,
 )
-from tests.invariants import check_invariants, check_nothing_left, list_bucket
-from tests.objects import read_all
+from tests.support.faults import FaultyBucket, FaultyPool, Gate
+from tests.support.invariants import check_invariants, check_nothing_left, list_bucket
+from tests.support.objects import key_of, put_as_root, read_all
+from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 
 async def test_an_event_between_the_look_and_the_way_back_is_not_lost(resources: Resources) -> None:
@@ -45,7 +44,7 @@ async def test_an_event_between_the_look_and_the_way_back_is_not_lost(resources:
 
     async def upload_and_announce() -> None:
         await put(declared)
-        await record_event(resources, declared.file.incoming_key or "")
+        await record_event(resources, key_of(declared.file))
 
     interrupted = FaultyPool(resources.pool, claims.RETURN, before=upload_and_announce)
     await run(msgspec.structs.replace(resources, pool=interrupted), held)
@@ -88,9 +87,9 @@ async def test_an_object_that_changes_between_look_and_copy_is_looked_at_again(
     resources: Resources, root_incoming: Bucket
 ) -> None:
     declared = await declare(resources)
-    put_as_root(root_incoming, declared.file, BODY)
+    put_as_root(root_incoming, key_of(declared.file), BODY)
     incoming = FaultyBucket(resources.incoming)
-    incoming.after["head"] = lambda: put_as_root(root_incoming, declared.file, OTHER)
+    incoming.after["head"] = lambda: put_as_root(root_incoming, key_of(declared.file), OTHER)
     await run(
         msgspec.structs.replace(resources, incoming=incoming), await claim(resources, declared.file)
     )
@@ -104,9 +103,9 @@ async def test_an_object_that_is_overwritten_while_its_copy_is_hashed_changes_no
     resources: Resources, root_incoming: Bucket
 ) -> None:
     declared = await declare(resources)
-    put_as_root(root_incoming, declared.file, BODY)
+    put_as_root(root_incoming, key_of(declared.file), BODY)
     vault = FaultyBucket(resources.vault)
-    vault.after["copy_from"] = lambda: put_as_root(root_incoming, declared.file, OTHER)
+    vault.after["copy_from"] = lambda: put_as_root(root_incoming, key_of(declared.file), OTHER)
     await run(
         msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file)
     )
@@ -135,7 +134,7 @@ async def test_a_sweeper_that_comes_before_the_commit_of_an_ended_lease_wins(
     await check_nothing_left(resources)
 
 
-async def test_a_sweeper_that_comes_after_the_commit_of_an_ended_lease_leaves_the_object(
+async def test_the_sweeper_keeps_the_object_of_a_commit_after_the_lease(
     resources: Resources,
 ) -> None:
     declared = await send(resources)
@@ -268,7 +267,7 @@ async def test_an_object_that_was_overwritten_is_not_copied_again(
     await run(
         msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file)
     )
-    put_as_root(root_incoming, declared.file, OTHER)
+    put_as_root(root_incoming, key_of(declared.file), OTHER)
     with pytest.raises(ObjectChanged):
         await vault.land()
     await check_invariants(resources)

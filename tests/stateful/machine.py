@@ -39,11 +39,12 @@ from service.uploads.multipart import PartRequest, sign_parts
 from service.uploads.signing import MultipartUpload, Upload
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
-from tests.clock import DAY, pass_time
-from tests.faults import FaultyBucket, SpoiltBucket, lose_answer
-from tests.invariants import Outcomes, check_invariants, check_nothing_left
 from tests.stateful.workers import DISTURBANCES, ENDS, FAULTS, STORY, FaultyWorker
-from tests.stores import send
+from tests.support.clock import DAY, pass_time
+from tests.support.faults import FaultyBucket, SpoiltBucket, lose_answer
+from tests.support.invariants import Outcomes, check_invariants, check_nothing_left
+from tests.support.objects import key_of
+from tests.support.stores import send
 
 CONTENTS = (b"A" * 40, b"B" * 40)
 A_LEASE = timedelta(minutes=2)
@@ -152,11 +153,11 @@ class WayOfAFile(RuleBasedStateMachine):
         sent.accepted |= accepted
         if accepted and how == "unreadable":
             sent.spoilt = True
-            self.spoilt_keys.add(sent.declared.file.incoming_key or "")
+            self.spoilt_keys.add(key_of(sent.declared.file))
 
     @rule(sent=sent)
     def event(self, sent: Sent) -> None:
-        self.runner.run(record_event(self.resources, sent.declared.file.incoming_key or ""))
+        self.runner.run(record_event(self.resources, key_of(sent.declared.file)))
         sent.heard |= sent.accepted
 
     @rule(sent=sent, digest=st.sampled_from((None, *CONTENTS)))

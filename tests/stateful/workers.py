@@ -15,7 +15,7 @@ from service.queries import claims, verdicts
 from service.resources import Resources
 from service.worker.store_health import StoreHealth
 from service.worker.verification import verify
-from tests.faults import FaultyBucket, FaultyPool, Gate, lose_connection
+from tests.support.faults import FaultyBucket, FaultyPool, Gate, lose_connection
 
 RETRY = timedelta(seconds=1)
 FAULTS = (

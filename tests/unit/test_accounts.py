@@ -48,7 +48,7 @@ def test_a_login_or_a_key_that_others_can_reach_is_refused(
         find_account(HERE, environ)
     (tmp_path / "key").write_text(KEY)
     (tmp_path / "key").chmod(mode)
-    with pytest.raises(NotAllowed, match="can be read by others"):
+    with pytest.raises(NotAllowed, match="can be read by other users"):
         find_account(Server(url="http://a", key_file=tmp_path / "key"), environ)
 
 
@@ -102,7 +102,7 @@ def test_what_is_no_key_is_refused_and_not_shown(
     path.chmod(0o600)
     with pytest.raises(WrongUse) as refused:
         find_account(Server(url="http://a", key_file=path), environ)
-    assert "holds no key" in str(refused.value)
+    assert "contains no key" in str(refused.value)
 
 
 def test_a_spoilt_login_is_said(environ: dict[str, str]) -> None:

@@ -19,8 +19,8 @@ from service.cli.keys import check_owner, describe_keys, parse_lifetime, parse_s
 from service.model import make_id
 from service.queries.keys import ApiKey
 from service.settings import list_variables
-from tests.servers import reachable_folder
-from tests.unit.test_settings import COMPLETE
+from tests.support.environments import COMPLETE
+from tests.support.servers import reachable_folder
 
 
 def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch, **environ: str) -> int:
@@ -97,7 +97,7 @@ def test_only_a_missing_package_of_another_distribution_is_a_missing_extra() -> 
     assert describe_missing("serve", ValueError("litestar")) is None
 
 
-def test_dev_without_the_embedded_servers_says_what_to_install_and_makes_no_folder(
+def test_dev_without_embedded_servers_names_the_package_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr("importlib.metadata.files", lambda _: None)
@@ -201,7 +201,7 @@ def test_what_others_can_do_is_said() -> None:
     public, store = "http://192.0.2.7:9000", "http://192.0.2.7:9000"
     plain, embedded = describe_exposure("192.0.2.7", public, store=store, embedded=True)
     assert "trusted network" in plain
-    assert "until the file is proved" in embedded
+    assert "until a file is proved" in embedded
     assert describe_exposure("192.0.2.7", public, store=store, embedded=False) == [plain]
     *_, moved = describe_exposure(
         "192.0.2.7", public, store="http://192.0.2.7:9001", embedded=False
@@ -313,4 +313,4 @@ def test_a_taken_port_for_metrics_is_named() -> None:
             check=False,
         )
     assert done.returncode == 1
-    assert f"port {port} can't be had" in done.stderr
+    assert f"port {port} (Address already in use)" in done.stderr

@@ -150,7 +150,7 @@ def test_json_is_ascii_and_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) ->
     assert err == "a\\x1b[2J\\u202e: no\\x9b\n"
     quiet = Report(Form(json=False, quiet=True), None)
     quiet.say("done", {})
-    quiet.note("left out")
+    quiet.note("skipped")
     assert capsys.readouterr() == ("", "")
     quiet.complain("a", "no", {})
     assert capsys.readouterr() == ("", "a: no\n")
@@ -168,7 +168,7 @@ def test_times_are_read_as_people_write_them() -> None:
         with pytest.raises(ValueError, match="time"):
             parse_span(wrong)
     for wrong in ("soon", "2026-13-01", "999999999d", "12"):
-        with pytest.raises(ValueError, match="is no time"):
+        with pytest.raises(ValueError, match="is not a time"):
             parse_moment(wrong, now)
 
 

@@ -181,7 +181,7 @@ def test_root_reaches_the_store_and_bootstrap_alone(env: dict[str, str]) -> None
     assert holders == {"minio", "bootstrap"}
 
 
-def test_every_image_can_be_replaced_by_a_variable_and_the_store_is_pinned_by_digest() -> None:
+def test_images_are_set_by_variables_and_the_store_is_pinned_by_digest() -> None:
     for service in COMPOSE.services.values():
         assert re.fullmatch(r"\$\{\w+_IMAGE:-[^}]+\}", service.image)
     assert re.search(
@@ -189,7 +189,7 @@ def test_every_image_can_be_replaced_by_a_variable_and_the_store_is_pinned_by_di
     )
 
 
-def test_the_store_keeps_its_events_on_a_volume_and_sends_them_with_the_first_token(
+def test_the_store_keeps_events_on_a_volume_and_sends_the_first_token(
     env: dict[str, str],
 ) -> None:
     store = resolve_environment(COMPOSE.services["minio"], env)

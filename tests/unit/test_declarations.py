@@ -1,6 +1,7 @@
 """What may be declared, and what may not."""
 
 import hashlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from service.files import validation
 from service.model import Declaration, Sha256
 from service.problems import InvalidRequest
+from tests.support.rows import make_declaration
 
 NAMES = [
     "photo.jpg",
@@ -120,23 +122,15 @@ def test_metadata_is_bounded_in_pairs_and_bytes() -> None:
             validation.check_metadata(bad)
 
 
-def declare(
-    *, filename: str = "a", metadata: dict[str, str] | None = None, multipart: bool | None = None
-) -> Declaration:
-    digest = Sha256(b"x" * 32)
-    return Declaration(
-        owner="ann",
-        filename=filename,
-        size=1,
-        content_type=None,
-        sha256=digest,
-        metadata=metadata or {},
-        multipart=multipart,
-    )
+def declare(filename: str = "a", **fields: Any) -> Declaration:
+    return make_declaration(filename, size=1, content_type=None, sha256=Sha256(b"x" * 32), **fields)
 
 
 def test_the_order_of_metadata_makes_no_other_request() -> None:
-    one, other = declare(metadata={"a": "1", "b": "2"}), declare(metadata={"b": "2", "a": "1"})
+    one, other = (
+        declare(metadata={"a": "1", "b": "2"}),
+        declare(metadata={"b": "2", "a": "1"}),
+    )
     assert validation.digest_declaration(one) == validation.digest_declaration(other)
 
 

@@ -125,5 +125,5 @@ def test_two_that_begin_the_same_file_get_the_same_key(tmp_path: Path) -> None:
 def test_a_spoilt_database_is_said(tmp_path: Path) -> None:
     (tmp_path / "assay").mkdir()
     (tmp_path / "assay" / "sent.sqlite").write_bytes(b"no database" * 1000)
-    with pytest.raises(Failed, match="sent anew"), open_records({"XDG_STATE_HOME": str(tmp_path)}):
+    with pytest.raises(Failed, match="sent again"), open_records({"XDG_STATE_HOME": str(tmp_path)}):
         pass

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.hostile_http.cases import CHUNKED, FRAMING, HELLO, Case, Then, get, upload
 from tests.fuzz.framing import Framed, read_requests
 from tests.fuzz.http import exchange, make_case
-from tests.wire import Answer, BadAnswer, Silence, Wire
+from tests.support.wire import Answer, BadAnswer, Silence, Wire
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LAST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

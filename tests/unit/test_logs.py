@@ -12,7 +12,7 @@ from service.auth.principals import make_key
 from service.auth.tokens import Purpose, Token, sign_token
 from service.model import make_id
 from service.telemetry.logs import configure_logs, find_request_id, hide_secrets
-from tests.running import logging_as_before
+from tests.support.running import logging_as_before
 
 
 @pytest.fixture

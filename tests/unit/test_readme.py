@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from service.settings import Settings, list_variables, read_settings
-from tests.unit.test_settings import COMPLETE
+from tests.support.environments import COMPLETE
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ def test_the_settings_table_gives_the_real_defaults() -> None:
 
 
 def test_ci_runs_exactly_the_readmes_test_command() -> None:
-    [command] = [line for line in README.splitlines() if line.endswith("/pytest")]
+    [command] = [line for line in README.splitlines() if line.endswith("python -m tests")]
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert [line for line in script if line and not line.startswith("#")] == [
         "set -euo pipefail",

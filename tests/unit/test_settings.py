@@ -6,17 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.settings import DatabaseSettings, Deployment, Settings, SettingsError, read_settings
-
-COMPLETE = {
-    "ASSAY_DATABASE_URL": "postgresql://u:p@db/assay",
-    "ASSAY_S3_ENDPOINT": "http://minio:9000",
-    "ASSAY_S3_ACCESS_KEY": "service",
-    "ASSAY_S3_SECRET_KEY": "secret-1",
-    "ASSAY_S3_SIGNER_ACCESS_KEY": "signer",
-    "ASSAY_S3_SIGNER_SECRET_KEY": "secret-2",
-    "ASSAY_WEBHOOK_TOKEN": "new, old",
-}
-
+from tests.support.environments import COMPLETE
 
 ROOT = {"ASSAY_S3_ROOT_ACCESS_KEY": "root", "ASSAY_S3_ROOT_SECRET_KEY": "root-secret"}
 

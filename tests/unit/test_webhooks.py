@@ -80,7 +80,7 @@ def test_what_is_no_event_names_no_key(body: bytes) -> None:
     assert find_keys(body, "incoming") == []
 
 
-def test_each_configured_token_is_accepted_in_the_form_in_which_the_store_sends_it() -> None:
+def test_each_configured_token_is_accepted_in_the_stores_form() -> None:
     tokens = ("one", "Custom two")
     check_token("Bearer one", tokens)
     check_token("Custom two", tokens)

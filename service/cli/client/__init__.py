@@ -1,11 +1,15 @@
-"""The commands of people who send and fetch files, on top of the Python client `assay`.
+"""The commands that send and fetch files, built on the Python client `assay`.
 
-`put` and `get` do the work, `ls`, `info`, `rm`, `share` and `login` are small. `accounts` knows whose key goes to which server, `names`
-what a name from the server may become here, `display` what of it may reach a terminal, `exit_codes` what went wrong and the exit status.
-Nothing here imports the server: these commands start fast, and work where there is no database.
+`put` and `get` do the main work. `ls`, `info`, `rm`, `share` and `login` are small. `accounts`
+chooses the key for a server, `names` checks the names that a server sends, `display` escapes text
+for the terminal, and `exit_codes` maps errors to exit statuses. The package does not import the
+server, so that these commands start fast and need no database.
 """
 
 from typing import Final
 
 STANDARD_STREAM: Final = "\0-"
-"""What `-` becomes before the arguments are read: cyclopts takes it for an option. No argument can hold a NUL."""
+"""The replacement for `-`, which Cyclopts would read as an option.
+
+No argument can contain a NUL.
+"""

@@ -1,11 +1,15 @@
-"""Whose key goes to which server.
+"""The choice of a server and its key.
 
-1. The address: `--url`, else ASSAY_URL, else that of `assay login`.
-2. The key: `--key-file`, else ASSAY_KEY, else the file that ASSAY_KEY_FILE names, else that of `assay login`. It is on no command line.
-3. The key of `assay login` goes to the server it was made for and to no other, whatever `--url` says.
-4. A file with a key that others can read is refused: it is not a secret any more. One that belongs to another user is taken as it is (a
-   mounted secret): we could not mend it.
-5. Login is written to a new file of mode 0600 that takes the old one's place, in a folder of mode 0700.
+1. The address is that of `--url`, else of ASSAY_URL, else of `assay login`.
+2. The key is that of `--key-file`, else of ASSAY_KEY, else of the file that ASSAY_KEY_FILE names,
+   else of `assay login`. It never appears on a command line.
+3. The key of `assay login` is sent only to the server for which it was given,
+   even if `--url` names another.
+4. A file with a key that other users can read is refused, because the key is no longer a secret. A
+   file of another user, such as a mounted secret, is accepted, because its mode cannot be
+   corrected.
+5. A login is written to a new file of mode 0600, in a folder of mode 0700. The new file then
+   replaces the old one.
 """
 
 import contextlib
@@ -45,20 +49,20 @@ class Account:
 @Parameter(name="*", group=GROUP)
 @dataclass(frozen=True)
 class Server:
-    """The options that every command has which asks a server."""
+    """The options of every command that sends requests to a server."""
 
     url: Annotated[
         str | None,
-        Parameter(help="The server's address. Default: ASSAY_URL, or the one of `assay login`."),
+        Parameter(help="The server's address. Default: ASSAY_URL, or that of `assay login`."),
     ] = None
     key_file: Annotated[
         Path | None,
         Parameter(
-            help="A file that holds the key. Default: ASSAY_KEY, or the one of `assay login`."
+            help="A file that contains the key. Default: ASSAY_KEY, or that of `assay login`."
         ),
     ] = None
     retry_for: Annotated[
-        str, Parameter(help="How long a server that went away is asked again.")
+        str, Parameter(help="How long to retry while the server is unavailable.")
     ] = "2m"
 
 
@@ -66,13 +70,12 @@ HERE: Final = Server()
 
 
 def find_account(server: Server, environ: Mapping[str, str] = os.environ) -> Account:
-    """Raises WrongUse, NotAllowed, Failed."""
     given = find_given_url(server.url, environ)
     login = None if given and has_key(server, environ) else read_login(environ)
     url = check_url(given) if given else login.url if login else None
     if url is None:
         raise WrongUse(
-            "no server is named: set ASSAY_URL, give --url, or sign in by `assay login URL`"
+            "no server is given: set ASSAY_URL, use --url, or sign in with `assay login URL`"
         )
     return Account(url, find_key(server, environ) or take_login(login, url))
 
@@ -82,16 +85,14 @@ def find_given_url(option: str | None, environ: Mapping[str, str] = os.environ) 
 
 
 def open_client(server: Server, *, connections: int | None = None) -> "Client":
-    """Raises WrongUse, NotAllowed, Failed."""
     retry_seconds = parse_retry_for(server.retry_for)
     account = find_account(server)
-    from assay import Client  # 50 ms that wrong arguments need not wait for
+    from assay import Client  # imported here, because it takes 50 ms
 
     return Client(account.url, account.key, retry_seconds=retry_seconds, connections=connections)
 
 
 def parse_retry_for(text: str) -> float:
-    """Seconds. Raises WrongUse."""
     try:
         return parse_span(text).total_seconds()
     except ValueError as error:
@@ -103,7 +104,6 @@ def has_key(server: Server, environ: Mapping[str, str]) -> bool:
 
 
 def find_key(server: Server, environ: Mapping[str, str]) -> str | None:
-    """Named by an option or by the environment. Raises NotAllowed, Failed."""
     if server.key_file:
         return read_key(server.key_file)
     if key := environ.get("ASSAY_KEY"):
@@ -112,25 +112,25 @@ def find_key(server: Server, environ: Mapping[str, str]) -> str | None:
 
 
 def take_login(login: Account | None, url: str) -> str:
-    """The key of `assay login`, for its own server. Raises NotAllowed."""
+    """Return the key of `assay login` if it is for this server. Raises NotAllowed otherwise."""
     if login is None:
         raise NotAllowed(
-            "there is no key: sign in by `assay login`, set ASSAY_KEY, or give --key-file"
+            "there is no key: sign in with `assay login`, set ASSAY_KEY, or use --key-file"
         )
     if login.url != url:
         raise NotAllowed(
-            f"you are signed in at {show(login.url)}, and that key is not sent to {show(url)}: give --key-file, or sign in there"
+            f"you are signed in at {show(login.url)}, and its key is not sent to {show(url)}:"
+            " use --key-file, or sign in there"
         )
     return login.key
 
 
 def check_url(text: str) -> str:
-    """Raises WrongUse."""
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise WrongUse(f"{show(text)} is no address: {error}") from error
+        raise WrongUse(f"{show(text)} is not an address: {error}") from error
     if (
         parts.scheme not in ("http", "https")
         or not parts.hostname
@@ -139,37 +139,35 @@ def check_url(text: str) -> str:
         or parts.fragment
     ):
         raise WrongUse(
-            f"{show(text)} is no address of a server: it should look like https://files.example.com"
+            f"{show(text)} is not a server's address; it must be like https://files.example.com"
         )
     if parts.username is not None or parts.password is not None:
-        raise WrongUse(
-            "the address holds a user name or a password: leave it out, the key is all there is"
-        )
+        raise WrongUse("the address must not contain a user name or a password; use a key instead")
     if re.search(r"[\x00-\x20\x7f]", text):
-        raise WrongUse(f"{show(text)} holds a blank or a control character")
+        raise WrongUse(f"{show(text)} contains a space or a control character")
     return parts.geturl().rstrip("/")
 
 
 def check_key(text: str, where: str) -> str:
-    """Raises WrongUse; the message does not show it."""
+    """Return the key. Raises WrongUse, with a message that does not contain it."""
     if not KEY.fullmatch(text):
-        raise WrongUse(f"{where} holds no key: one line of visible ASCII characters")
+        raise WrongUse(f"{where} contains no key; a key is one line of visible ASCII characters")
     return text
 
 
 def read_key(path: Path) -> str:
-    """The key in a file. Raises Failed, NotAllowed, WrongUse."""
     return check_key(read_secret(path).decode("ascii", "replace").strip(), show(str(path)))
 
 
 def read_secret(path: Path) -> bytes:
-    """Raises Failed, NotAllowed."""
+    """Return the content of a file that no other user can read. Raises Failed or NotAllowed."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             if is_open_to_others(status):
                 raise NotAllowed(
-                    f"{show(str(path))} can be read by others, so its key is no secret: make a new key, or chmod 600 the file"
+                    f"{show(str(path))} can be read by other users, so its key may be known:"
+                    " create a new key, or chmod 600 the file"
                 )
             return file.read(LONGEST_KEY_FILE)
     except OSError as error:
@@ -177,7 +175,10 @@ def read_secret(path: Path) -> bytes:
 
 
 def is_open_to_others(status: os.stat_result) -> bool:
-    """Only of a file that is ours; a pipe has no readers but those who were given it."""
+    """Return whether other users can read a file of this user.
+
+    Only processes that were given a pipe can read it.
+    """
     return (
         os.name == "posix"
         and stat.S_ISREG(status.st_mode)
@@ -195,7 +196,10 @@ def find_login_file(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def read_login(environ: Mapping[str, str] = os.environ) -> Account | None:
-    """None: nobody has signed in. Raises Failed, NotAllowed, WrongUse."""
+    """Return the account of `assay login`, or None if there is none.
+
+    Raises Failed or NotAllowed.
+    """
     path = find_login_file(environ)
     if not path.exists():
         return None
@@ -204,12 +208,11 @@ def read_login(environ: Mapping[str, str] = os.environ) -> Account | None:
         return Account(check_url(str(said["url"])), check_key(str(said["key"]), show(str(path))))
     except (ValueError, KeyError, TypeError, WrongUse) as error:
         raise Failed(
-            f"{show(str(path))} is not what `assay login` writes: sign in again"
+            f"{show(str(path))} was not written by `assay login`: sign in again"
         ) from error
 
 
 def write_login(account: Account, environ: Mapping[str, str] = os.environ) -> Path:
-    """In the place of what was there. Raises Failed."""
     path = find_login_file(environ)
     fresh = path.with_name(f".login-{secrets.token_hex(8)}")
     try:
@@ -231,7 +234,7 @@ def write_login(account: Account, environ: Mapping[str, str] = os.environ) -> Pa
 
 
 def make_private_folder(path: Path) -> Path:
-    """A folder that nobody else can look into, also when it was there before. Raises OSError."""
+    """Create the folder, and restrict it to this user even if it existed before. Raises OSError."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)
     return path

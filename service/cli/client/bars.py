@@ -1,4 +1,4 @@
-"""Progress bars: one for each file that takes a while, one for all."""
+"""Progress bars: one for each file that takes a while, and one for all files."""
 
 import signal
 import sys
@@ -16,14 +16,17 @@ from rich.text import Text
 from service.cli.client.display import show_seconds, show_size
 
 SLOW_SECONDS: Final = 0.5
-"""A file that is done sooner gets no bar: nobody could read it."""
+"""The time after which a file gets a bar. A shorter display could not be read."""
 MOST_BARS: Final = 8
 REST_WIDTH: Final = 54
-"""The other columns, and a few characters that stay free: a terminal that echoes `^C` at a line's end would begin another line."""
+"""The width of the other columns and some spare characters.
+
+Without the spare ones, a terminal that echoes `^C` at the end of a line would begin another line.
+"""
 
 
 class Bytes(ProgressColumn):
-    """`12 MiB of 3.0 GiB`."""
+    """The column for the bytes, such as `12 MiB of 3.0 GiB`."""
 
     def render(self, task: Task) -> Text:
         done = show_size(task.completed)
@@ -40,7 +43,7 @@ class Rate(ProgressColumn):
 
 
 class Left(ProgressColumn):
-    """Time left; what the file waits for, when nothing moves."""
+    """The column for the time left, or for what the file waits for."""
 
     max_refresh = 0.5
 
@@ -55,7 +58,7 @@ class Left(ProgressColumn):
 
 
 class Bar:
-    """One file's. It shows itself when the file turns out to take a while."""
+    """The bar of one file. It is shown only if the file takes longer than SLOW_SECONDS."""
 
     def __init__(self, bars: "Bars", name: str, size: int | None) -> None:
         self._bars = bars
@@ -66,7 +69,7 @@ class Bar:
         self._task: TaskID | None = None
 
     def move(self, done: int, waiting: str = "") -> None:
-        """`done` bytes in all. `waiting` says for what, when no bytes move."""
+        """Set the number of bytes done. `waiting` says what the file waits for if no bytes move."""
         self._bars.add(done - self._done)
         self._done = done
         if self._task is None and time.monotonic() - self._begun > SLOW_SECONDS:
@@ -75,7 +78,10 @@ class Bar:
             self._bars.progress.update(self._task, completed=done, waiting=waiting)
 
     def end(self, *, complete: bool) -> None:
-        """The total counts a file in full that is done, however few bytes had to move."""
+        """Remove the bar.
+
+        The total counts all bytes of a complete file, even if fewer had to be moved.
+        """
         self._bars.finish(
             self._task,
             rest=(self._size or 0) - self._done if complete and self._size else 0,
@@ -84,7 +90,7 @@ class Bar:
 
 
 class Bars:
-    """The total stands above the files'."""
+    """The bars of all files, below the one for the total."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -116,7 +122,7 @@ class Bars:
         return Bar(self, name, size)
 
     def show(self, name: str, size: int | None) -> TaskID | None:
-        """A bar on the screen, unless there are as many as fit."""
+        """Return a new bar on the screen, or None if MOST_BARS are shown."""
         with self._lock:
             if self._shown >= MOST_BARS:
                 return None
@@ -144,7 +150,10 @@ class Bars:
 
 @contextmanager
 def open_bars() -> Iterator[Bars]:
-    """On standard error, which is a terminal. SIGTERM ends a command as Ctrl-C does: the hidden cursor has to come back."""
+    """Show bars on standard error, which is a terminal.
+
+    SIGTERM ends the command as Ctrl-C does, so that the hidden cursor is shown again.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(file=sys.stderr)
     room = console.width - REST_WIDTH

@@ -1,6 +1,7 @@
-"""Which files `get` is asked for: by id, by name, by the beginning of names, by the folder they were sent from.
+"""The choice of files for `get`: by id, by name, by the beginning of names, or by the folder from
+which they were sent.
 
-Of several files with one name, or one kept path, the newest counts: the list is newest first.
+Of several files with one name or one stored path, the newest is chosen.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A file, and the path below the target that it has; None: its name is all there is."""
+    """A file, and its path below the target. If `kept` is None, its name is used."""
 
     file: "File"
     kept: str | None = None
@@ -25,7 +26,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class NotChosen:
-    """What was asked for and is not there."""
+    """A requested file that was not found."""
 
     name: str
     ending: Ending
@@ -34,7 +35,10 @@ class NotChosen:
 def choose(
     client: "Client", names: Sequence[str], *, recursive: bool
 ) -> Iterator[Chosen | NotChosen]:
-    """In the order of the names; what was sent from folders in one pass over the list, newest first. Raises NotAllowed."""
+    """Yield the files in the order of the names, and then those of folders, newest first.
+
+    The files of folders are found in one pass over the list. Raises NotAllowed.
+    """
     folders = []
     for name in names:
         file_id = read_id(name)
@@ -63,7 +67,11 @@ def read_id(text: str) -> UUID | None:
 
 
 def find_named(client: "Client", name: str) -> "Iterator[File]":
-    """The newest of that name; with a `*` at its end the newest of each name that begins so. Raises NotFound."""
+    """Yield the newest file of that name, or with a `*` at its end, of each name that begins with
+    it.
+
+    Raises NotFound.
+    """
     seen: set[str] = set()
     for file in client.list(state="ready", filename=name, page=1000 if name.endswith("*") else 1):
         if file.filename not in seen:
@@ -76,7 +84,7 @@ def find_named(client: "Client", name: str) -> "Iterator[File]":
 
 
 def find_kept(client: "Client", folders: Sequence[str]) -> Iterator[Chosen | NotChosen]:
-    """All below these folders; no folder: all that have a kept path."""
+    """Yield the files below these folders, or if there are none, all files with a stored path."""
     missing, seen = set(folders), set[str]()
     for file in client.list(state="ready"):
         kept = file.metadata.get(KEPT)
@@ -88,7 +96,7 @@ def find_kept(client: "Client", folders: Sequence[str]) -> Iterator[Chosen | Not
             missing.difference_update(below)
             yield Chosen(file, kept)
     yield from (
-        NotChosen(folder, NotFound("nothing was sent from a folder of this name"))
+        NotChosen(folder, NotFound("no ready file was sent from a folder of this name"))
         for folder in folders
         if folder in missing
     )

@@ -1,14 +1,12 @@
-"""How a command can end: what is said, and the exit status. docs/command-line.md lists the numbers.
+"""The ways in which a command can end, with text and exit status. docs/command-line.md lists the
+numbers.
 
-Ending
-├── Failed         1  something here: the disk is full, a name is not safe, a file is in the way
-├── WrongUse       2  an option, an address, a file of settings
-├── NotAllowed     4  no key, or one that the server refuses
-├── NotFound       5
-├── Rejected       6  the bytes are not those that were declared or asked for
-├── Away           7  the server or the store does not answer
-├── SomeFailed     8  of several
-└── Interrupted  130  by Ctrl-C; says how to go on
+Ending ├── Failed         1  an error here: the disk is full, a name is unsafe, a file is in the way
+├── WrongUse       2  an option, an address or a settings file is wrong ├── NotAllowed     4  there
+is no key, or the server refuses it ├── NotFound       5 ├── Rejected       6  the bytes are not
+those that were declared or requested ├── Away           7  the server or the store is unavailable
+├── SomeFailed     8  some of several files failed └── Interrupted  130  by Ctrl-C; the text says
+how to continue
 """
 
 import contextlib
@@ -19,11 +17,14 @@ from service.cli.errors import CommandError
 
 
 class Ending(CommandError):
-    """Says what is wrong and what to do; the class fixes the exit status. 3 is left to the operator's commands."""
+    """The end of a command, with a text that says what is wrong and what to do.
+
+    The class sets the exit status. Status 3 is reserved for the operator's commands.
+    """
 
 
 class Failed(Ending):
-    """Something on this machine."""
+    """An error on this machine."""
 
 
 class WrongUse(Ending):
@@ -55,14 +56,14 @@ class Interrupted(Ending):
 
 
 class Outcomes:
-    """Of several files: how each one ended. What went wrong with one was said when it did."""
+    """The outcomes of several files. The failure of each was reported when it happened."""
 
     def __init__(self) -> None:
         self.done = 0
         self.failed: list[type[Ending]] = []
 
     def end(self, noun: str = "files") -> None:
-        """Raises the Ending that they have in common, or SomeFailed."""
+        """Raise the Ending that all failures share, or SomeFailed. Return if there were none."""
         if not self.failed:
             return
         total = self.done + len(self.failed)
@@ -73,11 +74,13 @@ class Outcomes:
 
 
 def explain(error: Exception) -> Ending:
-    """What the client raised, as an ending.
+    """Return the Ending for an error of the client.
 
-    Raises the error again when nobody reads our output any more, and when it is a fault of ours: its traceback is the best text.
+    Raises the error again if the reader of the output has gone, and if the error is unexpected,
+    because its traceback is then the best text.
     """
-    from assay import errors  # half of what this command line imports; `--help` needs none of it
+    # it is half of the imports of the command line, and `--help` needs none of it
+    from assay import errors
 
     kinds: list[tuple[tuple[type[Exception], ...], type[Ending]]] = [
         ((errors.Unauthorized, errors.Forbidden), NotAllowed),
@@ -98,7 +101,7 @@ def explain(error: Exception) -> Ending:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """What is raised inside ends the command. Raises Ending."""
+    """Convert an exception of the block to an Ending, and raise it."""
     try:
         yield
     except Exception as error:

@@ -1,8 +1,10 @@
-"""What `put` is asked to send: files by name, folders with all that is in them, pipes.
+"""The sources that `put` sends: files by name, folders with their contents, and pipes.
 
-A file of a folder keeps its path as `metadata.path`: from the folder's own name on, with `/` between the names, wherever the folder was
-named from (`put -r photos`, `put -r ../photos/` and, within it, `put -r .` all keep `photos/2024/a.jpg`). Symbolic links within a folder
-are not followed: they could lead out of it, or round in circles. Those that are named on the command line are.
+A file of a folder stores its path in `metadata.path`. The path begins with the folder's own name
+and has `/` between the names, however the folder was named: `put -r photos`, `put -r ../photos/`
+and, within it, `put -r .` all store `photos/2024/a.jpg`. Symbolic links within a folder are not
+followed, because they could lead out of it or into a loop. Links that are named on the command line
+are followed.
 """
 
 import os
@@ -19,7 +21,10 @@ SPECIAL: Final = "neither a file nor a folder"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file to send. `kept` is its path below the folder that was named; None: it was named itself."""
+    """A file to send.
+
+    `kept` is its path from the named folder on, or None if the file itself was named.
+    """
 
     path: str
     kept: str | None = None
@@ -27,14 +32,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Pipe:
-    """Bytes that come once. `path` None: standard input."""
+    """Bytes that can be read only once. If `path` is None, they come from standard input."""
 
     path: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """What is in a folder and is not sent."""
+    """An entry of a folder that is not sent."""
 
     path: str
     why: str
@@ -42,7 +47,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """What should be sent and can't be."""
+    """A source that cannot be read."""
 
     path: str
     why: str
@@ -51,7 +56,6 @@ class Unreadable:
 def list_sources(
     arguments: list[str], *, recursive: bool
 ) -> Iterator[Source | Pipe | Skipped | Unreadable]:
-    """In the order of the arguments, each folder's in the order of names."""
     for argument in arguments:
         try:
             yield from list_argument(argument, recursive=recursive)
@@ -62,7 +66,6 @@ def list_sources(
 def list_argument(
     argument: str, *, recursive: bool
 ) -> Iterator[Source | Pipe | Skipped | Unreadable]:
-    """Raises OSError."""
     if argument == STANDARD_STREAM:
         yield Pipe(None)
         return
@@ -74,11 +77,14 @@ def list_argument(
     elif recursive:
         yield from list_folder(argument, os.path.basename(os.path.abspath(argument)))
     else:
-        yield Unreadable(argument, "is a folder: give -r to send what is in it")
+        yield Unreadable(argument, "is a folder; use -r to send its contents")
 
 
 def list_folder(folder: str, kept: str) -> Iterator[Source | Skipped | Unreadable]:
-    """Depth first; no more in memory than the names of the folders that are open."""
+    """Yield the entries of a folder, depth first.
+
+    Only the names of the open folders are in memory.
+    """
     try:
         with os.scandir(folder) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)

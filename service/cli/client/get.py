@@ -1,4 +1,4 @@
-"""`assay get`: files by id, by name, by the folder they were sent from."""
+"""`assay get`: fetches files by id, by name, or by the folder from which they were sent."""
 
 import os
 import sys
@@ -34,28 +34,32 @@ def get(
     quiet: Annotated[bool, Parameter(alias="-q")] = False,
     server: Server = HERE,
 ) -> None:
-    """Fetch files, and check the SHA-256 of each one. The same command again goes on where this one stopped.
+    """Fetch files, and check the SHA-256 of each one. Repeat the command to continue after an
+    interruption.
 
     Parameters
     ----------
     names
-        Ids, or names: the newest file of that name. `photo*`: the newest of each name that begins so. With -r, folders.
+        Ids or names. A name selects the newest file of that name, and `photo*` the newest file of
+        each name that begins with `photo`. With -r, names of folders.
     output
-        The path to write to, a folder, or `-` for standard output. Default: this folder.
+        The path to write to, a folder, or `-` for standard output. Default: the current folder.
     recursive
-        Restore what `put -r` sent from these folders, or from all, below the output folder.
+        Restore what `put -r` sent from these folders, or from all folders, below the output folder.
     force
-        Replace files that are here and have other bytes.
+        Replace existing files that have other bytes.
     jobs
         How many files are fetched at once.
     json
-        Print one JSON object a line.
+        Print one JSON object per line.
     quiet
-        Print nothing but what goes wrong.
+        Print only errors.
     """
     asked = names or []
     if not asked and not recursive:
-        raise WrongUse("which files? Give ids or names, or -r for all that was sent from folders")
+        raise WrongUse(
+            "no files are given; name ids or names, or use -r for all files sent from folders"
+        )
     if output == STANDARD_STREAM:
         write_all(asked, server, recursive=recursive, force=force)
         return
@@ -77,24 +81,27 @@ def get(
         except KeyboardInterrupt:
             pool.stop()
             raise Interrupted(
-                f"interrupted: {pool.outcomes.done:,} done; give the same command again to go on"
+                f"interrupted: {pool.outcomes.done:,} done; repeat the command to continue"
             ) from None
     pool.outcomes.end()
 
 
 def choose_single(output: str | None, names: list[str], *, recursive: bool) -> Path | None:
-    """The path that is named for one file; None: a folder is. Raises WrongUse."""
+    """Return the path for a single file, or None if the output is a folder. Raises WrongUse."""
     if output is None or recursive or output.endswith(("/", os.sep)) or Path(output).is_dir():
         return None
     if len(names) > 1 or names[0].endswith("*"):
         raise WrongUse(
-            "-o names a file, and there are several to fetch: end it with / when it is to be a folder"
+            "-o names a single file, but several are to be fetched; end it with / if it is a folder"
         )
-    return Path(os.path.realpath(output))  # a link that the user names is the user's own
+    return Path(os.path.realpath(output))  # a link that the user names is followed
 
 
 def choose_root(output: str | None, single: Path | None) -> Path:
-    """The folder that all is written below; it is made if need be. Links on the way to it are the user's own. Raises Failed."""
+    """Return the folder to write to, and create it if needed. Raises Failed.
+
+    Links on the path to it are followed, because the user has named them.
+    """
     root = single.parent if single else Path(output or ".")
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -104,12 +111,16 @@ def choose_root(output: str | None, single: Path | None) -> Path:
 
 
 def write_all(names: list[str], server: Server, *, recursive: bool, force: bool) -> None:
-    """One file after the other. Raises Ending at the first that fails: what follows it would be out of place."""
+    """Write the files to standard output, one after the other.
+
+    Raises Ending at the first failure, because later bytes would be in the wrong place.
+    """
     if recursive:
-        raise WrongUse("-r restores a folder: standard output is none")
+        raise WrongUse("-r restores a folder, so its output must not be standard output")
     if sys.stdout.isatty() and not force:
         raise WrongUse(
-            "standard output is a terminal, and the file's bytes could be anything: redirect it, or give --force"
+            "standard output is a terminal, which the file's bytes could control;"
+            " redirect it, or use --force"
         )
     with (
         open_client(server) as client,

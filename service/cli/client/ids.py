@@ -1,4 +1,4 @@
-"""Files by their ids, one after the other; what is wrong with one does not keep the others."""
+"""Actions on files by id, one after the other. A failure of one file does not stop the others."""
 
 import json as json_text
 import sys
@@ -10,7 +10,10 @@ from service.cli.client.exit_codes import NotAllowed, Outcomes, explain
 
 
 def for_each(ids: Iterable[UUID], act: Callable[[UUID], None], *, json: bool) -> None:
-    """Raises Ending when one or more failed. A key that is refused ends all at once."""
+    """Run `act` for each id, and report failures.
+
+    Raises Ending if one or more failed. A refused key ends the command at once.
+    """
     outcomes = Outcomes()
     for file_id in ids:
         try:
@@ -28,5 +31,5 @@ def for_each(ids: Iterable[UUID], act: Callable[[UUID], None], *, json: bool) ->
 
 
 def print_object(about: dict[str, Any]) -> None:
-    """One line of ASCII: nothing in it can reach a terminal as more than text."""
+    """Print one line of ASCII, which cannot contain control sequences for a terminal."""
     print(json_text.dumps(about), flush=True)

@@ -1,4 +1,4 @@
-"""`assay info`: all that is known of files."""
+"""`assay info`: shows all fields of files."""
 
 from uuid import UUID
 
@@ -8,14 +8,14 @@ from service.cli.client.listings import as_object, describe_fields
 
 
 def info(ids: list[UUID], /, *, json: bool = False, server: Server = HERE) -> None:
-    """Say all that is known of files.
+    """Show all fields of files.
 
     Parameters
     ----------
     ids
         The files' ids.
     json
-        Print one JSON object a line.
+        Print one JSON object per line.
     """
     with open_client(server) as client:
 

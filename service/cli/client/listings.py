@@ -1,4 +1,4 @@
-"""Files as lines, as fields and as JSON."""
+"""The output of files as lines, as fields and as JSON."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from assay import File
 
 KEPT = "path"
-"""The metadata that holds a file's path below the folder it was sent from."""
+"""The metadata field for a file's path below the folder from which it was sent."""
 HEADING = f"{'ID':<36}  {'STATE':<9}  {'SIZE':>8}  {'CREATED (UTC)':<19}  NAME"
 
 
 def find_path(file: "File") -> str | None:
-    """The kept path, if it is one that may be used here."""
+    """Return the stored path, or None if there is none or it is unsafe."""
     kept = file.metadata.get(KEPT)
     try:
         return kept if kept and split_path(kept) else None
@@ -26,7 +26,6 @@ def find_path(file: "File") -> str | None:
 
 
 def name_file(file: "File") -> str:
-    """The kept path, else the name."""
     return find_path(file) or file.filename
 
 
@@ -36,17 +35,18 @@ def describe_row(file: "File") -> str:
 
 
 def describe_fields(file: "File") -> Iterator[str]:
-    """A line for each that is set."""
     for name, value in as_object(file).items():
         if isinstance(value, dict):
             yield from (
                 f"{name + '.' + show(key):<20} {show(str(text))}" for key, text in value.items()
             )
         elif value is not None:
-            yield f"{name:<20} {show(str(value))}{f' ({show_size(value)})' if name == 'size' and value > 999 else ''}"
+            yield (
+                f"{name:<20} {show(str(value))}"
+                f"{f' ({show_size(value)})' if name == 'size' and value > 999 else ''}"
+            )
 
 
 def as_object(file: "File") -> dict[str, Any]:
-    """As the API writes it."""
     found: dict[str, Any] = msgspec.to_builtins(file)
     return found

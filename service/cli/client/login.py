@@ -1,4 +1,4 @@
-"""`assay login`: a server's address and a key, kept for the other commands."""
+"""`assay login`: stores a server's address and a key for the other commands."""
 
 import getpass
 import sys
@@ -19,7 +19,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 def login(url: str | None = None, /) -> None:
-    """Ask for a key, or read it from standard input, try it, and keep it in a file that nobody else can read.
+    """Read a key from the terminal or from standard input, test it, and store it in a file that no
+    other user can read.
 
     Parameters
     ----------
@@ -34,17 +35,21 @@ def login(url: str | None = None, /) -> None:
 
 
 def choose_address(url: str | None) -> str:
-    """Raises WrongUse, NotAllowed, Failed."""
     if given := find_given_url(url):
         return check_url(given)
     kept = read_login()
     if kept is None:
-        raise WrongUse("which server? Give its address: assay login https://files.example.com")
+        raise WrongUse(
+            "no server is given; name its address: assay login https://files.example.com"
+        )
     return kept.url
 
 
 def read_key(address: str) -> str:
-    """Without an echo from a terminal, else the first line of standard input. Raises WrongUse."""
+    """Read a key without echo from a terminal, or from the first line of standard input.
+
+    Raises WrongUse.
+    """
     if not sys.stdin.isatty():
         return check_key(sys.stdin.readline(8192).strip(), "standard input")
     if (
@@ -52,14 +57,14 @@ def read_key(address: str) -> str:
         and address.removeprefix("http://").partition("/")[0].rpartition(":")[0] not in LOOPBACK
     ):
         print(
-            f"{show(address)} is not encrypted: whoever is on the way can read the key",
+            f"{show(address)} is not encrypted; others on the network can read the key",
             file=sys.stderr,
         )
-    return check_key(getpass.getpass(f"Key for {show(address)}: ").strip(), "what you typed")
+    return check_key(getpass.getpass(f"Key for {show(address)}: ").strip(), "your input")
 
 
 def try_account(account: Account) -> None:
-    """Raises NotAllowed when the server refuses the key, Away."""
+    """Send a request with the key. Raises NotAllowed if the server refuses it, or Away."""
     from assay import Client
     from assay.errors import Forbidden
 
@@ -67,4 +72,4 @@ def try_account(account: Account) -> None:
         try:
             next(client.list(page=1), None)
         except Forbidden:
-            return  # a key that may only write is a key
+            return  # the key is valid, but has only the scope `write`

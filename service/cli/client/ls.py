@@ -1,4 +1,4 @@
-"""`assay ls`: your files, newest first."""
+"""`assay ls`: lists files, newest first."""
 
 import json as json_text
 import sys
@@ -36,14 +36,14 @@ def ls(
     json: bool = False,
     server: Server = HERE,
 ) -> None:
-    """List your files, newest first: all but those that expired or were deleted.
+    """List your files, newest first. Expired and deleted files are listed only with --state.
 
     Parameters
     ----------
     state
-        Only files in this state; may be given again.
+        Only files in this state; can be repeated.
     name
-        Only files of this name, or of names that begin so: `photo*`.
+        Only files of this name, or with `photo*`, of names that begin with `photo`.
     hash
         Only files with this SHA-256.
     since
@@ -51,11 +51,12 @@ def ls(
     before
         Only files declared before then.
     limit
-        At most so many.
+        The largest number of files to list.
     sha256
-        Print the SHA-256 and name of each ready file, as `sha256sum -c` reads them; of several with one name the newest, as `get` does.
+        Print the SHA-256 and name of each ready file in the format of `sha256sum -c`. Of several
+        files with one name, print the newest, which `get` would fetch.
     json
-        Print one JSON object a line.
+        Print one JSON object per line.
     """
     now = datetime.now(UTC)
     try:
@@ -77,7 +78,7 @@ def ls(
 
 
 def describe(files: "Iterator[File]", *, sha256: bool, json: bool) -> Iterator[str]:
-    """On a terminal nothing is exact: names are shown there, not given."""
+    """Yield the lines. On a terminal, names are escaped; in a pipe, they are exact."""
     if json:
         yield from (json_text.dumps(as_object(file)) for file in files)
     elif sha256:
@@ -90,7 +91,10 @@ def describe(files: "Iterator[File]", *, sha256: bool, json: bool) -> Iterator[s
 
 
 def find_newest(files: "Iterator[File]") -> "Iterator[tuple[str, File]]":
-    """The proved ones by their names: the first of each, for they come newest first."""
+    """Yield the name and file of each proved file.
+
+    Of several with one name, only the newest is yielded.
+    """
     seen: set[str] = set()
     for file in files:
         name = name_file(file)

@@ -1,8 +1,11 @@
-"""What a name from a server may become on this machine. One that is not safe is refused, never mended: the user names another.
+"""Checks of names that a server sends.
 
-A file's name is one component of a path. Refused everywhere, so that what was fetched here can be copied anywhere without harm:
-separators, `.` and `..`, control characters, bidi overrides (`gpj.exe` shown as `exe.jpg`), the names of Windows' devices, more than 255
-bytes. Refused on Windows alone: what its file systems read in ways of their own.
+An unsafe name is refused and never changed, and the user can choose another one.
+
+A file's name is one component of a path. Separators, `.` and `..`, control characters,
+bidirectional overrides (which show `gpj.exe` as `exe.jpg`), names of Windows devices, and names of
+more than 255 bytes are refused on every system, so that fetched files can be copied anywhere. What
+only the file systems of Windows interpret differently is refused only there.
 """
 
 import os
@@ -19,39 +22,40 @@ LONGEST_BYTES: Final = 255
 
 
 class UnsafeName(Exception):
-    """Says what is wrong with it."""
+    """A name that is not safe. The text says why."""
 
 
 def check_name(name: str, *, windows: bool = os.name == "nt") -> str:
-    """The same name, when it is a plain one. Raises UnsafeName."""
     if name in ("", ".", ".."):
         raise UnsafeName("it names a folder")
     if "/" in name or "\\" in name:
-        raise UnsafeName("it holds a path separator")
+        raise UnsafeName("it contains a path separator")
     if CONTROLS.search(name):
-        raise UnsafeName("it holds a control character")
+        raise UnsafeName("it contains a control character")
     if OVERRIDES.search(name):
-        raise UnsafeName("it holds a character that turns the direction of text")
+        raise UnsafeName("it contains a character that changes the direction of text")
     if DEVICES.fullmatch(name):
         raise UnsafeName("it is the name of a device on Windows")
     if windows and ON_WINDOWS.search(name):
-        raise UnsafeName("Windows reads it as another name")
+        raise UnsafeName("Windows would interpret it as another name")
     return check_length(name)
 
 
 def check_length(name: str) -> str:
-    """Raises UnsafeName."""
     try:
         length = len(name.encode())
     except UnicodeEncodeError as error:
         raise UnsafeName("it is not Unicode") from error
     if length > LONGEST_BYTES:
-        raise UnsafeName(f"it has {length} bytes, {LONGEST_BYTES} is the most")
+        raise UnsafeName(f"it has {length} bytes, but at most {LONGEST_BYTES} are allowed")
     return name
 
 
 def split_path(path: str, *, windows: bool = os.name == "nt") -> list[str]:
-    """The components of a kept path, which is relative, with `/` between them. Raises UnsafeName."""
+    """Return the components of a stored path, which is relative with `/` between them.
+
+    Raises UnsafeName.
+    """
     if path.startswith(("/", "\\")):
         raise UnsafeName("it is absolute")
     if re.match(r"[A-Za-z]:", path):
@@ -59,6 +63,6 @@ def split_path(path: str, *, windows: bool = os.name == "nt") -> list[str]:
     names = path.split("/")
     for name in names:
         if name == "..":
-            raise UnsafeName("it leads out of its folder by `..`")
+            raise UnsafeName("it contains `..`, which leads out of its folder")
         check_name(name, windows=windows)
     return names

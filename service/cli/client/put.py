@@ -1,4 +1,4 @@
-"""`assay put`: files, folders, standard input."""
+"""`assay put`: sends files, folders or standard input."""
 
 import sys
 from pathlib import Path
@@ -37,32 +37,33 @@ def put(
     quiet: Annotated[bool, Parameter(alias="-q")] = False,
     server: Server = HERE,
 ) -> None:
-    """Send files, folders or standard input, and wait until each one is proved.
+    """Send files, folders or standard input, and wait until each file is proved.
 
-    The same command again goes on where this one stopped, and skips what is there already.
+    Repeat the command to continue after an interruption. It skips files that the server already
+    has.
 
     Parameters
     ----------
     files
         Paths; `-` is standard input.
     recursive
-        Send what is in folders; the path below the folder's name is kept.
+        Send the contents of folders, and store each file's path from the folder's name on.
     name
-        What the file is called there. Default: as it is called here; `stdin`.
+        The file's name at the server. Default: its name here, or `stdin`.
     type
-        The media type. Default: what the name's end says.
+        The media type. Default: the type of the name's extension.
     meta
-        A pair KEY=VALUE of metadata; may be given again.
+        A pair KEY=VALUE of metadata; can be repeated.
     sha256
         The SHA-256 that the file must have, in hexadecimal.
     force
-        Send also what is there already.
+        Also send files that the server already has.
     jobs
         How many files are sent at once.
     json
-        Print one JSON object a line.
+        Print one JSON object per line.
     quiet
-        Print nothing but what goes wrong.
+        Print only errors.
     """
     options = UploadOptions(name, type, parse_pairs(meta or [], recursive=recursive), sha256, force)
     check_use(files, options, recursive=recursive)
@@ -90,33 +91,33 @@ def hand_over(
         if isinstance(source, Unreadable):
             pool.fail(source.path, Failed(source.why))
         elif isinstance(source, Skipped):
-            report.note(f"{show(source.path)}: left out, {source.why}")
+            report.note(f"{show(source.path)}: skipped, {source.why}")
         elif not pool.hand_over(source):
             return
 
 
 def check_use(files: list[str], options: UploadOptions, *, recursive: bool) -> None:
-    """Raises WrongUse."""
     single = len(files) == 1 and not (recursive and Path(files[0]).is_dir())
     if not single and (options.filename or options.sha256):
-        raise WrongUse("--name and --sha256 are about one file: give one path alone")
+        raise WrongUse("--name and --sha256 apply to a single file; give only one path")
     if files.count(STANDARD_STREAM) > 1:
-        raise WrongUse("standard input can be read once: give `-` once")
+        raise WrongUse("standard input can be read only once; give `-` only once")
     if STANDARD_STREAM in files and sys.stdin.isatty():
-        print("reading from the terminal; Ctrl-D ends it", file=sys.stderr)
+        print("reading from the terminal; Ctrl-D ends the input", file=sys.stderr)
 
 
 def parse_pairs(texts: list[str], *, recursive: bool) -> dict[str, str]:
-    """Raises WrongUse."""
     pairs = dict(text.partition("=")[::2] for text in texts)
     if not all("=" in text and text[0] != "=" for text in texts):
-        raise WrongUse("--meta takes KEY=VALUE, such as --meta album=winter")
+        raise WrongUse("--meta must have the form KEY=VALUE, such as --meta album=winter")
     if recursive and KEPT in pairs:
-        raise WrongUse(f"--meta {KEPT}=… is where -r keeps each file's path: choose another key")
+        raise WrongUse(
+            f"--meta {KEPT}=… cannot be used with -r, which stores each file's path there"
+        )
     return pairs
 
 
 def describe_interrupt(done: int, files: list[str]) -> str:
     if files == [STANDARD_STREAM]:
-        return "interrupted: nothing is kept of standard input"
-    return f"interrupted: {done:,} done; give the same command again to go on"
+        return "interrupted: nothing of standard input was stored"
+    return f"interrupted: {done:,} done; repeat the command to continue"

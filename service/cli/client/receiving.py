@@ -1,4 +1,7 @@
-"""Files on their way here, several at once (worker_pool.py). The client writes a hidden partial file, proves it and renames it."""
+"""The receiving of files, several at once (worker_pool.py).
+
+The client writes a hidden partial file, checks its digest and renames it.
+"""
 
 import stat
 import sys
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class Receiver:
-    """Receives what is handed over to its pool. `single`: the path for the one file that there is."""
+    """A receiver of the files that are passed to its pool.
+
+    `single` is the path if only one file is received.
+    """
 
     def __init__(
         self, client: "Client", report: Report, targets: Targets, *, single: Path | None, jobs: int
@@ -51,7 +57,10 @@ class Receiver:
 
 
 def is_device(path: Path) -> bool:
-    """What may be written to and never read again: /dev/null, a pipe. Only a path that the user named can be one."""
+    """Return whether the path can be written but not read again, such as /dev/null or a pipe.
+
+    Only a path that the user named can be one.
+    """
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -64,7 +73,6 @@ def name_chosen(chosen: Chosen) -> str:
 
 
 def find_names(chosen: Chosen) -> list[str]:
-    """The components of its path below the target. Raises Failed."""
     try:
         return (
             split_path(chosen.kept)
@@ -73,12 +81,16 @@ def find_names(chosen: Chosen) -> list[str]:
         )
     except UnsafeName as error:
         raise Failed(
-            f"not written: {error}; give `-o PATH` with the id {chosen.file.id}"
+            f"not written, because its name is unsafe: {error};"
+            f" use `-o PATH` with the id {chosen.file.id}"
         ) from error
 
 
 def write_to_output(client: "Client", file: "File", report: Report) -> None:
-    """Straight into standard output; its digest is known when all is written. Raises DigestMismatch."""
+    """Write the file to standard output.
+
+    Its digest is known only at the end. Raises DigestMismatch.
+    """
     sys.stdout.flush()
     bar = report.start(file.filename, file.size)
     client.download(

@@ -1,17 +1,24 @@
-"""What was sent from here, so that the same command again sends only what is missing. One SQLite file, `$XDG_STATE_HOME/assay/sent.sqlite`.
+"""Records of sent files, so that a repeated command sends only what is missing.
 
-1. Before a file is declared, a row is written: which file on disk (its real path, size and time of last change), as what it is declared
-   (name, type, metadata), and a random Idempotency-Key. Killed at any moment after that, the next run finds the row and declares with the
-   same key: the server answers with the same file, and what it still needs.
-2. When the file is final, its id and SHA-256 go into the row.
-3. The next run asks the server for the file that the row names. It is there, `ready`, and has the recorded name, size and digest: skipped.
-   Anything else, or another size or time on disk: the row is replaced, with a new key.
-4. What the key leads to was rejected, has expired or was deleted meanwhile: the same.
+They are in one SQLite file, `$XDG_STATE_HOME/assay/sent.sqlite`.
 
-A small file goes through the API, where no key counts: of one that was not seen to end the server is asked by its digest (sending.py).
+1. Before a file is declared, insert a row: the file on disk (its real path, size and modification
+   time), its declaration (name, type, metadata), and a random Idempotency-Key. If the process is
+   killed after that, the next run finds the row and declares the file with the same key. The server
+   answers with the same file, and with what it still needs.
+2. When the file is final, write its id and SHA-256 to the row.
+3. The next run requests the file of the row. If it is `ready` and has the recorded name, size and
+   digest, skip it. Otherwise, or if the size or time on disk has changed, replace the row, with a
+   new key.
+4. If the key leads to a file that was rejected, has expired or was deleted meanwhile, replace the
+   row too.
 
-Another owner's key finds nothing in step 3, and sends. Several processes may share the database: two that send the same file at once get
-the same key, so they make one file (two, when it is small). Lost or deleted, nothing breaks: everything is sent again.
+A small file goes through the API, where a key has no effect. If its end was not recorded, the
+server is searched for its digest (sending.py).
+
+With another owner's key, step 3 finds nothing, and the file is sent. Several processes may share
+the database. Two that send the same file at the same time use the same key, so that they create one
+file (or two, if it is small). If the database is lost or deleted, everything is sent again.
 """
 
 import contextlib
@@ -34,7 +41,8 @@ from service.cli.client.exit_codes import Failed
 BUSY_SECONDS: Final = 30
 SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS sent (
-        server TEXT NOT NULL, path BLOB NOT NULL, declared TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+        server TEXT NOT NULL, path BLOB NOT NULL, declared TEXT NOT NULL,
+        size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
         idempotency_key TEXT NOT NULL, file_id TEXT, sha256 TEXT,
         PRIMARY KEY (server, path, declared)
     ) WITHOUT ROWID
@@ -43,7 +51,10 @@ SCHEMA: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A file on its way: what it is on disk, and as what it is declared. `path` leads to it without links."""
+    """A file to send: what it is on disk, and its declaration.
+
+    `path` is the real path, without links.
+    """
 
     server: str
     path: str
@@ -55,14 +66,17 @@ class Parcel:
     sha256: str | None = None
 
     def digest_declaration(self) -> str:
-        """Two that differ in this are two files, though they come from the same one on disk."""
+        """Return a digest of the declaration.
+
+        With another declaration, the same file on disk becomes another file.
+        """
         declared = [self.filename, self.content_type, sorted(self.metadata.items()), self.sha256]
         return hashlib.sha256(json.dumps(declared).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`file_id` and `sha256` None: it was not seen to end."""
+    """The record of a file. `file_id` and `sha256` are None if its end was not recorded."""
 
     idempotency_key: str
     file_id: str | None
@@ -75,11 +89,11 @@ def find_state_folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 class Records:
-    """Used from several threads; each call is one statement and one commit."""
+    """The records, which threads can share. Each call is one statement and one commit."""
 
     def __init__(self, connection: sqlite3.Connection, uploads: Path) -> None:
         self.uploads = uploads
-        """The folder of the client's journals of large files."""
+        """Folder for the client's journals of large files."""
         self._connection = connection
         self._lock = threading.Lock()
 
@@ -89,35 +103,48 @@ class Records:
     """
 
     def find(self, parcel: Parcel) -> Record | None:
-        """What is known of this very file, unchanged since."""
+        """Return the record of this file, or None if there is none or the file
+        has changed since.
+        """
         with self._lock:
             row = self._connection.execute(self.FIND, key_of(parcel)).fetchone()
         return Record(*row) if row else None
 
     BEGIN = """
-        INSERT INTO sent (server, path, declared, size, mtime_ns, idempotency_key) VALUES (?, ?, ?, ?, ?, ?)
-        ON CONFLICT DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, idempotency_key = excluded.idempotency_key,
+        INSERT INTO sent (server, path, declared, size, mtime_ns, idempotency_key)
+        VALUES (?, ?, ?, ?, ?, ?)
+        ON CONFLICT DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns,
+                                  idempotency_key = excluded.idempotency_key,
                                   file_id = NULL, sha256 = NULL
-        WHERE sent.size <> excluded.size OR sent.mtime_ns <> excluded.mtime_ns OR sent.idempotency_key = ?
+        WHERE sent.size <> excluded.size OR sent.mtime_ns <> excluded.mtime_ns
+           OR sent.idempotency_key = ?
     """
 
     def begin(self, parcel: Parcel, replaced: Record | None = None) -> Record:
-        """In the place of `replaced`, or of what was known of another size and time; what another process began meanwhile counts."""
+        """Insert a record, and return the one that is valid now.
+
+        It replaces `replaced`, and the record of another size or time. If another process has
+        inserted a record meanwhile, that one is returned.
+        """
         key, old = secrets.token_hex(16), replaced.idempotency_key if replaced else None
         with self._lock:
             self._connection.execute(self.BEGIN, (*key_of(parcel), key, old))
             row = self._connection.execute(self.FIND, key_of(parcel)).fetchone()
         return Record(*row) if row else Record(key, None, None)
 
-    FORGET = "DELETE FROM sent WHERE server = ? AND path = ? AND declared = ? AND size = ? AND mtime_ns = ?"
+    FORGET = """
+        DELETE FROM sent
+        WHERE server = ? AND path = ? AND declared = ? AND size = ? AND mtime_ns = ?
+    """
 
     def forget(self, parcel: Parcel) -> None:
-        """The next run begins anew: what this one made is no file any more."""
+        """Delete the record, so that the next run sends the file again."""
         with self._lock:
             self._connection.execute(self.FORGET, key_of(parcel))
 
     FINISH = """
-        UPDATE sent SET file_id = ?, sha256 = ? WHERE server = ? AND path = ? AND declared = ? AND size = ? AND mtime_ns = ?
+        UPDATE sent SET file_id = ?, sha256 = ?
+        WHERE server = ? AND path = ? AND declared = ? AND size = ? AND mtime_ns = ?
     """
 
     def finish(self, parcel: Parcel, *, file_id: str, sha256: str) -> None:
@@ -137,7 +164,6 @@ def key_of(parcel: Parcel) -> tuple[str, bytes, str, int, int]:
 
 @contextmanager
 def open_records(environ: Mapping[str, str] = os.environ) -> Iterator[Records]:
-    """Raises Failed."""
     folder = find_state_folder(environ)
     try:
         make_private_folder(folder)
@@ -156,10 +182,11 @@ def open_records(environ: Mapping[str, str] = os.environ) -> Iterator[Records]:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(
                 "PRAGMA synchronous = NORMAL"
-            )  # kill -9 loses nothing; a power cut may lose the last rows
+            )  # kill -9 loses nothing; a power failure may lose the last rows
             connection.execute(SCHEMA)
             yield Records(connection, make_private_folder(folder / "uploads"))
         except sqlite3.Error as error:
             raise Failed(
-                f"{show(str(folder / 'sent.sqlite'))}: {error}; when it is removed, files are sent anew"
+                f"{show(str(folder / 'sent.sqlite'))}: {error};"
+                " if you remove the file, files are sent again"
             ) from error

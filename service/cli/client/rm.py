@@ -1,4 +1,4 @@
-"""`assay rm`: access ends at once, the bytes go in the background."""
+"""`assay rm`: deletes files. Access ends at once, and the bytes are removed in the background."""
 
 from uuid import UUID
 
@@ -9,16 +9,16 @@ from service.cli.client.ids import for_each, print_object
 def rm(
     ids: list[UUID], /, *, json: bool = False, quiet: bool = False, server: Server = HERE
 ) -> None:
-    """Delete files, or cancel their uploads. A file that is deleted already stays so.
+    """Delete files, or cancel their uploads. A file that was already deleted is not an error.
 
     Parameters
     ----------
     ids
         The files' ids.
     json
-        Print one JSON object a line.
+        Print one JSON object per line.
     quiet
-        Print nothing but what goes wrong.
+        Print only errors.
     """
     with open_client(server) as client:
 

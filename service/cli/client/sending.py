@@ -1,13 +1,17 @@
-"""Files on their way to the server, several at once (worker_pool.py).
+"""The sending of files, several at once (worker_pool.py).
 
-1. Large files take turns: no more than LARGE_AT_ONCE, because each of them sends several parts at once.
-2. A file from a path goes by the records' protocol (records.py): skipped when it is there, gone on with when it was begun.
-   Of a large one the client keeps a journal of its own, beside the records: what was sent of it is not sent again.
-   What the recorded key leads to was rejected, has expired or was deleted: once more, with a new key.
-3. A small one goes through the API: one request instead of three, and no copy at the store. If an earlier run did not see the end of
-   that, the server is asked first for a file of this name, digest and metadata.
-4. A pipe goes through the API, too. It cannot be read again, so nothing is recorded. Ctrl-C ends whoever writes into it at the same
-   moment, which looks like its end: once stopped, no end is passed on, and a file that was made all the same is deleted.
+1. At most LARGE_AT_ONCE large files are sent at once, because each of them sends several parts at
+   once.
+2. A file with a path follows the protocol of the records (records.py): it is skipped if the server
+   has it, and continued if it was begun. For a large file, the client also keeps a journal beside
+   the records, so that it repeats no part that was sent. If the recorded key leads to a file that
+   was rejected, has expired or was deleted, the file is sent once more with a new key.
+3. A small file goes through the API: one request instead of three, and no copy at the store. If an
+   earlier run did not record its end, the server is first searched for a file of the same name,
+   digest and metadata.
+4. A pipe goes through the API too. It cannot be read again, so nothing is recorded. Ctrl-C also
+   ends the program that writes to the pipe, which looks like the pipe's end. Once the command was
+   stopped, no end is passed on, and a file that was created nevertheless is deleted.
 """
 
 import hashlib
@@ -36,14 +40,14 @@ SMALL_BYTES: Final = 64 * 1024
 LARGE_BYTES: Final = 32 * 1024**2
 LARGE_AT_ONCE: Final = 2
 TOGETHER_SECONDS: Final = 0.2
-"""What one Ctrl-C does to both ends of a pipe is seen at both within this time."""
+"""The time within which both ends of a pipe have seen one Ctrl-C."""
 WATCHED_BYTES: Final = 1024**2
-"""A smaller file is there before anybody could look at its bar."""
+"""The size from which a file gets a bar. A smaller file is sent before its bar could be read."""
 
 
 @dataclass(frozen=True)
 class UploadOptions:
-    """What the options say of every file. `filename` and `sha256` are for one alone."""
+    """The options for every file. `filename` and `sha256` are allowed for a single file only."""
 
     filename: str | None = None
     content_type: str | None = None
@@ -53,7 +57,7 @@ class UploadOptions:
 
 
 class Sender:
-    """Sends what is handed over to its pool."""
+    """A sender of the files that are passed to its pool."""
 
     def __init__(
         self,
@@ -85,7 +89,7 @@ class Sender:
         )
 
     def _send_path(self, source: Source) -> "tuple[str, File]":
-        """Steps 2 and 3."""
+        """Send a file with a path (steps 2 and 3 of the protocol above)."""
         parcel = self._describe(source)
         known = self._records.find(parcel)
         if (
@@ -106,7 +110,6 @@ class Sender:
         return "sent", file
 
     def _describe(self, source: Source) -> Parcel:
-        """Raises OSError, Failed."""
         path = os.path.realpath(source.path)
         found = os.stat(path)
         name = check_unicode(self._options.filename or os.path.basename(source.path))
@@ -126,7 +129,9 @@ class Sender:
         )
 
     def _find_there(self, parcel: Parcel, record: Record) -> "File | None":
-        """The file that this one became, if it is still that."""
+        """Return the file at the server that this one was sent as, or None if
+        it no longer matches.
+        """
         from assay.errors import Gone, NotFound
 
         if record.file_id is None:
@@ -144,7 +149,10 @@ class Sender:
         return file if same and file.state == "ready" else None
 
     def _send_small(self, parcel: Parcel, *, begun: bool) -> "File":
-        """Raises SourceChanged, and what a request raises."""
+        """Send a small file through the API, unless an earlier run has sent it.
+
+        Raises SourceChanged, and the errors of a request.
+        """
         file = self._find_same(parcel) if begun else None
         if file is None:
             file = self._client.upload(
@@ -159,7 +167,9 @@ class Sender:
         return file
 
     def _find_same(self, parcel: Parcel) -> "File | None":
-        """A file that may have come of a request whose answer nobody saw."""
+        """Return a file at the server that an earlier run may have sent without reading the answer,
+        or None.
+        """
         from assay.errors import Forbidden
 
         with open(parcel.path, "rb") as opened:
@@ -174,7 +184,7 @@ class Sender:
                 ),
                 None,
             )
-        except Forbidden:  # a key that may only write
+        except Forbidden:  # the key has only the scope `write`
             return None
 
     def _send_recorded(self, parcel: Parcel, record: Record, *, begun: bool) -> "File":
@@ -189,7 +199,10 @@ class Sender:
         return self._upload(parcel, self._records.begin(parcel))
 
     def _upload(self, parcel: Parcel, record: Record) -> "File":
-        """One in between is sent again from its start, so its row is all that is kept of it."""
+        """Upload the file.
+
+        One that is neither small nor large is sent again from its start, so it has no journal.
+        """
         if parcel.size < WATCHED_BYTES:
             file = self._upload_now(parcel, record, progress=None)
             self._report.count(parcel.size)
@@ -210,16 +223,18 @@ class Sender:
     def _upload_large(
         self, parcel: Parcel, record: Record, *, progress: "Callable[[Progress], None]"
     ) -> "File":
-        """Gone on with by the client's journal, unless that is about other bytes."""
+        """Upload a large file, continuing from the client's journal unless that is about other
+        bytes.
+        """
         from assay.errors import SourceChanged
 
         try:
             return self._upload_now(parcel, record, progress=progress, resume=self._records.uploads)
         except SourceChanged as error:
-            if error.state is None:  # it changes while it is sent
+            if error.state is None:  # the file changes while it is sent
                 raise
         self._report.note(
-            f"{show(parcel.path)}: it was changed since its upload began, which begins anew"
+            f"{show(parcel.path)}: the file has changed since its upload began; it is sent again"
         )
         return self._upload_now(
             parcel, record, progress=progress, resume=self._records.uploads, restart=True
@@ -247,7 +262,7 @@ class Sender:
         )
 
     def _send_pipe(self, pipe: Pipe) -> "tuple[str, File]":
-        """Step 4. Raises Stopped."""
+        """Send a pipe (step 4 of the protocol above). Raises Stopped."""
         name = check_unicode(self._options.filename or "stdin")
         with Tap(open_pipe(pipe), self.pool) as stream:
             file = self.pool.watch(
@@ -271,7 +286,7 @@ class Sender:
 
 
 class Tap(io.RawIOBase):
-    """What comes out of a pipe, until the pool is stopped."""
+    """A stream of the bytes of a pipe, which ends with Stopped when the pool is stopped."""
 
     def __init__(self, descriptor: int, pool: WorkerPool[Source | Pipe]) -> None:
         self._descriptor = descriptor
@@ -293,14 +308,13 @@ def name_source(source: Source | Pipe) -> str:
 
 
 def open_pipe(pipe: Pipe) -> int:
-    """Raises OSError."""
+    """Return a descriptor of the pipe, which the caller closes. Raises OSError."""
     return os.dup(sys.stdin.fileno()) if pipe.path is None else os.open(pipe.path, os.O_RDONLY)
 
 
 def check_unicode(name: str) -> str:
-    """Raises Failed."""
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise Failed("its name is not UTF-8: give another one by --name") from error
+        raise Failed("its name is not UTF-8; give another name with --name") from error
     return name

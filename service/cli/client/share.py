@@ -1,4 +1,4 @@
-"""`assay share`: a link for somebody without a key."""
+"""`assay share`: creates a link that works without a key."""
 
 import sys
 from datetime import timedelta
@@ -23,16 +23,16 @@ def share(
     json: bool = False,
     server: Server = HERE,
 ) -> None:
-    """Make a link that gives the file to whoever has it, until its end. It ends with the file and with your key, too.
+    """Create a link with which others can fetch the file until the link expires.
 
-    The key needs the scope `read`.
+    The link also ends with the file and with your key. The key needs the scope `read`.
 
     Parameters
     ----------
     id
         The file's id.
     expires
-        How long it works: such as 15m, 1h, 7d. At most 7 days.
+        The link's lifetime, such as 15m, 1h or 7d. At most 7 days.
     inline
         Let a browser show the file, if its type is harmless.
     json
@@ -49,11 +49,10 @@ def share(
 
 
 def parse_lifetime(text: str) -> timedelta:
-    """Raises WrongUse."""
     try:
         lifetime = parse_span(text)
     except ValueError as error:
         raise WrongUse(f"--expires: {error}") from error
     if lifetime > LONGEST:
-        raise WrongUse(f"--expires {text}: a link works for 7 days at most")
+        raise WrongUse(f"--expires {text}: the lifetime of a link must not exceed 7 days")
     return lifetime

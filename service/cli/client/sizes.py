@@ -1,4 +1,4 @@
-"""How much there is to send, counted beside the sending: the bar for all needs it, and nothing waits for it."""
+"""The number and size of the files to send, counted in the background for the total's bar."""
 
 import os
 import threading

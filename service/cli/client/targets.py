@@ -1,14 +1,18 @@
-"""Where received files go: never outside the folder that was named, never over something else, never through a link.
+"""The places of received files: only below the named folder, never in place of another file, never
+through a link.
 
 1. Each component of the path is a plain name (names.py).
-2. From the target folder on, each folder on the way is looked at without following links: a link, or anything that is no folder, is in the
-   way. What is missing is made. [A link that lies there was made by somebody else: `get` makes none.]
-3. What lies at the end is a regular file or nothing: a link is refused also with `--force`, because writing would follow it.
-4. A regular file with the same bytes is the file: nothing to do. With other bytes it is kept, unless `--force` says otherwise.
+2. From the target folder on, each folder of the path is checked without following links. A link, or
+   anything that is not a folder, is an error. Missing folders are created. [A link there was not
+   made by `get`, which creates none.]
+3. The last component is a regular file or does not exist. A link is refused even with `--force`,
+   because writing would follow it.
+4. A regular file with the same bytes is already the file, and nothing is done. One with other bytes
+   is kept, unless `--force` is given.
 5. Two files of one run never share a path.
 
-The check comes before the writing: whoever may write in the target folder at that very moment can still play tricks. Don't receive into
-folders that others can write to.
+The check precedes the writing. A process that can write to the target folder at the same time can
+still change it in between. Do not receive files into folders to which others can write.
 """
 
 import hashlib
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Targets:
-    """Below one folder. Safe to use from every thread."""
+    """The targets below one folder. Threads can share them."""
 
     def __init__(self, root: Path, *, force: bool) -> None:
         self.root = root
@@ -36,7 +40,10 @@ class Targets:
         self._taken: set[Path] = set()
 
     def place(self, names: Sequence[str]) -> Path:
-        """The path for these components, its folders made. Raises Failed, OSError."""
+        """Return the path for these components, and create its folders.
+
+        Raises Failed or OSError.
+        """
         folder = self.root
         for name in names[:-1]:
             folder = enter(folder / name)
@@ -48,7 +55,10 @@ class Targets:
         return path
 
     def is_there(self, path: Path, file: "File") -> bool:
-        """Whether the file lies there already. Raises Failed when something else does, OSError."""
+        """Return whether the path already holds the file.
+
+        Raises Failed if it holds something else, or OSError.
+        """
         try:
             found = path.lstat()
         except FileNotFoundError:
@@ -59,13 +69,14 @@ class Targets:
             return True
         if not self._force:
             raise Failed(
-                f"{show(str(path))} exists and is another: --force replaces it, -o names another path"
+                f"{show(str(path))} exists and has other bytes;"
+                " replace it with --force, or name another path with -o"
             )
         return False
 
 
 def enter(folder: Path) -> Path:
-    """Raises Failed, OSError."""
+    """Create the folder, or check that it is one and not a link. Raises Failed or OSError."""
     try:
         folder.mkdir()
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""Media types by the ends of names."""
+"""Media types by the extensions of names."""
 
 import mimetypes
 from typing import Final
@@ -13,6 +13,6 @@ PACKED: Final = {
 
 
 def guess_type(filename: str) -> str | None:
-    """None when the name does not say. `a.tar.gz` is gzip: what is inside is nobody's business but the receiver's."""
+    """Return the media type, or None if the extension is unknown. `a.tar.gz` is gzip."""
     kind, packed = mimetypes.guess_type(f"/{filename}", strict=True)
     return PACKED.get(packed) if packed else kind

@@ -1,10 +1,13 @@
-"""Threads that work through what a command hands over, one file each at a time.
+"""A pool of threads for the files of one command. Each thread works on one file at a time.
 
-1. A bounded number of files waits (`hand_over` blocks), so any number of them takes the same memory. Nobody waits for another's answer.
-2. What goes wrong with one file is said, and the others go on. A key that is refused, and a server that is away, end all: the next file
-   would fare no better. So does a fault of ours.
-3. Ctrl-C: files under way stop at their next piece, the rest is never begun. Who waits for an answer is left behind after a moment; the
-   threads end with the process.
+1. A bounded number of files waits, and `hand_over` blocks above it. The memory is therefore the
+same
+   for any number of files.
+2. The failure of one file is reported, and the others go on. A refused key and an unavailable
+server
+   end the command, because every other file would fail too. An unexpected exception also ends it.
+3. After Ctrl-C, files in progress stop at their next piece, and no other file begins. A thread that
+   waits for an answer is given END_SECONDS. The threads end with the process.
 """
 
 import contextlib
@@ -27,11 +30,11 @@ END_SECONDS: Final = 2.0
 
 
 class Stopped(Exception):
-    """Somebody has ended all."""
+    """The pool was stopped, by Ctrl-C or by an error that ends the command."""
 
 
 class WorkerPool(Generic[T]):
-    """`work` takes one file and says how it ended; `name` is what people call it."""
+    """A pool whose `work` handles one file. `name` returns the file's name for messages."""
 
     def __init__(
         self, work: Callable[[T], None], report: Report, *, name: Callable[[T], str], jobs: int
@@ -49,12 +52,12 @@ class WorkerPool(Generic[T]):
             thread.start()
 
     def hand_over(self, item: T) -> bool:
-        """False: all has ended, and no more is taken."""
+        """Pass an item to a thread. Return False if the pool has stopped and accepts no more."""
         self._waiting.put(item)
         return not self._stopped.is_set()
 
     def finish(self) -> None:
-        """Wait for what is under way. Raises what ended all."""
+        """Wait for all items. Raises the error that stopped the pool, if any."""
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
@@ -88,7 +91,10 @@ class WorkerPool(Generic[T]):
     def watch(
         self, name: str, size: int | None, act: "Callable[[Callable[[Progress], None]], R]"
     ) -> R:
-        """Do it, with a bar where there are bars. `act` is given what is to be told of its progress. Raises Stopped."""
+        """Run `act` and return its result, with a bar if there are bars.
+
+        `act` receives the function to call with its progress. Raises Stopped.
+        """
         bar, complete = self.report.start(name, size), False
         try:
             result = act(lambda progress: self._observe(bar, progress))
@@ -99,12 +105,13 @@ class WorkerPool(Generic[T]):
                 bar.end(complete=complete)
 
     def check(self, *, seconds: float = 0.0) -> None:
-        """`seconds`: for so long it may still come. Raises Stopped."""
+        """Raise Stopped if the pool was stopped, or is stopped within `seconds`."""
         if self._stopped.is_set() or self._stopped.wait(seconds):
             raise Stopped
 
     def _observe(self, bar: "Bar | None", progress: "Progress") -> None:
-        if progress.phase != "done":  # then there is a file, and whoever sent it must hear of it
+        # in phase "done" the file exists, and its sender must learn of it
+        if progress.phase != "done":
             self.check()
         if bar is not None:
             bar.move(

@@ -1,1 +1,1 @@
-"""The HTTP/1.1 server below the application: framing, limits, and refusals before a route is known."""
+"""The HTTP/1.1 server below the application: framing, limits, and refusals before routing."""

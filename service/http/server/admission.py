@@ -1,8 +1,9 @@
-"""How many connections are open, which of them are idle or stalled, and which of these give way to new ones.
+"""Admission of connections: how many are open, and which are closed to make room for new ones.
 
-Idle is a connection without a request under way: it waits for a head, or its request was answered. Stalled is a connection whose
-client has not taken the answer to its request for `stalled_seconds`. Idle ones give way first, then stalled ones. Any other request
-under way is never ended for another connection's sake.
+A connection is idle if no request is in progress: it waits for a head, or its request was answered.
+It is stalled if its client has not read any of the answer for `stalled_seconds`. Idle connections
+are closed first, then stalled ones. No other connection with a request in progress is closed to
+make room.
 """
 
 from typing import Protocol
@@ -11,28 +12,36 @@ from service.http.server.limits import Limits
 
 
 class Connection(Protocol):
-    """What gives way."""
+    """A connection that can be closed to make room for another."""
 
     def give_way(self) -> None:
         """Close at once."""
 
 
 class Admission:
-    """The connections of one server. Insertion order is the order in which they became idle."""
+    """The connections of one server.
+
+    `idle` and `stalls` keep the order in which connections were
+    added to them.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.members: set[Connection] = set()
-        """All that are open and have not given way."""
+        """Open connections that have not been closed to make room."""
         self.idle: dict[Connection, None] = {}
         self.stalls: dict[Connection, float] = {}
-        """When the client stopped taking what was sent, in the order in which that happened."""
+        """Times at which clients stopped reading, in ascending order."""
         self.heads: dict[Connection, int] = {}
-        """Bytes of incomplete heads."""
+        """Size in bytes of each incomplete head."""
         self.head_bytes = 0
 
     def admit(self, connection: Connection, *, now: float) -> bool:
-        """Return whether a new connection may stay, if need be in the place of those that have been idle or stalled longest."""
+        """Return whether a new connection may stay.
+
+        If the server is full, the connections that have been idle or stalled longest are closed
+        first.
+        """
         self.members.add(connection)
         while self.is_full() and (oldest := next(iter(self.idle), None) or self.find_stalled(now)):
             self.end(oldest)
@@ -43,7 +52,6 @@ class Admission:
         return connection if now - since >= self.limits.stalled_seconds else None
 
     def begin_stall(self, connection: Connection, *, now: float) -> None:
-        """The client does not take what is sent."""
         self.stalls[connection] = now
 
     def end_stall(self, connection: Connection) -> None:
@@ -61,7 +69,10 @@ class Admission:
         self.head_bytes -= self.heads.pop(connection, 0)
 
     def hold_head(self, connection: Connection, size: int) -> None:
-        """Count an incomplete head. Above the limit of all, the one that has been held longest goes."""
+        """Count an incomplete head.
+
+        Above the limit for all heads, close the connection that has held one longest.
+        """
         self.head_bytes += size - self.heads.get(connection, 0)
         self.heads[connection] = size
         while self.head_bytes > self.limits.incomplete_head_bytes:

@@ -1,4 +1,4 @@
-"""Limits of the HTTP server. All of them hold before a request is known to belong to anyone."""
+"""The limits of the HTTP server. They apply before a request is authenticated."""
 
 import sys
 from dataclasses import dataclass
@@ -7,44 +7,51 @@ from typing import Final
 from service.settings import Settings
 
 LARGEST_HEAD_BYTES: Final = 64 * 1024
-"""Request line and header fields, with their line ends; also the trailer fields of a chunked body."""
+"""The limit for a request line and its header fields, and for the trailer
+fields of a chunked body.
+"""
 MOST_FIELDS: Final = 100
 LONGEST_CHUNK_LINE_BYTES: Final = 4 * 1024
-"""A chunk's size with its extensions (RFC 9112, section 7.1.1: excessive ones are to be refused)."""
+"""The limit for a chunk's size and its extensions (RFC 9112, section 7.1.1, requires a limit)."""
 MOST_CHUNK_DIGITS: Final = 15
-"""Of a chunk's size, which then fits 64 bits (RFC 9112, section 7.1: overflow must not change it)."""
+"""The limit for the digits of a chunk's size, which then fits in 64 bits (RFC
+9112, section 7.1).
+"""
 LONGEST_UNREAD_BYTES: Final = 256 * 1024
-"""A request's body that is read to its end behind an early answer, a longer one ends the connection; and what is discarded of the
-input behind a refusal, so that the client can read it (RFC 9112, section 9.6)."""
+"""The limit for input that is read and discarded.
+
+It applies to the rest of a request's body after an early answer (a longer rest ends the
+connection), and to the input after a refusal, which is discarded so that the client can read the
+refusal (RFC 9112, section 9.6).
+"""
 SPARE_FILES: Final = 256
-"""File descriptors for everything else: database, object store, logs."""
+"""File descriptors for all other purposes: database, object store, logs."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`connections`: at most this many are open. Times are in seconds."""
+    """The limits of one server. At most `connections` are open. Times are in seconds."""
 
     connections: int
     keep_alive_seconds: float
-    """How long a connection may be idle between two requests."""
+    """The longest time for which a connection may be idle between two requests."""
     least_bytes_per_second: int
-    """Least rate of a body that is still being sent after its request was answered."""
+    """The lowest rate of a body that is still being sent after its request was answered."""
     incomplete_head_bytes: int = 16 * 1024**2
-    """Memory of all heads together that are not complete; above it, the one that came first goes."""
+    """The memory of all incomplete heads. Above it, the connection of the oldest one is closed."""
     head_seconds: float = 15.0
-    """From the connection, or from the first byte of a later request, to the end of the head."""
+    """The time for a head, from the connection or from the first byte of a later request."""
     drain_seconds: float = 30.0
-    """Window over which `least_bytes_per_second` is counted."""
+    """The window over which `least_bytes_per_second` is measured."""
     linger_seconds: float = 5.0
-    """How long input is discarded after a refusal, so that the client can read it."""
+    """The time for which input is discarded after a refusal, so that the client can read it."""
     stalled_seconds: float = 30.0
-    """How long a client may leave an answer untaken before its connection may give way to a new one."""
+    """The time without reading after which a client's connection may be closed to make room."""
     flush_seconds: float = 60.0
-    """How long a closing connection may take to send what is left of an answer."""
+    """The longest time for which a closing connection may send the rest of an answer."""
 
 
 def make_limits(settings: Settings) -> Limits:
-    """Limits of one process, within the number of files that it may open."""
     return Limits(
         connections=raise_file_limit(settings.max_connections),
         keep_alive_seconds=settings.keep_alive.total_seconds(),
@@ -53,7 +60,7 @@ def make_limits(settings: Settings) -> Limits:
 
 
 def raise_file_limit(connections: int) -> int:
-    """Raise the soft limit of open files for so many connections. Return how many fit within it."""
+    """Raise the soft limit of open files for `connections`. Return how many fit within it."""
     if sys.platform == "win32":
         return connections
     import resource

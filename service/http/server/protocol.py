@@ -1,23 +1,31 @@
-"""One connection: uvicorn's h11 protocol, with the limits and the checks that it lacks.
+"""The protocol of one connection: uvicorn's h11 protocol, with additional limits and checks.
 
-A connection is in one of these phases. Each has one timer, and what it does at its end stands behind it.
+A connection is in one of these phases. Each has at most one timer, and its description says what
+happens when the time has passed.
 
-1. It waits for a head. Too late: 408. Between two requests, before the first byte: closed.
-2. A request is under way. The application's own limits hold; there is no timer here. Where the client does not take the answer, and
-   connections are scarce, this one may give way (service/http/server/admission.py).
-3. The request was answered, and the rest of its body is being discarded (RFC 9112, section 9.3: it ends before the next request
-   begins). Slower than the least rate of a streamed upload: closed.
-4. It lingers: an answer that ends the connection was written, and input is discarded so that the client can read it
-   (RFC 9112, section 9.6). Closed.
+1. The connection waits for a head. If the head is late, the answer is 408. Between two requests,
+   before the first byte of the next one, the connection is closed.
+2. A request is in progress. There is no timer, because the application has limits of its own. If
+   the client does not read the answer and connections are scarce, the connection may be closed to
+   make room for another (service/http/server/admission.py).
+3. The request was answered, and the rest of its body is discarded (RFC 9112, section 9.3: the body
+   ends before the next request begins). If the body comes more slowly than the lowest rate of a
+   streamed upload, the connection is closed.
+4. The connection lingers. An answer that ends it was written, and input is discarded so that the
+   client can read that answer (RFC 9112, section 9.6). Then the connection is closed.
 
-h11, and not httptools, because it is right where a request ends (docs/benchmarks.md, `python -m tests.benchmarks protocols`).
-A small request costs 0.16 ms of processor more (27 µs with httptools alone, 161 with h11, 191 here): a declare takes 1.2 to 1.4
-times as much. A GiB that comes in takes 0.67 s (0.63 with httptools, 0.93 with h11's own buffer, which copies twice); a whole upload
-takes 1.05 of the processor, a whole download 1.11. httptools ends a request with Upgrade or CONNECT at its head and hands its body
-out as the next request; to mend that from outside takes a parser that finds the end of every head, pipelined ones included.
+The parser is h11 and not httptools, because h11 finds the end of a request correctly
+(docs/benchmarks.md, `python -m tests.benchmarks protocols`). A small request costs 0.16 ms more of
+processor time (27 µs with httptools alone, 161 with h11, 191 here), so that a declaration takes 1.2
+to 1.4 times as much. Receiving a GiB takes 0.67 s (0.63 with httptools, 0.93 with h11's own buffer,
+which copies twice). A whole upload takes 1.05 times the processor time, and a whole download 1.11
+times. httptools ends a request with Upgrade or CONNECT after its head and returns its body as the
+next request. To correct that, a second parser would have to find the end of every head, including
+pipelined ones.
 
-Refusals of this level are answers to a head, or to a body's framing. In the middle of a body the application sees a client that
-has gone; when its answer has begun, the connection is dropped instead.
+Refusals at this level answer a head, or the framing of a body. If the failure is in the middle of a
+body, the application sees a client that has disconnected. If its answer has begun, the connection
+is aborted instead.
 """
 
 import asyncio
@@ -41,12 +49,14 @@ from service.http.server.targets import check_framing, check_version, read_targe
 from service.problems import HeadTimeout, Problem, TooManyConnections
 
 EVENTS_AT_ONCE: Final = 256
-"""Of one connection, before the others have their turn: 256 KiB may be forty thousand chunks of one byte."""
+"""The events of one connection that are handled before those of others. 256 KiB may hold 40,000
+chunks of one byte.
+"""
 ENDED: Final = (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
 
 
 class HttpProtocol(H11Protocol):
-    """A connection of one server. `limits` and `admission` are shared by all of them."""
+    """A connection of one server. All connections of the server share `limits` and `admission`."""
 
     def __init__(
         self,
@@ -59,36 +69,39 @@ class HttpProtocol(H11Protocol):
         admission: Admission,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.access_log = False  # it would log targets with their tokens; the application logs each request (service/telemetry/logs.py)
+        # uvicorn's access log would contain targets with their tokens. The application logs each
+        # request (service/telemetry/logs.py).
+        self.access_log = False
         self.limits = limits
         self.admission = admission
         self.conn = h11.Connection(h11.SERVER, LARGEST_HEAD_BYTES)
         self.buffer = BoundedBuffer()
-        self.conn._receive_buffer = self.buffer  # h11 has no other place for limits on lines
+        self.conn._receive_buffer = self.buffer  # h11 offers no other way to limit lines
         self.timer: asyncio.TimerHandle | None = None
         self.current: Cycle | None = None
-        """The request under way; uvicorn's name for it is `cycle`."""
+        """Request in progress, which uvicorn calls `cycle`."""
         self.is_kept = False
-        """Between two requests, and not a byte of the next one has come."""
+        """True between two requests, before the first byte of the next one."""
         self.is_refused = False
         self.is_lingering = False
         self.discarded_bytes = 0
 
     # Phase 1: waiting for a head
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
+    # uvicorn declares this type of the argument.
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if not self.admission.admit(self, now=self.loop.time()):
-            self.is_refused = True  # whatever comes until then
+            self.is_refused = True  # input that arrives until then is discarded
             self.loop.call_soon(
-                self.refuse, TooManyConnections("too many connections are open: try again")
+                self.refuse,
+                TooManyConnections("the server has too many open connections; try again later"),
             )
             return
         self.admission.begin_idle(self)
         self.set_timer(self.limits.head_seconds, self.end_wait)
 
     def keep(self) -> None:
-        """Wait for the next request."""
         self.conn.start_next_cycle()
         self.buffer.expects_head = True
         self.is_kept = True
@@ -104,11 +117,12 @@ class HttpProtocol(H11Protocol):
 
     def end_wait(self) -> None:
         self.refuse(
-            HeadTimeout(f"the head was not complete after {self.limits.head_seconds:.0f} s")
+            HeadTimeout(
+                f"the request's head was not complete after {self.limits.head_seconds:.0f} s"
+            )
         )
 
     def note_head(self) -> None:
-        """Bound an incomplete head, by its time and its share of the memory."""
         if self.conn.their_state is not h11.IDLE or not self.buffer:
             return
         if self.is_kept:
@@ -116,10 +130,12 @@ class HttpProtocol(H11Protocol):
             self.set_timer(self.limits.head_seconds, self.end_wait)
         self.admission.hold_head(self, len(self.buffer))
 
-    # Phase 2: a request is under way
+    # Phase 2: a request is in progress
 
     def handle_events(self) -> None:
-        """Go through what has come. Of much, the rest has its turn after other connections."""
+        """Handle the input that has arrived, and let other connections proceed after EVENTS_AT_ONCE
+        events.
+        """
         try:
             for _ in range(EVENTS_AT_ONCE):
                 event = self.conn.next_event()
@@ -127,7 +143,8 @@ class HttpProtocol(H11Protocol):
                     self.note_head()
                     return
                 if event is h11.PAUSED:
-                    self.flow.pause_reading()  # a request behind this one: it waits for its turn
+                    # a pipelined request, which waits until this one was answered
+                    self.flow.pause_reading()
                     return
                 self.handle_event(event)
                 if self.conn.their_state in ENDED:
@@ -141,7 +158,6 @@ class HttpProtocol(H11Protocol):
             self.loop.call_soon(self.go_on)
 
     def go_on(self) -> None:
-        """Handle the events that were left for later."""
         if self.is_lingering or self.transport.is_closing():
             return
         if self.current is None or len(self.current.body) <= HIGH_WATER_LIMIT:
@@ -157,7 +173,6 @@ class HttpProtocol(H11Protocol):
             self.end_body()
 
     def begin_request(self, request: h11.Request) -> None:
-        """Hand a request over to the application. Raises Problem."""
         check_version(request)
         check_framing(request)
         target, self.headers = read_target(request)
@@ -182,7 +197,7 @@ class HttpProtocol(H11Protocol):
         self.cycle = self.current = Cycle(
             scope=self.scope,
             conn=self.conn,
-            transport=ResponseTransport(self),  # type: ignore[arg-type]  # as much of a transport as a cycle uses
+            transport=ResponseTransport(self),  # type: ignore[arg-type]  # all that a cycle uses
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -214,10 +229,10 @@ class HttpProtocol(H11Protocol):
         self.current.more_body = False
         self.current.message_event.set()
 
-    # Phase 3: answered
+    # Phase 3: the request was answered
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, or for the rest of this one's body."""
+        """Wait for the next request, or for the rest of this request's body."""
         self.server_state.total_requests += 1
         self.release_request()
         if self.is_lingering or self.transport.is_closing():
@@ -231,8 +246,11 @@ class HttpProtocol(H11Protocol):
             self.begin_window()
 
     def release_request(self) -> None:
-        """Give up the request's memory: its head may have 64 KiB, and the connection may be idle for long."""
-        self.current = self.cycle = self.scope = self.headers = None  # type: ignore[assignment]  # as uvicorn begins
+        """Release the request's memory, because its head may have 64 KiB and the connection may
+        stay idle.
+        """
+        # uvicorn starts with these values.
+        self.current = self.cycle = self.scope = self.headers = None  # type: ignore[assignment]
 
     def begin_window(self) -> None:
         self.discarded_bytes = 0
@@ -244,10 +262,12 @@ class HttpProtocol(H11Protocol):
         else:
             self.begin_window()
 
-    # Phase 4: the end
+    # Phase 4: lingering and closing
 
     def refuse(self, problem: Problem) -> None:
-        """Answer what cannot be handed over, and end the connection."""
+        """Send an error answer to a request that cannot be passed to the application, and end the
+        connection.
+        """
         if self.transport.is_closing() or self.is_lingering:
             return
         if self.current is not None:
@@ -271,7 +291,7 @@ class HttpProtocol(H11Protocol):
         self.set_timer(self.limits.linger_seconds, self.transport.abort)
 
     def close_answered(self) -> None:
-        """Close after an answer; while its request's body is still being sent, linger."""
+        """Close after an answer, or linger while the body of its request is still being sent."""
         if self.conn.their_state is h11.SEND_BODY:
             self.linger()
             self.begin_window()
@@ -281,7 +301,6 @@ class HttpProtocol(H11Protocol):
         self.set_timer(self.limits.flush_seconds, self.transport.abort)
 
     def linger(self) -> None:
-        """Send no more, and discard what comes."""
         if self.transport.is_closing():
             return
         self.is_lingering = True
@@ -292,13 +311,16 @@ class HttpProtocol(H11Protocol):
         self.transport.write_eof()
 
     def discard(self, data: bytes | bytearray) -> None:
-        """Count input that nothing reads. A refused client is soon held up by its own window."""
+        """Count discarded input.
+
+        After a refusal, stop reading above the limit, so that TCP stops the client.
+        """
         self.discarded_bytes += len(data)
         if self.is_refused and self.discarded_bytes > LONGEST_UNREAD_BYTES:
             self.flow.pause_reading()
 
     def give_way(self) -> None:
-        """Close an idle or stalled connection. What its client has not read by now is not waited for."""
+        """Close an idle or stalled connection without waiting for its client to read the rest."""
         self.buffer.drop()
         if (
             self.is_lingering
@@ -310,7 +332,6 @@ class HttpProtocol(H11Protocol):
             self.transport.close()
 
     def pause_writing(self) -> None:
-        """The client does not take what is sent as fast as it comes."""
         super().pause_writing()
         self.admission.begin_stall(self, now=self.loop.time())
 
@@ -319,7 +340,7 @@ class HttpProtocol(H11Protocol):
         self.admission.end_stall(self)
 
     def shutdown(self) -> None:
-        """Close when the request under way is answered, or at once: the server stops."""
+        """Close when the request in progress was answered, or at once, because the server stops."""
         if self.is_lingering:
             self.transport.abort()
         elif self.current is None:
@@ -343,7 +364,10 @@ class HttpProtocol(H11Protocol):
 
 
 class ResponseTransport:
-    """What a cycle writes to. Its end is the connection's, and comes when the client can have read the answer."""
+    """The transport that a cycle writes to.
+
+    Closing it closes the connection, after the client had time to read the answer.
+    """
 
     def __init__(self, connection: HttpProtocol) -> None:
         self.connection = connection
@@ -358,19 +382,24 @@ class ResponseTransport:
 
 
 class Cycle(RequestResponseCycle):
-    """One request and its answer."""
+    """A request and its answer."""
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send a part of the answer, and with its head the end of the connection where the request's body makes that necessary."""
+        """Send a part of the answer.
+
+        Its head announces the end of the connection if `leaves_body` requires it.
+        """
         if message["type"] == "http.response.start" and self.leaves_body():
             message = {**message, "headers": [*message.get("headers", []), CLOSE_HEADER]}
         await super().send(message)
 
     def leaves_body(self) -> bool:
-        """Whether what follows on this connection is of no use.
+        """Return whether the connection must end because the rest of the request's body is not
+        read.
 
-        A client that still waits for 100 (Continue) may leave the body out, or send it all the same: what comes behind the answer
-        could be either (RFC 9110, section 10.1.1). A long body may be given up by a client that is told so (RFC 9112, section 9.6).
+        A client that still waits for 100 (Continue) may omit the body or send it anyway, so that
+        the input after the answer could be either (RFC 9110, section 10.1.1). A client that is told
+        of the end may stop sending a long body (RFC 9112, section 9.6).
         """
         if not self.more_body:
             return False
@@ -381,5 +410,5 @@ class Cycle(RequestResponseCycle):
 
 
 def find_length(fields: Iterable[tuple[bytes, bytes]]) -> float:
-    """Content-Length; infinite for a chunked body. h11 has checked it."""
+    """Return Content-Length, which h11 has checked, or infinity for a chunked body."""
     return next((int(value) for name, value in fields if name == b"content-length"), math.inf)

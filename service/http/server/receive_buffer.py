@@ -1,14 +1,15 @@
-"""Bounds and checks on the lines of a request, before h11 parses them.
+"""Limits and checks on the lines of a request, before h11 parses them.
 
-h11 limits a head only while it is incomplete, and checks the time that parsing takes not at all: a head that arrives in one piece
-is parsed whatever its size. The receive buffer is the one place that every line passes: of heads, of chunk sizes, of trailers.
+h11 limits a head only while it is incomplete, and does not limit the time that parsing takes: a
+head that arrives in one piece is parsed, however large it is. The receive buffer is the only place
+that sees every line of heads, chunk sizes and trailers.
 """
 
 import re
 from typing import Final
 
 import h11
-from h11._receivebuffer import ReceiveBuffer  # private: h11's release is bounded in pyproject.toml
+from h11._receivebuffer import ReceiveBuffer  # private; pyproject.toml limits the release of h11
 
 from service.http.server.limits import (
     LARGEST_HEAD_BYTES,
@@ -26,31 +27,34 @@ from service.problems import (
 
 BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 MOST_EMPTY_LINES: Final = 4
-"""Before a request line. A flood of them is refused, however it arrives."""
+"""The limit for empty lines before a request line. More are refused, however they arrive."""
 
 
 class BoundedBuffer(ReceiveBuffer):
-    """h11's receive buffer, with limits. A line that is refused raises a Problem, which h11 passes on."""
+    """The receive buffer of h11, with limits.
+
+    A line that is refused raises a Problem, which h11 passes on.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.expects_head = True
-        """Whether the next lines are a head. Otherwise they are trailers."""
+        """True if the next lines are a head, and False if they are trailers."""
         self.method_is_head = False
-        """Whether the last head that began was that of a HEAD request, whose answer has no body."""
+        """True if the last head was that of a HEAD request, whose answer has no body."""
         self.empty_lines = 0
-        """How many were discarded since the last message."""
+        """Number of empty lines that were discarded since the last message."""
 
     def drop(self) -> None:
-        """Give the memory back: nothing of it will be read."""
         self._extract(len(self._data))
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
-        """Return the lines up to the first blank one, or None while they are incomplete. Raises HeadTooLarge, MalformedRequest.
+        """Return the lines up to the first blank one, or None while they are incomplete.
 
-        Trailers are discarded (RFC 9112, section 7.1.2): no route reads any, and they may not say where a body ends.
-        Upgrade is left out: a server may ignore it (RFC 9110, section 7.8). h11 would read nothing more until the answer, and would
-        not notice that the client has gone.
+        Trailers are discarded (RFC 9112, section 7.1.2), because no route reads them and they must
+        not change where a body ends. Upgrade is removed, because a server may ignore it (RFC 9110,
+        section 7.8). Otherwise h11 would read nothing until the answer, and would not detect that
+        the client has disconnected. Raises HeadTooLarge or MalformedRequest.
         """
         if self.expects_head:
             self.skip_empty_lines()
@@ -72,7 +76,10 @@ class BoundedBuffer(ReceiveBuffer):
             self.empty_lines += 1
 
     def is_next_line_obviously_invalid_request_line(self) -> bool:
-        """Whether no request line begins like this. The first half of an empty line is none yet."""
+        """Return whether the input cannot be a request line.
+
+        A single CR may be half of an empty line.
+        """
         return self._data != b"\r" and super().is_next_line_obviously_invalid_request_line()
 
     def check_size(self) -> None:
@@ -83,7 +90,7 @@ class BoundedBuffer(ReceiveBuffer):
             end = found.end()
         if end > LARGEST_HEAD_BYTES or self._data.count(b"\n", 0, end) > MOST_FIELDS + 2:
             raise HeadTooLarge(
-                f"expected at most {LARGEST_HEAD_BYTES} bytes and {MOST_FIELDS} fields"
+                f"the head must not exceed {LARGEST_HEAD_BYTES} bytes and {MOST_FIELDS} fields"
             )
 
     def maybe_extract_next_line(self) -> bytearray | None:
@@ -91,22 +98,27 @@ class BoundedBuffer(ReceiveBuffer):
         line = super().maybe_extract_next_line()
         if len(self._data if line is None else line) > LONGEST_CHUNK_LINE_BYTES:
             raise MalformedRequest(
-                f"expected at most {LONGEST_CHUNK_LINE_BYTES} bytes of chunk extensions"
+                f"a chunk's extensions must not exceed {LONGEST_CHUNK_LINE_BYTES} bytes"
             )
         if (
             line is not None
             and len(line) > MOST_CHUNK_DIGITS
             and line[: MOST_CHUNK_DIGITS + 1].isalnum()
         ):
-            raise MalformedRequest(f"expected at most {MOST_CHUNK_DIGITS} digits of a chunk's size")
+            raise MalformedRequest(
+                f"a chunk's size must not have more than {MOST_CHUNK_DIGITS} digits"
+            )
         if line is not None and b"\r" in line[:-2]:
             raise MalformedRequest(
-                "a chunk's extension has a CR that ends no line"
+                "a chunk's extensions contain a CR without LF"
             )  # RFC 9112, section 2.2
         return line
 
     def maybe_extract_at_most(self, count: int) -> bytearray | None:
-        """Return bytes of a body. All that there is changes hands without a copy; h11 copies it twice."""
+        """Return bytes of a body.
+
+        The whole buffer is returned without a copy, where h11 would copy it twice.
+        """
         if not self._data:
             return None
         if count < len(self._data):
@@ -117,22 +129,28 @@ class BoundedBuffer(ReceiveBuffer):
 
 
 def check_lines(lines: list[bytearray]) -> None:
-    """Refuse what h11 would repair (RFC 9112, sections 5.2 and 6.3). Raises MalformedRequest."""
+    """Refuse lines that h11 would correct (RFC 9112, sections 5.2 and 6.3).
+
+    Raises MalformedRequest.
+    """
     lengths = [line for line in lines if line[:15].lower() == b"content-length:"]
     if len(lengths) > 1 or any(b"," in line for line in lengths):
-        raise MalformedRequest("Content-Length: expected one number")
+        raise MalformedRequest("Content-Length: must be given once, as one number")
     if any(line.startswith((b" ", b"\t")) for line in lines):
         raise MalformedRequest(
-            "a field is continued on a line of its own: expected one line a field"
+            "a header field continues on a second line; each field must be on one line"
         )
 
 
 def find_problem(error: h11.RemoteProtocolError) -> Problem:
-    """The refusal for what h11 could not read. Its own texts quote the request, so they go nowhere."""
+    """Return the problem for input that h11 could not parse.
+
+    The text of `error` is not used, because it quotes the request.
+    """
     if error.error_status_hint == 501:
-        return UnsupportedTransferCoding("Transfer-Encoding: expected chunked alone")
+        return UnsupportedTransferCoding("Transfer-Encoding: must be chunked and nothing else")
     if error.error_status_hint == 431:
-        return HeadTooLarge(f"expected at most {LARGEST_HEAD_BYTES} bytes")
+        return HeadTooLarge(f"the head must not exceed {LARGEST_HEAD_BYTES} bytes")
     if "Host: header" in str(error):
-        return InvalidHost("Host: expected once")
+        return InvalidHost("Host: must be given exactly once")
     return MalformedRequest("the request is not well-formed HTTP/1.1")

@@ -1,4 +1,6 @@
-"""Refusals by the HTTP server itself: written, logged and counted like the application's answers."""
+"""Error answers of the HTTP server itself, which are written, logged and counted like the
+application's.
+"""
 
 import secrets
 from collections.abc import Iterable
@@ -12,7 +14,7 @@ from service.problems import Problem
 from service.telemetry.metrics import REQUESTS
 
 ROUTE: Final = "unmatched"
-"""No route was looked for."""
+"""The label for a request that reached no route."""
 
 log = structlog.get_logger()
 
@@ -20,7 +22,10 @@ log = structlog.get_logger()
 def write_refusal(
     problem: Problem, *, fields: Iterable[tuple[bytes, bytes]], request_id: str, without_body: bool
 ) -> bytes:
-    """The answer as bytes, with the end of the connection announced (RFC 9112, section 9.6). `fields`: such as Date."""
+    """Return the answer as bytes. It announces the end of the connection (RFC 9112, section 9.6).
+
+    `fields` are the header fields that every answer has, such as Date.
+    """
     body = msgspec.json.encode(problem.document())
     head = [
         f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}",
@@ -37,7 +42,10 @@ def write_refusal(
 
 
 def report_refusal(problem: Problem, request_id: str) -> None:
-    """One line and one count. Nothing of the request is in it: its bytes may be anyone's key."""
+    """Log and count a refusal.
+
+    Nothing of the request is logged, because it may contain an API key.
+    """
     REQUESTS.labels(ROUTE, "other", str(problem.status)).inc()
     log.info(
         "request refused",

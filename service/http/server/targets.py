@@ -1,4 +1,4 @@
-"""What a request is about: its target in each form, its host, and the framing that its fields announce."""
+"""The request target in each of its forms, the host, and the framing that the fields announce."""
 
 import ipaddress
 import re
@@ -22,43 +22,51 @@ Fields = list[tuple[bytes, bytes]]
 
 
 class Target(NamedTuple):
-    """`path` begins with a slash and is percent-encoded as it came; `query` comes after the question mark."""
+    """A request target.
+
+    `path` begins with a slash and is percent-encoded as the client sent it. `query` is the part
+    after the question mark.
+    """
 
     path: bytes
     query: bytes
 
 
 def check_version(request: h11.Request) -> None:
-    """Raises UnsupportedVersion for another major version than 1 (RFC 9110, section 15.6.6)."""
+    """Raise UnsupportedVersion unless the major version is 1 (RFC 9110, section 15.6.6)."""
     if not request.http_version.startswith(b"1."):
-        raise UnsupportedVersion("expected HTTP/1.1")
+        raise UnsupportedVersion("the version of HTTP must be 1.1")
 
 
 def check_framing(request: h11.Request) -> None:
-    """Refuse a body whose end two recipients may see in two places. Raises MalformedRequest.
+    """Refuse a body whose end two recipients may interpret differently. Raises MalformedRequest.
 
-    Content-Length beside Transfer-Encoding (RFC 9112, section 6.3, rule 3), and Transfer-Encoding in HTTP/1.0 (section 6.1).
+    These are a Content-Length beside Transfer-Encoding (RFC 9112, section 6.3, rule 3), and
+    Transfer-Encoding in HTTP/1.0 (section 6.1).
     """
     names = {name for name, _ in request.headers}
     if b"transfer-encoding" not in names:
         return
     if b"content-length" in names:
-        raise MalformedRequest("Content-Length and Transfer-Encoding: expected one of them")
+        raise MalformedRequest("Content-Length and Transfer-Encoding must not be used together")
     if request.http_version == b"1.0":
-        raise MalformedRequest("Transfer-Encoding: HTTP/1.0 has no transfer codings")
+        raise MalformedRequest("Transfer-Encoding: must not be used in HTTP/1.0")
 
 
 def read_target(request: h11.Request) -> tuple[Target, Fields]:
-    """The target, and the fields with the host that counts. Raises InvalidHost, MalformedRequest.
+    """Return the target, and the fields with the effective host.
 
-    All forms of RFC 9112, section 3.2. The authority of the absolute form replaces Host (3.2.2). CONNECT and `*` have no path
-    here: the application answers for its root, which takes neither.
+    Raises InvalidHost or MalformedRequest.
+
+    All forms of RFC 9112, section 3.2, are read. The authority of the absolute form replaces Host
+    (section 3.2.2). CONNECT and `*` have no path here, so the root path is used, where the
+    application supports neither.
     """
     fields = list(request.headers)
     check_host(fields, is_required=request.http_version != b"1.0")
     target = request.target
     if b"#" in target:
-        raise MalformedRequest("the request target has a fragment: expected a path and a query")
+        raise MalformedRequest("the request target must not have a fragment")
     if request.method == b"CONNECT":
         return Target(b"/", b""), fields
     if target == b"*" and request.method == b"OPTIONS":
@@ -71,33 +79,37 @@ def read_target(request: h11.Request) -> tuple[Target, Fields]:
         ]
         target = absolute["rest"] if absolute["rest"].startswith(b"/") else b"/" + absolute["rest"]
     if not target.startswith(b"/"):
-        raise MalformedRequest("the request target is neither a path nor an http URL")
+        raise MalformedRequest("the request target must be a path or an http URL")
     path, _, query = target.partition(b"?")
     return Target(path, query), fields
 
 
 def check_host(fields: Fields, *, is_required: bool) -> None:
-    """Raises InvalidHost (RFC 9112, section 3.2). h11 has refused a Host that is repeated."""
+    """Raise InvalidHost if Host is missing or malformed (RFC 9112, section 3.2). h11 refuses a
+    repeated Host.
+    """
     hosts = [value for name, value in fields if name == b"host"]
     if not hosts and is_required:
-        raise InvalidHost("Host: is missing")
+        raise InvalidHost("Host: the field is missing")
     for host in hosts:
         check_authority(host)
 
 
 def check_authority(text: bytes) -> None:
-    """Raises InvalidHost for anything but `uri-host [":" port]` (RFC 9110, section 7.2; RFC 3986, section 3.2.2)."""
+    """Raise InvalidHost for anything but `uri-host [":" port]`.
+
+    The syntax is that of RFC 9110, section 7.2, and RFC 3986, section 3.2.2.
+    """
     found = AUTHORITY.fullmatch(text) if len(text) <= LONGEST_HOST_BYTES else None
     if (
         found is None
         or int(found["port"] or 0) > 65535
         or not (found["literal"] is None or is_address(found["literal"]))
     ):
-        raise InvalidHost("Host: expected a name or an address, and a port if need be")
+        raise InvalidHost("Host: must be a name or an address, with an optional port")
 
 
 def is_address(literal: bytes) -> bool:
-    """Whether this may stand between brackets."""
     if IP_FUTURE.fullmatch(literal):
         return True
     try:

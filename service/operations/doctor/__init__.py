@@ -1,6 +1,7 @@
-"""The doctor: proves a deployment from where it runs, by doing what a client, a worker or an intruder would do.
+"""The doctor, which tests a deployment by acting as a client, a worker and an intruder.
 
-Whatever it makes it removes again: probe objects by itself, the one probe file through the delete that every file has.
+It removes everything that it creates: probe objects directly, and the probe file by the deletion of
+files.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -28,7 +29,8 @@ __all__ = ["Finding", "examine"]
 
 Check = Callable[[Resources], Awaitable[Sequence[Finding]]]
 
-# A check is skipped when one that it rests on has failed or was skipped: its findings would only repeat that one's.
+# A check is skipped if a check that it depends on has failed or was skipped, because its findings
+# would only repeat the first failure.
 CHECKS: Final[tuple[tuple[str, Check, tuple[str, ...]], ...]] = (
     ("database", database.check_database, ()),
     ("listen", database.check_listen, ("database",)),
@@ -51,7 +53,10 @@ CHECKS: Final[tuple[tuple[str, Check, tuple[str, ...]], ...]] = (
 
 
 async def examine(resources: Resources) -> AsyncIterator[Finding]:
-    """Every check in its order; a check that cannot be done is a finding too."""
+    """Yield the findings of every check in order.
+
+    A check that cannot be executed is a failed finding.
+    """
     unwell: set[str] = set()
     for name, check, rests_on in CHECKS:
         if unwell.intersection(rests_on):
@@ -71,7 +76,7 @@ async def run_check(resources: Resources, name: str, *, check: Check) -> Sequenc
             failed(
                 name,
                 str(error),
-                "see whether the store runs, and ASSAY_S3_ENDPOINT and the identities' keys",
+                "check that the store runs, and check ASSAY_S3_ENDPOINT and the identities' keys",
             )
         ]
     except (asyncpg.PostgresError, *postgres.UNREACHABLE) as error:
@@ -85,5 +90,8 @@ def advise_on(error: BaseException) -> str:
     if isinstance(
         error, asyncpg.InvalidSQLStatementNameError | asyncpg.DuplicatePreparedStatementError
     ):
-        return "set ASSAY_DATABASE_STATEMENT_CACHE=0: a pooler in transaction mode loses prepared statements"
-    return "see whether the database runs, and ASSAY_DATABASE_URL and …_LISTEN_URL"
+        return (
+            "set ASSAY_DATABASE_STATEMENT_CACHE=0,"
+            " because a pooler in transaction mode loses prepared statements"
+        )
+    return "check that the database runs, and check ASSAY_DATABASE_URL and …_LISTEN_URL"

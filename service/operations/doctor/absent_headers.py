@@ -1,8 +1,9 @@
-"""Whether upload URLs should forbid headers at this store: an honest PUT with and one without.
+"""The check whether upload URLs should forbid headers at this store: an honest PUT, with and
+without such a header.
 
 MinIO and its forks take the value of a signed header from the query when the request does not have
-it. Other families of stores take signed headers from the headers alone, so they refuse such a URL
-to honest clients.
+it. Other stores take signed headers only from the headers, so that they refuse such a URL even to
+honest clients.
 """
 
 from typing import Final
@@ -25,7 +26,6 @@ def binding_signer(settings: Settings, *, binds: bool) -> Signer:
 
 
 async def takes_upload(resources: Resources, signer: Signer) -> bool:
-    """Whether an honest upload is taken, and can be read afterwards."""
     async with upload_url(resources, BODY, signer=signer) as url:
         return (await url.send(BODY)).accepts and await url.is_stored()
 
@@ -38,7 +38,8 @@ async def refuses_header(resources: Resources, signer: Signer) -> bool:
 async def check_binding(resources: Resources) -> list[Finding]:
     """Compare the setting with what the store honours.
 
-    A store that refuses URLs with the binding while it is on is found by the check of the upload URL.
+    The check of the upload URL finds a store that refuses URLs that forbid headers while the
+    setting is on.
     """
     bound = binding_signer(resources.settings, binds=True)
     is_taken = await takes_upload(resources, bound)
@@ -48,22 +49,26 @@ async def check_binding(resources: Resources) -> list[Finding]:
             return [
                 ok(
                     NAME,
-                    f"URLs forbid {len(ABSENT_FROM_PUT.neutral)} headers, and the store refuses a request that has one",
+                    f"URLs forbid {len(ABSENT_FROM_PUT.neutral)} headers,"
+                    " and the store refuses a request that has one",
                 )
             ]
         return [
             warning(
                 NAME,
-                "the store takes URLs that forbid headers, and requests that have them",
-                f"set {SETTING}=no: it has no effect",
+                "the store accepts URLs that forbid headers, and also requests with these headers",
+                f"set {SETTING}=no, because the setting has no effect at this store",
             )
         ]
     if is_honoured:
-        what = f"{SETTING} is no, although this store takes and honours URLs that forbid headers: what these would stop is open"
+        what = (
+            f"{SETTING} is no, although this store honours URLs that forbid headers;"
+            " clients can send these headers"
+        )
         return [warning(NAME, what, f"set {SETTING}=yes")]
     return [
         ok(
             NAME,
-            f"{SETTING} is no, as this store needs: it does not honour URLs that forbid headers",
+            f"{SETTING} is no, as it must be: this store does not honour URLs that forbid headers",
         )
     ]

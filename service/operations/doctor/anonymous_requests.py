@@ -1,4 +1,4 @@
-"""Requests as a client sends them: without a key of ours, with whatever headers."""
+"""Requests as a client without a key sends them, with any headers."""
 
 import asyncio
 import http.client
@@ -15,14 +15,18 @@ SECONDS: Final = 15.0
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """`headers`: by their names in lower case; one that came twice has both values, with a comma between them (RFC 9110, 5.3)."""
+    """An answer.
+
+    `headers` has names in lower case, and joins repeated values with a comma (RFC 9110, section
+    5.3).
+    """
 
     status: int
     headers: Mapping[str, str]
 
     @property
     def date(self) -> str | None:
-        """The clock of whoever answered."""
+        """Return the Date header, which shows the server's clock, or None if there is none."""
         return self.headers.get("date")
 
     @property
@@ -31,7 +35,10 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def refuses(self) -> bool:
-        """For what was asked: a server that could not answer (5xx), or sent us elsewhere (3xx), has refused nothing."""
+        """Return whether the request was refused.
+
+        A failure (5xx) or a redirect (3xx) is not a refusal.
+        """
         return 400 <= self.status < 500
 
 
@@ -43,7 +50,10 @@ async def send(
     headers: Mapping[str, str] | None = None,
     more: Sequence[tuple[str, str]] = (),
 ) -> Answer:
-    """One request with these headers, Host and the body's length. `more` may have several of one name. Raises StoreUnavailable."""
+    """Send one request with these headers, Host and Content-Length. Raises StoreUnavailable.
+
+    `more` may contain several headers of one name.
+    """
     try:
         return await asyncio.to_thread(
             send_now, method, url, body=body, headers=[*(headers or {}).items(), *more]

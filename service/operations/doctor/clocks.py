@@ -1,4 +1,6 @@
-"""Three clocks: the database's, which alone counts here, the store's, which judges signatures, and this machine's, which signs ours."""
+"""Checks of three clocks: the database's, which alone counts in Assay; the store's, which judges
+signatures; and this machine's, which signs the service's requests.
+"""
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -11,7 +13,10 @@ from service.resources import Resources
 
 NOTABLE_SECONDS: Final = 5.0
 HARMFUL_SECONDS: Final = 60.0
-ADVICE: Final = "keep all machines' clocks right (NTP): a URL lives by the database's clock and is judged by the store's"
+ADVICE: Final = (
+    "synchronize the clocks of all machines (NTP): the database's clock sets the lifetime of a URL,"
+    " and the store's clock judges it"
+)
 
 
 async def check_clocks(resources: Resources) -> list[Finding]:
@@ -23,8 +28,11 @@ async def check_clocks(resources: Resources) -> list[Finding]:
     behind = (database - (before + (between - before) / 2)).total_seconds()
     findings = [judge("database", behind)]
     if answer.date is None:
-        return [*findings, warning("clock of the store", "its answers have no Date header", ADVICE)]
-    # Date has whole seconds: half of one is missing on average.
+        return [
+            *findings,
+            warning("clock of the store", "the store's answers have no Date header", ADVICE),
+        ]
+    # Date has whole seconds, so that half a second is missing on average.
     store = (
         parsedate_to_datetime(answer.date).timestamp()
         + 0.5

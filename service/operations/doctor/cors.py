@@ -1,13 +1,19 @@
-"""Pages of other origins than the store's: a browser asks the store whether they may upload, before it sends a byte.
+"""The check of uploads from pages of other origins.
 
-1. The pages are those of ASSAY_CORS_ORIGINS and our own, at PUBLIC_URL. Neither is known: there is nothing to ask, and that is said.
-2. A page whose origin is the store's public endpoint: a browser does not ask, so nor do we.
-3. The others: the preflight (`OPTIONS`) that a browser sends before the PUT of an upload, at the public endpoint. Whoever answers without
-   leave for the origin, PUT, or either header: a page's upload ends there. That fails for a page that is named, and is a warning for our
-   own, which not everybody uses.
-4. Leave was given: then the PUT itself, as the page sends it. Its answer names the origin too, or the page never learns how it ended.
-   Nothing else of it has to be exposed: `complete` reads the parts' ETags from the store's own list.
-5. The endpoint does not answer from here: a warning. Clients may stand where we do not.
+A browser asks the store for permission before it sends such an upload.
+
+1. The pages are those of ASSAY_CORS_ORIGINS, and Assay's own at PUBLIC_URL. If neither is set, the
+   check is skipped, and the finding says so.
+2. If the store's public endpoint has the origin of the page, a browser does not ask, and the check
+   sends nothing.
+3. For other pages, the check sends the preflight (`OPTIONS`) of a browser to the public endpoint.
+   If the answer does not allow the origin, PUT, and both headers, the page cannot upload. The
+   check then fails for a named page, and is a warning for Assay's own page, which is optional.
+4. If the preflight is allowed, the check sends the PUT of the page. Its answer must name the origin
+   too, or the page cannot read the result. No other header has to be exposed, because `complete`
+   reads the ETags of parts from the store's list.
+5. If the endpoint does not answer from here, the finding is a warning, because clients may
+   reach it.
 """
 
 from typing import Final
@@ -21,10 +27,11 @@ from service.settings import read_origin
 
 NAME: Final = "CORS"
 HEADERS: Final = ("content-type", "if-none-match")
-"""What an upload sends that a page may not send unasked."""
+"""The headers of an upload that need a permission."""
 ADVICE: Final = (
-    "set MINIO_API_CORS_ALLOW_ORIGIN at the store to every page's origin, separated by commas (compose.yaml makes it of ASSAY_CORS_ORIGINS "
-    "and ASSAY_PUBLIC_URL), and see that a proxy passes OPTIONS and the answer's Access-Control-* headers"
+    "set MINIO_API_CORS_ALLOW_ORIGIN at the store to the origins of all pages, separated by commas"
+    " (compose.yaml takes them from ASSAY_CORS_ORIGINS and ASSAY_PUBLIC_URL), and check that"
+    " proxies forward OPTIONS and the Access-Control-* headers of the answer"
 )
 
 
@@ -36,22 +43,21 @@ async def check_cors(resources: Resources) -> list[Finding]:
         )
     )
     if not origins:
-        return [
-            skipped(NAME, "not asked: neither ASSAY_CORS_ORIGINS nor ASSAY_PUBLIC_URL names a page")
-        ]
+        return [skipped(NAME, "neither ASSAY_CORS_ORIGINS nor ASSAY_PUBLIC_URL names a page")]
     return [await check_origin(resources, origin) for origin in origins]
 
 
 async def check_origin(resources: Resources, origin: str) -> Finding:
-    """One finding a page, which its name says."""
     name, endpoint = f"{NAME}: {origin}", resources.settings.public_endpoint
     if origin == read_origin(endpoint):
-        return ok(name, "the store's origin is the page's: no browser asks")
+        return ok(name, "the store has the origin of the page, so browsers do not ask")
     try:
         found = await find_fault(resources, origin)
     except StoreError as error:
         return warning(
-            name, f"{endpoint} does not answer from here ({error})", "see that browsers reach it"
+            name,
+            f"{endpoint} does not answer from here ({error})",
+            "check that browsers can reach it",
         )
     if not found:
         return ok(name, f"the page may upload to {endpoint}")
@@ -61,24 +67,30 @@ async def check_origin(resources: Resources, origin: str) -> Finding:
 
 
 async def find_fault(resources: Resources, origin: str) -> str:
-    """Why a page of that origin cannot upload; empty when it can. Raises StoreError."""
+    """Return why a page of that origin cannot upload, or an empty text if it can.
+
+    Raises StoreError.
+    """
     async with upload_url(resources, BODY, signer=resources.signer) as url:
         asked = await ask_leave(url, origin)
         refused = find_refusal(asked, origin)
         if refused:
-            return f"answers a browser's question {asked.status}, {refused}"
+            return f"answers {asked.status} to a browser's preflight, {refused}"
         answer = await url.send(BODY, {"Origin": origin})
     if not answer.accepts:
-        return f"answers {answer.status} to an upload that says where its page is from"
+        return f"answers {answer.status} to an upload with an Origin header"
     return (
         ""
         if names_origin(answer, origin)
-        else "hides the answer to an upload from the page: no Access-Control-Allow-Origin"
+        else "answers an upload without Access-Control-Allow-Origin, which hides the answer"
     )
 
 
 async def ask_leave(url: Url, origin: str) -> Answer:
-    """As a browser does (Fetch standard, 4.9, CORS-preflight fetch): names in lower case, sorted, without spaces."""
+    """Send the preflight of a browser (Fetch standard, CORS-preflight fetch).
+
+    Its names of headers are in lower case, sorted, and without spaces.
+    """
     asked = {
         "Origin": origin,
         "Access-Control-Request-Method": "PUT",
@@ -88,15 +100,15 @@ async def ask_leave(url: Url, origin: str) -> Answer:
 
 
 def find_refusal(answer: Answer, origin: str) -> str:
-    """What the answer to the preflight lacks; empty when it gives leave."""
+    """Return what the answer to the preflight lacks, or an empty text if it allows the upload."""
     if not 200 <= answer.status < 300:
-        return "which is no leave"
+        return "which allows nothing"
     if not names_origin(answer, origin):
-        return "without leave for this origin"
+        return "which does not allow this origin"
     if not allows(answer, "access-control-allow-methods", "PUT"):
-        return "without leave for PUT"
+        return "which does not allow PUT"
     missing = [name for name in HEADERS if not allows(answer, "access-control-allow-headers", name)]
-    return f"without leave for {', '.join(missing)}" if missing else ""
+    return f"which does not allow {', '.join(missing)}" if missing else ""
 
 
 def names_origin(answer: Answer, origin: str) -> bool:
@@ -104,6 +116,9 @@ def names_origin(answer: Answer, origin: str) -> bool:
 
 
 def allows(answer: Answer, header: str, wanted: str) -> bool:
-    """No credentials are sent, so `*` stands for everything that is needed here."""
+    """Return whether the header allows `wanted`.
+
+    `*` allows everything, because no credentials are sent.
+    """
     listed = {name.strip().lower() for name in answer.headers.get(header, "").split(",")}
     return not listed.isdisjoint({"*", wanted.lower()})

@@ -1,4 +1,4 @@
-"""The database: version, schema, and whether LISTEN gets through."""
+"""Checks of the database: its version, its schema, and LISTEN."""
 
 import asyncio
 from typing import Any, Final
@@ -12,7 +12,10 @@ from service.resources import Resources
 OLDEST_VERSION: Final = 150000
 CHANNEL: Final = "assay_doctor"
 LISTEN_SECONDS: Final = 3.0
-LISTEN_ADVICE: Final = "point ASSAY_DATABASE_LISTEN_URL at PostgreSQL itself: a pooler in transaction mode loses LISTEN, so workers and waiters only poll"
+LISTEN_ADVICE: Final = (
+    "set ASSAY_DATABASE_LISTEN_URL to PostgreSQL itself: a pooler in transaction mode loses LISTEN,"
+    " so that workers and waiting requests only poll"
+)
 
 
 async def check_database(resources: Resources) -> list[Finding]:
@@ -27,16 +30,23 @@ async def check_database(resources: Resources) -> list[Finding]:
         advice = (
             "run `assay migrate`"
             if found is None or found < expected
-            else "the database is newer than this assay: upgrade it"
+            else "the schema is newer than this assay: upgrade assay"
         )
         return [
-            failed("database", f"{version}, schema {found or 'empty'}, needed {expected}", advice)
+            failed(
+                "database",
+                f"{version}, schema {found or 'empty'}, but {expected} is required",
+                advice,
+            )
         ]
     return [ok("database", f"{version}, schema {found}")]
 
 
 async def check_listen(resources: Resources) -> list[Finding]:
-    """Check that a notification arrives: one connection listens, another one notifies, as service/database/notifications.py does."""
+    """Check that a notification arrives.
+
+    One connection listens and another one notifies, as in service/database/notifications.py.
+    """
     connection = await asyncpg.connect(
         resources.settings.listen_url, timeout=5, command_timeout=5, statement_cache_size=0
     )
@@ -50,7 +60,7 @@ async def check_listen(resources: Resources) -> list[Finding]:
         async with (
             resources.pool.acquire() as other,
             other.transaction(),
-        ):  # so that a pooler has to lend out another connection
+        ):  # a transaction, so that a pooler has to use another connection
             listening = await connection.fetchval(
                 "SELECT $1 = ANY (ARRAY(SELECT pg_listening_channels()))", CHANNEL
             )
@@ -68,7 +78,7 @@ async def judge_listen(heard: asyncio.Event, *, listening: bool) -> Finding:
     if not listening:
         return warning(
             "listen",
-            "a later transaction on the same connection does not listen any more",
+            "a later transaction on the same connection no longer listens",
             LISTEN_ADVICE,
         )
     return ok("listen", "a notification from another connection arrived")

@@ -1,4 +1,6 @@
-"""One file's way from its URL to `ready`: the store's event arrives, and a worker is there."""
+"""Checks of events and workers: one file is uploaded, its event must arrive, and a worker must
+prove it.
+"""
 
 import asyncio
 import contextlib
@@ -32,18 +34,22 @@ OWNER: Final = "assay-doctor"
 EVENT_SECONDS: Final = 15.0
 WORKER_SECONDS: Final = 15.0
 SUPPRESSED_SECONDS: Final = 7.0
-"""The store's queue adds up to 3 s to every event."""
+"""The time after which a missing event counts as suppressed.
+
+The store's queue adds up to 3 s to every event.
+"""
 LOOK_SECONDS: Final = 0.1
 REPLICATION: Final = "x-minio-source-replication-request"
 LATELY: Final = timedelta(hours=24)
 EVENT_ADVICE: Final = (
-    "see that the API runs, that the store's MINIO_NOTIFY_WEBHOOK_ENDPOINT reaches its /webhooks/minio and …_AUTH_TOKEN is "
-    "ASSAY_WEBHOOK_TOKEN, and run `assay bootstrap` for the event rule"
+    "check that the API runs, that the store's MINIO_NOTIFY_WEBHOOK_ENDPOINT reaches its"
+    " /webhooks/minio and …_AUTH_TOKEN is ASSAY_WEBHOOK_TOKEN,"
+    " and run `assay bootstrap` for the event rule"
 )
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """A declared file of ours, and its upload."""
+    """A declared probe file, and its upload."""
 
     file_id: UUID
     put: PresignedPut
@@ -54,7 +60,10 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 async def check_event_rule(resources: Resources) -> list[Finding]:
-    """Nothing is said where the service identity may not read the rules: an event that arrives proves them as well."""
+    """Check the event rule. Return no finding if the service identity may not read the rules.
+
+    An event that arrives proves the rule as well.
+    """
     settings = resources.settings
     try:
         rules = await asyncio.to_thread(read_event_rules, settings)
@@ -65,20 +74,17 @@ async def check_event_rule(resources: Resources) -> list[Finding]:
     arn = f"arn:minio:sqs::{settings.webhook_id}:webhook"
     wanted = EventRule(arn=arn, events=frozenset({CREATED_EVENTS}))
     if wanted in rules:
-        return [
-            ok("event rule", f"{settings.incoming_bucket} tells {arn} of every object that is made")
-        ]
+        return [ok("event rule", f"{settings.incoming_bucket} reports every new object to {arn}")]
     return [
         failed(
             "event rule",
-            f"{settings.incoming_bucket} has no rule that tells {arn} of every object",
+            f"{settings.incoming_bucket} has no rule that reports every new object to {arn}",
             "run `assay bootstrap`",
         )
     ]
 
 
 def read_event_rules(settings: Settings) -> list[EventRule]:
-    """In the caller's thread, by the service identity."""
     administration = Administration(
         settings.s3_endpoint,
         access_key=settings.s3_access_key,
@@ -111,7 +117,7 @@ async def check_round_trip(resources: Resources) -> list[Finding]:
             ]
         begun = time.monotonic()
         if not await wait_for(lambda: has_arrived(resources, probe.file_id), seconds=EVENT_SECONDS):
-            return [failed("event", f"no event within {EVENT_SECONDS:.0f} s", EVENT_ADVICE)]
+            return [failed("event", f"no event arrived within {EVENT_SECONDS:.0f} s", EVENT_ADVICE)]
         arrived = ok(
             "event",
             f"arrived after {time.monotonic() - begun:.1f} s: rule, webhook and token are right",
@@ -129,23 +135,23 @@ async def check_worker(resources: Resources, file_id: UUID) -> Finding:
     return failed(
         "worker",
         f"the upload is {state} after {WORKER_SECONDS:.0f} s",
-        "see that a worker runs, and its log",
+        "check that a worker runs, and read its log",
     )
 
 
 async def check_suppression(resources: Resources) -> Finding:
-    """Try the header by which one store tells another that an upload was announced already.
+    """Try the header with which one store tells another that an upload was already announced.
 
-    Its presence is enough, whatever its value.
+    Its presence is enough, with any value.
     """
-    name, kept = "event: suppressed", "a client cannot keep the store from telling us"
+    name, kept = "event: suppressed", "a client cannot suppress the store's event"
     answers = await suppress_events(resources, internal_signer(resources.settings))
     for answer, _ in answers.values():
         if not (answer.accepts or answer.refuses):
             return failed(
                 name,
-                f"the store answers {answer.status}, which is neither yes nor no",
-                "see the store's log, and ask again",
+                f"the store answers {answer.status}, which neither accepts nor refuses the request",
+                "read the store's log, and run the doctor again",
             )
     silent = list_silent(answers)
     if not silent:
@@ -157,18 +163,22 @@ async def check_suppression(resources: Resources) -> Finding:
                 answer.accepts or answer.refuses for answer, _ in there.values()
             ):
                 return ok(name, f"{kept}, {BEFORE_STORE}")
-    broken = "a client can keep the store from sending the event; the file is then found by our own look, minutes later"
+    broken = (
+        "a client can suppress the store's event; the schedule then finds the file minutes later"
+    )
     return warning(name, describe(broken, [f"{REPLICATION}: {', '.join(silent)}"]), ADVICE)
 
 
 def list_silent(answers: Mapping[str, tuple[Answer, bool]]) -> list[str]:
-    """The forms that the store took, and of which it sent no event."""
     return [form for form, (answer, is_told) in answers.items() if answer.accepts and not is_told]
 
 
 async def suppress_events(resources: Resources, signer: Signer) -> dict[str, tuple[Answer, bool]]:
-    """Return the answer to an upload that asks for no event, and whether one came, by the form of
-    the header. All forms are tried at once."""
+    """Return the answer to an upload that asks for no event, and whether an event came, for each
+    form.
+
+    All forms are tried at the same time.
+    """
     forms = list_forms(REPLICATION, "true")
     tried = await asyncio.gather(
         *(suppress_event(resources, signer, values=values) for values in forms.values())
@@ -190,7 +200,10 @@ async def suppress_event(
 
 @contextlib.asynccontextmanager
 async def declared_probe(resources: Resources, signer: Signer) -> AsyncIterator[Probe]:
-    """A small file, declared as a client would and deleted as its owner would; what lies in the buckets is the sweeper's."""
+    """Yield a small file, declared as by a client.
+
+    It is deleted as by its owner, and the sweeper removes its objects.
+    """
     body = secrets.token_bytes(64)
     declaration = Declaration(
         owner=OWNER,
@@ -228,7 +241,6 @@ async def is_final(resources: Resources, file_id: UUID) -> bool:
 
 
 async def wait_for(condition: Callable[[], Awaitable[bool]], *, seconds: float) -> bool:
-    """Whether it came true in time."""
     end = time.monotonic() + seconds
     while not await condition():
         if time.monotonic() >= end:
@@ -238,15 +250,22 @@ async def wait_for(condition: Callable[[], Awaitable[bool]], *, seconds: float) 
 
 
 async def check_announcements(resources: Resources) -> list[Finding]:
-    """Three triggers make up for each other, which hides a dead one; the rows do not tell an event from a client's `complete`."""
+    """Check that uploads are reported and not only found by the schedule.
+
+    A missing trigger is otherwise hidden by the other ones. The rows do not distinguish an event
+    from a `complete`.
+    """
     judged, unannounced = await count_announcements(resources.pool, LATELY)
-    which = f"of {judged} uploads that were proved or rejected in the last 24 h (among the newest 10,000 files)"
+    which = (
+        f"of {judged} uploads that were proved or rejected in the last 24 h"
+        " (among the newest 10,000 files)"
+    )
     if unannounced:
         return [
             warning(
                 "announcements",
-                f"{which}, {unannounced} were found by our own look: no event came, nor `complete`",
+                f"{which}, {unannounced} were found by the schedule, without event or `complete`",
                 EVENT_ADVICE,
             )
         ]
-    return [ok("announcements", f"{which}, each was announced by an event or by `complete`")]
+    return [ok("announcements", f"{which}, each was reported by an event or by `complete`")]

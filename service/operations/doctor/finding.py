@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The finding of a check."""
 
 from typing import Literal
 
@@ -8,7 +8,10 @@ Status = Literal["ok", "warning", "failed", "skipped"]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """`what` says what is so, `advice` what to do about it (empty when all is well, or when there is nothing to look at)."""
+    """A finding.
+
+    `what` describes it, and `advice` says what to do. `advice` is empty if there is nothing to do.
+    """
 
     name: str
     status: Status

@@ -1,4 +1,6 @@
-"""Both identities: each may do exactly what it should, and nobody can guess their key ids."""
+"""Checks of both identities: each has exactly the rights that it needs, and a key id that cannot be
+guessed.
+"""
 
 import asyncio
 import math
@@ -26,21 +28,32 @@ SHORTEST_KEY_ID: Final = 16
 FEWEST_CHARACTERS: Final = 6
 FEWEST_CHANGES: Final = 2
 WORDS: Final = re.compile(
-    r"(?i)minio|admin|assay|root|user|test|service|signer|access|secret|password|example|akia|12345|changeme"
+    r"(?i)minio|admin|assay|root|user|test|service|signer|access|secret|password|example|akia"
+    r"|12345|changeme"
 )
-BOOTSTRAP: Final = "run `assay bootstrap`: it mends the identities' policies"
-KEYS: Final = "see ASSAY_S3_ACCESS_KEY and …_SECRET_KEY; `assay bootstrap` makes the identity and mends its policy"
+BOOTSTRAP: Final = "run `assay bootstrap`, which corrects the identities' policies"
+KEYS: Final = (
+    "check ASSAY_S3_ACCESS_KEY and …_SECRET_KEY;"
+    " `assay bootstrap` creates the identity and corrects its policy"
+)
 
 
 async def check_key_ids(resources: Resources) -> list[Finding]:
-    """On a MinIO without its fixes the id alone is enough to write whatever that identity may write."""
+    """Check the key id of the service identity.
+
+    On an unpatched MinIO, it alone is enough to write.
+    """
     name, key_id = "key id of the service identity", resources.settings.s3_access_key
-    advice = "make a new service identity whose key id is random (`assay env` makes some), run `assay bootstrap`, remove the old one"
+    advice = (
+        "choose a random key id for a new service identity (`assay env` generates one),"
+        " run `assay bootstrap`, and remove the old identity"
+    )
     if not looks_random(key_id):
         return [
             failed(
                 name,
-                f"it does not look random: {SHORTEST_KEY_ID} or more letters and digits, well mixed, would",
+                f"it does not look random; it must have at least {SHORTEST_KEY_ID} mixed letters"
+                " and digits",
                 advice,
             )
         ]
@@ -50,7 +63,9 @@ async def check_key_ids(resources: Resources) -> list[Finding]:
 
 
 def looks_random(key_id: str) -> bool:
-    """Beside the words that many would choose, one long piece in which letters and digits alternate: words in a row do not."""
+    """Return whether the id has a long piece, apart from common words, in which letters and digits
+    alternate.
+    """
     return any(is_mixed(piece) for piece in re.findall(r"[A-Za-z0-9]+", WORDS.sub("-", key_id)))
 
 
@@ -69,17 +84,17 @@ async def check_service_identity(resources: Resources) -> list[Finding]:
             await use_bucket(bucket)
         await copy_to_vault(resources)
     except StoreError as error:
-        return [failed("service identity", f"it may not do all that it must: {error}", KEYS)]
+        return [failed("service identity", f"it lacks a right that it needs: {error}", KEYS)]
     return [
         ok(
             "service identity",
-            "it puts, reads, lists, assembles and deletes in both buckets, and copies into the vault",
+            "it can write, read, list, assemble and delete in both buckets, and copy to the vault",
         )
     ]
 
 
 async def use_bucket(bucket: Bucket) -> None:
-    """Everything that the API, a worker and the sweeper do in it."""
+    """Do everything that the API, a worker and the sweeper do in the bucket."""
     async with probe_object(bucket) as key:
         etag = (await bucket.head(key)).etag
         await read_back(bucket, key, etag=etag)
@@ -94,7 +109,7 @@ async def use_bucket(bucket: Bucket) -> None:
         finally:
             await bucket.abort_upload(
                 key, upload_id
-            )  # one that is complete is gone, and the right is asked for first
+            )  # a completed upload no longer exists, but the right is checked first
 
 
 async def copy_to_vault(resources: Resources) -> None:
@@ -121,11 +136,13 @@ async def read_back(bucket: Bucket, key: str, *, etag: str) -> None:
             return reader.read(len(BODY))
 
     if await asyncio.to_thread(read) != BODY:
-        raise StoreUnavailable(f"/{bucket.name}: what is read is not what was put")
+        raise StoreUnavailable(f"/{bucket.name}: the bytes read are not those that were written")
 
 
 async def check_service_rights(resources: Resources) -> list[Finding]:
-    """Root's keys would do all of the work as well."""
+    """Check that the service identity has no other rights, as it would if its keys were those of
+    root.
+    """
     name, settings = "service identity: rights", resources.settings
     too_much = await list_excess(
         settings, settings.s3_access_key, secret_key=settings.s3_secret_key
@@ -141,13 +158,16 @@ async def check_service_rights(resources: Resources) -> list[Finding]:
     return [
         ok(
             name,
-            "it may make, remove or reach no other bucket, change no policy or event rule, and not administer the store",
+            "it cannot create or remove buckets, use other buckets, change policies or event rules,"
+            " or administer the store",
         )
     ]
 
 
 async def check_signer(resources: Resources) -> list[Finding]:
-    """It may put to incoming, and nothing else: whoever has an upload URL may be able to use the rest."""
+    """Check that the signer may only put to incoming, because the holder of an upload URL may be
+    able to use its rights.
+    """
     settings = resources.settings
     access_key, secret_key = settings.s3_signer_access_key, settings.s3_signer_secret_key
     store = ObjectStore(
@@ -166,7 +186,7 @@ async def check_signer(resources: Resources) -> list[Finding]:
                 return [
                     failed(
                         "signer",
-                        "it may not put to incoming: every upload would be refused",
+                        "it may not put to incoming, so every upload would be refused",
                         BOOTSTRAP,
                     )
                 ]
@@ -194,7 +214,10 @@ def judge_signer(too_much: list[str]) -> Finding:
 
 
 async def is_allowed(attempt: Callable[[], Awaitable[object]]) -> bool:
-    """Raises StoreError for anything but a yes or a no."""
+    """Return whether the attempt is allowed.
+
+    Raises StoreError if the store neither allows nor denies it.
+    """
     try:
         await attempt()
     except StoreUnavailable as error:
@@ -205,6 +228,9 @@ async def is_allowed(attempt: Callable[[], Awaitable[object]]) -> bool:
 
 
 async def take_first(bucket: Bucket) -> None:
-    """List a part of the bucket that holds no client's object: MinIO lists none beside one that a client made unreadable."""
+    """List the doctor's own objects in the bucket.
+
+    A listing of clients' objects could fail, because MinIO lists none beside an unreadable one.
+    """
     async for _ in bucket.list_keys(prefix=PROBE_PREFIX):
         return

@@ -1,4 +1,7 @@
-"""What the doctor puts into the buckets, and how it goes again: under keys of its own, whatever becomes of the check."""
+"""Probe objects and URLs of the doctor.
+
+Their keys are unique, and the objects are removed even if the check fails.
+"""
 
 import hashlib
 import secrets
@@ -22,7 +25,9 @@ URL_SECONDS: Final = 300
 PROBE_PREFIX: Final = "assay-doctor-"
 
 Binding = Literal["all", "length", "nothing"]
-"""What a URL is bound to besides its key: length, type, digest and `If-None-Match`; the length alone; or nothing."""
+"""What a URL is bound to besides its key: everything (length, type, digest and `If-None-Match`),
+the length alone, or nothing.
+"""
 
 
 def new_key() -> str:
@@ -31,11 +36,13 @@ def new_key() -> str:
 
 @asynccontextmanager
 async def emptied(bucket: Bucket, *keys: str) -> AsyncIterator[None]:
-    """Whatever comes to lie under these keys goes again, also what a PUT left whose answer did not come."""
+    """Delete all objects under these keys after the block, including one whose PUT was not
+    answered.
+    """
     try:
         yield
     except BaseException:
-        with suppress(StoreError):  # the first error says more
+        with suppress(StoreError):  # the first error is the more useful one
             await delete(bucket, keys)
         raise
     await delete(bucket, keys)
@@ -48,7 +55,6 @@ async def delete(bucket: Bucket, keys: tuple[str, ...]) -> None:
 
 @asynccontextmanager
 async def probe_object(bucket: Bucket) -> AsyncIterator[str]:
-    """The key of an object of ours."""
     key = new_key()
     async with emptied(bucket, key):
         await put(bucket, key)
@@ -60,7 +66,7 @@ async def put(bucket: Bucket, key: str) -> None:
 
 
 class Url(msgspec.Struct, frozen=True):
-    """One upload URL, as clients get them, for a key that nobody else has."""
+    """An upload URL as clients get it, for a key that is used only once."""
 
     resources: Resources
     key: str
@@ -74,7 +80,10 @@ class Url(msgspec.Struct, frozen=True):
         url: str | None = None,
         more: Sequence[tuple[str, str]] = (),
     ) -> Answer:
-        """`headers` take the place of the upload's own. `more` are sent after these, also several of one name."""
+        """Send a PUT.
+
+        `headers` replace the upload's own, and `more` follow them, with repeated names if needed.
+        """
         own = {**self.put.headers, **(headers or {})}
         return await send("PUT", url or self.put.url, body=body, headers=own, more=more)
 
@@ -90,7 +99,7 @@ class Url(msgspec.Struct, frozen=True):
 async def upload_url(
     resources: Resources, body: bytes, *, binding: Binding = "all", signer: Signer | None = None
 ) -> AsyncIterator[Url]:
-    """A URL for this body; `signer` None: by our own way to the store."""
+    """Yield a URL for this body. Without `signer`, it names the endpoint that the service uses."""
     key = new_key()
     put = (signer or internal_signer(resources.settings)).presign_put(
         resources.settings.incoming_bucket,
@@ -107,5 +116,7 @@ async def upload_url(
 
 
 def internal_signer(settings: Settings) -> Signer:
-    """For the store itself, past whatever stands before the clients' endpoint, which may not be reached from here."""
+    """Return a signer for the service's own endpoint, without a proxy, because clients' endpoint
+    may be unreachable from here.
+    """
     return make_signer(msgspec.structs.replace(settings, s3_public_endpoint=None))

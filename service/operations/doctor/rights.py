@@ -1,4 +1,7 @@
-"""What neither of our identities may do. Each attempt needs a right of its own and changes nothing, even where it is allowed."""
+"""The rights that neither identity of Assay may have.
+
+Each attempt needs one right, and changes nothing even if it is allowed.
+"""
 
 import asyncio
 from collections.abc import Mapping
@@ -15,7 +18,10 @@ from service.settings import Settings
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """`name` is what would be allowed; `key` None: the bucket itself is asked for."""
+    """An attempt.
+
+    `name` says what would be allowed. Without `key`, the request is for the bucket itself.
+    """
 
     name: str
     method: str
@@ -26,7 +32,9 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 def list_attempts(settings: Settings) -> list[Attempt]:
-    """On our own buckets what they refuse anyhow, elsewhere on a bucket that does not exist."""
+    """Return attempts on Assay's buckets that fail in any case, and attempts on a bucket that does
+    not exist.
+    """
     other = new_key()
     attempts = [
         Attempt("remove buckets", "DELETE", other),
@@ -36,20 +44,25 @@ def list_attempts(settings: Settings) -> list[Attempt]:
     ]
     for own in (settings.incoming_bucket, settings.vault_bucket):
         attempts += [
-            Attempt("make buckets", "PUT", own),  # it is there already
+            Attempt("make buckets", "PUT", own),  # the bucket exists already
             Attempt("read the buckets' policies", "GET", own, query={"policy": ""}),
             Attempt(
                 "change the buckets' policies", "PUT", own, query={"policy": ""}, body=b"{"
-            ),  # no JSON
+            ),  # not JSON
             Attempt(
                 "change the buckets' event rules", "PUT", own, query={"notification": ""}, body=b"<"
-            ),  # no XML
+            ),  # not XML
         ]
     return attempts
 
 
 async def list_excess(settings: Settings, access_key: str, *, secret_key: str) -> list[str]:
-    """What this identity may do and should not. Ask only once both buckets are known to exist. Raises StoreUnavailable."""
+    """Return the names of the rights that this identity has and should not have.
+
+    Raises StoreUnavailable.
+
+    Both buckets must exist.
+    """
     signer = Signer(
         settings.s3_endpoint,
         access_key=access_key,
@@ -65,7 +78,10 @@ async def list_excess(settings: Settings, access_key: str, *, secret_key: str) -
 
 
 async def is_allowed(signer: Signer, attempt: Attempt) -> bool:
-    """The store looks at the rights first: any refusal but 403 comes after them."""
+    """Return whether the store allows the attempt.
+
+    It checks rights first, so that any refusal but 401 and 403 means that they suffice.
+    """
     bucket, key = (None, attempt.bucket) if attempt.key is None else (attempt.bucket, attempt.key)
     url = signer.presign(
         attempt.method,
@@ -78,13 +94,17 @@ async def is_allowed(signer: Signer, attempt: Attempt) -> bool:
     answer = await send(attempt.method, url, body=attempt.body)
     if not (answer.refuses or 200 <= answer.status < 300):
         raise StoreUnavailable(
-            f"whether it may {attempt.name}: {answer.status}", status=answer.status
+            f"the attempt to {attempt.name} was answered {answer.status}", status=answer.status
         )
     return answer.status not in (401, 403)
 
 
 def administers(settings: Settings, access_key: str, *, secret_key: str) -> bool:
-    """In the caller's thread: read a policy that every MinIO has. A store without such an administration answers 404 or 501."""
+    """Return whether the identity can administer the store, in the calling thread.
+
+    The request reads a policy that every MinIO has. A store without this administration answers 404
+    or 501.
+    """
     administration = Administration(
         settings.s3_endpoint,
         access_key=access_key,

@@ -1,16 +1,17 @@
-"""Headers that a client adds to an upload, each in every form, on URLs as the service signs them.
+"""Checks of headers that a client adds to an upload, in every form, on URLs as the service signs
+them.
 
 A store that refuses one form of a header may act on another. Genuine MinIO, for example, refuses a
-single `x-amz-meta-snowball-auto-extract: true`, and unpacks the tar if an empty header of that name
-comes before it.
+single `x-amz-meta-snowball-auto-extract: true`, but unpacks the tar if an empty header of that name
+precedes it.
 
-1. Each header is sent once, set or empty, and twice: empty and set, neutral and set, set twice.
-   The honest upload, which has none of them, was sent before (see store.py).
-2. The store refuses the request: the promise is kept.
-3. The store takes the request: what it stored is looked at. Only an effect breaks the promise,
-   because a store may ignore a header.
-4. There is an effect, and clients have another way to the store, on which the same forms have none:
-   step 3 of enforcement.py.
+1. Each header is sent once, set or empty, and twice: empty and set, neutral and set, set twice. The
+   honest upload, which has none of them, was sent before (see store.py).
+2. If the store refuses the request, the promise is kept.
+3. If the store accepts the request, the stored object is examined. Only an effect breaks the
+   promise, because a store may ignore a header.
+4. If there is an effect, and clients use another endpoint on which the same forms have none, step 3
+   of url_conditions.py applies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,15 +47,15 @@ from service.operations.doctor.url_conditions import (
 from service.resources import Resources
 
 ADVICE: Final = (
-    f"leave ASSAY_S3_BIND_ABSENT_HEADERS at yes where the store honours it; else {NEWER_STORE}"
+    f"set ASSAY_S3_BIND_ABSENT_HEADERS=yes if the store honours it; otherwise {NEWER_STORE}"
 )
 
 
 class Abuse(msgspec.Struct, frozen=True):
-    """A header with a value that does something.
+    """A header with a value that has an effect at some stores.
 
-    It took effect if a HEAD of the object then has `shown` in its header `seen_in`, and a HEAD of an
-    honest upload does not.
+    It took effect if a HEAD of the object then shows `shown` in its header `seen_in`, and a HEAD of
+    an honest upload does not.
     """
 
     header: str
@@ -64,7 +65,7 @@ class Abuse(msgspec.Struct, frozen=True):
 
 
 class Promise(msgspec.Struct, frozen=True):
-    """One line of the report. `abuses` are all that could break it."""
+    """A line of the report. Each of `abuses` could break the promise."""
 
     name: str
     kept: str
@@ -74,13 +75,16 @@ class Promise(msgspec.Struct, frozen=True):
 
 
 def list_promises() -> list[Promise]:
-    """Dates are relative to now: an older one might be removed by the lifecycle rule at once."""
+    """Return all promises.
+
+    Dates are relative to now, because the lifecycle rule could remove an older object at once.
+    """
     forged_date = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
     return [
         Promise(
             "URL: ETag and date",
-            "no client chooses the ETag or the date of its object",
-            "a client chooses the ETag or the date of its object",
+            "no client can choose the ETag or the date of its object",
+            "a client can choose the ETag or the date of its object",
             (
                 Abuse("x-minio-source-etag", "0" * 32, "etag", "0" * 32),
                 Abuse(
@@ -93,8 +97,9 @@ def list_promises() -> list[Promise]:
         ),
         Promise(
             "URL: attributes",
-            "no client gives its object tags, a storage class, an ACL, a redirect, a lock, encryption, an encoding or a disposition",
-            "a client gives its object attributes of its own",
+            "no client can set tags, a storage class, an ACL, a redirect, a lock, encryption,"
+            " an encoding or a disposition",
+            "a client can set attributes of its object",
             (
                 Abuse("x-amz-tagging", "assay-doctor=1", "x-amz-tagging-count", "1"),
                 Abuse(
@@ -113,7 +118,7 @@ def list_promises() -> list[Promise]:
                 Abuse(
                     "x-amz-object-lock-mode", "GOVERNANCE", "x-amz-object-lock-mode", "GOVERNANCE"
                 ),
-                # A hold that were on would keep the probe object.
+                # With the value ON, the probe object could not be deleted.
                 Abuse("x-amz-object-lock-legal-hold", "OFF", "x-amz-object-lock-legal-hold", "OFF"),
                 Abuse(
                     "x-amz-server-side-encryption",
@@ -127,8 +132,8 @@ def list_promises() -> list[Promise]:
         ),
         Promise(
             "URL: framing",
-            "no header makes the store take another body than was sent",
-            "a header makes the store take another body than was sent",
+            "no header makes the store take a different body than was sent",
+            "a header makes the store take a different body than was sent",
             (
                 Abuse("x-amz-decoded-content-length", "1", "content-length", "1"),
                 Abuse("x-amz-trailer", "x-amz-checksum-crc32", "content-length", "0"),
@@ -136,8 +141,9 @@ def list_promises() -> list[Promise]:
         ),
         Promise(
             "URL: readable",
-            "no client makes its object unreadable",
-            "a client makes its own object unreadable; that file then ends unverifiable, no other is touched, and listings may fail",
+            "no client can make its object unreadable",
+            "a client can make its own object unreadable; its file is then rejected as"
+            " unverifiable, other files are not affected, and listings may fail",
             tuple(
                 Abuse(f"x-minio-replication-{name}", "QUFB", UNREADABLE, "yes")
                 for name in (
@@ -156,11 +162,11 @@ def list_promises() -> list[Promise]:
 
 PUBLIC: Final = "status of a GET without a signature"
 UNREADABLE: Final = "unreadable"
-"""Not headers, but looked at like them."""
+"""Two properties of an object that are compared in the same way as its headers."""
 
 
 def list_forms(header: str, value: str) -> dict[str, list[str]]:
-    """The values to send under this header, by the name of the form."""
+    """Return the values to send under this header, by the name of the form."""
     neutral = ABSENT_FROM_PUT.neutral.get(header, "")
     forms = {
         "set": [value],
@@ -182,9 +188,9 @@ async def check_unsigned_headers(resources: Resources) -> list[Finding]:
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of one promise on one way to the store.
+    """The outcome of one promise at one endpoint.
 
-    `doubtful` is an answer that is neither yes nor no.
+    `doubtful` is an answer that neither accepts nor refuses the request.
     """
 
     broken_by: list[str]
@@ -230,7 +236,7 @@ async def try_abuses(resources: Resources, abuses: Sequence[Abuse], *, signer: S
 
 
 NOT_IMPLEMENTED: Final = 501
-"""What MinIO answers to encryption where it has no keys: a refusal."""
+"""MinIO's answer to encryption if it has no keys, which is a refusal."""
 
 
 async def send_honestly(resources: Resources, signer: Signer) -> Mapping[str, str]:
@@ -257,7 +263,7 @@ async def try_form(
 
 
 async def look(url: Url) -> Mapping[str, str]:
-    """The headers of the object that lies there now, and what is known of it besides."""
+    """Return the headers of the stored object, with PUBLIC and UNREADABLE."""
     settings = url.resources.settings
     reader = Signer(
         settings.s3_endpoint,
@@ -274,8 +280,9 @@ async def look(url: Url) -> Mapping[str, str]:
     )
     head = await send("HEAD", address)
     public = await send("GET", address.partition("?")[0])
-    # An object that is not there at all was not stored here: a proxy may answer 200 by itself. MinIO
-    # answers 400, 206 or 200 with another length to a HEAD of an object that it takes for encrypted.
+    # An object that does not exist was not stored by the request: a proxy may answer 200 by itself.
+    # MinIO answers 400, 206 or 200 with another length to a HEAD of an object that it takes for
+    # encrypted.
     unreadable = head.status not in (200, 404) or (
         head.status == 200 and "content-length" in head.headers and not has_length(head, BODY)
     )
@@ -291,7 +298,7 @@ async def check_copy(resources: Resources) -> Finding:
     name, kept, broken = (
         "URL: copy",
         "no URL copies an object",
-        "an upload URL copies objects out of the vault",
+        "an upload URL can copy objects out of the vault",
     )
     async with probe_object(resources.vault) as vault_key:
         source = f"/{resources.settings.vault_bucket}/{vault_key}"
@@ -303,13 +310,13 @@ async def check_copy(resources: Resources) -> Finding:
         return failed(
             name,
             describe(broken, outcome.broken_by),
-            f"run `assay bootstrap`: the signer needs s3:PutObject alone; {ADVICE}",
+            f"run `assay bootstrap`, because the signer must have only s3:PutObject; {ADVICE}",
         )
     return ok(name, kept)
 
 
 async def check_snowball(resources: Resources) -> Finding:
-    """Try to have a tar unpacked under keys of the sender's choice, by a URL bound to its digest."""
+    """Try to have a tar unpacked under chosen keys, with a URL that is bound to its digest."""
     name, kept = "URL: snowball", "no tar is unpacked"
     outcome = await try_tars(resources, internal_signer(resources.settings))
     if outcome.doubtful is not None:
@@ -323,7 +330,9 @@ async def check_snowball(resources: Resources) -> Finding:
                 return ok(name, f"{kept}, {BEFORE_STORE}")
     return warning(
         name,
-        describe("a tar is unpacked: any upload URL writes any key in incoming", outcome.broken_by),
+        describe(
+            "a tar is unpacked: an upload URL can write any key in incoming", outcome.broken_by
+        ),
         ADVICE,
     )
 
@@ -344,7 +353,7 @@ async def try_tars(resources: Resources, signer: Signer) -> Outcome:
 async def send_tar(
     resources: Resources, signer: Signer, *, values: Sequence[tuple[str, str]]
 ) -> tuple[Answer, bool]:
-    """The answer, and whether the tar's member is in the bucket now."""
+    """Return the answer, and whether the tar's member is now in the bucket."""
     unpacked = new_key()
     body = make_tar(unpacked)
     async with (

@@ -1,13 +1,17 @@
-"""What is enforced on an upload URL: each promise is broken on purpose, as a client that holds the URL could.
+"""Checks of what is enforced on an upload URL.
 
-Only the verification decides what a file is, so nothing here lets wrong bytes be served; but where something gets through, clients lose
-the first fence.
+Each promise is broken on purpose, as the holder of a URL could break it.
 
-1. Each breach is tried at the store itself, whatever stands before it. Refused: the promise is kept.
-2. Let through, and a grave one: that fails. No proxy makes up for it.
-3. Let through otherwise, and clients have another way to the store, which takes an honest upload: it is tried there too. What stands
-   before the store and refuses it, or takes out what made it one, has kept the promise, as long as clients have no other way; that is said.
-4. Let through there too, no answer from there, or neither yes nor no: a warning.
+Only the verification decides what a file is, so that a broken promise never lets wrong bytes be
+served. But clients then lose the first check.
+
+1. Each breach is tried at the store itself, past any proxy. If it is refused, the promise is kept.
+2. If the store accepts a grave breach, the check fails, because a proxy is not enough against it.
+3. If the store accepts another breach, and clients reach the store by another endpoint that accepts
+   an honest upload, the breach is tried there too. If a proxy there refuses the breach or makes it
+   harmless, the promise is kept as long as clients have no other access. The finding says so.
+4. If the breach is accepted there too, or that endpoint does not answer clearly, the finding is a
+   warning.
 """
 
 import base64
@@ -28,7 +32,8 @@ from service.operations.doctor.probes import Binding, Url, upload_url
 from service.resources import Resources
 
 OTHER: Final = b"other than declared"
-# In pieces with a checksum at the end, and with the headers by which it asks not to be compared with any signature.
+# A body in chunks with a checksum at the end, and the headers with which it asks for no comparison
+# with a signature.
 PIECES: Final = b"%x\r\n%b\r\n0\r\nx-amz-checksum-crc32:%b\r\n\r\n" % (
     len(OTHER),
     OTHER,
@@ -40,12 +45,15 @@ UNSIGNED: Final = {
     "x-amz-trailer": "x-amz-checksum-crc32",
 }
 BODY: Final = b"what was declared".ljust(len(PIECES))
-"""As long as the pieces, so that a URL that is bound to its length takes them too."""
-BEFORE_STORE: Final = "by what stands before the store; the store itself lets it through: clients must have no other way to it"
-NEWER_STORE: Final = "run a store with its fixes: pgsty/silo RELEASE.2026-09-16 or newer"
-POLICY: Final = (
-    f"run `assay bootstrap`: the identities' policies refuse such bodies; or {NEWER_STORE}"
+"""The honest body.
+
+It is as long as the chunks, so that a URL that binds the length accepts them too.
+"""
+BEFORE_STORE: Final = (
+    "by a proxy before the store; the store itself accepts it, so clients must have no other access"
 )
+NEWER_STORE: Final = "run a store that has the fixes: pgsty/silo RELEASE.2026-09-16 or newer"
+POLICY: Final = f"run `assay bootstrap`, whose policies refuse such bodies, or {NEWER_STORE}"
 
 Breach = Callable[[Url], Awaitable[Answer]]
 
@@ -67,7 +75,7 @@ async def send_streaming_unsigned(url: Url) -> Answer:
 
 
 async def send_without_signature(url: Url) -> Answer:
-    """CVE-2026-41145: nothing but the key id, which every URL shows."""
+    """Send a PUT with only the key id, which every URL shows (CVE-2026-41145)."""
     unsigned = re.sub(r"X-Amz-Signature=[0-9a-f]{64}", "X-Amz-Signature=" + "0" * 64, url.put.url)
     return await url.send(PIECES, UNSIGNED, url=unsigned)
 
@@ -80,7 +88,10 @@ async def overwrite(url: Url) -> Answer:
 
 
 class Promise(msgspec.Struct, frozen=True):
-    """`breach` tries to break it, on a URL for BODY. `grave`: honest clients rely on it, or others' files are at stake."""
+    """A promise about URLs. `breach` tries to break it on a URL for BODY.
+
+    A promise is `grave` if honest clients rely on it, or if other clients' files are at stake.
+    """
 
     name: str
     kept: str
@@ -92,7 +103,7 @@ class Promise(msgspec.Struct, frozen=True):
 
 
 PROMISES: Final = (
-    # Without a digest, which would refuse a body of another length too.
+    # This URL binds no digest, which would refuse a body of another length too.
     Promise(
         "URL: length",
         "another length is refused",
@@ -117,20 +128,21 @@ PROMISES: Final = (
     Promise(
         "URL: streaming",
         "a body without a signature is refused",
-        "a header switches the check of the SHA-256 off; the verification rejects such files",
+        "a header disables the check of the SHA-256; the verification rejects such files",
         send_streaming_unsigned,
         advice=POLICY,
     ),
     Promise(
         "URL: if-none-match",
         "a second PUT is refused",
-        "a second PUT overwrites; the verification proves its own copy",
+        "a second PUT overwrites the object; the verification proves its own copy",
         overwrite,
     ),
     Promise(
         "URL: signature",
         "a key id without a signature is refused",
-        "the key id alone writes (CVE-2026-41145): whoever saw an upload URL writes to incoming for ever",
+        "the key id alone is enough to write (CVE-2026-41145): a client that has seen an upload URL"
+        " can always write to incoming",
         send_without_signature,
         binding="nothing",
         advice=POLICY,
@@ -157,7 +169,7 @@ async def check_promise(resources: Resources, promise: Promise) -> Finding:
 
 
 async def stops_before_store(resources: Resources, promise: Promise) -> bool:
-    """Whether clients' own way refuses what the store would take."""
+    """Return whether clients' own endpoint refuses a breach that the store accepts."""
     if not await have_other_way(resources):
         return False
     with suppress(StoreError):
@@ -169,7 +181,10 @@ async def stops_before_store(resources: Resources, promise: Promise) -> bool:
 
 
 async def have_other_way(resources: Resources) -> bool:
-    """Whether clients' way is another one than ours, and takes an honest upload: where that is refused too, no refusal proves anything."""
+    """Return whether clients use another endpoint, and whether it accepts an honest upload.
+
+    If it refuses an honest upload, its refusal of a breach would prove nothing.
+    """
     if resources.settings.public_endpoint == resources.settings.s3_endpoint:
         return False
     with suppress(StoreError):
@@ -181,8 +196,8 @@ async def have_other_way(resources: Resources) -> bool:
 def unproved(name: str, answer: Answer) -> Finding:
     return failed(
         name,
-        f"the store answers {answer.status}, which is neither yes nor no",
-        "see the store's log, and ask again",
+        f"the store answers {answer.status}, which neither accepts nor refuses the request",
+        "read the store's log, and run the doctor again",
     )
 
 

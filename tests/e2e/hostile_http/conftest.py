@@ -6,8 +6,8 @@ import pytest
 
 from tests.e2e.conftest import Api
 from tests.e2e.hostile_http.site import Site, open_site
-from tests.servers import store_kinds
-from tests.stores import StoreUnderTest
+from tests.support.servers import store_kinds
+from tests.support.stores import StoreUnderTest
 
 
 @pytest.fixture(scope="session")

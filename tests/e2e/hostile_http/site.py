@@ -19,9 +19,9 @@ from service.resources import Resources, close_pool, make_signer
 from service.settings import Settings
 from tests.e2e.hostile_http.cases import KEY, NAME, PENDING, READY, Case, Then, fill
 from tests.e2e.jobs import digest, until_it_holds
-from tests.invariants import check_files_are_proved, check_objects_are_named
-from tests.presigned import content
-from tests.wire import Answer, Wire
+from tests.support.invariants import check_files_are_proved, check_objects_are_named
+from tests.support.presigned import content
+from tests.support.wire import Answer, Wire
 
 FILES: Final = """
     SELECT id, filename, state, size, hash, minio_object_name FROM files

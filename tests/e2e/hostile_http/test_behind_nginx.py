@@ -20,8 +20,8 @@ from tests.e2e.hostile_http.cases import FRAMING, Case, fill
 from tests.e2e.hostile_http.site import Site, open_site
 from tests.e2e.jobs import digest
 from tests.e2e.nginx import Servers, find_nginx, running_nginx
-from tests.servers import reserved_port
-from tests.wire import Answer, Ended, Wire
+from tests.support.servers import reserved_port
+from tests.support.wire import Answer, Ended, Wire
 
 REPAIRED: Final = {
     "RFC 9112 7.1": (b"hello", b"hello\r"),

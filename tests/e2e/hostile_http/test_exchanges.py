@@ -20,8 +20,8 @@ from tests.e2e.hostile_http.cases import (
     upload,
 )
 from tests.e2e.hostile_http.site import PROVED, Site, check_answer
-from tests.servers import wait_until
-from tests.wire import Ended, Wire
+from tests.support.servers import wait_until
+from tests.support.wire import Ended, Wire
 
 MIB = KIB**2
 LIVE = b"GET /health/live HTTP/1.1"

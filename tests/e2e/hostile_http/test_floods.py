@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from service.embedded.processes import answers
-from tests.benchmarks.ground import make_environment
-from tests.benchmarks.processes import read_peak_bytes, read_resident_bytes
 from tests.e2e.commands import started
 from tests.e2e.conftest import Api
 from tests.e2e.hostile_http.cases import CHUNKED, HOST, KIB, get, head
 from tests.e2e.hostile_http.site import Site, check_answer
-from tests.servers import free_port, wait_until
-from tests.wire import ANSWER_SECONDS, Silence, Wire, connected
+from tests.support.environments import make_environment
+from tests.support.processes import read_peak_bytes, read_resident_bytes
+from tests.support.servers import free_port, wait_until
+from tests.support.wire import ANSWER_SECONDS, Silence, Wire, connected
 
 MIB = KIB**2
 FLAT_BYTES = 8 * MIB

@@ -12,7 +12,7 @@ from service.http.server.limits import Limits
 from tests.e2e.conftest import Api, serving
 from tests.e2e.hostile_http.cases import CHUNKED, HELLO, HOST, fill, get, head, upload
 from tests.e2e.hostile_http.site import Site, check_answer
-from tests.wire import Ended, Wire, connected
+from tests.support.wire import Ended, Wire, connected
 
 HEAD_SECONDS = 1.0
 CLOSED_SECONDS = 10.0

@@ -13,8 +13,8 @@ from service.settings import Settings, Url
 from tests.e2e.conftest import Api, Owner, serving
 from tests.e2e.page.chromium import QUIET, can_sandbox, find_chromium
 from tests.e2e.page.screen import Screen
-from tests.programs import find_program
-from tests.proxies import FaultyProxy, faulty_way
+from tests.support.programs import find_program
+from tests.support.proxies import FaultyProxy, faulty_way
 
 NAMED = "assay.test"
 """An origin that browsers do not trust, as on a LAN without https."""

@@ -14,7 +14,7 @@ from tests.e2e.jobs import declare, prove
 from tests.e2e.page.chosen import write_file
 from tests.e2e.page.conftest import tab
 from tests.e2e.page.screen import Screen
-from tests.servers import store_kinds
+from tests.support.servers import store_kinds
 
 pytestmark = [
     pytest.mark.anyio,

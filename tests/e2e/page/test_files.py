@@ -14,7 +14,7 @@ from tests.e2e.leaks import keep_secret
 from tests.e2e.page.conftest import list_files, tab
 from tests.e2e.page.screen import Screen
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"what was sent" * 1000
 

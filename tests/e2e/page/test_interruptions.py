@@ -14,13 +14,13 @@ from playwright.async_api import BrowserContext, JSHandle, Route, expect
 
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner, serving
-from tests.e2e.jobs import until
 from tests.e2e.page.chosen import digest_file, write_file
 from tests.e2e.page.conftest import Cuttable, list_files, tab
 from tests.e2e.page.screen import WAIT_MILLISECONDS, Screen, part_numbers
-from tests.proxies import FaultyProxy
+from tests.support.proxies import FaultyProxy
+from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 MIB = 1024**2
 IN_FLIGHT = 4
@@ -151,7 +151,7 @@ async def record_statuses(screen: Screen) -> JSHandle:
     return await screen.page.evaluate_handle(RECORD)
 
 
-async def test_a_file_that_was_changed_since_is_sent_as_a_new_one_and_the_page_says_so(
+async def test_a_changed_file_is_sent_as_a_new_one_and_the_page_says_so(
     cuttable: Cuttable, film: Path, client: httpx.AsyncClient
 ) -> None:
     screen = cuttable.screen

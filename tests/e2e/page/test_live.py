@@ -7,13 +7,14 @@ import pytest
 from playwright.async_api import BrowserContext, expect
 
 from tests.e2e.conftest import Api, Owner
-from tests.e2e.jobs import declare, prove, put, until
+from tests.e2e.jobs import declare, prove, put
 from tests.e2e.page.chosen import write_file
 from tests.e2e.page.conftest import list_files, tab
 from tests.e2e.page.screen import Screen
-from tests.proxies import faulty_way
+from tests.support.proxies import faulty_way
+from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"what was sent"
 

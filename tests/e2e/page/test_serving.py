@@ -13,8 +13,8 @@ from tests.e2e.conftest import Api, Owner
 from tests.e2e.leaks import keep_secret
 from tests.e2e.page.chosen import write_file
 from tests.e2e.page.conftest import tab
-from tests.proxies import faulty_way
-from tests.servers import store_kinds
+from tests.support.proxies import faulty_way
+from tests.support.servers import store_kinds
 
 pytestmark = pytest.mark.anyio
 once = pytest.mark.parametrize("store", store_kinds()[:1], indirect=True)  # it depends on no store

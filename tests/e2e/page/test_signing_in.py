@@ -10,12 +10,13 @@ from playwright.async_api import BrowserContext, expect
 from service.auth.principals import digest_key, make_key
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner, new_key, run_apart
-from tests.e2e.jobs import digest, until
+from tests.e2e.jobs import digest
 from tests.e2e.leaks import keep_secret
 from tests.e2e.page.chosen import write_file
 from tests.e2e.page.conftest import Cuttable, list_files, tab
 from tests.e2e.page.screen import Screen
-from tests.servers import store_kinds
+from tests.support.servers import store_kinds
+from tests.support.waiting import until
 
 pytestmark = [
     pytest.mark.anyio,

@@ -10,8 +10,9 @@ import pytest
 
 from service.object_store import Bucket, ObjectMissing, StoreUnavailable
 from service.object_store.presign import PresignedPut, Signer
-from tests.objects import read_all
-from tests.stores import Answer, Headers, StoreUnderTest, add_headers, now, send
+from service.uploads.signing import Upload
+from tests.support.objects import read_all
+from tests.support.stores import Answer, Headers, StoreUnderTest, add_headers, now, send
 
 BODY = b"hello, store"
 OTHER = b"HELLO, STORE"
@@ -147,7 +148,9 @@ def sign(
     )
 
 
-def put(upload: PresignedPut, body: bytes = BODY, headers: Headers | None = None) -> Answer:
+def put(
+    upload: PresignedPut | Upload, body: bytes = BODY, headers: Headers | None = None
+) -> Answer:
     return send("PUT", upload.url, body=body, headers=add_headers(upload.headers, headers))
 
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
 import minio
+import minio.error
 import msgspec
 import pytest
 
@@ -27,11 +28,13 @@ from service.object_store import Bucket, ObjectStore
 from service.object_store.presign import Signer
 from service.operations.bootstrap import bootstrap
 from service.settings import BucketName, Deployment, Secret, Url
-from tests.servers import RunningStore, reserved_port, start_test_store, store_kinds
+from tests.support.servers import RunningStore, reserved_port, start_test_store, store_kinds
 
 REGION = "us-east-1"
 WEBHOOK_ID = "ASSAY"
 """The target of deployments whose tests take the events themselves."""
+DEPLOYMENTS = 4
+"""A deployment is used again after so many tests, so that a late request of a test has ended."""
 API_WEBHOOK_ID = "API"
 """The target of the deployment that the session's API serves: it listens all the time."""
 
@@ -109,11 +112,30 @@ def under_test(server: RunningStore, webhook: Webhook, *, api_port: int = 0) -> 
     )
 
 
-@pytest.fixture(scope="session", params=store_kinds())
+@pytest.fixture(scope="session")
 def store(
     request: pytest.FixtureRequest, running_stores: Callable[[str], StoreUnderTest]
 ) -> StoreUnderTest:
+    """Return the running store of the kind that `pytest_generate_tests` names."""
     return running_stores(request.param)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test over each kind of store, or over the first one if it is marked `one_store`."""
+    if "store" in metafunc.fixturenames and not has_own_stores(metafunc):
+        kinds = store_kinds()
+        marked = metafunc.definition.get_closest_marker("one_store") is not None
+        metafunc.parametrize(
+            "store", kinds[:1] if marked else kinds, indirect=True, scope="session"
+        )
+
+
+def has_own_stores(metafunc: pytest.Metafunc) -> bool:
+    """Return whether the test names the values of `store` by a mark of its own."""
+    return any(
+        "store" in str(mark.args[0]).replace(" ", "").split(",")
+        for mark in metafunc.definition.iter_markers("parametrize")
+    )
 
 
 @pytest.fixture
@@ -145,18 +167,55 @@ def known_identities() -> dict[str, dict[str, str]]:
     return {}
 
 
+@pytest.fixture(scope="session")
+def used_deployments() -> dict[str, list[Deployment]]:
+    """Return the deployments that wait for their next test, by the endpoint of their store."""
+    return {}
+
+
 @pytest.fixture
 def deployment(
-    fresh_deployment: Deployment, known_identities: dict[str, dict[str, str]]
-) -> Deployment:
-    """Fresh buckets, ready for use by identities that now have rights to these and no others."""
-    names = ("s3_access_key", "s3_secret_key", "s3_signer_access_key", "s3_signer_secret_key")
-    keys = known_identities.setdefault(
-        fresh_deployment.s3_endpoint, {name: getattr(fresh_deployment, name) for name in names}
-    )
-    ready = msgspec.structs.replace(fresh_deployment, **keys)
-    bootstrap(ready)
-    return ready
+    request: pytest.FixtureRequest,
+    fresh_deployment: Deployment,
+    known_identities: dict[str, dict[str, str]],
+    used_deployments: dict[str, list[Deployment]],
+) -> Iterator[Deployment]:
+    """Yield two empty buckets, and identities that have rights to these and to no others.
+
+    A test that is marked `own_deployment` gets new buckets, because it changes more than objects.
+    The others use one of DEPLOYMENTS after each other: the embedded store needs more time for each
+    bucket, the more buckets it has.
+    """
+    if request.node.get_closest_marker("own_deployment"):
+        names = ("s3_access_key", "s3_secret_key", "s3_signer_access_key", "s3_signer_secret_key")
+        keys = known_identities.setdefault(
+            fresh_deployment.s3_endpoint, {name: getattr(fresh_deployment, name) for name in names}
+        )
+        own = msgspec.structs.replace(fresh_deployment, **keys)
+        bootstrap(own)
+        yield own
+        return
+    waiting = used_deployments.setdefault(fresh_deployment.s3_endpoint, [])
+    if len(waiting) < DEPLOYMENTS:
+        bootstrap(fresh_deployment)
+        waiting.append(fresh_deployment)
+    else:
+        waiting.append(waiting.pop(0))
+    chosen = waiting[-1]
+    yield chosen
+    try:
+        empty_buckets(chosen)
+    except (minio.error.S3Error, ValueError):
+        # The test has damaged an object. MinIO's listing then has an entry that the SDK cannot read.
+        waiting.remove(chosen)
+
+
+def empty_buckets(deployment: Deployment) -> None:
+    """Delete all objects of a deployment. Raises S3Error if one cannot be deleted."""
+    root = root_sdk(deployment)
+    for bucket in (deployment.incoming_bucket, deployment.vault_bucket):
+        for found in root.list_objects(bucket, recursive=True):
+            root.remove_object(bucket, found.object_name or "")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from service.object_store import Bucket, UploadMissing
 from service.resources import Resources
-from tests.objects import read_all
+from tests.support.objects import read_all
 
 FILES = """
     SELECT id, state, incoming_key, hash, minio_object_name, vault_etag, size, declared_sha256, rejection_reason, purge_at FROM files

@@ -13,7 +13,7 @@ Named by the environment:
 A running store has two webhooks on this machine, with that token: `ASSAY` at http://127.0.0.1:WEBHOOK_PORT/webhooks/minio, where tests take
 events themselves, and `API` at the same path of API_PORT, where the API under test listens.
 
-`python -m tests.servers` builds genuine MinIO (minutes, once) and prints where it is.
+`python -m tests.support.servers` builds genuine MinIO (minutes, once) and prints where it is.
 """
 
 import fcntl
@@ -99,7 +99,7 @@ def find_obstacle() -> str | None:
     """Why these tests would not test what they should."""
     missing = [name for name in EXTERNAL_STORE if name not in os.environ]
     if "external" in store_kinds() and missing:
-        return f"a store of your own needs {', '.join(missing)} too: tests/servers.py says what for"
+        return f"a store of your own needs {', '.join(missing)} too: tests/support/servers.py says what for"
     if os.environ.get("CI") and "minio" not in store_kinds():
         return "CI is set and genuine MinIO is not tested: put `minio`, `silo` or `go` on the PATH, and let ASSAY_TEST_STORES name minio"
     return None

@@ -20,7 +20,7 @@ from service.settings import (
     Token,
     Url,
 )
-from tests.stores import StoreUnderTest, open_store
+from tests.support.stores import StoreUnderTest, open_store
 
 
 @pytest.fixture

@@ -1,0 +1,60 @@
+"""Files in the database alone: declared, claimed and committed without a store."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+import asyncpg
+
+from service.model import Claim, Declaration, File, Sha256, make_id
+from service.queries import claims, files, verdicts
+from tests.support.objects import key_of
+
+LEASE = timedelta(minutes=1)
+DIGEST = Sha256(bytes(32))
+OTHER = Sha256(bytes(31) + b"\x01")
+
+
+def make_declaration(
+    filename: str = "photo.jpg",
+    *,
+    owner: str = "ann",
+    size: int = 3,
+    content_type: str | None = "image/jpeg",
+    sha256: Sha256 | None = None,
+    metadata: Mapping[str, str] | None = None,
+    multipart: bool | None = None,
+) -> Declaration:
+    return Declaration(
+        owner=owner,
+        filename=filename,
+        size=size,
+        content_type=content_type,
+        sha256=sha256,
+        metadata=dict(metadata or {}),
+        multipart=multipart,
+    )
+
+
+async def declare_row(pool: asyncpg.Pool, declaration: Declaration | None = None) -> File:
+    file_id = make_id()
+    return await files.declare_file(
+        pool,
+        declaration or make_declaration(),
+        file_id=file_id,
+        incoming_key=file_id.hex,
+        part_size=None,
+        upload_ttl=timedelta(days=1),
+        grace=timedelta(hours=1),
+    )
+
+
+async def claim_row(pool: asyncpg.Pool, file: File) -> Claim:
+    """Record an arrival of the file and claim it. No other file may be due."""
+    await files.record_event(pool, key_of(file))
+    [claimed] = await claims.claim_files(pool, 1, unreadable=1, lease=LEASE)
+    assert claimed.id == file.id
+    return claimed
+
+
+async def commit_row(pool: asyncpg.Pool, held: Claim, *, sha256: Sha256 = DIGEST) -> File | None:
+    return await verdicts.commit_verification(pool, held, size=held.size, sha256=sha256, etag="e")
