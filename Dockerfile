@@ -1,9 +1,11 @@
-# Assay's production image: no embedded servers, a user of its own, every package by the hash in requirements.lock, which has what
-# the extra `server` requires.
+# Assay's production image. It has no embedded servers and runs as a separate user. Every package is
+# installed by its hash in requirements.lock, which has the requirements of the extra `server`.
 #
-# A base image by digest: --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:… (any Python >= 3.11 with pip).
-# A package index of your own: --secret id=pip,src=pip.conf, and where it has a private CA --secret id=ca,src=ca.crt
-# with the line `cert = /run/secrets/ca` in pip.conf. Neither ends up in a layer.
+# To pin the base image by digest (any Python >= 3.11 with pip):
+#     --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:…
+# To use another package index: --secret id=pip,src=pip.conf
+# If the index has a private CA: --secret id=ca,src=ca.crt, with `cert = /run/secrets/ca` in
+# pip.conf. Neither file ends up in a layer.
 ARG PYTHON_IMAGE=python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS build
@@ -11,9 +13,11 @@ WORKDIR /build
 RUN python3 -m venv --without-pip /opt/assay
 COPY requirements.lock ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
-    python3 -m pip --python /opt/assay/bin/python install --no-cache-dir --only-binary :all: --require-hashes -r requirements.lock
+    python3 -m pip --python /opt/assay/bin/python install --require-hashes -r requirements.lock \
+    --no-cache-dir --only-binary :all:
 
-# What makes the wheel: needed in this stage alone, so it is not in the running service's lock file.
+# The packages that build the wheel. Only this stage needs them, so they are not in the lock file of
+# the service.
 RUN printf '%s\n' \
     'hatchling==1.33.0 --hash=sha256:415290b84f464d2884303fca8974d38e7b85579069fab02a15db0828fbb1446d' \
     'packaging==26.3 --hash=sha256:d7193f7c8e4e93f444fde0262bf90af30e16fa0ad0ad44cb553c87339b23cd1c' \
@@ -24,22 +28,26 @@ RUN printf '%s\n' \
     > build.lock
 RUN python3 -m venv --without-pip /opt/build
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
-    python3 -m pip --python /opt/build/bin/python install --no-cache-dir --only-binary :all: --require-hashes -r build.lock
+    python3 -m pip --python /opt/build/bin/python install --require-hashes -r build.lock \
+    --no-cache-dir --only-binary :all:
 COPY . .
 RUN /opt/build/bin/hatchling build -t wheel -d dist \
-    && python3 -m pip --python /opt/assay/bin/python install --no-cache-dir --no-index --no-deps dist/*.whl
+    && python3 -m pip --python /opt/assay/bin/python install --no-index --no-deps --no-cache-dir \
+    dist/*.whl
 
 FROM ${PYTHON_IMAGE}
-RUN useradd --system --uid 10001 --user-group --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin assay
+RUN useradd --system --uid 10001 --user-group --home-dir /nonexistent --no-create-home \
+    --shell /usr/sbin/nologin assay
 COPY --from=build /opt/assay /opt/assay
-# For `assay env`, so that `docker run --rm assay env` writes a deployment's secrets.
+# `docker run --rm assay env` needs this file to write the secrets of a deployment.
 COPY .env.example /app/.env.example
 WORKDIR /app
 ENV PATH=/opt/assay/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001:10001
 EXPOSE 8000
-# /health/ready fails for this process alone; a database or a store that is away is no reason to restart it.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/ready', timeout=4)"]
+# /health/ready fails only for conditions of this process. If the database or the store is
+# unavailable, a restart would not help.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", \
+    "from urllib import request; request.urlopen('http://127.0.0.1:8000/health/ready', timeout=4)"]
 ENTRYPOINT ["assay"]
 CMD ["serve"]

@@ -6,7 +6,7 @@
         file = client.upload("photo.jpg")
         client.download(file.id, "copy.jpg")
 
-What goes wrong is raised as a class of `assay.errors`, all of them AssayError.
+All errors are classes of `assay.errors` and derive from AssayError.
 """
 
 from assay.client import Client

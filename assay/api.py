@@ -1,7 +1,8 @@
-"""What is asked of the API: one function call a request, repeated while the API is away, refusals as errors.
+"""The requests to the API, one function each.
 
-Every request here may be sent twice: GET, DELETE, `complete`, `parts` and `upload` change nothing the second time, and POST /files carries
-an Idempotency-Key.
+A request is repeated while the API is unavailable. A refusal is raised as an error.
+Every request of this module can safely be sent twice. GET, DELETE, `complete`, `parts` and
+`upload` change nothing the second time, and POST /files carries an Idempotency-Key.
 """
 
 import threading
@@ -28,20 +29,20 @@ from assay.transport import Answer, ConnectionLost, Transport, place
 T = TypeVar("T")
 AWAY: Final = frozenset({429, 502, 503, 504})
 LONGEST_WAIT_SECONDS: Final = 50
-"""What the API waits for at most, in one request."""
+"""The longest time that the API lets one request wait."""
 STRANGER_SECONDS: Final = 10.0
-"""How long a server that has never answered is asked again: its URL may be wrong."""
+"""How long requests are repeated to a server that has never answered: its URL may be wrong."""
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """All parts have `part_size` bytes but the last one."""
+    """The division of a file into parts. Each part except the last has `part_size` bytes."""
 
     part_size: int
     parts: int
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
-    """How the bytes are sent: in one PUT to `url` with these headers, or in parts."""
+    """The way to send the bytes: in one PUT to `url` with these headers, or in parts."""
 
     expires_at: datetime
     url: str | None = None
@@ -50,14 +51,14 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Declared(msgspec.Struct, frozen=True):
-    """A file, and how to send its bytes: None when it needs none any more."""
+    """A declared file. `upload` is None if the file needs no bytes any more."""
 
     file: File
     upload: Upload | None = None
 
 
 class SignedPart(msgspec.Struct, frozen=True):
-    """One part's PUT."""
+    """The presigned PUT of one part."""
 
     number: int
     size: int
@@ -66,7 +67,7 @@ class SignedPart(msgspec.Struct, frozen=True):
 
 
 class StoredPart(msgspec.Struct, frozen=True):
-    """A part that the store has."""
+    """A part that has arrived at the store."""
 
     number: int
     size: int
@@ -86,7 +87,7 @@ class FilePage(msgspec.Struct, frozen=True):
 
 
 class Api:
-    """The API at one URL, asked with one key."""
+    """The API at one URL, with the key that is sent to it."""
 
     def __init__(
         self, transport: Transport, url: str, key: str | None, *, retry_seconds: float
@@ -95,11 +96,11 @@ class Api:
         self.url = url
         self.retry_seconds = retry_seconds
         self._key = key
+        # It is set once the server has answered as Assay does.
         self._met = threading.Event()
-        """It has answered before."""
 
     def authorize(self) -> dict[str, str]:
-        """Raises Unauthorized."""
+        """Return the Authorization header. Raises Unauthorized if there is no key."""
         if not self._key:
             raise Unauthorized("no API key: pass key=…, or set ASSAY_KEY")
         return {"Authorization": f"Bearer {self._key}"}
@@ -145,9 +146,8 @@ class Api:
     def make_link(self, file_id: UUID, *, expires_in: int, disposition: str) -> Link:
         fields = {"expires_in": expires_in, "disposition": disposition}
         link = self.decode(self.ask("POST", f"/files/{file_id}/links", json=fields), Link)
-        if link.url.startswith(
-            "/"
-        ):  # the server does not know its own address: it is below the one that was asked
+        # Without ASSAY_PUBLIC_URL, the server returns a path relative to the client's URL.
+        if link.url.startswith("/"):
             return msgspec.structs.replace(link, url=self.url + link.url)
         return link
 
@@ -160,7 +160,11 @@ class Api:
         headers: Mapping[str, str] | None = None,
         extra_seconds: float = 0.0,
     ) -> Answer:
-        """The answer that is no refusal. Raises what `check_answer` does, and ServerUnavailable."""
+        """Send a request, and return the answer if it has a 2xx status.
+
+        The request is repeated while the API is unavailable. Raises ServerUnavailable if the
+        retries are used up, and the errors of `check_answer`.
+        """
         body = None if json is None else msgspec.json.encode(json)
         sent = (
             self.authorize()
@@ -186,13 +190,19 @@ class Api:
         )
 
     def check_answer(self, answer: Answer) -> Answer:
-        """Raises Refused, DigestMismatch, ServerUnavailable, NotAssay."""
+        """Return the answer if it has a 2xx status.
+
+        Raises Refused, DigestMismatch, ServerUnavailable or NotAssay otherwise.
+        """
         if 200 <= answer.status < 300:
             return answer
         raise self.read_refusal(answer)
 
     def read_refusal(self, answer: Answer) -> AssayError:
-        """Also a proxy's, which is no problem document."""
+        """Return the error for an answer without a 2xx status.
+
+        The answer may come from a proxy, and is then no problem document.
+        """
         if answer.headers.get("content-type", "").startswith("application/problem+json"):
             self._met.set()
             problem = read_problem(answer.body)
@@ -202,33 +212,36 @@ class Api:
         if answer.status in AWAY:
             return ServerUnavailable(f"{place(self.url)} answers {answer.status}")
         return NotAssay(
-            f"{place(self.url)} answers {answer.status}, but not as Assay does: is the URL right?"
+            f"{place(self.url)} answers {answer.status}, but is not an Assay server: check the URL"
         )
 
     def decode(self, answer: Answer, kind: type[T]) -> T:
-        """Raises NotAssay."""
+        """Decode the JSON body of an answer. Raises NotAssay if it does not have that structure."""
         try:
             decoded = msgspec.json.decode(answer.body, type=kind)
         except msgspec.DecodeError as error:
             raise NotAssay(
-                f"{place(self.url)} answers, but not as Assay does ({error}): is the URL right?"
+                f"{place(self.url)} answers, but is not an Assay server ({error}): check the URL"
             ) from error
         self._met.set()
         return decoded
 
 
 def read_problem(body: bytes) -> Problem:
-    """As much of the document as can be read."""
+    """Decode a problem document. Return a substitute if the document is malformed."""
     try:
         document = msgspec.json.decode(body, type=dict[str, Any])
         return msgspec.convert(document | {"document": document}, Problem)
     except msgspec.MsgspecError as error:
         return Problem(
-            type="about:blank", title="an answer that cannot be read", status=0, detail=str(error)
+            type="about:blank", title="the answer is malformed", status=0, detail=str(error)
         )
 
 
 def read_retry_after(answer: Answer) -> float:
-    """Seconds; 0 when it says none, or a date, which a clock of ours could misread."""
+    """Return the value of Retry-After in seconds, at most 30.
+
+    Return 0 if the header is absent or holds a date, because the local clock may be wrong.
+    """
     given = answer.headers.get("retry-after", "")
     return min(float(given), 30.0) if given.isascii() and given.isdigit() else 0.0

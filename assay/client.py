@@ -1,4 +1,4 @@
-"""The client: what a program does with files."""
+"""The class `Client`: uploads, downloads and manages files of one Assay server."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,15 +20,22 @@ from assay.uploads import upload_source, wait_until_final
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 CONNECTIONS_BESIDE: Final = 28
-"""Kept to one server, for threads that share a client."""
+"""Connections kept per server, in addition to one per part, for threads that share a client."""
 
 
 class Client:
-    """An Assay server, as one API key sees it. Threads may share it.
+    """A connection to one Assay server with one API key. Threads may share it.
 
-    `url` is ASSAY_URL's value or http://127.0.0.1:8000 when it is not given, `key` is ASSAY_KEY's. `parallel`: parts of one upload that
-    are sent at once. `timeout`: seconds of silence after which a connection is given up. `retry_seconds`: for how long a server that is
-    away is asked again before ServerUnavailable is raised. `connections`: how many are kept to one server, for more threads than parts.
+    - `url`: by default the value of ASSAY_URL, or http://127.0.0.1:8000 if that is not set.
+    - `key`: by default the value of ASSAY_KEY.
+    - `parallel`: the number of parts of one upload that are sent at the same time.
+    - `timeout`: seconds without any progress after which a connection is closed.
+    - `retry_seconds`: how long requests to an unavailable server are repeated before
+      ServerUnavailable is raised.
+    - `connections`: the number of connections kept open to one server. Raise it if more threads
+      share the client than the default serves.
+
+    Raises ValueError for an argument that is not valid.
     """
 
     def __init__(
@@ -46,7 +53,7 @@ class Client:
             raise ValueError(f"url: expected http://… or https://…, not {self.url!r}")
         key = key or os.environ.get("ASSAY_KEY") or None
         if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
-            raise ValueError("key: expected a word of ASCII characters")
+            raise ValueError("key: expected printable ASCII characters without spaces")
         if parallel < 1:
             raise ValueError("parallel: expected 1 or more")
         self.parallel = parallel
@@ -67,7 +74,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections. The client may be used again."""
+        """Close the connections. The client opens new ones if it is used again."""
         self._transport.close()
 
     def upload(
@@ -88,24 +95,36 @@ class Client:
         idempotency_key: str | None = None,
         through_api: bool = False,
     ) -> File:
-        """Send a path, a binary file object (from where it stands) or bytes, and wait until the server has proved it.
+        """Upload a file, and return it when the server has proved it.
 
-        `filename`: the source's own name, or "upload". `content_type`: not declared, so not compared. `sha256`: the digest if it is known
-        already; nothing is hashed then. `multipart`: None lets the server choose by size. `wait` False returns as soon as the bytes are at
-        the store. `timeout`: seconds to wait for the proof; None: as long as it takes.
+        `source` is a path, bytes, or a binary file object, which is read from its position on.
 
-        `hash`: see `assay.sendings.Hash`. `resume`: a file that keeps the upload's state until it is final, or an existing folder of such
-        files (one for each server and path): after whatever ended this run, the same call goes on where it was. `restart` forgets that
-        state, as one must when SourceChanged was raised and the file's present bytes are the wanted ones.
+        - `filename`: by default the name of the source, or "upload" if it has none.
+        - `content_type`: by default the declaration has no type, and none is compared.
+        - `sha256`: the digest, if the caller knows it. The client then does not compute the
+          digest of the whole file.
+        - `multipart`: whether to upload in parts. If None, the server decides by the size.
+        - `hash`: which digests the client computes; see `assay.sendings.Hash`.
+        - `wait`: if False, the call returns as soon as the store has the bytes.
+        - `timeout`: seconds to wait for the proof. If None, the wait has no limit.
+        - `progress`: a function that is called with a `Progress`.
+        - `resume`: the path of a file that keeps the state of the upload until the upload is
+          final, or an existing folder of such files, one per server and path. If the upload is
+          interrupted, the same call continues it.
+        - `restart`: discard the state that `resume` has kept. This is needed if SourceChanged was
+          raised and the present content of the file is to be uploaded.
+        - `idempotency_key`: a second upload with the same key within a day continues with the
+          file of the first. With other fields, it raises InvalidRequest. `resume` keeps a key of
+          its own.
+        - `through_api`: send the bytes through the API in one request. This is the fastest way
+          for small files, but if the answer is lost, the caller cannot tell whether the file was
+          stored.
 
-        `idempotency_key`: a second upload with the same one, within a day, goes on with the file of the first; with other fields it is an
-        InvalidRequest. `resume` keeps one by itself.
+        A pipe or any other stream cannot be read twice. It is always sent through the API, and
+        cannot be resumed.
 
-        A pipe or another stream cannot be read twice: it is sent through the API in one request, and nothing of it can be resumed.
-        `through_api` sends everything so: the soonest way for small files, but a lost answer leaves it open whether the file is there.
-
-        Raises Rejected, SourceChanged, SourceUnreadable, StoreRefused, UploadLost, InProgress, TooLarge, NotFinal, ServerUnavailable and
-        what any request raises.
+        Raises Rejected, SourceChanged, SourceUnreadable, StoreRefused, UploadLost, InProgress,
+        TooLarge, NotFinal, ServerUnavailable, and the errors that any request raises.
         """
         opened = open_source(source)
         try:
@@ -156,11 +175,15 @@ class Client:
         )
 
     def download(self, file: FileId, target: Writable, *, progress: Report | None = None) -> File:
-        """Receive a `ready` file, its SHA-256 checked, to a path or into a writable binary file object (from where it stands).
+        """Download a `ready` file, check its SHA-256, and return its metadata.
 
-        A path shows the whole file or what was there before. What a killed run received of it lies beside it, hidden, and is gone on from.
+        `target` is a path, or a writable binary file object, which is written from its position on.
+        A path holds either the whole file or its previous content, never a part of the file.
+        The bytes that an interrupted run has received stay in a hidden file beside the path, and
+        the next run continues from them.
 
-        Raises NotReady, Rejected, Gone, NotFound, FileChanged, DigestMismatch, TargetFailed, InProgress, ServerUnavailable.
+        Raises NotReady, Rejected, Gone, NotFound, FileChanged, DigestMismatch, TargetFailed,
+        InProgress, ServerUnavailable.
         """
         found = self.info(file)
         download_file(self._api, found, target, meter=Meter(progress, found.size))
@@ -178,8 +201,12 @@ class Client:
         owner: str | None = None,
         page: int = 1000,
     ) -> Iterator[File]:
-        """The key's files, newest first, a page of at most `page` at a time. `state`: one, or any of several; None: all but expired and
-        deleted. `filename` is exact, or `prefix*`; `owner` is for admins."""
+        """Yield the files of the key's owner, newest first, in requests of at most `page` files.
+
+        - `state`: one state, or several. If None, all states except `expired` and `deleted`.
+        - `filename`: an exact name, or a prefix followed by `*`.
+        - `owner`: another owner. This needs a key of the scope `admin`.
+        """
         asked: dict[str, Any] = {
             "state": [state] if isinstance(state, str) else state,
             "filename": filename,
@@ -203,23 +230,28 @@ class Client:
             filters["cursor"] = found.next
 
     def info(self, file: FileId) -> File:
-        """What is known of a file. Raises NotFound."""
+        """Return the metadata of a file. Raises NotFound."""
         return self._api.read_metadata(read_id(file))
 
     def wait(self, file: FileId, *, timeout: float | None = None) -> File:
-        """The file when it is proved. Raises Rejected, Gone, NotFinal after `timeout` seconds, NotFound."""
+        """Wait until a file is proved, and return its metadata.
+
+        Raises Rejected, Gone or NotFound, and NotFinal if `timeout` seconds have passed.
+        """
         return wait_until_final(
             self._api, self.info(file), timeout=timeout, meter=Meter(None, None)
         )
 
     def delete(self, file: FileId) -> None:
-        """Cancel or delete it, in any state. Raises NotFound."""
+        """Delete a file in any state. An upload under way is cancelled. Raises NotFound."""
         self._api.delete(read_id(file))
 
     def share(self, file: FileId, *, expires_in: int, inline: bool = False) -> Link:
-        """A link that works without a key, for `expires_in` seconds, at most 7 days. `inline` shows harmless types in the browser.
+        """Return a link that downloads the file without a key for `expires_in` seconds.
 
-        Raises Forbidden for a key without the scope `read`: the link gives the bytes.
+        The limit is 7 days. With `inline`, a browser displays harmless types instead of saving
+        them. Raises Forbidden for a key without the scope `read`, because the link gives access
+        to the bytes.
         """
         return self._api.make_link(
             read_id(file), expires_in=expires_in, disposition="inline" if inline else "attachment"

@@ -1,8 +1,11 @@
-"""urllib3's connections, with one thing changed: the time-out is one of silence.
+"""urllib3's connections with another timeout: it limits the time without progress.
 
-`socket.sendall` gives a whole piece that long, so that a megabyte on a slow line would count as a dead one; and when the last piece was
-handed over, megabytes of it may still wait in the kernel: the answer can't come before they are gone. This is the only module that
-imports urllib3 at once: it is imported itself when the first request is sent.
+With `socket.sendall`, the timeout would apply to a whole piece, so a megabyte on a slow line would
+exceed it. After the last piece was handed over, megabytes may still wait in the kernel's buffer,
+and the answer cannot arrive before they have been sent.
+
+This is the only module that imports urllib3 at its top level. It is itself imported when the first
+request is sent.
 """
 
 import socket
@@ -25,7 +28,7 @@ PIECE: Final = 1024 * 1024
 
 
 class Patient(HTTPConnection):
-    """To a server without TLS."""
+    """A connection without TLS."""
 
     def send(self, data: Any) -> None:
         send_pieces(self, data)
@@ -36,7 +39,7 @@ class Patient(HTTPConnection):
 
 
 class PatientTls(HTTPSConnection):
-    """To a server with TLS."""
+    """A connection with TLS."""
 
     def send(self, data: Any) -> None:
         send_pieces(self, data)
@@ -55,7 +58,7 @@ class TlsPool(HTTPSConnectionPool):
 
 
 def send_pieces(connection: HTTPConnection, data: bytes | memoryview | Iterable[bytes]) -> None:
-    """What http.client sends in one go, as often as it needs to be said: each time the server has the whole time-out to take some."""
+    """Send the data in as many calls as needed. Each call has the whole timeout to send some."""
     if not isinstance(data, bytes | memoryview):
         raise TypeError(f"expected bytes, not {type(data).__name__}")
     if connection.sock is None:
@@ -67,7 +70,10 @@ def send_pieces(connection: HTTPConnection, data: bytes | memoryview | Iterable[
 
 
 def wait_until_sent(connection: HTTPConnection) -> None:
-    """As long as the server takes what waits in the kernel, or until it answers. A time-out's length without any: it is silent."""
+    """Wait until the kernel's send buffer is empty, or the server answers.
+
+    Return early if the server confirms no bytes for the length of the timeout.
+    """
     seconds = connection.timeout if isinstance(connection.timeout, int | float) else None
     if connection.sock is None or seconds is None:
         return
@@ -79,17 +85,19 @@ def wait_until_sent(connection: HTTPConnection) -> None:
 
 
 def count_unsent(sock: socket.socket) -> int:
-    """Bytes that the other side has not confirmed; 0 where the system does not say."""
+    """Return the number of bytes that the peer has not confirmed, or 0 if it is not available."""
     if ioctl is None:
         return 0
     try:
-        return struct.unpack("i", ioctl(sock.fileno(), TIOCOUTQ, bytes(4)))[0]  # type: ignore[no-any-return]  # an int
+        return struct.unpack(  # type: ignore[no-any-return]  # it is an int
+            "i", ioctl(sock.fileno(), TIOCOUTQ, bytes(4))
+        )[0]
     except OSError:
         return 0
 
 
 def make_pools(*, connections: int) -> PoolManager:
-    """For both schemes; what may be sent again, and where, is not urllib3's to know."""
+    """Return connection pools for both schemes, without urllib3's own retries."""
     pools = PoolManager(maxsize=connections, blocksize=PIECE, retries=False, block=False)
     pools.pool_classes_by_scheme = {"http": Pool, "https": TlsPool}
     return pools

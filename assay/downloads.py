@@ -1,16 +1,27 @@
-"""Receiving a file: nothing unproved is ever seen under its final name.
+"""Downloads: no bytes appear under the final name before their SHA-256 has been checked.
 
-1. Ask for the metadata: size and digest. Not `ready`: refused, with the reason.
-2. To a path: open a partial file beside it, whose name holds the file's id, and lock it. What it holds already was received by an earlier
-   run, which was killed: it is hashed, and the rest is asked for (Range, If-Range). Longer than the file: begin anew.
-3. Read, hash, write. The connection ends too early: ask for the rest (Range, If-Match), with growing waits while nothing comes.
-   412, or another ETag: the file is another now (FileChanged). 404, 410: it was taken away. The server ignores Range: skip what is here.
-4. Compare the digest of all. Another: the partial file goes; if an earlier run had left it, begin anew, once; else DigestMismatch.
-5. fsync, rename, fsync the folder.
+1. Read the metadata, which has the size and the digest. If the file is not `ready`, raise the error
+   for its state.
+2. If the target is a path, open a partial file beside it, whose name contains the file's id, and
+   lock it. Bytes in it come from an earlier run that was killed. Hash them, and request only the
+   rest (Range, If-Range). If they are more than the whole file, truncate the partial file.
+3. Read, hash and write the bytes.
+   - *The connection ends too early:* request the rest (Range, If-Match). The delay grows as long as
+     no bytes arrive.
+   - *The answer is 412 or has another ETag:* the file was replaced. Raise FileChanged.
+   - *The answer is 404 or 410:* the file was deleted. Raise NotFound or Gone.
+   - *The server ignores Range:* skip the bytes that are already here.
+4. Compare the digest of all bytes.
+   - *It differs, and an earlier run left some of the bytes:* truncate the partial file and repeat
+     step 3, once.
+   - *It differs otherwise:* remove the partial file and raise DigestMismatch.
+5. Sync the partial file, rename it to the final name, and sync the folder.
 
-(a) A write fails (the disk is full): TargetFailed. The partial file stays: when there is room, the next run goes on from it.
-(b) The target is no regular file (a pipe, /dev/null), or a file object: steps 1, 3 and 4, straight into it.
-(c) Killed anywhere: the partial file, or the whole one. Never a half under the final name.
+If a write fails (the disk is full), raise TargetFailed. The partial file stays, and the next run
+continues from it.
+If the target is a file object, or no regular file (a pipe, /dev/null), steps 1, 3 and 4 write
+directly into it.
+If the process is killed at any point, the final name has its previous content or the whole file.
 """
 
 import hashlib
@@ -45,7 +56,7 @@ LONGEST_NAME_BYTES: Final = 255
 
 
 class Receiving:
-    """One download under way: how much of it is here, and the digest of that."""
+    """A download under way. `place` is the number of bytes received, `digest` is their digest."""
 
     def __init__(self, api: Api, file: File, write: Write, *, meter: Meter) -> None:
         self.api = api
@@ -57,20 +68,21 @@ class Receiving:
         self._write = write
 
     def take(self, piece: bytes) -> None:
-        """Raises TargetFailed."""
+        """Hash and write a piece. Raises TargetFailed if it cannot be written."""
         self.digest.update(piece)
         try:
             self._write(piece)
         except OSError as error:
             raise TargetFailed(
-                f"{self.file.filename} cannot be written after {self.place} bytes: {error.strerror or error}"
+                f"{self.file.filename} cannot be written after {self.place} bytes: "
+                f"{error.strerror or error}"
             ) from error
         self.place += len(piece)
         self.meter.add(len(piece))
 
 
 def download_file(api: Api, file: File, target: Writable, *, meter: Meter) -> None:
-    """Steps 1 to 5."""
+    """Run the protocol above for a file whose metadata has been read."""
     check_ready(file)
     if not isinstance(target, str | os.PathLike):
         return receive_into(api, file, target, meter=meter)
@@ -82,7 +94,7 @@ def download_file(api: Api, file: File, target: Writable, *, meter: Meter) -> No
 
 
 def check_ready(file: File) -> None:
-    """Raises NotReady, Rejected, Gone, Damaged."""
+    """Raise NotReady, Rejected, Gone or Damaged, unless the file is `ready`."""
     if file.state in UNPROVED:
         raise NotReady(f"{file.filename} is not proved yet: it is {file.state}")
     if file.state == "rejected":
@@ -94,7 +106,7 @@ def check_ready(file: File) -> None:
 
 
 def find_kind(path: Path) -> int | None:
-    """The mode of what lies there. Raises TargetFailed for a folder."""
+    """Return the mode of the file at a path, or None. Raises TargetFailed for a folder."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -116,7 +128,10 @@ def receive_into_device(api: Api, file: File, path: Path, *, meter: Meter) -> No
 
 
 def receive_into(api: Api, file: File, target: BinaryIO, *, meter: Meter) -> None:
-    """Into a file object, from where it stands. Raises DigestMismatch when all is written."""
+    """Download into a file object, from its position on.
+
+    Raises DigestMismatch only after all bytes have been written.
+    """
     receiving = Receiving(api, file, lambda piece: write_all(target, piece), meter=meter)
     receive(receiving, "If-Match")
     if receiving.digest.hexdigest() != file.hash:
@@ -125,7 +140,7 @@ def receive_into(api: Api, file: File, target: BinaryIO, *, meter: Meter) -> Non
 
 
 def receive_at(api: Api, file: File, path: Path, *, meter: Meter) -> None:
-    """Steps 2 to 5."""
+    """Run steps 2 to 5 of the protocol above."""
     partial = name_partial(path, file)
     descriptor = open_partial(partial, path)
     with os.fdopen(descriptor, "r+b", buffering=0) as opened:
@@ -141,21 +156,25 @@ def receive_at(api: Api, file: File, path: Path, *, meter: Meter) -> None:
         if receiving.digest.hexdigest() != file.hash:
             partial.unlink(missing_ok=True)
             raise DigestMismatch(
-                f"{file.filename}: other bytes were received than the server proved; nothing was kept"
+                f"{file.filename}: other bytes were received than the server proved; "
+                "the partial file was removed"
             )
         publish(opened, partial, path)
     meter.enter("done")
 
 
 def name_partial(path: Path, file: File) -> Path:
-    """Hidden, and another for each file: what belongs to one is never taken for another's."""
+    """Return the path of the partial file. It is hidden, and differs for each file id."""
     end = f".{file.id.hex}.part"
     name = os.fsencode(path.name)[: LONGEST_NAME_BYTES - len(end) - 1]
     return path.with_name(f".{os.fsdecode(name)}{end}")
 
 
 def open_partial(partial: Path, path: Path) -> int:
-    """Raises TargetFailed, InProgress."""
+    """Open and lock the partial file, and return its descriptor.
+
+    Raises TargetFailed, and InProgress if another process has locked it.
+    """
     while True:
         try:
             descriptor = os.open(
@@ -172,11 +191,11 @@ def open_partial(partial: Path, path: Path) -> int:
             raise
         if is_still(descriptor, partial):
             return descriptor
-        os.close(descriptor)  # whoever held it has just finished
+        os.close(descriptor)  # another process finished its download and renamed this file
 
 
 def go_on(receiving: Receiving, opened: BinaryIO) -> bool:
-    """Hash what an earlier run left; False when there is nothing."""
+    """Hash the bytes that an earlier run left. Return False if there are none."""
     left = os.fstat(opened.fileno()).st_size
     if left > receiving.file.size:
         opened.truncate(0)
@@ -192,7 +211,10 @@ def go_on(receiving: Receiving, opened: BinaryIO) -> bool:
 
 
 def receive(receiving: Receiving, condition: str) -> None:
-    """Step 3, until all is here. `condition` holds for the first request; later ones ask by If-Match."""
+    """Run step 3 of the protocol above until all bytes are here.
+
+    `condition` is the header of the first request's condition. Later requests use If-Match.
+    """
     receiving.meter.enter("receiving")
     retries = receiving.api.new_retry_policy()
     while receiving.place < receiving.file.size:
@@ -205,12 +227,17 @@ def receive(receiving: Receiving, condition: str) -> None:
             retries.renew()
         if not retries.wait(pause):
             raise ServerUnavailable(
-                f"the download of {receiving.file.filename} was cut after {receiving.place} of {receiving.file.size} bytes: try again"
+                f"the download of {receiving.file.filename} was interrupted after "
+                f"{receiving.place} of {receiving.file.size} bytes: try again"
             )
 
 
 def receive_some(receiving: Receiving, condition: str) -> float:
-    """One request, and as much as it brings; seconds that the server asks to wait before the next. Raises what the API refuses."""
+    """Send one request, and receive as many bytes as it brings.
+
+    Return the seconds that the server asks the client to wait before the next request. Raises the
+    error of a refusal, and FileChanged.
+    """
     api = receiving.api
     asked = {condition: receiving.etag} | (
         {"Range": f"bytes={receiving.place}-"} if receiving.place else {}
@@ -228,7 +255,7 @@ def receive_some(receiving: Receiving, condition: str) -> float:
         if response.status not in (200, 206):
             return read_refusal(receiving, response)
         if response.headers.get("ETag") != receiving.etag:
-            raise FileChanged(f"{receiving.file.filename} is another file now")
+            raise FileChanged(f"{receiving.file.filename} was replaced during the download")
         skip(response, receiving.place - read_start(response))
         while piece := read_some(response, PIECE):
             receiving.take(piece)
@@ -243,18 +270,18 @@ def receive_some(receiving: Receiving, condition: str) -> float:
 
 
 def read_refusal(receiving: Receiving, response: "BaseHTTPResponse") -> float:
-    """Raises the refusal, unless the API is only away."""
+    """Raise the error of a refusal. If the API is only unavailable, return the delay instead."""
     headers = {name.lower(): value for name, value in response.headers.items()}
     answer = Answer(response.status, headers, read_some(response, None))
     if answer.status == 412:
-        raise FileChanged(f"{receiving.file.filename} is another file now")
+        raise FileChanged(f"{receiving.file.filename} was replaced during the download")
     if answer.status in AWAY:
         return read_retry_after(answer)
     raise receiving.api.read_refusal(answer)
 
 
 def read_start(response: "BaseHTTPResponse") -> int:
-    """Of the bytes that come: Content-Range says it, as `bytes 100-199/200`."""
+    """Return the offset of the first byte of the answer, from Content-Range or 0 for a 200."""
     if response.status == 200:
         return 0
     start = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
@@ -262,9 +289,12 @@ def read_start(response: "BaseHTTPResponse") -> int:
 
 
 def skip(response: "BaseHTTPResponse", size: int) -> None:
-    """What is here already. Raises ConnectionLost when it does not come, or what comes begins behind it."""
+    """Read and discard the bytes that have already been received.
+
+    Raises ConnectionLost if the answer is shorter, or begins after the requested place.
+    """
     if size < 0:
-        raise ConnectionLost("the server sends another range than was asked for")
+        raise ConnectionLost("the server sent another range than requested")
     while size:
         piece = read_some(response, min(size, PIECE))
         if not piece:
@@ -273,7 +303,7 @@ def skip(response: "BaseHTTPResponse", size: int) -> None:
 
 
 def write_all(target: BinaryIO, piece: bytes) -> None:
-    """A raw file may take less than it is given."""
+    """Write all bytes. A raw file may accept fewer than it is given."""
     view = memoryview(piece)
     while view:
         written: int | None = target.write(view)
@@ -281,7 +311,7 @@ def write_all(target: BinaryIO, piece: bytes) -> None:
 
 
 def publish(opened: BinaryIO, partial: Path, path: Path) -> None:
-    """Step 5. Raises TargetFailed."""
+    """Run step 5 of the protocol above. Raises TargetFailed."""
     try:
         os.fsync(opened.fileno())
         os.replace(partial, path)
@@ -291,8 +321,8 @@ def publish(opened: BinaryIO, partial: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """So that the name, too, outlives a power cut."""
-    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+    """Sync the folder, so that the new name survives a power failure."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,34 +1,34 @@
-"""What can go wrong, one class each.
+"""The errors of the client, one class each.
 
 AssayError
-├── Refused                    the API said no: `problem` has its problem document
-│   ├── InvalidRequest         a field is not what it should be
+├── Refused                    the API refused the request; `problem` is its problem document
+│   ├── InvalidRequest         a field is not valid
 │   ├── Unauthorized           no key, or one that is unknown, expired or revoked
-│   ├── Forbidden              the key may not do this
-│   ├── NotFound               no such file for this key
-│   ├── TooLarge               larger than one file, or one PUT, may be
-│   ├── Gone                   deleted, or its upload never came
-│   ├── LinkEnded              the link's time is over, or its key was revoked
-│   ├── Conflict               the file's state does not allow it
+│   ├── Forbidden              the key does not permit this
+│   ├── NotFound               the key's owner has no such file
+│   ├── TooLarge               larger than a file, or a single PUT, may be
+│   ├── Gone                   deleted, or not uploaded in time
+│   ├── LinkEnded              the link has expired, or its key was revoked
+│   ├── Conflict               the file's state does not permit this
 │   │   ├── NotReady           not proved yet
-│   │   ├── Damaged            gone or altered at the store
-│   │   ├── NotUploaded        the store has no bytes of it
-│   │   ├── AlreadyUploaded    it needs no bytes any more
-│   │   ├── IncompleteParts    `missing` and `wrong_size` have the numbers
-│   │   ├── UploadLost         the store forgot the parts: send the file anew
-│   │   └── DigestConflict     another digest is known
+│   │   ├── Damaged            the proved object is missing or altered at the store
+│   │   ├── NotUploaded        the store has no object for the file
+│   │   ├── AlreadyUploaded    the file needs no bytes any more
+│   │   ├── IncompleteParts    `missing` and `wrong_size` hold the part numbers
+│   │   ├── UploadLost         the store has dropped the parts: upload the file again
+│   │   └── DigestConflict     another digest is already known
 │   └── Unexpected             any other refusal
-├── Rejected                   what arrived is not what was declared; `file` has the reason
-├── DigestMismatch             the bytes have another SHA-256 than they should
-├── FileChanged                a download's file was replaced or taken away meanwhile
-├── SourceChanged              the file on disk is not the one whose upload began
-├── SourceUnreadable           what is to be sent can't be read
-├── TargetFailed               what is received can't be written: the disk is full, no right to write
-├── InProgress                 another process has this upload or download under way
-├── NotFinal                   the wait is over and the file still unproved; `file` has its state
-├── StoreRefused               the object store said no to a URL of ours
-└── ServerUnavailable          no answer, or 503, for as long as was waited
-    └── NotAssay               an answer, but none of Assay's: is the URL right?
+├── Rejected                   the bytes do not match the declaration; `file` has the reason
+├── DigestMismatch             the bytes have another SHA-256 than expected
+├── FileChanged                the file was replaced or deleted during a download
+├── SourceChanged              the local file changed after its upload began
+├── SourceUnreadable           the source cannot be read
+├── TargetFailed               the target cannot be written (disk full, no permission)
+├── InProgress                 another process is running this upload or download
+├── NotFinal                   the wait has timed out; `file` has the state
+├── StoreRefused               the object store refused a presigned URL
+└── ServerUnavailable          no answer, or 503, until the retries were used up
+    └── NotAssay               the answer does not come from Assay: the URL may be wrong
 """
 
 from pathlib import Path
@@ -42,7 +42,10 @@ URN = "urn:assay:problem:"
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """A problem document (RFC 9457). `document` is the whole of it, with members that only some types have."""
+    """A problem document (RFC 9457).
+
+    `document` is the complete JSON object, with the members that only some types have.
+    """
 
     type: str
     title: str
@@ -53,13 +56,13 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AssayError(Exception):
-    """The parent of all. `problem` is the API's problem document, where one was sent."""
+    """The base class of all errors. `problem` is the API's problem document, if it sent one."""
 
     problem: Problem | None = None
 
 
 class Refused(AssayError):
-    """The API said no."""
+    """A refusal by the API."""
 
     def __init__(self, message: str, problem: Problem | None = None) -> None:
         super().__init__(message)
@@ -71,55 +74,55 @@ class Refused(AssayError):
 
 
 class InvalidRequest(Refused):
-    """A field is not what it should be; the message says which, and what would be right."""
+    """A field that is not valid. The message names the field and what is expected."""
 
 
 class Unauthorized(Refused):
-    """No key, or one that is unknown, expired or revoked."""
+    """A request without a key, or with one that is unknown, expired or revoked."""
 
 
 class Forbidden(Refused):
-    """The key is valid and may not do this."""
+    """A request that its key, though valid, does not permit."""
 
 
 class NotFound(Refused):
-    """No such file for this key."""
+    """A file that does not exist or belongs to another owner."""
 
 
 class TooLarge(Refused):
-    """Larger than a file may be there."""
+    """A file that is larger than the server accepts."""
 
 
 class Gone(Refused):
-    """The file was deleted, or its upload never came and its time is over."""
+    """A file that was deleted, or that expired because it was not uploaded in time."""
 
 
 class LinkEnded(Refused):
-    """The link's time is over, or the key that made it was revoked."""
+    """A link that has expired, or whose key was revoked."""
 
 
 class Conflict(Refused):
-    """The file's state does not allow this."""
+    """A request that the file's state does not permit."""
 
 
 class NotReady(Conflict):
-    """The file is not proved yet."""
+    """A file that is not proved yet."""
 
 
 class Damaged(Conflict):
-    """The proved object is gone or altered at the store."""
+    """A file whose proved object is missing or altered at the store."""
 
 
 class NotUploaded(Conflict):
-    """The store has no bytes of this file."""
+    """A file for which the store has no object."""
 
 
 class AlreadyUploaded(Conflict):
-    """The file needs no bytes any more."""
+    """A file that needs no bytes any more."""
 
 
 class IncompleteParts(Conflict):
-    """Parts are not at the store, or have another size there than they should."""
+    """A multipart upload with parts that are missing at the store or have the wrong size."""
 
     @property
     def missing(self) -> list[int]:
@@ -134,11 +137,11 @@ class IncompleteParts(Conflict):
 
 
 class UploadLost(Conflict):
-    """The store forgot the parts that it had: the file must be sent anew."""
+    """An upload whose parts the store has dropped. The file must be uploaded again."""
 
 
 class DigestConflict(Conflict):
-    """Another digest is known for this file."""
+    """A digest that differs from the one already known for the file."""
 
 
 class Unexpected(Refused):
@@ -146,7 +149,7 @@ class Unexpected(Refused):
 
 
 class Rejected(AssayError):
-    """What arrived is not what was declared: `file.rejection` says why."""
+    """A file whose bytes do not match its declaration. `file.rejection` has the reason."""
 
     def __init__(self, file: File, problem: Problem | None = None) -> None:
         why = (
@@ -160,7 +163,7 @@ class Rejected(AssayError):
 
 
 class DigestMismatch(AssayError):
-    """The bytes have another SHA-256 than they should."""
+    """Bytes whose SHA-256 is not the expected one."""
 
     def __init__(self, message: str, problem: Problem | None = None) -> None:
         super().__init__(message)
@@ -168,11 +171,14 @@ class DigestMismatch(AssayError):
 
 
 class FileChanged(AssayError):
-    """A download's file was replaced or taken away while it was read."""
+    """A file that was replaced or deleted during its download."""
 
 
 class SourceChanged(AssayError):
-    """The file on disk is not the one whose upload began. `state` is the upload's state file, if it has one."""
+    """A local file that changed after its upload began.
+
+    `state` is the path of the upload's state file, or None.
+    """
 
     def __init__(self, message: str, state: Path | None = None) -> None:
         super().__init__(message)
@@ -180,19 +186,19 @@ class SourceChanged(AssayError):
 
 
 class SourceUnreadable(AssayError):
-    """What is to be sent can't be read; the OSError is the cause."""
+    """A source that cannot be read. The OSError is the cause."""
 
 
 class TargetFailed(AssayError):
-    """What is received can't be written; the OSError is the cause."""
+    """A target that cannot be written. The OSError is the cause."""
 
 
 class InProgress(AssayError):
-    """Another process has this upload or download under way."""
+    """An upload or download that another process is running."""
 
 
 class NotFinal(AssayError):
-    """The wait is over and the file is still unproved. Nothing is lost: wait again."""
+    """A wait that timed out before the file was proved. The caller may wait again."""
 
     def __init__(self, file: File) -> None:
         super().__init__(f"{file.filename} is still {file.state}")
@@ -200,7 +206,7 @@ class NotFinal(AssayError):
 
 
 class StoreRefused(AssayError):
-    """The object store said no to a URL of ours. `code` is the store's own word for it."""
+    """A presigned URL that the object store refused. `code` is the S3 error code."""
 
     def __init__(self, message: str, *, status: int, code: str) -> None:
         super().__init__(message)
@@ -209,7 +215,10 @@ class StoreRefused(AssayError):
 
 
 class ServerUnavailable(AssayError):
-    """No answer, or 503, for as long as was waited: try again later, what was sent is kept."""
+    """A server that did not answer, or answered 503, until the retries were used up.
+
+    What has arrived at the server is kept, so the caller may try again later.
+    """
 
     def __init__(self, message: str, problem: Problem | None = None) -> None:
         super().__init__(message)
@@ -217,7 +226,7 @@ class ServerUnavailable(AssayError):
 
 
 class NotAssay(ServerUnavailable):
-    """Something answers there, but not Assay: is the URL right?"""
+    """An answer that does not come from Assay. The URL may be wrong."""
 
 
 BY_TYPE: dict[str, type[Refused]] = {
@@ -245,7 +254,7 @@ BY_STATUS: dict[int, type[Refused]] = {
 
 
 def describe_refusal(problem: Problem) -> AssayError:
-    """The error that this problem document stands for."""
+    """Return the error that corresponds to a problem document."""
     message = problem.detail or problem.title
     kind = problem.type.removeprefix(URN)
     if kind == "digest-mismatch":

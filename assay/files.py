@@ -1,4 +1,7 @@
-"""What the API says of a file. Fields that are unknown here are ignored: the API only ever adds some."""
+"""The metadata of a file, as the API returns it.
+
+Unknown fields are ignored, because later versions of the API may add some.
+"""
 
 from datetime import datetime
 from typing import Final
@@ -11,16 +14,18 @@ GONE: Final = frozenset({"expired", "deleted"})
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """Why a file was rejected: `reason` for programs, `detail` for people."""
+    """The reason why a file was rejected: `reason` is for programs, `detail` for people."""
 
     reason: str
     detail: str
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
-    """A file as the API knows it. `hash`, `upload_date` and `minio_object_name` are None until its bytes are proved.
+    """The metadata of a file.
 
-    `state` is one of pending, verifying, ready, rejected, expired, deleted, damaged. Sizes are bytes, times aware UTC, digests hexadecimal.
+    `state` is one of pending, verifying, ready, rejected, expired, deleted and damaged.
+    `hash`, `upload_date` and `minio_object_name` are None until the file is proved.
+    Sizes are in bytes, times are aware and in UTC, and digests are hexadecimal.
     """
 
     id: UUID
@@ -39,18 +44,18 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """Whoever has `url` can read the file until `expires_at`, without a key."""
+    """A link that gives access to one file without a key, until `expires_at`."""
 
     url: str
     expires_at: datetime
 
 
 FileId = UUID | str | File
-"""Whatever names a file."""
+"""The ways to name a file in a call."""
 
 
 def read_id(file: FileId) -> UUID:
-    """Raises ValueError for what names no file."""
+    """Return the id of the named file. Raises ValueError if the text is not a UUID."""
     if isinstance(file, File):
         return file.id
     return file if isinstance(file, UUID) else UUID(file)

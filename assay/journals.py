@@ -1,13 +1,18 @@
-"""What a killed upload leaves behind, so that the next run can go on: one small file, a line of JSON each.
+"""The journal of an upload: a small file from which a later run continues an interrupted upload.
 
-1. `Opening`: which server, which declaration, the source's fingerprint, and the Idempotency-Key. Written whole, and on the disk, before
-   anything is sent: a declaration whose answer never came is found again by its key.
+Each line is one JSON object:
+
+1. `Opening`: the server, the declaration, the source's fingerprint, and the Idempotency-Key.
+   It is written and synced to the disk before anything is sent. If the answer to the declaration
+   is lost, the next run finds the file by that key.
 2. `DeclaredAs`: the file's id, as soon as it is known.
-3. `SentPart`: a part's digest, before the part is sent. The store's list says which parts arrived, this says what they were.
+3. `SentPart`: the digest of a part, written before the part is sent. The store's list shows which
+   parts have arrived. The journal records which bytes they had.
 
-A line that was cut by a crash is as if it were not there: that part is sent again. The journal is locked while it is in use, and goes when
-the upload is final. Another declaration (a new name, other metadata) is another upload: the journal begins anew. The same declaration of
-a source with another fingerprint: SourceChanged.
+A line that was truncated by a crash is ignored, and its part is sent again.
+The journal is locked while it is in use, and removed when the upload is final.
+Another declaration (a new name, other metadata) is another upload, for which the journal is
+started again. The same declaration with another fingerprint raises SourceChanged.
 """
 
 import contextlib
@@ -30,7 +35,7 @@ PRIVATE: Final = 0o600
 
 
 class Opening(msgspec.Struct, frozen=True, tag="opening"):
-    """Which upload this is. `key` is its Idempotency-Key."""
+    """The identity of an upload. `key` is its Idempotency-Key."""
 
     url: str
     fields: dict[str, Any]
@@ -52,7 +57,7 @@ read_line = msgspec.json.Decoder(Line).decode
 
 
 class Journal:
-    """One upload's state. Without a descriptor it is kept in memory alone."""
+    """The state of one upload. Without a descriptor, it is kept only in memory."""
 
     def __init__(
         self, opening: Opening, *, path: Path | None = None, descriptor: int | None = None
@@ -77,7 +82,7 @@ class Journal:
             self._write(SentPart(number, sha256))
 
     def _write(self, line: Line) -> None:
-        """In one go; other threads' lines are before or behind it."""
+        """Append a line in a single write, so that the lines of several threads do not mix."""
         if self._descriptor is None:
             return
         try:
@@ -86,7 +91,7 @@ class Journal:
             raise TargetFailed(f"{self.path}: {error.strerror}") from error
 
     def begin_anew(self) -> None:
-        """The upload that it told of is over: the next one has another key."""
+        """Discard the recorded upload, and start another one under a new key."""
         self.opening = msgspec.structs.replace(self.opening, key=make_key())
         self.file, self.parts = None, {}
         if self._descriptor is not None:
@@ -105,7 +110,7 @@ class Journal:
 
     @classmethod
     def in_memory(cls, url: str, fields: Mapping[str, Any], *, key: str | None = None) -> Self:
-        """For an upload that nobody wants to go on with."""
+        """Return a journal without a file, for an upload that cannot be resumed."""
         return cls(Opening(url, dict(fields), None, key or make_key()))
 
 
@@ -118,9 +123,11 @@ def open_journal(
     restart: bool,
     key: str | None = None,
 ) -> Journal:
-    """The journal at a path, or in a folder that exists; `key` is for one that begins now.
+    """Open and lock the journal at a path, or the journal of this source in an existing folder.
 
-    Raises SourceChanged, InProgress, TargetFailed, ValueError.
+    `key` is used only if the journal is new or started again. Raises SourceChanged, InProgress and
+    TargetFailed. Raises ValueError if the file is not a journal, or if the source has no path and
+    `place` is a folder.
     """
     path, named_here = Path(place), Path(place).is_dir()
     if named_here:
@@ -136,7 +143,8 @@ def open_journal(
             journal.begin_anew()
         if journal.opening.fingerprint != opening.fingerprint:
             raise SourceChanged(
-                f"{source.name} was changed since its upload began: start that anew (restart), or remove {path}",
+                f"{source.name} has changed since its upload began: "
+                f"start again (restart), or remove {path}",
                 path,
             )
     except BaseException:
@@ -146,10 +154,10 @@ def open_journal(
 
 
 def name_journal(url: str, source: Source) -> str:
-    """One for each server and path. Raises ValueError for what has no path."""
+    """Return the file name for one server and path. Raises ValueError if there is no path."""
     if source.path is None:
         raise ValueError(
-            "resume: only a path can have its state in a folder; name a file for the state of this source"
+            "resume: a folder can hold the state of paths only; give a file for this source"
         )
     return (
         hashlib.sha256(f"{url}\0{source.path}".encode(errors="surrogateescape")).hexdigest()[:40]
@@ -158,7 +166,11 @@ def name_journal(url: str, source: Source) -> str:
 
 
 def open_locked(path: Path, opening: Opening) -> int:
-    """What is there, or a new one that is whole from its first moment on. Raises InProgress, TargetFailed."""
+    """Open and lock the journal at the path, and return its descriptor.
+
+    If there is none, create it first, atomically and with its opening line. Raises InProgress and
+    TargetFailed.
+    """
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
@@ -178,7 +190,10 @@ def open_locked(path: Path, opening: Opening) -> int:
 
 
 def create(path: Path, opening: Opening) -> None:
-    """Atomically: a temporary file, on the disk, then its name, if nobody else has taken that. Raises TargetFailed."""
+    """Create a journal atomically: write and sync a temporary file, then link it to its name.
+
+    Do nothing if the name exists already. Raises TargetFailed.
+    """
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
@@ -187,9 +202,8 @@ def create(path: Path, opening: Opening) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        with contextlib.suppress(
-            FileExistsError, FileNotFoundError
-        ):  # another process was first, and may have removed this one
+        # Another process may have created the journal first, and removed this temporary file.
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
             os.link(fresh, path)
     except OSError as error:
         raise TargetFailed(f"{path}: {error.strerror}") from error
@@ -198,19 +212,25 @@ def create(path: Path, opening: Opening) -> None:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what processes that were killed in `create` have left beside a journal of a name that `name_journal` made."""
+    """Remove the temporary files that processes killed in `create` have left.
+
+    The path must come from `name_journal`, so that no other file has such a name.
+    """
     for fresh in path.parent.glob(f"{path.name}.{'[0-9a-f]' * 8}"):
         fresh.unlink(missing_ok=True)
 
 
 def read_journal(path: Path, descriptor: int) -> Journal | None:
-    """None when it is empty. Raises ValueError when it is something else, which is not ours to overwrite."""
+    """Read the journal. Return None if it is empty.
+
+    Raises ValueError for any other file, which must not be overwritten.
+    """
     journal, content = None, path.read_bytes()
     for line in content.split(b"\n"):
         try:
             found = read_line(line)
         except msgspec.DecodeError:
-            continue  # cut by a crash
+            continue  # truncated by a crash
         if isinstance(found, Opening):
             journal = Journal(found, path=path, descriptor=descriptor)
         elif journal is not None and isinstance(found, DeclaredAs):
@@ -220,12 +240,15 @@ def read_journal(path: Path, descriptor: int) -> Journal | None:
     if journal is None and content.strip():
         raise ValueError(f"{path} is not the state of an upload")
     if content and not content.endswith(b"\n"):
-        os.write(descriptor, b"\n")  # what was cut must not spoil what follows
+        os.write(descriptor, b"\n")  # ends a truncated line, so that the next line is readable
     return journal
 
 
 def is_another(found: Opening, opening: Opening) -> bool:
-    """Another server, or another declaration: the size is the source's own, and a changed source is no other upload."""
+    """Return whether the server or the declaration differs.
+
+    The size is not compared. It belongs to the source, and a changed source is not another upload.
+    """
     fields, wanted = (
         {name: value for name, value in each.fields.items() if name != "size"}
         for each in (found, opening)

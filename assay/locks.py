@@ -1,4 +1,4 @@
-"""One process at a time. The lock ends with the process, however it ends."""
+"""Locks between processes. A lock ends with its process, even if the process is killed."""
 
 import os
 
@@ -6,12 +6,12 @@ from assay.errors import InProgress
 
 try:
     import fcntl
-except ImportError:  # Windows: two at once are then the user's own to avoid
+except ImportError:  # Windows has no such lock; the user must not run two at the same time
     fcntl = None  # type: ignore[assignment]
 
 
 def lock(descriptor: int, what: str) -> None:
-    """Until the descriptor is closed. Raises InProgress."""
+    """Lock the file until the descriptor is closed. Raises InProgress if it is locked already."""
     if fcntl is None:
         return
     try:
@@ -23,7 +23,7 @@ def lock(descriptor: int, what: str) -> None:
 
 
 def is_still(descriptor: int, path: str | os.PathLike[str]) -> bool:
-    """Whether what was locked is what lies at the path: its last holder may have taken it away."""
+    """Return whether the locked file is still at the path. Its last holder may have moved it."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

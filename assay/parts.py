@@ -1,20 +1,30 @@
-"""Sending a file in parts, several at once, each bound to its digest: the store itself refuses any other bytes.
+"""Multipart uploads from the client's side: several parts at a time.
 
-1. Ask what the store has (when an earlier run may have sent some).
-2. Threads take the parts in their order. One at a time reads its part and hashes it, for the part's digest and for the whole file's: so
-   the whole digest needs no read of its own. With `hash="parts"` there is no whole digest, and they hash at the same time.
-   A part that the store has, in the right size, and whose digest the journal knows: compared. Another: SourceChanged. Nothing is sent.
-   Unknown to the journal: sent again.
-3. Note the digest in the journal, have the URL signed for it, and send the part: read a second time, which mostly is from memory, so that
-   no part need be held there. At most `parallel` are on their way. What goes wrong with a PUT: store.py. A fresh URL is signed when one
-   has ended.
-4. `complete` assembles them (uploads.py). It names parts that are missing: these are sent, and it is called again.
+The URL of each part binds the part's digest, so the store refuses any other bytes.
 
-(a) Killed anywhere: what the store took is there, what was on its way is sent again.
-(b) The store refuses a part's bytes (400): they changed between the two reads, or on the way. The fingerprint says which: SourceChanged.
-(c) The store does not know the upload any more (404), or the API says that no parts are wanted (another run was faster): stop sending,
-    `complete` says what is true.
-(d) Any thread fails: the others stop at their next piece.
+1. If an earlier run may have sent parts, list the parts that the store has.
+2. Threads take the parts in order. One thread at a time reads and hashes its part, both for the
+   part's digest and for that of the whole file, so the whole digest needs no read of its own.
+   With `hash="parts"`, there is no whole digest, and the threads hash at the same time.
+   If the journal has a digest of the part, compare the two.
+   - *They are equal, and the store has the part in the right size:* do not send it again.
+   - *They differ:* raise SourceChanged.
+   - *The journal has no digest:* send the part.
+3. Record the digest in the journal, request a URL that binds it, and send the part. The part is
+   read a second time, usually from the page cache, so that no part has to be kept in memory. At
+   most `parallel` parts are sent at a time. An expired URL is replaced. The retries of a PUT are
+   described in store.py.
+4. `complete` assembles the parts (uploads.py). If it reports missing parts, send them and call it
+   again.
+
+Failures:
+
+- *The process is killed:* the next run sends again only what had not arrived.
+- *The store refuses the bytes of a part (400):* they changed between the two reads, or on the way.
+  If the fingerprint has changed, raise SourceChanged, otherwise StoreRefused.
+- *The store does not know the upload any more (404), or the API wants no parts (another run was
+  faster):* stop sending. The answer to `complete` shows the state.
+- *A thread fails:* the other threads stop at their next piece.
 """
 
 import hashlib
@@ -34,7 +44,10 @@ from assay.worker_pools import WorkerPool
 
 
 class PartsSending:
-    """The parts of one upload under way. `stored`: numbers that the store has in their right size."""
+    """The parts of one upload under way.
+
+    `stored` holds the numbers of the parts that the store has in the right size.
+    """
 
     def __init__(self, sending: Sending, file: UUID, plan: Parts, stored: frozenset[int]) -> None:
         self.sending = sending
@@ -44,8 +57,8 @@ class PartsSending:
         self.pool = WorkerPool()
         self.whole = hashlib.sha256() if sending.wants_whole else None
         self.turn = threading.Lock()
+        # The number of parts that were read in order, which `whole` therefore covers.
         self.taken = 0
-        """Parts that were read in their order: the whole digest is that of as many."""
 
     def place(self, number: int) -> int:
         return (number - 1) * self.plan.part_size
@@ -55,7 +68,10 @@ class PartsSending:
 
 
 def send_parts(sending: Sending, file: UUID, plan: Parts, *, resumed: bool) -> None:
-    """Steps 1 to 3; afterwards the whole digest is known. Raises SourceChanged, StoreRefused, ServerUnavailable, what the API refuses."""
+    """Run steps 1 to 3 of the protocol above, and set the whole digest if it is wanted.
+
+    Raises SourceChanged, StoreRefused, ServerUnavailable, and the API's refusals.
+    """
     try:
         stored = find_stored(sending, file, plan) if resumed else frozenset()
     except AlreadyUploaded:
@@ -67,7 +83,7 @@ def send_parts(sending: Sending, file: UUID, plan: Parts, *, resumed: bool) -> N
 
 
 def send_missing(sending: Sending, file: UUID, plan: Parts, *, numbers: Iterable[int]) -> None:
-    """Step 4's parts."""
+    """Send the parts that `complete` has reported missing in step 4 of the protocol above."""
     under_way = PartsSending(sending, file, plan, frozenset())
     under_way.whole = None
     sending.meter.enter("sending")
@@ -75,7 +91,7 @@ def send_missing(sending: Sending, file: UUID, plan: Parts, *, numbers: Iterable
 
 
 def find_stored(sending: Sending, file: UUID, plan: Parts) -> frozenset[int]:
-    """Of another size than the plan's they are as good as missing."""
+    """Return the numbers of the parts that the store has in the planned size."""
     under_way = PartsSending(sending, file, plan, frozenset())
     return frozenset(
         part.number
@@ -100,7 +116,7 @@ def run(under_way: PartsSending, numbers: Iterable[int]) -> None:
 
 
 def work(under_way: PartsSending, left: Iterator[int]) -> None:
-    """One thread's: a part at a time."""
+    """Send parts until none is left. Each thread runs this function."""
     while True:
         with under_way.turn:
             number = next(left, None)
@@ -115,13 +131,14 @@ def work(under_way: PartsSending, left: Iterator[int]) -> None:
 
 
 def check_stored(under_way: PartsSending, number: int, sha256: str | None) -> bool:
-    """Whether the part need not be sent. Raises SourceChanged."""
+    """Return whether the part is at the store already. Raises SourceChanged."""
     known = under_way.sending.journal.parts.get(number)
     if known is None and sha256 is not None:
         return False
     if known is not None and sha256 is not None and known != sha256:
         raise SourceChanged(
-            f"{under_way.sending.source.name} was changed since its upload began: part {number} has other bytes now than were sent",
+            f"{under_way.sending.source.name} has changed since its upload began: "
+            f"part {number} differs from what was sent",
             under_way.sending.journal.path,
         )
     if number not in under_way.stored:
@@ -157,7 +174,7 @@ def send_part(under_way: PartsSending, number: int, sha256: str | None) -> None:
 
 
 def read_part(under_way: PartsSending, number: int) -> Iterator[memoryview]:
-    """Piece by piece. Raises Stopped, and what reading raises."""
+    """Yield the bytes of a part. Raises Stopped, SourceChanged, SourceUnreadable."""
     place, size = under_way.place(number), under_way.size(number)
     buffer = memoryview(bytearray(min(PIECE, size)))
     while size:

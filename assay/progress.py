@@ -1,4 +1,4 @@
-"""How far a transfer is."""
+"""The progress of a transfer."""
 
 import threading
 import time
@@ -13,10 +13,11 @@ Phase = Literal["checking", "sending", "receiving", "verifying", "done"]
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """`bytes_done` never goes back, also when a part must be sent again. `bytes_total` is None for a stream.
+    """The progress of a transfer at one moment.
 
-    `phase`: `checking` reads what an earlier run sent or received, `sending` and `receiving` speak for themselves, `verifying` waits for
-    the server's proof.
+    `bytes_done` never decreases, even if a part has to be sent again. `bytes_total` is None for a
+    stream. In the phase `checking`, the client reads bytes that an earlier run sent or received. In
+    the phase `verifying`, it waits for the server's proof.
     """
 
     bytes_done: int
@@ -25,11 +26,14 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 Report = Callable[[Progress], None]
-"""Called from whichever thread moved bytes, never from two at once. What it raises ends the transfer."""
+"""A function that is called from the thread that moved bytes, never from two threads at once.
+
+An exception that it raises ends the transfer.
+"""
 
 
 class Meter:
-    """Counts what moves, and reports it 20 times a second at most."""
+    """A counter of the bytes of a transfer, which reports at most 20 times per second."""
 
     def __init__(self, report: Report | None, total: int | None) -> None:
         self._report = report
@@ -41,7 +45,7 @@ class Meter:
         self._next = 0.0
 
     def add(self, size: int) -> None:
-        """Bytes that moved; negative: they have to move once more."""
+        """Count bytes. The number is negative if bytes have to be sent or received again."""
         if self._report is None or not size:
             return
         with self._lock:
@@ -56,24 +60,24 @@ class Meter:
         with self._lock:
             self._phase = phase
             if phase in ("verifying", "done") and self._total is not None:
-                self._most = self._total  # the server may have had them already
+                self._most = self._total  # the server may already have had some of the bytes
             self._say()
 
     def _say(self) -> None:
-        assert self._report is not None  # noqa: S101  # asked by both callers
+        assert self._report is not None  # noqa: S101  # both callers check it
         self._next = time.monotonic() + EVERY_SECONDS
         self._report(Progress(self._most, self._total, self._phase))
 
 
 class Share:
-    """What one request moves of a transfer; it may have to move it all again."""
+    """The bytes that one request contributes to a transfer. A repetition counts them anew."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
         self._moved = 0
 
     def watch(self, pieces: Iterable[memoryview]) -> Iterator[memoryview]:
-        """From the start of the request's body."""
+        """Yield and count the pieces of the request's body, from its start."""
         self._meter.add(-self._moved)
         self._moved = 0
         for piece in pieces:

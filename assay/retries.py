@@ -1,4 +1,4 @@
-"""When to ask again."""
+"""The retry policy of the client."""
 
 import random
 import threading
@@ -11,8 +11,11 @@ MOST_ATTEMPTS: Final = 30
 
 
 class RetryPolicy:
-    """Waits that grow, with jitter, until `seconds` or too many attempts have passed without success, or `stop` is set. `renew` after
-    each success."""
+    """The delays between the attempts of one operation. They grow, with jitter.
+
+    The retries are used up when `seconds` have passed, or MOST_ATTEMPTS have failed, since the last
+    success, or when `stop` is set. The caller calls `renew` after each success.
+    """
 
     def __init__(self, seconds: float, stop: threading.Event | None = None) -> None:
         self._seconds = seconds
@@ -25,15 +28,22 @@ class RetryPolicy:
         self.forgive()
 
     def forgive(self) -> None:
-        """An attempt failed after it had come far: its time does not count, the attempt does."""
+        """Restart the time limit, for an attempt that failed after it had sent many bytes.
+
+        The attempt still counts.
+        """
         self._ends = time.monotonic() + self._seconds
 
     def wait(self, at_least: float = 0.0) -> bool:
-        """Sleep before the next attempt, as long as the server asked for if it did; False when the time or the attempts are used up."""
+        """Sleep before the next attempt, for at least the time that the server has asked for.
+
+        Return False if the retries are used up.
+        """
         left = self._ends - time.monotonic()
         self._attempts += 1
         if left <= 0 or self._attempts >= MOST_ATTEMPTS:
             return False
-        pause = max(at_least, self._next * random.uniform(0.5, 1.5))  # noqa: S311  # to spread clients, not to hide anything
+        # The jitter spreads the requests of many clients. It is not used for security.
+        pause = max(at_least, self._next * random.uniform(0.5, 1.5))  # noqa: S311
         self._next = min(LONGEST_SECONDS, self._next * 2)
         return not self._stop.wait(min(pause, left))

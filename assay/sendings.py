@@ -1,4 +1,4 @@
-"""One upload under way: what the caller wished, where the bytes are, and what is known so far."""
+"""The state of one upload under way: the caller's options, the source, and the known digest."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -11,11 +11,15 @@ from assay.progress import Meter
 from assay.sources import Source
 
 Hash = Literal["auto", "parts", "none"]
-"""`auto`: the whole file's digest, and each part's. `parts`: each part's alone. `none`: what the server proves is compared with nothing."""
+"""The digests that the client computes.
+
+`auto` means the digest of the whole file and of each part, `parts` only those of the parts.
+With `none`, the server has no digest to compare with the proved one.
+"""
 
 
 class UploadOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the caller says of an upload."""
+    """The options that the caller has given for an upload."""
 
     filename: str
     content_type: str | None
@@ -26,7 +30,7 @@ class UploadOptions(msgspec.Struct, frozen=True, kw_only=True):
     parallel: int
 
     def fields(self, size: int) -> dict[str, Any]:
-        """The declaration's body; what is None is left out."""
+        """Return the body of the declaration. Fields that are None are omitted."""
         said = {
             "filename": self.filename,
             "size": size,
@@ -39,7 +43,7 @@ class UploadOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sending:
-    """`sha256` is the whole file's digest, as soon as it is known."""
+    """An upload under way. `sha256` is the digest of the whole file, or None until it is known."""
 
     def __init__(
         self, api: Api, source: Source, options: UploadOptions, *, journal: Journal, meter: Meter
@@ -53,7 +57,7 @@ class Sending:
 
     @property
     def wants_whole(self) -> bool:
-        """The whole digest is to be found, for it is not known."""
+        """Return whether the client computes the digest of the whole file."""
         return self.options.sha256 is None and self.options.hash == "auto"
 
     @property

@@ -1,6 +1,9 @@
-"""What is sent: a path, a file object or bytes, read from any place in it by several threads; or a stream, read once from its start.
+"""The sources of uploads.
 
-A file on disk has a fingerprint, size and time of change: when it differs, the bytes may be others.
+A `Source` is a path, a file object or bytes. Several threads may read from any offset in it.
+A `Stream` is read once, from its start.
+A file on disk has a fingerprint: its size and its time of change. If the fingerprint differs, the
+bytes may have changed.
 """
 
 import io
@@ -16,18 +19,18 @@ from assay.errors import SourceChanged, SourceUnreadable
 NAMELESS: Final = "upload"
 Readable = str | os.PathLike[str] | BinaryIO | bytes | bytearray | memoryview
 ReadAt = Callable[[memoryview, int], int]
-"""Fills the view from a place, and says with how many bytes; 0 at the end."""
+"""A function that fills the view from an offset, and returns the number of bytes, 0 at the end."""
 
 
 class Fingerprint(NamedTuple):
-    """By which a file on disk is known again."""
+    """The properties by which a change of a file on disk is detected."""
 
     size: int
     mtime_ns: int
 
 
 class Source:
-    """Bytes of a known size that can be read from any place."""
+    """Bytes of a known size that can be read from any offset."""
 
     def __init__(
         self,
@@ -48,19 +51,22 @@ class Source:
         self.fingerprint = self.look()
 
     def look(self) -> Fingerprint | None:
-        """As it is on disk now; None for what is in memory."""
+        """Return the present fingerprint, or None for bytes in memory."""
         if self.descriptor is None:
             return None
         found = os.fstat(self.descriptor)
         return Fingerprint(found.st_size, found.st_mtime_ns)
 
     def check_unchanged(self) -> None:
-        """Raises SourceChanged."""
+        """Raise SourceChanged if the fingerprint has changed."""
         if self.look() != self.fingerprint:
-            raise SourceChanged(f"{self.name} was changed while it was sent")
+            raise SourceChanged(f"{self.name} changed while it was sent")
 
     def read_into(self, view: memoryview, offset: int) -> int:
-        """Raises SourceChanged when the bytes are not there any more, SourceUnreadable."""
+        """Fill the view from an offset, and return the number of bytes.
+
+        Raises SourceChanged if the source has become shorter, and SourceUnreadable.
+        """
         try:
             filled = self._read_at(view, offset)
         except OSError as error:
@@ -75,7 +81,7 @@ class Source:
 
 
 class Stream:
-    """Bytes of an unknown number that can be read once."""
+    """Bytes of an unknown number that can be read only once."""
 
     def __init__(self, name: str, file: BinaryIO, *, owned: bool = False) -> None:
         self.name = name
@@ -83,7 +89,7 @@ class Stream:
         self._owned = owned
 
     def read(self, size: int) -> bytes:
-        """b"" at the end. Raises SourceUnreadable."""
+        """Return at most `size` bytes, and b"" at the end. Raises SourceUnreadable."""
         try:
             return self._file.read(size)
         except OSError as error:
@@ -95,14 +101,16 @@ class Stream:
 
 
 def open_source(given: Readable) -> Source | Stream:
-    """Raises SourceUnreadable, TypeError. A file object is sent from where it stands."""
+    """Return a source or a stream for what the caller gave.
+
+    A file object is read from its position on. Raises SourceUnreadable and TypeError.
+    """
     if isinstance(given, bytes | bytearray | memoryview):
         return from_memory(memoryview(given).cast("B"))
     if isinstance(given, str | os.PathLike):
         return from_path(Path(given))
-    if not hasattr(given, "read") or hasattr(
-        given, "encoding"
-    ):  # a text file's bytes are not what it reads
+    # A text file is refused, because it returns characters and not the bytes on the disk.
+    if not hasattr(given, "read") or hasattr(given, "encoding"):
         raise TypeError(
             f"expected a path, a binary file object or bytes, not {type(given).__name__}"
         )
@@ -110,7 +118,10 @@ def open_source(given: Readable) -> Source | Stream:
 
 
 def read_in_order(source: Source) -> Callable[[int], bytes]:
-    """A source as a stream is read. At its end it must be what it was at the start: raises SourceChanged, before the end is told."""
+    """Return a function that reads the source like a stream.
+
+    Before it returns the end, the function checks the fingerprint. Raises SourceChanged.
+    """
     place = 0
 
     def read(size: int) -> bytes:
@@ -174,13 +185,19 @@ def from_file(file: BinaryIO) -> Source | Stream:
 
 
 def read_name(file: BinaryIO) -> str:
-    """A pipe's or temporary file's `name` may be the number of its descriptor."""
+    """Return the base name of a file object, or NAMELESS.
+
+    The `name` of a pipe or a temporary file may be the number of its descriptor.
+    """
     given: object = getattr(file, "name", None)
     return os.path.basename(given) or NAMELESS if isinstance(given, str) else NAMELESS
 
 
 def reader(descriptor: int, start: int) -> ReadAt:
-    """Reads that do not move the file's place, so that threads need not wait for each other."""
+    """Return a function that reads without moving the file position.
+
+    Threads therefore need not wait for each other.
+    """
     if hasattr(os, "preadv"):
         return lambda target, offset: os.preadv(descriptor, [target], start + offset)
     return sharing(os.fdopen(descriptor, "rb", buffering=0, closefd=False), start)

@@ -1,13 +1,16 @@
-"""A PUT to the object store: what the store's answers mean.
+"""A PUT to the object store, and what the store's answers mean.
 
-1. 200: the bytes are there. 412: they were there already. Both: done.
-2. No answer, or 408, 429, 5xx (503 SlowDown): the same PUT again, after a wait that grows, with jitter, until the retry policy ends it.
-   No answer twice in a row: with a fresh URL from then on, for a store may refuse one that has ended so early that nobody hears it.
-3. 403: the URL has ended, or was never right. A fresh one, at most three times in a row.
-4. 404: the store does not know this multipart upload (any more). `complete` will say what that means.
-5. 400 and anything else: the store will say the same again. Refused.
+1. 200: the bytes have been stored. 412: they were stored before. The PUT is done in both cases.
+2. No answer, or 408, 429 or 5xx (503 SlowDown): send the same PUT again, after a delay that grows,
+   with jitter, until the retries are used up. After two attempts in a row without an answer, use a
+   fresh URL. (A store may refuse an expired URL and close the connection so early that the client
+   does not receive the answer.)
+3. 403: the URL has expired or is wrong. Request a fresh one, at most three times.
+4. 404: the store does not know the multipart upload, or not any more. Raise StoreRefused. The
+   answer to `complete` shows the state.
+5. 400 and every other status: a repetition would give the same answer. Raise StoreRefused.
 
-No header of ours but those that the URL asks for goes to the store: least of all a key.
+Only the headers that the URL requires are sent to the store. The API key never is.
 """
 
 import re
@@ -25,7 +28,7 @@ AGAIN: Final = frozenset({408, 429, 500, 502, 503, 504})
 MOST_RENEWALS: Final = 3
 CODE: Final = re.compile(rb"<Code>([A-Za-z0-9]{1,100})</Code>")
 MUCH_BYTES: Final = 8 * PIECE
-"""More than buffers on the way swallow: whoever took as much was there."""
+"""More than the buffers on the way can hold. If this much was sent, the store did receive bytes."""
 
 
 class Put(msgspec.Struct, frozen=True):
@@ -37,7 +40,7 @@ class Put(msgspec.Struct, frozen=True):
 
 
 class Moved:
-    """How much of a body went out."""
+    """A counter of the bytes of a body that were sent."""
 
     size = 0
 
@@ -55,7 +58,11 @@ def put(
     open_body: Callable[[], Iterable[memoryview]],
     retries: RetryPolicy,
 ) -> None:
-    """Until the bytes are there. `open_body` begins the body anew. Raises StoreRefused, ServerUnavailable, what both functions raise."""
+    """Send a PUT, with retries, until the store has the bytes.
+
+    `renew` returns a fresh URL, and `open_body` opens the body at its start. Raises StoreRefused,
+    ServerUnavailable, and the errors of both functions.
+    """
     current, renewals, cuts = first, 0, 0
     while True:
         moved = Moved()
@@ -90,14 +97,14 @@ def send(transport: Transport, to: Put, body: Iterable[memoryview]) -> Answer:
 def refusal(to: Put, answer: Answer) -> StoreRefused:
     code = read_code(answer)
     return StoreRefused(
-        f"the store at {place(to.url)} refuses: {answer.status} {code}",
+        f"the store at {place(to.url)} refuses the upload: {answer.status} {code}",
         status=answer.status,
         code=code,
     )
 
 
 def read_code(answer: Answer) -> str:
-    """S3's word for it: the body's `Code`, or MinIO's header."""
+    """Return the S3 error code, from the `Code` in the body or from MinIO's header, or ""."""
     found = CODE.search(answer.body)
     given = found[1].decode() if found else answer.headers.get("x-minio-error-code", "")
     return given if given.isascii() and given.isalnum() else ""

@@ -1,11 +1,19 @@
-"""What cannot be read twice, or should take one request only, goes through the API: `POST /files/upload`. Constant memory.
+"""Streamed uploads from the client's side: one `POST /files/upload`, in constant memory.
 
-1. The first bytes are read and kept, 1 MiB at most: until more were taken, the request may be sent again from its start.
-2. The rest is read once and sent as it comes. The digest is counted on the way.
-3. No answer before all was sent: nothing was stored, for the server refuses a body without its end. The kept bytes suffice: again. They do
-   not: ServerUnavailable.
-4. No answer after all was sent: the file may be there or not. It is not sent again, lest there be two: ServerUnavailable, saying so.
-5. The server's digest is not ours: something between us altered bytes. The file is deleted, and that is a DigestMismatch.
+They are for sources that cannot be read twice, and for callers that want a single request.
+
+1. Read the first bytes, at most 1 MiB, and keep them. Until more is taken from the source, the
+   request can be sent again from its start.
+2. Read the rest once, send it as it comes, and compute the digest.
+3. If the connection ends before the whole body was sent, nothing was stored, because the server
+   refuses a body without its end.
+   - *The kept bytes are all that was taken:* send the request again.
+   - *More was taken:* raise ServerUnavailable.
+4. If the connection ends after the whole body was sent, the file may have been stored or not.
+   The request is not sent again, because there could then be two files. Raise ServerUnavailable
+   with a message that says so.
+5. Compare the digest in the answer with the client's own. If they differ, the bytes were altered
+   on the way: delete the file and raise DigestMismatch.
 """
 
 import base64
@@ -22,11 +30,14 @@ from assay.progress import Meter
 from assay.transport import PIECE, Answer, ConnectionLost
 
 Read = Callable[[int], bytes]
-"""So many bytes or fewer; b"" at the end."""
+"""A function that returns at most the given number of bytes, and b"" at the end."""
 
 
 class Body:
-    """A stream as the body of a request, and of the next one as long as no more than its first piece was taken."""
+    """A stream as the body of a request.
+
+    It can be the body of a second request as long as only its first piece was taken.
+    """
 
     def __init__(self, read: Read, meter: Meter) -> None:
         self._read = read
@@ -37,7 +48,7 @@ class Body:
         self.ended = False
 
     def open(self) -> Iterator[bytes]:
-        """From the start. Only while `can_repeat`."""
+        """Yield the body from its start. It must not be called unless `can_repeat` is set."""
         self.digest, self.ended, sent = hashlib.sha256(), False, 0
         piece = self._first
         try:
@@ -55,7 +66,7 @@ class Body:
 
 
 def read_full(read: Read) -> bytes:
-    """A pipe gives what it has: as much as makes a piece, or all."""
+    """Return a whole piece, or all bytes if there are fewer. A pipe returns less per read."""
     pieces, left = [], PIECE
     while left and (piece := read(left)):
         pieces.append(piece)
@@ -73,7 +84,10 @@ def upload_stream(
     sha256: str | None,
     meter: Meter,
 ) -> File:
-    """The proved file. Raises DigestMismatch, ServerUnavailable, and what a request raises."""
+    """Upload a stream and return the proved file.
+
+    Raises DigestMismatch, ServerUnavailable, and the errors that any request raises.
+    """
     about = {"filename": filename} | (
         {"metadata": msgspec.json.encode(metadata)} if metadata else {}
     )
@@ -87,14 +101,14 @@ def upload_stream(
     if file.hash != body.digest.hexdigest():
         api.delete(file.id)
         raise DigestMismatch(
-            f"{filename}: the server received other bytes than were sent; nothing was kept"
+            f"{filename}: the server received other bytes than were sent; the file was deleted"
         )
     meter.enter("done")
     return file
 
 
 def send(api: Api, path: str, headers: dict[str, str], *, body: Body) -> Answer:
-    """Steps 2 to 4."""
+    """Run steps 2 to 4 of the protocol above, and return the answer."""
     retries = api.new_retry_policy()
     while True:
         try:
@@ -108,11 +122,12 @@ def send(api: Api, path: str, headers: dict[str, str], *, body: Body) -> Answer:
         except ConnectionLost as error:
             if body.ended:
                 raise ServerUnavailable(
-                    f"the API: {error}: all was sent, but not confirmed; look whether the file is there"
+                    f"the API: {error}: all bytes were sent, but the answer was lost; "
+                    "check whether the file exists"
                 ) from error
             if not (body.can_repeat and retries.wait()):
                 raise ServerUnavailable(
-                    f"the API: {error}: a stream cannot be sent again from its start; nothing was stored"
+                    f"the API: {error}: nothing was stored, and the stream cannot be read again"
                 ) from error
             continue
         if (
@@ -124,5 +139,5 @@ def send(api: Api, path: str, headers: dict[str, str], *, body: Body) -> Answer:
 
 
 def write_digest(sha256: str) -> str:
-    """RFC 9530."""
+    """Return the value of Repr-Digest (RFC 9530)."""
     return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"

@@ -1,6 +1,8 @@
-"""One HTTP request, once. urllib3 carries it; its own retries and redirects are off, because what may be repeated is ours to know.
+"""Single HTTP requests, sent by urllib3.
 
-An answer that comes before the whole body was sent is read all the same (urllib3 does that after EPIPE and ECONNRESET).
+urllib3's own retries and redirects are disabled, because only the caller can tell which requests
+may be repeated. An answer that arrives before the whole body was sent is read nevertheless.
+(urllib3 does that after EPIPE and ECONNRESET.)
 """
 
 import threading
@@ -12,22 +14,25 @@ import msgspec
 
 from assay.errors import ServerUnavailable
 
-if TYPE_CHECKING:  # 50 ms of import that `assay --help` need not wait for
+if TYPE_CHECKING:  # the import takes 50 ms, which `assay --help` avoids
     from urllib3 import BaseHTTPResponse, PoolManager
 
 PIECE: Final = 1024 * 1024
-"""Bytes that are read and written at once."""
+"""The number of bytes that are read or written in one call."""
 CONNECT_SECONDS: Final = 10.0
 
 Body = bytes | Iterable[memoryview] | Iterable[bytes] | None
 
 
 class ConnectionLost(Exception):
-    """No answer: the connection was not made, or ended before the answer did. Whether the request took effect is not known."""
+    """A request without a complete answer.
+
+    The connection failed, or ended too early. The request may or may not have taken effect.
+    """
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """`headers` by their lower-case names."""
+    """An answer with its whole body. The names of `headers` are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -62,7 +67,7 @@ class Transport:
         chunked: bool = False,
         extra_seconds: float = 0.0,
     ) -> Answer:
-        """The whole answer. Raises ConnectionLost."""
+        """Send a request and return the whole answer. Raises ConnectionLost."""
         response = self.open(
             method, url, headers=headers, body=body, chunked=chunked, extra_seconds=extra_seconds
         )
@@ -86,7 +91,11 @@ class Transport:
         chunked: bool = False,
         extra_seconds: float = 0.0,
     ) -> "BaseHTTPResponse":
-        """Return the head of the answer. The caller reads the body by `read_some` and gives the connection back. Raises ConnectionLost."""
+        """Send a request and return the head of the answer.
+
+        The caller reads the body with `read_some`, and releases the connection. Raises
+        ConnectionLost, and ServerUnavailable if the server's certificate is not trusted.
+        """
         from urllib3 import Timeout
         from urllib3.exceptions import HTTPError, SSLError
 
@@ -104,7 +113,7 @@ class Transport:
                 decode_content=False,
             )
         except SSLError as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):  # it will not become valid by itself
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):  # a retry would fail in the same way
                 raise ServerUnavailable(
                     f"{place(url)}: its certificate is not trusted ({error})"
                 ) from error
@@ -120,7 +129,10 @@ class Transport:
 
 
 def read_some(response: "BaseHTTPResponse", size: int | None) -> bytes:
-    """So many bytes of the answer, or all; b"" at its end. Raises ConnectionLost when it ends too early."""
+    """Return at most `size` bytes of the answer's body, or all of it if `size` is None.
+
+    Return b"" at the end. Raises ConnectionLost if the connection ends too early.
+    """
     from urllib3.exceptions import HTTPError
 
     try:
@@ -132,10 +144,13 @@ def read_some(response: "BaseHTTPResponse", size: int | None) -> bytes:
 
 
 def place(url: str) -> str:
-    """What may be said of a URL: its path and query may be secrets."""
+    """Return the host and port of a URL, for messages. The path and query may contain secrets."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def describe(url: str, error: Exception) -> str:
     reason = error.__cause__ or error.__context__ or error
-    return f"{place(url)} does not answer ({type(error).__name__}: {getattr(reason, 'strerror', None) or type(reason).__name__})"
+    return (
+        f"{place(url)} does not answer ({type(error).__name__}: "
+        f"{getattr(reason, 'strerror', None) or type(reason).__name__})"
+    )

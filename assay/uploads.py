@@ -1,19 +1,28 @@
-"""Sending a file: declare, send, complete, wait.
+"""Uploads from the client's side: declare, send, complete, wait.
 
-1. Open the source and note its fingerprint. A stream has no size: it goes through the API in one request (streams.py).
-2. Open the journal (journals.py), if the upload is to be gone on with. It knows a file:
-   - pending: ask how to send what is missing. The bytes are there already: step 4.
-   - verifying or ready: step 4, which compares the digest; `ready` under another digest means SourceChanged.
-   - rejected: Rejected, and the journal goes: nothing could make it another answer.
-   - expired, deleted, damaged, not found, its parts lost: nothing is left to go on with. The journal begins anew.
-   Else declare it, under the journal's Idempotency-Key, so that a lost answer declares nothing twice; note its id.
-3. Send the bytes as the answer says: in one PUT, hashed on its way, or in parts (parts.py).
-   Look at the fingerprint again: bytes that changed while they were read are no file. Changed: SourceChanged; the upload is cancelled.
-4. Complete, with the digest: the server compares it with what it proves. Not known yet, because an earlier run sent the bytes: the source
-   is read for it. The store has no bytes, or lacks parts: send these, and again. Its parts are lost: UploadLost, and the journal goes.
-5. Wait until the file is final. `rejected`: Rejected. The journal goes.
+1. Open the source and note its fingerprint. A stream has no known size, so it is sent through the
+   API in one request (streams.py).
+2. Open the journal (journals.py), if the upload is to be resumable. If it records a file, the next
+   action depends on the file's state:
+   - *pending:* request the URL or the parts for what is missing. If the bytes have arrived
+     already, go on with step 4.
+   - *verifying or ready:* go on with step 4, which compares the digest. If the file has another
+     digest, raise SourceChanged.
+   - *rejected:* remove the journal and raise Rejected, because a repetition gives the same result.
+   - *expired, deleted, damaged or not found, or its parts are lost:* start the journal again.
 
-Whatever else is raised leaves the journal, and the next run goes on.
+   Otherwise, declare the file under the journal's Idempotency-Key, and record its id. (If the
+   answer is lost, the repeated request does not declare a second file.)
+3. Send the bytes as the answer describes: in one PUT that is hashed while it is sent, or in parts
+   (parts.py). Then compare the fingerprint again. If it differs, the source changed while it was
+   read: cancel the upload and raise SourceChanged.
+4. Send `complete` with the digest, which the server compares with the proved one. If the digest is
+   not known because an earlier run sent the bytes, read the source to compute it.
+   - *The store has no object, or lacks parts:* send them, and send `complete` again.
+   - *The parts are lost:* remove the journal and raise UploadLost.
+5. Wait until the file is final, and remove the journal. If the file is `rejected`, raise Rejected.
+
+Any other error leaves the journal in place, and the next run continues from it.
 """
 
 import contextlib
@@ -49,11 +58,11 @@ from assay.transport import PIECE
 
 MOST_SENDINGS: Final = 3
 HOPELESS: Final = (Rejected, Gone, UploadLost)
-"""An upload that ended so cannot be gone on with."""
+"""The errors after which an upload cannot be resumed."""
 
 
 def upload_source(sending: Sending, *, wait: bool, timeout: float | None) -> File:
-    """Steps 2 to 5."""
+    """Run steps 2 to 5 of the protocol above, and return the file."""
     try:
         file = send_once_more(sending, wait=LONGEST_WAIT_SECONDS if wait else 0)
         file = (
@@ -69,7 +78,11 @@ def upload_source(sending: Sending, *, wait: bool, timeout: float | None) -> Fil
 
 
 def send_once_more(sending: Sending, *, wait: int) -> File:
-    """Steps 2 to 4; begun anew when what an earlier run sent is lost. Raises UploadLost when this run's is."""
+    """Run steps 2 to 4 of the protocol above.
+
+    If the parts that an earlier run sent are lost, start again with step 2. Raises UploadLost if
+    the parts of this run are lost.
+    """
     declared, resumed = find_declared(sending)
     try:
         return send_and_complete(sending, declared, resumed=resumed, wait=wait)
@@ -82,7 +95,10 @@ def send_once_more(sending: Sending, *, wait: int) -> File:
 
 
 def find_declared(sending: Sending) -> tuple[Declared, bool]:
-    """Step 2; and whether an earlier run may have sent some of it."""
+    """Run step 2 of the protocol above.
+
+    Return the declared file, and whether an earlier run may have sent some of its bytes.
+    """
     journal = sending.journal
     if journal.file is not None:
         found = look_again(sending, journal.file)
@@ -90,7 +106,7 @@ def find_declared(sending: Sending) -> tuple[Declared, bool]:
             return found, True
         journal.begin_anew()
     declared = declare(sending)
-    if declared.file.state in GONE:  # by an earlier run, long ago
+    if declared.file.state in GONE:  # the Idempotency-Key belongs to an old declaration
         journal.begin_anew()
         declared = declare(sending)
     journal.note_file(declared.file.id)
@@ -104,7 +120,10 @@ def declare(sending: Sending) -> Declared:
 
 
 def look_again(sending: Sending, file_id: UUID) -> Declared | None:
-    """What became of the journal's file; None: nothing that could be gone on with. Raises Rejected."""
+    """Read the state of the journal's file. Return None if the upload cannot be resumed.
+
+    Raises Rejected.
+    """
     try:
         file = sending.api.read_metadata(file_id)
         if file.state == "pending":
@@ -118,7 +137,7 @@ def look_again(sending: Sending, file_id: UUID) -> Declared | None:
 
 
 def send_and_complete(sending: Sending, declared: Declared, *, resumed: bool, wait: int) -> File:
-    """Steps 3 and 4."""
+    """Run steps 3 and 4 of the protocol above, and return the file."""
     upload, file_id = declared.upload, declared.file.id
     for _ in range(MOST_SENDINGS):
         if upload is not None:
@@ -152,7 +171,7 @@ def send_and_complete(sending: Sending, declared: Declared, *, resumed: bool, wa
 
 
 def renew(sending: Sending, file_id: UUID) -> Upload | None:
-    """None: the bytes have come in the meantime."""
+    """Request a new URL or new parts. Return None if the bytes have arrived in the meantime."""
     try:
         return sending.api.renew_upload(file_id).upload
     except AlreadyUploaded:
@@ -160,7 +179,7 @@ def renew(sending: Sending, file_id: UUID) -> Upload | None:
 
 
 def send(sending: Sending, file_id: UUID, upload: Upload, *, resumed: bool) -> None:
-    """Step 3."""
+    """Run step 3 of the protocol above."""
     sending.meter.enter("sending")
     try:
         if upload.multipart is not None:
@@ -172,19 +191,19 @@ def send(sending: Sending, file_id: UUID, upload: Upload, *, resumed: bool) -> N
         if sending.journal.path is None or (
             isinstance(error, SourceChanged) and error.state is None
         ):
-            give_up(sending, file_id)  # nobody can go on with it
+            give_up(sending, file_id)  # no later run could resume it
         raise
 
 
 def give_up(sending: Sending, file_id: UUID) -> None:
-    """Cancel the upload, as far as that can be done: what is left expires."""
+    """Delete the file and the journal. If the request fails, the file expires by itself."""
     with contextlib.suppress(AssayError):
         sending.api.delete(file_id)
     sending.journal.remove()
 
 
 def send_whole(sending: Sending, file_id: UUID, upload: Upload) -> None:
-    """One PUT, repeated by the rules of store.py."""
+    """Send the file in one PUT, with the retries of store.py."""
     share, size = Share(sending.meter), sending.source.size
 
     def sign_anew() -> store.Put:
@@ -205,7 +224,7 @@ def send_whole(sending: Sending, file_id: UUID, upload: Upload) -> None:
 
 
 def read_whole(sending: Sending) -> Iterator[memoryview]:
-    """From the start; when it was read to its end, its digest is known."""
+    """Yield the source from its start. The digest is known once the end has been reached."""
     digest, place, size = hashlib.sha256(), 0, sending.source.size
     buffer = memoryview(bytearray(min(PIECE, size)))
     while place < size:
@@ -225,7 +244,7 @@ def hash_whole(sending: Sending) -> None:
 
 
 def wait_until_final(api: Api, file: File, *, timeout: float | None, meter: Meter) -> File:
-    """The file when it is `ready`. Raises Rejected, Gone, NotFinal."""
+    """Wait until the file is `ready`, and return it. Raises Rejected, Gone, NotFinal."""
     ends = None if timeout is None else time.monotonic() + timeout
     meter.enter("verifying")
     while file.state in UNPROVED:

@@ -1,4 +1,4 @@
-"""Several threads for one piece of work. The first thing that goes wrong ends it for all."""
+"""Threads that share one task. The first error stops all of them."""
 
 import threading
 import time
@@ -6,15 +6,18 @@ from collections.abc import Callable
 from typing import Final
 
 JOIN_SECONDS: Final = 2.0
-"""For all threads that were told to stop; who waits for a silent server ends with the process."""
+"""How long `run` waits for its threads to stop.
+
+A thread that waits for a server beyond that ends with the process.
+"""
 
 
 class Stopped(Exception):
-    """Another thread failed, or nobody waits any more."""
+    """The signal that a thread must stop: another failed, or the caller was interrupted."""
 
 
 class WorkerPool:
-    """`work` in as many threads, until it returns in all of them."""
+    """The threads of one task. Each runs the same function, until it has returned in all."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -23,12 +26,15 @@ class WorkerPool:
         self._error: BaseException | None = None
 
     def check(self) -> None:
-        """Raises Stopped."""
+        """Raise Stopped if the threads must stop."""
         if self.stop.is_set():
             raise Stopped
 
     def run(self, work: Callable[[], None], threads: int) -> None:
-        """Raises what the first thread raised. In the main thread Ctrl-C is noticed at once."""
+        """Run `work` in several threads, and raise the first exception that any of them raises.
+
+        In the main thread, Ctrl-C takes effect at once.
+        """
         started = [
             threading.Thread(target=self._work, args=(work,), daemon=True, name="assay-upload")
             for _ in range(threads)

@@ -13,7 +13,7 @@ from tests.benchmarks.figures import Figure
 from tests.support.processes import read_memory_bytes
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-HEADINGS = ("work", "against", "ours", "theirs", "ratio", "goal", "met")
+HEADINGS = ("work", "against", "Assay", "other", "ratio", "goal", "met")
 BEGIN, END = "<!-- measured: written by the command -->", "<!-- measured: end -->"
 
 

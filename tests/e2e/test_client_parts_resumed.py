@@ -81,7 +81,7 @@ def test_a_source_that_changed_between_two_runs_is_said(
         opened.write(b"other bytes")
     if not shown:
         os.utime(video, ns=(times.st_atime_ns, times.st_mtime_ns))
-    with pytest.raises(SourceChanged, match="was changed since its upload began"):
+    with pytest.raises(SourceChanged, match="has changed since its upload began"):
         sender.upload(video, multipart=True, resume=tmp_path / "state")
     assert sent_parts(site) == [1, 2]
     assert sender.upload(

@@ -134,7 +134,7 @@ def test_a_source_that_changed_between_two_runs_is_said(
 ) -> None:
     keep_journal(sender, photo, tmp_path / "state", send_bytes=False)
     photo.write_bytes(os.urandom(SIZE))
-    with pytest.raises(SourceChanged, match="was changed since its upload began") as raised:
+    with pytest.raises(SourceChanged, match="has changed since its upload began") as raised:
         sender.upload(photo, resume=tmp_path / "state")
     assert raised.value.state == tmp_path / "state"
     assert sender.upload(photo, resume=tmp_path / "state", restart=True).hash == digest(photo)
