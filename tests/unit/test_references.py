@@ -126,7 +126,9 @@ def test_every_command_that_a_text_names_exists() -> None:
     } == {}
 
 
-@pytest.mark.parametrize(("document", "least"), [("docs/architecture.md", 25), ("docs/page.md", 12)])
+@pytest.mark.parametrize(
+    ("document", "least"), [("docs/architecture.md", 25), ("docs/page.md", 12)]
+)
 def test_every_file_that_a_drawing_shows_exists(document: str, least: int) -> None:
     drawn = list_drawn(TEXTS[Path(document)])
     assert len(drawn) >= least
