@@ -197,7 +197,7 @@ def find_unknown(environ: Mapping[str, str]) -> list[str]:
     """Variables with our prefix that nothing reads: most likely misspelt."""
     known = list_variables()
     return [
-        f"{name} is not a setting; the README lists them"
+        f"{name} is not a setting; docs/settings.md lists them"
         for name in sorted(environ)
         if name.startswith(PREFIX)
         and name.removesuffix("_FILE") not in known | CLIENTS_VARIABLES

@@ -37,9 +37,18 @@ from service.cli.dev_folder import (
     read_public_endpoint,
 )
 from service.cli.errors import CommandError
+from service.cli.platforms import describe_unsupported
 from service.cli.ports import claimed_port
 from service.database.schema import SchemaError, run_alembic
-from service.embedded import Postgres, Store, Webhook, prepare_folder, start_postgres, start_store
+from service.embedded import (
+    EmbeddedError,
+    Postgres,
+    Store,
+    Webhook,
+    prepare_folder,
+    start_postgres,
+    start_store,
+)
 from service.embedded.folder import locked
 from service.embedded.postgres import find_binaries
 from service.embedded.processes import answers
@@ -118,13 +127,19 @@ def dev(
 
 
 def check_installed(minio: Path | None) -> None:
-    """Raise EmbeddedError if a package of the extra `embedded` is missing.
+    """Raise EmbeddedError if a package of the extra `embedded` is missing, and CommandError if it
+    does not exist for this platform.
 
     `--minio` needs no embedded store.
     """
-    find_binaries()
-    if minio is None:
-        find_gateway()
+    try:
+        find_binaries()
+        if minio is None:
+            find_gateway()
+    except EmbeddedError as error:
+        if unsupported := describe_unsupported():
+            raise CommandError(unsupported) from error
+        raise
 
 
 def check_exposure(host: str, public_endpoint: str | None) -> None:

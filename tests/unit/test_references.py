@@ -16,12 +16,15 @@ import pytest
 from service.cli import FILE_COMMANDS, OPERATION_COMMANDS
 
 ROOT: Final = Path(__file__).parents[2]
-FOLDERS: Final = (".ci", "assay", "docs", "migrations", "service", "tests")
+FOLDERS: Final = (".ci", ".github", "assay", "docs", "migrations", "service", "tests")
 ROOT_FILES: Final = (
     ".env.example",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "Dockerfile",
+    "Makefile",
     "README.md",
+    "SECURITY.md",
     "compose.yaml",
     "pyproject.toml",
 )
@@ -123,15 +126,17 @@ def test_every_command_that_a_text_names_exists() -> None:
     } == {}
 
 
-@pytest.mark.parametrize(("document", "least"), [("README.md", 25), ("docs/page.md", 12)])
+@pytest.mark.parametrize(
+    ("document", "least"), [("docs/architecture.md", 25), ("docs/page.md", 12)]
+)
 def test_every_file_that_a_drawing_shows_exists(document: str, least: int) -> None:
     drawn = list_drawn(TEXTS[Path(document)])
     assert len(drawn) >= least
     assert {path for path in drawn if not (ROOT / path).exists()} == set()
 
 
-def test_the_readmes_drawing_shows_every_package_and_root_module() -> None:
-    drawn = list_drawn(TEXTS[Path("README.md")])
+def test_the_drawing_shows_every_package_and_root_module() -> None:
+    drawn = list_drawn(TEXTS[Path("docs/architecture.md")])
     packages = {
         path.name for path in (ROOT / "service").iterdir() if (path / "__init__.py").exists()
     }
