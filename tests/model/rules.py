@@ -72,10 +72,8 @@ class Config(NamedTuple):
     collide: int = 0
     vanish: int = 0  # 1 if a lifecycle rule or an operator may remove the incoming object once
     misreads: int = 0  # copies that may be read wrongly, if a declared digest shows it
-    faults: int = (
-        # 1 if an unreadable object may be sent, the store may be unavailable, the vault may be full
-        0
-    )
+    # 1 if an unreadable object may be sent, the store may be unavailable, the vault may be full
+    faults: int = 0
 
 
 FAILED_READS = 2  # failed reads of the source, after which a file is rejected as unverifiable
@@ -125,19 +123,14 @@ class Claim(NamedTuple):
     # ETag condition of a copy request that no process waits for. The store may still execute it.
     late: int = 0
     after: int = 0  # That request was sent after the doom, so COPY_GRACE does not bound it.
-    flight: int = (
-        # The content proved by a commit without a waiting client. The database may still execute
-        # it.
-        0
-    )
+    # Content proved by a commit that no process waits for. The database may still execute it.
+    flight: int = 0
     obj: int = 0  # the content under its vault key
     named: int = 0  # files.minio_object_name is the key of this claim
     pc: str = "claimed"  # the point at which its worker is; "" if it has none (crashed or done)
-    val: int = (
-        # What the worker remembers: whether the grace period was over at the claim; an ETag; a
-        # content.
-        0
-    )
+    # What the worker remembers: whether the grace period was over at the claim; an ETag; a
+    # content.
+    val: int = 0
     # arrivals since the claim: 0 none, 1 some, 2 one while the object was there and the HEAD had
     # missed it
     seen: int = 0
