@@ -1,8 +1,8 @@
 """A worker that backs off, as a transition system: one poisoned file, one healthy file, one store.
 
-The way of each file is protocol.py's. Here a claim is one step: of the healthy file it ends `ready`
-while the store is well, of the poisoned one it always fails. The question is when a worker stops
-claiming altogether. RULES, taken away, as in rules.py.
+`protocol.py` has the life of each file. Here a claim is one step: a claim of the healthy file makes
+it `ready` while the store is available, and a claim of the poisoned file always fails. The question
+is when a worker stops claiming altogether. RULES can be removed one by one, as in `rules.py`.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from typing import NamedTuple
 from tests.model.transitions import Step, WithoutClaims
 
 RULES = {
-    "probe-decides": "failures in a row cause a probe, and only a probe that fails stops the claims",
-    "probe-again": "a worker that has stopped claiming probes the store again by itself",
+    "probe-decides": "consecutive failures cause a probe, and only a failed probe stops the claims",
+    "probe-again": "a worker that has stopped claiming probes the store again without outside help",
 }
 PROBE_AFTER = 2  # failures in a row
 
@@ -24,10 +24,9 @@ class Config(NamedTuple):
 class Worker(NamedTuple):
     """The worker's memory, the healthy file and the store."""
 
-    away: int = 0  # the store does not serve
-    outage: int = (
-        0  # it did not serve at some moment since the worker last had a success or a probe
-    )
+    away: int = 0  # the store is unavailable
+    # the store was unavailable at some moment since the worker's last success or probe
+    outage: int = 0
     ready: int = 0  # the healthy file is proved
     failures: int = 0  # in a row
     doing: str = "claims"  # or "probes", or "waits"
@@ -50,9 +49,11 @@ class BackingOff(WithoutClaims[Worker]):
     def file_steps(self, file: Worker, claimable: bool) -> Iterator[WorkerStep]:
         del claimable
         if not file.away:
-            yield self.step("the store goes away", file._replace(away=1, outage=1), good=False)
+            yield self.step(
+                "the store becomes unavailable", file._replace(away=1, outage=1), good=False
+            )
         else:
-            yield self.step("the store is back", file._replace(away=0))
+            yield self.step("the store recovers", file._replace(away=0))
         yield from getattr(self, f"from_{file.doing}")(file)
 
     def step(self, what: str, after: Worker, *, good: bool = True, bad: str = "") -> WorkerStep:
@@ -73,7 +74,7 @@ class BackingOff(WithoutClaims[Worker]):
             return self.step(what, failed)
         if self.on("probe-decides"):
             return self.step(f"{what}, a probe is due", failed._replace(doing="probes"))
-        bad = "" if w.outage else "W  a worker stops claiming although the store was well"
+        bad = "" if w.outage else "W  a worker stops claiming although the store was available"
         return self.step(
             f"{what}, the worker stops claiming", failed._replace(doing="waits"), bad=bad
         )
@@ -89,7 +90,7 @@ class BackingOff(WithoutClaims[Worker]):
         if self.on("probe-again"):
             yield self.step("the wait is over: a probe is due", w._replace(doing="probes"))
 
-    # --- what explore.py asks
+    # --- what explore.py calls
 
     def forget_file(self, file: Worker) -> Worker:
         return file
@@ -103,6 +104,6 @@ class BackingOff(WithoutClaims[Worker]):
         return ""
 
     def settled(self, file: Worker, claims: tuple[str, ...]) -> bool:
-        """The healthy file is proved, and the worker claims."""
+        """Return whether the healthy file is proved and the worker claims."""
         del claims
         return bool(file.ready) and file.doing == "claims" and not file.away

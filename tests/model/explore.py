@@ -1,6 +1,7 @@
-"""Breadth first, so the shortest traces come first.
+"""A breadth-first search of the models, which finds the shortest traces first.
 
-python -m tests.model.explore final|ablate|literal [streamed|multipart|backing_off] [without=RULE,…] [NAME=VALUE …]
+python -m tests.model.explore final|ablate|literal [streamed|multipart|backing_off]
+                              [without=RULE,…] [NAME=VALUE …]
 """
 
 import sys
@@ -24,11 +25,11 @@ EVERY_RULE = {
 }
 AnyModel = Model[
     Any, Any
-]  # files and claims differ from model to model; a search only compares them
+]  # The types of files and claims differ from model to model, and a search only compares them.
 
 
 class Found(NamedTuple):
-    """What a search saw."""
+    """The result of a search."""
 
     states: int
     edges: int
@@ -38,11 +39,13 @@ class Found(NamedTuple):
 
 
 def search(model: AnyModel, *, stop: int = 1, liveness: bool = True, limit: int = 0) -> Found:
-    """All reachable states, until `stop` different invariants are broken or `limit` states are seen."""
+    """Search all reachable states, until `stop` different invariants are broken or `limit` states
+    are seen.
+    """
     space = Space(model)
     order, parent = [space.start()], array("q", [-1])
     index = {order[0]: 0}
-    source, target = array("I"), array("I")  # the undisturbed run's edges
+    source, target = array("I"), array("I")  # the edges of the undisturbed run
     broken: dict[str, list[str]] = {}
     edges = at = 0
     while at < len(order) and not (limit and at >= limit):
@@ -66,7 +69,7 @@ def search(model: AnyModel, *, stop: int = 1, liveness: bool = True, limit: int 
     complete = at == len(order)
     stuck = unsettled(space, order, source, target) if liveness and complete else []
     if stuck:
-        broken["stuck: cannot settle any more"] = [
+        broken["stuck: cannot reach a settled state"] = [
             *trace(space, order, parent, stuck[0]),
             str(space.parts(order[stuck[0]])),
         ]
@@ -76,7 +79,10 @@ def search(model: AnyModel, *, stop: int = 1, liveness: bool = True, limit: int 
 def unsettled(
     space: Space[Any, Any], order: list[int], source: "array[int]", target: "array[int]"
 ) -> list[int]:
-    """States from which no undisturbed run leads to a settled state: backward reachability over the kept edges."""
+    """Return the states from which no undisturbed run leads to a settled state.
+
+    Uses backward reachability over the kept edges.
+    """
     count = len(order)
     first = array("Q", bytes(8 * (count + 1)))
     for t in target:
@@ -112,7 +118,10 @@ def trace(space: Space[Any, Any], order: list[int], parent: "array[int]", at: in
 
 
 def show(title: str, found: Found, seconds: float) -> None:
-    size = f"{found.states:,} states, {found.edges:,} transitions{'' if found.complete else ' (not all)'}, {seconds:.0f} s"
+    size = (
+        f"{found.states:,} states, {found.edges:,} transitions"
+        f"{'' if found.complete else ' (not all)'}, {seconds:.0f} s"
+    )
     print(
         f"\n== {title}: {size}, {found.stuck:,} stuck, {len(found.broken)} violations", flush=True
     )

@@ -1,7 +1,9 @@
-"""A client's multipart upload as a transition system: it is begun, its parts come, somebody assembles it, and a worker looks at the key.
+"""A client's multipart upload as a transition system: an API process begins it, the client sends
+its parts, an API process assembles it, and a worker checks the key.
 
-What happens to the object once it lies under the incoming key is the way of a file (protocol.py); here a look that finds it is the end.
-Two API processes may serve requests for the same file at once. RULES, taken away, as in rules.py.
+The life of a file (`protocol.py`) covers the object once it is under the incoming key. Here, a
+check that finds it is the end. Two API processes may serve requests for the same file at once.
+RULES can be removed one by one, as in `rules.py`.
 """
 
 from collections.abc import Iterator
@@ -10,16 +12,23 @@ from typing import NamedTuple
 from tests.model.transitions import Step, WithoutClaims
 
 RULES = {
-    "id-first": "a part's URL is signed only for the upload that the row names",
-    "id-once": "the row takes the id of an upload only while it has none; whoever comes second aborts its own",
-    "lease": "who asks the store to assemble has claimed the row, as a worker does, and no live lease is passed over",
-    "send-deadline": "... and asks only within the first lease period by its own clock",
-    "key-before-lost": "the store has no such upload: whoever is told so looks at the key before it says that the upload is lost",
-    "lost-under-lease": "... and says it only if its lease still holds: another may have assembled, proved and tidied up",
-    "expiry-skips": "a worker claims no row that has a live lease, an assembler's included",
-    "delete-waits": "after DELETE the abort waits until the lease of an assembly under way has ended",
-    "abort-final": "the sweeper aborts the upload of a final file as it deletes its incoming key",
-    "abort-late": "... and for the last time only when no request can take effect any more",
+    "id-first": "the URL of a part is signed only for the upload that the row names",
+    "id-once": "the id of an upload is recorded in the row only while it has none; the second"
+    " process aborts its own upload",
+    "lease": "a process that asks the store to assemble has claimed the row, as a worker does, and"
+    " a claim respects a live lease",
+    "send-deadline": "a process asks the store to assemble only within the first lease period by"
+    " its own clock",
+    "key-before-lost": "if the store answers that it has no such upload, the process checks the"
+    " key before it reports that the upload is lost",
+    "lost-under-lease": "the process reports a lost upload only if it still holds its lease,"
+    " because another may have assembled, proved and cleaned up",
+    "expiry-skips": "a worker claims no row that has a live lease, including the lease of an"
+    " assembly",
+    "delete-waits": "after DELETE, the abort waits until the lease of a running assembly has ended",
+    "abort-final": "the sweeper aborts the upload of a final file when it deletes its incoming key",
+    "abort-late": "the sweeper aborts the upload of a final file for the last time only when no"
+    " request can take effect any more",
 }
 OPEN = ("pending", "verifying")
 
@@ -29,33 +38,39 @@ class Config(NamedTuple):
 
 
 class Api(NamedTuple):
-    """An API process that serves `parts` or `complete` for the file, or a worker that looks at its key."""
+    """An API process that serves `parts` or `complete` for the file, or a worker that checks its
+    key.
+    """
 
-    pc: str = ""  # "" when it serves nothing
-    val: int = (
-        0  # the upload that it asked for; for a worker: the end + grace were over at its claim
-    )
+    pc: str = ""  # "" if it serves nothing
+    # the upload of its request; for a worker, whether the grace period was over at its claim
+    val: int = 0
 
 
 class Upload(NamedTuple):
-    """The files row, the store's multipart uploads and its key, and who is at work. Uploads are numbered; 0 is none."""
+    """The files row, the store's multipart uploads and its key, and the processes at work.
+
+    Uploads are numbered from 1, and 0 is none.
+    """
 
     state: str = "pending"
-    clock: int = 0  # 1: end + grace are over; 2: and no request of before can take effect any more
+    # 1: the grace period is over; 2: no earlier request can take effect any more, either
+    clock: int = 0
     named: int = 0  # files.upload_id
     parts: tuple[int, int] = (
         0,
         0,
-    )  # of uploads 1 and 2 at the store: 0 none such, 1 without parts, 2 with all of them, 3 aborted
-    obj: int = 0  # the object lies under the incoming key
-    assembled: int = 0  # it came before the end + grace were over
-    token: int = 0  # files.lease: 1 and 2 the processes', 3 the worker's
-    live: int = 0  # lease_until has not come
-    fresh: int = 0  # whose first lease period since its claim is not over
-    held: int = 0  # after DELETE: the lease of an assembly may be live still
-    late: int = 0  # a request to assemble this upload that nobody waits for but the store may still carry out
+    )  # uploads 1 and 2 at the store: 0 none, 1 without parts, 2 with all parts, 3 aborted
+    obj: int = 0  # the object is under the incoming key
+    assembled: int = 0  # it was assembled before the grace period was over
+    token: int = 0  # files.lease: 1 and 2 for the API processes, 3 for the worker
+    live: int = 0  # lease_until has not passed
+    fresh: int = 0  # the process whose first lease period since its claim is not over
+    held: int = 0  # after DELETE: the lease of an assembly may still be live
+    # A request to assemble this upload that no process waits for. The store may still execute it.
+    late: int = 0
     cut: int = 0  # key deleted and upload aborted for the first time
-    swept: int = 0  # mark: key deleted and upload aborted for the last time
+    swept: int = 0  # a mark: the key was deleted and the upload aborted for the last time
     apis: tuple[Api, Api] = (Api(), Api())
     worker: Api = Api()
 
@@ -64,7 +79,10 @@ UploadStep = Step[Upload, str]
 
 
 class MultipartUpload(WithoutClaims[Upload]):
-    """Steps and invariants of one multipart upload; it has no claims of the other model's kind."""
+    """The steps and the invariants of one multipart upload.
+
+    It has no claims in the sense of `protocol.py`.
+    """
 
     claims = 1
 
@@ -91,21 +109,21 @@ class MultipartUpload(WithoutClaims[Upload]):
     def time_steps(self, u: Upload) -> Iterator[UploadStep]:
         under_way = (
             any(api.pc == "assembling" for api in u.apis) or u.late
-        )  # the one assumption about time: see README
+        )  # the one assumption about time: see README.md
         if not u.clock:
-            yield self.step("end + grace go by", u._replace(clock=1))
+            yield self.step("the grace period ends", u._replace(clock=1))
         if u.clock == 1 and u.cut and not under_way:
             yield self.step(
-                "the days after it and after the first sweep go by", u._replace(clock=2)
+                "the days after the grace period and the first sweep pass", u._replace(clock=2)
             )
         if u.fresh:
-            yield self.step("the first lease period goes by", u._replace(fresh=0))
+            yield self.step("the first lease period passes", u._replace(fresh=0))
         if u.live and not u.fresh:
             yield self.step("the lease ends", u._replace(live=0))
         if u.held and not u.fresh:
             yield self.step("the lease that DELETE found ends", u._replace(held=0))
         if u.late:
-            yield self.step("delayed assembly comes to nothing", u._replace(late=0))
+            yield self.step("delayed assembly has no effect", u._replace(late=0))
             if u.parts[u.late - 1] >= 2:
                 yield self.step(
                     "delayed assembly takes effect, also after an abort",
@@ -113,7 +131,11 @@ class MultipartUpload(WithoutClaims[Upload]):
                 )
 
     def client_steps(self, u: Upload) -> Iterator[UploadStep]:
-        """Parts come while a URL lives: until the end, and for the upload that was named when it was signed."""
+        """Yield the steps of the client and the owner.
+
+        Parts arrive while their URL is valid: until the end, and for the upload that the row named
+        when the URL was signed.
+        """
         for upload in (1, 2):
             signed = upload == u.named or (not self.on("id-first") and u.parts[upload - 1])
             if signed and u.parts[upload - 1] == 1 and not u.clock:
@@ -175,17 +197,19 @@ class MultipartUpload(WithoutClaims[Upload]):
         free = not (u.token and u.live) or not self.on("lease")
         if u.clock < 2 and u.state in OPEN and u.named and not u.obj and free:
             claimed = u._replace(token=me, live=1, fresh=me)
-            bad = (
-                "L  a live lease is passed over" if u.token and u.live and self.on("lease") else ""
-            )
+            bad = "L  a live lease is ignored" if u.token and u.live and self.on("lease") else ""
             yield self.step(
-                f"API {me}: complete; nothing lies at the key; claims the row",
+                f"API {me}: complete; the key has no object; claims the row",
                 self.place(claimed, number, Api("claimed")),
                 bad=bad,
             )
 
     def name(self, u: Upload, number: int) -> Iterator[UploadStep]:
-        """0 rows: another was first, or the file is final; the upload that no part can come to is aborted, or the store drops it."""
+        """Yield the step that records the id of the upload.
+
+        0 rows: another process was first, or the file is final. The process then aborts its own
+        upload, for which no URL was signed, or the store drops it.
+        """
         upload = u.apis[number].val
         free = (not u.named or not self.on("id-once")) and u.state in OPEN
         if free:
@@ -237,10 +261,10 @@ class MultipartUpload(WithoutClaims[Upload]):
         me, upload = number + 1, u.apis[number].val
         if u.parts[upload - 1] == 2:
             took = self.place(self.assemble(u, upload), number, Api("assembled", upload))
-            yield self.step(f"store assembles upload {upload}, API {me} hears it", took)
+            yield self.step(f"store assembles upload {upload}, API {me} gets the answer", took)
         else:
             missing = self.place(u, number, Api("missing", upload))
-            yield self.step(f"store has no such upload, API {me} hears it", missing)
+            yield self.step(f"store has no such upload, API {me} gets the answer", missing)
         silent = self.place(u._replace(late=upload), number, Api())
         yield self.step(f"no answer to API {me} in time", silent, good=False)
         if u.token == me and not u.live and u.state in OPEN:
@@ -251,11 +275,11 @@ class MultipartUpload(WithoutClaims[Upload]):
         if u.token == me and u.state in OPEN:
             recorded = u._replace(state="verifying", token=0, live=0, fresh=0)
             yield self.step(
-                f"API {me} announces the object, gives the lease back",
+                f"API {me} records an arrival, gives the lease back",
                 self.place(recorded, number, Api()),
             )
         else:
-            yield self.step(f"API {me}: 0 rows, begins anew", self.place(u, number, Api()))
+            yield self.step(f"API {me}: 0 rows, starts again", self.place(u, number, Api()))
 
     def tell_lost(self, u: Upload, number: int) -> Iterator[UploadStep]:
         me = number + 1
@@ -264,23 +288,23 @@ class MultipartUpload(WithoutClaims[Upload]):
                 f"API {me}: the object is there", self.place(u, number, Api("assembled"))
             )
         elif (u.token == me and u.state in OPEN) or not self.on("lost-under-lease"):
-            bad = "T  told lost, and it was proved" if u.state == "proved" else ""
-            bad = bad or ("T  told lost, and it lies at the key" if u.obj else "")
+            bad = "T  reported as lost, although it was proved" if u.state == "proved" else ""
+            bad = bad or ("T  reported as lost, although it is under the key" if u.obj else "")
             yield self.step(
-                f"API {me} gives the lease back and says: lost",
+                f"API {me} gives the lease back and reports the upload as lost",
                 self.place(self.release(u, me), number, Api()),
                 bad=bad,
             )
         else:
-            yield self.step(f"API {me}: 0 rows, begins anew", self.place(u, number, Api()))
+            yield self.step(f"API {me}: 0 rows, starts again", self.place(u, number, Api()))
 
-    # --- a worker looks, the sweeper
+    # --- a worker's check, the sweeper
 
     def worker_steps(self, u: Upload) -> Iterator[UploadStep]:
         w = u.worker
         free = not (u.token and u.live) or not self.on("expiry-skips")
         if not w.pc and u.state in OPEN and free:
-            bad = "L  a live lease is passed over" if u.token in (1, 2) and u.live else ""
+            bad = "L  a live lease is ignored" if u.token in (1, 2) and u.live else ""
             yield self.step(
                 "worker claims the row",
                 u._replace(token=3, live=1, fresh=3, worker=Api("claimed", u.clock)),
@@ -306,12 +330,12 @@ class MultipartUpload(WithoutClaims[Upload]):
         elif w.pc == "nothing":
             state = "expired" if w.val else "pending"
             yield self.step(
-                f"worker: nothing there -> {state}" if mine else "worker: 0 rows",
+                f"worker: not found -> {state}" if mine else "worker: 0 rows",
                 done._replace(state=state) if mine else done,
             )
 
     def sweep_steps(self, u: Upload) -> Iterator[UploadStep]:
-        """The first sweep of a final file, and the last one."""
+        """Yield the first sweep of a final file, and the last one."""
         if u.state in OPEN or u.swept or (u.held and self.on("delete-waits")):
             return
         cleared = u._replace(obj=0)
@@ -338,15 +362,19 @@ class MultipartUpload(WithoutClaims[Upload]):
         if after.state == "expired" and before.state != "expired" and after.obj and after.assembled:
             return "I2 an assembled upload expired"
         if before.state not in OPEN and after.state not in (before.state, "deleted"):
-            return "I3 a terminal state changed"
+            return "I3 a final state changed"
         if after.swept and (after.obj or 2 in after.parts):
-            return "I4 an object or parts that nobody will ever sweep"
+            return "I4 an object or parts that will never be deleted"
         if any(after.parts[n] == 2 and after.named != n + 1 for n in (0, 1)):
             return "I4 parts that no row names"
         return ""
 
     def settled(self, file: Upload, claims: tuple[str, ...]) -> bool:
-        """An upload without parts whose id nobody heard is left to the store, which drops stale ones."""
+        """Return whether the file is final and nothing is left over.
+
+        An upload without parts whose id was in no received answer does not count: the store drops
+        stale ones.
+        """
         busy = claims or file.worker.pc or any(api.pc for api in file.apis) or file.late
         return (
             not busy

@@ -1,4 +1,6 @@
-"""The way of one file as a transition system: the row, its incoming key, the owner, time; and the invariants."""
+"""The life of one file as a transition system: its row, its incoming key, its owner and time, with
+the invariants.
+"""
 
 from collections.abc import Iterator
 
@@ -21,7 +23,7 @@ from tests.model.worker import Worker
 
 
 class WayOfAFile:
-    """Steps and invariants of one file under `config`."""
+    """The steps and the invariants of one file under `config`."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -37,7 +39,7 @@ class WayOfAFile:
         busy = sum(c.pc != "" for c in claims)
         return busy < self.config.workers and not any(c.token and c.until for c in claims)
 
-    # --- the client, the owner, time, arrivals, the sweeper at the files row
+    # --- the client, the owner, time, arrivals, and the sweeper's work on the files row
 
     def file_steps(self, file: File, claimable: bool) -> Iterator[FileStep]:
         yield from self.outside_steps(file)
@@ -45,10 +47,11 @@ class WayOfAFile:
         if self.config.faults and file.state in OPEN:
             yield from self.fault_steps(file)
         to = file._replace
-        if file.clock < 2:  # where grace is kept, nothing asks for the end alone: one step for both
+        # If the grace period is kept, no step depends on the end alone: one step covers both.
+        if file.clock < 2:
             clock = 2 if self.graced else file.clock + 1
             yield Step(
-                "end + grace go by" if clock == 2 else "the end goes by",
+                "the grace period ends" if clock == 2 else "the file's expires_at passes",
                 True,
                 to(clock=clock),
                 None,
@@ -83,7 +86,7 @@ class WayOfAFile:
         if file.puts < self.config.puts and file.clock < 2:
             for content in (
                 (1, 2) if file.puts or file.declared else (1,)
-            ):  # interchangeable, so the first is called A
+            ):  # The contents are interchangeable, so the first is A.
                 spoilt = REPLACED if file.spoilt else UNSPOILT
                 yield Step(
                     f"client PUTs {' AB'[content]}",
@@ -106,24 +109,34 @@ class WayOfAFile:
             )
 
     def fault_steps(self, file: File) -> Iterator[FileStep]:
-        """An owner who sends what the store cannot read again, and a store that has troubles of its own for a while."""
+        """Yield the steps of an owner that sends an unreadable object, and of a store that fails
+        for a while.
+        """
         to = file._replace
         if file.puts < self.config.puts and file.clock < 2:
             yield Step(
-                "client PUTs what cannot be read",
+                "client PUTs an unreadable object",
                 False,
                 to(incoming=1, puts=file.puts + 1, spoilt=SPOILT),
                 None,
             )
         if file.store == WELL and file.outages < OUTAGES:
-            yield Step("the store goes away", False, to(store=AWAY, outages=file.outages + 1), None)
+            yield Step(
+                "the store becomes unavailable",
+                False,
+                to(store=AWAY, outages=file.outages + 1),
+                None,
+            )
         if file.store == WELL:
             yield Step("the vault is full", False, to(store=FULL), None)
         if file.store != WELL:
-            yield Step("the store is well again", True, to(store=WELL), None)
+            yield Step("the store recovers", True, to(store=WELL), None)
 
     def digest_steps(self, file: File) -> Iterator[FileStep]:
-        """The digest of declare or of `complete`; the latter raises arrivals too: that is a step that can always follow."""
+        """Yield the steps that declare a digest, in the declaration or by `complete`.
+
+        `complete` also increments `arrivals`; a separate step, which can always follow, does that.
+        """
         may = (file.state in OPEN or not self.on("digest-open")) and (
             not file.declared or not self.on("digest-once")
         )
@@ -140,7 +153,7 @@ class WayOfAFile:
     def claim_steps(self, file: File, claim: Claim) -> Iterator[FileStep]:
         return self.worker.claim_steps(file, claim)
 
-    # --- how a step of one claim or of the file touches the (other) claims
+    # --- the effect of a step of the file or of one claim on the other claims
 
     def touch(self, how: str, claim: Claim) -> Claim:
         if how in ("unlease", "steal"):
@@ -149,9 +162,8 @@ class WayOfAFile:
             return claim._replace(token=0, row=0)
         if how == "purge":
             return claim._replace(obj=0, named=0) if claim.named else claim
-        if (
-            claim.pc == "claimed"
-        ):  # "announced" and "arrived": only a worker that may yet say "nothing there" compares
+        # "announced" and "arrived": only a worker that may still find no object compares arrivals.
+        if claim.pc == "claimed":
             return claim._replace(seen=max(claim.seen, 1))
         if claim.pc == "nothing":
             return claim._replace(seen=max(claim.seen, 2 if how == "arrived" else 1))
@@ -162,7 +174,7 @@ class WayOfAFile:
             return "L  a live lease is ended by another worker"
         return ""
 
-    # --- what can make no difference any more
+    # --- removal of what can make no difference any more
 
     def forget_file(self, file: File) -> File:
         if file.state == "deleted" and (file.purged or not file.hash):
@@ -202,11 +214,11 @@ class WayOfAFile:
     # --- invariants
 
     def file_breaks(self, before: File, after: File) -> str:
-        """The invariant that the step breaks, or an empty string."""
+        """Return the invariant that the step breaks, or an empty string."""
         if before.state != after.state and before.state not in OPEN and after.state != "deleted":
-            return "I3 a terminal state changed"
+            return "I3 a final state changed"
         if after.incoming and after.swept:
-            return "I4 an object in incoming will never be swept"
+            return "I4 an object in incoming will never be deleted"
         if after.state == "expired" and after.puts and not after.vanished:
             return "I2 an accepted upload expired"
         if (after.hash != 0) != (
@@ -220,7 +232,7 @@ class WayOfAFile:
         return ""
 
     def claim_breaks(self, file: File, claim: Claim) -> str:
-        """The invariant that the claim breaks where it lies, or an empty string."""
+        """Return the invariant that the claim breaks in its present state, or an empty string."""
         if claim.named and file.state == "ready":
             if not claim.obj:
                 return "I5 the object of a ready file is gone"

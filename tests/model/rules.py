@@ -1,7 +1,9 @@
-"""The rules that keep the way of a file safe, the bounds of a search, and what a state consists of.
+"""The rules that keep the life of a file safe, the bounds of a search, and what a state consists
+of.
 
-Every database statement and every store request is one atomic step, everything between two steps can be interrupted. Take a rule away and
-explore.py finds the shortest story in which an invariant breaks, or after which the file can come to no end any more.
+Every database statement and every store request is one atomic step. Everything between two steps
+can be interrupted. Without one of the rules, `explore.py` finds the shortest story in which an
+invariant breaks, or after which the file can never become final.
 """
 
 from typing import NamedTuple
@@ -9,36 +11,53 @@ from typing import NamedTuple
 from tests.model.transitions import Step
 
 RULES = {
-    "row-first": "the statement that claims writes the reservation down, before anything is written under its key",
-    "due-by-itself": "rows are claimed without any arrival, too: pending as well as verifying",
-    "pending-too": "a worker's statements accept pending as well as verifying: a claim changes no state",
-    "guards": "a worker's statements demand state IN (pending, verifying) AND lease = its own",
-    "guard-lease": "... in particular the lease",
-    "arrivals": "back to pending only if arrivals is what it was at the claim, else due again at once",
-    "expire-looks": "a file expires only after the store said: no such key",
-    "expire-late": "... asked by a claim that was made after end + grace: the clock at the UPDATE proves nothing about the look before it",
-    "expire-grace": "... and the grace counts: a PUT that began before the end may be accepted after it",
-    "send-deadline": "a worker sends the copy only within the first lease period after its claim, extensions not counted",
-    "one-request": "at most one copy request is ever sent to a vault key (no retry on the same key)",
-    "hash-copy": "what is hashed is the copy, not what lies under the incoming key",
-    "sent-keeps-row": "once a copy request was sent, giving up dooms the row; it does not delete it",
-    "commit-undoomed": "the commit demands an undoomed reservation",
-    "digest-in-commit": "declared and proved are compared inside the commit statement",
-    "blame-twice": "a mismatch is a verdict only if the copy before it had the same digest: one read may have been wrong",
-    "counts-source": "a failure counts towards `unverifiable` only if a read of the incoming object itself fails",
-    "counts-probed": "... and only if a probe of the store succeeds after it",
-    "digest-once": "`complete` sets the digest only where there is none",
-    "digest-open": "... and only while the file is not final",
-    "reject-keeps-row": "the commit of `rejected` dooms the reservation; it goes after the object",
-    "worker-dooms": "a worker that lost, or does not know, deletes only if its doom hit a row",
-    "doom-first": "nobody deletes a copy before its doom is committed",
+    "row-first": "the statement that claims inserts the reservation, before anything is written"
+    " under its key",
+    "due-by-itself": "rows become due without any arrival, in pending as well as in verifying",
+    "pending-too": "a worker's statements accept pending as well as verifying, because a claim"
+    " changes no state",
+    "guards": "a worker's statements require state IN (pending, verifying) AND lease = its own",
+    "guard-lease": "a worker's statements require its own lease in particular",
+    "arrivals": "a file goes back to pending only if arrivals is what it was at the claim;"
+    " otherwise it is due again at once",
+    "expire-looks": "a file expires only after the store has answered that there is no such key",
+    "expire-late": "the check that finds no object belongs to a claim made after the grace period:"
+    " the clock at the UPDATE shows nothing about the check before it",
+    "expire-grace": "a file expires only after its grace period: a PUT that began before the end"
+    " may be accepted after it",
+    "send-deadline": "a worker sends the copy request only within the first lease period after its"
+    " claim; extensions do not count",
+    "one-request": "at most one copy request is ever sent to a vault key (no retry on the same"
+    " key)",
+    "hash-copy": "the worker hashes the copy, not the object under the incoming key",
+    "sent-keeps-row": "once a copy request was sent, giving up dooms the reservation and does not"
+    " delete it",
+    "commit-undoomed": "the commit requires a reservation that is not doomed",
+    "digest-in-commit": "the declared and the proved digest are compared inside the commit"
+    " statement",
+    "blame-twice": "a mismatch is a verdict only if the previous copy had the same digest, because"
+    " one read may have been wrong",
+    "counts-source": "a failure counts towards `unverifiable` only if a read of the incoming"
+    " object itself fails",
+    "counts-probed": "a failure counts towards `unverifiable` only if a probe of the store"
+    " succeeds after it",
+    "digest-once": "`complete` sets the digest only if there is none",
+    "digest-open": "`complete` sets the digest only while the file is not final",
+    "reject-keeps-row": "the commit of `rejected` dooms the reservation, which is deleted after"
+    " the object",
+    "worker-dooms": "a worker whose commit failed, or had no answer, deletes the object only if"
+    " its doom updated a row",
+    "doom-first": "no process deletes a copy before its doom is committed",
     "doom-ended": "the sweeper dooms a copy only when the copy's own lease has ended",
-    "doom-rechecks": "... asked in the very statement that dooms: an extension may have come since the sweeper chose the row",
+    "doom-rechecks": "the statement that dooms checks the lease itself, because an extension may"
+    " have come since the sweeper chose the row",
     "extend-both": "an extension moves the lease of the file and of the copy in one statement",
-    "twice": "object once more, and row, only when no copy request can take effect any more",
+    "twice": "the object is deleted once more, and then the reservation, only when no copy request"
+    " can take effect any more",
     "delete-files-alone": "the owner's DELETE leaves the reservations to the sweeper",
-    "incoming-terminal": "the incoming key is deleted of files in terminal states only",
-    "incoming-late": "... and for the last time only when no PUT to it can land any more",
+    "incoming-terminal": "the incoming object is deleted only for files in final states",
+    "incoming-late": "the incoming object is deleted for the last time only when no PUT to its key"
+    " can take effect any more",
 }
 OPEN = ("pending", "verifying")
 
@@ -46,72 +65,76 @@ OPEN = ("pending", "verifying")
 class Config(NamedTuple):
     rules: frozenset[str] = frozenset(RULES)
     workers: int = 2  # workers busy at once; stalled ones count
-    claims: int = 2  # claims with something left of them at once; any number one after the other
+    claims: int = 2  # claims that exist at once; any number may follow one another
     puts: int = 2  # PUTs that the store accepts, each with either content
-    digests: int = 1  # may a digest be declared (at declare or by `complete`)
-    collide: int = 0  # the two contents have the same ETag (MD5 collision, forged on an old store)
-    vanish: int = 0  # once, somebody else (lifecycle rule, operator) removes the incoming object
-    misreads: int = 0  # copies that are read wrongly, where a declared digest shows it
-    faults: int = (
-        0  # an object that cannot be read may be sent, the store may be away, the vault may be full
-    )
+    digests: int = 1  # 1 if a digest may be declared, in the declaration or by `complete`
+    # 1 if the two contents have the same ETag (MD5 collision, forged on an old store)
+    collide: int = 0
+    vanish: int = 0  # 1 if a lifecycle rule or an operator may remove the incoming object once
+    misreads: int = 0  # copies that may be read wrongly, if a declared digest shows it
+    # 1 if an unreadable object may be sent, the store may be unavailable, the vault may be full
+    faults: int = 0
 
 
-FAILED_READS = 2  # of the source, after which a file is rejected as unverifiable
+FAILED_READS = 2  # failed reads of the source, after which a file is rejected as unverifiable
 OUTAGES = (
     FAILED_READS - 1
-)  # an outage may end between a failed read and its probe, but not that often
-UNSPOILT, SPOILT, REPLACED = range(3)  # File.spoilt
-WELL, AWAY, FULL = range(3)  # File.store
+)  # An outage may end between a failed read and its probe, but only that often.
+UNSPOILT, SPOILT, REPLACED = range(3)  # values of File.spoilt
+WELL, AWAY, FULL = range(3)  # values of File.store
 
 
 class File(NamedTuple):
     """The files row, its incoming key, and time."""
 
     state: str = "pending"
-    hash: int = 0  # content proved
-    declared: int = 0  # content whose digest was declared
-    incoming: int = 0  # content under the incoming key
-    clock: int = 0  # 0 before the end, 1 ended (the store may still accept), 2 end + grace over: no PUT can land
+    hash: int = 0  # the content that was proved
+    declared: int = 0  # the content whose digest was declared
+    incoming: int = 0  # the content under the incoming key
+    # 0 before the end, 1 after it (the store may still accept a PUT), 2 after the grace period (no
+    # PUT can take effect any more)
+    clock: int = 0
     puts: int = 0
-    swept: int = 0  # mark: incoming key deleted for the last time
-    purged: int = 0  # mark: vault object of a deleted file deleted
+    swept: int = 0  # a mark: the incoming key was deleted for the last time
+    purged: int = 0  # a mark: the vault object of the deleted file was deleted
     vanished: int = 0
-    misread: int = 0  # copies that were read wrongly
-    mismatched: int = (
-        0  # content that the last copy was read as, where that was not what was declared
-    )
-    spoilt: int = (
-        0  # no object that cannot be read was sent; one lies under the key; another replaced it
-    )
-    store: int = 0  # well; away; unable to write into the vault what is larger than a probe
-    outages: int = 0  # how often the store went away
+    misread: int = 0  # how many copies were read wrongly
+    # the content that was read from the last copy, if it differed from what was declared
+    mismatched: int = 0
+    # 0 no unreadable object was sent, 1 one is under the key, 2 another object replaced it
+    spoilt: int = 0
+    store: int = 0  # 0 well, 1 unavailable, 2 unable to write into the vault more than a probe
+    outages: int = 0  # how often the store became unavailable
     fails: int = 0  # failed reads of the source that count
 
 
 class Claim(NamedTuple):
-    """What one claim left behind: lease token, reservation, vault key, and the worker that made it."""
+    """What a claim leaves: lease token, reservation, vault key, and the worker that made it."""
 
-    token: int = 1  # files.lease is this claim's
-    until: int = 2  # lease_until of its reservation, and of the file while `token`: 2 first period, 1 extended beyond it, 0 ended
+    token: int = 1  # files.lease is the token of this claim
+    # lease_until of its reservation, and of the file while `token`: 2 first period, 1 extended
+    # beyond it, 0 ended
+    until: int = 2
     row: int = 1  # its reservation exists
     doom: int = 0  # doomed_at is set
-    grace: int = 0  # COPY_GRACE has gone by since
-    chosen: int = 0  # without doom-rechecks: a sweeper has seen the lease ended
+    grace: int = 0  # COPY_GRACE has passed since the doom
+    chosen: int = 0  # without doom-rechecks: a sweeper has seen that the lease has ended
     sweep: int = 0  # a sweeper has deleted the object once more
-    late: int = 0  # ETag condition of a copy request that nobody waits for but the store may still carry out
-    after: int = 0  # ... and it was sent after the doom, so COPY_GRACE does not bound it
-    flight: int = (
-        0  # content proved by a commit that nobody waits for but the database may still carry out
-    )
-    obj: int = 0  # content under its vault key
-    named: int = 0  # files.minio_object_name is this claim's key
-    pc: str = "claimed"  # where its worker is; "" when there is none (crashed or done)
-    val: int = (
-        0  # what the worker remembers: end + grace were over at the claim; an ETag; a content
-    )
-    seen: int = 0  # arrivals since the claim: 0 none, 1 some, 2 one while the object was there and the HEAD had missed it
-    verdict: int = 0  # without digest-in-commit: the digest as the worker read it before, plus one
+    # ETag condition of a copy request that no process waits for. The store may still execute it.
+    late: int = 0
+    after: int = 0  # That request was sent after the doom, so COPY_GRACE does not bound it.
+    # Content proved by a commit that no process waits for. The database may still execute it.
+    flight: int = 0
+    obj: int = 0  # the content under its vault key
+    named: int = 0  # files.minio_object_name is the key of this claim
+    pc: str = "claimed"  # the point at which its worker is; "" if it has none (crashed or done)
+    # What the worker remembers: whether the grace period was over at the claim; an ETag; a
+    # content.
+    val: int = 0
+    # arrivals since the claim: 0 none, 1 some, 2 one while the object was there and the HEAD had
+    # missed it
+    seen: int = 0
+    verdict: int = 0  # without digest-in-commit: the digest that the worker read earlier, plus one
 
 
 FileStep = Step[File, Claim]

@@ -1,4 +1,6 @@
-"""The states of a model in numbers: a state is one int, and each step of a file or of a claim is worked out only once."""
+"""The states of a model as numbers: a state is one int, and each step of a file or of a claim is
+computed only once.
+"""
 
 from collections.abc import Hashable, Iterator
 from typing import Generic, NamedTuple, TypeVar
@@ -13,7 +15,7 @@ T = TypeVar("T", bound=Hashable)
 
 
 class Numbers(Generic[T]):
-    """Equal values get the same number."""
+    """A numbering of values, in which equal values have the same number."""
 
     def __init__(self) -> None:
         self.values: list[T] = []
@@ -28,7 +30,7 @@ class Numbers(Generic[T]):
 
 
 class Move(NamedTuple):
-    """A step in numbers."""
+    """A step with its file and its claim as numbers."""
 
     what: str
     good: bool
@@ -39,7 +41,9 @@ class Move(NamedTuple):
 
 
 class Space(Generic[F, C]):
-    """The states of a model: the number of a file and, sorted, those of its claims, in one int."""
+    """The states of a model: the number of the file and the sorted numbers of its claims, in one
+    int.
+    """
 
     def __init__(self, model: Model[F, C]) -> None:
         self.model = model
@@ -71,7 +75,9 @@ class Space(Generic[F, C]):
         return claims
 
     def steps(self, state: int) -> Iterator[tuple[str, bool, int, str]]:
-        """Every next state: (what happened, does it belong to the undisturbed run, state, broken invariant)."""
+        """Yield every next state: what happened, whether it belongs to the undisturbed run, the
+        state, and the broken invariant or an empty string.
+        """
         file, claims = state >> self.shift, self.numbers(state)
         may = self.claimable.get(state & self.low)
         if may is None:
@@ -146,7 +152,7 @@ class Space(Generic[F, C]):
         return done
 
     def rest(self, file: int, claim: int) -> tuple[int, str]:
-        """What is left of a claim beside a file, and the invariant that it breaks there."""
+        """Return what is left of a claim beside a file, and the invariant that it breaks there."""
         if claim == NONE:
             return NONE, ""
         done = self.rests.get((file, claim))

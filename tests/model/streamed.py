@@ -1,6 +1,8 @@
-"""`POST /files/upload` as a transition system: the API writes to the vault itself, and there is no files row before the commit.
+"""`POST /files/upload` as a transition system. The API writes to the vault itself, and no files row
+exists before the commit.
 
-One upload, for no two meet: each has its own reservation and vault key. RULES, taken away, as in rules.py.
+The model has one upload, because two uploads never share a reservation or a vault key. RULES can be
+removed one by one, as in `rules.py`.
 """
 
 from collections.abc import Iterator
@@ -9,20 +11,28 @@ from typing import NamedTuple
 from tests.model.transitions import Step, WithoutClaims
 
 RULES = {
-    "row-first": "the reservation is written down before anything is sent to the vault",
-    "id-first": "the multipart upload's id stands in the row before the first part is sent",
-    "record-undoomed": "... and only a row that is not doomed takes it; else the API stops",
-    "put-deadline": "a body that fits one PUT is sent only while the lease lives by the API's own clock: nothing else fences a PUT",
+    "row-first": "the reservation is inserted before anything is sent to the vault",
+    "id-first": "the id of the multipart upload is recorded in the reservation before the first"
+    " part is sent",
+    "record-undoomed": "the id is recorded only in a reservation that is not doomed; otherwise the"
+    " API stops",
+    "put-deadline": "a body that fits one PUT is sent only while the lease is live by the API's"
+    " own clock, because nothing else fences a PUT",
     "one-request": "a PUT or CompleteMultipartUpload is sent once (no retry on the same key)",
-    "answered": "the commit follows only on the store's answer",
+    "answered": "the commit is sent only after the store's answer",
     "commit-undoomed": "the commit INSERTs the files row from a reservation that is not doomed",
-    "worker-dooms": "an API process that lost, or does not know, deletes only if its doom hit a row",
-    "sent-keeps-row": "giving up (client gone, wrong digest, store error) dooms the row; it does not delete it",
-    "doom-first": "nobody deletes an object before the doom of its copy is committed",
+    "worker-dooms": "an API process whose commit failed, or had no answer, deletes the object only"
+    " if its doom updated a row",
+    "sent-keeps-row": "giving up (client disconnected, wrong digest, store error) dooms the"
+    " reservation and does not delete it",
+    "doom-first": "no process deletes an object before the doom of its reservation is committed",
     "doom-ended": "the sweeper dooms a copy only when its lease has ended",
-    "recheck": "... asked in the very statement that dooms: an extension may have come since the sweeper chose the row",
-    "grace-from-deletion": "COPY_GRACE counts from the first deletion, not from the doom: parts are fenced by the abort alone",
-    "twice": "object and multipart upload once more, and row, only when no request can take effect any more",
+    "recheck": "the statement that dooms checks the lease itself, because an extension may have"
+    " come since the sweeper chose the row",
+    "grace-from-deletion": "COPY_GRACE counts from the first deletion, not from the doom, because"
+    " only the abort fences parts",
+    "twice": "the object is deleted and the multipart upload aborted once more, and then the"
+    " reservation is deleted, only when no request can take effect any more",
 }
 SENDING = ("creating", "parting", "completing", "putting")
 
@@ -32,31 +42,33 @@ class Config(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """The reservation, the files row, what lies at the store, and the API process that serves the request."""
+    """The reservation, the files row, the objects in the store, and the API process that serves the
+    request.
+    """
 
-    pc: str = "begun"  # where the API process is; "" when it is done or crashed
+    pc: str = "begun"  # the point at which the API process is; "" if it is done or crashed
     row: int = 0  # the reservation exists
-    live: int = 0  # its lease_until has not come
+    live: int = 0  # its lease_until has not passed
     id: int = 0  # it names the multipart upload
     doom: int = 0  # doomed_at is set
     cut: int = 0  # object deleted and multipart upload aborted for the first time
-    grace: int = 0  # COPY_GRACE has gone by since
+    grace: int = 0  # COPY_GRACE has passed since then
     sweep: int = 0  # deleted and aborted once more
-    chosen: int = 0  # without recheck: a sweeper saw the lease ended
+    chosen: int = 0  # without recheck: a sweeper saw that the lease had ended
     parts: int = 0  # multipart upload at the store: 1 empty, 2 with parts
     obj: int = 0  # the object is there
-    late: str = ""  # a request that nobody waits for but the store may still carry out
-    after: int = 0  # it (or the one under way) was sent after 1 the doom, 2 the first deletion
-    flight: int = 0  # a commit that nobody waits for but the database may still carry out
+    late: str = ""  # a request that no process waits for, but the store may still execute
+    after: int = 0  # it (or the current one) was sent after 1 the doom, 2 the first deletion
+    flight: int = 0  # a commit that no process waits for, but the database may still execute
     file: str = ""  # the files row: none, ready, deleted
-    purged: int = 0  # mark: vault object of the deleted file deleted
+    purged: int = 0  # a mark: the vault object of the deleted file was deleted
 
 
 UploadStep = Step[Upload, str]
 
 
 class StreamedUpload(WithoutClaims[Upload]):
-    """Steps and invariants of one streamed upload; it has no claims."""
+    """The steps and the invariants of one streamed upload. It has no claims."""
 
     claims = 1
 
@@ -106,7 +118,7 @@ class StreamedUpload(WithoutClaims[Upload]):
         since = u.cut if self.on("grace-from-deletion") else u.doom
         bounded = u.after < (
             2 if self.on("grace-from-deletion") else 1
-        )  # the one assumption about time: see README
+        )  # the one assumption about time: see README.md
         under_way = (u.late or u.pc in SENDING) and bounded
         if u.row and since and not u.grace and not under_way:
             yield self.step("COPY_GRACE goes by", u._replace(grace=1))
@@ -120,7 +132,7 @@ class StreamedUpload(WithoutClaims[Upload]):
 
     def late_steps(self, u: Upload) -> Iterator[UploadStep]:
         if u.late:
-            yield self.step(f"delayed {u.late} comes to nothing", u._replace(late="", after=0))
+            yield self.step(f"delayed {u.late} has no effect", u._replace(late="", after=0))
             took = self.taken(u, u.late)
             if took is not None:
                 bad = (
@@ -132,7 +144,7 @@ class StreamedUpload(WithoutClaims[Upload]):
                     f"delayed {u.late} takes effect", took._replace(late="", after=0), bad=bad
                 )
         if u.flight:
-            yield self.step("delayed commit comes to nothing", u._replace(flight=0))
+            yield self.step("delayed commit has no effect", u._replace(flight=0))
             if self.commits(u):
                 yield self.step(
                     "delayed commit: ready, reservation gone",
@@ -140,9 +152,11 @@ class StreamedUpload(WithoutClaims[Upload]):
                 )
 
     def taken(self, u: Upload, request: str) -> Upload | None:
-        """What the store makes of a request; None where it refuses (NoSuchUpload).
+        """Return the upload after the store has executed a request, or None if the store refuses it
+        (NoSuchUpload).
 
-        One that was already being carried out when the upload was aborted may survive that [S3 says so of parts].
+        A request that was already being executed when the upload was aborted may survive the abort
+        (S3 documents this for parts).
         """
         if request == "create":
             return u._replace(parts=max(u.parts, 1))
@@ -172,12 +186,14 @@ class StreamedUpload(WithoutClaims[Upload]):
     # --- the API process
 
     def from_begun(self, u: Upload) -> Iterator[UploadStep]:
-        yield self.step("API writes the reservation down", u._replace(pc="reading", row=1, live=1))
+        yield self.step("API inserts the reservation", u._replace(pc="reading", row=1, live=1))
         if not self.on("row-first"):
             yield self.step("API begins without a reservation", u._replace(pc="reading"))
 
     def from_reading(self, u: Upload) -> Iterator[UploadStep]:
-        yield self.step("client gone, or a wrong form", u._replace(pc="lost"), good=False)
+        yield self.step(
+            "client disconnects, or the form is malformed", u._replace(pc="lost"), good=False
+        )
         after = u.doom + u.cut
         if u.live or not self.on("put-deadline") or not self.on("row-first"):
             yield self.step(
@@ -189,7 +205,7 @@ class StreamedUpload(WithoutClaims[Upload]):
 
     def from_creating(self, u: Upload) -> Iterator[UploadStep]:
         yield self.step(
-            "store begins a multipart upload, API hears its id",
+            "store begins a multipart upload, API gets its id",
             u._replace(pc="created", parts=1, after=0),
         )
         yield self.step("no answer in time", u._replace(pc="lost", late="create"), good=False)
@@ -209,7 +225,11 @@ class StreamedUpload(WithoutClaims[Upload]):
             )
 
     def from_sending(self, u: Upload) -> Iterator[UploadStep]:
-        yield self.step("client gone, too slow, body too large", u._replace(pc="lost"), good=False)
+        yield self.step(
+            "client disconnects or is too slow, or the body is too large",
+            u._replace(pc="lost"),
+            good=False,
+        )
         after = u.doom + u.cut
         yield self.step("API sends a part", u._replace(pc="parting", after=after))
         if u.parts == 2:
@@ -223,7 +243,7 @@ class StreamedUpload(WithoutClaims[Upload]):
 
     def from_putting(self, u: Upload) -> Iterator[UploadStep]:
         yield from self.answered(u, "put", "stored")
-        if not self.on("one-request"):  # the second is answered, the first is still under way
+        if not self.on("one-request"):  # The second is answered, the first is still under way.
             again = u._replace(pc="stored", obj=1, late="put")
             yield self.step("no answer to the PUT, sent again; answered", again, good=False)
 
@@ -235,7 +255,8 @@ class StreamedUpload(WithoutClaims[Upload]):
             )
         else:
             yield self.step(
-                f"store takes the {request}, API hears it", took._replace(pc=then, after=0)
+                f"store executes the {request}, API gets the answer",
+                took._replace(pc=then, after=0),
             )
         yield self.step(
             f"no answer to the {request} in time", u._replace(pc="lost", late=request), good=False
@@ -249,7 +270,9 @@ class StreamedUpload(WithoutClaims[Upload]):
 
     def from_stored(self, u: Upload) -> Iterator[UploadStep]:
         yield self.step(
-            "another digest or length than announced: 422 or 400", u._replace(pc="lost"), good=False
+            "the digest or the length differs from the declared one: 422 or 400",
+            u._replace(pc="lost"),
+            good=False,
         )
         if self.commits(u):
             yield self.step(
@@ -257,7 +280,7 @@ class StreamedUpload(WithoutClaims[Upload]):
                 u._replace(pc="", row=0, file="ready"),
             )
             yield self.step(
-                "API commits, no answer: still under way, or not",
+                "API commits, no answer: the commit may be under way",
                 u._replace(pc="lost", flight=1),
                 good=False,
             )
@@ -265,7 +288,10 @@ class StreamedUpload(WithoutClaims[Upload]):
             yield self.step("API's commit changes 0 rows", u._replace(pc="lost"))
 
     def from_lost(self, u: Upload) -> Iterator[UploadStep]:
-        """0 rows, an error, a lost answer: they prove nothing."""
+        """Yield the steps after 0 rows, an error or a lost answer.
+
+        None of these shows that no commit has succeeded.
+        """
         if not self.on("worker-dooms"):
             yield self.step("API deletes its object", u._replace(pc="", obj=0))
         if not self.on("sent-keeps-row"):
@@ -292,11 +318,15 @@ class StreamedUpload(WithoutClaims[Upload]):
         if after.parts == 2 and not (after.row and after.id):
             return "I4 parts in the vault are named by no row"
         if before.file == "deleted" and after.file != "deleted":
-            return "I3 a terminal state changed"
+            return "I3 a final state changed"
         return ""
 
     def settled(self, file: Upload, claims: tuple[str, ...]) -> bool:
-        """An empty multipart upload whose id nobody heard is left to the store, which drops stale ones."""
+        """Return whether the upload has ended and left nothing over.
+
+        An empty multipart upload whose id was in no received answer does not count: the store drops
+        stale ones.
+        """
         over = not (claims or file.pc or file.row or file.late or file.flight) and file.parts < 2
         return over and (
             not file.obj if file.file == "" else file.file == "ready" or file.purged == 1

@@ -1,4 +1,8 @@
-"""The protocol, explored: with all rules nothing breaks and nothing gets stuck; without any one of them something does."""
+"""The search of the models.
+
+With all rules no invariant breaks and no file gets stuck; without any one of the rules, one of the
+two happens.
+"""
 
 import pytest
 
@@ -11,7 +15,7 @@ from tests.model.streamed import StreamedUpload
 
 HARMLESS = frozenset(
     {"due-by-itself", "pending-too"}
-)  # without these nothing goes wrong, but a file may come to no end
+)  # Without one of these no invariant breaks, but a file may never become final.
 
 
 BOUNDS = [
@@ -27,7 +31,7 @@ FAULTS = {
     "counts-source": {"faults": 1},
     "counts-probed": {"faults": 1},
 }
-"""The bounds under which a rule about the store's own faults is needed."""
+"""The bounds under which a rule about failures of the store is needed."""
 
 
 def name(config: rules.Config) -> str:
@@ -46,9 +50,9 @@ def describe(found: Found) -> str:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("config", BOUNDS, ids=name)
-def test_no_invariant_breaks_and_every_file_comes_to_an_end(config: rules.Config) -> None:
+def test_no_invariant_breaks_and_every_file_becomes_final(config: rules.Config) -> None:
     found = search(WayOfAFile(config))
-    print(f"model of a file, {name(config)}: {describe(found)}")  # noqa: T201  # the size of what was explored: pytest -s, or -rP
+    print(f"model of a file, {name(config)}: {describe(found)}")  # noqa: T201
     assert found.complete
     assert not found.broken, describe(found)
 
@@ -61,16 +65,16 @@ def test_a_file_needs_the_rule(rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", sorted(HARMLESS))
-def test_a_file_that_nobody_announces_comes_to_no_end_without_the_rule(rule: str) -> None:
+def test_a_file_without_arrivals_gets_stuck_without_the_rule(rule: str) -> None:
     found = search(
         WayOfAFile(rules.Config(rules=frozenset(rules.RULES) - {rule}, claims=1, puts=1))
     )
     assert found.stuck, f"nothing gets stuck without {rule}: {describe(found)}"
 
 
-def test_no_invariant_breaks_and_every_streamed_upload_comes_to_an_end() -> None:
+def test_no_invariant_breaks_and_every_streamed_upload_ends() -> None:
     found = search(StreamedUpload(streamed.Config()))
-    print(f"model of a streamed upload: {describe(found)}")  # noqa: T201  # as above
+    print(f"model of a streamed upload: {describe(found)}")  # noqa: T201
     assert found.complete
     assert not found.broken, describe(found)
 
@@ -81,9 +85,9 @@ def test_a_streamed_upload_needs_the_rule(rule: str) -> None:
     assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
 
 
-def test_no_invariant_breaks_and_every_multipart_upload_comes_to_an_end() -> None:
+def test_no_invariant_breaks_and_every_multipart_upload_ends() -> None:
     found = search(MultipartUpload(multipart.Config()))
-    print(f"model of a multipart upload: {describe(found)}")  # noqa: T201  # as above
+    print(f"model of a multipart upload: {describe(found)}")  # noqa: T201
     assert found.complete
     assert not found.broken, describe(found)
 
@@ -94,9 +98,9 @@ def test_a_multipart_upload_needs_the_rule(rule: str) -> None:
     assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
 
 
-def test_a_worker_beside_a_poisoned_file_comes_to_the_healthy_one() -> None:
+def test_a_poisoned_file_does_not_keep_a_worker_from_the_healthy_one() -> None:
     found = search(BackingOff(backing_off.Config()))
-    print(f"model of a worker that backs off: {describe(found)}")  # noqa: T201  # as above
+    print(f"model of a worker that backs off: {describe(found)}")  # noqa: T201
     assert found.complete
     assert not found.broken, describe(found)
 

@@ -1,4 +1,8 @@
-"""What explore.py searches: a thing (here called file) and the claims on it, each an immutable tuple, and the steps between them."""
+"""What `explore.py` searches: an object (here called file), the claims on it, and the steps between
+their states.
+
+The file and each claim are immutable tuples.
+"""
 
 from collections.abc import Iterator
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -8,22 +12,26 @@ C = TypeVar("C")
 
 
 class Step(NamedTuple, Generic[F, C]):
-    """One atomic statement, request or turn of fate. A step of a claim replaces that claim, a step of the file may add one."""
+    """One atomic statement, request or external event.
+
+    A step of a claim replaces that claim, and a step of the file may add one.
+    """
 
     what: str
-    good: bool  # belongs to the undisturbed run of the system: time, workers and sweepers that go on, requests that are answered
+    # The step belongs to the undisturbed run of the system: time passes, workers and sweepers go
+    # on, requests are answered.
+    good: bool
     file: F
-    claim: (
-        C | None
-    )  # None: no claim is added (a step of the file), or the claim is left as it is (never yielded by one)
-    others: str = ""  # what happens to all other claims: a word that Model.touch knows
-    bad: str = ""  # the invariant that this very step breaks
+    # None if a step of the file adds no claim. A step of a claim always has one.
+    claim: C | None
+    others: str = ""  # what happens to all other claims: a word that Model.touch accepts
+    bad: str = ""  # the invariant that this step itself breaks
 
 
 class Model(Protocol[F, C]):
     """A protocol with its invariants, under one set of rules and bounds."""
 
-    claims: int  # claims with something left of them at once
+    claims: int  # claims that exist at once
 
     def start(self) -> F: ...
     def file_steps(self, file: F, claimable: bool) -> Iterator[Step[F, C]]: ...
@@ -32,19 +40,24 @@ class Model(Protocol[F, C]):
     def touch(self, how: str, claim: C) -> C: ...
     def touch_breaks(self, how: str, claim: C) -> str: ...
     def forget_file(self, file: F) -> F:
-        """The file without what can make no difference any more."""
+        """Return the file without what can make no difference any more."""
 
     def forget_claim(self, file: F, claim: C) -> C | None:
-        """The claim without what can make no difference any more; None when nothing is left of it."""
+        """Return the claim without what can make no difference any more, or None if nothing is left
+        of it.
+        """
 
     def file_breaks(self, before: F, after: F) -> str: ...
     def claim_breaks(self, file: F, claim: C) -> str: ...
     def settled(self, file: F, claims: tuple[C, ...]) -> bool:
-        """Nothing left to do, nothing left over: what every run must be able to come to without outside help."""
+        """Return whether nothing is left to do and nothing is left over.
+
+        Every run must be able to reach such a state without outside help.
+        """
 
 
 class WithoutClaims(Generic[F]):
-    """What a model says of claims that has none."""
+    """The claim methods of a model that has no claims."""
 
     def claim_steps(self, file: F, claim: str) -> Iterator[Step[F, str]]:
         raise NotImplementedError

@@ -1,4 +1,6 @@
-"""One claim as a transition system: time, the store, the sweeper at its reservation, its worker."""
+"""One claim as a transition system: time, the store, the sweeper's work on its reservation, and its
+worker.
+"""
 
 from collections.abc import Iterator
 
@@ -17,7 +19,7 @@ from tests.model.transitions import Step
 
 
 class Worker:
-    """The steps of a claim; one method `from_…` for each point at which a worker can be."""
+    """The steps of a claim, with one method `from_…` for each point at which a worker can be."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -51,7 +53,7 @@ class Worker:
             )
             yield from self.points[c.pc](file, c)
 
-    # --- what several steps ask
+    # --- conditions and statements that several steps share
 
     def over(self, file: File) -> bool:
         return file.clock == 2 or (not self.on("expire-grace") and file.clock == 1)
@@ -60,7 +62,7 @@ class Worker:
         return file.incoming != 0 and (file.incoming == etag or self.config.collide != 0)
 
     def guarded(self, file: File, c: Claim) -> bool:
-        """Does `state IN (pending, verifying) AND lease = mine` hold?"""
+        """Return whether `state IN (pending, verifying) AND lease = mine` holds."""
         states = OPEN if self.on("pending-too") else ("verifying",)
         return not self.on("guards") or (
             file.state in states and (c.token == 1 or not self.on("guard-lease"))
@@ -69,7 +71,10 @@ class Worker:
     def release(
         self, file: File, c: Claim, what: str, *, state: str = "", good: bool = True
     ) -> FileStep:
-        """The statement that gives the lease back, or ends the file without a proof, and leaves the reservation."""
+        """Return the step that gives the lease back, or ends the file without a proof.
+
+        The reservation stays.
+        """
         gone = c._replace(pc="", val=0, seen=0, verdict=c.verdict if c.flight else 0)
         if not self.guarded(file, c):
             return Step(f"{what}: 0 rows", good, file, gone)
@@ -84,7 +89,11 @@ class Worker:
     def settle(
         self, file: File, c: Claim, what: str, *, state: str = "", good: bool = True
     ) -> FileStep:
-        """The same while nothing can ever lie under the key: the row goes in the same statement, which demands it undoomed."""
+        """Return the step of `release` that also deletes the reservation, in the same statement.
+
+        It applies only while nothing can ever be written under the key, and requires that the
+        reservation is not doomed.
+        """
         if c.doom and self.on("guards"):
             return Step(f"{what}: 0 rows", good, file, c._replace(pc="", val=0, seen=0))
         return self.release(
@@ -92,7 +101,11 @@ class Worker:
         )
 
     def forget(self, c: Claim) -> Claim:
-        """Nothing was sent, or it was refused for certain: the row goes, then the lease."""
+        """Return the claim after its reservation was deleted; giving the lease back is the next
+        step.
+
+        This applies if no copy request was sent, or if the store certainly refused it.
+        """
         return c._replace(pc="ending", val=0, seen=0, row=c.row if c.doom else 0)
 
     # --- time, the store, the sweeper
@@ -104,7 +117,7 @@ class Worker:
             yield Step("worker extends its lease", True, file, c._replace(until=1))
         before = (
             c.pc == "sent" or c.late
-        ) and not c.after  # the one assumption about time: see README
+        ) and not c.after  # the one assumption about time: see README.md
         if c.row and c.doom and not c.grace and c.until < 2 and not before:
             yield Step("COPY_GRACE goes by since the doom", True, file, c._replace(grace=1))
 
@@ -118,15 +131,13 @@ class Worker:
                     c._replace(late=0, after=0, obj=file.incoming),
                 )
             yield Step(
-                "delayed copy request comes to nothing", True, file, c._replace(late=0, after=0)
+                "delayed copy request has no effect", True, file, c._replace(late=0, after=0)
             )
         if c.flight:
             yield from self.commit(
                 file, c, c._replace(flight=0, verdict=0), "delayed commit", content=c.flight
             )
-            yield Step(
-                "delayed commit comes to nothing", True, file, c._replace(flight=0, verdict=0)
-            )
+            yield Step("delayed commit has no effect", True, file, c._replace(flight=0, verdict=0))
 
     def sweep_steps(self, file: File, c: Claim) -> Iterator[FileStep]:
         ended = not c.until or (c.until == 1 and not self.on("extend-both"))
@@ -159,7 +170,7 @@ class Worker:
                 c._replace(pc="headed", val=file.incoming, seen=0),
             )
         else:
-            yield Step("worker: HEAD incoming, nothing", True, file, c._replace(pc="nothing"))
+            yield Step("worker: HEAD incoming, not found", True, file, c._replace(pc="nothing"))
         yield Step("worker: HEAD fails, reservation deleted", False, file, self.forget(c))
         if file.spoilt == SPOILT or file.store == AWAY:
             yield Step(
@@ -177,11 +188,14 @@ class Worker:
             yield self.settle(file, c, "worker: arrivals have changed, due again at once")
         else:
             asleep = self.settle(
-                file, c, "worker: -> pending, due with the next step", state="pending"
+                file,
+                c,
+                "worker: -> pending, due after the next interval of the schedule",
+                state="pending",
             )
             missed = c.seen == 2 and file.incoming and self.guarded(file, c) and not c.doom
             yield asleep._replace(
-                bad="I2 an arrival of an object that is there was slept through" if missed else ""
+                bad="I2 the arrival of an object that is there was missed" if missed else ""
             )
 
     def from_headed(self, file: File, c: Claim) -> Iterator[FileStep]:
@@ -208,17 +222,18 @@ class Worker:
             )
         elif self.same(file, c.val):
             yield Step(
-                "store copies; worker hears it",
+                "store copies; worker gets the answer",
                 True,
                 file,
                 c._replace(pc="copied", val=0, after=0, obj=file.incoming),
             )
             if not self.on(
                 "one-request"
-            ):  # the second request is answered, the first is still under way
+            ):  # The second request is answered, while the first is still under way.
                 again = c._replace(pc="copied", val=0, late=c.val, obj=file.incoming)
                 yield Step(
-                    "copy request times out, is sent again under the same key; store copies; worker hears it",
+                    "copy request times out and is sent again under the same key; store copies;"
+                    " worker gets the answer",
                     False,
                     file,
                     again,
@@ -238,7 +253,7 @@ class Worker:
         )
 
     def from_refused(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """Certain: nothing was written and nothing will be."""
+        """Yield the steps after a refusal. Nothing was written, and nothing will be."""
         yield Step("worker: reservation deleted", True, file, self.forget(c))
         yield self.settle(
             file, c, "worker: unreadable for good -> rejected", state="rejected", good=False
@@ -272,7 +287,7 @@ class Worker:
             hit = True
             yield step
             yield Step(
-                "worker commits, no answer: still under way, or not",
+                "worker commits, no answer: the commit may be under way",
                 False,
                 file,
                 c._replace(pc="lost", val=0, flight=c.val),
@@ -283,7 +298,10 @@ class Worker:
     def commit(
         self, file: File, c: Claim, done: Claim, who: str, *, content: int
     ) -> Iterator[FileStep]:
-        """The commit statement carried out now; no step where it hits no row."""
+        """Yield the step of a commit statement that is executed now.
+
+        Yield nothing if it updates no row.
+        """
         if not self.guarded(file, c) or (
             not (c.row and not c.doom) and self.on("commit-undoomed") and self.on("row-first")
         ):
@@ -325,7 +343,9 @@ class Worker:
             )
 
     def from_doubting(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """Something failed that is neither a missing nor a changed object: is it the source?"""
+        """Yield the steps that find out whether the source is unreadable, after a failure other
+        than a missing or a changed object.
+        """
         if file.spoilt == SPOILT or file.store == AWAY or not self.on("counts-source"):
             yield Step("worker: the source cannot be read", True, file, c._replace(pc="blaming"))
         if file.spoilt != SPOILT and file.store != AWAY:
@@ -337,7 +357,9 @@ class Worker:
             )
 
     def from_blaming(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """The reservation is doomed, or was deleted where nothing was sent; then the store is probed."""
+        """Yield the steps that doom the reservation, unless it was deleted because nothing was
+        sent, and then probe the store.
+        """
         if c.row and not c.doom:
             yield Step("worker dooms its copy", True, file, c._replace(doom=1))
         elif file.store == AWAY and self.on("counts-probed"):
@@ -346,7 +368,9 @@ class Worker:
             yield Step("worker: the probe succeeds", True, file, c._replace(pc="counting"))
 
     def from_counting(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """One statement counts the failed read and gives the lease back, or rejects the file."""
+        """Yield the one statement that counts the failed read and gives the lease back, or rejects
+        the file.
+        """
         if file.fails + 1 < FAILED_READS:
             counted = file._replace(fails=file.fails + 1) if self.guarded(file, c) else file
             yield self.release(counted, c, "worker: a failed read counts, the lease is given back")
@@ -356,11 +380,14 @@ class Worker:
         )
         wrong = file.spoilt == UNSPOILT and rejected.file.state == "rejected" and file.state in OPEN
         yield rejected._replace(
-            bad="I2 an upload that can be read is rejected as unverifiable" if wrong else ""
+            bad="I2 a readable upload is rejected as unverifiable" if wrong else ""
         )
 
     def from_lost(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """0 rows, an error, a lost answer: they prove nothing."""
+        """Yield the steps after 0 rows, an error or a lost answer.
+
+        None of these shows that no commit has succeeded.
+        """
         if not self.on("worker-dooms"):
             yield Step("worker deletes its object", True, file, c._replace(pc="ending", obj=0))
         if not self.on("sent-keeps-row"):
@@ -373,7 +400,10 @@ class Worker:
             )
 
     def from_ending(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """Deleting the object of a doomed copy is a step that worker and sweeper share; what is left is the lease."""
+        """Yield the steps that give the lease back.
+
+        Deleting the object of a doomed copy is a step that worker and sweeper share.
+        """
         yield self.release(file, c, "worker: gives the lease back")
         if c.row and c.doom:
             yield self.release(
