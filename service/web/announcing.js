@@ -1,30 +1,51 @@
-/** What is told to those who listen instead of look: politely, and many things at once as one. */
+/** Announcements to screen readers. Those of a short time are announced together. */
 
 import { find, setText } from "./elements.js"
 import { sayCount } from "./words.js"
 
 const GATHERED_MILLISECONDS = 1500
-const pending = /** @type {Map<string, string[]>} */ (new Map())
+
+/** @typedef {Map<string, string[]>} Announcements the names of the files for each text, if any */
+
+const pending = /** @type {Announcements} */ (new Map())
 let timer = 0
 
-/** One thing that happened now. @param {string} text */
+/** @param {string} text */
 export function announce(text) {
-  pending.set(text, [text])
-  timer ||= window.setTimeout(tell, GATHERED_MILLISECONDS)
+  pending.set(text, [])
+  timer ||= window.setTimeout(announcePending, GATHERED_MILLISECONDS)
 }
 
-/** One of many alike: "12 files are proved". @param {string} kind such as "proved" @param {string} name of a file */
-export function announceFile(kind, name) {
-  pending.set(kind, [...(pending.get(kind) ?? []), name])
-  timer ||= window.setTimeout(tell, GATHERED_MILLISECONDS)
+/**
+ * Announce what happened to a file. Several files are announced as "12 files: failed".
+ * @param {string} outcome such as "failed"
+ * @param {string} name
+ */
+export function announceFile(outcome, name) {
+  pending.set(outcome, [...(pending.get(outcome) ?? []), name])
+  timer ||= window.setTimeout(announcePending, GATHERED_MILLISECONDS)
 }
 
-function tell() {
+function announcePending() {
   timer = 0
-  const said = [...pending].map(([kind, names]) => {
-    if (names[0] === kind) return kind
-    return names.length === 1 ? `${names[0]}: ${kind}` : `${sayCount(names.length, "file")}: ${kind}`
-  })
+  const text = sayTogether(pending)
   pending.clear()
-  setText(find("said", HTMLElement), said.join(". "))
+  setText(find("said", HTMLElement), text)
+}
+
+/**
+ * Return one text for all announcements.
+ * @param {Announcements} announcements
+ */
+export function sayTogether(announcements) {
+  return [...announcements].map(([text, names]) => sayOne(text, names)).join(". ")
+}
+
+/**
+ * @param {string} text
+ * @param {string[]} names
+ */
+function sayOne(text, names) {
+  if (names.length === 0) return text
+  return names.length === 1 ? `${names[0]}: ${text}` : `${sayCount(names.length, "file")}: ${text}`
 }

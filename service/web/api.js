@@ -1,21 +1,56 @@
 /**
- * Requests to the API, by the key of whoever is signed in.
+ * Requests to the API, with the key of the user.
  *
- * 1. An answer: its JSON.
- * 2. A refusal that another try would not change: `Refused`, with the problem document.
- * 3. No answer, or one that may be another next time (408, 429, 5xx): `retry` waits and asks again; `ask` throws.
- * 4. 401 in the middle of the work: the key has ended. `retry` waits until somebody has signed in again, then goes on.
+ * 1. A successful answer: return its JSON.
+ * 2. An answer that a repetition would not change: throw `Refused`, with the problem document.
+ * 3. No answer, or one that may differ next time (408, 429, 5xx): `retry` waits and repeats the
+ *    request, and `ask` throws the error.
+ * 4. 401: the API no longer accepts the key. `retry` waits until the user has signed in again, and
+ *    then repeats the request.
  */
 
-import { retry } from "./retries.js"
+import { BROWSER, retry } from "./retries.js"
 
-/** Where the API is, whatever path a proxy puts in front. */
-export const ROOT = new URL(".", document.baseURI)
 const PREFIX = "urn:assay:problem:"
+const NOT_IMPLEMENTED = 501
 
-/** An answer that says no. `kind` is the problem's type without its prefix. */
+/** @typedef {{reason: string, detail: string}} Rejection */
+
+/**
+ * @typedef {object} FileMetadata
+ * @property {string} id
+ * @property {string} filename
+ * @property {number} size
+ * @property {string} content_type
+ * @property {string | null} hash
+ * @property {string | null} upload_date
+ * @property {string} state
+ * @property {string | null} declared_sha256
+ * @property {Record<string, string>} metadata
+ * @property {string} created_at
+ * @property {string} expires_at
+ * @property {Rejection | null} rejection
+ */
+
+/** @typedef {{field: string, detail: string}} FieldError */
+
+/**
+ * A problem document (RFC 9457). Some types have members of their own.
+ * @typedef {object} Problem
+ * @property {string} [type]
+ * @property {string} [title]
+ * @property {string} [detail]
+ * @property {FieldError[]} [errors]
+ * @property {string} [reason] why the file was rejected
+ */
+
+/** An answer with an error status. `kind` is the problem's type without its prefix. */
 export class Refused extends Error {
-  /** @param {number} status @param {Record<string, any>} problem @param {number} retryAfter seconds, 0: nothing was said */
+  /**
+   * @param {number} status
+   * @param {Problem} problem
+   * @param {number} retryAfter the seconds of `Retry-After`, or 0 without that header
+   */
   constructor(status, problem, retryAfter = 0) {
     super(problem.detail ?? problem.title ?? `the server answered ${status}`)
     this.status = status
@@ -24,56 +59,93 @@ export class Refused extends Error {
     this.retryAfter = retryAfter
   }
 
-  get isPassing() {
-    return this.status >= 500 && this.status !== 501 || this.status === 408 || this.status === 429
+  /** Whether a repetition of the request may succeed. */
+  get isTransient() {
+    return isTransientStatus(this.status)
   }
 }
 
-/** No answer at all: the network, the server, or a page that may not ask. */
+/**
+ * Return whether the same request may succeed later. A 501 stays as it is.
+ * @param {number} status
+ */
+export function isTransientStatus(status) {
+  return (status >= 500 && status !== NOT_IMPLEMENTED) || status === 408 || status === 429
+}
+
+/** The absence of an answer: the network failed, the server is down, or CORS forbids the request. */
 export class Unreachable extends Error {
-  /** @param {string} whom */
-  constructor(whom) {
-    super(`${whom} does not answer`)
-    this.whom = whom
-    this.isPassing = true
+  /** @param {string} server its name in a sentence, such as "the store" */
+  constructor(server) {
+    super(`${server} does not answer`)
+    this.isTransient = true
     this.retryAfter = 0
   }
 }
 
-/** @typedef {{body?: unknown, signal?: AbortSignal, headers?: Record<string, string>, say?: import("./retries.js").Say}} Options */
+/**
+ * @typedef {object} Options
+ * @property {unknown} [body] sent as JSON
+ * @property {AbortSignal} [signal]
+ * @property {Record<string, string>} [headers]
+ * @property {import("./retries.js").Say} [say]
+ */
+
+/** @typedef {(address: URL, options: RequestInit) => Promise<Response>} Fetch */
 
 export class Api {
-  /** @param {import("./session.js").Session} session */
-  constructor(session) {
+  /**
+   * @param {import("./session.js").Session} session
+   * @param {URL} root the address of the API, including the path that a proxy adds in front of it
+   * @param {Fetch} request
+   * @param {import("./retries.js").Environment} environment
+   */
+  constructor(session, root, request = (...sent) => fetch(...sent), environment = BROWSER) {
     this.session = session
+    this.root = root
+    this.request = request
+    this.environment = environment
   }
 
   /**
-   * The answer as it comes, for streams too.
-   * @param {string} method @param {string} path relative to the API's root @param {Options} options
+   * Return a successful answer without reading its body. Throw Refused for an error status, and
+   * Unreachable if there is no answer.
+   * @param {string} method
+   * @param {string} path relative to the root of the API
+   * @param {Options} options
    */
   async fetch(method, path, { body, signal, headers } = {}) {
-    const sent = /** @type {Record<string, string>} */ ({ Authorization: `Bearer ${this.session.key}`, ...headers })
-    if (body !== undefined) sent["Content-Type"] = "application/json"
-    const key = this.session.key
+    const { key } = this.session
+    /** @type {Record<string, string>} */
+    const sentHeaders = { Authorization: `Bearer ${key}`, ...headers }
+    if (body !== undefined) sentHeaders["Content-Type"] = "application/json"
     let answer
     try {
-      answer = await fetch(new URL(path, ROOT), {
-        method, headers: sent, signal, body: body === undefined ? undefined : JSON.stringify(body), cache: "no-store", credentials: "omit",
+      answer = await this.request(new URL(path, this.root), {
+        method,
+        headers: sentHeaders,
+        signal,
+        body: body === undefined ? undefined : JSON.stringify(body),
+        cache: "no-store",
+        credentials: "omit",
       })
     } catch (error) {
       if (signal?.aborted) throw error
       throw new Unreachable("the server")
     }
     if (answer.ok) return answer
-    const refused = new Refused(answer.status, await readProblem(answer), Number(answer.headers.get("Retry-After")) || 0)
+    const retryAfter = Number(answer.headers.get("Retry-After")) || 0
+    const refused = new Refused(answer.status, await readProblem(answer), retryAfter)
     if (answer.status === 401) this.session.lose(key)
     throw refused
   }
 
   /**
-   * One request, and its answer's JSON.
-   * @param {string} method @param {string} path @param {Options} options @returns {Promise<any>}
+   * Send one request, and return the JSON of its answer, or null for 204. Throw like `fetch`.
+   * @param {string} method
+   * @param {string} path
+   * @param {Options} options
+   * @returns {Promise<any>}
    */
   async ask(method, path, options = {}) {
     const answer = await this.fetch(method, path, options)
@@ -87,22 +159,48 @@ export class Api {
   }
 
   /**
-   * Until there is an answer that asking again would not change.
-   * @param {string} method @param {string} path @param {Options & {signal: AbortSignal}} options @returns {Promise<any>}
+   * Repeat a request until its answer is final, and return the JSON of the answer. Throw Refused
+   * for a refusal that a repetition would not change.
+   * @param {string} method
+   * @param {string} path
+   * @param {Options & {signal: AbortSignal}} options
+   * @returns {Promise<any>}
    */
   async retry(method, path, options) {
+    const { signal, say } = options
     for (;;) {
       try {
-        return await retry(() => this.ask(method, path, options), options)
+        const attempt = () => this.ask(method, path, options)
+        return await retry(attempt, { signal, say, environment: this.environment })
       } catch (error) {
         if (!(error instanceof Refused) || error.status !== 401) throw error
-        await this.session.whenSignedIn(options.signal)
+        await this.session.whenSignedIn(signal)
       }
     }
   }
 }
 
-/** @param {Response} answer @returns {Promise<Record<string, any>>} */
+/**
+ * Return the metadata of a file, or null if the server has no such file.
+ * @param {Pick<Api, "retry">} api
+ * @param {string} id
+ * @param {Options & {signal: AbortSignal}} options
+ * @returns {Promise<FileMetadata | null>}
+ */
+export async function findMetadata(api, id, options) {
+  try {
+    return await api.retry("GET", `files/${id}/metadata`, options)
+  } catch (error) {
+    if (error instanceof Refused && error.status === 404) return null
+    throw error
+  }
+}
+
+/**
+ * Return the problem document of an answer, or an empty one if the body is not a JSON object.
+ * @param {Response} answer
+ * @returns {Promise<Problem>}
+ */
 async function readProblem(answer) {
   try {
     const problem = await answer.json()

@@ -5,7 +5,7 @@
  * to do.
  */
 
-import { Refused, ROOT } from "./api.js"
+import { Refused } from "./api.js"
 import { make } from "./elements.js"
 
 const LINK_SECONDS = 3600
@@ -16,7 +16,7 @@ const LINK_SECONDS = 3600
 export async function download(api, file) {
   try {
     const link = await api.ask("POST", `files/${file.id}/links`, { body: { expires_in: LINK_SECONDS } })
-    follow(link.url)
+    follow(api.root, link.url)
     return "The download has begun."
   } catch (error) {
     if (!(error instanceof Refused) || error.status !== 501) throw error
@@ -24,9 +24,13 @@ export async function download(api, file) {
   }
 }
 
-/** On the way that the page itself came. @param {string} url */
-function follow(url) {
-  const address = new URL(`l/${url.split("/l/").pop()}`, ROOT)
+/**
+ * Open a link by the address of the page itself.
+ * @param {URL} root
+ * @param {string} url
+ */
+function follow(root, url) {
+  const address = new URL(`l/${url.split("/l/").pop()}`, root)
   const anchor = make("a", { href: address.href, download: "", hidden: true })
   document.body.append(anchor)
   anchor.click()

@@ -1,25 +1,49 @@
 /**
- * What happens to the owner's files, as the server tells it: one stream, read with `fetch`, because `EventSource` cannot send a key.
+ * The transitions of the owner's files, as the server sends them. The page reads one stream with
+ * `fetch`, because `EventSource` cannot send an API key.
  *
- * 1. Open `/events`; after a break with `Last-Event-ID`, so that nothing is missed.
- * 2. Each event: told on. `reset`: what was missed cannot be told, so everything is asked again.
- * 3. The stream ends, or 60 s are silent (the server says something every 15): open it again, with growing steps.
- * 4. 404: this server has no stream. `missing` is told, once; whoever wants to know asks by itself.
- * 5. Nobody looks at the page and nothing is under way: close it, for a browser has few connections; open it when somebody looks.
+ * 1. Open `/events`. After a connection has ended, send `Last-Event-ID`, so that no transition is
+ *    missed.
+ * 2. Dispatch each event. `reset` means that the server no longer has the missed transitions, so
+ *    the page reads the files' states again.
+ *    - 400 with a `Last-Event-ID`: the server does not accept that id. Dispatch `reset`, and open
+ *      the stream without an id.
+ * 3. The connection ends, or is silent for 60 s (the server sends a comment every 15 s): open
+ *    another one, after growing delays.
+ *    - 401: stop. The page opens the stream again when the user has signed in.
+ * 4. Any other refusal, such as 404: this server has no stream. Dispatch `missing` once. The page
+ *    then polls the states.
+ * 5. The page is hidden and no upload is in progress: the page closes the stream, because a browser
+ *    allows few connections to one server. It opens the stream again when it becomes visible.
  *
- * Events: `transition` (`detail`: the server's JSON), `reset`, `missing`.
+ * Events: `transition` (`detail` is the server's JSON), `reset`, `missing`.
  */
 
 import { Refused, Unreachable } from "./api.js"
-import { retry, pause } from "./retries.js"
+import { BROWSER, retry } from "./retries.js"
 
-const SILENT_MILLISECONDS = 60_000
+export const SILENT_MILLISECONDS = 60_000
+const SHORTEST_PAUSE_MILLISECONDS = 500
+const RANDOM_PAUSE_MILLISECONDS = 1000
+
+/**
+ * @typedef {object} Transition
+ * @property {string} file_id
+ * @property {string} state
+ * @property {string | null} hash
+ * @property {string} filename
+ * @property {string | null} why
+ */
 
 export class Events extends EventTarget {
-  /** @param {import("./api.js").Api} api */
-  constructor(api) {
+  /**
+   * @param {Pick<import("./api.js").Api, "fetch">} api
+   * @param {import("./retries.js").Environment} environment
+   */
+  constructor(api, environment = BROWSER) {
     super()
     this.api = api
+    this.environment = environment
     this.lastId = ""
     this.isMissing = false
     this.wasOpen = false
@@ -32,19 +56,12 @@ export class Events extends EventTarget {
     void this.follow(this.controller.signal)
   }
 
-  /** From now on: the server no longer knows the last id. */
-  begin() {
-    this.lastId = ""
-    this.dispatchEvent(new Event("reset"))
-    this.open()
-  }
-
   close() {
     this.controller?.abort()
     this.controller = null
   }
 
-  /** Another owner's events are others. */
+  /** Close the stream, and drop its position: the next stream may belong to another owner. */
   forget() {
     this.close()
     this.lastId = ""
@@ -52,79 +69,109 @@ export class Events extends EventTarget {
     this.isMissing = false
   }
 
-  /** @param {AbortSignal} signal */
+  /**
+   * Read one connection after the other until `signal` is aborted or the server refuses the stream.
+   * @param {AbortSignal} signal
+   */
   async follow(signal) {
+    const { environment } = this
     try {
       for (;;) {
-        await retry(() => this.readOnce(signal), { signal })
-        await pause(500 + Math.random() * 1000, signal)
+        await retry(() => this.readOnce(signal), { signal, environment })
+        const randomPart = environment.random() * RANDOM_PAUSE_MILLISECONDS
+        await environment.pause(SHORTEST_PAUSE_MILLISECONDS + randomPart, signal)
       }
     } catch (error) {
       if (signal.aborted) return
       this.controller = null
-      if (error instanceof Refused && error.status === 401) return // the session asks for another key, and opens again
-      if (error instanceof Refused && error.status === 400 && this.lastId) return this.begin()
-      this.isMissing = true
-      this.dispatchEvent(new Event("missing"))
+      this.stop(error)
     }
   }
 
-  /** One connection, to its end. Throws when nothing came of it. @param {AbortSignal} signal */
+  /** @param {unknown} error what ended the stream */
+  stop(error) {
+    const status = error instanceof Refused ? error.status : 0
+    if (status === 401) return
+    if (status === 400 && this.lastId) {
+      this.lastId = ""
+      this.dispatchEvent(new Event("reset"))
+      this.open()
+      return
+    }
+    this.isMissing = true
+    this.dispatchEvent(new Event("missing"))
+  }
+
+  /**
+   * Read one connection to its end. Throw Refused if the server refuses the stream, and Unreachable
+   * if the connection ends before any byte.
+   * @param {AbortSignal} signal
+   */
   async readOnce(signal) {
-    const quiet = new AbortController()
-    let received = 0
-    let watch = setTimeout(() => quiet.abort(), SILENT_MILLISECONDS)
+    const silence = new AbortController()
+    const stopReading = () => silence.abort()
+    let receivedBytes = 0
+    let timer = setTimeout(stopReading, SILENT_MILLISECONDS)
     try {
-      const headers = /** @type {Record<string, string>} */ (this.lastId ? { "Last-Event-ID": this.lastId } : {})
-      const answer = await this.api.fetch("GET", "events", { signal: AbortSignal.any([signal, quiet.signal]), headers })
+      const answer = await this.api.fetch("GET", "events", {
+        signal: AbortSignal.any([signal, silence.signal]),
+        headers: this.lastId ? { "Last-Event-ID": this.lastId } : {},
+      })
       if (this.wasOpen && !this.lastId) this.dispatchEvent(new Event("reset"))
       this.wasOpen = true
-      const parser = new EventParser((event) => this.tell(event))
+      const parser = new EventParser((event) => this.dispatch(event))
       const reader = /** @type {ReadableStream<Uint8Array>} */ (answer.body).getReader()
       for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
-        clearTimeout(watch)
-        watch = setTimeout(() => quiet.abort(), SILENT_MILLISECONDS)
-        received += piece.value.length
+        clearTimeout(timer)
+        timer = setTimeout(stopReading, SILENT_MILLISECONDS)
+        receivedBytes += piece.value.length
         parser.read(piece.value)
       }
     } catch (error) {
       if (error instanceof Refused) throw error
     } finally {
-      clearTimeout(watch)
+      clearTimeout(timer)
     }
-    if (!received) throw new Unreachable("the stream of events")
+    if (!receivedBytes) throw new Unreachable("the stream of events")
   }
 
   /** @param {ServerEvent} event */
-  tell(event) {
+  dispatch(event) {
     if (event.id) this.lastId = event.id
     if (event.type === "reset") this.dispatchEvent(new Event("reset"))
-    else if (event.type === "transition") this.dispatchEvent(new CustomEvent("transition", { detail: JSON.parse(event.data) }))
+    else if (event.type === "transition") {
+      const detail = /** @type {Transition} */ (JSON.parse(event.data))
+      this.dispatchEvent(new CustomEvent("transition", { detail }))
+    }
   }
 }
 
 /** @typedef {{type: string, id: string, data: string}} ServerEvent */
 
-/** Server-Sent Events out of pieces of bytes that may end anywhere (HTML standard, 9.2.6). */
+/** A parser of Server-Sent Events (HTML standard, 9.2.6). A chunk of bytes may end anywhere. */
 export class EventParser {
-  /** @param {(event: ServerEvent) => void} tell */
-  constructor(tell) {
-    this.tell = tell
+  /** @param {(event: ServerEvent) => void} dispatch */
+  constructor(dispatch) {
+    this.dispatch = dispatch
     this.decoder = new TextDecoder()
-    this.rest = ""
+    this.unfinishedLine = ""
     this.event = { type: "message", id: "", data: "" }
   }
 
   /** @param {Uint8Array} bytes */
   read(bytes) {
-    const lines = (this.rest + this.decoder.decode(bytes, { stream: true })).split("\n")
-    this.rest = lines.pop() ?? ""
+    const text = this.unfinishedLine + this.decoder.decode(bytes, { stream: true })
+    const lines = text.split("\n")
+    this.unfinishedLine = lines.pop() ?? ""
     for (const line of lines) this.readLine(line.replace(/\r$/, ""))
   }
 
   /** @param {string} line */
   readLine(line) {
-    if (line === "") return this.finish()
+    if (line === "") {
+      this.finish()
+      return
+    }
     const [, field, value] = /^([^:]*):? ?(.*)$/.exec(line) ?? []
     if (field === "data") this.event.data += this.event.data ? `\n${value}` : value
     else if (field === "event") this.event.type = value
@@ -132,7 +179,7 @@ export class EventParser {
   }
 
   finish() {
-    if (this.event.data || this.event.id) this.tell(this.event)
+    if (this.event.data || this.event.id) this.dispatch(this.event)
     this.event = { type: "message", id: "", data: "" }
   }
 }

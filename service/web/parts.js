@@ -1,121 +1,166 @@
 /**
- * A large file in parts, several in flight.
+ * A large file, sent in parts.
  *
- * 1. Ask the store what it has; a part of the right size is done.
- * 2. For each other part: digest it, have its URL signed with that digest, PUT it. A file that changes in between: the store refuses.
- *    403: the URL has ended, sign again. 404: the store has no such upload: `complete` knows what became of it.
- * 3. The first part's digest is remembered, to notice after a reload that the file is another one.
- * 4. One part fails for good: the others are stopped, what they had sent stays at the store.
+ * 1. Ask the API which parts the store has. A part of the right size is not sent again.
+ * 2. For each other part: compute its digest, have a URL signed that is bound to this digest, and
+ *    send a PUT. The store refuses the part if the file changes in between.
+ *    - 403: the URL has expired. Have another URL signed.
+ *    - 404: the store has no such multipart upload. The answer to `complete` says why.
+ *    - Another refusal: the file fails.
+ * 3. Remember the digest of the first part that was sent. After a reload it shows whether the file
+ *    has changed.
+ * 4. If one part fails, stop the others. The parts that were sent stay at the store.
+ *
+ * At most four parts, of 256 MiB in all, are in memory at once.
  */
 
 import { Refused } from "./api.js"
 import { digestPiece } from "./digests.js"
-import { retry } from "./retries.js"
-import { put } from "./sending.js"
+import { MOST_FRESH_URLS } from "./sending.js"
 import { sayStoreRefusal } from "./words.js"
 
 const MOST_IN_FLIGHT = 4
-/** Of parts in memory, to be digested and sent. */
-const MOST_BYTES = 256 * 1024 ** 2
-const MOST_FRESH_URLS = 4
+const MOST_BYTES_IN_FLIGHT = 256 * 1024 ** 2
 
-/** Begin again: anew, with another file at the server, or with the same. */
-export class Again extends Error {
-  /** @param {string} why @param {boolean} anew */
-  constructor(why, anew) {
+/** @typedef {{part_size: number, parts: number}} Plan */
+
+/** The wish to start the upload again, as a new file at the server or with the same one. */
+export class StartAgain extends Error {
+  /**
+   * @param {string} why
+   * @param {boolean} asNewFile
+   */
+  constructor(why, asNewFile) {
     super(why)
-    this.anew = anew
+    this.asNewFile = asNewFile
   }
 }
 
 /**
+ * Send the parts that the store does not have. Throw StartAgain if the server no longer has the
+ * multipart upload.
  * @param {import("./upload.js").Upload} upload
- * @param {{part_size: number, parts: number}} plan
+ * @param {Plan} plan
  * @param {AbortSignal} signal
  */
 export async function sendParts(upload, plan, signal) {
-  const sending = new Sending(upload, plan)
-  await sending.findDone(signal)
-  const ending = new AbortController()
-  const either = AbortSignal.any([signal, ending.signal])
-  const count = Math.max(1, Math.min(MOST_IN_FLIGHT, Math.floor(MOST_BYTES / plan.part_size)))
-  const lanes = Array.from({ length: count }, () => sending.sendOneByOne(either))
+  const parts = new Parts(upload, plan)
+  await parts.findStored(signal)
+  const failure = new AbortController()
+  const eitherSignal = AbortSignal.any([signal, failure.signal])
+  const senders = Array.from({ length: countInFlight(plan.part_size) }, () =>
+    parts.sendOneByOne(eitherSignal),
+  )
   try {
-    await Promise.all(lanes)
+    await Promise.all(senders)
   } catch (error) {
-    ending.abort(error)
-    await Promise.allSettled(lanes)
+    failure.abort(error)
+    await Promise.allSettled(senders)
     throw error
   }
 }
 
-class Sending {
-  /** @param {import("./upload.js").Upload} upload @param {{part_size: number, parts: number}} plan */
+/**
+ * Return how many parts may be in memory at once: at least one.
+ * @param {number} partSize
+ */
+export function countInFlight(partSize) {
+  return Math.max(1, Math.min(MOST_IN_FLIGHT, Math.floor(MOST_BYTES_IN_FLIGHT / partSize)))
+}
+
+class Parts {
+  /**
+   * @param {import("./upload.js").Upload} upload
+   * @param {Plan} plan
+   */
   constructor(upload, plan) {
     this.upload = upload
     this.plan = plan
-    this.left = /** @type {number[]} */ ([])
-    this.sent = /** @type {Map<number, number>} */ (new Map())
+    this.unsent = /** @type {number[]} */ ([])
+    this.sentBytes = /** @type {Map<number, number>} */ (new Map())
   }
 
-  /** @param {number} number from 1 on */
-  cut(number) {
+  /** @param {number} number from 1 */
+  locate(number) {
     const start = (number - 1) * this.plan.part_size
     return { start, end: Math.min(start + this.plan.part_size, this.upload.file.size) }
   }
 
   /** @param {AbortSignal} signal */
-  async findDone(signal) {
-    const there = await this.ask("GET", undefined, signal)
-    for (const { number, size } of there.parts) {
-      const { start, end } = this.cut(number)
-      if (size === end - start) this.sent.set(number, size)
+  async findStored(signal) {
+    const stored = await this.ask("GET", undefined, signal)
+    for (const { number, size } of stored.parts) {
+      const { start, end } = this.locate(number)
+      if (size === end - start) this.sentBytes.set(number, size)
     }
-    for (let number = 1; number <= this.plan.parts; number++) if (!this.sent.has(number)) this.left.push(number)
+    for (let number = 1; number <= this.plan.parts; number++) {
+      if (!this.sentBytes.has(number)) this.unsent.push(number)
+    }
     this.report()
   }
 
   /** @param {AbortSignal} signal */
   async sendOneByOne(signal) {
-    for (let number = this.left.shift(); number !== undefined; number = this.left.shift()) await this.sendPart(number, signal)
+    for (;;) {
+      const number = this.unsent.shift()
+      if (number === undefined) return
+      await this.send(number, signal)
+    }
   }
 
-  /** @param {number} number @param {AbortSignal} signal */
-  async sendPart(number, signal) {
-    const { start, end } = this.cut(number)
-    const piece = this.upload.file.slice(start, end) // sent itself: Chromium takes ten times as long for the bytes that were digested
+  /**
+   * @param {number} number
+   * @param {AbortSignal} signal
+   */
+  async send(number, signal) {
+    const { upload } = this
+    const { start, end } = this.locate(number)
+    // The slice itself is sent. Chromium needs ten times as long for the buffer that was digested.
+    const piece = upload.file.slice(start, end)
     const sha256 = await digestPiece(piece)
     const progress = (/** @type {number} */ sent) => {
-      this.sent.set(number, Math.max(sent, this.sent.get(number) ?? 0))
+      this.sentBytes.set(number, Math.max(sent, this.sentBytes.get(number) ?? 0))
       this.report()
     }
     for (let urls = 1; ; urls++) {
       const [signed] = (await this.ask("POST", { parts: [{ number, sha256 }] }, signal)).parts
-      const { status, code } = await retry(() => put(signed, piece, { signal, progress }), { signal, say: this.upload.say })
+      const options = { signal, progress, say: upload.say }
+      const { status, code } = await upload.deliver(signed, piece, options)
       if (status < 300) break
-      if (status === 404) throw new Again("The store has no such upload any more.", false)
-      if (status !== 403 || urls === MOST_FRESH_URLS) throw new Error(sayStoreRefusal(status, code))
+      if (status === 404) {
+        throw new StartAgain("The store no longer has this upload.", false)
+      }
+      if (status !== 403 || urls === MOST_FRESH_URLS) {
+        throw new Error(sayStoreRefusal(status, code))
+      }
     }
     progress(end - start)
-    if (sha256 && !this.upload.sample) await this.upload.remember({ start, end, sha256 })
+    if (sha256 && !upload.sample) await upload.remember({ start, end, sha256 })
   }
 
-  /** @param {string} method @param {unknown} body @param {AbortSignal} signal */
+  /**
+   * @param {string} method
+   * @param {unknown} body
+   * @param {AbortSignal} signal
+   */
   async ask(method, body, signal) {
+    const { api, id, say } = this.upload
     try {
-      return await this.upload.api.retry(method, `files/${this.upload.id}/parts`, { body, signal, say: this.upload.say })
+      return await api.retry(method, `files/${id}/parts`, { body, signal, say })
     } catch (error) {
       if (error instanceof Refused && (error.status === 410 || error.kind === "upload-lost")) {
-        throw new Again("The store no longer had what was sent, or its time had ended, so it begins anew.", true)
+        throw new StartAgain("The earlier upload was lost or has expired. It starts again.", true)
       }
-      if (error instanceof Refused && error.kind === "already-uploaded") throw new Again("The bytes are there already.", false)
+      if (error instanceof Refused && error.kind === "already-uploaded") {
+        throw new StartAgain("The store already has the file.", false)
+      }
       throw error
     }
   }
 
   report() {
     let sum = 0
-    for (const bytes of this.sent.values()) sum += bytes
+    for (const bytes of this.sentBytes.values()) sum += bytes
     this.upload.progress(sum)
   }
 }

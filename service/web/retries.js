@@ -1,75 +1,112 @@
 /**
- * Waiting: for the next try, for the network, for somebody.
+ * Repetition of failed operations, with delays that grow.
  *
- * Steps double from half a second to half a minute, each shortened by chance so that many clients do not come back at once. A server that
- * says when to come back is believed. A browser that knows that it is offline waits until it is told otherwise, and looks by itself twice
- * a minute, because browsers are sometimes wrong.
+ * The delay before a repetition doubles from half a second to half a minute. It is shortened at
+ * random by up to a half, so that many clients do not return at the same time. A `Retry-After`
+ * header is a lower limit for the delay, up to one minute.
+ *
+ * While the browser reports that it is offline, the operation is repeated as soon as the browser
+ * reports that the network is back. It is also repeated twice a minute, because browsers are
+ * sometimes wrong.
  */
 
-/** @typedef {(waiting: {offline: boolean, error: Error, tries: number} | null) => void} Say what is waited for; null: the wait is over */
-
-const FIRST_MILLISECONDS = 500
-const LONGEST_MILLISECONDS = 30_000
+/** @typedef {{offline: boolean, error: Error, tries: number}} Waiting why an operation waits */
+/** @typedef {(waiting: Waiting | null) => void} Say receives null when the wait is over */
 
 /**
- * Try until it works, or fails for good.
+ * What the retry policy needs to know of the browser. Tests replace it.
+ * @typedef {object} Environment
+ * @property {() => boolean} isOffline
+ * @property {() => number} random a number from 0 up to, but not including, 1
+ * @property {(milliseconds: number, signal: AbortSignal) => Promise<void>} pause
+ */
+
+export const FIRST_MILLISECONDS = 500
+export const LONGEST_MILLISECONDS = 30_000
+export const LONGEST_RETRY_AFTER_MILLISECONDS = 60_000
+
+/** @type {Environment} */
+export const BROWSER = { isOffline: () => navigator.onLine === false, random: Math.random, pause }
+
+/**
+ * Repeat `attempt` until it succeeds, and return its result. An error whose `isTransient` is not
+ * true is thrown at once. If `signal` is aborted, its reason is thrown.
  * @template T
  * @param {() => Promise<T>} attempt
- * @param {{signal: AbortSignal, say?: Say}} options
+ * @param {{signal: AbortSignal, say?: Say, environment?: Environment}} options
  * @returns {Promise<T>}
  */
-export async function retry(attempt, { signal, say = () => {} }) {
+export async function retry(attempt, { signal, say = () => {}, environment = BROWSER }) {
   for (let tries = 1; ; tries++) {
     try {
-      const found = await attempt()
+      const result = await attempt()
       if (tries > 1) say(null)
-      return found
-    } catch (error) {
+      return result
+    } catch (thrown) {
       signal.throwIfAborted()
-      const passing = /** @type {Error & {isPassing?: boolean, retryAfter?: number}} */ (error)
-      if (!passing.isPassing) throw error
-      const offline = navigator.onLine === false
-      say({ offline, error: passing, tries })
-      await pause(offline ? LONGEST_MILLISECONDS : chooseDelay(tries, passing.retryAfter ?? 0), signal)
+      const error = /** @type {Error & {isTransient?: boolean, retryAfter?: number}} */ (thrown)
+      if (!error.isTransient) throw error
+      const offline = environment.isOffline()
+      say({ offline, error, tries })
+      const delay = chooseDelay(tries, error.retryAfter ?? 0, environment.random)
+      await environment.pause(offline ? LONGEST_MILLISECONDS : delay, signal)
     }
   }
 }
 
-/** @param {number} tries so far @param {number} retryAfter seconds that the server asked for */
-function chooseDelay(tries, retryAfter) {
+/**
+ * Return the milliseconds to wait after a failed try.
+ * @param {number} tries how many tries have failed, from 1
+ * @param {number} retryAfter the seconds of the server's `Retry-After`, or 0
+ * @param {() => number} random
+ */
+export function chooseDelay(tries, retryAfter, random) {
   const step = Math.min(LONGEST_MILLISECONDS, FIRST_MILLISECONDS * 2 ** (tries - 1))
-  return Math.max(Math.min(retryAfter * 1000, 2 * LONGEST_MILLISECONDS), step / 2) + Math.random() * (step / 2)
+  const asked = Math.min(LONGEST_RETRY_AFTER_MILLISECONDS, retryAfter * 1000)
+  return Math.max(asked, step / 2) + random() * (step / 2)
 }
 
 /**
- * Until the time is over or the network comes back, whichever is first.
- * @param {number} milliseconds @param {AbortSignal} signal @returns {Promise<void>}
+ * Wait until the time is over or the network comes back, whichever is first. If `signal` is
+ * aborted, its reason is thrown.
+ * @param {number} milliseconds
+ * @param {AbortSignal} signal
+ * @param {EventTarget} network the target of the browser's `online` event
+ * @returns {Promise<void>}
  */
-export function pause(milliseconds, signal) {
+export function pause(milliseconds, signal, network = window) {
   return new Promise((resolve, reject) => {
-    const end = () => {
+    const stopListening = () => {
       clearTimeout(timer)
-      window.removeEventListener("online", finish)
-      signal.removeEventListener("abort", stop)
+      network.removeEventListener("online", finish)
+      signal.removeEventListener("abort", abort)
     }
-    const finish = () => (end(), resolve())
-    const stop = () => (end(), reject(signal.reason))
+    const finish = () => {
+      stopListening()
+      resolve()
+    }
+    const abort = () => {
+      stopListening()
+      reject(signal.reason)
+    }
     const timer = setTimeout(finish, milliseconds)
-    window.addEventListener("online", finish)
-    signal.addEventListener("abort", stop)
-    if (signal.aborted) stop()
+    network.addEventListener("online", finish)
+    signal.addEventListener("abort", abort)
+    if (signal.aborted) abort()
   })
 }
 
-/** At most so many at once; the others wait in the order in which they came. */
+/** A limit on concurrent operations. Waiting operations start in the order of their requests. */
 export class Semaphore {
-  /** @param {number} count */
+  /** @param {number} count how many operations may run at once */
   constructor(count) {
     this.free = count
     this.waiting = /** @type {Set<() => void>} */ (new Set())
   }
 
   /**
+   * Run `work` when there is a free place, and return its result. If `signal` is aborted before
+   * that, its reason is thrown and `work` does not run.
    * @template T
    * @param {() => Promise<T>} work
    * @param {AbortSignal} signal
@@ -88,7 +125,11 @@ export class Semaphore {
     }
   }
 
-  /** For a place that somebody hands on. @param {AbortSignal} signal @returns {Promise<void>} */
+  /**
+   * Wait until an operation that ends passes its place on.
+   * @param {AbortSignal} signal
+   * @returns {Promise<void>}
+   */
   wait(signal) {
     return new Promise((resolve, reject) => {
       const take = () => {

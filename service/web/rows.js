@@ -10,7 +10,7 @@ const EVERY_MILLISECONDS = 100
 const PLAIN = /** @type {Record<string, string>} */ ({
   waiting: "Waits its turn", starting: "Getting ready", proving: "Verifying", ready: "Ready", cancelled: "Cancelled",
 })
-const TOLD = /** @type {Record<string, string>} */ ({ ready: "proved, ready", rejected: "rejected", failed: "failed" })
+const TOLD = /** @type {Record<string, string>} */ ({ ready: "proved and ready", rejected: "rejected", failed: "failed" })
 
 /** @typedef {import("./upload.js").Upload} Upload */
 

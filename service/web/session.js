@@ -1,7 +1,9 @@
 /**
- * Who is signed in: the API key, kept for this tab, or on this device by choice. It is in no URL.
+ * The API key of the user. It is kept for this tab, or on this device if the user chooses so. It is
+ * never part of a URL.
  *
- * Events: `in`, `out` (somebody signed out), `lost` (the key has ended: what is under way waits for another one).
+ * Events: `in` (signed in), `out` (signed out), `lost` (the API no longer accepts the key; requests
+ * in progress wait for another one).
  */
 
 const NAME = "assay-key"
@@ -18,7 +20,10 @@ export class Session extends EventTarget {
     return this.key !== "" && !this.isLost
   }
 
-  /** @param {string} key @param {boolean} remember on this device */
+  /**
+   * @param {string} key
+   * @param {boolean} remember keep the key on this device
+   */
   open(key, remember) {
     this.key = key
     this.isLost = false
@@ -35,7 +40,10 @@ export class Session extends EventTarget {
     this.dispatchEvent(new Event("out"))
   }
 
-  /** The API no longer takes the key that a request was made with. @param {string} key */
+  /**
+   * Record that the API no longer accepts a key. A key that was replaced in the meantime is ignored.
+   * @param {string} key the key of the refused request
+   */
   lose(key) {
     if (key !== this.key || !this.isOpen) return
     this.isLost = true
@@ -43,7 +51,11 @@ export class Session extends EventTarget {
     this.dispatchEvent(new Event("lost"))
   }
 
-  /** @param {AbortSignal} signal @returns {Promise<void>} */
+  /**
+   * Wait until the user is signed in. If `signal` is aborted before that, its reason is thrown.
+   * @param {AbortSignal} signal
+   * @returns {Promise<void>}
+   */
   whenSignedIn(signal) {
     if (this.isOpen) return Promise.resolve()
     return new Promise((resolve, reject) => {
@@ -53,7 +65,11 @@ export class Session extends EventTarget {
   }
 }
 
-/** @param {() => Storage} place which a browser may refuse @returns {string | null} */
+/**
+ * Return the stored key, or null if there is none or the browser refuses the storage.
+ * @param {() => Storage} place
+ * @returns {string | null}
+ */
 function read(place) {
   try {
     return place().getItem(NAME)
@@ -62,12 +78,15 @@ function read(place) {
   }
 }
 
-/** @param {() => Storage} place @param {string} key */
+/**
+ * @param {() => Storage} place
+ * @param {string} key
+ */
 function keep(place, key) {
   try {
     place().setItem(NAME, key)
   } catch {
-    // Then it is kept until the page is left.
+    // The browser refuses the storage. The key is kept until the page is closed.
   }
 }
 
@@ -76,7 +95,7 @@ function forget() {
     try {
       place().removeItem(NAME)
     } catch {
-      // Nothing was kept there.
+      // The browser refuses the storage, so that it holds no key.
     }
   }
 }

@@ -1,6 +1,5 @@
 /** A link for somebody without a key: its end is chosen, then it is made, shown and copied. */
 
-import { ROOT } from "./api.js"
 import { make, makeCopyButton, setText } from "./elements.js"
 import { sayError, sayTime } from "./words.js"
 
@@ -22,7 +21,7 @@ export function makeShare(api, id) {
     event.preventDefault()
     try {
       const answer = await api.ask("POST", `files/${id}/links`, { body: { expires_in: Number(choice.value) } })
-      link.value = answer.url.startsWith("/") ? new URL(answer.url.slice(1), ROOT).href : answer.url
+      link.value = answer.url.startsWith("/") ? new URL(answer.url.slice(1), api.root).href : answer.url
       made.hidden = false
       said.classList.remove("failure")
       setText(said, `Whoever has the link can read the file until ${sayTime(answer.expires_at)}, or until your key or the file ends.`)

@@ -17,7 +17,12 @@ export class SigningIn {
     this.said = find("sign-in-said", HTMLElement)
     this.form.addEventListener("submit", (event) => (event.preventDefault(), this.submit()))
     find("sign-out", HTMLButtonElement).addEventListener("click", () => session.close())
-    session.addEventListener("lost", () => this.ask("Your key no longer works: it was revoked, or has expired. Sign in with another one, and what was under way goes on."))
+    session.addEventListener("lost", () =>
+      this.ask(
+        "Your key no longer works: it was revoked or has expired. Sign in with another one to" +
+          " continue the uploads.",
+      ),
+    )
   }
 
   /** @param {string} text what went wrong, if anything did */
@@ -37,7 +42,9 @@ export class SigningIn {
 
   async submit() {
     const key = this.input.value.trim()
-    if (!SHAPE.test(key)) return this.refuse("That is no key: a key is assay_ and 43 characters. Copy it whole, as it was given to you.")
+    if (!SHAPE.test(key)) return this.refuse(
+      "This is not an API key. A key consists of assay_ and 43 characters. Copy the whole key.",
+    )
     this.say("")
     const button = find("sign-in-button", HTMLButtonElement)
     button.disabled = true

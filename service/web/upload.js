@@ -1,39 +1,58 @@
 /**
- * One file on its way: `waiting → starting → sending → proving → ready`, or `rejected`, `failed`, `cancelled`; `paused` in between.
+ * The upload of one file. Its states are `waiting → starting → sending → proving → ready`, or
+ * `rejected`, `failed` or `cancelled` at the end, with `paused` in between.
  *
- * 1. Begin. Known from before a reload: ask what became of it. Still open, and the file is the same (size and time by its entry's name, and
- *    the digest of some bytes that were sent): go on with it. Another file now: say so, begin anew. Not known: declare it, once, whatever
- *    answers get lost (`Idempotency-Key`); remember it before the first byte goes.
- * 2. Send, in one PUT or in parts. 412: the bytes are there. 403: the URL has ended, get a fresh one. 400 and others: fail.
- *    No answer, 408, 429, 5xx: again, after growing waits. `upload` says 409: the bytes are there.
- * 3. Complete. Parts are missing: back to 1, which finds out what there is. The store lost the upload, or its time ended: declare anew.
- * 4. The proof comes by an event, or by asking. Whatever comes first settles it.
- * 5. Pause ends what is in flight and keeps the rest. Cancel deletes the file; what it left is the server's to tidy up.
+ * 1. Begin. If this browser has an entry for the file, ask the server for the file's state.
+ *    - `pending`, and the file on this device is unchanged: continue that upload. (The entry names
+ *      the size and the modification time, and has the digest of some bytes that were sent.)
+ *    - The file on this device has changed: say so, and start as a new file.
+ *    - No entry, or another state: declare the file. The `Idempotency-Key` makes sure that a lost
+ *      answer leads to no second file. Write the entry before the first byte is sent.
+ * 2. Send the bytes in one PUT or in parts.
+ *    - 412: the store already has the bytes. 403: the URL has expired, so get a fresh one.
+ *    - 400 and other refusals: fail.
+ *    - No answer, 408, 429 or 5xx: repeat, with growing delays.
+ *    - `POST …/upload` answers 409: the store already has the bytes.
+ * 3. Complete.
+ *    - Parts are missing: back to step 1, which finds out what the store has.
+ *    - The store lost the upload, or it has expired: declare the file again.
+ * 4. The verdict comes by an event or by polling. The first of them settles the upload.
+ * 5. A pause ends the requests in flight and keeps what was sent. Cancelling deletes the file. The
+ *    server then removes what is left of it.
  */
 
-import { Refused } from "./api.js"
-import { CAN_DIGEST, digestPiece } from "./digests.js"
-import { forget, identify, recall, recallOther, remember } from "./resumable.js"
-import { Again, sendParts } from "./parts.js"
-import { retry } from "./retries.js"
-import { put } from "./sending.js"
-import { sayError, sayRejection, sayStoreRefusal, sayUnavailable } from "./words.js"
+import { findMetadata, Refused } from "./api.js"
+import { digestPiece, makeKey } from "./digests.js"
+import { sendParts, StartAgain } from "./parts.js"
+import { forget, identify, matchesSample, recall, recallOther, remember } from "./resumable.js"
+import { deliver, sendWhole } from "./sending.js"
+import { sayFailure, sayRejection, sayWaiting } from "./words.js"
 
 const LARGEST_WHOLE_DIGEST_BYTES = 64 * 1024 ** 2
-const MOST_BEGINNINGS = 4
-const MOST_FRESH_URLS = 4
-const MOST_SILENT_TRIES = 5
-const LASTING = " If this stays, tell whoever runs it: the store must be reachable from here, and allow this page."
-/** States that nothing more comes after by itself. */
+const MOST_STARTS = 4
+const CANCEL_MILLISECONDS = 60_000
+/** The states that an upload leaves only by an action of the user. */
 export const SETTLED = new Set(["ready", "rejected", "failed", "cancelled"])
 
+/** @typedef {import("./api.js").FileMetadata} FileMetadata */
+/** @typedef {import("./resumable.js").Sample} Sample */
+/** @typedef {{multipart: import("./parts.js").Plan}} Multipart */
+/** @typedef {import("./sending.js").Signed | Multipart} Way the API's `upload` object */
+/** @typedef {{state: string} & Partial<Pick<FileMetadata, "hash" | "rejection">>} Known */
+
 export class Upload extends EventTarget {
-  /** @param {import("./api.js").Api} api @param {File} file @param {string} path with its folders, as it was chosen */
-  constructor(api, file, path) {
+  /**
+   * @param {Pick<import("./api.js").Api, "retry">} api
+   * @param {File} file
+   * @param {string} path the name of the file, with the folders below the chosen one
+   * @param {import("./sending.js").Deliver} send
+   */
+  constructor(api, file, path, send = deliver) {
     super()
     this.api = api
     this.file = file
     this.path = path
+    this.deliver = send
     this.identity = identify(file, path)
     this.state = "waiting"
     this.id = ""
@@ -41,7 +60,7 @@ export class Upload extends EventTarget {
     this.sent = 0
     this.note = ""
     this.hindrance = ""
-    this.sample = /** @type {import("./resumable.js").Sample | null} */ (null)
+    this.sample = /** @type {Sample | null} */ (null)
     this.wasThere = false
     this.controller = new AbortController()
   }
@@ -58,21 +77,21 @@ export class Upload extends EventTarget {
     this.dispatchEvent(new Event("change"))
   }
 
-  /** From the beginning, or from where it was, until it is complete, paused, or fails. Throws nothing. */
+  /** Upload the file until it is complete, paused or failed. Errors become the state `failed`. */
   async run() {
     this.controller = new AbortController()
     const { signal } = this.controller
     this.change("starting")
     try {
-      await this.tryAgain(signal)
+      await this.startUntilSent(signal)
     } catch (error) {
       if (!signal.aborted) this.change("failed", sayFailure(error))
     }
   }
 
   /** @param {AbortSignal} signal */
-  async tryAgain(signal) {
-    for (let beginnings = 1; ; beginnings++) {
+  async startUntilSent(signal) {
+    for (let starts = 1; ; starts++) {
       try {
         const way = await this.begin(signal)
         if (SETTLED.has(this.state)) return
@@ -80,15 +99,15 @@ export class Upload extends EventTarget {
         await this.complete(signal)
         return
       } catch (error) {
-        if (!(error instanceof Again) || beginnings === MOST_BEGINNINGS) throw error
+        if (!(error instanceof StartAgain) || starts === MOST_STARTS) throw error
         signal.throwIfAborted()
-        if (error.anew) await this.beginAnew(error.message)
+        if (error.asNewFile) await this.dropProgress(error.message)
       }
     }
   }
 
   /** @param {string} why */
-  async beginAnew(why) {
+  async dropProgress(why) {
     this.id = ""
     this.sent = 0
     this.sample = null
@@ -96,124 +115,128 @@ export class Upload extends EventTarget {
     this.change("starting", why)
   }
 
-  /** How to send the bytes; null: they are there. @param {AbortSignal} signal @returns {Promise<any>} */
+  /**
+   * Return how to send the bytes, or null if the store already has them.
+   * @param {AbortSignal} signal
+   * @returns {Promise<Way | null>}
+   */
   async begin(signal) {
     if (this.id) return this.renew(signal)
     const entry = await recall(this.identity)
-    if (entry && await this.takeUp(entry, signal)) return this.state === "starting" ? this.renew(signal) : null
-    if (!entry && await recallOther(this.path, this.identity)) {
-      this.change("starting", "It has changed on this device since it was last sent, so it goes as a new file.")
+    if (entry && (await this.resume(entry, signal))) {
+      return this.state === "starting" ? this.renew(signal) : null
+    }
+    if (!entry && (await recallOther(this.path, this.identity))) {
+      this.change("starting", "It has changed on this device since. It is sent as a new file.")
     }
     return this.declare(signal)
   }
 
-  /** Whether what was begun earlier can go on. @param {import("./resumable.js").Entry} entry @param {AbortSignal} signal */
-  async takeUp(entry, signal) {
-    const known = await this.findKnown(entry.id, signal)
+  /**
+   * Return whether an earlier upload of the file can be continued.
+   * @param {import("./resumable.js").Entry} entry
+   * @param {AbortSignal} signal
+   */
+  async resume(entry, signal) {
+    const known = await findMetadata(this.api, entry.id, { signal, say: this.say })
     if (!known || !["pending", "verifying", "ready"].includes(known.state)) {
       await forget(this.identity)
       return false
     }
-    const isSame = await this.isSame(entry.sample)
+    const isUnchanged = await matchesSample(this.file, entry.sample)
     signal.throwIfAborted()
-    if (!isSame) {
+    if (!isUnchanged) {
       if (known.state === "pending") await this.api.retry("DELETE", `files/${entry.id}`, { signal })
-      await this.beginAnew("Its content has changed on this device since it was sent in part, so it begins anew.")
+      await this.dropProgress("Its content has changed on this device since. It starts again.")
       return false
     }
     this.id = entry.id
     this.sample = entry.sample
     this.wasThere = known.state === "ready"
-    if (known.state === "pending") this.change("starting", "Goes on where it was.")
-    else this.settle(known, this.wasThere ? "Was sent before: it is there already." : "")
+    if (known.state === "pending") this.change("starting", "Continues the earlier upload.")
+    else this.settle(known, this.wasThere ? "This file was sent before and is already stored." : "")
     return true
   }
 
-  /** @param {string} id @param {AbortSignal} signal */
-  async findKnown(id, signal) {
-    try {
-      return await this.api.retry("GET", `files/${id}/metadata`, { signal, say: this.say })
-    } catch (error) {
-      if (error instanceof Refused && error.status === 404) return null
-      throw error
-    }
-  }
-
-  /** @param {import("./resumable.js").Sample | null} sample */
-  async isSame(sample) {
-    if (!sample || !CAN_DIGEST) return true
-    return await digestPiece(this.file.slice(sample.start, sample.end)) === sample.sha256
-  }
-
-  /** @param {AbortSignal} signal */
+  /**
+   * @param {AbortSignal} signal
+   * @returns {Promise<Way>}
+   */
   async declare(signal) {
     const { name, size, type } = this.file
     const sha256 = size <= LARGEST_WHOLE_DIGEST_BYTES ? await digestPiece(this.file) : undefined
     const metadata = this.path === name ? undefined : { path: this.path }
     const body = { filename: name, size, content_type: type || undefined, sha256, metadata }
     const headers = { "Idempotency-Key": makeKey() }
-    const declared = await this.api.retry("POST", "files", { body, headers, signal, say: this.say })
+    const options = { body, headers, signal, say: this.say }
+    const declared = await this.api.retry("POST", "files", options)
     this.id = declared.file.id
     await this.remember(sha256 ? { start: 0, end: size, sha256 } : null)
     return declared.upload
   }
 
-  /** What a later choice of the same file is compared with. @param {import("./resumable.js").Sample | null} sample */
+  /** @param {Sample | null} sample */
   async remember(sample) {
     this.sample = sample
-    await remember({ identity: this.identity, path: this.path, size: this.file.size, id: this.id, at: Date.now(), sample })
+    const { identity, path, id } = this
+    await remember({ identity, path, size: this.file.size, id, at: Date.now(), sample })
   }
 
-  /** @param {AbortSignal} signal */
+  /**
+   * Return fresh URLs, or null if the store already has the bytes. Throw StartAgain if the upload
+   * has expired.
+   * @param {AbortSignal} signal
+   * @returns {Promise<Way | null>}
+   */
   async renew(signal) {
     try {
-      return (await this.api.retry("POST", `files/${this.id}/upload`, { signal, say: this.say })).upload
+      const options = { signal, say: this.say }
+      return (await this.api.retry("POST", `files/${this.id}/upload`, options)).upload
     } catch (error) {
       if (!(error instanceof Refused)) throw error
       if (error.kind === "already-uploaded") return null
-      if (error.status === 410 || error.status === 404) throw new Again("The earlier upload's time had ended, so it begins anew.", true)
+      if (error.status === 410 || error.status === 404) {
+        throw new StartAgain("The earlier upload has expired. It starts again.", true)
+      }
       throw error
     }
   }
 
-  /** @param {any} way the API's `upload` @param {AbortSignal} signal */
+  /** @param {Way} way @param {AbortSignal} signal */
   async send(way, signal) {
     this.change("sending")
-    if (way.multipart) await sendParts(this, way.multipart, signal)
-    else await this.sendWhole(way, signal)
+    if ("multipart" in way && way.multipart) await sendParts(this, way.multipart, signal)
+    else await sendWhole(this, /** @type {import("./sending.js").Signed} */ (way), signal)
     this.progress(this.file.size)
-  }
-
-  /** @param {any} way @param {AbortSignal} signal */
-  async sendWhole(way, signal) {
-    this.sent = 0
-    const progress = (/** @type {number} */ sent) => this.progress(sent)
-    for (let urls = 1; way; urls++) {
-      const { status, code } = await retry(() => put(way, this.file, { signal, progress }), { signal, say: this.say })
-      if (status < 300 || status === 412) return
-      if (status !== 403 || urls === MOST_FRESH_URLS) throw new Error(sayStoreRefusal(status, code))
-      way = await this.renew(signal)
-    }
   }
 
   /** @param {AbortSignal} signal */
   async complete(signal) {
     this.change("proving")
     try {
-      this.settle(await this.api.retry("POST", `files/${this.id}/complete`, { body: {}, signal, say: this.say }))
+      const options = { body: {}, signal, say: this.say }
+      this.settle(await this.api.retry("POST", `files/${this.id}/complete`, options))
     } catch (error) {
       if (!(error instanceof Refused)) throw error
-      if (error.kind === "incomplete-parts" || error.kind === "not-uploaded") throw new Again(error.message, false)
-      if (error.kind === "upload-lost") throw new Again("The store had lost what was sent, so it begins anew.", true)
+      if (error.kind === "incomplete-parts" || error.kind === "not-uploaded") {
+        throw new StartAgain(error.message, false)
+      }
+      if (error.kind === "upload-lost") {
+        throw new StartAgain("The store had lost the upload. It starts again.", true)
+      }
       throw error
     }
   }
 
-  /** What the server says it is. @param {Record<string, any>} known the file's metadata, or as much of it as an event has */
+  /**
+   * Apply the state that the server reports. A settled upload stays as it is.
+   * @param {Known} known
+   * @param {string} note
+   */
   settle(known, note = "") {
     if (SETTLED.has(this.state)) return
     if (known.state === "ready") {
-      this.hash = known.hash
+      this.hash = known.hash ?? ""
       this.sent = this.file.size
       this.change("ready", note)
     } else if (known.state === "rejected") {
@@ -222,7 +245,8 @@ export class Upload extends EventTarget {
     } else if (known.state === "deleted" || known.state === "expired") {
       this.controller.abort()
       void forget(this.identity)
-      this.change("failed", known.state === "deleted" ? "The file was deleted meanwhile." : "The time for its upload has ended. Send it again.")
+      const expired = "The time for its upload has ended. Send it again."
+      this.change("failed", known.state === "deleted" ? "The file was deleted." : expired)
     } else if (known.state === "verifying" && !this.isRunning) this.change("proving", note)
   }
 
@@ -232,9 +256,12 @@ export class Upload extends EventTarget {
     this.change("paused", "")
   }
 
-  /** Into the queue again. @param {boolean} anew as another file, whatever was sent before */
-  async queue(anew = false) {
-    if (anew || this.state === "rejected") await this.beginAnew("")
+  /**
+   * Put the upload into the queue again.
+   * @param {boolean} asNewFile send everything again, as a new file at the server
+   */
+  async queue(asNewFile = false) {
+    if (asNewFile || this.state === "rejected") await this.dropProgress("")
     this.wasThere = false
     this.change("waiting", "")
   }
@@ -243,10 +270,14 @@ export class Upload extends EventTarget {
     this.controller.abort()
     this.change("cancelled", "")
     await forget(this.identity)
-    if (this.id) await this.api.retry("DELETE", `files/${this.id}`, { signal: AbortSignal.timeout(60_000) })
+    const signal = AbortSignal.timeout(CANCEL_MILLISECONDS)
+    if (this.id) await this.api.retry("DELETE", `files/${this.id}`, { signal })
   }
 
-  /** Never backwards within a run: what is sent again is not shown again. @param {number} sent */
+  /**
+   * Record how many bytes were sent. The number never falls, even if bytes are sent again.
+   * @param {number} sent
+   */
   progress(sent) {
     this.sent = Math.min(this.file.size, Math.max(this.sent, sent))
     this.dispatchEvent(new Event("progress"))
@@ -254,22 +285,7 @@ export class Upload extends EventTarget {
 
   /** @type {import("./retries.js").Say} */
   say = (waiting) => {
-    if (waiting === null) this.hindrance = ""
-    else if (waiting.offline) this.hindrance = "This device is offline: goes on by itself when the network is back."
-    else this.hindrance = `${sayUnavailable(waiting.error)}: tries again by itself.${waiting.tries > MOST_SILENT_TRIES ? LASTING : ""}`
+    this.hindrance = sayWaiting(waiting)
     this.dispatchEvent(new Event("change"))
   }
-}
-
-/** @param {unknown} error */
-function sayFailure(error) {
-  if (error instanceof DOMException && (error.name === "NotReadableError" || error.name === "NotFoundError")) {
-    return "The file cannot be read any more: it was changed, moved or removed on this device. Choose it again."
-  }
-  return sayError(error)
-}
-
-/** 128 random bits; `crypto.randomUUID` is missing over plain http. */
-function makeKey() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("")
 }

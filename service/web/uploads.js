@@ -1,52 +1,73 @@
 /**
- * All files of this page that are on their way: a queue, a few at once.
+ * The queue of this page's uploads. A few of them run at once.
  *
- * Events: `added`, `removed`, `change` (an upload's state), `progress`. `detail` is the upload.
+ * Events: `added`, `removed`, `change` (of an upload's state), `progress`. `detail` is the upload.
  */
 
 import { SETTLED, Upload } from "./upload.js"
 
-const FILES_AT_ONCE = 4
+export const FILES_AT_ONCE = 4
 
 /** @typedef {{file: File, path: string}} Chosen */
 
+/**
+ * @typedef {object} Totals
+ * @property {number} count
+ * @property {number} bytes without failed and rejected uploads
+ * @property {number} sent without failed and rejected uploads
+ * @property {Record<string, number>} states how many uploads are in each state
+ */
+
 export class Uploads extends EventTarget {
-  /** @param {import("./api.js").Api} api */
-  constructor(api) {
+  /**
+   * @param {Pick<import("./api.js").Api, "retry">} api
+   * @param {import("./sending.js").Deliver} [deliver]
+   */
+  constructor(api, deliver) {
     super()
     this.api = api
+    this.deliver = deliver
     this.all = /** @type {Upload[]} */ ([])
-    this.running = new Set()
+    this.running = /** @type {Set<Upload>} */ (new Set())
   }
 
-  /** How many were taken; one that is under way already is not taken twice. @param {Chosen[]} chosen */
+  /**
+   * Queue the chosen files, and return how many were queued. A file that is already in progress is
+   * not queued again.
+   * @param {Chosen[]} chosen
+   */
   add(chosen) {
-    const underWay = new Set(this.all.filter((upload) => !SETTLED.has(upload.state)).map((upload) => upload.identity))
-    let taken = 0
+    const unsettled = this.all.filter((upload) => !SETTLED.has(upload.state))
+    const inProgress = new Set(unsettled.map((upload) => upload.identity))
+    let added = 0
     for (const { file, path } of chosen) {
-      const upload = new Upload(this.api, file, path)
-      if (underWay.has(upload.identity)) continue
-      underWay.add(upload.identity)
+      const upload = new Upload(this.api, file, path, this.deliver)
+      if (inProgress.has(upload.identity)) continue
+      inProgress.add(upload.identity)
       this.all.push(upload)
       this.watch(upload)
-      taken++
+      added++
     }
     this.fill()
-    return taken
+    return added
   }
 
   /** @param {Upload} upload */
   watch(upload) {
-    upload.addEventListener("change", () => this.tell("change", upload))
-    upload.addEventListener("progress", () => this.tell("progress", upload))
-    this.tell("added", upload)
+    upload.addEventListener("change", () => this.dispatch("change", upload))
+    upload.addEventListener("progress", () => this.dispatch("progress", upload))
+    this.dispatch("added", upload)
   }
 
-  /** @param {string} type @param {Upload} upload */
-  tell(type, upload) {
+  /**
+   * @param {string} type
+   * @param {Upload} upload
+   */
+  dispatch(type, upload) {
     this.dispatchEvent(new CustomEvent(type, { detail: upload }))
   }
 
+  /** Start waiting uploads while there are free places. */
   fill() {
     for (const upload of this.all) {
       if (this.running.size >= FILES_AT_ONCE) return
@@ -68,56 +89,71 @@ export class Uploads extends EventTarget {
     this.fill()
   }
 
-  /** Resume, retry, or send again. @param {Upload} upload @param {boolean} anew */
-  async queue(upload, anew = false) {
-    await upload.queue(anew)
+  /**
+   * Queue an upload again, to resume it, to try it again, or to send it as a new file.
+   * @param {Upload} upload
+   * @param {boolean} asNewFile
+   */
+  async queue(upload, asNewFile = false) {
+    await upload.queue(asNewFile)
     this.fill()
   }
 
   /** @param {Upload} upload */
   async cancel(upload) {
-    const done = upload.cancel()
+    const cancelled = upload.cancel()
     this.remove([upload])
-    await done
+    await cancelled
   }
 
   pauseAll() {
     for (const upload of this.all) upload.pause()
   }
 
-  /** Those that were paused. */
-  async resumeAll() {
-    for (const upload of this.all) if (upload.state === "paused") await upload.queue()
+  resumeAll() {
+    return this.queueAll("paused")
+  }
+
+  retryAll() {
+    return this.queueAll("failed")
+  }
+
+  /** @param {string} state */
+  async queueAll(state) {
+    for (const upload of this.all) {
+      if (upload.state === state) await upload.queue()
+    }
     this.fill()
   }
 
-  async retryAll() {
-    for (const upload of this.all) if (upload.state === "failed") await upload.queue()
-    this.fill()
-  }
-
-  /** Whatever is not over. @returns {Promise<unknown>} */
+  /**
+   * Cancel the uploads whose bytes are not all sent. The others are the server's now.
+   * @returns {Promise<unknown>}
+   */
   cancelAll() {
-    const open = this.all.filter((upload) => !SETTLED.has(upload.state) && upload.state !== "proving")
-    const done = Promise.allSettled(open.map((upload) => upload.cancel()))
-    this.remove(open)
-    return done
+    const unsent = this.all.filter(isUnsent)
+    const cancelled = Promise.allSettled(unsent.map((upload) => upload.cancel()))
+    this.remove(unsent)
+    return cancelled
   }
 
-  /** Takes away what is proved: it stands among the files. */
+  /** Remove the uploads that are ready. The list of files shows them. */
   clear() {
     this.remove(this.all.filter((upload) => upload.state === "ready"))
   }
 
-  /** @param {Upload[]} gone */
-  remove(gone) {
-    const taken = new Set(gone)
-    this.all = this.all.filter((upload) => !taken.has(upload))
-    for (const upload of gone) this.tell("removed", upload)
+  /** @param {Upload[]} uploads */
+  remove(uploads) {
+    const removed = new Set(uploads)
+    this.all = this.all.filter((upload) => !removed.has(upload))
+    for (const upload of uploads) this.dispatch("removed", upload)
     this.fill()
   }
 
-  /** @param {string} id @returns {Upload | undefined} */
+  /**
+   * @param {string} id
+   * @returns {Upload | undefined}
+   */
   byId(id) {
     return this.all.find((upload) => upload.id === id)
   }
@@ -126,19 +162,26 @@ export class Uploads extends EventTarget {
     return this.all.filter((upload) => upload.state === "proving")
   }
 
+  /** Whether closing the page would interrupt an upload. */
   get isBusy() {
-    return this.all.some((upload) => !SETTLED.has(upload.state) && upload.state !== "proving")
+    return this.all.some(isUnsent)
   }
 
-  /** How far all of it is. */
+  /** @returns {Totals} */
   sum() {
-    const sums = { count: this.all.length, bytes: 0, sent: 0, states: /** @type {Record<string, number>} */ ({}) }
+    /** @type {Totals} */
+    const totals = { count: this.all.length, bytes: 0, sent: 0, states: {} }
     for (const upload of this.all) {
-      sums.states[upload.state] = (sums.states[upload.state] ?? 0) + 1
+      totals.states[upload.state] = (totals.states[upload.state] ?? 0) + 1
       if (upload.state === "failed" || upload.state === "rejected") continue
-      sums.bytes += upload.file.size
-      sums.sent += upload.sent
+      totals.bytes += upload.file.size
+      totals.sent += upload.sent
     }
-    return sums
+    return totals
   }
+}
+
+/** @param {Upload} upload */
+function isUnsent(upload) {
+  return !SETTLED.has(upload.state) && upload.state !== "proving"
 }

@@ -1,68 +1,93 @@
 /**
- * Asks what became of files that are being proved: all the time where the server has no stream of events, else now and then, because an
- * event is a hint that may be lost.
+ * Polling for the verdicts on uploaded files. Without a stream of events, the page polls all the
+ * time. With one, it polls only now and then, because an event is a hint that may be lost.
  */
 
 import { Refused } from "./api.js"
-import { pause } from "./retries.js"
+import { BROWSER } from "./retries.js"
 
-const ASKED_AT_ONCE = 2
+const POLLS_AT_ONCE = 2
 const WAIT_SECONDS = 10
 const LOOK_MILLISECONDS = 500
 const SELDOM_MILLISECONDS = 30_000
 
-export class Proofs {
-  /** @param {import("./api.js").Api} api @param {import("./uploads.js").Uploads} uploads @param {import("./events.js").Events} events */
-  constructor(api, uploads, events) {
+/** @typedef {import("./upload.js").Upload} Upload */
+
+export class Verification {
+  /**
+   * @param {Pick<import("./api.js").Api, "retry">} api
+   * @param {Pick<import("./uploads.js").Uploads, "proving">} uploads
+   * @param {Pick<import("./events.js").Events, "isMissing">} events
+   * @param {import("./retries.js").Environment} environment
+   */
+  constructor(api, uploads, events, environment = BROWSER) {
     this.api = api
     this.uploads = uploads
     this.events = events
-    this.asked = new Set()
+    this.environment = environment
+    this.polled = /** @type {Set<Upload>} */ (new Set())
     this.controller = new AbortController()
   }
 
-  /** Until `close`. */
+  /** Poll until `close` is called. */
   open() {
     this.controller = new AbortController()
-    for (let lane = 0; lane < ASKED_AT_ONCE; lane++) void this.askOneByOne(lane, this.controller.signal)
+    for (let lane = 0; lane < POLLS_AT_ONCE; lane++) {
+      void this.pollRepeatedly(lane, this.controller.signal)
+    }
   }
 
   close() {
     this.controller.abort()
   }
 
-  /** @param {number} lane @param {AbortSignal} signal */
-  async askOneByOne(lane, signal) {
+  /**
+   * @param {number} lane the lanes poll at different intervals
+   * @param {AbortSignal} signal
+   */
+  async pollRepeatedly(lane, signal) {
+    const interval = SELDOM_MILLISECONDS * (lane + 1)
+    let polledAt = performance.now()
     try {
-      for (let askedAt = performance.now(); ; ) {
-        await pause(LOOK_MILLISECONDS, signal)
+      for (;;) {
+        await this.environment.pause(LOOK_MILLISECONDS, signal)
         const { isMissing } = this.events
-        if (!isMissing && performance.now() < askedAt + SELDOM_MILLISECONDS * (lane + 1)) continue
-        askedAt = performance.now()
-        for (const upload of this.uploads.proving) await this.ask(upload, isMissing ? WAIT_SECONDS : 0, signal)
+        if (!isMissing && performance.now() < polledAt + interval) continue
+        polledAt = performance.now()
+        for (const upload of this.uploads.proving) {
+          await this.poll(upload, isMissing ? WAIT_SECONDS : 0, signal)
+        }
       }
     } catch (error) {
       if (!signal.aborted) throw error
     }
   }
 
-  /** Everything that is being proved, at once: events were missed. */
-  async askAll() {
+  /** Poll once for every upload without a verdict, because events were missed. */
+  async pollAll() {
     const { signal } = this.controller
-    for (const upload of this.uploads.proving) await this.ask(upload, 0, signal)
+    for (const upload of this.uploads.proving) await this.poll(upload, 0, signal)
   }
 
-  /** @param {import("./upload.js").Upload} upload @param {number} wait seconds @param {AbortSignal} signal */
-  async ask(upload, wait, signal) {
-    if (this.asked.has(upload) || upload.state !== "proving") return
-    this.asked.add(upload)
+  /**
+   * Read the state of an upload's file, and apply it to the upload. The uploads for which a poll is
+   * in progress, and those that have a verdict, are skipped.
+   * @param {Upload} upload
+   * @param {number} wait how many seconds the server may wait for the verdict
+   * @param {AbortSignal} signal
+   */
+  async poll(upload, wait, signal) {
+    if (this.polled.has(upload) || upload.state !== "proving") return
+    this.polled.add(upload)
     try {
-      upload.settle(await this.api.retry("GET", `files/${upload.id}/metadata?wait=${wait}`, { signal }))
+      const path = `files/${upload.id}/metadata?wait=${wait}`
+      upload.settle(await this.api.retry("GET", path, { signal }))
     } catch (error) {
       if (!(error instanceof Refused)) throw error
-      if (error.status === 404) upload.settle({ state: "deleted" }) // and so long ago that its row is gone
+      // A 404 means that the file was deleted long ago, and that its row is gone.
+      if (error.status === 404) upload.settle({ state: "deleted" })
     } finally {
-      this.asked.delete(upload)
+      this.polled.delete(upload)
     }
   }
 }

@@ -1,54 +1,91 @@
 /**
- * Words for numbers, times, states, and errors with what to do next. Headings and labels are in index.html; a sentence about one thing
- * is in the module that shows it.
+ * Words for numbers, times, states and errors. The text of an error says what to do next. Headings
+ * and labels are in index.html, and other texts are in the modules that show them.
  */
 
 import { Refused, Unreachable } from "./api.js"
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"]
+/** How many tries an upload makes before the page suggests to ask the administrator. */
+const MOST_SILENT_TRIES = 5
 
-/** What the API calls a state, for people. */
-export const STATES = /** @type {Record<string, string>} */ ({
-  pending: "Waiting for its bytes",
+/** @type {Record<string, string>} */
+export const STATES = {
+  pending: "Waiting for upload",
   verifying: "Verifying",
   ready: "Ready",
   rejected: "Rejected",
   damaged: "Damaged",
   expired: "Expired",
   deleted: "Deleted",
-})
+}
 
-const REASONS = /** @type {Record<string, string>} */ ({
-  "size-mismatch": "What arrived has another size than announced. Send the file again.",
-  "digest-mismatch": "What arrived is not what was announced: its SHA-256 differs. Send the file again, and look at the way it takes.",
-  "content-type-mismatch": "What arrived has another type than announced. Send the file again.",
-  unverifiable: "The store could not read back what arrived. Send the file again; if it stays, tell whoever runs the store.",
-})
+/** @type {Record<string, string>} */
+const REASONS = {
+  "size-mismatch": "The uploaded data has a different size than declared. Send the file again.",
+  "digest-mismatch":
+    "The uploaded data is not what was declared: its SHA-256 differs. Send the file again. If this" +
+    " happens again, check the network for a device that alters data.",
+  "content-type-mismatch":
+    "The uploaded data has a different type than declared. Send the file again.",
+  unverifiable:
+    "The store could not read the uploaded data back. Send the file again. If this happens again," +
+    " tell the administrator of the store.",
+}
+const UNKNOWN_REASON = "The file was rejected. Send it again."
 
-const PROBLEMS = /** @type {Record<string, string>} */ ({
-  unauthorized: "The key is not known here: it is wrong, was revoked, or has expired. Sign in with another one.",
-  gone: "The file is gone: it was deleted, or the time for its upload has ended. Send it again as a new one.",
-  "not-found": "There is no such file any more, or it is somebody else's.",
-  "not-ready": "The file is not proved yet. Wait until it is ready.",
-  "links-not-available": "This server makes no links: whoever runs it has to set ASSAY_LINK_SECRET.",
-  "internal-error": "A fault of the server's own; its log has it. Try again, and report it if it stays.",
-  "file-damaged": "The proved object is gone or altered at the store. Tell whoever runs it.",
-})
+/** @type {Record<string, string>} */
+const PROBLEMS = {
+  unauthorized:
+    "The server does not accept this key: it is wrong, was revoked, or has expired. Sign in with" +
+    " another one.",
+  gone: "The file was deleted, or the time for its upload has ended. Send it again as a new file.",
+  "not-found": "The file no longer exists, or it belongs to another owner.",
+  "not-ready": "The file is not verified yet. Wait until it is ready.",
+  "links-not-available":
+    "This server creates no links. Its administrator has to set ASSAY_LINK_SECRET.",
+  "internal-error":
+    "The server failed, and its log has the reason. Try again. If this happens again, report it to" +
+    " the administrator.",
+  "file-damaged": "The stored file is missing or was altered. Tell the administrator.",
+}
+
+/**
+ * The beginning and the end of a sentence about each field of a declaration. The server's detail
+ * goes between them.
+ * @type {Record<string, [string, string]>}
+ */
+const FIELDS = {
+  filename: ["The file name", "Rename the file on this device, then choose it again."],
+  metadata: ["The path", "Move the folder to a shorter path, or send the file alone."],
+  size: ["The file is too large for this server:", "Ask the administrator for a higher limit."],
+  content_type: ["The type", "Give the file another extension, then choose it again."],
+}
 
 /** @param {number} bytes */
 export function sayBytes(bytes) {
   let unit = 0
   let value = bytes
-  while (value >= 1024 && unit < UNITS.length - 1) [value, unit] = [value / 1024, unit + 1]
+  while (value >= 1024 && unit < UNITS.length - 1) {
+    value /= 1024
+    unit++
+  }
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${UNITS[unit]}`
 }
 
-/** @param {number} count @param {string} one @param {string} many */
+/**
+ * @param {number} count
+ * @param {string} one
+ * @param {string} many
+ */
 export function sayCount(count, one, many = `${one}s`) {
   return `${count.toLocaleString("en")} ${count === 1 ? one : many}`
 }
 
-/** Time left, no finer than it can be known. @param {number} seconds */
+/**
+ * Return the remaining time, rounded to what can be estimated. Return "" if it is not known.
+ * @param {number} seconds
+ */
 export function sayLeft(seconds) {
   if (!Number.isFinite(seconds)) return ""
   if (seconds < 10) return "a few seconds left"
@@ -63,49 +100,91 @@ export function sayTime(time) {
   return new Date(time).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" })
 }
 
-/** @param {{reason: string, detail: string} | null} rejection */
+/** @param {import("./api.js").Rejection | null | undefined} rejection */
 export function sayRejection(rejection) {
-  if (!rejection) return "The file was rejected. Send it again."
-  const reason = REASONS[rejection.reason] ?? "The file was rejected. Send it again."
+  if (!rejection) return UNKNOWN_REASON
+  const reason = REASONS[rejection.reason] ?? UNKNOWN_REASON
   return rejection.detail ? `${reason} (${rejection.detail})` : reason
 }
 
-/** What went wrong and what to do next. @param {unknown} error */
+/** @param {unknown} error */
 export function sayError(error) {
-  if (error instanceof Unreachable) return `${capitalise(error.message)}. Check the network, then try again.`
+  if (error instanceof Unreachable) {
+    return `${capitalise(error.message)}. Check the network, then try again.`
+  }
   if (error instanceof Refused) return sayRefusal(error)
   return error instanceof Error ? capitalise(error.message) : String(error)
 }
 
-/** What the API says of a field, for somebody who has never seen one. */
-const FIELDS = /** @type {Record<string, [string, string]>} */ ({
-  filename: ["Its name", "Rename the file on this device, then choose it again."],
-  metadata: ["Its path", "Move the folder to a shorter path, or send the file alone."],
-  size: ["It is too large for this server:", "Ask whoever runs it for more."],
-  content_type: ["Its type", "Rename the file with another ending, then choose it again."],
-})
-
 /** @param {Refused} refused */
 function sayRefusal(refused) {
   const [wrong] = refused.problem.errors ?? []
-  if (wrong && FIELDS[wrong.field]) return `${FIELDS[wrong.field][0]} ${wrong.detail}. ${FIELDS[wrong.field][1]}`
-  if (refused.kind === "file-rejected") return sayRejection({ reason: refused.problem.reason, detail: "" })
+  if (wrong && FIELDS[wrong.field]) {
+    const [beginning, advice] = FIELDS[wrong.field]
+    return `${beginning} ${wrong.detail}. ${advice}`
+  }
+  if (refused.kind === "file-rejected") {
+    return sayRejection({ reason: refused.problem.reason ?? "", detail: "" })
+  }
   if (PROBLEMS[refused.kind]) return PROBLEMS[refused.kind]
-  if (refused.isPassing) return `The server cannot answer now (${refused.message}). Try again in a moment.`
+  if (refused.isTransient) {
+    return `The server cannot answer now (${refused.message}). Try again in a moment.`
+  }
   return `${capitalise(refused.message)}.`.replace(/\.\.$/, ".")
 }
 
-/** The store's answer to a PUT. @param {number} status @param {string} code the store's own word */
-export function sayStoreRefusal(status, code) {
-  const said = `the store refused the bytes (${code || status})`
-  if (/SHA256Mismatch|BadDigest/.test(code)) return `${said}: they changed on the way, or the file changed while it was sent. Try again`
-  if (status === 403) return `${said}, with fresh URLs too. If the clock of this device or of the store is wrong, set it; else tell whoever runs it`
-  return `${said}. Try again; if it stays, tell whoever runs the store`
+/**
+ * Return why an upload failed.
+ * @param {unknown} error
+ */
+export function sayFailure(error) {
+  const isUnreadable =
+    error instanceof DOMException &&
+    (error.name === "NotReadableError" || error.name === "NotFoundError")
+  if (!isUnreadable) return sayError(error)
+  return (
+    "The file can no longer be read: it was changed, moved or removed on this device." +
+    " Choose it again."
+  )
 }
 
-/** Why something waits. @param {Error} error */
-export function sayUnavailable(error) {
-  return capitalise(error instanceof Refused ? `the server cannot answer now (${error.message})` : error.message)
+/**
+ * Return what a final error status of the store means.
+ * @param {number} status
+ * @param {string} code the store's name of the error, or ""
+ */
+export function sayStoreRefusal(status, code) {
+  const refusal = `The store refused the data (${code || status})`
+  if (/SHA256Mismatch|BadDigest/.test(code)) {
+    return `${refusal}: it was altered on the way, or the file changed meanwhile. Try again.`
+  }
+  if (status === 403) {
+    return (
+      `${refusal}, although the URLs were new. Check the clocks of this device and of the store.` +
+      " If both are right, tell the administrator."
+    )
+  }
+  return `${refusal}. Try again. If this happens again, tell the administrator of the store.`
+}
+
+/**
+ * Return why an upload waits. Return "" if it does not wait.
+ * @param {import("./retries.js").Waiting | null} waiting
+ */
+export function sayWaiting(waiting) {
+  if (waiting === null) return ""
+  const { offline, error, tries } = waiting
+  if (offline) {
+    return "This device is offline. The upload continues automatically when the network is back."
+  }
+  const cause =
+    error instanceof Refused ? `the server cannot answer now (${error.message})` : error.message
+  const advice =
+    tries > MOST_SILENT_TRIES
+      ? " If this continues, tell the administrator: the store must be reachable from here, and" +
+        " it must allow this page."
+      : ""
+  return `${capitalise(cause)}. Retrying automatically.${advice}`
 }
 
 /** @param {string} text */

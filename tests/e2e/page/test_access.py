@@ -62,7 +62,7 @@ async def test_axe_finds_nothing_serious(
 ) -> None:
     page = looked_at.page
     await looked_at.enter("no key")
-    await expect(page.get_by_role("alert")).to_contain_text("no key")
+    await expect(page.get_by_role("alert")).to_contain_text("not an API key")
     await check_with_axe(page)
     await looked_at.sign_in(owner.key)
     await expect(page.locator("#teaching")).to_be_visible()
@@ -170,7 +170,7 @@ async def test_what_happens_is_told_to_those_who_listen(signed_in: Screen, tmp_p
     said = signed_in.page.get_by_role("status").and_(signed_in.page.locator("#said"))
     paths = [write_file(tmp_path / f"{number}.txt", 10) for number in range(3)]
     await signed_in.choose(*paths)
-    await expect(said).to_contain_text("proved, ready")
+    await expect(said).to_contain_text("proved and ready")
     await expect(
         signed_in.page.get_by_role("progressbar", name="Sent of all files")
     ).to_be_visible()

@@ -194,7 +194,7 @@ async def test_what_was_proved_before_a_reload_is_not_sent_again(
     await signed_in.choose_folder(tmp_path / "album")
     await signed_in.wait_for("ready", 4)
     assert len(signed_in.puts()) == sent + 1
-    await expect(signed_in.upload("1.bin").locator(".status")).to_contain_text("is there already")
+    await expect(signed_in.upload("1.bin").locator(".status")).to_contain_text("already stored")
     await signed_in.upload("1.bin").get_by_role("button", name="Send again").click()
     await expect(signed_in.upload("1.bin").locator(".status")).to_have_text(
         f"Ready, SHA-256 {digest_file(paths[1])}"
@@ -259,7 +259,7 @@ async def test_a_store_that_is_away_is_said_and_asked_again(
     await stop_in_the_middle(cuttable, film, client)
     cuttable.store.cut()
     await expect(cuttable.screen.upload("film.mp4").locator(".status")).to_contain_text(
-        "tries again by itself"
+        "Retrying automatically"
     )
     cuttable.store.restore()
     cuttable.store.fail()

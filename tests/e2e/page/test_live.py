@@ -29,7 +29,7 @@ async def test_what_others_do_is_seen_without_asking(
     await expect(signed_in.page.locator("#teaching")).to_be_visible()
     declared = await declare(client, BODY, filename="elsewhere.txt")
     pill = signed_in.file("elsewhere.txt").locator(".pill")
-    await expect(pill).to_have_text("Waiting for its bytes")
+    await expect(pill).to_have_text("Waiting for upload")
     await put(declared, BODY)
     await expect(pill).to_have_text("Ready")
     await expect(

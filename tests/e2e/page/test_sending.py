@@ -146,7 +146,7 @@ async def test_a_name_that_cannot_be_is_said_in_words(signed_in: Screen, tmp_pat
     await signed_in.choose(write_file(tmp_path / "a\r\nb.txt", 10))
     await signed_in.wait_for("failed")
     await expect(signed_in.uploads("failed").locator(".status")).to_have_text(
-        "Failed: Its name holds a control character: send printable characters only. Rename the file on this device, then choose it again."
+        "Failed: The file name holds a control character: send printable characters only. Rename the file on this device, then choose it again."
     )
 
 

@@ -58,7 +58,7 @@ async def test_by_choice_it_is_remembered_on_this_device_until_somebody_signs_ou
 @pytest.mark.parametrize("text", ["", "password", "assay_short", "Bearer assay_" + "a" * 43])
 async def test_what_is_no_key_is_refused_at_once(screen: Screen, text: str) -> None:
     await screen.enter(text)
-    await expect(screen.page.get_by_role("alert")).to_contain_text("That is no key")
+    await expect(screen.page.get_by_role("alert")).to_contain_text("not an API key")
     await expect(screen.page.locator("#key")).to_be_focused()
     assert not [
         request for request in screen.requests if request.url.startswith(f"{screen.url}/files")
@@ -70,7 +70,7 @@ async def test_a_key_that_nobody_has_is_refused_in_words(screen: Screen) -> None
     keep_secret([key])
     await screen.enter(key)
     await expect(screen.page.get_by_role("alert")).to_contain_text(
-        "The key is not known here: it is wrong, was revoked, or has expired"
+        "The server does not accept this key: it is wrong, was revoked, or has expired"
     )
     assert await screen.page.evaluate(PLACES) == [0, 0, ""]
 
@@ -117,7 +117,7 @@ async def test_a_key_revoked_in_the_middle_of_an_upload_asks_for_another_and_goe
     await until(is_held)
     await revoke(resources, owner)
     cuttable.store.restore()
-    await expect(screen.page.get_by_role("alert")).to_contain_text("what was under way goes on")
+    await expect(screen.page.get_by_role("alert")).to_contain_text("to continue the uploads")
     other = run_apart(new_key(api.settings, owner.name, scopes=("read", "write"), expires_in=None))
     keep_secret([other])
     await screen.enter(other)
