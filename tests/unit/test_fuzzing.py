@@ -108,7 +108,7 @@ def test_an_exchange_that_is_right_is_no_finding() -> None:
     ],
 )
 def test_a_second_answer_is_a_finding(data: bytes, answer: bytes) -> None:
-    with answering(answer) as url, pytest.raises(BadAnswer, match="behind the last answer"):
+    with answering(answer) as url, pytest.raises(BadAnswer, match="after the last answer"):
         collect(url, data)
 
 
