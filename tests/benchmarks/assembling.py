@@ -64,9 +64,9 @@ def measure(ground: Ground) -> list[Figure]:
 
 
 def has_room(folder: Path, free: int) -> bool:
-    """Return whether the disk has the room again that deleted objects occupied.
+    """Return whether the disk space of the deleted objects is free again.
 
-    The store empties its trash later. Without a wait, 6 GiB per copy would fill the disk.
+    The store empties its trash later. Without a wait, the deleted copies would fill the disk.
     """
     return shutil.disk_usage(folder).free > free - GIB
 

@@ -68,7 +68,7 @@ def measure(ground: Ground) -> list[Figure]:
         }
         for number in range(rounds + 1):
             for name in sides if number % 2 else reversed(list(sides)):
-                os.sync()  # write out what the other side has left to be written
+                os.sync()  # flush what the other side has written
                 value = sides[name]()
                 found[name] += [value] if number else []
     body.unlink()

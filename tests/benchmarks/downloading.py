@@ -59,7 +59,6 @@ def measure_speed(ground: Ground) -> list[Figure]:
 
 
 def upload(site: Site, size: int) -> Any:
-    """Upload random bytes and return the metadata of the file, which is ready."""
     body = make_file(site.ground.folder / "download.bin", size)
     declared = site.declare(size)
     curl(declared["upload"]["url"], headers=declared["upload"]["headers"], body=body)

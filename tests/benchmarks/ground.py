@@ -108,7 +108,6 @@ class Site:
         return self.start("service", "worker", url=None)
 
     def start_neighbour(self, which: str) -> str:
-        """Start an application of neighbours.py and return its address."""
         url = f"http://127.0.0.1:{free_port()}"
         self.start("tests.benchmarks.neighbours", which, url.rpartition(":")[2], url=url)
         return url
@@ -158,7 +157,6 @@ class Site:
         return process.pid
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Send one request with the owner's key, and return the JSON of the answer."""
         answer = httpx.request(method, self.url + path, headers=self.headers, json=body, timeout=90)
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
@@ -183,7 +181,7 @@ class Site:
 
 @contextmanager
 def open_ground(*, quick: bool) -> Iterator[Ground]:
-    """Start the servers. Raises NotPossible if a program or room on the disk is missing."""
+    """Start the servers. Raises NotPossible if a program or disk space is missing."""
     binary = genuine_minio()
     if binary is None:
         raise NotPossible(
@@ -198,7 +196,7 @@ def open_ground(*, quick: bool) -> Iterator[Ground]:
     ):
         folder = Path(name)
         check_disk(folder)
-        folder.chmod(0o711)  # if this is root, PostgreSQL runs as the user `nobody`
+        folder.chmod(0o711)  # as root, PostgreSQL is run as the user `nobody`
         webhook = Webhook(f"http://127.0.0.1:{free_port()}/webhooks/minio", secrets.token_hex(16))
         store = stack.enter_context(
             start_test_store("minio", folder / "store", {WEBHOOK_ID: webhook})
@@ -222,7 +220,7 @@ def check_disk(folder: Path) -> None:
 
 
 def make_hand(deployment: Deployment) -> Hand:
-    """Return a hand with root's credentials, and make its bucket beside those of the service."""
+    """Return a Hand with root's credentials, and create its bucket beside those of the service."""
     signer = Signer(
         deployment.s3_endpoint,
         access_key=deployment.s3_root_access_key,

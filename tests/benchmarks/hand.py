@@ -44,7 +44,6 @@ class Hand:
         )
 
     def put(self, key: str, body: bytes) -> bytes:
-        """Return the bytes of a PUT request."""
         return make_request("PUT", self.sign("PUT", key), body=body)
 
     def get(self, key: str) -> bytes:

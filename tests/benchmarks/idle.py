@@ -130,7 +130,7 @@ def serving(ground: Ground, connections: int) -> Iterator[tuple[str, int]]:
 
 
 def observe(url: str, pid: int, work: Callable[[], Coroutine[Any, Any, None]]) -> Observed:
-    """Run the work while another client, in its own thread, sends requests all the time."""
+    """Run the work while another client, in its own thread, sends requests continuously."""
     before, cpu = read_resident_bytes(pid), read_cpu_seconds([pid])
     waited: list[float] = []
     end = threading.Event()
@@ -195,7 +195,7 @@ async def open_socket(url: str) -> socket.socket:
 
 
 async def send_all(one: socket.socket, data: bytes) -> None:
-    """Send the data. An end by the server is expected, because it refuses an endless head."""
+    """Send the data. The server may close the connection, because it refuses an endless head."""
     try:
         await asyncio.get_running_loop().sock_sendall(one, data)
     except ConnectionError:

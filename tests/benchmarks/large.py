@@ -39,7 +39,7 @@ def measure(ground: Ground) -> list[Figure]:
         ]
         for number in range(rounds + 1):
             for side in sides if number % 2 else sides[::-1]:
-                os.sync()  # write out what the other side has left to be written
+                os.sync()  # flush what the other side has written
                 for name, value in side().items():
                     found[name] += [value] if number else []
     body.unlink()

@@ -57,7 +57,6 @@ def measure(ground: Ground) -> list[Figure]:
 
 
 def start(site: Site, side: str) -> tuple[str, int]:
-    """Start one side, and return its address and its process id."""
     url = f"http://127.0.0.1:{free_port()}"
     return url, site.start("tests.benchmarks.neighbours", side, url.rpartition(":")[2], url=url)
 
@@ -86,7 +85,7 @@ def declare(site: Site, url: str, count: int) -> float:
 
 def upload(site: Site, url: str, body: Path) -> float:
     """Upload the body and delete the object again. Return the seconds of the upload."""
-    os.sync()  # write out what the other side has left to be written
+    os.sync()  # flush what the other side has written
     seconds, file = stream(url, site, body)
     answer = httpx.delete(
         site.hand.sign("DELETE", file["minio_object_name"], bucket=site.settings.vault_bucket),

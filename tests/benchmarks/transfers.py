@@ -67,7 +67,7 @@ def measure(ground: Ground) -> list[Figure]:
 
 
 def alternate_settled(sides: Mapping[str, Side], *, rounds: int) -> dict[str, Series]:
-    """Measure as `alternate` does, and write out the disk's caches before each side."""
+    """Measure as `alternate` does, and flush the file system's buffers before each side."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name in sides if number % 2 else reversed(list(sides)):
@@ -79,7 +79,6 @@ def alternate_settled(sides: Mapping[str, Side], *, rounds: int) -> dict[str, Se
 
 
 def measure_get(site: Site, body: Path, peaks: Peaks, rounds: int) -> dict[str, Series]:
-    """Compare downloads of one file."""
     with Client(site.url, site.key) as client:
         file = client.upload(body)
     target = site.ground.folder / "received.bin"

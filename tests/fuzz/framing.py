@@ -83,7 +83,6 @@ def declared_size(request: Framed) -> int | None:
 
 
 def read_requests(data: bytes) -> Reading:
-    """Return the requests in all bytes of one connection."""
     requests: list[Framed] = []
     at = skip_empty_lines(data, 0)
     while at < len(data):

@@ -95,7 +95,6 @@ class Fuzzer:
         )
 
     def run(self, numbers: Iterator[int], *, seconds: float) -> Tally:
-        """Try the cases of these numbers until the time is up."""
         deadline = time.monotonic() + seconds
         for number in numbers:
             if time.monotonic() > deadline:

@@ -138,11 +138,9 @@ class FaultyWorker:
         return self.task is not None and not self.task.done()
 
     async def wake(self) -> None:
-        """Open the gate and verify the file to the end."""
         assert self.task is not None
         self.gate.opened.set()
         await self.task
 
     async def land(self) -> None:
-        """Let the late requests take effect."""
         await self.vault.land()

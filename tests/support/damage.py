@@ -17,7 +17,7 @@ async def make_damaged(pool: asyncpg.Pool, file_id: UUID | str) -> None:
 
 
 def damage_on_disk(folder: Path, key: str, body: bytes) -> bool:
-    """Overwrite some bytes of an object below `folder`, the data of a genuine MinIO.
+    """Overwrite some bytes of an object in a genuine MinIO whose data are below `folder`.
 
     Return whether the bytes were found.
     """

@@ -40,12 +40,11 @@ def statuses(findings: list[Finding]) -> dict[str, str]:
 
 
 async def examine_all(resources: Resources) -> dict[str, Finding]:
-    """Return the findings of a complete examination, by their names."""
     return {finding.name: finding async for finding in examine(resources)}
 
 
 def failures(found: Mapping[str, Finding]) -> set[str]:
-    """Return the names of the failed findings, without two that fail in every deployment here.
+    """Return the names of the failed findings, except two that fail in all these deployments.
 
     No API takes the events of these deployments, and their key ids can be guessed.
     """

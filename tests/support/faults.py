@@ -19,7 +19,7 @@ It is a plain function for `open`, `put_now` and `put_part`, which run in the ca
 
 
 def lose_answer() -> None:
-    """Fail as a store that is unavailable does, as a hook.
+    """Raise the error of an unavailable store, as a hook.
 
     Before a call, the request does not reach the store. After a call, only the answer is lost.
     The caller cannot tell which of the two happened.
@@ -28,7 +28,7 @@ def lose_answer() -> None:
 
 
 def lose_connection() -> None:
-    """Fail as a lost database connection does, as a hook like `lose_answer`."""
+    """Raise the error of a lost database connection, as a hook like `lose_answer`."""
     raise ConnectionResetError("the connection was lost")
 
 
@@ -122,7 +122,7 @@ async def run_hook(hook: Hook | None) -> None:
 
 
 def do_nothing() -> None:
-    """Do nothing, as the hook of a call that has none."""
+    """Do nothing, in place of a missing hook."""
 
 
 class SpoiltBucket(FaultyBucket):
@@ -135,7 +135,7 @@ class SpoiltBucket(FaultyBucket):
 
 
 def refuse_to_read() -> None:
-    """Fail as MinIO does for an object whose bytes on the disk are damaged, as a hook."""
+    """Raise MinIO's error for an object whose bytes on the disk are damaged, as a hook."""
     raise StoreUnavailable("503 SlowDownRead", status=503, code="SlowDownRead")
 
 

@@ -38,7 +38,7 @@ async def list_bucket(bucket: Bucket) -> set[str]:
 
 
 async def check_invariants(resources: Resources) -> None:
-    """Check the invariants 1, 4, 5, 6 and 9, which hold at every moment."""
+    """Check invariants 1, 4, 5, 6 and 9, which hold at every moment."""
     await check_objects_are_named(resources)
     await check_files_are_proved(resources)
     await check_history(resources)
@@ -77,7 +77,7 @@ async def check_objects_are_named(resources: Resources) -> None:
 
 
 async def check_files_are_proved(resources: Resources) -> None:
-    """Check the invariants 1, 5, 6 and 9 of every ready file, also while workers run."""
+    """Check invariants 1, 5, 6 and 9 of every ready file, which hold also while workers run."""
     for row in await resources.pool.fetch(FILES):
         if row["state"] == "ready":
             check_ready(resources, row)
@@ -91,7 +91,7 @@ def check_ready(resources: Resources, row: Any) -> None:
 
 
 class Outcomes:
-    """The outcomes of final files, for invariants 3 and 5: a final outcome does not change."""
+    """The outcomes of final files, which must not change (invariants 3 and 5)."""
 
     def __init__(self) -> None:
         self.seen: dict[UUID, tuple[Any, ...]] = {}
@@ -111,7 +111,7 @@ class Outcomes:
 
 
 async def check_uploads_aborted(resources: Resources) -> None:
-    """Check that no multipart upload is left of a doomed reservation or of a final file.
+    """Check that no doomed reservation and no final file has a multipart upload left.
 
     The parts of such an upload appear in no listing of objects.
     """

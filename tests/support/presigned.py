@@ -118,9 +118,9 @@ def server(store: StoreUnderTest) -> str:
 
 
 def name_server(store: StoreUnderTest) -> str:
-    """Return the column of the table that applies.
+    """Return the server's column in the table.
 
-    A running MinIO or Silo is told by its `Server` header, because both start in the same way.
+    The `Server` header distinguishes MinIO from Silo, because both are started in the same way.
     """
     if store.kind == "embedded":
         return "embedded"
@@ -144,7 +144,6 @@ def sign(
     lives_seconds: int = 60,
     query: Mapping[str, str] | None = None,
 ) -> PresignedPut:
-    """Return a URL as the service makes it, for a text of `size` bytes."""
     return signer.presign_put(
         bucket.name,
         key,
@@ -182,7 +181,7 @@ def content(bucket: Bucket, key: str, *, tries: int = 3) -> bytes | None:
 def stream_unsigned(body: bytes) -> tuple[bytes, dict[str, str]]:
     """Return a chunked body with a checksum in its trailer, and the headers that declare it.
 
-    The headers ask the store to compare the body with no signature.
+    With these headers, the store compares the body with no signature.
     """
     checksum = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
     pieces = b"%x\r\n%b\r\n0\r\nx-amz-checksum-crc32:%b\r\n\r\n" % (

@@ -25,7 +25,6 @@ from tests.support.stores import StoreUnderTest, open_store
 
 @pytest.fixture
 def settings(deployment: Deployment, store: StoreUnderTest, database_url: str) -> Settings:
-    """Return the settings that a complete environment would give."""
     return make_settings(deployment, store, database_url)
 
 

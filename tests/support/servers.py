@@ -113,7 +113,7 @@ def store_kinds() -> list[str]:
 
 
 def find_obstacle() -> str | None:
-    """Return why this session would leave out tests that it must run, or None."""
+    """Return the reason why this session cannot run all tests that it must run, or None."""
     missing = [name for name in EXTERNAL_STORE if name not in os.environ]
     if "external" in store_kinds() and missing:
         return (
@@ -192,7 +192,6 @@ def reachable_folder() -> Iterator[Path]:
 
 
 def installed_minio() -> Path | None:
-    """Return the path of a MinIO that is already there, or None."""
     found = shutil.which("minio") or shutil.which("silo")
     if found:
         return Path(found)

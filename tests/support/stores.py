@@ -124,7 +124,6 @@ def under_test(server: RunningStore, webhook: Webhook, *, api_port: int = 0) -> 
 def store(
     request: pytest.FixtureRequest, running_stores: Callable[[str], StoreUnderTest]
 ) -> StoreUnderTest:
-    """Return the running store of the kind that `pytest_generate_tests` names."""
     return running_stores(request.param)
 
 
@@ -139,7 +138,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def has_own_stores(metafunc: pytest.Metafunc) -> bool:
-    """Return whether the test names the values of `store` by a mark of its own."""
+    """Return whether the test names the values of `store` with its own mark."""
     return any(
         "store" in str(mark.args[0]).replace(" ", "").split(",")
         for mark in metafunc.definition.iter_markers("parametrize")
@@ -148,7 +147,7 @@ def has_own_stores(metafunc: pytest.Metafunc) -> bool:
 
 @pytest.fixture
 def fresh_deployment(store: StoreUnderTest) -> Deployment:
-    """Return a deployment with new names and keys, of which nothing exists yet."""
+    """Return a deployment with new names and keys, none of which exist in the store yet."""
     return new_deployment(store)
 
 
@@ -231,7 +230,6 @@ def empty_buckets(deployment: Deployment) -> None:
 
 @pytest.fixture
 def object_store(deployment: Deployment) -> Iterator[ObjectStore]:
-    """Yield the store's client with the credentials of the service identity."""
     with open_store(
         deployment.s3_endpoint, deployment.s3_access_key, secret_key=deployment.s3_secret_key
     ) as opened:

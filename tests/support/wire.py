@@ -143,7 +143,7 @@ class Wire:
         self.ended = not data
 
     def wait(self, seconds: float, *, writing: bool = False) -> tuple[bool, bool]:
-        """Return whether there is something to receive (bytes or the end) and whether to send."""
+        """Return whether bytes or the end can be received, and whether bytes can be sent."""
         poll = select.poll()
         reading = 0 if self.ended else select.POLLIN
         poll.register(self.socket, reading | (select.POLLOUT if writing else 0))
@@ -297,7 +297,6 @@ class Wire:
 
 @contextlib.contextmanager
 def connected(url: str, count: int) -> Iterator[list[Wire]]:
-    """Open `count` connections to the server, and close them all at the end."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(Wire(url)) for _ in range(count)]
 
