@@ -130,8 +130,8 @@ class MultipartUpload(WithoutClaims[Upload]):
     def client_steps(self, u: Upload) -> Iterator[UploadStep]:
         """Yield the steps of the client and the owner.
 
-        Parts arrive while their URL is valid: until the end, and for the upload that the row named
-        when the URL was signed.
+        Parts arrive while their URL is valid, which is until the grace period is over. They belong
+        to the upload that the row named when the URL was signed.
         """
         for upload in (1, 2):
             signed = upload == u.named or (not self.on("id-first") and u.parts[upload - 1])
@@ -204,8 +204,8 @@ class MultipartUpload(WithoutClaims[Upload]):
     def name(self, u: Upload, number: int) -> Iterator[UploadStep]:
         """Yield the step that records the id of the upload.
 
-        0 rows: another process was first, or the file is final. The process then aborts its own
-        upload, for which no URL was signed, or the store drops it.
+        If no row was updated, another process was first, or the file is final. The process then
+        aborts its own upload, for which no URL was signed, or the store drops it.
         """
         upload = u.apis[number].val
         free = (not u.named or not self.on("id-once")) and u.state in OPEN

@@ -107,7 +107,7 @@ class File(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What a claim leaves: lease token, reservation, vault key, and the worker that made it."""
+    """The lease token, the reservation and the vault key of a claim, and its worker."""
 
     token: int = 1  # files.lease is the token of this claim
     # lease_until of its reservation, and of the file while `token`: 2 first period, 1 extended

@@ -386,7 +386,7 @@ class Worker:
         )
 
     def from_lost(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """Yield the steps after 0 rows, an error or a lost answer.
+        """Yield the steps after a commit that updated no row, had an error or had no answer.
 
         None of these shows that no commit has succeeded.
         """

@@ -179,7 +179,7 @@ class WayOfAFile(RuleBasedStateMachine):
             )
         except Problem as problem:
             # Several refusals are possible here, but a 5xx never is.
-            assert problem.status in (409, 410)  # noqa: PT017  # it may succeed
+            assert problem.status in (409, 410)  # noqa: PT017  # the call may succeed
         else:
             # The assembled object is now under the incoming key.
             sent.accepted |= isinstance(sent.declared.upload, MultipartUpload)

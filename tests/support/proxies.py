@@ -100,7 +100,7 @@ class FaultyProxy:
         while True:
             try:
                 client, _ = self._listener.accept()
-            except OSError:  # closed
+            except OSError:  # the listener was closed
                 return
             self.connections += 1
             if self._refusing:
@@ -128,7 +128,7 @@ class FaultyProxy:
         with self._lock:
             self._open |= {client, server}
             self._clients.add(client)
-        if self._refusing:  # cut meanwhile
+        if self._refusing:  # cut in the meantime
             self._end_all()
         self._start(threading.Thread(target=self._pass_answers, args=(server, client), daemon=True))
         self._pass_requests(client, server)

@@ -402,7 +402,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-# The webhook's other end
+# The receiver of the store's events
 
 
 class EventLog:

@@ -52,7 +52,7 @@ class Answer:
     interim: tuple[int, ...] = field(default=())
 
     def find(self, name: bytes) -> bytes | None:
-        """Return the value of a field, or None without one. Raises BadAnswer if it is repeated."""
+        """Return the value of a field, or None if it is absent. Raises BadAnswer if it is repeated."""
         found = [value for key, value in self.fields if key.lower() == name]
         if len(found) > 1:
             raise BadAnswer(f"{name!r} came {len(found)} times: {found}")
@@ -100,7 +100,7 @@ class Wire:
         return True
 
     def write(self, data: bytes) -> bool:
-        """Send `data` and keep what arrives. Return False if the server closed. Raises Silence."""
+        """Send `data` and keep what arrives. Return False if the server closes. Raises Silence."""
         rest, deadline = memoryview(data), time.monotonic() + self.seconds
         while rest:
             readable, writable = self.wait(self.left(deadline), writing=True)
