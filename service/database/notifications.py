@@ -120,7 +120,7 @@ class Notifications:
         return self.stopping.is_set()
 
     def wake_all(self) -> None:
-        """Wake all waiting coroutines, because signals may have been lost."""
+        """Wake every waiting coroutine, as when signals may have been lost."""
         self.work.set()
         self.history.set()
         for file_id in list(self.waiters):
