@@ -25,11 +25,11 @@ CHANNEL: Final = "assay"
 NOTIFY: Final = "SELECT pg_notify('assay', payload) FROM unnest($1::text[]) AS payload"
 COALESCE_SECONDS: Final = 0.005
 HISTORY_SECONDS: Final = 0.05
-"""The delay before other processes are notified of transitions for which no request waits."""
+"""The delay before other processes are notified of a transition for which no request waits."""
 HEARTBEAT_SECONDS: Final = 10.0
 IDS_A_PAYLOAD: Final = 200  # PostgreSQL limits a payload to less than 8,000 bytes
 MOST_CHANGED: Final = 10_000
-"""The largest number of changed files whose ids are sent. For more, `all` is sent instead."""
+"""The number of changed files from which on `all` is sent instead of their ids."""
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ VERSION: Final = "SELECT version_num FROM alembic_version"
 
 
 class SchemaError(Exception):
-    """The schema of the database is not the one that this code needs."""
+    """The error of a database whose schema is not the one that this code needs."""
 
 
 def find_migrations() -> Path:

@@ -28,9 +28,9 @@ async def name_upload(database: Database, file_id: UUID, upload_id: str) -> bool
     return await database.fetchval(NAME_UPLOAD, file_id, upload_id) is not None
 
 
-# This is the lease that a worker's claim also sets. While the assembly runs, no worker claims the
-# file, and the file does not expire. `due_at` is not changed: when the lease has ended, a worker
-# checks whether the object exists.
+# This sets the same lease as a worker's claim. While it is live, no worker claims the file, and the
+# file does not expire. `due_at` is not changed: when the lease has ended, a worker checks whether
+# the object exists.
 CLAIM: Final = """
     UPDATE files SET lease = gen_random_uuid(), lease_until = now() + $3::interval
     WHERE id = $1 AND upload_id = $2 AND state IN ('pending', 'verifying')

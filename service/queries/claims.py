@@ -29,8 +29,8 @@ CLAIM: Final = """
           AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
         ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED
     ), claimed AS (
-        -- An array instead of a join: the planner cannot know how few rows there are, and would
-        -- read the whole table for a join.
+        -- This is an array and not a join, because the planner cannot estimate how few rows there
+        -- are, and would read the whole table for a join.
         UPDATE files SET lease = gen_random_uuid(), lease_until = now() + $4::interval,
                          due_at = now() + $4::interval, attempts = attempts + 1
         WHERE id = ANY (ARRAY(SELECT id FROM large UNION ALL SELECT id FROM small
@@ -108,7 +108,7 @@ RETURN: Final = """
 
 
 async def return_to_pending(database: Database, claim: Claim, next_look: timedelta) -> State | None:
-    """Give up the claim of a file without an object, and return the file's new state.
+    """Give up a claim whose file has no object in the store, and return the file's new state.
 
     The file goes back to `pending` and is due again after `next_look`, or when its grace period
     ends if that comes first. If an arrival was recorded after the claim, the state does not change

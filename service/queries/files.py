@@ -80,10 +80,9 @@ async def ask_time(database: Database) -> datetime:
 
 
 # Only the key of an event is used, and no request is sent to the store. A live lease is not
-# changed: the worker that holds it sees from `arrivals` that the file must be checked again. An
-# arrival makes the row due at once, or within 30 s if reads of the object have failed. (A client
-# that reported the arrival of an unreadable object repeatedly would otherwise cancel the file's
-# back-off.)
+# changed: `arrivals` shows the worker that holds it that the file must be checked again. An arrival
+# makes the row due at once, or within 30 s if reads of the object have failed. (Otherwise a client
+# that repeatedly reports the arrival of an unreadable object would cancel the file's back-off.)
 RECORD_EVENT: Final = """
     UPDATE files
     SET state = 'verifying', changed_by = 'store', changed_why = 'the store reported the upload',
@@ -161,8 +160,8 @@ async def change_file(
 
 
 # This changes `files` alone. A reservation is left to the sweeper, which dooms it when its lease
-# has ended. The first sweep is due SWEEP_DELAY after `sweep_at`. This is the current time, or the
-# end of the lease if the parts of a multipart upload are being assembled.
+# has ended. The first sweep is due SWEEP_DELAY after `sweep_at`, which is set to the current time,
+# or to the end of the lease if the parts of a multipart upload are being assembled.
 DELETE: Final = """
     UPDATE files
     SET state = 'deleted', changed_by = 'client', changed_why = 'the client deleted it',

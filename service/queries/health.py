@@ -8,7 +8,7 @@ from service.queries.rows import Database, read_row
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of files and reservations that are not finished.
+    """The numbers of unfinished files and of reservations.
 
     A file is overdue if it is due and no process holds a live lease on it. The fields in seconds
     are the ages of the oldest such file, or 0 if there is none.

@@ -76,7 +76,10 @@ CLAIM_DOOMED: Final = """
 async def claim_doomed_reservations(
     database: Database, limit: int, copy_grace: timedelta
 ) -> list[DoomedReservation]:
-    """Take at most `limit` doomed reservations whose object is to be deleted now."""
+    """Take at most `limit` doomed reservations that are due.
+
+    The caller must delete the objects at their keys.
+    """
     return [
         read_row(row, DoomedReservation)
         for row in await database.fetch(CLAIM_DOOMED, limit, copy_grace)
@@ -119,7 +122,7 @@ CLAIM_INCOMING: Final = """
 async def claim_incoming_keys(database: Database, limit: int, delay: timedelta) -> list[LeftKey]:
     """Take at most `limit` final files whose `sweep_at` is at least `delay` ago.
 
-    Their incoming keys are to be deleted now.
+    The caller must delete the objects at their incoming keys.
     """
     return [read_row(row, LeftKey) for row in await database.fetch(CLAIM_INCOMING, limit, delay)]
 
@@ -156,7 +159,7 @@ async def claim_deleted_objects(
 ) -> list[DeletedObject]:
     """Take at most `limit` deleted files whose `purge_at` is at least `delay` ago.
 
-    Their vault objects are to be deleted now.
+    The caller must delete their vault objects.
     """
     return [
         read_row(row, DeletedObject) for row in await database.fetch(CLAIM_PURGES, limit, delay)
