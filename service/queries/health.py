@@ -11,7 +11,8 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of unfinished files and of reservations.
 
     A file is overdue if it is due and no process holds a live lease on it. The fields in seconds
-    are the ages of the oldest such file, or 0 if there is none.
+    are for the file that has been overdue, or in `verifying`, for the longest time. They are 0 if
+    there is none.
     """
 
     overdue: int
