@@ -3,6 +3,8 @@
 pending ⇄ verifying ──▶ ready ⇄ damaged        pending may also go straight to ready or rejected;
    │          ├───────▶ rejected               every state but `deleted` may go to `deleted`
    └──────────┴───────▶ expired
+
+See docs/architecture.md, "States".
 """
 
 import os

@@ -46,7 +46,7 @@ async def test_a_files_way_is_told_with_who_and_why(pool: asyncpg.Pool) -> None:
     await files.delete_file(pool, held.id, owner="ann")
     assert await tell(pool, held) == [
         ("pending", None, "client", "declared"),
-        ("verifying", "pending", "store", "the store announced the upload"),
+        ("verifying", "pending", "store", "the store reported the upload"),
         ("ready", "verifying", "worker", DONE),
         ("deleted", "ready", "client", "the client deleted it"),
     ]
@@ -84,7 +84,7 @@ async def test_a_way_back_and_a_second_announcement_are_told(pool: asyncpg.Pool)
     assert await claims.return_to_pending(pool, held, LEASE) == State.PENDING
     await files.record_arrival(pool, held.id, None, why="the client completed the upload")
     assert (await tell(pool, held))[2:] == [
-        ("pending", "verifying", "worker", "nothing lies at its key"),
+        ("pending", "verifying", "worker", "the store has no object for the file"),
         ("verifying", "pending", "client", "the client completed the upload"),
     ]
 
@@ -108,7 +108,7 @@ async def test_an_expiry_and_a_rejection_are_told(pool: asyncpg.Pool) -> None:
     [held] = await claims.claim_files(pool, 1, lease=LEASE)
     await verdicts.expire_file(pool, held)
     assert (await tell(pool, held))[1:] == [
-        ("expired", "pending", "worker", "the upload never came")
+        ("expired", "pending", "worker", "no upload arrived in time")
     ]
 
 
@@ -119,7 +119,7 @@ async def test_a_streamed_upload_is_born_ready(pool: asyncpg.Pool) -> None:
     )
     assert file is not None
     assert await tell(pool, file) == [
-        ("ready", None, "client", "streamed through the API, hashed on its way")
+        ("ready", None, "client", "streamed through the API and hashed on the way")
     ]
     [event] = await read(pool)
     assert (event.hash, event.filename, event.file_id) == (DIGEST, "photo.jpg", file.id)

@@ -97,7 +97,7 @@ async def test_a_transition_is_recorded_in_the_statement_that_makes_it(pool: asy
     )
     assert [tuple(row) for row in recorded] == [
         ("pending", None, "client", "declared"),
-        ("verifying", "pending", "store", "the store announced the upload"),
+        ("verifying", "pending", "store", "the store reported the upload"),
     ]
     assert (
         await pool.fetchval(

@@ -155,7 +155,7 @@ async def test_failed_reads_reject_a_file_only_after_both_bounds(pool: asyncpg.P
         State.REJECTED,
         RejectionReason.UNVERIFIABLE,
     )
-    assert "4 times" in (rejected.rejection_detail or "")
+    assert "4 reads" in (rejected.rejection_detail or "")
 
 
 async def test_an_arrival_cannot_cancel_the_back_off_of_an_unreadable_object(
