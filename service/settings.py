@@ -115,12 +115,9 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     min_upload_rate: Bytes = Bytes(4 * 1024)
     """A rate in bytes per second. A streamed upload that is slower for 30 s gets 408."""
     unverifiable_reads: Count = Count(10)
+    """The number of failed reads of its object after which a file can be rejected."""
     unverifiable_after: timedelta = timedelta(hours=24)
-    """The second of two conditions for the rejection of a file as unverifiable.
-
-    The number of failed reads of its object has reached `unverifiable_reads`, and the first of them
-    was at least this long ago.
-    """
+    """The shortest time between the first of these failed reads and the rejection."""
     lease: timedelta = timedelta(minutes=1)
     worker_slots: Count = Count(4)
     sweep_every: timedelta = timedelta(seconds=30)
