@@ -133,7 +133,6 @@ def allow_origins(settings: Settings) -> CORSConfig | None:
 
 
 def open_routes() -> list[Any]:
-    """Return the routes that need no API key."""
     return [
         page.read_page,
         page.read_page_file,
@@ -147,7 +146,6 @@ def open_routes() -> list[Any]:
 
 
 def guarded_routes() -> list[Any]:
-    """Return the routes that need an API key. Each declares the scopes that open it."""
     return [
         files.declare_file,
         files.list_files,
@@ -168,8 +166,6 @@ def guarded_routes() -> list[Any]:
 
 
 def provide_state(name: str) -> Provide:
-    """Return the dependency that reads `app.state`, where the lifespan stores it by this name."""
-
     def find(request: Request[Any, Any, Any]) -> Any:
         return getattr(request.app.state, name)
 

@@ -175,7 +175,6 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def served_content_type(self) -> str:
-        """Return the media type under which the file is served."""
         return self.content_type or "application/octet-stream"
 
 

@@ -60,11 +60,9 @@ class Problem(Exception):
 
     @classmethod
     def at(cls, field: str, detail: str, **extension: Any) -> Self:
-        """Return a problem about one field of the request."""
         return cls(f"{field}: {detail}", errors=(FieldError(field, detail),), **extension)
 
     def document(self) -> dict[str, Any]:
-        """Return the members of the problem document (RFC 9457, section 3.1)."""
         members: dict[str, Any] = {
             "type": f"urn:assay:problem:{self.type}",
             "title": self.title,

@@ -81,7 +81,10 @@ def make_signer(settings: Settings) -> Signer:
 
 
 async def close_pool(pool: asyncpg.Pool) -> None:
-    """Close the pool. Terminate its connections after 5 s, for the database may be unavailable."""
+    """Close the pool.
+
+    After 5 s, terminate its connections, because the database may be unavailable.
+    """
     try:
         await asyncio.wait_for(pool.close(), timeout=5)
     except Exception as error:

@@ -200,7 +200,6 @@ KINDS: Final = (DatabaseSettings, Settings, Deployment)
 
 
 def list_variables() -> set[str]:
-    """Return the names of the variables that the service and its commands read."""
     return {PREFIX + field.upper() for kind in KINDS for field in kind.__struct_fields__}
 
 
@@ -233,10 +232,6 @@ def read_settings(environ: Mapping[str, str], kind: type[S]) -> S:
 
 
 def find_unknown(environ: Mapping[str, str]) -> list[str]:
-    """Return an error for each variable with the prefix that is not a setting.
-
-    Such a variable is most likely misspelt.
-    """
     known = list_variables()
     return [
         f"{name} is not a setting; docs/settings.md lists them"
@@ -248,7 +243,6 @@ def find_unknown(environ: Mapping[str, str]) -> list[str]:
 
 
 def find_contradictions(values: Mapping[str, Any], kind: type[msgspec.Struct]) -> list[str]:
-    """Return the errors of values that are valid alone but not together."""
     errors = []
     if kind is not DatabaseSettings and values.get(
         "incoming_bucket", "assay-incoming"
@@ -399,7 +393,6 @@ def parse_origins(text: str) -> tuple[str, ...]:
 
 
 def read_origin(url: str) -> str:
-    """Return the URL's origin as browsers send it."""
     parts = urlsplit(url)
     place = parts.netloc.lower()
     return f"{parts.scheme}://{place.removesuffix(DEFAULT_PORTS[parts.scheme])}"

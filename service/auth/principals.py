@@ -189,7 +189,6 @@ def guard_routes(handlers: Sequence[Any]) -> Router:
 
 
 def check_scope(principal: Principal, scopes: frozenset[str]) -> None:
-    """Check that the key has one of the scopes, or `admin`. Raises Forbidden."""
     if not {*scopes, ADMIN} & principal.scopes:
         raise Forbidden(f"the API key lacks the scope {' or '.join(sorted(scopes))}")
 

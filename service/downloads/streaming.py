@@ -74,7 +74,6 @@ class DownloadBuffers(Budget):
 
     @property
     def has_plenty(self) -> bool:
-        """Return whether a download may hold a second chunk."""
         return self.bytes_left > self.reserve
 
     def lend(self, wanted: int) -> int:

@@ -89,7 +89,7 @@ async def change_file(
 async def delete_file(
     resources: Resources, file_id: UUID, *, owner: str | None, proved_too: bool = True
 ) -> None:
-    """Cancel or delete the file, in any state. A repetition has no effect.
+    """Cancel or delete the file, in any state. Repeating it has no effect.
 
     Raises NotFound. Without `proved_too`, raises Forbidden for a proved file.
     """

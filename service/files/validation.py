@@ -80,7 +80,6 @@ def check_content_type(text: str, *, field: str = "content_type") -> str:
 
 
 def parse_sha256(text: str, *, field: str = "sha256") -> Sha256:
-    """Parse 64 hexadecimal digits in either case. Raises InvalidRequest."""
     try:
         return Sha256.parse(text)
     except ValueError as error:
@@ -88,10 +87,6 @@ def parse_sha256(text: str, *, field: str = "sha256") -> Sha256:
 
 
 def check_metadata(pairs: dict[str, str], *, field: str = "metadata") -> dict[str, str]:
-    """Check metadata, and return it. Raises InvalidRequest.
-
-    It has at most 32 pairs of strings, at most 4 KiB of UTF-8 in all, and no NUL.
-    """
     if len(pairs) > MOST_METADATA_PAIRS:
         raise InvalidRequest.at(
             field, f"has {len(pairs)} pairs, expected at most {MOST_METADATA_PAIRS}"
@@ -113,7 +108,6 @@ def check_metadata(pairs: dict[str, str], *, field: str = "metadata") -> dict[st
 
 
 def check_idempotency_key(text: str) -> str:
-    """Check for 1 to 255 visible ASCII characters, and return the text. Raises InvalidRequest."""
     if not IDEMPOTENCY_KEY.fullmatch(text):
         raise InvalidRequest.at(
             "Idempotency-Key", "expected 1 to 255 visible ASCII characters, such as a random UUID"

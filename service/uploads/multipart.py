@@ -105,7 +105,6 @@ async def find_multipart(
 
 
 def check_numbers(parts: Parts, requests: Sequence[PartRequest]) -> None:
-    """Check that each number exists and is named once. Raises InvalidRequest."""
     seen: set[int] = set()
     for index, request in enumerate(requests):
         if not 1 <= request.number <= parts.count:

@@ -60,7 +60,6 @@ def offer_upload(
 
 
 def sign_upload(resources: Resources, file: UnprovedFile, *, now: datetime) -> Upload:
-    """Sign one PUT of exactly this file. `now` is the database's time."""
     return sign_put(resources, file, now=now, bound=True)
 
 

@@ -182,7 +182,6 @@ async def store(upload: Streaming, body: AsyncIterator[bytes]) -> File:
 
 
 def check_size(resources: Resources, size: int) -> None:
-    """Check that a streamed upload may have this size. Raises FileTooLarge."""
     most = min(resources.settings.max_file_bytes, PART_BYTES * MOST_PARTS)
     if size > most:
         raise problems.FileTooLarge(
@@ -228,7 +227,6 @@ async def take_memory(upload: Streaming) -> None:
 
 
 async def reserve_key(upload: Streaming) -> None:
-    """Insert the reservation of the vault key, and start to extend its lease."""
     asked_at = time.monotonic()
     lease = upload.resources.settings.lease
     upload.reservation = await reservations.reserve_key(
