@@ -81,7 +81,10 @@ async def check_ready_and_clean(resources: Resources, file: File) -> None:
 
 
 class NotingBucket(FaultyBucket):
-    """A bucket that records the id of every multipart upload it creates, including discarded ones."""
+    """A bucket that records the ids of all multipart uploads that it creates.
+
+    This includes uploads that are discarded.
+    """
 
     def __init__(self, bucket: Bucket) -> None:
         super().__init__(bucket)

@@ -57,7 +57,7 @@ def test_a_second_run_changes_nothing(store: StoreUnderTest, deployment: Deploym
 def test_a_widened_policy_is_narrowed_again(
     deployment: Deployment, administration: Administration, signer: Signer, incoming: Bucket
 ) -> None:
-    incoming.put_now("k", b"secret", **TEXT)  # type: ignore[arg-type] # shared options
+    incoming.put_now("k", b"secret", **TEXT)  # type: ignore[arg-type]  # shared options
     everything = {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*"]}
     administration.put_policy(
         deployment.signer_policy_name, {"Version": "2012-10-17", "Statement": [everything]}
@@ -90,14 +90,22 @@ def test_a_changed_secret_takes_effect(deployment: Deployment) -> None:
     with open_store(
         changed.s3_endpoint, changed.s3_access_key, secret_key=changed.s3_secret_key
     ) as store:
-        store.bucket(changed.vault_bucket).put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # shared options
+        store.bucket(changed.vault_bucket).put_now(
+            "k",
+            b"v",
+            **TEXT,  # type: ignore[arg-type]  # shared options
+        )
     with (
         open_store(
             deployment.s3_endpoint, deployment.s3_access_key, secret_key=deployment.s3_secret_key
         ) as store,
         pytest.raises(StoreUnavailable, match="SignatureDoesNotMatch"),
     ):
-        store.bucket(deployment.vault_bucket).put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # shared options
+        store.bucket(deployment.vault_bucket).put_now(
+            "k",
+            b"v",
+            **TEXT,  # type: ignore[arg-type]  # shared options
+        )
 
 
 def test_an_altered_event_rule_is_mended(
@@ -116,7 +124,7 @@ def test_an_upload_is_announced_to_the_webhook(
     store: StoreUnderTest, deployment: Deployment, incoming: Bucket
 ) -> None:
     with listening(store) as log:
-        incoming.put_now("ä b", b"hello", **TEXT)  # type: ignore[arg-type] # shared options
+        incoming.put_now("ä b", b"hello", **TEXT)  # type: ignore[arg-type]  # shared options
         event = log.wait_for(f"{deployment.incoming_bucket}/ä b")
     assert event["EventName"] == "s3:ObjectCreated:Put"
 
@@ -138,7 +146,7 @@ async def test_the_service_identity_may_do_its_work_in_both_buckets(
     incoming: Bucket, vault: Bucket
 ) -> None:
     for bucket in (incoming, vault):
-        etag = bucket.put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # shared options
+        etag = bucket.put_now("k", b"v", **TEXT)  # type: ignore[arg-type]  # shared options
         upload_id = await bucket.create_upload("m", content_type="text/plain", metadata={}, tags={})
         part_etag = bucket.put_part("m", upload_id, 1, b"part", timeout_seconds=10)
         assert [part.etag for part in await bucket.list_parts("m", upload_id)] == [part_etag]
@@ -163,7 +171,11 @@ def test_the_service_identity_may_access_no_other_bucket(
     other = f"other-{deployment.incoming_bucket}"
     administration.make_bucket(other)
     with pytest.raises(StoreUnavailable, match="AccessDenied"):
-        object_store.bucket(other).put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # shared options
+        object_store.bucket(other).put_now(
+            "k",
+            b"v",
+            **TEXT,  # type: ignore[arg-type]  # shared options
+        )
     with pytest.raises(StoreUnavailable, match="AccessDenied"):
         object_store.bucket(other).open("k", etag=None)
 
@@ -173,16 +185,20 @@ async def test_the_signer_may_put_into_incoming_and_nothing_else(
     deployment: Deployment, incoming: Bucket, vault: Bucket
 ) -> None:
     for bucket in (incoming, vault):
-        bucket.put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # shared options
+        bucket.put_now("k", b"v", **TEXT)  # type: ignore[arg-type]  # shared options
     with open_store(
         deployment.s3_endpoint,
         deployment.s3_signer_access_key,
         secret_key=deployment.s3_signer_secret_key,
     ) as store:
         as_signer = store.bucket(deployment.incoming_bucket)
-        as_signer.put_now("new", b"v", **TEXT)  # type: ignore[arg-type] # shared options
+        as_signer.put_now("new", b"v", **TEXT)  # type: ignore[arg-type]  # shared options
         with pytest.raises(StoreUnavailable, match="AccessDenied"):
-            store.bucket(deployment.vault_bucket).put_now("k", b"other", **TEXT)  # type: ignore[arg-type] # shared options
+            store.bucket(deployment.vault_bucket).put_now(
+                "k",
+                b"other",
+                **TEXT,  # type: ignore[arg-type]  # shared options
+            )
         with pytest.raises(StoreUnavailable, match="AccessDenied"):
             as_signer.open("k", etag=None)
         with pytest.raises(StoreUnavailable, match="AccessDenied"):

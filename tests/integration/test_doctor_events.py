@@ -1,4 +1,4 @@
-"""The doctor's checks of events: the rule, the delivery of a probe, and uploads without an event."""
+"""The doctor's checks of events: the rule, the delivery to the webhook, and missing events."""
 
 from collections.abc import Iterator
 from uuid import UUID

@@ -270,7 +270,9 @@ def test_clients_that_do_not_read_their_answers_are_closed_for_new_ones() -> Non
         stalled = [stack.enter_context(running.connect()) for _ in range(2)]
         for wire in stalled:
             wire.send(b"GET /streamed HTTP/1.1\r\nHost: h\r\n\r\n")
-        admission = running.server.config.http.keywords["admission"]  # type: ignore[union-attr]  # a partial: see make_config
+        admission = running.server.config.http.keywords[  # type: ignore[union-attr]  # a partial
+            "admission"
+        ]
         wait_until(lambda: len(admission.stalls) == 2)
         first_stalled_at = min(admission.stalls.values())
         wait_until(lambda: time.monotonic() - first_stalled_at > SHORT)
@@ -283,7 +285,9 @@ def test_clients_that_do_not_read_their_answers_are_closed_for_new_ones() -> Non
 def test_a_client_that_has_just_stopped_reading_is_not_closed() -> None:
     with serving(connections=1, stalled_seconds=LONG) as running, running.connect() as stalled:
         stalled.send(b"GET /streamed HTTP/1.1\r\nHost: h\r\n\r\n")
-        admission = running.server.config.http.keywords["admission"]  # type: ignore[union-attr]  # as above
+        admission = running.server.config.http.keywords[  # type: ignore[union-attr]  # a partial
+            "admission"
+        ]
         wait_until(lambda: len(admission.stalls) == 1)
         with Wire(running.url) as refused:
             refused.write(GET)
@@ -492,7 +496,8 @@ def test_a_refusal_of_a_head_request_has_no_body() -> None:
 def test_a_refusal_is_logged_without_the_requests_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     with serving() as running, running.connect() as wire:
         wire.send(
-            b"GET /secret-path HTTP/1.1\r\nHost: secret@host\r\nAuthorization: Bearer secret\r\n\r\n"
+            b"GET /secret-path HTTP/1.1\r\n"
+            b"Host: secret@host\r\nAuthorization: Bearer secret\r\n\r\n"
         )
         check_refused(wire, 400, "invalid-host")
     said = capsys.readouterr()
