@@ -166,7 +166,7 @@ async def read_row(resources: Resources, file: File) -> Any:
 
 
 async def let_settle(resources: Resources) -> None:
-    """Sweep repeatedly while time moves forward, until every grace period is over."""
+    """Sweep and move time forward until every grace period is over."""
     for _ in range(12):
         await sweep(resources)
         await pass_time(resources.pool, DAY)

@@ -1,4 +1,4 @@
-"""The records of arrivals, the count of unreported uploads, and `complete` for a final file."""
+"""Arrivals: their records, the count of unreported uploads, and `complete` for a final file."""
 
 from datetime import datetime
 
@@ -37,7 +37,7 @@ def found_by_ourselves() -> float:
     return count
 
 
-async def test_a_file_waits_for_its_proof_since_its_first_arrival(resources: Resources) -> None:
+async def test_the_wait_for_a_proof_is_counted_from_the_first_arrival(resources: Resources) -> None:
     declared = await declare(resources)
     await resources.pool.execute("UPDATE files SET created_at = now() - interval '23 hours'")
     assert await verifying_since(resources) is None

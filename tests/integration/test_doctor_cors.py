@@ -1,4 +1,4 @@
-"""The doctor's CORS checks: each origin is tested with a preflight request, as a browser sends it.
+"""The doctor's CORS checks: each origin is tested with the preflight request that a browser sends.
 
 An origin that the store does not allow is found.
 """

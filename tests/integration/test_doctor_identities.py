@@ -50,7 +50,7 @@ def administration(deployment: Deployment) -> Iterator[Administration]:
 
 
 def narrowed(deployment: Deployment, missing: str) -> Policy:
-    """Return the service identity's policy without one action."""
+    """Return the policy of the service identity without the action `missing`."""
     buckets = [deployment.incoming_bucket, deployment.vault_bucket]
     actions = tuple(action for action in SERVICE_ACTIONS if action != missing)
     policy = allow(actions, [f"{bucket}/*" for bucket in buckets])

@@ -29,7 +29,7 @@ pytestmark = [
 def start_pooler(database_url: str, folder: Path) -> Iterator[str]:
     """Run PgBouncer with two server connections, and yield its URL.
 
-    It refuses to run as root, and then runs as the user `nobody`.
+    PgBouncer refuses to run as root. If the tests run as root, it runs as the user `nobody`.
     """
     server, port = urlsplit(database_url), free_port()
     home = folder / f"pgbouncer-{secrets.token_hex(4)}"

@@ -70,7 +70,7 @@ def warned(findings: list[Finding]) -> set[str]:
 
 
 @pytest.mark.parametrize("binds", [True, False])
-async def test_what_each_store_enforces(
+async def test_each_store_has_exactly_the_warnings_that_are_expected(
     settings: Settings, store: StoreUnderTest, binds: bool
 ) -> None:
     async with changed(settings, s3_bind_absent_headers=binds) as resources:
@@ -123,7 +123,7 @@ def is_signed_by_headers_alone(path: str, headers: Mapping[str, str]) -> bool:
     return set(names.split(";")) <= {name.lower() for name in headers}
 
 
-async def test_a_store_that_requires_every_signed_header_needs_no_binding(
+async def test_the_binding_must_be_off_if_a_store_requires_signed_headers(
     settings: Settings, store: StoreUnderTest
 ) -> None:
     def judge(method: str, path: str, headers: Mapping[str, str], body: bytes) -> int:
@@ -165,7 +165,7 @@ async def test_a_proxy_that_refuses_the_bindings_parameters_is_found(
     assert "docs/deploy/nginx.conf" in finding.advice
 
 
-async def test_without_the_binding_the_doctor_finds_the_form_that_unpacks_a_tar(
+async def test_without_the_binding_the_doctor_finds_the_form_that_extracts_a_tar(
     settings: Settings, store: StoreUnderTest
 ) -> None:
     """Send the header in several forms.
@@ -322,10 +322,10 @@ async def test_a_proxy_that_changes_the_host_is_found(
 
 
 async def test_a_public_endpoint_that_is_not_the_store_is_found(settings: Settings) -> None:
-    """Find an endpoint that is not a store.
+    """Find an endpoint that is not the store.
 
-    It could be the API, a server that accepts every request, or a proxy whose upstream is
-    unavailable.
+    The statuses are those of the API, of a server that accepts every request, and of a proxy whose
+    upstream is unavailable.
     """
     for status in (404, 200, 502):
         with answering(status) as endpoint:

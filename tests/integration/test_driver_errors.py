@@ -171,7 +171,7 @@ async def test_no_terminated_session_costs_the_pool_a_place(
 
 
 class WatchedNotifications(Notifications):
-    """Notifications that show their connection to the test."""
+    """Notifications that expose their connection to the test."""
 
     listening: asyncpg.Connection
 

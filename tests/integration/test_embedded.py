@@ -233,7 +233,7 @@ def test_a_killed_parent_leaves_no_process_and_loses_no_row(folder: Path, kind: 
         assert parent.stdout is not None
         started = json.loads(parent.stdout.readline())
         servers = children_of(parent.pid)
-        assert len(servers) > 5, "PostgreSQL has children of its own"
+        assert len(servers) > 5, "PostgreSQL has not started its child processes"
         client = connect_store(started["endpoint"], *started["root"])
         client.make_bucket("kept")
         asyncio.run(insert_row(started["url"], 1))

@@ -1,4 +1,4 @@
-"""The feed: one fetch serves all subscribers, which may be slow and miss no transition."""
+"""The feed: one fetch serves all subscribers, which may be slow but miss no transition."""
 
 import asyncio
 import contextlib
@@ -162,7 +162,7 @@ async def test_a_subscriber_that_joins_during_a_fetch_misses_nothing(
         fetching = asyncio.create_task(feed.fetch())
         await gate.reached.wait()
         joining = asyncio.create_task(follow_until_told(feed, second, after=now))
-        # Without the lock, the subscriber would be in step 3 now.
+        # Without the lock, the subscriber would already be in step 3 of the protocol (follow).
         await asyncio.wait({joining}, timeout=0.5)
         await declare(resources, filename="new", owner="bob")
         gate.opened.set()

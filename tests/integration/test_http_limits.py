@@ -202,7 +202,7 @@ def test_the_server_sets_no_deadline_for_a_request_under_way() -> None:
         running.connect() as wire,
     ):
         wire.send(b"POST /held HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n", b"he")
-        # The deadline of this connection is later than that of the first would be.
+        # The deadline of this connection is later than the first connection's would be.
         with running.connect() as other:
             check_refused(other, 408, "head-timeout")
         wire.send(b"llo")
@@ -211,7 +211,7 @@ def test_the_server_sets_no_deadline_for_a_request_under_way() -> None:
 
 
 def test_empty_lines_before_a_request_are_skipped_and_begin_no_head() -> None:
-    """Skip empty lines before a request, as RFC 9112, section 2.2 requires.
+    """Skip empty lines before a request, as RFC 9112, section 2.2 recommends.
 
     A client that sends one after its body is idle, not slow.
     """
@@ -477,7 +477,7 @@ def test_a_disconnect_after_an_upgrade_request_is_noticed() -> None:
 
 
 def test_a_malformed_body_counts_as_a_disconnect() -> None:
-    """Report a disconnect to the application, because its answer would be a second one."""
+    """Report a disconnect to the application, because its own answer would be a second one."""
     with serving() as running, running.connect() as wire:
         wire.send(
             b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",

@@ -24,7 +24,7 @@ from tests.support.stores import StoreUnderTest, now, open_store, read_metadata,
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_store_that_serves_is_healthy(object_store: ObjectStore) -> None:
+async def test_a_store_that_answers_is_healthy(object_store: ObjectStore) -> None:
     await object_store.check_health()
 
 

@@ -151,7 +151,7 @@ async def test_a_damaged_object_is_rejected_after_failed_reads_over_a_day(
 
 
 @pytest.mark.parametrize("name", ["sealed-key", "seal-algorithm", "iv"])
-async def test_an_object_that_its_client_made_unreadable_is_rejected(
+async def test_a_file_whose_client_made_its_object_unreadable_becomes_final(
     resources: Resources, store: StoreUnderTest, name: str
 ) -> None:
     """Send headers that an archived MinIO accepts from any client and that no URL can forbid.
@@ -180,7 +180,7 @@ async def test_an_object_that_its_client_made_unreadable_is_rejected(
 async def test_an_object_that_the_store_cannot_read_is_rejected(
     resources: Resources, call: str
 ) -> None:
-    """Fail the requests for one key, as for a damaged object, with every store."""
+    """Simulate a damaged object with every store, by failing the requests for its key."""
     declared = await send(resources)
     faulty = with_settings(
         spoil(resources, declared.file, "head" if call == "head" else "", "copy_from", "open"),

@@ -1,4 +1,4 @@
-"""The behaviour of each store for Assay's presigned URLs, as docs/store-facts.md lists it.
+"""The behaviour of each store for Assay's presigned URLs, as docs/store-facts.md describes it.
 
 `EXPECTED`, `OPEN` and `ABUSES` in tests/support/presigned.py are the tables of that page. Where a
 store accepts a request, the verification must not rely on a refusal. If a test fails here after an
@@ -216,7 +216,7 @@ def test_every_header_that_a_url_forbids_is_tried_below() -> None:
 async def test_a_header_that_the_url_forbids_is_refused_in_every_form(
     signer: Signer, incoming: Bucket, deployment: Deployment, header: str
 ) -> None:
-    """Refuse every form of the header that has another signature than its absence.
+    """Refuse every form of the header whose signature differs from that of an absent header.
 
     A form with the same signature must have no effect.
     """
@@ -541,7 +541,7 @@ def test_a_client_can_suppress_the_event(
 ) -> None:
     """Send several values of the header, whose presence alone suppresses the event.
 
-    A URL can therefore not forbid it by signing a neutral value that can be sent.
+    Therefore no value that a client can send is neutral.
     """
     with listening(store) as log:
         expect_open(
@@ -602,9 +602,9 @@ def test_a_known_key_id_does_not_replace_a_signature(
     more_query: str,
     more_headers: list[tuple[str, str]],
 ) -> None:
-    """Exploit CVE-2026-41145: an unpatched MinIO does not check the signature of such a body.
+    """Try CVE-2026-41145: an unpatched MinIO does not check the signature of such a request.
 
-    It still applies the policy of the key id, which refuses such bodies.
+    It still applies the policy of the key id, which refuses unsigned bodies.
     """
     pieces, headers = stream_unsigned(OTHER)
     signer: Signer = request.getfixturevalue(who)

@@ -1,7 +1,8 @@
 """Statements that wait for each other's row locks under READ COMMITTED.
 
-Every two statements that can meet are made to meet, in either order. The model (tests/model) treats
-each statement as one atomic step. These tests show that the statements behave accordingly.
+Each pair of statements that can wait for each other is made to do so, in either order. The model
+(tests/model) treats each statement as one atomic step. These tests show that the statements behave
+accordingly.
 """
 
 import asyncio
@@ -60,7 +61,7 @@ async def meet(
 ) -> tuple[Any, Any]:
     """Run `second` while `first` holds its rows, and return both results.
 
-    The transaction of `first` executes `ends` as soon as `second` waits for a lock.
+    The transaction of `first` ends with `ends` as soon as `second` waits for a lock.
     """
     async with held_open(pool) as holder:
         outcome = await first(holder)
