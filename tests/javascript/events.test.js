@@ -99,7 +99,8 @@ describe("the parser", () => {
   })
 
   test("dispatches nothing for comments, other fields and empty lines", () => {
-    assert.deepEqual(parse(": alive\n\n\n\nretry: 2000\n\nother: 1\n\n Data: 1\n\nevent: a\n\n"), [])
+    const text = ": alive\n\n\n\nretry: 2000\n\nother: 1\n\n Data: 1\n\nevent: a\n\n"
+    assert.deepEqual(parse(text), [])
   })
 
   test("does not carry a type or an id over to the next event", () => {

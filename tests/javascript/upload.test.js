@@ -40,12 +40,13 @@ function start(answers = {}, statuses = []) {
 }
 
 /**
- * Return an upload, the states that it passes through, and its notes while bytes are sent. Each path
- * is used only once, because the entries of earlier uploads stay.
+ * Return an upload, the states that it passes through, and its notes while bytes are sent.
+ * Each path is used only once, because the entries of earlier uploads stay.
  * @param {ReturnType<typeof start>} place
  * @param {{text?: string, path?: string, time?: number}} options
  */
-function choose({ server, store }, { text = "0123456789", path = `${++files}.txt`, time = 1 } = {}) {
+function choose({ server, store }, options = {}) {
+  const { text = "0123456789", path = `${++files}.txt`, time = 1 } = options
   const name = path.split("/").at(-1) ?? ""
   const file = new File([text], name, { lastModified: time, type: "text/plain" })
   const upload = new Upload(server.api, file, path, store.deliver)
@@ -82,7 +83,8 @@ describe("a new upload", () => {
 
   test("without a folder or a type declares neither", async () => {
     const place = start()
-    const upload = new Upload(place.server.api, new File([""], "empty"), "empty", place.store.deliver)
+    const file = new File([""], "empty")
+    const upload = new Upload(place.server.api, file, "empty", place.store.deliver)
     await upload.run()
     assert.deepEqual(place.server.bodies("POST /files")[0], {
       filename: "empty",
