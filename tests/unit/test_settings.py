@@ -98,7 +98,7 @@ def test_only_the_sweep_delay_may_be_zero() -> None:
         {**COMPLETE, "ASSAY_SWEEP_DELAY": "2m"}, Settings
     ).sweep_delay == timedelta(minutes=2)
     assert errors_of({**COMPLETE, "ASSAY_SWEEP_DELAY": "-1"}) == [
-        "ASSAY_SWEEP_DELAY must be a time in seconds, or such as 15m, 24h, 7d"
+        "ASSAY_SWEEP_DELAY must be a time in seconds or in a form such as 15m, 24h or 7d"
     ]
     assert errors_of({**COMPLETE, "ASSAY_SWEEP_EVERY": "0"})
 
