@@ -113,7 +113,7 @@ def stop(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM
 def processes_in(folder: Path) -> set[int]:
     """Return the ids of the processes whose working directory is the folder or is below it.
 
-    All servers that Assay starts have such a working directory, whatever their parent is.
+    All servers that Assay starts have such a working directory, regardless of their parent.
     """
     found = set()
     for entry in Path("/proc").iterdir():

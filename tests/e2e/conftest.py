@@ -242,7 +242,7 @@ def places_behind_nginx(
 
 @pytest.fixture(params=store_kinds())
 def behind(request: pytest.FixtureRequest) -> Behind:
-    find_nginx()  # this skips or fails before any server is started
+    find_nginx()  # skips or fails the test before any server is started
     place: Behind = request.getfixturevalue("places_behind_nginx")(request.param)
     return place
 

@@ -125,7 +125,7 @@ def add_websockets(text: str) -> str:
 
 
 def find_nginx() -> Path:
-    """Return the path of nginx, or skip the test if it is not available."""
+    """Return the path of nginx. If it is not available, skip the test, or fail it in CI."""
     return find_program("nginx", "nginx-light")
 
 
