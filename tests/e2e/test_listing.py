@@ -32,7 +32,7 @@ async def test_pages_lead_from_the_newest_file_to_the_oldest(client: httpx.Async
     assert pages == 3
 
 
-async def test_filters_select_the_matching_files(client: httpx.AsyncClient) -> None:
+async def test_filters_find_what_they_name(client: httpx.AsyncClient) -> None:
     proved = await prove(client, BYTES, filename="a1.jpg", content_type="image/jpeg")
     other = (await declare(client, BYTES, filename="a2.txt", content_type="text/plain"))["file"]
     await declare(client, BYTES, filename="b.txt", content_type="text/plain")
