@@ -293,7 +293,7 @@ async def resources(api: Api) -> AsyncIterator[Resources]:
         yield opened
 
 
-# A deployment of the test's own
+# A separate deployment for one test
 
 
 @contextlib.asynccontextmanager
@@ -333,7 +333,7 @@ async def apart(settings: Settings, root_incoming: Bucket, logs: object) -> Asyn
 class Ways:
     """Settings that reach the database and the store through proxies that can be cut.
 
-    Clients reach the store directly. `direct` are the settings without proxies.
+    Clients reach the store directly. `direct` has the settings without proxies.
     """
 
     settings: Settings

@@ -174,7 +174,7 @@ def running_nginx(
 
 
 def listens(port: int, certificate: Certificate | None) -> bool:
-    """Return whether nginx itself answers a request in plain HTTP, also on its TLS port."""
+    """Return whether nginx answers a plain HTTP request, to which it replies 400 on a TLS port."""
     return answers(port, "/metrics", host="127.0.0.1", status=400 if certificate else 404)
 
 

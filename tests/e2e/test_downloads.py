@@ -315,6 +315,6 @@ async def test_a_reader_may_pause_for_a_minute(
     reader = await asyncio.to_thread(Reader, api.url, owner, large[0])
     with contextlib.closing(reader):
         first = await asyncio.to_thread(reader.read, MIB)
-        await asyncio.sleep(60)  # the pause is the test
+        await asyncio.sleep(60)  # the test is about this pause
         rest = await asyncio.to_thread(reader.read)
     assert hashlib.sha256(first + rest).hexdigest() == large[1]

@@ -136,7 +136,7 @@ async def take_until(stream: Stream, state: str) -> Event:
 async def test_a_malformed_event_id_is_refused_with_the_name_of_the_header(
     client: httpx.AsyncClient, text: str
 ) -> None:
-    # bytes, which httpx sends unchanged
+    # httpx sends bytes unchanged.
     answer = await client.get("/events", headers={b"Last-Event-ID": text.encode()})
     assert answer.status_code == 400
     assert [one["field"] for one in answer.json()["errors"]] == ["Last-Event-ID"]
@@ -362,14 +362,14 @@ async def test_streams_survive_an_unavailable_database_without_a_loss(
 
 
 async def declare_directly(resources: Resources, name: str) -> None:
-    """Declare a file past the proxy, like a process that can still reach the database."""
+    """Declare a file without the proxy, like a process that can still reach the database."""
     await declare_row(resources.pool, make_declaration(name, owner="apart"))
 
 
 async def test_a_resuming_stream_waits_for_an_unavailable_database(
     ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut the database after the stream has subscribed, but before it reads what it missed."""
+    """Cut the database connections after the stream subscribes and before it reads the history."""
     async with api_apart(ways.settings, with_worker=False) as client:
         async with following(client) as stream:
             await declare(client, BODY, filename="before")

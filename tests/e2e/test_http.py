@@ -209,7 +209,7 @@ async def test_a_wait_ends_after_its_timeout(client: httpx.AsyncClient) -> None:
     assert answer.elapsed.total_seconds() > 0.9
 
 
-async def test_an_answer_has_the_request_id_and_no_store(client: httpx.AsyncClient) -> None:
+async def test_an_answer_has_the_request_id_and_forbids_caching(client: httpx.AsyncClient) -> None:
     answer = await client.get("/files", headers={"X-Request-Id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
     assert answer.headers["cache-control"] == "no-store"

@@ -92,7 +92,7 @@ async def test_without_a_listener_files_are_proved_and_waits_are_answered(
 async def test_a_silent_listener_is_detected_and_replaced(
     ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Silence the connection without an end, as a firewall does that drops an idle connection."""
+    """Silence the connection without closing it, like a firewall that drops an idle connection."""
     monkeypatch.setattr(notifications, "HEARTBEAT_SECONDS", 0.5)
     listening_apart = msgspec.structs.replace(
         ways.direct, database_listen_url=ways.settings.database_url

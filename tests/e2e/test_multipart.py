@@ -73,7 +73,7 @@ async def test_the_event_of_the_assembled_object_is_an_arrival_report(
     await put_parts(client, declared, BODY)
     upload_id, key = await read_upload_id(resources, declared), await find_key(resources, declared)
     parts = await resources.incoming.list_parts(key, upload_id or "")
-    # The API would do this and then report the arrival; here it dies in between.
+    # The API completes the upload and then records the arrival. Here, it dies in between.
     await resources.incoming.complete_upload(
         key, upload_id or "", [(part.number, part.etag) for part in parts]
     )

@@ -1,4 +1,7 @@
-"""Tests of the OpenAPI document: it is complete and correct, and its page loads only own files."""
+"""Tests of the OpenAPI document and its page.
+
+The document is complete and correct. The page loads no file from another origin.
+"""
 
 import asyncio
 import json

@@ -72,7 +72,7 @@ async def ask(client: httpx.AsyncClient, requests: list[Asked]) -> list[httpx.Re
 def stream_uploads() -> list[Asked]:
     """Return a request for each kind of streamed upload.
 
-    They are: one part, several parts, a form, and a body without a length.
+    Their bodies are sent in one part, in several parts, as a form, and without a length.
     """
     path = "/files/upload?filename=a"
     return [
@@ -194,7 +194,8 @@ async def test_a_worker_without_its_database_leaves_the_file_to_the_next_claim(
 async def check_tidied_up(direct: Resources) -> None:
     """Check that nothing is left after the next sweep.
 
-    A sweep that failed is repeated after some minutes, which the database's timestamps skip.
+    A sweep that failed is repeated only after some minutes. The timestamps of all rows are
+    therefore shifted back.
     """
     await pass_time(direct.pool, timedelta(minutes=6))
     await until_it_holds(lambda: check_nothing_left(direct))

@@ -45,7 +45,7 @@ def execute(script: str, folder: Path, *, api: str, key: str) -> str:
 
 @pytest.fixture(scope="module")
 def dev() -> Iterator[Dev]:
-    """Run the README's first command, which installs and starts Assay, with a separate port."""
+    """Run the README's first command, which installs and starts Assay, on another port."""
     install, found, start = blocks(FIRST_SCREEN)[0].strip().rpartition(" && ")
     assert found
     with reachable_folder() as folder, reserved_port() as port:

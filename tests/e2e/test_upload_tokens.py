@@ -42,7 +42,7 @@ def browsing(api: Api, token: str) -> httpx.AsyncClient:
     )
 
 
-async def test_a_token_permits_to_send_and_complete_its_file(
+async def test_a_token_suffices_to_send_and_complete_its_file(
     browser: httpx.AsyncClient, declared: dict[str, Any]
 ) -> None:
     assert (await browser.get(f"/files/{declared['file']['id']}/metadata")).json()[
@@ -53,7 +53,7 @@ async def test_a_token_permits_to_send_and_complete_its_file(
     assert (await complete(browser, declared))["state"] == "ready"
 
 
-async def test_a_token_permits_to_send_the_parts_of_its_file(
+async def test_a_token_suffices_to_send_the_parts_of_its_file(
     api: Api, client: httpx.AsyncClient
 ) -> None:
     declared = await declare(client, BODY, multipart=True)

@@ -154,7 +154,7 @@ async def test_each_arrival_is_counted_by_its_source(apart: Apart) -> None:
 
     announced, completed, found = [await upload(apart.client, BYTES) for _ in range(3)]
     before = {source: await count(source) for source in ("event", "complete", "sweep")}
-    # More events than those of other tests' files that may arrive meanwhile.
+    # Events of other tests' files may be counted meanwhile, but not as many as these.
     repeats = 20
     for _ in range(repeats):
         key = await find_key(apart.resources, announced)

@@ -302,7 +302,7 @@ def list_ambiguous_lengths() -> Iterator[Case]:
     yield refuse(rule, "a length, then a coding", upload(measure(HELLO), CHUNKED) + HELLO)
     yield refuse(rule, "both, of a body of JSON", complete(JSON, cl + b"4", CHUNKED) + HELLO)
     sent = upload(cl + b"5", CHUNKED) + b"0\r\n\r\n" + SMUGGLED
-    yield refuse(rule, "both, and a request behind the shorter one", sent)
+    yield refuse(rule, "both, and a second request", sent)
     for first, second in ((b"5", b"6"), (b"0", b"5"), (b"5", b"0"), (b"5", b"05x")):
         name = f"two lengths, {first.decode()} and {second.decode()}"
         yield refuse(rule, name, upload(cl + first, cl + second) + b"hello")
@@ -376,7 +376,7 @@ def list_chunks() -> Iterator[Case]:
         yield store_or_refuse("RFC 9110 6.5.1", name, sent, statuses={400, 501})
     line = b"POST /files/upload?filename=" + NAME + b" HTTP/1.1"
     sent = head(line, HOST, CHUNKED) + last + AUTHORIZATION + b"\r\n\r\n"
-    yield answer("RFC 9110 6.5.1", "a key in the trailers opens nothing", sent, statuses={401})
+    yield answer("RFC 9110 6.5.1", "a key in the trailers is ignored", sent, statuses={401})
 
 
 def list_wrong_chunks_behind_answers() -> Iterator[Case]:
@@ -452,7 +452,7 @@ ODD_TARGETS: Final = {
     "a backslash": b"/files\\upload",
     "a fragment": b"/health/live#part",
     "a question mark and no query": b"/health/live?",
-    "a query that is no pairs": b"/health/live?&&==&%",
+    "a query that has no pairs": b"/health/live?&&==&%",
     "a query of 16 KiB": b"/health/live?" + b"a" * 16 * KIB,
     "a path of 16 KiB": b"/" + b"a" * 16 * KIB,
     "8 thousand segments": b"/a" * 8 * KIB,
@@ -530,7 +530,7 @@ def list_fields() -> Iterator[Case]:
     yield serve("RFC 9110 5.6.2", "every kind of character", get(HOST, b"!#$%&'*+-.^_`|~09azAZ: b"))
     yield serve("RFC 9110 10.1.4", "TE", get(HOST, b"TE: trailers, gzip;q=0.5", b"Connection: TE"))
     named = upload(b"Connection: Content-Length, Host, Authorization", b"Content-Length: 5")
-    yield store_or_refuse("RFC 9110 7.6.1", "Connection names what it must not", named + b"hello")
+    yield store_or_refuse("RFC 9110 7.6.1", "Connection names other fields", named + b"hello")
     rule, expect = "RFC 9110 10.1.1", b"Expect: 100-continue"
     old = upload(expect, b"Content-Length: 5", version=b"1.0") + b"hello"
     yield store(rule, "Expect in HTTP/1.0", old)
@@ -551,7 +551,7 @@ def list_lines() -> Iterator[Case]:
     yield refuse(rule, "six empty lines before the request", b"\r\n" * 6 + get(HOST))
     yield refuse(rule, "six empty lines before the request, one by one", *[b"\r\n"] * 6, get(HOST))
     sent = upload(b"Content-Length: 5") + b"hello"
-    yield store(rule, "an empty line behind the body, cut within", sent, b"\r", b"\n")
+    yield store(rule, "an empty line after the body, cut within", sent, b"\r", b"\n")
     yield refuse(rule, "a blank before the request", b" " + get(HOST))
     for field in (b"Upgrade: h2c", b"Host: h", b"X-A: b"):
         sent = field + b"\r\n" + get(HOST)
@@ -590,7 +590,7 @@ def list_methods() -> Iterator[Case]:
         yield answer(rule, f"{name} in the request line", head(line, HOST), statuses={200, 400})
 
 
-# How large a head may be
+# The size of a head
 
 
 def list_sizes() -> Iterator[Case]:

@@ -136,7 +136,7 @@ def open_site(url: str, settings: Settings, *, owner: str, key: str) -> Iterator
             runner.run(stack.aclose())
 
 
-# What must hold of every case
+# The checks of every case
 
 
 def run_case(site: Site, case: Case) -> None:

@@ -28,9 +28,10 @@ REPAIRED: Final = {
     "RFC 9112 7.1.1": (b"hello", b"x" * 1024),
     "RFC 9110 6.5.1": (b"hello",),
 }
-"""The bodies that nginx forwards although the API alone would refuse the request.
+"""The bodies that the API receives, by rule, where nginx repairs a request.
 
-nginx accepts LF in place of CRLF, and drops chunk extensions and trailers.
+Without nginx, the API would refuse these requests. nginx accepts LF in place of CRLF, and drops
+chunk extensions and trailers.
 """
 REFUSED_BY_NGINX: Final = frozenset({400, 405, 411, 413, 414, 501, 505})
 

@@ -166,7 +166,7 @@ UNFINISHED = {
     "a length": upload(b"Content-Length: 10") + b"hello",
     "a length, no byte": upload(b"Content-Length: 10"),
     "a chunk": upload(CHUNKED) + b"a\r\nhello",
-    "a chunk without its line's end": upload(CHUNKED) + b"5\r\nhello",
+    "a chunk without its CRLF": upload(CHUNKED) + b"5\r\nhello",
     "no last chunk": upload(CHUNKED) + b"5\r\nhello\r\n",
     "no end of the trailers": upload(CHUNKED) + b"5\r\nhello\r\n0\r\n",
     "a chunk's size": upload(CHUNKED) + b"5\r\nhello\r\n0",

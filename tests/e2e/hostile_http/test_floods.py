@@ -65,7 +65,7 @@ FLOODS: dict[str, tuple[Sequence[bytes], set[int]]] = {
     "5 MB of short fields": ([get(HOST)[:-2], b"a:b\r\n" * MIB], {431}),
     "40 MiB of a request line": ([b"GET /", *[b"a" * MIB] * 40], {414, 431}),
     "40 MiB of empty lines": ([b"\r\n" * (MIB // 2)] * 40, {400, 431}),
-    "40 MiB of no HTTP": ([b"\x00" * MIB] * 40, {400, 431}),
+    "40 MiB that are not HTTP": ([b"\x00" * MIB] * 40, {400, 431}),
     "40 MiB behind a refused upload": (
         [head(b"POST /files/upload?filename=a HTTP/1.1", HOST, b"Content-Length: %d" % (40 * MIB))]
         + [b"a" * MIB] * 40,

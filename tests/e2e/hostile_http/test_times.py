@@ -111,7 +111,7 @@ def test_a_connection_idle_between_requests_is_closed_without_an_answer(one_api:
         (UNKNOWN_KEY, b"ffff\r\n" + b"a" * 200),
         (UNKNOWN_KEY.replace(CHUNKED, b"Content-Length: 100000000"), b"a" * 200),
     ],
-    ids=["behind a refused head", "chunks of a refused upload", "a refused upload of 100 MB"],
+    ids=["after a refused head", "chunks of a refused upload", "a refused upload of 100 MB"],
 )
 def test_a_client_that_sends_after_a_refusal_is_disconnected(
     one_api: Api, start: bytes, trickle: bytes

@@ -248,7 +248,7 @@ async def test_an_interrupted_upload_can_be_discarded(
     await until(is_deleted)
 
 
-async def test_the_page_reports_being_offline_and_continues_by_itself(
+async def test_the_page_reports_that_it_is_offline_and_then_continues(
     cuttable: Cuttable, film: Path, client: httpx.AsyncClient, context: BrowserContext
 ) -> None:
     await stop_in_the_middle(cuttable, film, client)
