@@ -230,15 +230,9 @@ test("statuses are transient if the same request may succeed later", () => {
 })
 
 test("the words of a refusal are its detail, its title or its status", () => {
-<<<<<<< HEAD
-  const refused = new Refused(409, { title: "Conflict", detail: "It is gone." })
-  assert.equal(refused.message, "It is gone.")
-  assert.equal(new Refused(409, { title: "Conflict" }).message, "Conflict")
-=======
   const title = "Conflict"
   assert.equal(new Refused(409, { title, detail: "It is gone." }).message, "It is gone.")
   assert.equal(new Refused(409, { title }).message, "Conflict")
->>>>>>> js-tests
   assert.match(new Refused(409, {}).message, /409/)
   assert.equal(new Refused(409, { type: "about:blank" }).kind, "about:blank")
 })

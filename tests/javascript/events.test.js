@@ -100,13 +100,8 @@ describe("the parser", () => {
   })
 
   test("dispatches nothing for comments, other fields and empty lines", () => {
-<<<<<<< HEAD
-    const text = ": alive\n\n\n\nretry: 2000\n\nother: 1\n\n Data: 1\n\nevent: a\n\n"
-    assert.deepEqual(parse(text), [])
-=======
     const stream = ": alive\n\n\n\nretry: 2000\n\nother: 1\n\n Data: 1\n\nevent: a\n\n"
     assert.deepEqual(parse(stream), [])
->>>>>>> js-tests
   })
 
   test("does not carry a type or an id over to the next event", () => {

@@ -42,22 +42,12 @@ function start(answers = {}, statuses = []) {
 }
 
 /**
-<<<<<<< HEAD
- * Return an upload, the states that it passes through, and its notes while bytes are sent.
- * Each path is used only once, because the entries of earlier uploads stay.
- * @param {ReturnType<typeof start>} place
- * @param {{text?: string, path?: string, time?: number}} options
- */
-function choose({ server, store }, options = {}) {
-  const { text = "0123456789", path = `${++files}.txt`, time = 1 } = options
-=======
  * Return an upload, the states that it passes through, and its notes while bytes are sent. Each
  * path is used only once, because the entries of earlier uploads stay.
  * @param {ReturnType<typeof start>} place
  * @param {{text?: string, path?: string, time?: number}} options
  */
 function choose({ server, store }, { text = CONTENT, path = `${++files}.txt`, time = 1 } = {}) {
->>>>>>> js-tests
   const name = path.split("/").at(-1) ?? ""
   const file = new File([text], name, { lastModified: time, type: "text/plain" })
   const upload = new Upload(server.api, file, path, store.deliver)
