@@ -63,7 +63,10 @@ def loads_modules(node: str) -> bool:
 
 
 def find_missing_compiler() -> str | None:
-    """Install TypeScript and the types if they are not there, and return why that was not possible."""
+    """Install TypeScript if it is not there, and return why that was not possible.
+
+    The types of Node.js are installed with it.
+    """
     npm = shutil.which("npm")
     if TYPESCRIPT.exists() and NODE_TYPES.exists():
         return None
