@@ -1,6 +1,6 @@
 /**
  * Polling for the verdicts on uploaded files. Without a stream of events, the page polls all the
- * time. With one, it polls only now and then, because an event is a hint that may be lost.
+ * time. With one, it polls seldom. (An event may be lost.)
  */
 
 import { Refused } from "./api.js"
