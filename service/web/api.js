@@ -74,7 +74,8 @@ export function isTransientStatus(status) {
 }
 
 /**
- * The absence of an answer. The network has failed, the server is down, or CORS forbids the request.
+ * The absence of an answer. The network has failed, the server is down, or CORS forbids the
+ * request.
  */
 export class Unreachable extends Error {
   /** @param {string} server its name in a sentence, such as "the store" */

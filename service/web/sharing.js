@@ -50,8 +50,8 @@ export function makeShare(api, id) {
 /** @param {string} expiresAt RFC 3339 */
 function describeLink(expiresAt) {
   return (
-    `The link gives access to the file without a key until ${sayTime(expiresAt)}. It ends earlier` +
-    " if your key is revoked or expires, or if the file is deleted."
+    `The link gives access to the file without a key until ${sayTime(expiresAt)}. It stops` +
+    " working earlier if your key is revoked or expires, or if the file is deleted."
   )
 }
 
