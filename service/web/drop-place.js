@@ -31,7 +31,7 @@ export class DropPlace {
     find(buttonId, HTMLButtonElement).addEventListener("click", () => input.click())
     input.addEventListener("change", () => {
       if (input.files?.length) this.give(listChosen(input.files))
-      // The same file can then be chosen again. Without this, it would be no change.
+      // Without this, choosing the same file again would not be a change.
       input.value = ""
     })
   }

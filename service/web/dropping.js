@@ -1,4 +1,4 @@
-/** Files and folders that the user has chosen or dropped. Each file has its path in its folder. */
+/** Files that the user has chosen or dropped, each with its path in the chosen folder. */
 
 /** @typedef {import("./uploads.js").Chosen} Chosen */
 

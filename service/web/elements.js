@@ -5,7 +5,7 @@
 
 import { STATES } from "./words.js"
 
-/** Characters that change the direction of the text after them. `gpj.exe` then reads `exe.jpg`. */
+/** Characters that change the direction of text. After one of them, `gpj.exe` reads `exe.jpg`. */
 const DIRECTION_CHARACTERS = /[\u202A-\u202E\u2066-\u2069]/g
 const COPIED_MILLISECONDS = 2000
 

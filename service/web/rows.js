@@ -20,13 +20,16 @@ const STATUSES = {
 /** What is announced when an upload reaches one of these states. @type {Record<string, string>} */
 const ANNOUNCED = { ready: "proved and ready", rejected: "rejected", failed: "failed" }
 
-/** The button that starts an upload again, in the states in which it cannot be paused. */
-const LABELS = /** @type {Record<string, string>} */ ({
+/**
+ * The labels of the button that otherwise pauses the upload.
+ * @type {Record<string, string>}
+ */
+const TOGGLE_LABELS = {
   paused: "Resume",
   failed: "Try again",
   rejected: "Send again",
   ready: "Send again",
-})
+}
 const DISMISSIBLE = new Set(["failed", "rejected", "ready"])
 
 /** @typedef {import("./upload.js").Upload} Upload */
@@ -58,7 +61,7 @@ export class Rows {
     this.planDrawing()
   }
 
-  /** Draw at most ten times a second, because drawing takes time from sending. */
+  /** Draw at most ten times a second, because drawing slows the uploads down. */
   planDrawing() {
     if (this.isPlanned) return
     this.isPlanned = true
@@ -88,7 +91,7 @@ export class Rows {
     }
   }
 
-  /** Remove the row of an upload that is ready. Return false if there is none without the focus. */
+  /** Remove a row that is ready and has no focus. Return false if there is no such row. */
   makeRoom() {
     for (const [upload, row] of this.rows) {
       if (upload.state !== "ready" || row.hasFocus) continue
@@ -182,7 +185,7 @@ class Row {
   drawButtons() {
     const { state, wasThere } = this.upload
     const { hasFocus } = this
-    this.label(this.toggleButton, LABELS[state] ?? "Pause")
+    this.label(this.toggleButton, TOGGLE_LABELS[state] ?? "Pause")
     this.label(this.endButton, DISMISSIBLE.has(state) ? "Dismiss" : "Cancel")
     show(this.copyButton, state === "ready")
     show(this.toggleButton, state !== "proving" && (state !== "ready" || wasThere))
