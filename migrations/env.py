@@ -1,4 +1,7 @@
-"""Alembic's entry: one connection, plain SQL, and an advisory lock so that two deployments at once are safe."""
+"""The module that Alembic runs: it migrates over one connection, with plain SQL.
+
+An advisory lock makes it safe to start two deployments at once.
+"""
 
 import asyncio
 
@@ -7,7 +10,8 @@ from alembic import context
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-# pg_try_advisory_lock in a loop: a blocking advisory lock holds a snapshot, and CREATE INDEX CONCURRENTLY waits for every snapshot.
+# This is called in a loop. A statement that waits for the lock would hold a snapshot, and CREATE
+# INDEX CONCURRENTLY waits until every older snapshot is released.
 LOCK = text("SELECT pg_try_advisory_lock(7305124001)")
 
 
@@ -21,14 +25,14 @@ def run(connection: Connection) -> None:
 async def migrate() -> None:
     url = context.config.attributes.get("url")
     if not url:
-        raise SystemExit("run `assay migrate`: it hands Alembic the database's address")
+        raise SystemExit("run `assay migrate`, which passes the address of the database to Alembic")
     engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=lambda: asyncpg.connect(url, timeout=10),
         poolclass=pool.NullPool,
     )
     async with engine.connect() as connection:
-        while not (await connection.execute(LOCK)).scalar():  # noqa: ASYNC110  # the lock is another process's
+        while not (await connection.execute(LOCK)).scalar():  # noqa: ASYNC110  # there is no event
             await asyncio.sleep(0.2)
         await connection.commit()
         await connection.run_sync(run)

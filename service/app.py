@@ -1,4 +1,7 @@
-"""`create_app`: the only composition root. One lifespan opens what the handlers work with; two apps in one process share nothing."""
+"""`create_app`: the only composition root.
+
+One lifespan opens what the handlers work with. Two apps in one process share nothing.
+"""
 
 import asyncio
 import contextlib
@@ -65,12 +68,13 @@ log = structlog.get_logger()
 def create_app(
     settings: Settings, *, with_worker: bool = False, resources: Resources | None = None
 ) -> Litestar:
-    """The API, and with a worker all that a small deployment needs. `resources`: opened, and closed, by the caller.
+    """Return the API. With `with_worker`, its process runs a worker as well.
 
-    The start fails with SchemaError over a schema that is older or newer than this code; while the database is away it succeeds.
+    If `resources` is given, the caller opens and closes it. The start fails with SchemaError if the
+    schema is older or newer than this code. It succeeds while the database is unavailable.
     """
 
-    set_up_heap()  # before any thread begins
+    set_up_heap()  # before any thread starts
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -110,14 +114,13 @@ def create_app(
         openapi_config=schema.describe_api(settings.base_path, importlib.metadata.version("assay")),
         logging_config=None,
     )
-    app.asgi_handler = RequestLog(
-        app.asgi_handler
-    )  # outside of the routing, so that it sees 404 and 405 too
+    # The log wraps the routing, because it must see the requests that get 404 or 405.
+    app.asgi_handler = RequestLog(app.asgi_handler)
     return app
 
 
 def allow_origins(settings: Settings) -> CORSConfig | None:
-    """None: pages of the API's own origin alone."""
+    """Return the CORS configuration, or None if only pages of the API's own origin may use it."""
     if not settings.cors_origins:
         return None
     return CORSConfig(
@@ -130,7 +133,6 @@ def allow_origins(settings: Settings) -> CORSConfig | None:
 
 
 def open_routes() -> list[Any]:
-    """Without an API key."""
     return [
         page.read_page,
         page.read_page_file,
@@ -144,7 +146,6 @@ def open_routes() -> list[Any]:
 
 
 def guarded_routes() -> list[Any]:
-    """With an API key, each for the scopes that it declares."""
     return [
         files.declare_file,
         files.list_files,
@@ -165,8 +166,6 @@ def guarded_routes() -> list[Any]:
 
 
 def provide_state(name: str) -> Provide:
-    """Return the dependency that gives what the lifespan has put into `app.state` under this name."""
-
     def find(request: Request[Any, Any, Any]) -> Any:
         return getattr(request.app.state, name)
 
@@ -177,9 +176,10 @@ def provide_principal(
     request: Request[Any, Any, Any],
     resources: NamedDependency[Resources],  # noqa: ARG001  # see below
 ) -> Principal:
-    """Return the principal that the guard let in.
+    """Return the principal that the guard has authenticated.
 
-    It asks for `resources` so that Litestar provides one after the other: what is independent gets a task each.
+    The parameter `resources` makes Litestar resolve the dependencies one after the other. It would
+    create a task for each independent dependency.
     """
     principal: Principal = request.scope["state"]["principal"]
     return principal
@@ -189,7 +189,11 @@ def provide_principal(
 async def running(
     resources: Resources, readiness: Readiness, *, with_worker: bool
 ) -> AsyncIterator[None]:
-    """Everything that goes on beside the requests. At the end the worker finishes, or gives its leases back."""
+    """Check the schema, and run the worker in the background while the block runs.
+
+    At the end of the block, the worker finishes its work or gives its leases back. Raises
+    SchemaError.
+    """
     checked = await check_schema(resources, readiness)
     task = asyncio.create_task(work(resources, readiness, checked=checked, with_worker=with_worker))
     try:
@@ -202,11 +206,14 @@ async def running(
 
 
 async def check_schema(resources: Resources, readiness: Readiness) -> bool:
-    """False: the database is away. Raises SchemaError."""
+    """Return True if the schema fits this code, and False if the database is unavailable.
+
+    Raises SchemaError if the schema is older or newer than this code.
+    """
     try:
         await database.check_version(resources.pool)
     except database.UNREACHABLE as error:
-        log.warning("database away", error=type(error).__name__)
+        log.warning("database unavailable", error=type(error).__name__)
         readiness.detail = "the database does not answer, so its schema is not known yet"
         return False
     readiness.phase, readiness.detail = "running", None
@@ -216,13 +223,14 @@ async def check_schema(resources: Resources, readiness: Readiness) -> bool:
 async def work(
     resources: Resources, readiness: Readiness, *, checked: bool, with_worker: bool
 ) -> None:
-    """No worker begins over a schema that nobody has looked at."""
+    """Check the schema until a check succeeds, and only then run the worker."""
     while not checked:
         await asyncio.sleep(VERSION_CHECK_SECONDS)
         try:
             checked = await check_schema(resources, readiness)
         except database.SchemaError as error:
-            log.error("wrong schema", error=str(error))  # noqa: TRY400  # an operator's matter, a traceback says nothing
+            # The error is for the operator, and a traceback would add nothing to it.
+            log.error("wrong schema", error=str(error))  # noqa: TRY400
             readiness.phase, readiness.detail = "wrong-schema", str(error)
             return
         except Exception:

@@ -1,8 +1,10 @@
-"""What a file is: its states, what was declared about it, what was proved.
+"""The model of a file: its states, what was declared about it, and what was proved.
 
 pending ⇄ verifying ──▶ ready ⇄ damaged        pending may also go straight to ready or rejected;
    │          ├───────▶ rejected               every state but `deleted` may go to `deleted`
    └──────────┴───────▶ expired
+
+See docs/architecture.md, "States".
 """
 
 import os
@@ -17,15 +19,18 @@ import msgspec
 MIB: Final = 1024**2
 GIB: Final = 1024**3
 LARGEST_PUT_BYTES: Final = 5 * GIB
-"""The largest object that one PUT, one part and one CopyObject may carry (S3's own limits, as all of these)."""
+"""The largest object that one PUT, one part or one CopyObject can carry.
+
+S3 defines this limit and the three that follow.
+"""
 LARGEST_OBJECT_BYTES: Final = 5 * 1024 * GIB
 SMALLEST_PART_BYTES: Final = 5 * MIB
-"""Of every part but the last."""
+"""The smallest size of a part. The last part may be smaller."""
 MOST_PARTS: Final = 10_000
 
 
 class State(StrEnum):
-    """What is true of a file, and what anybody may observe of it."""
+    """The state of a file: what is true of it, and what a client can observe."""
 
     PENDING = "pending"
     VERIFYING = "verifying"
@@ -42,7 +47,7 @@ GONE: Final = frozenset({State.EXPIRED, State.DELETED})
 
 
 class RejectionReason(StrEnum):
-    """Why the bytes that arrived are not the file that was declared."""
+    """The reason why a file was rejected."""
 
     SIZE_MISMATCH = "size-mismatch"
     DIGEST_MISMATCH = "digest-mismatch"
@@ -51,7 +56,10 @@ class RejectionReason(StrEnum):
 
 
 class Sha256:
-    """A SHA-256 digest: 32 bytes, written as 64 lower-case hex digits. No struct, so that msgspec asks us how it is read."""
+    """A SHA-256 digest: 32 bytes, written as 64 lower-case hexadecimal digits.
+
+    It is not a struct, so that msgspec calls the hooks of this project to decode and encode it.
+    """
 
     __slots__ = ("digest",)
 
@@ -74,28 +82,31 @@ class Sha256:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read 64 hex digits in either case; ValueError says what was wrong."""
+        """Parse 64 hexadecimal digits in either case. Raises ValueError."""
         if len(text) != 64 or not all(c in "0123456789abcdefABCDEF" for c in text):
             raise ValueError("expected a SHA-256 as 64 hexadecimal digits")
         return cls(bytes.fromhex(text))
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """Why a file was rejected: `reason` for programs, `detail` for people."""
+    """The verdict on a rejected file: `reason` for programs, `detail` for people."""
 
     reason: RejectionReason
     detail: str
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """How `size` bytes are cut: parts 1 to `count` of `part_size` bytes each, the last one with the rest."""
+    """A division of `size` bytes into parts, which are numbered from 1 to `count`.
+
+    Each part has `part_size` bytes, except the last one, which has the rest.
+    """
 
     size: int
     part_size: int
 
     @property
     def count(self) -> int:
-        """At least one: no bytes are one part without any."""
+        """Return the number of parts. A file of 0 bytes has one part, which is empty."""
         return max(1, -(-self.size // self.part_size))
 
     def size_of(self, number: int) -> int:
@@ -105,15 +116,20 @@ class Parts(msgspec.Struct, frozen=True):
 
 
 def cut(size: int, *, usual_part_size: int) -> Parts:
-    """In parts of the usual size; of a larger file in as many as there may be, of whole MiB."""
+    """Divide `size` bytes into parts of the usual size.
+
+    If that would give more than MOST_PARTS parts, use the smallest sufficient size in whole MiB.
+    """
     smallest = -(-size // (MOST_PARTS * MIB)) * MIB
     return Parts(size, max(usual_part_size, smallest))
 
 
 class Declaration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a client says about a file before it sends it. `content_type` None: not declared, so never compared.
+    """What a client states about a file before it sends the bytes.
 
-    `multipart` None: the client leaves it to us. Defaults are left out where it is digested, so that a field may be added.
+    `content_type` is None if the client declared none. It is then never compared. `multipart` is
+    None if the client leaves the choice to the service. Fields with their default values are not
+    part of the digest of a declaration, so that adding a field changes no digest.
     """
 
     owner: str
@@ -126,11 +142,12 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
-    """One row: what was declared and what was proved. Sizes in bytes, times aware UTC.
+    """One row: what was declared and what was proved. Sizes are in bytes, and times are in UTC.
 
-    `hash`, `minio_object_name`, `vault_etag` and `upload_date` are set together, by the commit, or not at all.
-    `incoming_key` is None for a file that was streamed through the API: nothing of it was ever in incoming.
-    `part_size` is None for a file that comes in one PUT; `upload_id` names the store's multipart upload as soon as it is begun.
+    The commit sets `hash`, `minio_object_name`, `vault_etag` and `upload_date` together.
+    `incoming_key` is None for a streamed upload, whose bytes were never in incoming. `part_size` is
+    None for a file that is sent by one PUT. `upload_id` is the id of the store's multipart upload,
+    from the time that the upload is begun.
     """
 
     id: UUID
@@ -155,23 +172,22 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parts(self) -> Parts | None:
-        """How it is cut; None: it comes in one PUT."""
+        """Return the division into parts, or None if the file is sent by one PUT."""
         return None if self.part_size is None else Parts(self.size, self.part_size)
 
     @property
     def served_content_type(self) -> str:
-        """The media type this file is shown under; bytes of an undeclared type are only bytes."""
         return self.content_type or "application/octet-stream"
 
 
 class UnprovedFile(File, frozen=True, kw_only=True):
-    """A file in state `pending` or `verifying`. A CHECK ties the key to these states."""
+    """A file in state `pending` or `verifying`. A CHECK constraint requires its key."""
 
     incoming_key: str
 
 
 class ProvedFile(File, frozen=True, kw_only=True):
-    """A file in state `ready` or `damaged`. CHECKs tie what was proved to these states."""
+    """A file in state `ready` or `damaged`. CHECK constraints require the proved fields."""
 
     hash: Sha256
     minio_object_name: UUID
@@ -180,18 +196,18 @@ class ProvedFile(File, frozen=True, kw_only=True):
 
 
 def choose_type(state: State) -> type[File]:
-    """Return the type of the files in this state."""
     if state in UNPROVED:
         return UnprovedFile
     return ProvedFile if state in PROVED else File
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker's hold on one file. `vault_key` was written down with it and is written to by nobody else.
+    """A worker's hold on one file.
 
-    `arrivals` and `grace_over` are what the database said at the claim, so before any look at the store.
-    `failed_before`: the claim before this one ended with an error. `failed_reads`: how many reads of
-    the incoming object have failed although the store was well.
+    The claim recorded `vault_key` in a reservation, and no other process writes under this key.
+    `arrivals` and `grace_over` are the database's values at the claim, before any request to the
+    store. `failed_before` is True if the previous claim ended with an error. `failed_reads` counts
+    the failed reads of the incoming object that a successful probe of the store followed.
     """
 
     id: UUID
@@ -212,7 +228,10 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_id() -> UUID:
-    """A UUIDv7 (RFC 9562, method 3: the 12 bits behind the milliseconds hold the fraction of one)."""
+    """Return a UUIDv7 (RFC 9562, section 6.2, method 3).
+
+    The 12 bits after the milliseconds hold the fraction of a millisecond.
+    """
     nanoseconds = time.time_ns()
     milliseconds, rest = divmod(nanoseconds, 1_000_000)
     fraction = (rest << 12) // 1_000_000
@@ -221,7 +240,7 @@ def make_id() -> UUID:
 
 
 def decode_column(kind: type, value: Any) -> Any:
-    """The msgspec hook for what PostgreSQL stores in another form than we hold it in."""
+    """Decode, as msgspec's `dec_hook`, a column whose type in PostgreSQL differs from the model."""
     if kind is Sha256:
         return Sha256(value)
     raise NotImplementedError(kind)

@@ -1,4 +1,4 @@
-"""Every refusal, as a problem document (RFC 9457).
+"""The problems that the API reports, each as a problem document (RFC 9457).
 
 Problem
 ├── InvalidRequest          400   ├── NotFound           404   ├── FileTooLarge          413
@@ -25,14 +25,20 @@ import msgspec
 
 
 class FieldError(msgspec.Struct, frozen=True):
-    """One field that was wrong: `field` is a JSON path, a query parameter or a header, `detail` says what would be right."""
+    """One wrong field of a request.
+
+    `field` is a JSON path, a query parameter or a header. `detail` says what would be right.
+    """
 
     field: str
     detail: str
 
 
 class Problem(Exception):
-    """A refusal that a client can act on. The class fixes `type`, `title` and `status`; `detail` is this occurrence."""
+    """A refusal that a client can act on.
+
+    The class determines `type`, `title` and `status`. `detail` describes this occurrence.
+    """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "internal-error"
@@ -54,11 +60,9 @@ class Problem(Exception):
 
     @classmethod
     def at(cls, field: str, detail: str, **extension: Any) -> Self:
-        """About one field of the request."""
         return cls(f"{field}: {detail}", errors=(FieldError(field, detail),), **extension)
 
     def document(self) -> dict[str, Any]:
-        """The members of the problem document."""
         members: dict[str, Any] = {
             "type": f"urn:assay:problem:{self.type}",
             "title": self.title,
@@ -72,43 +76,43 @@ class Problem(Exception):
 
 
 class InvalidRequest(Problem):
-    """One or more fields of the request are not what they should be."""
+    """A request with one or more invalid fields."""
 
     status, type, title = 400, "invalid-request", "The request is not valid"
 
 
 class MalformedBody(InvalidRequest):
-    """The body is not the JSON or the form it should be."""
+    """A body that is not the expected JSON or form."""
 
     type, title = "malformed-body", "The body cannot be read"
 
 
 class MalformedRequest(InvalidRequest):
-    """The request is not well-formed HTTP/1.1, or its body's end is ambiguous (RFC 9112)."""
+    """A request that is not well-formed HTTP/1.1, or whose body has an ambiguous end (RFC 9112)."""
 
     type, title = "malformed-request", "The request is not well-formed HTTP"
 
 
 class InvalidHost(MalformedRequest):
-    """Host is missing, repeated or malformed (RFC 9112, section 3.2)."""
+    """A Host field that is missing, repeated or malformed (RFC 9112, section 3.2)."""
 
     type, title = "invalid-host", "The Host field is not valid"
 
 
 class InvalidCursor(InvalidRequest):
-    """The cursor is not one of ours, or was made for another owner or other filters."""
+    """A cursor that Assay did not issue, or that belongs to another owner or other filters."""
 
     type, title = "invalid-cursor", "The cursor does not fit this request"
 
 
 class IncompleteBody(InvalidRequest):
-    """The body ended before the length that was announced."""
+    """A body that ended before its announced length."""
 
     type, title = "incomplete-body", "The body is shorter than announced"
 
 
 class Unauthorized(Problem):
-    """No API key, or one that is unknown, expired or revoked."""
+    """A request without an API key, or with one that is unknown, expired or revoked."""
 
     status, type, title = 401, "unauthorized", "A valid API key is required"
 
@@ -117,160 +121,164 @@ class Unauthorized(Problem):
 
 
 class Forbidden(Problem):
-    """The key is valid but lacks the scope."""
+    """A request with a valid API key or upload token that does not permit it."""
 
     status, type, title = 403, "forbidden", "The API key may not do this"
 
 
 class InvalidLink(Problem):
-    """The link's token was not made here, or was altered."""
+    """A link whose token was altered, or was not issued by this service."""
 
     status, type, title = 403, "invalid-link", "The link is not valid"
 
 
 class NotFound(Problem):
-    """No such route, or no such file for this owner."""
+    """A route that does not exist, or a file that does not exist for this owner."""
 
     status, type, title = 404, "not-found", "Not found"
 
 
 class MethodNotAllowed(Problem):
-    """The route exists, the method does not."""
+    """A method that the route does not support."""
 
     status, type, title = 405, "method-not-allowed", "Method not allowed"
 
 
 class HeadTimeout(Problem):
-    """The request's head was not complete in time (RFC 9110, section 15.5.9)."""
+    """A request whose head was not complete in time (RFC 9110, section 15.5.9)."""
 
     status, type, title = 408, "head-timeout", "The request did not arrive in time"
 
 
 class SlowSender(Problem):
-    """The body came slower than MIN_UPLOAD_RATE for 30 s, or a JSON body was not complete after 30 s."""
+    """A body that arrives too slowly.
+
+    A streamed body was slower than MIN_UPLOAD_RATE for 30 s, or a JSON body was not complete after
+    30 s.
+    """
 
     status, type, title = 408, "slow-sender", "The body arrives too slowly"
 
 
 class Conflict(Problem):
-    """The file's state does not allow this."""
+    """A request that the file's state does not allow."""
 
     status, type, title = 409, "conflict", "The file's state does not allow this"
 
 
 class NotReady(Conflict):
-    """The file is not proved yet; Retry-After says when to ask again."""
+    """A request for a file that is not proved yet. Retry-After says when to repeat it."""
 
     type, title = "not-ready", "The file is not proved yet"
 
 
 class FileRejected(Conflict):
-    """What arrived is not what was declared."""
+    """A request for a file whose bytes differ from the declaration, or cannot be read."""
 
     type, title = "file-rejected", "The file was rejected"
 
 
 class FileDamaged(Conflict):
-    """The proved object is gone or altered at the store."""
+    """A request for a proved file whose object is missing or altered at the store."""
 
     type, title = "file-damaged", "The file is damaged at the store"
 
 
 class NotUploaded(Conflict):
-    """The store has no object for this file."""
+    """A `complete` for a file without an object at the store."""
 
     type, title = "not-uploaded", "Nothing has been uploaded yet"
 
 
 class AlreadyUploaded(Conflict):
-    """The bytes are at the store already, or the file needs no upload any more."""
+    """A request to upload a file whose bytes are already at the store or no longer needed."""
 
     type, title = "already-uploaded", "The file needs no further upload"
 
 
 class NotMultipart(Conflict):
-    """The file was declared to come in one PUT, so it has no parts."""
+    """A request about the parts of a file that is sent by one PUT."""
 
     type, title = "not-multipart", "The file has no parts"
 
 
 class IncompleteParts(Conflict):
-    """Parts are missing at the store, or have another size than they should; their numbers are named."""
+    """A `complete` while parts are missing or have a wrong size. The problem names these parts."""
 
     type, title = "incomplete-parts", "The parts are not complete"
 
 
 class UploadLost(Conflict):
-    """The store has dropped the multipart upload and has no object either: what was sent is gone."""
+    """A multipart upload that the store has dropped, without an object. The sent bytes are lost."""
 
     type, title = "upload-lost", "The store has lost the upload"
 
 
 class DigestConflict(Conflict):
-    """Another digest than the one that is known or proved; nothing was changed."""
+    """A digest that differs from the known or proved one. Nothing was changed."""
 
     type, title = "digest-conflict", "Another digest is known for this file"
 
 
 class FileGone(Problem):
-    """The file was deleted, or its upload never came."""
+    """A request for a file that was deleted, or that expired without an upload."""
 
     status, type, title = 410, "gone", "The file is gone"
 
 
 class LinkEnded(Problem):
-    """The link's time is over, or the key that made it was revoked; the file may be there."""
+    """A link that has expired, or whose API key has ended. The file may still exist."""
 
     status, type, title = 410, "link-ended", "The link has ended"
 
 
 class LengthRequired(Problem):
-    """The body is the file, and neither Content-Length nor chunked says where it ends (RFC 9110, section 15.5.12)."""
+    """A file sent with neither Content-Length nor chunked coding (RFC 9110, section 15.5.12)."""
 
     status, type, title = 411, "length-required", "The length of the body is required"
 
     def __init__(self, detail: str = "") -> None:
-        super().__init__(detail, headers={"Connection": "close"})  # what follows may be the body
+        super().__init__(detail, headers={"Connection": "close"})  # the next bytes may be the body
 
 
 class PreconditionFailed(Problem):
-    """If-Match or If-Unmodified-Since does not hold (RFC 9110, 13.1)."""
+    """An If-Match or If-Unmodified-Since that does not hold (RFC 9110, section 13.1)."""
 
     status, type, title = 412, "precondition-failed", "The precondition does not hold"
 
 
 class FileTooLarge(Problem):
-    """The file is larger than MAX_FILE_BYTES, or than one PUT can carry."""
+    """A file that is larger than MAX_FILE_BYTES, or larger than its way of uploading permits."""
 
     status, type, title = 413, "file-too-large", "The file is too large"
 
 
 class BodyTooLarge(Problem):
-    """The JSON body is larger than the route takes."""
+    """A JSON body that is larger than the route accepts."""
 
     status, type, title = 413, "body-too-large", "The body is too large"
 
 
 class UnsupportedMediaType(Problem):
-    """The body's media type is not one that the route reads."""
+    """A body of a media type that the route does not accept."""
 
     status, type, title = 415, "unsupported-media-type", "The body's media type is not supported"
 
 
 class RangeNotSatisfiable(Problem):
-    """No byte of the requested range exists (RFC 9110, 15.5.17)."""
+    """A range without any byte of the file (RFC 9110, section 15.5.17)."""
 
     status, type, title = 416, "range-not-satisfiable", "The range cannot be satisfied"
 
 
 class DigestMismatch(Problem):
-    """The bytes have another SHA-256 than declared; nothing was stored."""
+    """Streamed bytes whose SHA-256 differs from the declared one. Nothing was stored."""
 
-    status, type, title = 422, "digest-mismatch", "The bytes have another SHA-256 than declared"
+    status, type, title = 422, "digest-mismatch", "The SHA-256 of the bytes is not the declared one"
 
 
 class IdempotencyMismatch(Problem):
-    """The Idempotency-Key was used with another body."""
+    """An Idempotency-Key that was used with another body before."""
 
     status, type, title = (
         422,
@@ -280,13 +288,13 @@ class IdempotencyMismatch(Problem):
 
 
 class LinksNotAvailable(Problem):
-    """No secret is set to sign links with."""
+    """A request for a signed link while LINK_SECRET is not set."""
 
-    status, type, title = 501, "links-not-available", "Links cannot be made here"
+    status, type, title = 501, "links-not-available", "Signed links are not available"
 
 
 class Unavailable(Problem):
-    """A server behind this one is away; the request may be repeated."""
+    """A request that fails for lack of a server or of capacity. The client may repeat it."""
 
     status, type, title = 503, "unavailable", "The service is not available"
 
@@ -295,40 +303,43 @@ class Unavailable(Problem):
 
 
 class DatabaseUnavailable(Unavailable):
-    """PostgreSQL does not answer."""
+    """A request that fails because PostgreSQL is unavailable."""
 
     type, title = "database-unavailable", "The database is not available"
 
 
 class ObjectStoreUnavailable(Unavailable):
-    """The object store does not answer."""
+    """A request that fails because the object store is unavailable."""
 
     type, title = "store-unavailable", "The object store is not available"
 
 
 class TooManyConnections(Unavailable):
-    """As many connections are open as MAX_CONNECTIONS allows, and none of them is idle."""
+    """A connection above MAX_CONNECTIONS, while none of the others is idle."""
 
     type, title = "too-many-connections", "Too many connections are open"
 
 
 class HeadTooLarge(Problem):
-    """The request line and the header fields, or the trailer fields, are too large or too many (RFC 6585, section 5)."""
+    """A request whose header or trailer section exceeds a limit (RFC 6585, section 5).
+
+    The size of the section (with the request line) and the number of its fields are limited.
+    """
 
     status, type, title = 431, "head-too-large", "The header fields are too large"
 
 
 class UnsupportedTransferCoding(Problem):
-    """Another transfer coding than chunked (RFC 9112, section 6.1)."""
+    """A transfer coding other than chunked (RFC 9112, section 6.1)."""
 
     status, type, title = 501, "unsupported-transfer-coding", "The transfer coding is not supported"
 
 
 class UnsupportedVersion(Problem):
-    """Another major version of HTTP than 1 (RFC 9110, section 15.6.6)."""
+    """A major version of HTTP other than 1 (RFC 9110, section 15.6.6)."""
 
     status, type, title = 505, "unsupported-version", "The HTTP version is not supported"
 
 
 class InternalError(Problem):
-    """A fault of ours; the log has it under the request id."""
+    """An error of the service itself. The log has its traceback under the request id."""

@@ -1,4 +1,7 @@
-"""What a process works with, opened once and passed by hand: two apps in one process share nothing."""
+"""The resources of a process, opened once and passed as arguments.
+
+Two apps in one process share nothing.
+"""
 
 import asyncio
 import contextlib
@@ -18,7 +21,11 @@ log = structlog.get_logger()
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
-    """`signer` signs for the clients' endpoint; `incoming` and `vault` are the service identity's way to the store."""
+    """What a process opens once.
+
+    `signer` signs URLs for the endpoint that clients use. `incoming` and `vault` send the requests
+    of the service identity.
+    """
 
     settings: Settings
     pool: asyncpg.Pool
@@ -31,7 +38,11 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextlib.asynccontextmanager
 async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
-    """Nothing is connected before it is used: a process starts while the database or the store is away."""
+    """Open the resources, and close them at the end of the block.
+
+    No connection is made before it is needed, so that a process can start while the database or the
+    store is unavailable.
+    """
     pool = await database.open_pool(settings)
     store = ObjectStore(
         settings.s3_endpoint,
@@ -70,7 +81,10 @@ def make_signer(settings: Settings) -> Signer:
 
 
 async def close_pool(pool: asyncpg.Pool) -> None:
-    """Wait for what is under way, but not for a database that is away."""
+    """Close the pool.
+
+    After 5 s, terminate its connections, because the database may be unavailable.
+    """
     try:
         await asyncio.wait_for(pool.close(), timeout=5)
     except Exception as error:

@@ -1,4 +1,8 @@
-"""Settings: `ASSAY_*` variables into one frozen struct, each also as `*_FILE`. Every error is reported, under its variable's name."""
+"""The settings: `ASSAY_*` variables, read into one frozen struct.
+
+Each variable can also be given as `*_FILE`, the path of a file that holds the value. All errors are
+reported at once, each with the name of its variable.
+"""
 
 import re
 import typing
@@ -15,9 +19,13 @@ S = TypeVar("S", bound=msgspec.Struct)
 PREFIX: Final = "ASSAY_"
 CLIENTS_VARIABLES: Final = frozenset({"ASSAY_URL", "ASSAY_KEY"})
 TESTS_PREFIX: Final = "ASSAY_TEST_"
-"""What the client and the tests read; known, so that a shell that has them can start a server."""
+"""The prefix of variables for the tests.
+
+Servers ignore these variables and those of the client, so that they start from a shell that sets
+them.
+"""
 LONGEST_DURATION: Final = timedelta(days=36_500)
-"""Moments that far away still fit every clock."""
+"""A limit that keeps all computed times within the range of Python and PostgreSQL."""
 
 Secret = NewType("Secret", str)
 DatabaseUrl = NewType("DatabaseUrl", Secret)
@@ -33,17 +41,23 @@ BucketName = NewType("BucketName", str)
 
 
 class SettingsError(Exception):
-    """One line for each variable that is missing, unknown or malformed."""
+    """Invalid settings, with one line for each variable that is missing, unknown or malformed."""
 
 
 class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What `migrate` and `keys` need."""
+    """The settings of `migrate` and `keys`."""
 
     database_url: DatabaseUrl
     database_listen_url: DatabaseUrl | None = None
-    """A way to PostgreSQL past a pooler, for LISTEN and for migrations; default: the same."""
+    """A URL of PostgreSQL that bypasses a pooler, for LISTEN and for migrations.
+
+    The default is `database_url`.
+    """
     database_statement_cache: int = 512
-    """Prepared statements kept a connection; 0 behind a pooler in transaction mode."""
+    """The number of prepared statements kept per connection.
+
+    It must be 0 behind a pooler in transaction mode.
+    """
     database_pool_size: Count = Count(10)
 
     @property
@@ -51,11 +65,12 @@ class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
         return self.database_listen_url or self.database_url
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(…)"  # half of it is secrets, and a repr ends up in logs
+        # Many fields are secrets, and a repr may be logged.
+        return f"{type(self).__name__}(…)"
 
 
 class Settings(DatabaseSettings, frozen=True, kw_only=True):
-    """What the API and the workers need. Times are durations, sizes bytes."""
+    """The settings of the API and the workers. Times are durations, and sizes are in bytes."""
 
     s3_endpoint: Url
     s3_public_endpoint: Url | None = None
@@ -65,7 +80,10 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     s3_signer_access_key: Secret
     s3_signer_secret_key: Secret
     s3_bind_absent_headers: bool = True
-    """Whether upload URLs forbid headers. MinIO and its forks take such URLs, other families of stores refuse them."""
+    """Whether upload URLs bind the absence of harmful headers.
+
+    MinIO and its forks accept such URLs. Other stores refuse them.
+    """
     incoming_bucket: BucketName = BucketName("assay-incoming")
     vault_bucket: BucketName = BucketName("assay-vault")
     webhook_token: tuple[Token, ...]
@@ -73,50 +91,67 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     link_secret: tuple[Secret, ...] = ()
     public_url: BaseUrl | None = None
     cors_origins: tuple[Origin, ...] = ()
-    """Pages that may use the API from a browser; what the store allows is its own setting."""
+    """The origins whose pages may use the API from a browser.
+
+    The store has a setting of its own for this.
+    """
     upload_url_ttl: timedelta = timedelta(minutes=15)
     upload_ttl: timedelta = timedelta(hours=24)
     upload_grace: timedelta = timedelta(minutes=15)
     max_file_bytes: Bytes = Bytes(5 * 1024**4)
     multipart_above: Bytes = Bytes(64 * 1024**2)
-    """A larger file is cut into parts unless its client asks for one PUT."""
+    """The size above which a file is sent in parts, unless its client asks for one PUT."""
     max_connections: Count = Count(4096)
-    """Open connections of one API process; above it, the one that has been idle longest is closed."""
+    """The limit of open connections of one API process.
+
+    Above it, the connection that has been idle for the longest time is closed.
+    """
     keep_alive: timedelta = timedelta(seconds=75)
-    """Idle time of a connection between two requests. Longer than a proxy keeps its own (nginx: 60 s), so that the proxy closes first."""
+    """How long a connection may be idle between two requests.
+
+    The default is longer than a proxy keeps an idle connection (nginx: 60 s), so that the proxy
+    closes it first.
+    """
     min_upload_rate: Bytes = Bytes(4 * 1024)
-    """Bytes a second; a streamed upload that is slower for 30 s gets 408."""
+    """A rate in bytes per second. A streamed upload that is slower for 30 s gets 408."""
     unverifiable_reads: Count = Count(10)
+    """The number of failed reads of its object after which a file can be rejected."""
     unverifiable_after: timedelta = timedelta(hours=24)
-    """A file is rejected after so many failed reads of its object, the first of them so long ago."""
+    """The shortest time between the first of these failed reads and the rejection."""
     lease: timedelta = timedelta(minutes=1)
     worker_slots: Count = Count(4)
     sweep_every: timedelta = timedelta(seconds=30)
     sweep_delay: Delay = Delay(timedelta(minutes=5))
-    """From a commit to the first deletion of what it left behind; longer than a standby lags behind."""
+    """The time between a commit and the first deletion of objects that the commit made garbage.
+
+    It must be longer than a standby lags behind.
+    """
     copy_grace: timedelta = timedelta(hours=24)
     keep_rows: timedelta = timedelta(days=30)
     download_buffers: Bytes = Bytes(32 * 1024**2)
-    """Memory that all downloads of a process share."""
+    """The memory budget of all downloads of a process."""
     log_level: LogLevel = LogLevel("info")
 
     @property
     def public_endpoint(self) -> str:
-        """Where clients reach the store; the host is signed, so it is never rewritten afterwards."""
+        """Return the endpoint by which clients reach the store.
+
+        A signature covers the host, so a signed URL is never rewritten.
+        """
         return self.s3_public_endpoint or self.s3_endpoint
 
     @property
     def base_path(self) -> str:
-        """PUBLIC_URL's path, in front of every path that an answer names."""
+        """Return the path of PUBLIC_URL, which is the prefix of every path in an answer."""
         return urlsplit(self.public_url or "").path.rstrip("/")
 
     @property
     def page_origin(self) -> str | None:
-        """Where our own page lies, as a browser names it; None where PUBLIC_URL is not known."""
+        """Return the origin of Assay's own page, or None if PUBLIC_URL is not set."""
         return None if self.public_url is None else read_origin(self.public_url)
 
     def secrets(self) -> list[str]:
-        """Every value that must never reach a log."""
+        """Return every value that must never reach a log."""
         named = (
             self.s3_access_key,
             self.s3_secret_key,
@@ -127,7 +162,7 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """What `bootstrap` needs: the only reader of root's credentials.
+    """The settings of `bootstrap`, which alone reads the credentials of the store's root.
 
     `webhook_id` is the ID in the store's `MINIO_NOTIFY_WEBHOOK_…_<ID>` variables.
     """
@@ -145,7 +180,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     webhook_id: str = "ASSAY"
 
     def __repr__(self) -> str:
-        return f"Deployment({self.s3_endpoint}, {self.incoming_bucket}, {self.vault_bucket})"  # key ids are secrets too
+        # The key ids are secrets, like the secret keys.
+        return f"Deployment({self.s3_endpoint}, {self.incoming_bucket}, {self.vault_bucket})"
 
     @property
     def webhook_arn(self) -> str:
@@ -164,12 +200,14 @@ KINDS: Final = (DatabaseSettings, Settings, Deployment)
 
 
 def list_variables() -> set[str]:
-    """Every variable that some process reads."""
     return {PREFIX + field.upper() for kind in KINDS for field in kind.__struct_fields__}
 
 
 def read_settings(environ: Mapping[str, str], kind: type[S]) -> S:
-    """`kind` from the environment; SettingsError names every variable that is wrong, not only the first."""
+    """Read settings of this kind from the environment.
+
+    Raises SettingsError, which names every wrong variable, not only the first.
+    """
     values: dict[str, Any] = {}
     errors = list(find_unknown(environ))
     hints = typing.get_type_hints(kind)
@@ -194,7 +232,6 @@ def read_settings(environ: Mapping[str, str], kind: type[S]) -> S:
 
 
 def find_unknown(environ: Mapping[str, str]) -> list[str]:
-    """Variables with our prefix that nothing reads: most likely misspelt."""
     known = list_variables()
     return [
         f"{name} is not a setting; docs/settings.md lists them"
@@ -206,35 +243,40 @@ def find_unknown(environ: Mapping[str, str]) -> list[str]:
 
 
 def find_contradictions(values: Mapping[str, Any], kind: type[msgspec.Struct]) -> list[str]:
-    """What is well formed alone but not together."""
     errors = []
     if kind is not DatabaseSettings and values.get(
         "incoming_bucket", "assay-incoming"
     ) == values.get("vault_bucket", "assay-vault"):
         errors.append(
-            "ASSAY_INCOMING_BUCKET and ASSAY_VAULT_BUCKET must differ: upload URLs write to the first and never to the second"
+            "ASSAY_INCOMING_BUCKET and ASSAY_VAULT_BUCKET must differ: "
+            "upload URLs write to the first and must never write to the second"
         )
     if kind is Settings:
         if values.get("upload_ttl", timedelta(0)) > timedelta(days=7):
-            errors.append("ASSAY_UPLOAD_TTL is at most 7 days")
+            errors.append("ASSAY_UPLOAD_TTL must be at most 7 days")
         if values.get("upload_url_ttl", timedelta(0)) > timedelta(days=7):
             errors.append(
-                "ASSAY_UPLOAD_URL_TTL is at most 7 days: no store takes a longer signature"
+                "ASSAY_UPLOAD_URL_TTL must be at most 7 days: "
+                "stores accept no longer lifetime of a presigned URL"
             )
         if values.get("copy_grace", timedelta(hours=24)) < timedelta(hours=1) + values.get(
             "lease", timedelta(minutes=1)
         ):
             errors.append(
-                "ASSAY_COPY_GRACE is at least 1 hour more than ASSAY_LEASE: longer than any copy request can live"
+                "ASSAY_COPY_GRACE must be at least 1 hour longer than ASSAY_LEASE: "
+                "it must exceed the duration of any copy request"
             )
     return errors
 
 
 def read_variable(environ: Mapping[str, str], variable: str) -> str | None:
-    """The value, or the content of the file that `*_FILE` names; None when neither is set."""
+    """Return the value, or the content of the file that `*_FILE` names, or None without either.
+
+    Raises ValueError if both are set, and OSError if the file cannot be read.
+    """
     path = environ.get(variable + "_FILE")
     if path is not None and variable in environ:
-        raise ValueError(f"and {variable}_FILE are both set: set one")
+        raise ValueError(f"and {variable}_FILE are both set: set only one")
     if path is None:
         return environ.get(variable)
     return Path(path).read_text(encoding="utf-8").strip()
@@ -254,18 +296,29 @@ def parse_several(text: str) -> tuple[str, ...]:
 
 
 def parse_tokens(text: str) -> tuple[str, ...]:
-    """The store sends `Bearer TOKEN` for one word, two words as they are, and no header at all for three."""
+    """Parse the tokens that the store may send with its events.
+
+    The store sends `Bearer TOKEN` if its token is one word, and sends a token of two words as it
+    is. For three words it sends no header.
+    """
     tokens = parse_several(text)
     if not all(re.fullmatch(r"[!-~]+( [!-~]+)?", token) for token in tokens):
         raise ValueError(
-            "must be one or two words of ASCII without a comma; several tokens are separated by commas"
+            "must be one or two words of ASCII characters without a comma; "
+            "separate several tokens by commas"
         )
     return tokens
 
 
 def parse_database_url(text: str) -> str:
-    """Says nothing of what was given: a password may be in any part of it."""
-    wanted = "must be a URL such as postgresql://user:password@host:5432/database, special characters percent-encoded"
+    """Parse the URL of a database.
+
+    The error text omits the value, because any part of it may hold a password.
+    """
+    wanted = (
+        "must be a URL such as postgresql://user:password@host:5432/database, "
+        "with special characters percent-encoded"
+    )
     try:
         url = urlsplit(text.strip())
         ports = [
@@ -307,7 +360,10 @@ def parse_url(text: str) -> str:
 
 
 def parse_endpoint_url(text: str) -> str:
-    """The path is the bucket and the key: a signature leaves no place for another one."""
+    """Parse the URL of a store.
+
+    It has no path, because a request's path is the bucket and the key, and the signature covers it.
+    """
     url = parse_url(text)
     if urlsplit(url).path:
         raise ValueError("must be a URL without a path, such as http://minio:9000")
@@ -318,7 +374,10 @@ DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
-    """As browsers send them in `Origin` (RFC 6454, 6.2): lower case, no default port, no path."""
+    """Parse origins as browsers send them in `Origin` (RFC 6454, section 6.2).
+
+    They are in lower case, without a default port and without a path.
+    """
     origins = parse_several(text)
     for origin in origins:
         parse_url(origin)
@@ -327,13 +386,13 @@ def parse_origins(text: str) -> tuple[str, ...]:
             DEFAULT_PORTS[scheme]
         ):
             raise ValueError(
-                "must be origins as browsers send them, such as https://app.example.com, without path or default port"
+                "must be origins as browsers send them, such as https://app.example.com, "
+                "without path or default port"
             )
     return origins
 
 
 def read_origin(url: str) -> str:
-    """The URL's origin, as browsers send it."""
     parts = urlsplit(url)
     place = parts.netloc.lower()
     return f"{parts.scheme}://{place.removesuffix(DEFAULT_PORTS[parts.scheme])}"
@@ -371,15 +430,17 @@ SIZES: Final = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024*
 def parse_duration(text: str) -> timedelta:
     duration = parse_delay(text)
     if not duration:
-        raise ValueError("must be a time above zero in seconds, or such as 15m, 24h, 7d")
+        raise ValueError(
+            "must be a time above zero, in seconds or in a form such as 15m, 24h or 7d"
+        )
     return duration
 
 
 def parse_delay(text: str) -> timedelta:
-    """A duration that may be zero."""
+    """Parse a duration that may be zero."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(s|m|h|d|)", text)
     if not match:
-        raise ValueError("must be a time in seconds, or such as 15m, 24h, 7d")
+        raise ValueError("must be a time in seconds or in a form such as 15m, 24h or 7d")
     seconds = float(match[1]) * UNITS[match[2]]
     if seconds > LONGEST_DURATION.total_seconds():
         raise ValueError(f"must be {LONGEST_DURATION.days} days or less")
@@ -389,7 +450,7 @@ def parse_delay(text: str) -> timedelta:
 def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"(\d{1,15})(KiB|MiB|GiB|TiB|)", text)
     if not match or int(match[1]) == 0:
-        raise ValueError("must be a size above zero in bytes, or such as 64MiB, 5GiB")
+        raise ValueError("must be a size above zero, in bytes or in a form such as 64MiB or 5GiB")
     return int(match[1]) * SIZES[match[2]]
 
 

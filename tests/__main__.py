@@ -1,38 +1,87 @@
 """The check command: `python -m tests [PYTEST ARGUMENT ...]`.
 
-It runs the linters, the type checker and the import contracts, and then pytest with the arguments.
-Every step runs, and the command fails if one of them has failed.
+It runs the static checks, two at a time, and then pytest with the arguments. Every step runs, and
+the command fails if one of them has failed. The checks of the page's JavaScript run where Node.js
+and npm are installed. A check that could not run is named in the last line.
 """
 
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
+JAVASCRIPT: Final = ROOT / "tests" / "javascript"
+TYPESCRIPT: Final = JAVASCRIPT / "node_modules" / "typescript" / "bin" / "tsc"
 LINT_IMPORTS: Final = "from importlinter.cli import lint_imports_command; lint_imports_command()"
-STEPS: Final = {
-    "ruff check": ["-m", "ruff", "check", "."],
-    "ruff format": ["-m", "ruff", "format", "--check", "."],
-    "import-linter": ["-c", LINT_IMPORTS],
-    "mypy": ["-m", "mypy"],
-}
+PYTHON: Final = sys.executable
 
 
 def main(arguments: list[str]) -> int:
     """Run every step, and return 1 if one of them failed."""
-    failed = [name for name, command in STEPS.items() if not run(name, command)]
-    if not run("pytest", ["-m", "pytest", *arguments]):
-        failed.append("pytest")
-    sys.stdout.write(f"failed: {', '.join(failed)}\n" if failed else "every step passed\n")
+    steps, not_run = choose_steps()
+    with ThreadPoolExecutor(2) as threads:
+        passed = dict(zip(steps, threads.map(run, steps, steps.values()), strict=True))
+    write_line("== pytest")
+    tested = subprocess.run([PYTHON, "-m", "pytest", *arguments], cwd=ROOT, check=False)
+    passed["pytest"] = tested.returncode == 0
+    failed = [name for name, good in passed.items() if not good]
+    end = f"failed: {', '.join(failed)}" if failed else "every step passed"
+    write_line(end + "".join(f"; not run: {reason}" for reason in not_run))
     return 1 if failed else 0
 
 
+def choose_steps() -> tuple[dict[str, list[str]], list[str]]:
+    """Return the static checks, the slowest first, and why others cannot run here."""
+    steps = {
+        "mypy": [PYTHON, "-m", "mypy"],
+        "ruff check": [PYTHON, "-m", "ruff", "check", "."],
+        "ruff format": [PYTHON, "-m", "ruff", "format", "--check", "."],
+        "import-linter": [PYTHON, "-c", LINT_IMPORTS],
+        "language": [PYTHON, "-m", "tests.language"],
+    }
+    node = shutil.which("node")
+    if node is None:
+        return steps, ["node --test and tsc (Node.js is not installed)"]
+    steps["node --test"] = [node, "--test", *map(str, sorted(JAVASCRIPT.glob("*.test.js")))]
+    if reason := find_missing_compiler():
+        return steps, [f"tsc ({reason})"]
+    return steps | {"tsc": [node, str(TYPESCRIPT), "--noEmit", "-p", str(JAVASCRIPT)]}, []
+
+
+def find_missing_compiler() -> str | None:
+    """Install TypeScript if it is not there, and return why that was not possible."""
+    npm = shutil.which("npm")
+    if TYPESCRIPT.exists():
+        return None
+    if npm is None:
+        return "npm is not installed"
+    command = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund"]
+    ended = subprocess.run(
+        command,
+        cwd=JAVASCRIPT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return f"npm could not install TypeScript: {ended.stdout[-500:]}" if ended.returncode else None
+
+
 def run(name: str, command: list[str]) -> bool:
-    """Run one step with the interpreter of this process, and return whether it succeeded."""
-    sys.stdout.write(f"== {name}\n")
+    """Run one step, write its output when it has ended, and return whether it succeeded."""
+    ended = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    write_line(f"== {name}\n{ended.stdout.strip()}")
+    return ended.returncode == 0
+
+
+def write_line(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-    return subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode == 0
 
 
 if __name__ == "__main__":

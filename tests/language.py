@@ -2,13 +2,13 @@
 
 It reads docstrings, comments, messages, names of tests and documents, and reports:
 
-- words that the project does not use, because they hide what acts or what is meant;
+- words that the project does not use, because they hide which party acts or what is meant;
 - docstrings that only point elsewhere, such as "(b)", or that only name an exception;
 - docstrings of functions that do not begin with a verb in the imperative;
-- lines of more than 100 characters, other than rows of tables and lines that hold one long address;
+- lines of more than 100 characters, other than rows of tables and lines with one long address;
 - names of tests of more than 70 characters.
 
-`--sample N` prints N docstrings and N error texts, picked at random, to be read by a person.
+`--sample N` prints N docstrings and N error texts, picked at random, for a person to read.
 """
 
 import argparse
@@ -43,19 +43,22 @@ SUFFIXES: Final = frozenset(
     }
 )
 NOT_READ: Final = ("service/web/swagger/", "tests/language.py", "tests/unit/test_language.py")
-"""Code of other projects, and the files that quote the words which this module reports."""
+"""Code of other projects, and the files that quote the words that this module reports."""
 
 NOT_USED: Final = {
-    r"who(?:so)?ever|whomever|nobody|somebody|anybody|everybody|someone|anyone|everyone": "name the caller,"
-    " the client, the user or the process",
+    r"who(?:so)?ever|whomever|nobody|somebody|anybody|everybody|someone|anyone|everyone": (
+        "name the caller, the client, the user or the process"
+    ),
     r"whatever": "name what is meant",
-    r"(?:of|by) (?:ours|theirs|yours|hers|his|its own accord)|(?<!/)ours(?!/)": "name the owner: Assay, the client",
-    r"(?:client|worker|process|server|caller|store|sweeper|database|thread|program|request)s? who": "a program"
-    " is not a person: use `that`",
+    r"(?:of|by) (?:ours|theirs|yours|hers|his|its own accord)|(?<!/)ours(?!/)": (
+        "name the owner: Assay, the client"
+    ),
+    r"(?:client|worker|process|server|caller|store|sweeper|database|thread|program|request)s?"
+    r" who": ("a program is not a person: use `that`"),
     r"born|dear|trouble|for ever|so to speak|by and by|let alone": "use the standard term",
     r"Who (?!is\b|can\b|may\b)[a-z]+s\b(?![^.]*\?)": "name the user or the program",
 }
-"""What is not used, as regular expressions, and what to write instead."""
+"""Words that the project does not use, as regular expressions, with advice on what to write."""
 WORDS: Final = [
     (re.compile(rf"\b(?:{words})\b", re.IGNORECASE if words[0] != "W" else 0), advice)
     for words, advice in NOT_USED.items()
@@ -132,12 +135,12 @@ NO_VERB: Final = frozenset(
         "down",
     ]
 )
-"""Words with which the summary of a function's docstring does not begin."""
+"""Words that do not begin the summary of a function's docstring."""
 CODE: Final = re.compile(r"``?[^`\n]+``?")
 
 
 class Text(NamedTuple):
-    """A piece of text: its kind, the line on which it begins, and its words."""
+    """A piece of text, with its kind and its first line."""
 
     kind: str
     line: int
@@ -145,7 +148,7 @@ class Text(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A place in a file, and what is wrong there."""
+    """A fault of a text, and its place."""
 
     path: Path
     line: int
@@ -153,7 +156,7 @@ class Finding(NamedTuple):
 
 
 def list_files() -> list[Path]:
-    """Return the text files of the project, as Git lists them, without those of others."""
+    """Return the text files that Git lists, without those of other projects."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -166,7 +169,7 @@ def list_files() -> list[Path]:
 
 
 def read_texts(path: Path, source: str) -> Iterator[Text]:
-    """Yield the texts of a file that are meant for people."""
+    """Yield the texts of a file that people read."""
     if path.suffix == ".py":
         yield from read_python(source)
     elif path.suffix == ".md":
@@ -178,7 +181,7 @@ def read_texts(path: Path, source: str) -> Iterator[Text]:
 
 
 def read_python(source: str) -> Iterator[Text]:
-    """Yield the comments, docstrings, other strings of several words, and names of tests."""
+    """Yield comments, docstrings, other strings of several words, and names of tests."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield Text("comment", token.start[0], token.string)
@@ -195,7 +198,8 @@ def read_python(source: str) -> Iterator[Text]:
         if id(node) not in whole and (words := read_string(node)) is not None:
             kind = kinds.get(id(node), "string")
             if kind in ("docstring", "summary") or " " in words:
-                yield Text(kind, node.lineno, words)  # type: ignore[attr-defined]  # an expression has a line
+                line = node.lineno  # type: ignore[attr-defined]  # an expression has a line
+                yield Text(kind, line, words)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith(
             "test_"
         ):
@@ -203,22 +207,24 @@ def read_python(source: str) -> Iterator[Text]:
 
 
 def read_string(node: ast.AST) -> str | None:
-    """Return the words of a string, with `…` for what is put in; return None for another node."""
+    """Return the words of a string, with `…` for each inserted value, or None for another node."""
     if isinstance(node, ast.JoinedStr):
         return "".join(read_string(part) or "…" for part in node.values)
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 def find_docstrings(tree: ast.Module) -> Iterator[tuple[ast.expr, str]]:
-    """Yield the docstrings of modules, classes and assignments, and those of functions as summaries."""
+    """Yield the docstrings, with their kinds.
+
+    The docstring of a function is a summary. A string that follows an assignment, in a function as
+    elsewhere, is the docstring of what is assigned.
+    """
     for node in ast.walk(tree):
-        kind = (
-            "summary" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else "docstring"
-        )
+        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         body = getattr(node, "body", None)
-        for statement in body if isinstance(body, list) else ():
+        for at, statement in enumerate(body if isinstance(body, list) else ()):
             if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                yield statement.value, kind
+                yield statement.value, "summary" if is_function and at == 0 else "docstring"
 
 
 def find_raised(tree: ast.Module) -> Iterator[ast.AST]:
@@ -248,7 +254,10 @@ def check_file(path: Path, source: str) -> Iterator[Finding]:
 
 
 def may_be_long(path: Path, line: str) -> bool:
-    """Return whether the line cannot be shorter: a row of a table, or one long word such as an address."""
+    """Return whether the line cannot be shorter.
+
+    It is then a row of a table, or has one long word, such as an address.
+    """
     return (path.suffix == ".md" and line.startswith("|")) or max(
         map(len, line.split())
     ) > LONGEST_LINE - 20
@@ -263,11 +272,12 @@ def check_text(text: Text) -> Iterator[str]:
     elif text.kind == "summary" and (words.split() or [""])[0].strip(",.:").lower() in NO_VERB:
         yield f"a function's docstring begins with a verb, as in 'Return …': {words.strip()[:40]!r}"
     if text.kind == "test" and len(text.words) - len("test_") > LONGEST_TEST_NAME:
-        yield f"the name of a test has {len(text.words) - len('test_')} characters, at most {LONGEST_TEST_NAME}"
+        length = len(text.words) - len("test_")
+        yield f"the name of a test has {length} characters, at most {LONGEST_TEST_NAME}"
 
 
 def print_sample(texts: list[tuple[Path, Text]], *, size: int, seed: int) -> None:
-    """Print docstrings and error texts that were picked at random, with their places."""
+    """Print docstrings and error texts, picked at random, with their places."""
     chosen = random.Random(seed)  # noqa: S311  # a sample for a reader, not a secret
     for kinds in ({"docstring", "summary"}, {"error"}):
         of_kind = [(path, text) for path, text in texts if text.kind in kinds]
@@ -285,10 +295,10 @@ def main() -> int:
         "--sample", type=int, metavar="N", help="print N docstrings and N error texts"
     )
     parser.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="which ones; the same for the same N"
+        "--seed", type=int, default=1, metavar="N", help="the seed of the random choice"
     )
     parser.add_argument(
-        "paths", nargs="*", type=Path, metavar="PATH", help="check these files and folders alone"
+        "paths", nargs="*", type=Path, metavar="PATH", help="check only these files and folders"
     )
     arguments = parser.parse_args()
     files = {

@@ -18,7 +18,8 @@ STATEMENTS = (
         revoked_at timestamptz,
         CONSTRAINT api_keys_secret_unique UNIQUE (secret_sha256),
         CONSTRAINT api_keys_secret_is_sha256 CHECK (octet_length(secret_sha256) = 32),
-        CONSTRAINT api_keys_scopes_known CHECK (scopes <@ ARRAY['read', 'write', 'admin'] AND cardinality(scopes) > 0),
+        CONSTRAINT api_keys_scopes_known
+            CHECK (scopes <@ ARRAY['read', 'write', 'admin'] AND cardinality(scopes) > 0),
         CONSTRAINT api_keys_owner_not_empty CHECK (owner <> '')
     )
     """,
@@ -27,16 +28,16 @@ STATEMENTS = (
     CREATE TABLE files (
         id uuid PRIMARY KEY,
         owner text NOT NULL,
-        -- what was declared
+        -- These columns hold what the client declared.
         filename text NOT NULL,
         size bigint NOT NULL,
         content_type text,
         declared_sha256 bytea,
         metadata jsonb NOT NULL,
-        incoming_key text COLLATE "C",  -- the order of the store's listing
-        part_size bigint,  -- NULL: the file comes in one PUT
-        upload_id text,  -- the store's multipart upload
-        -- what is true of it
+        incoming_key text COLLATE "C",  -- in the order of the store's listing
+        part_size bigint,  -- NULL if the file is not sent in parts
+        upload_id text,  -- the id of the store's multipart upload
+        -- These columns hold the state, and what was proved.
         state text NOT NULL,
         hash bytea,
         minio_object_name uuid,
@@ -48,7 +49,7 @@ STATEMENTS = (
         expires_at timestamptz NOT NULL,
         grace_until timestamptz NOT NULL,
         final_at timestamptz,
-        -- the work: the row is the job
+        -- These columns describe the work, because the row is the job.
         lease uuid,
         lease_until timestamptz,
         attempts integer NOT NULL DEFAULT 0,
@@ -59,11 +60,13 @@ STATEMENTS = (
         failed_reads integer NOT NULL DEFAULT 0,
         failed_reads_since timestamptz,
         mismatched_sha256 bytea,
-        -- what is left behind: when to delete the incoming key again, and how often that was done; when to delete the vault object
+        -- These columns describe leftovers: when to delete the object at the incoming key, how
+        -- often that was done, and when to delete the vault object.
         sweep_at timestamptz,
         sweeps smallint NOT NULL DEFAULT 0,
         purge_at timestamptz,
-        -- what a statement that changes `state` says of the change; the trigger moves both to the history
+        -- A statement that changes `state` sets the next two columns to the party that caused the
+        -- change and to its reason. The trigger moves both to the history.
         changed_by text,
         changed_why text,
         history_xid xid8,
@@ -76,7 +79,8 @@ STATEMENTS = (
         CONSTRAINT files_upload_has_parts
             CHECK (upload_id IS NULL OR part_size IS NOT NULL AND incoming_key IS NOT NULL),
         CONSTRAINT files_state_known
-            CHECK (state IN ('pending', 'verifying', 'ready', 'rejected', 'expired', 'deleted', 'damaged')),
+            CHECK (state IN ('pending', 'verifying', 'ready', 'rejected', 'expired', 'deleted',
+                             'damaged')),
         CONSTRAINT files_digests_are_sha256
             CHECK (octet_length(declared_sha256) = 32 AND octet_length(hash) = 32),
         CONSTRAINT files_hash_iff_proved
@@ -94,18 +98,22 @@ STATEMENTS = (
                         WHEN state = 'deleted' THEN true
                         ELSE rejection_reason IS NULL END),
         CONSTRAINT files_work_until_final
-            CHECK (CASE WHEN state IN ('pending', 'verifying') THEN due_at IS NOT NULL AND incoming_key IS NOT NULL AND final_at IS NULL
+            CHECK (CASE WHEN state IN ('pending', 'verifying')
+                        THEN due_at IS NOT NULL AND incoming_key IS NOT NULL AND final_at IS NULL
                         ELSE due_at IS NULL AND lease IS NULL AND final_at IS NOT NULL END),
         CONSTRAINT files_lease_has_end CHECK ((lease IS NULL) = (lease_until IS NULL)),
-        CONSTRAINT files_failed_reads_have_start CHECK ((failed_reads = 0) = (failed_reads_since IS NULL)),
-        CONSTRAINT files_purge_deleted_only CHECK (purge_at IS NULL OR state = 'deleted' AND minio_object_name IS NOT NULL)
+        CONSTRAINT files_failed_reads_have_start
+            CHECK ((failed_reads = 0) = (failed_reads_since IS NULL)),
+        CONSTRAINT files_purge_deleted_only
+            CHECK (purge_at IS NULL OR state = 'deleted' AND minio_object_name IS NOT NULL)
     )
     """,
-    # pages, and the filters that can be selective
+    # These indexes serve pages, and the filters that can be selective.
     "CREATE INDEX files_owner ON files (owner, id)",
     "CREATE INDEX files_owner_hash ON files (owner, hash, id) WHERE hash IS NOT NULL",
     "CREATE INDEX files_owner_filename ON files (owner, filename text_pattern_ops, id)",
-    # what a claim reads, one kind of file each; lease_until is in no index, so an extension stays a heap-only update
+    # These indexes serve claims, each for one kind of file. `lease_until` is in no index, so that
+    # the extension of a lease is a heap-only-tuple update.
     """
     CREATE INDEX files_due_small ON files (due_at)
         WHERE state IN ('pending', 'verifying') AND failed_reads = 0 AND size <= 1073741824
@@ -118,23 +126,24 @@ STATEMENTS = (
     CREATE INDEX files_due_unreadable ON files (due_at)
         WHERE state IN ('pending', 'verifying') AND failed_reads > 0
     """,
-    # what the sweeper reads
+    # These indexes serve the sweeper.
     "CREATE INDEX files_sweep ON files (sweep_at) WHERE sweep_at IS NOT NULL",
     "CREATE INDEX files_purge ON files (purge_at) WHERE purge_at IS NOT NULL",
     "CREATE INDEX files_forget ON files (final_at) WHERE state IN ('deleted', 'expired')",
     """
     CREATE TABLE reservations (
         vault_key uuid PRIMARY KEY,
-        file_id uuid,  -- no foreign key: a streamed upload has no file before its commit
+        -- This is not a foreign key, because a streamed upload has no row before its commit.
+        file_id uuid,
         owner text,
-        scratch_key text,  -- of a probe of the store, which belongs to no file: its key in incoming
+        scratch_key text,  -- the key in incoming of a probe of the store, which has no file
         lease uuid NOT NULL,
         lease_until timestamptz NOT NULL,
         upload_id text,
         created_at timestamptz NOT NULL DEFAULT now(),
         doomed_at timestamptz,
         sweep_at timestamptz,
-        swept_at timestamptz,  -- when the object was deleted for the first time
+        swept_at timestamptz,  -- the time of the first deletion of the object
         CONSTRAINT reservations_of_file_or_probe CHECK (num_nonnulls(file_id, scratch_key) = 1),
         CONSTRAINT reservations_sweep_doomed_only CHECK ((doomed_at IS NULL) = (sweep_at IS NULL))
     )
@@ -143,9 +152,10 @@ STATEMENTS = (
     "CREATE INDEX reservations_doomed ON reservations (sweep_at) WHERE doomed_at IS NOT NULL",
     """
     CREATE TABLE file_history (
-        xid xid8 NOT NULL,  -- of the transaction, or of the file's last row where that is higher
+        xid xid8 NOT NULL,  -- of the transaction, or of the file's previous row if that is higher
         sequence bigint GENERATED ALWAYS AS IDENTITY,
-        file_id uuid NOT NULL,  -- no foreign key: it would lock the file's row once more at each transition
+        -- A foreign key would lock the file's row once more at each transition.
+        file_id uuid NOT NULL,
         owner text NOT NULL,
         state text NOT NULL,
         previous text,
@@ -154,35 +164,41 @@ STATEMENTS = (
         why text,
         CONSTRAINT file_history_pkey PRIMARY KEY (xid, sequence),
         CONSTRAINT file_history_state_known
-            CHECK (state IN ('pending', 'verifying', 'ready', 'rejected', 'expired', 'deleted', 'damaged')),
+            CHECK (state IN ('pending', 'verifying', 'ready', 'rejected', 'expired', 'deleted',
+                             'damaged')),
         CONSTRAINT file_history_state_changes CHECK (previous IS DISTINCT FROM state),
         CONSTRAINT file_history_by_known CHECK (by IN ('client', 'store', 'worker'))
     )
     """,
     "CREATE INDEX file_history_owner ON file_history (owner, xid, sequence)",
     "CREATE INDEX file_history_file ON file_history (file_id, sequence)",
-    # Each change of `state` is one row of the history, written in the statement's own transaction. A statement that does not say
-    # who changed it, and why, fails: `by` may not be NULL.
+    # Each change of `state` inserts one row into the history, in the same transaction. A statement
+    # that does not set `changed_by` fails, because `by` is NOT NULL.
     """
     CREATE FUNCTION record_transition() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF TG_OP = 'INSERT' OR OLD.state IS DISTINCT FROM NEW.state THEN
             NEW.history_xid := greatest(NEW.history_xid, pg_current_xact_id());
             INSERT INTO file_history (xid, file_id, owner, state, previous, by, why)
-            VALUES (NEW.history_xid, NEW.id, NEW.owner, NEW.state, CASE WHEN TG_OP = 'UPDATE' THEN OLD.state END,
-                    NEW.changed_by, NEW.changed_why);
+            VALUES (NEW.history_xid, NEW.id, NEW.owner, NEW.state,
+                    CASE WHEN TG_OP = 'UPDATE' THEN OLD.state END, NEW.changed_by, NEW.changed_why);
         END IF;
         NEW.changed_by := NULL;
         NEW.changed_why := NULL;
         RETURN NEW;
     END $$
     """,
-    "CREATE TRIGGER files_inserted BEFORE INSERT ON files FOR EACH ROW EXECUTE FUNCTION record_transition()",
+    """
+    CREATE TRIGGER files_inserted BEFORE INSERT ON files FOR EACH ROW
+        EXECUTE FUNCTION record_transition()
+    """,
     """
     CREATE TRIGGER files_changed BEFORE UPDATE ON files FOR EACH ROW
-        WHEN (OLD.state IS DISTINCT FROM NEW.state OR NEW.changed_by IS NOT NULL) EXECUTE FUNCTION record_transition()
+        WHEN (OLD.state IS DISTINCT FROM NEW.state OR NEW.changed_by IS NOT NULL)
+        EXECUTE FUNCTION record_transition()
     """,
-    # The last row that was forgotten: a reader that has not come so far can no longer be told of everything.
+    # The position of the last deleted row of the history. A reader at an earlier position cannot
+    # receive every transition any more.
     """
     CREATE TABLE history_horizon (
         single boolean PRIMARY KEY DEFAULT true,

@@ -1,1 +1,1 @@
-"""Who may do what: API keys with scopes, and tokens."""
+"""Authorization: API keys with scopes, and tokens."""

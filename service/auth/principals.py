@@ -1,9 +1,11 @@
-"""Who is asking: turns a request into a `Principal`. Nothing else knows about keys.
+"""Principals: the conversion of a request's API key or upload token into a `Principal`.
 
-Each route that needs a key declares the scopes that open it (`open_to`). No right is derived from a request's method.
+No other module authenticates requests. Each route that needs a key declares the scopes that open it
+(`open_to`). The method of a request implies no right.
 
-An upload token stands for the key that declared its file, for as long as both last, on the routes that
-declare it and for that file alone: a product's backend hands it to a browser, which never sees the key.
+An upload token stands for the key that declared its file, for as long as both are valid. It is
+accepted only for that file, and only on the routes that declare it. The backend of a product gives
+it to a browser, which never receives the key.
 """
 
 import asyncio
@@ -35,14 +37,14 @@ UPLOAD_TOKEN: Final = "upload_token"  # noqa: S105  # the name of a declaration
 
 
 class UndeclaredRights(Exception):
-    """A route that needs a key does not declare which scopes open it."""
+    """A route that needs a key, but does not declare the scopes that open it."""
 
 
 def open_to(*scopes: str, upload_token: bool = False) -> dict[str, Any]:
     """Return the arguments of a route that a key with any one of these scopes opens.
 
-    A key with the scope `admin` opens it as well. With `upload_token`, an upload token opens it too, for
-    its own file.
+    A key with the scope `admin` opens it as well. With `upload_token`, so does the upload token of
+    the file in the path.
     """
     alternatives: list[SecurityRequirement] = [{"bearer": [scope]} for scope in scopes]
     if upload_token:
@@ -54,7 +56,10 @@ def open_to(*scopes: str, upload_token: bool = False) -> dict[str, Any]:
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who is asking, by which key, and what for. `only_file`: by that file's upload token."""
+    """The key, owner and scopes of a request.
+
+    `only_file` is the file of the upload token, or None if the request was sent with an API key.
+    """
 
     key_id: UUID
     owner: str
@@ -67,29 +72,37 @@ class Principal(msgspec.Struct, frozen=True):
 
     @property
     def acting_for(self) -> str | None:
-        """Whose files the request may touch; None: every owner's."""
+        """Return the owner whose files the request may access, or None for every owner."""
         return None if self.is_admin else self.owner
 
     def act_as(self, owner: str | None) -> str:
-        """The owner that the request names, else the principal's own. Raises Forbidden."""
+        """Return the owner that the request names, or else the principal's. Raises Forbidden."""
         if owner is None or owner == self.owner or self.is_admin:
             return owner or self.owner
-        raise Forbidden.at("owner", "only a key with the scope admin acts for others: leave it out")
+        raise Forbidden.at(
+            "owner", "only a key with the scope admin can act for another owner: leave it out"
+        )
 
 
 def make_key() -> tuple[str, Sha256]:
-    """A new key of 256 random bits, and the digest that is stored in its place."""
+    """Return a new key of 256 random bits, and the digest that is stored in its place."""
     text = "assay_" + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
     return text, digest_key(text)
 
 
 def digest_key(text: str) -> Sha256:
-    """A key has 256 random bits: one round is enough, nobody can try them all."""
+    """Return the digest of a key.
+
+    One round of SHA-256 is enough, because a key with 256 random bits cannot be found by trial.
+    """
     return Sha256(hashlib.sha256(text.encode()).digest())
 
 
 def parse_authorization(header: str | None) -> str:
-    """The key or token in `Authorization: Bearer …` (RFC 6750, 2.1). Raises Unauthorized."""
+    """Return the key or token of `Authorization: Bearer …` (RFC 6750, section 2.1).
+
+    Raises Unauthorized.
+    """
     if header is None:
         raise Unauthorized("send your API key as `Authorization: Bearer assay_…`")
     scheme, _, key = header.partition(" ")
@@ -97,17 +110,20 @@ def parse_authorization(header: str | None) -> str:
         KEY.fullmatch(key.strip()) or TEXT.fullmatch(key.strip())
     ):
         raise Unauthorized(
-            "the Authorization header is not `Bearer assay_…`, nor `Bearer` and an upload token"
+            "the Authorization header is neither `Bearer` with an API key "
+            "nor `Bearer` with an upload token"
         )
     return key.strip()
 
 
 async def authenticate(resources: Resources, header: str | None) -> Principal:
-    """Who the key or token belongs to. Raises Unauthorized: an unknown, an expired and a revoked one look the same."""
+    """Return the principal of the key or token.
+
+    Raises Unauthorized, with the same text for an unknown, an expired and a revoked one.
+    """
     text = parse_authorization(header)
-    async with asyncio.timeout(
-        WAIT_SECONDS
-    ):  # also for a connection of the pool, when the database does not answer
+    # The limit includes the wait for a connection of the pool.
+    async with asyncio.timeout(WAIT_SECONDS):
         principal = await (
             find_key(resources, text) if KEY.fullmatch(text) else find_uploader(resources, text)
         )
@@ -122,7 +138,10 @@ async def find_key(resources: Resources, text: str) -> Principal | None:
 
 
 async def find_uploader(resources: Resources, text: str) -> Principal | None:
-    """The owner of the token's file, while the token and the key that made it last."""
+    """Return the principal of an upload token.
+
+    Return None if the token is not valid, or if it or the key that created it has ended.
+    """
     token = read_token(resources.settings.link_secret, text, purpose=Purpose.UPLOAD)
     if token is None:
         return None
@@ -137,7 +156,7 @@ async def find_uploader(resources: Resources, text: str) -> Principal | None:
 
 
 def sign_upload_token(resources: Resources, file: File, key_id: UUID) -> str | None:
-    """For whoever sends this file's bytes, until the file's end; None: no secret is set to sign it with."""
+    """Return a token for sending this file until it expires, or None if LINK_SECRET is not set."""
     secrets = resources.settings.link_secret
     end = file.expires_at.replace(microsecond=0)
     return (
@@ -152,14 +171,14 @@ def sign_upload_token(resources: Resources, file: File, key_id: UUID) -> str | N
 def find_scopes(handler: BaseRouteHandler) -> frozenset[str]:
     """Return the scopes that open the route. Raises UndeclaredRights.
 
-    The framework adds a handler for OPTIONS to every path, which names the path's methods and nothing
-    else. It is open to `read`.
+    The framework adds a handler for OPTIONS to every path. This handler returns only the methods of
+    the path, and is open to the scope `read`.
     """
     if handler.opt.get(SCOPES):
         return frozenset(handler.opt[SCOPES])
     if isinstance(handler, HTTPRouteHandler) and handler.http_methods == {HttpMethod.OPTIONS}:
         return frozenset({READ})
-    raise UndeclaredRights(f"{handler} needs a key, and does not declare its scopes: see open_to")
+    raise UndeclaredRights(f"{handler} needs a key, but does not declare its scopes: see open_to")
 
 
 def guard_routes(handlers: Sequence[Any]) -> Router:
@@ -170,25 +189,31 @@ def guard_routes(handlers: Sequence[Any]) -> Router:
 
 
 def check_scope(principal: Principal, scopes: frozenset[str]) -> None:
-    """Raises Forbidden for a key that has none of the scopes, nor `admin`."""
     if not {*scopes, ADMIN} & principal.scopes:
         raise Forbidden(f"the API key lacks the scope {' or '.join(sorted(scopes))}")
 
 
 def check_token(principal: Principal, handler: BaseRouteHandler, file_id: object) -> None:
-    """Raises Forbidden for an upload token on any other route, or for another file."""
+    """Check that an upload token is used for its own file, on a route that accepts it.
+
+    Raises Forbidden.
+    """
     if principal.only_file is None:
         return
     if not handler.opt.get(UPLOAD_TOKEN) or file_id != principal.only_file:
         raise Forbidden(
-            "an upload token opens complete, upload, parts, metadata and DELETE of its own file, and nothing else"
+            "an upload token permits only complete, upload, parts, metadata and DELETE, "
+            "and only for its own file"
         )
 
 
 async def require_key(
     connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
 ) -> None:
-    """The guard of every route that is not open to all: it runs before anything of the body is read."""
+    """Authenticate a request and check its rights, before any of its body is read.
+
+    This is the guard of every route that needs a key.
+    """
     principal = await authenticate(
         connection.app.state.resources, connection.headers.get("authorization")
     )

@@ -1,12 +1,18 @@
-"""Tokens that carry their own right: one file, one purpose, an end. Whoever holds one needs no key.
+"""Tokens for one file and one purpose, with an end. A request with a token needs no key.
 
     base64url( HMAC-SHA256(secret, payload) ‖ payload ), 100 characters
-    payload: version, purpose, flags (a byte each), file id, key id (16 bytes each), end (8 bytes, seconds since 1970)
+    payload: version, purpose, flags (1 byte each), file id, key id (16 bytes each),
+             end (8 bytes, seconds since 1970)
 
-1. Of another length or alphabet: no token. 75 bytes fill 100 characters without a bit to spare, so no two texts are the same token.
-2. The HMAC fits under none of the secrets: no token. Nothing is parsed before.
-3. Another version or purpose: no token here.
-4. What it says is true: whether its end has come, and whether its key still lives, is the database's to say.
+A token is checked in this order:
+
+1. Check its length and its alphabet. If one is wrong, the text is not a token. (100 characters of
+   base64url encode 75 bytes without spare bits, so no two texts encode the same token.)
+2. Compare its HMAC with the HMAC under each of the secrets. If none is equal, the text is not a
+   token. Nothing is parsed before this check.
+3. Check its version and purpose. If one is wrong, the token is not accepted here.
+4. Its content is now authentic. Only the database can decide whether its end has come, and whether
+   its key is still valid.
 """
 
 import base64
@@ -30,14 +36,18 @@ INLINE: Final = 1
 
 
 class Purpose(IntEnum):
-    """What a token is for; it is accepted for nothing else."""
+    """The purpose of a token. It is accepted for no other purpose."""
 
     DOWNLOAD = 1
     UPLOAD = 2
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """`key_id` is the key that made it: when that one ends, so does the token. `inline`: shown rather than saved."""
+    """The content of a token.
+
+    `key_id` is the key that created the token. When the key ends, so does the token. With `inline`,
+    a browser displays the file instead of saving it.
+    """
 
     purpose: Purpose
     file_id: UUID
@@ -47,7 +57,10 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sign_token(secrets: Sequence[str], token: Token) -> str:
-    """The text of `token`, under the first of the secrets; `expires_at` in whole seconds."""
+    """Return the text of the token, signed with the first of the secrets.
+
+    `expires_at` is rounded down to whole seconds.
+    """
     flags = INLINE if token.inline else 0
     end = int(token.expires_at.timestamp())
     payload = PAYLOAD.pack(
@@ -57,7 +70,10 @@ def sign_token(secrets: Sequence[str], token: Token) -> str:
 
 
 def read_token(secrets: Sequence[str], text: str, *, purpose: Purpose) -> Token | None:
-    """What `text` says, when it is one of ours for this purpose under any of the secrets; ended or not."""
+    """Run steps 1 to 3 above, and return the content of the token, which may have ended.
+
+    Return None if the text is not a token for this purpose, signed with one of the secrets.
+    """
     if not TEXT.fullmatch(text):
         return None
     raw = base64.urlsafe_b64decode(text)

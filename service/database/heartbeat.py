@@ -1,4 +1,4 @@
-"""The heartbeat: extends a lease for as long as its holder works under it."""
+"""The heartbeat: it extends a lease for as long as its holder works under it."""
 
 import asyncio
 import contextlib
@@ -19,12 +19,13 @@ log = structlog.get_logger()
 
 
 class Heartbeat:
-    """Extends one lease three times in each of its periods, until it is stopped or the lease is lost.
+    """A task that extends one lease three times per lease period.
 
-    `extend` returns False if the lease is lost. While the database is unavailable, the lease may end; it
-    counts as lost only when the database says so. `ended` is set when the lease is lost and when the
-    heartbeat is stopped, for threads that work under it. `held_until` is a `time.monotonic()`: until then
-    the lease is live for certain.
+    It runs until it is stopped or the lease is lost. `extend` returns False if the lease is lost.
+    While the database is unavailable, the lease may end, but it counts as lost only when the
+    database reports it. `ended` is set when the lease is lost or the heartbeat is stopped, so that
+    threads that work under the lease can stop. `held_until` is a time of `time.monotonic()`, until
+    which the lease is certainly live.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Heartbeat:
 async def extending(
     extend: Callable[[], Awaitable[bool]], *, lease: timedelta, held_since: float, file_id: UUID
 ) -> AsyncIterator[Heartbeat]:
-    """Keep a heartbeat while the block runs."""
+    """Yield a heartbeat that runs until the block ends."""
     heartbeat = Heartbeat(extend, lease=lease, held_since=held_since, file_id=file_id)
     try:
         yield heartbeat

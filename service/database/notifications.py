@@ -1,10 +1,12 @@
-"""Wake-ups: "there is work", "this file changed", "the history has grown".
+"""Wake-ups: signals that a file is due, that a file has changed, or that the history has grown.
 
-Within a process they need no database, between processes they go by NOTIFY.
+Within a process, a signal needs no database. Between processes, it is sent by NOTIFY.
 
-NOTIFY never rides in a transition's transaction (it takes a lock on the whole database at commit), so a signal is given
-after the commit and sent by one connection a process, a few milliseconds' worth at a time. A signal may get lost: workers
-poll, and whoever waits for a file reads again after every reconnect.
+NOTIFY is never part of a transition's transaction, because it takes a lock on the whole database at
+commit. A signal is given after the commit, and one connection per process sends the signals of a
+few milliseconds together. A signal may be lost. Workers therefore poll, and a request that waits
+for a file reads its row again after each reconnection. See
+docs/decisions/0007-notify-outside-the-transaction.md.
 """
 
 import asyncio
@@ -23,21 +25,25 @@ CHANNEL: Final = "assay"
 NOTIFY: Final = "SELECT pg_notify('assay', payload) FROM unnest($1::text[]) AS payload"
 COALESCE_SECONDS: Final = 0.005
 HISTORY_SECONDS: Final = 0.05
-"""So much later other processes hear of a transition that nobody waits for by its file's id; a declaration alone is none of their work."""
+"""The delay before other processes are notified of a transition for which no request waits."""
 HEARTBEAT_SECONDS: Final = 10.0
-IDS_A_PAYLOAD: Final = 200  # a payload holds less than 8,000 bytes
+IDS_A_PAYLOAD: Final = 200  # PostgreSQL limits a payload to less than 8,000 bytes
 MOST_CHANGED: Final = 10_000
-"""Kept for later at the most; of more, only that there were many."""
+"""The number of changed files from which on `all` is sent instead of their ids."""
 
 log = structlog.get_logger()
 
 
 class Notifications:
-    """One a process. `run` keeps the connection; the rest may be called from any coroutine of the loop."""
+    """The signals of one process, and its connection for LISTEN and NOTIFY.
+
+    `run` keeps the connection open. The other methods may be called from any coroutine of the event
+    loop.
+    """
 
     def __init__(self, listen_url: str) -> None:
         self.url = listen_url
-        self.origin = uuid4().hex[:8]  # to pass over what we sent ourselves
+        self.origin = uuid4().hex[:8]  # with it, the process ignores its own notifications
         self.waiters: dict[UUID, set[asyncio.Event]] = defaultdict(set)
         self.work = asyncio.Event()
         self.leftovers = asyncio.Event()
@@ -52,13 +58,13 @@ class Notifications:
         self.stopping = asyncio.Event()
 
     def notify_work(self) -> None:
-        """A file is due now."""
+        """Signal that a file is due now."""
         self.work.set()
         self.work_to_send = True
         self.to_send.set()
 
     def notify_history(self) -> None:
-        """A transition was written down that nobody waits for but who reads the history."""
+        """Signal a transition that concerns only readers of the history."""
         self.history.set()
         if self.sending_history is None:
             self.sending_history = asyncio.get_running_loop().call_later(
@@ -71,7 +77,7 @@ class Notifications:
         self.to_send.set()
 
     def notify_change(self, file_id: UUID) -> None:
-        """A file changed its state in a way that somebody may wait for."""
+        """Signal a change of the file's state for which a request may wait."""
         self.wake(file_id)
         self.history.set()
         if len(self.changed) < MOST_CHANGED:
@@ -79,12 +85,15 @@ class Notifications:
         self.to_send.set()
 
     def notify_leftovers(self) -> None:
-        """Something of this process's own making can be swept; other sweepers find it in the database."""
+        """Wake the sweeper of this process. Other sweepers find the leftovers in the database."""
         self.leftovers.set()
 
     @contextlib.contextmanager
     def subscribe(self, file_id: UUID) -> Iterator[asyncio.Event]:
-        """An event that is set when the file may have changed. Subscribe, then read, then wait."""
+        """Yield an event that is set when the file may have changed.
+
+        The caller subscribes, then reads the row, and then waits, so that it misses no change.
+        """
         event = asyncio.Event()
         self.waiters[file_id].add(event)
         try:
@@ -99,7 +108,10 @@ class Notifications:
             event.set()
 
     def stop_waiting(self) -> None:
-        """The process ends: whoever waits for a file gets it as it is now, and every stream of events ends."""
+        """End all waiting, because the process stops.
+
+        Requests that wait for a file return it as it is now, and event streams end.
+        """
         self.stopping.set()
         self.wake_all()
 
@@ -108,27 +120,27 @@ class Notifications:
         return self.stopping.is_set()
 
     def wake_all(self) -> None:
-        """Anything may have happened while nobody listened."""
+        """Wake every waiting coroutine, as when signals may have been lost."""
         self.work.set()
         self.history.set()
         for file_id in list(self.waiters):
             self.wake(file_id)
 
     async def run(self) -> None:
-        """Listen and send until cancelled; connect again after every loss."""
+        """Listen and send until cancelled. Reconnect whenever the connection is lost."""
         delay = 0.1
         while True:
             try:
                 async with self.connection() as (connection, lost):
                     delay = 0.1
                     await self.send(connection, lost)
-            except (
-                asyncpg.PostgresError,
-                *UNREACHABLE,
-            ) as error:  # also a full NOTIFY queue: no other code would start this task again
-                log.warning("notifications lost", error=type(error).__name__, retry_seconds=delay)
+            except (asyncpg.PostgresError, *UNREACHABLE) as error:
+                # A full NOTIFY queue is such an error as well. No other code restarts this task.
+                log.warning(
+                    "notification connection lost", error=type(error).__name__, retry_seconds=delay
+                )
             except Exception:
-                log.exception("notifications failed", retry_seconds=delay)
+                log.exception("notification connection failed", retry_seconds=delay)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 5)
 
@@ -148,7 +160,11 @@ class Notifications:
             self.wake_all()
 
     async def connect(self) -> asyncpg.Connection:
-        """A cancelled connect goes on to its end by itself: cut in the middle, asyncpg leaves an error that nobody can catch."""
+        """Open the connection.
+
+        If the caller is cancelled, wait for the attempt to end, and close its connection. (An
+        attempt that is interrupted leaves an error in asyncpg that no code can catch.)
+        """
         connecting = asyncio.ensure_future(
             connect(self.url, command_timeout=5, statement_cache_size=0)
         )
@@ -161,40 +177,50 @@ class Notifications:
 
     def lose(self, lost: asyncio.Event) -> None:
         lost.set()
-        self.to_send.set()  # `send` waits for that one alone
+        self.to_send.set()  # `send` waits for this event alone
 
     async def send(self, connection: asyncpg.Connection, lost: asyncio.Event) -> None:
-        """What is signalled; now and then nothing at all, because a connection that fell silent would never be missed otherwise."""
+        """Send the signals until the connection is lost.
+
+        If there is no signal for HEARTBEAT_SECONDS, send a statement without any. Otherwise the
+        loss of a connection without traffic would never be noticed.
+        """
         while not lost.is_set():
+            # In Python 3.11, asyncio.wait_for may swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(
-                    0 if self.unsent else HEARTBEAT_SECONDS
-                ):  # wait_for may swallow a cancellation (Python 3.11)
+                async with asyncio.timeout(0 if self.unsent else HEARTBEAT_SECONDS):
                     await self.to_send.wait()
             self.to_send.clear()
             self.unsent += self.take_payloads()
             await connection.execute(NOTIFY, self.unsent)
             self.unsent.clear()
-            await asyncio.sleep(
-                COALESCE_SECONDS
-            )  # afterwards: a signal that comes alone need not wait
+            # The pause comes after the statement, so that a single signal is sent without delay.
+            await asyncio.sleep(COALESCE_SECONDS)
 
     @property
     def has_more_to_send(self) -> bool:
         return self.to_send.is_set() or bool(self.unsent)
 
     async def flush(self) -> None:
-        """Give what was signalled last a moment to leave; it is a hint, so nothing is lost if it does not."""
+        """Wait for at most 0.2 s until the last signals are sent.
+
+        Signals are hints, so it does no harm if they are lost.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + 0.2
         if self.sending_history is not None:
             self.sending_history.cancel()
             self.send_history()
-        while self.connected and self.has_more_to_send and loop.time() < deadline:  # noqa: ASYNC110  # the sender sets no event when done
+        while (  # noqa: ASYNC110  # the sender sets no event when it is done
+            self.connected and self.has_more_to_send and loop.time() < deadline
+        ):
             await asyncio.sleep(COALESCE_SECONDS)
 
     def take_payloads(self) -> list[str]:
-        """What is to be sent: `ORIGIN work`, `ORIGIN history`, and `ORIGIN id,id,…` or `ORIGIN all`."""
+        """Return the payloads of the pending signals, which are then no longer pending.
+
+        A payload is `ORIGIN work`, `ORIGIN history`, `ORIGIN id,id,…` or `ORIGIN all`.
+        """
         payloads = [f"{self.origin} work"] if self.work_to_send else []
         payloads += [f"{self.origin} history"] if self.history_to_send else []
         ids = (
@@ -224,5 +250,5 @@ class Notifications:
             return
         self.history.set()
         for text in what.split(","):
-            with contextlib.suppress(ValueError):  # anybody with a connection may send anything
+            with contextlib.suppress(ValueError):  # any client of the database may send any payload
                 self.wake(UUID(text))

@@ -1,8 +1,8 @@
 """The pool of connections to PostgreSQL, and its codecs.
 
-What the driver raises costs the connection that raised it, because the state of its protocol is not
-known any more. The pool makes a new one for the next statement. Only an answer of the server to a
-statement leaves the connection as it is.
+A connection is closed when the driver raises an error on it, because the state of its protocol is
+then unknown. The pool opens a new connection for the next statement. A connection stays open only
+after an error that the server returned for a statement, and after a time-out.
 """
 
 import asyncio
@@ -20,29 +20,28 @@ UNREACHABLE: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # an unexpected message, such as the end of an idle session
-    asyncpg.InvalidAuthorizationSpecificationError,  # a password that was changed: somebody will mend it
+    asyncpg.InvalidAuthorizationSpecificationError,  # a changed password, until it is corrected
     asyncpg.InvalidCatalogNameError,
-    asyncpg.OperatorInterventionError,  # starting, stopping, cancelled
+    asyncpg.OperatorInterventionError,  # the server is starting or stopping, or cancelled the query
     asyncpg.InsufficientResourcesError,  # connections, disk, memory
-    asyncpg.ReadOnlySQLTransactionError,  # a standby answers until the new primary has the name
+    asyncpg.ReadOnlySQLTransactionError,  # a standby, until the name refers to the new primary
 )
-"""What asyncpg raises when the database is away or cannot serve, and not when a statement is wrong."""
-
+"""The errors that show that the database is unavailable, and not that a statement is wrong."""
 
 CONNECT_SECONDS: Final = 5.0
 ATTEMPT_SECONDS: Final = 60.0
-"""Longer than any resolver takes, so that no attempt is cut in the middle of a name resolution."""
+"""The time limit of an attempt to connect. It is longer than any name resolution takes."""
 FATAL: Final = frozenset({"FATAL", "PANIC"})
 
 T = TypeVar("T")
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
-    """A connection that ends with the first error that is not the answer to a statement.
+    """A connection that is closed after the first error that is not the answer to a statement.
 
-    The server ends a session with a FATAL error. Where no statement is under way, asyncpg takes it for
-    an unexpected message and does not close the connection: until the end of the stream arrives, each
-    further statement raises InternalClientError.
+    The server ends a session with a FATAL error. If no statement is running, asyncpg treats it as
+    an unexpected message and does not close the connection. Each further statement then raises
+    InternalClientError until the end of the stream arrives.
     """
 
     async def fetch(self, *args: Any, **options: Any) -> Any:
@@ -58,10 +57,10 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
         return await self._end_on_failure(super().execute(*args, **options))
 
     async def _end_on_failure(self, answer: Awaitable[T]) -> T:
-        """Return the answer. Every error but two kinds closes the connection.
+        """Return the answer. Close the connection after any error but two kinds.
 
-        After an error of the statement, the session goes on. After a time-out, asyncpg has the server
-        cancel the statement, and waits for that before it uses the connection again.
+        After an error of the statement, the session continues. After a time-out, asyncpg has the
+        server cancel the statement, and waits for that before it uses the connection again.
         """
         try:
             return await answer
@@ -77,11 +76,11 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
 
 
 async def connect(*args: Any, **options: Any) -> Connection:
-    """Connect as `asyncpg.connect` does, within CONNECT_SECONDS.
+    """Connect as `asyncpg.connect` does, but wait for at most CONNECT_SECONDS.
 
-    Raises what asyncpg raises, and TimeoutError. When the time is over or the caller is cancelled, the
-    attempt goes on by itself and its result is dropped: uvloop cannot cancel a name resolution, and the
-    error of one that is left alone is never retrieved.
+    Raises the errors of asyncpg, and TimeoutError. If the time is over or the caller is cancelled,
+    the attempt continues in the background and its connection is closed. (uvloop cannot cancel a
+    name resolution, and the error of an abandoned one would never be retrieved.)
     """
     chosen = {"connection_class": Connection, **options, "timeout": ATTEMPT_SECONDS}
     attempt = asyncio.ensure_future(asyncpg.connect(*args, **chosen))
@@ -94,15 +93,16 @@ async def connect(*args: Any, **options: Any) -> Connection:
 
 
 def drop_connection(attempt: "asyncio.Future[Connection]") -> None:
-    """Close the connection of an attempt that has ended too late."""
+    """Close the connection of an attempt that succeeded too late."""
     if not attempt.cancelled() and attempt.exception() is None:
         attempt.result().terminate()
 
 
 async def open_pool(settings: DatabaseSettings) -> asyncpg.Pool:
-    """A pool that connects when it is first used, so that a process starts while the database is away.
+    """Return a pool that connects when it is first used.
 
-    No statement of ours changes a session, so connections go back without a reset query.
+    A process can therefore start while the database is unavailable. No statement of Assay changes
+    the state of a session, so connections are returned to the pool without a reset query.
     """
     return await asyncpg.create_pool(
         settings.database_url,
@@ -111,14 +111,14 @@ async def open_pool(settings: DatabaseSettings) -> asyncpg.Pool:
         statement_cache_size=settings.database_statement_cache,
         connect=connect,
         connection_class=Connection,
-        command_timeout=5,  # no transaction of ours takes as long
+        command_timeout=5,  # no transaction of Assay takes longer
         init=set_codecs,
         reset=do_nothing,
     )
 
 
 async def set_codecs(connection: asyncpg.Connection) -> None:
-    """jsonb as Python values."""
+    """Make the connection convert jsonb to Python values, and back."""
     await connection.set_type_codec(
         "jsonb", schema="pg_catalog", encoder=encode_json, decoder=msgspec.json.decode
     )
@@ -129,4 +129,4 @@ def encode_json(value: Any) -> str:
 
 
 async def do_nothing(_: asyncpg.Connection) -> None:
-    """In place of asyncpg's reset query."""
+    """Replace asyncpg's reset query."""

@@ -1,4 +1,4 @@
-"""The schema: the migrations, and the version that this code needs."""
+"""The schema: its migrations, and the version that this code needs."""
 
 import asyncio
 import importlib.resources
@@ -15,18 +15,21 @@ VERSION: Final = "SELECT version_num FROM alembic_version"
 
 
 class SchemaError(Exception):
-    """The database's schema is not the one this code was written for."""
+    """The error of a database whose schema is not the one that this code needs."""
 
 
 def find_migrations() -> Path:
-    """The folder of the migrations: inside the package when installed from a wheel, beside it in a checkout."""
+    """Return the folder of the migrations.
+
+    It is inside the package if Assay was installed from a wheel, and beside it in a checkout.
+    """
     package = Path(str(importlib.resources.files("service")))
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"
 
 
 def expected_version() -> str:
-    """The newest migration that this code came with."""
+    """Return the schema version that this code needs, which is that of its newest migration."""
     names = (
         re.match(r"(\d{4})_", path.name) for path in (find_migrations() / "versions").glob("*.py")
     )
@@ -34,7 +37,7 @@ def expected_version() -> str:
 
 
 async def read_version(database: asyncpg.Pool | asyncpg.Connection) -> str | None:
-    """The schema's version; None: never migrated."""
+    """Return the schema's version, or None if the database was never migrated."""
     try:
         version: str | None = await database.fetchval(VERSION)
     except asyncpg.UndefinedTableError:
@@ -43,18 +46,25 @@ async def read_version(database: asyncpg.Pool | asyncpg.Connection) -> str | Non
 
 
 async def check_version(database: asyncpg.Pool | asyncpg.Connection) -> None:
-    """Raises SchemaError if the schema is not the one that this code needs."""
+    """Check that the schema is the one that this code needs. Raises SchemaError if it is not."""
     found, expected = await read_version(database), expected_version()
     if found != expected:
-        newer = "it is newer than this assay, which has to be upgraded, or from before 0.1.0, which nothing migrates"
+        newer = (
+            "either it is newer than this assay, which must then be upgraded,"
+            " or it is older than 0.1.0 and cannot be migrated"
+        )
         what = "run `assay migrate` first" if found is None or found < expected else newer
         raise SchemaError(
-            f"the database's schema is {found or 'empty'}, this assay needs {expected}: {what}"
+            f"the database's schema is {found or 'empty'}, but this assay needs {expected}: {what}"
         )
 
 
 async def migrate(settings: DatabaseSettings) -> None:
-    """Bring the schema to the newest version, and rebase the history of a restored dump. Two processes may do it at once."""
+    """Upgrade the schema to the newest version, and rebase the history of a restored dump.
+
+    Two processes may run this at once. Raises SchemaError if the schema is newer than this code,
+    and the errors of asyncpg.
+    """
     await asyncio.to_thread(run_alembic, settings.listen_url)
     connection = await asyncpg.connect(settings.listen_url, timeout=5)
     try:
@@ -64,22 +74,25 @@ async def migrate(settings: DatabaseSettings) -> None:
 
 
 def run_alembic(url: str) -> None:
-    """Run the migrations that are missing. Raises SchemaError if the schema is newer than this code, and what asyncpg raises."""
-    from alembic import command  # 100 ms that only `migrate` should pay
-    from alembic.config import Config  # as above
+    """Run the missing migrations.
+
+    Raises SchemaError if the schema is newer than this code, and the errors of asyncpg.
+    """
+    # These imports take 100 ms, and only `migrate` needs them.
+    from alembic import command
+    from alembic.config import Config
     from alembic.util import CommandError
     from sqlalchemy.exc import DBAPIError
 
     config = Config()
     config.set_main_option("script_location", str(find_migrations()).replace("%", "%%"))
-    config.attributes["url"] = (
-        url  # asyncpg's to read: SQLAlchemy would take `sslmode` and several hosts for something else
-    )
+    # asyncpg parses the URL. SQLAlchemy would interpret `sslmode` and several hosts differently.
+    config.attributes["url"] = url
     try:
         command.upgrade(config, "head")
     except CommandError as error:
         raise SchemaError(
-            f"the database's schema is not one that this assay came with: upgrade it ({error})"
+            f"this assay has no migration for the database's schema: upgrade assay ({error})"
         ) from error
     except DBAPIError as error:
         raise (

@@ -1,1 +1,1 @@
-"""Ways out of the vault: streams and signed links."""
+"""Downloads: streams from the vault, and signed links."""

@@ -1,7 +1,13 @@
-"""Signed links: a download for whoever has the address, until its end.
+"""Signed links: downloads without an API key, until the link ends.
 
-1. Make: the owner's file is `ready`, and the key that asks is written into the token with the end and the disposition.
-2. Read: the token is ours, else 403. Its end has come, or its key was revoked or ended: 410. Then the file, as every download reads it.
+Creation: check that the owner's file is `ready`. Then sign a token with the file, the key of the
+request, the end and the disposition.
+
+Download:
+
+1. Check the token. If it was altered, or was not issued by this service: 403.
+2. Check its end and its key. If the end has come, or the key has expired or was revoked: 410.
+3. Read the file, as for every download.
 """
 
 from datetime import datetime, timedelta
@@ -23,7 +29,7 @@ LONGEST: Final = timedelta(days=7)
 
 
 class Link(msgspec.Struct, frozen=True):
-    """`path` begins with `/l/`, behind whatever PUBLIC_URL puts in front."""
+    """A signed link. `path` begins with `/l/`, and does not include the path of PUBLIC_URL."""
 
     path: str
     expires_at: datetime
@@ -37,10 +43,13 @@ async def make_link(
     expires_in: timedelta,
     inline: bool,
 ) -> Link:
-    """A link to a file that can be read now. Raises LinksNotAvailable, and what `find_readable` raises."""
+    """Create a link to a file that can be read now.
+
+    Raises LinksNotAvailable, and the problems of `find_readable`.
+    """
     secrets = resources.settings.link_secret
     if not secrets:
-        raise problems.LinksNotAvailable("no link can be signed here: ASSAY_LINK_SECRET is not set")
+        raise problems.LinksNotAvailable("links cannot be signed: ASSAY_LINK_SECRET is not set")
     file = await find_readable(resources, file_id, owner=principal.acting_for)
     expires_at = (await ask_time(resources.pool) + expires_in).replace(microsecond=0)
     token = Token(
@@ -54,10 +63,13 @@ async def make_link(
 
 
 async def find_linked(resources: Resources, text: str) -> tuple[ProvedFile, Token]:
-    """The file behind a link. Raises InvalidLink, LinkEnded, and what `find_readable` raises."""
+    """Return the file of a link and its token.
+
+    Raises InvalidLink, LinkEnded, and the problems of `find_readable`.
+    """
     token = read_token(resources.settings.link_secret, text, purpose=Purpose.DOWNLOAD)
     if token is None:
-        raise problems.InvalidLink("the link was altered, or is not one of this service")
+        raise problems.InvalidLink("the link was altered, or was not created by this service")
     if not await keys.is_live(resources.pool, token.key_id, until=token.expires_at):
-        raise problems.LinkEnded("the link has ended: ask whoever sent it for a new one")
+        raise problems.LinkEnded("the link has ended: ask its sender for a new one")
     return await find_readable(resources, token.file_id, owner=None), token

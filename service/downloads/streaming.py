@@ -1,19 +1,28 @@
-"""Downloads: a proved file's bytes, from the vault to a client that may be slow, may pause, may go away.
+"""Downloads: the bytes of a proved file, streamed from the vault to a client.
 
-1. Read the row. Not `ready`: refused, as its state says.
-2. Conditions, then the range, from the row alone. 304, 412 and 416 ask no store.
+The client may be slow, may pause, and may disconnect at any time.
+
+1. Read the row. If the file is not `ready`, refuse the request, as its state requires.
+2. Evaluate the conditions, and then the range, from the row alone. 304, 412 and 416 need no request
+   to the store.
 3. Open the vault object, with If-Match of the row's ETag, before any header is sent.
-   - missing or another object: read the row again. Deleted meanwhile: gone. Still `ready`: an error, and nobody's but ours.
-   - the store is away: 503.
-4. Send the headers, then chunk after chunk. A chunk: lend memory from the process's one budget, read in a thread, send, wait until the
-   transport holds all but nothing of it any more, give the memory back. A client that is waited for holds no thread, and a second chunk
+   - The object is missing or has another ETag: read the row again. If the file was deleted
+     meanwhile: 410. If it is still `ready`: 500.
+   - The store is unavailable: 503.
+4. Send the headers, and then chunk after chunk. For each chunk, take memory from the budget of the
+   process, read in a thread, send, wait until the transport has sent almost all of it, and give the
+   memory back. The wait for a client occupies no thread. The next chunk is read during this wait
    only while half of the budget is free.
-   - the client does not drain a chunk for PAUSE_SECONDS: let go of the store's connection, which would cut it soon [and which holds up
-     a DELETE meanwhile]; the next read opens another.
-   - the store cuts, stalls or answers 5xx: open again at the byte where it stopped, with the same If-Match, after each of
-     RESUME_DELAYS. A chunk that arrives sets the count of tries back.
-   - the object went or changed, or the tries are used up: stop before the announced length, which makes the server drop the connection.
-   - the client goes away: stop sending, close the store's connection when the thread that may be inside a read has left it.
+   - The client has not taken a chunk after PAUSE_SECONDS: close the connection to the store. (The
+     store would soon cut it, and an open read may delay a DELETE until then.) The next read opens
+     another connection.
+   - The store ends the connection, stalls or answers 5xx: open the object again at the byte where
+     the read stopped, with the same If-Match, after each of RESUME_DELAYS in turn. After a chunk
+     has arrived, the delays begin again with the first.
+   - The object is missing or has changed, or no attempt is left: stop before the announced length.
+     The server then drops the client's connection.
+   - The client disconnects: stop sending. Close the connection to the store as soon as no thread
+     is reading from it.
 """
 
 import asyncio
@@ -45,7 +54,10 @@ from service.telemetry.metrics import STORE_RETRIES
 SMALLEST_CHUNK_BYTES: Final = 64 * 1024
 LARGEST_CHUNK_BYTES: Final = 2 * 1024**2
 SHARE: Final = 8
-"""A download gets an eighth of what is left: big chunks when few download, small ones when many do."""
+"""The divisor by which the free budget limits the size of a chunk.
+
+Chunks are large while there are few downloads, and small while there are many.
+"""
 READ_SECONDS: Final = 10.0
 PAUSE_SECONDS: Final = 10.0
 RESUME_DELAYS: Final = (0.1, 0.3, 1.0, 3.0, 5.0)
@@ -54,7 +66,7 @@ log = structlog.get_logger()
 
 
 class DownloadBuffers(Budget):
-    """The budget of all downloads of one process. A download that takes memory is never made to wait."""
+    """The budget of all downloads of one process. A download never waits for memory."""
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(size_bytes, name="download")
@@ -62,13 +74,13 @@ class DownloadBuffers(Budget):
 
     @property
     def has_plenty(self) -> bool:
-        """Whether a download may hold a second chunk."""
         return self.bytes_left > self.reserve
 
     def lend(self, wanted: int) -> int:
         """Take one chunk from the budget and return its size.
 
-        The smallest chunk is granted even when the budget is exhausted, so that no download waits for another.
+        The smallest chunk is granted even when the budget is exhausted, so that no download waits
+        for another.
         """
         size = max(SMALLEST_CHUNK_BYTES, min(LARGEST_CHUNK_BYTES, self.bytes_left // SHARE))
         size = min(size, wanted)
@@ -77,7 +89,10 @@ class DownloadBuffers(Budget):
 
 
 class Source:
-    """The store's side of one download, used from threads: one is inside at a time, and a close waits until it has left."""
+    """The connection of one download to the store, for use from threads.
+
+    A lock admits one thread at a time. Closing waits for a read that is in progress.
+    """
 
     def __init__(self, vault: Bucket, file: ProvedFile, span: Span | None) -> None:
         self.vault = vault
@@ -99,7 +114,11 @@ class Source:
             self._open()
 
     def read(self, size: int) -> bytes:
-        """The next bytes, at most `size`. After an error the reader is gone and the position is where it was. Raises StoreError."""
+        """Read the next bytes, at most `size`. Raises StoreError.
+
+        After an error, the reader is closed and the position is unchanged, so that the read can be
+        repeated.
+        """
         with self.lock:
             try:
                 chunk = self._open().read(size)
@@ -108,16 +127,16 @@ class Source:
                 raise
             self.position += len(chunk)
             if self.left == 0:
-                self._let_go()  # read to its end, the connection serves the next one
+                self._let_go()  # a connection that was read to its end is used again
             return chunk
 
     def let_go(self) -> None:
-        """Close the store's connection; the next read opens another."""
+        """Close the connection to the store. The next read opens another."""
         with self.lock:
             self._let_go()
 
     def close(self) -> None:
-        """For good: a read that comes late opens nothing."""
+        """Close the connection to the store, and refuse every later read."""
         self.closed = True
         self.let_go()
 
@@ -142,7 +161,10 @@ class Source:
 
 
 class Body:
-    """An ASGI application that sends the headers and then what `source` gives (step 4)."""
+    """An ASGI application that sends the headers and then the bytes of `source`.
+
+    It runs step 4 of the protocol above.
+    """
 
     def __init__(
         self,
@@ -183,13 +205,19 @@ class Body:
             if sending.done():
                 sending.result()
         except StoreError as error:
-            # Nothing more is sent, and the announced length is not reached: the server drops the connection.
-            log.error("download cut", object=source.key, position=source.position, error=str(error))  # noqa: TRY400  # the store failed, a traceback says nothing
+            # The announced length is not reached, so the server drops the client's connection. The
+            # error is the store's, so a traceback would add nothing.
+            log.error(  # noqa: TRY400
+                "download cut", object=source.key, position=source.position, error=str(error)
+            )
         finally:
             await stop(sending, leaving)
 
     async def send_all(self, source: Source, send: Send) -> None:
-        """Chunk after chunk; while there is memory to spare, the next one is read as the client takes this one."""
+        """Send chunk after chunk.
+
+        While enough memory is free, the next chunk is read as the client receives the current one.
+        """
         try:
             while source.left:
                 if not self.downloads.has_plenty:
@@ -208,7 +236,11 @@ class Body:
             self.give_back(self.lent)
 
     async def drain(self, source: Source, send: Send) -> None:
-        """The server takes an empty piece only when the transport is all but empty: then the last chunk's memory is free."""
+        """Wait until the memory of the last chunk can be given back.
+
+        The server accepts an empty piece only when the transport's buffer is almost empty. After
+        PAUSE_SECONDS, the connection to the store is closed meanwhile.
+        """
         pausing = asyncio.get_running_loop().call_later(
             PAUSE_SECONDS, self.downloads.threads.submit, source.let_go
         )
@@ -223,7 +255,7 @@ class Body:
 
 
 class Download(Response[None]):
-    """A response that is a stream of our own; `source` None: an answer without a body."""
+    """A response that streams `source`, or has no body if `source` is None."""
 
     def __init__(
         self,
@@ -237,12 +269,15 @@ class Download(Response[None]):
         self.body = Body(downloads, source, status=status, headers=headers)
 
     def to_asgi_response(self, *_: object, **__: object) -> Any:
-        """Litestar's hook: what it returns is called with scope, receive and send."""
+        """Return the ASGI application that Litestar calls to send the response."""
         return self.body
 
 
 async def find_readable(resources: Resources, file_id: UUID, *, owner: str | None) -> ProvedFile:
-    """The owner's file, if its bytes may be read. Raises NotFound, NotReady, FileRejected, FileDamaged, FileGone."""
+    """Return the owner's file if its bytes can be read.
+
+    Raises NotFound, NotReady, FileRejected, FileDamaged and FileGone.
+    """
     file = await find_file(resources, file_id, owner=owner)
     if isinstance(file, ProvedFile) and file.state == State.READY:
         return file
@@ -265,14 +300,18 @@ async def find_readable(resources: Resources, file_id: UUID, *, owner: str | Non
 async def open_source(
     resources: Resources, downloads: DownloadBuffers, file: ProvedFile, span: Span | None
 ) -> Source:
-    """Step 3. Raises FileGone, InternalError, StoreError."""
+    """Open the vault object (step 3 of the protocol above).
+
+    Raises InternalError, StoreError, and the problems of `find_readable` if the file's state has
+    changed.
+    """
     source = Source(resources.vault, file, span)
     try:
         await downloads.run(source.open)
     except (ObjectMissing, ObjectChanged) as error:
         await find_readable(resources, file.id, owner=None)
         raise problems.InternalError(
-            "the proved object is not where it should be at the store"
+            "the object of the file is missing from the store, or was altered there"
         ) from error
     except asyncio.CancelledError:
         downloads.threads.submit(source.close)
@@ -281,7 +320,10 @@ async def open_source(
 
 
 async def read_chunk(downloads: DownloadBuffers, source: Source, size: int) -> bytes:
-    """The next chunk, however often the store cuts the way to it. Raises StoreError when the tries are used up."""
+    """Read the next chunk, and repeat the read after each of RESUME_DELAYS if the store fails.
+
+    Raises StoreError if the last attempt fails, or if the object is missing or has changed.
+    """
     for delay in RESUME_DELAYS:
         try:
             return await downloads.run(source.read, size)

@@ -1,1 +1,1 @@
-"""The feed of the history and its subscribers."""
+"""Event streams: the feed of the history, and its subscribers."""

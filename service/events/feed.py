@@ -1,28 +1,45 @@
-"""Events: transitions, sent to subscribers as they are committed. Nothing is lost, and nothing comes twice.
+"""Event streams: each sends the transitions of one owner's files as they are committed.
 
-1. Join: a subscriber says whose files, and behind which position it is to be told. From then on the feed, one a process, reads for that
-   owner too. No position: it is the oldest running transaction at this moment, so what is committed later comes, and what was
-   committed a moment before may come as well.
-   - the database is away: 503, before any header is sent.
-   - a fetch is under way: join waits for its end. Its rows were chosen before and seen after: the subscriber would miss them.
-2. Catch up: the subscriber reads by itself, page after page, until a page is not full. What the feed gives meanwhile waits for it.
-   - something behind its position was forgotten with its file, or the position is from another database: `reset`, and from now on.
-   - the database is away: it waits, says that it is alive, reads again.
-3. Follow: the feed fetches what is new, once for all, and puts each owner's into the queues of its subscribers. A subscriber sends what is
-   in its queue, and leaves out what it has sent already. That is all it has to do to pass from 2 to 3: what its own read could not see
-   yet is above the `xmin` of that read, and so above that of every fetch that had ended before.
-   - nothing was sent for HEARTBEAT_SECONDS: a comment, so that no proxy takes the connection for dead.
-   - the queue is full, because the client reads too slowly: it is emptied, and the subscriber is at step 2 again when its client has read.
-4. The feed fetches after each signal, and every POLL_SECONDS without one: signals may be lost. After each fetch it rests for PACE_SECONDS,
-   or as long as telling so many subscribers is worth.
-   - rows wait for an older transaction (queries/history.py): it looks again soon, because no signal tells of that one's end. A
-     gauge shows a transaction that stays open.
-   - no listener is connected: it looks every UNHEARD_SECONDS. One is connected again: it looks at once (service/database/notifications.py).
-   - the database is away, or the fetch fails: it goes on from where it was, after RETRY_SECONDS. No stream ends.
-5. A stream ends when its client goes away; when its key was revoked or is over, which is asked for all keys at once every KEY_SECONDS;
-   after LONGEST_SECONDS; when the process stops: at once. Whatever it is doing then is cancelled, and its place in the feed goes.
-   - the database cannot say whether a key lives: the same stream is asked about the next time. It cannot tell anything either.
-   - an unexpected exception in the feed: it is logged, and the feed goes on as after a failed fetch (step 4).
+No transition is sent twice, and none is omitted, unless a `reset` says that some are missing.
+
+1. Join: a subscriber names an owner, and the position after which it is to receive transitions.
+   From then on, the feed (one per process) also reads the transitions of this owner. Without a
+   position, the stream begins with the oldest transaction that is running at that time. Transitions
+   that are committed later are then sent, and some that were committed shortly before may be sent
+   as well.
+   - The database is unavailable: answer 503, before any header is sent.
+   - A fetch is running: wait for its end. (It does not read for the new owner, and the subscriber
+     would miss the transitions that it passes over.)
+2. Catch up: the subscriber reads its transitions from the database, page by page, until a page is
+   not full. Transitions that the feed hands out meanwhile wait in its queue.
+   - Transitions after its position were deleted with their files, or the position is from another
+     database: send `reset`, and continue from the current position.
+   - The database is unavailable: wait, send a comment, and read again.
+3. Follow: the feed fetches new transitions once for all subscribers, and appends those of each
+   owner to the queues of its subscribers. A subscriber sends what is in its queue, and omits what
+   it has already sent. Nothing else is needed to go from step 2 to step 3: a transition that its
+   last page could not see is above the `xmin` of that read, and thus above that of every fetch that
+   had ended before.
+   - Nothing was sent for HEARTBEAT_SECONDS: send a comment, so that no proxy closes the connection
+     as idle.
+   - The queue is full, because the client reads too slowly: empty it. As soon as the client has
+     read what was sent before, the subscriber returns to step 2.
+4. Fetch: the feed fetches after each signal, and after POLL_SECONDS without one, because signals
+   may be lost. After each fetch it pauses for PACE_SECONDS, or for longer if it has many
+   subscribers.
+   - Rows wait for an older transaction (service/queries/history.py): fetch again after
+     HELD_BACK_SECONDS, because no signal reports the end of that transaction. A gauge shows a
+     transaction that stays open.
+   - The process is not listening: fetch every UNHEARD_SECONDS. When it listens again, fetch at once
+     (service/database/notifications.py).
+   - The database is unavailable, or the fetch fails: continue from the same position after
+     RETRY_SECONDS. No stream ends.
+5. End: a stream ends when its client disconnects, when its API key is expired or revoked (all keys
+   are checked together, every KEY_SECONDS), after LONGEST_SECONDS, and at once when the process
+   stops. Its work is then cancelled, and it leaves the feed.
+   - The database is unavailable when the keys are checked: the streams go on, and their keys are
+     checked the next time. (No transition can be read meanwhile.)
+   - Unexpected exception in the feed: log it, and continue as after a failed fetch (step 4).
 """
 
 import asyncio
@@ -55,12 +72,16 @@ HEADERS: Final = [
 ]
 RETRY: Final = b"retry: 2000\n"
 LAST_SECONDS: Final = 1.0
-"""For a client to take the end of its stream, when it is we who end it."""
+"""The time in which the client can receive the end of a stream that the server ends."""
 WAIT_SECONDS: Final = 6.0
 PACE_SECONDS: Final = 0.1
 TELL_SECONDS: Final = 0.001
 LONGEST_PACE_SECONDS: Final = 2.0
-"""To tell a subscriber takes less than a tenth of a millisecond: so much rest for each keeps nine tenths of the process for others."""
+"""The longest pause after a fetch.
+
+The pause grows by TELL_SECONDS with each delivery of a batch to a subscriber. A delivery takes less
+than a tenth of that, so that at least nine tenths of the process's time remain for other work.
+"""
 HELD_BACK_SECONDS: Final = 0.25
 UNHEARD_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 1.0
@@ -68,7 +89,7 @@ POLL_SECONDS: Final = 5.0
 HEARTBEAT_SECONDS: Final = 15.0
 KEY_SECONDS: Final = 30.0
 LONGEST_SECONDS: Final = 3600.0
-"""A client comes back and goes on where it was; after a deployment, at another process."""
+"""The longest duration of a stream. The client then reconnects, perhaps to another process."""
 PAGE: Final = 500
 HEARTBEAT: Final = b": alive\n\n"
 
@@ -76,7 +97,11 @@ log = structlog.get_logger()
 
 
 class Feed:
-    """What all streams of one process share: the place up to which all has been fetched, and who is to be told. For one event loop."""
+    """The state that all streams of one process share.
+
+    It consists of the subscribers and of the position up to which all their transitions have been
+    fetched. It belongs to one event loop.
+    """
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
@@ -88,7 +113,10 @@ class Feed:
 
     @contextlib.asynccontextmanager
     async def joined(self, subscriber: Subscriber) -> AsyncIterator[None]:
-        """Step 1. Raises what asyncpg raises."""
+        """Step 1 of the protocol above: join the feed, and leave it when the block ends.
+
+        Raises the errors of asyncpg, and TimeoutError.
+        """
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await self.join(subscriber)
@@ -126,7 +154,7 @@ class Feed:
         )
 
     async def run(self) -> None:
-        """Steps 4 and 5, until cancelled."""
+        """Run steps 4 and 5 of the protocol above until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(forever(self.fetch_news))
             group.create_task(forever(self.check_keys))
@@ -139,9 +167,8 @@ class Feed:
         self.told = 0
         held_back = await self.fetch()
         EVENTS_HELD_BACK.set(held_back)
-        await asyncio.sleep(
-            min(max(PACE_SECONDS, self.told * TELL_SECONDS), LONGEST_PACE_SECONDS)
-        )  # afterwards: the first need not wait
+        # The pause comes after the fetch, so that a single signal is handled without delay.
+        await asyncio.sleep(min(max(PACE_SECONDS, self.told * TELL_SECONDS), LONGEST_PACE_SECONDS))
         longest = (
             HELD_BACK_SECONDS
             if held_back
@@ -154,7 +181,7 @@ class Feed:
                 await notifications.history.wait()
 
     async def fetch(self) -> bool:
-        """All that is new, once; whether something waits for an older transaction."""
+        """Fetch all new transitions, and return whether some wait for an older transaction."""
         full = True
         while full:
             async with self.fetching:
@@ -190,16 +217,15 @@ class Feed:
             subscriber.end.set()
 
     async def follow(self, subscriber: Subscriber, send: SendPiece) -> None:
-        """Steps 2 and 3, until cancelled."""
+        """Run steps 2 and 3 of the protocol above until cancelled."""
         clock = asyncio.get_running_loop().time
         sent_at = clock()
         while True:
             if subscriber.behind:
                 await self.catch_up(subscriber, send)
+            # A fixed deadline: the subscriber is also woken for files that it does not follow.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(
-                    sent_at + HEARTBEAT_SECONDS
-                ):  # news may be of files that this subscriber does not follow
+                async with asyncio.timeout_at(sent_at + HEARTBEAT_SECONDS):
                     await subscriber.news.wait()
             piece = subscriber.take()
             if not piece and clock() - sent_at >= HEARTBEAT_SECONDS:
@@ -209,16 +235,18 @@ class Feed:
                 sent_at = clock()
 
     async def catch_up(self, subscriber: Subscriber, send: SendPiece) -> None:
-        """Step 2. When it ends, the queue has what its last page could not see, or the subscriber is behind again."""
+        """Step 2 of the protocol above: send page after page.
+
+        Afterwards, the queue has the transitions that the last page could not see, or the
+        subscriber is behind again.
+        """
         found: Page | None = None
         subscriber.behind = False
         while found is None or found.more:
             try:
                 found = await self.read_on(subscriber)
-            except (
-                asyncpg.PostgresError,
-                *UNREACHABLE,
-            ):  # the feed says so in the log, for all of them
+            except (asyncpg.PostgresError, *UNREACHABLE):
+                # The feed logs the error, once for all subscribers.
                 await asyncio.sleep(RETRY_SECONDS)
                 await send(HEARTBEAT)
                 continue
@@ -226,7 +254,10 @@ class Feed:
                 await send(found.text)
 
     async def read_on(self, subscriber: Subscriber) -> "Page":
-        """The subscriber's next page. It is read before the question whether anything that belongs to it was forgotten."""
+        """Read the subscriber's next page, and check that no transition of it was deleted.
+
+        The check comes after the read, because rows may be deleted between the two.
+        """
         pool = self.resources.pool
         found = await history.read_some(
             pool,
@@ -243,7 +274,7 @@ class Feed:
 
 
 class Page(msgspec.Struct, frozen=True):
-    """What is to be sent now; whether there is more to read."""
+    """The text of a page, and whether there are more pages to read."""
 
     text: bytes
     more: bool
@@ -255,13 +286,13 @@ async def forever(step: Callable[[], Coroutine[Any, Any, None]]) -> None:
             await step()
         except (asyncpg.PostgresError, *UNREACHABLE) as error:
             log.warning(
-                "events wait for the database",
+                "event feed interrupted",
                 error=type(error).__name__,
                 retry_seconds=RETRY_SECONDS,
             )
             await asyncio.sleep(RETRY_SECONDS)
         except Exception:
-            log.exception("events failed")
+            log.exception("event feed failed")
             await asyncio.sleep(RETRY_SECONDS)
 
 
@@ -277,7 +308,10 @@ async def open_feed(resources: Resources) -> AsyncIterator[Feed]:
 
 
 class Stream:
-    """An ASGI application that sends what its subscriber is told, until one of the two has gone (step 5)."""
+    """An ASGI application that sends the events of one subscriber.
+
+    Step 5 of the protocol above says when it ends.
+    """
 
     def __init__(self, feed: Feed, subscriber: Subscriber) -> None:
         self.feed = feed
@@ -319,19 +353,22 @@ class Stream:
         await self.feed.follow(self.subscriber, send_piece)
 
     async def send_end(self, send: Send) -> None:
-        """A client that does not read is not waited for: the server drops its connection."""
+        """Send the end of the stream, or give up after LAST_SECONDS if the client does not read.
+
+        The HTTP server then closes the connection.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_SECONDS):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class EventStream(Response[None]):
-    """A response that is a stream of our own."""
+    """A Litestar response that consists of an event stream."""
 
     def __init__(self, feed: Feed, subscriber: Subscriber) -> None:
         super().__init__(None)
         self.stream = Stream(feed, subscriber)
 
     def to_asgi_response(self, *_: object, **__: object) -> Any:
-        """Litestar's hook: what it returns is called with scope, receive and send."""
+        """Return the stream, which Litestar then calls as an ASGI application."""
         return self.stream

@@ -1,4 +1,4 @@
-"""Subscribers: event streams that receive transitions from the feed, and what waits for them."""
+"""Subscribers: event streams that receive transitions from the feed, each with its queue."""
 
 import asyncio
 from collections import deque
@@ -9,18 +9,24 @@ from service.events.wire_format import Event
 from service.queries.history import Position
 
 MOST_WAITING: Final = 100
-"""Events in a subscriber's queue beside one batch, which may be as large as a page."""
+"""The largest number of events in a queue, unless it consists of one batch.
+
+A batch may have as many events as a page.
+"""
 
 
 class Batch:
-    """Events of one owner that came together."""
+    """Events of one owner that were read together."""
 
     def __init__(self, events: list[Event]) -> None:
         self.events = events
         self.text = b"".join(event.text for event in events)
 
     def select(self, after: Position, *, file_id: UUID | None) -> bytes:
-        """The text of what lies behind `after`, of this file alone if one is named."""
+        """Return the text of the events after the position `after`.
+
+        If `file_id` is given, only events of this file are included.
+        """
         if file_id is None and self.events[0].position > after:
             return self.text
         return b"".join(
@@ -31,7 +37,10 @@ class Batch:
 
 
 class Subscriber:
-    """One stream: how far it has been sent, and what waits for it. `file_id`: of this file alone."""
+    """One event stream: the position up to which it was sent, and its queue.
+
+    If `file_id` is given, only events of this file are sent.
+    """
 
     def __init__(
         self, owner: str, key_id: UUID, *, file_id: UUID | None, position: Position | None
@@ -51,7 +60,11 @@ class Subscriber:
         return sum(len(batch.events) for batch in self.waiting)
 
     def offer(self, batch: Batch) -> None:
-        """What the feed has fetched."""
+        """Append a batch that the feed has fetched to the queue.
+
+        If the queue is full, empty it: the subscriber is then behind. While it is behind, batches
+        are ignored.
+        """
         if self.behind:
             return
         if self.waiting and self.length + len(batch.events) > MOST_WAITING:
@@ -65,7 +78,7 @@ class Subscriber:
         self.waiting.clear()
 
     def take(self) -> bytes:
-        """What is in the queue and was not sent yet."""
+        """Empty the queue, and return the text of its events that were not sent yet."""
         self.news.clear()
         pieces = []
         while self.waiting:
@@ -73,7 +86,7 @@ class Subscriber:
         return b"".join(pieces)
 
     def pass_over(self, batch: Batch) -> bytes:
-        """What of it is to be sent; from then on it counts as sent."""
+        """Return the text of the batch that is to be sent, and count the batch as sent."""
         text = batch.select(self.position, file_id=self.file_id)
         self.position = max(self.position, batch.events[-1].position)
         return text

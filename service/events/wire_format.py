@@ -10,7 +10,7 @@ from service.queries.history import Position, Transition
 
 
 class Event(msgspec.Struct, frozen=True):
-    """As it is sent; many subscribers share one."""
+    """A transition as it is sent. All subscribers of an owner share it."""
 
     position: Position
     file_id: UUID
@@ -18,7 +18,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class EventData(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON of an event."""
+    """The JSON data of an event."""
 
     file_id: UUID
     filename: str
@@ -49,5 +49,9 @@ def write_event(found: Transition) -> Event:
 
 
 def write_position(position: Position, *, reset: bool = False) -> bytes:
-    """Where a client is to go on, should it lose its connection; without data it is no event (HTML, 9.2.6)."""
+    """Return the text that tells a client from which position to continue if it reconnects.
+
+    The text has no data and is therefore not an event (HTML, section 9.2.6). With `reset`, it is an
+    event of that name.
+    """
     return f"id: {position}\n".encode() + (b"event: reset\ndata: {}\n\n" if reset else b"\n")

@@ -1,1 +1,1 @@
-"""Files as their owners see them: find, wait, list, change, delete; what may be declared."""
+"""Files as their owners see them: lookup, waiting, lists, changes, deletion and validation."""

@@ -1,6 +1,7 @@
-"""Files by id: find one, wait until it is final, change it, delete it.
+"""Lookup of files by id, with waiting, changes and deletion.
 
-Deletion is one statement on `files`, in any state. What lies in the buckets is left to the sweeper.
+Deletion is one statement on `files`, in any state. The objects in the buckets are left to the
+sweeper.
 """
 
 import asyncio
@@ -20,11 +21,11 @@ from service.resources import Resources
 from service.telemetry.transitions import report_transition
 
 UNHEARD_SECONDS: Final = 1.0
-"""Between two reads of a row that a request waits for, while no notification can arrive."""
+"""The interval at which a waiting request reads its row while no notification can arrive."""
 
 
 async def find_file(resources: Resources, file_id: UUID, *, owner: str | None) -> File:
-    """The owner's file, or NotFound; `owner` None acts for every owner."""
+    """Return the owner's file, or the file of any owner if `owner` is None. Raises NotFound."""
     file = await files.find_file(resources.pool, file_id, owner=owner)
     if file is None:
         raise problems.NotFound("no such file")
@@ -32,15 +33,16 @@ async def find_file(resources: Resources, file_id: UUID, *, owner: str | None) -
 
 
 def gone(file: File) -> problems.FileGone:
-    how = "was deleted" if file.state == State.DELETED else "expired: its upload never came"
+    how = "was deleted" if file.state == State.DELETED else "expired without an upload"
     return problems.FileGone(f"the file {how}", state=str(file.state))
 
 
 async def wait_until_final(resources: Resources, file: File, *, seconds: float) -> File:
-    """The file when it has left pending and verifying, or as it is after so many seconds, or when the process ends.
+    """Wait until the file is final, and return it.
 
-    No database connection is held meanwhile. If the database goes away and is back in time, the request is still answered. While no
-    listener is connected, the row is read every UNHEARD_SECONDS.
+    After `seconds`, or when the process stops, return it in its current state. No database
+    connection is held meanwhile. The request is still answered if the database is unavailable for a
+    part of this time. While no listener is connected, the row is read every UNHEARD_SECONDS.
     """
     if seconds <= 0:
         return file
@@ -75,7 +77,7 @@ async def change_file(
     filename: str | None,
     metadata: dict[str, str] | None,
 ) -> File:
-    """Another name, other metadata, or both. Raises NotFound, FileGone."""
+    """Change the filename, the metadata or both. Raises NotFound and FileGone."""
     changed = await files.change_file(
         resources.pool, file_id, owner=owner, filename=filename, metadata=metadata
     )
@@ -87,7 +89,10 @@ async def change_file(
 async def delete_file(
     resources: Resources, file_id: UUID, *, owner: str | None, proved_too: bool = True
 ) -> None:
-    """Cancel or delete, in any state; again: nothing more happens. Raises NotFound, and Forbidden unless `proved_too`."""
+    """Cancel or delete the file, in any state. Repeating it has no effect.
+
+    Raises NotFound. Without `proved_too`, raises Forbidden for a proved file.
+    """
     if await files.delete_file(resources.pool, file_id, owner=owner, proved_too=proved_too):
         file = await find_file(resources, file_id, owner=owner)
         resources.notifications.notify_change(file_id)
@@ -96,4 +101,4 @@ async def delete_file(
         return
     file = await find_file(resources, file_id, owner=owner)
     if file.state != State.DELETED and not proved_too:
-        raise problems.Forbidden("the file is proved: only a key may delete it now")
+        raise problems.Forbidden("the file is proved: use an API key to delete it")

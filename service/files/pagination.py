@@ -1,4 +1,7 @@
-"""Pages of files: cursors, and checks of a query. A cursor is the last id and a digest of the owner and the filters."""
+"""Pages of files: cursors, and the checks of a query.
+
+A cursor is the last id, with a digest of the owner and the filters.
+"""
 
 import base64
 import hashlib
@@ -21,7 +24,7 @@ NEWEST: Final = UUID(int=2**128 - 1)
 
 
 class Page(msgspec.Struct, frozen=True):
-    """`next` is the cursor behind these files; None: there are no more."""
+    """A page of files. `next` is the cursor of the next page, or None after the last page."""
 
     files: list[File]
     next: str | None
@@ -30,14 +33,17 @@ class Page(msgspec.Struct, frozen=True):
 async def list_page(
     resources: Resources, owner: str, filters: Filters, *, cursor: str | None, limit: int
 ) -> Page:
-    """At most `limit` files; fewer may come although there are more. Raises InvalidCursor."""
+    """Return a page of at most `limit` files. Raises InvalidCursor.
+
+    The page may be shorter although more files follow.
+    """
     before = NEWEST if cursor is None else read_cursor(cursor, owner, filters)
     async with (
         resources.pool.acquire() as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         found = await listing.list_files(connection, owner, filters, before=before, limit=limit + 1)
-    if len(found.files) > limit:  # one more was asked for, to know that it is there
+    if len(found.files) > limit:  # one more was read, to see whether a page follows
         end: UUID | None = found.files[limit - 1].id
     else:
         end = found.end
@@ -55,20 +61,25 @@ def make_cursor(last: UUID, owner: str, filters: Filters) -> str:
 
 
 def read_cursor(cursor: str, owner: str, filters: Filters) -> UUID:
-    """The id that the page begins behind. Raises InvalidCursor."""
+    """Return the id after which the page begins. Raises InvalidCursor."""
     try:
         content = base64.b64decode(cursor.encode("ascii") + b"=", altchars=b"-_", validate=True)
     except ValueError as error:
-        raise InvalidCursor.at("cursor", "is none of ours: begin again without a cursor") from error
+        raise InvalidCursor.at(
+            "cursor", "was not issued by this service: begin again without a cursor"
+        ) from error
     if len(content) != 32 or content[16:] != digest_filters(owner, filters):
         raise InvalidCursor.at(
-            "cursor", "was made for other filters or another owner: begin again without a cursor"
+            "cursor", "belongs to other filters or another owner: begin again without a cursor"
         )
     return UUID(bytes=content[:16])
 
 
 def check_query(pairs: Iterable[tuple[str, str]], *, known: Set[str]) -> None:
-    """Raises InvalidRequest: a filter that is misspelt would otherwise show everything."""
+    """Check the names and values of a query's parameters. Raises InvalidRequest.
+
+    If misspelt filters were ignored, the request would list all files.
+    """
     seen = set()
     for name, value in pairs:
         if name in seen and name not in REPEATABLE:
@@ -77,19 +88,25 @@ def check_query(pairs: Iterable[tuple[str, str]], *, known: Set[str]) -> None:
         if name not in known:
             raise InvalidRequest.at(
                 name[:100],
-                f"is no parameter of this route: leave it out; there are {', '.join(sorted(known))}",
+                "is not a parameter of this route, so leave it out; "
+                f"the parameters are {', '.join(sorted(known))}",
             )
         if "\x00" in value:
             raise InvalidRequest.at(name, "holds a NUL character: send text without it")
 
 
 def check_time(time: datetime | None, *, field: str) -> datetime | None:
-    """Raises InvalidRequest for a time without an offset, or one that is none in UTC."""
+    """Return the time in UTC, or None for None.
+
+    Raises InvalidRequest if the time has no offset, or is out of range in UTC.
+    """
     if time is None:
         return None
     try:
         if time.tzinfo is not None:
             return time.astimezone(UTC)
     except OverflowError as error:
-        raise InvalidRequest.at(field, "is out of range: years 1 to 9999 in UTC") from error
+        raise InvalidRequest.at(
+            field, "is out of range: send a time in the years 1 to 9999 (UTC)"
+        ) from error
     raise InvalidRequest.at(field, "has no offset: send a time such as 2026-01-31T12:00:00Z")

@@ -1,4 +1,7 @@
-"""What a client may declare, and what is wrong with the rest: every refusal names the field and says what would be right."""
+"""Validation of what a client declares.
+
+Every refusal names the field and says what would be right.
+"""
 
 import hashlib
 import re
@@ -11,12 +14,17 @@ from service.problems import InvalidRequest
 
 LONGEST_FILENAME_BYTES: Final = 255
 LONGEST_OWNER_BYTES: Final = 200
-"""Percent-encoded beside a filename in an object's metadata, of which MinIO takes 2 KiB."""
+"""The limit of an owner's name.
+
+It is stored percent-encoded, with the filename, in the metadata of an object, which MinIO limits to
+2 KiB.
+"""
 LONGEST_CONTENT_TYPE: Final = 255
 MOST_METADATA_PAIRS: Final = 32
 MOST_METADATA_BYTES: Final = 4096
 
-# RFC 9110, 8.3.1, with single spaces only: a signature folds white space, so the store would see another value than was declared.
+# RFC 9110, section 8.3.1, but with single spaces only. A signature folds white space, so the store
+# would see another value than the declared one.
 TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # a grammar's token
 QUOTED: Final = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\x20-\x7e])*"'
 MEDIA_TYPE: Final = re.compile(rf"{TOKEN}/{TOKEN}(?: ?; ?{TOKEN}=(?:{TOKEN}|{QUOTED}))*")
@@ -25,12 +33,12 @@ CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def check_filename(text: str, *, field: str = "filename") -> str:
-    """A plain name of 1 to 255 bytes of UTF-8, without path. Raises InvalidRequest."""
+    """Check a plain name of 1 to 255 bytes of UTF-8, and return it. Raises InvalidRequest."""
     try:
         length = len(text.encode())
     except UnicodeEncodeError as error:
         raise InvalidRequest.at(
-            field, "holds half of a surrogate pair: send characters that UTF-8 can carry"
+            field, "holds half of a surrogate pair: send characters that UTF-8 can encode"
         ) from error
     if not 1 <= length <= LONGEST_FILENAME_BYTES:
         raise InvalidRequest.at(
@@ -41,12 +49,15 @@ def check_filename(text: str, *, field: str = "filename") -> str:
     if "/" in text or "\\" in text:
         raise InvalidRequest.at(field, "holds a path separator: send the name without its folders")
     if text in (".", ".."):
-        raise InvalidRequest.at(field, "names a folder: send a file's name")
+        raise InvalidRequest.at(field, "names a folder: send the name of a file")
     return text
 
 
 def is_owner(text: str) -> bool:
-    """Whether it can be the name of an owner: 1 to 200 bytes of UTF-8 without control characters, not blank."""
+    """Return whether the text can be the name of an owner.
+
+    It has 1 to 200 bytes of UTF-8 and no control characters, and is not blank.
+    """
     try:
         return (
             len(text.encode()) <= LONGEST_OWNER_BYTES
@@ -58,17 +69,17 @@ def is_owner(text: str) -> bool:
 
 
 def check_content_type(text: str, *, field: str = "content_type") -> str:
-    """A media type as RFC 9110, 8.3.1 writes it. Raises InvalidRequest."""
+    """Check a media type (RFC 9110, section 8.3.1), and return it. Raises InvalidRequest."""
     if len(text) > LONGEST_CONTENT_TYPE or "  " in text or not MEDIA_TYPE.fullmatch(text):
         raise InvalidRequest.at(
             field,
-            f"is no media type such as text/plain; charset=utf-8 of up to {LONGEST_CONTENT_TYPE} characters",
+            "is not a media type such as text/plain; charset=utf-8 "
+            f"of at most {LONGEST_CONTENT_TYPE} characters",
         )
     return text
 
 
 def parse_sha256(text: str, *, field: str = "sha256") -> Sha256:
-    """64 hexadecimal digits in either case. Raises InvalidRequest."""
     try:
         return Sha256.parse(text)
     except ValueError as error:
@@ -76,7 +87,6 @@ def parse_sha256(text: str, *, field: str = "sha256") -> Sha256:
 
 
 def check_metadata(pairs: dict[str, str], *, field: str = "metadata") -> dict[str, str]:
-    """At most 32 pairs of strings, 4 KiB of UTF-8 in all, no NUL. Raises InvalidRequest."""
     if len(pairs) > MOST_METADATA_PAIRS:
         raise InvalidRequest.at(
             field, f"has {len(pairs)} pairs, expected at most {MOST_METADATA_PAIRS}"
@@ -88,7 +98,7 @@ def check_metadata(pairs: dict[str, str], *, field: str = "metadata") -> dict[st
         length = sum(len(text.encode()) for text in texts)
     except UnicodeEncodeError as error:
         raise InvalidRequest.at(
-            field, "holds half of a surrogate pair: send characters that UTF-8 can carry"
+            field, "holds half of a surrogate pair: send characters that UTF-8 can encode"
         ) from error
     if length > MOST_METADATA_BYTES:
         raise InvalidRequest.at(
@@ -98,7 +108,6 @@ def check_metadata(pairs: dict[str, str], *, field: str = "metadata") -> dict[st
 
 
 def check_idempotency_key(text: str) -> str:
-    """1 to 255 visible ASCII characters. Raises InvalidRequest."""
     if not IDEMPOTENCY_KEY.fullmatch(text):
         raise InvalidRequest.at(
             "Idempotency-Key", "expected 1 to 255 visible ASCII characters, such as a random UUID"
@@ -107,7 +116,10 @@ def check_idempotency_key(text: str) -> str:
 
 
 def digest_declaration(declaration: Declaration) -> Sha256:
-    """What two requests must have in common to be the same request, however their JSON was written."""
+    """Return the digest by which requests with the same `Idempotency-Key` are compared.
+
+    It does not depend on how their JSON was written.
+    """
     return Sha256(
         hashlib.sha256(
             msgspec.json.encode(declaration, order="deterministic", enc_hook=str)

@@ -11,6 +11,8 @@ its coroutines runs one request in a thread, and its plain methods run in the ca
 request that writes is never sent twice. Every failure is a `StoreError`, whose tree is in `errors`.
 Signing and the mapping of errors do not depend on the transport, so that another transport can be
 added.
+
+See docs/decisions/0009-own-s3-client.md.
 """
 
 from service.object_store.bucket import Bucket, is_condition

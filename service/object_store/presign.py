@@ -8,6 +8,8 @@ header from the query when the request does not have that header. The header's n
 into `X-Amz-SignedHeaders` and a neutral value into the query. If a request has the header, with any
 value, the signature does not match and the request is refused. Clients send nothing for it. See
 docs/store-facts.md, "Binding the absence of a header".
+
+See docs/architecture.md, "2. Upload".
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
-"""Every SQL statement, above the one function that runs it; a module a noun.
+"""The SQL statements, each above the one function that runs it. A module is named by a noun.
 
-Locks are taken on `reservations` first, then on `files`. A transition is one statement whose WHERE names the state, and the
-lease where a worker makes it: None means that somebody else was first, which is no error by itself.
+Every process locks rows of `reservations` before rows of `files`, so that no two processes wait for
+each other. A transition is one statement. Its WHERE clause names the state, and the lease if a
+worker makes the transition. None means that no row matched, because another process was first. This
+is not an error by itself.
 """

@@ -1,4 +1,7 @@
-"""Statements of a multipart upload: name it, and hold the row while the store assembles it. All but the first two demand the lease."""
+"""Statements of a multipart upload: record its id, and hold the row while the store assembles it.
+
+All statements but the first two require the lease.
+"""
 
 from datetime import timedelta
 from typing import Final
@@ -7,24 +10,31 @@ from uuid import UUID
 from service.model import File, Sha256
 from service.queries.rows import Database, read_file_if_any
 
-# The id is set once: parts that came under another would be named by nothing, and nobody would ever remove them.
+# The id is set once. If a second id replaced it, no row would name the first upload, and its parts
+# would never be removed.
 NAME_UPLOAD: Final = """
     UPDATE files SET upload_id = $2
-    WHERE id = $1 AND upload_id IS NULL AND part_size IS NOT NULL AND state IN ('pending', 'verifying')
+    WHERE id = $1 AND upload_id IS NULL AND part_size IS NOT NULL
+      AND state IN ('pending', 'verifying')
     RETURNING upload_id
 """
 
 
 async def name_upload(database: Database, file_id: UUID, upload_id: str) -> bool:
-    """Write the id of the store's multipart upload down; False: another is named already, or the file is final."""
+    """Record the id of the store's multipart upload.
+
+    Return False if the row already has an id, or if the file is final.
+    """
     return await database.fetchval(NAME_UPLOAD, file_id, upload_id) is not None
 
 
-# The same lease that a worker's claim sets, so each keeps the other out, and expiry too. `due_at` stays: when the lease has ended,
-# a worker looks whether the object came after all.
+# This sets the same lease as a worker's claim. While it is live, no worker claims the file, and the
+# file does not expire. `due_at` is not changed: when the lease has ended, a worker checks whether
+# the object exists.
 CLAIM: Final = """
     UPDATE files SET lease = gen_random_uuid(), lease_until = now() + $3::interval
-    WHERE id = $1 AND upload_id = $2 AND state IN ('pending', 'verifying') AND (lease_until IS NULL OR lease_until < now())
+    WHERE id = $1 AND upload_id = $2 AND state IN ('pending', 'verifying')
+      AND (lease_until IS NULL OR lease_until < now())
     RETURNING lease
 """
 
@@ -32,7 +42,10 @@ CLAIM: Final = """
 async def claim_assembly(
     database: Database, file_id: UUID, upload_id: str, lease: timedelta
 ) -> UUID | None:
-    """The lease; None: somebody else has one, or the file is final."""
+    """Lease the row and return the lease token.
+
+    Return None if another process holds a live lease, or if the file is final.
+    """
     token: UUID | None = await database.fetchval(CLAIM, file_id, upload_id, lease)
     return token
 
@@ -44,7 +57,7 @@ EXTEND: Final = """
 
 
 async def extend_assembly(database: Database, file_id: UUID, token: UUID, lease: timedelta) -> bool:
-    """Keep the lease; False: it is lost."""
+    """Extend the lease. Return False if it is lost."""
     return await database.fetchval(EXTEND, file_id, token, lease) is not None
 
 
@@ -55,27 +68,33 @@ RELEASE: Final = """
 
 
 async def release_assembly(database: Database, file_id: UUID, token: UUID) -> bool:
-    """Give the lease back; False: it was lost."""
+    """Give the lease back. Return False if it was already lost."""
     return await database.fetchval(RELEASE, file_id, token) is not None
 
 
-# What `complete` does for a file in one PUT (queries/files.py), and the lease goes with it.
+# Like RECORD_ARRIVAL (service/queries/files.py), which `complete` runs for a file in one PUT. It
+# also gives the lease back.
 RECORD_ASSEMBLED: Final = """
     UPDATE files
-    SET state = 'verifying', changed_by = 'client', changed_why = 'the client completed the upload: its parts are put together',
+    SET state = 'verifying', changed_by = 'client',
+        changed_why = 'the client completed the upload, and the store assembled its parts',
         verifying_since = coalesce(verifying_since, now()), arrivals = arrivals + 1, due_at = now(),
         declared_sha256 = coalesce(declared_sha256, $3), lease = NULL, lease_until = NULL
     WHERE id = $1 AND lease = $2 AND state IN ('pending', 'verifying')
       AND ($3::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $3)
-    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-              minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+              part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+              rejection_reason, rejection_detail, created_at, expires_at
 """
 
 
 async def record_assembled(
     database: Database, file_id: UUID, token: UUID, sha256: Sha256 | None
 ) -> File | None:
-    """The object lies at the key. None: the lease was lost, the file is final, or another digest is known."""
+    """Record the arrival of the assembled object, and give the lease back.
+
+    Return None if the lease was lost, the file is final, or another digest is known.
+    """
     return read_file_if_any(
         await database.fetchrow(RECORD_ASSEMBLED, file_id, token, sha256 and sha256.digest)
     )

@@ -1,4 +1,4 @@
-"""Statements over `files` that clients and events cause: declare, find, record arrivals, change, delete."""
+"""Statements on `files` for requests and events: declare, find, record arrivals, change, delete."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -7,15 +7,17 @@ from uuid import UUID
 from service.model import Declaration, File, Sha256, UnprovedFile
 from service.queries.rows import Database, read_file_if_any, read_row
 
-# The end of grace is fixed here, for the file's life: a PUT that began before the URL's end may last until then.
-# The first look without any arrival comes after a minute.
+# The end of the grace period is set here and never changes. A PUT that began before its URL expired
+# may last until then. Without an arrival, the first check of the file comes after one minute.
 DECLARE: Final = """
-    INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size,
-                       state, changed_by, changed_why, expires_at, grace_until, due_at)
+    INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata,
+                       incoming_key, part_size, state, changed_by, changed_why, expires_at,
+                       grace_until, due_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $11, 'pending', 'client', 'declared',
             now() + $9::interval, now() + $9::interval + $10::interval, now() + interval '1 minute')
-    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-              minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+              part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+              rejection_reason, rejection_detail, created_at, expires_at
 """
 
 
@@ -29,7 +31,10 @@ async def declare_file(
     upload_ttl: timedelta,
     grace: timedelta,
 ) -> UnprovedFile:
-    """Insert the row of a file that is still to be sent."""
+    """Insert a file in state `pending`, whose bytes the client will send to the incoming key.
+
+    `part_size` is None if the file is sent in one PUT.
+    """
     row = await database.fetchrow(
         DECLARE,
         file_id,
@@ -48,75 +53,94 @@ async def declare_file(
 
 
 FIND: Final = """
-    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-           minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+           part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+           rejection_reason, rejection_detail, created_at, expires_at
     FROM files WHERE id = $1 AND ($2::text IS NULL OR owner = $2)
 """
 
 
 async def find_file(database: Database, file_id: UUID, *, owner: str | None) -> File | None:
-    """The file, when this owner has it; `owner` None sees every owner's."""
+    """Return the file, or None if there is no such file or if it belongs to another owner.
+
+    If `owner` is None, the file may belong to any owner.
+    """
     return read_file_if_any(await database.fetchrow(FIND, file_id, owner))
 
 
-# X-Amz-Date comes from the row and the clock is the database's: when a URL is signed again, it asks what time it is.
+# Only the database's clock counts. The expiry of a link or a key, and the date of a URL that is
+# signed again, are computed from this time.
 ASK_TIME: Final = "SELECT now()"
 
 
 async def ask_time(database: Database) -> datetime:
-    """The only clock that counts."""
+    """Return the current time by the database's clock."""
     now: datetime = await database.fetchval(ASK_TIME)
     return now
 
 
-# The event asks nobody and believes only the key. A live lease stays: its worker learns from `arrivals` that it has to look again.
-# An arrival makes the row due at once. After failed reads of its object it does so at most every 30 s: otherwise a client that
-# reports the arrival of an unreadable object again and again would cancel the file's back-off.
+# Only the key of an event is used, and no request is sent to the store. A live lease is not
+# changed: `arrivals` shows the worker that holds it that the file must be checked again. An arrival
+# makes the row due at once, or within 30 s if reads of the object have failed. (Otherwise a client
+# that repeatedly reports the arrival of an unreadable object would cancel the file's back-off.)
 RECORD_EVENT: Final = """
     UPDATE files
-    SET state = 'verifying', changed_by = 'store', changed_why = 'the store announced the upload',
+    SET state = 'verifying', changed_by = 'store', changed_why = 'the store reported the upload',
         verifying_since = coalesce(verifying_since, now()), arrivals = arrivals + 1,
-        due_at = CASE WHEN failed_reads = 0 THEN now() ELSE least(due_at, now() + interval '30 seconds') END
+        due_at = CASE WHEN failed_reads = 0 THEN now()
+                      ELSE least(due_at, now() + interval '30 seconds') END
     WHERE incoming_key = $1 AND state IN ('pending', 'verifying')
     RETURNING id
 """
 
 
 async def record_event(database: Database, incoming_key: str) -> UUID | None:
-    """The store says that something lies at this key."""
+    """Record the store's event for this key, and return the id of the file.
+
+    Return None if no file has the key, or if the file is final.
+    """
     file_id: UUID | None = await database.fetchval(RECORD_EVENT, incoming_key)
     return file_id
 
 
-# A digest is set once: the WHERE lets through only one that agrees with what is known. The commit compares inside its own statement.
+# A digest is set once. The WHERE clause accepts a digest only if none is known or if it equals the
+# known one. The commit of a verification compares digests in its own statement.
 RECORD_ARRIVAL: Final = """
     UPDATE files
     SET state = 'verifying', changed_by = 'client', changed_why = $3,
         verifying_since = coalesce(verifying_since, now()), arrivals = arrivals + 1,
-        due_at = CASE WHEN failed_reads = 0 THEN now() ELSE least(due_at, now() + interval '30 seconds') END,
+        due_at = CASE WHEN failed_reads = 0 THEN now()
+                      ELSE least(due_at, now() + interval '30 seconds') END,
         declared_sha256 = coalesce(declared_sha256, $2)
     WHERE id = $1 AND state IN ('pending', 'verifying')
       AND ($2::bytea IS NULL OR declared_sha256 IS NULL OR declared_sha256 = $2)
-    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-              minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+              part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+              rejection_reason, rejection_detail, created_at, expires_at
 """
 
 
 async def record_arrival(
     database: Database, file_id: UUID, sha256: Sha256 | None, *, why: str
 ) -> File | None:
-    """The client says that its bytes are there, and maybe what they hash to. None: final, gone, or another digest is known."""
+    """Record the client's report that the bytes are there, and the digest if the client sent one.
+
+    `why` is the reason in the file's history. Return None if the file does not exist, is final, or
+    has another digest.
+    """
     return read_file_if_any(
         await database.fetchrow(RECORD_ARRIVAL, file_id, sha256 and sha256.digest, why)
     )
 
 
-# What a client calls its file is its own affair as long as there is one; what was declared of the bytes never changes.
+# The filename and the metadata may change until the file is expired or deleted. The size, the type
+# and the digest that were declared never change.
 CHANGE: Final = """
     UPDATE files SET filename = coalesce($3, filename), metadata = coalesce($4, metadata)
     WHERE id = $1 AND ($2::text IS NULL OR owner = $2) AND state NOT IN ('expired', 'deleted')
-    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-              minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+              part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+              rejection_reason, rejection_detail, created_at, expires_at
 """
 
 
@@ -128,21 +152,26 @@ async def change_file(
     filename: str | None,
     metadata: dict[str, str] | None,
 ) -> File | None:
-    """Another name, other metadata, or both; None keeps what is there. None: gone, or not this owner's."""
+    """Set the filename, the metadata, or both. An argument that is None changes nothing.
+
+    Return None if the file is expired or deleted, does not exist, or belongs to another owner.
+    """
     return read_file_if_any(await database.fetchrow(CHANGE, file_id, owner, filename, metadata))
 
 
-# Touches `files` alone: a reservation is left to the sweeper, which dooms it when its lease has ended. The first
-# sweep is due SWEEP_DELAY after `sweep_at`, which is now, or for a multipart upload that is being
-# assembled at this moment the end of that lease.
+# This changes `files` alone. A reservation is left to the sweeper, which dooms it when its lease
+# has ended. The first sweep is due SWEEP_DELAY after `sweep_at`, which is set to the current time,
+# or to the end of the lease if the parts of a multipart upload are being assembled.
 DELETE: Final = """
     UPDATE files
     SET state = 'deleted', changed_by = 'client', changed_why = 'the client deleted it',
         lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(),
-        sweep_at = CASE WHEN upload_id IS NOT NULL THEN greatest(now(), lease_until) WHEN incoming_key IS NOT NULL THEN now() END,
+        sweep_at = CASE WHEN upload_id IS NOT NULL THEN greatest(now(), lease_until)
+                        WHEN incoming_key IS NOT NULL THEN now() END,
         sweeps = 0,
         purge_at = CASE WHEN minio_object_name IS NOT NULL THEN now() END
-    WHERE id = $1 AND ($2::text IS NULL OR owner = $2) AND state <> 'deleted' AND ($3 OR state NOT IN ('ready', 'damaged'))
+    WHERE id = $1 AND ($2::text IS NULL OR owner = $2) AND state <> 'deleted'
+      AND ($3 OR state NOT IN ('ready', 'damaged'))
     RETURNING id
 """
 
@@ -150,5 +179,9 @@ DELETE: Final = """
 async def delete_file(
     database: Database, file_id: UUID, *, owner: str | None, proved_too: bool = True
 ) -> bool:
-    """Cancel or delete, in any state; False: somebody else was first, there is no such file, or it is proved and that was not asked for."""
+    """Cancel or delete the file, in any state.
+
+    Return False if the file is already deleted, does not exist, or belongs to another owner. If
+    `proved_too` is false, a proved file is not deleted, and False is returned as well.
+    """
     return await database.fetchval(DELETE, file_id, owner, proved_too) is not None

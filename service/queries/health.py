@@ -1,4 +1,4 @@
-"""Statements that tell how the work stands."""
+"""Statements that measure the backlog, and that check the connection to the database."""
 
 from typing import Final
 
@@ -8,7 +8,12 @@ from service.queries.rows import Database, read_row
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """Ages in seconds, of the oldest one; 0 when there is none. Overdue: due, and nobody holds a live lease."""
+    """The numbers of unfinished files and of reservations.
+
+    A file is overdue if it is due and no process holds a live lease on it. The fields in seconds
+    are for the file that has been overdue, or in `verifying`, for the longest time. They are 0 if
+    there is none.
+    """
 
     overdue: int
     overdue_seconds: float
@@ -18,19 +23,26 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     doomed_reservations: int
 
 
-# Every count goes through a partial index over what is unfinished, so that the cost follows the backlog and not the table.
+# Each count reads a partial index of unfinished rows. The cost therefore depends on the size of the
+# backlog, not on that of the table.
 MEASURE: Final = """
     WITH unfinished AS (
-        SELECT state, due_at, lease_until, verifying_since FROM files WHERE state IN ('pending', 'verifying') AND size <= 1073741824
+        SELECT state, due_at, lease_until, verifying_since FROM files
+        WHERE state IN ('pending', 'verifying') AND size <= 1073741824
         UNION ALL
-        SELECT state, due_at, lease_until, verifying_since FROM files WHERE state IN ('pending', 'verifying') AND size > 1073741824
+        SELECT state, due_at, lease_until, verifying_since FROM files
+        WHERE state IN ('pending', 'verifying') AND size > 1073741824
     ), work AS (
         SELECT count(*) FILTER (WHERE overdue) AS overdue,
-               coalesce(extract(epoch FROM now() - min(due_at) FILTER (WHERE overdue)), 0)::float8 AS overdue_seconds,
+               coalesce(extract(epoch FROM now() - min(due_at) FILTER (WHERE overdue)),
+                        0)::float8 AS overdue_seconds,
                count(*) FILTER (WHERE state = 'verifying') AS verifying,
-               coalesce(extract(epoch FROM now() - min(verifying_since) FILTER (WHERE state = 'verifying')), 0)::float8 AS verifying_seconds
+               coalesce(extract(epoch FROM now() - min(verifying_since)
+                                                   FILTER (WHERE state = 'verifying')),
+                        0)::float8 AS verifying_seconds
         FROM (
-            SELECT state, due_at, verifying_since, due_at <= now() AND (lease_until IS NULL OR lease_until <= now()) AS overdue
+            SELECT state, due_at, verifying_since,
+                   due_at <= now() AND (lease_until IS NULL OR lease_until <= now()) AS overdue
             FROM unfinished
         ) AS judged
     )
@@ -49,5 +61,8 @@ PING: Final = "SELECT 1"
 
 
 async def ping(database: Database) -> None:
-    """Raises what the database raises when it is away."""
+    """Run a statement that reads nothing.
+
+    Raises one of the errors in service.database.UNREACHABLE if the database is unavailable.
+    """
     await database.fetchval(PING)

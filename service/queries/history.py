@@ -1,14 +1,19 @@
-"""Statements over `file_history`. Its rows are written by a trigger on `files`.
+"""Statements on `file_history`. A trigger on `files` inserts its rows.
 
-A statement that changes `state` sets `changed_by` and `changed_why` beside it. The trigger moves them to the row of the history, so they
-are NULL afterwards, and a statement that forgets them fails.
+A statement that changes `state` also sets `changed_by` and `changed_why`. The trigger moves both
+values to the row of the history and sets the two columns to NULL. A statement that omits
+`changed_by` fails.
 
-Ids are a transaction's id and a sequence. They are given out before their commits, in another order: a reader takes only rows below the
-oldest transaction that still runs (`xmin`), so nothing can appear below what it has read.
+A position in the history is a transaction id and a sequence number (`xid`, `sequence`). Both are
+assigned before the transaction commits, and transactions may commit in another order. A reader
+therefore takes only rows whose `xid` is below that of the oldest running transaction (`xmin`). No
+row can be committed later at a position that it has passed.
 
-A row's `xid` is its transaction's, or that of the file's row before where that one is higher: a commit that locked its reservation first
-may have the lower id of two, and changes the file after the other one. So the ids of one file rise in the order of its transitions. What is
-stored is never below the transaction's own id, so it is below `xmin` only when the transaction has ended.
+The `xid` of a row is the id of its transaction, or the `xid` of the file's previous row if that is
+higher. (A commit takes its transaction id when it locks the reservation. It may therefore have the
+lower id, and yet change the file after another transaction.) The positions of the rows of one file
+thus increase in the order of its transitions. The `xid` of a row is never below the id of the row's
+own transaction, so a row is below `xmin` only if its transaction has ended.
 """
 
 from datetime import datetime
@@ -23,7 +28,7 @@ from service.queries.rows import Database, read_row
 
 
 class Position(NamedTuple):
-    """A place in the history: behind this row, and before all with a higher id."""
+    """A position in the history. It lies after the row that it names and before every later row."""
 
     xid: int
     sequence: int
@@ -43,7 +48,11 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transition(HistoryEntry, frozen=True, kw_only=True):
-    """The same among those of other files. `filename` is what the file is called now; `hash` is null before it was proved."""
+    """One transition of any file, with its position in the history.
+
+    `filename` is the file's current name. `hash` is the proved digest, or None if the file was not
+    proved at the time of the transition.
+    """
 
     xid: int
     sequence: int
@@ -63,7 +72,7 @@ LIST: Final = (
 
 
 async def list_history(database: Database, file_id: UUID) -> list[HistoryEntry]:
-    """All that became of a file, oldest first."""
+    """Return every transition of a file, oldest first."""
     return [read_row(row, HistoryEntry) for row in await database.fetch(LIST, file_id)]
 
 
@@ -71,22 +80,30 @@ NOW: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())"
 
 
 async def find_snapshot_position(database: Database) -> Position:
-    """Before everything that is not committed yet, and behind nothing that is not."""
+    """Return a position that precedes every transition that has not been committed yet.
+
+    Some committed transitions may follow it as well: those of transactions that are newer than the
+    oldest running one.
+    """
     return Position(await database.fetchval(NOW), 0)
 
 
-# One row is returned at least, so that the statement's own snapshot tells how far it has read. A row of a database that was restored from
-# elsewhere may have an id that is not given out here yet: `held_back` does not wait for it.
+# At least one row is returned, so that `xmin` of the statement's own snapshot shows how far it has
+# read. A database that was restored from a dump of another server may have rows whose ids this
+# server has not assigned yet. `held_back` does not count them.
 READ_ALL: Final = """
     SELECT pg_snapshot_xmin(pg_current_snapshot()) AS xmin,
-           EXISTS (SELECT FROM file_history WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())
-                                              AND xid < pg_snapshot_xmax(pg_current_snapshot())) AS held_back,
+           EXISTS (SELECT FROM file_history
+                   WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())
+                     AND xid < pg_snapshot_xmax(pg_current_snapshot())) AS held_back,
            found.*
     FROM (VALUES (1)) AS always LEFT JOIN LATERAL (
-        SELECT xid, sequence, history.owner, file_id, filename, history.state, history.previous, at, by, why,
+        SELECT xid, sequence, history.owner, file_id, filename, history.state, history.previous,
+               at, by, why,
                CASE WHEN history.state IN ('ready', 'damaged', 'deleted') THEN hash END AS hash
         FROM file_history AS history JOIN files ON files.id = file_id
-        WHERE (xid, sequence) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+        WHERE (xid, sequence) > ($1::xid8, $2::bigint)
+          AND xid < pg_snapshot_xmin(pg_current_snapshot())
           AND history.owner = ANY ($3::text[])
         ORDER BY xid, sequence LIMIT $4
     ) AS found ON true
@@ -95,7 +112,11 @@ READ_ALL: Final = """
 
 
 class Read(msgspec.Struct, frozen=True):
-    """`end`: nothing that may be read is left before it. `held_back`: rows are there that wait for an older transaction."""
+    """The transitions that one statement read.
+
+    Every row that the statement could read before `end` is among them. `held_back` is true if
+    committed rows cannot be read yet because an older transaction is still running.
+    """
 
     transitions: list[Transition]
     end: Position
@@ -103,16 +124,18 @@ class Read(msgspec.Struct, frozen=True):
 
 
 async def read_all(database: Database, after: Position, owners: list[str], *, limit: int) -> Read:
-    """What became of these owners' files behind `after`."""
+    """Return at most `limit` transitions of these owners' files after the position `after`."""
     rows = await database.fetch(READ_ALL, after.xid, after.sequence, owners, limit)
     found = [read_row(row, Transition) for row in rows if row["sequence"] is not None]
     end = found[-1].position if len(found) == limit else max(after, Position(rows[0]["xmin"], 0))
     return Read(found, end, rows[0]["held_back"])
 
 
-# The owner stands in the comparison as well: otherwise a plan that reads all owners' rows in order can look cheaper.
+# The row comparison that begins with the owner is redundant. Without it, the planner may choose an
+# index in which it would have to read the rows of every owner.
 READ_OWNER: Final = """
-    SELECT xid, sequence, history.owner, file_id, filename, history.state, history.previous, at, by, why,
+    SELECT xid, sequence, history.owner, file_id, filename, history.state, history.previous,
+           at, by, why,
            CASE WHEN history.state IN ('ready', 'damaged', 'deleted') THEN hash END AS hash
     FROM file_history AS history JOIN files ON files.id = file_id
     WHERE (xid, sequence) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
@@ -120,7 +143,8 @@ READ_OWNER: Final = """
     ORDER BY xid, sequence LIMIT $4
 """
 READ_FILE: Final = """
-    SELECT xid, sequence, history.owner, file_id, filename, history.state, history.previous, at, by, why,
+    SELECT xid, sequence, history.owner, file_id, filename, history.state, history.previous,
+           at, by, why,
            CASE WHEN history.state IN ('ready', 'damaged', 'deleted') THEN hash END AS hash
     FROM file_history AS history JOIN files ON files.id = file_id
     WHERE (xid, sequence) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
@@ -132,7 +156,10 @@ READ_FILE: Final = """
 async def read_some(
     database: Database, after: Position, *, owner: str, file_id: UUID | None, limit: int
 ) -> list[Transition]:
-    """What became of one owner's files, or of one file, behind `after`."""
+    """Return at most `limit` transitions of one owner's files, or of one file, after `after`.
+
+    If `file_id` is given, `owner` is not compared.
+    """
     rows: list[Any]
     if file_id is None:
         rows = await database.fetch(READ_OWNER, after.xid, after.sequence, owner, limit)
@@ -141,30 +168,47 @@ async def read_some(
     return [read_row(row, Transition) for row in rows]
 
 
-# An id above all that were given out is of another database, or of this one before it was restored.
+# A position above every id that this server has assigned comes from another database, or from this
+# one before it was restored from a dump.
 IS_KEPT: Final = """
     SELECT $1::xid8 <= pg_snapshot_xmax(pg_current_snapshot())
-       AND ((xid, sequence) <= ($1::xid8, $2::bigint) OR xid >= pg_snapshot_xmax(pg_current_snapshot()))
+       AND ((xid, sequence) <= ($1::xid8, $2::bigint)
+            OR xid >= pg_snapshot_xmax(pg_current_snapshot()))
     FROM history_horizon
 """
 
 
 async def is_kept(database: Database, position: Position) -> bool:
-    """Whether nothing behind `position` was forgotten. Read first, then ask: what is forgotten in between is asked after."""
+    """Return whether no transition after `position` has been deleted.
+
+    Call this after the transitions were read, because rows may be deleted between the two
+    statements.
+    """
     kept: bool = await database.fetchval(IS_KEPT, position.xid, position.sequence)
     return kept
 
 
-# A dump that is restored into another server brings ids that are given out there later: until then no reader would be sent such a row,
-# nor any further one of its file. They get this transaction's id, which keeps their order.
+# A dump may contain ids that the server into which it is restored has not assigned yet. Until they
+# are assigned, readers would get neither these rows nor later rows of the same files. The
+# statements replace such an id by that of the current transaction. `sequence` keeps the rows in
+# order.
 REBASE: Final = (
-    "UPDATE file_history SET xid = pg_current_xact_id() WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())",
-    "UPDATE files SET history_xid = NULL WHERE history_xid >= pg_snapshot_xmax(pg_current_snapshot())",
-    "UPDATE history_horizon SET xid = pg_current_xact_id() WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())",
+    """
+    UPDATE file_history SET xid = pg_current_xact_id()
+    WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())
+    """,
+    """
+    UPDATE files SET history_xid = NULL
+    WHERE history_xid >= pg_snapshot_xmax(pg_current_snapshot())
+    """,
+    """
+    UPDATE history_horizon SET xid = pg_current_xact_id()
+    WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())
+    """,
 )
 
 
 async def rebase_history(connection: asyncpg.Connection) -> None:
-    """Ids that this server has not given out yet become ids that it has."""
+    """Replace transaction ids that this server has not assigned yet by ids that it has."""
     for statement in REBASE:
         await connection.execute(statement)

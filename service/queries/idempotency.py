@@ -1,4 +1,4 @@
-"""Statements over `idempotency_keys`: which declaration a client's retry repeats."""
+"""Statements on `idempotency_keys`, which records the declaration that a client's retry repeats."""
 
 from typing import Final
 from uuid import UUID
@@ -10,13 +10,13 @@ from service.queries.rows import Database, read_row
 
 
 class Remembered(msgspec.Struct, frozen=True):
-    """The request that used this key first, and the file it declared."""
+    """The digest of the first request with this key, and the file that it declared."""
 
     request_sha256: Sha256
     file_id: UUID
 
 
-# A repeat at the same moment waits here until the first one's transaction has ended.
+# A concurrent request with the same key waits here until the transaction of the first has ended.
 REMEMBER: Final = """
     INSERT INTO idempotency_keys (owner, key, request_sha256, file_id) VALUES ($1, $2, $3, $4)
     ON CONFLICT (owner, key) DO NOTHING RETURNING file_id
@@ -27,7 +27,10 @@ RECALL: Final = "SELECT request_sha256, file_id FROM idempotency_keys WHERE owne
 async def remember_request(
     database: Database, owner: str, key: str, *, request: Sha256, file_id: UUID
 ) -> Remembered | None:
-    """Take the key for this file, in the caller's transaction; what is returned was there before."""
+    """Record the key for this file, in the caller's transaction.
+
+    Return None if the key is new, and the earlier request with this key otherwise.
+    """
     if await database.fetchval(REMEMBER, owner, key, request.digest, file_id):
         return None
     return read_row(await database.fetchrow(RECALL, owner, key), Remembered)

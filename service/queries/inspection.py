@@ -1,4 +1,4 @@
-"""Statements for whoever looks from outside: where a file stands, and what a whole deployment shows."""
+"""Statements of `assay inspect` and `assay doctor`: the whole row of a file, and the arrivals."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -11,9 +11,10 @@ from service.queries.rows import Database, read_row_if_any
 
 
 class FileDiagnostics(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a row: what the file is, and the work on it. `now` is the database's clock.
+    """A row of `files` with the columns that describe the work on it.
 
-    `sweep_at` and `purge_at` are the times at which the sweeper acts, SWEEP_DELAY included.
+    `sweep_at` and `purge_at` include SWEEP_DELAY: they are the times at which the sweeper acts.
+    `now` is the time of the statement by the database's clock.
     """
 
     id: UUID
@@ -49,10 +50,12 @@ class FileDiagnostics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DIAGNOSTICS: Final = """
-    SELECT id, owner, filename, size, content_type, declared_sha256, state, hash, minio_object_name, rejection_reason, rejection_detail,
-           incoming_key, part_size, upload_id, created_at, expires_at, grace_until, final_at, lease, lease_until, attempts, arrivals,
-           due_at, last_error, failed_reads, failed_reads_since, sweep_at + $2::interval AS sweep_at, sweeps,
-           purge_at + $2::interval AS purge_at, now() AS now
+    SELECT id, owner, filename, size, content_type, declared_sha256, state, hash, minio_object_name,
+           rejection_reason, rejection_detail, incoming_key, part_size, upload_id, created_at,
+           expires_at, grace_until, final_at, lease, lease_until, attempts, arrivals, due_at,
+           last_error, failed_reads, failed_reads_since,
+           sweep_at + $2::interval AS sweep_at, sweeps, purge_at + $2::interval AS purge_at,
+           now() AS now
     FROM files WHERE id = $1
 """
 
@@ -65,18 +68,24 @@ async def find_diagnostics(
     )
 
 
-# `arrivals` counts events and `complete` alike: none at all means that a worker's own look found the upload.
-# The newest rows alone, by the primary key (ids begin with the time), so that it is quick in a database of any size.
+# `arrivals` counts the store's events and the client's reports. If it is 0, a worker found the
+# object by its own check. Only the newest rows are read, by the primary key (ids begin with the
+# time), so that the statement is fast in a database of any size.
 ANNOUNCEMENTS: Final = """
     SELECT count(*) AS judged, count(*) FILTER (WHERE arrivals = 0) AS unannounced FROM (
         SELECT state, final_at, incoming_key, arrivals FROM files ORDER BY id DESC LIMIT 10000
     ) AS newest
-    WHERE final_at > now() - $1::interval AND state IN ('ready', 'rejected') AND incoming_key IS NOT NULL
+    WHERE final_at > now() - $1::interval AND state IN ('ready', 'rejected')
+      AND incoming_key IS NOT NULL
 """
 
 
 async def count_announcements(database: Database, within: timedelta) -> tuple[int, int]:
-    """Of the newest 10,000 files, the uploads that were proved or rejected lately, and those that neither event nor client announced."""
+    """Count recent uploads, and those of them without an arrival report.
+
+    The first number counts the files that became `ready` or `rejected` within this time, among the
+    10,000 newest. The second counts those that neither the store nor the client had reported.
+    """
     row = await database.fetchrow(ANNOUNCEMENTS, within)
     return row["judged"], row["unannounced"]
 
@@ -85,5 +94,6 @@ ARRIVALS: Final = "SELECT arrivals, state FROM files WHERE id = $1"
 
 
 async def count_arrivals(database: Database, file_id: UUID) -> tuple[int, State] | None:
+    """Return the number of arrivals of the file and its state, or None if there is no such file."""
     row = await database.fetchrow(ARRIVALS, file_id)
     return row and (row["arrivals"], State(row["state"]))

@@ -1,4 +1,4 @@
-"""Statements over `api_keys`. Only the SHA-256 of a key is ever stored."""
+"""Statements on `api_keys`. Only the SHA-256 of a key is ever stored."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -12,7 +12,7 @@ from service.queries.rows import Database, read_row
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key without its secret."""
+    """An API key without its secret."""
 
     id: UUID
     owner: str
@@ -24,7 +24,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """What a live key allows."""
+    """The owner and the scopes of a live key."""
 
     key_id: UUID
     owner: str
@@ -38,50 +38,61 @@ FIND: Final = """
 
 
 async def find_grant(database: Database, secret: Sha256) -> Grant | None:
-    """What the key with this digest allows now; None: unknown, expired or revoked."""
+    """Return the grant of the key with this digest.
+
+    Return None if the key is unknown, expired or revoked.
+    """
     row = await database.fetchrow(FIND, secret.digest)
     return row and Grant(row["id"], row["owner"], row["scopes"])
 
 
 FIND_FILE_OWNER: Final = """
     SELECT files.owner FROM files JOIN api_keys ON api_keys.id = $1
-    WHERE files.id = $2 AND $3 > now() AND revoked_at IS NULL AND (api_keys.expires_at IS NULL OR api_keys.expires_at > now())
+    WHERE files.id = $2 AND $3 > now() AND revoked_at IS NULL
+      AND (api_keys.expires_at IS NULL OR api_keys.expires_at > now())
 """
 
 
 async def find_file_owner(
     database: Database, key_id: UUID, *, file_id: UUID, until: datetime
 ) -> str | None:
-    """Whose file it is, while `until` is to come and the key lives; else None."""
+    """Return the file's owner.
+
+    Return None if there is no such file, `until` is past, or the key is expired or revoked.
+    """
     owner: str | None = await database.fetchval(FIND_FILE_OWNER, key_id, file_id, until)
     return owner
 
 
 IS_LIVE: Final = """
     SELECT $2 > now() AND EXISTS (
-        SELECT FROM api_keys WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+        SELECT FROM api_keys
+        WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
     )
 """
 
 
 async def is_live(database: Database, key_id: UUID, *, until: datetime) -> bool:
-    """Whether `until` is still to come, and the key neither revoked nor over."""
+    """Return whether `until` is in the future and the key is neither expired nor revoked."""
     live: bool = await database.fetchval(IS_LIVE, key_id, until)
     return live
 
 
 FIND_LIVE: Final = """
-    SELECT id FROM api_keys WHERE id = ANY ($1::uuid[]) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+    SELECT id FROM api_keys
+    WHERE id = ANY ($1::uuid[]) AND revoked_at IS NULL
+      AND (expires_at IS NULL OR expires_at > now())
 """
 
 
 async def find_live(database: Database, key_ids: Collection[UUID]) -> set[UUID]:
-    """Those of these keys that are neither revoked nor over."""
+    """Return those of these keys that are neither expired nor revoked."""
     return {row["id"] for row in await database.fetch(FIND_LIVE, list(key_ids))}
 
 
 CREATE: Final = """
-    INSERT INTO api_keys (id, owner, name, secret_sha256, scopes, expires_at) VALUES ($1, $2, $3, $4, $5, $6)
+    INSERT INTO api_keys (id, owner, name, secret_sha256, scopes, expires_at)
+    VALUES ($1, $2, $3, $4, $5, $6)
     RETURNING id, owner, name, scopes, created_at, expires_at, revoked_at
 """
 
@@ -102,7 +113,10 @@ async def create_key(
     )
 
 
-LIST: Final = "SELECT id, owner, name, scopes, created_at, expires_at, revoked_at FROM api_keys ORDER BY owner, created_at"
+LIST: Final = """
+    SELECT id, owner, name, scopes, created_at, expires_at, revoked_at FROM api_keys
+    ORDER BY owner, created_at
+"""
 
 
 async def list_keys(database: Database) -> list[ApiKey]:
@@ -115,5 +129,5 @@ REVOKE: Final = (
 
 
 async def revoke_key(database: Database, key_id: UUID) -> bool:
-    """True: the key is revoked now, whether or not it was before."""
+    """Revoke the key if it is not yet revoked. Return False if there is no such key."""
     return await database.fetchval(REVOKE, key_id) is not None

@@ -1,4 +1,4 @@
-"""Pages of files: newest first, by (owner, id) descending."""
+"""Statements of the list of files: pages in descending order of (owner, id), so newest first."""
 
 from datetime import datetime
 from typing import Final
@@ -10,11 +10,11 @@ from service.model import File, Sha256, State
 from service.queries.rows import Database, read_file
 
 MOST_ROWS_READ: Final = 10_000
-"""What one page may read at the most, whatever it finds."""
+"""The largest number of rows that one page may read, however few of them match the filters."""
 
 
 class Filters(msgspec.Struct, frozen=True, kw_only=True):
-    """What the client asked for; `filename` may end in `*`."""
+    """The filters of a list. A `filename` that ends in `*` is a prefix."""
 
     states: tuple[State, ...]
     filename: str | None = None
@@ -25,70 +25,90 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def filename_range(self) -> tuple[str, str] | tuple[None, None]:
-        """The first name that fits and the first behind it that does not, in code point order."""
+        """Return the range of matching names, in code point order.
+
+        The first name is in the range, and the second is not. Both are None if every name matches.
+        """
         if self.filename in (None, "*"):
             return None, None
         if not self.filename.endswith("*"):
-            return self.filename, self.filename + "\x01"  # no name holds a control character
+            return self.filename, self.filename + "\x01"  # a name has no control characters
         return self.filename[:-1], follow_prefix(self.filename[:-1])
 
 
 def follow_prefix(prefix: str) -> str:
-    """The first string, in code point order, behind all that begin with `prefix`."""
+    """Return the first string, in code point order, after all strings that begin with `prefix`."""
     last = ord(prefix[-1]) + 1
     if last > 0x10FFFF:
         return follow_prefix(prefix[:-1]) if len(prefix) > 1 else prefix + prefix
-    return prefix[:-1] + chr(0xE000 if last == 0xD800 else last)  # the surrogates are no characters
+    return prefix[:-1] + chr(0xE000 if last == 0xD800 else last)  # surrogates are not characters
 
 
-# The inner query reads one index backwards from the cursor; OFFSET 0 keeps the outer filters from changing which one that is.
-# A prefix is a range of `text_pattern_ops`, bounds given: LIKE with a parameter has no index in a generic plan.
+# The inner query reads one index backwards from the cursor. OFFSET 0 prevents the planner from
+# moving the outer filters into it and choosing another index. A prefix is written as a range of
+# `text_pattern_ops`, because a generic plan uses no index for LIKE with a parameter.
 BY_ID: Final = """
-    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-           minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+           part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+           rejection_reason, rejection_detail, created_at, expires_at
     FROM (
-        SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-               minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+        SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+               part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+               rejection_reason, rejection_detail, created_at, expires_at
         FROM files WHERE owner = $1 AND id < $2
         ORDER BY id DESC LIMIT 10000 OFFSET 0
     ) AS read
     WHERE state = ANY ($4::text[]) AND ($5::text IS NULL OR content_type = $5)
-      AND ($6::timestamptz IS NULL OR created_at > $6) AND ($7::timestamptz IS NULL OR created_at < $7)
-      AND ($8::bytea IS NULL OR hash = $8) AND ($9::text IS NULL OR filename ~>=~ $9) AND ($10::text IS NULL OR filename ~<~ $10)
+      AND ($6::timestamptz IS NULL OR created_at > $6)
+      AND ($7::timestamptz IS NULL OR created_at < $7)
+      AND ($8::bytea IS NULL OR hash = $8)
+      AND ($9::text IS NULL OR filename ~>=~ $9) AND ($10::text IS NULL OR filename ~<~ $10)
     ORDER BY id DESC LIMIT $3
 """
 BY_HASH: Final = """
-    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-           minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+           part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+           rejection_reason, rejection_detail, created_at, expires_at
     FROM (
-        SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-               minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+        SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+               part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+               rejection_reason, rejection_detail, created_at, expires_at
         FROM files WHERE owner = $1 AND id < $2 AND hash = $8
         ORDER BY id DESC LIMIT 10000 OFFSET 0
     ) AS read
     WHERE state = ANY ($4::text[]) AND ($5::text IS NULL OR content_type = $5)
-      AND ($6::timestamptz IS NULL OR created_at > $6) AND ($7::timestamptz IS NULL OR created_at < $7)
-      AND ($8::bytea IS NULL OR hash = $8) AND ($9::text IS NULL OR filename ~>=~ $9) AND ($10::text IS NULL OR filename ~<~ $10)
+      AND ($6::timestamptz IS NULL OR created_at > $6)
+      AND ($7::timestamptz IS NULL OR created_at < $7)
+      AND ($8::bytea IS NULL OR hash = $8)
+      AND ($9::text IS NULL OR filename ~>=~ $9) AND ($10::text IS NULL OR filename ~<~ $10)
     ORDER BY id DESC LIMIT $3
 """
 BY_FILENAME: Final = """
-    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-           minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+           part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+           rejection_reason, rejection_detail, created_at, expires_at
     FROM (
-        SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-               minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+        SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+               part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+               rejection_reason, rejection_detail, created_at, expires_at
         FROM files WHERE owner = $1 AND id < $2 AND filename ~>=~ $9 AND filename ~<~ $10
         ORDER BY id DESC LIMIT 10000 OFFSET 0
     ) AS read
     WHERE state = ANY ($4::text[]) AND ($5::text IS NULL OR content_type = $5)
-      AND ($6::timestamptz IS NULL OR created_at > $6) AND ($7::timestamptz IS NULL OR created_at < $7)
-      AND ($8::bytea IS NULL OR hash = $8) AND ($9::text IS NULL OR filename ~>=~ $9) AND ($10::text IS NULL OR filename ~<~ $10)
+      AND ($6::timestamptz IS NULL OR created_at > $6)
+      AND ($7::timestamptz IS NULL OR created_at < $7)
+      AND ($8::bytea IS NULL OR hash = $8)
+      AND ($9::text IS NULL OR filename ~>=~ $9) AND ($10::text IS NULL OR filename ~<~ $10)
     ORDER BY id DESC LIMIT $3
 """
 
 
 class Found(msgspec.Struct, frozen=True):
-    """`end` is the last row that was read, when there may be more behind it; None: all there were have been read."""
+    """The files of a page.
+
+    `end` is the id of the last row that was read, if there may be more rows after it. It is None if
+    all rows were read.
+    """
 
     files: list[File]
     end: UUID | None
@@ -97,9 +117,10 @@ class Found(msgspec.Struct, frozen=True):
 async def list_files(
     database: Database, owner: str, filters: Filters, *, before: UUID, limit: int
 ) -> Found:
-    """At most `limit` files with ids below `before`, newest first; fewer may come although more exist behind `end`.
+    """Return at most `limit` files whose ids are below `before`, newest first.
 
-    Several statements: `database` is in a transaction, so that they read the same rows.
+    The page may be short although more files match after `end`. Several statements run, so
+    `database` must be in a transaction in which they read the same rows.
     """
     first, end = filters.filename_range
     statement = await choose_statement(database, owner, filters)
@@ -123,12 +144,17 @@ async def list_files(
 
 
 COUNT_NAMES: Final = """
-    SELECT count(*) FROM (SELECT FROM files WHERE owner = $1 AND filename ~>=~ $2 AND filename ~<~ $3 LIMIT 10001) AS found
+    SELECT count(*) FROM (
+        SELECT FROM files WHERE owner = $1 AND filename ~>=~ $2 AND filename ~<~ $3 LIMIT 10001
+    ) AS found
 """
 
 
 async def choose_statement(database: Database, owner: str, filters: Filters) -> str:
-    """The statement whose index fits the filters; a prefix that too many names share is no help."""
+    """Return the statement whose index fits the filters.
+
+    The index of filenames is not used if more than MOST_ROWS_READ names match.
+    """
     if filters.hash:
         return BY_HASH
     first, end = filters.filename_range
@@ -140,13 +166,20 @@ async def choose_statement(database: Database, owner: str, filters: Filters) -> 
 READ_END: Final = (
     "SELECT id FROM files WHERE owner = $1 AND id < $2 ORDER BY id DESC OFFSET 9999 LIMIT 1"
 )
-READ_END_BY_HASH: Final = "SELECT id FROM files WHERE owner = $1 AND id < $2 AND hash = $3 ORDER BY id DESC OFFSET 9999 LIMIT 1"
+READ_END_BY_HASH: Final = """
+    SELECT id FROM files WHERE owner = $1 AND id < $2 AND hash = $3
+    ORDER BY id DESC OFFSET 9999 LIMIT 1
+"""
 
 
 async def find_read_end(
     database: Database, statement: str, owner: str, filters: Filters, *, before: UUID
 ) -> UUID | None:
-    """The last of the rows that `statement` read when it read as many as it may. So few names fit BY_FILENAME that it read them all."""
+    """Return the id of the last row that `statement` read, or None if it read all rows.
+
+    BY_FILENAME always reads all rows, because it is chosen only if at most MOST_ROWS_READ names
+    match.
+    """
     if statement is BY_FILENAME:
         return None
     if filters.hash is None:

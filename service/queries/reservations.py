@@ -1,4 +1,4 @@
-"""Statements over `reservations`: vault keys, recorded before anything is written under them."""
+"""Statements on `reservations`, which records vault keys before anything is written under them."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -11,7 +11,7 @@ from service.queries.rows import Database, read_file_if_any, read_row
 
 
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):
-    """A vault key under which an object may lie, and the lease of the process that may write there."""
+    """A vault key under which an object may exist, and the lease of the process that writes it."""
 
     vault_key: UUID
     file_id: UUID
@@ -33,76 +33,85 @@ RESERVE_KEY: Final = """
 async def reserve_key(
     database: Database, file_id: UUID, owner: str, *, lease: timedelta
 ) -> Reservation:
-    """Reserve a fresh vault key for a file that is streamed through the API and has no row yet."""
+    """Reserve a fresh vault key for a streamed upload. The file has no row in `files` yet."""
     return read_row(await database.fetchrow(RESERVE_KEY, file_id, owner, lease), Reservation)
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """The reservation of a probe of the store: a scratch key in each bucket."""
+    """The reservation of a probe of the store. It names a scratch key in each bucket."""
 
     vault_key: UUID
     scratch_key: str
     lease: UUID
 
 
-# The probe's key in incoming is recorded in the same row, so that the sweeper finds whatever a probe leaves behind.
-# It is longer than the key of an upload, so no event about it moves a file.
+# The row also names the probe's key in incoming, so that the sweeper finds everything that a probe
+# leaves behind. This key is longer than that of any file, so an event for it changes no file.
 RESERVE_PROBE: Final = """
     INSERT INTO reservations (vault_key, scratch_key, lease, lease_until)
-    VALUES (gen_random_uuid(), 'probe-' || gen_random_uuid(), gen_random_uuid(), now() + $1::interval)
+    VALUES (gen_random_uuid(), 'probe-' || gen_random_uuid(), gen_random_uuid(),
+            now() + $1::interval)
     RETURNING vault_key, scratch_key, lease
 """
 
 
 async def reserve_probe(database: Database, *, lease: timedelta) -> Probe:
-    """Record the keys of a probe before anything is written under them."""
+    """Reserve a fresh key in each bucket for a probe of the store."""
     return read_row(await database.fetchrow(RESERVE_PROBE, lease), Probe)
 
 
 EXTEND: Final = """
-    UPDATE reservations SET lease_until = now() + $3::interval WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
+    UPDATE reservations SET lease_until = now() + $3::interval
+    WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
 """
 
 
 async def extend_reservation(
     database: Database, reservation: Reservation, lease: timedelta
 ) -> bool:
-    """Keep a streamed upload's reservation. Return False if it is doomed."""
+    """Extend the lease of a streamed upload's reservation. Return False if it is doomed."""
     return (
         await database.fetchval(EXTEND, reservation.vault_key, reservation.lease, lease) is not None
     )
 
 
-# Before the first part: whoever finds the row must be able to abort the store's multipart upload.
+# This runs before the first part is sent, so that the sweeper can abort the multipart upload.
 NAME_UPLOAD: Final = """
-    UPDATE reservations SET upload_id = $3 WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
+    UPDATE reservations SET upload_id = $3
+    WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
 """
 
 
 async def name_upload(database: Database, vault_key: UUID, lease: UUID, *, upload_id: str) -> bool:
-    """Write the id of the store's multipart upload down. Return False if the reservation is doomed."""
+    """Record the id of the store's multipart upload. Return False if the reservation is doomed."""
     return await database.fetchval(NAME_UPLOAD, vault_key, lease, upload_id) is not None
 
 
-# The commit of a streamed upload: it inserts the file's row from the live reservation, or nothing. The file has no incoming key.
+# The commit of a streamed upload. It inserts the file's row if the reservation is not doomed. The
+# file has no incoming key.
 COMMIT: Final = """
     WITH reservation AS (
-        -- Locked and not doomed: otherwise the sweeper may have deleted the object.
-        SELECT vault_key, file_id, owner FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
+        -- The row is locked and must not be doomed, or the sweeper may have deleted the object.
+        SELECT vault_key, file_id, owner FROM reservations
+        WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
     ), inserted AS (
-        INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata, state, changed_by, changed_why, hash,
-                           minio_object_name, vault_etag, upload_date, expires_at, grace_until, final_at)
-        SELECT file_id, owner, $3, $4, $5, $6, $7, 'ready', 'client', 'streamed through the API, hashed on its way', $8,
-               vault_key, $9, now(), now(), now(), now()
+        INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata,
+                           state, changed_by, changed_why, hash, minio_object_name, vault_etag,
+                           upload_date, expires_at, grace_until, final_at)
+        SELECT file_id, owner, $3, $4, $5, $6, $7, 'ready',
+               'client', 'streamed through the API and hashed on the way', $8, vault_key, $9,
+               now(), now(), now(), now()
         FROM reservation
-        RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-                  minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+        RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+                  part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+                  rejection_reason, rejection_detail, created_at, expires_at
     ), kept AS (
-        -- From now on the file names the object.
+        -- The file names the object from now on.
         DELETE FROM reservations USING inserted WHERE vault_key = $1
     )
-    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key, part_size, upload_id, state, hash,
-           minio_object_name, vault_etag, upload_date, rejection_reason, rejection_detail, created_at, expires_at
+    SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+           part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+           rejection_reason, rejection_detail, created_at, expires_at
     FROM inserted
 """
 
@@ -115,7 +124,11 @@ async def commit_streamed_upload(
     sha256: Sha256,
     etag: str,
 ) -> File | None:
-    """Insert the proved file. None proves nothing; neither does an error. Never send it again."""
+    """Insert the proved file from its reservation, and return it.
+
+    Neither None nor an error shows that no commit has taken effect, so the statement must never be
+    sent again.
+    """
     row = await database.fetchrow(
         COMMIT,
         reservation.vault_key,
@@ -140,27 +153,29 @@ DOOM: Final = """
 async def doom_reservation(database: Database, vault_key: UUID, lease: UUID) -> bool:
     """Doom the reservation and return whether a row was updated.
 
-    If True, no commit has succeeded or can succeed, and the caller may delete the object. If False, the
-    caller must not delete it, because a commit may have succeeded.
+    If True, no commit has succeeded or can succeed, and the caller may delete the object. If False,
+    the caller must not delete it, because a commit may have succeeded.
     """
     return await database.fetchval(DOOM, vault_key, lease) is not None
 
 
-# While no copy request was sent, nothing can ever lie under the key.
+# This runs only if no object can appear under the key any more: no write was sent, each one was
+# refused, or the answered writes of a probe were followed by an answered deletion.
 FORGET: Final = "DELETE FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL"
 
 
 async def forget_reservation(database: Database, vault_key: UUID, lease: UUID) -> None:
-    """Drop the row of a key that was never written to."""
+    """Delete the reservation of a key under which no object exists and none can appear."""
     await database.execute(FORGET, vault_key, lease)
 
 
 LIST: Final = """
-    SELECT vault_key, file_id, owner, lease, lease_until, upload_id, created_at, doomed_at FROM reservations
+    SELECT vault_key, file_id, owner, lease, lease_until, upload_id, created_at, doomed_at
+    FROM reservations
     WHERE file_id = $1 ORDER BY created_at
 """
 
 
 async def list_reservations(database: Database, file_id: UUID) -> list[Reservation]:
-    """Every key under which something of this file may lie, but for the proved object's."""
+    """Return the reservations of the file. The key of its proved object is not among them."""
     return [read_row(row, Reservation) for row in await database.fetch(LIST, file_id)]

@@ -1,12 +1,15 @@
-"""Statements of the sweeper. Each batch is taken with SKIP LOCKED and pushed ahead, so any number of sweepers may run
-and a row that cannot be cleaned blocks no other.
+"""Statements of the sweeper.
 
-`files.sweep_at` and `files.purge_at` are set to the time of the commit that makes the file final.
-What they announce is due SWEEP_DELAY after them. The delay is added here, by the only reader of
-these columns, and not by each of the statements that commit. So the row is found by a range of its
-partial index, and a new value of the setting takes effect at once, also for rows that are already
-there. A retry is pushed ahead by five minutes less the delay, so that it comes after five minutes.
-Reservations have no such delay: a commit that the database has lost leaves them undoomed.
+Each batch is taken with SKIP LOCKED, and its rows are postponed. Any number of sweepers may
+therefore run at once, and a row that cannot be cleaned up blocks no other row.
+
+The commit that makes a file final sets `files.sweep_at` or `files.purge_at` to its own time, and
+the work is due SWEEP_DELAY after that. The delay is added here, by the only reader of these
+columns, and not by each statement that commits. The rows are thus found through a range of a
+partial index, and a new value of the setting takes effect at once, for existing rows as well. A row
+that is to be retried is postponed by five minutes less the delay, so that the retry comes after
+five minutes. Reservations have no such delay, because a reservation whose commit the database has
+lost is not doomed.
 """
 
 from datetime import timedelta
@@ -19,9 +22,11 @@ from service.queries.rows import Database, read_row
 
 
 class DoomedReservation(msgspec.Struct, frozen=True):
-    """A doomed vault key. `last`: it was swept before, COPY_GRACE ago, so no request to it can be under way and the row may go.
+    """A doomed vault key.
 
-    `scratch_key` is the key in incoming that a probe of the store reserved with it.
+    `last` is true if the object was first deleted at least COPY_GRACE ago. No request can then
+    write to the key any more, and the row is deleted after this deletion. `scratch_key` is the key
+    in incoming, if the reservation is that of a probe of the store.
     """
 
     vault_key: UUID
@@ -31,7 +36,7 @@ class DoomedReservation(msgspec.Struct, frozen=True):
 
 
 class LeftKey(msgspec.Struct, frozen=True):
-    """The incoming key of a final file, and the multipart upload that was begun for it."""
+    """The incoming key of a final file, and its multipart upload if it has one."""
 
     id: UUID
     incoming_key: str
@@ -45,7 +50,7 @@ class DeletedObject(msgspec.Struct, frozen=True):
     minio_object_name: UUID
 
 
-# Only its own worker dooms a reservation before its lease has ended.
+# Before its lease has ended, a reservation is doomed only by the process that holds it.
 DOOM_ENDED: Final = """
     UPDATE reservations SET doomed_at = now(), sweep_at = now() WHERE vault_key IN (
         SELECT vault_key FROM reservations WHERE doomed_at IS NULL AND lease_until < now()
@@ -63,23 +68,29 @@ CLAIM_DOOMED: Final = """
     UPDATE reservations SET sweep_at = now() + interval '5 minutes' WHERE vault_key IN (
         SELECT vault_key FROM reservations WHERE doomed_at IS NOT NULL AND sweep_at <= now()
         ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
-    ) RETURNING vault_key, upload_id, scratch_key, coalesce(swept_at + $2::interval <= now(), false) AS last
+    ) RETURNING vault_key, upload_id, scratch_key,
+                coalesce(swept_at + $2::interval <= now(), false) AS last
 """
 
 
 async def claim_doomed_reservations(
     database: Database, limit: int, copy_grace: timedelta
 ) -> list[DoomedReservation]:
-    """Take doomed reservations whose object is to be deleted now."""
+    """Take at most `limit` doomed reservations that are due.
+
+    The caller must delete the objects at their keys.
+    """
     return [
         read_row(row, DoomedReservation)
         for row in await database.fetch(CLAIM_DOOMED, limit, copy_grace)
     ]
 
 
-# COPY_GRACE counts from the first deletion, not from the doom: a deletion that comes late must not be the last one too.
+# COPY_GRACE begins with the first deletion, not when the reservation is doomed. Otherwise a first
+# deletion that comes late would also be the last one.
 KEEP_DOOMED: Final = """
-    UPDATE reservations SET swept_at = coalesce(swept_at, now()), sweep_at = coalesce(swept_at, now()) + $2::interval
+    UPDATE reservations
+    SET swept_at = coalesce(swept_at, now()), sweep_at = coalesce(swept_at, now()) + $2::interval
     WHERE vault_key = $1 AND doomed_at IS NOT NULL
 """
 
@@ -87,7 +98,7 @@ KEEP_DOOMED: Final = """
 async def keep_doomed_reservation(
     database: Database, vault_key: UUID, copy_grace: timedelta
 ) -> None:
-    """The object is deleted for the first time; a late request may still bring one."""
+    """Record the first deletion of the object. A late request may still create it again."""
     await database.execute(KEEP_DOOMED, vault_key, copy_grace)
 
 
@@ -95,25 +106,30 @@ DROP_DOOMED: Final = "DELETE FROM reservations WHERE vault_key = $1 AND doomed_a
 
 
 async def drop_doomed_reservation(database: Database, vault_key: UUID) -> None:
-    """Nothing lies under the key, and nothing can come."""
+    """Delete a doomed reservation under whose key no object exists and none can appear."""
     await database.execute(DROP_DOOMED, vault_key)
 
 
 CLAIM_INCOMING: Final = """
     UPDATE files SET sweep_at = now() + interval '5 minutes' - $2::interval WHERE id IN (
-        SELECT id FROM files WHERE sweep_at <= now() - $2::interval ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
+        SELECT id FROM files WHERE sweep_at <= now() - $2::interval
+        ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
     ) AND state NOT IN ('pending', 'verifying') AND incoming_key IS NOT NULL
     RETURNING id, incoming_key, upload_id
 """
 
 
 async def claim_incoming_keys(database: Database, limit: int, delay: timedelta) -> list[LeftKey]:
-    """Take final files whose incoming key is to be deleted now, `delay` after their `sweep_at`."""
+    """Take at most `limit` final files whose `sweep_at` is at least `delay` ago.
+
+    The caller must delete the objects at their incoming keys.
+    """
     return [read_row(row, LeftKey) for row in await database.fetch(CLAIM_INCOMING, limit, delay)]
 
 
-# Once, and again 1 h, 1 day and 7 days after the end: a PUT that began before its URL's end may finish hours later.
-# A file that is final early has its URL open still; the next look comes after its end all the same.
+# The incoming key is deleted again 1 h, 1 day and 7 days after the end of the grace period, because
+# a PUT that began before its URL expired may end hours later. A file may become final while its URL
+# is still valid, so the first of these deletions never comes before the end of the grace period.
 MARK_INCOMING: Final = """
     UPDATE files
     SET sweeps = sweeps + 1,
@@ -125,13 +141,14 @@ MARK_INCOMING: Final = """
 
 
 async def mark_incoming_swept(database: Database, file_ids: list[UUID]) -> None:
-    """The incoming keys of these files were deleted once more."""
+    """Record that the incoming keys of these files were deleted, and when to delete them again."""
     await database.execute(MARK_INCOMING, file_ids)
 
 
 CLAIM_PURGES: Final = """
     UPDATE files SET purge_at = now() + interval '5 minutes' - $2::interval WHERE id IN (
-        SELECT id FROM files WHERE purge_at <= now() - $2::interval ORDER BY purge_at LIMIT $1 FOR UPDATE SKIP LOCKED
+        SELECT id FROM files WHERE purge_at <= now() - $2::interval
+        ORDER BY purge_at LIMIT $1 FOR UPDATE SKIP LOCKED
     ) AND state = 'deleted'
     RETURNING id, minio_object_name
 """
@@ -140,7 +157,10 @@ CLAIM_PURGES: Final = """
 async def claim_deleted_objects(
     database: Database, limit: int, delay: timedelta
 ) -> list[DeletedObject]:
-    """Take deleted files whose vault object is to be deleted now, `delay` after their `purge_at`."""
+    """Take at most `limit` deleted files whose `purge_at` is at least `delay` ago.
+
+    The caller must delete their vault objects.
+    """
     return [
         read_row(row, DeletedObject) for row in await database.fetch(CLAIM_PURGES, limit, delay)
     ]
@@ -150,23 +170,27 @@ MARK_PURGED: Final = "UPDATE files SET purge_at = NULL WHERE id = $1 AND state =
 
 
 async def mark_purged(database: Database, file_id: UUID) -> None:
-    """The vault object of a deleted file is gone."""
+    """Record that the vault object of a deleted file no longer exists."""
     await database.execute(MARK_PURGED, file_id)
 
 
-# Only when nothing of them can lie in either bucket any more. Their history goes with them, and the horizon says how far it went; not
-# before all of it lies below the oldest transaction that still runs, or the horizon were ahead of every reader that begins now.
+# Only files that can have no object in either bucket any more are deleted. Their history is deleted
+# with them, and the horizon moves to its last row. All of their history must be older than the
+# oldest running transaction. Otherwise the horizon would be ahead of the position at which readers
+# begin.
 FORGET_FILES: Final = """
     WITH forgotten AS (
         DELETE FROM files WHERE id IN (
             SELECT id FROM files
-            WHERE state IN ('deleted', 'expired') AND final_at < now() - $2::interval AND sweep_at IS NULL AND purge_at IS NULL
+            WHERE state IN ('deleted', 'expired') AND final_at < now() - $2::interval
+              AND sweep_at IS NULL AND purge_at IS NULL
               AND coalesce(history_xid < pg_snapshot_xmin(pg_current_snapshot()), true)
               AND NOT EXISTS (SELECT FROM reservations WHERE file_id = files.id)
             ORDER BY final_at LIMIT $1 FOR UPDATE SKIP LOCKED
         ) RETURNING id
     ), history AS (
-        DELETE FROM file_history USING forgotten WHERE file_id = forgotten.id RETURNING xid, sequence
+        DELETE FROM file_history USING forgotten
+        WHERE file_id = forgotten.id RETURNING xid, sequence
     ), last AS (
         SELECT xid, sequence FROM history ORDER BY xid DESC, sequence DESC LIMIT 1
     )
@@ -176,19 +200,23 @@ FORGET_FILES: Final = """
 
 
 async def forget_files(database: Database, limit: int, keep_rows: timedelta) -> None:
-    """Drop the rows of files that are gone for longer than KEEP_ROWS, and their history."""
+    """Delete at most `limit` rows of files that have been gone for longer than `keep_rows`.
+
+    Their history is deleted as well.
+    """
     await database.execute(FORGET_FILES, limit, keep_rows)
 
 
 FORGET_KEYS: Final = """
     DELETE FROM idempotency_keys WHERE (owner, key) IN (
         SELECT owner, key FROM idempotency_keys WHERE created_at < now() - interval '24 hours'
-          AND NOT EXISTS (SELECT FROM files WHERE id = file_id AND state IN ('pending', 'verifying'))
+          AND NOT EXISTS (SELECT FROM files
+                          WHERE id = file_id AND state IN ('pending', 'verifying'))
         ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED
     )
 """
 
 
 async def forget_idempotency_keys(database: Database, limit: int) -> None:
-    """Drop keys that are older than 24 h and whose file is final."""
+    """Delete at most `limit` keys that are older than 24 h and whose file is final."""
     await database.execute(FORGET_KEYS, limit)

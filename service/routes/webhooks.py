@@ -3,6 +3,8 @@
 The store retries an event until it gets a 2xx, and delivers no later event before that. The route
 therefore answers 204 to every event, including malformed, unknown and oversized ones. It answers
 401 to a wrong token, and 503 only when the database cannot record the arrival.
+
+See docs/architecture.md, "3. Arrival".
 """
 
 import asyncio

@@ -2,6 +2,8 @@
 
 An arrival moves the row to `verifying` and makes it due. Of the store's event, only the key is
 used, and no request is sent to the store. An unknown key and a final file change nothing.
+
+See docs/architecture.md, "3. Arrival".
 """
 
 from service import problems

@@ -8,13 +8,13 @@ file, and the file does not expire.
 2. Claim the row. If another process holds it, or the file is final, wait for a moment and begin
    `complete` again.
 3. List the parts that the store has. This list is authoritative.
-   - The store has no such upload: upload missing.
+   - The store has no such upload: see "Upload missing" below.
    - Any other error: give the lease back, 503.
 4. Compare the list with the declaration. If parts are missing or have a wrong size, give the lease
    back and answer 409 with their numbers.
 5. Request the assembly of the listed parts, once, and before the first lease period is over.
-   - The store has assembled them: object present.
-   - The store has no such upload: upload missing.
+   - The store has assembled them: see "Object present" below.
+   - The store has no such upload: see "Upload missing" below.
    - The store refuses, because a part was sent again after it was listed: give the lease back, 409.
    - Any other error answer, or it is too late to send the request: the request has ended or was
      never sent. Give the lease back, 503.
@@ -28,7 +28,7 @@ Object present: record the arrival and give the lease back, in one statement.
      that a worker can claim the file, and begin `complete` again.
 
 Upload missing: check the incoming key with a HEAD request.
-   - There is an object: object present.
+   - There is an object: see "Object present" above.
    - There is no object: give the lease back. If that updated a row, the upload is lost: 409.
      Otherwise another process may have assembled and proved the file and removed the object: begin
      `complete` again.
@@ -209,7 +209,7 @@ def refuse(
 async def record_assembled(
     resources: Resources, file: File, lease: UUID, sha256: Sha256 | None
 ) -> File | None:
-    """Run the branch "object present" of the protocol above.
+    """Run the branch "Object present" of the protocol above.
 
     Return None to begin `complete` again.
     """
@@ -225,7 +225,7 @@ async def record_assembled(
 
 
 async def report_lost(resources: Resources, file: File, lease: UUID) -> None:
-    """Run the branch "upload missing" of the protocol above, after the check has found no object.
+    """Run the branch "Upload missing" of the protocol above, after the check has found no object.
 
     Raises UploadLost, unless another process may have assembled the file meanwhile.
     """

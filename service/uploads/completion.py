@@ -2,7 +2,7 @@
 
 1. Read the row.
    - The file is gone: 410.
-   - Another digest than the given one is known: 409, and nothing changes.
+   - The known digest differs from the given one: 409, and nothing changes.
    - The file is final: answer from the row.
 2. Check the store. If the object is there, record an arrival, together with the digest.
    - No row was updated, because the file became final or was deleted, or because another digest
@@ -83,7 +83,7 @@ async def may_be_uploaded(resources: Resources, file: UnprovedFile) -> bool:
     try:
         return await arrivals.is_uploaded(resources, file)
     except StoreUnavailable as error:
-        log.warning("upload not seen", file_id=str(file.id), error=str(error))
+        log.warning("upload not checked", file_id=str(file.id), error=str(error))
         return file.parts is None or file.state == State.VERIFYING
 
 

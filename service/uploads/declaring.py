@@ -88,7 +88,6 @@ async def declare_redirect(
 
 
 async def insert_new(resources: Resources, declaration: Declaration) -> UnprovedFile:
-    """Check the size, and insert the row under a new id. Raises FileTooLarge."""
     check_size(resources, declaration)
     file = await insert_file(resources, declaration, make_id(), database=resources.pool)
     resources.notifications.notify_history()
@@ -122,7 +121,6 @@ async def declare_file_once(
 
 
 async def replay_declaration(resources: Resources, file_id: UUID) -> Declared:
-    """Return the file of an earlier request, with a fresh upload while it is pending."""
     file, now = await asyncio.gather(
         find_file(resources, file_id, owner=None), files.ask_time(resources.pool)
     )

@@ -1,18 +1,33 @@
-"""A multipart upload: begin it at the store, sign a URL a part, say which parts have come.
+"""Multipart uploads: begin one at the store, sign a URL for each part, and list the stored parts.
 
-The parts are put together by service/uploads/assembly.py. A part's URL binds its number, the upload, its exact size, the absence of a
-source to copy from and, if the client names it, its SHA-256. A part that is sent again replaces the one before.
+The parts are assembled by service/uploads/assembly.py. The URL of a part binds the part's number,
+the multipart upload, the exact size, the absence of a source to copy from and, if the client names
+it, the SHA-256. A part that is sent again replaces the earlier one.
 
-1. Read the row. Gone: 410. It comes in one PUT: 409. Not pending: 409, and an arrival. Its time is over: 410.
-2. The row names the store's upload: sign (4). Else ask the store to begin one.
-   - an error, no answer: 503. An upload whose id nobody heard gets no parts, and the store drops it.
-3. Name it in the row, only where none is named and the file is not final.
-   - no row: another request was first, or the file is final: abort our own, then read again (1).
-   - an error, a lost answer: they prove nothing, the row may name it: it is left as it is; 503.
-4. Sign, for the upload that the row names, from the database's time on. Nobody is asked.
+1. Read the row.
+   - The file is gone: 410.
+   - The file is sent by one PUT: 409.
+   - The file is not `pending`: record an arrival, 409.
+   - The file is past its `expires_at`: 410.
+2. If the row names a multipart upload, continue with step 4. Otherwise request a new one from the
+   store.
+   - An error, or no answer: 503. If the store has begun an upload, its id is lost. It gets no
+     parts, and the store removes it after some time.
+3. Record the upload's id in the row, provided that the row names no upload and the file is not
+   final.
+   - No row was updated, because another request was first or the file is final: abort the new
+     upload, and go back to step 1.
+   - The statement failed, or its answer was lost: the row may name the upload. Leave the upload as
+     it is, 503.
+4. Sign the URLs for the upload that the row names, from the database's time on. This needs no
+   request to the store.
 
-To list, the store is asked for the parts of the upload that the row names; no upload, no parts. The store has no such upload: look at
-the key, then read the row again. The object is there or the file is final: 409, and an arrival. Else what was sent is gone: 409.
+To list the parts, request them for the upload that the row names. If it names none, there are no
+parts.
+
+   - The store has no such upload: check the incoming key with a HEAD request, and then read the row
+     again. If there is an object, or the file is final: record an arrival, 409. Otherwise the sent
+     parts are lost: 409.
 """
 
 import contextlib
@@ -32,14 +47,18 @@ from service.uploads import arrivals, signing
 
 
 class PartRequest(msgspec.Struct, frozen=True):
-    """A part that is to be sent; with `sha256` the store refuses any other bytes."""
+    """A part for which a URL is requested. With `sha256`, the store refuses any other bytes."""
 
     number: int
     sha256: Sha256 | None
 
 
 class SignedPart(msgspec.Struct, frozen=True, kw_only=True):
-    """How to send one part: exactly these headers and exactly `size` bytes, unchunked, to `url`, begun before `expires_at`."""
+    """The request that sends one part.
+
+    It has exactly these headers and exactly `size` bytes, unchunked. It must begin before
+    `expires_at`.
+    """
 
     number: int
     size: int
@@ -52,7 +71,10 @@ class SignedPart(msgspec.Struct, frozen=True, kw_only=True):
 async def sign_parts(
     resources: Resources, file_id: UUID, requests: Sequence[PartRequest], *, owner: str | None
 ) -> list[SignedPart]:
-    """A URL for each part. Raises NotFound, FileGone, NotMultipart, AlreadyUploaded, InvalidRequest, StoreError."""
+    """Run the protocol above, and return a URL for each requested part.
+
+    Raises NotFound, FileGone, NotMultipart, AlreadyUploaded, InvalidRequest and StoreError.
+    """
     file, parts = await find_multipart(resources, file_id, owner=owner)
     check_numbers(parts, requests)
     now = await signing.check_time(resources, file)
@@ -66,13 +88,16 @@ async def sign_parts(
 async def find_multipart(
     resources: Resources, file_id: UUID, *, owner: str | None
 ) -> tuple[UnprovedFile, Parts]:
-    """A file that waits for its parts. Raises NotFound, FileGone, NotMultipart, AlreadyUploaded."""
+    """Return a pending file and its division into parts.
+
+    Raises NotFound, FileGone, NotMultipart and AlreadyUploaded.
+    """
     file = await lookup.find_file(resources, file_id, owner=owner)
     if file.state in GONE:
         raise lookup.gone(file)
     if file.parts is None:
         raise problems.NotMultipart(
-            "the file comes in one PUT: ask POST /files/{id}/upload for its URL"
+            "the file is sent by one PUT: request its URL with POST /files/{id}/upload"
         )
     if not isinstance(file, UnprovedFile) or file.state != State.PENDING:
         raise await arrivals.refuse_more(resources, file)
@@ -80,7 +105,6 @@ async def find_multipart(
 
 
 def check_numbers(parts: Parts, requests: Sequence[PartRequest]) -> None:
-    """Raises InvalidRequest."""
     seen: set[int] = set()
     for index, request in enumerate(requests):
         if not 1 <= request.number <= parts.count:
@@ -96,14 +120,17 @@ def check_numbers(parts: Parts, requests: Sequence[PartRequest]) -> None:
 
 
 async def begin_upload(resources: Resources, file: UnprovedFile) -> str:
-    """Return the id of the store's upload that the file's row names: steps 2 and 3. Raises StoreError, AlreadyUploaded, FileGone."""
+    """Run steps 2 and 3 of the protocol above, and return the id of the store's upload.
+
+    Raises StoreError, AlreadyUploaded and FileGone.
+    """
     while file.upload_id is None:
         key = file.incoming_key
         upload_id = await resources.incoming.create_upload(
             key, content_type=file.served_content_type, metadata={}, tags={}
         )
         if not await assemblies.name_upload(resources.pool, file.id, upload_id):
-            with contextlib.suppress(StoreError):  # it has no parts: the store drops it
+            with contextlib.suppress(StoreError):  # without parts, the store removes it
                 await resources.incoming.abort_upload(key, upload_id)
         file, _ = await find_multipart(resources, file.id, owner=None)
     return file.upload_id
@@ -142,7 +169,10 @@ def sign_part(
 
 
 async def list_parts(resources: Resources, file_id: UUID, *, owner: str | None) -> list[StoredPart]:
-    """What the store has. Raises NotFound, FileGone, NotMultipart, AlreadyUploaded, UploadLost, StoreError."""
+    """Return the parts that the store has.
+
+    Raises NotFound, FileGone, NotMultipart, AlreadyUploaded, UploadLost and StoreError.
+    """
     file, _ = await find_multipart(resources, file_id, owner=owner)
     if file.upload_id is None:
         return []
@@ -153,7 +183,10 @@ async def list_parts(resources: Resources, file_id: UUID, *, owner: str | None) 
 
 
 async def explain_missing(resources: Resources, file: UnprovedFile) -> problems.Problem:
-    """The store has no such upload: assembled, or lost."""
+    """Return the problem for an upload that the store does not have.
+
+    The parts were assembled, or they are lost.
+    """
     if await arrivals.is_uploaded(resources, file):
         return await arrivals.refuse_more(resources, file)
     again = await lookup.find_file(resources, file.id, owner=None)
@@ -164,5 +197,5 @@ async def explain_missing(resources: Resources, file: UnprovedFile) -> problems.
 
 def lost() -> problems.UploadLost:
     return problems.UploadLost(
-        "the store has dropped the parts and has no object: declare the file anew and send it again"
+        "the store has no parts and no object of this file: declare the file again and send it"
     )

@@ -1,7 +1,9 @@
 """Upload URLs: how the bytes of a declared file may be sent.
 
-A URL binds method, key, exact length, content type, `If-None-Match: *`, the declared SHA-256, and that the headers of `ABSENT_FROM_PUT`
-(service/object_store/presign.py) are not sent. For a redirect it binds the length and those headers alone. It never outlives the file.
+A URL binds the method, the key, the exact length, the content type, `If-None-Match: *`, the
+declared SHA-256, and the absence of the headers in `ABSENT_FROM_PUT`
+(service/object_store/presign.py). For a redirect, it binds only the method, the key, the length and
+the absence of those headers. A URL never expires later than the file.
 """
 
 from datetime import datetime
@@ -18,7 +20,11 @@ from service.resources import Resources
 
 
 class Upload(msgspec.Struct, frozen=True):
-    """How to send the bytes: exactly these headers and exactly `size` bytes, unchunked, to `url`, begun before `expires_at`."""
+    """The request that sends the bytes.
+
+    It has exactly these headers and exactly `size` bytes, unchunked. It must begin before
+    `expires_at`.
+    """
 
     method: str
     url: str
@@ -27,14 +33,18 @@ class Upload(msgspec.Struct, frozen=True):
 
 
 class PartCount(msgspec.Struct, frozen=True):
-    """Parts 1 to `parts`, each of `part_size` bytes but the last one, which has the rest."""
+    """The number of parts. Each has `part_size` bytes, except the last one, which has the rest."""
 
     part_size: int
     parts: int
 
 
 class MultipartUpload(msgspec.Struct, frozen=True):
-    """How to send the bytes in parts: ask `POST /files/{id}/parts` for a URL a part, then `complete`, all before `expires_at`."""
+    """An upload in parts, which must end before `expires_at`.
+
+    The client requests a URL for each part from `POST /files/{id}/parts`, sends the parts, and then
+    calls `complete`.
+    """
 
     multipart: PartCount
     expires_at: datetime
@@ -43,19 +53,21 @@ class MultipartUpload(msgspec.Struct, frozen=True):
 def offer_upload(
     resources: Resources, file: UnprovedFile, *, now: datetime
 ) -> Upload | MultipartUpload:
-    """How the file's bytes may be sent. `now` is the database's time."""
+    """Return how the file's bytes may be sent. `now` is the database's time."""
     if file.parts is None:
         return sign_upload(resources, file, now=now)
     return MultipartUpload(PartCount(file.parts.part_size, file.parts.count), file.expires_at)
 
 
 def sign_upload(resources: Resources, file: UnprovedFile, *, now: datetime) -> Upload:
-    """One PUT of exactly this file. `now` is the database's time."""
     return sign_put(resources, file, now=now, bound=True)
 
 
 def sign_length_alone(resources: Resources, file: UnprovedFile, *, now: datetime) -> Upload:
-    """For a client that adds headers of its own to the body: a redirected `curl -T`. The headers that do harm are forbidden here too."""
+    """Sign one PUT for a redirected client, such as `curl -T`, which sends headers of its own.
+
+    The URL nevertheless binds the absence of the harmful headers.
+    """
     return sign_put(resources, file, now=now, bound=False)
 
 
@@ -77,7 +89,7 @@ def sign_put(resources: Resources, file: UnprovedFile, *, now: datetime, bound: 
 def choose_validity(
     resources: Resources, file: File, *, now: datetime
 ) -> tuple[datetime, datetime]:
-    """From when until when a URL for this file's bytes may be used, in whole seconds."""
+    """Return the times of issue and expiry of a URL for this file, in whole seconds."""
     issued_at = now.replace(microsecond=0)
     return issued_at, min(
         issued_at + resources.settings.upload_url_ttl, file.expires_at.replace(microsecond=0)
@@ -89,10 +101,11 @@ def count_seconds(issued_at: datetime, expires_at: datetime) -> int:
 
 
 async def check_time(resources: Resources, file: File) -> datetime:
-    """The database's time, while the file may still be sent. Raises FileGone."""
+    """Return the database's time. Raises FileGone if the file is past its `expires_at`."""
     now = await files.ask_time(resources.pool)
     if now >= file.expires_at:
         raise problems.FileGone(
-            f"the time for this upload ended at {file.expires_at.isoformat()}: declare the file anew"
+            f"the time for this upload ended at {file.expires_at.isoformat()}: "
+            "declare the file again"
         )
     return now

@@ -1,25 +1,43 @@
-"""Streamed uploads: a request's body goes straight into the vault and is hashed on its way. There is no temporary file.
+"""Streamed uploads: the body of a request is hashed and written to the vault.
 
-1. Check what the headers say. Wrong, or too large by Content-Length: refused before anything is read.
-2. Read the body into one part's buffer, which grows as bytes come. The client goes away, is too slow, or sends too much or a wrong form:
-   refused.
-3. The body fits one part: compare length and digest. A difference: refused. Insert the reservation, then send one PUT. It names the digest,
-   so the store stores nothing else. It is sent only while the lease is live by the process's own clock (nothing else fences a PUT).
-4. The body is longer: insert the reservation, begin a multipart upload, write its id into the reservation, then send each full part, which
-   is hashed and sent in the same turn of a thread. At the end compare length and digest, then complete the upload.
-   - The reservation is doomed before its upload is named: abort the upload; failure after the reservation.
-5. Commit, once: one statement inserts the row into `files` from the live reservation. The file is not visible to any client before that.
+There is no temporary file.
 
-Failure before the reservation: nothing is left. A PUT that was too late to be sent: delete the reservation, nothing lies under its key.
-Failure after the reservation, and a commit that was not answered with a row: doom the reservation.
-   - It updated a row, or no commit was ever sent: no commit has succeeded or can succeed. Abort the multipart upload, delete the object.
-     The reservation stays for the sweeper, because a request without an answer may still take effect.
-   - It updated no row: the commit may have succeeded. Read the file's row. It is there: the answer is the file. Otherwise the sweeper
-     doomed the reservation first.
-   - The database is unavailable: the sweeper dooms the reservation when its lease has ended. If no commit was sent, abort and delete all
-     the same: the reservation may not name the multipart upload yet.
-Lease: from the reservation on it is extended in the background. It is doomed: stop, then failure after the reservation.
-Cancellation, because the process stops, or an unexpected exception: failure after the reservation, shielded. No write is sent twice.
+1. Check the headers. If they are wrong, or Content-Length is too large, refuse the request before
+   its body is read.
+2. Read the body into a buffer for one part, which grows as bytes arrive.
+   - The client disconnects or is too slow, or the body is too large or malformed: refuse the
+     request.
+3. If the whole body fits into one part, compare its length and digest. If one differs, refuse the
+   request. Otherwise insert the reservation, and then send one PUT. The PUT binds the digest, so
+   that the store accepts no other bytes. It is sent only while the lease is live by the clock of
+   this process. (Nothing else prevents a late PUT from taking effect.)
+4. If the body is longer, insert the reservation, begin a multipart upload, and record its id in the
+   reservation. Then send each full part. A part is hashed and sent in the same call of a thread. At
+   the end, compare the length and the digest, and then complete the upload.
+   - The reservation was doomed before it named the upload: abort the upload, as for a failure after
+     the reservation.
+5. Commit, once: one statement inserts the row into `files` from the live reservation. The file is
+   not visible to any client before that.
+
+Failure before the reservation: nothing is left behind.
+
+A PUT that was too late to be sent: delete the reservation. Nothing exists under its key.
+
+Failure after the reservation, or a commit that did not return a row: doom the reservation.
+   - It updated a row, or no commit was sent: no commit has succeeded or can succeed. Abort the
+     multipart upload, and delete the object. The reservation stays for the sweeper, because a
+     request without an answer may still take effect.
+   - It updated no row: the commit may have succeeded. Read the file's row. If it exists, return the
+     file. Otherwise the sweeper had doomed the reservation before.
+   - The database is unavailable: the sweeper dooms the reservation when its lease has ended. If no
+     commit was sent, abort the upload and delete the object nevertheless, because the reservation
+     may not name the multipart upload yet.
+
+Lease: from its insertion on, the reservation's lease is extended in the background. If the
+reservation was doomed, stop, and continue as for a failure after the reservation.
+
+Cancellation at shutdown, or an unexpected exception: continue as for a failure after the
+reservation, shielded from cancellation. No write is sent twice.
 """
 
 import asyncio
@@ -46,16 +64,20 @@ from service.worker.copying import describe_object
 
 PART_BYTES: Final = 8 * 1024**2
 SEND_SECONDS: Final = 60.0
-"""For a part on its way to the store, and again for the answer to it."""
+"""The timeout for sending a part to the store, and then again for its answer."""
 UNCOUNTED_BYTES: Final = 256 * 1024
-"""A body that stays below takes no more than any request; memory for a part is asked for beyond."""
+"""The size up to which a body takes no memory from the budget."""
 CLEAN_SECONDS: Final = 10.0
 
 log = structlog.get_logger()
 
 
 class UploadHeaders(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request says about its file, checked. `sha256` is compared with the bytes, and at most `most_bytes` of them can come."""
+    """What the headers of a request state about its file, after their checks.
+
+    `sha256` is compared with the bytes. `most_bytes` is the length of the request's body, which the
+    file cannot exceed, or None if it is not announced.
+    """
 
     owner: str
     filename: str
@@ -66,7 +88,11 @@ class UploadHeaders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Streaming:
-    """One upload under way: the part that is being filled, what was hashed and sent so far, and the row of its vault key."""
+    """The state of one streamed upload.
+
+    It consists of the part that is being filled, the digest and the parts so far, and the
+    reservation.
+    """
 
     def __init__(
         self, resources: Resources, buffers: UploadBuffers, headers: UploadHeaders
@@ -83,8 +109,8 @@ class Streaming:
         self.heartbeat: Heartbeat | None = None
         self.upload_id: str | None = None
         self.parts: list[tuple[int, str]] = []
+        # An object may exist, or may come to exist, under the vault key.
         self.asked_store = False
-        """Something may lie, or come to lie, under the vault key."""
         self.asked_commit = False
 
     @property
@@ -93,13 +119,13 @@ class Streaming:
 
     @property
     def row(self) -> Reservation:
-        assert self.reservation is not None  # noqa: S101  # written down before anything is sent
+        assert self.reservation is not None  # noqa: S101  # it precedes every write
         return self.reservation
 
     @property
     def held_until(self) -> float:
-        """The end of the reservation's lease, as a `time.monotonic()`."""
-        assert self.heartbeat is not None  # noqa: S101  # begun with the reservation
+        """Return the end of the reservation's lease, in terms of `time.monotonic()`."""
+        assert self.heartbeat is not None  # noqa: S101  # it starts with the reservation
         return self.heartbeat.held_until
 
     def describe_object(self) -> dict[str, Any]:
@@ -113,14 +139,17 @@ class Streaming:
         )
 
 
-class ReservationLost(Exception):  # it says what is so
-    """The sweeper doomed the reservation: its lease had ended."""
+class ReservationLost(Exception):
+    """A reservation that the sweeper has doomed, because its lease had ended."""
 
 
 async def upload_stream(
     resources: Resources, buffers: UploadBuffers, headers: UploadHeaders, body: AsyncIterator[bytes]
 ) -> File:
-    """Store, hash and commit what `body` gives. Raises what `body` raises, FileTooLarge, DigestMismatch, Unavailable, StoreError."""
+    """Store, hash and commit the body, and return the file.
+
+    Raises FileTooLarge, DigestMismatch, Unavailable, StoreError, and the exceptions of `body`.
+    """
     upload = Streaming(resources, buffers, headers)
     try:
         file = await store(upload, body)
@@ -134,7 +163,7 @@ async def upload_stream(
 
 
 async def store(upload: Streaming, body: AsyncIterator[bytes]) -> File:
-    """Steps 2 to 5, and what follows when one of them fails."""
+    """Run steps 2 to 5 of the protocol above, and the branches for their failures."""
     try:
         etag = await send_all(upload, body)
         return await commit(upload, etag)
@@ -143,25 +172,27 @@ async def store(upload: Streaming, body: AsyncIterator[bytes]) -> File:
         if committed is not None:
             return committed
         if isinstance(error, (ReservationLost, SentTooLate)):
-            raise problems.Unavailable("the upload lost its place: send it again") from error
+            raise problems.Unavailable(
+                "the upload took too long and was dropped: send it again"
+            ) from error
         raise
-    except BaseException as error:  # the process stops
+    except BaseException as error:  # cancelled at shutdown
         await asyncio.shield(give_up(upload, error))
         raise
 
 
 def check_size(resources: Resources, size: int) -> None:
-    """Check the size that a streamed upload may have. Raises FileTooLarge."""
     most = min(resources.settings.max_file_bytes, PART_BYTES * MOST_PARTS)
     if size > most:
         raise problems.FileTooLarge(
-            f"the body: {size} bytes or more are more than the {most} that may be streamed here",
+            f"the body has {size} bytes or more, which exceeds the limit of {most} bytes "
+            "for a streamed upload",
             limit=most,
         )
 
 
 async def send_all(upload: Streaming, body: AsyncIterator[bytes]) -> str:
-    """Steps 2 to 4: the object's ETag."""
+    """Run steps 2 to 4 of the protocol above, and return the object's ETag."""
     async for piece in body:
         upload.size += len(piece)
         check_size(upload.resources, upload.size)
@@ -196,7 +227,6 @@ async def take_memory(upload: Streaming) -> None:
 
 
 async def reserve_key(upload: Streaming) -> None:
-    """Write the vault key down, and keep its lease from now on."""
     asked_at = time.monotonic()
     lease = upload.resources.settings.lease
     upload.reservation = await reservations.reserve_key(
@@ -209,19 +239,23 @@ async def reserve_key(upload: Streaming) -> None:
 
 
 async def put_whole(upload: Streaming) -> str:
-    """Step 3: compare, insert the reservation, send one PUT; return the ETag."""
+    """Run step 3 of the protocol above, and return the object's ETag."""
     if len(upload.buffer) > UNCOUNTED_BYTES:
         await upload.buffers.run(upload.digest.update, upload.buffer)
     else:
         upload.digest.update(upload.buffer)
     check_digest(upload)
     await reserve_key(upload)
-    upload.asked_store = True  # here, not in the thread, which may begin after we were cancelled
+    # It is set here, because the thread may start after this task was cancelled.
+    upload.asked_store = True
     return await upload.buffers.run(put_now, upload)
 
 
 def put_now(upload: Streaming) -> str:
-    """Under the deadline of the lease as our own clock has it, checked right before the first byte."""
+    """Send one PUT, if the lease is still live just before the first byte is sent.
+
+    Raises SentTooLate if it is not, and StoreError.
+    """
     try:
         return upload.resources.vault.put_now(
             upload.key,
@@ -237,7 +271,10 @@ def put_now(upload: Streaming) -> str:
 
 
 async def begin_multipart(upload: Streaming) -> str:
-    """Step 4: begin the store's upload, and return its id when the reservation names it."""
+    """Begin the multipart upload of step 4, and return its id after the reservation names it.
+
+    Raises ReservationLost and StoreError.
+    """
     await reserve_key(upload)
     upload.asked_store = True
     upload.upload_id = await upload.resources.vault.create_upload(
@@ -246,7 +283,7 @@ async def begin_multipart(upload: Streaming) -> str:
     if not await reservations.name_upload(
         upload.resources.pool, upload.row.vault_key, upload.row.lease, upload_id=upload.upload_id
     ):
-        raise ReservationLost("the reservation was doomed before its first part")
+        raise ReservationLost("the reservation was doomed before the first part was sent")
     return upload.upload_id
 
 
@@ -281,12 +318,13 @@ def check_digest(upload: Streaming) -> None:
     declared, found = upload.headers.sha256, Sha256(upload.digest.digest())
     if declared is not None and declared != found:
         raise problems.DigestMismatch(
-            f"Repr-Digest: {declared} was declared, the bytes have {found}; nothing was stored"
+            f"Repr-Digest: {declared} was declared, but the SHA-256 of the bytes is {found}; "
+            "nothing was stored"
         )
 
 
 async def commit(upload: Streaming, etag: str) -> File:
-    """Step 5: insert the file's row from the live reservation. Raises ReservationLost."""
+    """Run step 5 of the protocol above. Raises ReservationLost if no row was inserted."""
     headers = upload.headers
     declaration = Declaration(
         owner=headers.owner,
@@ -310,7 +348,10 @@ async def commit(upload: Streaming, etag: str) -> File:
 
 
 async def give_up(upload: Streaming, error: BaseException) -> File | None:
-    """Return the file if its commit has succeeded after all, else None."""
+    """Run the branches for failures of the protocol above.
+
+    Return the file if its commit has succeeded after all, and None otherwise.
+    """
     if upload.reservation is None:
         return None
     log.warning(
@@ -341,7 +382,10 @@ async def give_up(upload: Streaming, error: BaseException) -> File | None:
 
 
 async def remove(upload: Streaming) -> None:
-    """Where no commit can win. What fails is the sweeper's, which comes by anyway."""
+    """Abort the multipart upload and delete the object, when no commit can succeed any more.
+
+    Errors of the store are ignored, because the sweeper repeats both.
+    """
     vault = upload.resources.vault
     with contextlib.suppress(StoreError):
         if upload.upload_id is not None:

@@ -137,7 +137,7 @@ export class Api {
       throw new Unreachable("the server")
     }
     if (answer.ok) return answer
-    const retryAfter = Number(answer.headers.get("Retry-After")) || 0
+    const retryAfter = readRetryAfter(answer.headers.get("Retry-After"))
     const refused = new Refused(answer.status, await readProblem(answer), retryAfter)
     if (answer.status === 401) this.session.lose(key)
     throw refused
@@ -197,6 +197,22 @@ export async function findMetadata(api, id, options) {
     if (error instanceof Refused && error.status === 404) return null
     throw error
   }
+}
+
+/**
+ * Return the seconds of a `Retry-After` header, which holds a number or a date (RFC 9110, 10.2.3).
+ * Return 0 if there is no such header, or the time is over.
+ * @param {string | null} value
+ * @param {number} now milliseconds since 1970
+ */
+export function readRetryAfter(value, now = Date.now()) {
+  if (value === null) return 0
+  if (/^\d+$/.test(value)) return Number(value)
+  // Date.parse() accepts much more than dates.
+  if (!/^[A-Z][a-z]+,? /.test(value)) return 0
+  // A date in the form of asctime() is in UTC, but does not say so.
+  const at = Date.parse(value.endsWith("GMT") ? value : `${value} GMT`)
+  return at > now ? (at - now) / 1000 : 0
 }
 
 /**

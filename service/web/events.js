@@ -137,16 +137,16 @@ export class Events extends EventTarget {
 
   /** @param {ServerEvent} event */
   dispatch(event) {
-    if (event.id) this.lastId = event.id
+    if (event.id !== undefined) this.lastId = event.id
     if (event.type === "reset") this.dispatchEvent(new Event("reset"))
-    else if (event.type === "transition") {
+    else if (event.type === "transition" && event.data) {
       const detail = /** @type {Transition} */ (JSON.parse(event.data))
       this.dispatchEvent(new CustomEvent("transition", { detail }))
     }
   }
 }
 
-/** @typedef {{type: string, id: string, data: string}} ServerEvent */
+/** @typedef {{type: string, id?: string, data?: string}} ServerEvent */
 
 /** A parser of Server-Sent Events (HTML standard, 9.2.6). A chunk of bytes may end anywhere. */
 export class EventParser {
@@ -155,15 +155,17 @@ export class EventParser {
     this.dispatch = dispatch
     this.decoder = new TextDecoder()
     this.unfinishedLine = ""
-    this.event = { type: "message", id: "", data: "" }
+    /** @type {ServerEvent} */
+    this.event = { type: "message" }
   }
 
   /** @param {Uint8Array} bytes */
   read(bytes) {
     const text = this.unfinishedLine + this.decoder.decode(bytes, { stream: true })
-    const lines = text.split("\n")
+    // A CR at the end of the text may be the first half of a CRLF.
+    const lines = text.split(/\r\n|\n|\r(?!$)/)
     this.unfinishedLine = lines.pop() ?? ""
-    for (const line of lines) this.readLine(line.replace(/\r$/, ""))
+    for (const line of lines) this.readLine(line)
   }
 
   /** @param {string} line */
@@ -172,14 +174,16 @@ export class EventParser {
       this.finish()
       return
     }
-    const [, field, value] = /^([^:]*):? ?(.*)$/.exec(line) ?? []
-    if (field === "data") this.event.data += this.event.data ? `\n${value}` : value
-    else if (field === "event") this.event.type = value
-    else if (field === "id") this.event.id = value
+    const [, field, value] = /^([^:]*):? ?(.*)$/s.exec(line) ?? []
+    const { data } = this.event
+    if (field === "data") this.event.data = data === undefined ? value : `${data}\n${value}`
+    else if (field === "event") this.event.type = value || "message"
+    else if (field === "id" && !value.includes("\0")) this.event.id = value
   }
 
   finish() {
-    if (this.event.data || this.event.id) this.dispatch(this.event)
-    this.event = { type: "message", id: "", data: "" }
+    const { data, id } = this.event
+    if (data !== undefined || id !== undefined) this.dispatch(this.event)
+    this.event = { type: "message" }
   }
 }

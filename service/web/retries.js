@@ -45,7 +45,10 @@ export async function retry(attempt, { signal, say = () => {}, environment = BRO
     } catch (thrown) {
       signal.throwIfAborted()
       const error = /** @type {Error & {isTransient?: boolean, retryAfter?: number}} */ (thrown)
-      if (!error.isTransient) throw error
+      if (!error.isTransient) {
+        if (tries > 1) say(null)
+        throw error
+      }
       const offline = environment.isOffline()
       say({ offline, error, tries })
       const delay = chooseDelay(tries, error.retryAfter ?? 0, environment.random)

@@ -57,6 +57,7 @@ export class Session extends EventTarget {
    * @returns {Promise<void>}
    */
   whenSignedIn(signal) {
+    if (signal.aborted) return Promise.reject(signal.reason)
     if (this.isOpen) return Promise.resolve()
     return new Promise((resolve, reject) => {
       this.addEventListener("in", () => resolve(), { once: true, signal })

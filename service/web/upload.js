@@ -101,17 +101,21 @@ export class Upload extends EventTarget {
       } catch (error) {
         if (!(error instanceof StartAgain) || starts === MOST_STARTS) throw error
         signal.throwIfAborted()
-        if (error.asNewFile) await this.dropProgress(error.message)
+        if (error.asNewFile) await this.dropProgress(error.message, signal)
       }
     }
   }
 
-  /** @param {string} why */
-  async dropProgress(why) {
+  /**
+   * @param {string} why
+   * @param {AbortSignal} [signal]
+   */
+  async dropProgress(why, signal) {
     this.id = ""
     this.sent = 0
     this.sample = null
     await forget(this.identity)
+    signal?.throwIfAborted()
     this.change("starting", why)
   }
 
@@ -126,7 +130,9 @@ export class Upload extends EventTarget {
     if (entry && (await this.resume(entry, signal))) {
       return this.state === "starting" ? this.renew(signal) : null
     }
-    if (!entry && (await recallOther(this.path, this.identity))) {
+    const other = entry ? undefined : await recallOther(this.path, this.identity)
+    signal.throwIfAborted()
+    if (other) {
       this.change("starting", "It has changed on this device since. It is sent as a new file.")
     }
     return this.declare(signal)
@@ -147,7 +153,8 @@ export class Upload extends EventTarget {
     signal.throwIfAborted()
     if (!isUnchanged) {
       if (known.state === "pending") await this.api.retry("DELETE", `files/${entry.id}`, { signal })
-      await this.dropProgress("Its content has changed on this device since. It starts again.")
+      const why = "Its content has changed on this device since. It starts again."
+      await this.dropProgress(why, signal)
       return false
     }
     this.id = entry.id
@@ -204,6 +211,7 @@ export class Upload extends EventTarget {
 
   /** @param {Way} way @param {AbortSignal} signal */
   async send(way, signal) {
+    signal.throwIfAborted() // A paused upload stays paused.
     this.change("sending")
     if ("multipart" in way && way.multipart) await sendParts(this, way.multipart, signal)
     else await sendWhole(this, /** @type {import("./sending.js").Signed} */ (way), signal)
@@ -212,6 +220,7 @@ export class Upload extends EventTarget {
 
   /** @param {AbortSignal} signal */
   async complete(signal) {
+    signal.throwIfAborted()
     this.change("proving")
     try {
       const options = { body: {}, signal, say: this.say }

@@ -25,6 +25,8 @@ Uncertain failure: a request may still take effect, so the caller must doom the 
 
 Late requests are fenced by the abort. The sweeper aborts the upload that a doomed reservation
 names, and does so again after COPY_GRACE.
+
+See docs/architecture.md, "5. Verify".
 """
 
 import asyncio

@@ -9,6 +9,8 @@ store's capacity, however many there are.
 The worker sleeps until it is notified, until the next file is due, or for POLL at most. It stops
 claiming only while its own probe of the store fails (service/worker/store_health.py). It then
 probes again after waits that double, up to ten seconds.
+
+See docs/architecture.md, "Failures and back-off".
 """
 
 import asyncio

@@ -17,6 +17,8 @@ The probe:
      may be stored under its keys, and does so again after COPY_GRACE.
    - The process dies: the lease ends, and the sweeper dooms the reservation.
 4. Delete the reservation. Every request was answered, so nothing can appear under its keys.
+
+See docs/architecture.md, "Failures and back-off".
 """
 
 import asyncio

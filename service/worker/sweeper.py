@@ -29,6 +29,8 @@ reservation, a final file, or a deleted file.
 SWEEP_DELAY protects against a commit that the database loses later, when it fails over to a standby
 that lags behind. The row is then `pending`, `verifying` or `ready` again, and the object that it
 needs must still be there.
+
+See docs/architecture.md, "7. Doom before delete" and "9. Sweep".
 """
 
 import asyncio

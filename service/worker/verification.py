@@ -68,6 +68,8 @@ worker can claim the file.
 
 Cancellation at shutdown: do the same, but leave the deletion to the sweeper, because a store that
 does not answer would delay the shutdown.
+
+See docs/architecture.md, "5. Verify" and "6. Commit".
 """
 
 import asyncio

@@ -1,7 +1,10 @@
-"""What the service costs, as ratios: each figure is two sides measured alternately in one run, over genuine MinIO.
+"""Benchmarks that express the costs of the service as ratios.
+
+For each figure, Assay and a reference are measured alternately, in one run, over genuine MinIO.
 
     python -m tests.benchmarks [--quick] [--write] [NAME…]
 
-`figures` has the words and the arithmetic, `ground` starts the servers, `load` and `hand` send requests; `neighbours` are what
-ours is compared with; each other module is a group of rows.
+`figures` defines the terms and the arithmetic, `ground` starts the servers, `load` and `hand` send
+requests, and `neighbours` has the applications that Assay is compared with. Each of the other
+modules measures one group of rows.
 """

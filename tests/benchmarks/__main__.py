@@ -1,4 +1,7 @@
-"""The command: measures the rows that are named, or all; `--quick` only shows that everything runs."""
+"""The benchmark command. It measures the named rows, or all of them.
+
+`--quick` only shows that everything runs.
+"""
 
 import argparse
 import sys
@@ -48,7 +51,7 @@ ROWS: dict[str, Callable[[Ground], list[Figure]]] = {
 
 
 def main() -> int:
-    """0 when everything could be measured, whatever came out."""
+    """Return 0 if everything could be measured, even if goals are missed, and 1 otherwise."""
     options = parse_options()
     console = Console(width=None if sys.stdout.isatty() else 200)
     try:
@@ -67,26 +70,29 @@ def main() -> int:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(ROWS)}; all when none is named"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"the rows to measure, of {', '.join(ROWS)}; all rows by default",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="small sizes, few rounds: shows that it runs, measures nothing",
+        help="use small sizes and few rounds, which shows that everything runs",
     )
     parser.add_argument(
-        "--write", action="store_true", help="keep what was measured in docs/benchmarks.md"
+        "--write", action="store_true", help="record the results in docs/benchmarks.md"
     )
     options = parser.parse_args()
     if unknown := set(options.names) - set(ROWS):
-        parser.error(f"there is no {', '.join(sorted(unknown))}: choose from {', '.join(ROWS)}")
+        parser.error(f"unknown rows: {', '.join(sorted(unknown))} (choose from {', '.join(ROWS)})")
     if options.quick and options.write:
-        parser.error("--quick measures nothing worth keeping: leave out one of the two")
+        parser.error("--quick gives no meaningful results for --write to record")
     return options
 
 
 def measure(name: str, ground: Ground) -> list[Figure] | None:
-    """None: it failed, and the others go on."""
+    """Return the figures of a row, or None if it failed. The error is printed."""
     begun = time.monotonic()
     try:
         found = ROWS[name](ground)

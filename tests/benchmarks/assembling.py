@@ -1,4 +1,8 @@
-"""6 GiB in parts, `complete` → `ready`: the parts assembled, copied in parts, hashed; against the store's own part copies and openssl."""
+"""The verification of 6 GiB that were sent in parts.
+
+The time from `complete` to `ready` covers assembling, copying in parts and hashing. The reference
+is the store's own part copies and openssl.
+"""
 
 import asyncio
 import os
@@ -26,7 +30,7 @@ COPY: Final = "copied in parts"
 COPY_PART_BYTES: Final = 512 * MIB
 SIGNED_AT_ONCE: Final = 100
 TRASH_SECONDS: Final = 400
-"""MinIO empties its trash every five minutes."""
+"""The longest time in which MinIO empties its trash, which it does every five minutes."""
 
 
 def measure(ground: Ground) -> list[Figure]:
@@ -34,12 +38,12 @@ def measure(ground: Ground) -> list[Figure]:
     body = make_file(ground.folder / "assembled.bin", size)
     digest = hash_file(body)
     free = shutil.disk_usage(ground.folder).free
-    found: dict[str, list[float]] = {"ours": [], "by hand": []}
+    found: dict[str, list[float]] = {"assay": [], "by hand": []}
     with ground.new_site() as site, open_as_root(site) as store:
         site.start_api()
         bucket = store.bucket(site.hand.bucket)
         sides = {
-            "ours": partial(prove, site, body, digest),
+            "assay": partial(prove, site, body, digest),
             "by hand": partial(prove_by_hand, site, bucket, body),
         }
         for number in range(rounds):
@@ -48,16 +52,22 @@ def measure(ground: Ground) -> list[Figure]:
                 wait_until(partial(has_room, ground.folder, free), seconds=TRASH_SECONDS)
     body.unlink()
     work = f"verification of {size // MIB:,} MiB in parts, `complete` → `ready`"
-    against = "the store's own part copies, four at once, then the longer of a direct GET and `openssl dgst -sha256`"
+    against = (
+        "the store's own part copies, four at once,"
+        " then the longer of a direct GET and `openssl dgst -sha256`"
+    )
     return [
         compare_times(
-            work, against, Series(tuple(found["ours"])), Series(tuple(found["by hand"])), least=0.8
+            work, against, Series(tuple(found["assay"])), Series(tuple(found["by hand"])), least=0.8
         )
     ]
 
 
 def has_room(folder: Path, free: int) -> bool:
-    """The store empties its trash in its own time: 6 GiB a copy of what was deleted would fill the disk."""
+    """Return whether the disk space of the deleted objects is free again.
+
+    The store empties its trash later. Without a wait, the deleted copies would fill the disk.
+    """
     return shutil.disk_usage(folder).free > free - GIB
 
 
@@ -95,7 +105,7 @@ def send_parts(site: Site, declared: dict[str, Any], body: Path) -> None:
 
 
 def prove_by_hand(site: Site, bucket: Bucket, body: Path) -> float:
-    """Of an object that was put together before the clock runs, as ours was sent before."""
+    """Return the time to copy and hash an object of the same size, which was sent before."""
     size = body.stat().st_size
     etag = asyncio.run(put_in_parts(bucket, body, size))
     os.sync()

@@ -1,4 +1,7 @@
-"""1 GiB from the page, in parts with their digests bound, against one `fetch` PUT of the same file by the same browser."""
+"""An upload of 1 GiB from the page, in parts with bound digests.
+
+The reference is one `fetch` PUT of the same file in the same browser.
+"""
 
 import os
 from collections.abc import Iterator
@@ -20,13 +23,17 @@ SENT_MILLISECONDS = 600_000
 WATCH = """() => {
     window.took = new Promise((resolve, reject) => {
         let begun = 0
-        document.querySelector("#files-input").addEventListener("change", () => { begun = performance.now() }, true)
+        const input = document.querySelector("#files-input")
+        input.addEventListener("change", () => { begun = performance.now() }, true)
         const look = () => {
             const row = document.querySelector("#uploads > li")
-            if (row && ["proving", "ready"].includes(row.dataset.state)) resolve((performance.now() - begun) / 1000)
-            if (row && row.dataset.state === "failed") reject(new Error(row.textContent))
+            if (!row) return
+            const seconds = (performance.now() - begun) / 1000
+            if (["proving", "ready"].includes(row.dataset.state)) resolve(seconds)
+            if (row.dataset.state === "failed") reject(new Error(row.textContent))
         }
-        new MutationObserver(look).observe(document.querySelector("#uploads"), {childList: true, subtree: true, attributes: true})
+        const watched = {childList: true, subtree: true, attributes: true}
+        new MutationObserver(look).observe(document.querySelector("#uploads"), watched)
     })
 }"""
 CHOOSE = """() => {
@@ -38,13 +45,18 @@ FETCH = """async (url) => {
     const body = document.querySelector("#plain").files[0]
     const begun = performance.now()
     const answer = await fetch(url, {method: "PUT", body})
-    if (answer.status !== 200) throw new Error(`the store answered ${answer.status}: ${await answer.text()}`)
+    if (answer.status !== 200) {
+        throw new Error(`the store answered ${answer.status}: ${await answer.text()}`)
+    }
     return (performance.now() - begun) / 1000
 }"""
 
 
 def measure(ground: Ground) -> list[Figure]:
-    """From the choice of the file to the answer of `complete`; the plain PUT from its beginning to its answer."""
+    """Compare the times from the choice of the file to the answer of the last request.
+
+    The last request is `complete` for the page, and the PUT itself for the reference.
+    """
     size, rounds = ground.choose(GIB, 80 * MIB), ground.choose(5, 2)
     body = make_file(ground.folder / "page.bin", size)
     found: dict[str, list[float]] = {"page": [], "fetch": []}
@@ -56,7 +68,7 @@ def measure(ground: Ground) -> list[Figure]:
         }
         for number in range(rounds + 1):
             for name in sides if number % 2 else reversed(list(sides)):
-                os.sync()  # what the side before has left to the disk is not this one's
+                os.sync()  # flush what the other side has written
                 value = sides[name]()
                 found[name] += [value] if number else []
     body.unlink()
@@ -84,7 +96,7 @@ def running_browser() -> Iterator[Browser]:
 
 @contextmanager
 def new_tab(site: Site, browser: Browser) -> Iterator[Page]:
-    """The page, in a profile that remembers nothing."""
+    """Yield the page in a new profile."""
     context = browser.new_context()
     page = context.new_page()
     page.set_default_timeout(SENT_MILLISECONDS)
@@ -104,13 +116,14 @@ def send_from_page(site: Site, browser: Browser, body: Path) -> float:
         page.wait_for_selector("#uploads > li[data-state=ready]")
     [file] = site.call("GET", "/files")["files"]
     assert file["size"] == body.stat().st_size
-    with ThreadPoolExecutor(1) as thread:  # in this one Playwright's event loop runs
+    # Playwright's event loop runs in this thread, so asyncio.run() needs another one.
+    with ThreadPoolExecutor(1) as thread:
         thread.submit(forget, site, file).result()
     return took
 
 
 def send_plainly(site: Site, browser: Browser, body: Path) -> float:
-    """From a tab that is not signed in: its policy lets it ask the store too."""
+    """Send the file by `fetch` from a page without a sign-in, whose policy permits the store."""
     with new_tab(site, browser) as page:
         page.evaluate(CHOOSE)
         page.set_input_files("#plain", str(body))

@@ -1,4 +1,7 @@
-"""The command line as a shell starts it: how soon `assay --help` is there, and 2,000 small files against a loop of curls."""
+"""The start of `assay --help`, and 2,000 small files by `assay put`.
+
+The references are `import httpx` and a shell loop of curls.
+"""
 
 import os
 import shutil
@@ -20,19 +23,20 @@ LEAST_TIMES_AS_FAST = 5.0
 MOST_TIMES_AS_LONG = 1.5
 LOOP = r"""
 for file in "$1"/*; do
-    answer=$(curl -sS --fail-with-body "$ASSAY_URL/files" -H "Authorization: Bearer $ASSAY_KEY" -H "Content-Type: application/json" \
+    answer=$(curl -sS --fail-with-body "$ASSAY_URL/files" \
+        -H "Authorization: Bearer $ASSAY_KEY" -H "Content-Type: application/json" \
         -d "{\"filename\": \"${file##*/}\", \"size\": $2}") || { echo "$answer" >&2; exit 1; }
     url=${answer#*\"url\":\"}
     curl -sS --fail-with-body -T "$file" -H "If-None-Match: *" "${url%%\"*}" >&2
 done
 """
-"""Two curls a file, and nothing else is started. It waits for no proof."""
+"""A shell loop that runs two curls per file, starts nothing else, and waits for no proof."""
 
 
 def measure_help(ground: Ground) -> list[Figure]:
     rounds = ground.choose(9, 2)
     sides = {
-        "ours": partial(start, *ASSAY, "--help"),
+        "assay": partial(start, *ASSAY, "--help"),
         "httpx": partial(start, sys.executable, "-c", "import httpx"),
     }
     found = alternate(sides, rounds=rounds)
@@ -41,7 +45,7 @@ def measure_help(ground: Ground) -> list[Figure]:
         compare_times(
             work,
             '`python -c "import httpx"`',
-            found["ours"],
+            found["assay"],
             found["httpx"],
             least=round(1 / MOST_TIMES_AS_LONG, 2),
         )
@@ -49,7 +53,7 @@ def measure_help(ground: Ground) -> list[Figure]:
 
 
 def start(*command: str) -> float:
-    """Seconds for as many processes, one after the other."""
+    """Return the seconds for STARTS processes, one after the other."""
     begun = time.perf_counter()
     for _ in range(STARTS):
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=clean_environment())
@@ -63,17 +67,17 @@ def measure_put(ground: Ground) -> list[Figure]:
         site.start_api()
         found = alternate(
             {
-                "ours": partial(put, site, folder, count),
+                "assay": partial(put, site, folder, count),
                 "loop": partial(run_loop, site, folder, count),
             },
             rounds=rounds,
         )
     shutil.rmtree(folder)
     work = f"{count:,} files of {BODY_BYTES // 1024} KiB by `assay put -r`, each proved"
-    against = "a shell loop of two curls a file, none proved"
+    against = "a shell loop with two curls per file, none proved"
     return [
         compare_rates(
-            work, against, found["ours"], found["loop"], unit="files/s", least=LEAST_TIMES_AS_FAST
+            work, against, found["assay"], found["loop"], unit="files/s", least=LEAST_TIMES_AS_FAST
         )
     ]
 
@@ -86,7 +90,7 @@ def make_files(folder: Path, count: int) -> Path:
 
 
 def put(site: Site, folder: Path, count: int) -> float:
-    """Files a second. It knows of no earlier run."""
+    """Return the files per second of a first run, which has no record of sent files."""
     home = site.ground.folder / "home"
     command = [*ASSAY, "put", "-r", str(folder)]
     rate, said = run_rate(site, command, count, XDG_STATE_HOME=str(home), XDG_CONFIG_HOME=str(home))
@@ -100,7 +104,10 @@ def run_loop(site: Site, folder: Path, count: int) -> float:
 
 
 def run_rate(site: Site, command: list[str], count: int, **environ: str) -> tuple[float, str]:
-    """Files a second, and what was printed. The next side begins when all is proved and swept."""
+    """Run the command and return the files per second and its output.
+
+    Returns when all files are proved and swept, so that the next run is not slowed down.
+    """
     environ |= clean_environment() | {"ASSAY_URL": site.url, "ASSAY_KEY": site.key}
     begun = time.perf_counter()
     done = subprocess.run(

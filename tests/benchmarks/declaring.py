@@ -1,6 +1,8 @@
-"""Declares a second, 16 clients: ours, a bare Litestar route over the same two statements, asyncpg alone, an empty route.
+"""Declarations per second, by 16 clients.
 
-Ours also with URLs that forbid no headers, by a second API that runs beside the first.
+The references are a bare Litestar route that runs the same two statements, asyncpg alone, an empty
+route, and Assay with URLs that forbid no headers. The last one is a second API that runs beside the
+first.
 """
 
 import asyncio
@@ -36,7 +38,7 @@ def measure(ground: Ground) -> list[Figure]:
         site.start_api("--no-worker")
         unbound = site.start_another_api({"ASSAY_S3_BIND_ABSENT_HEADERS": "no"})
         bare = site.start_neighbour("bare")
-        ours, theirs = (
+        assay, reference = (
             make_declare(site, f"{site.url}/files"),
             make_declare(site, f"{bare}/declare"),
         )
@@ -44,14 +46,14 @@ def measure(ground: Ground) -> list[Figure]:
         empty = make_request("GET", f"{bare}/empty")
         found = alternate(
             {
-                "ours": partial(
-                    drive, [send(ours, expected=201, holds=FORBIDS)] * count, [site.url]
+                "assay": partial(
+                    drive, [send(assay, expected=201, holds=FORBIDS)] * count, [site.url]
                 ),
                 "without": partial(
                     drive, [send(without, expected=201, holds=FORBIDS_NOTHING)] * count, [unbound]
                 ),
                 "bare": partial(
-                    drive, [send(theirs, expected=201, holds=b'"created_at":')] * count, [bare]
+                    drive, [send(reference, expected=201, holds=b'"created_at":')] * count, [bare]
                 ),
                 "insert": partial(insert_rows, site, count),
                 "empty": partial(drive, [send(empty, expected=200)] * count, [bare]),
@@ -63,7 +65,7 @@ def measure(ground: Ground) -> list[Figure]:
         compare_rates(
             work,
             "a bare Litestar route that runs the same two statements",
-            found["ours"],
+            found["assay"],
             found["bare"],
             unit="/s",
             least=0.7,
@@ -71,7 +73,7 @@ def measure(ground: Ground) -> list[Figure]:
         compare_rates(
             work,
             "the same, with URLs that forbid no headers",
-            found["ours"],
+            found["assay"],
             found["without"],
             unit="/s",
             least=None,
@@ -79,13 +81,13 @@ def measure(ground: Ground) -> list[Figure]:
         compare_rates(
             work,
             "INSERT … RETURNING alone through asyncpg",
-            found["ours"],
+            found["assay"],
             found["insert"],
             unit="/s",
             least=None,
         ),
         compare_rates(
-            work, "Litestar's empty route", found["ours"], found["empty"], unit="/s", least=None
+            work, "Litestar's empty route", found["assay"], found["empty"], unit="/s", least=None
         ),
     ]
 
@@ -96,7 +98,7 @@ def make_declare(site: Site, url: str) -> bytes:
 
 
 def insert_rows(site: Site, count: int) -> float:
-    """Rows a second, by as many coroutines as there are clients, on a pool of the service's size."""
+    """Return the rows per second, with CLIENTS coroutines and a pool of the service's size."""
     return uvloop.run(insert_all(site, count))
 
 
@@ -124,9 +126,8 @@ async def insert_all(site: Site, count: int) -> float:
                 )
                 assert row["state"] == "pending", row
 
-        await asyncio.gather(
-            *(pool.fetchval("SELECT pg_sleep(0.05)") for _ in range(CLIENTS))
-        )  # connects them all
+        # Open all connections of the pool before the clock starts.
+        await asyncio.gather(*(pool.fetchval("SELECT pg_sleep(0.05)") for _ in range(CLIENTS)))
         begun = time.perf_counter()
         await asyncio.gather(*(insert_some() for _ in range(CLIENTS)))
         return count // CLIENTS * CLIENTS / (time.perf_counter() - begun)

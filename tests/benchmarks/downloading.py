@@ -1,4 +1,7 @@
-"""Downloads: one big one against the store's own, and two hundred slow ones against the memory there was before."""
+"""The speed of one large download, and the memory of two hundred slow ones.
+
+The references are a download from the store and the memory before.
+"""
 
 import asyncio
 import socket
@@ -26,13 +29,13 @@ from tests.support.processes import (
 
 READERS = 200
 OTHER_THREADS = 4
-"""Those that ask the store and verify."""
+"""The threads that send requests to the store and verify."""
 MOST_GROWTH_MIB = 64
 RECEIVE_BUFFER_BYTES = 64 * 1024
 BYTES_A_SECOND = 256 * 1024
 
 
-# One big one
+# One large download
 
 
 def measure_speed(ground: Ground) -> list[Figure]:
@@ -41,14 +44,14 @@ def measure_speed(ground: Ground) -> list[Figure]:
         site.start_api()
         file = upload(site, size)
         direct = site.hand.sign("GET", file["minio_object_name"], bucket=site.settings.vault_bucket)
-        ours = partial(curl, f"{site.url}/files/{file['id']}", headers=site.headers)
-        found = alternate({"ours": ours, "direct": partial(curl, direct)}, rounds=rounds)
+        assay = partial(curl, f"{site.url}/files/{file['id']}", headers=site.headers)
+        found = alternate({"assay": assay, "direct": partial(curl, direct)}, rounds=rounds)
     work = f"download of {size // MIB:,} MiB"
     return [
         compare_times(
             work,
             "a direct GET of the same object, both by curl",
-            found["ours"],
+            found["assay"],
             found["direct"],
             least=0.9,
         )
@@ -56,7 +59,6 @@ def measure_speed(ground: Ground) -> list[Figure]:
 
 
 def upload(site: Site, size: int) -> Any:
-    """The metadata of a ready file of random bytes."""
     body = make_file(site.ground.folder / "download.bin", size)
     declared = site.declare(size)
     curl(declared["upload"]["url"], headers=declared["upload"]["headers"], body=body)
@@ -64,12 +66,12 @@ def upload(site: Site, size: int) -> Any:
     return site.complete(declared["file"]["id"])
 
 
-# Many slow ones
+# Many slow downloads
 
 
 @dataclass(frozen=True)
 class Observed:
-    """Threads of the process, and how long somebody else's download took."""
+    """The number of threads of the process, and the time of another client's download."""
 
     threads: int
     download_seconds: float
@@ -80,7 +82,7 @@ def measure_memory(ground: Ground) -> list[Figure]:
     with ground.new_site() as site:
         pid = site.start_api()
         slow, other = upload(site, size), upload(site, MIB)
-        alone = look(site, other, pid=pid)  # warms up, too
+        alone = look(site, other, pid=pid)  # also warms up the process
         curl(f"{site.url}/files/{slow['id']}", headers=site.headers)
         before, threads_before = read_resident_bytes(pid), count_threads(pid)
         reset_peak(pid)
@@ -94,7 +96,7 @@ def measure_memory(ground: Ground) -> list[Figure]:
         Figure(
             work,
             "memory before",
-            f"+ {growth:.1f} MiB at the most",
+            f"+ {growth:.1f} MiB at most",
             f"{before / MIB:.0f} MiB",
             "",
             f"< {MOST_GROWTH_MIB} MiB",
@@ -106,12 +108,12 @@ def measure_memory(ground: Ground) -> list[Figure]:
             f"{observed.threads}",
             f"{threads_before}",
             "",
-            f"none a reader: ≤ {most_threads}",
+            f"≤ {most_threads}, none per reader",
             observed.threads <= most_threads,
         ),
         Figure(
-            "meanwhile a download of 1 MiB",
-            "the same alone",
+            "a download of 1 MiB meanwhile",
+            "the same download alone",
             *show_times(observed.download_seconds, alone.download_seconds),
             "",
             None,
@@ -119,8 +121,8 @@ def measure_memory(ground: Ground) -> list[Figure]:
     ]
 
 
-def show_times(ours: float, alone: float) -> tuple[str, str, str]:
-    return f"{ours * 1000:.0f} ms", f"{alone * 1000:.0f} ms", f"{alone / ours:.2f}"
+def show_times(assay: float, alone: float) -> tuple[str, str, str]:
+    return f"{assay * 1000:.0f} ms", f"{alone * 1000:.0f} ms", f"{alone / assay:.2f}"
 
 
 def look(site: Site, other: Any, *, pid: int) -> Observed:
@@ -134,7 +136,7 @@ def look(site: Site, other: Any, *, pid: int) -> Observed:
 async def read_slowly(
     site: Site, slow: Any, other: Any, *, pid: int, seconds: float
 ) -> tuple[Observed, list[int]]:
-    """What was seen towards the end, and the bytes that each reader got."""
+    """Return what was observed towards the end, and the number of bytes that each reader got."""
     until = asyncio.get_running_loop().time() + seconds
     request = make_request("GET", f"{site.url}/files/{slow['id']}", headers=site.headers)
     readers = [
@@ -146,7 +148,10 @@ async def read_slowly(
 
 
 async def read_one(url: str, request: bytes, *, until: float) -> int:
-    """Reads a little, rests, and so on, with a small buffer in the kernel; goes away in the middle."""
+    """Read slowly, with a small buffer in the kernel, and leave before the end.
+
+    Return the number of bytes that were read.
+    """
     loop = asyncio.get_running_loop()
     parts = urlsplit(url)
     with socket.socket() as connection:

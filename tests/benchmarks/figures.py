@@ -1,4 +1,7 @@
-"""A figure: what was measured, against what, and how far apart they are. Rounds alternate, so that a slow minute hits both sides."""
+"""Figures, each of which compares Assay with a reference.
+
+The rounds of both alternate, so that a slow minute affects both.
+"""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +12,12 @@ Side = Callable[[], float]
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table. `met` None: there is no goal, the line is for the record."""
+    """One row of the table. `met` is None if the row has no goal."""
 
     work: str
     against: str
-    ours: str
-    theirs: str
+    assay: str
+    reference: str
     ratio: str
     goal: str
     met: bool | None
@@ -22,7 +25,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Series:
-    """One number a round."""
+    """One number per round."""
 
     values: tuple[float, ...]
 
@@ -31,18 +34,24 @@ class Series:
         return statistics.median(self.values)
 
     def show(self, digits: int = 2) -> str:
-        """The median, and in brackets the least and the most."""
-        return f"{self.median:,.{digits}f} ({min(self.values):,.{digits}f} to {max(self.values):,.{digits}f})"
+        """Return the median, followed by the least and the greatest value in parentheses."""
+        return (
+            f"{self.median:,.{digits}f}"
+            f" ({min(self.values):,.{digits}f} to {max(self.values):,.{digits}f})"
+        )
 
     def over(self, other: "Series") -> "Series":
-        """Round by round."""
+        """Return the ratios of the rounds."""
         return Series(
             tuple(mine / its for mine, its in zip(self.values, other.values, strict=True))
         )
 
 
 def alternate(sides: Mapping[str, Side], *, rounds: int) -> dict[str, Series]:
-    """Every side once a round, in turned order every other round; a first round warms up and does not count."""
+    """Run every side once per round, in reverse order every other round.
+
+    A first round warms up and does not count.
+    """
     found: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name in sides if number % 2 else reversed(list(sides)):
@@ -53,30 +62,38 @@ def alternate(sides: Mapping[str, Side], *, rounds: int) -> dict[str, Series]:
 
 
 def find_percentile(values: Sequence[float], percent: int) -> float:
-    """The nearest rank."""
+    """Return the percentile by the nearest-rank method."""
     ordered = sorted(values)
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
 def compare_rates(
-    work: str, against: str, ours: Series, theirs: Series, *, unit: str, least: float | None
+    work: str, against: str, assay: Series, reference: Series, *, unit: str, least: float | None
 ) -> Figure:
-    """For work a second: ours over theirs."""
-    ratio = ours.over(theirs)
+    """Compare rates. The ratio is Assay's rate over that of the reference."""
+    ratio = assay.over(reference)
     goal, met = (f"≥ {least}", ratio.median >= least) if least is not None else ("", None)
-    return Figure(
-        work, against, f"{ours.show(0)} {unit}", f"{theirs.show(0)} {unit}", ratio.show(), goal, met
-    )
-
-
-def compare_times(work: str, against: str, ours: Series, theirs: Series, *, least: float) -> Figure:
-    """For seconds: theirs over ours, so that 1 is as good as they are."""
-    ratio = theirs.over(ours)
     return Figure(
         work,
         against,
-        f"{ours.show()} s",
-        f"{theirs.show()} s",
+        f"{assay.show(0)} {unit}",
+        f"{reference.show(0)} {unit}",
+        ratio.show(),
+        goal,
+        met,
+    )
+
+
+def compare_times(
+    work: str, against: str, assay: Series, reference: Series, *, least: float
+) -> Figure:
+    """Compare times. The ratio is the reference's time over Assay's, so that more is better."""
+    ratio = reference.over(assay)
+    return Figure(
+        work,
+        against,
+        f"{assay.show()} s",
+        f"{reference.show()} s",
         ratio.show(),
         f"≥ {least}",
         ratio.median >= least,

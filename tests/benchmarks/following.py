@@ -1,7 +1,8 @@
-"""500 clients connected to `/events`: what they cost those who declare, and how much memory they take.
+"""500 clients connected to `/events`: their effect on declarations, and their memory.
 
-The readers are a process of their own (`python -m tests.benchmarks.following URL`, keys on standard input). Either each of them has files
-of its own and hears nothing, or all of them are told of every declaration.
+The readers run in a separate process (`python -m tests.benchmarks.following URL`, with the keys on
+standard input). Either each of them has its own files and gets no event, or all of them get an
+event for every declaration.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ def measure(ground: Ground) -> list[Figure]:
         keys = asyncio.run(make_keys(site.settings.database_url, readers))
         jobs = [send(make_declare(site, f"{site.url}/files"), expected=201)] * count
         rate = partial(drive, jobs, [site.url])
-        rate()  # warms up: what the first requests take is no reader's
+        rate()  # the first requests take memory that does not belong to the readers
         before = read_resident_bytes(pid)
         memory: dict[str, list[float]] = {"quiet": [], "told": []}
 
@@ -60,19 +61,19 @@ def measure(ground: Ground) -> list[Figure]:
             rounds=rounds,
         )
     figures = []
-    for name, who in (("quiet", "whose files are others"), ("told", "told of each")):
-        work = f"declare, {CLIENTS} clients, with {readers} connected to `/events`, {who}"
+    for name, what in (("quiet", "other files"), ("told", "these files")):
+        work = f"declare, {CLIENTS} clients, with {readers} subscribers to {what}"
         figures.append(compare(work, found["none"], found[name]))
         figures.append(weigh(work, Series(tuple(memory[name])), before=before / MIB))
     return figures
 
 
-def compare(work: str, none: Series, ours: Series) -> Figure:
-    ratio = none.over(ours)
+def compare(work: str, none: Series, assay: Series) -> Figure:
+    ratio = none.over(assay)
     return Figure(
         work,
-        "none connected",
-        f"{ours.show(0)} /s",
+        "no subscribers",
+        f"{assay.show(0)} /s",
         f"{none.show(0)} /s",
         ratio.show(),
         f"≤ {MOST_TIMES}",
@@ -85,7 +86,7 @@ def weigh(work: str, peaks: Series, *, before: float) -> Figure:
     met = ratio.median <= MOST_TIMES
     return Figure(
         f"{work}: memory",
-        "after as many, before any",
+        "memory before the subscribers",
         f"{peaks.show(0)} MiB",
         f"{before:.0f} MiB",
         ratio.show(),
@@ -95,12 +96,13 @@ def weigh(work: str, peaks: Series, *, before: float) -> Figure:
 
 
 async def make_keys(database_url: str, count: int) -> list[str]:
-    """An owner each."""
+    """Insert `count` keys, each with its own owner, and return them."""
     made = [make_key() for _ in range(count)]
     connection = await asyncpg.connect(database_url)
     try:
         await connection.executemany(
-            "INSERT INTO api_keys (id, owner, name, secret_sha256, scopes) VALUES ($1, $2, 'benchmark', $3, '{read}')",
+            "INSERT INTO api_keys (id, owner, name, secret_sha256, scopes)"
+            " VALUES ($1, $2, 'benchmark', $3, '{read}')",
             [
                 (make_id(), f"reader-{number}", secret.digest)
                 for number, (_, secret) in enumerate(made)
@@ -113,7 +115,7 @@ async def make_keys(database_url: str, count: int) -> list[str]:
 
 @contextmanager
 def connected(url: str, keys: Sequence[str], *, told: int) -> Iterator[None]:
-    """A reader for each key; at the end, when they were told of so many events in all, they go."""
+    """Connect a reader for each key, and end them after `told` events in all have arrived."""
     command = [sys.executable, "-m", "tests.benchmarks.following", url, str(told)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
@@ -130,13 +132,16 @@ def connected(url: str, keys: Sequence[str], *, told: int) -> Iterator[None]:
 
 
 def expect_line(said: IO[str], expected: str) -> None:
-    """Read the next line of the readers' process, which prints its errors to standard error. Raises AssertionError if it is another."""
+    """Read the next line of the readers' process. Raises AssertionError if it is another one.
+
+    The process prints its errors to standard error.
+    """
     line = said.readline()
     assert line == f"{expected}\n", f"the readers' process said {line!r} instead of {expected!r}"
 
 
 class Reader(asyncio.Protocol):
-    """One stream: counts its events."""
+    """A reader of one event stream, which counts the events."""
 
     def __init__(self, begun: "asyncio.Future[None]") -> None:
         self.begun = begun
@@ -148,7 +153,7 @@ class Reader(asyncio.Protocol):
             if data.startswith(b"HTTP/1.1 200 "):
                 self.begun.set_result(None)
             else:
-                self.begun.set_exception(AssertionError(f"no stream of events: {data[:500]!r}"))
+                self.begun.set_exception(AssertionError(f"not an event stream: {data[:500]!r}"))
         text = self.rest + data
         self.events += text.count(b"\nevent: transition\n")
         self.rest = text[-len(b"\nevent: transition") :]
@@ -169,10 +174,10 @@ async def read_all(url: str, keys: Sequence[str], told: int) -> None:
         )
         await reader.begun
     print("connected", flush=True)
-    while sum(reader.events for reader in readers) < told:  # noqa: ASYNC110  # a count, looked at now and then
+    while sum(reader.events for reader in readers) < told:  # noqa: ASYNC110  # a count is polled
         await asyncio.sleep(0.05)
     print("told", flush=True)
-    await asyncio.sleep(3600)  # whoever started this ends it
+    await asyncio.sleep(3600)  # until the parent process kills this one
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What the whole run stands on: genuine MinIO and PostgreSQL with fsync, on a real disk; for each row a site of its own on them."""
+"""The servers of a benchmark run: genuine MinIO, and PostgreSQL with fsync, both on a real disk.
+
+Each row gets its own site on them.
+"""
 
 import asyncio
 import secrets
@@ -34,12 +37,12 @@ NEEDED_BYTES = 24 * GIB
 
 
 class NotPossible(Exception):
-    """Says what is missing."""
+    """The lack of something that the benchmarks need."""
 
 
 @dataclass(frozen=True)
 class Ground:
-    """`quick`: small sizes and few rounds, to see that it runs."""
+    """The servers of the run. `quick` selects small sizes and few rounds."""
 
     store: StoreUnderTest
     database_url: str = field(repr=False)
@@ -51,7 +54,10 @@ class Ground:
 
     @contextmanager
     def new_site(self) -> Iterator["Site"]:
-        """Buckets, identities, a database and a key, all new; no process yet. Whatever was started is stopped at the end."""
+        """Yield a site with new buckets, identities, database and key, and no process yet.
+
+        The processes that are started for the site are stopped at the end.
+        """
         name = f"assay_{secrets.token_hex(6)}"
         asyncio.run(execute(self.database_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
         deployment = new_deployment(self.store)
@@ -78,7 +84,7 @@ class Site:
 
     @property
     def url(self) -> str:
-        """Of the API, where the store sends its events."""
+        """Return the address of the API, to which the store sends its events."""
         return f"http://127.0.0.1:{self.ground.store.webhook_port}"
 
     @property
@@ -86,7 +92,7 @@ class Site:
         return {"Authorization": f"Bearer {self.key}"}
 
     def start_api(self, *arguments: str) -> int:
-        """`assay serve`; its process id."""
+        """Start `assay serve` and return its process id."""
         return self.start(
             "service",
             "serve",
@@ -102,13 +108,15 @@ class Site:
         return self.start("service", "worker", url=None)
 
     def start_neighbour(self, which: str) -> str:
-        """The address of an application of neighbours.py."""
         url = f"http://127.0.0.1:{free_port()}"
         self.start("tests.benchmarks.neighbours", which, url.rpartition(":")[2], url=url)
         return url
 
     def start_another_api(self, environ: Mapping[str, str]) -> str:
-        """The address of a second `assay serve --no-worker`, with these variables too. The store does not know of it."""
+        """Start a second `assay serve --no-worker` with these variables, and return its address.
+
+        The store sends no events to it.
+        """
         url = f"http://127.0.0.1:{free_port()}"
         self.start(
             "service",
@@ -126,7 +134,10 @@ class Site:
     def start(
         self, module: str, *arguments: str, url: str | None, more: Mapping[str, str] | None = None
     ) -> int:
-        """A process with this site's environment, when it answers at `url`."""
+        """Start a process with this site's environment, and wait until it is ready.
+
+        A process with a `url` is ready when it answers there, and a worker when it logs its start.
+        """
         log = self.ground.folder / "processes.log"
         begun = log.read_text().count("worker started") if log.exists() else 0
         process = self.stack.enter_context(
@@ -146,7 +157,6 @@ class Site:
         return process.pid
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """One request by the owner's key, and its answer's JSON."""
         answer = httpx.request(method, self.url + path, headers=self.headers, json=body, timeout=90)
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
@@ -161,7 +171,7 @@ class Site:
         return self.call("POST", "/files", about)
 
     def complete(self, file_id: str) -> Any:
-        """The metadata of the file, which is ready."""
+        """Wait until the file is ready, and return its metadata."""
         file = self.call("POST", f"/files/{file_id}/complete?wait=50")
         while file["state"] == "verifying":
             file = self.call("GET", f"/files/{file_id}/metadata?wait=50")
@@ -171,7 +181,7 @@ class Site:
 
 @contextmanager
 def open_ground(*, quick: bool) -> Iterator[Ground]:
-    """Raises NotPossible."""
+    """Start the servers. Raises NotPossible if a program or disk space is missing."""
     binary = genuine_minio()
     if binary is None:
         raise NotPossible(
@@ -186,7 +196,7 @@ def open_ground(*, quick: bool) -> Iterator[Ground]:
     ):
         folder = Path(name)
         check_disk(folder)
-        folder.chmod(0o711)  # as root, PostgreSQL runs as nobody
+        folder.chmod(0o711)  # as root, PostgreSQL is run as the user `nobody`
         webhook = Webhook(f"http://127.0.0.1:{free_port()}/webhooks/minio", secrets.token_hex(16))
         store = stack.enter_context(
             start_test_store("minio", folder / "store", {WEBHOOK_ID: webhook})
@@ -199,17 +209,18 @@ def open_ground(*, quick: bool) -> Iterator[Ground]:
 def check_disk(folder: Path) -> None:
     if find_filesystem(folder) in ("tmpfs", "ramfs"):
         raise NotPossible(
-            f"{folder.parent} is memory, not a disk: name a folder on a disk by TMPDIR."
+            f"{folder.parent} is in memory and not on a disk: set TMPDIR to a folder on a disk."
         )
     free = shutil.disk_usage(folder).free
     if free < NEEDED_BYTES:
         raise NotPossible(
-            f"{folder.parent} has {free // GIB} GiB left, the benchmarks need {NEEDED_BYTES // GIB}."
+            f"{folder.parent} has {free // GIB} GiB of free space;"
+            f" the benchmarks need {NEEDED_BYTES // GIB}."
         )
 
 
 def make_hand(deployment: Deployment) -> Hand:
-    """Root, and a plain bucket beside the service's two."""
+    """Return a Hand with root's credentials, and create its bucket beside those of the service."""
     signer = Signer(
         deployment.s3_endpoint,
         access_key=deployment.s3_root_access_key,
@@ -228,7 +239,7 @@ def make_hand(deployment: Deployment) -> Hand:
 def started(
     module: str, *arguments: str, environ: Mapping[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """In the end it is asked to stop, then killed."""
+    """Run a process. At the end it is asked to stop, and killed if it does not."""
     with log.open("a") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],

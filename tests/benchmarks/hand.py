@@ -1,4 +1,7 @@
-"""What somebody with root's key does by hand: the other side of most figures. URLs by our own signer, big bodies by curl."""
+"""Requests that an operator with root's key would send by hand, which most references consist of.
+
+The URLs come from Assay's signer, and curl sends large bodies.
+"""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -18,7 +21,7 @@ DROPPED = "/dev/null"
 
 @dataclass(frozen=True)
 class Hand:
-    """Signs as root, for the bucket that no rule watches."""
+    """A signer with root's credentials, and a bucket that has no event rule."""
 
     signer: Signer
     bucket: str
@@ -41,7 +44,6 @@ class Hand:
         )
 
     def put(self, key: str, body: bytes) -> bytes:
-        """A request's bytes, as the others."""
         return make_request("PUT", self.sign("PUT", key), body=body)
 
     def get(self, key: str) -> bytes:
@@ -54,7 +56,7 @@ class Hand:
         return make_request("DELETE", self.sign("DELETE", key))
 
     def copy(self, key: str, target: str) -> bytes:
-        """A new object, as the service copies: with a type, metadata and tags of its own."""
+        """Return the bytes of a copy request like the service's, with type, metadata and tags."""
         url, headers = self.sign_copy(key, target)
         return make_request("PUT", url, headers=headers)
 
@@ -89,10 +91,13 @@ def curl(
     target: Path | None = None,
     expected: int = 200,
 ) -> float:
-    """Return the seconds of one request, by curl's own clock. Raises AssertionError with the answer's text if it has another status.
+    """Send one request and return its seconds by curl's own clock.
 
-    The URL goes in by standard input: a list of processes shows arguments. The body of a download without `target` is dropped as it
-    comes, so that nothing but the transfer is measured. To show the text of such an answer the request is sent once more.
+    Raises AssertionError with the answer's text if the answer has another status.
+
+    The URL is passed on standard input, because a list of processes shows arguments. The body of a
+    download without `target` is discarded as it arrives, so that only the transfer is measured. The
+    request is then sent again to show the text of an unexpected answer.
     """
     config = [
         f'url = "{url}"',
@@ -117,7 +122,10 @@ def curl(
 
 
 def run_curl(config: Sequence[str], output: str) -> tuple[str, int, float]:
-    """Return what curl wrote to standard output, the answer's status and the seconds. Raises AssertionError if there was no answer."""
+    """Return curl's standard output, the status of the answer and the seconds.
+
+    Raises AssertionError if there was no answer.
+    """
     command = ["curl", "-sS", "-K", "-", "-o", output, "-w", "\n%{http_code} %{time_total}"]
     done = subprocess.run(
         command,

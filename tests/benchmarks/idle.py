@@ -1,10 +1,10 @@
-"""Memory of the API under connections that ask for nothing, and under heads that do not end.
+"""The memory of the API under idle connections and under heads that do not end.
 
-1. 5,000 connections that have sent one request each, with a head of nearly 64 KiB, and stay.
-2. As many that each send most of a head, and not its end.
-3. 200 that each send 40 MiB of one header field, as fast as it is taken.
+1. 5,000 connections send one request each, with a head of nearly 64 KiB, and stay open.
+2. As many connections each send most of a head, and never its end.
+3. 200 connections each send 40 MiB of one header field, as fast as the server takes it.
 
-Beside 2 and 3, another client's `GET /health/live` is timed.
+During 2 and 3, the time of another client's `GET /health/live` is measured.
 """
 
 import asyncio
@@ -46,13 +46,13 @@ PART_OF_A_HEAD = b"GET /health/live HTTP/1.1\r\nHost: h\r\nX-Long: " + b"a" * 60
 
 @dataclass(frozen=True)
 class Observed:
-    """Memory in MiB, and seconds that another client waited."""
+    """The memory of the API in MiB, and the seconds that another client waited."""
 
     before: float
     most: float
     waited: list[float]
     cpu: float
-    """Processor seconds of the API."""
+    """The processor seconds of the API."""
 
     @property
     def growth(self) -> float:
@@ -72,11 +72,11 @@ def measure(ground: Ground) -> list[Figure]:
         describe(
             f"{count:,} connections with {len(PART_OF_A_HEAD) // 1024} KiB of a head each", heads
         ),
-        show_wait("meanwhile `GET /health/live`, p99", heads),
+        show_wait("`GET /health/live` meanwhile, p99", heads),
         describe(
             f"{floods} connections that send {FLOOD_BYTES // MIB} MiB of a header field each", flood
         ),
-        show_wait("meanwhile `GET /health/live`, p99, beside the flood", flood),
+        show_wait("`GET /health/live` during the flood, p99", flood),
     ]
 
 
@@ -85,7 +85,7 @@ def describe(work: str, seen: Observed) -> Figure:
     return Figure(
         work,
         "memory before",
-        f"+ {seen.growth:.1f} MiB at the most",
+        f"+ {seen.growth:.1f} MiB at most",
         f"{seen.before:.0f} MiB",
         "",
         f"< {MOST_GROWTH_MIB} MiB",
@@ -97,20 +97,20 @@ def show_wait(work: str, seen: Observed) -> Figure:
     waited = (
         f"{find_percentile(seen.waited, 99) * 1000:.0f} ms (most {max(seen.waited) * 1000:.0f})"
     )
-    return Figure(work, "", f"{waited}; {seen.cpu:.2f} s of processor in all", "", "", "", None)
+    return Figure(work, "", f"{waited}; {seen.cpu:.2f} s of processor time", "", "", "", None)
 
 
 def raise_file_limit(wanted: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert hard == resource.RLIM_INFINITY or hard >= wanted, (
-        f"ulimit -Hn is {hard}, {wanted} are needed"
+        f"ulimit -Hn is {hard}, but {wanted} file descriptors are needed"
     )
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 @contextmanager
 def serving(ground: Ground, connections: int) -> Iterator[tuple[str, int]]:
-    """`assay serve` without a worker, with room for so many connections; its address and its process."""
+    """Run `assay serve --no-worker` with room for `connections`, and yield its URL and its pid."""
     url = f"http://127.0.0.1:{free_port()}"
     with ground.new_site() as site:
         environ = make_environment(site.settings) | {"ASSAY_MAX_CONNECTIONS": str(connections)}
@@ -130,7 +130,7 @@ def serving(ground: Ground, connections: int) -> Iterator[tuple[str, int]]:
 
 
 def observe(url: str, pid: int, work: Callable[[], Coroutine[Any, Any, None]]) -> Observed:
-    """Run the work beside another client, in a thread of its own, that asks all the time."""
+    """Run the work while another client, in its own thread, sends requests continuously."""
     before, cpu = read_resident_bytes(pid), read_cpu_seconds([pid])
     waited: list[float] = []
     end = threading.Event()
@@ -195,7 +195,7 @@ async def open_socket(url: str) -> socket.socket:
 
 
 async def send_all(one: socket.socket, data: bytes) -> None:
-    """A server that closes has had enough."""
+    """Send the data. The server may close the connection, because it refuses an endless head."""
     try:
         await asyncio.get_running_loop().sock_sendall(one, data)
     except ConnectionError:

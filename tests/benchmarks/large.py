@@ -1,4 +1,7 @@
-"""1 GiB: the PUT through a declared URL, then its verification; each against the same done by hand, in the same rounds."""
+"""1 GiB: the PUT to a declared URL, and its verification.
+
+The references are the same steps by hand, in the same rounds.
+"""
 
 import asyncio
 import hashlib
@@ -36,7 +39,7 @@ def measure(ground: Ground) -> list[Figure]:
         ]
         for number in range(rounds + 1):
             for side in sides if number % 2 else sides[::-1]:
-                os.sync()  # what the side before has left to the disk is not this one's
+                os.sync()  # flush what the other side has written
                 for name, value in side().items():
                     found[name] += [value] if number else []
     body.unlink()
@@ -58,7 +61,7 @@ def describe_put(found: dict[str, Series], size: int) -> list[Figure]:
         ),
         Figure(
             work,
-            "CPU of our processes until `complete`",
+            "CPU time of Assay's processes until `complete`",
             f"{cpu.show(1)} ms",
             "",
             "",
@@ -75,7 +78,7 @@ def describe_proof(found: dict[str, Series], size: int) -> Figure:
 
 
 def make_file(path: Path, size: int) -> Path:
-    """Random bytes, on the disk when it returns."""
+    """Write a file of random bytes, and return when it is on the disk."""
     with path.open("wb") as file:
         for _ in range(size // MIB):
             file.write(os.urandom(MIB))
@@ -89,7 +92,10 @@ def hash_file(path: Path) -> str:
 
 
 def upload(site: Site, body: Path, *, pids: list[int], digest: str) -> dict[str, float]:
-    """Seconds of the PUT and of the proof, and milliseconds of CPU from after the declare to the PUT's end."""
+    """Return the seconds of the PUT and of the proof, and the milliseconds of CPU time.
+
+    The CPU time is measured from after the declaration until the end of the PUT.
+    """
     declared = site.declare(body.stat().st_size)
     begun_cpu = read_cpu_seconds(pids)
     put = curl(declared["upload"]["url"], headers=declared["upload"]["headers"], body=body)
@@ -103,7 +109,7 @@ def upload(site: Site, body: Path, *, pids: list[int], digest: str) -> dict[str,
 
 
 def forget(site: Site, file: dict[str, str]) -> None:
-    """Delete, and wait until the disk has it back."""
+    """Delete the file, and wait until its objects are gone from both buckets."""
     site.call("DELETE", f"/files/{file['id']}")
     settings = site.settings
     key = asyncio.run(find_incoming_key(settings.database_url, file["id"]))

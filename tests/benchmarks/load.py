@@ -1,4 +1,8 @@
-"""Clients that cost next to nothing: keep-alive connections, requests that are bytes before the clock runs, answers cut by httptools."""
+"""Clients that use little processor time.
+
+They keep their connections, send requests that were built before the clock starts, and parse the
+answers with httptools.
+"""
 
 import asyncio
 import time
@@ -24,7 +28,7 @@ class Answer:
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time."""
+    """A connection that carries one request at a time."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport
@@ -34,7 +38,7 @@ class Connection(asyncio.Protocol):
         self.without_body = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's are, but say so to nobody
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's type does not declare it
 
     async def exchange(self, request: bytes) -> Answer:
         self.answer = asyncio.get_running_loop().create_future()
@@ -45,9 +49,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
         if self.without_body:
-            self.parser = httptools.HttpResponseParser(
-                self
-            )  # it waits for the bytes that Content-Length speaks of
+            # The old parser waits for the body that Content-Length announces.
+            self.parser = httptools.HttpResponseParser(self)
 
     def on_headers_complete(self) -> None:
         if self.without_body:
@@ -85,7 +88,10 @@ async def connect(url: str) -> Connection:
 
 
 def drive(jobs: Sequence[Job], ways: Sequence[str], *, clients: int = CLIENTS) -> float:
-    """All jobs, by so many clients that each have a connection to each of `ways`. Jobs a second; connecting is not counted."""
+    """Run all jobs by `clients` clients, and return the jobs per second.
+
+    Each client has one connection to each URL of `ways`. The time to connect is not counted.
+    """
     return len(jobs) / uvloop.run(run_jobs(jobs, ways, clients=clients))
 
 
@@ -109,7 +115,10 @@ async def take_jobs(waiting: Iterator[Job], connections: Sequence[Connection]) -
 
 
 def send(request: bytes, *, expected: int, holds: bytes = b"") -> Job:
-    """A job of one request to the first way. Every answer has this status, and `holds` in its body."""
+    """Return a job that sends one request on its first connection.
+
+    The job raises AssertionError if the answer has another status, or a body without `holds`.
+    """
 
     async def exchange(connections: Sequence[Connection]) -> None:
         answer = check(await connections[0].exchange(request), expected)

@@ -1,8 +1,11 @@
-"""Applications to compare with, each under the same server settings as ours: `python -m tests.benchmarks.neighbours bare|naive PORT`.
+"""Applications to compare with, which run under the server settings of Assay.
 
-`bare`: Litestar with a route that runs declare's two statements and nothing else, and one that does nothing.
-`httptools`, `h11`, `ours`: our own application over that protocol.
-`naive`: our own application with, in the same process, an upload route as one would write it in five minutes.
+    python -m tests.benchmarks.neighbours bare|httptools|h11|assay|naive PORT
+
+- `bare` is Litestar with a route that runs only the two statements of a declaration, and an empty
+  route.
+- `httptools`, `h11` and `assay` are Assay's own application over that protocol.
+- `naive` is Assay's own application with a simple upload route in the same process.
 """
 
 import asyncio
@@ -59,7 +62,7 @@ async def do_nothing() -> None:
 
 @post("/declare")
 async def declare_bare(request: Request[Any, Any, Any], data: Declared) -> Inserted:
-    """The statements of a declare, their rows as they come."""
+    """Run the statements of a declaration, and return two columns of the row."""
     pool = request.app.state.pool
     grant = await pool.fetchrow(keys.FIND, digest_key(request.headers["authorization"][7:]).digest)
     ttl, grace = timedelta(hours=24), timedelta(minutes=15)
@@ -80,11 +83,11 @@ async def declare_bare(request: Request[Any, Any, Any], data: Declared) -> Inser
     return Inserted(row["id"], row["created_at"])
 
 
-# Without the triggers that write our history.
+# The table has no triggers, so that no history is written.
 CREATE_NAIVE_TABLE = "CREATE TABLE IF NOT EXISTS naive_files (LIKE files INCLUDING ALL)"
 INSERT_NAIVELY = """
-    INSERT INTO naive_files (id, owner, filename, size, content_type, metadata, state, hash, minio_object_name, vault_etag,
-                       upload_date, expires_at, grace_until, final_at)
+    INSERT INTO naive_files (id, owner, filename, size, content_type, metadata, state, hash,
+        minio_object_name, vault_etag, upload_date, expires_at, grace_until, final_at)
     VALUES ($1, 'naive', $2, $3, $4, '{}', 'ready', $5, $6, $7, now(), now(), now(), now())
     RETURNING id, created_at
 """
@@ -95,7 +98,7 @@ async def upload_naively(
     request: Request[Any, Any, Any],
     data: Annotated[UploadFile, Body(media_type=RequestEncodingType.MULTI_PART)],
 ) -> Inserted:
-    """The whole form into memory, hash, put_object, insert. Asks nobody for a key."""
+    """Read the whole form into memory, hash it, store it and insert a row, without any key."""
     content, name = await data.read(), uuid4()
     digest = hashlib.sha256(content).digest()
     store, settings = request.app.state.store, request.app.state.settings
@@ -136,26 +139,26 @@ def make_application(settings: Settings, *handlers: Any) -> Litestar:
 
 
 class SideBySide:
-    """`/naive/…` goes to the one application, all else to the other: one process, one event loop."""
+    """Two applications in one process: `/naive/…` goes to one, and all other paths to the other."""
 
-    def __init__(self, naive: Litestar, ours: Litestar) -> None:
+    def __init__(self, naive: Litestar, assay: Litestar) -> None:
         self.naive = naive
-        self.ours = ours
+        self.assay = assay
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if cast("str", scope["type"]) == "lifespan":
             async with self.naive.lifespan():
-                await self.ours(scope, receive, send)
+                await self.assay(scope, receive, send)
         else:
-            await (self.naive if scope["path"].startswith("/naive/") else self.ours)(
+            await (self.naive if scope["path"].startswith("/naive/") else self.assay)(
                 scope, receive, send
             )
 
 
 def serve_by(protocol: str, settings: Settings, listener: socket.socket) -> None:
-    """Run our application, without a worker, over one of uvicorn's own protocols or over ours."""
+    """Run Assay's application without a worker, over uvicorn's protocol or over Assay's own."""
     config = make_config(create_app(settings), make_limits(settings))
-    if protocol != "ours":
+    if protocol != "assay":
         config.http = cast("Any", protocol)
     Server(config, None).run(sockets=[listener])
 
@@ -164,7 +167,7 @@ def main(which: str, port: str) -> None:
     settings = read_settings(os.environ, Settings)
     configure_logs(settings.log_level)
     listener = reserve_port("127.0.0.1", int(port))
-    if which in ("httptools", "h11", "ours"):
+    if which in ("httptools", "h11", "assay"):
         serve_by(which, settings, listener)
     elif which == "bare":
         run_api(

@@ -1,8 +1,9 @@
-"""Healthy small files beside poisoned ones: how much longer they take than by themselves.
+"""The verification of healthy small files beside poisoned ones.
 
-Three kinds are poisoned: objects with 130 header fields of their own, objects whose ETag no condition
-can name, and objects whose bytes on the store's disk are damaged. They are sent and have been tried
-before the clock runs. When it starts, every one of them that is not final is due again.
+The reference is the same files alone. Three kinds of files are poisoned: objects with 130 header
+fields of their own, objects whose ETag no condition can name, and objects whose bytes on the
+store's disk are damaged. They are sent and tried before the clock starts. When it starts, each of
+them that is not final is due again.
 """
 
 import asyncio
@@ -27,8 +28,14 @@ MANY_FIELDS, FORGED, DAMAGED = 7, 7, 6
 BODY = secrets.token_bytes(64 * 1024)
 MOST_TIMES = 1.2
 SECONDS = 120
-RETRY = "UPDATE files SET due_at = now() WHERE id = ANY ($1::uuid[]) AND state IN ('pending', 'verifying')"
-UNTRIED = "SELECT count(*) FROM files WHERE id = ANY ($1::uuid[]) AND state IN ('pending', 'verifying') AND last_error IS NULL"
+RETRY = """
+    UPDATE files SET due_at = now()
+    WHERE id = ANY ($1::uuid[]) AND state IN ('pending', 'verifying')
+"""
+UNTRIED = """
+    SELECT count(*) FROM files
+    WHERE id = ANY ($1::uuid[]) AND state IN ('pending', 'verifying') AND last_error IS NULL
+"""
 
 
 def measure(ground: Ground) -> list[Figure]:
@@ -57,7 +64,7 @@ def compare(site: Site, *, rounds: int) -> Figure:
 
 
 async def poison(site: Site) -> list[str]:
-    """Send the poisoned files, and wait until a worker has tried each; return their ids."""
+    """Send the poisoned files, wait until a worker has tried each, and return their ids."""
     async with make_client(site) as client:
         declared = [await declare(client, BODY) for _ in range(MANY_FIELDS + FORGED + DAMAGED)]
         connection = await asyncpg.connect(site.settings.database_url)
@@ -74,7 +81,9 @@ async def poison(site: Site) -> list[str]:
         ids = [one["file"]["id"] for one in declared]
         await asyncio.gather(*(complete(client, file_id) for file_id in ids))
         async with asyncio.timeout(SECONDS):
-            while await connection.fetchval(UNTRIED, [UUID(file_id) for file_id in ids]):  # noqa: ASYNC110  # no event announces it
+            while await connection.fetchval(  # noqa: ASYNC110  # no event announces it
+                UNTRIED, [UUID(file_id) for file_id in ids]
+            ):
                 await asyncio.sleep(0.1)
         await connection.close()
     return ids
@@ -99,7 +108,7 @@ def make_client(site: Site) -> httpx.AsyncClient:
 
 
 async def put_forged(signer: Signer, bucket: str, key: str) -> None:
-    """By a URL that binds nothing, as an old deployment may have signed it."""
+    """Send the object by a URL that binds nothing, such as an old deployment may have signed."""
     url = signer.presign("PUT", bucket, key=key, issued_at=datetime.now(UTC), expires_in_seconds=60)
     forged = {
         "x-minio-source-replication-request": "true",

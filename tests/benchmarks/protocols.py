@@ -1,7 +1,8 @@
-"""The HTTP server's protocols, each in a process of its own: httptools and h11 as uvicorn has them, and `service/http/server`.
+"""The protocols of the HTTP server, each in its own process.
 
-Declares by 16 clients, 1 GiB to `POST /files/upload`, 1 GiB from `GET /files/{id}`: all sides in every round, the time and the
-processor time of the API's process.
+They are uvicorn's httptools and h11, and `service/http/server`. All of them are measured in every
+round: declarations by 16 clients, 1 GiB to `POST /files/upload`, and 1 GiB from `GET /files/{id}`.
+The figures are the time and the processor time of the API's process.
 """
 
 import os
@@ -21,7 +22,7 @@ from tests.benchmarks.load import CLIENTS, drive, send
 from tests.support.processes import read_cpu_seconds
 from tests.support.servers import free_port
 
-SIDES = ("httptools", "h11", "ours")
+SIDES = ("httptools", "h11", "assay")
 Measured = dict[tuple[str, str], list[float]]
 
 
@@ -35,7 +36,7 @@ def measure(ground: Ground) -> list[Figure]:
     with ground.new_site() as site:
         apis = {side: start(site, side) for side in SIDES}
         urls = {side: url for side, (url, _) in apis.items()}
-        file = stream(urls["ours"], site, body)[1]
+        file = stream(urls["assay"], site, body)[1]
         works = {
             "declare": {side: partial(declare, site, url, count) for side, url in urls.items()},
             "upload": {side: partial(upload, site, url, body) for side, url in urls.items()},
@@ -56,7 +57,6 @@ def measure(ground: Ground) -> list[Figure]:
 
 
 def start(site: Site, side: str) -> tuple[str, int]:
-    """The address and the process of one side."""
     url = f"http://127.0.0.1:{free_port()}"
     return url, site.start("tests.benchmarks.neighbours", side, url.rpartition(":")[2], url=url)
 
@@ -64,7 +64,10 @@ def start(site: Site, side: str) -> tuple[str, int]:
 def alternate(
     sides: Mapping[str, Callable[[], float]], pids: dict[str, int], *, rounds: int
 ) -> Measured:
-    """Seconds, and processor seconds of the side's API. Each round begins with another side; the first warms up and does not count."""
+    """Return the seconds, and the processor seconds of the API, of each side.
+
+    Each round begins with another side. A first round warms up and does not count.
+    """
     found: Measured = {(side, of): [] for side in sides for of in ("time", "cpu")}
     for number in range(rounds + 1):
         for side in [*SIDES, *SIDES][number % len(SIDES) :][: len(SIDES)]:
@@ -81,8 +84,8 @@ def declare(site: Site, url: str, count: int) -> float:
 
 
 def upload(site: Site, url: str, body: Path) -> float:
-    """Seconds; the object is taken away again."""
-    os.sync()  # what the side before has left to the disk is not this one's
+    """Upload the body and delete the object again. Return the seconds of the upload."""
+    os.sync()  # flush what the other side has written
     seconds, file = stream(url, site, body)
     answer = httpx.delete(
         site.hand.sign("DELETE", file["minio_object_name"], bucket=site.settings.vault_bucket),
@@ -103,11 +106,11 @@ def stream(url: str, site: Site, body: Path) -> tuple[float, Any]:
 
 
 def compare(work: str, found: Measured) -> list[Figure]:
-    """Ours and h11's over httptools': more than 1 costs more."""
+    """Compare h11 and Assay with httptools. A ratio above 1 is a higher cost."""
     figures = []
     for of, name in (("time", ""), ("cpu", ": the API's processor time")):
         base = Series(tuple(found["httptools", of]))
-        for side in ("h11", "ours"):
+        for side in ("h11", "assay"):
             mine = Series(tuple(found[side, of]))
             ratio = mine.over(base).show()
             figures.append(

@@ -1,4 +1,7 @@
-"""The table: on the screen, and in docs/benchmarks.md, where a line stays until it is measured again."""
+"""The table of figures, on the screen and in docs/benchmarks.md.
+
+A row of the document stays until it is measured again.
+"""
 
 import os
 import re
@@ -13,7 +16,7 @@ from tests.benchmarks.figures import Figure
 from tests.support.processes import read_memory_bytes
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-HEADINGS = ("work", "against", "Assay", "other", "ratio", "goal", "met")
+HEADINGS = ("work", "against", "Assay", "reference", "ratio", "goal", "met")
 BEGIN, END = "<!-- measured: written by the command -->", "<!-- measured: end -->"
 
 
@@ -31,7 +34,15 @@ def make_table(figures: Iterable[Figure]) -> Table:
 
 def list_cells(figure: Figure) -> list[str]:
     met = {True: "yes", False: "**no**", None: ""}[figure.met]
-    return [figure.work, figure.against, figure.ours, figure.theirs, figure.ratio, figure.goal, met]
+    return [
+        figure.work,
+        figure.against,
+        figure.assay,
+        figure.reference,
+        figure.ratio,
+        figure.goal,
+        met,
+    ]
 
 
 def describe_machine() -> str:
@@ -39,7 +50,7 @@ def describe_machine() -> str:
 
 
 def write_document(figures: Iterable[Figure]) -> None:
-    """Each figure in the place of the line that has the same work and the same other side."""
+    """Write each figure in the place of the row with the same work and the same reference."""
     text = DOCUMENT.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     kept, _, after = rest.partition(END)

@@ -1,4 +1,4 @@
-"""64 KiB files: how long after its PUT one is `ready`, and how many become `ready` in a second."""
+"""Files of 64 KiB: the time from the PUT to `ready`, and the number of files per second."""
 
 import asyncio
 import hashlib
@@ -33,10 +33,10 @@ BODY = os.urandom(64 * 1024)
 DIGEST = hashlib.sha256(BODY)
 MOST_TIMES_BY_HAND = 1.5
 LATEST_EVENT_SECONDS = 3.5
-"""The store's queue sends an event three seconds late at the most; nothing tells that the last one has come."""
+"""The longest delay of an event in the store's queue. No signal shows that the queue is empty."""
 
 
-# How long
+# Latency
 
 
 def measure_latency(ground: Ground) -> list[Figure]:
@@ -48,12 +48,12 @@ def measure_latency(ground: Ground) -> list[Figure]:
     ):
         with ground.new_site() as site:
             start(site, together=together)
-            ours, by_hand = uvloop.run(take_turns(site, rounds=rounds, batch=batch))
+            assay, by_hand = uvloop.run(take_turns(site, rounds=rounds, batch=batch))
         for percent in (50, 99):
             figures.append(
                 compare_latencies(
                     f"PUT answered → `ready`, 64 KiB, `complete?wait=`, {deployed}",
-                    ours,
+                    assay,
                     by_hand,
                     percent=percent,
                 )
@@ -70,17 +70,17 @@ def start(site: Site, *, together: bool) -> None:
 
 
 def compare_latencies(
-    work: str, ours: list[list[float]], by_hand: list[list[float]], *, percent: int
+    work: str, assay: list[list[float]], by_hand: list[list[float]], *, percent: int
 ) -> Figure:
-    """Percentiles over all rounds; the spread is that of single rounds, so only a median has one."""
+    """Compare percentiles over all rounds. Only the median has a spread, that of single rounds."""
     mine, its = (
         find_percentile([one for turn in turns for one in turn], percent)
-        for turns in (ours, by_hand)
+        for turns in (assay, by_hand)
     )
     turns = Series(
         tuple(
             find_percentile(a, 50) / find_percentile(b, 50)
-            for a, b in zip(ours, by_hand, strict=True)
+            for a, b in zip(assay, by_hand, strict=True)
         )
     )
     ratio = f"{mine / its:.2f}" + (
@@ -102,32 +102,40 @@ def compare_latencies(
 async def take_turns(
     site: Site, *, rounds: int, batch: int
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Seconds, a list for each round; the first round warms up."""
+    """Return the seconds of both sides, in a list per round. A first round does not count."""
     api, store = await connect(site.url), await connect(site.settings.s3_endpoint)
     connection = await asyncpg.connect(site.settings.database_url)
     await set_codecs(connection)
-    ours, by_hand = [], []
+    assay, by_hand = [], []
     for number in range(rounds + 1):
         if number % 2:
-            ours.append([await upload_and_wait(site, api, store) for _ in range(batch)])
+            assay.append([await upload_and_wait(site, api, store) for _ in range(batch)])
             await let_settle(connection)
         by_hand.append([await prove_by_hand(site, store, connection) for _ in range(batch)])
         if not number % 2:
-            ours.append([await upload_and_wait(site, api, store) for _ in range(batch)])
+            assay.append([await upload_and_wait(site, api, store) for _ in range(batch)])
             await let_settle(connection)
     await connection.close()
-    return ours[1:], by_hand[1:]
+    return assay[1:], by_hand[1:]
 
 
 UNSETTLED = """
-    SELECT (SELECT count(*) FROM files WHERE sweep_at <= now() OR state IN ('pending', 'verifying') AND owner <> 'by-hand')
-         + (SELECT count(*) FROM files WHERE state = 'ready' AND owner <> 'by-hand' AND sweeps = 0 AND incoming_key IS NOT NULL)
+    SELECT (
+        SELECT count(*) FROM files
+        WHERE sweep_at <= now() OR state IN ('pending', 'verifying') AND owner <> 'by-hand'
+    ) + (
+        SELECT count(*) FROM files
+        WHERE state = 'ready' AND owner <> 'by-hand' AND sweeps = 0 AND incoming_key IS NOT NULL
+    )
 """
 
 
 async def let_settle(connection: asyncpg.Connection) -> None:
-    """What our side leaves to be done later is done before the other side's clock runs: the sweep, and the store's late events."""
-    while await connection.fetchval(UNSETTLED):  # noqa: ASYNC110  # the database tells nobody
+    """Wait for the work that Assay does later: the sweep, and the store's delayed events.
+
+    It would otherwise slow down the reference.
+    """
+    while await connection.fetchval(UNSETTLED):  # noqa: ASYNC110  # no event announces it
         await asyncio.sleep(0.05)
     await asyncio.sleep(LATEST_EVENT_SECONDS)
 
@@ -177,8 +185,8 @@ def make_declare(site: Site) -> bytes:
 
 
 COMMIT_BY_HAND = """
-    UPDATE files SET state = 'ready', changed_by = 'worker', hash = $2, minio_object_name = $3, vault_etag = 'etag', upload_date = now(),
-                     due_at = NULL, final_at = now()
+    UPDATE files SET state = 'ready', changed_by = 'worker', hash = $2, minio_object_name = $3,
+        vault_etag = 'etag', upload_date = now(), due_at = NULL, final_at = now()
     WHERE id = $1
 """
 
@@ -213,7 +221,7 @@ async def insert_row(connection: asyncpg.Connection, file_id: UUID, key: str) ->
     )
 
 
-# How many
+# Throughput
 
 
 def measure_throughput(ground: Ground) -> list[Figure]:
@@ -229,7 +237,7 @@ def measure_throughput(ground: Ground) -> list[Figure]:
 
         found = alternate(
             {
-                "ours": send_whole,
+                "assay": send_whole,
                 "direct": lambda: drive(
                     [
                         send(site.hand.put(secrets.token_hex(16), BODY), expected=200)
@@ -248,7 +256,7 @@ def measure_throughput(ground: Ground) -> list[Figure]:
         compare_rates(
             work,
             "direct presigned PUTs alone",
-            found["ours"],
+            found["assay"],
             found["direct"],
             unit="files/s",
             least=None,
@@ -256,7 +264,7 @@ def measure_throughput(ground: Ground) -> list[Figure]:
         compare_rates(
             work,
             "the store's requests alone, by hand: PUT, 2 × HEAD, copy, GET, DELETE",
-            found["ours"],
+            found["assay"],
             found["requests"],
             unit="files/s",
             least=None,
@@ -281,7 +289,7 @@ def make_whole_way(site: Site) -> Job:
 
 
 def make_store_requests(site: Site) -> Job:
-    """What one file costs the store, signed before the clock runs."""
+    """Return a job with the store's requests for one file, signed before the clock starts."""
     hand, key, copied = site.hand, secrets.token_hex(16), str(uuid4())
     first, rest = (
         hand.put(key, BODY),

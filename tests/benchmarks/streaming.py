@@ -1,4 +1,4 @@
-"""64 KiB through the API: our streamed upload against a naive route in the same process."""
+"""Streamed uploads of 64 KiB through the API, compared with a naive route in the same process."""
 
 import os
 from functools import partial
@@ -16,12 +16,12 @@ def measure(ground: Ground) -> list[Figure]:
     with ground.new_site() as site:
         url = site.start_neighbour("naive")
         headers = site.headers | {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-        ours = make_request("POST", f"{url}/files/upload", headers=headers, body=make_form())
+        assay = make_request("POST", f"{url}/files/upload", headers=headers, body=make_form())
         naive = make_request("POST", f"{url}/naive/upload", headers=headers, body=make_form())
         found = alternate(
             {
-                "ours": partial(
-                    drive, [send(ours, expected=201, holds=b'"state":"ready"')] * count, [url]
+                "assay": partial(
+                    drive, [send(assay, expected=201, holds=b'"state":"ready"')] * count, [url]
                 ),
                 "naive": partial(
                     drive, [send(naive, expected=201, holds=b'"created_at":')] * count, [url]
@@ -31,9 +31,12 @@ def measure(ground: Ground) -> list[Figure]:
         )
     work = f"64 KiB `POST /files/upload`, {CLIENTS} clients"
     against = "a naive route (whole form, hash, put_object, insert) in the same process"
-    return [compare_rates(work, against, found["ours"], found["naive"], unit="/s", least=1.3)]
+    return [compare_rates(work, against, found["assay"], found["naive"], unit="/s", least=1.3)]
 
 
 def make_form() -> bytes:
-    about = 'Content-Disposition: form-data; name="file"; filename="small.bin"\r\nContent-Type: application/octet-stream'
+    about = (
+        'Content-Disposition: form-data; name="file"; filename="small.bin"\r\n'
+        "Content-Type: application/octet-stream"
+    )
     return f"--{BOUNDARY}\r\n{about}\r\n\r\n".encode() + BODY + f"\r\n--{BOUNDARY}--\r\n".encode()

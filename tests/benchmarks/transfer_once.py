@@ -1,6 +1,6 @@
-"""The process of transfers.py: one transfer by the client, and how much memory that took at most.
+"""The process that transfers.py starts: one transfer by the client, and its peak of memory.
 
-The kernel's own `ru_maxrss` would count what the parent had when it forked.
+It does not read `ru_maxrss`, which includes the memory of the parent at the time of the fork.
 """
 
 import os
@@ -13,7 +13,11 @@ from tests.support.processes import read_peak_bytes
 
 
 def transfer(what: str, first: str, second: str) -> None:
-    """`put FILE single`, `put FILE auto|parts|none` (in parts, with these digests) or `get ID FILE`."""
+    """Transfer one file and print the peak of memory in MiB, and the file's id.
+
+    The arguments are `put FILE single`, `put FILE auto|parts|none` (in parts, with these digests)
+    or `get ID FILE`.
+    """
     with Client() as client:
         if what == "get":
             file = client.download(first, second)

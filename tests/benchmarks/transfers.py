@@ -1,4 +1,7 @@
-"""1 GiB by the Python client, in a process of its own as `assay put` and `get` are, against curl; both in the same rounds."""
+"""Transfers of 1 GiB by the Python client, in a separate process, compared with curl.
+
+Both are measured in the same rounds. `assay put` and `assay get` run such a process as well.
+"""
 
 import os
 import subprocess
@@ -64,7 +67,7 @@ def measure(ground: Ground) -> list[Figure]:
 
 
 def alternate_settled(sides: Mapping[str, Side], *, rounds: int) -> dict[str, Series]:
-    """As `alternate`, each side from a disk that has nothing left to write."""
+    """Measure as `alternate` does, and flush the file system's buffers before each side."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name in sides if number % 2 else reversed(list(sides)):
@@ -76,7 +79,6 @@ def alternate_settled(sides: Mapping[str, Side], *, rounds: int) -> dict[str, Se
 
 
 def measure_get(site: Site, body: Path, peaks: Peaks, rounds: int) -> dict[str, Series]:
-    """Of one file, over and over."""
     with Client(site.url, site.key) as client:
         file = client.upload(body)
     target = site.ground.folder / "received.bin"
@@ -91,7 +93,7 @@ def measure_get(site: Site, body: Path, peaks: Peaks, rounds: int) -> dict[str, 
 
 
 def put(site: Site, body: Path, peaks: Peaks, how: str) -> float:
-    """Seconds of the whole process, which returns when the bytes are at the store and recorded."""
+    """Return the seconds of the process, which ends when the upload is recorded."""
     seconds, peak, file = run_transfer(site, "put", str(body), how)
     peaks.setdefault("upload, single" if how == "single" else "upload, parts", []).append(peak)
     proved = site.complete(file)
@@ -124,7 +126,7 @@ def get_by_curl(site: Site, file: str, target: Path) -> float:
 
 
 def run_transfer(site: Site, *arguments: str) -> tuple[float, float, str]:
-    """Seconds, MiB at most, the file's id."""
+    """Return the seconds, the peak of memory in MiB, and the file's id."""
     environ = {**clean_environment(), "ASSAY_URL": site.url, "ASSAY_KEY": site.key}
     begun = time.perf_counter()
     done = subprocess.run(
@@ -142,19 +144,21 @@ def run_transfer(site: Site, *arguments: str) -> tuple[float, float, str]:
 
 
 def compare(
-    work: str, against: str, ours: Series, theirs: Series, *, most: float | None = None
+    work: str, against: str, assay: Series, reference: Series, *, most: float | None = None
 ) -> Figure:
-    """For seconds: ours over theirs."""
-    ratio = ours.over(theirs)
+    """Compare times. The ratio is Assay's time over that of the reference."""
+    ratio = assay.over(reference)
     goal, met = (f"≤ {most}", ratio.median <= most) if most is not None else ("", None)
-    return Figure(work, against, f"{ours.show()} s", f"{theirs.show()} s", ratio.show(), goal, met)
+    return Figure(
+        work, against, f"{assay.show()} s", f"{reference.show()} s", ratio.show(), goal, met
+    )
 
 
 def describe_peak(name: str, peak: Series) -> Figure:
     met = max(peak.values) < MOST_MIB
     return Figure(
         f"client: {name}",
-        "most memory of its process",
+        "peak memory of its process",
         f"{peak.show(0)} MiB",
         "",
         "",

@@ -1,1 +1,1 @@
-"""Fuzzers: seeded mutations against running servers, with findings that can be repeated."""
+"""Fuzzers that send seeded mutations to running servers, so that findings can be repeated."""

@@ -1,7 +1,7 @@
-"""The command: `python -m tests.fuzz http --minutes 20 --seed 1`.
+"""The fuzzing command: `python -m tests.fuzz http --minutes 20 --seed 1`.
 
-It starts `assay dev` on a folder of its own, and stops it in the end. The answer is 0 without
-findings. `--case N` repeats one case of that seed; findings name theirs.
+It starts `assay dev` on a new folder, and stops it at the end. The exit status is 0 if there are no
+findings. A finding names its case, and `--case N` repeats that case of the same seed.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from tests.support.servers import free_port, reachable_folder
 
 
 def main() -> int:
-    """0 without findings."""
+    """Run the fuzzer and return 0 if there are no findings, or else 1."""
     options = parse_options()
     numbers = itertools.count() if options.case is None else iter([options.case])
     with reachable_folder() as folder, running_server(folder) as (process, line):
@@ -37,16 +37,18 @@ def main() -> int:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("what", choices=["http"], help="what to try")
-    parser.add_argument("--minutes", type=float, default=1.0, help="how long (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, help="which cases (default: 0)")
-    parser.add_argument("--case", type=int, help="one case alone")
+    parser.add_argument("what", choices=["http"], help="the interface to test")
+    parser.add_argument(
+        "--minutes", type=float, default=1.0, help="the duration of the run (default: 1)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the cases (default: 0)")
+    parser.add_argument("--case", type=int, help="the number of a single case to run")
     return parser.parse_args()
 
 
 @contextmanager
 def running_server(folder: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """`assay dev` and the line that it announces itself with."""
+    """Run `assay dev` and yield its process and the line by which it announces itself."""
     log = folder / "log"
     arguments = ["dev", "--data", str(folder / "data"), "--port", str(free_port()), "--json"]
     with started(arguments, log) as process:
@@ -54,7 +56,7 @@ def running_server(folder: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 
 def describe_settings(line: dict[str, Any]) -> Settings:
-    """The database and the buckets of `assay dev`, by root."""
+    """Return settings for the database and the buckets of `assay dev`, with root's keys."""
     store = line["s3"]
     return Settings(
         database_url=DatabaseUrl(Secret(line["database"])),

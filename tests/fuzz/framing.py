@@ -1,7 +1,7 @@
-"""An independent reading of request bytes: how many requests they hold, and which bodies.
+"""An independent reader of request bytes, which finds the requests in them and their bodies.
 
-The fuzzer compares the server with it. It reads the framing of RFC 9112 and judges nothing else, so
-a server may refuse what it reads, but may not see more requests or other bodies.
+The fuzzer compares the server with it. It reads the framing of RFC 9112 and validates nothing else.
+A server may therefore refuse what it reads, but may not find more requests or other bodies.
 """
 
 import hashlib
@@ -12,9 +12,15 @@ from typing import Final
 
 HEAD_END: Final = re.compile(rb"\n\r?\n")
 NO_TRAILERS: Final = re.compile(rb"\r?\n")
-"""LF alone may end a line of a head or of trailers (RFC 9112, section 2.2), and no other."""
+"""The end of a chunked body without trailers.
+
+In a head and in trailers, LF alone may also end a line (RFC 9112, section 2.2).
+"""
 EMPTY_LINES: Final = re.compile(rb"(?:\r\n){0,4}")
-"""What a server discards before a request line; it may refuse more (RFC 9112, section 2.2)."""
+"""The empty lines that a server discards before a request line (RFC 9112, section 2.2).
+
+A server may refuse more than these.
+"""
 CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,20})[ \t]*(?:;[^\r\n]*)?\r\n")
 LENGTH: Final = re.compile(rb"[0-9]{1,20}")
 LENGTH_FIELD: Final = re.compile(rb"(?i:content-length):[ \t]*([0-9]{1,20})[ \t]*")
@@ -22,7 +28,7 @@ LENGTH_FIELD: Final = re.compile(rb"(?i:content-length):[ \t]*([0-9]{1,20})[ \t]
 
 @dataclass(frozen=True)
 class Framed:
-    """One request. `body` is None where the request announces none."""
+    """One request. `body` is None if the request announces none."""
 
     method: bytes
     target: bytes
@@ -36,11 +42,12 @@ class Framed:
 
 @dataclass(frozen=True)
 class Reading:
-    """The requests that are whole, and the method of what stands behind them.
+    """The complete requests of a connection, and what follows them.
 
-    `rest` is None where the bytes end with the last request. Otherwise what follows is incomplete
-    or cannot be framed: it may be answered once, and nothing behind it may. `rest_length` is the
-    Content-Length of a whole head there: a redirect declares a file from the head alone.
+    `rest` is None if the bytes end with the last request. Otherwise it is the method of what
+    follows, which is incomplete or has no valid framing. The server may answer it once, and nothing
+    after it. `rest_length` is the Content-Length of a complete head there, because a redirect
+    declares a file from the head alone.
     """
 
     requests: tuple[Framed, ...]
@@ -52,7 +59,7 @@ class Reading:
         return len(self.requests) + (self.rest is not None)
 
     def explains(self, *, state: str, size: int, digest: bytes | None) -> bool:
-        """Return whether one of the requests can have made such a file."""
+        """Return whether one of the requests can have created such a file."""
         if state == "ready":
             bodies = (request.body for request in self.requests if request.body is not None)
             return digest in {hashlib.sha256(body).digest() for body in bodies}
@@ -76,7 +83,6 @@ def declared_size(request: Framed) -> int | None:
 
 
 def read_requests(data: bytes) -> Reading:
-    """Return the reading of all bytes of one connection."""
     requests: list[Framed] = []
     at = skip_empty_lines(data, 0)
     while at < len(data):
@@ -92,7 +98,7 @@ def read_requests(data: bytes) -> Reading:
 
 
 def find_length(data: bytes, at: int) -> int | None:
-    """Return the Content-Length of a whole head at that place, or None."""
+    """Return the Content-Length of a complete head at that position, or None."""
     end = HEAD_END.search(data, at)
     found = [
         LENGTH_FIELD.fullmatch(line.removesuffix(b"\r"))
@@ -107,7 +113,7 @@ def skip_empty_lines(data: bytes, at: int) -> int:
 
 
 def read_request(data: bytes, at: int) -> tuple[Framed, int] | None:
-    """Return the request at that place and where it ends. None if it is incomplete or unclear."""
+    """Return the request at that position and its end, or None if it is incomplete or ambiguous."""
     end = HEAD_END.search(data, at)
     if end is None:
         return None

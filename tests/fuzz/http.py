@@ -1,13 +1,13 @@
-"""The HTTP fuzzer: mutations of the hostile suite, and what no mutation may bring about.
+"""The HTTP fuzzer. It sends mutated requests of the hostile suite and checks the outcome.
 
 1. A case is a function of the seed and its number. Its bytes are read independently (framing.py).
-2. It is sent over a connection of its own. The server answers each whole request, or announces the
-   end of the connection; each wait is bounded. Then the client closes its side, and the server
-   ends the connection. No more answers come than there are requests, and none of them is a 5xx
-   other than those that a refusal may have.
-3. Each new row is explained by a request of this case, or of one shortly before.
-4. In between, honest requests are answered as ever. In the end every object has its row, and every
-   proved file is the bytes that its row says.
+2. The case is sent over its own connection. The server answers each complete request, or announces
+   the end of the connection, and each wait is bounded. Then the client closes its side, and the
+   server ends the connection. There are no more answers than requests, and no 5xx other than the
+   refusals in ALLOWED.
+3. Each new row is explained by a request of this case, or of a recent one.
+4. From time to time, an honest upload must succeed. At the end, every object must have its row, and
+   every proved file must consist of the bytes that its row describes.
 """
 
 import random
@@ -28,15 +28,15 @@ from tests.fuzz.mutations import mutate
 from tests.support.wire import Answer, BadAnswer, Ended, Silence, Wire
 
 BOUND_SECONDS: Final = 10.0
-"""For any answer, and for the end of a connection whose client has closed its side."""
+"""The bound for any answer, and for the end of a connection whose client has closed its side."""
 LARGEST_SEED: Final = 4096
 LARGE_SHARE: Final = 0.01
-"""How many of the cases may begin from a seed that is larger."""
+"""The share of the cases that may start from larger seeds."""
 REMEMBERED: Final = 500
-"""A row may be committed after its connection has ended."""
+"""The number of recent cases that may explain a row, because a commit may be late."""
 PROBE_EVERY: Final = 25
 ALLOWED: Final = frozenset({501, 505})
-"""Refusals of what this server does not implement. They are the client's fault."""
+"""The statuses by which the server refuses what it does not implement. The client causes them."""
 MORE_SEEDS: Final = (
     request(b"GET /files?limit=1 HTTP/1.1"),
     request(b"POST /files HTTP/1.1", JSON, body=b'{"filename": "a", "size": 4711}'),
@@ -50,7 +50,7 @@ Segments = Sequence[bytes]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that must not happen, and the bytes that bring it about."""
+    """A violation of the rules above, and the bytes that cause it."""
 
     number: int
     what: str
@@ -63,7 +63,7 @@ class Finding:
 
 @dataclass
 class Tally:
-    """What a run has done."""
+    """The counts and the findings of a run."""
 
     cases: int = 0
     answers: int = 0
@@ -80,7 +80,7 @@ class Tally:
 
 
 class Fuzzer:
-    """A run against one server. `is_alive` tells whether its process still runs."""
+    """A run against one server. `is_alive` returns whether its process still runs."""
 
     def __init__(self, site: Site, seed: int, *, is_alive: Callable[[], bool]) -> None:
         self.site = site
@@ -95,7 +95,6 @@ class Fuzzer:
         )
 
     def run(self, numbers: Iterator[int], *, seconds: float) -> Tally:
-        """Try the cases of these numbers until the time is over."""
         deadline = time.monotonic() + seconds
         for number in numbers:
             if time.monotonic() > deadline:
@@ -135,10 +134,10 @@ class Fuzzer:
         self.tally.rows += len(rows)
         for row in rows:
             if not any(explains(reading, row) for reading in self.readings):
-                self.report(number, f"a file that no request explains: {row}")
+                self.report(number, f"no request explains this file: {row}")
 
     def probe(self, number: int) -> None:
-        """One honest upload, of bytes that no case can have."""
+        """Make one honest upload, of random bytes that no case contains."""
         self.tally.probes += 1
         body, name = secrets.token_bytes(64), secrets.token_hex(6)
         self.readings.append(Reading((Framed(b"POST", b"", b"HTTP/1.1", body),), None))
@@ -173,7 +172,7 @@ def exchange(
     *,
     seconds: float = BOUND_SECONDS,
 ) -> None:
-    """Send, collect the answers, close this side, and see the connection end.
+    """Send the segments, collect the answers, close this side, and wait for the end.
 
     Raises BadAnswer, Silence.
     """
@@ -197,12 +196,12 @@ def read_answer(wire: Wire, framed: Framed) -> Answer:
 
 
 def check_announced(reading: Reading, answers: Sequence[Answer]) -> None:
-    """A connection that ends before all whole requests are answered was said to end.
+    """Check that the server announced the end of a connection with unanswered requests.
 
-    The end of a connection without any answer is the server's right, as is the end of one of
-    HTTP/1.0. Raises BadAnswer.
+    The server may end a connection without any answer, and a connection of HTTP/1.0, without an
+    announcement. Raises BadAnswer.
     """
     if not answers or len(answers) >= len(reading.requests) or answers[-1].announces_close:
         return
     if not reading.requests[len(answers) - 1].is_old:
-        raise BadAnswer(f"the connection ended after {answers[-1]}, which does not say so")
+        raise BadAnswer(f"the connection ended without an announcement, after {answers[-1]}")

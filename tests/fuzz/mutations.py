@@ -1,7 +1,7 @@
-"""Mutations of requests: bytes, fields, numbers, line ends, segments. Each is a function of a seed.
+"""Mutations of requests: of bytes, fields, numbers, line ends and segments.
 
-They work on templates with placeholders, so that a case is the same in every run whatever key and
-files the run has.
+Each mutation is a function of a seed. Mutations apply to templates with placeholders, so that a
+case is the same in every run, regardless of the run's key and files.
 """
 
 import itertools
@@ -12,15 +12,16 @@ from typing import Final
 
 NUMBER: Final = re.compile(rb"[0-9]+|(?<=\n)[0-9A-Fa-f]{1,8}(?=[\r;])")
 PIECES: Final = (
-    b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\n\n", b"\x00", b" ", b"\t", b":", b";", b",", b"0\r\n\r\n",
-    b"5\r\nhello\r\n", b"chunked", b"gzip", b"Transfer-Encoding: chunked\r\n", b"\x0b", b"\xff", b"%00",
-    b"Content-Length: 5\r\n", b"Content-Length: 0\r\n", b"Connection: close\r\n", b"HTTP/1.0\r\n",
-    b"Expect: 100-continue\r\n", b"Upgrade: h2c\r\n", b"Host: h\r\n", b" chunked", b"HTTP/1.1\r\n",
+    b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\n\n", b"\x00", b" ", b"\t", b":", b";", b",",
+    b"0\r\n\r\n", b"5\r\nhello\r\n", b"chunked", b"gzip", b"Transfer-Encoding: chunked\r\n",
+    b"\x0b", b"\xff", b"%00", b"Content-Length: 5\r\n", b"Content-Length: 0\r\n",
+    b"Connection: close\r\n", b"HTTP/1.0\r\n", b"Expect: 100-continue\r\n", b"Upgrade: h2c\r\n",
+    b"Host: h\r\n", b" chunked", b"HTTP/1.1\r\n",
     b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n",
 )  # fmt: skip
 NUMBERS: Final = (
-    b"0", b"1", b"-1", b"+5", b"0x5", b"00005", b"5, 5", b"5 ", b"", b"ffffffff", b"10000000000000000",
-    b"99999999999999999999", b"1e3", b"5;a", b"\xd9\xa5",
+    b"0", b"1", b"-1", b"+5", b"0x5", b"00005", b"5, 5", b"5 ", b"", b"ffffffff",
+    b"10000000000000000", b"99999999999999999999", b"1e3", b"5;a", b"\xd9\xa5",
 )  # fmt: skip
 MOST_SEGMENTS: Final = 8
 
@@ -40,7 +41,7 @@ def insert_piece(dice: random.Random, data: bytes) -> bytes:
 
 
 def insert_line(dice: random.Random, data: bytes) -> bytes:
-    """At a line's beginning, where a piece that is a field line is one."""
+    """Insert a piece at the beginning of a line, where it can be a field line."""
     starts = [found.end() for found in re.finditer(rb"\r\n", data)] or [0]
     at = dice.choice(starts)
     return data[:at] + dice.choice(PIECES) + data[at:]
@@ -70,7 +71,7 @@ def other_number(dice: random.Random, text: bytes) -> bytes:
 
 
 def change_lines(dice: random.Random, data: bytes) -> bytes:
-    """Drop, repeat, exchange or move lines."""
+    """Delete, repeat, exchange or move lines."""
     lines = data.split(b"\r\n")
     one, other = dice.randrange(len(lines)), dice.randrange(len(lines))
     match dice.randrange(4):
@@ -108,7 +109,7 @@ MUTATIONS: Final[Sequence[Mutation]] = (
 
 
 def mutate(dice: random.Random, seeds: Sequence[Sequence[bytes]]) -> list[bytes]:
-    """Return the segments of a new case: one seed or several behind each other, changed and cut."""
+    """Return the segments of a new case, which consists of one to three mutated seeds."""
     count = dice.choice((1, 1, 1, 2, 3))
     data = b"".join(b"".join(dice.choice(seeds)) for _ in range(count))
     for _ in range(dice.choice((0, 1, 1, 1, 2, 3))):
@@ -117,7 +118,7 @@ def mutate(dice: random.Random, seeds: Sequence[Sequence[bytes]]) -> list[bytes]
 
 
 def cut_segments(dice: random.Random, data: bytes) -> list[bytes]:
-    """ConnectionLost anywhere, preferably around line ends, where parsers keep state."""
+    """Cut the data into segments, preferably near line ends, where parsers keep state."""
     ends = [found.end() for found in re.finditer(rb"\r\n|\n", data)]
     wanted = dice.choice((0, 0, 1, 1, 2, MOST_SEGMENTS - 1))
     cuts: set[int] = set()

@@ -1,4 +1,4 @@
-"""Transactions that are held open, and statements that wait for their rows."""
+"""Helpers that hold transactions open and wait for statements that are blocked by locks."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,13 +8,15 @@ import asyncpg
 from tests.support.waiting import until
 
 WAITING = """
-    SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' ORDER BY state_change
+    SELECT pid FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'
+    ORDER BY state_change
 """
 
 
 @asynccontextmanager
 async def held_open(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Connection]:
-    """A connection in a transaction, which its user ends; else it is rolled back."""
+    """Yield a connection in an open transaction, and roll back unless the caller has ended it."""
     async with pool.acquire() as connection:
         await connection.execute("BEGIN")
         try:
@@ -24,7 +26,10 @@ async def held_open(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def until_waiting(pool: asyncpg.Pool, count: int) -> list[int]:
-    """Until so many statements wait for a row that somebody else has locked: their processes, who waits longest first."""
+    """Wait until `count` statements wait for a lock, and return the process ids of their sessions.
+
+    The session that has waited longest comes first.
+    """
     found: list[int] = []
 
     async def are_waiting() -> bool:

@@ -1,4 +1,4 @@
-"""The steps of a file's way below HTTP: declared, sent, claimed, proved, settled."""
+"""The steps of a file's life below HTTP: declare, send, claim, verify and sweep."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,8 @@ OTHER = b"WHAT WAS SENT" * 100
 TWO_PARTS = b"part one" * (PART_BYTES // 8) + b"part two"
 RETRY = timedelta(seconds=1)
 MISMATCHED = """
-    SELECT mismatched_sha256 IS NOT NULL AND state IN ('pending', 'verifying') FROM files WHERE id = $1
+    SELECT mismatched_sha256 IS NOT NULL AND state IN ('pending', 'verifying')
+    FROM files WHERE id = $1
 """
 
 
@@ -65,14 +66,14 @@ async def declare(
 async def put(
     declared: Declared, body: bytes = BODY, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """One PUT to the URL with the headers that it asks for, and with others."""
+    """Send a PUT to the upload URL with the headers that it requires and those in `headers`."""
     upload = declared.upload
     assert isinstance(upload, Upload)
     return await asyncio.to_thread(put_presigned, upload, body, headers)
 
 
 async def send(resources: Resources, body: bytes = BODY) -> Declared:
-    """Declared and sent; nobody is told."""
+    """Declare a file and send its bytes, without an arrival report."""
     declared = await declare(resources, size=len(body))
     assert (await put(declared, body)).status == 200
     return declared
@@ -85,7 +86,7 @@ async def declare_parts(
 
 
 async def put_parts(resources: Resources, file: File, body: bytes, *numbers: int) -> None:
-    """These parts; without any numbers all of them."""
+    """Send the parts with these numbers, or every part if no number is given."""
     assert file.parts is not None
     wanted = numbers or range(1, file.parts.count + 1)
     for part in await sign_parts(
@@ -103,7 +104,7 @@ async def put_parts(resources: Resources, file: File, body: bytes, *numbers: int
 
 
 async def send_parts(resources: Resources, body: bytes = TWO_PARTS) -> File:
-    """Declared, and every part sent; nobody is told."""
+    """Declare a multipart upload and send every part, without an arrival report."""
     file = await declare_parts(resources, size=len(body))
     await put_parts(resources, file, body)
     return await find(resources, file)
@@ -127,7 +128,7 @@ async def run(
     claimed_at: float | None = None,
     health: StoreHealth | None = None,
 ) -> bool:
-    """Verify, and return whether the last answer of the store was no failure."""
+    """Verify the claimed file, and return False if the last request to the store failed."""
     known = health or StoreHealth(resources)
     with ThreadPoolExecutor(1) as hashing:
         await verify(
@@ -141,7 +142,7 @@ async def run(
 
 
 async def prove(resources: Resources, file: File) -> File:
-    """Claim and verify the file, and once more after a first mismatch."""
+    """Claim and verify the file, and repeat both after a first mismatch."""
     await run(resources, await claim(resources, file))
     if await resources.pool.fetchval(MISMATCHED, file.id):
         await run(resources, await claim_due(resources))
@@ -153,15 +154,19 @@ async def find(resources: Resources, file: File) -> File:
 
 
 async def read_row(resources: Resources, file: File) -> Any:
-    """The work's columns, which no File has."""
+    """Return the columns for the worker and the sweeper, which File does not have."""
     return await resources.pool.fetchrow(
-        "SELECT state, lease, last_error, due_at > now() AS later, sweeps, sweep_at > now() AS sweep_later FROM files WHERE id = $1",
+        """
+        SELECT state, lease, last_error, due_at > now() AS later,
+               sweeps, sweep_at > now() AS sweep_later
+        FROM files WHERE id = $1
+        """,
         file.id,
     )
 
 
 async def let_settle(resources: Resources) -> None:
-    """Until every grace is over."""
+    """Sweep and move time forward until every grace period is over."""
     for _ in range(12):
         await sweep(resources)
         await pass_time(resources.pool, DAY)

@@ -1,4 +1,4 @@
-"""What an arrival writes down, what counts as found by our own look, and what a `complete` hears of a file that is gone."""
+"""Arrivals: their records, the count of unreported uploads, and `complete` for a final file."""
 
 from datetime import datetime
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 
 async def look(resources: Resources) -> None:
-    """One claim of what is due, as a worker makes it."""
+    """Make every unfinished file due, then claim and verify one of them."""
     await resources.pool.execute("UPDATE files SET due_at = now() WHERE due_at IS NOT NULL")
     await run(resources, await claim_due(resources))
 
@@ -37,7 +37,7 @@ def found_by_ourselves() -> float:
     return count
 
 
-async def test_a_file_waits_for_its_proof_since_its_first_arrival(resources: Resources) -> None:
+async def test_the_wait_for_a_proof_is_counted_from_the_first_arrival(resources: Resources) -> None:
     declared = await declare(resources)
     await resources.pool.execute("UPDATE files SET created_at = now() - interval '23 hours'")
     assert await verifying_since(resources) is None
@@ -49,7 +49,9 @@ async def test_a_file_waits_for_its_proof_since_its_first_arrival(resources: Res
     assert (await health.measure_backlog(resources.pool)).verifying_seconds < 60
 
 
-async def test_an_arrival_of_nothing_is_forgotten(resources: Resources) -> None:
+async def test_an_arrival_without_an_object_makes_the_file_pending_again(
+    resources: Resources,
+) -> None:
     declared = await declare(resources)
     await record_event(resources, key_of(declared.file))
     await look(resources)
@@ -72,7 +74,7 @@ async def test_an_unreported_file_counts_once_in_spite_of_store_outages(
     assert found_by_ourselves() == before + 1
 
 
-async def test_a_deleted_file_is_gone_whatever_digest_a_complete_brings(
+async def test_complete_with_any_digest_reports_a_deleted_file_as_gone(
     resources: Resources,
 ) -> None:
     file = (await send(resources)).file
@@ -82,17 +84,17 @@ async def test_a_deleted_file_is_gone_whatever_digest_a_complete_brings(
         await complete_upload(resources, file.id, owner="ann", sha256=Sha256(bytes(32)))
 
 
-async def test_another_digest_is_a_conflict_while_the_file_is_there(resources: Resources) -> None:
+async def test_another_digest_is_a_conflict_while_the_file_exists(resources: Resources) -> None:
     file = (await send(resources)).file
     await look(resources)
     with pytest.raises(problems.DigestConflict):
         await complete_upload(resources, file.id, owner="ann", sha256=Sha256(bytes(32)))
 
 
-async def test_a_refusal_of_a_fresh_url_names_the_state_that_the_file_has_then(
+async def test_a_refused_fresh_url_names_the_current_state_of_the_file(
     resources: Resources,
 ) -> None:
-    """The object is there, and somebody makes the file final before the arrival."""
+    """Make the file final after its object was found and before the arrival is recorded."""
     proved = (await send(resources)).file
     with pytest.raises(problems.AlreadyUploaded) as refused:
         await renew_upload(overtaken(resources, lambda: look(resources)), proved.id, owner="ann")

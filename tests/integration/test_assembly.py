@@ -1,4 +1,8 @@
-"""Races and faults of a multipart upload: begun twice, assembled twice, answers lost, deleted and expired in between."""
+"""Races and faults of multipart uploads.
+
+The tests create an upload twice, assemble it twice, delete or expire its file during the assembly,
+and lose answers.
+"""
 
 import asyncio
 from datetime import timedelta
@@ -62,7 +66,10 @@ async def end_lease(resources: Resources) -> None:
 
 
 async def check_ready_and_clean(resources: Resources, file: File) -> None:
-    """Proved by whoever takes it now; in the end only the proved object is left."""
+    """Check that the file is proved and that nothing else is left.
+
+    A file that is not yet ready is claimed and verified first.
+    """
     await check_invariants(resources)
     found = await find(resources, file)
     if found.state != State.READY:
@@ -74,7 +81,10 @@ async def check_ready_and_clean(resources: Resources, file: File) -> None:
 
 
 class NotingBucket(FaultyBucket):
-    """Remembers the ids of the uploads that it began, also of those that nobody else hears of."""
+    """A bucket that records the ids of all multipart uploads that it creates.
+
+    This includes uploads that are discarded.
+    """
 
     def __init__(self, bucket: Bucket) -> None:
         super().__init__(bucket)
@@ -85,10 +95,12 @@ class NotingBucket(FaultyBucket):
         return self.created[-1]
 
 
-# Begun
+# Creating the multipart upload
 
 
-async def test_of_two_uploads_begun_at_once_the_loser_is_aborted(resources: Resources) -> None:
+async def test_of_two_multipart_uploads_created_at_once_one_is_aborted(
+    resources: Resources,
+) -> None:
     file = await declare_parts(resources)
 
     async def begin_another() -> None:
@@ -110,7 +122,7 @@ async def test_of_two_uploads_begun_at_once_the_loser_is_aborted(resources: Reso
     await check_upload_aborted(resources.incoming, key_of(file), created)
 
 
-async def test_a_name_that_may_have_been_written_is_not_aborted(resources: Resources) -> None:
+async def test_an_upload_whose_id_may_be_recorded_is_not_aborted(resources: Resources) -> None:
     file = await declare_parts(resources)
     broken = FaultyPool(resources.pool, assemblies.NAME_UPLOAD, after=lose_connection)
     with pytest.raises(ConnectionResetError):
@@ -125,7 +137,7 @@ async def test_a_name_that_may_have_been_written_is_not_aborted(resources: Resou
     await check_ready_and_clean(resources, file)
 
 
-async def test_an_upload_that_is_begun_while_its_file_is_deleted_is_aborted(
+async def test_an_upload_created_while_its_file_is_deleted_is_aborted(
     resources: Resources,
 ) -> None:
     file = await declare_parts(resources)
@@ -146,7 +158,7 @@ async def test_an_upload_that_is_begun_while_its_file_is_deleted_is_aborted(
     await check_nothing_left(resources)
 
 
-async def test_after_the_files_end_no_part_is_signed(resources: Resources) -> None:
+async def test_no_part_is_signed_after_the_file_expires(resources: Resources) -> None:
     file = await declare_parts(resources)
     await resources.pool.execute("UPDATE files SET expires_at = now() - interval '1 s'")
     with pytest.raises(problems.FileGone):
@@ -154,10 +166,10 @@ async def test_after_the_files_end_no_part_is_signed(resources: Resources) -> No
     assert (await find(resources, file)).upload_id is None
 
 
-# Assembled
+# Assembling the parts
 
 
-async def test_whoever_comes_while_another_assembles_waits_and_sees_the_same(
+async def test_a_second_complete_waits_for_the_assembly_under_way(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)
@@ -183,7 +195,7 @@ async def test_whoever_comes_while_another_assembles_waits_and_sees_the_same(
     await check_ready_and_clean(resources, file)
 
 
-async def test_an_answer_that_is_lost_leaves_the_lease_until_the_object_is_found(
+async def test_a_lost_answer_leaves_the_lease_until_the_object_is_found(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)
@@ -192,9 +204,8 @@ async def test_an_answer_that_is_lost_leaves_the_lease_until_the_object_is_found
     with pytest.raises(StoreUnavailable):
         await complete(msgspec.structs.replace(resources, incoming=incoming), file)
     assert await read_lease(resources, file) is not None
-    assert (
-        await complete(resources, file)
-    ).state == State.VERIFYING  # the object is there, although another transaction holds the row
+    # The object is there, although the lease of the first request is still live.
+    assert (await complete(resources, file)).state == State.VERIFYING
     await end_lease(resources)
     await check_ready_and_clean(resources, file)
 
@@ -209,16 +220,15 @@ async def test_an_assembly_that_takes_effect_late_is_found_without_its_client(
         await complete(msgspec.structs.replace(resources, incoming=incoming), file)
     lease = await read_lease(resources, file)
     assert lease is not None
-    assert (
-        await claims.claim_files(resources.pool, 1, lease=timedelta(minutes=1)) == []
-    )  # a live lease is passed over
+    # A file with a live lease is not claimed.
+    assert await claims.claim_files(resources.pool, 1, lease=timedelta(minutes=1)) == []
     await incoming.land()
     await end_lease(resources)
     await pass_time(resources.pool, timedelta(minutes=2))
     await check_ready_and_clean(resources, file)
 
 
-async def test_an_answered_error_gives_the_lease_back_at_once(resources: Resources) -> None:
+async def test_an_error_from_the_store_gives_the_lease_back_at_once(resources: Resources) -> None:
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
 
@@ -234,10 +244,13 @@ async def test_an_answered_error_gives_the_lease_back_at_once(resources: Resourc
 
 
 @pytest.mark.parametrize("status", [502, 504])
-async def test_what_a_gateway_says_is_no_answer_of_the_store(
+async def test_a_gateway_error_is_not_an_answer_of_the_store(
     resources: Resources, status: int
 ) -> None:
-    """The store may be at it still: nobody asks a second time, and nothing is aborted, before the lease has ended."""
+    """Keep the lease after a gateway error, because the store may still be assembling.
+
+    No second request is sent and nothing is aborted before the lease has ended.
+    """
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
 
@@ -250,7 +263,7 @@ async def test_what_a_gateway_says_is_no_answer_of_the_store(
     assert await read_lease(resources, file) is not None
 
 
-async def test_a_store_that_does_not_list_gives_the_lease_back(resources: Resources) -> None:
+async def test_a_failed_list_of_parts_gives_the_lease_back(resources: Resources) -> None:
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
     incoming.before["list_parts"] = lose_answer
@@ -260,7 +273,7 @@ async def test_a_store_that_does_not_list_gives_the_lease_back(resources: Resour
 
 
 async def test_a_second_assembly_finds_the_object_of_the_first(resources: Resources) -> None:
-    """The first one's process died between the store's answer and the arrival, and its lease has ended."""
+    """Interrupt the first request between the store's answer and the recording of the arrival."""
     file = await send_parts(resources)
     broken = FaultyPool(resources.pool, assemblies.RECORD_ASSEMBLED, before=lose_connection)
     with pytest.raises(ConnectionResetError):
@@ -271,10 +284,10 @@ async def test_a_second_assembly_finds_the_object_of_the_first(resources: Resour
     await check_ready_and_clean(resources, file)
 
 
-async def test_an_upload_that_is_gone_with_its_object_there_is_not_lost(
+async def test_a_missing_upload_whose_object_exists_is_not_lost(
     resources: Resources,
 ) -> None:
-    """Another assembled it between this one's look at the key and its list of the parts."""
+    """Assemble the object between the check of its key and the listing of the parts."""
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
 
@@ -309,10 +322,13 @@ async def test_the_lease_is_given_back_if_the_store_cannot_check_the_object(
     assert await read_lease(resources, file) is None
 
 
-async def test_another_digest_that_is_told_meanwhile_wins_and_holds_up_nobody(
+async def test_a_digest_declared_during_an_assembly_takes_precedence(
     resources: Resources,
 ) -> None:
-    """The object is there before this one's arrival: who completes with a digest then need not assemble."""
+    """Declare another digest after the assembly and before its arrival is recorded.
+
+    The second `complete` finds the object, so it need not assemble the parts.
+    """
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
 
@@ -331,10 +347,13 @@ async def test_another_digest_that_is_told_meanwhile_wins_and_holds_up_nobody(
     await check_ready_and_clean(resources, file)
 
 
-async def test_nobody_is_told_of_a_loss_that_another_turned_into_a_proof(
+async def test_a_stalled_complete_reports_the_proof_of_another_request(
     resources: Resources,
 ) -> None:
-    """The lease ended while this one stalled; another assembled, a worker proved, the sweeper tidied up."""
+    """Stall the first request until its lease has ended and a second request has succeeded.
+
+    By then, a worker has proved the file and the sweeper has removed the incoming object.
+    """
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
 
@@ -352,7 +371,7 @@ async def test_nobody_is_told_of_a_loss_that_another_turned_into_a_proof(
     await check_ready_and_clean(resources, file)
 
 
-async def test_a_part_that_is_sent_again_meanwhile_refuses_the_assembly(
+async def test_an_assembly_is_refused_if_a_part_is_replaced_meanwhile(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)
@@ -376,7 +395,7 @@ async def test_a_part_that_is_sent_again_meanwhile_refuses_the_assembly(
     await check_ready_and_clean(resources, file)
 
 
-async def test_a_store_that_refuses_for_another_reason_blames_no_parts(
+async def test_a_refusal_for_another_reason_names_no_parts(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)
@@ -393,7 +412,7 @@ async def test_a_store_that_refuses_for_another_reason_blames_no_parts(
     assert await read_lease(resources, file) is None
 
 
-async def test_an_assembly_is_not_asked_for_after_the_first_lease_period(
+async def test_no_assembly_is_requested_after_the_first_lease_period(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)
@@ -423,10 +442,10 @@ async def test_the_lease_of_a_long_assembly_is_extended(resources: Resources) ->
     assert (await task).state == State.VERIFYING
 
 
-# Deleted and expired
+# Deletion and expiry
 
 
-async def test_a_file_deleted_during_assembly_is_aborted_after_the_lease_ends(
+async def test_the_upload_of_a_deleted_file_is_aborted_after_the_lease_ends(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)
@@ -463,7 +482,7 @@ async def test_an_assembly_that_ends_after_the_sweep_is_swept_again(
     await check_nothing_left(resources)
 
 
-async def test_parts_that_were_never_assembled_go_with_the_expired_file(
+async def test_unassembled_parts_are_removed_with_the_expired_file(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)
@@ -484,7 +503,11 @@ async def test_a_file_does_not_expire_while_it_is_assembled(resources: Resources
         complete(msgspec.structs.replace(resources, incoming=incoming), file)
     )
     await gate.reached.wait()
-    over = "UPDATE files SET expires_at = now() - interval '2 h', grace_until = now() - interval '1 h', due_at = now()"
+    over = """
+        UPDATE files
+        SET expires_at = now() - interval '2 h', grace_until = now() - interval '1 h',
+            due_at = now()
+    """
     await resources.pool.execute(over)
     assert await claims.claim_files(resources.pool, 1, lease=timedelta(minutes=1)) == []
     gate.opened.set()
@@ -493,7 +516,7 @@ async def test_a_file_does_not_expire_while_it_is_assembled(resources: Resources
 
 
 async def test_a_rejected_file_leaves_no_parts(resources: Resources, root_incoming: Bucket) -> None:
-    """An object of another size lies at its key, as an old store may let somebody write it."""
+    """Put an object of another size at the key, as an attacker can do on an old store."""
     file = await send_parts(resources)
     put_as_root(root_incoming, key_of(file), b"another")
     assert (await complete(resources, file)).state == State.VERIFYING
@@ -503,7 +526,7 @@ async def test_a_rejected_file_leaves_no_parts(resources: Resources, root_incomi
     await check_nothing_left(resources)
 
 
-async def test_an_event_in_the_middle_of_an_assembly_changes_nothing(resources: Resources) -> None:
+async def test_an_event_during_an_assembly_changes_nothing(resources: Resources) -> None:
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
     incoming.after["complete_upload"] = lambda: record_event(resources, key_of(file))
@@ -514,7 +537,7 @@ async def test_an_event_in_the_middle_of_an_assembly_changes_nothing(resources: 
     await check_ready_and_clean(resources, file)
 
 
-async def test_listing_parts_tells_lost_from_assembled(resources: Resources) -> None:
+async def test_listing_parts_distinguishes_lost_from_assembled(resources: Resources) -> None:
     file = await send_parts(resources)
     assert [part.number for part in await list_parts(resources, file.id, owner="ann")] == [1, 2]
     incoming = FaultyBucket(resources.incoming)

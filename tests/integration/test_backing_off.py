@@ -1,4 +1,8 @@
-"""What a worker does not do: run hot while the store is away, while large files wait for a slot, or over a file that can't be proved."""
+"""Backing off: a worker does not retry in a busy loop.
+
+The causes are an unavailable store, large files without a free slot, and a file that cannot be
+proved.
+"""
 
 import asyncio
 import time
@@ -38,7 +42,7 @@ async def count_attempts(resources: Resources) -> int:
     return attempts
 
 
-async def test_no_file_is_claimed_while_the_store_is_away(
+async def test_no_file_is_claimed_while_the_store_is_unavailable(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_health, "LONGEST_WAIT", timedelta(milliseconds=100))
@@ -47,30 +51,29 @@ async def test_no_file_is_claimed_while_the_store_is_away(
         for _ in range(50):
             await announce(resources)
         async with working(resources) as worker:
-            await until(
-                lambda: worker.health.failed_probes > 2 * resources.settings.worker_slots
-            )  # claims under way have ended
+            # By then, the claims that were under way have ended.
+            await until(lambda: worker.health.failed_probes > 2 * resources.settings.worker_slots)
             before, probes = await count_attempts(resources), worker.health.failed_probes
             await until(lambda: worker.health.failed_probes > probes + 5)
             assert await count_attempts(resources) == before < 50
 
 
-async def test_a_store_that_is_back_is_used_at_once_after_the_first_success(
+async def test_a_recovered_store_is_used_at_once_after_the_first_success(
     resources: Resources,
 ) -> None:
     worker = Worker(resources)
-    worker.health.failed_probes, worker.health.failures = 1, 10  # a wait of a minute
+    # The wait for recovery is now one minute.
+    worker.health.failed_probes, worker.health.failures = 1, 10
     waiting = asyncio.create_task(worker.health.wait_for_recovery())
     await announce(resources)
     [claim] = await claims.claim_files(resources.pool, 1, lease=resources.settings.lease)
-    await worker.verify(
-        claim, time.monotonic()
-    )  # nothing was sent: the store says so, and that is an answer
+    # Nothing was sent. The store answers 404, which shows that it is available.
+    await worker.verify(claim, time.monotonic())
     await asyncio.wait_for(waiting, 5)
     assert not worker.health.is_away
 
 
-async def test_a_large_file_without_a_slot_wakes_nobody(resources: Resources) -> None:
+async def test_a_large_file_without_a_slot_does_not_wake_the_worker(resources: Resources) -> None:
     statements = FaultyPool(resources.pool, claims.NEXT_DUE)
     worker = Worker(msgspec.structs.replace(resources, pool=statements))
     for _ in range(3):
@@ -91,7 +94,7 @@ async def wait(event: asyncio.Event) -> None:
 @pytest.mark.parametrize(
     "answer", [ObjectChanged("another ETag"), RequestRefused("too much metadata", status=400)]
 )
-async def test_a_copy_that_is_refused_again_and_again_makes_its_own_file_wait(
+async def test_a_repeatedly_refused_copy_delays_only_its_own_file(
     resources: Resources, answer: Exception
 ) -> None:
     def refuse() -> None:
@@ -117,10 +120,14 @@ async def test_a_copy_that_is_refused_again_and_again_makes_its_own_file_wait(
 
 
 async def read_due(resources: Resources) -> tuple[float, int, int]:
-    """Seconds until the file is due once it was given back for longer, else 0; its attempts; its reservations."""
+    """Return the seconds until the file is due, its attempts and its number of reservations.
+
+    The seconds are 0 unless the file was given back and is due in more than 10 s.
+    """
     row = await resources.pool.fetchrow(
         """
-        SELECT extract(epoch FROM due_at - now())::float8 AS due_in, lease, attempts, (SELECT count(*) FROM reservations) AS reservations
+        SELECT extract(epoch FROM due_at - now())::float8 AS due_in, lease, attempts,
+               (SELECT count(*) FROM reservations) AS reservations
         FROM files
         """
     )

@@ -1,4 +1,4 @@
-"""What `assay bootstrap` makes and mends, seen through the identities that it made."""
+"""What `assay bootstrap` creates and repairs, as seen by the identities that it creates."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ TEXT = {"content_type": "text/plain", "metadata": {}, "tags": {}, "timeout_secon
 
 @pytest.fixture
 def deployment(fresh_deployment: Deployment) -> Deployment:
-    """With identities of its own: here they are changed."""
+    """Return a deployment with its own identities, because these tests change them."""
     bootstrap(fresh_deployment)
     return fresh_deployment
 
@@ -57,7 +57,7 @@ def test_a_second_run_changes_nothing(store: StoreUnderTest, deployment: Deploym
 def test_a_widened_policy_is_narrowed_again(
     deployment: Deployment, administration: Administration, signer: Signer, incoming: Bucket
 ) -> None:
-    incoming.put_now("k", b"secret", **TEXT)  # type: ignore[arg-type] # a dict for short
+    incoming.put_now("k", b"secret", **TEXT)  # type: ignore[arg-type]  # shared options
     everything = {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*"]}
     administration.put_policy(
         deployment.signer_policy_name, {"Version": "2012-10-17", "Statement": [everything]}
@@ -70,7 +70,7 @@ def test_a_widened_policy_is_narrowed_again(
     assert send("GET", url).status == 403
 
 
-def test_a_policy_that_came_to_an_identity_is_taken_away(
+def test_a_policy_added_to_an_identity_is_removed(
     deployment: Deployment, administration: Administration
 ) -> None:
     administration.set_policy(deployment.s3_signer_access_key, "readwrite")
@@ -90,14 +90,22 @@ def test_a_changed_secret_takes_effect(deployment: Deployment) -> None:
     with open_store(
         changed.s3_endpoint, changed.s3_access_key, secret_key=changed.s3_secret_key
     ) as store:
-        store.bucket(changed.vault_bucket).put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
+        store.bucket(changed.vault_bucket).put_now(
+            "k",
+            b"v",
+            **TEXT,  # type: ignore[arg-type]  # shared options
+        )
     with (
         open_store(
             deployment.s3_endpoint, deployment.s3_access_key, secret_key=deployment.s3_secret_key
         ) as store,
         pytest.raises(StoreUnavailable, match="SignatureDoesNotMatch"),
     ):
-        store.bucket(deployment.vault_bucket).put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
+        store.bucket(deployment.vault_bucket).put_now(
+            "k",
+            b"v",
+            **TEXT,  # type: ignore[arg-type]  # shared options
+        )
 
 
 def test_an_altered_event_rule_is_mended(
@@ -116,12 +124,12 @@ def test_an_upload_is_announced_to_the_webhook(
     store: StoreUnderTest, deployment: Deployment, incoming: Bucket
 ) -> None:
     with listening(store) as log:
-        incoming.put_now("ä b", b"hello", **TEXT)  # type: ignore[arg-type] # a dict for short
+        incoming.put_now("ä b", b"hello", **TEXT)  # type: ignore[arg-type]  # shared options
         event = log.wait_for(f"{deployment.incoming_bucket}/ä b")
     assert event["EventName"] == "s3:ObjectCreated:Put"
 
 
-def test_orphans_go_after_thirty_days_and_not_before(
+def test_orphans_expire_after_thirty_days(
     store: StoreUnderTest, deployment: Deployment, administration: Administration
 ) -> None:
     if store.kind == "embedded":
@@ -138,7 +146,7 @@ async def test_the_service_identity_may_do_its_work_in_both_buckets(
     incoming: Bucket, vault: Bucket
 ) -> None:
     for bucket in (incoming, vault):
-        etag = bucket.put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
+        etag = bucket.put_now("k", b"v", **TEXT)  # type: ignore[arg-type]  # shared options
         upload_id = await bucket.create_upload("m", content_type="text/plain", metadata={}, tags={})
         part_etag = bucket.put_part("m", upload_id, 1, b"part", timeout_seconds=10)
         assert [part.etag for part in await bucket.list_parts("m", upload_id)] == [part_etag]
@@ -152,18 +160,22 @@ async def test_the_service_identity_may_do_its_work_in_both_buckets(
 
 
 @pytest.mark.anyio
-async def test_a_missing_object_is_missing_and_not_forbidden(incoming: Bucket) -> None:
+async def test_a_missing_object_is_reported_as_missing_not_as_forbidden(incoming: Bucket) -> None:
     with pytest.raises(ObjectMissing):
         await incoming.head("absent")
 
 
-def test_the_service_identity_may_touch_no_other_bucket(
+def test_the_service_identity_may_access_no_other_bucket(
     object_store: ObjectStore, administration: Administration, deployment: Deployment
 ) -> None:
     other = f"other-{deployment.incoming_bucket}"
     administration.make_bucket(other)
     with pytest.raises(StoreUnavailable, match="AccessDenied"):
-        object_store.bucket(other).put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
+        object_store.bucket(other).put_now(
+            "k",
+            b"v",
+            **TEXT,  # type: ignore[arg-type]  # shared options
+        )
     with pytest.raises(StoreUnavailable, match="AccessDenied"):
         object_store.bucket(other).open("k", etag=None)
 
@@ -173,16 +185,20 @@ async def test_the_signer_may_put_into_incoming_and_nothing_else(
     deployment: Deployment, incoming: Bucket, vault: Bucket
 ) -> None:
     for bucket in (incoming, vault):
-        bucket.put_now("k", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
+        bucket.put_now("k", b"v", **TEXT)  # type: ignore[arg-type]  # shared options
     with open_store(
         deployment.s3_endpoint,
         deployment.s3_signer_access_key,
         secret_key=deployment.s3_signer_secret_key,
     ) as store:
         as_signer = store.bucket(deployment.incoming_bucket)
-        as_signer.put_now("new", b"v", **TEXT)  # type: ignore[arg-type] # a dict for short
+        as_signer.put_now("new", b"v", **TEXT)  # type: ignore[arg-type]  # shared options
         with pytest.raises(StoreUnavailable, match="AccessDenied"):
-            store.bucket(deployment.vault_bucket).put_now("k", b"other", **TEXT)  # type: ignore[arg-type] # a dict for short
+            store.bucket(deployment.vault_bucket).put_now(
+                "k",
+                b"other",
+                **TEXT,  # type: ignore[arg-type]  # shared options
+            )
         with pytest.raises(StoreUnavailable, match="AccessDenied"):
             as_signer.open("k", etag=None)
         with pytest.raises(StoreUnavailable, match="AccessDenied"):
@@ -193,20 +209,20 @@ async def test_the_signer_may_put_into_incoming_and_nothing_else(
     assert (await incoming.head("k")).size == 1
 
 
-def test_a_webhook_that_the_store_does_not_know_is_named(fresh_deployment: Deployment) -> None:
+def test_a_webhook_that_is_unknown_to_the_store_is_named(fresh_deployment: Deployment) -> None:
     foreign = msgspec.structs.replace(fresh_deployment, webhook_id="NOBODY")
     with pytest.raises(BootstrapError, match="MINIO_NOTIFY_WEBHOOK_ENABLE_NOBODY"):
         bootstrap(foreign)
 
 
-def test_a_wrong_key_of_roots_fails_at_once_and_is_not_shown(fresh_deployment: Deployment) -> None:
+def test_a_wrong_root_key_fails_at_once_and_is_not_shown(fresh_deployment: Deployment) -> None:
     wrong = msgspec.structs.replace(fresh_deployment, s3_root_secret_key="not-the-secret-of-root")
     with pytest.raises(BootstrapError, match="ASSAY_S3_ROOT_ACCESS_KEY") as raised:
         bootstrap(wrong)
     assert wrong.s3_root_access_key not in str(raised.value)
 
 
-def test_root_is_no_service_identity(fresh_deployment: Deployment) -> None:
+def test_root_is_refused_as_the_service_identity(fresh_deployment: Deployment) -> None:
     with pytest.raises(BootstrapError, match="three different key ids"):
         bootstrap(
             msgspec.structs.replace(
@@ -241,7 +257,7 @@ def test_the_printed_instructions_name_everything_and_no_secret(
 
 
 @pytest.mark.skipif("minio" not in store_kinds(), reason="only MinIO has a region of its own")
-def test_a_region_in_the_stores_own_arns_is_no_difference(
+def test_a_region_in_the_stores_arns_is_not_a_difference(
     fresh_folder: Path, fresh_identities: Deployment
 ) -> None:
     webhook = Webhook(endpoint=f"http://127.0.0.1:{free_port()}/webhooks/minio", token="token")

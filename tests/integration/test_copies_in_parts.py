@@ -1,4 +1,7 @@
-"""The copy of an object above 5 GiB, which no single request may copy: here with smaller limits, over real stores."""
+"""Copies of objects above 5 GiB, which no single request may copy.
+
+The tests lower the limits and use real stores.
+"""
 
 import asyncio
 from datetime import timedelta
@@ -26,12 +29,12 @@ from tests.support.objects import key_of, put_as_root
 pytestmark = pytest.mark.anyio
 
 BODY = b"a copy in parts " * (SMALLEST_PART_BYTES // 8) + b"the rest"
-"""Three parts."""
+"""A body that is copied in three parts."""
 
 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """5 MiB, the least that a store takes."""
+    """Lower both limits to 5 MiB, the smallest part that a store accepts."""
     monkeypatch.setattr(copying, "LARGEST_PUT_BYTES", SMALLEST_PART_BYTES)
     monkeypatch.setattr(copying, "PART_BYTES", SMALLEST_PART_BYTES)
 
@@ -70,7 +73,7 @@ async def test_a_large_object_is_copied_in_parts_and_proved(resources: Resources
     await check_proved(resources, file)
 
 
-async def test_the_upload_is_named_before_its_first_part(resources: Resources) -> None:
+async def test_the_upload_id_is_recorded_before_the_first_part(resources: Resources) -> None:
     file = await send_large(resources)
     vault = FaultyBucket(resources.vault)
     named: list[str | None] = []
@@ -87,7 +90,7 @@ async def test_the_upload_is_named_before_its_first_part(resources: Resources) -
 
 @pytest.mark.parametrize("request_name", ["create_upload", "copy_part_from", "complete_upload"])
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_an_answer_that_is_lost_gives_the_copy_up(
+async def test_a_copy_is_given_up_if_an_answer_is_lost(
     resources: Resources, request_name: str, when: str
 ) -> None:
     file = await send_large(resources)
@@ -106,7 +109,7 @@ async def test_an_answer_that_is_lost_gives_the_copy_up(
 
 
 @pytest.mark.parametrize("request_name", ["copy_part_from", "complete_upload"])
-async def test_what_lands_after_the_abort_is_never_served(
+async def test_a_request_that_arrives_after_the_abort_is_refused(
     resources: Resources, request_name: str
 ) -> None:
     file = await send_large(resources)
@@ -121,23 +124,22 @@ async def test_what_lands_after_the_abort_is_never_served(
     await check_proved_by_the_next_claim(resources, file)
 
 
-async def test_an_object_that_changes_between_two_parts_is_looked_at_again(
+async def test_an_object_that_changes_between_two_parts_is_checked_again(
     resources: Resources, root_incoming: Bucket
 ) -> None:
     file = await send_large(resources)
     vault = FaultyBucket(resources.vault)
     vault.before["copy_part_from"] = lambda: put_as_root(root_incoming, key_of(file), BODY[::-1])
     assert await run(msgspec.structs.replace(resources, vault=vault), await claim(resources, file))
-    assert (
-        await reservations.list_reservations(resources.pool, file.id) == []
-    )  # aborted for certain: no row is needed any more
+    # The upload is known to be aborted, so its reservation is no longer needed.
+    assert await reservations.list_reservations(resources.pool, file.id) == []
     await run(resources, await claim_due(resources))
     assert (await find(resources, file)).hash == sha256(BODY[::-1])
     await let_settle(resources)
     await check_nothing_left(resources)
 
 
-async def test_an_object_that_goes_between_two_parts_leaves_nothing(resources: Resources) -> None:
+async def test_an_object_deleted_between_two_parts_leaves_nothing(resources: Resources) -> None:
     file = await send_large(resources)
     vault = FaultyBucket(resources.vault)
 
@@ -151,7 +153,7 @@ async def test_an_object_that_goes_between_two_parts_leaves_nothing(resources: R
     assert (await find(resources, file)).state == State.VERIFYING
 
 
-async def test_an_abort_that_fails_leaves_the_row_to_the_sweeper(resources: Resources) -> None:
+async def test_a_failed_abort_leaves_the_reservation_to_the_sweeper(resources: Resources) -> None:
     file = await send_large(resources)
     vault = FaultyBucket(resources.vault)
 
@@ -168,7 +170,7 @@ async def test_an_abort_that_fails_leaves_the_row_to_the_sweeper(resources: Reso
     await check_proved_by_the_next_claim(resources, file)
 
 
-async def test_a_copy_that_is_doomed_before_its_first_part_sends_none(resources: Resources) -> None:
+async def test_a_copy_doomed_before_its_first_part_sends_no_part(resources: Resources) -> None:
     file = await send_large(resources)
     vault = FaultyBucket(resources.vault)
 
@@ -184,7 +186,7 @@ async def test_a_copy_that_is_doomed_before_its_first_part_sends_none(resources:
     await check_proved_by_the_next_claim(resources, file)
 
 
-async def test_a_lease_that_is_lost_stops_the_parts_that_were_not_sent(
+async def test_a_lost_lease_stops_the_remaining_parts(
     resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copying, "PARTS_AT_ONCE", 1)

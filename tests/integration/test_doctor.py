@@ -1,4 +1,7 @@
-"""The doctor as a whole, and the servers, their clocks and the listener: what is well is said to be well, each fault is found."""
+"""The doctor as a whole, and its checks of the servers, their clocks and the listener.
+
+A sound deployment passes every check, and each fault is found.
+"""
 
 from urllib.parse import urlsplit
 
@@ -39,35 +42,34 @@ EXPECTED += [
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody takes events here."""
+    """Do not wait for events, because no webhook receives them here."""
     monkeypatch.setattr(events, "EVENT_SECONDS", 0.0)
 
 
-async def test_what_is_well_is_ok(resources: Resources) -> None:
+async def test_a_sound_deployment_passes_every_check(resources: Resources) -> None:
     found = await examine_all(resources)
     assert failures(found) == set()
     assert {name: found[name].status for name in EXPECTED} == dict.fromkeys(EXPECTED, "ok")
     assert not any(found[name].advice for name in EXPECTED)
 
 
-async def test_nothing_of_the_probes_stays(resources: Resources) -> None:
+async def test_the_probes_leave_nothing_behind(resources: Resources) -> None:
     before = await list_bucket(resources.incoming)
     await examine_all(resources)
-    (key,) = await resources.pool.fetchval(
-        "SELECT array_agg(incoming_key) FROM files"
-    )  # the event's, which the sweeper removes
+    # The object of the event check stays until the sweeper removes it.
+    (key,) = await resources.pool.fetchval("SELECT array_agg(incoming_key) FROM files")
     assert await list_bucket(resources.incoming) == before | {key}
     assert await list_bucket(resources.vault) == set()
 
 
-async def test_a_store_that_is_away_is_found(settings: Settings) -> None:
+async def test_an_unavailable_store_is_found(settings: Settings) -> None:
     async with changed(settings, s3_endpoint=Url(f"http://127.0.0.1:{free_port()}")) as resources:
         found = await examine_all(resources)
     assert failures(found) == {"endpoint"}
     assert not {"service identity", "signer", "upload URL", "event"}.intersection(found)
 
 
-async def test_a_database_that_is_away_is_found_once(settings: Settings) -> None:
+async def test_an_unavailable_database_is_found_once(settings: Settings) -> None:
     away = Secret(f"postgresql://assay:hidden@127.0.0.1:{free_port()}/assay")
     async with changed(settings, database_url=away) as resources:
         found = await examine_all(resources)
@@ -75,14 +77,14 @@ async def test_a_database_that_is_away_is_found_once(settings: Settings) -> None
     assert not any("hidden" in finding.what for finding in found.values())
 
 
-async def test_another_schema_is_found(resources: Resources) -> None:
+async def test_another_schema_version_is_found(resources: Resources) -> None:
     await resources.pool.execute("UPDATE alembic_version SET version_num = '0000'")
     (finding,) = await check_database(resources)
     assert (finding.status, finding.advice) == ("failed", "run `assay migrate`")
 
 
 async def shift_clock(database_url: str, interval: str) -> None:
-    """For whoever connects from now on, `now()` is another time in this database."""
+    """Shift `now()` by the interval for all later connections to this database."""
     name = urlsplit(database_url).path[1:]
     function = f"SELECT pg_catalog.now() + interval '{interval}'"
     await execute(
@@ -106,7 +108,7 @@ async def test_a_database_whose_clock_is_wrong_is_found(
 
 
 @pytest.mark.parametrize("interval", ["-20 minutes", "20 minutes"])
-async def test_what_a_wrong_clock_makes_the_store_refuse_proves_nothing(
+async def test_a_refusal_that_is_caused_by_a_wrong_clock_proves_nothing(
     settings: Settings, interval: str
 ) -> None:
     await shift_clock(settings.database_url, interval)
@@ -118,10 +120,10 @@ async def test_what_a_wrong_clock_makes_the_store_refuse_proves_nothing(
     )
 
 
-async def test_a_listener_that_hears_nothing_is_found(
+async def test_a_listener_that_receives_nothing_is_found(
     settings: Settings, admin_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In another database of the same server."""
+    """Listen in another database of the same server."""
     monkeypatch.setattr("service.operations.doctor.database.LISTEN_SECONDS", 0.5)
     async with changed(settings, database_listen_url=Secret(admin_url)) as resources:
         (finding,) = await check_listen(resources)

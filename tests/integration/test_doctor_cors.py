@@ -1,4 +1,7 @@
-"""The doctor over pages: each origin is asked for by name, as a browser asks, and what is not allowed is found."""
+"""The doctor's CORS checks: each origin is tested with the preflight request that a browser sends.
+
+An origin that the store does not allow is found.
+"""
 
 import http.client
 import threading
@@ -41,7 +44,7 @@ needs_minio = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def strict_store() -> Iterator[StoreUnderTest]:
-    """Genuine MinIO that allows two origins."""
+    """Start a genuine MinIO that allows two origins."""
     webhook = Webhook(endpoint=f"http://127.0.0.1:{free_port()}/webhooks/minio", token="token")
     with (
         reachable_folder() as folder,
@@ -68,7 +71,7 @@ def strict(strict_store: StoreUnderTest, database_url: str) -> Settings:
 async def look(
     settings: Settings, *origins: Origin, public_url: str | None = None, endpoint: str | None = None
 ) -> dict[str, str]:
-    """The statuses, by the names of what was looked at."""
+    """Return the statuses of the CORS checks by name, and assert that no probe is left."""
     other = {
         "cors_origins": origins,
         "public_url": public_url and BaseUrl(public_url),
@@ -81,20 +84,20 @@ async def look(
 
 
 @needs_minio
-async def test_each_page_is_asked_for_by_its_name(strict: Settings) -> None:
+async def test_each_origin_is_tested_by_name(strict: Settings) -> None:
     found = await look(strict, NAMED, OTHER, public_url=f"{OWN}/assay")
     assert found == {f"CORS: {NAMED}": "ok", f"CORS: {OTHER}": "failed", f"CORS: {OWN}": "ok"}
 
 
 @needs_minio
-async def test_our_own_page_that_may_not_upload_is_a_warning(strict: Settings) -> None:
+async def test_assays_own_page_that_may_not_upload_is_a_warning(strict: Settings) -> None:
     assert await look(strict, public_url="https://elsewhere.example.com") == {
         "CORS: https://elsewhere.example.com": "warning"
     }
 
 
 @needs_minio
-async def test_the_whole_doctor_says_which_variable_to_set(
+async def test_the_doctor_names_the_variable_to_set(
     strict: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.operations.doctor.events.EVENT_SECONDS", 0.0)
@@ -105,7 +108,7 @@ async def test_the_whole_doctor_says_which_variable_to_set(
 
 
 @needs_minio
-async def test_it_is_the_clients_endpoint_that_is_asked(
+async def test_the_endpoint_that_clients_use_is_tested(
     strict: Settings, strict_store: StoreUnderTest
 ) -> None:
     with faulty_proxy(strict_store.address) as proxy:
@@ -114,32 +117,35 @@ async def test_it_is_the_clients_endpoint_that_is_asked(
     assert found == {f"CORS: {NAMED}": "ok", f"CORS: {OTHER}": "failed"}
     assert asked.count(b"OPTIONS /") == 2
     assert (
-        b"Access-Control-Request-Method: PUT\r\nAccess-Control-Request-Headers: content-type,if-none-match\r\n"
-        in asked
-    )
+        b"Access-Control-Request-Method: PUT\r\n"
+        b"Access-Control-Request-Headers: content-type,if-none-match\r\n"
+    ) in asked
 
 
-async def test_a_store_that_allows_every_page_is_well(settings: Settings) -> None:
+async def test_a_store_that_allows_every_origin_passes(settings: Settings) -> None:
     assert await look(settings, NAMED, public_url=OWN) == {
         f"CORS: {NAMED}": "ok",
         f"CORS: {OWN}": "ok",
     }
 
 
-async def test_where_no_page_is_known_nothing_is_asked_and_that_is_said(
+async def test_the_check_is_skipped_if_no_origin_is_known(
     resources: Resources,
 ) -> None:
     (finding,) = await check_cors(resources)
     assert (finding.name, finding.status, finding.advice) == ("CORS", "skipped", "")
 
 
-async def test_a_page_at_the_stores_own_origin_needs_no_leave(settings: Settings) -> None:
-    """As behind nginx.conf; nobody is asked, for nothing listens there."""
+async def test_a_page_at_the_stores_own_origin_needs_no_permission(settings: Settings) -> None:
+    """Serve the page and the store at one origin, as nginx.conf does.
+
+    Nothing listens at that address, so any request would fail.
+    """
     origin = f"http://127.0.0.1:{free_port()}"
     assert await look(settings, public_url=origin, endpoint=origin) == {f"CORS: {origin}": "ok"}
 
 
-async def test_an_endpoint_that_does_not_answer_here_is_only_a_warning(settings: Settings) -> None:
+async def test_an_endpoint_that_does_not_answer_is_only_a_warning(settings: Settings) -> None:
     assert await look(settings, NAMED, endpoint=f"http://127.0.0.1:{free_port()}") == {
         f"CORS: {NAMED}": "warning"
     }
@@ -152,7 +158,11 @@ async def test_an_endpoint_that_does_not_answer_here_is_only_a_warning(settings:
 def proxy_with(
     store: StoreUnderTest, asked: Mapping[str, str], sent: Mapping[str, str], *, status: int = 204
 ) -> Iterator[str]:
-    """It answers OPTIONS itself with `status` and the headers `asked`, passes PUT on, and answers that with `sent` in the store's place."""
+    """Run a proxy that answers OPTIONS itself and passes PUT on, and yield its URL.
+
+    It answers OPTIONS with `status` and the headers in `asked`. Its answer to PUT has the store's
+    status, but the headers in `sent`.
+    """
 
     class Passing(BaseHTTPRequestHandler):
         def do_OPTIONS(self) -> None:
@@ -205,7 +215,7 @@ TO_PAGE = {"Access-Control-Allow-Origin": NAMED}
         (LEAVE, TO_PAGE, 301, "failed"),
     ],
 )
-async def test_leave_and_the_answer_are_looked_at(
+async def test_the_answers_to_the_preflight_and_to_the_put_are_checked(
     settings: Settings,
     store: StoreUnderTest,
     asked: Mapping[str, str],
@@ -217,7 +227,7 @@ async def test_leave_and_the_answer_are_looked_at(
         assert await look(settings, NAMED, endpoint=endpoint) == {f"CORS: {NAMED}": found}
 
 
-# What an answer says
+# Reading an answer's headers
 
 
 @pytest.mark.parametrize(
@@ -233,21 +243,22 @@ async def test_leave_and_the_answer_are_looked_at(
             "",
         ),
         ({"access-control-allow-origin": OTHER}, "which does not allow this origin"),
+        # The store and a proxy have both set the header.
         (
             {"access-control-allow-origin": f"{NAMED}, {NAMED}"},
             "which does not allow this origin",
-        ),  # by the store and by a proxy
+        ),
         ({"access-control-allow-methods": "GET, POST"}, "which does not allow PUT"),
         ({"access-control-allow-headers": "content-type"}, "which does not allow if-none-match"),
         ({"access-control-allow-headers": ""}, "which does not allow content-type, if-none-match"),
     ],
 )
-def test_what_leave_lacks_is_named(changes: dict[str, str], refusal: str) -> None:
+def test_the_missing_permission_is_named(changes: dict[str, str], refusal: str) -> None:
     leave = {name.lower(): value for name, value in LEAVE.items()}
     assert find_refusal(Answer(200, leave | changes), NAMED) == refusal
 
 
-def test_a_name_that_only_begins_alike_gives_no_leave() -> None:
+def test_a_header_name_with_the_same_prefix_gives_no_permission() -> None:
     assert not allows(
         Answer(200, {"access-control-allow-headers": "content-type-options"}),
         "access-control-allow-headers",
@@ -264,5 +275,5 @@ def test_a_name_that_only_begins_alike_gives_no_leave() -> None:
         ("http://[::1]:80", "http://[::1]"),
     ],
 )
-def test_an_origin_is_what_a_browser_sends(url: str, origin: str) -> None:
+def test_an_origin_is_written_as_a_browser_sends_it(url: str, origin: str) -> None:
     assert read_origin(url) == origin

@@ -1,4 +1,4 @@
-"""The doctor over events: their rule, a probe's way, and uploads that nobody announced."""
+"""The doctor's checks of events: the rule, the delivery to the webhook, and missing events."""
 
 from collections.abc import Iterator
 from uuid import UUID
@@ -44,7 +44,7 @@ async def test_a_missing_event_rule_is_found(
     assert statuses(await events.check_event_rule(resources)) == {"event rule": "failed"}
 
 
-async def test_of_rules_that_may_not_be_read_nothing_is_said(
+async def test_rules_that_may_not_be_read_give_no_finding(
     resources: Resources, deployment: Deployment, administration: Administration
 ) -> None:
     buckets = [deployment.incoming_bucket, deployment.vault_bucket]
@@ -57,10 +57,10 @@ async def test_of_rules_that_may_not_be_read_nothing_is_said(
     assert await events.wait_for(took_effect, seconds=20)
 
 
-async def test_an_event_that_does_not_come_is_found(
+async def test_an_event_that_does_not_arrive_is_found(
     resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody listens at the webhook's address."""
+    """Configure a webhook address at which nothing listens."""
     monkeypatch.setattr(events, "EVENT_SECONDS", 0.5)
     (finding,) = await events.check_events(resources)
     assert (finding.name, finding.status) == ("event", "failed")
@@ -79,7 +79,7 @@ async def test_a_probe_whose_answer_is_lost_leaves_no_file(
     assert await resources.pool.fetchval("SELECT array_agg(state) FROM files") == ["deleted"]
 
 
-async def test_only_a_refusal_stands_for_an_event_that_cannot_be_suppressed(
+async def test_only_a_refusal_shows_that_events_cannot_be_suppressed(
     resources: Resources,
 ) -> None:
     for status, found in ((400, "ok"), (503, "failed"), (302, "failed")):
@@ -92,8 +92,8 @@ async def make_final(resources: Resources, file_id: UUID, *, arrivals: int) -> N
     await resources.pool.execute(
         """
         UPDATE files SET state = 'rejected', changed_by = 'worker',
-                         rejection_reason = 'size-mismatch', rejection_detail = '', due_at = NULL, final_at = now(),
-                         arrivals = $2
+                         rejection_reason = 'size-mismatch', rejection_detail = '',
+                         due_at = NULL, final_at = now(), arrivals = $2
         WHERE id = $1
         """,
         file_id,
@@ -101,7 +101,7 @@ async def make_final(resources: Resources, file_id: UUID, *, arrivals: int) -> N
     )
 
 
-async def test_uploads_that_no_event_announced_are_counted(resources: Resources) -> None:
+async def test_uploads_without_an_event_are_counted(resources: Resources) -> None:
     (nothing,) = await events.check_announcements(resources)
     assert nothing.status == "ok"
     assert "of 0 uploads" in nothing.what
@@ -115,7 +115,8 @@ async def test_uploads_that_no_event_announced_are_counted(resources: Resources)
         await make_final(resources, second.file_id, arrivals=0)
         (unannounced,) = await events.check_announcements(resources)
     assert announced.status == "ok"
-    # `complete` raises the same number: an event that is missing there is not to be seen, and nothing else is said.
+    # `complete` increments the same counter. A missing event cannot be detected for a completed
+    # upload, and the finding says so.
     assert "of 1 uploads" in announced.what
     assert "by an event or by `complete`" in announced.what
     assert unannounced.status == "warning"

@@ -1,4 +1,4 @@
-"""The doctor over both identities: too few rights, too many, wrong keys."""
+"""The doctor's checks of both identities: too few rights, too many rights, and wrong keys."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -35,7 +35,7 @@ NEEDED = [*SERVICE_ACTIONS, "s3:ListBucket"]
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody takes events here."""
+    """Do not wait for events, because no webhook receives them here."""
     monkeypatch.setattr(events, "EVENT_SECONDS", 0.0)
 
 
@@ -50,7 +50,7 @@ def administration(deployment: Deployment) -> Iterator[Administration]:
 
 
 def narrowed(deployment: Deployment, missing: str) -> Policy:
-    """The service identity's policy without one action."""
+    """Return the policy of the service identity without the action `missing`."""
     buckets = [deployment.incoming_bucket, deployment.vault_bucket]
     actions = tuple(action for action in SERVICE_ACTIONS if action != missing)
     policy = allow(actions, [f"{bucket}/*" for bucket in buckets])
@@ -61,7 +61,7 @@ def narrowed(deployment: Deployment, missing: str) -> Policy:
 
 
 def read_store(administration: Administration, deployment: Deployment) -> Any:
-    """What an attempt that is allowed might change: the buckets, their policies and rules."""
+    """Return what a permitted attempt might change: the buckets, their policies and event rules."""
     root, buckets = root_sdk(deployment), (deployment.incoming_bucket, deployment.vault_bucket)
     names = {bucket.name for bucket in root.list_buckets()}
     return (
@@ -79,7 +79,10 @@ def policy_of(root: Minio, bucket: str) -> str:
 
 
 async def wait_until_not_ok(check: Any, resources: Resources) -> None:
-    """A change of rights may take a moment."""
+    """Wait until the check finds a fault.
+
+    A change of rights does not always take effect at once.
+    """
 
     async def took_effect() -> bool:
         (finding,) = await check(resources)
@@ -91,7 +94,7 @@ async def wait_until_not_ok(check: Any, resources: Resources) -> None:
 @pytest.mark.parametrize(
     "changes", [{"s3_secret_key": Secret("another-secret-entirely")}, {"s3_access_key": RANDOM}]
 )
-async def test_a_wrong_key_is_the_service_identitys_fault_and_not_the_endpoints(
+async def test_a_wrong_key_fails_the_identity_and_not_the_endpoint(
     settings: Settings, changes: Any
 ) -> None:
     async with changed(settings, **changes) as resources:
@@ -102,7 +105,7 @@ async def test_a_wrong_key_is_the_service_identitys_fault_and_not_the_endpoints(
     assert not any(
         secret in finding.what for finding in found.values() for secret in settings.secrets()
     )
-    # What rests on the identity is not tried: it would only repeat it.
+    # Checks that depend on the identity are skipped, because they would only repeat its failure.
     assert not any(name.startswith(("URL", "event", "signer", "public")) for name in found)
 
 
@@ -122,7 +125,7 @@ async def test_a_service_identity_with_too_few_rights_is_found(
         )
 
 
-async def test_the_service_identity_does_what_is_said_of_it(resources: Resources) -> None:
+async def test_every_operation_of_the_service_identity_is_tried(resources: Resources) -> None:
     for call in ("copy_from", "complete_upload", "list_parts", "abort_upload"):
         vault = FaultyBucket(resources.vault)
         vault.before[call] = fail
@@ -151,7 +154,7 @@ async def test_a_service_identity_with_too_many_rights_is_found(
     assert read_store(administration, deployment) == before
 
 
-async def test_roots_keys_in_the_service_identitys_place_are_found(
+async def test_root_keys_used_as_the_service_identity_are_found(
     settings: Settings, deployment: Deployment, administration: Administration
 ) -> None:
     root = {
@@ -189,7 +192,7 @@ async def test_a_signer_that_reaches_beyond_both_buckets_is_found(
     assert finding.what == "it may also write to the vault, write to other buckets"
 
 
-async def test_a_signer_that_may_not_sign_is_found(
+async def test_a_signer_that_may_not_write_to_incoming_is_found(
     resources: Resources, deployment: Deployment, administration: Administration
 ) -> None:
     administration.put_policy(
@@ -200,7 +203,7 @@ async def test_a_signer_that_may_not_sign_is_found(
     assert "it may not put to incoming" in finding.what
 
 
-async def test_key_ids_that_somebody_may_know_are_found(settings: Settings) -> None:
+async def test_key_ids_that_are_easy_to_guess_or_visible_are_found(settings: Settings) -> None:
     async with changed(settings, s3_access_key=Secret("assay-service-production")) as resources:
         (guessed,) = await check_key_ids(resources)
     async with changed(settings, s3_access_key=RANDOM, s3_signer_access_key=RANDOM) as resources:

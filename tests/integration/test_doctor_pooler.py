@@ -1,4 +1,4 @@
-"""The doctor behind PgBouncer in transaction mode, where there is one on this machine."""
+"""The doctor behind PgBouncer in transaction mode, if PgBouncer is installed on this machine."""
 
 import os
 import secrets
@@ -19,19 +19,26 @@ from tests.support.examining import changed, examine_all, failures
 from tests.support.servers import free_port, wait_until
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-pytestmark = [pytest.mark.anyio, pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer here")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed"),
+]
 
 
 @contextmanager
 def start_pooler(database_url: str, folder: Path) -> Iterator[str]:
-    """Its URL. It keeps two connections, and does not run as root."""
+    """Run PgBouncer with two server connections, and yield its URL.
+
+    PgBouncer refuses to run as root. If the tests run as root, it runs as the user `nobody`.
+    """
     server, port = urlsplit(database_url), free_port()
     home = folder / f"pgbouncer-{secrets.token_hex(4)}"
     home.mkdir(mode=0o755)
     (home / "users").write_text(f'"{server.username}" "{server.password}"\n')
     (home / "ini").write_text(
         f"[databases]\n* = host={server.hostname} port={server.port}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {home}/users\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        f"auth_type = trust\nauth_file = {home}/users\n"
         "pool_mode = transaction\ndefault_pool_size = 2\n"
     )
     process = subprocess.Popen(
@@ -70,7 +77,7 @@ async def test_a_listener_behind_the_pooler_is_found(settings: Settings, pooled:
     assert "ASSAY_DATABASE_LISTEN_URL" in finding.advice
 
 
-async def test_with_a_listener_past_the_pooler_all_is_well(
+async def test_a_listener_that_bypasses_the_pooler_passes(
     settings: Settings, pooled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "EVENT_SECONDS", 0.0)

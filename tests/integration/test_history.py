@@ -1,4 +1,4 @@
-"""What the statements write down of each transition, and what readers are shown of it."""
+"""The history of a file: what statements record of each transition, and what readers see."""
 
 from datetime import timedelta
 from typing import Any
@@ -40,13 +40,13 @@ async def read(pool: asyncpg.Pool, after: Position = START, *owners: str) -> lis
     return (await history.read_all(pool, after, list(owners or ("ann",)), limit=100)).transitions
 
 
-async def test_a_files_way_is_told_with_who_and_why(pool: asyncpg.Pool) -> None:
+async def test_each_transition_is_recorded_with_its_author_and_reason(pool: asyncpg.Pool) -> None:
     held = await claim_row(pool, await declare_row(pool))
     await commit_row(pool, held)
     await files.delete_file(pool, held.id, owner="ann")
     assert await tell(pool, held) == [
         ("pending", None, "client", "declared"),
-        ("verifying", "pending", "store", "the store announced the upload"),
+        ("verifying", "pending", "store", "the store reported the upload"),
         ("ready", "verifying", "worker", DONE),
         ("deleted", "ready", "client", "the client deleted it"),
     ]
@@ -59,7 +59,8 @@ async def test_a_verdict_says_what_was_compared(
     declared = await declare_row(pool, make_declaration(sha256=digest))
     held = await claim_row(pool, declared)
     file = await commit_row(pool, held)
-    if digest == OTHER:  # one mismatch is no verdict, and no transition
+    # A first mismatch is neither a verdict nor a transition.
+    if digest == OTHER:
         assert len(await tell(pool, held)) == 2
         file = await commit_row(pool, await claim_row(pool, declared))
     assert file is not None
@@ -67,7 +68,7 @@ async def test_a_verdict_says_what_was_compared(
     assert (await tell(pool, held))[-1] == (str(file.state), "verifying", "worker", expected)
 
 
-async def test_a_transition_that_is_none_is_not_told(pool: asyncpg.Pool) -> None:
+async def test_a_statement_that_changes_no_state_is_not_recorded(pool: asyncpg.Pool) -> None:
     held = await claim_row(pool, await declare_row(pool))
     before = await tell(pool, held)
     await files.record_event(pool, held.incoming_key)
@@ -79,17 +80,17 @@ async def test_a_transition_that_is_none_is_not_told(pool: asyncpg.Pool) -> None
     assert await tell(pool, held) == before
 
 
-async def test_a_way_back_and_a_second_announcement_are_told(pool: asyncpg.Pool) -> None:
+async def test_a_return_to_pending_and_a_second_arrival_are_recorded(pool: asyncpg.Pool) -> None:
     held = await claim_row(pool, await declare_row(pool))
     assert await claims.return_to_pending(pool, held, LEASE) == State.PENDING
     await files.record_arrival(pool, held.id, None, why="the client completed the upload")
     assert (await tell(pool, held))[2:] == [
-        ("pending", "verifying", "worker", "nothing lies at its key"),
+        ("pending", "verifying", "worker", "the store has no object for the file"),
         ("verifying", "pending", "client", "the client completed the upload"),
     ]
 
 
-async def test_an_expiry_and_a_rejection_are_told(pool: asyncpg.Pool) -> None:
+async def test_an_expiry_and_a_rejection_are_recorded(pool: asyncpg.Pool) -> None:
     rejected = await claim_row(pool, await declare_row(pool))
     await verdicts.reject_file(
         pool, rejected, Rejection(RejectionReason.SIZE_MISMATCH, "declared 3 bytes, received 4")
@@ -108,31 +109,31 @@ async def test_an_expiry_and_a_rejection_are_told(pool: asyncpg.Pool) -> None:
     [held] = await claims.claim_files(pool, 1, lease=LEASE)
     await verdicts.expire_file(pool, held)
     assert (await tell(pool, held))[1:] == [
-        ("expired", "pending", "worker", "the upload never came")
+        ("expired", "pending", "worker", "no upload arrived in time")
     ]
 
 
-async def test_a_streamed_upload_is_born_ready(pool: asyncpg.Pool) -> None:
+async def test_the_history_of_a_streamed_upload_begins_with_ready(pool: asyncpg.Pool) -> None:
     copy = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
     file = await reservations.commit_streamed_upload(
         pool, copy, make_declaration(), sha256=DIGEST, etag="e"
     )
     assert file is not None
     assert await tell(pool, file) == [
-        ("ready", None, "client", "streamed through the API, hashed on its way")
+        ("ready", None, "client", "streamed through the API and hashed on the way")
     ]
     [event] = await read(pool)
     assert (event.hash, event.filename, event.file_id) == (DIGEST, "photo.jpg", file.id)
 
 
-async def test_a_transition_that_is_rolled_back_is_not_told(pool: asyncpg.Pool) -> None:
+async def test_a_transition_that_is_rolled_back_is_not_recorded(pool: asyncpg.Pool) -> None:
     file = await declare_row(pool)
     async with held_open(pool) as holder:
         await files.record_event(holder, key_of(file))
     assert await tell(pool, file) == [("pending", None, "client", "declared")]
 
 
-async def test_the_digest_is_not_told_before_it_was_proved(pool: asyncpg.Pool) -> None:
+async def test_the_digest_is_not_shown_before_it_is_proved(pool: asyncpg.Pool) -> None:
     await commit_row(pool, await claim_row(pool, await declare_row(pool)))
     assert [(one.state, one.hash) for one in await read(pool)] == [
         (State.PENDING, None),
@@ -144,11 +145,12 @@ async def test_the_digest_is_not_told_before_it_was_proved(pool: asyncpg.Pool) -
 # The order that readers see
 
 
-async def test_a_lower_id_that_is_committed_later_is_waited_for(pool: asyncpg.Pool) -> None:
+async def test_readers_wait_for_a_lower_transaction_id_that_commits_later(
+    pool: asyncpg.Pool,
+) -> None:
     async with held_open(pool) as holder:
-        await holder.fetchval(
-            "SELECT pg_current_xact_id()"
-        )  # given out now, whatever this one will write
+        # This assigns the transaction's id before the transaction writes anything.
+        await holder.fetchval("SELECT pg_current_xact_id()")
         now = await history.find_snapshot_position(pool)
         later = await declare_row(pool, make_declaration("later"))
         found = await history.read_all(pool, now, ["ann"], limit=9)
@@ -169,9 +171,8 @@ async def test_transitions_keep_their_order_if_transaction_ids_are_reversed(
     await pool.execute("UPDATE files SET due_at = now()")
     [held] = await claims.claim_files(pool, 1, lease=LEASE)
     async with held_open(pool) as holder:
-        await holder.execute(
-            "SELECT FROM reservations FOR UPDATE"
-        )  # as a commit does first: its transaction has its id now
+        # A commit locks its reservation first. The lock assigns the transaction's id.
+        await holder.execute("SELECT FROM reservations FOR UPDATE")
         await files.record_event(pool, key_of(file))
         assert (
             await verdicts.commit_verification(holder, held, size=3, sha256=DIGEST, etag="e")
@@ -181,7 +182,7 @@ async def test_transitions_keep_their_order_if_transaction_ids_are_reversed(
     assert [one.state for one in await read(pool)] == [State.PENDING, State.VERIFYING, State.READY]
 
 
-async def test_a_page_goes_on_where_the_one_before_ended(pool: asyncpg.Pool) -> None:
+async def test_a_page_begins_where_the_previous_page_ended(pool: asyncpg.Pool) -> None:
     for number in range(5):
         await declare_row(pool, make_declaration(str(number)))
         await declare_row(pool, make_declaration("another's", owner="bob"))
@@ -194,10 +195,10 @@ async def test_a_page_goes_on_where_the_one_before_ended(pool: asyncpg.Pool) -> 
     assert await read(pool, at) == []
 
 
-# What is forgotten
+# Removal of old history
 
 
-async def test_a_files_history_goes_with_its_row_and_the_horizon_tells(pool: asyncpg.Pool) -> None:
+async def test_removing_a_row_removes_its_history_and_moves_the_horizon(pool: asyncpg.Pool) -> None:
     kept = await declare_row(pool)
     [first] = await read(pool)
     file = await declare_row(pool)
@@ -216,10 +217,13 @@ async def test_a_files_history_goes_with_its_row_and_the_horizon_tells(pool: asy
     ] == [False, False, True]
 
 
-async def test_nothing_is_forgotten_before_every_reader_could_have_read_it(
+async def test_nothing_is_removed_before_every_reader_could_have_read_it(
     pool: asyncpg.Pool,
 ) -> None:
-    """Else the horizon is ahead of now: whoever begins now is sent from reset to reset."""
+    """Keep the horizon behind the current position.
+
+    Otherwise a reader that begins now would be reset again and again.
+    """
     async with held_open(pool) as holder:
         await holder.fetchval("SELECT pg_current_xact_id()")
         file = await declare_row(pool)
@@ -236,13 +240,13 @@ async def test_nothing_is_forgotten_before_every_reader_could_have_read_it(
     assert await history.is_kept(pool, await history.find_snapshot_position(pool))
 
 
-async def test_an_id_that_was_never_given_out_is_not_kept(pool: asyncpg.Pool) -> None:
+async def test_a_transaction_id_that_was_never_assigned_is_not_kept(pool: asyncpg.Pool) -> None:
     now = await history.find_snapshot_position(pool)
     assert await history.is_kept(pool, now)
     assert not await history.is_kept(pool, Position(now.xid + 10_000_000, 1))
 
 
-async def test_a_history_from_another_server_is_mended(pool: asyncpg.Pool) -> None:
+async def test_a_history_from_another_server_is_rebased(pool: asyncpg.Pool) -> None:
     file = await declare_row(pool)
     for statement in (
         "UPDATE file_history SET xid = '9000000000000'",
@@ -250,9 +254,8 @@ async def test_a_history_from_another_server_is_mended(pool: asyncpg.Pool) -> No
         "UPDATE history_horizon SET xid = '9000000000000'",
     ):
         await pool.execute(statement)
-    assert not (
-        await history.read_all(pool, START, ["ann"], limit=9)
-    ).held_back  # nobody waits for years
+    # Readers do not wait until this server reaches such ids, which could take years.
+    assert not (await history.read_all(pool, START, ["ann"], limit=9)).held_back
     async with pool.acquire() as connection:
         await history.rebase_history(connection)
     await files.record_event(pool, key_of(file))
@@ -287,7 +290,7 @@ PLANS: dict[str, tuple[str, str, str, str]] = {
 
 
 @pytest.mark.parametrize("what", PLANS)
-async def test_each_read_has_its_index_also_in_a_generic_plan(
+async def test_each_read_uses_its_index_even_in_a_generic_plan(
     pool: asyncpg.Pool, what: str
 ) -> None:
     statement, types, values, index = PLANS[what]
@@ -305,11 +308,12 @@ async def test_each_read_has_its_index_also_in_a_generic_plan(
 async def fill(connection: Any) -> None:
     await connection.execute(
         """
-        INSERT INTO files (id, owner, filename, size, metadata, state, hash, minio_object_name, vault_etag, upload_date, expires_at,
-                           grace_until, final_at, changed_by)
-        SELECT gen_random_uuid(), 'owner' || n % 20, 'name' || n, 1, '{}', 'ready', sha256(n::text::bytea), gen_random_uuid(), 'e',
-               now(), now(), now(), now(), 'client' FROM generate_series(1, 20000) AS n
+        INSERT INTO files (id, owner, filename, size, metadata, state, hash, minio_object_name,
+                           vault_etag, upload_date, expires_at, grace_until, final_at, changed_by)
+        SELECT gen_random_uuid(), 'owner' || n % 20, 'name' || n, 1, '{}', 'ready',
+               sha256(n::text::bytea), gen_random_uuid(), 'e', now(), now(), now(), now(), 'client'
+        FROM generate_series(1, 20000) AS n
         """,
-        timeout=60,  # a trigger runs for each of many rows
+        timeout=60,  # A trigger runs for each row.
     )
     await connection.execute("ANALYZE files, file_history")

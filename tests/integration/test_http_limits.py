@@ -1,4 +1,7 @@
-"""The HTTP server's limits and timers, over real sockets, with an application that only echoes and limits of a fraction of a second."""
+"""The limits and timers of the HTTP server, over real sockets.
+
+The application only echoes requests, and the limits are fractions of a second.
+"""
 
 import asyncio
 import contextlib
@@ -38,9 +41,10 @@ END_SECONDS = 20
 
 @dataclass
 class Echo:
-    """Answers with what it got.
+    """An application that answers with what it received.
 
-    `/early` is answered before the body is read, `/held` when the test allows it, `/large` with 8 MiB, `/streamed` with as many in pieces.
+    `/early` is answered before the body is read, and `/held` when the test allows it. `/large` is
+    answered with 8 MiB in one message, and `/streamed` with 8 MiB in several messages.
     """
 
     allowed: threading.Event = field(default_factory=threading.Event)
@@ -108,7 +112,7 @@ async def read_all(receive: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Running:
-    """A server with limits of its own."""
+    """A running server and its application."""
 
     url: str
     echo: Echo
@@ -119,7 +123,7 @@ class Running:
         return len(self.server.server_state.connections)
 
     def connect(self) -> Wire:
-        """A connection that the server has accepted."""
+        """Open a connection, and return when the server has accepted it."""
         before = self.connections
         wire = Wire(self.url)
         wait_until(lambda: self.connections != before)
@@ -128,7 +132,7 @@ class Running:
 
 @contextlib.contextmanager
 def serving(**changes: Any) -> Iterator[Running]:
-    """Stopped at the end, with nothing left open."""
+    """Run a server with these limits. At the end, stop it and assert that no connection is left."""
     limits = dataclasses.replace(LIMITS, **changes)
     echo, listener = Echo(), bound("127.0.0.1", 0)
     server = Server(make_config(echo, limits, stop_seconds=5), None)
@@ -147,7 +151,7 @@ def serving(**changes: Any) -> Iterator[Running]:
 
 
 def check_refused(wire: Wire, status: int, kind: str, method: str = "GET") -> None:
-    """The next answer is that problem, and the connection ends behind it."""
+    """Assert that the next answer is this problem, and that the connection ends after it."""
     answer = wire.read_answer(method)
     assert answer.status == status, answer
     assert answer.announces_close
@@ -158,7 +162,7 @@ def check_refused(wire: Wire, status: int, kind: str, method: str = "GET") -> No
     wire.check_closed()
 
 
-# Time for a head
+# Deadlines of a head
 
 
 def test_a_silent_connection_gets_408_and_ends() -> None:
@@ -166,7 +170,7 @@ def test_a_silent_connection_gets_408_and_ends() -> None:
         check_refused(wire, 408, "head-timeout")
 
 
-def test_a_head_has_one_deadline_however_often_a_byte_comes() -> None:
+def test_a_head_has_one_deadline_even_if_bytes_keep_arriving() -> None:
     with serving(head_seconds=SHORT) as running, running.connect() as wire:
         sent = 0
         while not select.select([wire.socket], [], [], 0.02)[0]:
@@ -175,7 +179,7 @@ def test_a_head_has_one_deadline_however_often_a_byte_comes() -> None:
         check_refused(wire, 408, "head-timeout")
 
 
-def test_a_later_head_has_its_deadline_from_its_first_byte() -> None:
+def test_the_deadline_of_a_later_head_starts_with_its_first_byte() -> None:
     with serving(head_seconds=SHORT) as running, running.connect() as wire:
         wire.send(GET)
         assert wire.read_answer().status == 200
@@ -192,21 +196,25 @@ def test_an_idle_connection_is_closed_without_an_answer() -> None:
         wire.check_closed()
 
 
-def test_a_request_under_way_has_no_deadline_of_the_servers() -> None:
+def test_the_server_sets_no_deadline_for_a_request_under_way() -> None:
     with (
         serving(head_seconds=SHORT, keep_alive_seconds=SHORT, drain_seconds=SHORT) as running,
         running.connect() as wire,
     ):
         wire.send(b"POST /held HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n", b"he")
-        with running.connect() as other:  # this one's deadline comes later than the first's would
+        # The deadline of this connection is later than the first connection's would be.
+        with running.connect() as other:
             check_refused(other, 408, "head-timeout")
         wire.send(b"llo")
         running.echo.allowed.set()
         assert json.loads(wire.read_answer().body)["length"] == 5
 
 
-def test_empty_lines_before_a_request_are_skipped_and_are_no_head() -> None:
-    """RFC 9112, section 2.2. A client that adds one to its body is idle, not slow."""
+def test_empty_lines_before_a_request_are_skipped_and_begin_no_head() -> None:
+    """Skip empty lines before a request, as RFC 9112, section 2.2 recommends.
+
+    A client that sends one after its body is idle, not slow.
+    """
     with serving(head_seconds=SHORT) as running, running.connect() as wire:
         wire.send(GET + b"\r\n")
         assert wire.read_answer().status == 200
@@ -218,14 +226,13 @@ def test_empty_lines_before_a_request_are_skipped_and_are_no_head() -> None:
 # Number of connections
 
 
-def test_the_connection_that_was_idle_longest_gives_way() -> None:
+def test_the_connection_that_was_idle_longest_is_closed_first() -> None:
     with serving(connections=3) as running, contextlib.ExitStack() as stack:
         kept, fresh, partial = [stack.enter_context(running.connect()) for _ in range(3)]
         partial.send(GET[:10], b"")
         kept.send(GET)
-        assert (
-            kept.read_answer().status == 200
-        )  # so it has been idle for a shorter time than the other two
+        # From now on, this connection has been idle for a shorter time than the other two.
+        assert kept.read_answer().status == 200
         newest = stack.enter_context(Wire(running.url))
         fresh.check_closed()
         newest.send(GET)
@@ -237,13 +244,14 @@ def test_the_connection_that_was_idle_longest_gives_way() -> None:
         kept.check_in_step()
 
 
-def test_requests_under_way_never_give_way() -> None:
+def test_requests_under_way_are_never_closed_for_new_connections() -> None:
     with serving(connections=2) as running, contextlib.ExitStack() as stack:
         held = [stack.enter_context(running.connect()) for _ in range(2)]
         for wire in held:
             wire.send(b"GET /held HTTP/1.1\r\nHost: h\r\n\r\n")
         wait_until(lambda: running.echo.under_way == 2)
-        for _ in range(3):  # and those that were refused stay as long as they can
+        # The refused clients keep their connections open for as long as they can.
+        for _ in range(3):
             refused = stack.enter_context(Wire(running.url))
             refused.write(GET)
             answer = refused.read_answer()
@@ -256,13 +264,15 @@ def test_requests_under_way_never_give_way() -> None:
         assert [wire.read_answer().status for wire in held] == [200, 200]
 
 
-def test_clients_that_do_not_take_their_answers_give_way() -> None:
-    """Otherwise they occupy every connection for good, without any key."""
+def test_clients_that_do_not_read_their_answers_are_closed_for_new_ones() -> None:
+    """Close stalled clients, which need no API key to occupy every connection permanently."""
     with serving(connections=2, stalled_seconds=SHORT) as running, contextlib.ExitStack() as stack:
         stalled = [stack.enter_context(running.connect()) for _ in range(2)]
         for wire in stalled:
             wire.send(b"GET /streamed HTTP/1.1\r\nHost: h\r\n\r\n")
-        admission = running.server.config.http.keywords["admission"]  # type: ignore[union-attr]  # a partial: see make_config
+        admission = running.server.config.http.keywords[  # type: ignore[union-attr]  # a partial
+            "admission"
+        ]
         wait_until(lambda: len(admission.stalls) == 2)
         first_stalled_at = min(admission.stalls.values())
         wait_until(lambda: time.monotonic() - first_stalled_at > SHORT)
@@ -272,10 +282,12 @@ def test_clients_that_do_not_take_their_answers_give_way() -> None:
         wait_until(lambda: len(admission.stalls) == 1)
 
 
-def test_a_client_that_has_just_stopped_reading_stays() -> None:
+def test_a_client_that_has_just_stopped_reading_is_not_closed() -> None:
     with serving(connections=1, stalled_seconds=LONG) as running, running.connect() as stalled:
         stalled.send(b"GET /streamed HTTP/1.1\r\nHost: h\r\n\r\n")
-        admission = running.server.config.http.keywords["admission"]  # type: ignore[union-attr]  # as above
+        admission = running.server.config.http.keywords[  # type: ignore[union-attr]  # a partial
+            "admission"
+        ]
         wait_until(lambda: len(admission.stalls) == 1)
         with Wire(running.url) as refused:
             refused.write(GET)
@@ -300,12 +312,12 @@ def test_incomplete_heads_share_a_bounded_memory() -> None:
 
 
 def make_head(size: int, *, fields: int = 1) -> bytes:
-    """A request of exactly `size` bytes with that many fields beside Host."""
+    """Return a request of exactly `size` bytes, with `fields` fields in addition to Host."""
     start = b"GET /echo HTTP/1.1\r\nHost: h\r\n" + b"a:b\r\n" * (fields - 1)
     return start + b"X-Long: " + b"a" * (size - len(start) - len(b"X-Long: \r\n\r\n")) + b"\r\n\r\n"
 
 
-def test_a_head_of_64_kib_and_100_fields_is_taken() -> None:
+def test_a_head_of_64_kib_and_100_fields_is_accepted() -> None:
     with serving() as running, running.connect() as wire:
         wire.send(make_head(LARGEST_HEAD_BYTES, fields=MOST_FIELDS - 1))
         answer = wire.read_answer()
@@ -340,7 +352,7 @@ def test_a_larger_head_gets_431(text: bytes, behind: bytes) -> None:
         check_refused(wire, 431, "head-too-large")
 
 
-def test_bytes_of_a_body_are_no_part_of_its_head() -> None:
+def test_the_bytes_of_a_body_do_not_count_towards_the_head() -> None:
     body = b"a:b\n" * 40_000
     with serving() as running, running.connect() as wire:
         wire.send(
@@ -366,7 +378,7 @@ def test_trailers_are_bounded_like_heads(end: bytes) -> None:
 # A body of many chunks
 
 
-def test_a_byte_a_chunk_is_read_whole() -> None:
+def test_a_body_in_chunks_of_one_byte_is_read_completely() -> None:
     with serving() as running, running.connect() as wire:
         wire.send(
             b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -379,10 +391,10 @@ def test_a_byte_a_chunk_is_read_whole() -> None:
         wire.check_in_step()
 
 
-# Behind an answer
+# After an answer
 
 
-def test_a_short_rest_of_a_body_is_read_and_the_connection_stays() -> None:
+def test_a_short_unread_body_is_read_and_the_connection_is_kept() -> None:
     with serving() as running, running.connect() as wire:
         wire.send(
             b"POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % LONGEST_UNREAD_BYTES
@@ -396,24 +408,25 @@ def test_a_short_rest_of_a_body_is_read_and_the_connection_stays() -> None:
 @pytest.mark.parametrize(
     "field", [b"Content-Length: %d" % (LONGEST_UNREAD_BYTES + 1), b"Transfer-Encoding: chunked"]
 )
-def test_a_long_rest_of_a_body_ends_the_connection_and_the_answer_can_be_read(field: bytes) -> None:
+def test_a_long_unread_body_ends_the_connection_after_the_answer(field: bytes) -> None:
     with serving() as running, running.connect() as wire:
         wire.send(b"POST /early HTTP/1.1\r\nHost: h\r\n" + field + b"\r\n\r\n", b"")
-        assert wire.write(b"x" * 4 * 1024**2)  # and only then reads
+        # The client reads the answer only after it has sent everything.
+        assert wire.write(b"x" * 4 * 1024**2)
         answer = wire.read_answer()
         assert (answer.status, answer.announces_close) == (200, True)
         wire.check_closed()
 
 
 @pytest.mark.parametrize("length", [1000, 10 * LONGEST_UNREAD_BYTES], ids=["stays", "ends"])
-def test_a_slow_rest_of_a_body_holds_no_connection(length: int) -> None:
+def test_a_slow_unread_body_does_not_occupy_the_connection(length: int) -> None:
     with serving(drain_seconds=SHORT) as running, running.connect() as wire:
         wire.send(b"POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % length)
         assert wire.read_answer().status == 200
         wait_until(lambda: not running.connections)
 
 
-def test_a_client_that_reads_nothing_of_its_last_answer_is_dropped() -> None:
+def test_a_client_that_does_not_read_its_last_answer_is_dropped() -> None:
     with serving(flush_seconds=SHORT) as running, running.connect() as wire:
         wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         wire.send(b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
@@ -431,7 +444,7 @@ def test_a_client_that_reads_no_answer_is_dropped_after_its_idle_time() -> None:
 
 
 def test_the_authority_of_an_absolute_target_replaces_host() -> None:
-    """RFC 9112, section 3.2.2."""
+    """Prefer the authority in the target to Host, as RFC 9112, section 3.2.2 requires."""
     with serving() as running, running.connect() as wire:
         wire.send(b"GET http://one.example:8080/echo?a=b HTTP/1.1\r\nHost: two.example\r\n\r\n")
         said = json.loads(wire.read_answer().body)
@@ -439,9 +452,12 @@ def test_the_authority_of_an_absolute_target_replaces_host() -> None:
 
 
 def test_upgrade_is_an_ordinary_request_with_its_body() -> None:
-    """RFC 9110, section 7.8."""
+    """Ignore the Upgrade field, as RFC 9110, section 7.8 permits."""
     with serving() as running, running.connect() as wire:
-        more = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+        more = (
+            b"Connection: Upgrade, HTTP2-Settings\r\n"
+            b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+        )
         wire.send(
             b"POST /echo HTTP/1.1\r\nHost: h\r\n" + more + b"Content-Length: %d\r\n\r\n" % len(GET),
             GET,
@@ -450,7 +466,7 @@ def test_upgrade_is_an_ordinary_request_with_its_body() -> None:
         wire.check_in_step()
 
 
-def test_a_client_that_asked_for_an_upgrade_and_went_is_noticed() -> None:
+def test_a_disconnect_after_an_upgrade_request_is_noticed() -> None:
     with serving() as running, running.connect() as wire:
         wire.send(
             b"GET /held HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -460,8 +476,8 @@ def test_a_client_that_asked_for_an_upgrade_and_went_is_noticed() -> None:
         wait_until(lambda: not running.connections)
 
 
-def test_a_broken_body_is_a_client_that_went() -> None:
-    """The application's answer would be a second one."""
+def test_a_malformed_body_counts_as_a_disconnect() -> None:
+    """Report a disconnect to the application, because its own answer would be a second one."""
     with serving() as running, running.connect() as wire:
         wire.send(
             b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
@@ -471,7 +487,7 @@ def test_a_broken_body_is_a_client_that_went() -> None:
         wait_until(lambda: running.echo.under_way == 0)
 
 
-def test_a_refusal_of_head_has_no_body() -> None:
+def test_a_refusal_of_a_head_request_has_no_body() -> None:
     with serving() as running, running.connect() as wire:
         wire.send(b"HEAD /echo HTTP/1.1\r\n\r\n")
         check_refused(wire, 400, "invalid-host", method="HEAD")
@@ -480,14 +496,15 @@ def test_a_refusal_of_head_has_no_body() -> None:
 def test_a_refusal_is_logged_without_the_requests_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     with serving() as running, running.connect() as wire:
         wire.send(
-            b"GET /secret-path HTTP/1.1\r\nHost: secret@host\r\nAuthorization: Bearer secret\r\n\r\n"
+            b"GET /secret-path HTTP/1.1\r\n"
+            b"Host: secret@host\r\nAuthorization: Bearer secret\r\n\r\n"
         )
         check_refused(wire, 400, "invalid-host")
     said = capsys.readouterr()
     assert "secret" not in said.out + said.err
 
 
-# The end of the server
+# Stopping the server
 
 
 def test_a_stop_ends_idle_connections_and_answers_running_requests() -> None:

@@ -1,4 +1,4 @@
-"""What `assay inspect` says about a file, in every situation that an operator is likely to ask about."""
+"""The explanations of `assay inspect` in the situations that operators are likely to meet."""
 
 import hashlib
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ async def send(resources: Resources, file: File) -> None:
     )
 
 
-async def test_an_upload_that_never_came(resources: Resources, file: File) -> None:
+async def test_an_upload_that_never_arrived_is_explained(resources: Resources, file: File) -> None:
     found = await inspect_file(resources, file.id)
     assert "has not arrived" in found.why
     assert "a worker checks it in" in found.next
@@ -45,7 +45,7 @@ async def test_an_upload_that_never_came(resources: Resources, file: File) -> No
     assert [place.is_empty for place in found.places] == [True]
 
 
-async def test_an_upload_in_parts(resources: Resources) -> None:
+async def test_the_missing_parts_of_an_upload_are_counted(resources: Resources) -> None:
     file = await declare_parts(resources)
     assert (
         "0 of its 2 parts have arrived, the others are missing"
@@ -62,14 +62,18 @@ async def test_an_upload_in_parts(resources: Resources) -> None:
     assert "completed or removed" in (await inspect_file(resources, file.id)).why
 
 
-async def test_an_upload_that_nobody_announced(resources: Resources, file: File) -> None:
+async def test_an_upload_without_an_arrival_report_is_explained(
+    resources: Resources, file: File
+) -> None:
     await send(resources, file)
     found = await inspect_file(resources, file.id)
     assert "neither the store's event nor" in found.why
     assert (found.places[0].role, found.places[0].size) == ("incoming", len(BODY))
 
 
-async def test_an_upload_that_no_worker_takes(resources: Resources, file: File) -> None:
+async def test_an_upload_that_no_worker_has_claimed_is_explained(
+    resources: Resources, file: File
+) -> None:
     await send(resources, file)
     await record_event(resources, key_of(file))
     found = await inspect_file(resources, file.id)
@@ -78,7 +82,7 @@ async def test_an_upload_that_no_worker_takes(resources: Resources, file: File) 
     assert "now (due since" in found.next
 
 
-async def test_a_file_that_a_worker_holds(resources: Resources, file: File) -> None:
+async def test_the_lease_of_a_claimed_file_is_explained(resources: Resources, file: File) -> None:
     await send(resources, file)
     await record_event(resources, key_of(file))
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
@@ -92,7 +96,7 @@ async def test_a_file_that_a_worker_holds(resources: Resources, file: File) -> N
     ]
 
 
-async def test_the_last_error_of_the_store_is_told(resources: Resources, file: File) -> None:
+async def test_the_last_error_of_the_store_is_shown(resources: Resources, file: File) -> None:
     await record_event(resources, key_of(file))
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     await claims.release_claim(
@@ -102,7 +106,7 @@ async def test_the_last_error_of_the_store_is_told(resources: Resources, file: F
     assert found.why == "attempt 1 has failed: SlowDown"
 
 
-async def test_a_second_attempt_is_not_told_by_the_error_of_the_first(
+async def test_the_error_of_a_first_attempt_does_not_explain_the_second(
     resources: Resources, file: File
 ) -> None:
     await record_event(resources, key_of(file))
@@ -112,14 +116,14 @@ async def test_a_second_attempt_is_not_told_by_the_error_of_the_first(
     assert (await inspect_file(resources, file.id)).why == "a worker holds its lease (attempt 2)"
 
 
-async def test_an_event_about_nothing_does_not_hide_the_end(
+async def test_an_event_without_an_object_does_not_hide_the_expiry(
     resources: Resources, file: File
 ) -> None:
     await record_event(resources, key_of(file))
     assert "expires after" in (await inspect_file(resources, file.id)).next
 
 
-async def test_a_file_that_was_deleted(resources: Resources, file: File) -> None:
+async def test_the_deletion_of_a_file_is_explained(resources: Resources, file: File) -> None:
     await send(resources, file)
     await delete_file(resources, file.id, owner="ada")
     found = await inspect_file(resources, file.id)
@@ -134,7 +138,7 @@ async def without_store(settings: Settings) -> AsyncIterator[Resources]:
         yield opened
 
 
-async def test_the_row_is_told_while_the_store_is_away(
+async def test_the_row_is_shown_while_the_store_is_unavailable(
     resources: Resources, without_store: Resources, file: File
 ) -> None:
     found = await inspect_file(without_store, file.id)
@@ -142,7 +146,7 @@ async def test_the_row_is_told_while_the_store_is_away(
     assert "the store cannot be read" in found.why
 
 
-async def test_a_proved_file_and_its_object(resources: Resources, file: File) -> None:
+async def test_a_proved_file_is_shown_with_its_object(resources: Resources, file: File) -> None:
     await send(resources, file)
     await record_event(resources, key_of(file))
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
@@ -166,12 +170,12 @@ def check_texts(found: Inspection) -> None:
     assert str(found.file.hash) in encode(found)
 
 
-async def test_a_file_that_is_not_there(resources: Resources) -> None:
+async def test_a_file_that_does_not_exist_is_not_found(resources: Resources) -> None:
     with pytest.raises(NotFound):
         await inspect_file(resources, make_id())
 
 
-async def test_looking_changes_nothing(resources: Resources, file: File) -> None:
+async def test_an_inspection_changes_nothing(resources: Resources, file: File) -> None:
     before = await files.find_file(resources.pool, file.id, owner=None)
     await inspect_file(resources, file.id)
     assert await files.find_file(resources.pool, file.id, owner=None) == before

@@ -1,4 +1,4 @@
-"""`assay keys` over a real database."""
+"""The commands `assay keys` with a real database."""
 
 import json
 from datetime import timedelta
@@ -38,7 +38,7 @@ async def test_a_key_is_printed_once_and_grants_what_was_asked_for(
     assert text not in listed
 
 
-async def test_a_key_ends_when_it_was_told_to(
+async def test_a_key_grants_nothing_after_its_expiry(
     pool: asyncpg.Pool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await create(owner="ada", expires="30d")
@@ -49,7 +49,7 @@ async def test_a_key_ends_when_it_was_told_to(
     assert await find_grant(pool, digest_key(capsys.readouterr().out.strip())) is None
 
 
-async def test_a_revoked_key_grants_nothing_and_revoking_again_is_fine(
+async def test_a_revoked_key_grants_nothing_and_can_be_revoked_again(
     pool: asyncpg.Pool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await create(owner="ada")
@@ -62,12 +62,12 @@ async def test_a_revoked_key_grants_nothing_and_revoking_again_is_fine(
     assert "revoked" in capsys.readouterr().out
 
 
-async def test_revoking_what_is_not_there_is_said() -> None:
+async def test_revoking_an_unknown_key_is_an_error() -> None:
     with pytest.raises(CommandError, match="there is no key"):
         await revoke(make_id())
 
 
-async def test_keys_are_not_made_over_another_schema(pool: asyncpg.Pool) -> None:
+async def test_no_key_is_created_in_another_version_of_the_schema(pool: asyncpg.Pool) -> None:
     await pool.execute("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(SchemaError, match="newer than this assay"):
         await create(owner="ada")

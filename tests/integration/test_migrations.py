@@ -1,4 +1,7 @@
-"""The migrations themselves: from empty, twice at once, and what a process says of a schema that is not its own."""
+"""The migrations, and the answers of a process to a schema of another version.
+
+The migrations run from an empty database, and twice at once.
+"""
 
 import asyncio
 import os
@@ -42,12 +45,12 @@ async def test_two_deployments_at_once_migrate_once(empty: DatabaseSettings) -> 
 
 
 async def run_migrate(settings: DatabaseSettings) -> int:
-    """`assay migrate` as a process of its own; its exit status."""
+    """Run `assay migrate` as a separate process, and return its exit status."""
     return (await call_migrate(settings.database_url))[0]
 
 
 async def call_migrate(database_url: str) -> tuple[int, str]:
-    """Its exit status, and what it said to standard error."""
+    """Run `assay migrate`, and return its exit status and its standard error."""
     environ = {**os.environ, "ASSAY_DATABASE_URL": database_url}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "service", "migrate", env=environ, stderr=asyncio.subprocess.PIPE
@@ -56,11 +59,11 @@ async def call_migrate(database_url: str) -> tuple[int, str]:
     return process.returncode or 0, said.decode()
 
 
-async def test_every_address_that_asyncpg_takes_is_migrated(empty: DatabaseSettings) -> None:
+async def test_a_database_url_with_parameters_is_migrated(empty: DatabaseSettings) -> None:
     assert await call_migrate(empty.database_url.partition("?")[0] + "?sslmode=disable") == (0, "")
 
 
-async def test_a_role_that_may_not_make_tables_is_told_so_in_a_line(
+async def test_a_role_that_may_not_create_tables_gets_an_error_of_one_line(
     empty: DatabaseSettings, admin_url: str
 ) -> None:
     role = f"reader_{secrets.token_hex(4)}"
@@ -74,7 +77,7 @@ async def test_a_role_that_may_not_make_tables_is_told_so_in_a_line(
     assert "permission denied" in said
 
 
-async def test_a_schema_from_the_future_is_no_crash(empty: DatabaseSettings) -> None:
+async def test_a_newer_schema_is_reported_in_one_line(empty: DatabaseSettings) -> None:
     assert await run_migrate(empty) == 0
     await execute(empty.database_url, "UPDATE alembic_version SET version_num = '9999'")
     status, said = await call_migrate(empty.database_url)
@@ -85,19 +88,21 @@ async def test_a_schema_from_the_future_is_no_crash(empty: DatabaseSettings) -> 
 async def test_a_transition_is_recorded_in_the_statement_that_makes_it(pool: asyncpg.Pool) -> None:
     await pool.execute(
         """
-        INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, changed_by, changed_why,
-                           expires_at, grace_until, due_at)
-        VALUES (gen_random_uuid(), 'ann', 'a', 1, '{}', 'k', 'pending', 'client', 'declared', now(), now(), now())
+        INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, changed_by,
+                           changed_why, expires_at, grace_until, due_at)
+        VALUES (gen_random_uuid(), 'ann', 'a', 1, '{}', 'k', 'pending', 'client',
+                'declared', now(), now(), now())
         """
     )
     await files.record_event(pool, "k")
-    await files.record_event(pool, "k")  # the state stays, and so does the history
+    # The second event changes no state, so it is not recorded.
+    await files.record_event(pool, "k")
     recorded = await pool.fetch(
         "SELECT state, previous, by, why FROM file_history ORDER BY sequence"
     )
     assert [tuple(row) for row in recorded] == [
         ("pending", None, "client", "declared"),
-        ("verifying", "pending", "store", "the store announced the upload"),
+        ("verifying", "pending", "store", "the store reported the upload"),
     ]
     assert (
         await pool.fetchval(
@@ -107,9 +112,10 @@ async def test_a_transition_is_recorded_in_the_statement_that_makes_it(pool: asy
     )
 
 
-async def test_a_transition_that_nothing_is_said_of_fails(pool: asyncpg.Pool) -> None:
+async def test_a_transition_without_an_author_fails(pool: asyncpg.Pool) -> None:
     insert = """
-        INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, expires_at, grace_until, due_at)
+        INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, expires_at,
+                           grace_until, due_at)
         VALUES (gen_random_uuid(), 'ann', 'a', 1, '{}', 'k', 'pending', now(), now(), now())
     """
     with pytest.raises(asyncpg.NotNullViolationError, match="by"):
@@ -118,7 +124,7 @@ async def test_a_transition_that_nothing_is_said_of_fails(pool: asyncpg.Pool) ->
 
 
 @pytest.mark.parametrize(("version", "said"), [("0000", "assay migrate"), ("9999", "upgrade")])
-async def test_an_older_or_newer_schema_is_refused_with_what_to_do(
+async def test_an_older_or_newer_schema_is_refused_with_advice(
     pool: asyncpg.Pool, version: str, said: str
 ) -> None:
     await database.check_version(pool)
@@ -127,16 +133,19 @@ async def test_an_older_or_newer_schema_is_refused_with_what_to_do(
         await database.check_version(pool)
 
 
-async def test_an_empty_database_is_refused_with_what_to_do(empty: DatabaseSettings) -> None:
+async def test_an_empty_database_is_refused_with_advice(empty: DatabaseSettings) -> None:
     opened = await database.open_pool(empty)
     async with opened:
         with pytest.raises(database.SchemaError, match=r"empty.*assay migrate"):
             await database.check_version(opened)
 
 
-async def test_every_constraint_has_a_name_of_its_own(pool: asyncpg.Pool) -> None:
+async def test_every_check_constraint_has_a_name_that_was_chosen(pool: asyncpg.Pool) -> None:
     named = await pool.fetch(
-        "SELECT conname FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace"
+        """
+        SELECT conname FROM pg_constraint
+        WHERE contype = 'c' AND connamespace = 'public'::regnamespace
+        """
     )
     assert len(named) > 12
     assert not [row["conname"] for row in named if re.search(r"_check\d*$", row["conname"])]

@@ -1,4 +1,4 @@
-"""Wake-ups between two processes' worth of listeners, over a real PostgreSQL."""
+"""Notifications between two listeners, as in two processes, over a real PostgreSQL."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ async def test_work_in_one_process_wakes_another(database_url: str) -> None:
         await asyncio.wait_for(there.work.wait(), 5)
 
 
-async def test_a_change_wakes_who_waits_for_that_file_alone(database_url: str) -> None:
+async def test_a_change_wakes_only_the_waiters_for_that_file(database_url: str) -> None:
     file_id, other = make_id(), make_id()
     async with running(database_url) as here, running(database_url) as there:
         with there.subscribe(file_id) as changed, there.subscribe(other) as unchanged:
@@ -49,7 +49,7 @@ async def test_a_change_wakes_who_waits_for_that_file_alone(database_url: str) -
 
 
 @pytest.mark.parametrize("give", ["notify_history", "notify_change"])
-async def test_every_transition_wakes_who_reads_the_history_in_every_process(
+async def test_every_transition_wakes_the_history_readers_of_every_process(
     database_url: str, give: str
 ) -> None:
     async with running(database_url) as here, running(database_url) as there:
@@ -71,7 +71,7 @@ async def test_thousands_of_changes_fit_their_payloads(database_url: str) -> Non
             await asyncio.wait_for(asyncio.gather(*(event.wait() for event in events)), 5)
 
 
-async def test_a_lost_connection_wakes_every_waiter_and_is_listened_on_again(
+async def test_a_lost_connection_wakes_every_waiter_and_is_replaced(
     database_url: str,
 ) -> None:
     file_id = make_id()
@@ -90,13 +90,16 @@ async def terminate_listeners(database_url: str) -> None:
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            """
+            SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()
+            """
         )
     finally:
         await connection.close()
 
 
-async def test_what_a_stranger_sends_is_passed_over(database_url: str) -> None:
+async def test_malformed_notifications_are_ignored(database_url: str) -> None:
     async with running(database_url) as notifications:
         connection = await asyncpg.connect(database_url)
         for payload in ("", "nonsense", "x y,z", "origin work"):
@@ -105,7 +108,7 @@ async def test_what_a_stranger_sends_is_passed_over(database_url: str) -> None:
         await asyncio.wait_for(notifications.work.wait(), 5)
 
 
-async def test_a_database_that_is_not_there_yet_is_listened_on_when_it_is(
+async def test_a_listener_connects_once_its_database_has_been_created(
     database_url: str,
 ) -> None:
     name = f"later_{make_id().hex}"
@@ -113,7 +116,8 @@ async def test_a_database_that_is_not_there_yet_is_listened_on_when_it_is(
     notifications = Notifications(database_url.rpartition("/")[0] + f"/{name}")
     listening = asyncio.create_task(notifications.run())
     try:
-        await asyncio.wait({listening}, timeout=0.5)  # it meets the refusal
+        # The first attempt to connect is refused within this time.
+        await asyncio.wait({listening}, timeout=0.5)
         await server.execute(f"CREATE DATABASE {name}")
         await until_connected(notifications)
         assert not listening.done()
@@ -124,7 +128,7 @@ async def test_a_database_that_is_not_there_yet_is_listened_on_when_it_is(
         await server.close()
 
 
-async def test_more_changes_than_are_kept_wake_everybody(
+async def test_more_changes_than_are_kept_wake_every_waiter(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.database.notifications.MOST_CHANGED", 10)

@@ -1,4 +1,4 @@
-"""The contract that every store must hold for us, and what we make of one that does not answer as it should."""
+"""The contract that every store must fulfil, and the errors that are raised if it does not."""
 
 import asyncio
 import gzip
@@ -24,11 +24,11 @@ from tests.support.stores import StoreUnderTest, now, open_store, read_metadata,
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_store_that_serves_is_healthy(object_store: ObjectStore) -> None:
+async def test_a_store_that_answers_is_healthy(object_store: ObjectStore) -> None:
     await object_store.check_health()
 
 
-async def test_a_store_that_does_not_know_us_is_not_healthy(store: StoreUnderTest) -> None:
+async def test_a_store_that_rejects_the_credentials_is_not_healthy(store: StoreUnderTest) -> None:
     with (
         open_store(store.endpoint, "nobody-we-know", secret_key="no-secret") as stranger,
         pytest.raises(StoreUnavailable),
@@ -36,7 +36,7 @@ async def test_a_store_that_does_not_know_us_is_not_healthy(store: StoreUnderTes
         await stranger.check_health()
 
 
-async def test_what_was_put_is_described_as_it_was_put(vault: Bucket) -> None:
+async def test_head_describes_an_object_as_it_was_put(vault: Bucket) -> None:
     body = secrets.token_bytes(1000)
     etag = vault.put_now(
         "k",
@@ -59,14 +59,14 @@ async def test_any_buffer_can_be_put(vault: Bucket, buffer: type) -> None:
     assert read_all(vault, "k") == b"some bytes"
 
 
-async def test_an_empty_object_is_an_object(incoming: Bucket, vault: Bucket) -> None:
+async def test_an_empty_object_can_be_put_copied_and_read(incoming: Bucket, vault: Bucket) -> None:
     etag = put_object(incoming, "k", b"")
     await copy(incoming, vault, etag)
     assert (await vault.head("copied")).size == 0
     assert read_all(vault, "copied") == b""
 
 
-async def test_a_digest_given_along_is_held(vault: Bucket) -> None:
+async def test_the_store_enforces_the_digest_of_a_put(vault: Bucket) -> None:
     right, wrong = hashlib.sha256(b"right").hexdigest(), hashlib.sha256(b"wrong").hexdigest()
     vault.put_now(
         "k",
@@ -89,7 +89,7 @@ async def test_a_digest_given_along_is_held(vault: Bucket) -> None:
         )
 
 
-async def test_a_missing_object_is_missing_however_it_is_asked_for(
+async def test_every_request_reports_a_missing_object_as_missing(
     incoming: Bucket, vault: Bucket
 ) -> None:
     with pytest.raises(ObjectMissing):
@@ -102,7 +102,7 @@ async def test_a_missing_object_is_missing_however_it_is_asked_for(
         await copy(incoming, vault, "0" * 32)
 
 
-async def test_a_range_is_read_and_nothing_else(vault: Bucket) -> None:
+async def test_only_the_requested_range_is_read(vault: Bucket) -> None:
     body = secrets.token_bytes(3 * MIB)
     etag = put_object(vault, "k", body)
     with vault.open("k", etag=etag, offset=MIB - 7, length=MIB) as reader:
@@ -120,14 +120,14 @@ async def test_a_range_past_the_end_is_refused(vault: Bucket) -> None:
     assert raised.value.status == 416
 
 
-async def test_an_object_that_changed_is_not_read(vault: Bucket) -> None:
+async def test_an_object_that_has_changed_is_not_read(vault: Bucket) -> None:
     etag = put_object(vault, "k", b"first")
     put_object(vault, "k", b"second")
     with pytest.raises(ObjectChanged):
         vault.open("k", etag=etag)
 
 
-async def test_bytes_come_raw_whatever_encoding_the_client_claimed(
+async def test_bytes_are_not_decoded_if_the_client_claimed_an_encoding(
     incoming: Bucket, vault: Bucket, open_signer: Signer
 ) -> None:
     body = gzip.compress(b"x" * 100_000)
@@ -152,7 +152,7 @@ async def test_bytes_come_raw_whatever_encoding_the_client_claimed(
     assert read_all(vault, "copied") == body
 
 
-async def test_a_reader_closed_early_leaves_the_next_one_unharmed(vault: Bucket) -> None:
+async def test_a_reader_that_is_closed_early_does_not_affect_the_next_one(vault: Bucket) -> None:
     body = secrets.token_bytes(2 * MIB)
     put_object(vault, "k", body)
     for _ in range(3):
@@ -183,9 +183,7 @@ async def test_a_copy_keeps_the_bytes_and_nothing_else_of_the_source(
     assert read_tags(deployment, vault.name, "copied") == {"assay": "vault"}
 
 
-async def test_what_changed_since_it_was_seen_is_not_copied(
-    incoming: Bucket, vault: Bucket
-) -> None:
+async def test_an_object_that_has_changed_is_not_copied(incoming: Bucket, vault: Bucket) -> None:
     etag = put_object(incoming, "k", b"first")
     put_object(incoming, "k", b"second")
     with pytest.raises(ObjectChanged):
@@ -231,7 +229,7 @@ async def test_a_part_with_another_digest_is_refused(vault: Bucket) -> None:
     assert await vault.list_parts("k", upload_id) == []
 
 
-async def test_an_upload_ends_once(vault: Bucket) -> None:
+async def test_an_upload_can_be_completed_only_once(vault: Bucket) -> None:
     upload_id = await vault.create_upload("k", content_type="text/plain", metadata={}, tags={})
     parts = [(1, vault.put_part("k", upload_id, 1, b"bytes", timeout_seconds=20))]
     await vault.complete_upload("k", upload_id, parts)
@@ -243,7 +241,7 @@ async def test_an_upload_ends_once(vault: Bucket) -> None:
     assert read_all(vault, "k") == b"bytes"
 
 
-async def test_an_aborted_upload_takes_its_parts_along(vault: Bucket) -> None:
+async def test_aborting_an_upload_removes_its_parts(vault: Bucket) -> None:
     upload_id = await vault.create_upload("k", content_type="text/plain", metadata={}, tags={})
     vault.put_part("k", upload_id, 1, b"bytes", timeout_seconds=20)
     await vault.abort_upload("k", upload_id)
@@ -254,17 +252,16 @@ async def test_an_aborted_upload_takes_its_parts_along(vault: Bucket) -> None:
         await vault.head("k")
 
 
-async def test_a_part_that_was_never_sent_does_not_complete(vault: Bucket) -> None:
+async def test_an_upload_cannot_be_completed_with_a_part_that_was_not_sent(vault: Bucket) -> None:
     upload_id = await vault.create_upload("k", content_type="text/plain", metadata={}, tags={})
-    with pytest.raises(
-        (RequestRefused, UploadMissing)
-    ):  # the latter is what the embedded store says
+    # The embedded store reports the upload as missing.
+    with pytest.raises((RequestRefused, UploadMissing)):
         await vault.complete_upload("k", upload_id, [(1, "0" * 32)])
     with pytest.raises(ObjectMissing):
         await vault.head("k")
 
 
-async def test_deleting_is_done_when_nothing_is_there(vault: Bucket) -> None:
+async def test_deleting_a_missing_object_succeeds(vault: Bucket) -> None:
     put_object(vault, "k", b"bytes")
     await vault.delete("k")
     await vault.delete("k")
@@ -272,7 +269,7 @@ async def test_deleting_is_done_when_nothing_is_there(vault: Bucket) -> None:
         await vault.head("k")
 
 
-async def test_a_listing_has_every_key_over_any_number_of_pages(vault: Bucket) -> None:
+async def test_a_listing_of_several_pages_contains_every_key(vault: Bucket) -> None:
     keys = sorted(f"{number:04}-{'ä &+%' if number % 100 == 0 else ''}" for number in range(1005))
     options = {"content_type": "text/plain", "metadata": {}, "tags": {}, "timeout_seconds": 60}
     await asyncio.gather(*[vault.put(key, b"", **options) for key in keys])
@@ -280,12 +277,13 @@ async def test_a_listing_has_every_key_over_any_number_of_pages(vault: Bucket) -
     assert [listed.key async for listed in vault.list_keys("00", keys[50])] == keys[51:100]
 
 
-async def test_a_bucket_that_is_gone_is_no_missing_object(
+async def test_a_missing_bucket_is_not_reported_as_a_missing_object(
     object_store: ObjectStore, store: StoreUnderTest
 ) -> None:
     gone = object_store.bucket("no-such-bucket-anywhere")
     with pytest.raises(StoreUnavailable):
         gone.open("k", etag=None)
-    if store.kind != "embedded":  # it answers HEAD without saying what is missing
+    # The embedded store's answer to HEAD does not say what is missing.
+    if store.kind != "embedded":
         with pytest.raises(StoreUnavailable):
             await gone.head("k")

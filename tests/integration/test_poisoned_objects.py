@@ -1,4 +1,7 @@
-"""An owner who poisons objects: each such file backs off or ends by itself, and the files beside it do not notice."""
+"""Objects that their client has made unreadable or misleading.
+
+Each such file backs off or becomes final by itself, and does not delay other files.
+"""
 
 import asyncio
 import secrets
@@ -42,11 +45,11 @@ pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 DAY = timedelta(days=1)
 ETAGS = ("a\tb", "a\u00e9b", 'a"b', "a b", "a,b", "*", "W/x", "x" * 200)
-"""Values that a client can give its object's ETag on an old MinIO."""
+"""ETags that a client can give to its own object on an old MinIO."""
 
 
 async def send_with_many_fields(resources: Resources) -> File:
-    """An object that the store describes with more header fields than Python's `http.client` takes."""
+    """Send an object that HEAD describes with more fields than `http.client` accepts."""
     declared = await declare(resources)
     assert (
         await put(declared, BODY, {f"x-amz-meta-a{number}": "" for number in range(130)})
@@ -79,7 +82,7 @@ def forge_etag(etag: str) -> dict[str, str]:
 
 
 async def send_damaged(resources: Resources, folder: Path) -> File:
-    """An object whose bytes on the disk of a genuine MinIO are not those that were sent any more."""
+    """Send an object, and damage its bytes on the disk of a genuine MinIO."""
     body = secrets.token_bytes(len(BODY))
     declared = await declare(resources, size=len(body))
     assert (await put(declared, body)).status == 200
@@ -87,7 +90,7 @@ async def send_damaged(resources: Resources, folder: Path) -> File:
     return declared.file
 
 
-async def test_an_object_with_more_header_fields_than_http_client_is_proved(
+async def test_an_object_with_more_fields_than_http_client_accepts_is_proved(
     resources: Resources,
 ) -> None:
     file = await send_with_many_fields(resources)
@@ -126,7 +129,7 @@ async def test_an_object_whose_date_cannot_be_read_is_proved(
     assert (await prove(resources, declared.file)).state == State.READY
 
 
-async def test_damaged_bytes_end_their_file_after_failed_reads_over_a_day(
+async def test_a_damaged_object_is_rejected_after_failed_reads_over_a_day(
     resources: Resources, store: StoreUnderTest, folder: Path
 ) -> None:
     if store.kind != "minio":
@@ -140,19 +143,21 @@ async def test_damaged_bytes_end_their_file_after_failed_reads_over_a_day(
         await pass_time(resources.pool, timedelta(minutes=20))
         await run(short, await claim_due(resources), health=health)
         assert not health.is_away
-    assert (
-        await find(resources, file)
-    ).state == State.VERIFYING  # often enough, and not for long enough
+    # The reads have failed often enough, but not yet for long enough.
+    assert (await find(resources, file)).state == State.VERIFYING
     await pass_time(resources.pool, DAY)
     await run(short, await claim_due(resources), health=health)
     await check_unverifiable(resources, file)
 
 
 @pytest.mark.parametrize("name", ["sealed-key", "seal-algorithm", "iv"])
-async def test_an_object_that_its_client_made_unreadable_ends_its_file(
+async def test_a_file_whose_client_made_its_object_unreadable_becomes_final(
     resources: Resources, store: StoreUnderTest, name: str
 ) -> None:
-    """An archived MinIO takes these headers from any client, and no URL can forbid them (docs/store-facts.md)."""
+    """Send headers that an archived MinIO accepts from any client and that no URL can forbid.
+
+    See docs/store-facts.md.
+    """
     declared = await declare(resources)
     assert (
         await put(declared, BODY, {f"x-minio-replication-server-side-encryption-{name}": "QUFB"})
@@ -172,10 +177,10 @@ async def test_an_object_that_its_client_made_unreadable_ends_its_file(
 
 
 @pytest.mark.parametrize("call", ["head", "copy_from"])
-async def test_an_object_that_the_store_cannot_read_ends_its_file(
+async def test_an_object_that_the_store_cannot_read_is_rejected(
     resources: Resources, call: str
 ) -> None:
-    """The same over every store: the answers of one key are those of a damaged object."""
+    """Simulate a damaged object with every store, by failing the requests for its key."""
     declared = await send(resources)
     faulty = with_settings(
         spoil(resources, declared.file, "head" if call == "head" else "", "copy_from", "open"),
@@ -203,10 +208,10 @@ async def check_unverifiable(resources: Resources, file: File) -> None:
     await check_nothing_left(resources)
 
 
-async def test_a_copy_that_fails_while_its_source_can_be_read_counts_nothing(
+async def test_a_failed_copy_of_a_readable_object_is_not_counted(
     resources: Resources,
 ) -> None:
-    """The vault may be full, or a right may have been withdrawn."""
+    """Fail the copy for another reason, such as a full vault or a withdrawn right."""
     declared = await send(resources)
     faulty = with_settings(
         spoil(resources, declared.file, "copy_from"),
@@ -221,7 +226,7 @@ async def test_a_copy_that_fails_while_its_source_can_be_read_counts_nothing(
     assert (await prove(resources, declared.file)).state == State.READY
 
 
-async def test_a_failed_read_counts_nothing_when_the_probe_after_it_fails(
+async def test_a_failed_read_is_not_counted_if_the_probe_after_it_fails(
     resources: Resources,
 ) -> None:
     declared = await send(resources)
@@ -241,11 +246,14 @@ async def test_a_failed_read_counts_nothing_when_the_probe_after_it_fails(
         assert health.is_away
         assert await read_failed_reads(resources) == 0
     assert (await prove(resources, declared.file)).state == State.READY
-    await let_settle(resources)  # what the probes left behind goes, too
+    # This also removes the objects that the probes left behind.
+    await let_settle(resources)
     await check_nothing_left(resources)
 
 
-async def test_what_a_probe_leaves_behind_is_swept_from_both_buckets(resources: Resources) -> None:
+async def test_the_objects_of_a_failed_probe_are_swept_from_both_buckets(
+    resources: Resources,
+) -> None:
     vault = FaultyBucket(resources.vault)
     vault.after["copy_from"] = lose_answer
     faulty = msgspec.structs.replace(resources, vault=vault)
@@ -262,9 +270,8 @@ async def test_callers_share_a_probe_that_began_after_they_asked(resources: Reso
     incoming = FaultyBucket(resources.incoming)
     health = StoreHealth(msgspec.structs.replace(resources, incoming=incoming))
     assert await asyncio.gather(*(health.probe() for _ in range(5))) == [True] * 5
-    assert (
-        incoming.calls["put"] == 2
-    )  # the first caller's, and one for those that asked while it ran
+    # The first caller got its own probe. The others asked while it ran and shared the second.
+    assert incoming.calls["put"] == 2
     assert await list_bucket(resources.incoming) | await list_bucket(resources.vault) == set()
     assert await resources.pool.fetchval("SELECT count(*) FROM reservations") == 0
 
@@ -298,7 +305,7 @@ async def test_a_wrong_read_of_the_vault_is_followed_by_a_copy_under_a_new_key(
     held = await claim(resources, declared.file)
     await run(faulty, held)
     assert (await find(resources, declared.file)).state == State.VERIFYING
-    again = await claim_due(resources)  # at once
+    again = await claim_due(resources)  # The file is due at once.
     assert again.vault_key != held.vault_key
     await run(faulty, again)
     proved = await find(resources, declared.file)
@@ -314,7 +321,9 @@ async def test_a_wrong_read_of_the_vault_is_followed_by_a_copy_under_a_new_key(
     await check_nothing_left(resources)
 
 
-async def test_a_copy_of_another_length_than_its_source_is_no_verdict(resources: Resources) -> None:
+async def test_a_copy_of_another_length_than_its_source_gives_no_verdict(
+    resources: Resources,
+) -> None:
     declared = await send(resources)
 
     class ShorterCopy(FaultyBucket):
@@ -333,7 +342,7 @@ async def test_a_copy_of_another_length_than_its_source_is_no_verdict(resources:
 
 
 async def test_healthy_files_are_verified_beside_poisoned_ones(resources: Resources) -> None:
-    """Invariant 2 for the healthy files, and no probe that stops the worker."""
+    """Prove every healthy file at its first attempt, while no probe stops the worker."""
     poisoned = [(await send(resources)).file for _ in range(12)]
     faulty = spoil_all(resources, poisoned, "head", "copy_from", "open")
     healthy = [(await send(resources)).file for _ in range(5)]
@@ -352,12 +361,15 @@ async def test_healthy_files_are_verified_beside_poisoned_ones(resources: Resour
     assert {(await find(resources, file)).state for file in poisoned} == {State.VERIFYING}
 
 
-async def test_objects_that_could_not_be_read_have_one_slot_beside_the_others(
+async def test_unreadable_objects_use_one_slot_in_addition_to_the_others(
     resources: Resources,
 ) -> None:
     unreadable = [(await send(resources)).file for _ in range(5)]
     await resources.pool.execute(
-        "UPDATE files SET failed_reads = 1, failed_reads_since = now(), due_at = now() - interval '1 hour'"
+        """
+        UPDATE files
+        SET failed_reads = 1, failed_reads_since = now(), due_at = now() - interval '1 hour'
+        """
     )
     incoming, answered = FaultyBucket(resources.incoming), asyncio.Event()
     incoming.only = {key_of(file) for file in unreadable}
@@ -386,7 +398,7 @@ def spoil(resources: Resources, file: File, *calls: str) -> Resources:
 
 
 def spoil_all(resources: Resources, files: list[File], *calls: str) -> Resources:
-    """Both buckets, in which these calls fail for the files' objects in incoming alone."""
+    """Return resources whose buckets fail these calls for the incoming objects of the files."""
     incoming, vault = FaultyBucket(resources.incoming), FaultyBucket(resources.vault)
     incoming.only = vault.only = {key_of(file) for file in files}
     for bucket, known in ((incoming, {"head", "open"}), (vault, {"copy_from"})):

@@ -1,8 +1,9 @@
-"""What each store enforces on a URL of ours, row by row: the tables "Presigned URLs" of docs/store-facts.md, executed.
+"""The behaviour of each store for Assay's presigned URLs, as docs/store-facts.md describes it.
 
-`EXPECTED`, `OPEN` and `ABUSES` (tests/support/presigned.py) are these tables. Where a store lets something through, the verification must not
-rely on it. A test that fails here after an update of a store means that its row has changed: look again at the reasons that the
-protocol gives.
+`EXPECTED`, `OPEN` and `ABUSES` in tests/support/presigned.py are the tables of that page. Where a
+store accepts a request, the verification must not rely on a refusal. If a test fails here after an
+update of a store, a row of the tables has changed. Then check the reasons that the protocol gives
+for its steps.
 """
 
 import base64
@@ -55,7 +56,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def expect(server: str) -> Callable[[str, Answer], None]:
-    """Compare an answer with the table."""
+    """Return a function that compares an answer with the table."""
 
     def check(row: str, answer: Answer) -> None:
         assert answer.status in EXPECTED[row][server], (row, answer.status, answer.code)
@@ -65,7 +66,7 @@ def expect(server: str) -> Callable[[str, Answer], None]:
 
 @pytest.fixture
 def expect_open(server: str) -> Callable[[str, Answer], None]:
-    """Compare the answer to a URL that forbids no header with the table."""
+    """Return a function that compares the answer to a URL that forbids no header with the table."""
 
     def check(row: str, answer: Answer) -> None:
         assert answer.status in OPEN[row][server], (row, answer.status, answer.code)
@@ -76,7 +77,7 @@ def expect_open(server: str) -> Callable[[str, Answer], None]:
 Expect = Callable[[str, Answer], None]
 
 
-def test_what_is_sent_as_agreed_is_stored(signer: Signer, incoming: Bucket) -> None:
+def test_an_upload_that_follows_its_url_is_stored(signer: Signer, incoming: Bucket) -> None:
     upload = sign(signer, incoming, "k", digest_of=BODY, if_none_match=True)
     assert put(upload).status == 200
     assert content(incoming, "k") == BODY
@@ -110,7 +111,7 @@ def test_the_digest_is_bound(signer: Signer, incoming: Bucket, expect: Expect) -
     assert content(incoming, "k") is None
 
 
-def test_a_streaming_unsigned_body_does_not_get_around_the_digest(
+def test_a_streaming_unsigned_body_does_not_evade_the_digest(
     signer: Signer, incoming: Bucket, expect: Expect
 ) -> None:
     pieces, headers = stream_unsigned(OTHER)
@@ -124,7 +125,7 @@ def test_a_streaming_unsigned_body_does_not_get_around_the_digest(
 def test_without_the_policy_a_streaming_unsigned_body_may_evade_the_digest(
     root_signer: Signer, incoming: Bucket, expect_open: Expect
 ) -> None:
-    """For root no policy holds."""
+    """Sign as root, to which no policy applies."""
     pieces, headers = stream_unsigned(OTHER)
     answer = put(
         sign(root_signer, incoming, "k", size=len(pieces), digest_of=BODY), pieces, headers
@@ -133,7 +134,9 @@ def test_without_the_policy_a_streaming_unsigned_body_may_evade_the_digest(
     assert content(incoming, "k") == (OTHER if answer.status == 200 else None)
 
 
-def test_a_signed_checksum_is_no_promise(signer: Signer, incoming: Bucket, expect: Expect) -> None:
+def test_a_signed_checksum_may_not_be_enforced(
+    signer: Signer, incoming: Bucket, expect: Expect
+) -> None:
     headers = {"x-amz-checksum-sha256": base64.b64encode(hashlib.sha256(BODY).digest()).decode()}
     url = signer.presign(
         "PUT", incoming.name, key="k", issued_at=now(), expires_in_seconds=60, headers=headers
@@ -143,7 +146,7 @@ def test_a_signed_checksum_is_no_promise(signer: Signer, incoming: Bucket, expec
     assert content(incoming, "k") == (OTHER if answer.status == 200 else None)
 
 
-def test_an_upload_that_must_be_the_first_may_still_overwrite(
+def test_an_upload_with_if_none_match_may_still_overwrite(
     signer: Signer, incoming: Bucket, expect: Expect
 ) -> None:
     upload = sign(signer, incoming, "k", if_none_match=True)
@@ -162,7 +165,7 @@ def test_the_condition_cannot_be_left_out(signer: Signer, incoming: Bucket, expe
     assert content(incoming, "k") is None
 
 
-async def test_a_part_is_bound_like_a_whole(
+async def test_the_length_and_the_digest_of_a_part_are_bound(
     signer: Signer, incoming: Bucket, expect: Expect
 ) -> None:
     upload_id = await incoming.create_upload("k", content_type="text/plain", metadata={}, tags={})
@@ -176,7 +179,7 @@ async def test_a_part_is_bound_like_a_whole(
     assert [stored.size for stored in await incoming.list_parts("k", upload_id)] == [len(BODY)]
 
 
-async def test_metadata_of_the_clients_own_may_be_stored(
+async def test_the_clients_own_metadata_may_be_stored(
     signer: Signer, incoming: Bucket, deployment: Deployment, expect: Expect
 ) -> None:
     answer = put(sign(signer, incoming, "k"), headers={"x-amz-meta-theirs": "1"})
@@ -186,10 +189,13 @@ async def test_metadata_of_the_clients_own_may_be_stored(
 
 
 @pytest.mark.parametrize("values", [[""], ["", "1"]])
-async def test_metadata_of_the_clients_own_is_stored_behind_an_empty_value(
+async def test_the_clients_own_metadata_is_stored_after_an_empty_value(
     signer: Signer, incoming: Bucket, deployment: Deployment, expect: Expect, values: list[str]
 ) -> None:
-    """A URL cannot forbid names that it does not know. The copy to the vault replaces all metadata."""
+    """Send names of metadata that the URL does not contain and so cannot forbid.
+
+    The copy to the vault replaces all metadata.
+    """
     expect(
         "unsigned metadata, empty",
         put(
@@ -199,7 +205,7 @@ async def test_metadata_of_the_clients_own_is_stored_behind_an_empty_value(
     assert "theirs" in read_metadata(deployment, incoming, "k")
 
 
-# What a URL forbids
+# Headers that a URL forbids
 
 
 def test_every_header_that_a_url_forbids_is_tried_below() -> None:
@@ -210,7 +216,10 @@ def test_every_header_that_a_url_forbids_is_tried_below() -> None:
 async def test_a_header_that_the_url_forbids_is_refused_in_every_form(
     signer: Signer, incoming: Bucket, deployment: Deployment, header: str
 ) -> None:
-    """A form that is signed like the header's absence has to be without effect like it."""
+    """Refuse every form of the header whose signature differs from that of an absent header.
+
+    A form with the same signature must have no effect.
+    """
     neutral = ABSENT_FROM_PUT.neutral[header]
     like_absent = (
         ("neutral", *(("empty", "a space") if neutral == "" else ()))
@@ -230,11 +239,18 @@ async def test_a_header_that_the_url_forbids_is_refused_in_every_form(
 
 
 REFUSALS = (400, 403, 501)
-"""The embedded store answers 501 to encryption before it looks at the signature."""
+"""The statuses of a refusal.
+
+The embedded store answers 501 to a request for encryption before it checks the signature.
+"""
 
 
 def put_form(upload: PresignedPut, header: str, values: list[str]) -> int:
-    """The status. Go's HTTP server refuses an unsendable value with 400 and closes, which may overtake its answer."""
+    """Send the header with these values, and return the status.
+
+    Go's HTTP server answers 400 to an unsendable value and closes the connection. The client may
+    see the reset before the answer.
+    """
     try:
         return put(upload, headers=[(header, value) for value in values]).status
     except ConnectionResetError:
@@ -243,7 +259,7 @@ def put_form(upload: PresignedPut, header: str, values: list[str]) -> int:
 
 
 async def check_plain(incoming: Bucket, deployment: Deployment, key: str) -> None:
-    """The object is what an honest upload leaves."""
+    """Assert that the object is the same as after an honest upload."""
     found = await incoming.head(key)
     assert content(incoming, key) == BODY
     assert (found.size, found.content_type) == (len(BODY), "text/plain")
@@ -253,7 +269,7 @@ async def check_plain(incoming: Bucket, deployment: Deployment, key: str) -> Non
     assert abs(found.last_modified - now()) < timedelta(minutes=1)
 
 
-# What browsers, curl, requests, axios and the SDKs of S3 add by themselves.
+# Headers that browsers, curl, requests, axios and the SDKs of S3 add by themselves.
 HONEST = {
     "plain": {},
     "a reload": {"Cache-Control": "no-cache", "Pragma": "no-cache"},
@@ -282,7 +298,7 @@ HONEST = {
 
 @pytest.mark.parametrize("digest_of", [None, BODY])
 @pytest.mark.parametrize("client", HONEST)
-async def test_what_honest_clients_add_is_taken(
+async def test_headers_that_honest_clients_add_are_accepted(
     signer: Signer, incoming: Bucket, deployment: Deployment, client: str, digest_of: bytes | None
 ) -> None:
     assert (
@@ -303,7 +319,7 @@ async def test_what_honest_clients_add_is_taken(
         "multipart/form-data; boundary=x",
     ],
 )
-async def test_a_declared_type_of_any_kind_is_taken(
+async def test_every_declared_content_type_is_accepted(
     signer: Signer, incoming: Bucket, content_type: str
 ) -> None:
     upload = signer.presign_put(
@@ -321,10 +337,10 @@ async def test_a_declared_type_of_any_kind_is_taken(
     assert content(incoming, "k") == BODY
 
 
-async def test_an_honest_object_is_copied_without_a_trace_of_what_its_url_forbade(
+async def test_a_copy_has_no_trace_of_the_headers_that_its_url_forbade(
     signer: Signer, incoming: Bucket, vault: Bucket, deployment: Deployment
 ) -> None:
-    """MinIO stores some of the neutral values with the object."""
+    """Copy an object with which MinIO has stored some of the neutral values."""
     assert put(sign(signer, incoming, "k")).status == 200
     etag = (await incoming.head("k")).etag
     await vault.copy_from(
@@ -365,10 +381,10 @@ async def test_a_client_may_make_its_own_object_unreadable(
 
 
 @pytest.mark.parametrize("header", UNREADABLE)
-async def test_a_url_that_forbade_these_would_make_every_object_unreadable(
+async def test_forbidding_these_headers_would_make_every_object_unreadable(
     signer: Signer, incoming: Bucket, server: str, header: str
 ) -> None:
-    """MinIO takes the neutral value from the query, as if the client had sent it."""
+    """Sign neutral values, which MinIO reads from the query as if the client had sent them."""
     absent = forbid({header: ""})
     query = {
         "issued_at": now(),
@@ -376,7 +392,12 @@ async def test_a_url_that_forbade_these_would_make_every_object_unreadable(
         "headers": absent.neutral,
         "query": absent.neutral,
     }
-    url = signer.presign("PUT", incoming.name, key="k", **query)  # type: ignore[arg-type] # a dict for short
+    url = signer.presign(
+        "PUT",
+        incoming.name,
+        key="k",
+        **query,  # type: ignore[arg-type]  # options in a dict
+    )
     assert send("PUT", url, body=BODY).status == 200
     await check_readable(incoming, "k", server=server)
 
@@ -392,10 +413,13 @@ async def check_readable(incoming: Bucket, key: str, *, server: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_no_header_changes_what_a_part_is(
+async def test_no_header_changes_a_stored_part(
     signer: Signer, incoming: Bucket, deployment: Deployment, form: str
 ) -> None:
-    """A part's URL forbids a copy alone: no other header has an effect there. Some are refused all the same."""
+    """Send each header with a part, whose URL forbids only a copy.
+
+    The other headers have no effect on a part, although some of them are refused.
+    """
     for header, value in ABUSES.items():
         upload_id = await incoming.create_upload(
             "k", content_type="text/plain", metadata={}, tags={}
@@ -425,7 +449,10 @@ async def test_no_header_changes_what_a_part_is(
 async def test_even_a_signer_that_may_read_copies_nothing(
     root_signer: Signer, deployment: Deployment, incoming: Bucket, vault: Bucket
 ) -> None:
-    """The signer's rights are the one fence, and the URL is the other."""
+    """Sign as root, so that only the URL prevents the copy.
+
+    The rights of the signer normally prevent it as well.
+    """
     vault.put_now(
         "secret", BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10
     )
@@ -451,8 +478,8 @@ async def test_even_a_signer_that_may_read_copies_nothing(
     assert content(incoming, "k") is None
 
 
-async def test_what_is_signed_is_the_whole_query(signer: Signer, incoming: Bucket) -> None:
-    """A client can neither take a forbidden header out of the URL, nor give it another value there, nor add a parameter."""
+async def test_the_signature_covers_the_whole_query(signer: Signer, incoming: Bucket) -> None:
+    """Refuse a URL in which the client has removed, changed or added a parameter."""
     url = sign(signer, incoming, "k").url
     forged = [
         url.replace("&x-amz-tagging=", ""),
@@ -473,10 +500,10 @@ async def test_what_is_signed_is_the_whole_query(signer: Signer, incoming: Bucke
     assert content(incoming, "k") is None
 
 
-# What the same stores do with URLs that forbid no header
+# URLs that forbid no header
 
 
-def test_headers_of_the_clients_own_are_stored(
+def test_the_clients_own_headers_are_stored(
     open_signer: Signer, incoming: Bucket, deployment: Deployment, server: str, expect_open: Expect
 ) -> None:
     headers = {
@@ -512,7 +539,10 @@ def test_a_client_can_suppress_the_event(
     expect_open: Expect,
     value: str,
 ) -> None:
-    """The presence of the header is enough: no value that can be sent would be neutral."""
+    """Send several values of the header, whose presence alone suppresses the event.
+
+    Therefore no value that a client can send is neutral.
+    """
     with listening(store) as log:
         expect_open(
             "suppressed event",
@@ -539,7 +569,10 @@ async def test_a_copy_cannot_be_made_with_an_upload_url(
 
 @pytest.fixture
 def service_signer(deployment: Deployment) -> Signer:
-    """It signs nothing in the service. Its key id is a secret, and a URL with it is only made here."""
+    """Return a signer with the service identity, which signs no upload URL in the service.
+
+    Its key id is a secret. Only this test puts it into a URL.
+    """
     return Signer(
         deployment.s3_endpoint,
         access_key=deployment.s3_access_key,
@@ -560,7 +593,7 @@ BESIDE_THE_SIGNATURE: list[tuple[str, list[tuple[str, str]]]] = [
 
 @pytest.mark.parametrize("who", ["signer", "service_signer"])
 @pytest.mark.parametrize(("more_query", "more_headers"), BESIDE_THE_SIGNATURE)
-def test_a_known_key_id_is_not_taken_for_a_signature(
+def test_a_known_key_id_does_not_replace_a_signature(
     request: pytest.FixtureRequest,
     incoming: Bucket,
     vault: Bucket,
@@ -569,7 +602,10 @@ def test_a_known_key_id_is_not_taken_for_a_signature(
     more_query: str,
     more_headers: list[tuple[str, str]],
 ) -> None:
-    """CVE-2026-41145. An unpatched MinIO checks no signature, but still the policy of the key id, which refuses such bodies."""
+    """Try CVE-2026-41145: an unpatched MinIO does not check the signature of such a request.
+
+    It still applies the policy of the key id, which refuses unsigned bodies.
+    """
     pieces, headers = stream_unsigned(OTHER)
     signer: Signer = request.getfixturevalue(who)
     for bucket in (incoming, vault):
@@ -586,10 +622,13 @@ def test_a_known_key_id_is_not_taken_for_a_signature(
         assert content(bucket, "k") is None
 
 
-def test_an_unpatched_store_takes_roots_key_id_for_a_signature(
+def test_an_unpatched_store_needs_only_the_key_id_of_root(
     root_signer: Signer, incoming: Bucket, expect: Expect
 ) -> None:
-    """No policy holds for root. So its key id is random, secret, and in no URL."""
+    """Forge a signature of root, to which no policy applies.
+
+    For this reason, the key id of root is random, secret and in no URL.
+    """
     pieces, headers = stream_unsigned(OTHER)
     forged = (
         root_signer.presign("PUT", incoming.name, key="k", issued_at=now(), expires_in_seconds=60)[
@@ -605,7 +644,7 @@ def test_an_unpatched_store_takes_roots_key_id_for_a_signature(
 @pytest.mark.parametrize(
     ("row", "values"), [("snowball", ["true"]), ("snowball, empty and set", ["", "true"])]
 )
-async def test_a_tar_may_be_unpacked_over_any_key_of_incoming(
+async def test_a_tar_may_be_extracted_over_any_key_of_incoming(
     signer: Signer,
     open_signer: Signer,
     incoming: Bucket,
@@ -640,20 +679,28 @@ async def test_time_and_etag_may_be_forged(
         )
 
 
-async def test_a_forged_age_hides_an_upload_behind_the_lifecycle_rule(
+async def test_an_upload_with_a_forged_age_is_hidden_by_the_lifecycle_rule(
     open_signer: Signer, incoming: Bucket, server: str
 ) -> None:
-    """Its sender has harmed nobody else: the file ends `expired`, as if nothing had come."""
+    """Forge the age of an upload, which affects only the sender's own file.
+
+    That file becomes `expired`, as if nothing had been sent.
+    """
     put(sign(open_signer, incoming, "k"), headers=forge(now() - timedelta(days=40)))
     if server != "silo":
         assert content(incoming, "k") == (None if server == "minio" else BODY)
 
 
-# A URL's end, method and place
+# The expiry, the method and the key of a URL
 
 
-def test_an_upload_may_end_after_its_url(signer: Signer, incoming: Bucket, expect: Expect) -> None:
-    """So the protocol's grace: the URL's end bounds when a PUT may start."""
+def test_an_upload_may_end_after_its_url_has_expired(
+    signer: Signer, incoming: Bucket, expect: Expect
+) -> None:
+    """End a PUT after its URL has expired, because the expiry limits only when a PUT may start.
+
+    For this reason, the protocol has a grace period.
+    """
     upload = sign(signer, incoming, "k", lives_seconds=2)
     ended = time.monotonic() + 3
     parts = urlsplit(upload.url)
@@ -663,7 +710,8 @@ def test_an_upload_may_end_after_its_url(signer: Signer, incoming: Bucket, expec
     connection.putheader("Content-Length", str(len(BODY)))
     connection.endheaders(BODY[:4])
     while time.monotonic() < ended:
-        time.sleep(0.1)  # the URL's end is what this test waits for
+        # The test waits until the URL has expired.
+        time.sleep(0.1)
     assert put(upload).status == 403
     connection.send(BODY[4:])
     expect("ends after the URL", receive(connection))
@@ -671,7 +719,9 @@ def test_an_upload_may_end_after_its_url(signer: Signer, incoming: Bucket, expec
     assert content(incoming, "k") == BODY
 
 
-def test_no_upload_begins_after_its_url(signer: Signer, incoming: Bucket, expect: Expect) -> None:
+def test_no_upload_begins_after_its_url_has_expired(
+    signer: Signer, incoming: Bucket, expect: Expect
+) -> None:
     upload = signer.presign_put(
         incoming.name,
         "k",
@@ -686,7 +736,9 @@ def test_no_upload_begins_after_its_url(signer: Signer, incoming: Bucket, expect
     assert content(incoming, "k") is None
 
 
-def test_a_key_sent_along_is_refused(signer: Signer, incoming: Bucket, expect: Expect) -> None:
+def test_an_api_key_sent_to_the_store_is_refused(
+    signer: Signer, incoming: Bucket, expect: Expect
+) -> None:
     expect(
         "key sent along",
         put(sign(signer, incoming, "k"), headers={"Authorization": "Bearer of-a-client"}),
@@ -703,7 +755,7 @@ def test_a_chunked_body_is_refused(
     assert content(incoming, "k") is None
 
 
-def test_no_url_lives_for_longer_than_a_week(
+def test_no_url_is_valid_for_longer_than_a_week(
     signer: Signer, incoming: Bucket, expect: Expect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     week = signing.LONGEST_EXPIRY_SECONDS
@@ -713,14 +765,14 @@ def test_no_url_lives_for_longer_than_a_week(
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "POST"])
-def test_a_url_is_for_one_method(signer: Signer, incoming: Bucket, method: str) -> None:
+def test_a_url_permits_only_its_own_method(signer: Signer, incoming: Bucket, method: str) -> None:
     upload = sign(signer, incoming, "k", size=None)
     assert put(upload).status == 200
     assert send(method, upload.url, headers=upload.headers).status in (400, 403)
     assert content(incoming, "k") == BODY
 
 
-def test_a_url_is_for_one_key_and_one_bucket(
+def test_a_url_permits_only_its_own_key_and_bucket(
     signer: Signer, incoming: Bucket, vault: Bucket, object_store: ObjectStore
 ) -> None:
     upload = sign(signer, incoming, "k")

@@ -1,4 +1,4 @@
-"""The statements, over a real PostgreSQL."""
+"""The SQL statements of the service, run on a real PostgreSQL."""
 
 import json
 from datetime import timedelta
@@ -41,7 +41,7 @@ async def count(pool: asyncpg.Pool, statement: str) -> int:
     return found
 
 
-async def test_a_declared_file_is_pending_and_found_by_its_owner_alone(pool: asyncpg.Pool) -> None:
+async def test_a_declared_file_is_pending_and_found_only_by_its_owner(pool: asyncpg.Pool) -> None:
     file = await declare_row(pool, make_declaration(metadata={"a": "b"}))
     assert file.state == State.PENDING
     assert file.metadata == {"a": "b"}
@@ -50,7 +50,7 @@ async def test_a_declared_file_is_pending_and_found_by_its_owner_alone(pool: asy
     assert await files.find_file(pool, file.id, owner=None) == file
 
 
-async def test_a_claim_changes_no_state_and_writes_its_vault_key_down(pool: asyncpg.Pool) -> None:
+async def test_a_claim_changes_no_state_and_records_its_vault_key(pool: asyncpg.Pool) -> None:
     held = await claim_row(pool, await declare_row(pool))
     [copy] = await reservations.list_reservations(pool, held.id)
     assert (copy.vault_key, copy.lease) == (held.vault_key, held.lease)
@@ -58,7 +58,7 @@ async def test_a_claim_changes_no_state_and_writes_its_vault_key_down(pool: asyn
     assert await claims.claim_files(pool, 9, lease=LEASE) == []
 
 
-async def test_large_files_are_claimed_apart_from_small_ones(pool: asyncpg.Pool) -> None:
+async def test_large_files_are_claimed_separately_from_small_ones(pool: asyncpg.Pool) -> None:
     large = await declare_row(pool, make_declaration(size=2**30 + 1))
     await files.record_event(pool, key_of(large))
     assert await claims.claim_files(pool, 9, lease=LEASE) == []
@@ -79,7 +79,9 @@ async def test_an_ended_lease_is_claimed_again_under_another_key(pool: asyncpg.P
     assert ready.minio_object_name == second.vault_key
 
 
-async def test_the_commit_makes_ready_and_drops_the_copies_row(pool: asyncpg.Pool) -> None:
+async def test_the_commit_makes_the_file_ready_and_removes_the_reservation(
+    pool: asyncpg.Pool,
+) -> None:
     held = await claim_row(pool, await declare_row(pool))
     file = await commit_row(pool, held)
     assert file is not None
@@ -93,7 +95,7 @@ async def test_the_commit_makes_ready_and_drops_the_copies_row(pool: asyncpg.Poo
     assert await reservations.list_reservations(pool, held.id) == []
 
 
-async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_commit(
+async def test_the_commit_compares_a_digest_that_arrived_during_the_hashing(
     pool: asyncpg.Pool,
 ) -> None:
     held = await claim_row(pool, await declare_row(pool))
@@ -116,7 +118,10 @@ async def test_a_digest_that_comes_while_the_copy_is_hashed_is_compared_by_the_c
 
 
 async def test_two_mismatches_with_different_digests_reject_no_file(pool: asyncpg.Pool) -> None:
-    """Either read may have been wrong, or the client sends two contents in turn: the next claim waits."""
+    """Delay the next claim after two mismatches whose digests differ.
+
+    Either a read was wrong, or the client sends two contents alternately.
+    """
     held = await claim_row(pool, await declare_row(pool, make_declaration(sha256=THIRD)))
     assert (await commit_row(pool, held)) is not None
     [again] = await claims.claim_files(pool, 9, lease=LEASE)
@@ -131,7 +136,7 @@ async def test_two_mismatches_with_different_digests_reject_no_file(pool: asyncp
     assert (proved.state, proved.hash) == (State.READY, THIRD)
 
 
-async def test_a_late_worker_counts_no_failed_read(pool: asyncpg.Pool) -> None:
+async def test_a_worker_that_has_lost_its_lease_counts_no_failed_read(pool: asyncpg.Pool) -> None:
     held = await claim_row(pool, await declare_row(pool))
     await pool.execute("UPDATE files SET lease = gen_random_uuid() WHERE id = $1", held.id)
     assert await count_read(pool, held, most_reads=1, most_time=timedelta(0)) is None
@@ -155,7 +160,7 @@ async def test_failed_reads_reject_a_file_only_after_both_bounds(pool: asyncpg.P
         State.REJECTED,
         RejectionReason.UNVERIFIABLE,
     )
-    assert "4 times" in (rejected.rejection_detail or "")
+    assert "4 reads" in (rejected.rejection_detail or "")
 
 
 async def test_an_arrival_cannot_cancel_the_back_off_of_an_unreadable_object(
@@ -190,7 +195,7 @@ async def count_read(
     )
 
 
-async def test_a_second_other_digest_changes_nothing(pool: asyncpg.Pool) -> None:
+async def test_a_second_and_different_digest_changes_nothing(pool: asyncpg.Pool) -> None:
     file = await declare_row(pool, make_declaration(sha256=DIGEST))
     assert await files.record_arrival(pool, file.id, OTHER, why="complete") is None
     assert await files.find_file(pool, file.id, owner=None) == file
@@ -208,20 +213,20 @@ async def commit_size(pool: asyncpg.Pool, held: Claim) -> File | None:
     return await verdicts.commit_verification(pool, held, size=4, sha256=DIGEST, etag="e")
 
 
-async def test_a_doomed_copy_cannot_be_committed(pool: asyncpg.Pool) -> None:
+async def test_a_doomed_reservation_cannot_be_committed(pool: asyncpg.Pool) -> None:
     held = await claim_row(pool, await declare_row(pool))
     assert await reservations.doom_reservation(pool, held.vault_key, held.lease)
     assert await commit_row(pool, held) is None
     assert not await reservations.doom_reservation(pool, held.vault_key, held.lease)
 
 
-async def test_a_committed_copy_cannot_be_doomed(pool: asyncpg.Pool) -> None:
+async def test_a_committed_reservation_cannot_be_doomed(pool: asyncpg.Pool) -> None:
     held = await claim_row(pool, await declare_row(pool))
     await commit_row(pool, held)
     assert not await reservations.doom_reservation(pool, held.vault_key, held.lease)
 
 
-async def test_a_deleted_file_is_not_committed_and_its_copy_is_swept(
+async def test_a_deleted_file_is_not_committed_and_its_reservation_is_doomed(
     pool: asyncpg.Pool,
 ) -> None:
     held = await claim_row(pool, await declare_row(pool))
@@ -235,13 +240,16 @@ async def test_a_deleted_file_is_not_committed_and_its_copy_is_swept(
 async def test_an_extension_moves_both_leases_and_neither_after_a_doom(pool: asyncpg.Pool) -> None:
     held = await claim_row(pool, await declare_row(pool))
     assert await claims.extend_lease(pool, held, timedelta(hours=1))
-    equal = "SELECT count(*) FROM files JOIN reservations ON file_id = id WHERE files.lease_until = reservations.lease_until"
+    equal = """
+        SELECT count(*) FROM files JOIN reservations ON file_id = id
+        WHERE files.lease_until = reservations.lease_until
+    """
     assert await count(pool, equal + " AND files.lease_until > now() + interval '50 min'") == 1
     await reservations.doom_reservation(pool, held.vault_key, held.lease)
     assert not await claims.extend_lease(pool, held, LEASE)
 
 
-async def test_back_to_pending_takes_the_copies_row_along(pool: asyncpg.Pool) -> None:
+async def test_a_return_to_pending_removes_the_reservation(pool: asyncpg.Pool) -> None:
     held = await claim_row(pool, await declare_row(pool))
     assert await claims.return_to_pending(pool, held, timedelta(minutes=1)) == State.PENDING
     assert await reservations.list_reservations(pool, held.id) == []
@@ -257,16 +265,20 @@ async def test_an_arrival_after_the_claim_makes_the_file_due_again_at_once(
     assert len(await claims.claim_files(pool, 9, lease=LEASE)) == 1
 
 
-async def test_a_file_expires_only_after_its_grace(pool: asyncpg.Pool) -> None:
+async def test_a_file_does_not_expire_within_its_grace_period(pool: asyncpg.Pool) -> None:
     held = await claim_row(pool, await declare_row(pool))
     assert not held.grace_over
     assert await verdicts.expire_file(pool, held) is None
 
 
-async def test_a_file_expires_after_its_grace(pool: asyncpg.Pool) -> None:
+async def test_a_file_expires_after_its_grace_period(pool: asyncpg.Pool) -> None:
     file = await declare_row(pool)
     await pool.execute(
-        "UPDATE files SET created_at = now() - interval '9 days', expires_at = now() - interval '8 days', grace_until = now()"
+        """
+        UPDATE files
+        SET created_at = now() - interval '9 days', expires_at = now() - interval '8 days',
+            grace_until = now()
+        """
     )
     held = await claim_row(pool, file)
     assert held.grace_over
@@ -283,7 +295,7 @@ async def test_a_rejection_without_a_copy_keeps_its_reason(pool: asyncpg.Pool) -
     assert await files.record_event(pool, key_of(file)) is None
 
 
-async def test_a_streamed_upload_is_born_from_its_live_copy(pool: asyncpg.Pool) -> None:
+async def test_a_streamed_upload_is_committed_from_its_live_reservation(pool: asyncpg.Pool) -> None:
     copy = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
     file = await reservations.commit_streamed_upload(
         pool, copy, make_declaration(), sha256=DIGEST, etag="e"
@@ -297,7 +309,9 @@ async def test_a_streamed_upload_is_born_from_its_live_copy(pool: asyncpg.Pool) 
     assert await reservations.list_reservations(pool, file.id) == []
 
 
-async def test_a_streamed_upload_is_not_born_from_a_doomed_copy(pool: asyncpg.Pool) -> None:
+async def test_a_streamed_upload_is_not_committed_from_a_doomed_reservation(
+    pool: asyncpg.Pool,
+) -> None:
     copy = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
     await reservations.doom_reservation(pool, copy.vault_key, copy.lease)
     assert (
@@ -310,7 +324,10 @@ async def test_a_streamed_upload_is_not_born_from_a_doomed_copy(pool: asyncpg.Po
 
 
 async def list_names(pool: asyncpg.Pool, **filters: object) -> list[str]:
-    asked = listing.Filters(states=tuple(State), **filters)  # type: ignore[arg-type]  # the tests name the fields they filter by
+    asked = listing.Filters(
+        states=tuple(State),
+        **filters,  # type: ignore[arg-type]  # the tests name the fields that they filter by
+    )
     return [
         file.filename
         for file in (
@@ -338,31 +355,37 @@ INDEXES = {
 
 
 @pytest.mark.parametrize("statement", INDEXES, ids=INDEXES.values())
-async def test_a_page_reads_its_index_also_in_a_generic_plan(
+async def test_a_page_uses_its_index_even_in_a_generic_plan(
     pool: asyncpg.Pool, statement: str
 ) -> None:
     async with pool.acquire() as connection:
         await connection.execute(
             """
-            INSERT INTO files (id, owner, filename, size, metadata, state, hash, minio_object_name, vault_etag, upload_date, expires_at,
+            INSERT INTO files (id, owner, filename, size, metadata, state, hash,
+                               minio_object_name, vault_etag, upload_date, expires_at,
                                grace_until, final_at, changed_by)
-            SELECT gen_random_uuid(), 'owner' || n % 20, 'name' || n, 1, '{}', 'ready', sha256(n::text::bytea), gen_random_uuid(), 'e',
-                   now(), now(), now(), now(), 'client' FROM generate_series(1, 20000) AS n
+            SELECT gen_random_uuid(), 'owner' || n % 20, 'name' || n, 1, '{}', 'ready',
+                   sha256(n::text::bytea), gen_random_uuid(), 'e', now(), now(),
+                   now(), now(), 'client'
+            FROM generate_series(1, 20000) AS n
             """,
-            timeout=60,  # a trigger runs for each of many rows
+            timeout=60,  # A trigger runs for each row.
         )
         await connection.execute("ANALYZE files")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         types = "text, uuid, bigint, text[], text, timestamptz, timestamptz, bytea, text, text"
         await connection.execute(f"PREPARE page ({types}) AS {statement}")
-        values = "'owner1', 'ffffffff-ffff-ffff-ffff-ffffffffffff', 10, '{ready}', NULL, NULL, NULL, '\\x00', 'name1', 'name2'"
+        values = (
+            "'owner1', 'ffffffff-ffff-ffff-ffff-ffffffffffff', 10, '{ready}', NULL, NULL, NULL,"
+            " '\\x00', 'name1', 'name2'"
+        )
         plan = "\n".join(
             row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE page ({values})")
         )
     assert f"{INDEXES[statement]} " in plan
 
 
-async def test_the_sweeper_takes_each_leftover_once(pool: asyncpg.Pool) -> None:
+async def test_the_sweeper_claims_each_leftover_once(pool: asyncpg.Pool) -> None:
     held = await claim_row(pool, await declare_row(pool))
     await commit_row(pool, held)
     await files.delete_file(pool, held.id, owner="ann")
@@ -378,19 +401,20 @@ SWEEPS = {sweeping.CLAIM_INCOMING: "files_sweep", sweeping.CLAIM_PURGES: "files_
 
 
 @pytest.mark.parametrize("statement", SWEEPS, ids=SWEEPS.values())
-async def test_what_is_not_due_costs_the_sweeper_nothing(
-    pool: asyncpg.Pool, statement: str
-) -> None:
-    """The statement reads the range of its partial index that is due, and not the rows that still wait for their delay."""
+async def test_the_sweeper_reads_no_row_that_is_not_due(pool: asyncpg.Pool, statement: str) -> None:
+    """Read only the due range of the partial index, and no row whose delay is not over."""
     async with pool.acquire() as connection:
         await connection.execute(
             """
-            INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, hash, minio_object_name, vault_etag, upload_date,
-                               expires_at, grace_until, final_at, sweep_at, purge_at, changed_by)
-            SELECT gen_random_uuid(), 'ann', 'name', 1, '{}', 'key' || n, 'deleted', sha256('x'), gen_random_uuid(), 'e', now(),
-                   now(), now(), now(), now(), now(), 'client' FROM generate_series(1, 20000) AS n
+            INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, hash,
+                               minio_object_name, vault_etag, upload_date, expires_at,
+                               grace_until, final_at, sweep_at, purge_at, changed_by)
+            SELECT gen_random_uuid(), 'ann', 'name', 1, '{}', 'key' || n, 'deleted', sha256('x'),
+                   gen_random_uuid(), 'e', now(), now(),
+                   now(), now(), now(), now(), 'client'
+            FROM generate_series(1, 20000) AS n
             """,
-            timeout=60,  # a trigger runs for each of many rows
+            timeout=60,  # A trigger runs for each row.
         )
         await connection.execute("ANALYZE files")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
@@ -408,18 +432,21 @@ async def test_what_is_not_due_costs_the_sweeper_nothing(
 
 
 async def test_a_claim_reads_no_file_of_another_kind(pool: asyncpg.Pool) -> None:
-    """Any number of due files that could not be read, or are large, costs the claim of a small one nothing."""
+    """Read only as many rows as are claimed, even if many large or unreadable files are due."""
     async with pool.acquire() as connection:
         await connection.execute(
             """
-            INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, expires_at, grace_until, due_at, failed_reads,
+            INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state,
+                               expires_at, grace_until, due_at, failed_reads,
                                failed_reads_since, changed_by)
-            SELECT gen_random_uuid(), 'ann', 'name', CASE n % 3 WHEN 0 THEN 1 ELSE 2147483648 END, '{}', 'key' || n, 'pending', now(),
-                   now(), now() - n * interval '1 second', CASE n % 3 WHEN 2 THEN 1 ELSE 0 END, CASE n % 3 WHEN 2 THEN now() END,
-                   'client'
+            SELECT gen_random_uuid(), 'ann', 'name',
+                   CASE n % 3 WHEN 0 THEN 1 ELSE 2147483648 END, '{}', 'key' || n, 'pending',
+                   now(), now(), now() - n * interval '1 second',
+                   CASE n % 3 WHEN 2 THEN 1 ELSE 0 END,
+                   CASE n % 3 WHEN 2 THEN now() END, 'client'
             FROM generate_series(1, 9999) AS n
             """,
-            timeout=60,  # a trigger runs for each of many rows
+            timeout=60,  # A trigger runs for each row.
         )
         await connection.execute("ANALYZE files")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
@@ -448,7 +475,7 @@ async def test_a_claim_reads_no_file_of_another_kind(pool: asyncpg.Pool) -> None
 
 
 def list_nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
-    """The node of a plan, and all those below it."""
+    """Return the node of a plan and all nodes below it."""
     return [plan, *(node for below in plan.get("Plans", []) for node in list_nodes(below))]
 
 
@@ -471,14 +498,17 @@ async def test_a_late_first_deletion_is_not_the_last(pool: asyncpg.Pool) -> None
     held = await claim_row(pool, await declare_row(pool))
     await reservations.doom_reservation(pool, held.vault_key, held.lease)
     await pool.execute(
-        "UPDATE reservations SET doomed_at = now() - interval '3 days', sweep_at = now() - interval '3 days'"
+        """
+        UPDATE reservations
+        SET doomed_at = now() - interval '3 days', sweep_at = now() - interval '3 days'
+        """
     )
     assert [
         copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, timedelta(hours=24))
     ] == [False]
 
 
-async def test_a_doomed_copy_goes_only_after_its_grace(pool: asyncpg.Pool) -> None:
+async def test_a_doomed_reservation_is_kept_until_copy_grace_is_over(pool: asyncpg.Pool) -> None:
     held = await claim_row(pool, await declare_row(pool))
     await reservations.doom_reservation(pool, held.vault_key, held.lease)
     grace = timedelta(hours=24)
@@ -488,7 +518,10 @@ async def test_a_doomed_copy_goes_only_after_its_grace(pool: asyncpg.Pool) -> No
     await sweeping.keep_doomed_reservation(pool, held.vault_key, grace)
     assert await sweeping.claim_doomed_reservations(pool, 9, grace) == []
     await pool.execute(
-        "UPDATE reservations SET swept_at = swept_at - $1::interval, sweep_at = sweep_at - $1::interval",
+        """
+        UPDATE reservations
+        SET swept_at = swept_at - $1::interval, sweep_at = sweep_at - $1::interval
+        """,
         grace,
     )
     assert [copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, grace)] == [

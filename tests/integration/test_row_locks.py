@@ -1,6 +1,8 @@
-"""What READ COMMITTED makes of statements that have to wait for a row: each meeting of two, in either order, made to happen.
+"""Statements that wait for each other's row locks under READ COMMITTED.
 
-The model (tests/model) takes every statement for one atomic step; here it is shown that they behave like that.
+Each pair of statements that can wait for each other is made to do so, in either order. The model
+(tests/model) treats each statement as one atomic step. These tests show that the statements behave
+accordingly.
 """
 
 import asyncio
@@ -37,7 +39,7 @@ Statement = Callable[[Database], Awaitable[Any]]
 
 @pytest.fixture
 async def held(pool: asyncpg.Pool) -> Claim:
-    """A claim under way."""
+    """Return the claim of a file whose verification is in progress."""
     file_id = make_id()
     ends = {"upload_ttl": timedelta(days=1), "grace": timedelta(hours=1)}
     await files.declare_file(
@@ -50,14 +52,17 @@ async def held(pool: asyncpg.Pool) -> Claim:
 
 @pytest.fixture
 async def streamed(pool: asyncpg.Pool) -> reservations.Reservation:
-    """A streamed upload under way."""
+    """Return the reservation of a streamed upload that is in progress."""
     return await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
 
 
 async def meet(
     pool: asyncpg.Pool, first: Statement, second: Statement, *, ends: str = "COMMIT"
 ) -> tuple[Any, Any]:
-    """What both come to: `first` holds its rows when `second` comes, and ends only when that waits for them."""
+    """Run `second` while `first` holds its rows, and return both results.
+
+    The transaction of `first` ends with `ends` as soon as `second` waits for a lock.
+    """
     async with held_open(pool) as holder:
         outcome = await first(holder)
         waiting = asyncio.create_task(awaited(second(pool)))
@@ -100,7 +105,7 @@ async def end_lease(pool: asyncpg.Pool) -> None:
     await pool.execute("UPDATE reservations SET lease_until = now() - interval '1 s'")
 
 
-async def test_a_commit_that_waits_for_a_sweepers_doom_finds_the_copy_doomed(
+async def test_a_commit_that_waits_for_a_sweepers_doom_commits_nothing(
     pool: asyncpg.Pool, held: Claim
 ) -> None:
     await end_lease(pool)
@@ -110,19 +115,21 @@ async def test_a_commit_that_waits_for_a_sweepers_doom_finds_the_copy_doomed(
     assert await state(pool, held) == State.VERIFYING
 
 
-async def test_a_commit_that_waits_for_a_doom_that_is_rolled_back_wins(
+async def test_a_commit_that_waits_for_a_doom_that_is_rolled_back_succeeds(
     pool: asyncpg.Pool, held: Claim
 ) -> None:
     _, file = await meet(pool, doom(held), commit(held), ends="ROLLBACK")
     assert file.state == State.READY
 
 
-async def test_a_doom_that_waits_for_a_commit_hits_nothing(pool: asyncpg.Pool, held: Claim) -> None:
+async def test_a_doom_that_waits_for_a_commit_updates_nothing(
+    pool: asyncpg.Pool, held: Claim
+) -> None:
     file, doomed = await meet(pool, commit(held), doom(held))
     assert (file.state, doomed) == (State.READY, False)
 
 
-async def test_a_doom_that_waits_for_a_commit_that_is_rolled_back_wins(
+async def test_a_doom_that_waits_for_a_commit_that_is_rolled_back_succeeds(
     pool: asyncpg.Pool, held: Claim
 ) -> None:
     _, doomed = await meet(pool, commit(held), doom(held), ends="ROLLBACK")
@@ -130,7 +137,7 @@ async def test_a_doom_that_waits_for_a_commit_that_is_rolled_back_wins(
     assert await commit(held)(pool) is None
 
 
-async def test_a_sweeper_passes_over_the_copy_of_a_commit_or_an_extension_under_way(
+async def test_a_sweeper_skips_a_reservation_that_another_statement_has_locked(
     pool: asyncpg.Pool, held: Claim
 ) -> None:
     await end_lease(pool)
@@ -138,7 +145,8 @@ async def test_a_sweeper_passes_over_the_copy_of_a_commit_or_an_extension_under_
         async with held_open(pool) as holder:
             assert await statement(holder)
             assert await sweeping.doom_ended_reservations(pool, 9) == 0
-    assert await sweeping.doom_ended_reservations(pool, 9) == 1  # both were rolled back
+    # Both statements were rolled back.
+    assert await sweeping.doom_ended_reservations(pool, 9) == 1
 
 
 async def test_an_extension_that_waits_for_a_doom_moves_neither_lease(
@@ -152,27 +160,30 @@ async def test_an_extension_that_waits_for_a_doom_moves_neither_lease(
     assert await pool.fetchval(longer, LEASE) == 0
 
 
-async def test_an_extension_that_waits_for_a_commit_is_too_late(
+async def test_an_extension_that_waits_for_a_commit_updates_nothing(
     pool: asyncpg.Pool, held: Claim
 ) -> None:
     file, extended = await meet(pool, commit(held), extend(held))
     assert (file.state, extended) == (State.READY, False)
 
 
-async def test_a_commit_that_waits_for_an_extension_wins(pool: asyncpg.Pool, held: Claim) -> None:
+async def test_a_commit_that_waits_for_an_extension_succeeds(
+    pool: asyncpg.Pool, held: Claim
+) -> None:
     extended, file = await meet(pool, extend(held), commit(held))
     assert (extended, file.state) == (True, State.READY)
 
 
-async def test_a_commit_that_waits_for_the_owners_deletion_comes_to_nothing(
+async def test_a_commit_that_waits_for_the_owners_deletion_commits_nothing(
     pool: asyncpg.Pool, held: Claim
 ) -> None:
     assert await meet(pool, delete(held), commit(held)) == (True, None)
     [copy] = await reservations.list_reservations(pool, held.id)
-    assert copy.doomed_at is None  # the sweeper's, when its lease has ended
+    # The sweeper dooms it when its lease has ended.
+    assert copy.doomed_at is None
 
 
-async def test_a_deletion_that_waits_for_a_commit_sees_to_the_proved_object(
+async def test_a_deletion_that_waits_for_a_commit_purges_the_proved_object(
     pool: asyncpg.Pool, held: Claim
 ) -> None:
     file, deleted = await meet(pool, commit(held), delete(held))
@@ -187,10 +198,8 @@ async def test_a_commit_that_waits_for_a_digest_compares_it(
     pool: asyncpg.Pool, held: Claim
 ) -> None:
     _, file = await meet(pool, arrive(held, OTHER), commit(held))
-    assert (file.state, file.hash) == (
-        State.VERIFYING,
-        None,
-    )  # the first mismatch is no verdict yet
+    # The first mismatch is not yet a verdict.
+    assert (file.state, file.hash) == (State.VERIFYING, None)
     [copy] = await reservations.list_reservations(pool, held.id)
     assert copy.doomed_at is not None
 
@@ -202,12 +211,12 @@ async def test_a_digest_that_waits_for_a_commit_changes_nothing(
     assert (file.state, recorded) == (State.READY, None)
 
 
-async def test_two_digests_at_once_leave_the_first(pool: asyncpg.Pool, held: Claim) -> None:
+async def test_the_first_of_two_concurrent_digests_is_kept(pool: asyncpg.Pool, held: Claim) -> None:
     first, second = await meet(pool, arrive(held, DIGEST), arrive(held, OTHER))
     assert (first.declared_sha256, second) == (DIGEST, None)
 
 
-async def test_a_way_back_that_waits_for_an_arrival_is_none(
+async def test_a_return_to_pending_that_waits_for_an_arrival_has_no_effect(
     pool: asyncpg.Pool, held: Claim
 ) -> None:
     _, came_to = await meet(
@@ -217,7 +226,7 @@ async def test_a_way_back_that_waits_for_an_arrival_is_none(
     assert len(await claims.claim_files(pool, 1, lease=LEASE)) == 1
 
 
-async def test_an_arrival_that_waits_for_the_way_back_announces_anew(
+async def test_an_arrival_that_waits_for_a_return_makes_the_file_verifying(
     pool: asyncpg.Pool, held: Claim
 ) -> None:
     came_to, recorded = await meet(
@@ -241,14 +250,14 @@ def commit_streamed(copy: reservations.Reservation) -> Callable[[Database], Awai
     )
 
 
-async def test_a_streamed_commit_that_waits_for_a_doom_bears_no_file(
+async def test_a_streamed_commit_that_waits_for_a_doom_inserts_no_file(
     pool: asyncpg.Pool, streamed: reservations.Reservation
 ) -> None:
     assert await meet(pool, doom(streamed), commit_streamed(streamed)) == (True, None)
     assert await pool.fetchval("SELECT count(*) FROM files") == 0
 
 
-async def test_a_doom_that_waits_for_a_streamed_commit_hits_nothing(
+async def test_a_doom_that_waits_for_a_streamed_commit_updates_nothing(
     pool: asyncpg.Pool, streamed: reservations.Reservation
 ) -> None:
     file, doomed = await meet(pool, commit_streamed(streamed), doom(streamed))
@@ -256,7 +265,7 @@ async def test_a_doom_that_waits_for_a_streamed_commit_hits_nothing(
 
 
 @pytest.mark.parametrize("what", ["extend", "name"])
-async def test_what_keeps_a_streamed_copy_is_told_of_the_doom_that_it_waited_for(
+async def test_an_update_of_a_reservation_that_waits_for_its_doom_fails(
     pool: asyncpg.Pool, streamed: reservations.Reservation, what: str
 ) -> None:
     keep: dict[str, Statement] = {
@@ -283,17 +292,16 @@ OF_BOTH_TABLES: dict[str, Callable[[Database, Claim], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("what", OF_BOTH_TABLES)
-async def test_who_needs_both_rows_takes_the_copys_first(
+async def test_statements_on_both_tables_lock_the_reservation_first(
     pool: asyncpg.Pool, held: Claim, what: str
 ) -> None:
-    """So no two can wait for each other."""
+    """Take the locks in this order, so that no two statements can wait for each other."""
     await pool.execute("UPDATE files SET grace_until = now(), expires_at = now()")
     async with held_open(pool) as holder:
         await holder.execute("SELECT FROM reservations FOR UPDATE")
         waiting = asyncio.create_task(awaited(OF_BOTH_TABLES[what](pool, held)))
         await until_waiting(pool, 1)
-        await pool.execute(
-            "SELECT FROM files FOR UPDATE NOWAIT"
-        )  # would raise LockNotAvailableError
+        # This raises LockNotAvailableError if the waiting statement has locked the file's row.
+        await pool.execute("SELECT FROM files FOR UPDATE NOWAIT")
         await holder.execute("COMMIT")
         assert await waiting

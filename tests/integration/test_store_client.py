@@ -1,4 +1,4 @@
-"""Answers that the client of the store must not take: too large, cut short, or not of S3."""
+"""Answers that the store's client refuses: too large, truncated, or not from an S3 store."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 @contextmanager
 def opened(status: int, headers: dict[str, str], body: bytes) -> Iterator[tuple[Stub, ObjectStore]]:
-    """A store that gives this answer to every request, and the service's way to it."""
+    """Run a stub that gives this answer to every request.
+
+    Yield the stub and a store client for it.
+    """
     with (
         stub_store(status, headers, body) as stub,
         open_store(stub.endpoint, "key", secret_key="secret") as store,
@@ -34,7 +37,7 @@ async def test_an_answer_that_is_too_large_is_not_read_to_its_end() -> None:
         assert stub.requests == ["GET"]
 
 
-async def test_a_refusal_that_is_too_large_is_known_by_its_status() -> None:
+async def test_a_refusal_that_is_too_large_is_recognized_by_its_status() -> None:
     with opened(404, {"Content-Length": str(2**40)}, bytes(LARGEST_ANSWER_BYTES + 1)) as (
         stub,
         store,
@@ -55,7 +58,10 @@ async def test_a_truncated_listing_is_repeated_and_a_completion_is_not() -> None
 
 
 async def test_a_document_type_is_refused() -> None:
-    body = b'<!DOCTYPE a [<!ENTITY e "1">]><InitiateMultipartUploadResult><UploadId>&e;</UploadId></InitiateMultipartUploadResult>'
+    body = (
+        b'<!DOCTYPE a [<!ENTITY e "1">]>'
+        b"<InitiateMultipartUploadResult><UploadId>&e;</UploadId></InitiateMultipartUploadResult>"
+    )
     with opened(200, {"Content-Length": str(len(body))}, body) as (stub, store):
         with pytest.raises(StoreUnavailable, match="cannot be parsed"):
             await store.bucket("vault").create_upload(
@@ -64,7 +70,7 @@ async def test_a_document_type_is_refused() -> None:
         assert stub.requests == ["POST"]
 
 
-def test_the_administration_maps_answers_as_every_other_request() -> None:
+def test_the_administration_maps_errors_like_every_other_request() -> None:
     body = b'{"Code": "XMinioAdminNoSuchUser"}'
     with stub_store(404, {"Content-Length": str(len(body))}, body) as stub:
         administration = Administration(
@@ -80,7 +86,7 @@ def test_the_administration_maps_answers_as_every_other_request() -> None:
 @pytest.mark.parametrize(
     ("status", "body"), [(200, b"<html>a page</html>"), (200, b"no XML"), (503, b""), (307, b"")]
 )
-def test_an_answer_without_sense_makes_the_administration_unavailable(
+def test_an_unintelligible_answer_makes_the_administration_unavailable(
     status: int, body: bytes
 ) -> None:
     with stub_store(

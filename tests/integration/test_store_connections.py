@@ -1,4 +1,4 @@
-"""What a connection to the store may be used for again, how long a body may take, and how a wait ends when the process does."""
+"""Connections to the store: their reuse, the time limits of bodies, and waits at shutdown."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,10 @@ BODY = bytes(8 * 1024 * 1024)
 
 @contextlib.contextmanager
 def slow_server(release: threading.Event, reached: threading.Event | None = None) -> Iterator[str]:
-    """Takes one request's first bytes, the rest when it is released, and then answers as a store does to a PUT."""
+    """Run a server that reads the start of one request, and the rest when it is released.
+
+    It then answers as a store does after a successful PUT.
+    """
 
     def serve() -> None:
         with contextlib.suppress(OSError), listener.accept()[0] as client:
@@ -47,7 +50,7 @@ def opened(endpoint: str) -> Iterator[ObjectStore]:
         yield store
 
 
-async def test_a_connection_that_brought_nothing_serves_the_next_request(vault: Bucket) -> None:
+async def test_a_connection_is_usable_after_an_unread_empty_object(vault: Bucket) -> None:
     put_object(vault, "empty", b"")
     with vault.open("empty", etag=None) as reader:
         assert reader.content_length == 0
@@ -55,7 +58,7 @@ async def test_a_connection_that_brought_nothing_serves_the_next_request(vault: 
     assert read_all(vault, "k") == b"written over the same connection"
 
 
-async def test_an_empty_object_that_was_read_to_its_end_leaves_a_good_connection(
+async def test_a_connection_is_usable_after_an_empty_object_was_read(
     vault: Bucket,
 ) -> None:
     put_object(vault, "empty", b"")
@@ -66,7 +69,8 @@ async def test_an_empty_object_that_was_read_to_its_end_leaves_a_good_connection
 async def test_a_body_may_take_longer_than_a_connect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "CONNECT_SECONDS", 0.2)
     release = threading.Event()
-    timer = threading.Timer(0.6, release.set)  # longer than a connect may take
+    # This is longer than a connection attempt may take.
+    timer = threading.Timer(0.6, release.set)
     with slow_server(release) as endpoint, opened(endpoint) as store:
         timer.start()
         put_object(store.bucket("vault"), "k", BODY)
@@ -84,7 +88,7 @@ async def test_a_body_may_not_take_longer_than_its_call() -> None:
         )
 
 
-async def test_a_request_that_waits_ends_when_the_store_is_closed() -> None:
+async def test_a_waiting_request_ends_when_the_store_is_closed() -> None:
     release, reached = threading.Event(), threading.Event()
     with slow_server(release, reached) as endpoint, opened(endpoint) as store:
         waiting = asyncio.create_task(store.bucket("vault").head("k", timeout_seconds=60))

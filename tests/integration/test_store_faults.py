@@ -1,4 +1,7 @@
-"""A store that is away, keeps silent, cuts its answers short or answers nonsense; and what is, and is not, sent to it."""
+"""A store that is unavailable, does not answer, truncates its answers or sends invalid ones.
+
+The tests also check which requests are sent, and how often.
+"""
 
 import secrets
 import shutil
@@ -28,14 +31,14 @@ def proxy(store: StoreUnderTest) -> Iterator[FaultyProxy]:
 
 @pytest.fixture
 async def through_proxy(proxy: FaultyProxy, deployment: Deployment) -> AsyncIterator[Bucket]:
-    """The vault, seen through the proxy."""
+    """Yield the vault, as it is reached through the proxy."""
     with open_store(
         proxy.endpoint, deployment.s3_access_key, secret_key=deployment.s3_secret_key
     ) as opened:
         yield opened.bucket(deployment.vault_bucket)
 
 
-async def test_nothing_listening_is_unavailable_at_once() -> None:
+async def test_a_store_that_refuses_connections_is_unavailable_at_once() -> None:
     with open_store(f"http://127.0.0.1:{free_port()}", "key", secret_key="secret") as nowhere:
         with pytest.raises(StoreUnavailable):
             await nowhere.check_health()
@@ -43,7 +46,7 @@ async def test_nothing_listening_is_unavailable_at_once() -> None:
             await nowhere.bucket("vault").head("k")
 
 
-async def test_a_connection_read_to_its_end_is_used_again(
+async def test_a_connection_is_reused_after_a_complete_read(
     through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
     put_object(through_proxy, "k", b"some bytes")
@@ -52,7 +55,7 @@ async def test_a_connection_read_to_its_end_is_used_again(
     assert proxy.connections == 1
 
 
-async def test_a_copy_whose_moment_has_passed_is_never_sent(
+async def test_a_copy_is_never_sent_after_its_deadline(
     incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
     etag = put_object(incoming, "k", b"bytes")
@@ -61,7 +64,7 @@ async def test_a_copy_whose_moment_has_passed_is_never_sent(
     assert proxy.requests == b""
 
 
-async def test_a_copy_asks_once_and_for_nothing_else(
+async def test_a_copy_sends_one_request_and_no_other(
     incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
     await copy(incoming, through_proxy, put_object(incoming, "k", b"bytes"))
@@ -81,7 +84,7 @@ async def test_a_copy_without_an_answer_is_not_sent_again(
     assert proxy.requests.count(b"PUT ") == 1
 
 
-async def test_a_silent_store_is_unavailable_after_the_calls_own_time(
+async def test_a_silent_store_is_unavailable_after_the_timeout_of_the_call(
     through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
     proxy.silent = True
@@ -93,7 +96,7 @@ async def test_a_silent_store_is_unavailable_after_the_calls_own_time(
     assert time.monotonic() - started < 5
 
 
-async def test_a_read_that_is_cut_short_is_never_taken_for_the_end(
+async def test_a_truncated_read_never_looks_complete(
     vault: Bucket, through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
     body = secrets.token_bytes(2 * MIB)
@@ -106,7 +109,7 @@ async def test_a_read_that_is_cut_short_is_never_taken_for_the_end(
     assert body.startswith(received)
 
 
-async def test_a_put_that_is_cut_short_is_unavailable(
+async def test_a_put_with_a_truncated_answer_is_not_repeated(
     through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
     proxy.cut_answers_after = 5
@@ -115,7 +118,7 @@ async def test_a_put_that_is_cut_short_is_unavailable(
     assert proxy.requests.count(b"PUT ") == 1
 
 
-async def test_a_head_over_a_connection_that_was_closed_is_asked_again_once(
+async def test_a_head_request_is_repeated_once_after_a_closed_connection(
     vault: Bucket, through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
     put_object(vault, "k", b"bytes")
@@ -143,7 +146,9 @@ async def test_no_error_names_a_query_or_a_key_id(
         assert "Signature" not in text
 
 
-async def test_many_go_in_one_request(through_proxy: Bucket, proxy: FaultyProxy) -> None:
+async def test_several_objects_are_deleted_by_one_request(
+    through_proxy: Bucket, proxy: FaultyProxy
+) -> None:
     for number in range(5):
         put_object(through_proxy, f"k{number}", b"bytes")
     before = proxy.requests.count(b" HTTP/1.1\r\n")
@@ -152,17 +157,22 @@ async def test_many_go_in_one_request(through_proxy: Bucket, proxy: FaultyProxy)
     assert [listed.key async for listed in through_proxy.list_keys()] == []
 
 
-async def test_deleting_nothing_asks_nobody(through_proxy: Bucket, proxy: FaultyProxy) -> None:
+async def test_deleting_no_objects_sends_no_request(
+    through_proxy: Bucket, proxy: FaultyProxy
+) -> None:
     assert await through_proxy.delete_many([]) == []
     assert proxy.connections == 0
 
 
 XML = {"Content-Type": "application/xml"}
-FAILED = b"<?xml version='1.0' encoding='UTF-8'?>\n  <Error><Code>InternalError</Code><Message>later</Message></Error>"
+FAILED = (
+    b"<?xml version='1.0' encoding='UTF-8'?>\n"
+    b"  <Error><Code>InternalError</Code><Message>later</Message></Error>"
+)
 PAGE = b"<html><body>Welcome to the proxy</body>"
 
 
-async def test_a_copy_that_began_well_and_ended_in_an_error_has_failed() -> None:
+async def test_a_copy_answered_with_200_and_an_error_has_failed() -> None:
     with (
         stub_store(200, XML, FAILED) as stub,
         open_store(stub.endpoint, "key", secret_key="secret") as store,
@@ -174,7 +184,7 @@ async def test_a_copy_that_began_well_and_ended_in_an_error_has_failed() -> None
         assert stub.requests == ["PUT", "POST"]
 
 
-async def test_a_page_of_some_proxy_is_no_answer_of_a_store() -> None:
+async def test_a_page_from_a_proxy_is_not_an_answer_of_the_store() -> None:
     with (
         stub_store(200, {"Content-Type": "text/html"}, PAGE) as stub,
         open_store(stub.endpoint, "key", secret_key="secret") as store,
@@ -218,7 +228,7 @@ async def test_an_answer_that_is_not_the_range_is_not_read(headers: dict[str, st
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 429])
-async def test_a_store_that_is_busy_is_asked_again_later(status: int) -> None:
+async def test_a_busy_store_counts_as_unavailable(status: int) -> None:
     with (
         stub_store(status, {"Content-Length": "0"}) as stub,
         open_store(stub.endpoint, "key", secret_key="secret") as store,
@@ -238,8 +248,8 @@ async def test_an_operation_that_the_store_lacks_is_refused() -> None:
         await store.bucket("vault").list_parts("k", "1")
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
-async def test_a_private_authority_is_trusted_where_it_is_named_and_nowhere_else(
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+async def test_a_private_authority_is_trusted_only_if_it_is_configured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

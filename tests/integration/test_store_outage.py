@@ -1,4 +1,7 @@
-"""A store that is away for long: one file is tried again every few seconds, and proved at the store's return."""
+"""A long outage of the store.
+
+A file is retried every few seconds, and is proved when the store is available again.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +32,7 @@ OUTAGES: dict[str, Callable[[FaultyProxy], None]] = {
 
 @pytest.fixture
 def way(settings: Settings) -> Iterator[tuple[FaultyProxy, Settings]]:
-    """The store's proxy, and settings that take it."""
+    """Yield a proxy for the store, and settings that use it."""
     with faulty_way(settings.s3_endpoint) as (proxy, endpoint):
         yield (
             proxy,
@@ -40,7 +43,7 @@ def way(settings: Settings) -> Iterator[tuple[FaultyProxy, Settings]]:
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
-async def test_verification_goes_on_within_seconds_of_the_stores_return(
+async def test_verification_continues_within_seconds_of_the_stores_return(
     resources: Resources, way: tuple[FaultyProxy, Settings], outage: str
 ) -> None:
     proxy, settings = way
@@ -52,9 +55,8 @@ async def test_verification_goes_on_within_seconds_of_the_stores_return(
         for failures in range(1, 9):
             await worker.verify(held, time.monotonic())
             assert worker.health.failures >= failures
-            assert worker.health.is_away == (
-                failures > 1
-            )  # the file's second failure in a row causes a probe
+            # The second consecutive failure of the file causes a probe.
+            assert worker.health.is_away == (failures > 1)
             due_in = await resources.pool.fetchval(DUE_IN)
             assert min(2**failures, 10) - 5 < due_in <= 10
             await pass_time(resources.pool, timedelta(minutes=1))

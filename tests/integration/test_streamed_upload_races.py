@@ -1,4 +1,7 @@
-"""Streamed uploads when the store or the database fails in the middle, or is late: looked at in the database and in the vault."""
+"""Faults and delays of the store or the database during a streamed upload.
+
+The tests check both the database and the vault.
+"""
 
 import hashlib
 import os
@@ -52,7 +55,10 @@ async def upload(resources: Resources, content: bytes) -> File:
 
 
 async def check_only(resources: Resources, *files: File) -> None:
-    """These files and their objects; whatever else was begun is doomed, and nothing lies under it."""
+    """Check that only these files and their objects are left.
+
+    Every remaining reservation is doomed, and has neither an object nor parts.
+    """
     await check_invariants(resources)
     assert await list_bucket(resources.vault) == {str(file.minio_object_name) for file in files}
     assert await resources.pool.fetchval("SELECT count(*) FROM files") == len(files)
@@ -61,7 +67,7 @@ async def check_only(resources: Resources, *files: File) -> None:
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
-async def test_the_file_is_ready_and_its_copy_row_gone(
+async def test_the_file_is_ready_and_its_reservation_is_removed(
     resources: Resources, content: bytes
 ) -> None:
     file = await upload(resources, content)
@@ -84,12 +90,12 @@ async def test_no_orphan_is_left_when_the_stores_answer_is_lost(
     (vault.after if runs else vault.before)[call] = lose_answer
     with pytest.raises(StoreError):
         await upload(msgspec.structs.replace(resources, vault=vault), content)
-    assert vault.calls[call] == runs, "nothing that writes is sent twice"
+    assert vault.calls[call] == runs, "no request that writes is sent twice"
     await check_only(resources)
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
-async def test_a_commit_whose_answer_was_lost_is_found_again(
+async def test_a_commit_whose_answer_was_lost_is_recognized(
     resources: Resources, content: bytes
 ) -> None:
     pool = FaultyPool(resources.pool, reservations.COMMIT, after=lose_connection)
@@ -110,7 +116,7 @@ async def test_no_orphan_is_left_when_the_commit_is_lost(
 
 
 async def sweep_ended(resources: Resources) -> None:
-    """As if every lease had ended."""
+    """End every lease, and sweep."""
     await resources.pool.execute(
         "UPDATE reservations SET lease_until = now() - interval '1 second'"
     )
@@ -140,10 +146,10 @@ async def test_the_sweeper_wins_against_an_upload_whose_lease_ended(
 
 
 @pytest.mark.parametrize("call", ["abort_upload", "delete"])
-async def test_what_the_upload_could_not_tidy_up_is_the_sweepers(
+async def test_the_sweeper_removes_what_a_failed_upload_could_not_remove(
     resources: Resources, call: str
 ) -> None:
-    """The store is away when the upload is given up: parts are left that no listing shows, or an object."""
+    """Fail the cleanup of an upload, which leaves an object, or parts that no listing shows."""
     vault = FaultyBucket(resources.vault)
     vault.before[call] = lose_answer
     vault.after["put_part" if call == "abort_upload" else "complete_upload"] = lose_answer
@@ -172,10 +178,13 @@ LATE_AT = [
 
 
 @pytest.mark.parametrize(("call", "before"), LATE_AT)
-async def test_a_request_that_lands_after_the_doom_leaves_nothing(
+async def test_a_request_that_takes_effect_after_the_doom_leaves_nothing(
     resources: Resources, call: str, before: str | None
 ) -> None:
-    """It got no answer in time; the store carries it out between the doom and the row's end."""
+    """Let a request without an answer take effect after its reservation has been doomed.
+
+    The store executes it before the reservation is deleted.
+    """
     vault = FaultyBucket(resources.vault)
     vault.late.add(call)
     if before:
@@ -184,7 +193,8 @@ async def test_a_request_that_lands_after_the_doom_leaves_nothing(
         await upload(msgspec.structs.replace(resources, vault=vault), LATE[call])
     await land(resources, vault)
     assert not vault.under_way
-    await check_invariants(resources)  # what lies there has its row still
+    # Every object in the vault still has its reservation.
+    await check_invariants(resources)
     await let_settle(resources)
     await check_nothing_left(resources)
     assert await list_bucket(resources.vault) == set()
@@ -194,12 +204,13 @@ async def land(resources: Resources, vault: FaultyBucket) -> None:
     assert await resources.pool.fetch("SELECT 1 FROM reservations WHERE doomed_at IS NULL") == []
     try:
         await vault.land()
-    except UploadMissing:  # aborted before: a part or a completion has nowhere to go
+    # The multipart upload was aborted before, so the store refuses a part or a completion.
+    except UploadMissing:
         assert not vault.calls["put_now"]
 
 
 @pytest.mark.parametrize("call", LATE)
-async def test_a_request_that_is_carried_out_twice_changes_no_served_byte(
+async def test_a_request_that_takes_effect_twice_changes_no_served_byte(
     resources: Resources, call: str
 ) -> None:
     vault = FaultyBucket(resources.vault)
@@ -212,7 +223,7 @@ async def test_a_request_that_is_carried_out_twice_changes_no_served_byte(
     await check_only(resources, file)
 
 
-async def test_a_put_is_not_sent_after_its_lease(resources: Resources) -> None:
+async def test_a_put_is_not_sent_after_its_lease_has_ended(resources: Resources) -> None:
     short = msgspec.structs.replace(resources.settings, lease=timedelta(microseconds=1))
     with pytest.raises(problems.Unavailable):
         await upload(msgspec.structs.replace(resources, settings=short), SMALL)

@@ -1,4 +1,7 @@
-"""A streamed upload that ends between the multipart upload's beginning and the row that names it: nobody else knows its id."""
+"""Streamed uploads that end before the id of their multipart upload is recorded.
+
+No other process can learn that id.
+"""
 
 import os
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +33,7 @@ async def large_body() -> AsyncIterator[bytes]:
 
 
 def count_uploads(deployment: Deployment) -> int:
-    """Return how many multipart uploads the whole vault has, as root sees them."""
+    """Return the number of multipart uploads in the whole vault, as root sees them."""
     with open_store(
         deployment.s3_endpoint,
         deployment.s3_root_access_key,
@@ -64,7 +67,7 @@ def uploads_of(deployment: Deployment) -> Callable[[], int]:
     return lambda: count_uploads(deployment)
 
 
-async def test_a_copy_doomed_before_its_upload_was_named_leaves_no_upload(
+async def test_a_doom_before_the_upload_id_is_recorded_leaves_no_upload(
     resources: Resources, uploads_of: Callable[[], int]
 ) -> None:
     async def doom() -> None:
@@ -79,7 +82,7 @@ async def test_a_copy_doomed_before_its_upload_was_named_leaves_no_upload(
     assert await keys_of(resources) == [(True, None)]
 
 
-async def test_a_database_that_is_lost_before_the_upload_was_named_leaves_no_upload(
+async def test_a_connection_lost_before_the_upload_id_is_recorded_leaves_none(
     resources: Resources, uploads_of: Callable[[], int]
 ) -> None:
     pool = FaultyPool(resources.pool, reservations.NAME_UPLOAD, before=lose_connection)
@@ -89,4 +92,5 @@ async def test_a_database_that_is_lost_before_the_upload_was_named_leaves_no_upl
     with pytest.raises(ConnectionResetError):
         await upload(faulty)
     assert uploads_of() == 0
-    assert await keys_of(resources) == [(False, None)]  # the sweeper's, when its lease has ended
+    # The sweeper removes the reservation when its lease has ended.
+    assert await keys_of(resources) == [(False, None)]

@@ -1,4 +1,4 @@
-"""A commit that the database loses afterwards loses no file: nothing is deleted within SWEEP_DELAY after it."""
+"""Failovers that lose a commit lose no file, because nothing is deleted within SWEEP_DELAY."""
 
 import asyncio
 import secrets
@@ -52,7 +52,7 @@ def settings(settings: Settings) -> Settings:
 
 
 class Standby:
-    """A copy of the database as it is at one moment; what is committed to the primary afterwards, it never gets."""
+    """A copy of the database at one moment, which receives no later commit of the primary."""
 
     def __init__(self, admin_url: str, settings: Settings) -> None:
         self.admin_url = admin_url
@@ -63,7 +63,7 @@ class Standby:
         )
 
     async def copy(self) -> None:
-        """Requires that the primary has no connection."""
+        """Copy the primary database, which must have no open connection."""
         await execute(self.admin_url, f"CREATE DATABASE {self.name} TEMPLATE {self.primary}")
 
 
@@ -75,7 +75,7 @@ def standby(admin_url: str, settings: Settings) -> Iterator[Standby]:
 
 
 async def sweep_within_the_delay(resources: Resources) -> None:
-    """A sweep at once, and one when the delay is almost over."""
+    """Sweep at once, and once more when the delay is almost over."""
     await sweep(resources)
     await pass_time(resources.pool, BEFORE_ITS_END)
     await sweep(resources)
@@ -90,7 +90,8 @@ async def test_a_lost_verdict_is_reached_again(
         held = await claim(primary, file)
         if declared is not None:
             await primary.pool.execute("UPDATE files SET declared_sha256 = sha256('x')")
-            await run(primary, held)  # the first mismatch is no verdict
+            # The first mismatch is not yet a verdict.
+            await run(primary, held)
             held = await claim_due(primary)
     await standby.copy()
     async with open_resources(settings) as primary:
@@ -188,8 +189,8 @@ async def test_objects_are_kept_for_the_delay_and_no_longer(
     assert await list_bucket(resources.vault) == (vault if file.state == State.READY else set())
 
 
-async def test_the_delay_comes_before_the_first_deletion_alone(resources: Resources) -> None:
-    """Each failed deletion is repeated after five minutes."""
+async def test_only_the_first_deletion_waits_for_the_delay(resources: Resources) -> None:
+    """Repeat each failed deletion after five minutes."""
     file = await make_deleted(resources)
 
     class FailingBucket(FaultyBucket):
@@ -214,7 +215,7 @@ async def test_the_delay_comes_before_the_first_deletion_alone(resources: Resour
     await check_nothing_left(resources)
 
 
-async def test_parts_of_a_deleted_file_outlive_the_lease_of_an_assembly_and_the_delay(
+async def test_parts_of_a_deleted_file_outlive_the_assemblys_lease_and_delay(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)
@@ -233,15 +234,14 @@ async def test_parts_of_a_deleted_file_outlive_the_lease_of_an_assembly_and_the_
 
 async def test_doomed_reservations_are_not_delayed(resources: Resources) -> None:
     await make_rejected(resources)
-    assert (
-        len(await list_bucket(resources.vault)) == 2
-    )  # a mismatch is a verdict after a second copy
+    # A mismatch becomes a verdict only after a second copy.
+    assert len(await list_bucket(resources.vault)) == 2
     await sweep(resources)
     assert await list_bucket(resources.vault) == set()
 
 
 class CountingPool:
-    """Passes everything on to a real pool, and counts the sweeps by one of their statements."""
+    """A pool that counts the sweeps by one of their statements."""
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool
@@ -255,7 +255,7 @@ class CountingPool:
         return await self.pool.fetch(statement, *args)
 
 
-async def test_a_signal_of_leftovers_that_are_not_due_wakes_no_sweeper(
+async def test_a_signal_about_leftovers_that_are_not_due_starts_no_sweep(
     resources: Resources,
 ) -> None:
     every = timedelta(seconds=0.3)

@@ -1,4 +1,4 @@
-"""What is left behind goes, in every state and however late it came; what cannot go holds up nothing else."""
+"""The removal of leftovers of every state, including late ones, while some deletions fail."""
 
 import asyncio
 import threading
@@ -98,7 +98,7 @@ async def test_a_file_is_deleted_in_every_state(resources: Resources, state: Sta
     assert await list_bucket(resources.incoming) | await list_bucket(resources.vault) == set()
 
 
-async def test_a_put_that_lands_after_the_file_was_deleted_is_swept_after_its_end(
+async def test_a_put_that_ends_after_the_deletion_of_its_file_is_swept(
     resources: Resources,
 ) -> None:
     declared = await declare(resources)
@@ -128,7 +128,10 @@ async def test_one_row_that_cannot_be_swept_blocks_no_other(resources: Resources
 
 
 class StuckClient:
-    """Holds the DELETE of one key until it is released, as a store does while a stalled reader has the object: a thread really waits."""
+    """A client that holds the DELETE of one key until it is released.
+
+    A store does this while a stalled reader holds the object. The calling thread really waits.
+    """
 
     def __init__(self, client: Client, key: str) -> None:
         self.client = client
@@ -157,7 +160,7 @@ async def stuck_at(resources: Resources, key: str) -> AsyncIterator[tuple[Resour
 
 
 async def make_deleted(resources: Resources, *, count: int) -> list[File]:
-    """Their objects alone are left."""
+    """Delete files, and return them when only their vault objects are left."""
     ready = [await make_ready(resources) for _ in range(count)]
     await sweep(resources)
     for file in ready:
@@ -173,7 +176,7 @@ async def is_all_that_is_left(resources: Resources, name: str) -> bool:
     )
 
 
-async def test_a_deletion_that_the_store_holds_back_holds_up_nothing_else(
+async def test_a_deletion_that_the_store_blocks_delays_nothing_else(
     resources: Resources,
 ) -> None:
     first, _ = await make_deleted(resources, count=2)
@@ -185,7 +188,8 @@ async def test_a_deletion_that_the_store_holds_back_holds_up_nothing_else(
         await until(lambda: is_all_that_is_left(resources, stuck))
         assert (await make_ready(held_up)).state == State.READY
         await make_deleted(resources, count=1)
-        await sweep(resources)  # another process's, which does not wait for the stuck one either
+        # A sweep by another process does not wait for the blocked deletion either.
+        await sweep(resources)
         assert len(await list_bucket(resources.vault)) == 2
         assert not task.done()
         client.released.set()
@@ -215,10 +219,13 @@ async def test_an_incoming_key_that_the_store_does_not_delete_blocks_no_other(
     await check_nothing_left(resources)
 
 
-async def test_a_key_that_no_store_takes_blocks_no_other(
+async def test_a_key_that_is_invalid_for_the_store_blocks_no_other(
     resources: Resources, store: StoreUnderTest
 ) -> None:
-    """Genuine MinIO refuses it within the one request; the embedded store says that it is gone."""
+    """Sweep an invalid key.
+
+    MinIO refuses it within the batch, and the embedded store reports it as deleted.
+    """
     poisoned, _ = await make_ready(resources), await make_ready(resources)
     await resources.pool.execute(
         "UPDATE files SET incoming_key = '../poisoned' WHERE id = $1", poisoned.id

@@ -1,4 +1,4 @@
-"""One sweep takes all that is due: what two kinds share a row for, and what stands behind a batch that cannot go."""
+"""Batches of the sweeper: one sweep processes everything that is due, even after a failed batch."""
 
 import msgspec
 import pytest
@@ -12,7 +12,7 @@ from tests.support.faults import FaultyBucket
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 
-async def test_one_sweep_takes_all_that_is_due(resources: Resources) -> None:
+async def test_one_sweep_processes_everything_that_is_due(resources: Resources) -> None:
     for _ in range(40):
         declared = await declare(resources)
         await resources.pool.execute(
@@ -29,20 +29,26 @@ async def test_one_sweep_takes_all_that_is_due(resources: Resources) -> None:
         )
         await sweep(resources)
         left = await resources.pool.fetchrow(
-            "SELECT count(*) FILTER (WHERE sweep_at <= now()) AS incoming, count(*) FILTER (WHERE purge_at <= now()) AS objects FROM files"
+            """
+            SELECT count(*) FILTER (WHERE sweep_at <= now()) AS incoming,
+                   count(*) FILTER (WHERE purge_at <= now()) AS objects
+            FROM files
+            """
         )
         assert tuple(left) == (0, 0)
 
 
 async def test_a_whole_batch_that_cannot_be_swept_blocks_no_other(resources: Resources) -> None:
-    """100 objects that the store will not delete come first; the 101st can go."""
+    """Fail the deletion of the first 100 objects. That of the last one succeeds."""
     for _ in range(101):
         declared = await declare(resources)
         await resources.pool.execute(
             """
             UPDATE files SET state = 'deleted', changed_by = 'client',
                    hash = sha256('x'), minio_object_name = gen_random_uuid(), vault_etag = 'e',
-                   upload_date = now(), final_at = now(), due_at = NULL, sweep_at = NULL, purge_at = now() WHERE id = $1
+                   upload_date = now(), final_at = now(), due_at = NULL, sweep_at = NULL,
+                   purge_at = now()
+            WHERE id = $1
             """,
             declared.file.id,
         )

@@ -1,4 +1,4 @@
-"""The way of a file over a real database and a real store, and how it ends."""
+"""The verification of a file with a real database and a real store, and its outcomes."""
 
 import gzip
 
@@ -86,7 +86,9 @@ async def test_an_undeclared_type_is_not_compared(
     assert (await prove(resources, declared.file)).state == State.READY
 
 
-async def test_a_look_at_nothing_leads_back_to_pending(resources: Resources) -> None:
+async def test_a_check_that_finds_no_object_returns_the_file_to_pending(
+    resources: Resources,
+) -> None:
     declared = await declare(resources)
     file = await prove(resources, declared.file)
     assert file.state == State.PENDING
@@ -94,21 +96,25 @@ async def test_a_look_at_nothing_leads_back_to_pending(resources: Resources) -> 
     assert await claims.claim_files(resources.pool, 1, lease=RETRY) == []
 
 
-async def test_an_upload_that_never_came_expires_after_its_grace(resources: Resources) -> None:
+async def test_an_upload_that_never_arrived_expires_after_its_grace_period(
+    resources: Resources,
+) -> None:
     declared = await declare(resources)
     await pass_time(resources.pool, 3 * DAY)
     await run(resources, await claim_due(resources))
     assert (await find(resources, declared.file)).state == State.EXPIRED
 
 
-async def test_an_upload_that_no_event_announced_is_found_at_its_end(resources: Resources) -> None:
+async def test_an_upload_without_an_event_is_found_when_its_file_would_expire(
+    resources: Resources,
+) -> None:
     declared = await send(resources)
     await pass_time(resources.pool, 3 * DAY)
     await run(resources, await claim_due(resources))
     assert (await find(resources, declared.file)).state == State.READY
 
 
-async def test_what_a_client_hid_in_headers_does_not_reach_the_vault(
+async def test_headers_and_tags_of_the_client_do_not_reach_the_vault(
     resources: Resources, root_incoming: Bucket, deployment: Deployment
 ) -> None:
     packed = gzip.compress(BODY)
@@ -126,7 +132,7 @@ async def test_what_a_client_hid_in_headers_does_not_reach_the_vault(
     assert "content-encoding" not in read_headers(deployment, resources.vault.name, name)
 
 
-async def test_complete_asks_the_store_and_sets_the_digest_once(resources: Resources) -> None:
+async def test_complete_checks_the_store_and_sets_the_digest_once(resources: Resources) -> None:
     declared = await declare(resources)
     with pytest.raises(problems.NotUploaded):
         await complete_upload(resources, declared.file.id, owner="ann", sha256=None)

@@ -1,4 +1,7 @@
-"""A verification whose store or database fails in the middle: looked at in the row, its copies and the vault."""
+"""Faults of the store or the database during a verification.
+
+The tests check the file's row, its reservations and the vault.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -31,11 +34,11 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 
 
-# The store
+# Faults of the store
 
 
 @pytest.mark.parametrize("read_bytes", [0, 700], ids=["refused", "cut short"])
-async def test_a_hash_that_the_store_cuts_short_is_repeated_by_the_next_claim(
+async def test_the_next_claim_repeats_a_hash_that_the_store_interrupted(
     resources: Resources, read_bytes: int
 ) -> None:
     declared = await send(resources)
@@ -57,8 +60,10 @@ async def test_a_hash_that_the_store_cuts_short_is_repeated_by_the_next_claim(
     await check_nothing_left(resources)
 
 
-async def test_a_copy_that_cannot_be_deleted_at_once_is_the_sweepers(resources: Resources) -> None:
-    """The store goes away in the middle of the hash, and is away still when the worker tidies up."""
+async def test_a_copy_that_cannot_be_deleted_at_once_is_left_to_the_sweeper(
+    resources: Resources,
+) -> None:
+    """Lose the store during the hash, and keep it unavailable while the worker deletes the copy."""
     declared = await send(resources)
     vault = FaultyBucket(resources.vault)
     vault.cut_reads_after = 700
@@ -73,7 +78,7 @@ async def test_a_copy_that_cannot_be_deleted_at_once_is_the_sweepers(resources: 
 
 
 @pytest.mark.parametrize("call", ["head", "copy_from"])
-async def test_an_error_of_the_store_gives_the_lease_back_for_later(
+async def test_an_error_of_the_store_ends_the_lease_and_delays_the_next_claim(
     resources: Resources, call: str
 ) -> None:
     declared = await send(resources)
@@ -91,7 +96,7 @@ async def test_an_error_of_the_store_gives_the_lease_back_for_later(
     assert (await prove(resources, declared.file)).state == State.READY
 
 
-# The database
+# Faults of the database
 
 
 async def test_a_commit_whose_answer_is_lost_keeps_the_object(resources: Resources) -> None:
@@ -102,7 +107,7 @@ async def test_a_commit_whose_answer_is_lost_keeps_the_object(resources: Resourc
     await check_proved(resources, declared.file)
 
 
-async def test_a_commit_that_never_ran_leaves_no_orphan_and_the_next_claim_proves(
+async def test_a_commit_that_never_ran_leaves_no_orphan(
     resources: Resources,
 ) -> None:
     declared = await send(resources)
@@ -114,8 +119,8 @@ async def test_a_commit_that_never_ran_leaves_no_orphan_and_the_next_claim_prove
     await check_proved(resources, declared.file)
 
 
-async def test_a_commit_that_is_sent_twice_hits_once(resources: Resources) -> None:
-    """By whatever stands between: we never do."""
+async def test_a_commit_that_is_sent_twice_takes_effect_once(resources: Resources) -> None:
+    """Send the commit twice, as a proxy might do. Assay itself never sends it again."""
     declared = await send(resources)
     held = await claim(resources, declared.file)
     twice = FaultyPool(resources.pool, verdicts.COMMIT, after=lambda: commit_again(resources, held))
@@ -134,7 +139,7 @@ async def commit_again(resources: Resources, held: Claim) -> None:
 
 
 async def check_proved(resources: Resources, file: File) -> None:
-    """Ready, its object there, and nothing else left."""
+    """Check that the file is ready, its object is in the vault, and nothing else is left."""
     proved = await find(resources, file)
     assert (proved.state, proved.hash) == (State.READY, sha256(BODY))
     assert read_all(resources.vault, str(proved.minio_object_name), etag=proved.vault_etag) == BODY
@@ -142,12 +147,12 @@ async def check_proved(resources: Resources, file: File) -> None:
     await check_nothing_left(resources)
 
 
-# A connection that is really cut
+# A connection that a proxy cuts
 
 
 @pytest.fixture
 def way(settings: Settings) -> Iterator[tuple[FaultyProxy, Settings]]:
-    """To the database, and the settings that take it."""
+    """Yield a proxy for the database, and settings that use it."""
     with faulty_way(settings.database_url) as (proxy, url):
         yield (
             proxy,
@@ -157,13 +162,14 @@ def way(settings: Settings) -> Iterator[tuple[FaultyProxy, Settings]]:
         )
 
 
-async def test_a_connection_that_is_cut_after_its_commit_was_sent_keeps_the_object(
+async def test_a_connection_cut_after_the_commit_was_sent_keeps_the_object(
     resources: Resources, way: tuple[FaultyProxy, Settings]
 ) -> None:
     proxy, settings = way
     declared = await send(resources)
     async with open_resources(settings) as cut_off:
-        proxy.silence_after(sha256(BODY).digest)  # nothing but the commit tells the database
+        # Only the commit sends this digest to the database.
+        proxy.silence_after(sha256(BODY).digest)
         verifying = asyncio.create_task(run(cut_off, await claim(cut_off, declared.file)))
         await until(lambda: is_ready(resources, declared.file))
         assert not verifying.done()
@@ -181,7 +187,10 @@ async def is_ready(resources: Resources, file: File) -> bool:
 async def test_a_commit_that_outlives_its_connection_decides_the_object(
     resources: Resources, way: tuple[FaultyProxy, Settings], committed: bool
 ) -> None:
-    """The database works on, unaware; the worker's doom has to wait for what it makes of the commit."""
+    """Cut the connection while the database still executes the commit.
+
+    The worker's attempt to doom the reservation waits until the commit has ended.
+    """
     proxy, settings = way
     declared = await send(resources)
     async with open_resources(settings) as cut_off, held_open(resources.pool) as holder:
@@ -192,9 +201,8 @@ async def test_a_commit_that_outlives_its_connection_decides_the_object(
         [commit] = await until_waiting(resources.pool, 1)
         proxy.cut()
         proxy.restore()
-        await until_waiting(
-            resources.pool, 2
-        )  # the doom, for the reservation that the commit holds
+        # The second statement dooms the reservation, which the commit has locked.
+        await until_waiting(resources.pool, 2)
         if not committed:
             await resources.pool.execute("SELECT pg_terminate_backend($1)", commit)
         await holder.execute("COMMIT")

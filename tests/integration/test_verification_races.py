@@ -1,4 +1,7 @@
-"""Each race of a verification that the blueprint names, made to happen: who else is at the file, and what comes late or twice."""
+"""The races of a verification, each made to happen.
+
+Other processes act on the file at the same time, and requests take effect late or twice.
+"""
 
 import asyncio
 import functools
@@ -38,7 +41,9 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_event_between_the_look_and_the_way_back_is_not_lost(resources: Resources) -> None:
+async def test_an_event_between_check_and_return_to_pending_is_not_lost(
+    resources: Resources,
+) -> None:
     declared = await declare(resources)
     held = await claim(resources, declared.file)
 
@@ -53,7 +58,7 @@ async def test_an_event_between_the_look_and_the_way_back_is_not_lost(resources:
     assert (await find(resources, declared.file)).state == State.READY
 
 
-async def test_a_copy_that_lands_late_is_never_served_and_goes_with_its_row(
+async def test_a_copy_that_takes_effect_late_is_never_served_and_is_removed(
     resources: Resources,
 ) -> None:
     declared = await send(resources)
@@ -63,7 +68,8 @@ async def test_a_copy_that_lands_late_is_never_served_and_goes_with_its_row(
         msgspec.structs.replace(resources, vault=vault), await claim(resources, declared.file)
     )
     await sweep(resources)
-    file = await prove(resources, declared.file)  # from the same incoming object, under another key
+    # This copies the same incoming object under another key.
+    file = await prove(resources, declared.file)
     await vault.land()
     assert len(await list_bucket(resources.vault)) == 2
     await check_invariants(resources)
@@ -83,7 +89,7 @@ async def test_a_copy_is_not_sent_after_the_first_lease_period(resources: Resour
     assert (await prove(resources, declared.file)).state == State.READY
 
 
-async def test_an_object_that_changes_between_look_and_copy_is_looked_at_again(
+async def test_an_object_that_changes_between_check_and_copy_is_checked_again(
     resources: Resources, root_incoming: Bucket
 ) -> None:
     declared = await declare(resources)
@@ -99,7 +105,7 @@ async def test_an_object_that_changes_between_look_and_copy_is_looked_at_again(
     await check_invariants(resources)
 
 
-async def test_an_object_that_is_overwritten_while_its_copy_is_hashed_changes_nothing(
+async def test_overwriting_the_object_while_its_copy_is_hashed_has_no_effect(
     resources: Resources, root_incoming: Bucket
 ) -> None:
     declared = await declare(resources)
@@ -114,7 +120,7 @@ async def test_an_object_that_is_overwritten_while_its_copy_is_hashed_changes_no
     await check_nothing_left(resources)
 
 
-async def test_a_sweeper_that_comes_before_the_commit_of_an_ended_lease_wins(
+async def test_the_sweeper_wins_against_a_later_commit_of_an_ended_lease(
     resources: Resources,
 ) -> None:
     declared = await send(resources)
@@ -170,8 +176,11 @@ async def test_a_file_that_is_deleted_while_it_is_verified_leaves_nothing(
     assert await list_bucket(resources.incoming) | await list_bucket(resources.vault) == set()
 
 
-async def test_a_file_found_twice_has_one_answer(resources: Resources) -> None:
-    """Two workers, one of them with an ended lease: one wins, nothing is left of the other."""
+async def test_a_file_that_is_claimed_twice_is_proved_once(resources: Resources) -> None:
+    """Verify a file with two workers, one of which has lost its lease.
+
+    One worker commits, and nothing is left of the other's copy.
+    """
     declared = await send(resources)
     first = await claim(resources, declared.file)
     await resources.pool.execute(
@@ -234,10 +243,10 @@ async def test_a_cancelled_verification_gives_its_lease_back(resources: Resource
 
 
 @pytest.mark.parametrize("swept", [False, True], ids=["incoming there", "incoming swept"])
-async def test_a_copy_that_is_carried_out_again_changes_no_served_byte(
+async def test_a_copy_that_takes_effect_again_changes_no_served_byte(
     resources: Resources, swept: bool
 ) -> None:
-    """Something in between sends the request twice: the second comes when the file is ready."""
+    """Repeat the copy request when the file is ready, as a proxy might do."""
     declared = await send(resources)
     vault = FaultyBucket(resources.vault)
     vault.repeated.add("copy_from")
@@ -260,7 +269,10 @@ async def test_a_copy_that_is_carried_out_again_changes_no_served_byte(
 async def test_an_object_that_was_overwritten_is_not_copied_again(
     resources: Resources, root_incoming: Bucket
 ) -> None:
-    """The second request meets other bytes: its condition keeps it from the proved ones."""
+    """Repeat the copy request after its source was overwritten.
+
+    Its If-Match condition then fails, so the proved bytes are not replaced.
+    """
     declared = await send(resources)
     vault = FaultyBucket(resources.vault)
     vault.repeated.add("copy_from")

@@ -12,9 +12,9 @@ from tests.model.transitions import Step, WithoutClaims
 
 RULES = {
     "probe-decides": "consecutive failures cause a probe, and only a failed probe stops the claims",
-    "probe-again": "a worker that has stopped claiming probes the store again without outside help",
+    "probe-again": "a worker that has stopped claiming probes the store again by itself",
 }
-PROBE_AFTER = 2  # failures in a row
+PROBE_AFTER = 2  # consecutive failures
 
 
 class Config(NamedTuple):
@@ -28,7 +28,7 @@ class Worker(NamedTuple):
     # the store was unavailable at some moment since the worker's last success or probe
     outage: int = 0
     ready: int = 0  # the healthy file is proved
-    failures: int = 0  # in a row
+    failures: int = 0  # consecutive failures
     doing: str = "claims"  # or "probes", or "waits"
 
 
@@ -90,7 +90,7 @@ class BackingOff(WithoutClaims[Worker]):
         if self.on("probe-again"):
             yield self.step("the wait is over: a probe is due", w._replace(doing="probes"))
 
-    # --- what explore.py calls
+    # --- the methods that explore.py calls
 
     def forget_file(self, file: Worker) -> Worker:
         return file

@@ -23,9 +23,8 @@ EVERY_RULE = {
     "multipart": multipart.RULES,
     "backing_off": backing_off.RULES,
 }
-AnyModel = Model[
-    Any, Any
-]  # The types of files and claims differ from model to model, and a search only compares them.
+# The types of files and claims differ from model to model. A search only compares them.
+AnyModel = Model[Any, Any]
 
 
 class Found(NamedTuple):
@@ -39,8 +38,9 @@ class Found(NamedTuple):
 
 
 def search(model: AnyModel, *, stop: int = 1, liveness: bool = True, limit: int = 0) -> Found:
-    """Search all reachable states, until `stop` different invariants are broken or `limit` states
-    are seen.
+    """Search all reachable states.
+
+    The search stops when `stop` different invariants are broken or `limit` states are seen.
     """
     space = Space(model)
     order, parent = [space.start()], array("q", [-1])

@@ -1,5 +1,7 @@
-"""A client's multipart upload as a transition system: an API process begins it, the client sends
-its parts, an API process assembles it, and a worker checks the key.
+"""A client's multipart upload as a transition system.
+
+An API process begins it, the client sends its parts, an API process assembles it, and a worker
+checks the key.
 
 The life of a file (`protocol.py`) covers the object once it is under the incoming key. Here, a
 check that finds it is the end. Two API processes may serve requests for the same file at once.
@@ -38,9 +40,7 @@ class Config(NamedTuple):
 
 
 class Api(NamedTuple):
-    """An API process that serves `parts` or `complete` for the file, or a worker that checks its
-    key.
-    """
+    """An API process that serves `parts` or `complete`, or a worker that checks the key."""
 
     pc: str = ""  # "" if it serves nothing
     # the upload of its request; for a worker, whether the grace period was over at its claim
@@ -54,13 +54,11 @@ class Upload(NamedTuple):
     """
 
     state: str = "pending"
-    # 1: the grace period is over; 2: no earlier request can take effect any more, either
+    # 1: the grace period is over; 2: in addition, no earlier request can take effect any more
     clock: int = 0
     named: int = 0  # files.upload_id
-    parts: tuple[int, int] = (
-        0,
-        0,
-    )  # uploads 1 and 2 at the store: 0 none, 1 without parts, 2 with all parts, 3 aborted
+    # uploads 1 and 2 at the store: 0 none, 1 without parts, 2 with all parts, 3 aborted
+    parts: tuple[int, int] = (0, 0)
     obj: int = 0  # the object is under the incoming key
     assembled: int = 0  # it was assembled before the grace period was over
     token: int = 0  # files.lease: 1 and 2 for the API processes, 3 for the worker
@@ -69,7 +67,7 @@ class Upload(NamedTuple):
     held: int = 0  # after DELETE: the lease of an assembly may still be live
     # A request to assemble this upload that no process waits for. The store may still execute it.
     late: int = 0
-    cut: int = 0  # key deleted and upload aborted for the first time
+    cut: int = 0  # the key was deleted and the upload aborted for the first time
     swept: int = 0  # a mark: the key was deleted and the upload aborted for the last time
     apis: tuple[Api, Api] = (Api(), Api())
     worker: Api = Api()
@@ -107,9 +105,8 @@ class MultipartUpload(WithoutClaims[Upload]):
     # --- time, late requests, the client, the owner
 
     def time_steps(self, u: Upload) -> Iterator[UploadStep]:
-        under_way = (
-            any(api.pc == "assembling" for api in u.apis) or u.late
-        )  # the one assumption about time: see README.md
+        # the one assumption about time: see README.md
+        under_way = any(api.pc == "assembling" for api in u.apis) or u.late
         if not u.clock:
             yield self.step("the grace period ends", u._replace(clock=1))
         if u.clock == 1 and u.cut and not under_way:
@@ -133,8 +130,8 @@ class MultipartUpload(WithoutClaims[Upload]):
     def client_steps(self, u: Upload) -> Iterator[UploadStep]:
         """Yield the steps of the client and the owner.
 
-        Parts arrive while their URL is valid: until the end, and for the upload that the row named
-        when the URL was signed.
+        Parts arrive while their URL is valid, which is until the grace period is over. They belong
+        to the upload that the row named when the URL was signed.
         """
         for upload in (1, 2):
             signed = upload == u.named or (not self.on("id-first") and u.parts[upload - 1])
@@ -207,8 +204,8 @@ class MultipartUpload(WithoutClaims[Upload]):
     def name(self, u: Upload, number: int) -> Iterator[UploadStep]:
         """Yield the step that records the id of the upload.
 
-        0 rows: another process was first, or the file is final. The process then aborts its own
-        upload, for which no URL was signed, or the store drops it.
+        If no row was updated, another process was first, or the file is final. The process then
+        aborts its own upload, for which no URL was signed, or the store drops it.
         """
         upload = u.apis[number].val
         free = (not u.named or not self.on("id-once")) and u.state in OPEN

@@ -1,5 +1,6 @@
-"""The life of one file as a transition system: its row, its incoming key, its owner and time, with
-the invariants.
+"""The life of one file as a transition system.
+
+The system consists of the file's row, its incoming key, its owner and time, with the invariants.
 """
 
 from collections.abc import Iterator
@@ -84,9 +85,8 @@ class WayOfAFile:
     def outside_steps(self, file: File) -> Iterator[FileStep]:
         to = file._replace
         if file.puts < self.config.puts and file.clock < 2:
-            for content in (
-                (1, 2) if file.puts or file.declared else (1,)
-            ):  # The contents are interchangeable, so the first is A.
+            # The contents are interchangeable, so the first one is A.
+            for content in (1, 2) if file.puts or file.declared else (1,):
                 spoilt = REPLACED if file.spoilt else UNSPOILT
                 yield Step(
                     f"client PUTs {' AB'[content]}",
@@ -109,9 +109,7 @@ class WayOfAFile:
             )
 
     def fault_steps(self, file: File) -> Iterator[FileStep]:
-        """Yield the steps of an owner that sends an unreadable object, and of a store that fails
-        for a while.
-        """
+        """Yield the steps of an owner that sends an unreadable object, and of a failing store."""
         to = file._replace
         if file.puts < self.config.puts and file.clock < 2:
             yield Step(
@@ -135,7 +133,7 @@ class WayOfAFile:
     def digest_steps(self, file: File) -> Iterator[FileStep]:
         """Yield the steps that declare a digest, in the declaration or by `complete`.
 
-        `complete` also increments `arrivals`; a separate step, which can always follow, does that.
+        `complete` also increments `arrivals`. A separate step, which can always follow, does that.
         """
         may = (file.state in OPEN or not self.on("digest-open")) and (
             not file.declared or not self.on("digest-once")
@@ -174,7 +172,7 @@ class WayOfAFile:
             return "L  a live lease is ended by another worker"
         return ""
 
-    # --- removal of what can make no difference any more
+    # --- removal of what can no longer matter
 
     def forget_file(self, file: File) -> File:
         if file.state == "deleted" and (file.purged or not file.hash):

@@ -1,9 +1,8 @@
-"""The rules that keep the life of a file safe, the bounds of a search, and what a state consists
-of.
+"""The rules that keep the life of a file safe, the bounds of a search, and the parts of a state.
 
-Every database statement and every store request is one atomic step. Everything between two steps
-can be interrupted. Without one of the rules, `explore.py` finds the shortest story in which an
-invariant breaks, or after which the file can never become final.
+Every database statement and every store request is one atomic step. Any other step may come between
+two of them. Without one of the rules, `explore.py` finds the shortest trace in which an invariant
+breaks, or after which the file can never become final.
 """
 
 from typing import NamedTuple
@@ -77,9 +76,8 @@ class Config(NamedTuple):
 
 
 FAILED_READS = 2  # failed reads of the source, after which a file is rejected as unverifiable
-OUTAGES = (
-    FAILED_READS - 1
-)  # An outage may end between a failed read and its probe, but only that often.
+# An outage may end between a failed read and its probe, but only that often.
+OUTAGES = FAILED_READS - 1
 UNSPOILT, SPOILT, REPLACED = range(3)  # values of File.spoilt
 WELL, AWAY, FULL = range(3)  # values of File.store
 
@@ -98,18 +96,18 @@ class File(NamedTuple):
     swept: int = 0  # a mark: the incoming key was deleted for the last time
     purged: int = 0  # a mark: the vault object of the deleted file was deleted
     vanished: int = 0
-    misread: int = 0  # how many copies were read wrongly
+    misread: int = 0  # the number of copies that were read wrongly
     # the content that was read from the last copy, if it differed from what was declared
     mismatched: int = 0
     # 0 no unreadable object was sent, 1 one is under the key, 2 another object replaced it
     spoilt: int = 0
     store: int = 0  # 0 well, 1 unavailable, 2 unable to write into the vault more than a probe
-    outages: int = 0  # how often the store became unavailable
+    outages: int = 0  # the number of times that the store became unavailable
     fails: int = 0  # failed reads of the source that count
 
 
 class Claim(NamedTuple):
-    """What a claim leaves: lease token, reservation, vault key, and the worker that made it."""
+    """The lease token, the reservation and the vault key of a claim, and its worker."""
 
     token: int = 1  # files.lease is the token of this claim
     # lease_until of its reservation, and of the file while `token`: 2 first period, 1 extended
@@ -122,14 +120,13 @@ class Claim(NamedTuple):
     sweep: int = 0  # a sweeper has deleted the object once more
     # ETag condition of a copy request that no process waits for. The store may still execute it.
     late: int = 0
-    after: int = 0  # That request was sent after the doom, so COPY_GRACE does not bound it.
+    after: int = 0  # that request was sent after the doom, so COPY_GRACE does not bound it
     # Content proved by a commit that no process waits for. The database may still execute it.
     flight: int = 0
     obj: int = 0  # the content under its vault key
     named: int = 0  # files.minio_object_name is the key of this claim
     pc: str = "claimed"  # the point at which its worker is; "" if it has none (crashed or done)
-    # What the worker remembers: whether the grace period was over at the claim; an ETag; a
-    # content.
+    # The worker remembers whether the grace period was over at the claim, or an ETag, or a content.
     val: int = 0
     # arrivals since the claim: 0 none, 1 some, 2 one while the object was there and the HEAD had
     # missed it

@@ -1,5 +1,6 @@
-"""The states of a model as numbers: a state is one int, and each step of a file or of a claim is
-computed only once.
+"""The states of a model as numbers.
+
+A state is one int, and each step of a file or of a claim is computed only once.
 """
 
 from collections.abc import Hashable, Iterator
@@ -7,7 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from tests.model.transitions import C, F, Model, Step
 
-BITS = 20  # of a claim's number inside a state
+BITS = 20  # the bits of a claim's number inside a state
 NONE = 0  # the number of "no claim"
 MASK = (1 << BITS) - 1
 
@@ -41,9 +42,7 @@ class Move(NamedTuple):
 
 
 class Space(Generic[F, C]):
-    """The states of a model: the number of the file and the sorted numbers of its claims, in one
-    int.
-    """
+    """The states of a model. Each is the number of a file and the sorted numbers of its claims."""
 
     def __init__(self, model: Model[F, C]) -> None:
         self.model = model
@@ -75,8 +74,10 @@ class Space(Generic[F, C]):
         return claims
 
     def steps(self, state: int) -> Iterator[tuple[str, bool, int, str]]:
-        """Yield every next state: what happened, whether it belongs to the undisturbed run, the
-        state, and the broken invariant or an empty string.
+        """Yield what happens and the next state, for every step from this state.
+
+        Also yield whether the step belongs to the undisturbed run, and the broken invariant or an
+        empty string.
         """
         file, claims = state >> self.shift, self.numbers(state)
         may = self.claimable.get(state & self.low)
@@ -152,7 +153,7 @@ class Space(Generic[F, C]):
         return done
 
     def rest(self, file: int, claim: int) -> tuple[int, str]:
-        """Return what is left of a claim beside a file, and the invariant that it breaks there."""
+        """Return what remains of a claim beside a file, and the invariant that it breaks there."""
         if claim == NONE:
             return NONE, ""
         done = self.rests.get((file, claim))

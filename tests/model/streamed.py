@@ -1,5 +1,6 @@
-"""`POST /files/upload` as a transition system. The API writes to the vault itself, and no files row
-exists before the commit.
+"""`POST /files/upload` as a transition system.
+
+The API writes to the vault itself, and no row in `files` exists before the commit.
 
 The model has one upload, because two uploads never share a reservation or a vault key. RULES can be
 removed one by one, as in `rules.py`.
@@ -42,9 +43,7 @@ class Config(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """The reservation, the files row, the objects in the store, and the API process that serves the
-    request.
-    """
+    """The reservation, the files row, the objects in the store, and the API process."""
 
     pc: str = "begun"  # the point at which the API process is; "" if it is done or crashed
     row: int = 0  # the reservation exists
@@ -116,12 +115,11 @@ class StreamedUpload(WithoutClaims[Upload]):
         if u.row and u.pc and not u.live and not u.doom:
             yield self.step("API extends its lease", u._replace(live=1))
         since = u.cut if self.on("grace-from-deletion") else u.doom
-        bounded = u.after < (
-            2 if self.on("grace-from-deletion") else 1
-        )  # the one assumption about time: see README.md
+        # the one assumption about time: see README.md
+        bounded = u.after < (2 if self.on("grace-from-deletion") else 1)
         under_way = (u.late or u.pc in SENDING) and bounded
         if u.row and since and not u.grace and not under_way:
-            yield self.step("COPY_GRACE goes by", u._replace(grace=1))
+            yield self.step("COPY_GRACE passes", u._replace(grace=1))
         if u.file == "ready":
             yield self.step("owner deletes the file", u._replace(file="deleted"), good=False)
         if u.file == "deleted" and not u.purged:
@@ -152,8 +150,9 @@ class StreamedUpload(WithoutClaims[Upload]):
                 )
 
     def taken(self, u: Upload, request: str) -> Upload | None:
-        """Return the upload after the store has executed a request, or None if the store refuses it
-        (NoSuchUpload).
+        """Return the upload after the store has executed a request.
+
+        Return None if the store refuses the request (NoSuchUpload).
 
         A request that was already being executed when the upload was aborted may survive the abort
         (S3 documents this for parts).
@@ -243,7 +242,8 @@ class StreamedUpload(WithoutClaims[Upload]):
 
     def from_putting(self, u: Upload) -> Iterator[UploadStep]:
         yield from self.answered(u, "put", "stored")
-        if not self.on("one-request"):  # The second is answered, the first is still under way.
+        # The second request is answered, while the first is still under way.
+        if not self.on("one-request"):
             again = u._replace(pc="stored", obj=1, late="put")
             yield self.step("no answer to the PUT, sent again; answered", again, good=False)
 
@@ -288,7 +288,7 @@ class StreamedUpload(WithoutClaims[Upload]):
             yield self.step("API's commit changes 0 rows", u._replace(pc="lost"))
 
     def from_lost(self, u: Upload) -> Iterator[UploadStep]:
-        """Yield the steps after 0 rows, an error or a lost answer.
+        """Yield the steps after a commit that updated no row, had an error or had no answer.
 
         None of these shows that no commit has succeeded.
         """
@@ -322,7 +322,7 @@ class StreamedUpload(WithoutClaims[Upload]):
         return ""
 
     def settled(self, file: Upload, claims: tuple[str, ...]) -> bool:
-        """Return whether the upload has ended and left nothing over.
+        """Return whether the upload has ended and nothing is left over.
 
         An empty multipart upload whose id was in no received answer does not count: the store drops
         stale ones.

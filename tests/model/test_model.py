@@ -1,7 +1,7 @@
 """The search of the models.
 
-With all rules no invariant breaks and no file gets stuck; without any one of the rules, one of the
-two happens.
+With all rules, no invariant breaks and no file gets stuck. Without any one of the rules, an
+invariant breaks or a file gets stuck.
 """
 
 import pytest
@@ -13,9 +13,8 @@ from tests.model.multipart import MultipartUpload
 from tests.model.protocol import WayOfAFile
 from tests.model.streamed import StreamedUpload
 
-HARMLESS = frozenset(
-    {"due-by-itself", "pending-too"}
-)  # Without one of these no invariant breaks, but a file may never become final.
+# Without one of these no invariant breaks, but a file may never become final.
+HARMLESS = frozenset({"due-by-itself", "pending-too"})
 
 
 BOUNDS = [
@@ -98,7 +97,7 @@ def test_a_multipart_upload_needs_the_rule(rule: str) -> None:
     assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
 
 
-def test_a_poisoned_file_does_not_keep_a_worker_from_the_healthy_one() -> None:
+def test_a_poisoned_file_does_not_keep_a_worker_from_a_healthy_one() -> None:
     found = search(BackingOff(backing_off.Config()))
     print(f"model of a worker that backs off: {describe(found)}")  # noqa: T201
     assert found.complete

@@ -1,6 +1,6 @@
-"""What `explore.py` searches: an object (here called file), the claims on it, and the steps between
-their states.
+"""The models that `explore.py` searches.
 
+A model has an object (here called file), the claims on it, and the steps between their states.
 The file and each claim are immutable tuples.
 """
 
@@ -24,7 +24,7 @@ class Step(NamedTuple, Generic[F, C]):
     file: F
     # None if a step of the file adds no claim. A step of a claim always has one.
     claim: C | None
-    others: str = ""  # what happens to all other claims: a word that Model.touch accepts
+    others: str = ""  # the effect on all other claims: a word that Model.touch accepts
     bad: str = ""  # the invariant that this step itself breaks
 
 
@@ -40,12 +40,10 @@ class Model(Protocol[F, C]):
     def touch(self, how: str, claim: C) -> C: ...
     def touch_breaks(self, how: str, claim: C) -> str: ...
     def forget_file(self, file: F) -> F:
-        """Return the file without what can make no difference any more."""
+        """Return the file without what can no longer matter."""
 
     def forget_claim(self, file: F, claim: C) -> C | None:
-        """Return the claim without what can make no difference any more, or None if nothing is left
-        of it.
-        """
+        """Return the claim without what can no longer matter, or None if nothing remains."""
 
     def file_breaks(self, before: F, after: F) -> str: ...
     def claim_breaks(self, file: F, claim: C) -> str: ...

@@ -1,5 +1,6 @@
-"""One claim as a transition system: time, the store, the sweeper's work on its reservation, and its
-worker.
+"""One claim as a transition system.
+
+The system consists of time, the store, the sweeper's work on the reservation, and the worker.
 """
 
 from collections.abc import Iterator
@@ -101,10 +102,10 @@ class Worker:
         )
 
     def forget(self, c: Claim) -> Claim:
-        """Return the claim after its reservation was deleted; giving the lease back is the next
-        step.
+        """Return the claim after its reservation was deleted.
 
-        This applies if no copy request was sent, or if the store certainly refused it.
+        Giving the lease back is the next step. This applies if no copy request was sent, or if the
+        store certainly refused it.
         """
         return c._replace(pc="ending", val=0, seen=0, row=c.row if c.doom else 0)
 
@@ -115,11 +116,10 @@ class Worker:
             yield Step("the lease ends", True, file, c._replace(until=0))
         if c.pc and c.until != 1 and c.token and file.state in OPEN and c.row and not c.doom:
             yield Step("worker extends its lease", True, file, c._replace(until=1))
-        before = (
-            c.pc == "sent" or c.late
-        ) and not c.after  # the one assumption about time: see README.md
+        # the one assumption about time: see README.md
+        before = (c.pc == "sent" or c.late) and not c.after
         if c.row and c.doom and not c.grace and c.until < 2 and not before:
-            yield Step("COPY_GRACE goes by since the doom", True, file, c._replace(grace=1))
+            yield Step("COPY_GRACE passes after the doom", True, file, c._replace(grace=1))
 
     def store_steps(self, file: File, c: Claim) -> Iterator[FileStep]:
         if c.late:
@@ -227,9 +227,8 @@ class Worker:
                 file,
                 c._replace(pc="copied", val=0, after=0, obj=file.incoming),
             )
-            if not self.on(
-                "one-request"
-            ):  # The second request is answered, while the first is still under way.
+            # The second request is answered, while the first is still under way.
+            if not self.on("one-request"):
                 again = c._replace(pc="copied", val=0, late=c.val, obj=file.incoming)
                 yield Step(
                     "copy request times out and is sent again under the same key; store copies;"
@@ -256,7 +255,7 @@ class Worker:
         """Yield the steps after a refusal. Nothing was written, and nothing will be."""
         yield Step("worker: reservation deleted", True, file, self.forget(c))
         yield self.settle(
-            file, c, "worker: unreadable for good -> rejected", state="rejected", good=False
+            file, c, "worker: permanently unreadable -> rejected", state="rejected", good=False
         )
 
     def from_copied(self, file: File, c: Claim) -> Iterator[FileStep]:
@@ -329,7 +328,7 @@ class Worker:
             )
         else:
             bad = (
-                "I9 rejected, though the declared digest holds"
+                "I9 rejected, although the declared digest matches"
                 if file.declared in (content, c.obj)
                 else ""
             )
@@ -343,8 +342,9 @@ class Worker:
             )
 
     def from_doubting(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """Yield the steps that find out whether the source is unreadable, after a failure other
-        than a missing or a changed object.
+        """Yield the steps that find out whether the source is unreadable.
+
+        They follow a failure other than a missing or a changed object.
         """
         if file.spoilt == SPOILT or file.store == AWAY or not self.on("counts-source"):
             yield Step("worker: the source cannot be read", True, file, c._replace(pc="blaming"))
@@ -357,8 +357,9 @@ class Worker:
             )
 
     def from_blaming(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """Yield the steps that doom the reservation, unless it was deleted because nothing was
-        sent, and then probe the store.
+        """Yield the steps that doom the reservation and then probe the store.
+
+        If nothing was sent, the reservation has been deleted before.
         """
         if c.row and not c.doom:
             yield Step("worker dooms its copy", True, file, c._replace(doom=1))
@@ -368,8 +369,9 @@ class Worker:
             yield Step("worker: the probe succeeds", True, file, c._replace(pc="counting"))
 
     def from_counting(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """Yield the one statement that counts the failed read and gives the lease back, or rejects
-        the file.
+        """Yield the statement that counts the failed read and gives the lease back.
+
+        If there were too many failed reads, it rejects the file instead.
         """
         if file.fails + 1 < FAILED_READS:
             counted = file._replace(fails=file.fails + 1) if self.guarded(file, c) else file
@@ -384,7 +386,7 @@ class Worker:
         )
 
     def from_lost(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """Yield the steps after 0 rows, an error or a lost answer.
+        """Yield the steps after a commit that updated no row, had an error or had no answer.
 
         None of these shows that no commit has succeeded.
         """

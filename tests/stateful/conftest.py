@@ -1,4 +1,4 @@
-"""The service's fixtures, over every store."""
+"""The fixtures of the service, over every store."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from service.settings import Settings
 
 @pytest.fixture
 def settings_of_the_service(settings: Settings) -> Settings:
-    """Beside Hypothesis's settings."""
+    """Return the service's settings, by a name that differs from Hypothesis's `settings`."""
     return settings

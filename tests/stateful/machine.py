@@ -1,8 +1,12 @@
-"""Hypothesis drives declarations, PUTs, poisoned objects, arrivals, workers that stall and wake late, lost answers, requests that land
-late, sweepers, deletions and time; after every step the invariants are looked up in the database and in both buckets.
+"""A state machine that checks the invariants after every step, in the database and both buckets.
 
-Time moves by shifting the rows' timestamps back. What the store still carries out is bounded as the protocol assumes: a
-copy request lands within COPY_GRACE or never, a PUT begins before its file's end.
+Hypothesis chooses the steps: declarations, PUTs, poisoned objects, arrivals, workers that stall and
+resume late, lost answers, requests that take effect late, sweeps, deletions, and the passing of
+time.
+
+Time passes by shifting the rows' timestamps back. Late requests are bounded as the protocol
+assumes: a copy request takes effect within COPY_GRACE or never, and a PUT begins before its file's
+`expires_at`.
 """
 
 import asyncio
@@ -48,14 +52,18 @@ from tests.support.stores import send
 
 CONTENTS = (b"A" * 40, b"B" * 40)
 A_LEASE = timedelta(minutes=2)
-LIVE_RESERVATIONS = "SELECT vault_key FROM reservations WHERE doomed_at IS NULL AND lease_until > now() + interval '10 seconds'"
+LIVE_RESERVATIONS = """
+    SELECT vault_key FROM reservations
+    WHERE doomed_at IS NULL AND lease_until > now() + interval '10 seconds'
+"""
 HURRY = "UPDATE files SET due_at = now() - interval '1 hour' WHERE id = $1 AND due_at IS NOT NULL"
 
 
 class Sent(msgspec.Struct):
-    """A file as its client knows it.
+    """A file from the view of its client.
 
-    `heard`: an arrival was reported when its bytes were there. `spoilt`: the store cannot read them.
+    `heard` means that an arrival was reported when the object was there. `spoilt` means that the
+    store cannot read the object.
     """
 
     declared: Declared
@@ -105,7 +113,7 @@ class WayOfAFile(RuleBasedStateMachine):
             if keys:
                 await bucket.delete_many(keys)
 
-    # What a client does
+    # Steps of a client
 
     @rule(target=sent, digest=st.sampled_from((None, *CONTENTS)), multipart=st.booleans())
     def declare(self, digest: bytes | None, *, multipart: bool) -> Sent:
@@ -132,7 +140,7 @@ class WayOfAFile(RuleBasedStateMachine):
                 send("PUT", upload.url, body=body, headers=upload.headers).status == 200
             )
             return
-        with contextlib.suppress(Problem):  # final, or at its end
+        with contextlib.suppress(Problem):  # the file may be final or expired
             [part] = self.runner.run(
                 sign_parts(self.resources, sent.id, [PartRequest(1, None)], owner="ann")
             )
@@ -140,7 +148,10 @@ class WayOfAFile(RuleBasedStateMachine):
 
     @rule(sent=sent, how=st.sampled_from(("many fields", "unreadable")))
     def poison(self, sent: Sent, how: str) -> None:
-        """The owner sends an object that the store describes with 130 fields of its own, or that it cannot read again."""
+        """Send an object that is poisoned.
+
+        It has 130 header fields of its own, or the store cannot read it again.
+        """
         upload = sent.declared.upload
         if not isinstance(upload, Upload) or sent.age >= DAY:
             return
@@ -167,16 +178,19 @@ class WayOfAFile(RuleBasedStateMachine):
                 complete_upload(self.resources, sent.id, owner="ann", sha256=hash_if_any(digest))
             )
         except Problem as problem:
-            assert problem.status in (409, 410)  # noqa: PT017  # any of the refusals may be right here; a 5xx never is
+            # Several refusals are possible here, but a 5xx never is.
+            assert problem.status in (409, 410)  # noqa: PT017  # the call may succeed
         else:
-            sent.accepted |= isinstance(
-                sent.declared.upload, MultipartUpload
-            )  # its parts lie at the key now
+            # The assembled object is now under the incoming key.
+            sent.accepted |= isinstance(sent.declared.upload, MultipartUpload)
             sent.heard |= sent.accepted
 
     @rule(sent=sent, late=st.booleans())
     def complete_unheard(self, sent: Sent, *, late: bool) -> None:
-        """The store assembles, at once or later, and nobody hears that it did; the lease runs out by itself."""
+        """Let the store assemble the parts, at once or later, while the answer is lost.
+
+        The lease then ends without being given back.
+        """
         incoming = FaultyBucket(self.resources.incoming)
         if late:
             incoming.late.add("complete_upload")
@@ -199,7 +213,7 @@ class WayOfAFile(RuleBasedStateMachine):
         self.runner.run(delete_file(self.resources, sent.id, owner="ann"))
         sent.deleted = True
 
-    # Workers and sweepers
+    # Steps of workers and sweepers
 
     @rule(fault=st.sampled_from(FAULTS))
     def work(self, fault: str) -> None:
@@ -207,10 +221,13 @@ class WayOfAFile(RuleBasedStateMachine):
 
     @rule(target=sent, story=STORY)
     def upload_and_work(self, story: tuple[str, str, str]) -> Sent:
-        """The usual beginning and one disturbance in one step: the stories that matter would hardly ever be told otherwise."""
+        """Upload a file and disturb its verification, in one step.
+
+        Separate steps would hardly ever form the sequences that matter.
+        """
         fault, what, end = story
-        sent: Sent = self.declare(None, multipart=False)  # type: ignore[assignment]  # Hypothesis' types: one file, not several
-        if fault != "stall before return":  # that is a worker who comes too early
+        sent: Sent = self.declare(None, multipart=False)  # type: ignore[assignment]  # one file
+        if fault != "stall before return":  # that fault needs a claim before the upload
             self.put(sent, CONTENTS[0])
             self.event(sent)
         self.runner.run(self.hurry(sent.id))
@@ -220,11 +237,14 @@ class WayOfAFile(RuleBasedStateMachine):
         return sent
 
     async def hurry(self, file_id: UUID) -> None:
-        """The next claim takes this file: the oldest due one."""
+        """Make this file the oldest due one, which the next claim takes."""
         await self.resources.pool.execute(HURRY, file_id)
 
     async def take_one(self, fault: str) -> bool:
-        """One claim, up to its end or its stall. False: nothing is due."""
+        """Claim one file, and run its worker to the end or to its stall.
+
+        Return False if no file is due.
+        """
         pool, lease = self.resources.pool, self.settings.lease
         claimed = await claims.claim_files(pool, 1, unreadable=1, lease=lease)
         if not claimed:
@@ -245,7 +265,7 @@ class WayOfAFile(RuleBasedStateMachine):
         self.disturb_worker(self.stalled()[which % len(self.stalled())], what, end=end)
 
     def disturb_worker(self, worker: FaultyWorker, what: str, *, end: str) -> None:
-        """What a stalled worker can least expect, to its own file; then, maybe, it goes on."""
+        """Disturb the file of a stalled worker. Then wake the worker, unless it "sleeps on"."""
         sent = next(sent for sent in self.sends if sent.id == worker.claim.id)
         if what.startswith("deleted"):
             self.delete(sent)
@@ -269,8 +289,8 @@ class WayOfAFile(RuleBasedStateMachine):
             self.runner.run(worker.wake())
         if end == "wakes, then an event":
             self.runner.run(self.hurry(sent.id))
-            self.runner.run(self.take_one("none"))  # a first mismatch is followed by a second copy
-            self.runner.run(self.check())  # what it came to, before the event can change that
+            self.runner.run(self.take_one("none"))  # a first mismatch leads to a second copy
+            self.runner.run(self.check())  # record the outcome, which the event must not change
             self.event(sent)
 
     @precondition(lambda self: self.stalled())
@@ -290,10 +310,10 @@ class WayOfAFile(RuleBasedStateMachine):
 
     async def land(self) -> None:
         for worker in self.workers:
-            with contextlib.suppress(ObjectChanged, ObjectMissing):  # of the source: nothing lands
+            with contextlib.suppress(ObjectChanged, ObjectMissing):  # the source has changed
                 await worker.land()
         for incoming in self.assemblies:
-            with contextlib.suppress(UploadMissing):  # assembled before, or aborted
+            with contextlib.suppress(UploadMissing):  # it was assembled before, or aborted
                 await incoming.land()
 
     @rule()
@@ -309,7 +329,7 @@ class WayOfAFile(RuleBasedStateMachine):
                 "SELECT vault_key FROM reservations WHERE doomed_at IS NOT NULL"
             )
         }
-        assert not live & doomed, "a copy is doomed under a live lease"
+        assert not live & doomed, "a reservation is doomed under a live lease"
 
     @rule(by=st.sampled_from((A_LEASE, timedelta(hours=1), DAY)))
     def pass_time(self, by: timedelta) -> None:
@@ -317,13 +337,13 @@ class WayOfAFile(RuleBasedStateMachine):
 
     async def shift(self, by: timedelta) -> None:
         if by >= DAY:
-            await self.land()  # a request is carried out within COPY_GRACE, or never
+            await self.land()  # a request takes effect within COPY_GRACE, or never
         await pass_time(self.resources.pool, by)
         self.shifted += by
         for sent in self.sends:
             sent.age += by
 
-    # What must hold
+    # What must hold after every step
 
     @invariant()
     def holds(self) -> None:
@@ -340,8 +360,10 @@ class WayOfAFile(RuleBasedStateMachine):
             )
         }
         unheard = [sent for sent in self.sends if sent.heard and sent.id in waiting]
-        assert not unheard, "an arrival of an object that is there is slept through"
-        assert not self.health.is_away, "the worker stopped claiming although the store was well"
+        assert not unheard, "the arrival of an object that is there was missed"
+        assert not self.health.is_away, (
+            "the worker stopped claiming although the store is available"
+        )
 
     def teardown(self) -> None:
         if not hasattr(self, "runner"):
@@ -354,10 +376,10 @@ class WayOfAFile(RuleBasedStateMachine):
             self.hashing.shutdown()
 
     async def settle(self) -> None:
-        """Undisturbed, everything comes to an end, and nothing is left over."""
+        """Run without disturbances, and check that every file is final and nothing is left."""
         for worker in self.stalled():
             await worker.wake()
-        for days in (1, 1, 1, 1, 8, 8):  # longer than the ends and the graces one after the other
+        for days in (1, 1, 1, 1, 8, 8):  # longer than all lifetimes and grace periods together
             await self.shift(days * DAY)
             while await self.take_one("none"):
                 pass
@@ -376,7 +398,7 @@ class WayOfAFile(RuleBasedStateMachine):
             )
         if not sent.spoilt:
             assert file.rejection_reason != RejectionReason.UNVERIFIABLE, (
-                "a file was rejected for another's object"
+                "a file was rejected because of another file's object"
             )
 
 

@@ -1,4 +1,4 @@
-"""The invariants hold over whatever Hypothesis thinks of; and without a guard of a statement it finds the story in which one breaks."""
+"""Random sequences of steps break no invariant, but do so if a guard of a statement is missing."""
 
 import dataclasses
 from types import ModuleType
@@ -20,8 +20,8 @@ def make_machine(settings_of_the_service: Settings) -> type[WayOfAFile]:
     return type("WayOfAFileHere", (WayOfAFile,), {"settings": settings_of_the_service})
 
 
-@pytest.mark.timeout(600)  # a failure is shrunk for minutes, and its story is what it is for
-def test_the_invariants_hold_whatever_happens(settings_of_the_service: Settings) -> None:
+@pytest.mark.timeout(600)  # it takes minutes to shrink a failure to its shortest sequence
+def test_the_invariants_hold_after_every_step(settings_of_the_service: Settings) -> None:
     run_state_machine_as_test(
         make_machine(settings_of_the_service), settings=settings(STEPS, max_examples=40)
     )
@@ -29,7 +29,7 @@ def test_the_invariants_hold_whatever_happens(settings_of_the_service: Settings)
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """A part of a statement, what stands there when it is forgotten, and what the story comes to."""
+    """A condition in a statement, the text that replaces it, and the failure that then occurs."""
 
     module: ModuleType
     statement: str
@@ -38,28 +38,31 @@ class Guard:
     story: str
 
 
-LEASED = "WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')\n        FOR UPDATE OF files"
+LEASED = (
+    "WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')\n"
+    "        FOR UPDATE OF files"
+)
 SWEPT_BEFORE = "coalesce(swept_at + $2::interval <= now(), false)"
 UNPROVED_ALONE = "WHERE incoming_key = $1 AND state IN ('pending', 'verifying')"
 REJECTED_TOO = """, final_at = NULL, rejection_reason = NULL, rejection_detail = NULL
         WHERE incoming_key = $1 AND state IN ('pending', 'verifying', 'rejected')"""
 GUARDS = {
-    "a commit demands an undoomed copy": Guard(
+    "a commit requires a reservation that is not doomed": Guard(
         verdicts, "COMMIT", " AND doomed_at IS NULL", "", "NoSuchKey"
     ),
-    "a commit demands its lease": Guard(
+    "a commit requires its lease": Guard(
         verdicts, "COMMIT", LEASED, "WHERE id = $3\n        FOR UPDATE OF files", "no row names"
     ),
-    "only ended leases are doomed": Guard(
+    "only reservations with an ended lease are doomed": Guard(
         sweeping, "DOOM_ENDED", " AND lease_until < now()", "", "under a live lease"
     ),
-    "an arrival forbids the way back": Guard(
-        claims, "RETURN", "arrivals = $4", "$4::integer IS NOT NULL", "is slept through"
+    "an arrival prevents the return to pending": Guard(
+        claims, "RETURN", "arrivals = $4", "$4::integer IS NOT NULL", "was missed"
     ),
-    "an arrival leaves the final alone": Guard(
+    "an arrival does not change a final file": Guard(
         files, "RECORD_EVENT", UNPROVED_ALONE, REJECTED_TOO, "became"
     ),
-    "a doomed key is swept twice": Guard(
+    "the object of a doomed reservation is deleted twice": Guard(
         sweeping, "CLAIM_DOOMED", SWEPT_BEFORE, "$2::interval IS NOT NULL", "no row names"
     ),
 }
@@ -67,7 +70,7 @@ GUARDS = {
 
 @pytest.mark.parametrize("store", ["embedded"], indirect=True)
 @pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
-def test_a_forgotten_guard_is_found(
+def test_a_missing_guard_is_found(
     guard: Guard, settings_of_the_service: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole: str = getattr(guard.module, guard.statement)

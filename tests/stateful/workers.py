@@ -1,4 +1,4 @@
-"""Workers that stall at each point of a verification, lose answers, or whose requests land late."""
+"""Workers that stall at each point of a verification, lose answers, or send late requests."""
 
 import asyncio
 import time
@@ -49,7 +49,7 @@ STORIES = (
     ("stall before commit", "digest by complete"),
     ("stall before commit", "deleted, lease ends, swept"),
 )
-"""What the guards of the statements are for: each broke something in the model, or would."""
+"""The sequences that the guards of the statements prevent from breaking an invariant."""
 
 ENDS = st.sampled_from(("wakes", "wakes, then an event", "sleeps on"))
 STORY = st.tuples(
@@ -60,7 +60,7 @@ STORY = st.tuples(
 
 
 class ShiftedVault:
-    """The vault of one worker: a request is late by the time that was shifted since the claim, too."""
+    """The vault of one worker, in which shifted time counts towards `send_before`."""
 
     def __init__(self, bucket: Any, shifted: Callable[[], timedelta]) -> None:
         self.bucket = bucket
@@ -77,7 +77,7 @@ class ShiftedVault:
 
 
 class FaultyWorker:
-    """One claim, and what goes wrong with it."""
+    """The worker of one claim, with one fault."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class FaultyWorker:
         return msgspec.structs.replace(resources, **changed)
 
     async def start(self, hashing: ThreadPoolExecutor) -> None:
-        """Verify, up to the end or to the gate."""
+        """Verify the file, to the end or to the gate."""
         verification = verify(
             self.resources,
             self.claim,
@@ -138,11 +138,9 @@ class FaultyWorker:
         return self.task is not None and not self.task.done()
 
     async def wake(self) -> None:
-        """Go on, to the end."""
         assert self.task is not None
         self.gate.opened.set()
         await self.task
 
     async def land(self) -> None:
-        """Its late requests take effect."""
         await self.vault.land()

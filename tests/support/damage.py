@@ -1,4 +1,4 @@
-"""Files in the state `damaged`, which no code of the service sets yet, and objects whose bytes change on the store's disk."""
+"""Damage to files: the state `damaged`, and objects whose bytes change on the store's disk."""
 
 from pathlib import Path
 from uuid import UUID
@@ -6,17 +6,21 @@ from uuid import UUID
 import asyncpg
 
 DAMAGE = """
-    UPDATE files SET state = 'damaged', changed_by = 'worker', changed_why = 'the object is gone' WHERE id = $1
+    UPDATE files SET state = 'damaged', changed_by = 'worker', changed_why = 'the object is gone'
+    WHERE id = $1
 """
 
 
 async def make_damaged(pool: asyncpg.Pool, file_id: UUID | str) -> None:
-    """The object at the store stays as it is."""
+    """Set the file's state to `damaged`. The object in the store stays as it is."""
     await pool.execute(DAMAGE, file_id)
 
 
 def damage_on_disk(folder: Path, key: str, body: bytes) -> bool:
-    """Overwrite some bytes of an object wherever a genuine MinIO below `folder` keeps them; return whether they were found."""
+    """Overwrite some bytes of an object in a genuine MinIO whose data are below `folder`.
+
+    Return whether the bytes were found.
+    """
     found = False
     for path in folder.rglob(f"{key}/**/*"):
         if path.is_file() and (at := path.read_bytes().find(body[:50])) >= 0:

@@ -11,11 +11,14 @@ COMPLETE = {
     "ASSAY_S3_SIGNER_SECRET_KEY": "secret-2",
     "ASSAY_WEBHOOK_TOKEN": "new, old",
 }
-"""The required variables, with values that fit no server."""
+"""The required variables, with values that name no running server."""
 
 
 def make_environment(settings: Settings) -> dict[str, str]:
-    """What differs from the defaults, as `ASSAY_*` variables; all else is measured as it comes."""
+    """Return the settings that differ from the defaults, as `ASSAY_*` variables.
+
+    All other settings keep their defaults, so that benchmarks measure these.
+    """
     names = (
         "database_url",
         "s3_endpoint",

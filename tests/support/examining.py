@@ -1,4 +1,4 @@
-"""The doctor's patients: deployments with one thing changed, and servers that answer as no store should."""
+"""Deployments for the doctor to examine: with one setting changed, or with a faulty store."""
 
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ from service.resources import Resources, open_resources
 from service.settings import Settings, Url
 
 AnswerTo = Callable[[str, str, Mapping[str, str], bytes], int]
-"""From method, path with its query, headers and body to the status of an answer without a body."""
+"""A function from method, path with query, headers and body to the status of the answer."""
 
 
 @asynccontextmanager
@@ -23,13 +23,13 @@ async def changed(settings: Settings, **changes: Any) -> AsyncIterator[Resources
         async def listens() -> bool:
             return opened.notifications.connected
 
-        # asyncpg complains about a connection that is closed while it is being made
+        # asyncpg logs an error if a connection is closed while it is being opened
         await events.wait_for(listens, seconds=0 if "database_url" in changes else 5)
         yield opened
 
 
 def with_urls_to(resources: Resources, endpoint: str) -> Resources:
-    """Whose upload URLs lead elsewhere, while its buckets are the real ones."""
+    """Return resources whose upload URLs lead to `endpoint`, and whose buckets are unchanged."""
     return msgspec.structs.replace(
         resources, settings=msgspec.structs.replace(resources.settings, s3_endpoint=Url(endpoint))
     )
@@ -40,12 +40,14 @@ def statuses(findings: list[Finding]) -> dict[str, str]:
 
 
 async def examine_all(resources: Resources) -> dict[str, Finding]:
-    """By name."""
     return {finding.name: finding async for finding in examine(resources)}
 
 
 def failures(found: Mapping[str, Finding]) -> set[str]:
-    """Without two that every test's deployment has: nobody takes its events, and its key ids say whose they are."""
+    """Return the names of the failed findings, except two that fail in all these deployments.
+
+    No API takes the events of these deployments, and their key ids can be guessed.
+    """
     return {name for name, finding in found.items() if finding.status == "failed"} - {
         "event",
         "key id of the service identity",
@@ -54,7 +56,7 @@ def failures(found: Mapping[str, Finding]) -> set[str]:
 
 @contextmanager
 def answering(answer: AnswerTo | int) -> Iterator[str]:
-    """A server that answers so; its address."""
+    """Yield the address of a server that answers every request with this status."""
 
     class Answering(BaseHTTPRequestHandler):
         def answer(self) -> None:

@@ -1,4 +1,7 @@
-"""Servers that misbehave on purpose: a bucket and a pool that pause, lose answers, cut them short, answer late or do things twice."""
+"""Buckets and pools that fail on purpose.
+
+They pause, lose answers, end reads early, answer late, or execute a request twice.
+"""
 
 import asyncio
 import inspect
@@ -9,21 +12,28 @@ from typing import Any
 from service.object_store import StoreUnavailable
 
 Hook = Callable[[], Awaitable[None] | None]
-"""What happens around a call. Plain around those that run in the caller's thread: `open`, `put_now`, `put_part`."""
+"""A function that runs before or after a call.
+
+It is a plain function for `open`, `put_now` and `put_part`, which run in the caller's thread.
+"""
 
 
 def lose_answer() -> None:
-    """A hook: before a call the request never arrived, after it the answer is lost. Whoever asked can't tell which."""
+    """Raise the error of an unavailable store, as a hook.
+
+    Before a call, the request does not reach the store. After a call, only the answer is lost.
+    The caller cannot tell which of the two happened.
+    """
     raise StoreUnavailable("the store is away")
 
 
 def lose_connection() -> None:
-    """The same, of a database."""
+    """Raise the error of a lost database connection, as a hook like `lose_answer`."""
     raise ConnectionResetError("the connection was lost")
 
 
 class FaultyBucket:
-    """Passes everything on to a real bucket, but for the calls whose names it was given."""
+    """A bucket that passes calls on to a real one, except for the faults that it was given."""
 
     def __init__(self, bucket: Any) -> None:
         self.bucket = bucket
@@ -31,15 +41,15 @@ class FaultyBucket:
         self.before: dict[str, Hook] = {}
         self.after: dict[str, Hook] = {}
         self.late: set[str] = set()
-        """Calls that time out, and whose requests take effect when `land` is called."""
+        """Calls that time out, and whose requests take effect only when `land` is called."""
         self.repeated: set[str] = set()
-        """Calls whose requests take effect at once, and once more when `land` is called."""
+        """Calls whose requests take effect at once, and again when `land` is called."""
         self.cut_reads_after: int | None = None
-        """Bytes that a reader gives before its connection is lost."""
+        """The number of bytes that a reader returns before its connection is lost."""
         self.wrong_reads = 0
-        """Readers, from the next one on, that give another first byte than the object has."""
+        """The number of readers, from the next one on, whose first byte is wrong."""
         self.only: set[str] | None = None
-        """The keys that faults are for, as the source of a copy too; None: all."""
+        """The keys that the faults apply to, also as the source of a copy. None means all keys."""
         self.calls: Counter[str] = Counter()
         self.under_way: list[Callable[[], Any]] = []
 
@@ -98,7 +108,7 @@ class FaultyBucket:
             raise StoreUnavailable("the answer did not come in time")
 
     async def land(self) -> None:
-        """What was under way takes effect. Raises what the store says to it."""
+        """Let the requests that are under way take effect. Raises the store's error, if any."""
         while self.under_way:
             answer = self.under_way.pop(0)()
             if inspect.isawaitable(answer):
@@ -112,11 +122,11 @@ async def run_hook(hook: Hook | None) -> None:
 
 
 def do_nothing() -> None:
-    """No hook."""
+    """Do nothing, in place of a missing hook."""
 
 
 class SpoiltBucket(FaultyBucket):
-    """A bucket whose store cannot read the objects under some keys of incoming, also as the source of a copy."""
+    """A bucket whose store cannot read the objects under some keys, nor copy from them."""
 
     def __init__(self, bucket: Any, keys: set[str]) -> None:
         super().__init__(bucket)
@@ -125,12 +135,12 @@ class SpoiltBucket(FaultyBucket):
 
 
 def refuse_to_read() -> None:
-    """A hook: MinIO's answer about an object whose bytes on the disk are damaged."""
+    """Raise MinIO's error for an object whose bytes on the disk are damaged, as a hook."""
     raise StoreUnavailable("503 SlowDownRead", status=503, code="SlowDownRead")
 
 
 class CutReader:
-    """An object's bytes up to the moment at which the connection is lost."""
+    """A reader that returns an object's bytes until its connection is lost."""
 
     def __init__(self, reader: Any, left: int) -> None:
         self.reader = reader
@@ -152,7 +162,7 @@ class CutReader:
 
 
 class WrongReader:
-    """An object's bytes, with another first byte."""
+    """A reader that returns an object's bytes with a wrong first byte."""
 
     def __init__(self, reader: Any) -> None:
         self.reader = reader
@@ -174,7 +184,10 @@ class WrongReader:
 
 
 class FaultyPool:
-    """Passes everything on to a real pool; `before` and `after` happen around the first run of the one statement."""
+    """A pool that passes calls on to a real one.
+
+    `before` and `after` run around the first execution of `statement`.
+    """
 
     def __init__(
         self, pool: Any, statement: str, *, before: Hook | None = None, after: Hook | None = None
@@ -203,7 +216,10 @@ class FaultyPool:
 
 
 class Gate:
-    """A hook that stops whoever comes until it is opened, and says that somebody came."""
+    """A hook that holds up its callers until the gate is opened.
+
+    `reached` is set when the first caller arrives.
+    """
 
     def __init__(self) -> None:
         self.reached = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The blueprint's invariants, looked up in the database and in both buckets."""
+"""The invariants of docs/architecture.md, checked in the database and in both buckets."""
 
 import hashlib
 from typing import Any
@@ -9,21 +9,27 @@ from service.resources import Resources
 from tests.support.objects import read_all
 
 FILES = """
-    SELECT id, state, incoming_key, hash, minio_object_name, vault_etag, size, declared_sha256, rejection_reason, purge_at FROM files
+    SELECT id, state, incoming_key, hash, minio_object_name, vault_etag, size, declared_sha256,
+        rejection_reason, purge_at
+    FROM files
 """
 
 
 BROKEN = """
     WITH chain AS (
-        SELECT file_id, owner, state, previous, xid, lag(state) OVER way AS before, lag(xid) OVER way AS xid_before,
+        SELECT file_id, owner, state, previous, xid,
+               lag(state) OVER way AS before, lag(xid) OVER way AS xid_before,
                lead(state) OVER way IS NULL AS last
         FROM file_history WINDOW way AS (PARTITION BY file_id ORDER BY sequence)
     )
-    SELECT file_id, chain.previous, before, chain.state, files.state AS now FROM chain LEFT JOIN files ON id = file_id
-    WHERE chain.previous IS DISTINCT FROM before OR xid < xid_before OR files.owner IS DISTINCT FROM chain.owner
+    SELECT file_id, chain.previous, before, chain.state, files.state AS now
+    FROM chain LEFT JOIN files ON id = file_id
+    WHERE chain.previous IS DISTINCT FROM before OR xid < xid_before
+       OR files.owner IS DISTINCT FROM chain.owner
        OR last AND chain.state IS DISTINCT FROM files.state
     UNION ALL
-    SELECT id, NULL, NULL, NULL, state FROM files WHERE NOT EXISTS (SELECT FROM file_history WHERE file_id = id)
+    SELECT id, NULL, NULL, NULL, state FROM files
+    WHERE NOT EXISTS (SELECT FROM file_history WHERE file_id = id)
 """
 
 
@@ -32,22 +38,29 @@ async def list_bucket(bucket: Bucket) -> set[str]:
 
 
 async def check_invariants(resources: Resources) -> None:
-    """1, 4, 5, 6, 9: what holds at every moment."""
+    """Check invariants 1, 4, 5, 6 and 9, which hold at every moment."""
     await check_objects_are_named(resources)
     await check_files_are_proved(resources)
     await check_history(resources)
 
 
 async def check_history(resources: Resources) -> None:
-    """Each file's history is unbroken, in the order that readers see, and ends where the file is; and no other file has one."""
+    """Check that each file has one unbroken history, which ends in the file's current state.
+
+    The history is read in the order in which readers see it. A history without a file is an error.
+    """
     broken = [dict(row) for row in await resources.pool.fetch(BROKEN)]
     assert not broken, f"a history is broken: {broken}"
 
 
 async def check_objects_are_named(resources: Resources) -> None:
-    """4. Where a sweeper is at work between the look at the buckets and that at the rows, look again."""
+    """Check invariant 4: a row names every object in both buckets.
+
+    A sweeper that runs between the listing of the buckets and the reading of the rows can make
+    this fail. The caller then repeats the check.
+    """
     incoming, vault = await list_bucket(resources.incoming), await list_bucket(resources.vault)
-    # The rows are read after the buckets: every key is written down before anything lies under it.
+    # The rows are read after the buckets: a row records every key before it is written to.
     reserved = await resources.pool.fetch("SELECT vault_key, scratch_key FROM reservations")
     copies = {str(row["vault_key"]) for row in reserved}
     files = await resources.pool.fetch(FILES)
@@ -64,7 +77,7 @@ async def check_objects_are_named(resources: Resources) -> None:
 
 
 async def check_files_are_proved(resources: Resources) -> None:
-    """1, 5, 6, 9: never untrue, whoever is at work."""
+    """Check invariants 1, 5, 6 and 9 of every ready file, which hold also while workers run."""
     for row in await resources.pool.fetch(FILES):
         if row["state"] == "ready":
             check_ready(resources, row)
@@ -78,7 +91,7 @@ def check_ready(resources: Resources, row: Any) -> None:
 
 
 class Outcomes:
-    """3 and 5: what was seen of each final file, to compare later looks with."""
+    """The outcomes of final files, which must not change (invariants 3 and 5)."""
 
     def __init__(self) -> None:
         self.seen: dict[UUID, tuple[Any, ...]] = {}
@@ -98,12 +111,19 @@ class Outcomes:
 
 
 async def check_uploads_aborted(resources: Resources) -> None:
-    """No multipart upload is left, with parts that no listing shows, of any copy that was doomed or of any file that is final."""
+    """Check that no doomed reservation and no final file has a multipart upload left.
+
+    The parts of such an upload appear in no listing of objects.
+    """
     for row in await resources.pool.fetch(
-        "SELECT vault_key, upload_id FROM reservations WHERE upload_id IS NOT NULL AND doomed_at IS NOT NULL"
+        "SELECT vault_key, upload_id FROM reservations"
+        " WHERE upload_id IS NOT NULL AND doomed_at IS NOT NULL"
     ):
         await check_upload_aborted(resources.vault, str(row["vault_key"]), row["upload_id"])
-    final = "SELECT incoming_key, upload_id FROM files WHERE upload_id IS NOT NULL AND state NOT IN ('pending', 'verifying')"
+    final = (
+        "SELECT incoming_key, upload_id FROM files"
+        " WHERE upload_id IS NOT NULL AND state NOT IN ('pending', 'verifying')"
+    )
     for row in await resources.pool.fetch(final):
         await check_upload_aborted(resources.incoming, row["incoming_key"], row["upload_id"])
 
@@ -117,7 +137,11 @@ async def check_upload_aborted(bucket: Bucket, key: str, upload_id: str) -> None
 
 
 async def check_nothing_left(resources: Resources) -> None:
-    """Past the grace periods: a proved object for each ready file, and nothing else in either bucket."""
+    """Check that the buckets hold one proved object for each ready file, and nothing else.
+
+    This holds once the grace periods are over and the sweeper has run. Incoming may still hold
+    the objects of files that are not final.
+    """
     await check_invariants(resources)
     await check_uploads_aborted(resources)
     ready = await resources.pool.fetch("SELECT minio_object_name FROM files WHERE state = 'ready'")

@@ -1,4 +1,4 @@
-"""Short ways to put, read and copy an object."""
+"""Functions that put, read and copy one object."""
 
 import time
 
@@ -48,7 +48,7 @@ def read_all(bucket: Bucket, key: str, *, etag: str | None = None) -> bytes:
 
 
 def read_into(received: bytearray, reader: ObjectReader) -> None:
-    """Also keeps what came before an error."""
+    """Append the object's bytes to `received`, which keeps the bytes read before an error."""
     while piece := reader.read(100_000):
         received += piece
 
@@ -61,7 +61,7 @@ async def copy(
     send_before: float | None = None,
     timeout_seconds: float = 20,
 ) -> StoredCopy:
-    """The object `k` of incoming to `copied` in the vault, in the way of a verification."""
+    """Copy the object `k` of incoming to `copied` in the vault, as a verification does."""
     return await vault.copy_from(
         incoming,
         "k",

@@ -1,4 +1,7 @@
-"""What stores answer to a URL of ours that is used in another way than agreed, and the means to use it so."""
+"""The stores' answers to presigned URLs that are used in other ways than they were signed for.
+
+The module also has the functions that send such requests.
+"""
 
 import base64
 import hashlib
@@ -17,8 +20,9 @@ from tests.support.stores import Answer, Headers, StoreUnderTest, add_headers, n
 BODY = b"hello, store"
 OTHER = b"HELLO, STORE"
 
-# Silo's column is what was read of its source, not executed yet: where that leaves it open, it has several.
-# With URLs and policies as the service and `assay bootstrap` make them.
+# The service's own URLs, and the policies of `assay bootstrap`.
+# Silo's column comes from its source and has not been executed. It has several statuses where the
+# source does not decide.
 EXPECTED: dict[str, dict[str, set[int]]] = {
     "another length": {"minio": {403}, "silo": {403}, "embedded": {403}},
     "another type": {"minio": {403}, "silo": {403}, "embedded": {403}},
@@ -43,7 +47,7 @@ EXPECTED: dict[str, dict[str, set[int]]] = {
     "lives for longer than 7 days": {"minio": {400}, "silo": {400}, "embedded": {400}},
 }
 
-# With URLs that forbid no header, and policies that do not refuse unsigned bodies.
+# URLs that forbid no header, and policies that permit unsigned bodies.
 OPEN: dict[str, dict[str, set[int]]] = {
     "another body, streaming-unsigned": {
         "minio": {200},
@@ -78,7 +82,10 @@ ABUSES: dict[str, str] = {
     "x-minio-source-mtime": "2026-11-27T00:00:00Z",
     "x-minio-source-replication-request": "true",
 }
-"""By the header that a client adds: a value that does something. Every header that a URL forbids is here."""
+"""The headers that a client may add, with a value that has an effect.
+
+Every header that a URL forbids is among them.
+"""
 FORMS = (
     "set",
     "empty",
@@ -92,7 +99,7 @@ FORMS = (
 
 
 def fill_form(form: str, *, neutral: str, value: str) -> list[str]:
-    """The values under which the header is sent, one after the other."""
+    """Return the values under which the header is sent, in order."""
     known = {"set": value, "empty": "", "neutral": neutral, "a space": " "}
     return {
         "set twice": [value, value],
@@ -102,7 +109,7 @@ def fill_form(form: str, *, neutral: str, value: str) -> list[str]:
 
 
 Answers = Mapping[str, set[int]]
-"""What one server answers, by the case."""
+"""The statuses that one server may answer, by case."""
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +118,10 @@ def server(store: StoreUnderTest) -> str:
 
 
 def name_server(store: StoreUnderTest) -> str:
-    """Which column of the table holds: it is not told by the way that the store was started."""
+    """Return the server's column in the table.
+
+    The `Server` header distinguishes MinIO from Silo, because both are started in the same way.
+    """
     if store.kind == "embedded":
         return "embedded"
     answer = send("GET", f"{store.endpoint}/minio/health/live")
@@ -134,7 +144,6 @@ def sign(
     lives_seconds: int = 60,
     query: Mapping[str, str] | None = None,
 ) -> PresignedPut:
-    """A URL as the service makes it: for a text, of that size."""
     return signer.presign_put(
         bucket.name,
         key,
@@ -155,7 +164,10 @@ def put(
 
 
 def content(bucket: Bucket, key: str, *, tries: int = 3) -> bytes | None:
-    """None when nothing lies there. The embedded store answers 500 to a read in the very moment of a deletion: it is asked again."""
+    """Return the object's bytes, or None if there is no object.
+
+    A read is repeated, because the embedded store may answer it with 500 during a deletion.
+    """
     try:
         return read_all(bucket, key)
     except ObjectMissing:
@@ -167,7 +179,10 @@ def content(bucket: Bucket, key: str, *, tries: int = 3) -> bytes | None:
 
 
 def stream_unsigned(body: bytes) -> tuple[bytes, dict[str, str]]:
-    """A body in pieces with a checksum at its end, and the headers by which it asks not to be compared with any signature."""
+    """Return a chunked body with a checksum in its trailer, and the headers that declare it.
+
+    With these headers, the store compares the body with no signature.
+    """
     checksum = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
     pieces = b"%x\r\n%b\r\n0\r\nx-amz-checksum-crc32:%b\r\n\r\n" % (
         len(body),
@@ -182,7 +197,7 @@ def stream_unsigned(body: bytes) -> tuple[bytes, dict[str, str]]:
 
 
 def forge(last_modified: datetime) -> dict[str, str]:
-    """What one MinIO says to another that keeps a replica."""
+    """Return the headers that one MinIO sends to another one, which keeps a replica."""
     return {
         "x-minio-source-replication-request": "true",
         "x-minio-source-mtime": f"{last_modified:%Y-%m-%dT%H:%M:%SZ}",

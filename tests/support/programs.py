@@ -1,8 +1,10 @@
-"""Programs of Debian's that tests run beside the servers: found, or installed where that may be done.
+"""Programs of Debian that tests run beside the servers. They are found or, if permitted, installed.
 
-1. On the PATH or where Debian puts what only root runs: it is taken.
-2. Not there, and we are root on a Debian: `apt-get` installs the package, once for all test processes of this machine.
-3. That failed, or is not ours to do: the tests that need it are skipped, saying so; with CI set they fail.
+1. The program is on the PATH, or in a folder for root's programs: this one is used.
+2. It is not there, and the tests run as root on a Debian: `apt-get` installs the package. It does
+   so once for all test processes of the machine.
+3. It is not there and cannot be installed: the tests that need it are skipped with the reason.
+   If CI is set, they fail.
 """
 
 import fcntl
@@ -17,13 +19,16 @@ from typing import Final
 import pytest
 
 FOLDERS: Final = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-"""Not on everybody's PATH."""
+"""Folders that are not on every user's PATH."""
 INSTALL_SECONDS: Final = 200
 LOCK: Final = Path(tempfile.gettempdir()) / f"assay-tests-apt-{os.getuid()}"
 
 
 def find_program(name: str, package: str) -> Path:
-    """Where it is, if need be after `apt-get install PACKAGE`. Skips the test that asks where it is not to be had; fails it in CI."""
+    """Return the program's path, after `apt-get install PACKAGE` if necessary.
+
+    Skips the calling test if the program is not available, or fails it if CI is set.
+    """
     found = search(name)
     if found is None and is_root_on_debian():
         why = install(name, package)
@@ -53,22 +58,24 @@ def is_root_on_debian() -> bool:
 
 @functools.cache
 def install(name: str, package: str) -> str:
-    """What apt-get said last; it is tried once."""
+    """Return the last line that `apt-get` printed. It is tried once per process."""
     with LOCK.open("w") as lock:
-        fcntl.flock(
-            lock, fcntl.LOCK_EX
-        )  # several test processes at once: the others wait, and find it installed
+        # Other test processes wait here, and then find the program installed.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if search(name):
             return "installed"
         said = run_apt("install", "--yes", "--no-install-recommends", package)
-        if search(name) is None:  # a list of packages that is old or empty
+        if search(name) is None:  # the package lists may be old or empty
             run_apt("update")
             said = run_apt("install", "--yes", "--no-install-recommends", package)
         return said
 
 
 def run_apt(*arguments: str) -> str:
-    """Its last line. RUNLEVEL: a server that is installed is not started."""
+    """Run `apt-get` and return the last line of its output.
+
+    RUNLEVEL=1 keeps the packages from starting the servers that they install.
+    """
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=60", *arguments]
     try:

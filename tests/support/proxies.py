@@ -1,4 +1,4 @@
-"""A way to a real server that misbehaves when it is told to, and a store that gives a single answer."""
+"""A proxy to a real server that fails on demand, and a store that gives a single answer."""
 
 import socket
 import ssl
@@ -16,9 +16,10 @@ UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnect
 
 
 class FaultyProxy:
-    """Passes bytes on in both directions. What it is told holds at once, for open connections too.
+    """A proxy that passes bytes on in both directions, and fails when it is told to.
 
-    Its threads read what they were told once for each use: it may be taken back at any moment.
+    A change takes effect at once, on open connections as well. It can come at any moment, so each
+    use reads the setting only once.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
@@ -34,54 +35,63 @@ class FaultyProxy:
         self.endpoint = f"http://127.0.0.1:{self.address[1]}"
         self.connections = 0
         self.requests = bytearray()
-        """All that came from clients."""
+        """All bytes that came from clients."""
         self.silenced = threading.Event()
-        """Set when the request came after which nothing is answered."""
+        """An event that is set when the request arrives after which no answer is passed on."""
         self.held = threading.Event()
-        """Set when a request was swallowed."""
+        """An event that is set when a request was held back."""
         self.prefix = b""
-        """The beginning of every path, which the server does not get to see; a request's first line comes in one piece."""
+        """The beginning of every path, which is removed before the server gets the request.
+
+        A request's first line must come in one piece.
+        """
         self.restore()
 
     def restore(self) -> None:
-        """What was held up goes on."""
+        """Remove all faults. What was held back is passed on."""
         self._refusing = False
         self._error: bytes | None = None
         self._marker: bytes | None = None
         self._answer_marker, self._answers_left = b"", 0
         self.cut_answers_after: int | None = None
-        """Bytes of answers that a connection carries before it is closed."""
+        """The number of answer bytes that a connection carries before it is closed."""
         self.silent = False
-        """Requests go through, answers never come back."""
+        """Whether requests are passed on and their answers are dropped."""
         self.silenced.clear()
         self.held.clear()
         self._flowing.set()
         self._answering.set()
 
     def cut(self) -> None:
-        """Like a server that has died: connections end, and no new one lasts."""
+        """Fail like a server that has died: end all connections, and close every new one."""
         self._refusing = True
         self._end_all()
 
     def silence(self) -> None:
-        """Like a network that swallows everything: connections stay, nothing passes."""
+        """Fail like a network that drops all packets: connections stay, and carry nothing."""
         self._flowing.clear()
 
     def fail(self, error: bytes = UNAVAILABLE) -> None:
-        """Like a proxy whose server is away: `error` is the answer to whatever is asked."""
+        """Fail like a proxy whose server is down: answer every request with `error`."""
         self._error = error
         self._end_all()
 
     def silence_after(self, marker: bytes) -> None:
-        """Pass requests on up to the one that holds `marker`, and that one; nothing is answered from then on."""
+        """Pass on requests up to and including the one with `marker`, and no answer after it."""
         self._marker = marker
 
     def silence_after_answers(self, count: int, marker: bytes) -> None:
-        """Pass everything on until so many answers have held `marker` (in lower case); nothing passes from then on."""
+        """Pass everything on until `count` answers have held `marker`, and nothing after that.
+
+        The marker is in lower case.
+        """
         self._answer_marker, self._answers_left = marker, count
 
     def inject(self, answer: bytes) -> None:
-        """Send bytes to every client that is connected, as if they came from the server. The connections stay open."""
+        """Send bytes to every connected client, as if the server had sent them.
+
+        The connections stay open.
+        """
         with self._lock:
             for client in self._clients:
                 client.sendall(answer)
@@ -90,7 +100,7 @@ class FaultyProxy:
         while True:
             try:
                 client, _ = self._listener.accept()
-            except OSError:  # closed
+            except OSError:  # the listener was closed
                 return
             self.connections += 1
             if self._refusing:
@@ -118,7 +128,7 @@ class FaultyProxy:
         with self._lock:
             self._open |= {client, server}
             self._clients.add(client)
-        if self._refusing:  # cut meanwhile
+        if self._refusing:  # cut in the meantime
             self._end_all()
         self._start(threading.Thread(target=self._pass_answers, args=(server, client), daemon=True))
         self._pass_requests(client, server)
@@ -185,7 +195,7 @@ class FaultyProxy:
 
 
 def end(each: socket.socket) -> None:
-    """Also wakes a thread that waits on it."""
+    """Close the socket, and wake a thread that waits for it."""
     with suppress(OSError):
         each.shutdown(socket.SHUT_RDWR)
     each.close()
@@ -205,7 +215,7 @@ def faulty_proxy(target: tuple[str, int]) -> Iterator[FaultyProxy]:
 
 @contextmanager
 def faulty_way(url: str) -> Iterator[tuple[FaultyProxy, str]]:
-    """A way to the server that `url` names, and the URL that takes this way."""
+    """Yield a proxy to the server that `url` names, and the URL that leads through the proxy."""
     parts = urlsplit(url)
     user = parts.netloc.rpartition("@")[0]
     with faulty_proxy((parts.hostname or "", parts.port or 0)) as proxy:
@@ -215,7 +225,7 @@ def faulty_way(url: str) -> Iterator[tuple[FaultyProxy, str]]:
 
 @dataclass
 class Stub:
-    """Answers everything alike."""
+    """A store that answers every request alike."""
 
     endpoint: str
     requests: list[str] = field(default_factory=list)
@@ -229,7 +239,7 @@ def stub_store(
     *,
     certificate: ssl.SSLContext | None = None,
 ) -> Iterator[Stub]:
-    """A server that gives one answer to whatever it is asked, over TLS when it has a certificate."""
+    """Yield a server that gives every request the same answer, over TLS with a `certificate`."""
 
     class Answering(BaseHTTPRequestHandler):
         def answer(self) -> None:
@@ -248,7 +258,7 @@ def stub_store(
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Answering)
-    server.handle_error = lambda *_: None  # type: ignore[method-assign] # a client that does not trust us is no news
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients refuse TLS
     if certificate:
         server.socket = certificate.wrap_socket(server.socket, server_side=True)
     stub = Stub(f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}")

@@ -1,4 +1,4 @@
-"""Files in the database alone: declared, claimed and committed without a store."""
+"""Files in the database alone, which are declared, claimed and committed without a store."""
 
 from collections.abc import Mapping
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Fixtures for tests of the service over a database of its own and a deployment of its own."""
+"""Fixtures for tests of the service, each with its own database and its own deployment."""
 
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -25,7 +25,6 @@ from tests.support.stores import StoreUnderTest, open_store
 
 @pytest.fixture
 def settings(deployment: Deployment, store: StoreUnderTest, database_url: str) -> Settings:
-    """As the environment would give them."""
     return make_settings(deployment, store, database_url)
 
 
@@ -41,14 +40,17 @@ def make_settings(deployment: Deployment, store: StoreUnderTest, database_url: s
         incoming_bucket=BucketName(deployment.incoming_bucket),
         vault_bucket=BucketName(deployment.vault_bucket),
         webhook_token=(Token(Secret(store.webhook_token)),),
-        sweep_delay=Delay(timedelta(0)),  # the tests wait for what is deleted
+        sweep_delay=Delay(timedelta(0)),  # tests wait for the deletions
         link_secret=(Secret("a secret that signs links and upload tokens"),),
     )
 
 
 @contextmanager
 def logging_as_before() -> Iterator[None]:
-    """`configure_logs` is for a whole process; a test's process has more tests to run."""
+    """Restore the logging configuration afterwards.
+
+    `configure_logs` changes it for the whole process, which has more tests to run.
+    """
     before, root = structlog.get_config(), logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
@@ -61,7 +63,10 @@ def logging_as_before() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def logs_go_where_they_went() -> Iterator[None]:
-    """Whatever a test's commands have set up, into a stream that pytest closes."""
+    """Restore the logging configuration after each test.
+
+    A command under test may have directed the logs to a stream that pytest closes.
+    """
     with logging_as_before():
         yield
 
@@ -74,7 +79,7 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
 
 @pytest.fixture
 def root_incoming(deployment: Deployment) -> Iterator[Bucket]:
-    """The incoming bucket by root, who may write there whatever no URL allows."""
+    """Yield the incoming bucket as root, which may write what no URL allows."""
     with open_store(
         deployment.s3_endpoint,
         deployment.s3_root_access_key,

@@ -1,19 +1,27 @@
-"""The stores and databases that tests run on: those that already run, Docker's, genuine MinIO, the embedded ones.
+"""The stores and databases that the tests run on.
 
-Named by the environment:
+They are servers that already run, containers of Docker, genuine MinIO, or the embedded servers.
+Environment variables choose among them:
 
-    ASSAY_TEST_S3_ENDPOINT, ASSAY_TEST_S3_ACCESS_KEY, ASSAY_TEST_S3_SECRET_KEY    a running store and its root
-    ASSAY_TEST_WEBHOOK_PORT, ASSAY_TEST_API_PORT, ASSAY_TEST_WEBHOOK_TOKEN        its webhooks: see below
-    ASSAY_TEST_DATABASE_URL     a running PostgreSQL, a role that may create databases
+    ASSAY_TEST_S3_ENDPOINT      a running store; ACCESS_KEY and SECRET_KEY are its root credentials
+    ASSAY_TEST_S3_ACCESS_KEY
+    ASSAY_TEST_S3_SECRET_KEY
+    ASSAY_TEST_WEBHOOK_PORT     the webhooks of a running store (see below)
+    ASSAY_TEST_API_PORT
+    ASSAY_TEST_WEBHOOK_TOKEN
+    ASSAY_TEST_DATABASE_URL     a running PostgreSQL, with a role that may create databases
     ASSAY_TEST_DOCKER=1         take PostgreSQL from Docker too
-    ASSAY_TEST_SILO_IMAGE, ASSAY_TEST_POSTGRES_IMAGE    other images than the pinned ones
-    ASSAY_TEST_STORES           only these kinds of stores, comma-separated
-    CI                          set: genuine MinIO must be among them, else the session fails
+    ASSAY_TEST_SILO_IMAGE       images to use instead of the pinned ones
+    ASSAY_TEST_POSTGRES_IMAGE
+    ASSAY_TEST_STORES           the kinds of stores to use, comma-separated
+    CI                          if set, the session fails unless genuine MinIO is tested
 
-A running store has two webhooks on this machine, with that token: `ASSAY` at http://127.0.0.1:WEBHOOK_PORT/webhooks/minio, where tests take
-events themselves, and `API` at the same path of API_PORT, where the API under test listens.
+A running store must have two webhook targets on this machine, both with that token. The tests
+themselves take events from the target `ASSAY` at http://127.0.0.1:WEBHOOK_PORT/webhooks/minio. The
+API under test takes them from the target `API`, which has the same path at API_PORT.
 
-`python -m tests.support.servers` builds genuine MinIO (minutes, once) and prints where it is.
+`python -m tests.support.servers` builds genuine MinIO, which takes minutes the first time, and
+prints its path.
 """
 
 import fcntl
@@ -54,13 +62,19 @@ EXTERNAL_STORE = tuple(
         "WEBHOOK_TOKEN",
     )
 )
-SILO_IMAGE = "pgsty/silo:RELEASE.2026-09-16T00-00-00Z@sha256:635197cb9f36d01bee221d34d1c7d7960f6a95c48b0b6c01d99cd13bdae51a46"
+SILO_IMAGE = (
+    "pgsty/silo:RELEASE.2026-09-16T00-00-00Z"
+    "@sha256:635197cb9f36d01bee221d34d1c7d7960f6a95c48b0b6c01d99cd13bdae51a46"
+)
 POSTGRES_IMAGE = "postgres:18"
 
 
 @dataclass(frozen=True, slots=True)
 class RunningStore:
-    """A store to test on; the credentials are root's. `pid` is None for one that isn't our process."""
+    """A store to test on, with its root credentials.
+
+    `pid` is None if the tests did not start the store.
+    """
 
     endpoint: str
     root_access_key: str = field(repr=False)
@@ -75,16 +89,19 @@ def free_port() -> int:
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port that nobody else is given meanwhile: bound by a socket that does not listen, beside which a server of ours may."""
+    """Yield a port that no other process is given until the end.
+
+    A socket that does not listen is bound to it. On Linux, a server may bind to it as well.
+    """
     with bound("127.0.0.1", 0) as reservation:
         port = int(reservation.getsockname()[1])
-        if sys.platform != "linux":  # elsewhere no second socket may be bound to it
+        if sys.platform != "linux":  # other systems let no second socket bind to it
             reservation.close()
         yield port
 
 
 def store_kinds() -> list[str]:
-    """Which stores are to be had; quick, starts and builds nothing."""
+    """Return the kinds of stores that are available. Nothing is started or built."""
     to_be_had = {
         "external": "ASSAY_TEST_S3_ENDPOINT" in os.environ,
         "docker": has_docker_image(silo_image()),
@@ -96,12 +113,18 @@ def store_kinds() -> list[str]:
 
 
 def find_obstacle() -> str | None:
-    """Why these tests would not test what they should."""
+    """Return the reason why this session cannot run all tests that it must run, or None."""
     missing = [name for name in EXTERNAL_STORE if name not in os.environ]
     if "external" in store_kinds() and missing:
-        return f"a store of your own needs {', '.join(missing)} too: tests/support/servers.py says what for"
+        return (
+            f"a store of your own needs {', '.join(missing)} too:"
+            " tests/support/servers.py describes them"
+        )
     if os.environ.get("CI") and "minio" not in store_kinds():
-        return "CI is set and genuine MinIO is not tested: put `minio`, `silo` or `go` on the PATH, and let ASSAY_TEST_STORES name minio"
+        return (
+            "CI is set and genuine MinIO is not tested: put `minio`, `silo` or `go` on the PATH,"
+            " and let ASSAY_TEST_STORES name minio"
+        )
     return None
 
 
@@ -109,7 +132,7 @@ def find_obstacle() -> str | None:
 def start_test_store(
     kind: str, folder: Path, webhooks: Mapping[str, Webhook]
 ) -> Iterator[RunningStore]:
-    """Run a store of that kind; an external one already runs, and has the webhooks that it has."""
+    """Run a store of that kind. An external one already runs, and has its own webhooks."""
     if kind == "external":
         root = (os.environ["ASSAY_TEST_S3_ACCESS_KEY"], os.environ["ASSAY_TEST_S3_SECRET_KEY"])
         yield RunningStore(os.environ["ASSAY_TEST_S3_ENDPOINT"], *root, kind)
@@ -125,7 +148,7 @@ def start_test_store(
 
 
 def database_kind() -> str:
-    """Which database is tested on; quick, starts nothing."""
+    """Return the kind of database that is tested on. Nothing is started."""
     if "ASSAY_TEST_DATABASE_URL" in os.environ:
         return "external"
     return (
@@ -137,10 +160,11 @@ def database_kind() -> str:
 
 @contextmanager
 def start_test_database(folder: Path | None = None) -> Iterator[str]:
-    """The URL of a PostgreSQL whose role may create databases.
+    """Yield the URL of a PostgreSQL whose role may create databases.
 
-    `folder` is where the embedded one keeps its data. None: a folder of its own, as pytest's `tmp_path` won't do for root
-    (`nobody` can't reach it).
+    The embedded server keeps its data in `folder`. If it is None, a new folder is made. pytest's
+    `tmp_path` does not serve for this when the tests run as root, because the server then runs as
+    the user `nobody` of the system, which cannot reach that folder.
     """
     kind = database_kind()
     if kind == "external":
@@ -158,7 +182,7 @@ def start_test_database(folder: Path | None = None) -> Iterator[str]:
 
 @contextmanager
 def reachable_folder() -> Iterator[Path]:
-    """A temporary folder that every user may pass through."""
+    """Yield a temporary folder that every user may pass through."""
     with tempfile.TemporaryDirectory(prefix="assay-test-", dir="/tmp") as name:
         Path(name).chmod(0o711)
         yield Path(name)
@@ -168,7 +192,6 @@ def reachable_folder() -> Iterator[Path]:
 
 
 def installed_minio() -> Path | None:
-    """A binary that is already there."""
     found = shutil.which("minio") or shutil.which("silo")
     if found:
         return Path(found)
@@ -181,7 +204,10 @@ def cached_minio() -> Path:
 
 
 def genuine_minio() -> Path | None:
-    """A `minio` or `silo` from the PATH, else the one that Go builds, the first time in minutes; None without Go."""
+    """Return a `minio` or `silo` from the PATH, or else the one that Go builds.
+
+    Building takes minutes, once. Return None if Go is not installed either.
+    """
     found = installed_minio()
     go = shutil.which("go")
     if found or not go:
@@ -189,16 +215,15 @@ def genuine_minio() -> Path | None:
     binary = cached_minio()
     binary.parent.mkdir(parents=True, exist_ok=True)
     with (binary.parent / "lock").open("w") as lock:
-        fcntl.flock(
-            lock, fcntl.LOCK_EX
-        )  # several test processes at once: the others wait, and find it built
+        # Other test processes wait here, and then find MinIO built.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not binary.exists():
             build_minio(go, binary)
     return binary
 
 
 def build_minio(go: str, binary: Path) -> None:
-    """As MinIO's own README says to install it."""
+    """Build MinIO as its README describes. Raises RuntimeError if Go fails."""
     with tempfile.TemporaryDirectory(dir=binary.parent) as folder:
         command = [go, "install", f"github.com/minio/minio@{MINIO_VERSION}"]
         environment = os.environ | {"GOBIN": folder, "CGO_ENABLED": "0"}
@@ -213,7 +238,8 @@ def build_minio(go: str, binary: Path) -> None:
         )
         if built.returncode != 0:
             raise RuntimeError(
-                f"Go could not build MinIO; ASSAY_TEST_STORES=embedded tests without it.\n{built.stdout[-2000:]}"
+                "Go could not build MinIO; ASSAY_TEST_STORES=embedded tests without it.\n"
+                f"{built.stdout[-2000:]}"
             )
         (Path(folder) / "minio").replace(binary)
 
@@ -231,7 +257,10 @@ def postgres_image() -> str:
 
 @functools.cache
 def has_docker_image(image: str) -> bool:
-    """Whether an engine answers and has the image: nothing is pulled. Linux only, where containers share our network."""
+    """Return whether Docker answers and has the image. Nothing is pulled.
+
+    Return False on systems other than Linux, where containers do not share the host's network.
+    """
     docker = shutil.which("docker")
     if docker is None or sys.platform != "linux":
         return False
@@ -250,11 +279,11 @@ def has_docker_image(image: str) -> bool:
 def running_container(
     image: str, command: str | None, variables: Mapping[str, str]
 ) -> Iterator[Any]:
-    """A container on the host's network, so that the store can reach a webhook on our loopback."""
+    """Run a container on the host's network, so that the store reaches webhooks on loopback."""
     from testcontainers.core.config import testcontainers_config
     from testcontainers.core.container import DockerContainer
 
-    testcontainers_config.ryuk_disabled = True  # its image would have to be pulled
+    testcontainers_config.ryuk_disabled = True  # the image of Ryuk would have to be pulled
     container = DockerContainer(image).with_kwargs(network_mode="host")
     if command is not None:
         container.with_command(command)
@@ -291,7 +320,7 @@ def start_docker_database() -> Iterator[str]:
         f"postgres -c port={port} -c listen_addresses=127.0.0.1 -c fsync=off",
         variables,
     ) as container:
-        # The image starts the server twice; the first one, which sets things up, listens on no port.
+        # The image starts the server twice. The first one only sets up, and listens on no port.
         wait_until(
             lambda: (
                 container.exec(["pg_isready", "-h", "127.0.0.1", "-p", str(port)]).exit_code == 0
@@ -301,13 +330,13 @@ def start_docker_database() -> Iterator[str]:
 
 
 def wait_until(holds: Callable[[], bool], *, seconds: float = 60) -> None:
-    """Look every 50 ms until it holds. Raises TimeoutError."""
+    """Evaluate the condition every 50 ms until it is true. Raises TimeoutError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not so within {seconds} s")
+            raise TimeoutError(f"the condition was not true within {seconds} s")
         time.sleep(0.05)
 
 
 if __name__ == "__main__":
-    print(genuine_minio() or "neither minio nor silo nor go is on the PATH")  # noqa: T201  # a command's answer
+    print(genuine_minio() or "neither minio nor silo nor go is on the PATH")  # noqa: T201  # output

@@ -1,4 +1,4 @@
-"""A way to the store that understands its requests: counts them by part, and cuts, delays, spoils or answers the ones it is told to."""
+"""A proxy to a store that counts PUT requests by part, and fails those that it is told to fail."""
 
 import http.client
 import socket
@@ -18,25 +18,28 @@ SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code></Error>"
 
 @dataclass
 class Fault:
-    """What happens to one request; nothing, when nothing is set."""
+    """A fault of one request. With the defaults, the request is passed on."""
 
     cut_after: int | None = None
-    """Bytes of its body that reach the store before both connections end."""
+    """The number of body bytes that reach the store before both connections end."""
     answer: int | None = None
-    """This status, from us: the store never sees the request."""
+    """A status that the proxy answers itself. The store does not get the request."""
     delay_seconds: float = 0.0
-    """Before the store sees it."""
+    """The delay before the store gets the request."""
     pause_seconds: float = 0.0
-    """After each piece: a slow line."""
+    """The pause after each piece of the body, as on a slow line."""
     lose_answer: bool = False
-    """The store takes it, the client never hears of it."""
+    """Whether the store takes the request and the client gets no answer."""
     spoil: bool = False
-    """One byte of the body is another."""
+    """Whether one byte of the body is changed."""
 
 
 @dataclass
 class Seen:
-    """One PUT. `part` is None for a whole file; `answered` is when the store's answer went back, by time.monotonic()."""
+    """One PUT request. `part` is None for a whole file.
+
+    `answered` is when the store's answer was passed on, on the clock of `time.monotonic()`.
+    """
 
     part: int | None
     headers: dict[str, str]
@@ -46,7 +49,7 @@ class Seen:
 
 
 class StoreProxy:
-    """`faults` are taken one a request, in the order in which requests come; afterwards all is passed on."""
+    """A proxy that applies one of `faults` to each request, in order, and then passes all on."""
 
     def __init__(self, endpoint: str) -> None:
         self.target = urlsplit(endpoint)
@@ -54,9 +57,9 @@ class StoreProxy:
         self.seen: list[Seen] = []
         self.faults: list[Fault] = []
         self.passed = 0
-        """Bytes of bodies that went to the store."""
+        """The number of body bytes that were sent to the store."""
         self.passing: Callable[[int], None] = lambda _: None
-        """Called with the sum of them, from the threads that pass them on."""
+        """A function that is called with this number, from the threads that pass bodies on."""
         self.changed = threading.Condition()
 
     def take(self, seen: Seen) -> Fault:
@@ -76,7 +79,7 @@ class StoreProxy:
 
 
 class Cutting(Exception):
-    """Both connections end here."""
+    """The end of both connections, on purpose."""
 
 
 @contextmanager
@@ -138,7 +141,8 @@ def proxied_store(endpoint: str) -> Iterator[StoreProxy]:
                     if taken:
                         store.send(piece)
                 except OSError:
-                    taken = False  # it has answered already; the client's side is read to its end all the same
+                    # The store has answered already. The client's body is read to its end anyway.
+                    taken = False
                 passed, left = passed + len(piece), left - len(piece)
                 proxy.count(len(piece))
                 time.sleep(fault.pause_seconds)
@@ -147,11 +151,10 @@ def proxied_store(endpoint: str) -> Iterator[StoreProxy]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Passing)
-    server.socket.setsockopt(
-        socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES
-    )  # what waits, waits at the client
+    # With a small buffer, bytes that wait do so at the client.
+    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     server.daemon_threads = True
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that was killed is no news
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients are killed
     proxy.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()

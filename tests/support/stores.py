@@ -1,6 +1,8 @@
-"""Fixtures for tests over every store to be had: the running server, a fresh deployment on it, and what the service would hold.
+"""Fixtures for tests over every available store.
 
-A test that asks for `store` runs once for each kind, and its name ends with it: `pytest -k minio`.
+They provide the running server, a deployment on it, and the clients that the service would have.
+A test that asks for `store` runs once for each kind, whose name ends the test's id. Thus
+`pytest -k minio` selects one kind.
 """
 
 import http.client
@@ -32,16 +34,22 @@ from tests.support.servers import RunningStore, reserved_port, start_test_store,
 
 REGION = "us-east-1"
 WEBHOOK_ID = "ASSAY"
-"""The target of deployments whose tests take the events themselves."""
+"""The webhook target of deployments whose tests take the events themselves."""
 DEPLOYMENTS = 4
-"""A deployment is used again after so many tests, so that a late request of a test has ended."""
+"""The number of tests after which a deployment is used again.
+
+By then, a late request of the earlier test has ended.
+"""
 API_WEBHOOK_ID = "API"
-"""The target of the deployment that the session's API serves: it listens all the time."""
+"""The webhook target of the deployment that the session's API serves."""
 
 
 @dataclass(frozen=True)
 class StoreUnderTest:
-    """A running store and the webhook that it was started with: nothing listens there unless a test does."""
+    """A running store and the webhook that it was started with.
+
+    Nothing listens at the webhook's port unless a test does.
+    """
 
     kind: str
     endpoint: str
@@ -60,7 +68,7 @@ class StoreUnderTest:
 
 @pytest.fixture(scope="session")
 def running_stores(folder: Path) -> Iterator[Callable[[str], StoreUnderTest]]:
-    """Starts a kind when it is asked for first, and keeps it to the session's end."""
+    """Return a function that starts a store on its first use and keeps it for the session."""
     found: dict[str, StoreUnderTest] = {}
     with ExitStack() as stack:
 
@@ -76,7 +84,7 @@ def running_stores(folder: Path) -> Iterator[Callable[[str], StoreUnderTest]]:
 
 @contextmanager
 def running_store(kind: str, folder: Path) -> Iterator[StoreUnderTest]:
-    """With both webhooks; their ports are nobody else's as long as it runs."""
+    """Run a store with both webhooks. No other process gets their ports while it runs."""
     with ExitStack() as stack:
         if kind == "external":
             ports = [
@@ -116,7 +124,6 @@ def under_test(server: RunningStore, webhook: Webhook, *, api_port: int = 0) -> 
 def store(
     request: pytest.FixtureRequest, running_stores: Callable[[str], StoreUnderTest]
 ) -> StoreUnderTest:
-    """Return the running store of the kind that `pytest_generate_tests` names."""
     return running_stores(request.param)
 
 
@@ -131,7 +138,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def has_own_stores(metafunc: pytest.Metafunc) -> bool:
-    """Return whether the test names the values of `store` by a mark of its own."""
+    """Return whether the test names the values of `store` with its own mark."""
     return any(
         "store" in str(mark.args[0]).replace(" ", "").split(",")
         for mark in metafunc.definition.iter_markers("parametrize")
@@ -140,7 +147,7 @@ def has_own_stores(metafunc: pytest.Metafunc) -> bool:
 
 @pytest.fixture
 def fresh_deployment(store: StoreUnderTest) -> Deployment:
-    """Names and keys that nobody has used, and nothing made of them yet."""
+    """Return a deployment with new names and keys, none of which exist in the store yet."""
     return new_deployment(store)
 
 
@@ -163,7 +170,10 @@ def new_deployment(store: StoreUnderTest, *, webhook_id: str = WEBHOOK_ID) -> De
 
 @pytest.fixture(scope="session")
 def known_identities() -> dict[str, dict[str, str]]:
-    """By endpoint: keys that a store has met before. To make one, both sides derive a key from root's secret, which takes a while."""
+    """Return the keys of identities that a store already has, by its endpoint.
+
+    Making an identity is slow, because both sides derive a key from root's secret.
+    """
     return {}
 
 
@@ -206,7 +216,7 @@ def deployment(
     try:
         empty_buckets(chosen)
     except (minio.error.S3Error, ValueError):
-        # The test has damaged an object. MinIO's listing then has an entry that the SDK cannot read.
+        # The test has damaged an object. The SDK cannot read its entry in MinIO's listing.
         waiting.remove(chosen)
 
 
@@ -220,7 +230,6 @@ def empty_buckets(deployment: Deployment) -> None:
 
 @pytest.fixture
 def object_store(deployment: Deployment) -> Iterator[ObjectStore]:
-    """The store as the service identity sees it."""
     with open_store(
         deployment.s3_endpoint, deployment.s3_access_key, secret_key=deployment.s3_secret_key
     ) as opened:
@@ -249,7 +258,7 @@ def signer(deployment: Deployment) -> Signer:
 
 @pytest.fixture
 def open_signer(deployment: Deployment) -> Signer:
-    """Its URLs forbid no header: what a store then does is what the binding prevents."""
+    """Return a signer whose URLs forbid no header, for tests of what the binding prevents."""
     return Signer(
         deployment.s3_endpoint,
         access_key=deployment.s3_signer_access_key,
@@ -261,7 +270,10 @@ def open_signer(deployment: Deployment) -> Signer:
 
 @pytest.fixture
 def root_signer(store: StoreUnderTest) -> Signer:
-    """No policy holds for root, whose key id is in no URL of the service."""
+    """Return a signer with root's keys, which no policy restricts.
+
+    The service never signs with root's keys.
+    """
     return Signer(
         store.endpoint,
         access_key=store.root_access_key,
@@ -272,7 +284,10 @@ def root_signer(store: StoreUnderTest) -> Signer:
 
 
 def root_sdk(deployment: Deployment) -> minio.Minio:
-    """Return the SDK as the store's root: a witness that shares no code with the service's client."""
+    """Return the SDK with root's credentials.
+
+    It shares no code with the service's client, so that it can confirm what that client did.
+    """
     parts = urlsplit(deployment.s3_endpoint)
     keys = (deployment.s3_root_access_key, deployment.s3_root_secret_key)
     return minio.Minio(parts.netloc, *keys, secure=parts.scheme == "https", region=REGION)
@@ -317,7 +332,7 @@ def open_store(endpoint: str, access_key: str, *, secret_key: str) -> Iterator[O
 
 @dataclass(frozen=True)
 class Answer:
-    """`code` is the store's own, from the body or MinIO's header."""
+    """An answer of the store. `code` is its error code, from the body or from MinIO's header."""
 
     status: int
     code: str | None
@@ -326,7 +341,7 @@ class Answer:
 
 
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]
-"""Pairs, where one name comes several times."""
+"""Header fields. Pairs allow a name to be repeated."""
 
 
 def send(
@@ -337,7 +352,10 @@ def send(
     headers: Headers | None = None,
     chunked: bool = False,
 ) -> Answer:
-    """One request with these headers and no others but Host and the body's length (or, chunked, none)."""
+    """Send one request with these headers, and return the answer.
+
+    The only other headers are Host and the body's length, or `Transfer-Encoding` if `chunked`.
+    """
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
     try:
@@ -358,7 +376,7 @@ def pair_headers(headers: Headers) -> list[tuple[str, str]]:
 
 
 def add_headers(own: Mapping[str, str], more: Headers | None) -> list[tuple[str, str]]:
-    """`more` takes the place of what has the same name in `own`."""
+    """Return both, where a name of `more` replaces the same name of `own`."""
     pairs = pair_headers(more or {})
     replaced = {name.lower() for name, _ in pairs}
     return [*[(name, value) for name, value in own.items() if name.lower() not in replaced], *pairs]
@@ -367,7 +385,11 @@ def add_headers(own: Mapping[str, str], more: Headers | None) -> list[tuple[str,
 def receive(connection: http.client.HTTPConnection) -> Answer:
     response = connection.getresponse()
     body = response.read()
-    code = ET.fromstring(body).findtext("{*}Code") if body.startswith(b"<?xml") else None  # noqa: S314  # a store that we started
+    code = (
+        ET.fromstring(body).findtext("{*}Code")  # noqa: S314  # a store that the tests started
+        if body.startswith(b"<?xml")
+        else None
+    )
     return Answer(
         response.status,
         code or response.headers.get("x-minio-error-code"),
@@ -380,11 +402,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-# The webhook's other end
+# The receiver of the store's events
 
 
 class EventLog:
-    """The keys (`bucket/key`) of events that arrived, in their order."""
+    """The events that arrived, in order."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -401,7 +423,7 @@ class EventLog:
             return [event["Key"] for event in self._events]
 
     def wait_for(self, key: str, *, seconds: float = 30) -> dict[str, Any]:
-        """The event of that key. Raises AssertionError when it does not come."""
+        """Return the event of that key (`bucket/key`). Raises AssertionError if none arrives."""
         with self._changed:
             found = self._changed.wait_for(
                 lambda: [event for event in self._events if event["Key"] == key], timeout=seconds
@@ -412,7 +434,7 @@ class EventLog:
 
 @contextmanager
 def listening(store: StoreUnderTest) -> Iterator[EventLog]:
-    """Take the store's events, in the place of an API. Events of earlier tests arrive too."""
+    """Take the store's events in place of an API. Events of earlier tests may arrive too."""
     log = EventLog()
 
     class Receiver(BaseHTTPRequestHandler):

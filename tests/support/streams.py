@@ -1,4 +1,4 @@
-"""A client of Server-Sent Events, as strict as the standard (HTML, 9.2.6)."""
+"""A client for Server-Sent Events that is as strict as the standard (HTML, section 9.2.6)."""
 
 import asyncio
 import json
@@ -25,7 +25,11 @@ class Event:
 
 @dataclass
 class Parser:
-    """Lines in, events out; `last_id` is also what an id without data has set, `comments` counts signs of life."""
+    """A parser that takes lines and returns events.
+
+    `last_id` is the last id that was received, even without data. `comments` counts the comment
+    lines, which keep the connection alive.
+    """
 
     last_id: str = ""
     comments: int = 0
@@ -56,7 +60,7 @@ class Parser:
 
 
 class Stream:
-    """One connection."""
+    """The event stream of one connection."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self.answer = answer
@@ -69,12 +73,15 @@ class Stream:
                 yield event
 
     async def take(self, count: int = 1) -> list[Event]:
-        """The next so many. Raises TimeoutError, and StopAsyncIteration at the end of the stream."""
+        """Return the next `count` events.
+
+        Raises TimeoutError, and StopAsyncIteration if the stream ends before that.
+        """
         async with asyncio.timeout(IN_TIME):
             return [await anext(self.events) for _ in range(count)]
 
     async def take_rest(self) -> list[Event]:
-        """All up to the end of the stream, which must come. Raises TimeoutError."""
+        """Return all events up to the end of the stream. Raises TimeoutError if it does not end."""
         async with asyncio.timeout(IN_TIME):
             return [event async for event in self.events]
 
@@ -83,7 +90,7 @@ class Stream:
 async def following(
     client: httpx.AsyncClient, *, after: str | None = None, **params: str
 ) -> AsyncIterator[Stream]:
-    """Connected, and joined."""
+    """Connect, and yield the stream once the server has accepted it."""
     headers = {} if after is None else {"Last-Event-ID": after}
     async with client.stream(
         "GET", "/events", params=params, headers=headers, timeout=httpx.Timeout(30, read=None)

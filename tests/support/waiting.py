@@ -1,4 +1,4 @@
-"""Waits for a condition, never for a length of time."""
+"""Functions that wait for a condition, and never for a fixed time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,8 +1,8 @@
-"""HTTP/1.x by hand: bytes leave as they are, in named segments, and answers are read strictly.
+"""A client for HTTP/1.x that sends bytes unchanged, in the given segments, and is strict.
 
-No client library takes part, because none sends what a hostile peer sends, and each forgives some
-answers. `Wire` raises BadAnswer where an answer breaks RFC 9110 or RFC 9112, and Silence where
-nothing comes in time.
+The tests do not use a client library, because none can send what a hostile peer sends, and each
+tolerates some invalid answers. `Wire` raises BadAnswer if an answer breaks RFC 9110 or RFC 9112,
+and Silence if nothing arrives in time.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ TAKEN_SECONDS: Final = 1.0
 NETLINK_SOCK_DIAG: Final = 4
 SOCK_DIAG_BY_FAMILY: Final = 20
 UNREAD_AT: Final = 72
-"""Where inet_diag_msg has idiag_rqueue, behind its nlmsghdr."""
+"""The offset of idiag_rqueue in a netlink message that has an nlmsghdr and an inet_diag_msg."""
 
 
 class BadAnswer(AssertionError):
-    """An answer that no client may be sent, or bytes behind it that belong to no answer."""
+    """An answer that breaks the protocol, or bytes after it that belong to no answer."""
 
 
 class Silence(AssertionError):
-    """Neither an answer nor the connection's end within the time allowed."""
+    """The absence of an answer and of the connection's end within the time allowed."""
 
 
 class Ended(AssertionError):
-    """The server closed the connection before the next answer began."""
+    """The end of the connection before the next answer began."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Answer:
     interim: tuple[int, ...] = field(default=())
 
     def find(self, name: bytes) -> bytes | None:
-        """Return the value of a field, or None without one. Raises BadAnswer if it is repeated."""
+        """Return the value of a field, or None if it is absent. Raises BadAnswer if it is repeated."""
         found = [value for key, value in self.fields if key.lower() == name]
         if len(found) > 1:
             raise BadAnswer(f"{name!r} came {len(found)} times: {found}")
@@ -88,9 +88,9 @@ class Wire:
     # Sending
 
     def send(self, *segments: bytes) -> bool:
-        """Send each segment when the server has read the one before. Return whether all were sent.
+        """Send each segment after the server has read the one before. Return whether all were sent.
 
-        Answers that come meanwhile are kept. False means that the server closed the connection.
+        Answers that arrive in the meantime are kept. If False, the server closed the connection.
         """
         for number, segment in enumerate(segments):
             if number:
@@ -100,7 +100,7 @@ class Wire:
         return True
 
     def write(self, data: bytes) -> bool:
-        """Send `data` and keep what arrives. Return False if the server closed. Raises Silence."""
+        """Send `data` and keep what arrives. Return False if the server closes. Raises Silence."""
         rest, deadline = memoryview(data), time.monotonic() + self.seconds
         while rest:
             readable, writable = self.wait(self.left(deadline), writing=True)
@@ -115,14 +115,14 @@ class Wire:
         return True
 
     def finish_sending(self) -> None:
-        """Close this side alone, as a client does that expects an answer to what it has sent."""
+        """Close the sending side only, as a client does that still expects an answer."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
     def wait_until_taken(self) -> None:
-        """Wait until the server's process has read all bytes, so that it reads the next ones apart.
+        """Wait until the server has read all bytes, so that it reads the next segment separately.
 
-        The wait is bounded, because a server that is busy with a body leaves bytes in its socket.
+        The wait is bounded, because a server may leave bytes unread while it handles a body.
         """
         deadline = time.monotonic() + TAKEN_SECONDS
         while time.monotonic() < deadline and count_unread(self.socket):
@@ -132,7 +132,7 @@ class Wire:
     # Receiving
 
     def receive(self) -> None:
-        """Keep what has arrived; a reset counts as an end."""
+        """Keep the bytes that have arrived. A reset counts as the end of the connection."""
         try:
             data = self.socket.recv(256 * 1024)
         except BlockingIOError:
@@ -159,7 +159,7 @@ class Wire:
         return seconds
 
     def describe_silence(self) -> Silence:
-        return Silence(f"nothing within {self.seconds} s, behind {bytes(self.received[:300])!r}")
+        return Silence(f"nothing within {self.seconds} s after {bytes(self.received[:300])!r}")
 
     def need_more(self) -> bool:
         """Wait for more bytes. Return False if the connection has ended instead. Raises Silence."""
@@ -198,7 +198,7 @@ class Wire:
         return taken
 
     def read_answer(self, method: str = "GET", *, version: str = "1.1") -> Answer:
-        """Return the next final answer, to a request of that method and version.
+        """Return the next final answer, which belongs to a request of that method and version.
 
         Raises BadAnswer, Ended, Silence.
         """
@@ -216,7 +216,7 @@ class Wire:
             }
             if status == 101 or version == "1.0" or framed:
                 raise BadAnswer(
-                    f"an interim answer that this request may not get: {status} {fields}"
+                    f"an interim answer that this request must not get: {status} {fields}"
                 )
             interim.append(status)
 
@@ -224,14 +224,14 @@ class Wire:
         lines = self.take_through(b"\r\n\r\n", most=LONGEST_HEAD).split(b"\r\n")
         line = STATUS_LINE.fullmatch(lines[0])
         if line is None:
-            raise BadAnswer(f"no status line: {lines[0]!r}")
+            raise BadAnswer(f"not a status line: {lines[0]!r}")
         found = [FIELD_LINE.fullmatch(text) for text in lines[1:]]
         if None in found:
-            raise BadAnswer(f"no field line: {lines[1:][found.index(None)]!r}")
+            raise BadAnswer(f"not a field line: {lines[1:][found.index(None)]!r}")
         return int(line[1]), tuple((one[1], one[2]) for one in found if one)
 
     def read_body(self, answer: Answer, method: str, version: str) -> bytes:
-        """Return the body, framed as RFC 9112, section 6.3, says."""
+        """Return the body, with the framing of RFC 9112, section 6.3. Raises BadAnswer, Silence."""
         length, coding = answer.find(b"content-length"), answer.find(b"transfer-encoding")
         if length is not None and (coding is not None or not length.isdigit()):
             raise BadAnswer(f"Content-Length {length!r} beside Transfer-Encoding {coding!r}")
@@ -249,7 +249,7 @@ class Wire:
             return self.take(int(length))
         if version == "1.1" and not answer.announces_close:
             raise BadAnswer(
-                f"an answer {answer.status} without a length on a connection that stays"
+                f"an answer {answer.status} without a length on a persistent connection"
             )
         return self.read_to_end()
 
@@ -271,16 +271,16 @@ class Wire:
             pass
         return self.take(len(self.received))
 
-    # What must hold behind an answer
+    # What must hold after an answer
 
     def check_closed(self) -> None:
-        """The server closes, and no byte comes before that. Raises BadAnswer, Silence."""
+        """Check that the server closes and sends no byte before. Raises BadAnswer, Silence."""
         rest = self.read_to_end()
         if rest:
-            raise BadAnswer(f"bytes behind the last answer: {rest[:300]!r}")
+            raise BadAnswer(f"bytes after the last answer: {rest[:300]!r}")
 
     def check_in_step(self) -> None:
-        """The next answer belongs to the next request, and nothing is between.
+        """Check that the next answer belongs to the next request, and that no byte precedes it.
 
         Raises BadAnswer, Ended, Silence.
         """
@@ -291,22 +291,21 @@ class Wire:
         answer = self.read_answer()
         if (answer.status, answer.find(b"x-request-id")) != (200, mark) or self.received:
             raise BadAnswer(
-                f"another answer than the one to the next request: {answer}, {bytes(self.received[:300])!r}"
+                f"not the answer to the next request: {answer}, {bytes(self.received[:300])!r}"
             )
 
 
 @contextlib.contextmanager
 def connected(url: str, count: int) -> Iterator[list[Wire]]:
-    """Open several connections, all closed in the end."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(Wire(url)) for _ in range(count)]
 
 
 def count_unread(ours: socket.socket) -> int:
-    """Return how many bytes the process at the other end has not read; 0 where no kernel tells.
+    """Return how many bytes the peer's process has not read yet, or 0 if this cannot be found out.
 
-    Linux tells by sock_diag(7), asked for the one socket of the other end: a table of all sockets,
-    as in /proc, is slow to read on a machine that has many.
+    Linux reports it by sock_diag(7) for a single socket. The table of all sockets in /proc is slow
+    to read on a machine that has many.
     """
     if sys.platform != "linux":
         return 0
@@ -322,7 +321,7 @@ def count_unread(ours: socket.socket) -> int:
 
 
 def name_ends(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
-    """A request of sock_diag(7) for one TCP socket: nlmsghdr and inet_diag_req_v2."""
+    """Return a sock_diag(7) request for one TCP socket: an nlmsghdr and an inet_diag_req_v2."""
     ends = struct.pack(
         "!HH4s12x4s12x",
         source[1],

@@ -1,4 +1,4 @@
-"""Whose key goes to which server, and which files are no secret any more."""
+"""The choice of the server and the key, and the permissions of files that hold a key."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return {"XDG_CONFIG_HOME": str(tmp_path / "config")}
 
 
-def test_login_is_kept_for_its_owner_alone(environ: dict[str, str]) -> None:
+def test_a_login_is_readable_by_its_owner_alone(environ: dict[str, str]) -> None:
     assert read_login(environ) is None
     folder = find_login_file(environ).parent
     folder.mkdir(parents=True, mode=0o755)
@@ -66,7 +66,7 @@ def test_the_key_of_a_login_goes_to_its_own_server_alone(environ: dict[str, str]
             find_account(HERE, environ | {"ASSAY_URL": other})
 
 
-def test_options_come_before_the_environment_and_that_before_a_login(
+def test_options_precede_the_environment_which_precedes_a_login(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     write_login(HOME, environ)
@@ -84,7 +84,7 @@ def test_options_come_before_the_environment_and_that_before_a_login(
     )
 
 
-def test_what_is_missing_is_said(environ: dict[str, str], tmp_path: Path) -> None:
+def test_an_error_names_the_missing_server_or_key(environ: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="ASSAY_URL"):
         find_account(HERE, environ)
     with pytest.raises(NotAllowed, match="there is no key"):
@@ -94,7 +94,7 @@ def test_what_is_missing_is_said(environ: dict[str, str], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "a\nb", "é", "x" * 5000])
-def test_what_is_no_key_is_refused_and_not_shown(
+def test_an_invalid_key_is_refused_and_not_shown(
     environ: dict[str, str], tmp_path: Path, key: str
 ) -> None:
     path = tmp_path / "key"
@@ -105,7 +105,7 @@ def test_what_is_no_key_is_refused_and_not_shown(
     assert "contains no key" in str(refused.value)
 
 
-def test_a_spoilt_login_is_said(environ: dict[str, str]) -> None:
+def test_a_damaged_login_asks_for_a_new_one(environ: dict[str, str]) -> None:
     path = write_login(HOME, environ)
     for text in ("", "{", "[]", '{"url": "http://a"}', '{"url": 1, "key": "k"}'):
         path.write_text(text)
@@ -128,7 +128,7 @@ def test_a_spoilt_login_is_said(environ: dict[str, str]) -> None:
         "http://[::1",
     ],
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(WrongUse) as refused:
         check_url(url)
     assert "\x1b" not in str(refused.value)

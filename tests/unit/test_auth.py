@@ -1,4 +1,4 @@
-"""Keys and scopes, without a database."""
+"""API keys and scopes, without a database."""
 
 import re
 from uuid import UUID
@@ -31,7 +31,7 @@ def test_a_key_has_256_random_bits_and_is_stored_as_its_digest() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_the_scheme_is_read_in_any_case(scheme: str) -> None:
+def test_the_scheme_is_case_insensitive(scheme: str) -> None:
     key, _ = make_key()
     assert parse_authorization(f"{scheme} {key}") == key
 
@@ -49,7 +49,7 @@ def test_the_scheme_is_read_in_any_case(scheme: str) -> None:
         "Bearer é",
     ],
 )
-def test_anything_else_is_no_key(header: str | None) -> None:
+def test_an_invalid_authorization_header_is_refused(header: str | None) -> None:
     with pytest.raises(Unauthorized):
         parse_authorization(header)
 
@@ -65,12 +65,12 @@ def test_a_key_needs_one_of_the_scopes_that_a_route_declares(scopes: set[str]) -
 
 @get("/undeclared")
 async def read_undeclared() -> None:
-    """A route that does not say what it needs."""
+    """Serve a route that declares no scope."""
 
 
 @get("/declared", **open_to("read"))
 async def read_declared() -> None:
-    """A route that says it."""
+    """Serve a route that declares its scope."""
 
 
 def test_no_app_starts_with_a_route_that_declares_no_scope() -> None:
@@ -79,7 +79,7 @@ def test_no_app_starts_with_a_route_that_declares_no_scope() -> None:
         guard_routes([read_declared, read_undeclared])
 
 
-def test_only_an_admin_acts_for_others() -> None:
+def test_only_an_admin_acts_for_other_owners() -> None:
     assert principal("read").acting_for == "ann"
     assert principal("admin").acting_for is None
     assert principal("read").act_as("ann") == principal("read").act_as(None) == "ann"

@@ -1,4 +1,4 @@
-"""The command line, as far as it needs no server."""
+"""The parts of the command line that need no server."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ from tests.support.servers import reachable_folder
 
 
 def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch, **environ: str) -> int:
-    """The exit status of `assay ARGUMENTS…`."""
+    """Return the exit status of `assay ARGUMENTS…`."""
     for name in list_variables():
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(f"{name}_FILE", raising=False)
@@ -38,7 +38,10 @@ def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch, **environ: str) 
 
 
 def test_help_imports_no_server() -> None:
-    script = "import sys\nsys.argv = ['assay', '--help']\nfrom service.cli import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
+    script = (
+        "import sys\nsys.argv = ['assay', '--help']\nfrom service.cli import main\n"
+        "try: main()\nexcept SystemExit: print(*sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
@@ -48,7 +51,7 @@ def test_help_imports_no_server() -> None:
     )
 
 
-def test_every_command_explains_itself(
+def test_every_command_has_a_help_text(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in (
@@ -68,7 +71,10 @@ def test_every_command_explains_itself(
 
 
 def test_an_unknown_command_is_explained_without_importing_the_others() -> None:
-    script = "import sys\nsys.argv = ['assay', 'serv']\nfrom service.cli import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
+    script = (
+        "import sys\nsys.argv = ['assay', 'serv']\nfrom service.cli import main\n"
+        "try: main()\nexcept SystemExit: print(*sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
@@ -78,7 +84,7 @@ def test_an_unknown_command_is_explained_without_importing_the_others() -> None:
     )
 
 
-def test_only_a_missing_package_of_another_distribution_is_a_missing_extra() -> None:
+def test_only_a_missing_third_party_package_means_a_missing_extra() -> None:
     wrapped = ImportError("Cannot import module 'service.cli.serve'")
     wrapped.__cause__ = ModuleNotFoundError("No module named 'litestar'", name="litestar.app")
     assert (
@@ -135,7 +141,7 @@ def test_dev_without_embedded_servers_names_the_package_to_install(
         ("win32", "AMD64", ("", ""), "", False),
     ],
 )
-def test_dev_says_in_a_line_where_its_servers_do_not_exist(
+def test_dev_names_the_unsupported_platform_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     *,
@@ -160,10 +166,10 @@ def test_dev_says_in_a_line_where_its_servers_do_not_exist(
     assert ("--minio" in line and "PostgreSQL" in line and machine in line) is not supported
 
 
-def test_dev_without_a_module_of_python_says_where_it_runs(
+def test_dev_without_a_python_module_names_the_platform(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Windows has no `fcntl`, so that the module of the command cannot be imported there."""
+    """Check the message on Windows, where the command cannot be imported for want of `fcntl`."""
     missing = ModuleNotFoundError("No module named 'fcntl'", name="fcntl")
     assert describe_missing("dev", missing) is None
     monkeypatch.setattr("service.cli.platforms.describe_unsupported", lambda: "not here")
@@ -172,7 +178,7 @@ def test_dev_without_a_module_of_python_says_where_it_runs(
     assert describe_missing("serve", missing) is None
 
 
-def test_wrong_settings_are_all_named_at_once_and_end_with_2(
+def test_all_wrong_settings_are_named_at_once_and_the_status_is_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(["serve"], monkeypatch, ASSAY_UPLOAD_TTL="soon", ASSAY_UPLAOD_TTL="1h") == 2
@@ -187,11 +193,11 @@ def test_wrong_settings_are_all_named_at_once_and_end_with_2(
         assert [line for line in lines if line.startswith(f"{name} ")], name
 
 
-def test_an_unknown_option_ends_with_2(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_status_of_an_unknown_option_is_2(monkeypatch: pytest.MonkeyPatch) -> None:
     assert call(["migrate", "--fast"], monkeypatch) == 2
 
 
-def test_a_database_that_is_away_is_one_line_and_ends_with_1(
+def test_an_unavailable_database_is_one_line_and_the_status_is_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -216,7 +222,7 @@ def test_the_doctor_reports_wrong_settings_as_findings(
     assert "failed   settings: ASSAY_DATABASE_URL is required" in said
 
 
-def test_bootstrap_prints_names_in_the_place_of_secrets(
+def test_bootstrap_prints_variable_names_instead_of_secrets(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     secret = "s3cr3t-of-the-service"
@@ -237,19 +243,19 @@ def test_bootstrap_prints_names_in_the_place_of_secrets(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
-def test_loopback_needs_no_leave(host: str) -> None:
+def test_loopback_needs_no_public_endpoint(host: str) -> None:
     check_exposure(host, None)
     assert describe_exposure(host, None, store="http://127.0.0.1:9000", embedded=True) == []
 
 
 @pytest.mark.parametrize("host", ["192.0.2.7", "0.0.0.0", "::"])  # noqa: S104  # nothing is bound
-def test_others_need_the_stores_public_address(host: str) -> None:
+def test_other_hosts_need_the_public_endpoint_of_the_store(host: str) -> None:
     with pytest.raises(CommandError, match="ASSAY_S3_PUBLIC_ENDPOINT"):
         check_exposure(host, None)
     check_exposure(host, "http://192.0.2.7:9000")
 
 
-def test_what_others_can_do_is_said() -> None:
+def test_the_exposure_of_other_hosts_is_described() -> None:
     public, store = "http://192.0.2.7:9000", "http://192.0.2.7:9000"
     plain, embedded = describe_exposure("192.0.2.7", public, store=store, embedded=True)
     assert "trusted network" in plain
@@ -261,22 +267,22 @@ def test_what_others_can_do_is_said() -> None:
     assert "port 9001" in moved
 
 
-def test_addresses_are_those_by_which_this_machine_gets_there() -> None:
+def test_an_address_is_one_by_which_this_machine_reaches_the_api() -> None:
     assert address_of("127.0.0.1", 8000) == "http://127.0.0.1:8000"
     assert address_of("0.0.0.0", 8000) == "http://127.0.0.1:8000"  # noqa: S104  # nothing is bound
     assert address_of("::", 8000) == "http://[::1]:8000"
 
 
-def test_the_data_folder_is_the_users_own() -> None:
+def test_the_data_folder_belongs_to_the_user() -> None:
     assert choose_folder({"XDG_DATA_HOME": "/home/ada/data"}) == Path("/home/ada/data/assay")
     assert choose_folder({}).name == "assay"
 
 
-def test_identities_are_never_the_same_twice() -> None:
+def test_two_calls_make_different_identities() -> None:
     assert make_identities() != make_identities()
 
 
-def test_empty_variables_are_filled_and_all_else_stays() -> None:
+def test_empty_variables_are_filled_and_other_lines_are_kept() -> None:
     assert fill_line("# NAME=\n") == "# NAME=\n"
     assert fill_line("ASSAY_UPLOAD_TTL=24h\n") == "ASSAY_UPLOAD_TTL=24h\n"
     filled = fill_line("ASSAY_S3_ACCESS_KEY=\n")
@@ -285,7 +291,7 @@ def test_empty_variables_are_filled_and_all_else_stays() -> None:
     assert len(fill_line("ASSAY_S3_SECRET_KEY=\n")) == len("ASSAY_S3_SECRET_KEY=\n") + 40
 
 
-def test_env_writes_for_its_owner_alone_and_overwrites_nothing(tmp_path: Path) -> None:
+def test_env_writes_a_private_file_and_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "example").write_text("# secrets\nASSAY_WEBHOOK_TOKEN=\n")
     env(tmp_path / "example", output=tmp_path / ".env")
     written = (tmp_path / ".env").read_text()
@@ -296,7 +302,7 @@ def test_env_writes_for_its_owner_alone_and_overwrites_nothing(tmp_path: Path) -
     assert (tmp_path / ".env").read_text() == written
 
 
-def test_scopes_are_known_ones() -> None:
+def test_unknown_scopes_are_refused() -> None:
     assert parse_scopes("write, read,read") == ["read", "write"]
     for wrong in ("", "read,", "everything"):
         with pytest.raises(CommandError, match="--scopes"):
@@ -313,7 +319,7 @@ def test_lifetimes_and_owners_are_checked() -> None:
             check_owner(wrong)
 
 
-def test_the_list_of_keys_lines_up() -> None:
+def test_the_columns_of_the_list_of_keys_are_aligned() -> None:
     when = datetime(2026, 1, 2, tzinfo=UTC)
     key = ApiKey(
         id=make_id(),
@@ -333,7 +339,7 @@ def test_the_list_of_keys_lines_up() -> None:
     ("arguments", "status"),
     [(["migrate"], 130), (["keys", "list"], 130), (["worker"], 0), (["serve"], 0)],
 )
-def test_an_interrupt_is_success_for_servers_alone(
+def test_an_interrupt_is_a_success_for_servers_only(
     arguments: list[str], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -344,15 +350,15 @@ def test_an_interrupt_is_success_for_servers_alone(
 
 
 @pytest.mark.parametrize("port", ["70000", "-1"])
-def test_a_port_that_is_none_is_refused(
+def test_an_invalid_port_is_refused(
     port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with reachable_folder() as folder:  # not the user's own, which may be in use
+    with reachable_folder() as folder:  # the default folder may be in use
         assert call(["dev", "--port", port, "--data", str(folder / "data")], monkeypatch) in (1, 2)
     assert "port" in capsys.readouterr().err
 
 
-def test_a_taken_port_for_metrics_is_named() -> None:
+def test_an_occupied_port_for_metrics_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "service", "worker", "--metrics-port", str(port)]

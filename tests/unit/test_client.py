@@ -1,4 +1,4 @@
-"""The Python client's own pieces, without any server."""
+"""The parts of the Python client that need no server."""
 
 import gzip
 import io
@@ -65,7 +65,7 @@ def test_what_a_killed_process_left_beside_a_journal_is_removed(
 
 
 @pytest.mark.parametrize("cut", [1, 10, 60])
-def test_a_line_that_a_crash_has_cut_is_as_if_it_were_not_there(
+def test_a_line_that_a_crash_has_truncated_is_ignored(
     tmp_path: Path, source: Source, cut: int
 ) -> None:
     written = write_journal(tmp_path / "state", source)
@@ -80,18 +80,18 @@ def test_a_line_that_a_crash_has_cut_is_as_if_it_were_not_there(
     assert reopen(tmp_path / "state", source).parts[3] == "33" * 32
 
 
-def test_a_journal_that_a_crash_has_emptied_begins_anew(tmp_path: Path, source: Source) -> None:
+def test_a_journal_that_a_crash_has_emptied_starts_over(tmp_path: Path, source: Source) -> None:
     written = write_journal(tmp_path / "state", source)
     os.truncate(tmp_path / "state", 0)
     assert reopen(tmp_path / "state", source).key != written.key
 
 
-def test_a_journal_is_one_process_s(tmp_path: Path, source: Source) -> None:
+def test_a_journal_is_used_by_one_process_at_a_time(tmp_path: Path, source: Source) -> None:
     first = reopen(tmp_path / "state", source)
     with pytest.raises(InProgress, match="another process"):
         reopen(tmp_path / "state", source)
     first.remove()
-    second = reopen(tmp_path / "state", source)  # a new one: what was locked is no longer there
+    second = reopen(tmp_path / "state", source)  # a new journal, because the locked one is gone
     assert second.key != first.key
 
 
@@ -123,7 +123,7 @@ def test_a_lock_ends_with_its_descriptor(tmp_path: Path) -> None:
     os.close(second)
 
 
-def test_progress_never_goes_back_and_ends_at_the_total() -> None:
+def test_progress_never_decreases_and_ends_at_the_total() -> None:
     seen: list[Progress] = []
     meter = Meter(seen.append, 100)
     share = Share(meter)
@@ -137,7 +137,7 @@ def test_progress_never_goes_back_and_ends_at_the_total() -> None:
     assert seen[-1] == Progress(100, 100, "done")
 
 
-def test_a_retry_policy_ends_by_time_by_attempts_and_when_it_is_told_to() -> None:
+def test_a_retry_policy_ends_by_time_by_attempts_and_on_request() -> None:
     assert not RetryPolicy(0).wait()
     stop = threading.Event()
     stop.set()
@@ -168,14 +168,14 @@ def test_the_first_failure_ends_a_worker_pool() -> None:
         pool.check()
 
 
-def test_a_file_object_that_decodes_what_it_reads_is_not_read_past_its_decoder(
+def test_a_file_object_that_decodes_is_read_through_its_decoder(
     tmp_path: Path,
 ) -> None:
-    """Its descriptor has other bytes than it gives."""
+    """Check that the client does not read from the descriptor, which has the encoded bytes."""
     with gzip.open(tmp_path / "a.gz", "wb") as packed:
         packed.write(b"unpacked" * 1000)
     with gzip.open(tmp_path / "a.gz", "rb") as unpacked:
-        opened = open_source(unpacked)  # type: ignore[arg-type]  # a file object for whoever reads it
+        opened = open_source(unpacked)  # type: ignore[arg-type]  # any file object is accepted
         assert isinstance(opened, Source)
         assert opened.size == 8000
         buffer = memoryview(bytearray(8))
@@ -183,7 +183,7 @@ def test_a_file_object_that_decodes_what_it_reads_is_not_read_past_its_decoder(
         assert bytes(buffer) == b"unpacked"
 
 
-def test_what_cannot_be_read_twice_is_a_stream(tmp_path: Path) -> None:
+def test_a_source_that_cannot_be_read_twice_is_a_stream(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     keep = os.open(tmp_path / "fifo", os.O_RDWR)
     opened = open_source(tmp_path / "fifo")
@@ -193,7 +193,7 @@ def test_what_cannot_be_read_twice_is_a_stream(tmp_path: Path) -> None:
     assert isinstance(open_source(io.BytesIO(b"abc")), Source)
 
 
-def test_a_source_says_that_it_was_changed(source: Source, tmp_path: Path) -> None:
+def test_a_changed_source_is_detected(source: Source, tmp_path: Path) -> None:
     source.check_unchanged()
     (tmp_path / "a.bin").write_bytes(b"abcd")
     with pytest.raises(SourceChanged, match="while it was sent"):

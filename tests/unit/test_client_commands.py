@@ -1,4 +1,4 @@
-"""What the client's commands say and how they end, as far as it needs no server."""
+"""The output and the exit statuses of the client's commands, as far as they need no server."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ HEAVY = {
 
 
 def modules_of(*arguments: str) -> set[str]:
-    """What is imported for a command."""
+    """Return the modules that a command imports."""
     script = (
         "import sys\nsys.argv = ['assay', *sys.argv[1:]]\nfrom service.cli import main\n"
         "try: main()\nexcept SystemExit: print('loaded', *sys.modules)"
@@ -57,19 +57,19 @@ def modules_of(*arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize("command", ["put", "get", "ls", "info", "rm", "share", "login"])
-def test_a_clients_command_imports_no_server(command: str) -> None:
+def test_a_client_command_imports_no_server(command: str) -> None:
     loaded = modules_of(command, "--help")
     assert f"service.cli.client.{command}" in loaded
     assert not HEAVY & loaded
 
 
-def test_help_imports_neither_the_client_nor_a_parser_of_markdown() -> None:
+def test_help_imports_neither_the_client_nor_a_markdown_parser() -> None:
     assert not (
         HEAVY | {"assay", "urllib3", "markdown_it", "rich.progress", "importlib.metadata"}
     ) & modules_of("--help")
 
 
-def test_the_statuses_are_those_of_the_document() -> None:
+def test_the_exit_statuses_are_documented() -> None:
     document = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     statuses = {kind.status for kind in Ending.__subclasses__()}
     assert len(statuses) == len(Ending.__subclasses__())
@@ -95,11 +95,11 @@ def test_the_statuses_are_those_of_the_document() -> None:
         (Failed("no"), Failed),
     ],
 )
-def test_what_the_client_raises_is_an_ending(error: Exception, ending: type[Ending]) -> None:
+def test_an_error_of_the_client_has_its_ending(error: Exception, ending: type[Ending]) -> None:
     assert type(explain(error)) is ending
 
 
-def test_every_error_of_the_client_is_an_ending() -> None:
+def test_every_error_of_the_client_has_an_ending() -> None:
     def walk(kind: type[Exception]) -> list[type[Exception]]:
         return [kind, *(below for child in kind.__subclasses__() for below in walk(child))]
 
@@ -109,12 +109,12 @@ def test_every_error_of_the_client_is_an_ending() -> None:
         assert isinstance(explain(error), Ending), kind
 
 
-def test_a_fault_of_ours_is_none() -> None:
+def test_an_unexpected_exception_is_not_an_ending() -> None:
     with pytest.raises(ZeroDivisionError):
         explain(ZeroDivisionError())
 
 
-def test_what_a_server_says_is_shown_and_not_obeyed() -> None:
+def test_control_characters_in_a_server_message_are_escaped() -> None:
     assert str(explain(errors.NotFound("a\x1b[2J\nb"))) == "a\\x1b[2J\\nb"
 
 
@@ -127,7 +127,7 @@ def test_what_a_server_says_is_shown_and_not_obeyed() -> None:
         (0, [Rejected], Rejected),
     ],
 )
-def test_several_end_as_they_have_in_common(
+def test_the_ending_of_several_files_is_the_one_they_share(
     done: int, failed: list[type[Ending]], ending: type[Ending]
 ) -> None:
     outcomes = Outcomes()
@@ -136,11 +136,11 @@ def test_several_end_as_they_have_in_common(
         outcomes.end()
 
 
-def test_none_that_failed_is_no_ending() -> None:
+def test_a_command_without_failures_has_no_ending() -> None:
     Outcomes().end()
 
 
-def test_json_is_ascii_and_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_ascii_and_quiet_prints_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
     name = "a\x1b[2J\u202e"
     Report(Form(json=True, quiet=False), None).complain(name, "no\x9b", {"source": name})
     out, err = capsys.readouterr()
@@ -156,7 +156,7 @@ def test_json_is_ascii_and_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr() == ("", "a: no\n")
 
 
-def test_times_are_read_as_people_write_them() -> None:
+def test_times_are_read_in_the_forms_that_people_write() -> None:
     now = datetime(2026, 1, 31, 12, tzinfo=UTC)
     assert [parse_span(text) for text in ("90", "15m", "1h", "7d")] == [
         timedelta(seconds=s) for s in (90, 900, 3600, 604800)
@@ -172,7 +172,7 @@ def test_times_are_read_as_people_write_them() -> None:
             parse_moment(wrong, now)
 
 
-def test_types_are_those_of_the_names_end() -> None:
+def test_a_type_is_guessed_from_the_end_of_the_name() -> None:
     assert [
         guess_type(name)
         for name in ("a.jpg", "a.txt", "a.tar.gz", "a", "data:text/html,x", "http://x/a.png")
@@ -186,5 +186,5 @@ def test_types_are_those_of_the_names_end() -> None:
     ]
 
 
-def test_what_is_shown_stays_as_it_is_when_it_is_shown_again() -> None:
+def test_escaping_twice_changes_nothing() -> None:
     assert show(show("\x1b\u202e\n")) == show("\x1b\u202e\n")

@@ -1,4 +1,4 @@
-"""compose.yaml, .env.example, the Dockerfile and requirements.lock, held against the code that they deploy."""
+"""compose.yaml, .env.example, Dockerfile and requirements.lock, compared with the code."""
 
 import re
 import tomllib
@@ -27,9 +27,9 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     "migrate": DatabaseSettings,
     "bootstrap": Deployment,
 }
-"""What each of our processes reads at its start."""
+"""The settings that each process of Assay reads when it starts."""
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?|:\+)([^${}]*))?\}")
-"""One that holds no other."""
+"""A variable without another one inside."""
 LOCKED = re.compile(r"^([\w.-]+)==(\S+)(?: ; .+?)? \\$", re.MULTILINE)
 
 
@@ -58,7 +58,10 @@ def read_env(text: str) -> dict[str, str]:
 
 
 def interpolate(text: str, env: dict[str, str]) -> str:
-    """As Compose does: a variable that is empty counts as not set. KeyError for one that is required and missing."""
+    """Replace the variables as Compose does, where an empty variable counts as unset.
+
+    Raises KeyError if a required variable is missing.
+    """
 
     def replace(match: re.Match[str]) -> str:
         name, operator, other = match.groups()
@@ -74,7 +77,10 @@ def interpolate(text: str, env: dict[str, str]) -> str:
 
 
 def resolve_environment(service: Service, env: dict[str, str]) -> dict[str, str]:
-    """What the process sees. A name without a value is passed on when `.env` has it."""
+    """Return the environment of the process.
+
+    A name without a value is passed on if `.env` has it.
+    """
     given = {
         name: interpolate(value, env)
         for name, value in service.environment.items()
@@ -93,19 +99,21 @@ def env() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_each_process_starts_with_what_compose_gives_it(name: str, env: dict[str, str]) -> None:
+def test_each_process_starts_with_the_environment_of_compose(
+    name: str, env: dict[str, str]
+) -> None:
     read_settings(resolve_environment(COMPOSE.services[name], env), KINDS[name])
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_each_process_starts_with_every_line_of_the_example_in_use(
+def test_each_process_starts_with_every_example_line_uncommented(
     name: str, env: dict[str, str]
 ) -> None:
     uncommented = read_env(re.sub(r"^# (\w+=.)", r"\1", EXAMPLE_TEXT, flags=re.MULTILINE))
     read_settings(resolve_environment(COMPOSE.services[name], uncommented | env), KINDS[name])
 
 
-def test_compose_sets_no_variable_that_settings_do_not_know() -> None:
+def test_compose_sets_only_variables_that_are_settings() -> None:
     names = {
         name
         for service in COMPOSE.services.values()
@@ -115,13 +123,13 @@ def test_compose_sets_no_variable_that_settings_do_not_know() -> None:
     assert names <= list_variables()
 
 
-def test_each_process_gets_no_setting_that_it_does_not_read() -> None:
+def test_each_process_gets_only_settings_that_it_reads() -> None:
     for name, kind in KINDS.items():
         read = {f"ASSAY_{field.upper()}" for field in kind.__struct_fields__}
         assert set(COMPOSE.services[name].environment) <= read, name
 
 
-def test_every_process_of_ours_is_checked_here_and_runs_a_command_that_exists() -> None:
+def test_every_assay_process_is_checked_and_runs_an_existing_command() -> None:
     ours = {
         name: service
         for name, service in COMPOSE.services.items()
@@ -153,8 +161,11 @@ def test_the_example_shows_the_defaults_of_compose() -> None:
     assert defaults.items() <= shown.items()
 
 
-def test_compose_warns_of_no_variable_that_is_not_set() -> None:
-    """It warns of a name without an operator, and looks inside `:+…` too when that is not used."""
+def test_compose_does_not_warn_of_unset_variables() -> None:
+    """Check that each variable has an operator.
+
+    Compose warns of a variable without one, also inside an unused `:+…`.
+    """
     assert [name for name, operator, _ in VARIABLE.findall(COMPOSE_TEXT) if not operator] == []
 
 
@@ -165,13 +176,13 @@ def test_no_secret_has_a_default() -> None:
         assert not re.search(rf"\$\{{{name}(?!:\?)", COMPOSE_TEXT), name
 
 
-def test_nothing_starts_without_its_secrets() -> None:
+def test_no_process_starts_without_its_secrets() -> None:
     for service in COMPOSE.services.values():
         with pytest.raises(KeyError):
             resolve_environment(service, {})
 
 
-def test_root_reaches_the_store_and_bootstrap_alone(env: dict[str, str]) -> None:
+def test_only_the_store_and_bootstrap_have_root_credentials(env: dict[str, str]) -> None:
     root = {env["ASSAY_S3_ROOT_ACCESS_KEY"], env["ASSAY_S3_ROOT_SECRET_KEY"]}
     holders = {
         name
@@ -215,7 +226,7 @@ def test_the_store_keeps_parts_for_twice_as_long_as_a_file_may_be_uploaded(
     assert parse_duration(store["MINIO_API_STALE_UPLOADS_EXPIRY"]) == 2 * settings.upload_ttl
 
 
-def test_the_database_is_published_to_this_machine_alone(env: dict[str, str]) -> None:
+def test_the_database_is_published_on_loopback_only(env: dict[str, str]) -> None:
     published = {
         interpolate(port, env) for service in COMPOSE.services.values() for port in service.ports
     }
@@ -223,7 +234,7 @@ def test_the_database_is_published_to_this_machine_alone(env: dict[str, str]) ->
     assert set(COMPOSE.volumes) == {"postgres_data", "minio_data"}
 
 
-def test_nothing_starts_before_what_it_needs() -> None:
+def test_each_process_starts_after_those_that_it_needs() -> None:
     done, healthy = (
         {"condition": "service_completed_successfully"},
         {"condition": "service_healthy"},
@@ -234,7 +245,7 @@ def test_nothing_starts_before_what_it_needs() -> None:
         assert COMPOSE.services[name].depends_on == {"migrate": done, "bootstrap": done}
 
 
-def test_the_lock_file_satisfies_what_the_project_asks_for() -> None:
+def test_the_lock_file_satisfies_the_requirements_of_the_project() -> None:
     locked = {
         canonicalize_name(name): version
         for name, version in LOCKED.findall((ROOT / "requirements.lock").read_text())
@@ -260,7 +271,7 @@ def test_the_lock_file_pins_every_package_by_hash_and_names_no_index() -> None:
     assert not re.search(r"://|--(extra-)?index|--find-links| @ ", text)
 
 
-def test_the_image_runs_as_a_user_of_its_own_and_installs_by_hash() -> None:
+def test_the_image_runs_as_an_unprivileged_user_and_installs_by_hash() -> None:
     text = (ROOT / "Dockerfile").read_text()
     installs = re.findall(r"pip .*install .*", text)
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
@@ -287,7 +298,7 @@ def test_the_image_runs_as_a_user_of_its_own_and_installs_by_hash() -> None:
         ),
     ],
 )
-def test_the_store_allows_the_pages_that_the_api_allows_and_its_own(
+def test_the_store_allows_the_origins_of_the_api_and_its_page(
     env: dict[str, str], given: dict[str, str], allowed: set[str]
 ) -> None:
     store = resolve_environment(COMPOSE.services["minio"], env | given)

@@ -1,4 +1,4 @@
-"""Filenames in headers, there and back."""
+"""Filenames in `Content-Disposition` headers, written and read."""
 
 import re
 from urllib.parse import unquote
@@ -40,12 +40,12 @@ FORM = re.compile(
         ),
     ],
 )
-def test_old_clients_get_a_plain_name_and_new_ones_the_whole(filename: str, expected: str) -> None:
+def test_a_header_has_an_ascii_name_and_the_complete_one(filename: str, expected: str) -> None:
     assert format_disposition(filename) == expected
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=100))
-def test_every_name_survives_and_none_breaks_out_of_its_quotes(filename: str) -> None:
+def test_every_name_survives_and_none_leaves_its_quotes(filename: str) -> None:
     header = format_disposition(filename)
     match = FORM.fullmatch(header)
     assert match, header
@@ -69,7 +69,7 @@ def test_every_name_survives_and_none_breaks_out_of_its_quotes(filename: str) ->
         ('attachment; filename="a;filename=b"', "a;filename=b"),
     ],
 )
-def test_what_clients_send_is_read(header: str, expected: str | None) -> None:
+def test_the_forms_that_clients_send_are_read(header: str, expected: str | None) -> None:
     assert parse_filename(header) == expected
 
 
@@ -83,7 +83,7 @@ def test_what_clients_send_is_read(header: str, expected: str | None) -> None:
         "a; filename*=UTF-8'x",
     ],
 )
-def test_a_name_that_cannot_be_read_is_an_error(header: str) -> None:
+def test_a_name_that_cannot_be_decoded_is_an_error(header: str) -> None:
     with pytest.raises(ValueError, match=r"filename|utf-8"):
         parse_filename(header)
 
@@ -97,5 +97,5 @@ def test_a_name_that_cannot_be_read_is_an_error(header: str) -> None:
         ("image/svg+xml", False),
     ],
 )
-def test_only_types_that_run_nothing_are_shown_inline(content_type: str, harmless: bool) -> None:
+def test_only_types_without_scripts_are_shown_inline(content_type: str, harmless: bool) -> None:
     assert is_harmless(content_type) is harmless

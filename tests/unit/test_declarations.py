@@ -1,4 +1,4 @@
-"""What may be declared, and what may not."""
+"""The validation of declarations."""
 
 import hashlib
 from typing import Any
@@ -64,12 +64,12 @@ BAD_MEDIA_TYPES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_plain_name_is_taken_as_it_is(name: str) -> None:
+def test_a_plain_name_is_accepted_unchanged(name: str) -> None:
     assert validation.check_filename(name) == name
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
-def test_a_name_that_no_folder_could_hold_is_refused_under_its_field(name: str) -> None:
+def test_a_name_that_no_folder_can_hold_is_refused_under_its_field(name: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         validation.check_filename(name, field="filename")
     assert refused.value.errors[0].field == "filename"
@@ -87,27 +87,27 @@ def test_a_name_is_refused_or_fits_the_column(name: str) -> None:
 
 
 @pytest.mark.parametrize("media_type", MEDIA_TYPES)
-def test_a_media_type_is_taken_as_it_is(media_type: str) -> None:
+def test_a_media_type_is_accepted_unchanged(media_type: str) -> None:
     assert validation.check_content_type(media_type) == media_type
 
 
 @pytest.mark.parametrize("media_type", [*BAD_MEDIA_TYPES, "a/" + "b" * 300], ids=ascii)
-def test_what_is_no_media_type_is_refused(media_type: str) -> None:
+def test_an_invalid_media_type_is_refused(media_type: str) -> None:
     with pytest.raises(InvalidRequest, match="media type"):
         validation.check_content_type(media_type)
 
 
-def test_a_digest_is_read_in_either_case() -> None:
+def test_a_digest_is_case_insensitive() -> None:
     assert validation.parse_sha256("AB" * 32) == validation.parse_sha256("ab" * 32)
 
 
 @pytest.mark.parametrize("text", ["", "ab", "ab" * 33, "g" * 64, " " + "a" * 63, "٣" * 64])
-def test_what_is_no_digest_is_refused(text: str) -> None:
+def test_an_invalid_digest_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="64 hexadecimal"):
         validation.parse_sha256(text)
 
 
-def test_metadata_is_bounded_in_pairs_and_bytes() -> None:
+def test_metadata_is_limited_in_pairs_and_bytes() -> None:
     assert validation.check_metadata({"k": "v" * 4095})
     assert len(validation.check_metadata({str(i): "" for i in range(32)})) == 32
     for bad in (
@@ -126,7 +126,7 @@ def declare(filename: str = "a", **fields: Any) -> Declaration:
     return make_declaration(filename, size=1, content_type=None, sha256=Sha256(b"x" * 32), **fields)
 
 
-def test_the_order_of_metadata_makes_no_other_request() -> None:
+def test_the_order_of_metadata_does_not_change_the_request() -> None:
     one, other = (
         declare(metadata={"a": "1", "b": "2"}),
         declare(metadata={"b": "2", "a": "1"}),
@@ -134,14 +134,18 @@ def test_the_order_of_metadata_makes_no_other_request() -> None:
     assert validation.digest_declaration(one) == validation.digest_declaration(other)
 
 
-def test_another_name_makes_another_request() -> None:
+def test_another_name_is_another_request() -> None:
     assert validation.digest_declaration(declare()) != validation.digest_declaration(
         declare(filename="b")
     )
 
 
-def test_a_field_that_came_later_makes_no_other_request_where_it_is_absent() -> None:
-    """Keys are kept for a day, over an upgrade too: its retry would be refused as another request."""
+def test_an_absent_field_of_a_later_version_keeps_the_digest() -> None:
+    """Check that an upgrade does not change the digest of a request without the new field.
+
+    Idempotency keys are kept for a day. A retry after an upgrade would otherwise be refused as
+    another request.
+    """
     first = (
         b'{"owner":"ann","filename":"a","size":1,"content_type":null,"sha256":"%s","metadata":{}}'
         % (b"78" * 32)

@@ -1,4 +1,4 @@
-"""Key ids that somebody could guess."""
+"""The doctor's check for key ids that can be guessed."""
 
 import pytest
 
@@ -23,19 +23,17 @@ from service.operations.doctor.identities import looks_random
         "12345678901234567890",
     ],
 )
-def test_key_ids_that_many_would_choose_are_found(key_id: str) -> None:
+def test_a_common_key_id_is_found(key_id: str) -> None:
     assert not looks_random(key_id)
 
 
 @pytest.mark.parametrize(
     "key_id", ["3f9ac27be1d05486a7c1", "Q3AM3UQ867SPQQA43P2F", "service-3f9ac27be1d05486a7c1"]
 )
-def test_a_random_key_id_is_no_guess(key_id: str) -> None:
+def test_a_random_key_id_is_accepted(key_id: str) -> None:
     assert looks_random(key_id)
 
 
-def test_the_key_ids_that_we_make_ourselves_pass() -> None:
+def test_the_key_ids_that_assay_makes_are_accepted() -> None:
     made = [make_value("ASSAY_S3_ACCESS_KEY") for _ in range(1000)]
-    assert (
-        sum(not looks_random(key_id) for key_id in made) <= 5
-    )  # 3 in 10,000 are not well mixed, and have to be made anew
+    assert sum(not looks_random(key_id) for key_id in made) <= 5  # 3 in 10,000 look regular

@@ -1,4 +1,4 @@
-"""What a download counts as its memory."""
+"""The memory that a download takes from its budget."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Bytes:
-    """A source of so many bytes that notes what is lent at each read."""
+    """A source of `left` bytes that records the memory that is lent at each read."""
 
     key = "k"
     position = 0
@@ -21,7 +21,7 @@ class Bytes:
         self.lent: list[int] = []
 
     def let_go(self) -> None:
-        """There is no connection."""
+        """Do nothing, because there is no connection."""
 
     def read(self, size: int) -> bytes:
         assert self.body
@@ -30,15 +30,15 @@ class Bytes:
         return bytes(size)
 
 
-async def test_who_downloads_while_memory_is_scarce_holds_one_chunk() -> None:
+async def test_a_download_holds_one_chunk_while_memory_is_scarce() -> None:
     downloads = DownloadBuffers(SMALLEST_CHUNK_BYTES)
     source: Any = Bytes(5 * SMALLEST_CHUNK_BYTES)
     source.body = Body(downloads, source, status=200, headers={})
 
     async def send(_: Any) -> None:
-        """A client that takes all at once."""
+        """Accept everything at once, as a fast client does."""
 
-    downloads.lend(SMALLEST_CHUNK_BYTES)  # somebody else's: nothing is left
+    downloads.lend(SMALLEST_CHUNK_BYTES)  # another download has taken all memory
     await source.body.send_all(source, send)
     assert source.lent == [SMALLEST_CHUNK_BYTES] * 5
     assert downloads.bytes_left == 0

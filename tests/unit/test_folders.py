@@ -1,4 +1,4 @@
-"""What `put` finds in folders, and what was sent from them before."""
+"""The files that `put` finds in folders, and the record of those that were sent before."""
 
 import os
 from dataclasses import replace
@@ -27,7 +27,7 @@ def find(arguments: list[str], **options: bool) -> list[object]:
     return list(list_sources(arguments, **{"recursive": True} | options))
 
 
-def test_a_folder_keeps_its_name_however_it_is_named(
+def test_a_folder_keeps_its_name_for_every_spelling_of_its_path(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = ["photos/2024/b.jpg", "photos/a.jpg"]
@@ -64,31 +64,31 @@ def test_links_in_a_folder_are_not_followed(tree: Path, tmp_path: Path) -> None:
     }
 
 
-def test_files_pipes_and_links_are_taken_when_they_are_named(tree: Path, tmp_path: Path) -> None:
+def test_files_pipes_and_links_are_accepted_by_name(tree: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tree / "a.jpg")
     names = [str(tree / "a.jpg"), str(tmp_path / "link"), str(tmp_path / "pipe"), STANDARD_STREAM]
     assert find(names) == [Source(names[0]), Source(names[1]), Pipe(names[2]), Pipe(None)]
 
 
-def test_what_is_not_there_does_not_keep_the_others(tree: Path) -> None:
+def test_a_missing_file_does_not_prevent_the_others(tree: Path) -> None:
     missing, found = find(["/no/such", str(tree / "a.jpg")])
     assert missing == Unreadable("/no/such", "No such file or directory")
     assert found == Source(str(tree / "a.jpg"))
 
 
-def test_a_folder_needs_its_option(tree: Path) -> None:
+def test_a_folder_needs_the_recursive_option(tree: Path) -> None:
     [refused] = find([str(tree)], recursive=False)
     assert isinstance(refused, Unreadable)
     assert "-r" in refused.why
 
 
-# What was sent
+# The record of sent files
 
 PHOTO = Parcel("http://a", "/photos/a.jpg", 5, 123, "a.jpg", None, {"path": "photos/a.jpg"})
 
 
-def test_a_record_is_found_until_the_file_is_another(tmp_path: Path) -> None:
+def test_a_record_is_found_until_the_file_changes(tmp_path: Path) -> None:
     environ = {"XDG_STATE_HOME": str(tmp_path)}
     with open_records(environ) as records:
         assert records.find(PHOTO) is None
@@ -112,7 +112,7 @@ def test_a_record_is_found_until_the_file_is_another(tmp_path: Path) -> None:
     assert find_state_folder(environ).stat().st_mode & 0o777 == 0o700
 
 
-def test_two_that_begin_the_same_file_get_the_same_key(tmp_path: Path) -> None:
+def test_two_processes_that_begin_one_file_get_the_same_key(tmp_path: Path) -> None:
     environ = {"XDG_STATE_HOME": str(tmp_path)}
     with open_records(environ) as one, open_records(environ) as two:
         first = one.begin(PHOTO)
@@ -122,7 +122,7 @@ def test_two_that_begin_the_same_file_get_the_same_key(tmp_path: Path) -> None:
         assert one.begin(PHOTO, first) == second
 
 
-def test_a_spoilt_database_is_said(tmp_path: Path) -> None:
+def test_a_damaged_database_is_reported(tmp_path: Path) -> None:
     (tmp_path / "assay").mkdir()
     (tmp_path / "assay" / "sent.sqlite").write_bytes(b"no database" * 1000)
     with pytest.raises(Failed, match="sent again"), open_records({"XDG_STATE_HOME": str(tmp_path)}):

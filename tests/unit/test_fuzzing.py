@@ -1,4 +1,4 @@
-"""The fuzzer's own parts: the same cases from the same seed, its reading of requests, its eyes."""
+"""The fuzzer itself: its cases follow from the seed, and it finds wrong answers."""
 
 import socket
 import threading
@@ -19,7 +19,10 @@ ONE = get(b"Host: h")
 
 @contextmanager
 def answering(answer: bytes) -> Iterator[str]:
-    """A server that sends these bytes on each connection, then waits for the client's end."""
+    """Yield the address of a server that sends `answer` on its connection.
+
+    The server then waits until the client ends the connection.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -46,11 +49,11 @@ def test_a_case_is_a_function_of_its_seed_and_number() -> None:
     assert cases != [b"".join(make_case(8, number)) for number in range(200)]
 
 
-# Reading
+# Reading requests
 
 
 @pytest.mark.parametrize("case", [case for case in FRAMING if case.statuses == {201}], ids=str)
-def test_the_reading_has_the_body_that_must_be_stored(case: Case) -> None:
+def test_a_request_is_read_with_the_body_that_must_be_stored(case: Case) -> None:
     reading = read_requests(b"".join(case.segments))
     assert [request.body for request in reading.requests] == [case.stored]
     assert reading.rest is None
@@ -61,12 +64,12 @@ def test_the_reading_has_the_body_that_must_be_stored(case: Case) -> None:
     [case for case in FRAMING if case.section == "RFC 9112 6.3" and case.then is Then.CLOSES],
     ids=str,
 )
-def test_what_is_ambiguous_is_no_request_and_hides_what_follows(case: Case) -> None:
+def test_an_ambiguous_request_hides_the_requests_after_it(case: Case) -> None:
     reading = read_requests(b"".join(case.segments) + ONE)
     assert reading.most_answers == 1
 
 
-def test_a_file_is_explained_by_a_body_alone() -> None:
+def test_a_file_is_explained_by_a_request_body_only() -> None:
     reading = read_requests(upload(CHUNKED) + HELLO)
     digest = bytes.fromhex("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824")
     assert reading.explains(state="ready", size=5, digest=digest)
@@ -83,7 +86,7 @@ def test_a_pending_row_is_explained_by_a_declaration() -> None:
     assert not reading.explains(state="pending", size=8, digest=None)
 
 
-# Eyes
+# Checking answers
 
 
 def collect(url: str, data: bytes, *, seconds: float = 10.0) -> list[Answer]:
@@ -92,7 +95,7 @@ def collect(url: str, data: bytes, *, seconds: float = 10.0) -> list[Answer]:
     return answers
 
 
-def test_an_exchange_that_is_right_is_no_finding() -> None:
+def test_a_correct_exchange_is_not_a_finding() -> None:
     with answering(OK + OK) as url:
         assert [answer.body for answer in collect(url, ONE + ONE)] == [b"ok", b"ok"]
 
@@ -108,11 +111,11 @@ def test_an_exchange_that_is_right_is_no_finding() -> None:
     ],
 )
 def test_a_second_answer_is_a_finding(data: bytes, answer: bytes) -> None:
-    with answering(answer) as url, pytest.raises(BadAnswer, match="behind the last answer"):
+    with answering(answer) as url, pytest.raises(BadAnswer, match="after the last answer"):
         collect(url, data)
 
 
-def test_no_answer_at_all_is_a_finding() -> None:
+def test_a_missing_answer_is_a_finding() -> None:
     with answering(b"") as url, pytest.raises(Silence):
         collect(url, ONE, seconds=0.2)
 
@@ -131,7 +134,7 @@ def test_no_answer_at_all_is_a_finding() -> None:
         b"ok",
     ],
 )
-def test_an_answer_that_is_not_well_framed_is_refused(answer: bytes) -> None:
+def test_an_answer_with_invalid_framing_is_refused(answer: bytes) -> None:
     with answering(answer) as url, Wire(url) as wire:
         wire.send(ONE)
         wire.finish_sending()
@@ -139,7 +142,7 @@ def test_an_answer_that_is_not_well_framed_is_refused(answer: bytes) -> None:
             wire.read_answer()
 
 
-def test_an_answer_to_http_1_0_has_no_chunks() -> None:
+def test_an_answer_to_http_1_0_must_not_be_chunked() -> None:
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
     with answering(chunked) as url, Wire(url) as wire:
         assert wire.read_answer().body == b"ok"

@@ -1,4 +1,4 @@
-"""Targets, hosts and framing of requests, as RFC 9112 and RFC 3986 have them."""
+"""The targets, hosts and framing of requests, as RFC 9112 and RFC 3986 define them."""
 
 import h11
 import pytest
@@ -68,7 +68,7 @@ def make_request(
 
 
 @pytest.mark.parametrize("host", VALID)
-def test_a_valid_host_is_taken(host: bytes) -> None:
+def test_a_valid_host_is_accepted(host: bytes) -> None:
     check_authority(host)
 
 
@@ -113,11 +113,11 @@ def test_an_absolute_target_needs_a_valid_authority(target: bytes) -> None:
 
 
 @pytest.mark.parametrize(("method", "target"), [(b"CONNECT", b"h:443"), (b"OPTIONS", b"*")])
-def test_what_has_no_path_is_about_the_root(method: bytes, target: bytes) -> None:
+def test_a_target_without_a_path_means_the_root(method: bytes, target: bytes) -> None:
     assert read_target(make_request(target, method=method))[0] == Target(b"/", b"")
 
 
-def test_http_1_0_needs_no_host_but_a_valid_one_if_any() -> None:
+def test_http_1_0_needs_no_host_but_it_must_be_valid() -> None:
     assert read_target(make_request(version=b"1.0", host=None))[0] == Target(b"/", b"")
     with pytest.raises(InvalidHost):
         read_target(make_request(version=b"1.0", host=b"u@evil"))
@@ -138,7 +138,7 @@ def test_another_major_version_is_refused(version: bytes) -> None:
 CHUNKED = (b"Transfer-Encoding", b"chunked")
 
 
-def test_one_framing_is_taken() -> None:
+def test_a_single_framing_is_accepted() -> None:
     check_framing(make_request(b"/", CHUNKED))
     check_framing(make_request(b"/", (b"Content-Length", b"5"), version=b"1.0"))
 

@@ -1,4 +1,4 @@
-"""The check of the project's language finds what it is there to find, and nothing else."""
+"""The check of the project's language finds each kind of fault, and accepts plain text."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Cursors and what may be asked for."""
+"""Cursors and query parameters of the list of files."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -19,7 +19,7 @@ def test_a_cursor_leads_back_to_its_id() -> None:
     assert pagination.read_cursor(pagination.make_cursor(last, "ann", ALL), "ann", ALL) == last
 
 
-def test_a_cursor_fits_every_kind_of_filter() -> None:
+def test_a_cursor_works_with_every_kind_of_filter() -> None:
     filters = Filters(
         states=(State.READY,),
         hash=Sha256(b"x" * 32),
@@ -48,28 +48,31 @@ def test_a_cursor_of_another_owner_or_of_other_filters_is_refused() -> None:
         st.from_regex(r"[A-Za-z0-9_-]{43}\Z"),
     )
 )
-def test_what_is_no_cursor_is_refused(cursor: str) -> None:
+def test_an_invalid_cursor_is_refused(cursor: str) -> None:
     with pytest.raises(InvalidCursor):
         pagination.read_cursor(cursor, "ann", ALL)
 
 
-def test_deleted_and_expired_files_are_shown_only_when_asked_for() -> None:
+def test_deleted_and_expired_files_are_shown_on_request_only() -> None:
     assert set(State) - set(pagination.SHOWN_STATES) == {State.DELETED, State.EXPIRED}
 
 
-def test_an_unknown_parameter_is_refused_by_name() -> None:
+def test_an_error_names_the_unknown_parameter() -> None:
     with pytest.raises(InvalidRequest, match=r"^stat:"):
         pagination.check_query([("stat", "ready")], known={"state"})
     with pytest.raises(InvalidRequest, match="NUL"):
         pagination.check_query([("state", "a\x00")], known={"state"})
 
 
-def test_a_time_needs_an_offset_and_a_place_in_utc() -> None:
+def test_a_time_needs_an_offset_and_must_be_representable_in_utc() -> None:
     moment = datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=2)))
     assert pagination.check_time(moment, field="created_after") == datetime(
         2026, 1, 31, 10, tzinfo=UTC
     )
     assert pagination.check_time(None, field="created_after") is None
-    for bad in (datetime(2026, 1, 31), datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))):  # noqa: DTZ001  # what is to be refused
+    for bad in (
+        datetime(2026, 1, 31),  # noqa: DTZ001  # a time that must be refused
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5))),
+    ):
         with pytest.raises(InvalidRequest, match=r"^created_after"):
             pagination.check_time(bad, field="created_after")

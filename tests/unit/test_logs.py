@@ -1,4 +1,4 @@
-"""What reaches a log, and what does not."""
+"""The contents of log lines, and the secrets that are hidden from them."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def test_a_line_is_json_with_time_and_level(output: io.StringIO) -> None:
     assert line["timestamp"].endswith("Z")
 
 
-def test_whoever_logged_before_logs_on_afterwards() -> None:
+def test_the_logging_configuration_is_restored() -> None:
     first, second = io.StringIO(), io.StringIO()
     with logging_as_before():
         configure_logs("info", stream=first)
@@ -47,13 +47,13 @@ def test_whoever_logged_before_logs_on_afterwards() -> None:
     assert [json.loads(line)["event"] for line in second.getvalue().splitlines()] == ["inside"]
 
 
-def test_other_peoples_lines_look_the_same(output: io.StringIO) -> None:
+def test_lines_of_other_libraries_have_the_same_form(output: io.StringIO) -> None:
     logging.getLogger("urllib3").warning("retrying %s", "/a?X-Amz-Signature=abc&x=1")
     line = json.loads(output.getvalue())
     assert line["event"] == "retrying /a?X-Amz-Signature=[hidden]&x=1"
 
 
-def test_a_traceback_is_in_the_line_without_the_values_of_variables(output: io.StringIO) -> None:
+def test_a_line_has_the_traceback_without_the_values_of_variables(output: io.StringIO) -> None:
     key, _ = make_key()
     try:
         raise ValueError(f"refused {key}")
@@ -63,7 +63,7 @@ def test_a_traceback_is_in_the_line_without_the_values_of_variables(output: io.S
     assert key not in output.getvalue()
 
 
-def test_what_looks_like_a_secret_is_hidden() -> None:
+def test_secrets_are_hidden() -> None:
     key, _ = make_key()
     hidden = hide_secrets(None, "", f"?X-Amz-Credential=id%2F1&X-Amz-Signature=abc {key}")
     assert hidden == "?X-Amz-Credential=[hidden]&X-Amz-Signature=[hidden] [hidden]"
@@ -73,15 +73,15 @@ def test_what_looks_like_a_secret_is_hidden() -> None:
     ("given", "kept"),
     [(b"abc-1", True), (b"a b", False), (b"", False), (b"x" * 129, False), (b"a\nb", False)],
 )
-def test_a_request_id_is_kept_when_it_is_harmless(given: bytes, *, kept: bool) -> None:
+def test_a_valid_request_id_is_kept(given: bytes, *, kept: bool) -> None:
     scope = {"headers": [(b"x-request-id", given)]}
-    found = find_request_id(scope)  # type: ignore[arg-type]  # all of the scope that it looks at
+    found = find_request_id(scope)  # type: ignore[arg-type]  # it reads only the headers
     assert (found == given.decode()) is kept
     assert found
 
 
 @pytest.mark.parametrize("behind", ["", "A", " HTTP/1.1"])
-def test_a_links_token_is_hidden_whatever_follows_it(behind: str) -> None:
+def test_the_token_of_a_link_is_hidden_regardless_of_what_follows(behind: str) -> None:
     token = sign_token(
         ["secret"],
         Token(

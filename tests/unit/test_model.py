@@ -1,4 +1,4 @@
-"""Ids and digests."""
+"""Ids, digests, ranges of names, and the schedule of checks."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -20,14 +20,14 @@ def test_an_id_is_a_uuid_of_version_7_with_its_time() -> None:
     assert abs(datetime.now(UTC) - at) < timedelta(minutes=1)
 
 
-def test_ids_ascend_with_time() -> None:
+def test_later_ids_are_greater() -> None:
     ids = [make_id() for _ in range(2000)]
     assert len(set(ids)) == 2000
     assert [made.int >> 80 for made in ids] == sorted(made.int >> 80 for made in ids)
 
 
 @given(st.binary(min_size=32, max_size=32))
-def test_a_digest_is_read_in_either_case(digest: bytes) -> None:
+def test_a_digest_is_case_insensitive(digest: bytes) -> None:
     assert Sha256.parse(digest.hex().upper()) == Sha256(digest)
     assert str(Sha256(digest)) == digest.hex()
 
@@ -35,18 +35,18 @@ def test_a_digest_is_read_in_either_case(digest: bytes) -> None:
 @pytest.mark.parametrize(
     "text", ["", "ab", "g" * 64, "0" * 63, "0" * 65, "0x" + "0" * 62, "٠" * 64]
 )
-def test_what_is_no_digest_is_refused(text: str) -> None:
+def test_an_invalid_digest_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="64 hexadecimal digits"):
         Sha256.parse(text)
 
 
 @given(NAMES, NAMES)
-def test_a_prefix_is_a_range_of_names(prefix: str, name: str) -> None:
+def test_a_prefix_matches_a_range_of_names(prefix: str, name: str) -> None:
     assert (prefix <= name < follow_prefix(prefix)) == name.startswith(prefix)
     assert prefix <= prefix + name < follow_prefix(prefix)
 
 
-def test_a_whole_name_is_a_range_of_one() -> None:
+def test_a_complete_name_matches_only_itself() -> None:
     first, end = Filters(states=(), filename="a").filename_range
     assert first is not None
     assert end is not None
@@ -54,7 +54,7 @@ def test_a_whole_name_is_a_range_of_one() -> None:
     assert not first <= "a " < end
 
 
-def test_looks_that_nobody_asked_for_grow_to_ten_minutes() -> None:
+def test_intervals_without_an_arrival_report_grow_to_ten_minutes() -> None:
     looks = [next_look(attempts) for attempts in range(20)]
     assert looks == sorted(looks)
     assert (looks[0], looks[-1]) == (timedelta(minutes=1), timedelta(minutes=10))

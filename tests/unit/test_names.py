@@ -1,4 +1,4 @@
-"""What a name from the server may become here, and what of it a terminal sees."""
+"""The file names that the client accepts from a server, and how a terminal shows them."""
 
 import subprocess
 from pathlib import Path
@@ -28,7 +28,7 @@ EMOJI = "😀" * 63 + "abc"  # 255 bytes
         "👨‍👩‍👧",
     ],
 )
-def test_a_plain_name_is_taken_as_it_is(name: str) -> None:
+def test_a_plain_name_is_accepted_unchanged(name: str) -> None:
     assert check_name(name, windows=False) == name
 
 
@@ -65,20 +65,20 @@ def test_a_plain_name_is_taken_as_it_is(name: str) -> None:
         ),
     ],
 )
-def test_what_is_no_plain_name_is_refused(name: str) -> None:
+def test_an_unsafe_name_is_refused(name: str) -> None:
     for windows in (True, False):
         with pytest.raises(UnsafeName):
             check_name(name, windows=windows)
 
 
 @pytest.mark.parametrize("name", ["a:b", "a.", "a ", "what?", "<img onerror>"])
-def test_windows_refuses_what_it_would_read_as_another_name(name: str) -> None:
+def test_names_that_windows_would_change_are_refused_there(name: str) -> None:
     assert check_name(name, windows=False) == name
     with pytest.raises(UnsafeName):
         check_name(name, windows=True)
 
 
-def test_a_kept_path_is_relative_and_leads_downwards() -> None:
+def test_a_kept_path_is_relative_and_stays_in_its_folder() -> None:
     assert split_path("photos/2024/a.jpg", windows=False) == ["photos", "2024", "a.jpg"]
     for wrong in (
         "/etc/passwd",
@@ -101,7 +101,7 @@ def test_a_kept_path_is_relative_and_leads_downwards() -> None:
             split_path(wrong, windows=False)
 
 
-def test_nothing_that_a_terminal_obeys_is_shown_as_it_is() -> None:
+def test_control_characters_are_escaped() -> None:
     assert show("ä b 😀 👨‍👩‍👧 فارسی.txt") == "ä b 😀 👨‍👩‍👧 فارسی.txt"
     assert show("\x1b]0;title\x07") == "\\x1b]0;title\\x07"
     assert show("a\r\nb\tc") == "a\\r\\nb\\tc"
@@ -130,15 +130,15 @@ def test_nothing_that_a_terminal_obeys_is_shown_as_it_is() -> None:
         (5 * 1024**4, "5.0 TiB"),
     ],
 )
-def test_sizes_are_short(size: int, shown: str) -> None:
+def test_sizes_are_rounded(size: int, shown: str) -> None:
     assert show_size(size) == shown
 
 
-def test_times_are_those_of_a_clock() -> None:
+def test_durations_are_shown_as_on_a_clock() -> None:
     assert [show_seconds(seconds) for seconds in (7, 725, 10800)] == ["0:07", "12:05", "3:00:00"]
 
 
-def test_sha256sum_reads_what_is_written_for_it(tmp_path: Path) -> None:
+def test_sha256sum_reads_the_checksums(tmp_path: Path) -> None:
     names = ["plain.txt", "with blank", "back\\slash", "new\nline", "-dash", " lead", "ä😀"]
     listed = subprocess.run(
         ["sha256sum", "--", *names],

@@ -1,4 +1,4 @@
-"""The signed URL against what others made of the same request: the S3 documentation and minio-py."""
+"""Presigned URLs, compared with the S3 documentation and with minio-py."""
 
 import functools
 import hashlib
@@ -63,17 +63,22 @@ def signed_put(signer: Signer, **changes: object) -> str:
         "issued_at": EXAMPLE_TIME,
         "expires_in_seconds": 900,
     }
-    return signer.presign_put("incoming", "k", **(request | changes)).url  # type: ignore[arg-type] # one of them at a time is another
+    return signer.presign_put(
+        "incoming",
+        "k",
+        **(request | changes),  # type: ignore[arg-type]  # the values have different types
+    ).url
 
 
-def test_the_worked_example_of_the_s3_documentation_comes_out_to_the_byte() -> None:
+def test_the_example_of_the_s3_documentation_is_reproduced() -> None:
     signer = example_signer("https://examplebucket.s3.amazonaws.com")
     url = signer.presign(
         "GET", None, key="test.txt", issued_at=EXAMPLE_TIME, expires_in_seconds=86_400
     )
     assert url == (
         "https://examplebucket.s3.amazonaws.com/test.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256"
-        "&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Date=20130524T000000Z"
+        "&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2Faws4_request"
+        "&X-Amz-Date=20130524T000000Z"
         "&X-Amz-Expires=86400&X-Amz-SignedHeaders=host"
         "&X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"
     )
@@ -91,7 +96,7 @@ def test_the_worked_example_of_the_s3_documentation_comes_out_to_the_byte() -> N
         "http://[::1]:9000",
     ],
 )
-def test_a_plain_url_is_the_one_that_minio_py_makes(endpoint: str) -> None:
+def test_a_plain_url_equals_that_of_minio_py(endpoint: str) -> None:
     ours = example_signer(endpoint).presign(
         "PUT", "incoming", key="0123abcd", issued_at=EXAMPLE_TIME, expires_in_seconds=900
     )
@@ -118,7 +123,7 @@ def test_a_key_that_needs_escapes_is_signed_as_minio_py_signs_it(key: str) -> No
     ),
     issued_at=st.datetimes(
         min_value=datetime(1970, 1, 1),  # noqa: DTZ001  # Hypothesis adds the zone
-        max_value=datetime(2100, 1, 1),  # noqa: DTZ001  # as above
+        max_value=datetime(2100, 1, 1),  # noqa: DTZ001  # Hypothesis adds the zone
         timezones=st.just(UTC),
     ),
     expires_in_seconds=st.integers(1, 604_800),
@@ -127,7 +132,7 @@ def test_a_key_that_needs_escapes_is_signed_as_minio_py_signs_it(key: str) -> No
         st.text(st.characters(exclude_categories=["Cs"])),
     ),
 )
-def test_whatever_is_signed_is_signed_as_minio_py_signs_it(
+def test_any_request_is_signed_as_minio_py_signs_it(
     key: str, issued_at: datetime, expires_in_seconds: int, query: dict[str, str]
 ) -> None:
     ours = example_signer("http://minio:9000").presign(
@@ -147,7 +152,7 @@ def test_whatever_is_signed_is_signed_as_minio_py_signs_it(
     )
 
 
-def test_the_time_is_signed_in_utc_whatever_its_zone() -> None:
+def test_the_time_is_signed_in_utc() -> None:
     signer = example_signer("http://minio:9000")
     in_tokyo = EXAMPLE_TIME.astimezone(timezone(timedelta(hours=9)))
     assert signed_put(signer, issued_at=in_tokyo) == signed_put(signer, issued_at=EXAMPLE_TIME)
@@ -158,7 +163,7 @@ def test_a_time_without_a_zone_is_refused() -> None:
         signed_put(example_signer("http://minio:9000"), issued_at=EXAMPLE_TIME.replace(tzinfo=None))
 
 
-def test_one_signer_signs_across_midnight_and_back() -> None:
+def test_a_signer_changes_its_key_at_midnight() -> None:
     signer = example_signer("http://minio:9000")
     late, early = EXAMPLE_TIME - timedelta(seconds=1), EXAMPLE_TIME
     first = [signed_put(signer, issued_at=moment) for moment in (late, early, late)]
@@ -166,7 +171,7 @@ def test_one_signer_signs_across_midnight_and_back() -> None:
     assert first[1] == signed_put(example_signer("http://minio:9000"), issued_at=early)
 
 
-def test_size_type_condition_and_digest_are_bound() -> None:
+def test_size_type_condition_and_digest_are_signed() -> None:
     signer = example_signer("http://minio:9000")
     parameters = parse_qs(urlsplit(signed_put(signer)).query)
     names = {"content-length", "content-type", "host", "if-none-match", *ABSENT_FROM_PUT.neutral}
@@ -192,8 +197,11 @@ def test_size_type_condition_and_digest_are_bound() -> None:
 
 
 def is_signed(url: str, sent: list[tuple[str, str]]) -> bool:
-    """What a store of MinIO's family makes of a PUT with these headers, after the documents of AWS: the values of a signed header come
-    from the request, joined by commas, and from the query where the request has none."""
+    """Return whether a store of MinIO's family accepts the signature of a PUT with these headers.
+
+    It follows the documentation of AWS. The values of a signed header come from the request,
+    joined by commas, or from the query if the request has none.
+    """
     parts = urlsplit(url)
     query = parse_qs(parts.query, keep_blank_values=True)
     (signature,) = query.pop("X-Amz-Signature")
@@ -231,7 +239,7 @@ LENGTH_ALONE: dict[str, object] = {"content_type": None, "sha256": None, "if_non
 PART: dict[str, object] = {**LENGTH_ALONE, "query": {"partNumber": "1", "uploadId": "a.b-c_d~e"}}
 
 
-def test_a_store_that_follows_the_documents_takes_every_url() -> None:
+def test_a_store_that_follows_the_documentation_accepts_every_url() -> None:
     signer = example_signer("http://minio:9000")
     assert is_signed(signed_put(signer), SENT)
     assert is_signed(
@@ -245,7 +253,7 @@ def test_a_store_that_follows_the_documents_takes_every_url() -> None:
 
 @pytest.mark.parametrize("changes", [{}, LENGTH_ALONE])
 @pytest.mark.parametrize("header", ABSENT_FROM_PUT.neutral)
-def test_a_forbidden_header_is_signed_otherwise_than_its_absence(
+def test_a_forbidden_header_invalidates_the_signature(
     changes: dict[str, object], header: str
 ) -> None:
     url, sent = (
@@ -263,12 +271,12 @@ def test_a_forbidden_header_is_signed_otherwise_than_its_absence(
         [f"{neutral},true"],
     ):
         assert not is_signed(url, [*sent, *[(header, value) for value in values]]), values
-    # Only what has no effect, or cannot be sent, is signed alike.
+    # Only a value that has no effect, or that cannot be sent, leaves the signature valid.
     assert is_signed(url, [*sent, (header, neutral)])
     assert is_signed(url, [*sent, (header, "")]) == (neutral == "")
 
 
-def test_a_part_forbids_a_copy_alone() -> None:
+def test_the_url_of_a_part_forbids_only_a_copy() -> None:
     url = signed_put(example_signer("http://minio:9000"), **PART)
     assert parse_qs(urlsplit(url).query)["X-Amz-SignedHeaders"] == [
         "content-length;host;x-amz-copy-source"
@@ -289,8 +297,11 @@ def test_a_signer_for_other_stores_forbids_nothing() -> None:
     assert is_signed(signed_put(signer), SENT)
 
 
-def test_a_url_stays_well_below_what_proxies_allow() -> None:
-    """The first limit on the way is 2,048 bytes, in old proxies and web application firewalls; nginx's is 8 KiB."""
+def test_a_url_is_much_shorter_than_proxies_allow() -> None:
+    """Check the length of a URL against the smallest limit of common proxies.
+
+    Old proxies and web application firewalls allow 2,048 bytes. nginx allows 8 KiB.
+    """
     signer = Signer(
         "https://storage.files.example.com:9000",
         access_key="A" * 20,
@@ -301,7 +312,7 @@ def test_a_url_stays_well_below_what_proxies_allow() -> None:
 
 
 def read_nginx_pattern() -> re.Pattern[str]:
-    """What docs/deploy/nginx.conf takes for an upload URL."""
+    """Return the pattern by which docs/deploy/nginx.conf recognizes an upload URL."""
     text = (Path(__file__).parents[2] / "docs" / "deploy" / "nginx.conf").read_text(
         encoding="utf-8"
     )
@@ -310,7 +321,7 @@ def read_nginx_pattern() -> re.Pattern[str]:
 
 
 @pytest.mark.parametrize("changes", [{}, LENGTH_ALONE, PART])
-def test_the_documented_proxy_lets_these_urls_pass_and_no_other_value(
+def test_the_documented_proxy_passes_these_urls_and_no_other_value(
     changes: dict[str, object],
 ) -> None:
     url = signed_put(example_signer("http://minio:9000"), **changes).replace(
@@ -328,7 +339,7 @@ def test_the_documented_proxy_lets_these_urls_pass_and_no_other_value(
     assert not pattern.search(f"{url}&x-amz-meta-theirs=1")
 
 
-def test_the_client_is_told_the_headers_it_must_send_and_no_others() -> None:
+def test_the_client_gets_exactly_the_headers_that_it_must_send() -> None:
     signer = example_signer("http://minio:9000")
     presign = functools.partial(
         signer.presign_put, "b", "k", issued_at=EXAMPLE_TIME, expires_in_seconds=900
@@ -340,7 +351,7 @@ def test_the_client_is_told_the_headers_it_must_send_and_no_others() -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1, 0, 604_801])
-def test_an_end_that_no_store_accepts_is_refused(seconds: int) -> None:
+def test_a_lifetime_that_no_store_accepts_is_refused(seconds: int) -> None:
     with pytest.raises(ValueError, match="1 second to 7 days"):
         signed_put(example_signer("http://minio:9000"), expires_in_seconds=seconds)
 
@@ -359,20 +370,20 @@ def test_an_end_that_no_store_accepts_is_refused(seconds: int) -> None:
         "",
     ],
 )
-def test_an_endpoint_that_signatures_do_not_survive_is_refused(endpoint: str) -> None:
+def test_an_endpoint_that_cannot_be_signed_for_is_refused(endpoint: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # the standard library's texts differ
         parse_endpoint(endpoint)
 
 
 @pytest.mark.parametrize("key", ["", ".", "..", "a/../b"])
-def test_a_key_that_clients_would_fold_away_is_refused(key: str) -> None:
+def test_a_key_that_clients_would_normalize_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="key"):
         example_signer("http://minio:9000").presign(
             "PUT", "incoming", key=key, issued_at=EXAMPLE_TIME, expires_in_seconds=1
         )
 
 
-def test_no_key_shows_when_a_signer_is_printed() -> None:
+def test_the_repr_of_a_signer_shows_no_key() -> None:
     shown = repr(example_signer("http://minio:9000"))
     assert EXAMPLE_ACCESS_KEY not in shown
     assert EXAMPLE_SECRET_KEY not in shown

@@ -1,4 +1,4 @@
-"""Every refusal has a type of its own, and a line in docs/problems.md."""
+"""Problems, each of which has its own type and a row in docs/problems.md."""
 
 import re
 from collections.abc import Iterator
@@ -51,9 +51,9 @@ def test_a_document_has_the_members_of_rfc_9457() -> None:
     }
 
 
-def test_who_is_refused_for_want_of_a_key_is_told_the_scheme() -> None:
+def test_a_client_without_a_key_is_told_the_scheme() -> None:
     assert Unauthorized().headers["WWW-Authenticate"].startswith("Bearer")
 
 
-def test_what_may_be_repeated_says_when() -> None:
+def test_a_problem_that_permits_a_retry_says_when() -> None:
     assert int(Unavailable().headers["Retry-After"]) > 0

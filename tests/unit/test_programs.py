@@ -1,4 +1,4 @@
-"""Programs that tests need: found where they are, skipped with a reason where not, never skipped in CI."""
+"""The search for programs that tests need, and what happens if one is missing."""
 
 from pathlib import Path
 
@@ -7,7 +7,9 @@ import pytest
 from tests.support import programs
 
 
-def test_a_program_off_the_path_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_program_in_a_folder_for_root_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     program = tmp_path / "served"
     program.touch(mode=0o755)
     monkeypatch.setenv("PATH", "/nonexistent")
@@ -18,7 +20,7 @@ def test_a_program_off_the_path_is_found(monkeypatch: pytest.MonkeyPatch, tmp_pa
 @pytest.mark.parametrize(
     ("ci", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)]
 )
-def test_a_missing_program_is_a_visible_skip_and_in_ci_a_failure(
+def test_a_missing_program_skips_the_test_or_fails_it_in_ci(
     monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
 ) -> None:
     monkeypatch.setenv("CI", ci)
@@ -27,7 +29,7 @@ def test_a_missing_program_is_a_visible_skip_and_in_ci_a_failure(
         programs.find_program("assay-no-such-program", "assay-no-such-package")
 
 
-def test_what_root_on_debian_lacks_is_installed_once(
+def test_a_missing_program_is_installed_once_by_root_on_debian(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[tuple[str, ...]] = []

@@ -1,4 +1,4 @@
-"""Conditions, ranges and digests of a file, as RFC 9110 and 9530 want them."""
+"""Conditions, ranges and digests of a file, as RFC 9110 and RFC 9530 define them."""
 
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -65,7 +65,7 @@ FILE = ProvedFile(
         ("bytes=0-" + "9" * 3000, Span(0, 10_000)),
     ],
 )
-def test_one_range_is_taken_as_the_rfc_reads_it(field: str, expected: Span) -> None:
+def test_a_single_range_is_read_as_the_rfc_defines_it(field: str, expected: Span) -> None:
     assert parse_range(field, 10_000) == expected
 
 
@@ -87,7 +87,7 @@ def test_one_range_is_taken_as_the_rfc_reads_it(field: str, expected: Span) -> N
         *("bytes=0x1-2", "bytes=١-٢", "bytes=1.5-2", "bytes=--1", "bytes=0-" + "9" * 5000),
     ],
 )
-def test_several_ranges_and_nonsense_are_ignored(field: str) -> None:
+def test_several_ranges_and_malformed_ones_are_ignored(field: str) -> None:
     assert parse_range(field, 10_000) is None
 
 
@@ -106,7 +106,7 @@ def test_a_range_without_any_byte_is_refused_with_the_size(field: str, size: int
     assert refused.value.headers == {"Content-Range": f"bytes */{size}"}
 
 
-def test_the_end_of_an_empty_file_is_the_whole_of_it() -> None:
+def test_a_suffix_range_of_an_empty_file_is_ignored() -> None:
     assert parse_range("bytes=-5", 0) is None
 
 
@@ -126,7 +126,7 @@ def test_a_range_never_leaves_the_file(first: int, last: int, size: int) -> None
 
 
 @given(st.text(max_size=40), st.integers(0, 100))
-def test_no_text_breaks_the_parser(text: str, size: int) -> None:
+def test_no_text_crashes_the_parser(text: str, size: int) -> None:
     try:
         span = parse_range(f"bytes={text}", size)
     except RangeNotSatisfiable:
@@ -157,7 +157,7 @@ def test_no_text_breaks_the_parser(text: str, size: int) -> None:
         ({"if-match": ETAG, "if-unmodified-since": EARLIER}, False),
     ],
 )
-def test_conditions_are_asked_in_the_order_of_the_rfc(
+def test_conditions_are_evaluated_in_the_order_of_the_rfc(
     headers: dict[str, str], expected: bool
 ) -> None:
     assert is_not_modified(FILE, headers) is expected
@@ -174,7 +174,7 @@ def test_conditions_are_asked_in_the_order_of_the_rfc(
         {"if-unmodified-since": EARLIER, "if-none-match": ETAG},
     ],
 )
-def test_a_precondition_that_fails_comes_before_all_else(headers: dict[str, str]) -> None:
+def test_a_failed_precondition_takes_precedence(headers: dict[str, str]) -> None:
     with pytest.raises(PreconditionFailed):
         is_not_modified(FILE, headers)
 
@@ -191,7 +191,7 @@ def test_a_precondition_that_fails_comes_before_all_else(headers: dict[str, str]
         ("nonsense", False),
     ],
 )
-def test_a_range_counts_only_for_the_same_bytes(validator: str, counts: bool) -> None:
+def test_a_range_applies_only_to_the_same_bytes(validator: str, counts: bool) -> None:
     span = choose_span(FILE, {"range": "bytes=1-2", "if-range": validator})
     assert span == (Span(1, 2) if counts else None)
 
@@ -203,7 +203,7 @@ def test_all_three_forms_of_a_date_are_read(text: str) -> None:
     assert parse_date(text) == MOMENT.replace(microsecond=0)
 
 
-def test_a_file_is_described_by_its_digest() -> None:
+def test_the_headers_of_a_file_have_its_digest() -> None:
     headers = describe_file(FILE, inline=True)
     assert headers["ETag"] == ETAG
     assert headers["Repr-Digest"] == "sha-256=:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=:"
@@ -219,7 +219,7 @@ def test_a_file_is_described_by_its_digest() -> None:
         (f"md5=:AAAA:, {describe_file(FILE, inline=False)['Repr-Digest']}", HASH),
     ],
 )
-def test_other_algorithms_are_passed_over(field: str, expected: Sha256 | None) -> None:
+def test_other_digest_algorithms_are_ignored(field: str, expected: Sha256 | None) -> None:
     assert parse_repr_digest(field) == expected
 
 
@@ -236,6 +236,6 @@ def test_other_algorithms_are_passed_over(field: str, expected: Sha256 | None) -
         "sha-256=:AAAA:,",
     ],
 )
-def test_a_digest_that_is_none_is_refused(field: str) -> None:
+def test_an_invalid_digest_is_refused(field: str) -> None:
     with pytest.raises(InvalidRequest, match="Repr-Digest"):
         parse_repr_digest(field)

@@ -33,13 +33,13 @@ def test_the_commands_table_names_every_command_and_no_other() -> None:
     assert sorted(named) == sorted([*FILE_COMMANDS, *OPERATION_COMMANDS])
 
 
-def test_the_workflow_runs_exactly_the_readmes_test_command() -> None:
+def test_the_workflow_runs_exactly_the_test_command_of_the_readme() -> None:
     [command] = [line for line in README.splitlines() if line.endswith("python -m tests")]
     steps = msgspec.yaml.decode(WORKFLOW)["jobs"]["check"]["steps"]
     assert steps[-1]["run"] == command
 
 
-def test_ci_runs_exactly_the_readmes_test_command() -> None:
+def test_ci_runs_exactly_the_test_command_of_the_readme() -> None:
     [command] = [line for line in README.splitlines() if line.endswith("python -m tests")]
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert [line for line in script if line and not line.startswith("#")] == [

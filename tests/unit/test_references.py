@@ -1,8 +1,9 @@
-"""Paths and commands that documents and comments name, held against the tree.
+"""The paths and commands that documents and comments name, compared with the tree.
 
-A path is a name with a folder of the project before it, such as `service/model.py`. A bare file name, such as `model.py`, has to be
-that of some file. A dotted name in quotes, such as `service.model.File`, has to be that of a module or of something in a module.
-A block of a document that is indented by four spaces and begins with a folder is a drawing of that folder.
+A path is a name that begins with a folder of the project, such as `service/model.py`. A bare file
+name, such as `model.py`, must be that of a file in the tree. A dotted name in quotes, such as
+`service.model.File`, must be that of a module or of something in a module. A block of a document
+that is indented by four spaces and begins with a folder is a drawing of that folder.
 """
 
 import pkgutil
@@ -36,7 +37,7 @@ NOT_READ: Final = (
     Path("tests/unit/test_references.py"),
     Path("tests/unit/test_language.py"),
 )
-"""Code of others, and the examples in these two files."""
+"""The code of other projects, and the examples in these two files."""
 PATH: Final = re.compile(r"(?<![\w./~-])(?:service|tests|assay|migrations|docs)/[\w./-]*\w")
 NAME: Final = re.compile(
     r"(?<![\w/.*$}{-])[\w-]+\.(?:py|js|mjs|md|html|css|conf|yaml|toml|sh)\b(?![./(])"
@@ -48,20 +49,20 @@ DOTTED: Final = re.compile(
 )
 COMMAND: Final = re.compile(r"(?<=`assay )[a-z]\w*")
 ELSEWHERE: Final = {
-    "service/migrations": "where the wheel has `migrations`",
-    "service/migrations/env.py": "the same",
-    "pip.conf": "the user's own",
-    "assay.conf": "written by a test, for nginx",
-    "nothing.js": "a test asks for a file that is not there",
+    "service/migrations": "the place of `migrations` in the wheel",
+    "service/migrations/env.py": "the place of `migrations` in the wheel",
+    "pip.conf": "a file of the user",
+    "assay.conf": "a file that a test writes for nginx",
+    "nothing.js": "a missing file that a test requests",
     "2findex.html": "the end of `..%2findex.html`",
     "assay.test": "a host name of tests",
     "service.nothing": "a module that is missing, in a test",
 }
-"""What names no file of the tree, and why."""
+"""Names that are not files of the tree, with the reason."""
 
 
 def list_files() -> Iterator[Path]:
-    """Yield the files of the project that have text, relative to its root."""
+    """Yield the text files of the project, relative to its root."""
     yield from (Path(name) for name in ROOT_FILES)
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
@@ -135,7 +136,7 @@ def test_every_file_that_a_drawing_shows_exists(document: str, least: int) -> No
     assert {path for path in drawn if not (ROOT / path).exists()} == set()
 
 
-def test_the_drawing_shows_every_package_and_root_module() -> None:
+def test_the_drawing_shows_every_package_and_module_of_the_service() -> None:
     drawn = list_drawn(TEXTS[Path("docs/architecture.md")])
     packages = {
         path.name for path in (ROOT / "service").iterdir() if (path / "__init__.py").exists()
@@ -157,7 +158,8 @@ def test_a_dead_reference_is_found() -> None:
     }
     assert (
         find_dead(
-            "see service/model.py, model.py, service/http and python -m tests.benchmarks; ~/.config/assay/login.json"
+            "see service/model.py, model.py, service/http and python -m tests.benchmarks;"
+            " ~/.config/assay/login.json"
         )
         == set()
     )

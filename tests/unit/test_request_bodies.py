@@ -1,4 +1,4 @@
-"""Bodies as they come in, and out of their forms."""
+"""Request bodies and the forms that they contain."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -12,11 +12,14 @@ from service.problems import IncompleteBody, MalformedBody, SlowSender
 
 pytestmark = pytest.mark.anyio
 
-HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n'
+HEAD = (
+    b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n'
+    b"Content-Type: text/plain; charset=utf-8\r\n\r\n"
+)
 
 
 class Messages:
-    """An ASGI `receive` that plays these and then waits for ever."""
+    """An ASGI `receive` that returns these messages and then waits indefinitely."""
 
     def __init__(self, *messages: dict[str, Any]) -> None:
         self.left = list(messages)
@@ -67,7 +70,7 @@ async def test_a_body_that_ends_early_is_incomplete(
         await collect(read_body(Messages(*messages), length=length, bytes_per_second=1))
 
 
-async def test_a_silent_sender_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_sender_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 0.05)
     with pytest.raises(SlowSender) as refused:
         await collect(
@@ -76,7 +79,7 @@ async def test_a_silent_sender_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     assert refused.value.headers == {"Connection": "close"}
 
 
-async def test_a_sender_that_keeps_pace_begins_a_new_window(
+async def test_a_sender_that_is_fast_enough_starts_a_new_window(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 1.0)
@@ -93,7 +96,7 @@ async def test_a_sender_that_keeps_pace_begins_a_new_window(
     assert (pace.waited, pace.received) == (0.0, 0)
 
 
-async def test_a_pause_after_enough_bytes_is_no_slowness(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pause_after_enough_bytes_is_tolerated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 0.05)
     pace = Pace(10)
     pace.received = 1000
@@ -110,14 +113,14 @@ async def test_a_pause_after_enough_bytes_is_no_slowness(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
-async def test_a_form_gives_its_file(size: int) -> None:
+async def test_the_file_of_a_form_is_read(size: int) -> None:
     body = HEAD + b"bytes\r\n--of a file" + b"\r\n--b--\r\n"
     form = FormReader(in_pieces(body, size), "b")
     assert await form.open() == FormFile("a.txt", "text/plain; charset=utf-8")
     assert await collect(form.read()) == b"bytes\r\n--of a file"
 
 
-async def test_an_empty_file_is_a_file() -> None:
+async def test_an_empty_file_is_valid() -> None:
     form = FormReader(in_pieces(HEAD + b"\r\n--b--", 100), "b")
     await form.open()
     assert await collect(form.read()) == b""
@@ -137,14 +140,14 @@ async def test_an_empty_file_is_a_file() -> None:
         (b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n--b--", MalformedBody),
     ],
 )
-async def test_a_form_that_is_wrong_is_refused(body: bytes, kind: type[Exception]) -> None:
+async def test_an_invalid_form_is_refused(body: bytes, kind: type[Exception]) -> None:
     form = FormReader(in_pieces(body, 16), "b")
     with pytest.raises(kind):
         await read_form(form)
 
 
 @pytest.mark.parametrize("boundary", ["", "a\nb"])
-async def test_a_boundary_that_cannot_be_used_is_refused(boundary: str) -> None:
+async def test_an_invalid_boundary_is_refused(boundary: str) -> None:
     with pytest.raises(MalformedBody):
         await FormReader(in_pieces(HEAD, 16), boundary).open()
 
@@ -159,5 +162,5 @@ async def test_a_boundary_that_cannot_be_used_is_refused(boundary: str) -> None:
         ("", None),
     ],
 )
-def test_a_form_is_known_by_its_type(header: str, expected: str | None) -> None:
+def test_a_form_is_recognized_by_its_type(header: str, expected: str | None) -> None:
     assert find_boundary(header) == expected

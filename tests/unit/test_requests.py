@@ -1,4 +1,4 @@
-"""JSON bodies: read strictly, and every error names its field."""
+"""JSON bodies, which are read strictly, and errors, which name their field."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def test_an_error_names_its_field(body: bytes, field: str) -> None:
         b'{"filename":"\xff"}',
     ],
 )
-def test_what_is_no_json_is_malformed(body: bytes) -> None:
+def test_invalid_json_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedBody):
         decode_body(body, Any)
 
@@ -51,13 +51,13 @@ def test_what_is_no_json_is_malformed(body: bytes) -> None:
 @pytest.mark.parametrize(
     "header", ["application/json", "application/json; charset=utf-8", "Application/JSON"]
 )
-def test_json_is_read(header: str) -> None:
+def test_the_media_type_of_json_is_accepted(header: str) -> None:
     check_media_type(header)
 
 
 @pytest.mark.parametrize(
     "header", [None, "", "text/plain", "application/x-www-form-urlencoded", "application/jsonp"]
 )
-def test_nothing_else_is(header: str | None) -> None:
+def test_other_media_types_are_refused(header: str | None) -> None:
     with pytest.raises(UnsupportedMediaType):
         check_media_type(header)

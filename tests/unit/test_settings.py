@@ -1,4 +1,4 @@
-"""Settings: each error under its variable's name, all at once."""
+"""Settings and their errors, which name the variables and are reported all at once."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ def errors_of(environ: dict[str, str]) -> list[str]:
     return str(caught.value).splitlines()
 
 
-def test_the_required_variables_suffice_and_the_rest_has_defaults() -> None:
+def test_the_required_variables_suffice_and_the_others_have_defaults() -> None:
     settings = read_settings(COMPLETE, Settings)
     assert settings.webhook_token == ("new", "old")
     assert settings.public_endpoint == "http://minio:9000"
@@ -76,9 +76,7 @@ def test_every_missing_variable_is_named_at_once() -> None:
         ("ASSAY_CORS_ORIGINS", "*", "must be a URL"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_would_be_right(
-    variable: str, value: str, said: str
-) -> None:
+def test_an_error_names_the_variable_and_valid_values(variable: str, value: str, said: str) -> None:
     errors = errors_of({**COMPLETE, variable: value})
     assert any(said in line for line in errors)
 
@@ -91,7 +89,7 @@ def test_times_have_units(text: str, expected: float) -> None:
     assert settings.sweep_every == timedelta(seconds=expected)
 
 
-def test_the_delay_of_the_sweeper_alone_may_be_zero() -> None:
+def test_only_the_sweep_delay_may_be_zero() -> None:
     assert read_settings(COMPLETE, Settings).sweep_delay == timedelta(minutes=5)
     assert read_settings({**COMPLETE, "ASSAY_SWEEP_DELAY": "0"}, Settings).sweep_delay == timedelta(
         0
@@ -100,12 +98,12 @@ def test_the_delay_of_the_sweeper_alone_may_be_zero() -> None:
         {**COMPLETE, "ASSAY_SWEEP_DELAY": "2m"}, Settings
     ).sweep_delay == timedelta(minutes=2)
     assert errors_of({**COMPLETE, "ASSAY_SWEEP_DELAY": "-1"}) == [
-        "ASSAY_SWEEP_DELAY must be a time in seconds, or such as 15m, 24h, 7d"
+        "ASSAY_SWEEP_DELAY must be a time in seconds or in a form such as 15m, 24h or 7d"
     ]
     assert errors_of({**COMPLETE, "ASSAY_SWEEP_EVERY": "0"})
 
 
-def test_a_secret_may_come_from_a_file_but_not_twice(tmp_path: Path) -> None:
+def test_a_secret_comes_from_a_variable_or_a_file_but_not_both(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_text("from-file\n")
     environ = {name: value for name, value in COMPLETE.items() if name != "ASSAY_S3_SECRET_KEY"}
@@ -121,7 +119,7 @@ def test_a_secret_may_come_from_a_file_but_not_twice(tmp_path: Path) -> None:
     )
 
 
-def test_what_the_tests_and_the_client_read_is_known() -> None:
+def test_the_variables_of_the_tests_and_the_client_are_permitted() -> None:
     read_settings(
         {**COMPLETE, "ASSAY_TEST_STORES": "embedded", "ASSAY_URL": "http://x", "ASSAY_KEY": "k"},
         Settings,
@@ -132,13 +130,13 @@ def test_a_repr_shows_no_secret() -> None:
     assert "secret-1" not in repr(read_settings(COMPLETE, Settings))
 
 
-def test_each_process_reads_only_what_is_its_own() -> None:
+def test_each_process_reads_only_its_own_settings() -> None:
     assert read_settings({**COMPLETE, **ROOT}, Deployment).s3_root_access_key == "root"
     assert not hasattr(read_settings({**COMPLETE, **ROOT}, Settings), "s3_root_access_key")
     assert read_settings(COMPLETE, DatabaseSettings).database_pool_size == 10
 
 
-def test_bootstrap_puts_no_rule_of_incoming_on_the_vault() -> None:
+def test_bootstrap_refuses_one_bucket_for_both_purposes() -> None:
     with pytest.raises(SettingsError, match="must differ"):
         read_settings({**COMPLETE, **ROOT, "ASSAY_INCOMING_BUCKET": "assay-vault"}, Deployment)
 
@@ -154,7 +152,7 @@ def test_bootstrap_puts_no_rule_of_incoming_on_the_vault() -> None:
         "postgresql://u:p@[hunter2/assay",
     ],
 )
-def test_a_wrong_database_url_is_named_and_never_shown(url: str) -> None:
+def test_an_invalid_database_url_is_named_and_not_shown(url: str) -> None:
     [said] = errors_of({**COMPLETE, "ASSAY_DATABASE_URL": url})
     assert said.startswith("ASSAY_DATABASE_URL must be a URL")
     assert "hunter2" not in said
@@ -170,5 +168,5 @@ def test_a_wrong_database_url_is_named_and_never_shown(url: str) -> None:
         "postgresql:///assay?host=/run/postgresql",
     ],
 )
-def test_what_asyncpg_reads_is_a_database_url(url: str) -> None:
+def test_a_database_url_may_have_the_forms_that_asyncpg_reads(url: str) -> None:
     assert read_settings({"ASSAY_DATABASE_URL": url}, DatabaseSettings).database_url == url

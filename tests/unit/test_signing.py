@@ -1,4 +1,4 @@
-"""Header signatures, compared with the examples of the S3 documentation and with what minio-py sends."""
+"""Header signatures, compared with the S3 documentation and with minio-py."""
 
 import hashlib
 import io
@@ -33,25 +33,31 @@ QUERIES = st.dictionaries(
 
 
 class Recorded(Exception):
-    """Ends a call of the SDK once its request is known."""
+    """The end of a call of the SDK once its request is known."""
 
 
 class RecordingPool(urllib3.PoolManager):
-    """Takes the SDK's request in the place of a server."""
+    """A pool that records the SDK's request and sends nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self.url = ""
         self.headers: dict[str, str] = {}
 
-    def urlopen(self, method: str, url: str, redirect: bool = True, **options: Any) -> Any:  # type: ignore[override] # noqa: ARG002  # all that the SDK gives
+    def urlopen(  # type: ignore[override]  # it takes the arguments that the SDK gives
+        self,
+        method: str,  # noqa: ARG002  # the parent's parameter
+        url: str,
+        redirect: bool = True,  # noqa: ARG002  # the parent's parameter
+        **options: Any,
+    ) -> Any:
         self.url = url
         self.headers = {name.lower(): value for name, value in options["headers"].items()}
         raise Recorded
 
 
 def sign_as_recorded(pool: RecordingPool, method: str, *, path: str, query: str) -> str:
-    """Return the `Authorization` that the service's signer makes of the SDK's headers and time."""
+    """Return the `Authorization` that the service's signer makes for the SDK's request."""
     headers = {
         name: value
         for name, value in pool.headers.items()
@@ -116,7 +122,7 @@ def sdk(pool: RecordingPool) -> minio.Minio:
     ],
     ids=["range", "put", "empty value", "list"],
 )
-def test_the_examples_of_the_s3_documentation_have_the_documented_signatures(
+def test_the_examples_of_the_s3_documentation_are_reproduced(
     method: str,
     path: str,
     query: Mapping[str, str],
@@ -134,15 +140,14 @@ def test_the_examples_of_the_s3_documentation_have_the_documented_signatures(
         signed_at=EXAMPLE_TIME,
     )
     assert sent["Authorization"] == (
-        f"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/20130524/us-east-1/s3/aws4_request, SignedHeaders={names}, Signature={signature}"
+        f"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/20130524/us-east-1/s3/aws4_request,"
+        f" SignedHeaders={names}, Signature={signature}"
     )
     assert sent["Host"] == "examplebucket.s3.amazonaws.com"
 
 
 @given(key=KEYS, query=QUERIES)
-def test_a_read_is_signed_and_addressed_as_minio_py_does_it(
-    key: str, query: dict[str, str]
-) -> None:
+def test_a_read_is_signed_and_addressed_as_by_minio_py(key: str, query: dict[str, str]) -> None:
     pool = RecordingPool()
     with pytest.raises(Recorded):
         sdk(pool).get_object("vault", key, offset=1, length=2, extra_query_params=dict(query))
@@ -173,7 +178,7 @@ def test_a_write_is_signed_as_minio_py_signs_it(key: str, body: bytes) -> None:
     )
 
 
-def test_one_signer_signs_across_midnight_and_back() -> None:
+def test_a_signer_changes_its_key_at_midnight() -> None:
     one, late, early = signer(), EXAMPLE_TIME - timedelta(seconds=1), EXAMPLE_TIME
 
     def sign(by: RequestSigner, moment: datetime) -> str:
@@ -187,7 +192,7 @@ def test_one_signer_signs_across_midnight_and_back() -> None:
     assert sign(one, late) != sign(one, early)
 
 
-# What a client signs for a body
+# The body's digest that a client signs
 
 
 def client(endpoint: str = "http://minio:9000") -> Client:
@@ -227,10 +232,10 @@ def test_the_url_that_is_sent_is_the_one_that_is_signed() -> None:
 
 
 @pytest.mark.parametrize("key", ["", ".", "a/../b"])
-def test_a_key_that_no_path_names_is_refused_before_anything_is_sent(key: str) -> None:
+def test_a_key_that_no_path_can_name_is_refused_before_sending(key: str) -> None:
     with pytest.raises(RequestRefused, match="key"):
         client().sign(Request("DELETE", "b", key))
 
 
-def test_no_key_shows_when_a_signer_is_printed() -> None:
+def test_the_repr_of_a_signer_shows_no_key() -> None:
     assert repr(signer()) == "RequestSigner(http://minio:9000)"

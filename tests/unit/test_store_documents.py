@@ -1,4 +1,4 @@
-"""Documents of the S3 API: what is read of each, what is refused, and what is written."""
+"""The documents of the S3 API that are read and written."""
 
 from datetime import UTC, datetime
 from xml.etree import ElementTree as ET
@@ -33,14 +33,23 @@ WRITABLE = st.text(
 @pytest.mark.parametrize("namespace", NAMESPACES)
 @pytest.mark.parametrize("root", ["CopyObjectResult", "CopyPartResult"])
 def test_a_copy_has_an_etag(root: str, namespace: str) -> None:
-    body = f"<?xml version='1.0' encoding='UTF-8'?>\n  <{root} {namespace}><LastModified>x</LastModified><ETag>&#34;abc-1&#34;</ETag></{root}>"
+    body = (
+        f"<?xml version='1.0' encoding='UTF-8'?>\n  <{root} {namespace}>"
+        f"<LastModified>x</LastModified><ETag>&#34;abc-1&#34;</ETag></{root}>"
+    )
     assert xml_documents.read_copied_etag(body.encode()) == "abc-1"
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
 def test_an_upload_has_an_id_and_ends_in_an_etag(namespace: str) -> None:
-    begun = f"<InitiateMultipartUploadResult {namespace}><Bucket>b</Bucket><UploadId>a.b&amp;c</UploadId></InitiateMultipartUploadResult>"
-    ended = f'<CompleteMultipartUploadResult {namespace}><ETag>"abc-2"</ETag></CompleteMultipartUploadResult>'
+    begun = (
+        f"<InitiateMultipartUploadResult {namespace}><Bucket>b</Bucket>"
+        "<UploadId>a.b&amp;c</UploadId></InitiateMultipartUploadResult>"
+    )
+    ended = (
+        f'<CompleteMultipartUploadResult {namespace}><ETag>"abc-2"</ETag>'
+        "</CompleteMultipartUploadResult>"
+    )
     assert xml_documents.read_upload_id(begun.encode()) == "a.b&c"
     assert xml_documents.read_completed_etag(ended.encode()) == "abc-2"
 
@@ -48,7 +57,8 @@ def test_an_upload_has_an_id_and_ends_in_an_etag(namespace: str) -> None:
 def parts_page(ending: str) -> bytes:
     return (
         f"<ListPartsResult {XMLNS}><Initiator><ID>IsTruncated</ID></Initiator>{ending}"
-        "<Part><PartNumber>7</PartNumber><ETag>&quot;e&quot;</ETag><Size>0</Size></Part></ListPartsResult>"
+        "<Part><PartNumber>7</PartNumber><ETag>&quot;e&quot;</ETag><Size>0</Size></Part>"
+        "</ListPartsResult>"
     ).encode()
 
 
@@ -62,15 +72,19 @@ def test_a_page_of_parts_says_where_the_next_begins() -> None:
 
 def objects_page(ending: str, key: str = "a%2Fb+c%25") -> bytes:
     return (
-        f"<ListBucketResult {XMLNS}><Name>b</Name>{ending}<Contents><Key>{key}</Key><LastModified>2026-11-28T01:02:03.004Z</LastModified>"
-        "<ETag>&#34;e&#34;</ETag><Size>5</Size><Owner><ID>x</ID></Owner></Contents></ListBucketResult>"
+        f"<ListBucketResult {XMLNS}><Name>b</Name>{ending}<Contents><Key>{key}</Key>"
+        "<LastModified>2026-11-28T01:02:03.004Z</LastModified><ETag>&#34;e&#34;</ETag>"
+        "<Size>5</Size><Owner><ID>x</ID></Owner></Contents></ListBucketResult>"
     ).encode()
 
 
 def test_a_page_of_objects_is_read_with_its_keys_unescaped() -> None:
     modified = datetime(2026, 11, 28, 1, 2, 3, 4000, tzinfo=UTC)
     plain = "<IsTruncated>false</IsTruncated>"
-    more = "<EncodingType>url</EncodingType><IsTruncated>true</IsTruncated><NextContinuationToken>t/=</NextContinuationToken>"
+    more = (
+        "<EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>"
+        "<NextContinuationToken>t/=</NextContinuationToken>"
+    )
     assert xml_documents.read_objects(objects_page(more)) == ObjectsPage(
         [ListedObject("a/b c%", 5, "e", modified)], "t/="
     )
@@ -98,12 +112,13 @@ def test_keys_that_were_not_deleted_are_named() -> None:
         b"<CopyObjectResult><ETag>&e;</ETag></CopyObjectResult>",
         b"<!DOCTYPE CopyObjectResult><CopyObjectResult><ETag>x</ETag></CopyObjectResult>",
         b'<!DOCTYPE a [<!ENTITY e "x">]><CopyObjectResult><ETag>&e;</ETag></CopyObjectResult>',
-        '<?xml version="1.0" encoding="UTF-16"?><!DOCTYPE a><CopyObjectResult><ETag>x</ETag></CopyObjectResult>'.encode(
-            "utf-16"
-        ),
+        (
+            '<?xml version="1.0" encoding="UTF-16"?><!DOCTYPE a>'
+            "<CopyObjectResult><ETag>x</ETag></CopyObjectResult>"
+        ).encode("utf-16"),
     ],
 )
-def test_what_is_no_copy_result_is_not_read(body: bytes) -> None:
+def test_an_invalid_copy_result_is_not_read(body: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # the standard library's texts differ
         xml_documents.read_copied_etag(body)
 
@@ -115,10 +130,13 @@ def test_what_is_no_copy_result_is_not_read(body: bytes) -> None:
         "<IsTruncated/>",
         "<IsTruncated>perhaps</IsTruncated>",
         "<IsTruncated>true</IsTruncated>",
-        "<IsTruncated>true</IsTruncated><NextPartNumberMarker>-7</NextPartNumberMarker><NextContinuationToken/>",
+        (
+            "<IsTruncated>true</IsTruncated><NextPartNumberMarker>-7</NextPartNumberMarker>"
+            "<NextContinuationToken/>"
+        ),
     ],
 )
-def test_a_page_that_does_not_say_how_to_go_on_is_not_read(ending: str) -> None:
+def test_a_page_that_does_not_say_where_to_continue_is_not_read(ending: str) -> None:
     with pytest.raises(ValueError, match=r"IsTruncated|NextPartNumberMarker"):
         xml_documents.read_parts(parts_page(ending))
     with pytest.raises(ValueError, match=r"IsTruncated|NextContinuationToken"):
@@ -157,7 +175,7 @@ def test_a_key_that_no_document_can_hold_is_not_written(key: str) -> None:
         xml_documents.write_deletion([key])
 
 
-# Which code an answer has
+# The error code of an answer
 
 
 def answer(status: int, body: bytes, headers: dict[str, str] | None = None) -> Answer:
@@ -206,7 +224,7 @@ def test_an_answer_that_cannot_be_read_has_no_code(body: bytes) -> None:
     assert raised.value.code is None
 
 
-def test_a_success_that_ends_in_an_error_is_none() -> None:
+def test_a_success_with_an_error_document_is_a_failure() -> None:
     copy = Request("PUT", "vault", "k", headers={"x-amz-copy-source": "/incoming/k"})
     with pytest.raises(StoreUnavailable) as unnamed:
         check_answer(copy, answer(200, b"  <Error/>"))

@@ -1,4 +1,4 @@
-"""Which error an answer of the store means: what is final, what passes, and what is ours."""
+"""The errors that the answers of a store mean: final, temporary, or caused by the request."""
 
 import pytest
 
@@ -43,7 +43,7 @@ from service.object_store.xml_documents import is_error
         (307, None, StoreUnavailable),
     ],
 )
-def test_an_answer_to_a_read_means(
+def test_the_error_of_a_refused_read_follows_from_its_answer(
     status: int, code: str | None, meaning: type[StoreError]
 ) -> None:
     error = error_for_answer("GET /vault/k", status, code=code, reads_object=True)
@@ -52,13 +52,13 @@ def test_an_answer_to_a_read_means(
 
 
 @pytest.mark.parametrize("code", ["InvalidRequest", "InvalidEncryptionAlgorithmError"])
-def test_a_write_that_is_refused_says_nothing_of_the_object(code: str) -> None:
+def test_a_refused_write_does_not_concern_the_object(code: str) -> None:
     assert (
         type(error_for_answer("PUT /vault/k", 400, code=code, reads_object=False)) is RequestRefused
     )
 
 
-def test_a_copy_that_is_refused_may_be_refused_for_a_fault_of_the_vault() -> None:
+def test_a_refused_copy_may_concern_the_vault() -> None:
     assert (
         type(error_for_answer("PUT /vault/k", 400, code="InvalidRequest", copies_object=True))
         is RequestRefused
@@ -77,7 +77,7 @@ def test_a_copy_that_is_refused_may_be_refused_for_a_fault_of_the_vault() -> Non
         b" \n <?xml version='1.0'?><Error></Error>",
     ],
 )
-def test_an_error_document_is_known_by_its_root(body: bytes) -> None:
+def test_an_error_document_is_recognized_by_its_root(body: bytes) -> None:
     assert is_error(body)
 
 
@@ -90,5 +90,5 @@ def test_an_error_document_is_known_by_its_root(body: bytes) -> None:
         b"<?xml version='1.0'?><CopyObjectResult/>",
     ],
 )
-def test_another_document_is_none(body: bytes) -> None:
+def test_another_document_is_not_an_error(body: bytes) -> None:
     assert not is_error(body)

@@ -1,4 +1,4 @@
-"""How long a worker waits after failures of the store: recovery follows the store within seconds."""
+"""The waits of a worker after failures of the store, which are at most ten seconds."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,7 @@ from service.worker.store_health import LONGEST_WAIT, StoreHealth
 
 @pytest.fixture
 def health() -> StoreHealth:
-    resources: Any = SimpleNamespace()  # nothing is asked of it before a probe
+    resources: Any = SimpleNamespace()  # only a probe uses it
     return StoreHealth(resources)
 
 
@@ -19,7 +19,7 @@ def wait_after(health: StoreHealth, failures: int) -> float:
     return health.retry_in.total_seconds()
 
 
-def test_waits_double_from_a_second_on(health: StoreHealth) -> None:
+def test_waits_double_from_one_second_on(health: StoreHealth) -> None:
     assert [wait_after(health, failures) for failures in range(6)] == [1, 2, 4, 8, 10, 10]
 
 

@@ -1,4 +1,4 @@
-"""Tokens: what one says is what was signed, to the last bit."""
+"""Signed tokens, of which no bit can be changed."""
 
 import string
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ def read(text: str, secrets: tuple[str, ...] = SECRETS) -> Token | None:
 
 
 @given(st.uuids(), st.uuids(), st.integers(946684800, 16725225600), st.booleans())
-def test_what_was_signed_is_read(file_id: UUID, key_id: UUID, seconds: int, inline: bool) -> None:
+def test_a_signed_token_is_read(file_id: UUID, key_id: UUID, seconds: int, inline: bool) -> None:
     end = datetime.fromtimestamp(seconds, UTC)
     token = Token(
         purpose=Purpose.DOWNLOAD, file_id=file_id, key_id=key_id, expires_at=end, inline=inline
@@ -34,7 +34,7 @@ def test_what_was_signed_is_read(file_id: UUID, key_id: UUID, seconds: int, inli
     assert read(sign_token(SECRETS, token)) == token
 
 
-def test_every_single_changed_character_makes_it_no_token() -> None:
+def test_every_changed_character_invalidates_a_token() -> None:
     text = sign_token(SECRETS, TOKEN)
     for place in range(len(text)):
         for character in ALPHABET:
@@ -45,12 +45,12 @@ def test_every_single_changed_character_makes_it_no_token() -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "=" * 100, "\u00e9" * 100, "A" * 100, "A" * 99, "A" * 101, " " * 100]
 )
-def test_what_is_no_token_is_read_as_none(text: str) -> None:
+def test_an_invalid_token_is_read_as_none(text: str) -> None:
     assert read(text) is None
 
 
 @pytest.mark.parametrize("around", ["{}\n", " {}", "{}=", "{}A"])
-def test_nothing_may_stand_around_it(around: str) -> None:
+def test_text_around_a_token_invalidates_it(around: str) -> None:
     assert read(around.format(sign_token(SECRETS, TOKEN))) is None
 
 

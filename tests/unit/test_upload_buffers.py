@@ -1,4 +1,4 @@
-"""Memory for parts: in the order of asking, and nobody in the queue holds up another by having left."""
+"""The memory budget for parts, which is granted in request order."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from service.uploads.buffers import BUFFER_BYTES, UploadBuffers
 pytestmark = pytest.mark.anyio
 
 
-async def test_who_leaves_the_queue_lets_the_next_one_through() -> None:
+async def test_a_cancelled_request_lets_the_next_one_through() -> None:
     buffers = UploadBuffers()
     await buffers.take(BUFFER_BYTES - 10)
     large = asyncio.create_task(buffers.take(20))
@@ -22,7 +22,7 @@ async def test_who_leaves_the_queue_lets_the_next_one_through() -> None:
     buffers.close()
 
 
-async def test_who_leaves_as_its_turn_comes_keeps_nothing() -> None:
+async def test_a_request_cancelled_as_it_is_granted_keeps_nothing() -> None:
     buffers = UploadBuffers()
     await buffers.take(BUFFER_BYTES)
     waiting = asyncio.create_task(buffers.take(20))

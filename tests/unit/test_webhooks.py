@@ -1,4 +1,4 @@
-"""What of an event counts."""
+"""The keys that are taken from an event, and the tokens that are accepted."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def event(*, name: str = "s3:ObjectCreated:Put", key: str = KEY, bucket: str = "
 
 
 @pytest.mark.parametrize("how", ["Put", "Post", "CompleteMultipartUpload", "Copy"])
-def test_an_object_that_was_written_counts(how: str) -> None:
+def test_a_written_object_is_an_arrival(how: str) -> None:
     assert find_keys(event(name=f"s3:ObjectCreated:{how}"), "incoming") == [KEY]
 
 
@@ -36,19 +36,19 @@ def test_an_object_that_was_written_counts(how: str) -> None:
         "",
     ],
 )
-def test_anything_else_that_happens_to_an_object_does_not(how: str) -> None:
+def test_other_events_of_an_object_are_not(how: str) -> None:
     assert find_keys(event(name=f"s3:{how}"), "incoming") == []
 
 
 @pytest.mark.parametrize("key", ["a", "%00", KEY.upper(), KEY + "%0A", "x" * 32, "../" + KEY])
-def test_a_key_that_is_none_of_ours_does_not_count(key: str) -> None:
+def test_a_key_that_assay_does_not_make_is_ignored(key: str) -> None:
     assert find_keys(event(key=key), "incoming") == []
 
 
 @pytest.mark.parametrize(
     ("key", "counted"), [("extracted/by/a/tar", 1), (KEY, 0), ("probe-1", 0), ("assay-doctor-1", 0)]
 )
-def test_objects_under_keys_that_were_never_given_out_are_counted(key: str, counted: int) -> None:
+def test_objects_under_keys_that_assay_never_made_are_counted(key: str, counted: int) -> None:
     before = REGISTRY.get_sample_value("assay_foreign_objects_total") or 0
     find_keys(event(key=key), "incoming")
     assert (REGISTRY.get_sample_value("assay_foreign_objects_total") or 0) - before == counted
@@ -58,7 +58,7 @@ def test_keys_are_form_encoded() -> None:
     assert find_keys(event(key="%30123456789abcdef0123456789abcdef"), "incoming") == [KEY]
 
 
-def test_another_bucket_does_not_count() -> None:
+def test_events_of_other_buckets_are_ignored() -> None:
     assert find_keys(event(bucket="vault"), "incoming") == []
 
 
@@ -76,7 +76,7 @@ MALFORMED: list[Any] = [
 
 
 @pytest.mark.parametrize("body", MALFORMED, ids=lambda body: repr(body[:20]))
-def test_what_is_no_event_names_no_key(body: bytes) -> None:
+def test_an_invalid_event_names_no_key(body: bytes) -> None:
     assert find_keys(body, "incoming") == []
 
 

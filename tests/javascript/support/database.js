@@ -1,0 +1,5 @@
+/** The page's IndexedDB. A test imports this module before the modules that open the database. */
+
+import { installDatabase } from "./storages.js"
+
+export const rows = installDatabase()
