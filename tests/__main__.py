@@ -5,6 +5,7 @@ the command fails if one of them has failed. The checks of the page's JavaScript
 and npm are installed. A check that could not run is named in the last line.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 JAVASCRIPT: Final = ROOT / "tests" / "javascript"
 TYPESCRIPT: Final = JAVASCRIPT / "node_modules" / "typescript" / "bin" / "tsc"
+NODE_TYPES: Final = JAVASCRIPT / "node_modules" / "@types" / "node"
 LINT_IMPORTS: Final = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 PYTHON: Final = sys.executable
 
@@ -43,18 +45,27 @@ def choose_steps() -> tuple[dict[str, list[str]], list[str]]:
         "language": [PYTHON, "-m", "tests.language"],
     }
     node = shutil.which("node")
-    if node is None:
-        return steps, ["node --test and tsc (Node.js is not installed)"]
+    if node is None or not loads_modules(node):
+        return steps, ["node --test and tsc (they need Node.js 20.19, or 22.7 and later)"]
     steps["node --test"] = [node, "--test", *map(str, sorted(JAVASCRIPT.glob("*.test.js")))]
     if reason := find_missing_compiler():
         return steps, [f"tsc ({reason})"]
     return steps | {"tsc": [node, str(TYPESCRIPT), "--noEmit", "-p", str(JAVASCRIPT)]}, []
 
 
+def loads_modules(node: str) -> bool:
+    """Return whether Node.js finds out by itself that a .js file is a module."""
+    written = subprocess.run(
+        [node, "--version"], capture_output=True, text=True, check=False
+    ).stdout
+    version = tuple(int(number) for number in re.findall(r"\d+", written)[:2])
+    return (20, 19) <= version < (21, 0) or version >= (22, 7)
+
+
 def find_missing_compiler() -> str | None:
-    """Install TypeScript if it is not there, and return why that was not possible."""
+    """Install TypeScript and the types if they are not there, and return why that was not possible."""
     npm = shutil.which("npm")
-    if TYPESCRIPT.exists():
+    if TYPESCRIPT.exists() and NODE_TYPES.exists():
         return None
     if npm is None:
         return "npm is not installed"

@@ -1,4 +1,7 @@
-"""Fixtures for every test: one PostgreSQL a session, a fresh migrated database a test."""
+"""Fixtures and hooks for every test, and how tests are spread over the processes of xdist.
+
+There is one PostgreSQL server per process, and one migrated database per test.
+"""
 
 import asyncio
 import os
@@ -27,15 +30,16 @@ from tests.support.servers import (
 
 pytest_plugins = ["tests.support.stores", "tests.support.presigned", "tests.support.running"]
 
-STARTED_ONCE = ("test_client_alone.py", "test_dev.py", "test_floods.py", "test_readme.py")
-"""Modules whose fixtures are worth waiting for: `assay dev`, `assay serve`, and installations."""
-TEMPLATE = f"assay_template_{os.getpid()}"  # one a test process: they may share a server
+ONE_PROCESS = ("test_client_alone.py", "test_dev.py", "test_floods.py", "test_readme.py")
+"""Modules whose fixtures are expensive: `assay dev`, `assay serve`, and installations."""
+TEMPLATE = f"assay_template_{os.getpid()}"  # one per process, because processes may share a server
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Genuine MinIO is built before any test's time-out runs, and once for all of xdist's processes.
+    """Build genuine MinIO before any test's time limit begins, and once for all processes.
 
-    A shell starts its background jobs with SIGINT ignored, and every program inherits that. Tests interrupt programs.
+    Also restore the default disposition of SIGINT, because tests interrupt programs. A shell starts
+    its background jobs with SIGINT ignored, and every program inherits that.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -51,15 +55,26 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # as above
-    """Keeps together what shares something dear. xdist's own way, the mark `xdist_group`, does nothing under pytest 9.2 (xdist 3.8)."""
+    """A distribution of tests over processes, which keeps tests with a common expensive fixture
+    together.
+
+    It takes the place of the mark `xdist_group`, which has no effect under pytest 9.2 (xdist 3.8).
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         if "[external" in nodeid:
-            return "external"  # a store of somebody's own has one place for its events
+            return "external"  # an external store has one webhook for the API under test
         module = nodeid.partition("::")[0]
-        if "e2e/page/" in module:
-            return "page"  # one browser, one after the other
-        return module if module.endswith(STARTED_ONCE) else nodeid
+        if "behind_nginx" in module:
+            return "nginx"  # one server, one store and one API of each kind
+        if "e2e/page/" in module or module.endswith(ONE_PROCESS):
+            return module
+        return nodeid
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that are marked `slow` begin first, so that the session does not end with them."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
@@ -68,9 +83,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     kinds, used = store_kinds(), database_kind()
-    terminalreporter.write_line(
-        f"stores tested: {', '.join(kinds)}; not tested: {', '.join(sorted({*STORES} - {*kinds})) or 'none'}"
-    )
+    missing = ", ".join(sorted({*STORES} - {*kinds})) or "none"
+    terminalreporter.write_line(f"stores tested: {', '.join(kinds)}; not tested: {missing}")
     others = [kind for kind in ("external", "docker", "embedded") if kind != used]
     terminalreporter.write_line(f"databases tested: {used}; not tested: {', '.join(others)}")
 
@@ -82,7 +96,10 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
-    """A place that other users can pass: as root, PostgreSQL runs as nobody, and below pytest's own folder it could not."""
+    """Yield a folder that other users can pass through.
+
+    Below pytest's own folder, PostgreSQL could not run: under root, it runs as the user `nobody`.
+    """
     with tempfile.TemporaryDirectory(prefix="assay-tests-", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o711)
         yield Path(name)
@@ -90,7 +107,10 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def admin_url(folder: Path) -> Iterator[str]:
-    """PostgreSQL, by a role that may create databases; the template is migrated once."""
+    """Yield the URL of PostgreSQL with a role that may create databases.
+
+    The template of the tests' databases is migrated once.
+    """
     with start_test_database(folder / "database") as url:
         asyncio.run(make_template(url))
         yield url
@@ -114,9 +134,10 @@ async def execute(url: str, statement: str) -> None:
 
 
 def in_database(url: str, name: str) -> str:
-    """The same server, another database.
+    """Return the URL of another database of the same server.
 
-    One on this machine is not asked whether it speaks TLS: cancelled in the middle of that question, asyncpg drops an exception.
+    TLS is disabled for a server on this machine. If a task is cancelled while asyncpg negotiates
+    TLS, asyncpg leaves an exception that is never retrieved.
     """
     parts = urlsplit(url)
     query = parts.query or (
@@ -127,7 +148,7 @@ def in_database(url: str, name: str) -> str:
 
 @pytest.fixture
 def database_url(admin_url: str) -> Iterator[str]:
-    """A fresh database with the schema, gone after the test."""
+    """Yield the URL of a new database with the schema, which is dropped after the test."""
     name = f"assay_{secrets.token_hex(6)}"
     asyncio.run(execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
     yield in_database(admin_url, name)

@@ -1,7 +1,9 @@
-"""Every way past a store's fences that is known: by a URL, by a key id, by a tar; and by root, which needs none.
+"""The known attacks that write to an incoming key without permission, and writes by root.
 
-The first two are shut by the URLs and policies of the service. They are tried past these too: by URLs that forbid no header, and by
-root's key id, for which no policy holds. What gets into the bucket that way must do no harm.
+The attacks use the file's own URL, a key id without a signature, or a tar that the store unpacks.
+The service's URLs and policies prevent the last two. The tests therefore also run these two with
+URLs that forbid no header and with root's key id, to which no policy applies. Objects that are
+written in this way must do no harm.
 """
 
 import asyncio
@@ -29,7 +31,11 @@ async def write_through_every_hole(
     declared: Mapping[str, Any],
     body: bytes,
 ) -> Mapping[str, int]:
-    """Try to have `body` at the incoming key of a file, as one who has its URL and a file of their own; the store's answers."""
+    """Try each attack that could write `body` to the file's incoming key.
+
+    The attacker has the file's URL and may declare other files. Return the store's status for
+    each attack.
+    """
     key = await find_key(resources, declared)
     return {
         "the same URL": (await put(declared, body)).status,
@@ -41,7 +47,10 @@ async def write_through_every_hole(
 
 
 async def put_unsigned(signer: Signer, bucket: str, key: str, *, body: bytes) -> int:
-    """CVE-2026-41145: a key id, such as stands in every URL, and no signature."""
+    """Send a PUT with the signer's key id but without a valid signature (CVE-2026-41145).
+
+    Every presigned URL contains such a key id.
+    """
     unsigned = (
         signer.presign("PUT", bucket, key=key, issued_at=now(), expires_in_seconds=60)[:-64]
         + "0" * 64
@@ -62,7 +71,11 @@ async def put_snowball(
     values: Sequence[str] = ("true",),
     unbound: Resources | None = None,
 ) -> int:
-    """A tar for a file of one's own, which the store unpacks over another key. `unbound`: by a URL that forbids no header."""
+    """Upload a tar for a file of the attacker, with a header that makes the store unpack it.
+
+    The tar's member has the name of the attacked key. If `unbound` is given, the upload uses a URL
+    that forbids no header.
+    """
     archive = pack(key, body)
     declared = await declare(client, archive, sha256=digest(archive))
     by = declared if unbound is None else await open_upload(unbound, declared)
@@ -87,7 +100,10 @@ async def overwrite(
     body: bytes,
     server: str,
 ) -> bool:
-    """Through every hole; whether `body` lies there now. One is open in each of the servers that are known to have any."""
+    """Try each attack, and return whether the file's incoming key now holds `body`.
+
+    At least one attack succeeds on every store except silo.
+    """
     answers = await write_through_every_hole(resources, client, root, declared=declared, body=body)
     opened = 200 in answers.values()
     assert opened or server == "silo", answers

@@ -1,4 +1,4 @@
-"""An API whose clients reach the store through a proxy that counts what they send, and what the tests of it share."""
+"""An API whose clients reach the store through a counting proxy, and shared test functions."""
 
 import hashlib
 import os
@@ -18,12 +18,12 @@ from tests.e2e.leaks import keep_secret
 from tests.support.store_proxies import StoreProxy, proxied_store
 
 SIZE = 2 * PART_BYTES + 5 * MIB
-"""Three parts."""
+"""The size of a file that is sent in three parts."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """An API whose clients reach the store through the proxy, and somebody's key."""
+    """An API whose clients reach the store through the proxy, and the key of one owner."""
 
     url: str
     key: str = field(repr=False)
@@ -33,7 +33,7 @@ class Site:
 
 @contextmanager
 def open_site(settings: Settings) -> Iterator[Site]:
-    """Its URLs end after 5 s."""
+    """Start a site whose upload URLs expire after 5 s."""
     with proxied_store(settings.s3_endpoint) as proxy:
         switched = msgspec.structs.replace(
             settings,

@@ -1,4 +1,4 @@
-"""The `assay` command as a process of its own, as an operator starts it."""
+"""The `assay` command, started as a separate process, as an operator starts it."""
 
 import json
 import os
@@ -27,7 +27,6 @@ def started(
     environ: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[str]]:
-    """`assay` with these arguments."""
     with running([*prefix, *ASSAY, *arguments], log, environ=environ or {}) as process:
         yield process
 
@@ -36,7 +35,10 @@ def started(
 def running(
     command: Sequence[str], log: Path, *, environ: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[str]]:
-    """The process, standard error in `log`; killed at the end if it still runs. No secret may be in that log."""
+    """Run the command, with its standard error in `log`, and kill it at exit if it still runs.
+
+    Fails if the log contains a secret.
+    """
     keep_settings_secret(environ)
     with log.open("a") as errors:
         process = subprocess.Popen(
@@ -60,7 +62,7 @@ def running(
 def run(
     arguments: Sequence[str], *, environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """To its end; both outputs are kept."""
+    """Run `assay` until it ends, and capture both of its outputs."""
     keep_settings_secret(environ or {})
     command = [*ASSAY, *arguments]
     ended = subprocess.run(
@@ -76,7 +78,7 @@ def run(
 
 
 def clean_environment() -> dict[str, str]:
-    """Without settings of another deployment."""
+    """Return the environment without the settings of another deployment."""
     return {
         name: value for name, value in os.environ.items() if not name.startswith(("ASSAY_", "COV_"))
     }
@@ -85,7 +87,7 @@ def clean_environment() -> dict[str, str]:
 def read_announcement(
     process: subprocess.Popen[str], log: Path, *, seconds: float = START_SECONDS
 ) -> dict[str, Any]:
-    """The one line of `assay dev --json`."""
+    """Return the JSON object that `assay dev --json` prints when it is ready."""
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], seconds)
     line = process.stdout.readline() if ready else ""
@@ -103,13 +105,16 @@ def read_announcement(
 
 
 def stop(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM) -> int:
-    """Its exit status."""
+    """Send the signal to the process, and return its exit status."""
     process.send_signal(number)
     return process.wait(STOP_SECONDS)
 
 
 def processes_in(folder: Path) -> set[int]:
-    """Whoever works in that folder or below: our servers all do, whoever their parent is."""
+    """Return the ids of the processes whose working directory is the folder or is below it.
+
+    All servers that Assay starts have such a working directory, regardless of their parent.
+    """
     found = set()
     for entry in Path("/proc").iterdir():
         try:
@@ -118,7 +123,7 @@ def processes_in(folder: Path) -> set[int]:
             ):
                 found.add(int(entry.name))
         except OSError:
-            continue  # it has ended, or is somebody else's
+            continue  # the process has ended, or belongs to another user
     return found
 
 

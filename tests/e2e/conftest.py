@@ -1,6 +1,7 @@
-"""The real server in a thread, with its worker, over each store; the store's webhook points at it.
+"""Fixtures that run the real server and its worker in a thread, over each store.
 
-One API a store and session; each test has an owner of its own, so it sees nothing of the others'.
+The store's webhook points at the server. There is one API for each store and session. Each test
+has its own owner, and therefore sees no files of other tests.
 """
 
 import asyncio
@@ -44,12 +45,12 @@ from tests.support.stores import API_WEBHOOK_ID, StoreUnderTest, new_deployment,
 
 T = TypeVar("T")
 END_SECONDS = 40
-"""More than requests and a worker's files under way are given."""
+"""More than the time that a stopping server allows for its requests and its worker's files."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Somebody with a key."""
+    """An owner of files, and the owner's API key."""
 
     name: str
     key: str = field(repr=False)
@@ -83,7 +84,7 @@ class Api:
 
 
 def run_apart(coroutine: Coroutine[Any, Any, T]) -> T:
-    """In a thread, so that a test may ask from within its own event loop."""
+    """Run the coroutine in a separate thread, so that a test may call this in its event loop."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, coroutine).result()
 
@@ -109,7 +110,7 @@ async def new_key(
 
 @pytest.fixture(scope="session")
 def logs(folder: Path) -> Iterator[Path]:
-    """What the servers of this run log. In the end: every line without any secret."""
+    """Yield the log of all servers of this run, and then check that it contains no secret."""
     path = folder / "e2e.log"
     with path.open("w") as stream, logging_as_before():
         configure_logs("debug", stream=stream)
@@ -134,7 +135,10 @@ def apis(admin_url: str, logs: Path) -> Iterator[Callable[[StoreUnderTest], Api]
 
 @contextlib.contextmanager
 def running_api(admin_url: str, store: StoreUnderTest, **changes: Any) -> Iterator[Api]:
-    """Where the store's webhook looks for it; `changes` of its settings."""
+    """Run an API at the address to which the store's webhook points.
+
+    `changes` replace settings of the API.
+    """
     name = f"assay_{secrets.token_hex(6)}"
     asyncio.run(execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
     deployment = new_deployment(store, webhook_id=API_WEBHOOK_ID)
@@ -154,9 +158,10 @@ def running_api(admin_url: str, store: StoreUnderTest, **changes: Any) -> Iterat
 def serving(
     settings: Settings, *, port: int = 0, with_worker: bool = True, limits: Limits | None = None
 ) -> Iterator[str]:
-    """uvicorn in a thread of its own, at the URL given: until it accepts connections, and until it has stopped.
+    """Run uvicorn in a separate thread, and yield its URL.
 
-    `limits` are other ones than those of the settings.
+    The server accepts connections when this yields, and has stopped when this returns. `limits`
+    replace the limits that follow from the settings.
     """
     listener = bound("127.0.0.1", port)
     config = make_config(
@@ -188,7 +193,10 @@ def api(apis: Callable[[StoreUnderTest], Api], store: StoreUnderTest) -> Api:
 
 @dataclass(frozen=True)
 class Behind:
-    """An API and a store of its own, which clients reach through nginx alone; `direct` is the API past it."""
+    """An API with its own store. Clients reach both through nginx alone.
+
+    `direct` is the URL of the API without nginx.
+    """
 
     api: Api
     nginx: Nginx
@@ -225,7 +233,7 @@ def behind_nginx(admin_url: str, kind: str, folder: Path) -> Iterator[Behind]:
 def places_behind_nginx(
     admin_url: str, logs: Path, folder: Path
 ) -> Iterator[Callable[[str], Behind]]:
-    """Starts one when it is asked for first, by the kind of its store."""
+    """Yield a function that returns the API of a kind of store, and starts it at the first call."""
     with contextlib.ExitStack() as stack:
         yield functools.cache(
             lambda kind: stack.enter_context(behind_nginx(admin_url, kind, folder))
@@ -234,7 +242,7 @@ def places_behind_nginx(
 
 @pytest.fixture(params=store_kinds())
 def behind(request: pytest.FixtureRequest) -> Behind:
-    find_nginx()  # before anything is started for it
+    find_nginx()  # skips or fails the test before any server is started
     place: Behind = request.getfixturevalue("places_behind_nginx")(request.param)
     return place
 
@@ -246,7 +254,7 @@ def owner(api: Api) -> Owner:
 
 @pytest.fixture
 def person(api: Api, owner: Owner, tmp_path: Path) -> Person:
-    """The owner, at a terminal."""
+    """Return a person who uses the command line with the owner's key."""
     return make_person(api.url, owner.key, tmp_path)
 
 
@@ -257,14 +265,14 @@ def admin(api: Api) -> Owner:
 
 @pytest.fixture
 async def client(api: Api, owner: Owner) -> AsyncIterator[httpx.AsyncClient]:
-    """By the owner's key."""
+    """Yield an HTTP client that sends the owner's key."""
     async with httpx.AsyncClient(base_url=api.url, headers=owner.headers, timeout=30) as client:
         yield client
 
 
 @pytest.fixture
 async def intruder(api: Api) -> AsyncIterator[httpx.AsyncClient]:
-    """Another owner, with files of their own."""
+    """Yield an HTTP client that sends the key of another owner."""
     async with httpx.AsyncClient(
         base_url=api.url, headers=api.new_owner().headers, timeout=30
     ) as client:
@@ -273,24 +281,27 @@ async def intruder(api: Api) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def anonymous() -> AsyncIterator[httpx.AsyncClient]:
-    """Without any key: for the store, and for what everybody may."""
+    """Yield an HTTP client without a key, for the store and for public routes."""
     async with httpx.AsyncClient(timeout=30) as client:
         yield client
 
 
 @pytest.fixture
 async def resources(api: Api) -> AsyncIterator[Resources]:
-    """The same database and buckets as the server's, to look at both."""
+    """Open the server's database and buckets, so that a test can inspect both."""
     async with open_resources(api.settings) as opened:
         yield opened
 
 
-# A deployment of the test's own
+# A separate deployment for one test
 
 
 @contextlib.asynccontextmanager
 async def api_apart(settings: Settings, *, with_worker: bool) -> AsyncIterator[httpx.AsyncClient]:
-    """A server of the test's own, over settings of its own; whoever asks has a key. No store tells it of events."""
+    """Run a server with the given settings, and yield a client that has a key.
+
+    The server receives no events from a store.
+    """
     key = run_apart(new_key(settings, "apart", scopes=("read", "write"), expires_in=None))
     keep_secret([key, *settings.secrets()])
     with serving(settings, with_worker=with_worker) as url:
@@ -302,7 +313,7 @@ async def api_apart(settings: Settings, *, with_worker: bool) -> AsyncIterator[h
 
 @dataclass(frozen=True)
 class Apart:
-    """An API without a worker, so that the test can stop its own worker where it likes."""
+    """An API without a worker, so that a test can stop its own worker at any point."""
 
     client: httpx.AsyncClient
     resources: Resources
@@ -320,7 +331,10 @@ async def apart(settings: Settings, root_incoming: Bucket, logs: object) -> Asyn
 
 @dataclass(frozen=True)
 class Ways:
-    """Settings whose ways to the database and to the store can be cut; clients reach the store past it."""
+    """Settings that reach the database and the store through proxies that can be cut.
+
+    Clients reach the store directly. `direct` has the settings without proxies.
+    """
 
     settings: Settings
     database: FaultyProxy
@@ -353,6 +367,6 @@ def ways(settings: Settings, logs: object) -> Iterator[Ways]:
 
 @pytest.fixture
 async def direct(ways: Ways) -> AsyncIterator[Resources]:
-    """The test's own ways, which nobody cuts."""
+    """Open the database and the store for the test itself, without the proxies."""
     async with open_resources(ways.direct) as opened:
         yield opened

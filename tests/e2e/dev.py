@@ -1,4 +1,4 @@
-"""A running `assay dev` and what it printed."""
+"""A running `assay dev`, as the tests use it."""
 
 import subprocess
 from dataclasses import dataclass, field

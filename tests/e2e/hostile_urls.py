@@ -1,4 +1,4 @@
-"""Attacks on upload URLs that are tried at the store itself and behind nginx."""
+"""Attacks on upload URLs that the tests run both directly against the store and behind nginx."""
 
 import asyncio
 import gzip
@@ -113,7 +113,11 @@ async def check_refused(
     landed: bool,
     reason: str,
 ) -> None:
-    """What got past the store is rejected; what did not has left nothing, and the file waits for its bytes still."""
+    """Check that nothing of the attack is served, and that neither bucket keeps an object of it.
+
+    If the store accepted the request (`landed`), the file must be rejected with `reason`.
+    Otherwise the file must still be pending.
+    """
     answer = await client.post(f"/files/{declared['file']['id']}/complete", params={"wait": 20})
     if landed:
         assert (
@@ -134,7 +138,7 @@ async def check_refused(
 
 
 def put_slowly(url: str, headers: Mapping[str, str], body: bytes) -> int:
-    """In nine pieces, a second apart."""
+    """Send the body in nine pieces, one second apart, and return the status."""
     parts, pause = urlsplit(url), threading.Event()
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
     connection.putrequest("PUT", f"{parts.path}?{parts.query}", skip_accept_encoding=True)
@@ -144,7 +148,7 @@ def put_slowly(url: str, headers: Mapping[str, str], body: bytes) -> int:
     piece = -(-len(body) // 9)
     for start in range(0, len(body), piece):
         if start:
-            pause.wait(1)  # the URL's end is what this test waits for
+            pause.wait(1)  # the URL expires while the body is sent
         connection.send(body[start : start + piece])
     status = receive(connection).status
     connection.close()

@@ -1,4 +1,4 @@
-"""The steps of a client and of the store's events, and a look at all that a file has left: its row and both buckets."""
+"""The steps of a client, the store's events, and checks of the rows and objects of files."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ def digest(body: bytes) -> str:
 
 
 async def declare(client: httpx.AsyncClient, body: bytes, **fields: Any) -> dict[str, Any]:
-    """A file of as many bytes, as the API answers: `{file, upload}`."""
+    """Declare a file of the body's size, and return the API's answer, `{file, upload}`."""
     answer = await client.post(
         "/files", json={"filename": "a.txt", "size": len(body), "content_type": TEXT} | fields
     )
@@ -46,7 +46,7 @@ async def declare(client: httpx.AsyncClient, body: bytes, **fields: Any) -> dict
 
 
 async def put(declared: Mapping[str, Any], body: bytes, headers: Headers | None = None) -> Answer:
-    """One PUT to the URL with the headers that it asks for, and then with others."""
+    """Send one PUT to the upload's URL, with its headers and then with those given."""
     upload = declared["upload"]
     return await asyncio.to_thread(
         send,
@@ -58,7 +58,10 @@ async def put(declared: Mapping[str, Any], body: bytes, headers: Headers | None 
 
 
 async def open_upload(resources: Resources, declared: Mapping[str, Any]) -> dict[str, Any]:
-    """The same upload by a URL that forbids no header: what got past a store that way must do no harm either."""
+    """Return the same upload with a URL that forbids no header.
+
+    Tests use it to write objects that the store would otherwise refuse.
+    """
     settings = msgspec.structs.replace(resources.settings, s3_bind_absent_headers=False)
     unbound = msgspec.structs.replace(resources, settings=settings, signer=make_signer(settings))
     file = await find_file(resources, UUID(declared["file"]["id"]), owner=None)
@@ -70,7 +73,7 @@ async def open_upload(resources: Resources, declared: Mapping[str, Any]) -> dict
 async def sign_parts(
     client: httpx.AsyncClient, declared: Mapping[str, Any], *numbers: int, **fields: Any
 ) -> list[dict[str, Any]]:
-    """A URL for each of these parts; `fields` go with every one."""
+    """Return a URL for each of these parts. `fields` are sent for every part."""
     wanted = [{"number": number, **fields} for number in numbers]
     answer = await client.post(f"/files/{declared['file']['id']}/parts", json={"parts": wanted})
     assert answer.status_code == 200, answer.text
@@ -79,14 +82,14 @@ async def sign_parts(
 
 
 async def put_part(part: Mapping[str, Any], body: bytes, headers: Headers | None = None) -> Answer:
-    """One PUT of a part; `body` is that part's alone."""
+    """Send one PUT of a part. `body` has the bytes of this part only."""
     return await asyncio.to_thread(
         send, part["method"], part["url"], body=body, headers=add_headers(part["headers"], headers)
     )
 
 
 def cut(declared: Mapping[str, Any], body: bytes) -> dict[int, bytes]:
-    """The file's parts by number."""
+    """Return the bytes of each part by its number."""
     about = declared["upload"]["multipart"]
     size = about["part_size"]
     return {
@@ -95,14 +98,14 @@ def cut(declared: Mapping[str, Any], body: bytes) -> dict[int, bytes]:
 
 
 async def put_parts(client: httpx.AsyncClient, declared: Mapping[str, Any], body: bytes) -> None:
-    """Every part, each bound to its digest."""
+    """Send every part by a URL that binds its digest."""
     for number, piece in cut(declared, body).items():
         [part] = await sign_parts(client, declared, number, sha256=digest(piece))
         assert (await put_part(part, piece)).status == 200
 
 
 async def upload(client: httpx.AsyncClient, body: bytes, **fields: Any) -> dict[str, Any]:
-    """Declared and sent; nobody is told but by the store's event."""
+    """Declare and send a file without `complete`, so that only the store's event reports it."""
     declared = await declare(client, body, **fields)
     assert (await put(declared, body)).status == 200
     return declared
@@ -111,9 +114,10 @@ async def upload(client: httpx.AsyncClient, body: bytes, **fields: Any) -> dict[
 async def upload_silently(
     client: httpx.AsyncClient, body: bytes, *, unbound: Resources | None = None
 ) -> tuple[dict[str, Any], int]:
-    """Declared and, where the store takes that from a client, sent without an event, with a forged time and ETag; the store's answer.
+    """Declare a file, and send it with headers that suppress the event and forge time and ETag.
 
-    `unbound`: by a URL that forbids no header.
+    If `unbound` is given, the upload uses a URL that forbids no header. Return the declared file
+    and the store's status. Some stores refuse such headers.
     """
     declared = await declare(client, body)
     by = declared if unbound is None else await open_upload(unbound, declared)
@@ -123,7 +127,7 @@ async def upload_silently(
 async def stream(
     client: httpx.AsyncClient, body: bytes, filename: str = "a.txt", *, content_type: str = TEXT
 ) -> dict[str, Any]:
-    """By `POST /files/upload`: the proved file's metadata."""
+    """Send the body with `POST /files/upload`, and return the metadata of the proved file."""
     answer = await client.post(
         "/files/upload",
         params={"filename": filename},
@@ -136,20 +140,20 @@ async def stream(
 
 
 async def in_pieces(body: bytes, size: int = 100_000) -> AsyncIterator[bytes]:
-    """A body without a Content-Length."""
+    """Yield the body in pieces, so that it is sent without a Content-Length."""
     for start in range(0, len(body), size):
         yield body[start : start + size]
 
 
 async def prove(client: httpx.AsyncClient, body: bytes, **fields: Any) -> dict[str, Any]:
-    """Declared, sent and completed: the metadata when the file is final."""
+    """Declare, send and complete a file, and return its metadata when it is final."""
     return await complete(client, await upload(client, body, **fields))
 
 
 async def complete(
     client: httpx.AsyncClient, declared: Mapping[str, Any], *, wait: int = WAIT_SECONDS
 ) -> dict[str, Any]:
-    """The metadata when the file is final."""
+    """Send `complete`, and return the metadata when the file is final."""
     answer = await client.post(f"/files/{declared['file']['id']}/complete", params={"wait": wait})
     assert answer.status_code == 200, answer.text
     metadata: dict[str, Any] = answer.json()
@@ -179,7 +183,7 @@ def check_unavailable(answer: httpx.Response, what: str) -> None:
 
 @dataclass(frozen=True)
 class Traces:
-    """What there is of a file: its row, and the bytes in either bucket (None: no object)."""
+    """The row of a file and its bytes in either bucket. None means that there is no object."""
 
     row: Mapping[str, Any]
     incoming: bytes | None
@@ -188,7 +192,8 @@ class Traces:
 
 
 ROW = """
-    SELECT state, hash, size, arrivals, attempts, incoming_key, minio_object_name, rejection_reason, lease, due_at, last_error
+    SELECT state, hash, size, arrivals, attempts, incoming_key, minio_object_name,
+        rejection_reason, lease, due_at, last_error
     FROM files WHERE id = $1
 """
 
@@ -212,7 +217,7 @@ async def look_at(resources: Resources, declared: Mapping[str, Any]) -> Traces:
 
 
 async def find_key(resources: Resources, declared: Mapping[str, Any]) -> str:
-    """What only the holders of the file's URLs know."""
+    """Return the incoming key of the file. Clients know it only from the file's URLs."""
     key: str = await resources.pool.fetchval(
         "SELECT incoming_key FROM files WHERE id = $1", declared["file"]["id"]
     )
@@ -222,7 +227,7 @@ async def find_key(resources: Resources, declared: Mapping[str, Any]) -> str:
 async def check_served(
     client: httpx.AsyncClient, resources: Resources, declared: Mapping[str, Any], body: bytes
 ) -> None:
-    """The file is `ready` and is these bytes: in what the API says and sends, in its row, in the vault."""
+    """Check that the file is `ready` and has these bytes in the API, its row and the vault."""
     metadata = await read_metadata(client, declared)
     assert (metadata["state"], metadata["hash"], metadata["size"]) == (
         "ready",
@@ -240,14 +245,17 @@ async def check_served(
 
 
 async def check_all(resources: Resources) -> None:
-    """The invariants, over all files of this API."""
+    """Check the invariants over all files of this API."""
     await until_it_holds(lambda: check_objects_are_named(resources))
     await check_files_are_proved(resources)
     await check_history(resources)
 
 
 async def until_it_holds(check: Callable[[], Awaitable[None]]) -> None:
-    """Check again when a sweeper was at work between the look at bucket and rows. Raises AssertionError."""
+    """Repeat the check until it passes, or raise its last AssertionError after WAIT_SECONDS.
+
+    A check can fail for a moment because a sweeper runs between the reads of buckets and rows.
+    """
     async with asyncio.timeout(WAIT_SECONDS):
         while True:
             try:
@@ -261,7 +269,10 @@ async def until_it_holds(check: Callable[[], Awaitable[None]]) -> None:
 
 
 async def check_single_object(resources: Resources, declared: Mapping[str, Any]) -> None:
-    """The proved object, soon without those of earlier claims; nobody else has files here."""
+    """Wait until the vault holds only the proved object of this file.
+
+    A worker deletes the objects of earlier claims. The deployment must have no other proved files.
+    """
     name = str((await look_at(resources, declared)).row["minio_object_name"])
 
     async def is_alone() -> bool:
@@ -273,14 +284,16 @@ async def check_single_object(resources: Resources, declared: Mapping[str, Any])
 
 
 async def sweep_incoming(resources: Resources, declared: Mapping[str, Any]) -> None:
-    """Until nothing lies at the incoming key, as if its next sweep were due now."""
+    """Make the next sweep of the file due, and wait until its incoming key has no object."""
     file_id = declared["file"]["id"]
 
     async def gone() -> bool:
         if (await look_at(resources, declared)).incoming is None:
-            return True  # without another sweep on its way, which might take what the test puts there next
+            # No further sweep may be due: it might delete what the test writes there next.
+            return True
         await resources.pool.execute(
-            "UPDATE files SET sweep_at = now() WHERE id = $1 AND sweep_at > now() + interval '6 minutes'",
+            "UPDATE files SET sweep_at = now()"
+            " WHERE id = $1 AND sweep_at > now() + interval '6 minutes'",
             file_id,
         )
         return False
@@ -290,7 +303,7 @@ async def sweep_incoming(resources: Resources, declared: Mapping[str, Any]) -> N
 
 @contextlib.asynccontextmanager
 async def working(resources: Resources) -> AsyncIterator[None]:
-    """A worker of the test's own."""
+    """Run a worker in the test's event loop."""
     task = asyncio.create_task(Worker(resources).run())
     try:
         yield
@@ -303,7 +316,10 @@ async def working(resources: Resources) -> AsyncIterator[None]:
 def make_event(
     bucket: str, key: str, *, name: str = "s3:ObjectCreated:Put", **lies: Any
 ) -> dict[str, Any]:
-    """As the store sends it; `lies` stand beside the key, and nobody may believe them."""
+    """Return an event in the store's format.
+
+    `lies` are fields of the object beside its key. The service must not rely on them.
+    """
     record = {"eventName": name, "s3": {"bucket": {"name": bucket}, "object": {"key": key, **lies}}}
     return {"EventName": name, "Key": f"{bucket}/{key}", "Records": [record]}
 
@@ -311,7 +327,7 @@ def make_event(
 async def announce(
     client: httpx.AsyncClient, settings: Settings, key: str, **about: Any
 ) -> httpx.Response:
-    """The store's event, by its token."""
+    """Send an event for the key to the webhook, with the store's token."""
     event = make_event(settings.incoming_bucket, key, **about)
     return await client.post(
         "/webhooks/minio",
@@ -321,7 +337,7 @@ async def announce(
 
 
 async def read_metric(client: httpx.AsyncClient, name: str, **labels: str) -> float:
-    """The sum of the metric's samples that have these labels."""
+    """Return the sum of the metric's samples that have these labels."""
     lines = (await client.get("/metrics")).text.splitlines()
     wanted = [f'{label}="{value}"' for label, value in labels.items()]
     found = [

@@ -1,4 +1,4 @@
-"""What must be in no log of the run, and the look for it."""
+"""The secrets that no log of the run may contain, and the check of the logs."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,20 +6,23 @@ from urllib.parse import urlsplit
 
 SECRETS_IN_USE: set[str] = set()
 SHORTEST = 12
-"""The password of somebody's own database may be a word that stands everywhere."""
+"""The length below which a secret is not searched for.
+
+The password of a local test database may be an ordinary word that occurs in the log.
+"""
 SECRET_SETTINGS = ("_KEY", "_TOKEN", "_SECRET", "_URL")
 SIGNED = re.compile(r"(?i)X-Amz-(?:Signature|Credential|Security-Token)=(?!\[hidden\])|AWS4-HMAC")
 
 
 def keep_secret(values: Iterable[str]) -> None:
-    """From now on these are in no log; nor is the password of one that is a URL."""
+    """Require that no log contains these values, or the password of a value that is a URL."""
     for value in values:
         parts = [value, urlsplit(value).password or ""] if "://" in value else [value]
         SECRETS_IN_USE.update(part for part in parts if len(part) >= SHORTEST)
 
 
 def keep_settings_secret(environ: Mapping[str, str]) -> None:
-    """Of the variables of a process, those that hold a secret."""
+    """Require that no log contains the values of those variables that hold secrets."""
     named = {
         name: value
         for name, value in environ.items()

@@ -1,7 +1,7 @@
 """Debian's nginx with docs/deploy/nginx.conf, in front of a real store and a real API.
 
-The documented file is the tested one: addresses, names and certificates are replaced where they stand in it, and every replacement
-must hit.
+The tests use the documented file itself. They replace its addresses, names and certificates, and
+fail if a text to be replaced does not occur in the file.
 """
 
 import re
@@ -20,7 +20,7 @@ from tests.support.servers import wait_until
 DOCUMENTED: Final = Path(__file__).parents[2] / "docs" / "deploy" / "nginx.conf"
 STOP_SECONDS: Final = 20
 TEMPORARY: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-# The folders of temporary files have folders in them, which stay when a file is gone.
+# nginx keeps the subfolders in the folders of temporary files after it deletes a file.
 MAIN: Final = """\
 daemon off;
 pid {folder}/pid;
@@ -37,11 +37,13 @@ http {{
 """
 
 
-# What operators add for WebSockets and for kept connections. One worker and one kept connection, so that all clients share it.
+# The lines that operators add for WebSockets and for connections that are kept open. There is one
+# worker and one such connection, so that all clients share it.
 WEBSOCKETS: Final = {
     r"(upstream assay_api \{\n.*\n)": r"\1    keepalive 1;\n",
     r"(location / \{\n(?:.*\n)*?) *proxy_set_header Connection \"\";\n": (
-        "\\1        proxy_set_header Upgrade $http_upgrade;\n        proxy_set_header Connection $connection_upgrade;\n"
+        "\\1        proxy_set_header Upgrade $http_upgrade;\n"
+        "        proxy_set_header Connection $connection_upgrade;\n"
     ),
     r"\A": "map $http_upgrade $connection_upgrade {\n    default upgrade;\n    '' '';\n}\n",
 }
@@ -49,13 +51,16 @@ WEBSOCKETS: Final = {
 
 @dataclass(frozen=True)
 class Nginx:
-    """A running one."""
+    """A running nginx and the folder of its files."""
 
     url: str
     folder: Path
 
     def buffered(self) -> list[str]:
-        """Which files it has kept on disk, by the folders that these were in."""
+        """Return the subfolders that nginx created for temporary files.
+
+        They remain after nginx deletes the files, and show that it buffered a body on disk.
+        """
         return [str(path) for name in TEMPORARY for path in (self.folder / name).rglob("*")]
 
     def read_logs(self) -> str:
@@ -64,7 +69,7 @@ class Nginx:
 
 @dataclass(frozen=True)
 class Servers:
-    """Behind it: `api` and `store` are `host:port`."""
+    """The servers behind nginx. `api` and `store` have the form `host:port`."""
 
     api: str
     store: str
@@ -73,7 +78,7 @@ class Servers:
 
 @dataclass(frozen=True)
 class Certificate:
-    """For `localhost` and 127.0.0.1, signed by itself."""
+    """A self-signed certificate for `localhost` and 127.0.0.1."""
 
     chain: Path
     key: Path
@@ -82,7 +87,11 @@ class Certificate:
 def documented(
     folder: Path, port: int, servers: Servers, *, certificate: Certificate | None
 ) -> str:
-    """The file for this machine. Without a certificate it listens in plain HTTP; the redirect from port 80 has a port that is free."""
+    """Return the documented file, adapted to this machine.
+
+    Without a certificate, nginx listens in plain HTTP. The redirect of port 80 listens on a Unix
+    socket instead.
+    """
     scheme = " ssl http2" if certificate else ""
     chain, key = (certificate.chain, certificate.key) if certificate else ("", "")
     replacements = {
@@ -98,13 +107,17 @@ def documented(
     }
     text = DOCUMENTED.read_text(encoding="utf-8")
     for pattern, replacement in replacements.items():
-        text, count = re.subn(pattern, lambda _, by=replacement: by, text)  # type: ignore[misc]  # mypy infers no lambda with a default
+        # mypy cannot infer the type of a lambda with a default
+        text, count = re.subn(pattern, lambda _, by=replacement: by, text)  # type: ignore[misc]
         assert count, f"{pattern} is not in {DOCUMENTED}"
     return text
 
 
 def add_websockets(text: str) -> str:
-    """Return the file with the usual lines for WebSockets, each of which must find its place."""
+    """Return the file with the usual lines for WebSockets.
+
+    Fails if the place of a line is not in the documented file.
+    """
     for pattern, replacement in WEBSOCKETS.items():
         text, count = re.subn(pattern, replacement, text, count=1)
         assert count, f"{pattern} is not in {DOCUMENTED}"
@@ -112,7 +125,7 @@ def add_websockets(text: str) -> str:
 
 
 def find_nginx() -> Path:
-    """Skips the test where there is none."""
+    """Return the path of nginx. If it is not available, skip the test, or fail it in CI."""
     return find_program("nginx", "nginx-light")
 
 
@@ -126,7 +139,11 @@ def running_nginx(
     buffering: bool = False,
     websockets: bool = False,
 ) -> Iterator[Nginx]:
-    """At that port of the loopback, until it has ended. `buffering`: as nginx does by default. `websockets`: with the lines for these."""
+    """Run nginx on a port of the loopback interface.
+
+    With `buffering`, nginx buffers bodies as it does by default. With `websockets`, the file has
+    the lines for WebSockets.
+    """
     program = find_nginx()
     folder.mkdir(mode=0o711)
     temporary = [f"{name}_temp_path {folder}/{name} 1;" for name in TEMPORARY]
@@ -157,7 +174,7 @@ def running_nginx(
 
 
 def listens(port: int, certificate: Certificate | None) -> bool:
-    """By an answer that is nginx's own; plain HTTP on its TLS port has one too."""
+    """Return whether nginx answers a plain HTTP request, to which it replies 400 on a TLS port."""
     return answers(port, "/metrics", host="127.0.0.1", status=400 if certificate else 404)
 
 

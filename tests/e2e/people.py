@@ -1,4 +1,4 @@
-"""Somebody at a terminal: the client's commands as processes of their own, with folders of their own."""
+"""A person who uses the client's commands, which run as separate processes in separate folders."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ RUN_SECONDS = 120
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended, and the most memory it held, in bytes."""
+    """The exit status and outputs of a command, and its peak memory in bytes."""
 
     status: int
     out: str
@@ -37,7 +37,10 @@ class Ended:
 
 @dataclass(frozen=True)
 class Person:
-    """`home` holds what the commands keep; `folder` is where they are called."""
+    """The settings of one person's commands.
+
+    `home` has the files that the commands keep. `folder` is their working directory.
+    """
 
     url: str
     key: str = field(repr=False)
@@ -71,7 +74,10 @@ class Person:
         )
 
     def run(self, *arguments: str, given: bytes | None = None, **changes: str) -> Ended:
-        """To its end. An empty value takes a variable away. No secret may be in what it says."""
+        """Run the command until it ends, and fail if its output contains a secret or a traceback.
+
+        `changes` set environment variables. An empty value removes the variable.
+        """
         process = self.start(
             *arguments, stdin=subprocess.DEVNULL if given is None else subprocess.PIPE, **changes
         )
@@ -87,7 +93,11 @@ class Person:
         return ended
 
     def measure(self, *arguments: str, feed: Iterable[bytes] = ()) -> Ended:
-        """As `run`, and its memory; `feed` is its standard input. (The kernel's own account counts what we hold until it starts.)"""
+        """Run the command with `feed` as its standard input, and measure its peak memory.
+
+        The peak is sampled while the command runs. The kernel's account of an ended child would
+        include the memory of this process before the child executes the command.
+        """
         with TemporaryFile() as out, TemporaryFile() as err:
             process = subprocess.Popen(
                 [*ASSAY, *arguments],
@@ -111,12 +121,13 @@ class Person:
 
     @contextmanager
     def at_terminal(self, *arguments: str, **changes: str) -> Iterator["Terminal"]:
-        """The command with a terminal of 100 columns for all three streams."""
+        """Run the command with a terminal of 100 columns as its three standard streams."""
         pid, terminal = pty.fork()
         if pid == 0:
             os.chdir(self.folder)
             environ = self.environ(TERM="xterm-256color", COLUMNS="100", LINES="24", **changes)
-            os.execve(sys.executable, [*ASSAY, *arguments], environ)  # noqa: S606  # our own command, without a shell
+            # Assay's own command, without a shell
+            os.execve(sys.executable, [*ASSAY, *arguments], environ)  # noqa: S606
         try:
             yield Terminal(pid, terminal)
         finally:
@@ -128,7 +139,7 @@ class Person:
 
 @dataclass
 class Terminal:
-    """What a command writes to its terminal, and what is typed there."""
+    """The terminal of a running command."""
 
     pid: int
     descriptor: int
@@ -144,7 +155,7 @@ class Terminal:
         os.write(self.descriptor, text.encode())
 
     def finish(self) -> int:
-        """Its exit status, when all is read."""
+        """Read the output until its end, and return the command's exit status."""
         while piece := self._read():
             self.shown += piece
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -152,12 +163,12 @@ class Terminal:
     def _read(self) -> bytes:
         try:
             return os.read(self.descriptor, 65536)
-        except OSError:  # on Linux a terminal whose last user has gone is an error
+        except OSError:  # on Linux, the read fails after the last process has closed the terminal
             return b""
 
 
 def read_peak(pid: int) -> int:
-    """0 when it has ended."""
+    """Return the peak memory of the process in bytes, or 0 if it has ended."""
     try:
         return read_peak_bytes(pid)
     except (OSError, KeyError):
@@ -165,7 +176,7 @@ def read_peak(pid: int) -> int:
 
 
 def make_person(url: str, key: str, folder: Path) -> Person:
-    """With folders of their own below this one."""
+    """Return a person whose folders are created in `folder`."""
     for name in ("home", "here"):
         (folder / name).mkdir()
     return Person(url, key, folder / "home", folder / "here")

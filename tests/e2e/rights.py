@@ -1,4 +1,4 @@
-"""Every route of the app, and who may call it."""
+"""The table of all routes, and the keys that each route accepts."""
 
 from typing import Final, NamedTuple
 
@@ -8,13 +8,17 @@ EITHER: Final = READ | WRITE
 NO_KEY: Final[frozenset[str]] = frozenset()
 
 PAGE_FILE: Final = "/page/main.js"
-"""It stands for all files of the page."""
+"""An example of the files of the page."""
 SCHEMA_FILE: Final = "/schema/start.js"
-"""It stands for all that is below `/schema`."""
+"""An example of the paths below `/schema`."""
 
 
 class Route(NamedTuple):
-    """`scopes`: each of them alone opens the route; none: it needs no key. `token`: an upload token opens it for its own file."""
+    """A route and its rights.
+
+    A key with any one of the `scopes` may call the route. If there are none, the route needs no
+    key. `token` is True if an upload token may call the route for its own file.
+    """
 
     method: str
     path: str
@@ -23,7 +27,7 @@ class Route(NamedTuple):
 
     @property
     def asked(self) -> str:
-        """A path to send a request to; `{id}` stands for the file."""
+        """Return a path for a request, in which `{id}` is the placeholder of the file's id."""
         return (
             self.path.replace("{file_id}", "{id}")
             .replace("{filename}", "a.txt")
@@ -52,7 +56,7 @@ ROUTES: Final = (
     Route("GET", "/health/ready", NO_KEY),
     Route("GET", "/metrics", NO_KEY),
     Route("HEAD", "/webhooks/minio", NO_KEY),
-    Route("POST", "/webhooks/minio", NO_KEY),  # it needs the store's token: test_webhook.py
+    Route("POST", "/webhooks/minio", NO_KEY),  # needs the store's token; see test_webhook.py
     Route("GET", "/l/{token}", NO_KEY),
     Route("HEAD", "/l/{token}", NO_KEY),
     Route("GET", "/", NO_KEY),
@@ -68,14 +72,14 @@ FOR_TOKENS: Final = [route for route in ROUTES if route.token]
 NOT_FOR_TOKENS: Final = [route for route in GUARDED if not route.token]
 
 NO_FILE: Final = "01234567-89ab-7def-8123-456789abcdef"
-"""The id of no file."""
+"""A valid id that no file has."""
 WITH_BODY: Final = frozenset(
     {("PATCH", "/files/{id}"), ("POST", "/files/{id}/links"), ("POST", "/files/{id}/parts")}
 )
-"""Requests that need a body. The tests of these routes cover their access to other owners' files."""
+"""Requests that need a body. The tests of these routes check access to files of other owners."""
 ON_A_FILE: Final = [
     (route.method, route.asked)
     for route in GUARDED
     if "{id}" in route.asked and (route.method, route.asked) not in WITH_BODY
 ] + [("GET", "/events?file={id}")]
-"""Requests without a body about one file, each as a method and a path."""
+"""The method and path of each request without a body that is about one file."""

@@ -1,4 +1,4 @@
-"""A store of its own, and the production processes over it, set up by ASSAY_* alone."""
+"""A separate store, and the production processes over it, which only ASSAY_* configures."""
 
 import secrets
 import subprocess
@@ -16,7 +16,7 @@ from tests.support.servers import reserved_port, start_test_store, wait_until
 
 @dataclass(frozen=True)
 class Site:
-    """A store of its own, bootstrapped, and the environment that every process gets."""
+    """A separate store after `assay bootstrap`, and the environment of every process."""
 
     environ: dict[str, str] = field(repr=False)
     url: str
@@ -24,7 +24,7 @@ class Site:
     stack: ExitStack = field(repr=False)
 
     def start(self, *arguments: str, **other: str) -> subprocess.Popen[str]:
-        """With settings of its own, if any."""
+        """Start `assay` with these arguments. `other` adds or replaces environment variables."""
         return self.stack.enter_context(
             started(arguments, self.log, environ={**self.environ, **other})
         )
@@ -65,7 +65,7 @@ def is_ready(url: str) -> bool:
 
 @contextmanager
 def open_site(kind: str, folder: Path, log: Path, *, database_url: str) -> Iterator[Site]:
-    """Start a store of that kind in `folder`, and bootstrap it. What is started for the site is stopped at the end."""
+    """Start a store of that kind in `folder`, bootstrap it, and stop all processes at exit."""
     token = secrets.token_urlsafe(16)
     with ExitStack() as stack:
         port = stack.enter_context(reserved_port())

@@ -1,4 +1,4 @@
-"""Who may: keys and owners. What each route needs: test_rights.py."""
+"""Tests of keys and owners. The rights that each route requires are tested in test_rights.py."""
 
 from datetime import timedelta
 from typing import Any
@@ -27,7 +27,7 @@ async def ask_to_declare(api: Api, asking: Owner, **fields: Any) -> httpx.Respon
     return await ask(api, "POST", "/files", asking.headers, json=FILE | fields)
 
 
-async def test_a_wrong_an_expired_and_a_revoked_key_look_the_same(
+async def test_wrong_expired_and_revoked_keys_get_the_same_answer(
     api: Api, resources: Resources
 ) -> None:
     revoked, expired = api.new_owner(), api.new_owner(expires_in=timedelta(seconds=-1))
@@ -43,12 +43,12 @@ async def test_a_wrong_an_expired_and_a_revoked_key_look_the_same(
     assert len({answer.content for answer in answers}) == 1
 
 
-async def test_a_key_in_the_query_is_no_key(api: Api, owner: Owner) -> None:
+async def test_a_key_in_the_query_is_not_accepted(api: Api, owner: Owner) -> None:
     assert (await ask(api, "GET", f"/files?access_token={owner.key}", {})).status_code == 401
 
 
 @pytest.mark.parametrize(("method", "path"), ON_A_FILE)
-async def test_another_owners_file_looks_like_none(
+async def test_another_owners_file_gets_the_answer_of_an_unknown_id(
     api: Api, owner: Owner, method: str, path: str
 ) -> None:
     file = (await ask_to_declare(api, owner)).json()["file"]["id"]
@@ -67,12 +67,12 @@ async def test_another_owners_file_looks_like_none(
     ] == "pending"
 
 
-async def test_each_owner_lists_its_own(api: Api, owner: Owner) -> None:
+async def test_each_owner_lists_only_its_own_files(api: Api, owner: Owner) -> None:
     await ask_to_declare(api, owner)
     assert (await ask(api, "GET", "/files", api.new_owner().headers)).json()["files"] == []
 
 
-async def test_an_admin_declares_lists_and_deletes_for_others(
+async def test_an_admin_declares_lists_and_deletes_for_other_owners(
     api: Api, owner: Owner, admin: Owner
 ) -> None:
     declared = (await ask_to_declare(api, admin, owner=owner.name)).json()["file"]["id"]
@@ -89,7 +89,7 @@ async def test_an_admin_declares_lists_and_deletes_for_others(
     assert (await ask(api, "DELETE", f"/files/{declared}", admin.headers)).status_code == 204
 
 
-async def test_nobody_else_names_an_owner(api: Api, owner: Owner) -> None:
+async def test_only_an_admin_may_name_another_owner(api: Api, owner: Owner) -> None:
     other = api.new_owner()
     assert (await ask_to_declare(api, owner, owner=other.name)).status_code == 403
     assert (await ask(api, "GET", f"/files?owner={other.name}", owner.headers)).status_code == 403

@@ -1,4 +1,7 @@
-"""Every refusal is a problem document that names the field; nothing is stored."""
+"""Tests of invalid requests.
+
+Each gets a problem document that names the wrong field, and stores nothing.
+"""
 
 import asyncio
 import json
@@ -17,9 +20,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 GOOD: dict[str, Any] = {"filename": "a.txt", "size": 1}
 HARMLESS = "harmless.txt"
-"""The one file that may be there."""
+"""The name of the only file that a test here may store."""
 FIELDS: list[tuple[dict[str, Any], int, str, str]] = [
-    # what is sent, the status, the field that is named, and what it says would be right
+    # the field that is sent, the status, the field that is named, and the advice
     ({"colour": "red"}, 400, "colour", "leave it out"),
     ({"size": "1"}, 400, "size", "Expected `int`"),
     ({"size": -1}, 400, "size", ">= 0"),
@@ -98,7 +101,7 @@ def check_problem(answer: httpx.Response, status: int) -> dict[str, Any]:
 
 
 def check_named(answer: httpx.Response, status: int, field: str, right: str) -> None:
-    """The one field that is wrong, and what would be right."""
+    """Check that the problem names the one wrong field and says what is expected."""
     [error] = check_problem(answer, status)["errors"]
     assert error["field"] == field
     assert right in error["detail"]
@@ -106,7 +109,7 @@ def check_named(answer: httpx.Response, status: int, field: str, right: str) -> 
 
 @pytest.fixture(autouse=True)
 async def nothing_is_stored(resources: Resources, owner: Owner) -> AsyncIterator[None]:
-    """After whatever was refused here."""
+    """Check after each test that the refused requests have stored nothing."""
     yield
     assert (
         await resources.pool.fetch(
@@ -124,7 +127,7 @@ async def nothing_is_stored(resources: Resources, owner: Owner) -> AsyncIterator
     FIELDS,
     ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else None,
 )
-async def test_a_wrong_field_is_named_with_what_would_be_right(
+async def test_a_wrong_field_is_named_with_advice(
     client: httpx.AsyncClient, *, wrong: dict[str, Any], status: int, field: str, right: str
 ) -> None:
     check_named(await client.post("/files", json=GOOD | wrong), status, field, right)
@@ -146,7 +149,7 @@ async def test_a_missing_field_is_named(client: httpx.AsyncClient, missing: str)
     BODIES,
     ids=lambda value: repr(value[:20]) if isinstance(value, bytes) else None,
 )
-async def test_a_body_that_is_no_declaration_is_refused(
+async def test_a_body_that_is_not_a_declaration_is_refused(
     client: httpx.AsyncClient, *, body: bytes, status: int, kind: str
 ) -> None:
     answer = await client.post("/files", content=body, headers={"Content-Type": "application/json"})
@@ -155,7 +158,7 @@ async def test_a_body_that_is_no_declaration_is_refused(
     assert problem["detail"]
 
 
-async def test_a_body_without_a_length_is_bounded_too(client: httpx.AsyncClient) -> None:
+async def test_a_body_without_a_length_has_the_same_size_limit(client: httpx.AsyncClient) -> None:
     async def endless() -> Any:
         for _ in range(1000):
             yield b"x" * 1024
@@ -205,7 +208,7 @@ async def test_an_odd_but_harmless_filter_finds_nothing(
     ] == [HARMLESS]
 
 
-async def test_an_empty_owner_is_another_one(client: httpx.AsyncClient) -> None:
+async def test_an_empty_owner_counts_as_another_owner(client: httpx.AsyncClient) -> None:
     check_named(await client.get("/files?owner="), 403, "owner", "leave it out")
 
 
@@ -244,7 +247,7 @@ async def test_a_wait_outside_its_range_is_refused(
 @pytest.mark.parametrize(
     ("method", "path"), [route for route in ON_A_FILE if route[1].startswith("/files/")]
 )
-async def test_an_id_that_is_no_uuid_names_nothing(
+async def test_an_id_that_is_not_a_uuid_gets_404(
     client: httpx.AsyncClient, *, method: str, path: str, file_id: str
 ) -> None:
     answer = await client.request(method, path.format(id=file_id))
@@ -253,7 +256,7 @@ async def test_an_id_that_is_no_uuid_names_nothing(
         check_problem(answer, 404)
 
 
-async def test_an_unknown_route_and_a_wrong_method_are_problems_too(
+async def test_an_unknown_route_and_a_wrong_method_get_problem_documents(
     client: httpx.AsyncClient,
 ) -> None:
     check_problem(await client.get("/nope"), 404)
@@ -276,28 +279,31 @@ async def test_an_unknown_route_and_a_wrong_method_are_problems_too(
     ],
 )
 @pytest.mark.parametrize("whole", [True, False], ids=["with a length", "without"])
-async def test_a_name_in_the_path_is_checked_like_any(
+async def test_a_name_in_the_path_is_checked_like_a_declared_name(
     client: httpx.AsyncClient, *, name: str, right: str, whole: bool
 ) -> None:
     answer = await client.put(f"/upload/{name}", content=b"x" if whole else in_pieces(b"x"))
     check_named(answer, 400, "filename", right)
 
 
-async def test_no_name_in_the_path_is_no_route(client: httpx.AsyncClient) -> None:
+async def test_an_upload_path_without_a_name_gets_404(client: httpx.AsyncClient) -> None:
     check_problem(await client.put("/upload/", content=b"x"), 404)
 
 
-async def test_a_put_that_no_store_takes_in_one_is_refused_before_its_body(
+async def test_a_put_that_is_too_large_for_the_store_is_refused_before_its_body(
     api: Api, owner: Owner
 ) -> None:
-    head = f"PUT /upload/a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {owner.key}\r\nContent-Length: {5 * 1024**3 + 1}\r\n\r\n"
+    head = (
+        f"PUT /upload/a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {owner.key}\r\n"
+        f"Content-Length: {5 * 1024**3 + 1}\r\n\r\n"
+    )
     answer = await exchange(api, head.encode())
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"urn:assay:problem:file-too-large" in answer
 
 
 async def exchange(api: Api, request: bytes) -> bytes:
-    """By hand: what no client library would send."""
+    """Send the bytes of a request that no client library would send, and return the answer."""
     host, _, port = api.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(request)
@@ -340,7 +346,7 @@ async def test_a_malformed_repr_digest_is_refused(
         ([], "body", "Expected `object | null`"),
     ],
 )
-async def test_complete_reads_its_body_as_strictly(
+async def test_complete_checks_its_body_strictly(
     client: httpx.AsyncClient, *, body: Any, field: str, right: str
 ) -> None:
     declared = await declare(client, b"x", filename=HARMLESS)

@@ -1,4 +1,7 @@
-"""What clients do, through nginx: signed PUTs to the store, all else to the API, nothing kept on the way."""
+"""Tests of clients behind nginx.
+
+nginx sends signed PUTs to the store and all other requests to the API, and buffers nothing on disk.
+"""
 
 import asyncio
 import os
@@ -52,7 +55,10 @@ def api(behind: Behind) -> Api:
 
 
 async def curl(*arguments: str | Path, piped: str = "") -> str:
-    """What it printed; it must end well. `piped` is what comes by standard input."""
+    """Run curl with `piped` as its standard input, and return its output.
+
+    Fails if the exit status is not 0.
+    """
     command = ["curl", *arguments]
     ended = await asyncio.to_thread(
         subprocess.run,
@@ -67,7 +73,7 @@ async def curl(*arguments: str | Path, piped: str = "") -> str:
     return ended.stdout
 
 
-async def test_a_file_goes_in_and_out_at_one_address(
+async def test_a_file_is_uploaded_and_downloaded_at_one_address(
     client: httpx.AsyncClient, resources: Resources, behind: Behind
 ) -> None:
     declared = await upload(client, BODY)
@@ -84,13 +90,12 @@ async def test_a_file_goes_in_and_out_at_one_address(
 async def test_curl_follows_its_redirect_to_the_same_host(
     client: httpx.AsyncClient, behind: Behind, owner: Owner, tmp_path: Path, size: int
 ) -> None:
-    """It sends its key along, which no store would take."""
+    """Check that the store does not receive curl's Authorization header, which it would refuse."""
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(body := os.urandom(size))
     authorization = f"Authorization: Bearer {owner.key}"
-    for _ in range(
-        15
-    ):  # the API answers while the body comes: a race that a connection's reset would lose
+    # The API answers while curl sends the body. A connection reset would lose some of the answers.
+    for _ in range(15):
         said = await curl(
             *STATUS[:-1],
             "%{http_code} %{num_redirects}",
@@ -106,10 +111,13 @@ async def test_curl_follows_its_redirect_to_the_same_host(
     assert (metadata["state"], metadata["hash"]) == ("ready", digest(body))
 
 
-async def test_a_refusal_in_the_middle_of_a_large_body_comes_through(
+async def test_a_refusal_in_the_middle_of_a_large_body_reaches_the_client(
     client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    """Clients ask for a fresh URL at a 403, and only try again at a 502."""
+    """Check that the client gets 403 and not 502.
+
+    Clients request a fresh URL after 403, and only retry after 502.
+    """
     (large := tmp_path / "large").write_bytes(bytes(20 * MIB))
     declared = await declare(client, large.read_bytes())
     forged = declared["upload"]["url"][:-64] + "0" * 64
@@ -124,7 +132,7 @@ async def test_a_refusal_in_the_middle_of_a_large_body_comes_through(
     assert set(said) == {"403"}
 
 
-async def test_200_mib_leave_nothing_on_its_disk(
+async def test_nginx_writes_nothing_of_200_mib_to_its_disk(
     client: httpx.AsyncClient, behind: Behind, tmp_path: Path
 ) -> None:
     large, copy = tmp_path / "large", tmp_path / "copy"
@@ -151,7 +159,7 @@ async def test_200_mib_leave_nothing_on_its_disk(
     assert behind.nginx.buffered() == []
 
 
-async def test_what_nginx_does_by_default_would_be_seen(
+async def test_the_default_buffering_of_nginx_is_detected(
     client: httpx.AsyncClient, behind: Behind, folder: Path
 ) -> None:
     body = os.urandom(MIB)
@@ -165,7 +173,10 @@ async def test_what_nginx_does_by_default_would_be_seen(
 def beside(
     behind: Behind, folder: Path, *, store: str | None = None, **other: Any
 ) -> AbstractContextManager[Nginx]:
-    """A second nginx before the same servers; what is signed for the first one's address does not hold here."""
+    """Run a second nginx in front of the same servers.
+
+    URLs that are signed for the address of the first nginx are not valid here.
+    """
     api, own = [
         url.removeprefix("http://") for url in (behind.direct, behind.api.deployment.s3_endpoint)
     ]
@@ -173,7 +184,7 @@ def beside(
     return running_nginx(folder / f"nginx-{secrets.token_hex(4)}", free_port(), servers, **other)
 
 
-async def test_who_waits_is_answered_when_it_is_over(client: httpx.AsyncClient) -> None:
+async def test_long_polling_is_answered_when_the_file_is_final(client: httpx.AsyncClient) -> None:
     declared = await declare(client, BODY)
     waiting = asyncio.create_task(read_metadata(client, declared, wait=50))
     assert (await put(declared, BODY)).status == 200
@@ -181,8 +192,10 @@ async def test_who_waits_is_answered_when_it_is_over(client: httpx.AsyncClient) 
         assert (await waiting)["state"] == "ready"
 
 
-async def test_an_answer_comes_piece_by_piece(client: httpx.AsyncClient, behind: Behind) -> None:
-    """The beginning of a download is here while the rest of it has not been asked for."""
+async def test_an_answer_is_forwarded_piece_by_piece(
+    client: httpx.AsyncClient, behind: Behind
+) -> None:
+    """Check that the client has the start of a download before it reads the rest."""
     body = os.urandom(20 * MIB)
     declared = await upload(client, body)
     await complete(client, declared)
@@ -193,16 +206,15 @@ async def test_an_answer_comes_piece_by_piece(client: httpx.AsyncClient, behind:
     assert behind.nginx.buffered() == []
 
 
-async def test_a_file_goes_through_in_parts(
-    client: httpx.AsyncClient, resources: Resources
-) -> None:
-    """No part is a copy of what lies in the vault either."""
+async def test_a_file_is_sent_in_parts(client: httpx.AsyncClient, resources: Resources) -> None:
+    """Check also that a part cannot be a copy of an object in the vault."""
     victim = await upload(client, b"not yours")
     await complete(client, victim)
     body = secrets.token_bytes(MIB) * (PART_BYTES // MIB) + b"and what is left"
     declared = await declare(client, body, multipart=True)
     copy = {
-        "x-amz-copy-source": f"/{resources.vault.name}/{(await look_at(resources, victim)).row['minio_object_name']}"
+        "x-amz-copy-source": f"/{resources.vault.name}/"
+        f"{(await look_at(resources, victim)).row['minio_object_name']}"
     }
     for number, piece in cut(declared, body).items():
         (part,) = await sign_parts(client, declared, number, sha256=digest(piece))
@@ -215,8 +227,13 @@ async def test_a_file_goes_through_in_parts(
     await check_served(client, resources, declared, body)
 
 
-async def test_no_page_has_to_ask_first(client: httpx.AsyncClient, behind: Behind) -> None:
-    """The API's origin is the store's: a browser sends no preflight, and none would be answered."""
+async def test_pages_of_the_same_origin_need_no_preflight(
+    client: httpx.AsyncClient, behind: Behind
+) -> None:
+    """Check that the API and the store have one origin.
+
+    Browsers then send no preflight request. The store would not answer one.
+    """
     declared = await declare(client, BODY)
     assert httpx.URL(declared["upload"]["url"]).netloc == httpx.URL(behind.nginx.url).netloc
     answer = await put(declared, BODY, {"Origin": behind.nginx.url})
@@ -227,12 +244,15 @@ async def test_no_page_has_to_ask_first(client: httpx.AsyncClient, behind: Behin
 # The doctor
 
 LEFT_OPEN = {"embedded": {"URL: if-none-match"}}
-"""What nginx cannot make up for: it passes the condition on, and the embedded store does not look at it."""
+"""The conditions that nginx cannot enforce.
+
+nginx forwards If-None-Match, and the embedded store ignores it.
+"""
 STOPPED: dict[str, set[str]] = {"minio": {"URL: readable"}, "embedded": set()}
-"""What the store alone would let through."""
+"""The conditions that nginx enforces and the store alone does not."""
 
 
-async def test_the_doctor_takes_what_nginx_stops_as_enforced(
+async def test_the_doctor_reports_conditions_that_nginx_enforces_as_enforced(
     resources: Resources, behind: Behind
 ) -> None:
     server = name_server(behind.api.store)
@@ -256,13 +276,13 @@ async def test_the_doctor_takes_what_nginx_stops_as_enforced(
 
 @pytest.fixture
 def over_tls(behind: Behind, folder: Path, tmp_path: Path) -> Iterator[tuple[Nginx, Path]]:
-    """The file as it is documented, HTTP/2 and all; and whom to trust."""
+    """Run nginx with TLS and HTTP/2, as documented. Yield it and its certificate."""
     certificate = make_certificate(tmp_path)
     with beside(behind, folder, certificate=certificate) as nginx:
         yield nginx, certificate.chain
 
 
-async def test_over_tls_and_http_2_as_documented(
+async def test_requests_over_tls_and_http_2_work_as_documented(
     resources: Resources, over_tls: tuple[Nginx, Path], tmp_path: Path
 ) -> None:
     nginx, trusted = over_tls
@@ -283,15 +303,15 @@ async def test_over_tls_and_http_2_as_documented(
     ).strip() == "200 2"
     assert content(resources.incoming, key) == body
     await resources.incoming.delete(key)
-    # A body whose length is nowhere: HTTP/2 has no chunks that would say so.
+    # A body of unknown length. HTTP/2 has no chunked coding, which would announce one.
     said = await curl(
-        *STATUS, "--cacert", trusted, "-T", "-", *headers, signed.url, piped="of whatever length"
+        *STATUS, "--cacert", trusted, "-T", "-", *headers, signed.url, piped="of unknown length"
     )
     assert said.strip() == "411 2"
     assert nginx.buffered() == []
 
 
-async def test_plain_http_is_sent_to_https(over_tls: tuple[Nginx, Path]) -> None:
+async def test_plain_http_is_redirected_to_https(over_tls: tuple[Nginx, Path]) -> None:
     nginx, _ = over_tls
     said = await curl(
         *STATUS,
@@ -302,10 +322,10 @@ async def test_plain_http_is_sent_to_https(over_tls: tuple[Nginx, Path]) -> None
     assert said.split() == ["308", "1.1", "https://files.example.com/files?limit=1"]
 
 
-# What nginx writes down
+# The logs of nginx
 
 
-async def test_no_link_and_no_signature_comes_into_its_logs(
+async def test_the_logs_contain_no_link_and_no_signature(
     client: httpx.AsyncClient, resources: Resources, behind: Behind, folder: Path
 ) -> None:
     declared = await upload(client, BODY)
@@ -322,7 +342,7 @@ async def test_no_link_and_no_signature_comes_into_its_logs(
         refused = await client.put(away["upload"]["url"], content=BODY, headers={"Referer": link})
         assert refused.status_code == 502
 
-        async def is_logged() -> bool:  # after the answer was sent
+        async def is_logged() -> bool:  # nginx logs a request after it has sent the answer
             return f" PUT /{resources.incoming.name}/... 502 " in nginx.read_logs()
 
         await until(is_logged)

@@ -1,4 +1,4 @@
-"""`PATCH /files/{id}`: another name, other metadata; what was declared of the bytes stays."""
+"""Tests of `PATCH /files/{id}`, which changes the name and the metadata only."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ async def change(client: httpx.AsyncClient, file: dict[str, Any], **fields: Any)
     return await client.patch(f"/files/{file['id']}", json=fields)
 
 
-async def test_a_name_and_metadata_change_and_the_rest_stays(client: httpx.AsyncClient) -> None:
+async def test_only_the_name_and_the_metadata_change(client: httpx.AsyncClient) -> None:
     file = await prove(client, BODY, metadata={"album": "summer", "place": "sea"})
     renamed = await change(client, file, filename="w\u00efnter.txt")
     assert renamed.json() == file | {"filename": "w\u00efnter.txt"}
@@ -31,7 +31,7 @@ async def test_a_name_and_metadata_change_and_the_rest_stays(client: httpx.Async
     assert "filename*=UTF-8''w%C3%AFnter.txt" in got.headers["content-disposition"]
 
 
-async def test_a_file_that_still_waits_can_be_renamed(client: httpx.AsyncClient) -> None:
+async def test_a_pending_file_can_be_renamed(client: httpx.AsyncClient) -> None:
     declared = await declare(client, BODY)
     assert (await change(client, declared["file"], filename="b.txt")).json()["filename"] == "b.txt"
 
@@ -45,7 +45,7 @@ async def test_a_file_that_still_waits_can_be_renamed(client: httpx.AsyncClient)
         ({"state": "ready"}, "state"),
     ],
 )
-async def test_what_cannot_change_is_named(
+async def test_a_refusal_names_the_field_that_cannot_change(
     client: httpx.AsyncClient, fields: dict[str, Any], field: str
 ) -> None:
     declared = await declare(client, BODY)
@@ -56,7 +56,7 @@ async def test_what_cannot_change_is_named(
     ]
 
 
-async def test_what_is_gone_or_somebody_elses_does_not_change(
+async def test_deleted_files_and_files_of_other_owners_do_not_change(
     client: httpx.AsyncClient, intruder: httpx.AsyncClient
 ) -> None:
     declared = await declare(client, BODY)

@@ -1,4 +1,7 @@
-"""The wheel in a virtual environment without an extra: the client and its commands work, the server's commands say what to install."""
+"""Tests of the wheel in a virtual environment without extras.
+
+The client and its commands must work. The server's commands must say what to install.
+"""
 
 import email.message
 import hashlib
@@ -46,7 +49,7 @@ for package in (assay, service.cli.client):
 
 @dataclass(frozen=True)
 class Alone:
-    """The wheel, and the folder of the programs of an environment that holds it and what it requires."""
+    """The wheel, and the folder of programs of an environment in which it is installed."""
 
     wheel: Path
     programs: Path
@@ -54,7 +57,10 @@ class Alone:
     def run(
         self, program: str, *arguments: str, folder: Path, **environ: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program of the environment to its end, in this folder, with nothing of the tests on Python's path."""
+        """Run a program of the environment in this folder until it ends.
+
+        The variables that would add the tests to Python's path are not set.
+        """
         environment = {
             name: value
             for name, value in clean_environment().items()
@@ -118,7 +124,7 @@ def read_metadata(wheel: Path) -> email.message.Message:
         return email.message_from_bytes(opened.read(name))
 
 
-def test_the_wheel_requires_four_packages_and_holds_both_typed_import_packages(
+def test_the_wheel_requires_four_packages_and_has_both_typed_packages(
     alone: Alone,
 ) -> None:
     requirements = [
@@ -141,7 +147,7 @@ def test_the_wheel_requires_four_packages_and_holds_both_typed_import_packages(
     } <= names
 
 
-def test_the_environment_holds_nothing_of_the_server(alone: Alone, tmp_path: Path) -> None:
+def test_the_environment_has_no_package_of_the_server(alone: Alone, tmp_path: Path) -> None:
     installed = alone.list_distributions(tmp_path)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
@@ -153,14 +159,14 @@ def test_the_environment_holds_nothing_of_the_server(alone: Alone, tmp_path: Pat
     assert installed & left_out == set()
 
 
-def test_all_modules_of_the_client_are_imported_without_the_server(
+def test_all_modules_of_the_client_can_be_imported_without_the_server(
     alone: Alone, tmp_path: Path
 ) -> None:
     done = alone.run("python", "-W", "error", "-c", IMPORT_ALL, folder=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_file_is_sent_and_received_by_the_commands(
+def test_the_commands_upload_and_download_a_file(
     alone: Alone, api: Api, owner: Owner, tmp_path: Path
 ) -> None:
     body = os.urandom(3_000_000)
@@ -175,7 +181,7 @@ def test_a_file_is_sent_and_received_by_the_commands(
     assert (tmp_path / "copy.jpg").read_bytes() == body
 
 
-def test_a_file_is_sent_and_received_by_the_python_client(
+def test_the_python_client_uploads_and_downloads_a_file(
     alone: Alone, api: Api, owner: Owner, tmp_path: Path
 ) -> None:
     body = os.urandom(3_000_000)
@@ -191,7 +197,7 @@ def test_a_file_is_sent_and_received_by_the_python_client(
 
 @pytest.mark.parametrize("command", sorted(SERVER_COMMANDS))
 @pytest.mark.parametrize("arguments", [(), ("--help",)])
-def test_a_command_of_the_server_says_in_one_line_what_to_install(
+def test_a_command_of_the_server_prints_in_one_line_what_to_install(
     alone: Alone, command: str, arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
     done = alone.run("assay", command, *arguments, folder=tmp_path)

@@ -1,4 +1,4 @@
-"""docs/client.md, executed as it stands there."""
+"""Tests that execute the examples of docs/client.md unchanged."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def test_the_examples_run_one_after_another(api: Api, owner: Owner, tmp_path: Pa
     assert (tmp_path / "copy.jpg").read_bytes() == (tmp_path / "photo.jpg").read_bytes()
 
 
-def test_every_error_that_is_listed_exists() -> None:
+def test_every_documented_error_exists() -> None:
     listed = set(re.findall(r"`([A-Z][A-Za-z]+)`", TEXT.partition("## Errors")[2]))
     assert len(listed) > 15
     for name in listed - {"OSError"}:
@@ -39,7 +39,11 @@ def test_every_error_that_is_listed_exists() -> None:
 
 
 def test_importing_the_client_imports_nothing_of_the_server() -> None:
-    program = "import sys, assay; print([name for name in sys.modules if name.partition('.')[0] in ('service', 'minio', 'urllib3', 'litestar')])"
+    program = """
+import sys, assay
+server = ("service", "minio", "urllib3", "litestar")
+print([name for name in sys.modules if name.partition(".")[0] in server])
+"""
     assert (
         subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=True

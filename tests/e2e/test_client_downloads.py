@@ -1,4 +1,4 @@
-"""The Python client receives files from the real server."""
+"""Tests of downloads by the Python client from the real server."""
 
 import hashlib
 import io
@@ -36,7 +36,7 @@ def sent(sender: Client) -> File:
 
 @pytest.fixture
 def way(api: Api) -> Iterator[tuple[FaultyProxy, str]]:
-    """To the API, for clients alone."""
+    """Yield a proxy in front of the API, and its URL. Only clients use the proxy."""
     with faulty_way(api.url) as opened:
         yield opened
 
@@ -45,7 +45,7 @@ def partials(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name.endswith(".part")]
 
 
-def test_a_file_is_received_whole(sender: Client, sent: File, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_completely(sender: Client, sent: File, tmp_path: Path) -> None:
     seen: list[Progress] = []
     (tmp_path / "copy.jpg").write_bytes(b"what was there before")
     assert sender.download(sent, tmp_path / "copy.jpg", progress=seen.append).hash == DIGEST
@@ -54,12 +54,12 @@ def test_a_file_is_received_whole(sender: Client, sent: File, tmp_path: Path) ->
     assert seen[-1] == Progress(SIZE, SIZE, "done")
 
 
-def test_an_empty_file_is_received(sender: Client, tmp_path: Path) -> None:
+def test_an_empty_file_is_downloaded(sender: Client, tmp_path: Path) -> None:
     sender.download(sender.upload(b""), tmp_path / "empty")
     assert (tmp_path / "empty").read_bytes() == b""
 
 
-def test_a_file_object_gets_the_bytes(sender: Client, sent: File) -> None:
+def test_a_file_is_downloaded_into_a_file_object(sender: Client, sent: File) -> None:
     target = io.BytesIO()
     sender.download(str(sent.id), target)
     assert target.getvalue() == BODY
@@ -86,10 +86,10 @@ def test_a_link_to_a_file_stays_a_link(sender: Client, sent: File, tmp_path: Pat
     assert (tmp_path / "real").read_bytes() == BODY
 
 
-def test_cut_connections_are_gone_on_from(
+def test_a_download_resumes_after_its_connection_is_cut(
     owner: Owner, sent: File, tmp_path: Path, way: tuple[FaultyProxy, str]
 ) -> None:
-    """To a path and to a file object: no byte comes twice but those that were on their way."""
+    """Check that only bytes in flight are sent twice, for a path and for a file object."""
     proxy, url = way
     proxy.cut_answers_after = 1_000_000
     target = io.BytesIO()
@@ -101,11 +101,14 @@ def test_cut_connections_are_gone_on_from(
     assert b"If-Match" in proxy.requests
 
 
-def test_what_a_killed_run_left_is_gone_on_from(
+def test_a_download_resumes_from_the_partial_file_of_a_killed_run(
     api: Api, owner: Owner, sent: File, tmp_path: Path, way: tuple[FaultyProxy, str]
 ) -> None:
     proxy, url = way
-    program = f"from assay import Client; Client({url!r}, {owner.key!r}).download({str(sent.id)!r}, {str(tmp_path / 'copy.jpg')!r})"
+    program = (
+        f"from assay import Client; Client({url!r}, {owner.key!r})"
+        f".download({str(sent.id)!r}, {str(tmp_path / 'copy.jpg')!r})"
+    )
     with subprocess.Popen([sys.executable, "-c", program]) as process:
         while not any(path.stat().st_size for path in partials(tmp_path)):
             time.sleep(0.001)
@@ -124,7 +127,7 @@ def test_what_a_killed_run_left_is_gone_on_from(
     assert partials(tmp_path) == []
 
 
-def test_a_partial_file_of_other_bytes_is_not_believed(
+def test_a_partial_file_with_other_bytes_is_not_used(
     sender: Client, sent: File, tmp_path: Path
 ) -> None:
     for left in (b"x" * 1000, b"x" * SIZE, b"x" * (SIZE + 1)):
@@ -135,7 +138,7 @@ def test_a_partial_file_of_other_bytes_is_not_believed(
 
 
 @pytest.mark.parametrize("limit", [1_500_000])
-def test_a_full_disk_is_said_and_leaves_nothing_under_the_name(
+def test_a_full_disk_is_reported_and_leaves_no_file_of_the_name(
     api: Api, owner: Owner, sent: File, tmp_path: Path, limit: int
 ) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -156,12 +159,12 @@ except TargetFailed as error:
     assert "File too large" in done.stdout
     assert not (tmp_path / "copy.jpg").exists()
     assert resource.getrlimit(resource.RLIMIT_FSIZE) == before
-    with Client(api.url, owner.key) as client:  # there is room again
+    with Client(api.url, owner.key) as client:  # this process has no file size limit
         client.download(sent, tmp_path / "copy.jpg")
     assert (tmp_path / "copy.jpg").read_bytes() == BODY
 
 
-def test_a_folder_is_no_target(sender: Client, sent: File, tmp_path: Path) -> None:
+def test_a_folder_is_refused_as_a_target(sender: Client, sent: File, tmp_path: Path) -> None:
     with pytest.raises(TargetFailed, match="is a folder"):
         sender.download(sent, tmp_path)
     with pytest.raises(TargetFailed, match="No such file"):
@@ -186,7 +189,7 @@ def test_two_downloads_to_one_name_do_not_mix(sender: Client, sent: File, tmp_pa
     assert (tmp_path / "copy.jpg").read_bytes() == BODY
 
 
-def test_a_file_that_is_deleted_meanwhile_is_gone(
+def test_a_file_deleted_during_its_download_is_reported_as_gone(
     sender: Client, owner: Owner, sent: File, tmp_path: Path, way: tuple[FaultyProxy, str]
 ) -> None:
     proxy, url = way
@@ -200,7 +203,7 @@ def test_a_file_that_is_deleted_meanwhile_is_gone(
     assert not (tmp_path / "copy.jpg").exists()
 
 
-def test_what_is_not_ready_is_refused(sender: Client, tmp_path: Path) -> None:
+def test_a_file_that_is_not_ready_is_refused(sender: Client, tmp_path: Path) -> None:
     declared = sender._api.declare({"filename": "a", "size": 1}, idempotency_key="never-sent").file
     with pytest.raises(NotReady, match="pending"):
         sender.download(declared, tmp_path / "a")
@@ -210,7 +213,7 @@ def test_what_is_not_ready_is_refused(sender: Client, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_stays_away_is_said(
+def test_a_server_that_stays_unavailable_is_reported(
     owner: Owner, sent: File, tmp_path: Path, way: tuple[FaultyProxy, str]
 ) -> None:
     proxy, url = way

@@ -1,4 +1,4 @@
-"""The Python client sends files in parts, through a proxy that counts them and behaves badly."""
+"""Tests of multipart uploads by the Python client, through a proxy that injects faults."""
 
 import hashlib
 import itertools
@@ -17,7 +17,7 @@ from tests.e2e.client_sites import SIZE, Site, digest, open_site, sent_parts, wr
 from tests.support.store_proxies import Fault
 
 HEADERS = {"host", "content-length", "accept-encoding", "user-agent"}
-"""What any client sends with a PUT."""
+"""The headers that every client sends with a PUT."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def video(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("parallel", [1, 4])
-def test_parts_are_sent_and_the_whole_is_proved(site: Site, video: Path, parallel: int) -> None:
+def test_a_file_that_is_sent_in_parts_is_proved(site: Site, video: Path, parallel: int) -> None:
     seen: list[Progress] = []
     with Client(site.url, site.key, parallel=parallel) as client:
         file = client.upload(video, multipart=True, progress=seen.append)
@@ -49,7 +49,7 @@ def test_parts_are_sent_and_the_whole_is_proved(site: Site, video: Path, paralle
     assert seen[-1] == Progress(SIZE, SIZE, "done")
 
 
-def test_the_store_gets_no_key_and_no_header_that_the_url_does_not_ask_for(
+def test_the_store_gets_no_key_and_only_the_headers_of_the_url(
     site: Site, sender: Client, video: Path
 ) -> None:
     sender.upload(video, multipart=True)
@@ -62,13 +62,13 @@ def test_the_store_gets_no_key_and_no_header_that_the_url_does_not_ask_for(
 
 
 @pytest.mark.parametrize("how", ["parts", "none"])
-def test_less_may_be_hashed(site: Site, video: Path, how: str) -> None:
+def test_the_client_can_hash_only_the_parts_or_nothing(site: Site, video: Path, how: str) -> None:
     with Client(site.url, site.key) as client:
         file = client.upload(video, multipart=True, hash="parts" if how == "parts" else "none")
     assert (file.state, file.hash, file.declared_sha256) == ("ready", digest(video), None)
 
 
-def test_bytes_in_memory_go_in_parts_too(site: Site) -> None:
+def test_bytes_in_memory_are_sent_in_parts(site: Site) -> None:
     body = os.urandom(PART_BYTES + 1)
     with Client(site.url, site.key) as client:
         assert client.upload(body, multipart=True).hash == hashlib.sha256(body).hexdigest()
@@ -86,7 +86,7 @@ def test_bytes_in_memory_go_in_parts_too(site: Site) -> None:
     ],
     ids=["cut inside a part", "503 SlowDown", "500", "lost answer", "the URL has ended"],
 )
-def test_a_part_that_failed_is_sent_again_and_nothing_else(
+def test_only_a_part_that_failed_is_sent_again(
     site: Site, sender: Client, video: Path, fault: Fault
 ) -> None:
     site.proxy.faults = [Fault(), fault]
@@ -105,7 +105,7 @@ def test_a_part_that_failed_is_sent_again_and_nothing_else(
     [Fault(cut_after=MIB), Fault(answer=503), Fault(lose_answer=True), Fault(delay_seconds=7)],
     ids=["cut", "503 SlowDown", "lost answer", "the URL has ended"],
 )
-def test_one_put_that_failed_is_sent_again(
+def test_a_single_put_that_failed_is_sent_again(
     site: Site, sender: Client, video: Path, fault: Fault
 ) -> None:
     site.proxy.faults = [fault]
@@ -117,8 +117,11 @@ def test_one_put_that_failed_is_sent_again(
         assert (first.status, second.status) == (403, 200)
 
 
-def test_a_slow_line_is_not_a_dead_one(site: Site, tmp_path: Path) -> None:
-    """A megabyte takes longer than the time-out; what is between the two swallows the first few."""
+def test_a_slow_upload_is_not_treated_as_a_timeout(site: Site, tmp_path: Path) -> None:
+    """Send each megabyte more slowly than the timeout.
+
+    Buffers between the client and the proxy take the first few megabytes at once.
+    """
     photo = write(tmp_path / "photo.jpg", 9 * MIB)
     site.proxy.faults = [Fault(pause_seconds=0.4)]
     with Client(site.url, site.key, timeout=1.2) as client:
@@ -126,7 +129,7 @@ def test_a_slow_line_is_not_a_dead_one(site: Site, tmp_path: Path) -> None:
     assert len(site.proxy.seen) == 1
 
 
-def test_a_store_that_slows_us_down_is_asked_again_with_growing_waits(
+def test_503_slow_down_is_retried_with_growing_delays(
     site: Site, sender: Client, video: Path
 ) -> None:
     site.proxy.faults = [Fault(answer=503)] * 5
@@ -137,7 +140,7 @@ def test_a_store_that_slows_us_down_is_asked_again_with_growing_waits(
     assert waits[-1] > 2 * waits[0]
 
 
-def test_bytes_that_are_altered_on_the_way_are_refused(
+def test_bytes_that_are_altered_in_transit_are_refused(
     site: Site, sender: Client, video: Path
 ) -> None:
     site.proxy.faults = [Fault(), Fault(spoil=True)]
@@ -148,7 +151,7 @@ def test_bytes_that_are_altered_on_the_way_are_refused(
     assert [file.state for file in sender.list(state="deleted")] == ["deleted"]
 
 
-def test_what_the_store_refused_can_be_gone_on_with(
+def test_an_upload_with_a_refused_part_can_be_resumed(
     site: Site, sender: Client, video: Path, tmp_path: Path
 ) -> None:
     site.proxy.faults = [Fault(), Fault(spoil=True)]
@@ -158,7 +161,7 @@ def test_what_the_store_refused_can_be_gone_on_with(
     assert sent_parts(site) == [1, 2, 2, 3]
 
 
-def test_a_part_that_the_store_says_it_has_and_has_not_is_sent_again(
+def test_a_part_that_the_store_accepted_but_does_not_list_is_sent_again(
     site: Site, sender: Client, video: Path
 ) -> None:
     site.proxy.faults = [Fault(answer=200)]

@@ -1,4 +1,4 @@
-"""The Python client ends in the middle of a file in parts, in every way, and goes on."""
+"""Tests of multipart uploads by the Python client that are interrupted and then resumed."""
 
 import asyncio
 import os
@@ -43,11 +43,14 @@ def video(tmp_path: Path) -> Path:
 
 
 class Ended(Exception):
-    """The run ends here, as if it were killed."""
+    """An exception that ends a run, as if it were killed."""
 
 
 def interrupt(site: Site, video: Path, state: Path, *, after: int) -> None:
-    """One run that does not reach its end, on a line that is not too fast for the reports of progress."""
+    """Start an upload, and end it after it has sent `after` bytes.
+
+    The proxy slows the upload down, because progress is reported only at intervals.
+    """
 
     def report(now: Progress) -> None:
         if now.bytes_done >= after:
@@ -59,7 +62,7 @@ def interrupt(site: Site, video: Path, state: Path, *, after: int) -> None:
     site.proxy.faults = []
 
 
-def test_a_run_that_ended_in_the_middle_loses_the_part_in_flight_alone(
+def test_an_interrupted_run_loses_only_the_part_in_flight(
     site: Site, sender: Client, video: Path, tmp_path: Path
 ) -> None:
     interrupt(site, video, tmp_path / "state", after=PART_BYTES + 5 * MIB)
@@ -72,7 +75,7 @@ def test_a_run_that_ended_in_the_middle_loses_the_part_in_flight_alone(
 
 
 @pytest.mark.parametrize("shown", [True, False], ids=["size and time", "the digest alone"])
-def test_a_source_that_changed_between_two_runs_is_said(
+def test_a_source_that_changed_between_two_runs_is_reported(
     site: Site, sender: Client, video: Path, tmp_path: Path, shown: bool
 ) -> None:
     interrupt(site, video, tmp_path / "state", after=PART_BYTES + 5 * MIB)
@@ -89,7 +92,7 @@ def test_a_source_that_changed_between_two_runs_is_said(
     ).hash == digest(video)
 
 
-def test_a_source_that_changes_while_its_parts_are_sent_is_no_file(
+def test_a_source_that_changes_while_it_is_sent_leaves_no_file(
     site: Site, sender: Client, video: Path, tmp_path: Path
 ) -> None:
     def change(now: Progress) -> None:
@@ -104,7 +107,7 @@ def test_a_source_that_changes_while_its_parts_are_sent_is_no_file(
     assert not (tmp_path / "state").exists()
 
 
-def test_a_key_that_is_revoked_in_the_middle_ends_the_run_and_another_goes_on(
+def test_a_run_with_a_revoked_key_ends_and_another_key_resumes_it(
     site: Site, sender: Client, video: Path, tmp_path: Path
 ) -> None:
     def revoke(now: Progress) -> None:
@@ -128,15 +131,14 @@ async def revoke_all(settings: Settings) -> None:
         await connection.close()
 
 
-def test_an_upload_that_the_store_lost_is_said_and_begun_anew_by_the_next_run(
+def test_an_upload_that_the_store_lost_is_started_again_by_the_next_run(
     site: Site, sender: Client, video: Path, tmp_path: Path
 ) -> None:
     lost: list[object] = []
 
     def lose(now: Progress) -> None:
-        if (
-            now.phase == "verifying" and not lost
-        ):  # with a part on its way the embedded store would begin the upload again
+        # While a part is in flight, the embedded store would create the upload again.
+        if now.phase == "verifying" and not lost:
             lost.append(asyncio.run(abort_all(site.settings)))
 
     with pytest.raises(UploadLost):
@@ -148,17 +150,18 @@ def test_an_upload_that_the_store_lost_is_said_and_begun_anew_by_the_next_run(
 
 
 async def abort_all(settings: Settings) -> None:
-    """As the store drops what is stale."""
+    """Abort all multipart uploads, as a store does with stale ones."""
     async with open_resources(settings) as resources:
         rows = await resources.pool.fetch(
-            "SELECT incoming_key, upload_id FROM files WHERE upload_id IS NOT NULL AND state = 'pending'"
+            "SELECT incoming_key, upload_id FROM files"
+            " WHERE upload_id IS NOT NULL AND state = 'pending'"
         )
         for row in rows:
             await resources.incoming.abort_upload(row["incoming_key"], row["upload_id"])
 
 
 @pytest.mark.parametrize("years", [-20, 20])
-def test_a_wrong_clock_of_the_client_does_not_matter(
+def test_a_client_with_a_wrong_clock_uploads_and_downloads(
     site: Site, video: Path, tmp_path: Path, years: int
 ) -> None:
     program = f"""
@@ -180,11 +183,13 @@ with Client({site.url!r}) as client:
     assert digest(tmp_path / "copy.mp4") == digest(video)
 
 
-def test_killed_twenty_times_no_part_is_sent_twice_but_those_in_flight(
-    site: Site, tmp_path: Path
-) -> None:
-    """Each time after another number of bytes, from none to more than two parts'."""
-    video, chance = write(tmp_path / "video.mp4", KILLED_PARTS * PART_BYTES), random.Random(4)  # noqa: S311  # the same every time
+def test_after_twenty_kills_only_parts_in_flight_are_sent_twice(site: Site, tmp_path: Path) -> None:
+    """Kill the client after random numbers of bytes, from none to more than two parts.
+
+    The random numbers are the same in every run of this test.
+    """
+    video = write(tmp_path / "video.mp4", KILLED_PARTS * PART_BYTES)
+    chance = random.Random(4)  # noqa: S311
     kills: list[float] = []
     for _ in range(KILLS):
         with start_sending(site, video, tmp_path) as process:
@@ -195,7 +200,7 @@ def test_killed_twenty_times_no_part_is_sent_twice_but_those_in_flight(
             break
     with start_sending(site, video, tmp_path) as process:
         assert process.wait(120) == 0
-    assert len(kills) == KILLS, "it was done too early to be killed as often"
+    assert len(kills) == KILLS, "the upload ended before it was killed as often as required"
     with Client(site.url, site.key) as client:
         [file] = client.list()
     assert (file.state, file.hash) == ("ready", digest(video))
@@ -206,7 +211,9 @@ def test_killed_twenty_times_no_part_is_sent_twice_but_those_in_flight(
 def start_sending(site: Site, video: Path, folder: Path) -> subprocess.Popen[bytes]:
     program = f"""
 from assay import Client
-Client({site.url!r}, parallel=2).upload({str(video)!r}, multipart=True, resume={str(folder / "state")!r})
+Client({site.url!r}, parallel=2).upload(
+    {str(video)!r}, multipart=True, resume={str(folder / "state")!r}
+)
 """
     return subprocess.Popen(
         [sys.executable, "-c", program], env={**os.environ, "ASSAY_KEY": site.key}
@@ -221,7 +228,7 @@ def wait_for_bytes(proxy: StoreProxy, process: subprocess.Popen[bytes], size: in
 
 
 def check_sent_once(proxy: StoreProxy, part: int, kills: list[float]) -> None:
-    """Nothing was sent in a run after the one in which the store said, before the kill, that it has the part."""
+    """Check that no later run sends a part after the store has confirmed it before a kill."""
     requests = proxy.requests_of(part)
     done = [seen for seen in requests if seen.status == 200 and seen.answered is not None]
     assert done, f"part {part} never arrived"

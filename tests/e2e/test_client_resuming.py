@@ -1,4 +1,7 @@
-"""The Python client is killed, and goes on from its journal; single PUTs. (Parts: test_client_parts_resumed.py.)"""
+"""Tests of the Python client that resumes single PUTs from its journal after it was killed.
+
+The tests of multipart uploads are in test_client_parts_resumed.py.
+"""
 
 import asyncio
 import hashlib
@@ -63,7 +66,10 @@ def keep_journal(
     sha256: str | None = None,
     before_sending: Callable[[File], None] | None = None,
 ) -> File:
-    """What a run that was killed has left: a declared file, and perhaps its bytes at the store."""
+    """Leave the state of a killed run: a journal, a declared file, and perhaps its bytes.
+
+    Return the declared file.
+    """
     with photo.open("rb") as opened:
         fields = {"filename": photo.name, "size": photo.stat().st_size}
         source = open_source(photo)
@@ -91,14 +97,20 @@ def keep_journal(
     return declared.file
 
 
-def test_a_killed_run_is_gone_on_from_by_the_same_call(
+def test_the_same_call_resumes_a_killed_run(
     owner: Owner, sender: Client, photo: Path, tmp_path: Path, way: tuple[FaultyProxy, str]
 ) -> None:
-    """Killed while the answer to the declaration is on its way: the next run finds the same file by its key."""
+    """Kill the client before it receives the answer to the declaration.
+
+    The next run must find the same file by its idempotency key.
+    """
     proxy, url = way
     states = tmp_path / "states"
     states.mkdir()
-    program = f"from assay import Client; Client({url!r}, {owner.key!r}).upload({str(photo)!r}, resume={str(states)!r})"
+    program = (
+        f"from assay import Client; Client({url!r}, {owner.key!r})"
+        f".upload({str(photo)!r}, resume={str(states)!r})"
+    )
     proxy.silence_after(b"Idempotency-Key")
     with subprocess.Popen([sys.executable, "-c", program]) as process:
         assert proxy.silenced.wait(20)
@@ -117,7 +129,7 @@ def test_a_killed_run_is_gone_on_from_by_the_same_call(
 
 
 @pytest.mark.parametrize(("send_bytes", "complete"), [(False, False), (True, False), (True, True)])
-def test_whatever_was_done_is_not_done_again(
+def test_completed_steps_are_not_repeated(
     sender: Client, photo: Path, tmp_path: Path, send_bytes: bool, complete: bool
 ) -> None:
     before = keep_journal(
@@ -129,7 +141,7 @@ def test_whatever_was_done_is_not_done_again(
     assert not (tmp_path / "state").exists()
 
 
-def test_a_source_that_changed_between_two_runs_is_said(
+def test_a_source_that_changed_between_two_runs_is_reported(
     sender: Client, photo: Path, tmp_path: Path
 ) -> None:
     keep_journal(sender, photo, tmp_path / "state", send_bytes=False)
@@ -142,7 +154,7 @@ def test_a_source_that_changed_between_two_runs_is_said(
 
 
 def replace_content(photo: Path) -> None:
-    """Other bytes of the same size, and the same times."""
+    """Replace the file's bytes without a change of its size and times."""
     times = photo.stat()
     photo.write_bytes(os.urandom(SIZE))
     os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -151,17 +163,20 @@ def replace_content(photo: Path) -> None:
 def test_a_change_that_size_and_time_do_not_show_is_found_by_the_digest(
     sender: Client, photo: Path, tmp_path: Path
 ) -> None:
-    """The bytes at the store are the old ones, and were proved: the digest of the present ones is not theirs."""
+    """Check that the client compares the digest of the new bytes with that of the proved ones."""
     keep_journal(sender, photo, tmp_path / "state", send_bytes=True, complete=True)
     replace_content(photo)
     with pytest.raises(SourceChanged):
         sender.upload(photo, resume=tmp_path / "state")
 
 
-def test_the_digest_of_changed_bytes_rejects_what_was_not_proved_yet(
+def test_the_digest_of_changed_bytes_rejects_an_unproved_file(
     api: Api, sender: Client, photo: Path, tmp_path: Path
 ) -> None:
-    """A lease keeps the file from the worker until `complete` has brought the digest, so the event proves nothing before."""
+    """Hold a lease on the file until `complete` has sent the digest.
+
+    Without the lease, the store's event could let a worker prove the file before that.
+    """
     keep_journal(
         sender,
         photo,
@@ -177,7 +192,10 @@ def test_the_digest_of_changed_bytes_rejects_what_was_not_proved_yet(
             uploading.result()
 
 
-HOLD = "UPDATE files SET lease = gen_random_uuid(), lease_until = now() + interval '1 hour' WHERE id = $1"
+HOLD = """
+    UPDATE files SET lease = gen_random_uuid(), lease_until = now() + interval '1 hour'
+    WHERE id = $1
+"""
 RELEASE = """
     UPDATE files SET lease = NULL, lease_until = NULL, due_at = now()
     WHERE lease_until > now() + interval '50 minutes' AND declared_sha256 IS NOT NULL
@@ -193,11 +211,11 @@ async def hold(settings: Settings, file_id: UUID) -> None:
 async def release_with_digest(settings: Settings) -> None:
     """Wait until the held file has a declared digest, then give its lease back."""
     async with await database.open_pool(settings) as pool, asyncio.timeout(60):
-        while await pool.fetchval(RELEASE) is None:  # noqa: ASYNC110  # no event announces it
+        while await pool.fetchval(RELEASE) is None:  # noqa: ASYNC110  # no event reports the digest
             await asyncio.sleep(0.05)
 
 
-def test_a_source_that_changes_while_it_is_sent_is_no_file(
+def test_a_source_that_changes_while_it_is_sent_leaves_no_file(
     sender: Client, photo: Path, tmp_path: Path
 ) -> None:
     def change(_: object) -> None:
@@ -212,20 +230,24 @@ def test_a_source_that_changes_while_it_is_sent_is_no_file(
         sender.upload(photo, progress=lambda _: os.truncate(photo, 1000))
 
 
-def test_what_ended_meanwhile_begins_anew(sender: Client, photo: Path, tmp_path: Path) -> None:
+def test_an_upload_whose_file_was_deleted_starts_again(
+    sender: Client, photo: Path, tmp_path: Path
+) -> None:
     before = keep_journal(sender, photo, tmp_path / "state", send_bytes=False)
     sender.delete(before)
     file = sender.upload(photo, resume=tmp_path / "state")
     assert (file.id == before.id, file.state) == (False, "ready")
 
 
-def test_another_owner_begins_anew(api: Api, sender: Client, photo: Path, tmp_path: Path) -> None:
+def test_another_owner_does_not_resume_the_upload(
+    api: Api, sender: Client, photo: Path, tmp_path: Path
+) -> None:
     before = keep_journal(sender, photo, tmp_path / "state", send_bytes=True)
     with Client(api.url, api.new_owner().key) as other:
         assert other.upload(photo, resume=tmp_path / "state").id != before.id
 
 
-def test_a_rejected_file_is_said_once(sender: Client, photo: Path, tmp_path: Path) -> None:
+def test_a_rejected_file_is_reported_once(sender: Client, photo: Path, tmp_path: Path) -> None:
     keep_journal(sender, photo, tmp_path / "state", send_bytes=True, complete=True, sha256="0" * 64)
     with pytest.raises(Rejected, match="digest-mismatch") as raised:
         sender.upload(photo, resume=tmp_path / "state")
@@ -235,7 +257,9 @@ def test_a_rejected_file_is_said_once(sender: Client, photo: Path, tmp_path: Pat
         sender.download(raised.value.file, tmp_path / "copy.jpg")
 
 
-def test_another_declaration_is_another_upload(sender: Client, photo: Path, tmp_path: Path) -> None:
+def test_another_declaration_does_not_resume_the_upload(
+    sender: Client, photo: Path, tmp_path: Path
+) -> None:
     before = keep_journal(sender, photo, tmp_path / "state", send_bytes=False)
     assert (
         sender.upload(photo, resume=tmp_path / "state", metadata={"album": "winter"}).id
@@ -243,7 +267,9 @@ def test_another_declaration_is_another_upload(sender: Client, photo: Path, tmp_
     )
 
 
-def test_two_runs_at_once_are_one_too_many(sender: Client, photo: Path, tmp_path: Path) -> None:
+def test_a_second_run_at_the_same_time_is_refused(
+    sender: Client, photo: Path, tmp_path: Path
+) -> None:
     errors: list[Exception] = []
 
     def start_another(_: object) -> None:
@@ -256,14 +282,14 @@ def test_two_runs_at_once_are_one_too_many(sender: Client, photo: Path, tmp_path
     assert errors
 
 
-def test_a_file_that_is_no_journal_is_left_alone(sender: Client, photo: Path) -> None:
+def test_a_file_that_is_not_a_journal_is_not_changed(sender: Client, photo: Path) -> None:
     before = digest(photo)
     with pytest.raises(ValueError, match="not the state of an upload"):
         sender.upload(photo, resume=photo)
     assert digest(photo) == before
 
 
-def test_a_server_that_is_away_leaves_the_journal(
+def test_the_journal_is_kept_when_the_server_is_unavailable(
     sender: Client, owner: Owner, photo: Path, tmp_path: Path, way: tuple[FaultyProxy, str]
 ) -> None:
     proxy, url = way

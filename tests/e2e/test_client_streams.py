@@ -1,4 +1,4 @@
-"""The Python client's streams, and its requests to an API that is away for a while."""
+"""Tests of the Python client's streams, and of its requests to an API that is unavailable."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ BODY = os.urandom(SIZE)
 
 
 class Pipe(io.RawIOBase):
-    """Bytes that come once, a few at a time."""
+    """A source that can be read only once, and returns a few bytes at a time."""
 
     def __init__(self, body: bytes) -> None:
         self.left = memoryview(body)
@@ -54,13 +54,13 @@ def way(api: Api) -> Iterator[tuple[FaultyProxy, str]]:
 
 @pytest.fixture
 def sender(way: tuple[FaultyProxy, str], owner: Owner) -> Iterator[Client]:
-    """Through the proxy, and not patient."""
+    """Yield a client that connects through the proxy and has short timeouts."""
     with Client(way[1], owner.key, retry_seconds=2, timeout=5) as client:
         client.list()
         yield client
 
 
-def test_a_stream_is_sent_in_constant_memory_and_with_its_metadata(sender: Client) -> None:
+def test_a_stream_is_sent_with_its_metadata(sender: Client) -> None:
     file = sender.upload(
         pipe(BODY), filename="tar.gz", content_type="application/gzip", metadata={"made": "by tar"}
     )
@@ -72,7 +72,7 @@ def test_a_stream_is_sent_in_constant_memory_and_with_its_metadata(sender: Clien
     )
 
 
-def test_a_stream_is_held_to_its_digest(sender: Client) -> None:
+def test_a_stream_must_match_its_declared_digest(sender: Client) -> None:
     assert (
         sender.upload(pipe(BODY), sha256=hashlib.sha256(BODY).hexdigest()).hash
         == hashlib.sha256(BODY).hexdigest()
@@ -82,7 +82,7 @@ def test_a_stream_is_held_to_its_digest(sender: Client) -> None:
     assert len(list(sender.list())) == 1
 
 
-def test_a_stream_waits_for_an_api_that_is_away_at_its_start(
+def test_a_stream_waits_for_an_api_that_is_unavailable_at_its_start(
     way: tuple[FaultyProxy, str], sender: Client
 ) -> None:
     sender.info(sender.upload(b"met"))
@@ -92,7 +92,7 @@ def test_a_stream_waits_for_an_api_that_is_away_at_its_start(
     assert len(list(sender.list())) == 2
 
 
-def test_a_stream_that_was_cut_in_the_middle_is_said_and_leaves_nothing(
+def test_a_stream_that_is_cut_in_the_middle_fails_and_leaves_nothing(
     way: tuple[FaultyProxy, str], sender: Client
 ) -> None:
     class Cutting(Pipe):
@@ -109,7 +109,7 @@ def test_a_stream_that_was_cut_in_the_middle_is_said_and_leaves_nothing(
     assert list(sender.list()) == []
 
 
-def test_a_declaration_whose_answer_is_lost_declares_nothing_twice(
+def test_a_declaration_whose_answer_is_lost_is_not_repeated(
     way: tuple[FaultyProxy, str], owner: Owner
 ) -> None:
     proxy, url = way
@@ -128,7 +128,7 @@ def test_a_declaration_whose_answer_is_lost_declares_nothing_twice(
     assert proxy.requests.count(b"POST /files HTTP") >= 2
 
 
-def test_the_list_goes_on_to_its_end(api: Api, owner: Owner) -> None:
+def test_the_list_follows_all_pages(api: Api, owner: Owner) -> None:
     with Client(api.url, owner.key) as client:
         sent = [client.upload(b"x" * size, filename=f"{size}.txt").id for size in range(5)]
         assert [file.id for file in client.list(page=2)] == sent[::-1]
@@ -137,7 +137,7 @@ def test_the_list_goes_on_to_its_end(api: Api, owner: Owner) -> None:
             list(client.list(page=0))
 
 
-def test_a_wait_that_is_over_says_so_and_loses_nothing(api: Api, owner: Owner) -> None:
+def test_a_wait_that_times_out_raises_not_final_with_the_file(api: Api, owner: Owner) -> None:
     with Client(api.url, owner.key) as client:
         declared = client._api.declare(
             {"filename": "a", "size": 1}, idempotency_key="never-sent"
@@ -150,13 +150,13 @@ def test_a_wait_that_is_over_says_so_and_loses_nothing(api: Api, owner: Owner) -
 def test_a_link_works_without_a_key(api: Api, owner: Owner) -> None:
     with Client(api.url, owner.key) as client:
         link = client.share(client.upload(b"shared"), expires_in=60)
-    with Client(api.url) as anybody, pytest.raises(Unauthorized, match="no API key"):
-        anybody.info("01a218d4-c86a-7553-bc7e-6a776d374372")
+    with Client(api.url) as anonymous, pytest.raises(Unauthorized, match="no API key"):
+        anonymous.info("01a218d4-c86a-7553-bc7e-6a776d374372")
     assert link.url.startswith(f"{api.url}/l/")
 
 
 @pytest.mark.parametrize("status", [200, 302, 404])
-def test_what_is_not_assay_is_said(status: int) -> None:
+def test_a_server_that_is_not_assay_is_reported(status: int) -> None:
     with (
         stub_store(status, {"Content-Type": "text/html"}, b"<html>") as stub,
         Client(stub.endpoint, "key") as client,
@@ -165,7 +165,7 @@ def test_what_is_not_assay_is_said(status: int) -> None:
         client.info("01a218d4-c86a-7553-bc7e-6a776d374372")
 
 
-def test_who_does_not_answer_is_given_up(api: Api) -> None:
+def test_a_server_that_does_not_answer_is_reported(api: Api) -> None:
     with (
         Client("http://127.0.0.1:9", "key", retry_seconds=0.5) as client,
         pytest.raises(ServerUnavailable, match="Connection refused"),
@@ -176,11 +176,11 @@ def test_who_does_not_answer_is_given_up(api: Api) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"url": "ftp://host"}, {"key": "two words"}, {"key": "a\r\nb"}, {"parallel": 0}]
 )
-def test_a_client_that_cannot_work_is_not_made(wrong: dict[str, object]) -> None:
+def test_a_client_with_invalid_settings_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected"):
         Client(**wrong)  # type: ignore[arg-type]  # what a caller without types may pass
 
 
-def test_a_text_file_is_no_source(api: Api, owner: Owner) -> None:
+def test_a_text_file_is_refused_as_a_source(api: Api, owner: Owner) -> None:
     with Client(api.url, owner.key) as client, pytest.raises(TypeError, match="binary"):
-        client.upload(io.StringIO("text"))  # type: ignore[arg-type]  # as above
+        client.upload(io.StringIO("text"))  # type: ignore[arg-type]  # as a caller without types

@@ -1,4 +1,4 @@
-"""The Python client sends files to the real server and store."""
+"""Tests of uploads by the Python client to the real server and store."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ def sender(api: Api, owner: Owner) -> Iterator[Client]:
 
 
 def write(path: Path, size: int) -> str:
-    """Random bytes, and their digest."""
+    """Write a file of random bytes, and return its SHA-256."""
     body = os.urandom(size)
     path.write_bytes(body)
     return hashlib.sha256(body).hexdigest()
@@ -52,7 +52,7 @@ def test_a_path_is_sent_and_proved(sender: Client, tmp_path: Path, size: int) ->
     assert sender.info(file.id).state == "deleted"
 
 
-def test_bytes_and_file_objects_are_sent_from_where_they_stand(
+def test_bytes_and_file_objects_are_sent_from_their_position(
     sender: Client, tmp_path: Path
 ) -> None:
     write(tmp_path / "a.bin", 100_000)
@@ -79,7 +79,7 @@ def test_a_pipe_is_streamed_through_the_api(sender: Client) -> None:
     assert (file.state, file.hash) == ("ready", hashlib.sha256(b"through a pipe").hexdigest())
 
 
-def test_a_wrong_key_and_a_foreign_file_have_classes_of_their_own(api: Api, sender: Client) -> None:
+def test_a_wrong_key_and_a_foreign_file_raise_different_errors(api: Api, sender: Client) -> None:
     file = sender.upload(b"mine")
     with Client(api.url, api.new_owner().key) as other, pytest.raises(NotFound) as foreign:
         other.info(file)

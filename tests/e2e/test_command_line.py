@@ -1,4 +1,4 @@
-"""`assay put`, `get`, `ls`, `info`, `rm`, `share`, as somebody uses them."""
+"""Tests of `assay put`, `get`, `ls`, `info`, `rm`, `share` and `login`, run as a user runs them."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ ALLOWED_BYTES = 120 * MIB
 
 
 def put_one(person: Person, name: str, content: bytes, *options: str) -> str:
-    """The file's id."""
+    """Write a file, send it with `assay put`, and return its id."""
     write_files(person.folder, {name: content})
     [said] = person.succeed("put", name, "--json", *options).objects
     assert said["outcome"] == "sent"
@@ -43,7 +43,7 @@ def put_one(person: Person, name: str, content: bytes, *options: str) -> str:
     return file_id
 
 
-async def test_a_file_is_sent_listed_told_fetched_shared_and_removed(
+async def test_the_commands_send_list_show_fetch_share_and_remove_a_file(
     person: Person, resources: Resources, anonymous: httpx.AsyncClient
 ) -> None:
     body = os.urandom(200_000)
@@ -68,7 +68,7 @@ async def test_a_file_is_sent_listed_told_fetched_shared_and_removed(
     await check_all(resources)
 
 
-def test_what_is_there_is_skipped_until_it_is_another(person: Person) -> None:
+def test_put_skips_a_stored_file_until_its_bytes_change(person: Person) -> None:
     first = put_one(person, "a.txt", b"one")
     [again] = person.succeed("put", "a.txt", "--json").objects
     assert (again["outcome"], again["file"]["id"]) == ("skipped", first)
@@ -89,7 +89,7 @@ def test_what_is_there_is_skipped_until_it_is_another(person: Person) -> None:
     } == {0}
 
 
-def test_somebody_else_at_the_same_machine_sends_what_only_others_have(
+def test_files_of_another_owner_on_the_same_machine_are_not_skipped(
     api: Api, person: Person
 ) -> None:
     first = put_one(person, "a.txt", b"one")
@@ -99,7 +99,7 @@ def test_somebody_else_at_the_same_machine_sends_what_only_others_have(
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 3 * MIB])
-def test_a_file_of_any_size_comes_back(person: Person, size: int) -> None:
+def test_a_file_of_any_size_is_sent_and_fetched(person: Person, size: int) -> None:
     body = os.urandom(size)
     file_id = put_one(person, "body.bin", body)
     (person.folder / "body.bin").unlink()
@@ -140,7 +140,7 @@ def read_tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_folder_comes_back_as_it_was(person: Person, tree: dict[str, bytes]) -> None:
+def test_a_folder_is_sent_and_fetched_unchanged(person: Person, tree: dict[str, bytes]) -> None:
     sent = person.succeed("put", "-r", "photos", "--json").objects
     assert {one["file"]["metadata"]["path"] for one in sent} == set(tree)
     person.succeed("get", "-r", "photos", "-o", "back")
@@ -156,7 +156,7 @@ def test_a_folder_comes_back_as_it_was(person: Person, tree: dict[str, bytes]) -
     }
 
 
-def test_the_list_is_what_sha256sum_checks(person: Person, tree: dict[str, bytes]) -> None:
+def test_sha256sum_accepts_the_list_of_digests(person: Person, tree: dict[str, bytes]) -> None:
     person.succeed("put", "-r", "photos")
     sums = person.succeed("ls", "--sha256").out
     assert sums.count("\n") == len(tree)
@@ -170,7 +170,7 @@ def test_the_list_is_what_sha256sum_checks(person: Person, tree: dict[str, bytes
     assert checked.returncode == 0, checked.stdout
 
 
-def test_the_newest_of_one_name_is_fetched(person: Person) -> None:
+def test_get_fetches_the_newest_file_of_a_name(person: Person) -> None:
     put_one(person, "a.txt", b"one")
     put_one(person, "a.txt", b"two")
     put_one(person, "ab.txt", b"three")
@@ -179,7 +179,7 @@ def test_the_newest_of_one_name_is_fetched(person: Person) -> None:
     assert read_tree(person.folder / "all") == {"a.txt": b"two", "ab.txt": b"three"}
 
 
-def test_a_file_that_is_here_and_is_another_is_kept(person: Person) -> None:
+def test_get_keeps_a_local_file_with_other_bytes(person: Person) -> None:
     put_one(person, "a.txt", b"theirs")
     put_one(person, "b.txt", b"b")
     write_files(person.folder, {"a.txt": b"mine"})
@@ -195,7 +195,7 @@ def test_a_file_that_is_here_and_is_another_is_kept(person: Person) -> None:
 # Pipes
 
 
-def test_a_pipe_goes_through_and_comes_back(person: Person, tree: dict[str, bytes]) -> None:
+def test_standard_input_and_output_can_be_pipes(person: Person, tree: dict[str, bytes]) -> None:
     with subprocess.Popen(["tar", "c", "photos"], cwd=person.folder, stdout=subprocess.PIPE) as tar:
         process = person.start(
             "put", "-", "--name", "photos.tar", "--meta", "from=tar", "--json", stdin=tar.stdout
@@ -211,7 +211,7 @@ def test_a_pipe_goes_through_and_comes_back(person: Person, tree: dict[str, byte
         assert {name: member.read() for name, member in found.items() if member} == tree
 
 
-def test_a_pipe_takes_no_more_memory_than_it_needs(person: Person) -> None:
+def test_a_pipe_is_sent_in_constant_memory(person: Person) -> None:
     block, digest = os.urandom(MIB), hashlib.sha256()
 
     def feed() -> Iterator[bytes]:
@@ -234,7 +234,7 @@ def test_a_named_pipe_is_read_to_its_end(person: Person) -> None:
     assert hashlib.sha256(b"through").hexdigest().encode() in out
 
 
-def test_a_folder_of_many_small_files_takes_no_more_memory(person: Person) -> None:
+def test_a_folder_of_many_small_files_is_sent_in_constant_memory(person: Person) -> None:
     write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(400)})
     ended = person.measure("put", "-r", "many", "--json")
     assert ended.status == 0, ended.err
@@ -275,10 +275,12 @@ def test_the_list_is_filtered(person: Person) -> None:
     }
 
 
-# What goes wrong
+# Failures
 
 
-def test_each_way_to_fail_has_a_status_of_its_own(api: Api, owner: Owner, person: Person) -> None:
+def test_each_kind_of_failure_has_its_own_exit_status(
+    api: Api, owner: Owner, person: Person
+) -> None:
     put_one(person, "a.txt", b"a")
     write_files(person.folder, {"b.txt": b"b"})
     wrong = hashlib.sha256(b"another").hexdigest()
@@ -306,7 +308,7 @@ def test_each_way_to_fail_has_a_status_of_its_own(api: Api, owner: Owner, person
         assert "Traceback" not in ended.err
 
 
-def test_a_wrong_and_a_revoked_key_are_said_once(api: Api, person: Person, tmp_path: Path) -> None:
+def test_a_refused_key_is_reported_once(api: Api, person: Person, tmp_path: Path) -> None:
     write_files(person.folder, {f"{number}.txt": b"1" for number in range(5)})
     names = [f"{number}.txt" for number in range(5)]
     for key in ("assay_wrong", api.new_owner(expires_in=timedelta(seconds=-1)).key):
@@ -318,13 +320,13 @@ def test_a_wrong_and_a_revoked_key_are_said_once(api: Api, person: Person, tmp_p
     assert person.run("ls", ASSAY_KEY="").status == NotAllowed.status
 
 
-def test_a_server_that_is_away_is_said(person: Person) -> None:
+def test_an_unavailable_server_is_reported(person: Person) -> None:
     ended = person.run("ls", ASSAY_URL=f"http://127.0.0.1:{free_port()}")
     assert ended.status == Away.status
     assert "does not answer" in ended.err
 
 
-def test_quiet_says_only_what_goes_wrong(person: Person) -> None:
+def test_quiet_prints_only_failures(person: Person) -> None:
     write_files(person.folder, {"a.txt": b"a"})
     assert person.succeed("put", "a.txt", "--quiet") == person.succeed("put", "a.txt", "-q")
     ended = person.run("put", "a.txt", "none.txt", "-q")
@@ -332,7 +334,7 @@ def test_quiet_says_only_what_goes_wrong(person: Person) -> None:
     assert person.succeed("get", "a.txt", "-q", "-o", "b.txt").out == ""
 
 
-def test_every_object_says_how_it_ended(person: Person) -> None:
+def test_every_json_object_has_an_outcome(person: Person) -> None:
     write_files(person.folder, {"a.txt": b"a"})
     ended = person.run("put", "a.txt", "none.txt", "--json")
     said = {one["source"]: one for one in ended.objects}
@@ -347,7 +349,7 @@ def test_every_object_says_how_it_ended(person: Person) -> None:
 # Signing in
 
 
-def test_login_takes_the_key_from_standard_input(api: Api, owner: Owner, tmp_path: Path) -> None:
+def test_login_reads_the_key_from_standard_input(api: Api, owner: Owner, tmp_path: Path) -> None:
     person = make_person(api.url, owner.key, tmp_path)
     ended = person.succeed(
         "login", api.url, given=f"{owner.key}\n".encode(), ASSAY_KEY="", ASSAY_URL=""
@@ -365,13 +367,15 @@ def test_login_takes_the_key_from_standard_input(api: Api, owner: Owner, tmp_pat
     )
 
 
-def test_a_key_that_the_server_refuses_is_not_kept(api: Api, person: Person) -> None:
+def test_login_does_not_save_a_key_that_the_server_refuses(api: Api, person: Person) -> None:
     ended = person.run("login", api.url, given=b"assay_wrong\n", ASSAY_KEY="")
     assert ended.status == NotAllowed.status
     assert not (person.home / "assay" / "login.json").exists()
 
 
-def test_login_shows_no_key_on_the_terminal(api: Api, owner: Owner, person: Person) -> None:
+def test_login_does_not_show_the_key_on_the_terminal(
+    api: Api, owner: Owner, person: Person
+) -> None:
     with person.at_terminal("login", ASSAY_KEY="") as terminal:
         terminal.read_until(b"Key for ")
         terminal.type(f"{owner.key}\n")

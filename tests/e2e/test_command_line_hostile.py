@@ -1,4 +1,8 @@
-"""Names that a server could send: none becomes a path outside the target, none reaches a terminal as more than text."""
+"""Tests of hostile names that a server could send.
+
+No name may become a path outside the target, and no control character of a name may reach a
+terminal.
+"""
 
 import asyncio
 import os
@@ -22,11 +26,11 @@ HOSTILE = f"{TITLE}\x1b[2J\x9b31m\u202egpj.exe"
 EMOJI = "😀" * 63 + "abc"
 ORDERS = ("\x1b]0", "\x1b[2J", "\x9b", "\u202e", "\x07")
 OURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-"""What bars are made of: the cursor moves, lines are cleared, colours are set."""
+"""The escape sequences of progress bars, which move the cursor, clear lines and set colours."""
 
 
 async def rename(resources: Resources, file: dict[str, Any], name: str) -> None:
-    """As no client of this server could: another server might."""
+    """Set a name that this server would refuse, but that another server might send."""
     await resources.pool.execute("UPDATE files SET filename = $2 WHERE id = $1", file["id"], name)
 
 
@@ -53,7 +57,7 @@ def read_tree(folder: Path) -> dict[str, bytes]:
         "COM1.tar.gz",
     ],
 )
-async def test_a_name_that_is_no_plain_one_is_never_written(
+async def test_a_file_with_a_hostile_name_is_not_written(
     client: httpx.AsyncClient, person: Person, resources: Resources, name: str
 ) -> None:
     file = await prove(client, BODY)
@@ -68,7 +72,9 @@ async def test_a_name_that_is_no_plain_one_is_never_written(
     assert (person.folder / "chosen.txt").read_bytes() == BODY
 
 
-async def test_the_longest_names_are_written(client: httpx.AsyncClient, person: Person) -> None:
+async def test_long_and_unusual_valid_names_are_written(
+    client: httpx.AsyncClient, person: Person
+) -> None:
     for name in (EMOJI, "a:b <img onerror>"):
         file = await prove(client, BODY, filename=name)
         await asyncio.to_thread(person.succeed, "get", file["id"])
@@ -130,14 +136,16 @@ async def test_links_in_the_target_are_not_followed(
     assert (target / "file.txt").is_symlink()
 
 
-async def test_two_files_of_one_path_are_no_race(client: httpx.AsyncClient, person: Person) -> None:
+async def test_two_files_of_one_path_are_reported(
+    client: httpx.AsyncClient, person: Person
+) -> None:
     first, second = await prove(client, b"first"), await prove(client, b"second")
     ended = await asyncio.to_thread(person.run, "get", first["id"], second["id"], "--force")
     assert ended.status == SomeFailed.status
     assert "same path" in ended.err
 
 
-async def test_no_order_of_a_name_reaches_the_terminal(
+async def test_no_control_sequence_of_a_name_reaches_the_terminal(
     client: httpx.AsyncClient, person: Person, resources: Resources
 ) -> None:
     file = await prove(client, BODY, metadata={f"k{TITLE}": f"v{TITLE}", "path": f"x/{HOSTILE}"})
@@ -161,16 +169,14 @@ async def test_no_order_of_a_name_reaches_the_terminal(
             assert "\x1b" not in shown
 
 
-async def test_markup_in_a_name_is_text(client: httpx.AsyncClient, person: Person) -> None:
+async def test_markup_in_a_name_is_shown_as_text(client: httpx.AsyncClient, person: Person) -> None:
     await prove(client, os.urandom(3_000_000), filename="[red]a[bold] [link=evil.example]b.bin")
     with person.at_terminal("get", "[red]*") as terminal:
         await asyncio.to_thread(terminal.finish)
     assert b"[red]a[bold] [link=evil.example]b.bin" in terminal.shown.replace(b"\r\n", b"")
 
 
-async def test_local_names_that_the_server_cannot_hold_are_said_and_the_others_go_on(
-    person: Person,
-) -> None:
+async def test_local_names_that_the_server_refuses_are_reported(person: Person) -> None:
     write_files(person.folder / "f", {"good.txt": b"good", "new\nline": b"n", "back\\slash": b"b"})
     (person.folder / "f" / os.fsdecode(b"caf\xe9")).write_bytes(b"latin")
     (person.folder / "f" / "link").symlink_to("/etc/passwd")

@@ -1,4 +1,4 @@
-"""Commands that are killed or interrupted, and given again until they are done."""
+"""Tests of commands that are killed or interrupted, and then repeated until they succeed."""
 
 import asyncio
 import hashlib
@@ -25,12 +25,15 @@ pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 MIB = 1024**2
 KILLS = 20
 START_SECONDS, LONGEST_SECONDS = 0.4, 2.5
-"""A command needs the first of it to have begun."""
+"""The range of times, in seconds, after which a command is killed.
+
+A command has started its work after START_SECONDS.
+"""
 
 
 @pytest.fixture
 def tree(person: Person) -> dict[str, bytes]:
-    """Small ones through the API, a middle one in one PUT, a large one in parts."""
+    """Write small files (sent through the API), medium ones (one PUT) and a large one (parts)."""
     contents = {f"tree/small/{number}": b"%d" % number * 1000 for number in range(150)}
     contents |= {f"tree/middle-{number}": os.urandom(2 * MIB) for number in range(3)}
     contents["tree/large"] = os.urandom(80 * MIB)
@@ -39,8 +42,12 @@ def tree(person: Person) -> dict[str, bytes]:
 
 
 def kill_until_done(person: Person, *arguments: str) -> tuple[int, Ended]:
-    """How often it was killed before it could end; and the last run, which nobody disturbs."""
-    killed, chances = 0, random.Random(4)  # noqa: S311  # the same points in every run of the test, as far as the machine lets it
+    """Run the command, kill it at random times, and then let it end.
+
+    Return how often it was killed, and the result of the last run. The random times are the same
+    in every run of the test.
+    """
+    killed, chances = 0, random.Random(4)  # noqa: S311
     for _ in range(KILLS):
         process = person.start(*arguments)
         try:
@@ -52,7 +59,7 @@ def kill_until_done(person: Person, *arguments: str) -> tuple[int, Ended]:
     return killed, person.succeed(*arguments)
 
 
-async def test_a_folder_whose_sending_is_killed_again_and_again_is_there_once(
+async def test_a_folder_sent_by_a_command_that_is_killed_often_is_stored_once(
     person: Person, tree: dict[str, bytes], resources: Resources
 ) -> None:
     killed, _ = await asyncio.to_thread(kill_until_done, person, "put", "-r", "tree")
@@ -66,7 +73,7 @@ async def test_a_folder_whose_sending_is_killed_again_and_again_is_there_once(
     await check_all(resources)
 
 
-async def test_a_folder_whose_fetching_is_killed_again_and_again_comes_back_as_it_was(
+async def test_a_folder_fetched_by_a_command_that_is_killed_often_is_complete(
     person: Person, tree: dict[str, bytes]
 ) -> None:
     await asyncio.to_thread(person.succeed, "put", "-r", "tree")
@@ -90,10 +97,13 @@ async def test_a_folder_whose_fetching_is_killed_again_and_again_comes_back_as_i
     ],
     ids=["small", "one PUT", "parts begun", "parts sent"],
 )
-def test_a_key_that_may_only_write_is_enough_to_go_on(
+def test_a_key_that_may_only_write_can_resume_an_upload(
     api: Api, tmp_path: Path, size: int, moment: bytes
 ) -> None:
-    """Such as a nightly job has: killed when the request with `moment` is on its way."""
+    """Kill the command while the request that contains `moment` is unanswered.
+
+    A nightly backup, for example, has a key that may only write.
+    """
     with faulty_way(api.url) as (way, url):
         person = make_person(url, api.new_owner(scopes=("write",)).key, tmp_path)
         write_files(person.folder, {"backup": os.urandom(size)})
@@ -111,7 +121,7 @@ def test_a_key_that_may_only_write_is_enough_to_go_on(
     assert sent["file"]["id"] == again["file"]["id"]
 
 
-def test_an_interrupt_says_how_to_go_on(person: Person) -> None:
+def test_an_interrupted_command_prints_how_to_continue(person: Person) -> None:
     write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(600)})
     process = person.start("put", "-r", "many")
     assert process.stdout is not None
@@ -130,29 +140,27 @@ def test_an_interrupt_says_how_to_go_on(person: Person) -> None:
 
 
 @pytest.mark.parametrize("time", range(3))
-def test_an_interrupted_pipe_leaves_nothing_although_its_writer_ends_as_well(
-    person: Person, time: int
-) -> None:
-    """Whose end looks like the end of what is to be sent."""
+def test_an_interrupted_pipe_leaves_nothing_when_its_writer_ends(person: Person, time: int) -> None:
+    """Check that the command does not treat the closed pipe as the end of the file."""
     process = person.start("put", "-", stdin=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(b"x" * 2 * MIB)
     process.stdin.flush()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)  # it closes the pipe first
+    _, err = process.communicate(timeout=60)  # `communicate` closes the pipe first
     assert process.returncode == Interrupted.status, err
     assert b"nothing of standard input was stored" in err
     assert person.succeed("ls", "--json").objects == []
 
 
-def test_the_terminal_is_as_before_after_an_interrupt(person: Person) -> None:
+def test_an_interrupt_restores_the_terminal(person: Person) -> None:
     write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(600)})
     with person.at_terminal("put", "-r", "many") as terminal:
         terminal.read_until(b" of 600 files")
         terminal.type("\x03")
         assert terminal.finish() == Interrupted.status
     shown = terminal.shown
-    assert b"\x1b[?25l" in shown, "no bar hid the cursor"
+    assert b"\x1b[?25l" in shown, "no progress bar hid the cursor"
     assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l"), "the cursor stays hidden"
     assert b"repeat the command" in shown
 
@@ -180,7 +188,7 @@ async def test_a_lost_server_ends_the_run_and_the_same_command_resumes_it(
     )
 
 
-async def test_a_key_that_is_revoked_in_mid_run_ends_all_and_another_one_goes_on(
+async def test_a_revoked_key_ends_the_run_and_another_key_resumes_it(
     api: Api, owner: Owner, person: Person, resources: Resources
 ) -> None:
     write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(600)})
@@ -203,7 +211,7 @@ async def test_a_key_that_is_revoked_in_mid_run_ends_all_and_another_one_goes_on
     assert sum(one["outcome"] == "skipped" for one in again) > out.count(b"\n")
 
 
-def test_a_file_that_changed_since_its_upload_began_begins_anew_and_says_so(person: Person) -> None:
+def test_a_file_that_changed_since_its_upload_began_is_sent_again(person: Person) -> None:
     path: Path = person.folder / "large"
     path.write_bytes(os.urandom(100 * MIB))
     process = person.start("put", "large")
@@ -222,7 +230,7 @@ def wait_for_journal(person: Person) -> None:
     wait_until(lambda: any((person.home / "assay" / "uploads").glob("*.upload")))
 
 
-def test_the_cursor_comes_back_after_sigterm(person: Person) -> None:
+def test_sigterm_restores_the_cursor(person: Person) -> None:
     write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(600)})
     with person.at_terminal("put", "-r", "many") as terminal:
         terminal.read_until(b" of 600 files")
@@ -232,7 +240,9 @@ def test_the_cursor_comes_back_after_sigterm(person: Person) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["ls"], ["put", "-r", "many"]])
-def test_nobody_who_reads_is_an_end_without_a_word(person: Person, arguments: list[str]) -> None:
+def test_a_closed_output_pipe_ends_the_command_silently(
+    person: Person, arguments: list[str]
+) -> None:
     write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(100)})
     person.succeed("put", "-r", "many", "-q")
     process = person.start(*arguments, "--json")

@@ -1,4 +1,7 @@
-"""Pages of other origins: those that are named may use the API, and read the headers that a client needs."""
+"""Tests of pages of other origins.
+
+The configured origins may use the API and read the headers that a client needs.
+"""
 
 from collections.abc import AsyncIterator
 
@@ -28,7 +31,9 @@ async def allowing(api: Api) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_a_named_page_may_declare_and_read_what_it_needs(allowing: httpx.AsyncClient) -> None:
+async def test_a_page_of_a_configured_origin_may_declare_and_read_headers(
+    allowing: httpx.AsyncClient,
+) -> None:
     asked = await allowing.options("/files", headers={"Origin": PAGE} | PREFLIGHT)
     assert asked.status_code == 204
     assert asked.headers["access-control-allow-origin"] == PAGE
@@ -53,9 +58,9 @@ async def test_a_named_page_may_declare_and_read_what_it_needs(allowing: httpx.A
     assert "Origin" in answer.headers["vary"]
 
 
-async def test_refusals_can_be_read_too(allowing: httpx.AsyncClient) -> None:
+async def test_a_page_of_a_configured_origin_may_read_refusals(allowing: httpx.AsyncClient) -> None:
     answer = await allowing.get(
-        "/files", headers={"Origin": PAGE, "Authorization": "Bearer nobody"}
+        "/files", headers={"Origin": PAGE, "Authorization": "Bearer unknown"}
     )
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (401, PAGE)
 
@@ -63,7 +68,9 @@ async def test_refusals_can_be_read_too(allowing: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     "origin", [OTHER, "http://app.example.com", "null", "https://app.example.com:8443"]
 )
-async def test_no_other_page_may(allowing: httpx.AsyncClient, origin: str) -> None:
+async def test_a_page_of_another_origin_may_read_nothing(
+    allowing: httpx.AsyncClient, origin: str
+) -> None:
     assert (
         "access-control-allow-origin"
         not in (await allowing.get("/files", headers={"Origin": origin})).headers

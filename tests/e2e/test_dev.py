@@ -1,4 +1,4 @@
-"""`assay dev`, as a process on a folder of its own: what the README's first screen promises."""
+"""Tests of `assay dev` as a separate process, and of the README's promises about it."""
 
 import asyncio
 import os
@@ -67,11 +67,11 @@ def dev(request: pytest.FixtureRequest) -> Iterator[Dev]:
 
 
 async def prove_by_event(client: httpx.AsyncClient) -> dict[str, Any]:
-    """By the URL alone: nobody calls `complete`."""
+    """Upload a file without `complete`, and return its metadata when it is final."""
     return await read_metadata(client, await upload(client, BODY), wait=50)
 
 
-async def test_one_line_names_all_that_runs(dev: Dev) -> None:
+async def test_one_line_names_all_servers(dev: Dev) -> None:
     assert set(dev.line) == {"api", "key", "database", "s3", "incoming", "vault", "pids"}
     assert set(dev.line["s3"]) == {"endpoint", "access_key", "secret_key"}
     assert dev.line["pids"]["assay"] == dev.process.pid
@@ -80,7 +80,7 @@ async def test_one_line_names_all_that_runs(dev: Dev) -> None:
     await connection.close()
 
 
-def test_all_is_ready_when_the_line_is_printed(dev: Dev) -> None:
+def test_all_servers_are_ready_when_the_line_is_printed(dev: Dev) -> None:
     assert (
         httpx.get(f"{dev.line['api']}/health/ready", params={"full": 1}).json()["status"] == "ready"
     )
@@ -121,13 +121,13 @@ async def test_stock_curl_uploads_in_one_command(dev: Dev, tmp_path: Path) -> No
     )
 
 
-def test_nobody_else_can_read_its_folder(dev: Dev) -> None:
+def test_other_users_cannot_read_the_data_folder(dev: Dev) -> None:
     assert stat.S_IMODE(dev.data.stat().st_mode) == (0o711 if os.geteuid() == 0 else 0o700)
     for path in dev.data.iterdir():
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 
 
-async def test_a_second_one_on_the_same_folder_is_refused(dev: Dev) -> None:
+async def test_a_second_start_on_the_same_folder_is_refused(dev: Dev) -> None:
     refused = await asyncio.to_thread(
         run, ["dev", "--data", str(dev.data), "--port", str(free_port())]
     )
@@ -138,7 +138,7 @@ async def test_a_second_one_on_the_same_folder_is_refused(dev: Dev) -> None:
         assert (await client.get("/files")).status_code == 200
 
 
-def test_a_port_that_is_taken_is_said_and_nothing_is_started(data: Path) -> None:
+def test_a_port_in_use_is_reported_and_no_server_is_started(data: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -150,7 +150,7 @@ def test_a_port_that_is_taken_is_said_and_nothing_is_started(data: Path) -> None
     assert not processes_in(data)
 
 
-async def test_after_a_kill_nothing_runs_and_the_next_start_has_data_and_key(data: Path) -> None:
+async def test_a_kill_ends_all_servers_and_the_next_start_keeps_data_and_key(data: Path) -> None:
     with running_dev(data) as first:
         async with first.client as client:
             proved = await prove_by_event(client)
@@ -172,7 +172,7 @@ def is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-async def test_two_that_start_at_once_take_no_server_of_each_other() -> None:
+async def test_two_commands_that_start_at_once_use_separate_servers() -> None:
     with reachable_folder() as folder, ThreadPoolExecutor() as starting, ExitStack() as stack:
         both = list(
             starting.map(
@@ -185,7 +185,7 @@ async def test_two_that_start_at_once_take_no_server_of_each_other() -> None:
         assert len({dev.line["s3"]["endpoint"] for dev in both}) == 2
 
 
-def test_a_server_that_dies_takes_the_rest_along(data: Path) -> None:
+def test_a_server_that_dies_ends_the_command_and_all_servers(data: Path) -> None:
     with running_dev(data) as dev:
         os.kill(dev.line["pids"]["store"], signal.SIGKILL)
         assert dev.process.wait(60) == 1
@@ -193,8 +193,11 @@ def test_a_server_that_dies_takes_the_rest_along(data: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="this is a normal user already")
-async def test_a_normal_user_starts_it_in_a_folder_of_their_own(data: Path) -> None:
-    """One that may look past root's closed folders, because Python may be installed in one. PostgreSQL wants a user that has a name."""
+async def test_a_user_other_than_root_can_start_it_in_their_own_folder(data: Path) -> None:
+    """Run as the user `daemon`, because PostgreSQL requires a user with a name.
+
+    The process may read all folders, because Python may be installed in a folder of root.
+    """
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         pytest.skip("no setpriv here")
@@ -211,7 +214,7 @@ async def test_a_normal_user_starts_it_in_a_folder_of_their_own(data: Path) -> N
         assert stat.S_IMODE(dev.data.stat().st_mode) == 0o700
 
 
-def test_what_others_could_reach_is_refused(data: Path) -> None:
+def test_a_public_host_without_a_public_endpoint_is_refused(data: Path) -> None:
     refused = run(["dev", "--data", str(data), "--host", "0.0.0.0"])  # noqa: S104  # refused
     assert refused.returncode == 1
     assert "ASSAY_S3_PUBLIC_ENDPOINT" in refused.stderr
@@ -219,10 +222,10 @@ def test_what_others_could_reach_is_refused(data: Path) -> None:
 
 
 @pytest.mark.parametrize("values", [["true"], ["", "true"]])
-async def test_others_may_upload_to_the_embedded_store_and_unpack_nothing_there(
+async def test_clients_may_upload_to_the_embedded_store_but_not_unpack_tars(
     data: Path, values: list[str]
 ) -> None:
-    """At an address of this machine that is not the usual one; another `assay dev` may have the usual port."""
+    """Use a random loopback address, because another `assay dev` may use the default port."""
     host = f"127.0.{secrets.randbelow(256)}.{2 + secrets.randbelow(250)}"
     environ = {"ASSAY_S3_PUBLIC_ENDPOINT": f"http://{host}:9000"}
     with running_dev(data, "--host", host, environ=environ) as dev:
@@ -251,7 +254,7 @@ async def test_others_may_upload_to_the_embedded_store_and_unpack_nothing_there(
     assert "trusted network" in said
 
 
-def test_the_line_is_all_that_is_printed(data: Path) -> None:
+def test_nothing_is_printed_after_the_line(data: Path) -> None:
     with running_dev(data) as dev:
         assert stop(dev.process, signal.SIGINT) == 0
         assert dev.process.stdout is not None

@@ -1,4 +1,8 @@
-"""Downloads through the real server: answers, headers, clients that pause or leave, a store that cuts."""
+"""Tests of downloads from the real server.
+
+They cover answers and headers, clients that pause or disconnect, and a store that closes
+connections.
+"""
 
 import asyncio
 import contextlib
@@ -28,10 +32,10 @@ pytestmark = pytest.mark.anyio
 MIB = 1024**2
 BYTES = b"0123456789" * 10
 LARGE_BYTES = 48 * MIB
-"""More than all buffers between two sockets hold."""
+"""More than all buffers between two sockets can hold."""
 
 
-async def test_a_download_tells_all_about_the_file(client: httpx.AsyncClient) -> None:
+async def test_the_headers_of_a_download_describe_the_file(client: httpx.AsyncClient) -> None:
     file = await stream(client, BYTES, "n\u00e4h\u20acr.jpg", content_type="image/jpeg")
     answer = await client.get(f"/files/{file['id']}")
     assert answer.status_code == 200
@@ -58,7 +62,7 @@ async def test_a_download_tells_all_about_the_file(client: httpx.AsyncClient) ->
     }
 
 
-async def test_one_range_is_sent_and_a_conditional_request_answered(
+async def test_single_ranges_and_conditional_requests_are_honoured(
     client: httpx.AsyncClient,
 ) -> None:
     path = f"/files/{(await stream(client, BYTES, 'photo.jpg'))['id']}"
@@ -114,7 +118,7 @@ async def test_only_harmless_types_are_shown_inline(client: httpx.AsyncClient) -
     ).status_code == 400
 
 
-async def test_a_file_that_is_not_ready_is_refused_as_its_state_says(
+async def test_a_file_that_is_not_ready_is_refused_according_to_its_state(
     client: httpx.AsyncClient, resources: Resources
 ) -> None:
     declared = (await client.post("/files", json={"filename": "a", "size": 5})).json()["file"]["id"]
@@ -134,7 +138,7 @@ async def test_a_file_that_is_not_ready_is_refused_as_its_state_says(
     assert (await client.get("/files/none")).status_code == 404
 
 
-async def test_nobody_elses_file_is_downloaded(
+async def test_a_file_is_downloaded_only_by_its_owner_or_an_admin(
     api: Api, client: httpx.AsyncClient, admin: Owner
 ) -> None:
     path = f"/files/{(await stream(client, BYTES, 'photo.jpg'))['id']}"
@@ -144,7 +148,7 @@ async def test_nobody_elses_file_is_downloaded(
         assert (await other.get(path, headers=admin.headers)).content == BYTES
 
 
-async def test_an_object_that_is_gone_is_an_error_and_a_deleted_file_is_not(
+async def test_a_missing_object_is_an_error_and_a_deleted_file_is_not(
     client: httpx.AsyncClient, resources: Resources
 ) -> None:
     file = await stream(client, BYTES)
@@ -155,10 +159,13 @@ async def test_an_object_that_is_gone_is_an_error_and_a_deleted_file_is_not(
     assert (await client.get(f"/files/{file['id']}")).status_code == 410
 
 
-async def test_a_file_that_is_deleted_while_its_object_is_asked_for_is_gone(
+async def test_a_file_that_is_deleted_while_its_object_is_requested_gets_410(
     proxied: tuple[str, FaultyProxy], client: httpx.AsyncClient, owner: Owner, resources: Resources
 ) -> None:
-    """The row is read, the object is gone: the row is read again, and then nobody is at fault."""
+    """Check that the API reads the row again when the object is missing.
+
+    The new row shows that the file was deleted, so the missing object is not an error.
+    """
     url, proxy = proxied
     file = await stream(client, BYTES)
     proxy.silence()
@@ -176,17 +183,18 @@ async def test_a_file_that_is_deleted_while_its_object_is_asked_for_is_gone(
     )
 
 
-# A client that reads by hand
+# A client that controls when it reads
 
 
 class Reader:
-    """One download over a socket of its own, read as slowly as the test likes."""
+    """A download over a separate socket, from which the test reads as slowly as it requires."""
 
     def __init__(self, url: str, owner: Owner, file: str) -> None:
         address = urlsplit(url)
         self.socket = socket.create_connection((address.hostname, address.port), timeout=60)
         self.socket.sendall(
-            f"GET /files/{file} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {owner.key}\r\nConnection: close\r\n\r\n".encode()
+            f"GET /files/{file} HTTP/1.1\r\nHost: test\r\n"
+            f"Authorization: Bearer {owner.key}\r\nConnection: close\r\n\r\n".encode()
         )
         self.stream = self.socket.makefile("rb")
         self.status = int(self.stream.readline().split()[1])
@@ -205,7 +213,7 @@ class Reader:
 
 @pytest.fixture
 def proxied(api: Api) -> Iterator[tuple[str, FaultyProxy]]:
-    """A second API over the same database, whose way to the store misbehaves."""
+    """Run a second API over the same database, which reaches the store through a faulty proxy."""
     with faulty_proxy(api.store.address) as proxy:
         settings = msgspec.structs.replace(api.settings, s3_endpoint=Url(proxy.endpoint))
         with serving(settings, with_worker=False) as url:
@@ -214,18 +222,18 @@ def proxied(api: Api) -> Iterator[tuple[str, FaultyProxy]]:
 
 @pytest.fixture
 async def large(client: httpx.AsyncClient) -> tuple[str, str]:
-    """Id and digest of a file that no buffers swallow."""
+    """Return the id and digest of a file that is larger than the buffers of the connections."""
     content = os.urandom(MIB) * (LARGE_BYTES // MIB)
     return (await stream(client, content))["id"], hashlib.sha256(content).hexdigest()
 
 
 def open_connections(port: int) -> int:
-    """TCP connections to this port that are still open on our side."""
+    """Return the number of established TCP connections to this port."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[2].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
 
 
-async def test_a_store_that_cuts_in_mid_stream_is_not_noticed(
+async def test_a_download_survives_a_store_that_cuts_its_connections(
     proxied: tuple[str, FaultyProxy], large: tuple[str, str], owner: Owner
 ) -> None:
     url, proxy = proxied
@@ -239,7 +247,7 @@ async def test_a_store_that_cuts_in_mid_stream_is_not_noticed(
 
 
 @pytest.mark.parametrize("resumed", [True, False], ids=["back in time", "away for longer"])
-async def test_a_store_that_answers_503_in_mid_stream_is_asked_again(
+async def test_a_store_that_answers_503_during_a_download_is_retried(
     proxied: tuple[str, FaultyProxy], large: tuple[str, str], owner: Owner, *, resumed: bool
 ) -> None:
     url, proxy = proxied
@@ -262,7 +270,7 @@ async def test_a_store_that_answers_503_in_mid_stream_is_asked_again(
             assert MIB + len(await rest) < LARGE_BYTES == reader.length
 
 
-async def test_a_store_that_stays_away_makes_no_short_body_look_complete(
+async def test_an_incomplete_body_is_detectable_if_the_store_stays_away(
     proxied: tuple[str, FaultyProxy], large: tuple[str, str], owner: Owner
 ) -> None:
     url, proxy = proxied
@@ -281,8 +289,8 @@ async def test_a_store_that_stays_away_makes_no_short_body_look_complete(
     )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-async def test_a_client_that_leaves_frees_the_connection_to_the_store(
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_a_client_that_disconnects_frees_the_connection_to_the_store(
     proxied: tuple[str, FaultyProxy], large: tuple[str, str], owner: Owner
 ) -> None:
     url, proxy = proxied
@@ -301,12 +309,12 @@ async def test_a_client_that_leaves_frees_the_connection_to_the_store(
 async def test_a_reader_may_pause_for_a_minute(
     api: Api, large: tuple[str, str], owner: Owner
 ) -> None:
-    """Longer than the 30 s after which MinIO cuts."""
+    """Pause for longer than the 30 s after which MinIO closes an unread connection."""
     if api.store.kind == "embedded":
-        pytest.skip("the embedded store cuts nobody")
+        pytest.skip("the embedded store does not close unread connections")
     reader = await asyncio.to_thread(Reader, api.url, owner, large[0])
     with contextlib.closing(reader):
         first = await asyncio.to_thread(reader.read, MIB)
-        await asyncio.sleep(60)  # the pause is the test
+        await asyncio.sleep(60)  # the test is about this pause
         rest = await asyncio.to_thread(reader.read)
     assert hashlib.sha256(first + rest).hexdigest() == large[1]

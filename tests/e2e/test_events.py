@@ -1,4 +1,4 @@
-"""`GET /events` and `GET /files/{id}/history`: what became of files, told as it happens."""
+"""Tests of `GET /events` and `GET /files/{id}/history`, which report transitions."""
 
 import asyncio
 import contextlib
@@ -37,10 +37,12 @@ async def read_history(client: httpx.AsyncClient, file_id: str) -> list[dict[str
     return found
 
 
-# What is told
+# The reported transitions
 
 
-async def test_a_files_way_is_told_as_it_happens_and_afterwards(client: httpx.AsyncClient) -> None:
+async def test_transitions_are_reported_by_events_and_by_the_history(
+    client: httpx.AsyncClient,
+) -> None:
     async with following(client) as stream:
         assert stream.answer.headers["content-type"] == "text/event-stream"
         assert stream.answer.headers["cache-control"] == "no-cache"
@@ -63,7 +65,7 @@ async def test_a_files_way_is_told_as_it_happens_and_afterwards(client: httpx.As
     assert [one["by"] for one in told][::2] == ["client", "worker"]
 
 
-async def test_only_the_owners_files_are_told_of(
+async def test_a_stream_reports_only_the_owners_files(
     client: httpx.AsyncClient, intruder: httpx.AsyncClient
 ) -> None:
     async with following(client) as stream, following(intruder) as others:
@@ -73,7 +75,7 @@ async def test_only_the_owners_files_are_told_of(
         assert tell(await others.take()) == [("theirs", "pending")]
 
 
-async def test_one_file_may_be_followed_alone(client: httpx.AsyncClient) -> None:
+async def test_a_stream_can_be_limited_to_one_file(client: httpx.AsyncClient) -> None:
     declared = await declare(client, BODY, filename="followed")
     async with following(client, file=declared["file"]["id"]) as stream:
         await declare(client, BODY, filename="another")
@@ -102,7 +104,11 @@ async def test_an_admin_follows_any_owner_and_any_file(
 
 
 async def take_until(stream: Stream, state: str) -> Event:
-    """What was committed a moment before the connection may come first, but nothing of another file."""
+    """Read events until one has this state, and return it.
+
+    Transitions from shortly before the connection may come first. Fails if an event of the file
+    `another` comes.
+    """
     while True:
         [event] = await stream.take()
         assert event.data["filename"] != "another"
@@ -127,10 +133,11 @@ async def take_until(stream: Stream, state: str) -> Event:
         "1" * 500,
     ],
 )
-async def test_a_malformed_event_id_is_refused_by_its_name(
+async def test_a_malformed_event_id_is_refused_with_the_name_of_the_header(
     client: httpx.AsyncClient, text: str
 ) -> None:
-    answer = await client.get("/events", headers={b"Last-Event-ID": text.encode()})  # raw, as sent
+    # httpx sends bytes unchanged.
+    answer = await client.get("/events", headers={b"Last-Event-ID": text.encode()})
     assert answer.status_code == 400
     assert [one["field"] for one in answer.json()["errors"]] == ["Last-Event-ID"]
 
@@ -144,7 +151,7 @@ async def test_a_malformed_event_id_is_refused_by_its_name(
         ("owner=a%00", "owner"),
     ],
 )
-async def test_a_wrong_parameter_is_refused_by_its_name(
+async def test_a_wrong_parameter_is_refused_with_its_name(
     api: Api, admin: Owner, query: str, field: str
 ) -> None:
     async with httpx.AsyncClient(base_url=api.url, headers=admin.headers) as client:
@@ -153,10 +160,10 @@ async def test_a_wrong_parameter_is_refused_by_its_name(
     assert [one["field"] for one in answer.json()["errors"]] == [field]
 
 
-# Going on
+# Resumed streams
 
 
-async def test_who_was_cut_off_goes_on_behind_any_event_and_misses_and_doubles_none(
+async def test_a_stream_resumes_after_any_event_without_gaps_or_duplicates(
     client: httpx.AsyncClient,
 ) -> None:
     async with following(client) as stream:
@@ -172,7 +179,7 @@ async def test_who_was_cut_off_goes_on_behind_any_event_and_misses_and_doubles_n
         whole.append(rest[-1])
 
 
-async def test_a_connection_that_was_cut_before_any_event_has_an_id_to_go_on_from(
+async def test_a_stream_that_was_cut_before_any_event_can_be_resumed(
     client: httpx.AsyncClient,
 ) -> None:
     async with following(client) as stream:
@@ -186,7 +193,7 @@ async def test_a_connection_that_was_cut_before_any_event_has_an_id_to_go_on_fro
         assert ("meanwhile", "pending") in tell(await again.take())
 
 
-async def test_a_transaction_that_began_earlier_and_is_committed_later_is_not_missed(
+async def test_a_transaction_that_began_early_and_commits_late_is_reported(
     client: httpx.AsyncClient, owner: Owner, resources: Resources
 ) -> None:
     async with following(client) as stream:
@@ -201,7 +208,7 @@ async def test_a_transaction_that_began_earlier_and_is_committed_later_is_not_mi
                     assert tell(await one.take(2)) == [("slow", "pending"), ("fast", "pending")]
 
 
-async def test_an_id_behind_which_something_was_forgotten_means_to_begin_anew(
+async def test_an_id_before_removed_history_gets_a_reset_event(
     client: httpx.AsyncClient, owner: Owner, resources: Resources
 ) -> None:
     async with following(client) as stream:
@@ -226,14 +233,14 @@ async def test_an_id_behind_which_something_was_forgotten_means_to_begin_anew(
         assert (await fourth.take())[0] == later
 
 
-async def test_an_id_of_another_database_means_to_begin_anew(client: httpx.AsyncClient) -> None:
+async def test_an_id_of_another_database_gets_a_reset_event(client: httpx.AsyncClient) -> None:
     async with following(client, after=f"{2**63}-7") as stream:
         [reset] = await stream.take()
         assert reset.kind == "reset"
         assert reset.id != f"{2**63}-7"
 
 
-# A server of the test's own, with times of its own
+# A separate server with short intervals
 
 
 @pytest.fixture
@@ -242,7 +249,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(feed, name, 0.2)
 
 
-async def test_a_silent_stream_says_that_it_is_alive(hasty: None, apart: Apart) -> None:
+async def test_an_idle_stream_sends_comments(hasty: None, apart: Apart) -> None:
     async with following(apart.client) as stream, asyncio.timeout(IN_TIME):
         async for line in stream.answer.aiter_lines():
             stream.parser.feed(line)
@@ -250,9 +257,7 @@ async def test_a_silent_stream_says_that_it_is_alive(hasty: None, apart: Apart) 
                 break
 
 
-async def test_a_key_that_was_revoked_ends_its_streams_and_no_others(
-    hasty: None, apart: Apart
-) -> None:
+async def test_a_revoked_key_ends_its_streams(hasty: None, apart: Apart) -> None:
     key = apart.client.headers["authorization"].removeprefix("Bearer ")
     async with following(apart.client) as stream:
         await declare(apart.client, BODY)
@@ -265,13 +270,13 @@ async def test_a_key_that_was_revoked_ends_its_streams_and_no_others(
     assert (await apart.client.get("/events")).status_code == 401
 
 
-async def test_a_key_that_is_over_ends_its_streams(hasty: None, apart: Apart) -> None:
+async def test_an_expired_key_ends_its_streams(hasty: None, apart: Apart) -> None:
     async with following(apart.client) as stream:
         await apart.resources.pool.execute("UPDATE api_keys SET expires_at = now()")
         assert await stream.take_rest() == []
 
 
-async def test_fifty_readers_share_one_listener_and_one_pool(apart: Apart) -> None:
+async def test_fifty_streams_share_one_listener_and_one_pool(apart: Apart) -> None:
     limits = httpx.Limits(max_connections=None)
     async with (
         httpx.AsyncClient(
@@ -289,17 +294,18 @@ async def test_fifty_readers_share_one_listener_and_one_pool(apart: Apart) -> No
         assert all({event.data["filename"] for event in found} == names for found in told)
         connections = await apart.resources.pool.fetch(CONNECTIONS)
     listeners = sum(row["listens"] for row in connections)
-    assert listeners == 2  # the API's, and the test's own
+    assert listeners == 2  # one of the API and one of the test
     pools = apart.resources.settings.database_pool_size * 2
     assert len(connections) <= pools + listeners
 
 
 CONNECTIONS = """
-    SELECT query ~ '^(LISTEN|SELECT pg_notify)' AS listens FROM pg_stat_activity WHERE datname = current_database()
+    SELECT query ~ '^(LISTEN|SELECT pg_notify)' AS listens
+    FROM pg_stat_activity WHERE datname = current_database()
 """
 
 
-async def test_whoever_leaves_frees_the_place_at_once(apart: Apart) -> None:
+async def test_a_client_that_disconnects_is_no_longer_counted(apart: Apart) -> None:
     before = await read_metric(apart.client, "assay_event_subscribers")
     async with following(apart.client):
         assert await read_metric(apart.client, "assay_event_subscribers") == before + 1
@@ -310,17 +316,17 @@ async def test_whoever_leaves_frees_the_place_at_once(apart: Apart) -> None:
     await until(is_free)
 
 
-async def test_what_another_process_does_is_told_at_once(
+async def test_transitions_by_another_process_are_reported_at_once(
     apart: Apart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("POLL_SECONDS", "UNHEARD_SECONDS"):
-        monkeypatch.setattr(feed, name, 300)  # so that a signal is all that can bring it on
+        monkeypatch.setattr(feed, name, 300)  # only a notification can cause the next read
     async with following(apart.client) as stream, working(apart.resources):
         await prove(apart.client, BODY)
         assert [event.state for event in await stream.take(3)] == ["pending", "verifying", "ready"]
 
 
-async def test_every_stream_ends_at_once_with_the_process(api: Api, owner: Owner) -> None:
+async def test_all_streams_end_at_once_when_the_process_stops(api: Api, owner: Owner) -> None:
     loop = asyncio.get_running_loop()
     async with (
         httpx.AsyncClient(headers=owner.headers, timeout=30) as client,
@@ -337,10 +343,10 @@ async def test_every_stream_ends_at_once_with_the_process(api: Api, owner: Owner
         await stopping
 
 
-# The database away
+# An unavailable database
 
 
-async def test_a_database_that_is_away_ends_no_stream_and_nothing_is_lost(
+async def test_streams_survive_an_unavailable_database_without_a_loss(
     ways: Ways, direct: Resources
 ) -> None:
     async with api_apart(ways.settings, with_worker=False) as client, following(client) as stream:
@@ -356,14 +362,14 @@ async def test_a_database_that_is_away_ends_no_stream_and_nothing_is_lost(
 
 
 async def declare_directly(resources: Resources, name: str) -> None:
-    """What a process that still reaches the database writes."""
+    """Declare a file without the proxy, like a process that can still reach the database."""
     await declare_row(resources.pool, make_declaration(name, owner="apart"))
 
 
-async def test_whoever_comes_back_while_the_database_goes_away_waits_for_it(
+async def test_a_resuming_stream_waits_for_an_unavailable_database(
     ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has joined, and cannot read yet what it has missed."""
+    """Cut the database connections after the stream subscribes and before it reads the history."""
     async with api_apart(ways.settings, with_worker=False) as client:
         async with following(client) as stream:
             await declare(client, BODY, filename="before")
@@ -380,12 +386,12 @@ async def test_whoever_comes_back_while_the_database_goes_away_waits_for_it(
         monkeypatch.setattr(history, "read_some", lose_database)
         async with following(client, after=before.id) as again:
             async with asyncio.timeout(IN_TIME):
-                await asyncio.to_thread(cut.wait, IN_TIME)  # the server runs in a loop of its own
+                await asyncio.to_thread(cut.wait, IN_TIME)  # the server has its own event loop
             ways.database.restore()
             assert tell(await again.take()) == [("missed", "pending")]
 
 
-async def test_a_streamed_upload_is_told_of_as_ready(client: httpx.AsyncClient) -> None:
+async def test_a_streamed_upload_is_reported_as_ready(client: httpx.AsyncClient) -> None:
     async with following(client) as followed:
         await stream(client, BODY)
         [event] = await followed.take()

@@ -1,4 +1,7 @@
-"""A URL used again, over each store with the holes that it has: what is served never changes, and never differs from its hash."""
+"""Tests of upload URLs that are used again, over each store and its known vulnerabilities.
+
+The bytes that are served must never change, and must always match their hash.
+"""
 
 import asyncio
 from collections.abc import Mapping
@@ -55,7 +58,8 @@ async def test_a_url_used_again_during_verification_does_not_change_the_result(
         )
         gate.opened.set()
         assert (await read_metadata(apart.client, declared, wait=20))["state"] == "ready"
-    # A copy that was made stays what it is; an object that changed before its copy is looked at again, and copied and hashed as it is.
+    # The copy in the vault does not change. An object that changes before it is copied is checked
+    # again, and its new bytes are copied and hashed.
     await check_served(
         apart.client,
         apart.resources,
@@ -69,17 +73,20 @@ async def complete_now(apart: Apart, declared: Mapping[str, Any]) -> None:
     assert (await apart.client.post(f"/files/{declared['file']['id']}/complete")).status_code == 202
 
 
-async def test_a_forged_etag_cannot_bring_other_bytes_past_the_hash(
+async def test_bytes_that_are_exchanged_under_a_forged_etag_are_hashed(
     apart: Apart, server: str
 ) -> None:
-    """MinIO lets a client write the ETag: the object changes between look and copy, and If-Match does not notice."""
+    """Exchange the object between the worker's HEAD and its copy.
+
+    MinIO lets a client set the ETag, so If-Match does not detect the exchange.
+    """
     declared = await declare(apart.client, BODY)
     incoming, etags = FaultyBucket(apart.resources.incoming), []
     key = await find_key(apart.resources, declared)
     put_forged_as_root(apart.root_incoming, key, BODY)
 
     async def exchange() -> None:
-        """After each look of the worker's; of the looks that follow a refused copy too."""
+        """Replace the object after each HEAD of the worker, also after a refused copy."""
         etags.append((await apart.resources.incoming.head(key)).etag)
         await asyncio.to_thread(put_forged_as_root, apart.root_incoming, key, OTHER)
         etags.append((await apart.resources.incoming.head(key)).etag)
@@ -102,9 +109,8 @@ async def test_a_url_used_again_after_ready_changes_nothing(
 ) -> None:
     declared = await upload(client, BODY)
     proved = await complete(client, declared)
-    await sweep_incoming(
-        resources, declared
-    )  # without the object in its way, the URL's own condition holds once more
+    # When the object is gone, the URL's If-None-Match no longer prevents a PUT.
+    await sweep_incoming(resources, declared)
     await overwrite(resources, intruder, root_signer, declared=declared, body=OTHER, server=server)
     await announce(
         client,
@@ -120,7 +126,7 @@ async def test_a_url_used_again_after_ready_changes_nothing(
     await check_all(resources)
 
 
-async def test_a_url_used_after_the_deletion_brings_nothing_back(
+async def test_a_url_used_after_the_deletion_restores_nothing(
     client: httpx.AsyncClient,
     intruder: httpx.AsyncClient,
     resources: Resources,

@@ -1,4 +1,8 @@
-"""What a store alone lets through, and everything that is no upload: stopped by nginx, and nothing in either bucket has changed."""
+"""Tests of hostile requests that nginx must stop.
+
+Some are requests that a store alone would accept. The others use an upload URL for something other
+than an upload. Nothing in either bucket may change.
+"""
 
 import asyncio
 import http.client
@@ -47,7 +51,7 @@ def api(behind: Behind) -> Api:
 
 @pytest.fixture
 def expected() -> Answers:
-    """nginx's own answers, the same before every store."""
+    """Return the answers of nginx itself, which are the same for every store."""
     return {"another body, streaming-unsigned": {400}, "no signature": {400}}
 
 
@@ -59,7 +63,10 @@ def ask(
     body: bytes = b"",
     headers: Mapping[str, str] | None = None,
 ) -> tuple[int, bool]:
-    """One request with a target that no client folds or escapes: its status, and whether nginx itself gave the answer."""
+    """Send a request whose target is neither normalised nor escaped by a client library.
+
+    Return the status, and whether nginx itself gave the answer.
+    """
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
     try:
         connection.putrequest(method, target, skip_accept_encoding=True)
@@ -72,11 +79,11 @@ def ask(
         connection.close()
 
 
-# What is no upload
+# Requests that are not uploads
 
 
 class Target:
-    """The path and query of an upload URL, and what may be made of them."""
+    """The path and query of an upload URL, from which a test makes other targets."""
 
     def __init__(self, url: str, vault: str, vault_key: str) -> None:
         parts = urlsplit(url)
@@ -84,12 +91,15 @@ class Target:
         self.query, self.vault, self.vault_key = parts.query, vault, vault_key
 
     def with_path(self, path: str) -> str:
-        return f"{path.format(incoming=self.bucket, key=self.key, vault=self.vault, other=self.vault_key)}?{self.query}"
+        filled = path.format(
+            incoming=self.bucket, key=self.key, vault=self.vault, other=self.vault_key
+        )
+        return f"{filled}?{self.query}"
 
 
 @pytest.fixture
 async def target(client: httpx.AsyncClient, resources: Resources) -> Target:
-    """Of a file that waits for its bytes, while another one's lie in the vault."""
+    """Return the upload URL of a pending file. The vault has the object of another file."""
     proved = await upload(client, BODY)
     await complete(client, proved)
     declared = await declare(client, BODY)
@@ -98,7 +108,7 @@ async def target(client: httpx.AsyncClient, resources: Resources) -> Target:
 
 
 async def check_untouched(resources: Resources, target: Target) -> None:
-    """Nothing came to where the URL leads, and what lies in the vault is what it was."""
+    """Check that the incoming key has no object, and that the vault object is unchanged."""
     found = [
         asyncio.to_thread(content, *place)
         for place in ((resources.incoming, target.key), (resources.vault, target.vault_key))
@@ -109,7 +119,7 @@ async def check_untouched(resources: Resources, target: Target) -> None:
 HEADERS = {"Content-Type": "text/plain", "If-None-Match": "*"}
 
 
-async def test_an_upload_url_is_for_put_alone(
+async def test_an_upload_url_accepts_only_put(
     client: httpx.AsyncClient, resources: Resources, behind: Behind, target: Target
 ) -> None:
     for method in ("GET", "POST", "DELETE", "PATCH", "OPTIONS", "COPY"):
@@ -177,7 +187,7 @@ async def test_a_path_that_only_looks_like_an_upload_is_refused(
     await check_untouched(resources, target)
 
 
-async def test_all_else_is_for_the_api_and_never_for_the_store(
+async def test_all_other_requests_go_to_the_api_and_never_to_the_store(
     resources: Resources, behind: Behind, target: Target
 ) -> None:
     for path, method in itertools.product(ELSEWHERE, ("PUT", "GET", "DELETE")):
@@ -185,19 +195,18 @@ async def test_all_else_is_for_the_api_and_never_for_the_store(
         status, by_nginx = ask(
             behind.nginx.url, method, target.with_path(path), body=body, headers=HEADERS
         )
-        expected = (
-            (304,) if (method, path) == ("GET", "/") else (400, 401, 404, 405)
-        )  # the API has a page there, and is asked If-None-Match: *
+        # The API serves its page at `/`, and answers 304 to `If-None-Match: *`.
+        expected = (304,) if (method, path) == ("GET", "/") else (400, 401, 404, 405)
         assert (status in expected, by_nginx) == (True, False), (method, path, status)
     await check_untouched(resources, target)
 
 
-async def test_what_is_for_the_inside_is_not_to_be_had(behind: Behind) -> None:
+async def test_internal_routes_get_404(behind: Behind) -> None:
     for path, method in itertools.product(INSIDE, ("GET", "POST", "PUT")):
         assert ask(behind.nginx.url, method, path) == (404, True), (method, path)
 
 
-async def test_a_query_that_is_no_signature_of_ours_is_refused(
+async def test_a_query_that_is_not_a_signature_of_assay_is_refused(
     resources: Resources, behind: Behind, target: Target
 ) -> None:
     signed = target.query
@@ -238,7 +247,7 @@ async def test_a_query_that_is_no_signature_of_ours_is_refused(
     await check_untouched(resources, target)
 
 
-async def test_a_body_that_is_framed_is_refused(
+async def test_a_body_in_aws_chunked_or_chunked_coding_is_refused(
     resources: Resources, behind: Behind, target: Target
 ) -> None:
     for name, value in (
@@ -273,7 +282,7 @@ async def test_a_body_of_unknown_length_is_refused(
     assert (await look_at(resources, declared)).incoming is None
 
 
-# What is sent along with an upload
+# Headers that are sent with an upload
 
 
 async def test_an_event_cannot_be_suppressed_nor_an_etag_forged(
@@ -281,15 +290,14 @@ async def test_an_event_cannot_be_suppressed_nor_an_etag_forged(
 ) -> None:
     declared, status = await upload_silently(client, BODY)
     assert status == 200
-    answer = await client.get(
-        f"/files/{declared['file']['id']}/metadata", params={"wait": 20}
-    )  # our own look takes a minute
+    # Without the event, the schedule would check the file only after a minute.
+    answer = await client.get(f"/files/{declared['file']['id']}/metadata", params={"wait": 20})
     assert answer.json()["state"] == "ready"
     assert (await look_at(resources, declared)).row["arrivals"] == 1
     await check_served(client, resources, declared, BODY)
 
 
-async def test_a_url_copies_no_object_but_stores_what_was_sent(
+async def test_an_upload_with_a_copy_header_stores_the_body(
     client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources
 ) -> None:
     victim = await upload(client, BODY)
@@ -321,14 +329,14 @@ async def test_a_tar_is_stored_and_not_unpacked(
     await check_all(resources)
 
 
-async def test_nothing_but_type_and_condition_reaches_the_store(
+async def test_only_the_type_and_the_condition_reach_the_store(
     api: Api, resources: Resources
 ) -> None:
-    """Nor does an API's key, which a store would refuse."""
+    """Check also that the API key does not reach the store, which would refuse it."""
     key = os.urandom(16).hex()
     signed = sign(resources.signer, resources.incoming, key, size=len(BODY), if_none_match=True)
     more = {
-        "Authorization": "Bearer nobody",
+        "Authorization": "Bearer unknown",
         "Cookie": "a=b",
         "Cache-Control": "public",
         "Content-Disposition": "inline",
@@ -357,9 +365,8 @@ async def test_nothing_but_type_and_condition_reaches_the_store(
         "expires",
         "x-amz-storage-class",
     }
-    assert not any(
-        headers.get(name) for name in kept
-    )  # two neutral values, which are empty, may be stored
+    # The store may keep two of the neutral values, which are empty.
+    assert not any(headers.get(name) for name in kept)
     assert not any(
         name.startswith(("x-amz-meta-mine", "x-amz-tagging", "x-amz-object-lock", "x-amz-website"))
         for name in headers
@@ -382,19 +389,19 @@ def read_all_about(deployment: Deployment, key: str) -> tuple[dict[str, str], di
 # Attacks on URLs, through nginx
 
 
-async def test_a_body_that_asks_not_to_be_compared_with_its_digest_is_never_served(
+async def test_a_streaming_unsigned_body_is_never_served(
     client: httpx.AsyncClient, resources: Resources, expected: Answers
 ) -> None:
     await check_streaming_unsigned_body(client, resources, expected)
 
 
-async def test_a_body_without_any_signature_is_never_served_as_what_was_declared(
+async def test_a_body_without_a_signature_is_never_served(
     client: httpx.AsyncClient, resources: Resources, expected: Answers
 ) -> None:
     await check_unsigned_body(client, resources, expected)
 
 
-async def test_a_put_of_eight_seconds_on_a_url_of_two_ends_ready(
+async def test_a_put_that_outlasts_its_url_ends_ready(
     client: httpx.AsyncClient, resources: Resources
 ) -> None:
     await check_slow_put(client, resources)

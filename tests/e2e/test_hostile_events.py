@@ -1,4 +1,7 @@
-"""Events that are suppressed, forged, doubled, out of order: hints, so no file ends otherwise than its bytes say."""
+"""Tests of events that are suppressed, forged, repeated or reordered.
+
+Events are only hints. The outcome of a file must depend on its bytes alone.
+"""
 
 import asyncio
 import random
@@ -36,11 +39,14 @@ OTHER = BODY.upper()
 async def suppress_event(
     client: httpx.AsyncClient, resources: Resources, server: str
 ) -> dict[str, Any]:
-    """By a URL that forbids no header."""
+    """Upload a file, with a URL that forbids no header, so that the store sends no event.
+
+    Skip the test if the store refuses the headers.
+    """
     declared, status = await upload_silently(client, BODY, unbound=resources)
     assert status in OPEN["forged time and ETag"][server]
     if status != 200:
-        pytest.skip("this store lets no client suppress an event")
+        pytest.skip("a client of this store cannot suppress an event")
     return declared
 
 
@@ -52,7 +58,7 @@ async def test_an_upload_whose_event_was_suppressed_is_found_by_complete(
     await check_served(client, resources, declared, BODY)
 
 
-async def test_an_upload_whose_event_was_suppressed_is_found_when_it_is_due_by_itself(
+async def test_an_upload_whose_event_was_suppressed_is_found_by_the_schedule(
     client: httpx.AsyncClient, resources: Resources, server: str
 ) -> None:
     declared = await suppress_event(client, resources, server)
@@ -67,7 +73,7 @@ async def test_an_upload_whose_event_was_suppressed_is_found_when_it_is_due_by_i
     await check_served(client, resources, declared, BODY)
 
 
-async def test_a_forged_event_makes_nothing_of_nothing(
+async def test_a_forged_event_without_an_object_leaves_the_file_pending(
     client: httpx.AsyncClient, resources: Resources
 ) -> None:
     declared = await declare(client, BODY)
@@ -92,11 +98,11 @@ async def test_a_forged_event_makes_nothing_of_nothing(
     await check_served(client, resources, declared, BODY)
 
 
-async def test_lost_repeated_forged_and_reordered_events_prove_each_file_once(
+async def test_each_file_is_proved_regardless_of_its_events(
     client: httpx.AsyncClient, resources: Resources, server: str
 ) -> None:
     may_suppress = OPEN["suppressed event"][server] == {200}
-    order = random.Random(7)  # noqa: S311  # an order, not a secret
+    order = random.Random(7)  # noqa: S311  # determines an order, not a secret
     bodies = [b"%d " % number + BODY for number in range(12)]
     declared = [await declare(client, body) for body in bodies]
     keys = [await find_key(resources, one) for one in declared]

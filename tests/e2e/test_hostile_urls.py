@@ -1,4 +1,7 @@
-"""What else may be sent along with a URL, or instead of what was declared: refused by the store, or never served."""
+"""Tests of uploads with hostile headers, or with other bytes than were declared.
+
+The store must refuse them, or Assay must never serve them.
+"""
 
 import asyncio
 from collections.abc import Mapping
@@ -45,7 +48,7 @@ from tests.support.stores import send
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_url_cannot_make_the_store_copy_somebody_elses_object(
+async def test_a_url_cannot_make_the_store_copy_an_object_of_another_owner(
     client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, expected: Answers
 ) -> None:
     victim = await upload(client, BODY)
@@ -59,22 +62,25 @@ async def test_a_url_cannot_make_the_store_copy_somebody_elses_object(
     await check_served(client, resources, victim, BODY)
 
 
-async def test_a_body_that_asks_not_to_be_compared_with_its_digest_is_never_served(
+async def test_a_streaming_unsigned_body_is_never_served(
     client: httpx.AsyncClient, resources: Resources, expected: Answers
 ) -> None:
     await check_streaming_unsigned_body(client, resources, expected)
 
 
-async def test_a_body_without_any_signature_is_never_served_as_what_was_declared(
+async def test_a_body_without_a_signature_is_never_served(
     client: httpx.AsyncClient, resources: Resources, expected: Answers
 ) -> None:
     await check_unsigned_body(client, resources, expected)
 
 
-async def test_an_unsigned_write_by_roots_key_id_is_never_served_as_declared(
+async def test_an_unsigned_body_with_roots_key_id_is_never_served(
     client: httpx.AsyncClient, resources: Resources, root_signer: Signer, expected: Answers
 ) -> None:
-    """No policy holds for root. Its key id is a secret, and still nothing rests on that."""
+    """Check that Assay does not rely on the secrecy of root's key id.
+
+    No policy applies to root.
+    """
     declared = await declare(client, BODY, sha256=digest(BODY))
     bucket, key = resources.settings.incoming_bucket, await find_key(resources, declared)
     status = await put_unsigned(root_signer, bucket, key, body=OTHER)
@@ -86,10 +92,13 @@ SNOWBALL_FORMS = (["true"], ["", "true"], ["no", "true"], ["true", "true"], ["no
 
 
 @pytest.mark.parametrize("values", SNOWBALL_FORMS, ids=", then ".join)
-async def test_no_tar_is_unpacked_over_the_upload_of_another(
+async def test_no_tar_is_unpacked_over_an_upload_of_another_owner(
     client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, values: list[str]
 ) -> None:
-    """The sender knows the other upload's key. Before, its unverified object became the sender's, past `If-None-Match`."""
+    """Check that an owner who knows the key of another upload cannot replace its object.
+
+    A URL that does not forbid the header would let the store do this, despite `If-None-Match`.
+    """
     declared = await upload_unreported(client, resources)
     key = await find_key(resources, declared)
     before = [await list_bucket(bucket) for bucket in (resources.incoming, resources.vault)]
@@ -97,30 +106,33 @@ async def test_no_tar_is_unpacked_over_the_upload_of_another(
     assert await put_snowball(intruder, key, OTHER, values=values) == 403
     assert await put_snowball(intruder, "ec" * 16, OTHER, values=values) == 403
     after = [await list_bucket(bucket) for bucket in (resources.incoming, resources.vault)]
+    # Objects may disappear, because the sweeper deletes what other tests left.
     assert [now_there - there for now_there, there in zip(after, before, strict=True)] == [
         set(),
         set(),
-    ]  # what others left is swept meanwhile
-    assert (
-        await resources.pool.fetchval("SELECT count(*) FROM files") == rows + 2
-    )  # what was declared for the tars
+    ]
+    # The two new rows are the declarations of the tars.
+    assert await resources.pool.fetchval("SELECT count(*) FROM files") == rows + 2
     assert await asyncio.to_thread(content, resources.incoming, key) == BODY
     assert (await complete(client, declared))["hash"] == digest(BODY)
     await check_served(client, resources, declared, BODY)
 
 
 async def upload_unreported(client: httpx.AsyncClient, resources: Resources) -> dict[str, Any]:
-    """An object that stays in incoming until a client calls `complete`."""
+    """Upload an object without an event, which stays in incoming until a client calls `complete`.
+
+    Skip the test if the store refuses the headers that suppress the event.
+    """
     declared, status = await upload_silently(client, BODY, unbound=resources)
     if status != 200:
-        pytest.skip("this store lets no client suppress an event")
+        pytest.skip("a client of this store cannot suppress an event")
     return declared
 
 
-async def test_a_tar_unpacked_over_another_file_is_never_served_as_that_file(
+async def test_a_tar_unpacked_over_another_file_is_never_served(
     client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources, server: str
 ) -> None:
-    """By a URL that forbids no header."""
+    """Send the tar with a URL that forbids no header."""
     declared = await declare(client, BODY, sha256=digest(BODY), content_type=None)
     key = await find_key(resources, declared)
     status = await put_snowball(intruder, key, OTHER, values=["", "true"], unbound=resources)
@@ -132,7 +144,7 @@ async def test_a_tar_unpacked_over_another_file_is_never_served_as_that_file(
 async def test_no_event_is_suppressed_and_no_etag_or_date_forged(
     client: httpx.AsyncClient, resources: Resources, only: str | None
 ) -> None:
-    """By all of one store's headers for another, and by each of them alone."""
+    """Send all headers with which one store replicates to another, or only one of them."""
     declared = await declare(client, BODY)
     headers = {
         name: value for name, value in forge(datetime.now(UTC)).items() if only in (None, name)
@@ -168,7 +180,7 @@ async def test_a_clients_encoding_and_tags_do_not_reach_readers(
     await check_clients_encoding(api, client, resources)
 
 
-# Other bytes than declared
+# Bytes that differ from the declaration
 
 
 @pytest.mark.parametrize(
@@ -179,7 +191,7 @@ async def test_a_clients_encoding_and_tags_do_not_reach_readers(
         ("digest-mismatch", {"sha256": digest(OTHER)}),
     ],
 )
-async def test_what_is_not_what_was_declared_is_refused_by_the_store_or_rejected(
+async def test_bytes_that_differ_from_the_declaration_are_refused_or_rejected(
     apart: Apart, case: str, fields: Mapping[str, Any]
 ) -> None:
     declared = await declare(apart.client, BODY, **fields)
@@ -203,10 +215,10 @@ async def test_what_is_not_what_was_declared_is_refused_by_the_store_or_rejected
     await check_all(apart.resources)
 
 
-# A URL's end
+# The expiry of a URL
 
 
-async def test_a_put_of_eight_seconds_on_a_url_of_two_ends_ready(
+async def test_a_put_that_outlasts_its_url_ends_ready(
     client: httpx.AsyncClient, resources: Resources
 ) -> None:
     await check_slow_put(client, resources)

@@ -1,4 +1,4 @@
-"""The routes, as a client meets them: declare, send, complete, wait, look, delete."""
+"""Tests of the routes in the order of a client: declare, send, complete, wait, read, delete."""
 
 import asyncio
 import re
@@ -73,7 +73,10 @@ async def test_a_json_body_that_does_not_end_is_refused_in_time(
     declared = await declare(client, BYTES)
     monkeypatch.setattr(requests, "BODY_SECONDS", 0.3)
     target = path.replace("{id}", declared["file"]["id"])
-    head = f"POST {target} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {owner.key}\r\nContent-Type: application/json\r\n"
+    head = (
+        f"POST {target} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {owner.key}\r\n"
+        "Content-Type: application/json\r\n"
+    )
     with Wire(api.url) as wire:
         wire.send(head.encode() + b"Content-Length: 100\r\n\r\n{")
         answer = await asyncio.to_thread(wire.read_answer)
@@ -90,12 +93,12 @@ async def test_the_event_alone_proves_a_file(client: httpx.AsyncClient) -> None:
     assert answer.json()["state"] == "ready"
 
 
-async def test_without_a_type_the_file_is_only_bytes(client: httpx.AsyncClient) -> None:
+async def test_a_file_without_a_declared_type_is_an_octet_stream(client: httpx.AsyncClient) -> None:
     proved = await prove(client, BYTES, content_type=None)
     assert proved["content_type"] == "application/octet-stream"
 
 
-async def test_an_empty_file_is_a_file(client: httpx.AsyncClient) -> None:
+async def test_an_empty_file_is_proved(client: httpx.AsyncClient) -> None:
     assert (await prove(client, b""))["hash"] == digest(b"")
 
 
@@ -135,7 +138,7 @@ async def test_complete_again_answers_with_the_proved_file(client: httpx.AsyncCl
     assert again.json() == proved
 
 
-async def test_another_digest_than_the_proved_one_is_a_conflict(client: httpx.AsyncClient) -> None:
+async def test_a_digest_other_than_the_proved_one_is_a_conflict(client: httpx.AsyncClient) -> None:
     proved = await prove(client, BYTES)
     answer = await client.post(f"/files/{proved['id']}/complete", json={"sha256": "0" * 64})
     assert answer.status_code == 409
@@ -150,7 +153,7 @@ async def test_a_fresh_url_writes_to_the_same_key(client: httpx.AsyncClient) -> 
     assert (await put(renewed, BYTES)).status == 200
 
 
-async def test_a_fresh_url_for_bytes_that_are_there_is_an_arrival_and_a_conflict(
+async def test_a_fresh_url_for_an_uploaded_file_is_a_conflict(
     client: httpx.AsyncClient,
 ) -> None:
     proved = await prove(client, BYTES)
@@ -161,7 +164,7 @@ async def test_a_fresh_url_for_bytes_that_are_there_is_an_arrival_and_a_conflict
 
 
 @pytest.mark.parametrize("proved", [False, True], ids=["pending", "ready"])
-async def test_deletion_takes_the_file_and_its_objects_away(
+async def test_deletion_removes_the_file_and_its_objects(
     client: httpx.AsyncClient, resources: Resources, *, proved: bool
 ) -> None:
     file = await prove(client, BYTES) if proved else (await declare(client, BYTES))["file"]
@@ -189,7 +192,7 @@ async def test_deletion_takes_the_file_and_its_objects_away(
         await until(is_missing)
 
 
-async def test_waiting_ends_with_the_deletion(client: httpx.AsyncClient) -> None:
+async def test_a_wait_ends_with_the_deletion(client: httpx.AsyncClient) -> None:
     path = f"/files/{(await declare(client, BYTES))['file']['id']}"
     waiting = asyncio.create_task(client.get(f"{path}/metadata", params={"wait": 25}))
     await asyncio.wait({waiting}, timeout=0.5)
@@ -199,14 +202,14 @@ async def test_waiting_ends_with_the_deletion(client: httpx.AsyncClient) -> None
         assert (await waiting).json()["state"] == "deleted"
 
 
-async def test_waiting_ends_when_its_time_is_over(client: httpx.AsyncClient) -> None:
+async def test_a_wait_ends_after_its_timeout(client: httpx.AsyncClient) -> None:
     path = f"/files/{(await declare(client, BYTES))['file']['id']}"
     answer = await client.get(f"{path}/metadata", params={"wait": 1})
     assert answer.json()["state"] == "pending"
     assert answer.elapsed.total_seconds() > 0.9
 
 
-async def test_a_request_keeps_its_id_and_json_is_not_stored(client: httpx.AsyncClient) -> None:
+async def test_an_answer_has_the_request_id_and_forbids_caching(client: httpx.AsyncClient) -> None:
     answer = await client.get("/files", headers={"X-Request-Id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
     assert answer.headers["cache-control"] == "no-store"

@@ -1,4 +1,4 @@
-"""Workers that die by kill -9: what they held is finished by others."""
+"""Tests of workers that are killed with SIGKILL, whose files other workers must finish."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ BODY = b"what was sent" * 1000
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
-    """The variables that make a process have these settings."""
+    """Return the environment variables that give a process these settings."""
     environ = {}
     for name, value in msgspec.structs.asdict(settings).items():
         if value is None or value == ():
@@ -48,7 +48,7 @@ def as_environment(settings: Settings) -> dict[str, str]:
 @pytest.mark.parametrize(
     "moment", [b"HEAD /", b"x-amz-copy-source", b"GET /"], ids=["looks", "copies", "hashes"]
 )
-async def test_another_worker_finishes_what_a_killed_one_began(
+async def test_another_worker_finishes_the_file_of_a_killed_worker(
     ways: Ways, direct: Resources, tmp_path: Path, moment: bytes
 ) -> None:
     ways.store.silence_after(moment)
@@ -74,7 +74,7 @@ async def test_another_worker_finishes_what_a_killed_one_began(
 async def test_many_files_are_proved_while_a_worker_dies(
     ways: Ways, direct: Resources, tmp_path: Path
 ) -> None:
-    """The one that dies holds files, stuck at the store, while another goes on with the rest."""
+    """Kill a worker that holds leases and waits for the store, while another proves the rest."""
     ways.store.silence_after(b"x-amz-copy-source")
     bodies, log = [b"%d " % number + BODY for number in range(30)], tmp_path / "worker.log"
     async with (
@@ -106,7 +106,7 @@ async def test_many_files_are_proved_while_a_worker_dies(
 
 
 async def find_held(direct: Resources) -> set[UUID]:
-    """The leases that are alive."""
+    """Return the live leases."""
     return {
         row["lease"]
         for row in await direct.pool.fetch("SELECT lease FROM files WHERE lease_until > now()")

@@ -1,6 +1,9 @@
-"""6 GiB, which no single PUT and no single copy can carry, and 10,000 tiny files. Only on request: they take minutes.
+"""Tests of a file of 6 GiB and of 10,000 tiny files, which run only on request.
 
-ASSAY_TEST_LARGE=1 .venv/bin/pytest tests/e2e/test_large_files.py
+A file of 6 GiB is too large for a single PUT and a single copy. The tests take minutes. Run them
+with:
+
+    ASSAY_TEST_LARGE=1 .venv/bin/pytest tests/e2e/test_large_files.py
 """
 
 import filecmp
@@ -29,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    """Holes for the most part, and something of its own in each part of the copy."""
+    """Write a sparse file in which each part of the copy has different bytes."""
     path = tmp_path / "large.bin"
     with path.open("wb") as file:
         for place in range(0, SIZE, PART_BYTES):
@@ -39,7 +42,7 @@ def large(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_file_of_6_gib_comes_back_as_it_was(
+def test_a_file_of_6_gib_is_uploaded_and_downloaded(
     api: Api, owner: Owner, large: Path, tmp_path: Path
 ) -> None:
     assert large.stat().st_size > LARGEST_PUT_BYTES
@@ -52,7 +55,7 @@ def test_a_file_of_6_gib_comes_back_as_it_was(
     assert (tmp_path / "received.bin").stat().st_size == SIZE
 
 
-def test_ten_thousand_tiny_files_take_little_memory_and_come_back(person: Person) -> None:
+def test_ten_thousand_tiny_files_are_sent_and_fetched_in_little_memory(person: Person) -> None:
     write_files(
         person.folder,
         {f"tiny/{number % 100}/{number}": b"%d" % number for number in range(TINY_FILES)},

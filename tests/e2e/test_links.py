@@ -1,4 +1,4 @@
-"""Signed links: a download for whoever has the address, and for nobody who changed it."""
+"""Tests of signed links, which permit a download without a key and cannot be altered."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +18,7 @@ from tests.e2e.leaks import keep_secret
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
-BODY = b"for whoever has the address\n" * 100
+BODY = b"the bytes of a shared file\n" * 100
 
 
 async def make_link(
@@ -35,7 +35,7 @@ async def link_to(client: httpx.AsyncClient, file: dict[str, Any], **asked: Any)
     return str(client.base_url.join(path))
 
 
-async def test_a_link_needs_no_key_and_gives_the_proved_bytes(
+async def test_a_link_serves_the_proved_bytes_without_a_key(
     api: Api, client: httpx.AsyncClient, anonymous: httpx.AsyncClient
 ) -> None:
     file = await prove(client, BODY)
@@ -54,7 +54,7 @@ async def test_a_link_needs_no_key_and_gives_the_proved_bytes(
     assert (head.status_code, head.headers["content-length"]) == (200, str(len(BODY)))
 
 
-async def test_a_link_answers_ranges_and_conditions(
+async def test_a_link_honours_ranges_and_conditions(
     client: httpx.AsyncClient, anonymous: httpx.AsyncClient
 ) -> None:
     file = await prove(client, BODY)
@@ -67,7 +67,7 @@ async def test_a_link_answers_ranges_and_conditions(
     assert (await anonymous.get(url, headers={"Range": f"bytes={len(BODY)}-"})).status_code == 416
 
 
-async def test_a_link_may_show_harmless_types(
+async def test_a_link_shows_only_harmless_types_inline(
     client: httpx.AsyncClient, anonymous: httpx.AsyncClient
 ) -> None:
     file = await prove(client, BODY)
@@ -78,7 +78,7 @@ async def test_a_link_may_show_harmless_types(
     assert saved.headers["content-disposition"].startswith("attachment;")
 
 
-async def test_one_changed_character_is_forbidden(
+async def test_a_link_with_one_changed_character_is_refused(
     client: httpx.AsyncClient, anonymous: httpx.AsyncClient
 ) -> None:
     url = await link_to(client, await prove(client, BODY))
@@ -94,7 +94,7 @@ async def test_one_changed_character_is_forbidden(
         assert (await anonymous.get(wrong)).status_code == 403
 
 
-async def test_a_link_ends_when_its_time_is_over(
+async def test_an_expired_link_gets_410(
     api: Api,
     owner: Owner,
     client: httpx.AsyncClient,
@@ -114,7 +114,7 @@ async def test_a_link_ends_when_its_time_is_over(
     assert (answer.status_code, answer.json()["type"]) == (410, "urn:assay:problem:link-ended")
 
 
-async def test_a_link_ends_with_its_file_and_with_its_key(
+async def test_a_link_ends_when_its_file_is_deleted_or_its_key_revoked(
     owner: Owner, client: httpx.AsyncClient, anonymous: httpx.AsyncClient, resources: Resources
 ) -> None:
     first, second = await prove(client, BODY), await prove(client, BODY)
@@ -130,13 +130,13 @@ async def test_a_link_ends_with_its_file_and_with_its_key(
     assert (answer.status_code, answer.json()["type"]) == (410, "urn:assay:problem:link-ended")
 
 
-async def test_no_link_leads_to_what_is_not_proved(client: httpx.AsyncClient) -> None:
+async def test_no_link_is_created_to_an_unproved_file(client: httpx.AsyncClient) -> None:
     declared = await declare(client, BODY)
     answer = await make_link(client, declared["file"])
     assert (answer.status_code, answer.json()["state"]) == (409, "pending")
 
 
-async def test_nobody_makes_links_to_files_of_others(
+async def test_no_link_is_created_to_a_file_of_another_owner(
     client: httpx.AsyncClient, intruder: httpx.AsyncClient
 ) -> None:
     file = await prove(client, BODY)
@@ -153,7 +153,7 @@ async def test_nobody_makes_links_to_files_of_others(
         ({"until": 1}, "until"),
     ],
 )
-async def test_what_a_link_cannot_be_is_named(
+async def test_a_refused_link_names_the_wrong_field(
     client: httpx.AsyncClient, asked: dict[str, Any], field: str
 ) -> None:
     declared = await declare(client, BODY)
@@ -161,7 +161,7 @@ async def test_what_a_link_cannot_be_is_named(
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, field)
 
 
-async def test_without_a_secret_no_link_is_made(api: Api) -> None:
+async def test_no_link_is_created_without_a_secret(api: Api) -> None:
     async with api_apart(
         msgspec.structs.replace(api.settings, link_secret=()), with_worker=False
     ) as client:

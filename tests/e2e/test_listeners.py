@@ -1,4 +1,8 @@
-"""The connection that listens: killed, missing or fallen silent, it delays nobody for long, and is replaced."""
+"""Tests of the connection that listens for notifications.
+
+If it is killed, missing or silent, requests and workers must not wait long, and a new connection
+must replace it.
+"""
 
 import asyncio
 from datetime import timedelta
@@ -33,7 +37,8 @@ IN_TIME = 15
 
 LISTENERS = """
     SELECT pid FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid() AND query ~ '^(LISTEN|SELECT pg_notify)'
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+        AND query ~ '^(LISTEN|SELECT pg_notify)'
 """
 
 
@@ -41,13 +46,12 @@ async def find_listeners(direct: Resources) -> set[int]:
     return {row["pid"] for row in await direct.pool.fetch(LISTENERS)}
 
 
-async def test_a_listener_that_was_killed_listens_again(
+async def test_a_killed_listener_is_replaced(
     ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # With these intervals, only a notification can end the wait in time.
     monkeypatch.setattr(loop, "POLL", timedelta(minutes=5))
-    monkeypatch.setattr(
-        lookup, "UNHEARD_SECONDS", 300
-    )  # so that a signal is all that can bring it on
+    monkeypatch.setattr(lookup, "UNHEARD_SECONDS", 300)
     async with api_apart(ways.direct, with_worker=False) as client, working(direct):
         await complete(client, await upload(client, BODY))
         declared = await declare(client, BODY)
@@ -59,7 +63,8 @@ async def test_a_listener_that_was_killed_listens_again(
         )
 
         async def others_listen() -> bool:
-            return len(await find_listeners(direct) - killed) == 2  # the API's, and the worker's
+            # one listener of the API and one of the worker
+            return len(await find_listeners(direct) - killed) == 2
 
         await until(others_listen)
         await put(declared, BODY)
@@ -69,7 +74,7 @@ async def test_a_listener_that_was_killed_listens_again(
     await check_all(direct)
 
 
-async def test_without_any_listener_work_is_done_and_who_waits_is_told_the_truth(
+async def test_without_a_listener_files_are_proved_and_waits_are_answered(
     ways: Ways, direct: Resources
 ) -> None:
     ways.database.cut()
@@ -84,10 +89,10 @@ async def test_without_any_listener_work_is_done_and_who_waits_is_told_the_truth
         await check_served(client, direct, declared, BODY)
 
 
-async def test_a_listener_that_fell_silent_is_found_out_and_replaced(
+async def test_a_silent_listener_is_detected_and_replaced(
     ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when a firewall forgets an idle connection: nothing ends, nothing comes."""
+    """Silence the connection without closing it, like a firewall that drops an idle connection."""
     monkeypatch.setattr(notifications, "HEARTBEAT_SECONDS", 0.5)
     listening_apart = msgspec.structs.replace(
         ways.direct, database_listen_url=ways.settings.database_url
@@ -103,7 +108,7 @@ async def test_a_listener_that_fell_silent_is_found_out_and_replaced(
             assert (await waiting)["state"] == "ready"
 
 
-async def test_a_signal_that_was_lost_on_the_way_is_given_after_the_reconnect(
+async def test_a_wait_ends_after_a_lost_notification_and_a_reconnect(
     ways: Ways, direct: Resources
 ) -> None:
     deaf = msgspec.structs.replace(ways.direct, database_listen_url=ways.settings.database_url)

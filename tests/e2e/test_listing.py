@@ -1,4 +1,4 @@
-"""`GET /files`: pages and filters."""
+"""Tests of the pages and filters of `GET /files`."""
 
 import re
 from typing import Any

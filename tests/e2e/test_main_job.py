@@ -1,4 +1,7 @@
-"""The main job over each store: declare, PUT, the store's event, proved, download; and what clients repeat when an answer was lost."""
+"""Tests of the usual sequence over each store, and of clients that repeat requests.
+
+The sequence is: declare, PUT, the store's event, verification, download.
+"""
 
 import asyncio
 import hashlib
@@ -35,11 +38,11 @@ BODY = b"what was sent" * 1000
 OTHER = BODY.upper()
 MIB = 1024**2
 needs_curl = pytest.mark.skipif(
-    shutil.which("curl") is None, reason="the very commands of the README, where there is curl"
+    shutil.which("curl") is None, reason="the test runs the README's commands with curl"
 )
 
 
-async def test_the_event_alone_leads_from_a_declared_file_to_a_served_one(
+async def test_a_file_is_proved_and_served_after_the_event_alone(
     api: Api, client: httpx.AsyncClient, anonymous: httpx.AsyncClient, resources: Resources
 ) -> None:
     declared = await upload(client, BODY, filename="ä b.txt", metadata={"album": "winter"})
@@ -57,7 +60,7 @@ async def test_the_event_alone_leads_from_a_declared_file_to_a_served_one(
     await check_all(resources)
 
 
-async def test_complete_waits_for_the_proof(
+async def test_complete_waits_until_the_file_is_proved(
     client: httpx.AsyncClient, resources: Resources
 ) -> None:
     declared = await upload(client, BODY)
@@ -65,7 +68,7 @@ async def test_complete_waits_for_the_proof(
     await check_served(client, resources, declared, BODY)
 
 
-async def test_everybody_who_waits_is_answered_by_the_event(client: httpx.AsyncClient) -> None:
+async def test_all_waiting_requests_are_answered_after_the_event(client: httpx.AsyncClient) -> None:
     declared = await declare(client, BODY)
     waiting = [asyncio.create_task(read_metadata(client, declared, wait=30)) for _ in range(10)]
     await asyncio.wait(waiting, timeout=0.3)
@@ -76,7 +79,7 @@ async def test_everybody_who_waits_is_answered_by_the_event(client: httpx.AsyncC
     assert {answer["hash"] for answer in answers} == {digest(BODY)}
 
 
-async def test_a_client_that_repeats_every_request_ends_with_one_file(
+async def test_a_client_that_repeats_every_request_gets_one_file(
     client: httpx.AsyncClient, resources: Resources, expected: Answers
 ) -> None:
     request: dict[str, Any] = {
@@ -110,7 +113,7 @@ async def test_a_declared_digest_is_bound_into_the_url(
 
 
 @pytest.mark.parametrize("size", [0, 1, 5 * MIB + 1], ids=["nothing", "1 B", "5 MiB + 1 B"])
-async def test_a_file_of_any_size_comes_back_as_it_was(
+async def test_a_file_of_any_size_is_uploaded_and_downloaded(
     client: httpx.AsyncClient, resources: Resources, *, size: int
 ) -> None:
     body = make_body(size)
@@ -120,7 +123,7 @@ async def test_a_file_of_any_size_comes_back_as_it_was(
     assert (await read_metadata(client, declared))["hash"] == digest(body)
 
 
-async def test_100_mib_come_back_as_they_were(client: httpx.AsyncClient) -> None:
+async def test_100_mib_are_uploaded_and_downloaded(client: httpx.AsyncClient) -> None:
     body = make_body(100 * MIB)
     declared = await upload(client, body, multipart=False)
     assert (await complete(client, declared))["hash"] == digest(body)
@@ -132,7 +135,7 @@ async def test_100_mib_come_back_as_they_were(client: httpx.AsyncClient) -> None
     assert received.hexdigest() == digest(body)
 
 
-async def test_a_deleted_file_is_gone_from_both_buckets(
+async def test_a_deleted_file_is_removed_from_both_buckets(
     client: httpx.AsyncClient, resources: Resources
 ) -> None:
     declared = await upload(client, BODY)
@@ -151,7 +154,7 @@ async def test_a_deleted_file_is_gone_from_both_buckets(
 @needs_curl
 @pytest.mark.parametrize("waits", [True, False], ids=["after Expect: 100-continue", "sent at once"])
 @pytest.mark.parametrize("size", [1000, 20 * MIB], ids=["1 kB", "20 MiB"])
-async def test_stock_curl_sends_its_bytes_to_the_store_and_its_key_to_us_alone(
+async def test_curl_sends_bytes_only_to_the_store_and_the_key_only_to_the_api(
     api: Api,
     owner: Owner,
     client: httpx.AsyncClient,
@@ -177,7 +180,7 @@ async def test_stock_curl_sends_its_bytes_to_the_store_and_its_key_to_us_alone(
     assert not any("Authorization" in line or owner.key in line for line in theirs)
     assert ("> Expect: 100-continue" in ours) is waits
     assert not any(line.startswith("< HTTP/1.1 100") for line in ours), (
-        "we asked for a body that we do not read"
+        "the API requested a body that it does not read"
     )
     link = next(line for line in ours if line.lower().startswith("< link: "))
     file_id = link.partition("</files/")[2].partition("/metadata>")[0]
@@ -187,7 +190,7 @@ async def test_stock_curl_sends_its_bytes_to_the_store_and_its_key_to_us_alone(
 
 
 @needs_curl
-async def test_stock_curl_resumes_a_download(
+async def test_curl_resumes_a_download(
     api: Api, owner: Owner, client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     body = make_body(3 * MIB)
@@ -210,14 +213,14 @@ async def test_stock_curl_resumes_a_download(
 
 
 def make_body(size: int) -> bytes:
-    """Bytes that no two megabytes of are alike."""
+    """Return `size` bytes, in which no two megabytes are equal."""
     block = hashlib.shake_256(b"assay").digest(min(size, MIB))
     pieces = [number.to_bytes(4, "big") + block[4:] for number in range(size // MIB)]
     return b"".join(pieces) + block[: size % MIB]
 
 
 async def run_curl(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """curl to its end; it must be content with what it got."""
+    """Run curl, and check that its exit status is 0."""
     curl = await asyncio.to_thread(
         subprocess.run,
         ["curl", "-sS", "--fail", *arguments],

@@ -1,4 +1,7 @@
-"""A file in parts, over HTTP and both stores: sent, resumed, assembled, proved; and every way in which parts can be wrong."""
+"""Tests of multipart uploads over HTTP and each store.
+
+Parts are sent, resumed, assembled and proved. Wrong and missing parts are refused.
+"""
 
 import asyncio
 import secrets
@@ -32,7 +35,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 
 BODY = secrets.token_bytes(64 * 1024) * (PART_BYTES // (64 * 1024)) + b"and what is left"
-"""Two parts."""
+"""The bytes of a file of two parts."""
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ async def read_upload_id(resources: Resources, declared: dict[str, Any]) -> str 
     return upload_id
 
 
-async def test_a_file_in_parts_is_proved_like_any_other(
+async def test_a_file_that_is_sent_in_parts_is_proved(
     client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
 ) -> None:
     assert declared["upload"]["multipart"] == {"part_size": PART_BYTES, "parts": 2}
@@ -64,20 +67,21 @@ async def test_a_file_in_parts_is_proved_like_any_other(
     await check_all(resources)
 
 
-async def test_the_event_of_the_assembled_object_is_an_arrival_too(
+async def test_the_event_of_the_assembled_object_is_an_arrival_report(
     client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
 ) -> None:
     await put_parts(client, declared, BODY)
     upload_id, key = await read_upload_id(resources, declared), await find_key(resources, declared)
     parts = await resources.incoming.list_parts(key, upload_id or "")
+    # The API completes the upload and then records the arrival. Here, it dies in between.
     await resources.incoming.complete_upload(
         key, upload_id or "", [(part.number, part.etag) for part in parts]
-    )  # as a process that died then
+    )
     assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
     await check_served(client, resources, declared, BODY)
 
 
-async def test_a_client_that_comes_back_sends_only_what_is_missing(
+async def test_a_client_that_resumes_sends_only_the_missing_parts(
     client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
 ) -> None:
     path = f"/files/{declared['file']['id']}"
@@ -100,7 +104,7 @@ async def test_a_client_that_comes_back_sends_only_what_is_missing(
     await check_served(client, resources, declared, BODY)
 
 
-async def test_a_part_that_is_sent_again_replaces_the_one_before(
+async def test_a_part_that_is_sent_again_replaces_the_earlier_one(
     client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
 ) -> None:
     pieces = cut(declared, BODY)
@@ -122,7 +126,7 @@ async def test_the_store_refuses_a_part_of_another_size_or_digest(
     assert (await put_part(part, piece)).status == 200
 
 
-async def test_parts_of_a_wrong_size_are_named(
+async def test_the_refusal_of_complete_names_parts_of_a_wrong_size(
     client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
 ) -> None:
     await put_parts(client, declared, BODY)
@@ -159,7 +163,7 @@ async def test_parts_of_a_wrong_size_are_named(
         "too many",
     ],
 )
-async def test_what_is_wrong_with_a_request_for_parts_is_named(
+async def test_a_refused_request_for_parts_names_the_wrong_field(
     client: httpx.AsyncClient, declared: dict[str, Any], wanted: list[dict[str, Any]], field: str
 ) -> None:
     answer = await client.post(f"/files/{declared['file']['id']}/parts", json={"parts": wanted})
@@ -192,7 +196,7 @@ async def test_a_file_in_one_put_has_no_parts(client: httpx.AsyncClient) -> None
         assert (answer.status_code, problem(answer)) == (409, "not-multipart")
 
 
-async def test_a_larger_file_comes_in_parts_unless_its_client_wants_one_put(
+async def test_a_large_file_is_sent_in_parts_unless_the_client_wants_one_put(
     client: httpx.AsyncClient, api: Api
 ) -> None:
     above = api.settings.multipart_above
@@ -218,14 +222,14 @@ async def test_a_larger_file_comes_in_parts_unless_its_client_wants_one_put(
     ).status_code == 413
 
 
-async def test_no_bytes_are_one_part(client: httpx.AsyncClient, resources: Resources) -> None:
+async def test_an_empty_file_has_one_part(client: httpx.AsyncClient, resources: Resources) -> None:
     declared = await declare(client, b"", multipart=True)
     await put_parts(client, declared, b"")
     assert (await complete(client, declared))["state"] == "ready"
     await check_served(client, resources, declared, b"")
 
 
-async def test_a_digest_that_complete_brings_counts(
+async def test_a_digest_that_complete_sends_is_compared(
     client: httpx.AsyncClient, resources: Resources
 ) -> None:
     declared = await declare(client, BODY, multipart=True)
@@ -241,7 +245,7 @@ async def test_a_digest_that_complete_brings_counts(
     await check_all(resources)
 
 
-async def test_whoever_calls_complete_twice_or_both_at_once_sees_one_outcome(
+async def test_repeated_and_concurrent_complete_requests_have_one_outcome(
     client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
 ) -> None:
     await put_parts(client, declared, BODY)
@@ -258,7 +262,7 @@ async def test_whoever_calls_complete_twice_or_both_at_once_sees_one_outcome(
     await check_served(client, resources, declared, BODY)
 
 
-async def test_parts_asked_for_by_many_at_once_belong_to_one_upload(
+async def test_concurrent_requests_for_parts_belong_to_one_upload(
     client: httpx.AsyncClient, declared: dict[str, Any], resources: Resources
 ) -> None:
     asked = await asyncio.gather(*(sign_parts(client, declared, 1) for _ in range(8)))
@@ -266,7 +270,7 @@ async def test_parts_asked_for_by_many_at_once_belong_to_one_upload(
     assert ids == {await read_upload_id(resources, declared)}
 
 
-async def test_what_is_final_takes_no_parts(
+async def test_a_final_file_accepts_no_parts(
     client: httpx.AsyncClient, declared: dict[str, Any]
 ) -> None:
     await put_parts(client, declared, BODY)
@@ -321,10 +325,10 @@ async def test_an_upload_that_the_store_has_dropped_is_lost(
     assert (await read_metadata(client, declared))["state"] == "pending"
 
 
-async def test_a_part_of_another_upload_does_not_fit(
+async def test_a_parts_url_cannot_be_changed_to_another_part_or_upload(
     client: httpx.AsyncClient, declared: dict[str, Any]
 ) -> None:
-    """What is bound into a URL is bound: number, upload, size."""
+    """Check that the signature of the URL covers the part number and the upload id."""
     [part] = await sign_parts(client, declared, 2)
     piece = cut(declared, BODY)[2]
     assert (
@@ -335,7 +339,7 @@ async def test_a_part_of_another_upload_does_not_fit(
     ).status == 403
 
 
-async def test_another_owner_sees_no_parts(
+async def test_another_owner_gets_404_for_parts(
     intruder: httpx.AsyncClient, declared: dict[str, Any]
 ) -> None:
     path = f"/files/{declared['file']['id']}/parts"

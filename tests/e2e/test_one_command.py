@@ -1,4 +1,4 @@
-"""`PUT /upload/{filename}`: the one-command way."""
+"""Tests of `PUT /upload/{filename}`, by which one command uploads a file."""
 
 import re
 from typing import Any
@@ -15,7 +15,7 @@ BYTES = b"the bytes of a photo" * 50
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "ä b.txt", "100%.txt", "a;b?c#d.txt"])
-async def test_one_put_is_redirected_to_the_store(
+async def test_a_put_with_a_length_is_redirected_to_the_store(
     client: httpx.AsyncClient, anonymous: httpx.AsyncClient, name: str
 ) -> None:
     path = "/upload/" + httpx.URL("http://x", params={"n": name}).raw_path.partition(b"n=")[

@@ -1,4 +1,7 @@
-"""The document: complete, honest, and shown without any file from outside."""
+"""Tests of the OpenAPI document and its page.
+
+The document is complete and correct. The page loads no file from another origin.
+"""
 
 import asyncio
 import json
@@ -19,11 +22,14 @@ from tests.support.servers import store_kinds
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.parametrize("store", store_kinds()[:1], indirect=True),
-]  # it depends on no store
+]  # the document does not depend on the store
 
-CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,response_headers_conformance"
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,"
+    "response_schema_conformance,response_headers_conformance"
+)
 EXAMPLES = 50
-"""A route, beside those that the document makes."""
+"""The number of generated requests for each route, besides the examples of the document."""
 METHODS = {"get", "put", "post", "delete", "patch", "head"}
 OPEN = {"/health/live", "/health/ready", "/metrics", "/webhooks/minio", "/l/{token}"}
 
@@ -45,7 +51,7 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
     ]
 
 
-async def test_every_operation_says_what_it_does_and_how_it_is_called(
+async def test_every_operation_has_a_summary_tags_and_a_unique_id(
     document: dict[str, Any],
 ) -> None:
     assert document["openapi"].startswith("3.1")
@@ -69,7 +75,7 @@ async def test_every_refusal_is_described_as_a_problem_document(document: dict[s
                 assert content["examples"], (path, method, status)
 
 
-async def test_every_route_but_the_open_ones_names_the_scopes_that_open_it(
+async def test_every_route_that_is_not_public_names_its_scopes(
     document: dict[str, Any],
 ) -> None:
     for name in ("bearer", "uploadToken"):
@@ -86,7 +92,9 @@ async def test_every_route_but_the_open_ones_names_the_scopes_that_open_it(
             assert {"401", "403", "503"} <= set(operation["responses"])
 
 
-async def test_the_page_needs_no_file_from_outside(api: Api, anonymous: httpx.AsyncClient) -> None:
+async def test_the_page_loads_no_file_from_another_origin(
+    api: Api, anonymous: httpx.AsyncClient
+) -> None:
     page = await anonymous.get(f"{api.url}/schema", headers={"Accept": "text/html,*/*"})
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -102,7 +110,7 @@ async def test_the_page_needs_no_file_from_outside(api: Api, anonymous: httpx.As
     ] == "application/problem+json"
 
 
-async def test_no_generated_request_finds_a_fault_or_an_answer_that_is_not_described(
+async def test_all_generated_requests_get_documented_answers(
     api: Api,
     owner: Owner,
     client: httpx.AsyncClient,
@@ -111,7 +119,8 @@ async def test_no_generated_request_finds_a_fault_or_an_answer_that_is_not_descr
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shorten_waits(document)
-    monkeypatch.setattr(feed, "LONGEST_SECONDS", 0.1)  # it reads every answer to its end
+    # Schemathesis reads every answer to its end, also those of event streams.
+    monkeypatch.setattr(feed, "LONGEST_SECONDS", 0.1)
     ready = await stream(client, b"what was sent")
     give_example(document, "file_id", ready["id"])
     before = await count_downloads(client)
@@ -126,7 +135,7 @@ async def count_downloads(client: httpx.AsyncClient) -> float:
     )
 
 
-async def test_no_generated_event_finds_a_fault(
+async def test_all_generated_events_get_documented_answers(
     api: Api, client: httpx.AsyncClient, document: dict[str, Any], tmp_path: Path
 ) -> None:
     hook = document["paths"]["/webhooks/minio"]
@@ -146,7 +155,11 @@ async def test_no_generated_event_finds_a_fault(
 
 
 def describe_events(bucket: str) -> dict[str, Any]:
-    """As the store sends them, and nearly so. The document takes any JSON there, so what is made of it alone would get no further."""
+    """Return a schema of events like those of the store.
+
+    The OpenAPI document permits any JSON for events. Events that are generated from it alone would
+    not reach the code behind the parser.
+    """
 
     def describe(**members: Any) -> dict[str, Any]:
         return {"type": "object", "properties": members, "required": list(members)}
@@ -165,7 +178,7 @@ def describe_events(bucket: str) -> dict[str, Any]:
 
 
 async def attack(api: Api, document: dict[str, Any], folder: Path, *, token: str) -> str:
-    """Schemathesis to its end; what it said."""
+    """Run Schemathesis, check that it found no failure, and return its output."""
     described = folder / "openapi.json"
     described.write_text(json.dumps(document))
     command = [
@@ -199,7 +212,7 @@ async def attack(api: Api, document: dict[str, Any], folder: Path, *, token: str
 
 
 def give_example(document: dict[str, Any], name: str, value: str) -> None:
-    """For a parameter, wherever nothing is deleted."""
+    """Add the value as an example of the parameter to all operations except DELETE."""
     for _, method, operation in operations(document):
         for parameter in operation.get("parameters", []):
             if parameter["name"] == name and method != "delete":
@@ -207,7 +220,10 @@ def give_example(document: dict[str, Any], name: str, value: str) -> None:
 
 
 def shorten_waits(document: dict[str, Any]) -> None:
-    """It learns ids of pending files, and then waits for them as long as it may."""
+    """Limit the parameter `wait` to one second.
+
+    Schemathesis learns the ids of pending files, and would wait for them up to the maximum.
+    """
     for _, _, operation in operations(document):
         for parameter in operation.get("parameters", []):
             if parameter["name"] == "wait":

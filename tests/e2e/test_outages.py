@@ -1,4 +1,8 @@
-"""The database away, the store away: nothing hangs, nothing is lost, nothing is left behind, and all goes on without a restart."""
+"""Tests of an unavailable database or store.
+
+No request may hang, no file may be lost, nothing may be left behind, and all processes must recover
+without a restart.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -38,7 +42,10 @@ pytestmark = pytest.mark.anyio
 
 BODY = b"what was sent" * 1000
 IN_TIME = 15
-"""Seconds for an answer while a server is away: less than two of our time-outs."""
+"""The limit in seconds for an answer while a server is unavailable.
+
+It is less than two of Assay's timeouts.
+"""
 HOW_IT_GOES: Mapping[str, Callable[[FaultyProxy], None]] = {
     "dies": FaultyProxy.cut,
     "falls silent": FaultyProxy.silence,
@@ -52,7 +59,7 @@ Asked = tuple[str, str] | tuple[str, str, Mapping[str, Any]]
 
 
 async def ask(client: httpx.AsyncClient, requests: list[Asked]) -> list[httpx.Response]:
-    """All at once; none may hang."""
+    """Send all requests concurrently, and return the answers. Fails if an answer takes too long."""
     async with asyncio.timeout(IN_TIME):
         return await asyncio.gather(
             *(
@@ -63,7 +70,10 @@ async def ask(client: httpx.AsyncClient, requests: list[Asked]) -> list[httpx.Re
 
 
 def stream_uploads() -> list[Asked]:
-    """Every way by which bytes come through us: in one part, in several, as a form, without a length."""
+    """Return a request for each kind of streamed upload.
+
+    Their bodies are sent in one part, in several parts, as a form, and without a length.
+    """
     path = "/files/upload?filename=a"
     return [
         ("POST", path, {"content": BODY}),
@@ -84,7 +94,7 @@ def answers(client: httpx.AsyncClient, path: str) -> Callable[[], Awaitable[bool
 
 
 @pytest.mark.parametrize("how", ["dies", "falls silent"])
-async def test_without_its_database_the_api_refuses_in_time_and_recovers_by_itself(
+async def test_without_its_database_the_api_refuses_in_time_and_recovers(
     ways: Ways, direct: Resources, how: str
 ) -> None:
     async with api_apart(ways.settings, with_worker=True) as client:
@@ -134,7 +144,9 @@ async def test_without_its_database_the_api_refuses_in_time_and_recovers_by_itse
     await check_all(direct)
 
 
-async def test_who_waits_for_a_file_outlasts_the_database(ways: Ways, direct: Resources) -> None:
+async def test_a_wait_for_a_file_survives_an_outage_of_the_database(
+    ways: Ways, direct: Resources
+) -> None:
     async with api_apart(ways.settings, with_worker=True) as client:
         declared = await declare(client, BODY)
         waiting = asyncio.create_task(read_metadata(client, declared, wait=30))
@@ -180,7 +192,11 @@ async def test_a_worker_without_its_database_leaves_the_file_to_the_next_claim(
 
 
 async def check_tidied_up(direct: Resources) -> None:
-    """A sweep that failed meanwhile comes again after minutes: as if these had passed."""
+    """Check that nothing is left after the next sweep.
+
+    A sweep that failed is repeated only after some minutes. The timestamps of all rows are
+    therefore shifted back.
+    """
     await pass_time(direct.pool, timedelta(minutes=6))
     await until_it_holds(lambda: check_nothing_left(direct))
 
@@ -199,9 +215,8 @@ async def lease_has_ended(direct: Resources, declared: Mapping[str, Any]) -> boo
 async def test_without_the_store_requests_are_refused_and_files_proved_later(
     ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(
-        streamed, "SEND_SECONDS", 3.0
-    )  # it bounds each wait of a part: a slow store is given longer
+    # This limits how long each part may take. The default allows for slow stores.
+    monkeypatch.setattr(streamed, "SEND_SECONDS", 3.0)
     monkeypatch.setattr(streamed, "CLEAN_SECONDS", 1.0)
     async with api_apart(ways.settings, with_worker=True) as client:
         proved = await upload(client, BODY)
@@ -247,7 +262,7 @@ async def test_without_the_store_requests_are_refused_and_files_proved_later(
     await check_all(direct)
 
 
-async def test_a_deletion_while_the_store_is_away_is_carried_out_afterwards(
+async def test_a_deletion_during_an_outage_of_the_store_is_completed_later(
     ways: Ways, direct: Resources
 ) -> None:
     async with api_apart(ways.settings, with_worker=True) as client:

@@ -1,4 +1,7 @@
-"""An owner who poisons objects, as clients of the API see it: over HTTP, with the real store and its events."""
+"""Tests of an owner who uploads objects that are meant to disturb verification.
+
+They run over HTTP, with the real store and its events.
+"""
 
 import asyncio
 

@@ -1,4 +1,7 @@
-"""The production processes apart from each other: one API, two workers, set up by ASSAY_* alone; and how each of them ends."""
+"""Tests of separate production processes, an API and two workers, and of how each of them ends.
+
+Only the environment variables ASSAY_* configure them.
+"""
 
 import asyncio
 import hashlib
@@ -48,7 +51,7 @@ async def client(site: Site, key: str) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_an_api_and_two_workers_share_the_work_and_end_in_good_order(
+async def test_an_api_and_two_workers_prove_files_and_end_with_status_0(
     site: Site, client: httpx.AsyncClient
 ) -> None:
     api, *workers = site.start_api(), site.start_worker(), site.start_worker()
@@ -68,7 +71,7 @@ async def test_an_api_and_two_workers_share_the_work_and_end_in_good_order(
     assert [stop(process) for process in (*workers, api)] == [0, 0, 0]
 
 
-async def test_a_download_under_way_ends_before_the_api_does(
+async def test_a_running_download_is_completed_before_the_api_ends(
     site: Site, client: httpx.AsyncClient
 ) -> None:
     api, worker = site.start_api(), site.start_worker()
@@ -95,7 +98,7 @@ def accepts(url: str) -> bool:
     return True
 
 
-async def test_a_reader_that_has_stopped_reading_does_not_keep_the_process(
+async def test_a_client_that_has_stopped_reading_does_not_delay_the_end(
     site: Site, client: httpx.AsyncClient, key: str
 ) -> None:
     api = site.start_api()
@@ -103,7 +106,8 @@ async def test_a_reader_that_has_stopped_reading_does_not_keep_the_process(
     address = urlsplit(site.url)
     with socket.create_connection((address.hostname, address.port), timeout=30) as reader:
         reader.sendall(
-            f"GET /files/{file['id']} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+            f"GET /files/{file['id']} HTTP/1.1\r\nHost: test\r\n"
+            f"Authorization: Bearer {key}\r\n\r\n".encode()
         )
         assert reader.recv(12) == b"HTTP/1.1 200"
         api.send_signal(signal.SIGTERM)
@@ -115,10 +119,13 @@ async def is_given_back(pool: asyncpg.Pool) -> bool:
 
 
 @pytest.mark.parametrize("in_time", [True, False], ids=["finished", "given back"])
-async def test_a_worker_that_is_told_to_stop_holds_no_lease_afterwards(
+async def test_a_worker_that_is_stopped_holds_no_lease_afterwards(
     site: Site, client: httpx.AsyncClient, pool: asyncpg.Pool, *, in_time: bool
 ) -> None:
-    """It is stopped while the store keeps it waiting for a copy, and ends in time also when the store stays silent."""
+    """Stop the worker while it waits for the store's answer to a copy.
+
+    The worker must end in time even if the store never answers.
+    """
     api = site.start_api()
     with faulty_way(site.environ["ASSAY_S3_ENDPOINT"]) as (way, endpoint):
         worker = site.start_worker(ASSAY_S3_ENDPOINT=endpoint)
@@ -140,7 +147,7 @@ async def test_a_worker_that_is_told_to_stop_holds_no_lease_afterwards(
     assert [stop(second), stop(api)] == [0, 0]
 
 
-async def test_nothing_starts_over_another_schema(site: Site, pool: asyncpg.Pool) -> None:
+async def test_no_process_starts_with_another_schema(site: Site, pool: asyncpg.Pool) -> None:
     await pool.execute("UPDATE alembic_version SET version_num = '0000'")
     for command in (["serve", "--port", str(free_port())], ["worker"], ["sweep"]):
         refused = await asyncio.to_thread(site.run, *command)
@@ -148,7 +155,7 @@ async def test_nothing_starts_over_another_schema(site: Site, pool: asyncpg.Pool
         assert "assay migrate" in refused.stderr
 
 
-async def test_a_port_that_is_taken_is_said(site: Site) -> None:
+async def test_a_port_in_use_is_reported(site: Site) -> None:
     api = site.start_api()
     refused = await asyncio.to_thread(
         site.run, "serve", "--host", "127.0.0.1", "--port", site.url.rpartition(":")[2]

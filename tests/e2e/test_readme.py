@@ -1,4 +1,7 @@
-"""The README, executed as it stands there against a real `assay dev`; its walk-through behind nginx too."""
+"""Tests that execute the README's commands unchanged against a real `assay dev`.
+
+The walk-through is also executed behind nginx.
+"""
 
 import hashlib
 import os
@@ -27,7 +30,10 @@ def blocks(text: str, language: str = "sh") -> list[str]:
 
 
 def execute(script: str, folder: Path, *, api: str, key: str) -> str:
-    """One bash that stops at the first command that fails; what it printed."""
+    """Run the script in bash, which stops at the first command that fails, and return its output.
+
+    Fails if a command fails.
+    """
     environment = {**os.environ, "API": api, "KEY": key}
     run = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
@@ -39,7 +45,7 @@ def execute(script: str, folder: Path, *, api: str, key: str) -> str:
 
 @pytest.fixture(scope="module")
 def dev() -> Iterator[Dev]:
-    """What the first command installs and starts, with a port and a folder of its own."""
+    """Run the README's first command, which installs and starts Assay, on another port."""
     install, found, start = blocks(FIRST_SCREEN)[0].strip().rpartition(" && ")
     assert found
     with reachable_folder() as folder, reserved_port() as port:
@@ -48,7 +54,10 @@ def dev() -> Iterator[Dev]:
             folder / "source",
             ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "venv"),
         )
-        script = f"cd {folder}/source && {install} && exec {start} --data {folder}/data --port {port} --json"
+        script = (
+            f"cd {folder}/source && {install}"
+            f" && exec {start} --data {folder}/data --port {port} --json"
+        )
         with running(["bash", "-c", script], folder / "log", environ={}) as process:
             yield Dev(
                 process,
@@ -59,7 +68,7 @@ def dev() -> Iterator[Dev]:
         wait_until_gone(folder)
 
 
-def test_the_first_screen_does_what_it_says(dev: Dev, tmp_path: Path) -> None:
+def test_the_commands_of_the_first_screen_work(dev: Dev, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(os.urandom(300_000))
     _, four_commands, *_ = blocks(FIRST_SCREEN)
     dev_at = {"api": dev.line["api"], "key": dev.line["key"]}
@@ -72,7 +81,7 @@ def test_the_first_screen_does_what_it_says(dev: Dev, tmp_path: Path) -> None:
     assert f'"hash":"{digest}"' in answer
 
 
-def test_the_python_does_what_it_says(dev: Dev, tmp_path: Path) -> None:
+def test_the_python_example_works(dev: Dev, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(os.urandom(300_000))
     [program] = blocks(FIRST_SCREEN, "python")
     environment = {**os.environ, "ASSAY_URL": dev.line["api"], "ASSAY_KEY": dev.line["key"]}
@@ -85,7 +94,7 @@ def test_the_python_does_what_it_says(dev: Dev, tmp_path: Path) -> None:
     assert (run.stdout, run.stderr) == (f"ready {digest}\n", "")
 
 
-def test_the_command_line_does_what_it_says(
+def test_the_command_line_example_works(
     dev: Dev, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
@@ -99,11 +108,11 @@ def test_the_command_line_does_what_it_says(
     execute("diff -r photos restored/photos", tmp_path, api="", key="")
 
 
-def test_the_walk_through_does_what_it_says(dev: Dev, tmp_path: Path) -> None:
+def test_the_walk_through_works(dev: Dev, tmp_path: Path) -> None:
     execute("\n".join(blocks(WALK_THROUGH)), tmp_path, api=dev.line["api"], key=dev.line["key"])
 
 
-def test_the_walk_through_does_what_it_says_behind_nginx(behind: Behind, tmp_path: Path) -> None:
+def test_the_walk_through_works_behind_nginx(behind: Behind, tmp_path: Path) -> None:
     execute(
         "\n".join(blocks(WALK_THROUGH)),
         tmp_path,

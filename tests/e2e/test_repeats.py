@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: a request that is sent again declares no second file."""
+"""Tests of `Idempotency-Key`, with which a repeated request declares no second file."""
 
 import asyncio
 from typing import Any
@@ -29,7 +29,7 @@ async def test_a_repeat_with_the_same_key_gets_the_same_file(client: httpx.Async
     assert again.json()["upload"] is not None
 
 
-async def test_repeats_at_the_same_moment_declare_one_file(client: httpx.AsyncClient) -> None:
+async def test_concurrent_repeats_declare_one_file(client: httpx.AsyncClient) -> None:
     answers = await asyncio.gather(
         *(client.post("/files", json=PHOTO, headers={"Idempotency-Key": "many"}) for _ in range(8))
     )
@@ -37,7 +37,7 @@ async def test_repeats_at_the_same_moment_declare_one_file(client: httpx.AsyncCl
     assert len({answer.json()["file"]["id"] for answer in answers}) == 1
 
 
-async def test_another_body_under_the_same_key_is_refused(client: httpx.AsyncClient) -> None:
+async def test_another_body_with_the_same_key_is_refused(client: httpx.AsyncClient) -> None:
     await client.post("/files", json=PHOTO, headers={"Idempotency-Key": "one"})
     answer = await client.post(
         "/files", json=PHOTO | {"size": 1}, headers={"Idempotency-Key": "one"}
@@ -46,7 +46,9 @@ async def test_another_body_under_the_same_key_is_refused(client: httpx.AsyncCli
     assert answer.json()["type"] == "urn:assay:problem:idempotency-mismatch"
 
 
-async def test_a_key_is_its_owners_own(client: httpx.AsyncClient, api: Api) -> None:
+async def test_owners_can_use_the_same_key_for_different_files(
+    client: httpx.AsyncClient, api: Api
+) -> None:
     first = await client.post("/files", json=PHOTO, headers={"Idempotency-Key": "one"})
     async with httpx.AsyncClient(base_url=api.url, headers=api.new_owner().headers) as other:
         second = await other.post("/files", json=PHOTO, headers={"Idempotency-Key": "one"})
@@ -54,7 +56,7 @@ async def test_a_key_is_its_owners_own(client: httpx.AsyncClient, api: Api) -> N
     assert second.json()["file"]["id"] != first.json()["file"]["id"]
 
 
-async def test_a_repeat_after_the_proof_needs_no_url(client: httpx.AsyncClient) -> None:
+async def test_a_repeat_for_a_proved_file_gets_no_url(client: httpx.AsyncClient) -> None:
     first = (await client.post("/files", json=PHOTO, headers={"Idempotency-Key": "one"})).json()
     await put(first, BYTES)
     await complete(client, first)

@@ -1,4 +1,7 @@
-"""PostgreSQL is restarted again and again while files are sent and verified: no process ends by itself, and no file is lost."""
+"""Tests that restart PostgreSQL many times while files are sent and verified.
+
+No process may end by itself, and no file may be lost.
+"""
 
 import asyncio
 import functools
@@ -34,7 +37,7 @@ SHORT_LEASE = {"ASSAY_LEASE": "2s"}
 
 
 class RestartedDatabase:
-    """A PostgreSQL of its own, always at the same URL."""
+    """A separate PostgreSQL that keeps its URL when it is restarted."""
 
     def __init__(self, folder: Path, port: int, stack: ExitStack) -> None:
         self.folder = folder
@@ -73,23 +76,26 @@ def restarted(folder: Path) -> Iterator[RestartedDatabase]:
 def started_site(
     folder: Path, log: Path, database_url: str
 ) -> Iterator[tuple[Site, list[subprocess.Popen[str]]]]:
-    """An API with a worker, and two workers."""
+    """Run an API with a worker, and two separate workers."""
     with open_site("embedded", folder, log, database_url=database_url) as site:
         site.environ.update(SHORT_LEASE)
         yield site, [site.start_api(with_worker=True), site.start_worker(), site.start_worker()]
 
 
 async def retry(client: httpx.AsyncClient, method: str, path: str, **about: Any) -> Any:
-    """The JSON of the answer, after as many refusals because of the database as it takes."""
+    """Repeat the request while it gets 503, and return the JSON of the answer."""
     async with asyncio.timeout(WAIT_SECONDS):
-        while (answer := await client.request(method, path, **about)).status_code == 503:  # noqa: ASYNC110  # another process's database
+        # No event in this process reports that the database is available again.
+        while (  # noqa: ASYNC110
+            answer := await client.request(method, path, **about)
+        ).status_code == 503:
             await asyncio.sleep(RETRY_SECONDS)
     assert answer.is_success, answer.text
     return answer.json()
 
 
 async def send_file(client: httpx.AsyncClient) -> tuple[str, bytes]:
-    """Declare a file, PUT it and complete it; its id and its bytes."""
+    """Declare, send and complete a file, and return its id and its bytes."""
     body = os.urandom(10_000)
     about = {"filename": "a.bin", "size": len(body), "content_type": "text/plain"}
     declared = await retry(
@@ -100,7 +106,7 @@ async def send_file(client: httpx.AsyncClient) -> tuple[str, bytes]:
     return declared["file"]["id"], body
 
 
-async def test_no_process_ends_by_itself_however_often_its_database_is_restarted(
+async def test_processes_and_files_survive_restarts_of_the_database(
     restarted: RestartedDatabase, folder: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "processes.log"
@@ -115,7 +121,7 @@ async def test_no_process_ends_by_itself_however_often_its_database_is_restarted
                 sent.update([await send_file(client)])
 
         async def has_more(than: int) -> bool:
-            """A file of each sender."""
+            """Return whether as many more files were sent as there are senders."""
             return len(sent) > than + SENDERS
 
         async with httpx.AsyncClient(

@@ -1,4 +1,7 @@
-"""Every route with the scope that it declares: without a key, with too little, with an upload token, and with enough."""
+"""Tests of the scopes of every route.
+
+Each route is requested without a key, with each scope, and with an upload token.
+"""
 
 import re
 
@@ -33,7 +36,7 @@ def name(route: Route) -> str:
 
 
 async def ask(api: Api, route: Route, token: str | None, file_id: str = NO_FILE) -> httpx.Response:
-    """The answer to a request without a body; of a stream, its beginning."""
+    """Return the answer to a request without a body. The body of an event stream is not read."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     async with (
         httpx.AsyncClient(base_url=api.url, headers=headers, timeout=30) as client,
@@ -45,7 +48,7 @@ async def ask(api: Api, route: Route, token: str | None, file_id: str = NO_FILE)
 
 
 def collapse(path: str) -> str:
-    """A route's path as the table has it."""
+    """Return the path of a route in the form of the table."""
     if path.startswith("/page/"):
         return PAGE_FILE
     if path.startswith("/schema/"):
@@ -66,23 +69,21 @@ async def test_the_table_has_every_route_of_the_app(api: Api) -> None:
 
 
 @pytest.mark.parametrize("route", GUARDED, ids=name)
-async def test_no_guarded_route_answers_without_a_key(api: Api, route: Route) -> None:
+async def test_a_guarded_route_gets_401_without_a_key(api: Api, route: Route) -> None:
     answer = await ask(api, route, None)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
 @pytest.mark.parametrize("route", UNGUARDED, ids=name)
-async def test_a_key_makes_no_difference_to_the_other_routes(api: Api, route: Route) -> None:
+async def test_a_key_makes_no_difference_to_unguarded_routes(api: Api, route: Route) -> None:
     without, with_key = await ask(api, route, None), await ask(api, route, api.new_owner().key)
     assert without.status_code == with_key.status_code
     assert (without.status_code == 401) == (name(route) == "POST /webhooks/minio")
 
 
 @pytest.mark.parametrize("route", GUARDED, ids=name)
-async def test_each_scope_opens_the_routes_that_declare_it_and_no_other(
-    api: Api, route: Route
-) -> None:
+async def test_each_scope_permits_only_the_routes_that_declare_it(api: Api, route: Route) -> None:
     for scope in SCOPES:
         answer = await ask(api, route, api.new_owner(scopes=(scope,)).key)
         if scope in route.scopes:
@@ -97,14 +98,14 @@ async def test_each_scope_opens_the_routes_that_declare_it_and_no_other(
 
 
 async def make_token(client: httpx.AsyncClient) -> tuple[str, str]:
-    """A declared file, and its upload token."""
+    """Declare a file, and return its id and its upload token."""
     declared = await declare(client, BODY)
     keep_secret([declared["upload"]["token"]])
     return declared["file"]["id"], declared["upload"]["token"]
 
 
 @pytest.mark.parametrize("route", FOR_TOKENS, ids=name)
-async def test_an_upload_token_opens_the_routes_that_declare_it(
+async def test_an_upload_token_permits_the_routes_that_declare_it(
     api: Api, client: httpx.AsyncClient, route: Route
 ) -> None:
     file_id, token = await make_token(client)
@@ -112,7 +113,7 @@ async def test_an_upload_token_opens_the_routes_that_declare_it(
 
 
 @pytest.mark.parametrize("route", NOT_FOR_TOKENS, ids=name)
-async def test_an_upload_token_opens_no_other_route(
+async def test_an_upload_token_permits_no_other_route(
     api: Api, client: httpx.AsyncClient, route: Route
 ) -> None:
     file_id, token = await make_token(client)
@@ -121,7 +122,7 @@ async def test_an_upload_token_opens_no_other_route(
     assert route.method == "HEAD" or "upload token" in answer.json()["detail"]
 
 
-async def test_the_methods_of_a_path_are_not_named_without_a_key(api: Api) -> None:
+async def test_options_of_a_guarded_path_needs_a_key(api: Api) -> None:
     for route in GUARDED:
         options = route._replace(method="OPTIONS")
         assert (await ask(api, options, None)).status_code == 401
@@ -135,7 +136,7 @@ async def make_link(api: Api, key: str, file_id: str) -> httpx.Response:
         return await client.post(f"/files/{file_id}/links", json={"expires_in": 60})
 
 
-async def test_only_a_key_that_may_read_the_file_shares_it(
+async def test_only_a_key_with_the_scope_read_can_share_a_file(
     api: Api, owner: Owner, client: httpx.AsyncClient, anonymous: httpx.AsyncClient
 ) -> None:
     file = await prove(client, BODY)

@@ -1,4 +1,4 @@
-"""What a process does before it knows its database, and without it."""
+"""Tests of processes that start while their database or store is unavailable."""
 
 import contextlib
 import secrets
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.anyio
 
 @contextlib.contextmanager
 def serving_without_database(api: Api) -> Iterator[str]:
-    """The same deployment, and nobody listens where its database should be."""
-    with reserved_port() as nobody:
-        nowhere = Secret(f"postgresql://assay:assay@127.0.0.1:{nobody}/assay")
+    """Run a server of the same deployment with a database URL at which no server listens."""
+    with reserved_port() as port:
+        nowhere = Secret(f"postgresql://assay:assay@127.0.0.1:{port}/assay")
         with serving(msgspec.structs.replace(api.settings, database_url=nowhere)) as url:
             yield url
 
 
-async def test_without_its_database_it_starts_and_says_so(api: Api, owner: Owner) -> None:
+async def test_a_server_without_its_database_starts_and_reports_it(api: Api, owner: Owner) -> None:
     with serving_without_database(api) as url:
         async with httpx.AsyncClient(base_url=url, timeout=10) as client:
             assert (await client.get("/health/live")).status_code == 200
@@ -46,7 +46,7 @@ async def test_without_its_database_it_starts_and_says_so(api: Api, owner: Owner
             assert "assay_database_up 0.0" in (await client.get("/metrics")).text
 
 
-async def test_an_event_that_cannot_be_written_down_is_to_be_sent_again(api: Api) -> None:
+async def test_an_event_that_cannot_be_recorded_gets_503(api: Api) -> None:
     headers = {"Authorization": f"Bearer {api.settings.webhook_token[0]}"}
     with serving_without_database(api) as url:
         async with httpx.AsyncClient(base_url=url, timeout=10, headers=headers) as client:
@@ -54,9 +54,7 @@ async def test_an_event_that_cannot_be_written_down_is_to_be_sent_again(api: Api
             assert (await client.post("/webhooks/minio", json={"Records": []})).status_code == 204
 
 
-async def test_without_the_store_it_is_degraded_and_only_what_needs_the_store_fails(
-    api: Api, owner: Owner
-) -> None:
+async def test_without_the_store_only_requests_that_need_it_fail(api: Api, owner: Owner) -> None:
     with contextlib.ExitStack() as stack:
         nowhere = Url(f"http://127.0.0.1:{stack.enter_context(reserved_port())}")
         url = stack.enter_context(
@@ -85,7 +83,7 @@ def refused(why: str) -> contextlib.AbstractContextManager[object]:
     return pytest.RaisesGroup(pytest.RaisesExc(SchemaError, match=why), flatten_subgroups=True)
 
 
-async def test_it_refuses_to_start_over_another_schema(api: Api, admin_url: str) -> None:
+async def test_a_server_refuses_to_start_with_another_schema(api: Api, admin_url: str) -> None:
     name = f"assay_{secrets.token_hex(6)}"
     await execute(admin_url, f"CREATE DATABASE {name}")
     settings = msgspec.structs.replace(

@@ -1,4 +1,7 @@
-"""`POST /files/upload` through the real server: forms and plain bodies, and that nothing is left of what fails."""
+"""Tests of `POST /files/upload` with the real server.
+
+Bodies are forms and plain bytes. An upload that fails must leave nothing.
+"""
 
 import asyncio
 import base64
@@ -35,7 +38,10 @@ def repr_digest(content: bytes) -> str:
 
 
 async def check_nothing_left(resources: Resources, owner: Owner) -> None:
-    """No file of this owner, no live copy, no object and no multipart upload under any key that was written down for it."""
+    """Check that the owner has no file, live reservation, object or multipart upload.
+
+    The keys of objects and uploads are those of the owner's reservations.
+    """
     assert await resources.pool.fetch("SELECT id FROM files WHERE owner = $1", owner.name) == []
     await until_it_holds(lambda: check_reservations_are_gone(resources, owner))
 
@@ -66,13 +72,13 @@ async def has_ended(resources: Resources, key: str, upload_id: str) -> bool:
 
 
 async def count_answers(client: httpx.AsyncClient) -> float:
-    """Requests that were ended here, answered or not."""
+    """Return the number of ended requests, including those that got no answer."""
     return await read_metric(client, "assay_requests_total", route="/files/upload", method="POST")
 
 
 @pytest.mark.parametrize("size", [0, 1, 300_000, 8 * MIB, 8 * MIB + 1, 17 * MIB])
 @pytest.mark.parametrize("way", ["whole", "chunked", "form"])
-async def test_a_file_of_any_size_arrives_in_one_request(
+async def test_a_file_of_any_size_is_sent_in_one_request(
     client: httpx.AsyncClient, resources: Resources, size: int, way: str
 ) -> None:
     content = os.urandom(size)
@@ -130,7 +136,7 @@ async def test_the_name_comes_from_the_form_the_disposition_or_the_query(
     )
 
 
-async def test_a_declared_digest_is_held(
+async def test_a_body_must_match_its_declared_digest(
     client: httpx.AsyncClient, owner: Owner, resources: Resources
 ) -> None:
     large = os.urandom(9 * MIB)
@@ -172,7 +178,7 @@ async def test_a_declared_digest_is_held(
         ),
     ],
 )
-async def test_what_is_wrong_is_named(
+async def test_an_invalid_upload_is_refused_and_leaves_nothing(
     client: httpx.AsyncClient,
     resources: Resources,
     owner: Owner,
@@ -188,7 +194,7 @@ async def test_what_is_wrong_is_named(
 
 
 @pytest.mark.parametrize("size", [10, 9 * MIB])
-async def test_a_form_with_another_field_or_without_end_leaves_nothing(
+async def test_a_form_with_another_field_or_without_an_end_leaves_nothing(
     client: httpx.AsyncClient, resources: Resources, owner: Owner, size: int
 ) -> None:
     content = os.urandom(size)
@@ -204,11 +210,14 @@ async def test_a_form_with_another_field_or_without_end_leaves_nothing(
 
 
 @pytest.mark.parametrize("size", [100, 9 * MIB])
-async def test_a_client_that_goes_leaves_nothing(
+async def test_a_client_that_disconnects_leaves_nothing(
     api: Api, client: httpx.AsyncClient, resources: Resources, owner: Owner, size: int
 ) -> None:
     address, before = urlsplit(api.url), await count_answers(client)
-    head = f"POST /files/upload?filename=a HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {owner.key}\r\nContent-Length: {10 * MIB}\r\n\r\n"
+    head = (
+        "POST /files/upload?filename=a HTTP/1.1\r\nHost: test\r\n"
+        f"Authorization: Bearer {owner.key}\r\nContent-Length: {10 * MIB}\r\n\r\n"
+    )
 
     def send_and_leave() -> None:
         with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
@@ -226,7 +235,7 @@ async def test_a_client_that_goes_leaves_nothing(
     await check_nothing_left(resources, owner)
 
 
-async def test_what_is_too_large_or_too_slow_is_refused(
+async def test_an_upload_that_is_too_large_or_too_slow_is_refused(
     api: Api, owner: Owner, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 0.5)
@@ -254,15 +263,18 @@ async def test_what_is_too_large_or_too_slow_is_refused(
 
 
 def send_slowly(url: str, owner: Owner) -> int:
-    """A few bytes of many, and then none: the status of the answer."""
+    """Send only the first bytes of a body, and return the status of the answer."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
-        head = f"POST /files/upload?filename=a HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {owner.key}\r\nContent-Length: 1000000\r\n\r\n"
+        head = (
+            "POST /files/upload?filename=a HTTP/1.1\r\nHost: test\r\n"
+            f"Authorization: Bearer {owner.key}\r\nContent-Length: 1000000\r\n\r\n"
+        )
         connection.sendall(head.encode() + b"a few")
         return int(connection.makefile("rb").readline().split()[1])
 
 
-async def test_a_key_that_may_only_read_uploads_nothing(api: Api, resources: Resources) -> None:
+async def test_a_key_that_may_only_read_cannot_upload(api: Api, resources: Resources) -> None:
     reader = api.new_owner(scopes=("read",))
     async with httpx.AsyncClient(base_url=api.url, headers=reader.headers) as client:
         assert (
@@ -272,7 +284,7 @@ async def test_a_key_that_may_only_read_uploads_nothing(api: Api, resources: Res
 
 
 @pytest.mark.parametrize("way", ["whole", "form"])
-async def test_metadata_comes_with_the_name(client: httpx.AsyncClient, way: str) -> None:
+async def test_metadata_is_sent_in_the_query(client: httpx.AsyncClient, way: str) -> None:
     pairs = {"path": "photos/ä b.jpg", "album": "winter & snow"}
     parameters = {"filename": "photo.jpg", "metadata": msgspec.json.encode(pairs).decode()}
     body: dict[str, Any] = (
@@ -287,7 +299,7 @@ async def test_metadata_comes_with_the_name(client: httpx.AsyncClient, way: str)
     "metadata",
     ["", "{", "[]", '{"a": 1}', '"a"', '{"a": "\\u0000"}', '{"a": "' + "x" * 4096 + '"}'],
 )
-async def test_metadata_that_is_none_is_refused(
+async def test_invalid_metadata_is_refused(
     client: httpx.AsyncClient, resources: Resources, owner: Owner, metadata: str
 ) -> None:
     answer = await client.post(

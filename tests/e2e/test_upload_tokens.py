@@ -1,4 +1,4 @@
-"""Upload tokens: a browser sends one file without ever seeing a key."""
+"""Tests of upload tokens, with which a browser sends one file without an API key."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ async def declared(client: httpx.AsyncClient) -> dict[str, Any]:
 
 @pytest.fixture
 async def browser(api: Api, declared: dict[str, Any]) -> AsyncIterator[httpx.AsyncClient]:
-    """With nothing but the token."""
+    """Yield an HTTP client that has only the upload token."""
     async with browsing(api, declared["upload"]["token"]) as client:
         yield client
 
@@ -42,7 +42,7 @@ def browsing(api: Api, token: str) -> httpx.AsyncClient:
     )
 
 
-async def test_a_browser_sends_and_completes_by_the_token_alone(
+async def test_a_token_suffices_to_send_and_complete_its_file(
     browser: httpx.AsyncClient, declared: dict[str, Any]
 ) -> None:
     assert (await browser.get(f"/files/{declared['file']['id']}/metadata")).json()[
@@ -53,7 +53,7 @@ async def test_a_browser_sends_and_completes_by_the_token_alone(
     assert (await complete(browser, declared))["state"] == "ready"
 
 
-async def test_a_browser_sends_parts_by_the_token_alone(
+async def test_a_token_suffices_to_send_the_parts_of_its_file(
     api: Api, client: httpx.AsyncClient
 ) -> None:
     declared = await declare(client, BODY, multipart=True)
@@ -67,7 +67,7 @@ async def test_a_browser_sends_parts_by_the_token_alone(
 
 
 @pytest.mark.parametrize("route", FOR_TOKENS, ids=lambda route: f"{route.method} {route.path}")
-async def test_the_token_opens_no_other_file(
+async def test_a_token_permits_no_access_to_other_files(
     browser: httpx.AsyncClient, client: httpx.AsyncClient, route: Route
 ) -> None:
     other = await declare(client, BODY)
@@ -77,7 +77,7 @@ async def test_the_token_opens_no_other_file(
     assert (await client.get(f"/files/{other['file']['id']}/metadata")).json()["state"] == "pending"
 
 
-async def test_the_token_cancels_but_never_deletes_what_is_proved(
+async def test_a_token_can_cancel_its_file_but_not_delete_a_proved_one(
     api: Api, client: httpx.AsyncClient, declared: dict[str, Any]
 ) -> None:
     async with browsing(api, declared["upload"]["token"]) as browser:
@@ -91,7 +91,7 @@ async def test_the_token_cancels_but_never_deletes_what_is_proved(
     assert (await client.get(f"/files/{second['file']['id']}")).content == BODY
 
 
-async def test_a_token_whose_time_is_over_or_whose_key_was_revoked_is_none(
+async def test_an_expired_token_or_one_of_a_revoked_key_is_refused(
     api: Api,
     owner: Owner,
     browser: httpx.AsyncClient,
@@ -116,7 +116,7 @@ async def test_a_token_whose_time_is_over_or_whose_key_was_revoked_is_none(
     assert (await browser.get(f"/files/{file_id}/metadata")).status_code == 401
 
 
-async def test_a_token_is_good_for_one_purpose(
+async def test_a_token_is_valid_for_one_purpose_only(
     api: Api, client: httpx.AsyncClient, anonymous: httpx.AsyncClient, declared: dict[str, Any]
 ) -> None:
     ready = await prove(client, BODY)

@@ -1,4 +1,4 @@
-"""The store's events: hints that are never refused, but for a wrong token."""
+"""Tests of the webhook, which accepts every event of the store and refuses only wrong tokens."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -28,7 +28,7 @@ BYTES = b"some"
 
 @pytest.fixture
 async def hook(api: Api) -> AsyncIterator[httpx.AsyncClient]:
-    """The store's place."""
+    """Yield an HTTP client that sends the store's token."""
     async with httpx.AsyncClient(
         base_url=api.url, headers={"Authorization": f"Bearer {api.settings.webhook_token[0]}"}
     ) as client:
@@ -44,7 +44,7 @@ async def count_arrivals(resources: Resources, declared: Mapping[str, Any]) -> i
     return count
 
 
-async def test_an_event_is_an_arrival_and_no_more(
+async def test_an_event_is_only_an_arrival_report(
     api: Api, client: httpx.AsyncClient, hook: httpx.AsyncClient, resources: Resources
 ) -> None:
     declared = await declare(client, BYTES)
@@ -54,15 +54,13 @@ async def test_an_event_is_an_arrival_and_no_more(
     assert (answer.status_code, answer.content) == (204, b"")
     assert await count_arrivals(resources, declared) == 1
     metadata = await read_metadata(client, declared, wait=2)
-    assert metadata["state"] in (
-        "pending",
-        "verifying",
-    )  # forged: nothing lies there, so nothing becomes of it
+    # The event is forged. There is no object, so the file cannot become final.
+    assert metadata["state"] in ("pending", "verifying")
     assert metadata["hash"] is None
 
 
 @pytest.mark.parametrize("name", ["s3:ObjectCreated:PutTagging", "s3:ObjectRemoved:Delete"])
-async def test_other_events_are_no_arrival(
+async def test_other_events_are_not_arrival_reports(
     api: Api, client: httpx.AsyncClient, hook: httpx.AsyncClient, resources: Resources, *, name: str
 ) -> None:
     declared = await declare(client, BYTES)
@@ -88,31 +86,28 @@ async def test_an_event_for_a_final_file_changes_nothing(
     [b"", b"x", b"{}", b"[]", b"\xff", b"[" * 100_000, b'{"Records": [{"s3": 1}]}'],
     ids=lambda body: repr(body[:9]),
 )
-async def test_what_cannot_be_read_is_taken_all_the_same(
-    hook: httpx.AsyncClient, content: bytes
-) -> None:
+async def test_a_malformed_event_gets_204(hook: httpx.AsyncClient, content: bytes) -> None:
     assert (await hook.post("/webhooks/minio", content=content)).status_code == 204
 
 
-async def test_an_unknown_key_is_taken_all_the_same(api: Api, hook: httpx.AsyncClient) -> None:
+async def test_an_event_for_an_unknown_key_gets_204(api: Api, hook: httpx.AsyncClient) -> None:
     for key in ("0" * 32, "%00", "a/b", "ä", "x" * 2000):
         assert (await hook.post("/webhooks/minio", json=event(api, key))).status_code == 204
 
 
-async def test_an_event_that_is_too_large_is_drained_and_forgotten(
+async def test_an_event_that_is_too_large_is_read_and_ignored(
     api: Api, client: httpx.AsyncClient, hook: httpx.AsyncClient, resources: Resources
 ) -> None:
     declared = await declare(client, BYTES)
     large = event(api, await find_key(resources, declared)) | {"padding": "x" * 2 * 1024**2}
     assert (await hook.post("/webhooks/minio", json=large)).status_code == 204
     assert await count_arrivals(resources, declared) == 0
-    assert (
-        await hook.post("/webhooks/minio", content=b"x")
-    ).status_code == 204  # on the same connection
+    # The connection can be used again.
+    assert (await hook.post("/webhooks/minio", content=b"x")).status_code == 204
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer wrong", "Basic abc"])
-async def test_a_wrong_token_is_refused_before_the_body_counts(
+async def test_a_wrong_token_is_refused_and_its_event_ignored(
     api: Api,
     client: httpx.AsyncClient,
     anonymous: httpx.AsyncClient,
@@ -131,11 +126,11 @@ async def test_a_wrong_token_is_refused_before_the_body_counts(
     assert await count_arrivals(resources, declared) == 0
 
 
-async def test_an_api_key_is_no_webhook_token(client: httpx.AsyncClient) -> None:
+async def test_an_api_key_is_not_accepted_as_a_webhook_token(client: httpx.AsyncClient) -> None:
     assert (await client.post("/webhooks/minio", json={})).status_code == 401
 
 
-async def test_the_store_may_ask_whether_somebody_is_there(
+async def test_a_head_request_gets_204_without_a_token(
     api: Api, anonymous: httpx.AsyncClient
 ) -> None:
     assert (await anonymous.head(f"{api.url}/webhooks/minio")).status_code == 204
@@ -149,14 +144,18 @@ async def test_the_last_event_is_in_the_metrics(api: Api, hook: httpx.AsyncClien
 
 
 async def test_each_arrival_is_counted_by_its_source(apart: Apart) -> None:
-    """Three triggers, any of which is enough: only their counts show that one of them is dead."""
+    """Check the count of each source of arrivals.
+
+    Any one of the three sources suffices, so only these counts show that one of them has failed.
+    """
 
     async def count(source: str) -> float:
         return await read_metric(apart.client, "assay_arrivals_total", source=source)
 
     announced, completed, found = [await upload(apart.client, BYTES) for _ in range(3)]
     before = {source: await count(source) for source in ("event", "complete", "sweep")}
-    repeats = 20  # of an event: those of other tests' files may come in between, but not so many
+    # Events of other tests' files may be counted meanwhile, but not as many as these.
+    repeats = 20
     for _ in range(repeats):
         key = await find_key(apart.resources, announced)
         assert (await announce(apart.client, apart.resources.settings, key)).status_code == 204

@@ -91,7 +91,8 @@ describe("the parser", () => {
   })
 
   test("ignores a byte order mark, but only at the beginning", () => {
-    assert.deepEqual(parse("\uFEFFdata: 1\n\n\uFEFFdata: 2\n\n"), [{ type: "message", data: "1" }])
+    const events = parse("\uFEFFdata: 1\n\n\uFEFFdata: 2\n\n")
+    assert.deepEqual(events, [{ type: "message", data: "1" }])
   })
 
   test("keeps the line separators of Unicode inside the data", () => {
@@ -99,7 +100,8 @@ describe("the parser", () => {
   })
 
   test("dispatches nothing for comments, other fields and empty lines", () => {
-    assert.deepEqual(parse(": alive\n\n\n\nretry: 2000\n\nother: 1\n\n Data: 1\n\nevent: a\n\n"), [])
+    const stream = ": alive\n\n\n\nretry: 2000\n\nother: 1\n\n Data: 1\n\nevent: a\n\n"
+    assert.deepEqual(parse(stream), [])
   })
 
   test("does not carry a type or an id over to the next event", () => {

@@ -31,14 +31,13 @@ function begin({ size, partSize, statuses = [], stored = [] }) {
   const bytes = randomBytes(size)
   const plan = { part_size: partSize, parts: Math.ceil(size / partSize) }
   let signatures = 0
-  const server = new Assay({
-    "GET /files/f1/parts": { json: { parts: stored } },
-    "POST /files/f1/parts": () => {
-      const [{ number }] = server.bodies("POST /files/f1/parts").at(-1).parts
-      const url = `http://store.test/${number}?signature=${++signatures}`
-      return { json: { parts: [{ method: "PUT", url, headers: {} }] } }
-    },
-  })
+  const server = new Assay({ "GET /files/f1/parts": { json: { parts: stored } } })
+  const sign = () => {
+    const [{ number }] = server.bodies("POST /files/f1/parts").at(-1).parts
+    const url = `http://store.test/${number}?signature=${++signatures}`
+    return { json: { parts: [{ method: "PUT", url, headers: {} }] } }
+  }
+  server.answers.set("POST /files/f1/parts", [sign])
   const store = new Store(statuses)
   const file = new File([bytes], "large.bin", { lastModified: 1000 })
   const upload = new Upload(server.api, file, "large.bin", store.deliver)

@@ -209,7 +209,8 @@ function makeOperations() {
       started.push(name)
       ends.set(name, (error) => (error ? reject(error) : resolve(name)))
     })
-  const end = async (/** @type {string} */ name, /** @type {Error | undefined} */ error) => {
+  /** @type {(name: string, error?: Error) => Promise<void>} */
+  const end = async (name, error) => {
     ends.get(name)?.(error)
     await nextTurn()
   }

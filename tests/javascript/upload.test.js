@@ -2,6 +2,7 @@ import assert from "node:assert/strict"
 import { createHash } from "node:crypto"
 import { describe, test } from "node:test"
 
+// This is imported first, because a module of the page opens the database when it is imported.
 import { rows } from "./support/database.js"
 
 import { recall } from "../../service/web/resumable.js"
@@ -16,6 +17,7 @@ const DECLARED = { status: 201, json: { file: { id: "f1" }, upload: SIGNED } }
 const VERIFYING = { json: { id: "f1", state: "verifying" } }
 const READY = { json: { id: "f1", state: "ready", hash: "9f86" } }
 const SENT = ["POST /files", "POST /files/f1/complete"]
+const CONTENT = "0123456789"
 let files = 0
 
 /** @param {string} text */
@@ -40,12 +42,12 @@ function start(answers = {}, statuses = []) {
 }
 
 /**
- * Return an upload, the states that it passes through, and its notes while bytes are sent. Each path
- * is used only once, because the entries of earlier uploads stay.
+ * Return an upload, the states that it passes through, and its notes while bytes are sent. Each
+ * path is used only once, because the entries of earlier uploads stay.
  * @param {ReturnType<typeof start>} place
  * @param {{text?: string, path?: string, time?: number}} options
  */
-function choose({ server, store }, { text = "0123456789", path = `${++files}.txt`, time = 1 } = {}) {
+function choose({ server, store }, { text = CONTENT, path = `${++files}.txt`, time = 1 } = {}) {
   const name = path.split("/").at(-1) ?? ""
   const file = new File([text], name, { lastModified: time, type: "text/plain" })
   const upload = new Upload(server.api, file, path, store.deliver)
@@ -65,13 +67,13 @@ describe("a new upload", () => {
     await upload.run()
     assert.deepEqual(states, ["starting", "sending", "proving"])
     assert.deepEqual(place.server.lines, SENT)
-    assert.equal(await place.store.puts[0].body.text(), "0123456789")
+    assert.equal(await place.store.puts[0].body.text(), CONTENT)
     const [declared] = place.server.received
     assert.deepEqual(declared.body, {
       filename: "a.txt",
       size: 10,
       content_type: "text/plain",
-      sha256: digest("0123456789"),
+      sha256: digest(CONTENT),
       metadata: { path: "folder/inner/a.txt" },
     })
     assert.match(declared.headers.get("Idempotency-Key") ?? "", /^[0-9a-f]{32}$/)
@@ -82,7 +84,8 @@ describe("a new upload", () => {
 
   test("without a folder or a type declares neither", async () => {
     const place = start()
-    const upload = new Upload(place.server.api, new File([""], "empty"), "empty", place.store.deliver)
+    const file = new File([""], "empty")
+    const upload = new Upload(place.server.api, file, "empty", place.store.deliver)
     await upload.run()
     assert.deepEqual(place.server.bodies("POST /files")[0], {
       filename: "empty",
@@ -110,7 +113,7 @@ describe("a new upload", () => {
     upload.deliver = async () => {
       const entry = await recall(upload.identity)
       assert.equal(entry?.id, "f1")
-      assert.deepEqual(entry?.sample, { start: 0, end: 10, sha256: digest("0123456789") })
+      assert.deepEqual(entry?.sample, { start: 0, end: 10, sha256: digest(CONTENT) })
       return { status: 200, code: "" }
     }
     await upload.run()

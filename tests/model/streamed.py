@@ -288,7 +288,7 @@ class StreamedUpload(WithoutClaims[Upload]):
             yield self.step("API's commit changes 0 rows", u._replace(pc="lost"))
 
     def from_lost(self, u: Upload) -> Iterator[UploadStep]:
-        """Yield the steps after a commit that updated no row, had an error or had no answer.
+        """Yield the steps after a statement that updated no row, an error or a lost answer.
 
         None of these shows that no commit has succeeded.
         """

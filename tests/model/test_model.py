@@ -47,6 +47,7 @@ def describe(found: Found) -> str:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("config", BOUNDS, ids=name)
 def test_no_invariant_breaks_and_every_file_becomes_final(config: rules.Config) -> None:

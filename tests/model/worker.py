@@ -386,7 +386,7 @@ class Worker:
         )
 
     def from_lost(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """Yield the steps after a commit that updated no row, had an error or had no answer.
+        """Yield the steps after a statement that updated no row, an error or a lost answer.
 
         None of these shows that no commit has succeeded.
         """

@@ -12,9 +12,10 @@ assumes: a copy request takes effect within COPY_GRACE or never, and a PUT begin
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -50,6 +51,8 @@ from tests.support.invariants import Outcomes, check_invariants, check_nothing_l
 from tests.support.objects import key_of
 from tests.support.stores import send
 
+T = TypeVar("T")
+
 CONTENTS = (b"A" * 40, b"B" * 40)
 A_LEASE = timedelta(minutes=2)
 LIVE_RESERVATIONS = """
@@ -78,13 +81,32 @@ class Sent(msgspec.Struct):
         return self.declared.file.id
 
 
+class RecordingRunner:
+    """An event loop that appends the text of each exception to `failures` before it raises it."""
+
+    def __init__(self, failures: list[str]) -> None:
+        self.runner = asyncio.Runner()
+        self.failures = failures
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            return self.runner.run(coroutine)
+        except Exception as error:
+            self.failures.append(f"{type(error).__name__}: {error}")
+            raise
+
+    def close(self) -> None:
+        self.runner.close()
+
+
 class WayOfAFile(RuleBasedStateMachine):
     settings: Settings
+    failures: list[str]
     sent = Bundle("sent")
 
     @initialize(target=sent, stories=st.lists(STORY, min_size=1, max_size=3))
     def open(self, stories: list[tuple[str, str, str]]) -> Any:
-        self.runner = asyncio.Runner()
+        self.runner = RecordingRunner(self.failures)
         self.stack = contextlib.AsyncExitStack()
         self.sends: list[Sent] = []
         self.workers: list[FaultyWorker] = []

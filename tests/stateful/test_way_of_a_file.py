@@ -1,5 +1,6 @@
 """Random sequences of steps break no invariant, but do so if a guard of a statement is missing."""
 
+import contextlib
 import dataclasses
 from types import ModuleType
 
@@ -17,7 +18,8 @@ STEPS = settings(
 
 
 def make_machine(settings_of_the_service: Settings) -> type[WayOfAFile]:
-    return type("WayOfAFileHere", (WayOfAFile,), {"settings": settings_of_the_service})
+    members = {"settings": settings_of_the_service, "failures": []}
+    return type("WayOfAFileHere", (WayOfAFile,), members)
 
 
 @pytest.mark.timeout(600)  # it takes minutes to shrink a failure to its shortest sequence
@@ -85,5 +87,9 @@ def test_a_missing_guard_is_found(
         phases=[Phase.generate],
         report_multiple_bugs=False,
     )
-    with pytest.raises(Exception, match=guard.story):
-        run_state_machine_as_test(make_machine(settings_of_the_service), settings=found)
+    machine = make_machine(settings_of_the_service)
+    # Hypothesis repeats a failure. On a busy machine the repetition may differ, and Hypothesis then
+    # reports that instead of the failure.
+    with contextlib.suppress(Exception):
+        run_state_machine_as_test(machine, settings=found)
+    assert any(guard.story in failure for failure in machine.failures)

@@ -52,7 +52,10 @@ class Answer:
     interim: tuple[int, ...] = field(default=())
 
     def find(self, name: bytes) -> bytes | None:
-        """Return the value of a field, or None if it is absent. Raises BadAnswer if it is repeated."""
+        """Return the value of a field, or None if it is absent.
+
+        Raises BadAnswer if it is repeated.
+        """
         found = [value for key, value in self.fields if key.lower() == name]
         if len(found) > 1:
             raise BadAnswer(f"{name!r} came {len(found)} times: {found}")

@@ -13,10 +13,13 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * Declares, uploads, completes and downloads with java.net.http.HttpClient as it comes.
+ * A program that declares, uploads, completes and downloads with an unmodified HttpClient.
  *
- * With its default settings the client asks for HTTP/2 by `Upgrade: h2c` on the first request of each connection.
- * Arguments: the API's URL and the file to send. The key is in ASSAY_KEY. It prints the id of each file.
+ * With its default settings, java.net.http.HttpClient requests an upgrade to HTTP/2 with
+ * `Upgrade: h2c` on the first request of each connection.
+ *
+ * The arguments are the API's URL and the file to send. The environment variable ASSAY_KEY has
+ * the key. The program prints the id of each file.
  */
 public class Client {
     static final String API_TYPE = "application/octet-stream";
@@ -28,22 +31,30 @@ public class Client {
         key = System.getenv("ASSAY_KEY");
         byte[] body = Files.readAllBytes(Path.of(arguments[1]));
         check(stream(BodyPublishers.ofByteArray(body)), body);
-        check(stream(BodyPublishers.ofInputStream(() -> new java.io.ByteArrayInputStream(body))), body);
+        BodyPublisher chunked =
+                BodyPublishers.ofInputStream(() -> new java.io.ByteArrayInputStream(body));
+        check(stream(chunked), body);
         check(declareAndPut(body), body);
     }
 
-    /** POST /files/upload, on a connection of its own. The publisher decides on a length or chunks. */
+    /**
+     * Send POST /files/upload on a new connection, and return the file's id.
+     *
+     * The publisher determines whether the body has a length or is sent in chunks.
+     */
     static String stream(BodyPublisher publisher) throws Exception {
-        HttpRequest request = request("/files/upload?filename=java-stream").header("Content-Type", API_TYPE).POST(publisher).build();
-        return find("id", send(request, 201));
+        String path = "/files/upload?filename=java-stream";
+        return find("id", send(post(path, API_TYPE, publisher), 201));
     }
 
-    /** POST /files, PUT to the store, and complete with the digest. */
+    /** Declare a file, send it to the store, complete it with its digest, and return its id. */
     static String declareAndPut(byte[] body) throws Exception {
         String digest = digest(body);
-        String about = "{\"filename\": \"java-put\", \"size\": " + body.length + ", \"content_type\": \"" + API_TYPE + "\"}";
-        String declared = send(request("/files").header("Content-Type", "application/json").POST(BodyPublishers.ofString(about)).build(), 201);
-        HttpRequest.Builder put = HttpRequest.newBuilder(URI.create(find("url", declared))).PUT(BodyPublishers.ofByteArray(body));
+        String about = "{\"filename\": \"java-put\", \"size\": " + body.length
+                + ", \"content_type\": \"" + API_TYPE + "\"}";
+        String declared = send(postJson("/files", about), 201);
+        HttpRequest.Builder put = HttpRequest.newBuilder(URI.create(find("url", declared)))
+                .PUT(BodyPublishers.ofByteArray(body));
         Matcher headers = Pattern.compile("\"headers\":\\{([^}]*)}").matcher(declared);
         if (!headers.find()) {
             throw new IllegalStateException("no headers in " + declared);
@@ -55,30 +66,48 @@ public class Client {
         send(put.build(), 200);
         String id = find("id", declared);
         String said = "{\"sha256\": \"" + digest + "\"}";
-        send(request("/files/" + id + "/complete?wait=20").header("Content-Type", "application/json").POST(BodyPublishers.ofString(said)).build(), 200);
+        send(postJson("/files/" + id + "/complete?wait=20", said), 200);
         String other = "{\"sha256\": \"" + "0".repeat(64) + "\"}";
-        send(request("/files/" + id + "/complete").header("Content-Type", "application/json").POST(BodyPublishers.ofString(other)).build(), 409);
+        send(postJson("/files/" + id + "/complete", other), 409);
         return id;
     }
 
-    /** The download has the digest of what was sent. */
+    /** Download the file, and throw if its digest differs from that of the sent bytes. */
     static void check(String id, byte[] body) throws Exception {
-        HttpResponse<byte[]> answer = HttpClient.newHttpClient().send(request("/files/" + id).build(), BodyHandlers.ofByteArray());
+        HttpRequest request = request("/files/" + id).build();
+        HttpResponse<byte[]> answer =
+                HttpClient.newHttpClient().send(request, BodyHandlers.ofByteArray());
         if (answer.statusCode() != 200 || !digest(answer.body()).equals(digest(body))) {
-            throw new IllegalStateException("the download of " + id + ": " + answer + ", " + answer.body().length + " bytes");
+            int length = answer.body().length;
+            throw new IllegalStateException("download " + id + ": " + answer + ", " + length);
         }
         System.out.println(id);
     }
 
-    static HttpRequest.Builder request(String path) {
-        return HttpRequest.newBuilder(URI.create(api + path)).header("Authorization", "Bearer " + key);
+    static HttpRequest postJson(String path, String document) {
+        return post(path, "application/json", BodyPublishers.ofString(document));
     }
 
-    /** A client of its own, so that each request opens a connection and asks for the upgrade. */
+    static HttpRequest post(String path, String type, BodyPublisher publisher) {
+        return request(path).header("Content-Type", type).POST(publisher).build();
+    }
+
+    static HttpRequest.Builder request(String path) {
+        return HttpRequest.newBuilder(URI.create(api + path))
+                .header("Authorization", "Bearer " + key);
+    }
+
+    /**
+     * Send the request, and return the body of the answer.
+     *
+     * Each request uses a new client, so that it opens a connection and requests the upgrade.
+     */
     static String send(HttpRequest request, int status) throws Exception {
-        HttpResponse<String> answer = HttpClient.newHttpClient().send(request, BodyHandlers.ofString());
+        HttpResponse<String> answer =
+                HttpClient.newHttpClient().send(request, BodyHandlers.ofString());
         if (answer.statusCode() != status) {
-            throw new IllegalStateException(request + ": " + answer.statusCode() + " " + answer.body());
+            throw new IllegalStateException(
+                    request + ": " + answer.statusCode() + " " + answer.body());
         }
         return answer.body();
     }

@@ -1,6 +1,7 @@
-// Declares, uploads, completes and downloads with node's own fetch as it comes.
+// A program that declares, uploads, completes and downloads with Node's own fetch.
 //
-// Arguments: the API's URL and the file to send. The key is in ASSAY_KEY. It prints the id of each file.
+// The arguments are the API's URL and the file to send. The environment variable ASSAY_KEY has the
+// key. The program prints the id of each file.
 
 import { createHash } from "node:crypto";
 import { createReadStream, readFileSync } from "node:fs";
@@ -13,7 +14,9 @@ const digest = (bytes) => createHash("sha256").update(bytes).digest("hex");
 async function send(url, status, options = {}) {
   const answer = await fetch(url, options);
   const text = await answer.text();
-  if (answer.status !== status) throw new Error(`${options.method ?? "GET"} ${answer.status} ${text}`);
+  if (answer.status !== status) {
+    throw new Error(`${options.method ?? "GET"} ${answer.status} ${text}`);
+  }
   return text && JSON.parse(text);
 }
 
@@ -22,7 +25,7 @@ function sendJson(route, status, document) {
   return send(api + route, status, { method: "POST", headers, body: JSON.stringify(document) });
 }
 
-// The download has the digest of what was sent.
+// Download the file, and throw if its digest differs from that of the sent bytes.
 async function check(id) {
   const answer = await fetch(`${api}/files/${id}`, { headers: authorization });
   const bytes = Buffer.from(await answer.arrayBuffer());
@@ -32,16 +35,18 @@ async function check(id) {
   console.log(id);
 }
 
-// POST /files/upload: bytes with a length, a stream in chunks, and a form.
+// Send POST /files/upload, and check the download.
 async function stream(content, more = {}) {
   const url = `${api}/files/upload?filename=node-stream`;
-  const file = await send(url, 201, { method: "POST", headers: authorization, body: content, ...more });
+  const options = { method: "POST", headers: authorization, body: content, ...more };
+  const file = await send(url, 201, options);
   await check(file.id);
 }
 
-// POST /files, PUT to the store, and complete with the digest.
+// Declare a file, send it to the store, complete it with its digest, and check the download.
 async function declareAndPut() {
-  const about = { filename: "node-put", size: body.length, content_type: "application/octet-stream" };
+  const type = "application/octet-stream";
+  const about = { filename: "node-put", size: body.length, content_type: type };
   const { file, upload } = await sendJson("/files", 201, about);
   await send(upload.url, 200, { method: upload.method, headers: upload.headers, body });
   await sendJson(`/files/${file.id}/complete?wait=20`, 200, { sha256: digest(body) });
@@ -51,6 +56,7 @@ async function declareAndPut() {
 
 const form = new FormData();
 form.append("file", new Blob([body]), "node-form");
+// Bytes with a length, a stream in chunks, and a form.
 await stream(body);
 await stream(createReadStream(path), { duplex: "half" });
 await stream(form);

@@ -1,7 +1,7 @@
-"""The table of hostile requests: the bytes to send, the rule tried, and what the rule asks for.
+"""The table of hostile requests: the bytes, the rule that they test, and what the rule requires.
 
-The bytes hold placeholders of the same length as what takes their place (`fill`), so that every
-length in them stays right. The fuzzer (tests/fuzz) mutates the same table.
+The bytes contain placeholders. Each has the same length as its value (see `fill`), so that every
+length in a request stays correct. The fuzzer (tests/fuzz) mutates the same table.
 """
 
 import itertools
@@ -23,10 +23,10 @@ KIB: Final = 1024
 
 
 class Then(Enum):
-    """What becomes of the connection behind the answer.
+    """The required state of the connection after the answer.
 
-    EITHER leaves the choice to the server, which announces it. WAITS is EITHER for a request whose
-    body has not ended, so that no further request can be sent.
+    EITHER leaves the choice to the server, which announces it. WAITS is like EITHER, for a request
+    whose body has not ended, so that no further request can be sent.
     """
 
     STAYS = "stays"
@@ -37,10 +37,10 @@ class Then(Enum):
 
 @dataclass(frozen=True)
 class Case:
-    """One rule, with the section that has it, and the request that tries it.
+    """One rule, the section that states it, and the request that tests it.
 
-    `problem` is the type of an answer 400 or 409. `stored` is the body that the file named NAME
-    must have if the answer is 201; None means that no file may come of the request.
+    `problem` is the problem type of a 400 or 409 answer. `stored` is the body that the file named
+    NAME must have if the answer is 201. None means that the request must not create a file.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Case:
 
     @property
     def method(self) -> str:
-        """What the server must take for the method, where that matters for its answer."""
+        """Return the method that determines whether the answer has a body: HEAD, or else GET."""
         return "HEAD" if self.segments[0].startswith(b"HEAD ") else "GET"
 
     @property
@@ -65,7 +65,7 @@ class Case:
 
 
 def fill(segments: Iterable[bytes], values: Mapping[bytes, bytes]) -> list[bytes]:
-    """Return the segments with each placeholder replaced by its value, of the same length."""
+    """Return the segments with each placeholder replaced by its value of the same length."""
     filled = list(segments)
     for placeholder, value in values.items():
         assert len(value) == len(placeholder), placeholder
@@ -83,7 +83,10 @@ def refuse(
     problem: str = "malformed-request",
     statuses: Iterable[int] = (400,),
 ) -> Case:
-    """The request cannot be framed or understood, so the connection ends with the refusal."""
+    """Return a case that the server refuses before it closes the connection.
+
+    The request cannot be framed or understood, so the end of the request is unknown.
+    """
     return Case(name, rule, segments, frozenset(statuses), Then.CLOSES, problem)
 
 
@@ -95,24 +98,24 @@ def answer(
     then: Then = Then.EITHER,
     problem: str = "",
 ) -> Case:
-    """The request has one of these answers, and leaves nothing."""
+    """Return a case that gets one of these answers and stores nothing."""
     return Case(name, rule, segments, frozenset(statuses), then, problem)
 
 
 def serve(rule: str, name: str, *segments: bytes) -> Case:
-    """The request is right, and so is the next one on the connection."""
+    """Return a valid request, after which the connection serves the next request."""
     return Case(name, rule, segments, frozenset({200}), Then.STAYS)
 
 
 def store(rule: str, name: str, *segments: bytes, body: bytes = b"hello") -> Case:
-    """The upload is right: the file is its body, byte for byte."""
+    """Return a valid upload, which must store exactly `body`."""
     return Case(name, rule, segments, frozenset({201}), Then.EITHER, stored=body)
 
 
 def store_or_refuse(
     rule: str, name: str, *segments: bytes, statuses: Iterable[int] = (400,), body: bytes = b"hello"
 ) -> Case:
-    """The rule lets a recipient repair the request or refuse it."""
+    """Return a case in which the rule permits the server to repair the request or refuse it."""
     return Case(name, rule, segments, frozenset({201, *statuses}), Then.EITHER, stored=body)
 
 
@@ -124,7 +127,7 @@ def head(line: bytes, *fields: bytes) -> bytes:
 
 
 def request(line: bytes, *fields: bytes, body: bytes | None = None) -> bytes:
-    """An ordinary request by the key's owner; with a body it has that body's Content-Length."""
+    """Return an ordinary request with the owner's key, and a Content-Length if it has a body."""
     length = [] if body is None else [measure(body)]
     return head(line, HOST, AUTHORIZATION, *fields, *length) + (body or b"")
 
@@ -134,14 +137,14 @@ def measure(body: bytes) -> bytes:
 
 
 def chunk(body: bytes, *, size: int = 0) -> bytes:
-    """The chunked coding of a body, in chunks of `size`, or in one."""
+    """Return the body in chunked coding, in chunks of `size` bytes, or in one chunk."""
     step = size or len(body)
     pieces = [body[start : start + step] for start in range(0, len(body), step)]
     return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
 def upload(*fields: bytes, version: bytes = b"1.1") -> bytes:
-    """The head of a streamed upload that says nothing of its length."""
+    """Return the head of a streamed upload, without framing of its body except by `fields`."""
     line = b"POST /files/upload?filename=" + NAME + b" HTTP/" + version
     return request(line, b"Content-Type: text/plain", *fields)
 
@@ -155,12 +158,12 @@ def complete(*fields: bytes, version: bytes = b"1.1") -> bytes:
 
 
 def get(*fields: bytes, target: bytes = b"/health/live", version: bytes = b"1.1") -> bytes:
-    """A request without a key, and without a Host of its own."""
+    """Return a request without a key, and without a Host except in `fields`."""
     return head(b"GET " + target + b" HTTP/" + version, *fields)
 
 
 SMUGGLED: Final = request(b"POST /files/upload?filename=smuggled HTTP/1.1", body=b"evil")
-"""A body that is a request of its own, and must never be taken for one."""
+"""A body that has the form of a request. The server must never treat it as a request."""
 WRONG_DIGEST: Final = b'{"sha256": "%s"}' % (b"0" * 64)
 H2C: Final = (
     b"Connection: Upgrade, HTTP2-Settings",
@@ -211,7 +214,10 @@ def list_upgrades() -> Iterator[Case]:
 
 
 def list_upgrades_elsewhere(rule: str, at: str) -> Iterator[Case]:
-    """On other routes than the first: PUT, a body that must be read, and one that need not be."""
+    """Yield upgrades on routes other than POST /files/upload.
+
+    These are PUT, a route that reads its body, and a route that ignores its body.
+    """
     framed = place(put(*H2C, CHUNKED), chunk(SMUGGLED), at)
     yield store(rule, f"Upgrade on PUT, chunks {at}", *framed, body=SMUGGLED)
     for about, segments in {
@@ -296,7 +302,7 @@ def list_ambiguous_lengths() -> Iterator[Case]:
     yield refuse(rule, "a length, then a coding", upload(measure(HELLO), CHUNKED) + HELLO)
     yield refuse(rule, "both, of a body of JSON", complete(JSON, cl + b"4", CHUNKED) + HELLO)
     sent = upload(cl + b"5", CHUNKED) + b"0\r\n\r\n" + SMUGGLED
-    yield refuse(rule, "both, and a request behind the shorter one", sent)
+    yield refuse(rule, "both, and a second request", sent)
     for first, second in ((b"5", b"6"), (b"0", b"5"), (b"5", b"0"), (b"5", b"05x")):
         name = f"two lengths, {first.decode()} and {second.decode()}"
         yield refuse(rule, name, upload(cl + first, cl + second) + b"hello")
@@ -370,11 +376,11 @@ def list_chunks() -> Iterator[Case]:
         yield store_or_refuse("RFC 9110 6.5.1", name, sent, statuses={400, 501})
     line = b"POST /files/upload?filename=" + NAME + b" HTTP/1.1"
     sent = head(line, HOST, CHUNKED) + last + AUTHORIZATION + b"\r\n\r\n"
-    yield answer("RFC 9110 6.5.1", "a key in the trailers opens nothing", sent, statuses={401})
+    yield answer("RFC 9110 6.5.1", "a key in the trailers is ignored", sent, statuses={401})
 
 
 def list_wrong_chunks_behind_answers() -> Iterator[Case]:
-    """The answer has come already, so the connection ends without a second one."""
+    """Yield invalid chunks after an answer, where the connection ends without a second answer."""
     rule, refused = "RFC 9112 9.6", head(b"POST /files/upload?filename=a HTTP/1.1", HOST, CHUNKED)
     connect = request(b"CONNECT files.example:443 HTTP/1.1", CHUNKED)
     for name, start, status in (("a refused upload", refused, 401), ("CONNECT", connect, 405)):
@@ -446,7 +452,7 @@ ODD_TARGETS: Final = {
     "a backslash": b"/files\\upload",
     "a fragment": b"/health/live#part",
     "a question mark and no query": b"/health/live?",
-    "a query that is no pairs": b"/health/live?&&==&%",
+    "a query that has no pairs": b"/health/live?&&==&%",
     "a query of 16 KiB": b"/health/live?" + b"a" * 16 * KIB,
     "a path of 16 KiB": b"/" + b"a" * 16 * KIB,
     "8 thousand segments": b"/a" * 8 * KIB,
@@ -524,7 +530,7 @@ def list_fields() -> Iterator[Case]:
     yield serve("RFC 9110 5.6.2", "every kind of character", get(HOST, b"!#$%&'*+-.^_`|~09azAZ: b"))
     yield serve("RFC 9110 10.1.4", "TE", get(HOST, b"TE: trailers, gzip;q=0.5", b"Connection: TE"))
     named = upload(b"Connection: Content-Length, Host, Authorization", b"Content-Length: 5")
-    yield store_or_refuse("RFC 9110 7.6.1", "Connection names what it must not", named + b"hello")
+    yield store_or_refuse("RFC 9110 7.6.1", "Connection names other fields", named + b"hello")
     rule, expect = "RFC 9110 10.1.1", b"Expect: 100-continue"
     old = upload(expect, b"Content-Length: 5", version=b"1.0") + b"hello"
     yield store(rule, "Expect in HTTP/1.0", old)
@@ -545,7 +551,7 @@ def list_lines() -> Iterator[Case]:
     yield refuse(rule, "six empty lines before the request", b"\r\n" * 6 + get(HOST))
     yield refuse(rule, "six empty lines before the request, one by one", *[b"\r\n"] * 6, get(HOST))
     sent = upload(b"Content-Length: 5") + b"hello"
-    yield store(rule, "an empty line behind the body, cut within", sent, b"\r", b"\n")
+    yield store(rule, "an empty line after the body, cut within", sent, b"\r", b"\n")
     yield refuse(rule, "a blank before the request", b" " + get(HOST))
     for field in (b"Upgrade: h2c", b"Host: h", b"X-A: b"):
         sent = field + b"\r\n" + get(HOST)
@@ -584,7 +590,7 @@ def list_methods() -> Iterator[Case]:
         yield answer(rule, f"{name} in the request line", head(line, HOST), statuses={200, 400})
 
 
-# How large a head may be
+# The size of a head
 
 
 def list_sizes() -> Iterator[Case]:
@@ -621,7 +627,7 @@ FRAMING: Final = (
     *list_wrong_chunks_behind_answers(),
     *list_floods_within_chunks(),
 )
-"""Where a request ends: what a proxy and a server must see alike."""
+"""The cases about the end of a request, on which a proxy and a server must agree."""
 CASES: Final = (
     *FRAMING,
     *list_hosts(),

@@ -1,4 +1,4 @@
-"""One server for all hostile requests, over one store, and one owner."""
+"""Fixtures: one server over one store, and one owner, for all hostile requests."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,7 +14,7 @@ from tests.support.stores import StoreUnderTest
 def one_api(
     apis: Callable[[StoreUnderTest], Api], running_stores: Callable[[str], StoreUnderTest]
 ) -> Api:
-    """The API over the store that starts quickest. No answer here depends on the store."""
+    """Return the API over the store that starts fastest. No answer here depends on the store."""
     return apis(running_stores(store_kinds()[-1]))
 
 

@@ -1,4 +1,4 @@
-"""A server that gets hostile requests, what these leave, and what must hold of each answer."""
+"""A server that receives hostile requests, and the checks of its answers and of what is stored."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ FILES: Final = """
     WHERE owner = $1 AND id > $2 ORDER BY id
 """
 LATEST_SECONDS: Final = 15
-"""How long after its id was made a row may be committed."""
+"""The longest time between the creation of a row's id and the commit of the row."""
 RESERVATIONS: Final = "SELECT count(*) FROM reservations WHERE owner = $1"
 PROVED: Final = b"a proved file"
 TYPES: Final = {
@@ -37,12 +37,12 @@ TYPES: Final = {
     431: "head-too-large",
     505: "unsupported-version",
 }
-"""The types of answers that the HTTP server alone gives."""
+"""The problem types of answers that the HTTP server itself gives."""
 
 
 @dataclass
 class Site:
-    """A server, the owner whose key hostile requests carry, and ways to look at what they leave."""
+    """A server, the owner whose key hostile requests carry, and access to what they leave."""
 
     url: str
     owner: str
@@ -52,10 +52,10 @@ class Site:
     runner: asyncio.Runner = field(repr=False)
     resources: Resources = field(repr=False)
     seen: set[UUID]
-    """Rows that were looked at. Neither ids nor times are in the order of the commits."""
+    """The ids of the rows that were read. Neither ids nor times are in the order of commits."""
 
     def values(self, name: str) -> dict[bytes, bytes]:
-        """Return what takes the place of the placeholders."""
+        """Return the value of each placeholder."""
         return {
             KEY: self.key.encode(),
             NAME: name.encode(),
@@ -64,7 +64,7 @@ class Site:
         }
 
     def take_new(self) -> list[dict[str, Any]]:
-        """Return the owner's newest rows, without those that an earlier call has returned."""
+        """Return the owner's newest rows, except those that an earlier call returned."""
         since = UUID(int=int((time.time() - LATEST_SECONDS) * 1000) << 80)  # ids are UUIDv7
         rows = self.runner.run(self.resources.pool.fetch(FILES, self.owner, since))
         new = [dict(row) for row in rows if row["id"] not in self.seen]
@@ -78,16 +78,16 @@ class Site:
         return content(self.resources.vault, str(name))
 
     def check_buckets(self) -> None:
-        """Every object in either bucket has a row, and every proved one is as its row says."""
+        """Check that a row names every object, and that proved objects match their rows."""
         self.runner.run(until_it_holds(lambda: check_objects_are_named(self.resources)))
         self.runner.run(check_files_are_proved(self.resources))
 
 
 @contextlib.asynccontextmanager
 async def open_without_listener(settings: Settings) -> AsyncIterator[Resources]:
-    """Open what `open_resources` opens, without LISTEN.
+    """Open the same resources as `open_resources`, without LISTEN.
 
-    Between two looks no event loop runs here that could read a notification.
+    No event loop runs between two queries here, so notifications could not be read.
     """
     pool = await database.open_pool(settings)
     store = ObjectStore(
@@ -113,9 +113,9 @@ async def open_without_listener(settings: Settings) -> AsyncIterator[Resources]:
 
 @contextlib.contextmanager
 def open_site(url: str, settings: Settings, *, owner: str, key: str) -> Iterator[Site]:
-    """Declare and store the files that hostile requests name. In the end, check both buckets.
+    """Create the files that hostile requests name, and check both buckets at exit.
 
-    `settings` are the server's.
+    `settings` are those of the server.
     """
     authorization = {"Authorization": f"Bearer {key}"}
     with httpx.Client(base_url=url, headers=authorization, timeout=30) as client:
@@ -136,11 +136,11 @@ def open_site(url: str, settings: Settings, *, owner: str, key: str) -> Iterator
             runner.run(stack.aclose())
 
 
-# What must hold of every case
+# The checks of every case
 
 
 def run_case(site: Site, case: Case) -> None:
-    """Send the case; check its one answer, the connection behind it, and what it has left."""
+    """Send the case, and check its one answer, the connection after it, and what was stored."""
     name = secrets.token_hex(6)
     site.take_new()
     with Wire(site.url) as wire:
@@ -152,7 +152,7 @@ def run_case(site: Site, case: Case) -> None:
 
 
 def check_answer(answer: Answer, statuses: frozenset[int], problem: str = "") -> None:
-    """The status is one of these, and every refusal is a problem document (RFC 9457)."""
+    """Check that the status is one of these, and that a refusal is a problem document."""
     assert answer.status in statuses, (answer.status, answer.body[:500])
     if answer.status < 400:
         return
@@ -166,9 +166,9 @@ def check_answer(answer: Answer, statuses: frozenset[int], problem: str = "") ->
 
 
 def check_connection(wire: Wire, answer: Answer, then: Then) -> None:
-    """Nothing comes behind the answer.
+    """Check that nothing follows the answer.
 
-    The connection stays or closes as the answer says, and as the rule asks.
+    The connection stays open or closes as the answer announces and as the rule requires.
     """
     if then in (Then.STAYS, Then.CLOSES):
         assert answer.announces_close == (then is Then.CLOSES), answer.fields
@@ -181,7 +181,7 @@ def check_connection(wire: Wire, answer: Answer, then: Then) -> None:
 
 
 def check_left(site: Site, case: Case, answer: Answer, *, name: str) -> None:
-    """A stored file is exactly the body of the request; nothing else has come into the database."""
+    """Check that a stored file equals the request's body, and that there is no other new row."""
     new = site.take_new()
     assert site.count_reservations() == 0
     if answer.status != 201 or case.stored is None:

@@ -1,8 +1,8 @@
-"""Two clients behind an nginx that passes Upgrade on: one hostile, one honest.
+"""Tests of a hostile and an honest client behind an nginx that forwards Upgrade.
 
-All requests share the one connection that nginx keeps to the API. If the API and nginx see the end
-of a hostile request in two places, then the honest client's request becomes a part of the hostile
-one, or gets the answer to another request.
+All requests share the one connection that nginx keeps open to the API. If the API and nginx
+disagree about the end of a hostile request, the honest client's request becomes part of the
+hostile one, or gets the answer to another request.
 """
 
 import contextlib
@@ -28,14 +28,17 @@ REPAIRED: Final = {
     "RFC 9112 7.1.1": (b"hello", b"x" * 1024),
     "RFC 9110 6.5.1": (b"hello",),
 }
-"""What nginx makes of bodies that are refused otherwise: it takes LF for CRLF, and drops
-extensions and trailers."""
+"""The bodies that the API receives, by rule, where nginx repairs a request.
+
+Without nginx, the API would refuse these requests. nginx accepts LF in place of CRLF, and drops
+chunk extensions and trailers.
+"""
 REFUSED_BY_NGINX: Final = frozenset({400, 405, 411, 413, 414, 501, 505})
 
 
 @dataclass(frozen=True)
 class Behind:
-    """nginx at `site.url`; `site.owner` is the hostile one, `honest` sends with another's key."""
+    """An nginx at `site.url`, the hostile owner `site.owner`, and a client of an honest owner."""
 
     site: Site
     honest: httpx.Client
@@ -59,8 +62,8 @@ def behind_websockets(one_api: Api, folder: Path) -> Iterator[Behind]:
 
 
 @pytest.mark.parametrize("case", FRAMING, ids=str)
-def test_a_hostile_request_touches_no_other_clients(behind_websockets: Behind, case: Case) -> None:
-    """The honest requests come while the hostile connection is open, and again behind it."""
+def test_a_hostile_request_affects_no_other_client(behind_websockets: Behind, case: Case) -> None:
+    """Send honest requests while the hostile connection is open, and again after it."""
     site, name = behind_websockets.site, secrets.token_hex(6)
     with Wire(site.url) as wire, contextlib.suppress(Ended):
         wire.send(*fill(case.segments, site.values(name)))
@@ -73,10 +76,10 @@ def test_a_hostile_request_touches_no_other_clients(behind_websockets: Behind, c
 
 
 def check_hostile(case: Case, answer: Answer) -> None:
-    """The API's answer is as without nginx. nginx may refuse a request by itself, or repair it.
+    """Check that the API's answer is the same as without nginx.
 
-    A body that nginx has whole before it asks the API has a Content-Length there, so that PUT is
-    answered with a redirect.
+    nginx may itself refuse or repair a request. If nginx buffers the whole body before it connects
+    to the API, it sends a Content-Length. The API then answers a PUT with a redirect.
     """
     if b"<center>nginx</center>" in answer.body:
         assert answer.status in REFUSED_BY_NGINX, answer
@@ -86,7 +89,7 @@ def check_hostile(case: Case, answer: Answer) -> None:
 
 
 def check_stored(site: Site, case: Case, new: list[dict[str, Any]], *, name: str) -> None:
-    """The hostile owner has at most the one file that the case allows."""
+    """Check that the hostile owner has at most the one file that the case permits."""
     bodies = [*REPAIRED.get(case.section, ()), *([] if case.stored is None else [case.stored])]
     allowed = {digest(body) for body in fill(bodies, site.values(name))}
     proved = [row for row in new if row["state"] == "ready"]
@@ -97,7 +100,7 @@ def check_stored(site: Site, case: Case, new: list[dict[str, Any]], *, name: str
 
 
 def check_honest(behind: Behind) -> None:
-    """Each request gets its own answer, and the file is what was sent, its sender's alone."""
+    """Check that each request gets its own answer, and that the file is what its owner sent."""
     mark, body = secrets.token_hex(8), secrets.token_bytes(100)
     about: Any = {"params": {"filename": mark}, "headers": {"X-Request-Id": mark}}
     stored = behind.honest.post("/files/upload", content=body, **about)

@@ -1,4 +1,4 @@
-"""Each case of the table, directly over the server."""
+"""Tests that send each case of the table directly to the server."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from tests.e2e.hostile_http.site import Site, run_case
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_one_rule(site: Site, case: Case) -> None:
+def test_the_server_follows_the_rule(site: Site, case: Case) -> None:
     run_case(site, case)

@@ -1,4 +1,4 @@
-"""Exchanges of more than one request and one answer: order, interim answers, early ends."""
+"""Tests of the order of answers, of interim answers, and of messages that end early."""
 
 import contextlib
 import json
@@ -43,7 +43,7 @@ def test_pipelined_requests_are_answered_in_their_order(site: Site) -> None:
         wire.check_in_step()
 
 
-def test_a_request_behind_an_upload_waits_for_the_uploads_answer(site: Site) -> None:
+def test_a_request_after_an_upload_is_answered_after_the_upload(site: Site) -> None:
     name, body = secrets.token_hex(6), secrets.token_bytes(300_000)
     first = fill_one(site, upload(b"Content-Length: %d" % len(body)), name) + body
     then = fill_one(site, request(b"GET /files?filename=" + name.encode() + b" HTTP/1.1"))
@@ -58,7 +58,7 @@ def test_a_request_behind_an_upload_waits_for_the_uploads_answer(site: Site) -> 
 
 
 def test_a_refusal_ends_the_pipeline(site: Site) -> None:
-    """What stands behind a request that cannot be framed is never a request."""
+    """Check that bytes after a request that cannot be framed are not treated as a request."""
     wrong = fill_one(site, upload(CHUNKED, b"Content-Length: 5") + b"0\r\n\r\n")
     with Wire(site.url) as wire:
         wire.send(head(LIVE, HOST) + wrong + head(LIVE, HOST))
@@ -68,7 +68,7 @@ def test_a_refusal_ends_the_pipeline(site: Site) -> None:
 
 
 def test_connection_close_ends_the_pipeline(site: Site) -> None:
-    """RFC 9112, section 9.6."""
+    """Check the rule of RFC 9112, section 9.6."""
     with Wire(site.url) as wire:
         wire.send(head(LIVE, HOST, b"Connection: close") + head(LIVE, HOST))
         assert wire.read_answer().status == 200
@@ -78,7 +78,7 @@ def test_connection_close_ends_the_pipeline(site: Site) -> None:
 # RFC 9110, section 10.1.1: Expect
 
 
-def test_a_client_that_expects_100_is_told_to_go_on(site: Site) -> None:
+def test_a_client_that_expects_100_receives_it(site: Site) -> None:
     with Wire(site.url) as wire:
         wire.send(fill_one(site, upload(b"Expect: 100-continue", b"Content-Length: 5")))
         assert wire.read_head() == (100, ())
@@ -88,7 +88,7 @@ def test_a_client_that_expects_100_is_told_to_go_on(site: Site) -> None:
         wire.check_in_step()
 
 
-def test_a_client_that_does_not_wait_for_100_is_answered_as_well(site: Site) -> None:
+def test_a_client_that_does_not_wait_for_100_gets_its_answer(site: Site) -> None:
     with Wire(site.url) as wire:
         wire.send(fill_one(site, upload(b"Expect: 100-continue", CHUNKED) + HELLO))
         answer = wire.read_answer()
@@ -96,8 +96,11 @@ def test_a_client_that_does_not_wait_for_100_is_answered_as_well(site: Site) -> 
         wire.check_in_step()
 
 
-def test_a_refusal_is_sent_in_the_place_of_100(site: Site) -> None:
-    """The client may leave its body out, so no next request can be found on this connection."""
+def test_a_refusal_is_sent_in_place_of_100(site: Site) -> None:
+    """Check that the connection is then closed.
+
+    The client may omit its body, so the server could not find the next request.
+    """
     with Wire(site.url) as wire:
         wire.send(
             head(
@@ -163,27 +166,26 @@ UNFINISHED = {
     "a length": upload(b"Content-Length: 10") + b"hello",
     "a length, no byte": upload(b"Content-Length: 10"),
     "a chunk": upload(CHUNKED) + b"a\r\nhello",
-    "a chunk without its line's end": upload(CHUNKED) + b"5\r\nhello",
+    "a chunk without its CRLF": upload(CHUNKED) + b"5\r\nhello",
     "no last chunk": upload(CHUNKED) + b"5\r\nhello\r\n",
     "no end of the trailers": upload(CHUNKED) + b"5\r\nhello\r\n0\r\n",
     "a chunk's size": upload(CHUNKED) + b"5\r\nhello\r\n0",
     "a form": request(
-        b"POST /files/upload HTTP/1.1", b"Content-Type: multipart/form-data; boundary=x", b"Content-Length: 99"
+        b"POST /files/upload HTTP/1.1", b"Content-Type: multipart/form-data; boundary=x",
+        b"Content-Length: 99",
     ) + b'--x\r\nContent-Disposition: form-data; name="file"; filename="name-of-case"\r\n\r\nhello',
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", UNFINISHED.values(), ids=UNFINISHED)
 @pytest.mark.parametrize("how", ["closes", "closes one side"])
-def test_a_body_that_ends_too_soon_leaves_nothing(
-    site: Site, logs: Path, text: bytes, how: str
-) -> None:
+def test_an_incomplete_body_leaves_nothing(site: Site, logs: Path, text: bytes, how: str) -> None:
     site.take_new()
     mark = secrets.token_hex(8)
     field = b"\r\nX-Request-Id: " + mark.encode() + b"\r\n"
     marked = fill_one(site, text).replace(b"\r\n", field, 1)
     with Wire(site.url) as wire:
-        wire.send(marked, b"")  # the second segment waits until the first was read
+        wire.send(marked, b"")  # the second segment is sent after the server has read the first
         if how == "closes one side":
             wire.finish_sending()
             with contextlib.suppress(Ended):
@@ -201,7 +203,7 @@ def was_refused(logs: Path, mark: str) -> bool:
 @pytest.mark.parametrize(
     "text", [b"GET /health/live HTT", b"GET /health/live HTTP/1.1\r\nHost: h\r\n", b"\r\n", b""]
 )
-def test_a_head_that_ends_too_soon_is_no_request(site: Site, text: bytes) -> None:
+def test_an_incomplete_head_is_not_treated_as_a_request(site: Site, text: bytes) -> None:
     with Wire(site.url) as wire:
         wire.send(text, b"")
         wire.finish_sending()
@@ -210,14 +212,14 @@ def test_a_head_that_ends_too_soon_is_no_request(site: Site, text: bytes) -> Non
         wire.check_closed()
 
 
-# RFC 9112, section 9.6: an answer that comes before the request has ended
+# RFC 9112, section 9.6: an answer before the end of the request
 
 
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: %d" % (1024 * MIB), CHUNKED], ids=["a length", "chunks"]
 )
-def test_a_refusal_reaches_a_client_that_goes_on_sending(site: Site, framing: bytes) -> None:
-    """The client sends 16 MiB behind a request that is refused at its head, and only then reads."""
+def test_a_refusal_reaches_a_client_that_continues_to_send(site: Site, framing: bytes) -> None:
+    """Send 16 MiB after a head that the server refuses, and only then read the answer."""
     site.take_new()
     piece = secrets.token_bytes(MIB)
     with Wire(site.url) as wire:
@@ -233,10 +235,10 @@ def test_a_refusal_reaches_a_client_that_goes_on_sending(site: Site, framing: by
     assert (site.take_new(), site.count_reservations()) == ([], 0)
 
 
-# RFC 9112, section 3.2: no Host enters a link
+# RFC 9112, section 3.2: a link does not contain the request's Host
 
 
-def test_no_host_enters_a_link(site: Site) -> None:
+def test_a_link_does_not_contain_the_requests_host(site: Site) -> None:
     body = b'{"expires_in": 60}'
     more = (AUTHORIZATION, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
     forged = (

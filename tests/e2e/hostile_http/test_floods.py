@@ -1,4 +1,7 @@
-"""Floods against a process of its own: its memory stays flat, and others are answered meanwhile."""
+"""Tests that flood a separate server process.
+
+Its memory must not grow, and it must answer other clients during the flood.
+"""
 
 import contextlib
 import resource
@@ -22,20 +25,26 @@ from tests.support.wire import ANSWER_SECONDS, Silence, Wire, connected
 
 MIB = KIB**2
 FLAT_BYTES = 8 * MIB
-"""How much four floods at once may add. Measured: at most 1 MiB."""
+"""The most memory that four concurrent floods may add. At most 1 MiB was measured."""
 HELD_BYTES = 32 * MIB
-"""How much IDLE connections, or incomplete heads up to their bound, may add. Measured: 17 MiB."""
+"""The most memory that IDLE connections, or incomplete heads up to their limit, may add.
+
+17 MiB was measured.
+"""
 SLOWEST_SECONDS = 1.5
-"""For a probe during a flood. Without a bound on heads it took 3.4 s; without a flood, 5 ms."""
+"""The longest time of a probe during a flood.
+
+Without a limit on heads, a probe took 3.4 s. Without a flood, it takes 5 ms.
+"""
 STALLED_SECONDS = 0.5
-"""A server that reads no more is not waited for."""
+"""The time after which a flood stops sending to a server that no longer reads."""
 IDLE = 2000
 BEYOND = 200
 
 
 @dataclass(frozen=True)
 class Process:
-    """`assay serve` with the defaults, but for the number of connections."""
+    """An `assay serve` with default settings, except for the number of connections."""
 
     url: str
     pid: int
@@ -56,7 +65,7 @@ FLOODS: dict[str, tuple[Sequence[bytes], set[int]]] = {
     "5 MB of short fields": ([get(HOST)[:-2], b"a:b\r\n" * MIB], {431}),
     "40 MiB of a request line": ([b"GET /", *[b"a" * MIB] * 40], {414, 431}),
     "40 MiB of empty lines": ([b"\r\n" * (MIB // 2)] * 40, {400, 431}),
-    "40 MiB of no HTTP": ([b"\x00" * MIB] * 40, {400, 431}),
+    "40 MiB that are not HTTP": ([b"\x00" * MIB] * 40, {400, 431}),
     "40 MiB behind a refused upload": (
         [head(b"POST /files/upload?filename=a HTTP/1.1", HOST, b"Content-Length: %d" % (40 * MIB))]
         + [b"a" * MIB] * 40,
@@ -70,7 +79,7 @@ FLOODS: dict[str, tuple[Sequence[bytes], set[int]]] = {
 
 
 def flood(url: str, segments: Sequence[bytes], statuses: set[int]) -> None:
-    """Send all that the server takes, and read its one answer."""
+    """Send the segments until the server stops reading, and check its one answer."""
     with Wire(url, seconds=STALLED_SECONDS) as wire:
         with contextlib.suppress(Silence):
             for segment in segments:
@@ -81,8 +90,8 @@ def flood(url: str, segments: Sequence[bytes], statuses: set[int]) -> None:
 
 
 @pytest.mark.parametrize("name", FLOODS)
-def test_a_flood_of_one_connection_stops_no_other(process: Process, name: str) -> None:
-    flood(process.url, *FLOODS[name])  # what the first one allocates is used again
+def test_floods_do_not_block_other_connections(process: Process, name: str) -> None:
+    flood(process.url, *FLOODS[name])  # later floods reuse the memory that this one allocates
     before = reset_peak(process.pid)
     slowest = probe_during(process.url, [lambda: flood(process.url, *FLOODS[name])] * 4)
     assert slowest < SLOWEST_SECONDS
@@ -90,19 +99,19 @@ def test_a_flood_of_one_connection_stops_no_other(process: Process, name: str) -
 
 
 def reset_peak(pid: int) -> int:
-    """Let the kernel count the most memory anew, and return what the process has now."""
+    """Reset the kernel's record of the process's peak memory, and return its current memory."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     return read_resident_bytes(pid)
 
 
 def probe_during(url: str, jobs: Sequence[Callable[[], None]]) -> float:
-    """Run the jobs at once, and return how long the slowest of other requests took meanwhile."""
+    """Run the jobs concurrently, and return the time in seconds of the slowest probe meanwhile."""
     failures: list[BaseException] = []
 
     def run(job: Callable[[], None]) -> None:
         try:
             job()
-        except BaseException as error:  # it is raised in the test's own thread
+        except BaseException as error:  # it is raised again in the test's thread
             failures.append(error)
 
     threads = [threading.Thread(target=run, args=[job]) for job in jobs]
@@ -127,7 +136,7 @@ def probe(url: str) -> float:
 
 @contextlib.contextmanager
 def many_files() -> Iterator[None]:
-    """As many open files as this process may have."""
+    """Raise this process's limit of open files to its maximum."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
@@ -137,7 +146,7 @@ def many_files() -> Iterator[None]:
 
 
 def test_idle_connections_cost_little_and_have_a_limit(process: Process) -> None:
-    """As many as the setting allows, answered once each, and then some more."""
+    """Open as many connections as the setting allows, send one request on each, and open more."""
     before = reset_peak(process.pid)
     with many_files(), connected(process.url, IDLE) as wires:
         for wire in wires:
@@ -153,8 +162,8 @@ def test_idle_connections_cost_little_and_have_a_limit(process: Process) -> None
             assert read_peak_bytes(process.pid) - before < HELD_BYTES
 
 
-def test_incomplete_heads_have_one_bound_in_all(process: Process) -> None:
-    """1,000 connections, each with 60 KiB of a head that does not end."""
+def test_incomplete_heads_share_one_memory_limit(process: Process) -> None:
+    """Open 1,000 connections, and send 60 KiB of an incomplete head on each."""
     before = reset_peak(process.pid)
     with many_files(), connected(process.url, 1000) as wires:
         for wire in wires:

@@ -1,4 +1,4 @@
-"""Times and numbers of connections, over a server whose limits are low enough to wait for."""
+"""Tests of timeouts and connection limits, with a server whose limits are low enough to reach."""
 
 import contextlib
 import select
@@ -16,14 +16,14 @@ from tests.support.wire import Ended, Wire, connected
 
 HEAD_SECONDS = 1.0
 CLOSED_SECONDS = 10.0
-"""Far more than the limits here, and less than the ones by default."""
+"""A time much longer than the limits of these tests, and shorter than the default limits."""
 FOREVER = 3600.0
 UNKNOWN_KEY = head(b"POST /files/upload?filename=a HTTP/1.1", HOST, CHUNKED)
 
 
 @contextlib.contextmanager
 def bounded(api: Api, *, connections: int = 1000, keep_alive: float = FOREVER) -> Iterator[str]:
-    """A server of its own, over the same database and store."""
+    """Run a separate server with low limits over the same database and store."""
     limits = Limits(
         connections=connections,
         keep_alive_seconds=keep_alive,
@@ -38,7 +38,7 @@ def bounded(api: Api, *, connections: int = 1000, keep_alive: float = FOREVER) -
 
 
 def watch(wires: Sequence[Wire], *, trickle: bytes = b"") -> None:
-    """Receive until the server has closed each connection; send one byte at a time meanwhile.
+    """Receive until the server has closed each connection, and send one byte at a time meanwhile.
 
     Raises TimeoutError if one of them stays open.
     """
@@ -62,8 +62,11 @@ def find_readable(wires: Sequence[Wire], seconds: float) -> list[Wire]:
     return [wire for wire in wires if wire.socket.fileno() in found]
 
 
-def test_a_head_that_does_not_end_is_cut_off(one_api: Api, site: Site) -> None:
-    """RFC 9110, section 15.5.9. A silent connection may end without an answer."""
+def test_a_head_that_does_not_end_is_refused_with_408(one_api: Api, site: Site) -> None:
+    """Check the rule of RFC 9110, section 15.5.9.
+
+    A connection on which the client sent nothing may be closed without an answer.
+    """
     text = get(HOST)
     with bounded(one_api) as url, contextlib.ExitStack() as stack:
         silent = stack.enter_context(connected(url, 60))
@@ -92,9 +95,7 @@ def test_a_head_that_does_not_end_is_cut_off(one_api: Api, site: Site) -> None:
         idle.check_in_step()
 
 
-def test_a_connection_that_is_idle_between_requests_is_closed_without_an_answer(
-    one_api: Api,
-) -> None:
+def test_a_connection_idle_between_requests_is_closed_without_an_answer(one_api: Api) -> None:
     with bounded(one_api, keep_alive=0.5) as url, connected(url, 5) as wires:
         for wire in wires:
             wire.check_in_step()
@@ -110,12 +111,12 @@ def test_a_connection_that_is_idle_between_requests_is_closed_without_an_answer(
         (UNKNOWN_KEY, b"ffff\r\n" + b"a" * 200),
         (UNKNOWN_KEY.replace(CHUNKED, b"Content-Length: 100000000"), b"a" * 200),
     ],
-    ids=["behind a refused head", "chunks of a refused upload", "a refused upload of 100 MB"],
+    ids=["after a refused head", "chunks of a refused upload", "a refused upload of 100 MB"],
 )
-def test_what_comes_behind_a_refusal_is_not_read_for_ever(
+def test_a_client_that_sends_after_a_refusal_is_disconnected(
     one_api: Api, start: bytes, trickle: bytes
 ) -> None:
-    """RFC 9112, section 9.6: the server lingers for a while, and then resets the connection."""
+    """Check that the server reads for a limited time, and then resets (RFC 9112, section 9.6)."""
     with bounded(one_api) as url, Wire(url) as wire:
         wire.send(start)
         answer = wire.read_answer()
@@ -125,7 +126,7 @@ def test_what_comes_behind_a_refusal_is_not_read_for_ever(
 
 
 def is_reset(wire: Wire, trickle: bytes) -> bool:
-    """Send a byte at a time, and return whether the connection is reset before the last."""
+    """Send one byte at a time, and return whether the connection is reset before the last one."""
     for byte in trickle:
         if not wire.write(bytes([byte])):
             return True
@@ -133,11 +134,11 @@ def is_reset(wire: Wire, trickle: bytes) -> bool:
     return False
 
 
-# How many connections there may be
+# The limit of connections
 
 
-def test_the_oldest_idle_connection_makes_room(one_api: Api, site: Site) -> None:
-    """A request under way is never ended for another connection's sake."""
+def test_the_longest_idle_connection_is_closed_for_a_new_one(one_api: Api, site: Site) -> None:
+    """Check that a running request is never ended for a new connection."""
     start = fill([upload(CHUNKED)], site.values("under-way---"))
     with bounded(one_api, connections=4) as url, connected(url, 3) as [busy, first, second]:
         busy.send(*start, HELLO[:8], b"")
@@ -153,7 +154,7 @@ def test_the_oldest_idle_connection_makes_room(one_api: Api, site: Site) -> None
             busy.check_in_step()
 
 
-def test_a_connection_that_has_just_been_used_is_not_the_oldest(one_api: Api) -> None:
+def test_a_connection_that_was_just_used_is_not_closed_for_a_new_one(one_api: Api) -> None:
     with bounded(one_api, connections=2) as url, connected(url, 2) as [first, second]:
         for wire in (first, second, first):
             wire.check_in_step()
@@ -163,7 +164,7 @@ def test_a_connection_that_has_just_been_used_is_not_the_oldest(one_api: Api) ->
             first.check_in_step()
 
 
-def test_without_an_idle_connection_a_new_one_is_refused(one_api: Api, site: Site) -> None:
+def test_a_new_connection_is_refused_if_no_other_is_idle(one_api: Api, site: Site) -> None:
     start = fill([upload(CHUNKED)], site.values("under-way---"))
     with bounded(one_api, connections=3) as url, connected(url, 3) as wires:
         for wire in wires:

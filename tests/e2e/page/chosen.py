@@ -1,4 +1,4 @@
-"""Files on somebody's disk, to be chosen."""
+"""Files on disk that the tests choose in the page."""
 
 import hashlib
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_file(path: Path, size: int) -> Path:
-    """Random bytes, a piece at a time."""
+    """Write a file of `size` random bytes, one piece at a time, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         while size:
@@ -17,6 +17,6 @@ def write_file(path: Path, size: int) -> Path:
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256, as the page and the API write it."""
+    """Return the SHA-256 of the file in hexadecimal, as the page and the API show it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

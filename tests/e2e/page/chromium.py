@@ -1,4 +1,4 @@
-"""How Chromium is started by tests and benchmarks."""
+"""The options with which tests and benchmarks start Chromium."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
-"""It asks nobody but the servers under test."""
+"""Options with which Chromium connects only to the servers under test."""
 
 
 def find_chromium() -> str | None:
@@ -20,5 +20,5 @@ def find_chromium() -> str | None:
 
 
 def can_sandbox() -> bool:
-    """Chromium refuses its sandbox to root."""
+    """Return whether Chromium can use its sandbox. It cannot when it runs as root."""
     return os.geteuid() != 0

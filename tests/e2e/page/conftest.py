@@ -1,4 +1,7 @@
-"""The page in real headless Chromium. Where there is none and none can be installed, a visible skip; where CI is set, a failure."""
+"""Fixtures that open the page in headless Chromium.
+
+If Chromium is not there and cannot be installed, the tests are skipped. If CI is set, they fail.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +20,7 @@ from tests.support.programs import find_program
 from tests.support.proxies import FaultyProxy, faulty_way
 
 NAMED = "assay.test"
-"""An origin that browsers do not trust, as on a LAN without https."""
+"""A host whose http origin browsers do not treat as secure, like a host on a LAN."""
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +41,10 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def tab(context: BrowserContext, url: str) -> AsyncIterator[Screen]:
-    """A tab on the page. In the end: it has seen no error of its own, and no key was in an address."""
+    """Open the page in a tab.
+
+    At exit, check that the page raised no error, and that no URL contained a key.
+    """
     page = await context.new_page()
     screen = Screen(page, url)
     errors: list[str] = []
@@ -49,7 +55,8 @@ async def tab(context: BrowserContext, url: str) -> AsyncIterator[Screen]:
             errors.append(message.text) if "Content Security Policy" in message.text else None
         ),
     )
-    page.on("request", lambda request: screen.requests.append(request))  # noqa: PLW0108  # Playwright marks what it is given
+    # Playwright sets an attribute on the callback, which a bound method of a list does not accept.
+    page.on("request", lambda request: screen.requests.append(request))  # noqa: PLW0108
     await screen.open()
     yield screen
     await page.close()
@@ -59,7 +66,7 @@ async def tab(context: BrowserContext, url: str) -> AsyncIterator[Screen]:
 
 @pytest.fixture
 async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
-    """A profile of the test's own."""
+    """Yield a new browser profile."""
     context = await browser.new_context(
         viewport={"width": 1180, "height": 820}, accept_downloads=True, reduced_motion="reduce"
     )
@@ -69,7 +76,7 @@ async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
 
 @pytest.fixture
 async def screen(api: Api, context: BrowserContext) -> AsyncIterator[Screen]:
-    """Nobody is signed in."""
+    """Yield a tab in which no key has been entered."""
     async with tab(context, api.url) as screen:
         yield screen
 
@@ -82,7 +89,7 @@ async def signed_in(screen: Screen, owner: Owner) -> Screen:
 
 @dataclass(frozen=True)
 class Cuttable:
-    """A tab whose way to the store can be cut; the API's cannot."""
+    """A tab whose connection to the store can be cut. Its connection to the API cannot."""
 
     screen: Screen
     store: FaultyProxy

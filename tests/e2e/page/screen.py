@@ -1,4 +1,4 @@
-"""The page as somebody in front of it uses it."""
+"""The page, with the actions of a user."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ from pathlib import Path
 from playwright.async_api import Locator, Page, Request, expect
 
 WAIT_MILLISECONDS = 60_000
-"""Milliseconds that `expect` looks for; the machine may be busy with other tests."""
+"""The timeout of `expect`. The machine may be busy with other tests."""
 expect.set_options(timeout=WAIT_MILLISECONDS)
 
 
 @dataclass(frozen=True)
 class Screen:
-    """A tab, and what it asked of the servers."""
+    """A tab, and the requests that it sent."""
 
     page: Page
     url: str
@@ -52,14 +52,14 @@ class Screen:
         await expect(self.uploads(state)).to_have_count(count)
 
     async def details(self, name: str) -> Locator:
-        """The opened dialog of a listed file."""
+        """Open the dialog of a listed file, and return it."""
         await self.file(name).get_by_role("button", name=name, exact=True).click()
         dialog = self.page.locator("#details")
         await expect(dialog.locator("#doing")).to_be_visible()
         return dialog
 
     def puts(self) -> list[Request]:
-        """What went to the store, in order."""
+        """Return the requests that sent bytes to the store, in order."""
         return [request for request in self.requests if request.method == "PUT"]
 
     def declared(self) -> int:
@@ -73,5 +73,5 @@ class Screen:
 
 
 def part_numbers(requests: Iterable[Request]) -> list[int]:
-    """Of PUTs of parts."""
+    """Return the part number of each PUT of a part."""
     return [int(request.url.partition("partNumber=")[2].partition("&")[0]) for request in requests]

@@ -1,4 +1,4 @@
-"""Without a mouse, without eyes, on a phone, in the dark: everybody can use the page."""
+"""Tests of the page's accessibility: keyboard, screen reader, phone, dark scheme, motion."""
 
 import importlib.resources
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from tests.support.servers import store_kinds
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.parametrize("store", store_kinds()[:1], indirect=True),
-]  # it depends on no store
+]  # the page's accessibility does not depend on the store
 
 BODY = b"what was sent"
 DESK: ViewportSize = {"width": 1180, "height": 820}
@@ -28,7 +28,7 @@ SERIOUS = {"serious", "critical"}
 
 
 async def check_with_axe(page: Page) -> None:
-    """No finding of axe-core that is serious or worse."""
+    """Check that axe-core reports no violation that is serious or critical."""
     await page.evaluate(
         (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text()
     )
@@ -39,14 +39,17 @@ async def check_with_axe(page: Page) -> None:
         if one["impact"] in SERIOUS
     ]
     assert not serious
-    assert found["passes"], "axe has looked at nothing"
+    assert found["passes"], "axe has checked nothing"
 
 
 @pytest.fixture(params=["light", "dark", "phone"])
 async def looked_at(
     request: pytest.FixtureRequest, browser: Browser, api: Api
 ) -> AsyncIterator[Screen]:
-    """In each of its looks, past its own policy: axe is a script from outside."""
+    """Yield the page in light, dark and phone layout, without its content security policy.
+
+    The policy would block axe, which is not a script of the page.
+    """
     context = await browser.new_context(
         viewport=PHONE if request.param == "phone" else DESK,
         color_scheme="dark" if request.param == "dark" else "light",
@@ -88,7 +91,7 @@ async def test_axe_finds_nothing_serious(
 
 
 async def check_width(page: Page) -> None:
-    """Nothing has to be scrolled sideways."""
+    """Check that the page needs no horizontal scrolling."""
     assert await page.evaluate(
         "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
     )
@@ -104,12 +107,13 @@ async def press(page: Page, *keys: str) -> None:
 
 
 async def tab_to(page: Page, name: str) -> None:
-    """As somebody does who has only this key."""
+    """Press Tab until the control with this name has the focus."""
     for _ in range(60):
         await page.keyboard.press("Tab")
         if (
             await page.evaluate(
-                "document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent"
+                "document.activeElement.getAttribute('aria-label')"
+                " ?? document.activeElement.textContent"
             )
             == name
         ):
@@ -118,20 +122,22 @@ async def tab_to(page: Page, name: str) -> None:
 
 
 async def open_focused(page: Page) -> Locator:
-    """What can be done with a file stands there once the server has answered: a key is faster than that."""
+    """Open the dialog of the focused file, and wait for its actions.
+
+    The actions appear after the server's answer, which may come later than the next key press.
+    """
     await press(page, "Enter")
     dialog = page.locator("#details")
     await expect(dialog.locator("#doing")).to_be_visible()
     return dialog
 
 
-async def test_everything_can_be_done_by_keyboard(
+async def test_all_actions_are_available_by_keyboard(
     screen: Screen, owner: Owner, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:
     page = screen.page
-    page.on(
-        "filechooser", lambda _: None
-    )  # from now on they are intercepted: a key is faster than that takes
+    # Playwright intercepts file choosers from here on. Later, the key press could come first.
+    page.on("filechooser", lambda _: None)
     await expect(page.locator("#key")).to_be_focused()
     await page.keyboard.type(owner.key)
     await press(page, "Enter")
@@ -166,7 +172,7 @@ async def test_everything_can_be_done_by_keyboard(
     await expect(page.locator("#said")).to_have_text("renamed.txt was deleted")
 
 
-async def test_what_happens_is_told_to_those_who_listen(signed_in: Screen, tmp_path: Path) -> None:
+async def test_screen_readers_announce_progress(signed_in: Screen, tmp_path: Path) -> None:
     said = signed_in.page.get_by_role("status").and_(signed_in.page.locator("#said"))
     paths = [write_file(tmp_path / f"{number}.txt", 10) for number in range(3)]
     await signed_in.choose(*paths)
@@ -180,12 +186,15 @@ async def test_what_happens_is_told_to_those_who_listen(signed_in: Screen, tmp_p
 
 SHIFTS = """() => {
     window.shifts = []
-    new PerformanceObserver((list) => { for (const entry of list.getEntries()) if (!entry.hadRecentInput) shifts.push(entry.value) })
-        .observe({type: "layout-shift", buffered: true})
+    new PerformanceObserver((list) => {
+        for (const entry of list.getEntries()) if (!entry.hadRecentInput) shifts.push(entry.value)
+    }).observe({type: "layout-shift", buffered: true})
 }"""
 
 
-async def test_nothing_jumps_while_files_are_sent(signed_in: Screen, tmp_path: Path) -> None:
+async def test_the_layout_does_not_shift_while_files_are_sent(
+    signed_in: Screen, tmp_path: Path
+) -> None:
     await signed_in.choose(
         *[write_file(tmp_path / f"{number}.bin", 200_000) for number in range(20)]
     )
@@ -195,7 +204,7 @@ async def test_nothing_jumps_while_files_are_sent(signed_in: Screen, tmp_path: P
     assert sum(await signed_in.page.evaluate("shifts.filter((value) => value > 0.001)")) < 0.02
 
 
-async def test_bars_never_go_back(signed_in: Screen, tmp_path: Path) -> None:
+async def test_progress_bars_never_go_back(signed_in: Screen, tmp_path: Path) -> None:
     await signed_in.page.evaluate(
         """() => {
             window.seen = []
@@ -214,7 +223,7 @@ async def test_bars_never_go_back(signed_in: Screen, tmp_path: Path) -> None:
     assert len(set(seen)) > 3
 
 
-async def test_whoever_wants_no_motion_gets_none(signed_in: Screen) -> None:
+async def test_reduced_motion_disables_transitions(signed_in: Screen) -> None:
     assert await signed_in.page.evaluate("matchMedia('(prefers-reduced-motion: reduce)').matches")
     assert (
         await signed_in.page.locator("#reload").evaluate(
@@ -224,7 +233,7 @@ async def test_whoever_wants_no_motion_gets_none(signed_in: Screen) -> None:
     )
 
 
-async def test_dark_is_dark(browser: Browser, api: Api) -> None:
+async def test_the_dark_scheme_has_a_dark_background(browser: Browser, api: Api) -> None:
     grounds = []
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
     for scheme in schemes:

@@ -1,4 +1,4 @@
-"""The list of files, and what can be done with one: look, rename, share, download, delete."""
+"""Tests of the list of files, and of the actions on a file: rename, share, download, delete."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ async def ready(client: httpx.AsyncClient) -> dict[str, Any]:
     )
 
 
-async def test_pages_go_on_and_back(
+async def test_the_list_has_pages_in_both_directions(
     screen: Screen, owner: Owner, client: httpx.AsyncClient
 ) -> None:
     for number in range(60):
@@ -47,7 +47,7 @@ async def test_pages_go_on_and_back(
     await expect(screen.page.locator("#newer")).to_be_disabled()
 
 
-async def test_search_and_filters(
+async def test_the_list_can_be_searched_and_filtered(
     screen: Screen, owner: Owner, client: httpx.AsyncClient, ready: dict[str, Any]
 ) -> None:
     await declare(client, BODY, filename="résumé.pdf", content_type="application/pdf")
@@ -70,13 +70,13 @@ async def test_search_and_filters(
     await expect(rows).to_have_count(0)
 
 
-async def test_somebody_without_files_is_shown_how_it_works(signed_in: Screen) -> None:
+async def test_an_owner_without_files_sees_the_introduction(signed_in: Screen) -> None:
     await expect(signed_in.page.locator("#teaching li")).to_have_count(3)
     await expect(signed_in.page.locator("#teaching")).to_be_visible()
     await expect(signed_in.page.locator("#listed")).to_be_hidden()
 
 
-async def test_the_details_show_what_is_known(
+async def test_the_details_show_digest_and_metadata(
     screen: Screen, owner: Owner, context: BrowserContext, ready: dict[str, Any]
 ) -> None:
     await context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -97,7 +97,7 @@ async def test_the_details_show_what_is_known(
     assert await screen.page.evaluate("navigator.clipboard.readText()") == digest(BODY)
 
 
-async def test_a_file_gets_another_name(
+async def test_a_file_can_be_renamed(
     screen: Screen, owner: Owner, client: httpx.AsyncClient, ready: dict[str, Any]
 ) -> None:
     await screen.sign_in(owner.key)
@@ -160,7 +160,7 @@ async def test_a_download_goes_straight_to_disk(
     keep_secret([download.url.rpartition("/")[2]])
 
 
-async def test_deleting_asks_first(
+async def test_a_file_is_deleted_only_after_confirmation(
     screen: Screen,
     owner: Owner,
     client: httpx.AsyncClient,
@@ -187,10 +187,10 @@ async def test_deleting_asks_first(
     )
 
 
-async def test_what_another_tab_does_is_seen(
+async def test_a_file_deleted_in_another_tab_disappears(
     screen: Screen, api: Api, owner: Owner, context: BrowserContext, ready: dict[str, Any]
 ) -> None:
-    """By the stream of events where there is one, else when the list is read again."""
+    """Check that the file is no longer listed after an event or the next read of the list."""
     await screen.sign_in(owner.key)
     await expect(screen.file("report.txt")).to_be_visible()
     async with tab(context, api.url) as other:

@@ -1,4 +1,4 @@
-"""Whatever comes in between: the upload goes on, and nothing is sent twice but what was in flight."""
+"""Tests of interrupted uploads: each continues, and only parts in flight are sent twice."""
 
 import os
 from collections import Counter
@@ -33,7 +33,10 @@ def film(tmp_path: Path) -> Path:
 
 
 async def stop_in_the_middle(cuttable: Cuttable, film: Path, client: httpx.AsyncClient) -> set[int]:
-    """Choose it; two parts were answered, and nothing more gets through. The numbers of those that are there."""
+    """Choose the file, and silence the store after its answers to two parts.
+
+    Return the numbers of the parts that the store has.
+    """
     cuttable.store.silence_after_answers(2, b"etag:")
     await cuttable.screen.choose(film)
 
@@ -60,7 +63,7 @@ async def check_ready(screen: Screen, path: Path) -> None:
 
 
 def sent_again(screen: Screen) -> Counter[int]:
-    """How often each part was sent beyond once."""
+    """Return for each part how often it was sent after the first time."""
     return Counter(part_numbers(screen.puts())) - Counter(range(1, PARTS + 1))
 
 
@@ -83,7 +86,7 @@ async def test_a_pause_keeps_what_was_sent_and_resume_sends_the_rest(
     assert screen.declared() == 1
 
 
-async def test_after_a_reload_the_same_file_goes_on_where_it_was(
+async def test_the_upload_of_a_file_resumes_after_a_reload(
     cuttable: Cuttable, film: Path, client: httpx.AsyncClient
 ) -> None:
     screen = cuttable.screen
@@ -102,7 +105,7 @@ async def test_after_a_reload_the_same_file_goes_on_where_it_was(
 
 
 def write_anew(path: Path) -> None:
-    """Other bytes, with the size and the time of those before."""
+    """Replace the file's bytes without a change of its size and modification time."""
     before = path.stat()
     write_file(path, before.st_size)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -110,16 +113,17 @@ def write_anew(path: Path) -> None:
 
 IS_SAMPLED = """() => new Promise((resolve) => {
     indexedDB.open("assay").onsuccess = ({target: {result: database}}) => {
-        database.transaction("uploads").objectStore("uploads").getAll().onsuccess = ({target: {result: entries}}) => {
+        const uploads = database.transaction("uploads").objectStore("uploads")
+        uploads.getAll().onsuccess = ({target: {result: entries}}) => {
             database.close()
             resolve(entries.some((entry) => entry.sample))
         }
     }
 })"""
-"""The page remembers a digest of what it sent."""
+"""A script that returns whether the page has saved a digest of bytes that it sent."""
 
 
-async def test_another_file_of_the_same_name_size_and_time_is_noticed_by_its_digest(
+async def test_a_changed_file_of_the_same_name_size_and_time_is_detected(
     cuttable: Cuttable, film: Path, client: httpx.AsyncClient
 ) -> None:
     screen = cuttable.screen
@@ -140,18 +144,23 @@ async def test_another_file_of_the_same_name_size_and_time_is_noticed_by_its_dig
 
 RECORD = """() => {
     const seen = []
-    const look = () => { for (const each of document.querySelectorAll("#uploads .status")) seen.push(each.textContent) }
-    new MutationObserver(look).observe(document.querySelector("#uploads"), {childList: true, subtree: true, characterData: true})
+    const look = () => {
+        for (const each of document.querySelectorAll("#uploads .status")) {
+            seen.push(each.textContent)
+        }
+    }
+    const changes = {childList: true, subtree: true, characterData: true}
+    new MutationObserver(look).observe(document.querySelector("#uploads"), changes)
     return seen
 }"""
 
 
 async def record_statuses(screen: Screen) -> JSHandle:
-    """All that the rows say from now on."""
+    """Return a list in the page that collects every later status of the uploads."""
     return await screen.page.evaluate_handle(RECORD)
 
 
-async def test_a_changed_file_is_sent_as_a_new_one_and_the_page_says_so(
+async def test_a_changed_file_is_sent_as_a_new_one_and_the_page_reports_it(
     cuttable: Cuttable, film: Path, client: httpx.AsyncClient
 ) -> None:
     screen = cuttable.screen
@@ -167,7 +176,7 @@ async def test_a_changed_file_is_sent_as_a_new_one_and_the_page_says_so(
     assert any("changed on this device" in note for note in await notes.json_value())
 
 
-async def test_a_file_that_changes_while_it_is_sent_fails_in_words(
+async def test_a_file_that_changes_while_it_is_sent_fails_with_a_message(
     cuttable: Cuttable, film: Path, client: httpx.AsyncClient
 ) -> None:
     screen = cuttable.screen
@@ -182,7 +191,7 @@ async def test_a_file_that_changes_while_it_is_sent_fails_in_words(
     )
 
 
-async def test_what_was_proved_before_a_reload_is_not_sent_again(
+async def test_files_that_were_proved_before_a_reload_are_not_sent_again(
     signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:
     paths = [write_file(tmp_path / "album" / f"{number}.bin", 100 + number) for number in range(3)]
@@ -202,7 +211,7 @@ async def test_what_was_proved_before_a_reload_is_not_sent_again(
     assert len(await list_files(client)) == 5
 
 
-async def test_a_small_file_that_was_declared_before_a_reload_is_not_declared_twice(
+async def test_a_small_file_declared_before_a_reload_is_not_declared_twice(
     cuttable: Cuttable, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:
     path = write_file(tmp_path / "small.bin", 1 * MIB)
@@ -239,7 +248,7 @@ async def test_an_interrupted_upload_can_be_discarded(
     await until(is_deleted)
 
 
-async def test_offline_is_said_and_the_upload_goes_on_by_itself(
+async def test_the_page_reports_that_it_is_offline_and_then_continues(
     cuttable: Cuttable, film: Path, client: httpx.AsyncClient, context: BrowserContext
 ) -> None:
     await stop_in_the_middle(cuttable, film, client)
@@ -252,10 +261,10 @@ async def test_offline_is_said_and_the_upload_goes_on_by_itself(
     assert sent_again(cuttable.screen).total() <= 2 * IN_FLIGHT
 
 
-async def test_a_store_that_is_away_is_said_and_asked_again(
+async def test_the_page_reports_an_unavailable_store_and_retries(
     cuttable: Cuttable, film: Path, client: httpx.AsyncClient
 ) -> None:
-    """Its connections end in mid-part, then it answers 503, then it is back."""
+    """Cut the connections during a part, then let the store answer 503, then restore it."""
     await stop_in_the_middle(cuttable, film, client)
     cuttable.store.cut()
     await expect(cuttable.screen.upload("film.mp4").locator(".status")).to_contain_text(
@@ -274,7 +283,7 @@ async def test_a_store_that_is_away_is_said_and_asked_again(
 
 
 @pytest.mark.parametrize("size", [1 * MIB, 70 * MIB], ids=["one PUT", "parts"])
-async def test_a_url_that_has_ended_is_signed_again(
+async def test_an_expired_url_is_replaced_by_a_new_one(
     api: Api,
     owner: Owner,
     context: BrowserContext,
@@ -306,16 +315,16 @@ async def test_a_url_that_has_ended_is_signed_again(
 
 
 async def has_ended(url: str) -> bool:
-    """Whether the time that the URL itself names is over; the store's clock is this machine's."""
+    """Return whether the URL has expired. The store uses the clock of this machine."""
     query = parse_qs(urlsplit(url).query)
     issued_at = datetime.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     return datetime.now(UTC) > issued_at + timedelta(seconds=int(query["X-Amz-Expires"][0]) + 1)
 
 
-async def test_an_answer_that_was_lost_is_no_reason_to_send_another_file(
+async def test_a_lost_answer_of_the_store_does_not_create_a_second_file(
     cuttable: Cuttable, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:
-    """The bytes arrive, the store's answer does not: the next PUT is told 412, which means that they are there."""
+    """Check that the page treats 412 for the repeated PUT as proof that the bytes have arrived."""
     path = write_file(tmp_path / "lost.bin", 1 * MIB)
     cuttable.store.silence_after(b"PUT ")
     await cuttable.screen.choose(path)
@@ -330,7 +339,7 @@ async def test_an_answer_that_was_lost_is_no_reason_to_send_another_file(
     assert len(await list_files(client)) == 1
 
 
-async def test_cancelling_deletes_what_was_begun(
+async def test_cancelling_an_upload_deletes_its_file(
     cuttable: Cuttable, film: Path, client: httpx.AsyncClient, resources: Resources
 ) -> None:
     await stop_in_the_middle(cuttable, film, client)
@@ -348,10 +357,10 @@ async def test_cancelling_deletes_what_was_begun(
     )
 
 
-async def test_what_is_rejected_says_why(
+async def test_a_rejected_upload_shows_the_reason(
     cuttable: Cuttable, tmp_path: Path, client: httpx.AsyncClient, resources: Resources
 ) -> None:
-    """Another digest is known for the file when its bytes arrive."""
+    """Change the declared digest before the bytes arrive."""
     cuttable.store.silence()
     await cuttable.screen.choose(write_file(tmp_path / "other.bin", 1000))
     await until(waiting(cuttable.store))

@@ -1,4 +1,4 @@
-"""What happens is seen as it happens, by one stream of events a tab, which is taken up again where it broke off."""
+"""Tests of live updates, which each tab receives by one event stream that it can resume."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def streams(screen: Screen) -> int:
     return len([request for request in screen.requests if request.url == f"{screen.url}/events"])
 
 
-async def test_what_others_do_is_seen_without_asking(
+async def test_changes_by_other_clients_appear_without_a_reload(
     signed_in: Screen, client: httpx.AsyncClient
 ) -> None:
     await expect(signed_in.page.locator("#teaching")).to_be_visible()
@@ -52,7 +52,7 @@ async def test_uploads_are_followed_by_one_stream_and_no_polling(
     assert not [request.url for request in signed_in.requests if "wait=" in request.url]
 
 
-async def test_a_stream_that_breaks_goes_on_where_it_was(
+async def test_a_broken_event_stream_resumes_after_the_last_event(
     api: Api, owner: Owner, context: BrowserContext, client: httpx.AsyncClient
 ) -> None:
     with faulty_way(api.url) as (proxy, url):

@@ -1,4 +1,4 @@
-"""Files from the page to the vault: one, many, a folder, a large one in parts, and names that would do harm elsewhere."""
+"""Tests of uploads by the page: single files, folders, files in parts, and hostile names."""
 
 import asyncio
 import hashlib
@@ -44,13 +44,13 @@ async def test_a_file_is_sent_and_proved(
     await expect(signed_in.file("a photo.jpg").locator(".pill")).to_have_text("Ready")
 
 
-async def test_an_empty_file_is_sent_too(signed_in: Screen, tmp_path: Path) -> None:
+async def test_an_empty_file_is_sent(signed_in: Screen, tmp_path: Path) -> None:
     await signed_in.choose(write_file(tmp_path / "empty.txt", 0))
     await signed_in.wait_for("ready")
     await expect(signed_in.upload("empty.txt").locator(".status")).to_contain_text(digest(b""))
 
 
-async def test_fifty_files_go_a_few_at_once(
+async def test_fifty_files_are_sent_and_proved(
     signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:
     paths = [write_file(tmp_path / f"{number:02}.bin", 1000 + number) for number in range(50)]
@@ -71,7 +71,10 @@ async def test_a_folder_keeps_its_paths(
         write_file(tmp_path / name, 100)
     await signed_in.choose_folder(tmp_path / "album")
     await signed_in.wait_for("ready", 3)
-    found = {(file["filename"], file["metadata"]["path"]) for file in await list_files(client)}  # type: ignore[index]  # JSON, whose values are objects to mypy
+    found = {
+        (file["filename"], file["metadata"]["path"])  # type: ignore[index]  # JSON, typed as object
+        for file in await list_files(client)
+    }
     assert found == {
         ("one.jpg", "album/one.jpg"),
         ("one.jpg", "album/winter/one.jpg"),
@@ -82,8 +85,11 @@ async def test_a_folder_keeps_its_paths(
 
 DROP = """async () => {
     const transfer = new DataTransfer()
-    for (const name of ["dropped.txt", "second.txt"]) transfer.items.add(new File(["what was dropped"], name, {type: "text/plain"}))
-    const drop = (kind) => document.body.dispatchEvent(new DragEvent(kind, {dataTransfer: transfer, bubbles: true, cancelable: true}))
+    for (const name of ["dropped.txt", "second.txt"]) {
+        transfer.items.add(new File(["what was dropped"], name, {type: "text/plain"}))
+    }
+    const options = {dataTransfer: transfer, bubbles: true, cancelable: true}
+    const drop = (kind) => document.body.dispatchEvent(new DragEvent(kind, options))
     drop("dragover")
     const marked = document.body.classList.contains("over")
     drop("drop")
@@ -99,7 +105,7 @@ async def test_files_can_be_dropped(signed_in: Screen) -> None:
     )
 
 
-async def test_a_large_file_goes_in_parts_each_bound_to_its_digest(
+async def test_a_large_file_is_sent_in_parts_that_are_bound_to_their_digests(
     signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient, resources: Resources
 ) -> None:
     path = await asyncio.to_thread(write_file, tmp_path / "film.mp4", 300 * MIB)
@@ -123,7 +129,7 @@ async def test_a_large_file_goes_in_parts_each_bound_to_its_digest(
     assert (state, size) == ("ready", 300 * MIB)
 
 
-async def test_hostile_names_are_text_and_nothing_else(
+async def test_hostile_names_are_shown_as_plain_text(
     signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:
     dialogs: list[str] = []
@@ -142,18 +148,19 @@ async def test_hostile_names_are_text_and_nothing_else(
     assert dialogs == []
 
 
-async def test_a_name_that_cannot_be_is_said_in_words(signed_in: Screen, tmp_path: Path) -> None:
+async def test_an_invalid_name_fails_with_a_message(signed_in: Screen, tmp_path: Path) -> None:
     await signed_in.choose(write_file(tmp_path / "a\r\nb.txt", 10))
     await signed_in.wait_for("failed")
     await expect(signed_in.uploads("failed").locator(".status")).to_have_text(
-        "Failed: The file name holds a control character: send printable characters only. Rename the file on this device, then choose it again."
+        "Failed: The file name holds a control character: send printable characters only."
+        " Rename the file on this device, then choose it again."
     )
 
 
-async def test_without_webcrypto_files_go_without_digests_and_the_page_says_so(
+async def test_without_webcrypto_files_have_no_declared_digest(
     api: Api, owner: Owner, context: BrowserContext, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:
-    """Browsers have it over https and on this machine alone."""
+    """Check that the page says so. Browsers provide WebCrypto only over https and on localhost."""
     path = write_file(tmp_path / "plain.bin", 70 * MIB)
     async with tab(context, api.url.replace("127.0.0.1", NAMED)) as screen:
         await screen.sign_in(owner.key)

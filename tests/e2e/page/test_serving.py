@@ -1,4 +1,4 @@
-"""How the page is served: what it is made of and nothing else, under a policy that lets nothing else in, below any path."""
+"""Tests of how the page is served: its files, its content security policy, and any base path."""
 
 import re
 from pathlib import Path
@@ -17,13 +17,14 @@ from tests.support.proxies import faulty_way
 from tests.support.servers import store_kinds
 
 pytestmark = pytest.mark.anyio
-once = pytest.mark.parametrize("store", store_kinds()[:1], indirect=True)  # it depends on no store
+# the serving of the page does not depend on the store
+once = pytest.mark.parametrize("store", store_kinds()[:1], indirect=True)
 
 WEB = Path(service.__file__).parent / "web"
 
 
 @once
-async def test_the_page_may_ask_its_own_api_and_the_store_and_nobody_else(
+async def test_the_page_may_connect_only_to_its_own_api_and_the_store(
     api: Api, anonymous: httpx.AsyncClient
 ) -> None:
     answer = await anonymous.get(f"{api.url}/")
@@ -40,7 +41,7 @@ async def test_the_page_may_ask_its_own_api_and_the_store_and_nobody_else(
 
 
 @once
-async def test_every_file_of_the_page_is_served_and_no_other(
+async def test_only_the_files_of_the_page_are_served(
     api: Api, anonymous: httpx.AsyncClient
 ) -> None:
     assert {path.name for path in WEB.glob("*.js")} == set(MODULES)
@@ -59,7 +60,7 @@ async def test_every_file_of_the_page_is_served_and_no_other(
 
 @once
 @pytest.mark.parametrize("path", ["/", "/page/main.js", "/schema/start.js"])
-async def test_a_browser_asks_again_only_whether_something_changed(
+async def test_an_unchanged_file_is_answered_with_304(
     api: Api, anonymous: httpx.AsyncClient, path: str
 ) -> None:
     first = await anonymous.get(api.url + path)
@@ -74,7 +75,7 @@ async def test_a_browser_asks_again_only_whether_something_changed(
 
 
 @once
-async def test_head_says_what_get_would_send(api: Api, anonymous: httpx.AsyncClient) -> None:
+async def test_head_has_the_content_length_of_get(api: Api, anonymous: httpx.AsyncClient) -> None:
     head, get = await anonymous.head(f"{api.url}/"), await anonymous.get(f"{api.url}/")
     assert (head.status_code, head.content, head.headers["content-length"]) == (
         200,
@@ -84,12 +85,14 @@ async def test_head_says_what_get_would_send(api: Api, anonymous: httpx.AsyncCli
 
 
 @once
-async def test_the_page_is_no_part_of_the_api(api: Api, anonymous: httpx.AsyncClient) -> None:
+async def test_the_page_is_not_part_of_the_openapi_document(
+    api: Api, anonymous: httpx.AsyncClient
+) -> None:
     paths = (await anonymous.get(f"{api.url}/schema/openapi.json")).json()["paths"]
     assert not [path for path in paths if path == "/" or path.startswith("/page")]
 
 
-def test_no_file_holds_a_script_a_style_or_an_address_of_its_own() -> None:
+def test_no_file_has_inline_scripts_inline_styles_or_absolute_addresses() -> None:
     page = (WEB / "index.html").read_text()
     assert not re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", page)
     for path in [WEB / "index.html", *WEB.glob("*.css"), *WEB.glob("*.js")]:
@@ -106,7 +109,7 @@ def test_no_file_holds_a_script_a_style_or_an_address_of_its_own() -> None:
 
 
 @once
-async def test_it_works_below_a_path_that_a_proxy_puts_in_front(
+async def test_the_page_works_below_a_path_that_a_proxy_adds(
     api: Api, owner: Owner, client: httpx.AsyncClient, context: BrowserContext, tmp_path: Path
 ) -> None:
     with faulty_way(api.url) as (proxy, url):

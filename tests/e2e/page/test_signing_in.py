@@ -1,4 +1,4 @@
-"""Signing in: what is kept where, which keys are refused, and a key that ends in the middle of the work."""
+"""Tests of signing in: where the key is kept, which keys are refused, and revoked keys."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.support.waiting import until
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.parametrize("store", store_kinds()[:1], indirect=True),
-]  # it depends on no store
+]  # signing in does not depend on the store
 
 PLACES = "() => [localStorage.length, sessionStorage.length, document.cookie]"
 
@@ -43,7 +43,7 @@ async def test_the_key_is_kept_for_this_tab_alone(
         await expect(other.page.locator("#sign-in")).to_be_visible()
 
 
-async def test_by_choice_it_is_remembered_on_this_device_until_somebody_signs_out(
+async def test_the_key_can_be_remembered_on_the_device_until_sign_out(
     screen: Screen, api: Api, owner: Owner, context: BrowserContext
 ) -> None:
     await screen.sign_in(owner.key, remember=True)
@@ -56,7 +56,9 @@ async def test_by_choice_it_is_remembered_on_this_device_until_somebody_signs_ou
 
 
 @pytest.mark.parametrize("text", ["", "password", "assay_short", "Bearer assay_" + "a" * 43])
-async def test_what_is_no_key_is_refused_at_once(screen: Screen, text: str) -> None:
+async def test_text_that_is_not_a_key_is_refused_without_a_request(
+    screen: Screen, text: str
+) -> None:
     await screen.enter(text)
     await expect(screen.page.get_by_role("alert")).to_contain_text("not an API key")
     await expect(screen.page.locator("#key")).to_be_focused()
@@ -65,7 +67,7 @@ async def test_what_is_no_key_is_refused_at_once(screen: Screen, text: str) -> N
     ]
 
 
-async def test_a_key_that_nobody_has_is_refused_in_words(screen: Screen) -> None:
+async def test_an_unknown_key_is_refused_with_a_message(screen: Screen) -> None:
     key, _ = make_key()
     keep_secret([key])
     await screen.enter(key)
@@ -75,7 +77,7 @@ async def test_a_key_that_nobody_has_is_refused_in_words(screen: Screen) -> None
     assert await screen.page.evaluate(PLACES) == [0, 0, ""]
 
 
-async def test_a_revoked_key_and_an_expired_one_are_refused(
+async def test_a_revoked_key_and_an_expired_key_are_refused(
     screen: Screen, api: Api, owner: Owner, resources: Resources
 ) -> None:
     await revoke(resources, owner)
@@ -88,7 +90,7 @@ async def test_a_revoked_key_and_an_expired_one_are_refused(
         await expect(screen.page.locator("#work")).to_be_hidden()
 
 
-async def test_a_remembered_key_that_was_revoked_says_so(
+async def test_the_page_reports_that_a_saved_key_was_revoked(
     signed_in: Screen, owner: Owner, resources: Resources
 ) -> None:
     await revoke(resources, owner)
@@ -98,7 +100,7 @@ async def test_a_remembered_key_that_was_revoked_says_so(
     assert await signed_in.page.evaluate(PLACES) == [0, 0, ""]
 
 
-async def test_a_key_revoked_in_the_middle_of_an_upload_asks_for_another_and_goes_on(
+async def test_an_upload_continues_with_another_key_after_a_revocation(
     cuttable: Cuttable,
     api: Api,
     owner: Owner,
@@ -129,7 +131,7 @@ async def test_a_key_revoked_in_the_middle_of_an_upload_asks_for_another_and_goe
     assert file["hash"] == digest(path.read_bytes())
 
 
-async def test_a_key_that_may_only_write_sends_and_one_that_may_only_read_says_so(
+async def test_the_page_reports_the_missing_scope_of_a_key(
     screen: Screen, api: Api, context: BrowserContext, tmp_path: Path
 ) -> None:
     path, film = write_file(tmp_path / "a.txt", 10), write_file(tmp_path / "film.mp4", 70 * 1024**2)

@@ -47,11 +47,12 @@ export class Assay {
     const parsed = body ? JSON.parse(String(body)) : undefined
     this.received.push({ line, body: parsed, headers: new Headers(headers) })
     const answers = this.answers.get(line)
+    /** @type {Answer} */
     const missing = { status: 400, json: { detail: `the test has no answer to ${line}` } }
-    const prepared = answers && answers.length > 1 ? answers.shift() : (answers?.[0] ?? missing)
+    const prepared = (answers && answers.length > 1 ? answers.shift() : answers?.[0]) ?? missing
     const answer = typeof prepared === "function" ? await prepared() : prepared
     signal?.throwIfAborted()
-    const { status = 200, json = {}, headers: sent } = answer ?? {}
+    const { status = 200, json = {}, headers: sent } = answer
     return new Response(status === 204 ? null : JSON.stringify(json), { status, headers: sent })
   }
 }

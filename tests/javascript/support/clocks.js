@@ -34,11 +34,11 @@ export function nextTurn() {
 }
 
 /**
- * Wait until a condition holds. Throw an error if it does not hold within ten seconds.
+ * Wait until a condition holds. Throw an error if it does not hold within a minute.
  * @param {() => unknown} condition
  */
 export async function until(condition) {
-  const end = performance.now() + 10_000
+  const end = performance.now() + 60_000
   while (!condition()) {
     if (performance.now() > end) throw new Error(`the condition does not hold: ${condition}`)
     await nextTurn()
