@@ -8,6 +8,7 @@ from litestar.di import NamedDependency
 from service.resources import Resources
 from service.routes.assets import answer_asset
 
+STYLES: Final = ("controls.css", "dialogs.css", "files.css", "style.css", "uploads.css")
 MODULES: Final = (
     "announcing.js",
     "api.js",
@@ -61,7 +62,7 @@ def read_page(
 
 
 @route(
-    [f"/page/{name}" for name in ("style.css", *MODULES)],
+    [f"/page/{name}" for name in (*STYLES, *MODULES)],
     http_method=ASKED_FOR,
     include_in_schema=False,
     sync_to_thread=False,

@@ -66,14 +66,17 @@ export class Refused extends Error {
 }
 
 /**
- * Return whether the same request may succeed later. A 501 stays as it is.
+ * Return whether the same request may succeed later. After a 501, it cannot.
  * @param {number} status
  */
 export function isTransientStatus(status) {
   return (status >= 500 && status !== NOT_IMPLEMENTED) || status === 408 || status === 429
 }
 
-/** The absence of an answer: the network failed, the server is down, or CORS forbids the request. */
+/**
+ * The absence of an answer. The network has failed, the server is down, or CORS forbids the
+ * request.
+ */
 export class Unreachable extends Error {
   /** @param {string} server its name in a sentence, such as "the store" */
   constructor(server) {

@@ -1,30 +1,62 @@
-/** One file, in a dialog: what is known of it, its history, and what can be done with it. */
+/** The dialog for one file: its properties, its history, and the actions that its state allows. */
 
 import { announce } from "./announcing.js"
 import { Refused } from "./api.js"
 import { download } from "./downloads.js"
-import { find, make, makeCopyButton, makeName, setText, show, showName } from "./elements.js"
+import {
+  find,
+  make,
+  makeCopyButton,
+  makeName,
+  makePill,
+  setText,
+  show,
+  showName,
+} from "./elements.js"
 import { makeShare } from "./sharing.js"
-import { sayBytes, sayError, sayRejection, sayTime, STATES } from "./words.js"
+import { sayBytes, sayError, sayRejection, sayTime } from "./words.js"
 
-/** @typedef {Record<string, any>} FileMetadata as the API describes it */
+/** @typedef {import("./api.js").FileMetadata} FileMetadata */
 
-const BY = /** @type {Record<string, string>} */ ({ client: "a client", store: "the store", worker: "the verification" })
+/**
+ * A transition in the history of a file.
+ * @typedef {object} HistoryEntry
+ * @property {string} at RFC 3339
+ * @property {string} state
+ * @property {string} by
+ * @property {string | null} why
+ */
+
+/** @type {Record<string, string>} */
+const CAUSES = { client: "a client", store: "the store", worker: "the verification" }
 
 export class Details {
-  /** @param {import("./api.js").Api} api @param {() => void} changed */
-  constructor(api, changed) {
+  /**
+   * @param {Pick<import("./api.js").Api, "ask" | "fetch" | "root">} api
+   * @param {() => void} onChange called after the file was renamed or deleted
+   */
+  constructor(api, onChange) {
     this.api = api
-    this.changed = changed
+    this.onChange = onChange
     this.dialog = find("details", HTMLDialogElement)
     this.content = find("details-content", HTMLElement)
-    this.said = find("details-said", HTMLElement)
+    this.status = find("details-said", HTMLElement)
+    this.confirmation = find("confirm", HTMLDialogElement)
     this.file = /** @type {FileMetadata | null} */ (null)
     this.id = ""
+    this.listen()
+  }
+
+  listen() {
     find("details-close", HTMLButtonElement).addEventListener("click", () => this.dialog.close())
-    this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close())
-    this.dialog.addEventListener("close", () => (this.id = ""))
-    find("confirm-no", HTMLButtonElement).addEventListener("click", () => find("confirm", HTMLDialogElement).close())
+    this.dialog.addEventListener("click", (event) => {
+      // The target is the dialog itself only for a click outside its content.
+      if (event.target === this.dialog) this.dialog.close()
+    })
+    this.dialog.addEventListener("close", () => {
+      this.id = ""
+    })
+    find("confirm-no", HTMLButtonElement).addEventListener("click", () => this.confirmation.close())
     find("confirm-yes", HTMLButtonElement).addEventListener("click", () => this.delete())
   }
 
@@ -39,19 +71,24 @@ export class Details {
     await this.load()
   }
 
+  /** Load and show the file. Do nothing if the dialog shows another file when the answer comes. */
   async load() {
     const { id } = this
     try {
       const file = await this.api.ask("GET", `files/${id}/metadata`)
-      const history = await this.readHistory(id)
+      const history = await this.loadHistory(id)
       if (id === this.id) this.draw(file, history)
     } catch (error) {
-      if (id === this.id) this.say(`The file could not be read. ${sayError(error)}`, true)
+      if (id === this.id) this.say(`The file could not be loaded. ${sayError(error)}`, true)
     }
   }
 
-  /** @param {string} id @returns {Promise<Record<string, any>[]>} none where the server keeps none */
-  async readHistory(id) {
+  /**
+   * Return the history of a file. Return an empty list if the server refuses it.
+   * @param {string} id
+   * @returns {Promise<HistoryEntry[]>}
+   */
+  async loadHistory(id) {
     try {
       return (await this.api.ask("GET", `files/${id}/history`)).history
     } catch (error) {
@@ -60,128 +97,199 @@ export class Details {
     }
   }
 
-  /** @param {string} text @param {boolean} isFailure */
+  /**
+   * @param {string} text
+   * @param {boolean} isFailure
+   */
   say(text, isFailure = false) {
-    setText(this.said, text)
-    this.said.classList.toggle("failure", isFailure)
-    show(this.said, text !== "")
+    setText(this.status, text)
+    this.status.classList.toggle("failure", isFailure)
+    show(this.status, text !== "")
   }
 
-  /** @param {FileMetadata} file @param {Record<string, any>[]} history */
+  /**
+   * Show a file. The focus stays where it was. So does a form that the user is filling in, unless
+   * the state of the file has changed.
+   * @param {FileMetadata} file
+   * @param {HistoryEntry[]} history
+   */
   draw(file, history) {
-    const isOther = this.file?.id !== file.id
-    const wasIn = !isOther && this.content.contains(document.activeElement) ? document.activeElement?.id : ""
+    const isSameFile = this.file?.id === file.id
+    const { activeElement } = document
+    const focusedId = isSameFile && this.content.contains(activeElement) ? activeElement?.id : ""
+    const shownActions = isSameFile ? find("doing", HTMLElement) : null
+    const isSameState = shownActions?.dataset.state === file.state
     this.file = file
     find("details-name", HTMLElement).replaceChildren(makeName(file.filename))
-    const before = isOther ? null : find("doing", HTMLElement)
-    const doing = before && before.dataset.state === file.state ? before : this.makeDoing(file) // a form that is filled in stays
-    this.content.replaceChildren(
-      make("p", {}, make("span", { class: "pill", "data-state": file.state }, STATES[file.state] ?? file.state)),
-      ...(file.state === "rejected" ? [make("p", { class: "failure" }, sayRejection(file.rejection))] : []),
-      doing,
-      this.makeFacts(file),
-      ...this.makeHistory(history),
+    this.content.replaceChildren(make("p", {}, makePill(file.state)))
+    if (file.state === "rejected") {
+      this.content.append(make("p", { class: "failure" }, sayRejection(file.rejection)))
+    }
+    this.content.append(
+      shownActions && isSameState ? shownActions : this.makeActions(file),
+      makeProperties(file),
+      ...makeHistory(history),
     )
-    if (wasIn) document.getElementById(wasIn)?.focus()
+    if (focusedId) document.getElementById(focusedId)?.focus()
   }
 
-  /** What can be done in this state. @param {FileMetadata} file */
-  makeDoing(file) {
-    const isReady = file.state === "ready"
-    const isGone = file.state === "deleted" || file.state === "expired"
+  /**
+   * Return the buttons for the actions that the file's state allows, and a place for their forms.
+   * @param {FileMetadata} file
+   */
+  makeActions(file) {
+    const { id, state } = file
     const place = make("div", { class: "place" })
-    const turn = (/** @type {HTMLElement} */ form) => (place.replaceChildren(form), /** @type {HTMLElement | null} */ (form.querySelector("input, select"))?.focus())
-    const button = (/** @type {string} */ id, /** @type {string} */ text, /** @type {() => unknown} */ act, kind = "") =>
-      make("button", { type: "button", id, class: kind, onclick: act }, text)
-    const buttons = [
-      isReady && button("do-download", "Download", () => this.download(file), "first"),
-      isReady && button("do-share", "Share a link", () => turn(makeShare(this.api, file.id))),
-      !isGone && button("do-rename", "Rename", () => turn(this.makeRename(file, place))),
-      file.state !== "deleted" && button("do-delete", "Delete", () => this.confirm(file), "danger"),
-    ]
-    const shown = /** @type {HTMLButtonElement[]} */ (buttons.filter(Boolean))
-    return make("div", { id: "doing", "data-state": file.state }, make("div", { class: "buttons" }, ...shown), place)
-  }
-
-  /** @param {FileMetadata} file */
-  makeFacts(file) {
-    const facts = make("dl")
-    const add = (/** @type {string} */ term, /** @type {(Node | string | null)[]} */ ...what) =>
-      facts.append(make("div", {}, make("dt", {}, term), make("dd", {}, ...what)))
-    add("Size", `${sayBytes(file.size)} (${file.size.toLocaleString("en")} bytes)`)
-    add("Type", makeName(file.content_type))
-    if (file.hash) add("SHA-256, proved", make("code", { id: "digest" }, file.hash), makeCopyButton(() => file.hash, "Copy the SHA-256"))
-    else if (file.declared_sha256) add("SHA-256, announced", make("code", {}, file.declared_sha256))
-    for (const [name, value] of Object.entries(file.metadata)) add(name === "path" ? "Path" : showName(name), makeName(String(value)))
-    add("Sent", sayTime(file.created_at))
-    if (file.upload_date) add("Proved", sayTime(file.upload_date))
-    if (file.state === "pending") add("Waits until", sayTime(file.expires_at))
-    add("Id", make("code", {}, file.id), makeCopyButton(() => file.id, "Copy the id"))
-    return facts
-  }
-
-  /** @param {Record<string, any>[]} history */
-  makeHistory(history) {
-    if (!history.length) return []
-    const steps = history.map((step) =>
-      make("li", {}, make("span", { class: "pill", "data-state": step.state }, STATES[step.state] ?? step.state),
-        make("span", {}, `${sayTime(step.at)}${step.by ? `, by ${BY[step.by] ?? step.by}` : ""}${step.why ? `: ${step.why}` : ""}`)))
-    return [make("h3", {}, "History"), make("ol", { class: "history" }, ...steps)]
+    const buttons = make("div", { class: "buttons" })
+    const addButton = (
+      /** @type {string} */ buttonId,
+      /** @type {string} */ text,
+      /** @type {() => unknown} */ action,
+      kind = "",
+    ) => {
+      const properties = { type: "button", id: buttonId, class: kind, onclick: action }
+      buttons.append(make("button", properties, text))
+    }
+    if (state === "ready") {
+      addButton("do-download", "Download", () => this.download(file), "first")
+      addButton("do-share", "Share a link", () => openForm(place, makeShare(this.api, id)))
+    }
+    if (state !== "deleted" && state !== "expired") {
+      addButton("do-rename", "Rename", () => openForm(place, this.makeRename(file, place)))
+    }
+    if (state !== "deleted") {
+      addButton("do-delete", "Delete", () => this.confirmDeletion(file), "danger")
+    }
+    return make("div", { id: "doing", "data-state": state }, buttons, place)
   }
 
   /** @param {FileMetadata} file */
   async download(file) {
     try {
-      this.say(await download(this.api, /** @type {any} */ (file)))
+      this.say(await download(this.api, file))
     } catch (error) {
       this.say(`The file could not be downloaded. ${sayError(error)}`, true)
     }
   }
 
-  /** @param {FileMetadata} file @param {HTMLElement} place */
+  /**
+   * @param {FileMetadata} file
+   * @param {HTMLElement} place the parent of the form
+   */
   makeRename(file, place) {
-    const input = make("input", { id: "new-name", name: "name", required: true, value: file.filename, autocomplete: "off", spellcheck: "false" })
-    const form = make("form", { class: "line" }, make("label", { for: "new-name" }, "New name"), input,
-      make("button", { type: "submit", class: "first" }, "Rename"))
-    form.addEventListener("submit", (event) => (event.preventDefault(), this.rename(input.value, place)))
+    const input = make("input", {
+      id: "new-name",
+      name: "name",
+      required: true,
+      value: file.filename,
+      autocomplete: "off",
+      spellcheck: "false",
+    })
+    const form = make(
+      "form",
+      { class: "line" },
+      make("label", { for: "new-name" }, "New name"),
+      input,
+      make("button", { type: "submit", class: "first" }, "Rename"),
+    )
+    form.addEventListener("submit", (event) => {
+      event.preventDefault()
+      void this.rename(input.value, place)
+    })
     return form
   }
 
-  /** @param {string} filename @param {HTMLElement} place */
+  /**
+   * @param {string} filename
+   * @param {HTMLElement} place the parent of the form
+   */
   async rename(filename, place) {
     try {
       await this.api.ask("PATCH", `files/${this.id}`, { body: { filename } })
       place.replaceChildren()
-      this.say(`It is now called ${showName(filename)}.`)
+      this.say(`The file was renamed to ${showName(filename)}.`)
       find("do-rename", HTMLButtonElement).focus()
-      this.changed()
+      this.onChange()
       await this.load()
     } catch (error) {
-      this.say(`The name stays as it was. ${sayError(error)}`, true)
+      this.say(`The file could not be renamed. ${sayError(error)}`, true)
     }
   }
 
   /** @param {FileMetadata} file */
-  confirm(file) {
+  confirmDeletion(file) {
     find("confirm-name", HTMLElement).replaceChildren(makeName(file.filename))
-    find("confirm", HTMLDialogElement).showModal()
+    this.confirmation.showModal()
   }
 
   async delete() {
-    find("confirm", HTMLDialogElement).close()
+    this.confirmation.close()
     try {
       await this.api.ask("DELETE", `files/${this.id}`)
-      announce(`${showName(this.file?.filename ?? "")} is deleted`)
+      announce(`${showName(this.file?.filename ?? "")} was deleted`)
       this.dialog.close()
       find("files-title", HTMLElement).focus()
-      this.changed()
+      this.onChange()
     } catch (error) {
       this.say(`The file could not be deleted. ${sayError(error)}`, true)
     }
   }
 
-  /** What an event said of a file. @param {{file_id: string}} event */
-  hear(event) {
-    if (this.dialog.open && event.file_id === this.id) void this.load()
+  /**
+   * Load the file again if the dialog shows it.
+   * @param {import("./events.js").Transition} transition
+   */
+  update(transition) {
+    if (this.dialog.open && transition.file_id === this.id) void this.load()
   }
+}
+
+/**
+ * Put a form in its place, and focus its first field.
+ * @param {HTMLElement} place
+ * @param {HTMLFormElement} form
+ */
+function openForm(place, form) {
+  place.replaceChildren(form)
+  const field = /** @type {HTMLElement | null} */ (form.querySelector("input, select"))
+  field?.focus()
+}
+
+/** @param {FileMetadata} file */
+function makeProperties(file) {
+  const list = make("dl")
+  const add = (/** @type {string} */ term, /** @type {(Node | string)[]} */ ...description) =>
+    list.append(make("div", {}, make("dt", {}, term), make("dd", {}, ...description)))
+  const { id, hash } = file
+  add("Size", `${sayBytes(file.size)} (${file.size.toLocaleString("en")} bytes)`)
+  add("Type", makeName(file.content_type))
+  if (hash) {
+    const copyButton = makeCopyButton(() => hash, "Copy the SHA-256")
+    add("SHA-256 (proved)", make("code", { id: "digest" }, hash), copyButton)
+  } else if (file.declared_sha256) {
+    add("SHA-256 (declared)", make("code", {}, file.declared_sha256))
+  }
+  for (const [name, value] of Object.entries(file.metadata)) {
+    add(name === "path" ? "Path" : showName(name), makeName(value))
+  }
+  add("Created", sayTime(file.created_at))
+  if (file.upload_date) add("Proved", sayTime(file.upload_date))
+  if (file.state === "pending") add("Expires", sayTime(file.expires_at))
+  add(
+    "ID",
+    make("code", {}, id),
+    makeCopyButton(() => id, "Copy the ID"),
+  )
+  return list
+}
+
+/** @param {HistoryEntry[]} history */
+function makeHistory(history) {
+  if (history.length === 0) return []
+  const entries = history.map(({ at, state, by, why }) => {
+    const cause = by ? `, by ${CAUSES[by] ?? by}` : ""
+    const text = `${sayTime(at)}${cause}${why ? `: ${why}` : ""}`
+    return make("li", {}, makePill(state), make("span", {}, text))
+  })
+  return [make("h3", {}, "History"), make("ol", { class: "history" }, ...entries)]
 }

@@ -1,23 +1,33 @@
-/** Files and folders that were dropped or chosen, each with its path below what was chosen. */
+/** Files that the user has chosen or dropped, each with its path in the chosen folder. */
 
 /** @typedef {import("./uploads.js").Chosen} Chosen */
 
+/** How many files are found before they are passed on. */
 const BATCH = 200
 
-/** @param {FileList} files of an input; with `webkitdirectory` each has its path @returns {Chosen[]} */
+/**
+ * @param {FileList} files of an input. With the attribute `webkitdirectory`, each has its path.
+ * @returns {Chosen[]}
+ */
 export function listChosen(files) {
   return [...files].map((file) => ({ file, path: file.webkitRelativePath || file.name }))
 }
 
 /**
- * In batches, as they are found. The transfer itself is read before anything is waited for: afterwards it is empty.
- * @param {DataTransfer} transfer @param {(chosen: Chosen[]) => void} give @returns {Promise<string[]>} what could not be read
+ * Pass the dropped files on in batches, and return the paths that could not be read. The items of
+ * the transfer are read before the first `await`, because the browser then empties it.
+ * @param {DataTransfer} transfer
+ * @param {(chosen: Chosen[]) => void} give receives each batch
+ * @returns {Promise<string[]>}
  */
 export async function readDropped(transfer, give) {
   const items = [...transfer.items].filter((item) => item.kind === "file")
-  const entries = items.map((item) => ({ entry: item.webkitGetAsEntry?.() ?? null, file: item.getAsFile() }))
+  const dropped = items.map((item) => ({
+    entry: item.webkitGetAsEntry?.() ?? null,
+    file: item.getAsFile(),
+  }))
   const walk = new Walk(give)
-  for (const { entry, file } of entries) {
+  for (const { entry, file } of dropped) {
     if (entry) await walk.visit(entry)
     else if (file) walk.take({ file, path: file.name })
   }
@@ -25,6 +35,7 @@ export async function readDropped(transfer, give) {
   return walk.unreadable
 }
 
+/** A walk through the dropped folders. */
 class Walk {
   /** @param {(chosen: Chosen[]) => void} give */
   constructor(give) {
@@ -35,11 +46,17 @@ class Walk {
 
   /** @param {FileSystemEntry} entry */
   async visit(entry) {
+    const path = entry.fullPath.replace(/^\//, "")
     try {
-      if (entry.isDirectory) for (const inner of await listFolder(/** @type {FileSystemDirectoryEntry} */ (entry))) await this.visit(inner)
-      else this.take({ file: await readFile(/** @type {FileSystemFileEntry} */ (entry)), path: entry.fullPath.replace(/^\//, "") })
+      if (entry.isDirectory) {
+        const folder = /** @type {FileSystemDirectoryEntry} */ (entry)
+        for (const inner of await listFolder(folder)) await this.visit(inner)
+      } else {
+        const file = await readFile(/** @type {FileSystemFileEntry} */ (entry))
+        this.take({ file, path })
+      }
     } catch {
-      this.unreadable.push(entry.fullPath.replace(/^\//, ""))
+      this.unreadable.push(path)
     }
   }
 
@@ -50,23 +67,38 @@ class Walk {
   }
 
   flush() {
-    if (this.found.length) this.give(this.found)
+    if (this.found.length > 0) this.give(this.found)
     this.found = []
   }
 }
 
-/** @param {FileSystemFileEntry} entry @returns {Promise<File>} */
+/**
+ * @param {FileSystemFileEntry} entry
+ * @returns {Promise<File>}
+ */
 function readFile(entry) {
   return new Promise((resolve, reject) => entry.file(resolve, reject))
 }
 
-/** Browsers give a folder's content in pieces. @param {FileSystemDirectoryEntry} folder */
+/**
+ * Return all entries of a folder.
+ * @param {FileSystemDirectoryEntry} folder
+ */
 async function listFolder(folder) {
   const reader = folder.createReader()
-  const found = /** @type {FileSystemEntry[]} */ ([])
+  const entries = /** @type {FileSystemEntry[]} */ ([])
+  // Browsers return the entries in several pieces. An empty one is the end.
   for (;;) {
-    const piece = /** @type {FileSystemEntry[]} */ (await new Promise((resolve, reject) => reader.readEntries(resolve, reject)))
-    if (!piece.length) return found
-    found.push(...piece)
+    const piece = await readPiece(reader)
+    if (piece.length === 0) return entries
+    entries.push(...piece)
   }
+}
+
+/**
+ * @param {FileSystemDirectoryReader} reader
+ * @returns {Promise<FileSystemEntry[]>}
+ */
+function readPiece(reader) {
+  return new Promise((resolve, reject) => reader.readEntries(resolve, reject))
 }

@@ -1,31 +1,42 @@
-/** Making elements. Texts are only ever texts: nothing here, or anywhere on the page, reads markup. */
+/**
+ * Elements of the page, found or made. Text is never parsed as HTML, neither here nor anywhere else
+ * on the page.
+ */
 
-/** Characters that turn the direction of what follows, so that `gpj.exe` reads as `exe.jpg`. */
-const TURNING = /[\u202A-\u202E\u2066-\u2069]/g
+import { STATES } from "./words.js"
+
+/** Characters that change the direction of text. After one of them, `gpj.exe` reads `exe.jpg`. */
+const DIRECTION_CHARACTERS = /[\u202A-\u202E\u2066-\u2069]/g
+const COPIED_MILLISECONDS = 2000
+
+/** @typedef {Node | string | null | undefined} Child */
 
 /**
- * @template {keyof HTMLElementTagNameMap} T
- * @param {T} tag
- * @param {Record<string, any>} properties attributes, or `on…` listeners; `false`, `null` and `undefined` leave one out
- * @param {...(Node | string | null | undefined)} children
- * @returns {HTMLElementTagNameMap[T]}
+ * Return a new element.
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
+ * @param {Record<string, any>} properties attributes, and listeners such as `onclick`. A property
+ *   that is `false`, `null` or `undefined` is left out.
+ * @param {...Child} children
+ * @returns {HTMLElementTagNameMap[Tag]}
  */
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag)
   for (const [name, value] of Object.entries(properties)) {
-    if (typeof value === "function") element.addEventListener(name.slice(2), value)
-    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value === true ? "" : String(value))
+    if (value === false || value === null || value === undefined) continue
+    if (typeof value === "function") element.addEventListener(name.slice("on".length), value)
+    else element.setAttribute(name, value === true ? "" : String(value))
   }
   element.append(...children.filter((child) => child !== null && child !== undefined))
   return element
 }
 
 /**
- * An element of the page itself.
- * @template {HTMLElement} T
+ * Return an element of index.html. Throw an Error if there is no such element.
+ * @template {HTMLElement} Kind
  * @param {string} id
- * @param {new () => T} kind
- * @returns {T}
+ * @param {new () => Kind} kind
+ * @returns {Kind}
  */
 export function find(id, kind) {
   const element = document.getElementById(id)
@@ -33,59 +44,90 @@ export function find(id, kind) {
   return element
 }
 
-/** A name from outside, apart from the text around it. @param {string} name @param {Record<string, any>} properties */
+/**
+ * Return an element for a name that a user has chosen. Its direction does not affect the text
+ * around it.
+ * @param {string} name
+ * @param {Record<string, any>} properties
+ */
 export function makeName(name, properties = {}) {
   return make("bdi", properties, showName(name))
 }
 
-/** A name with what would turn it around made visible. @param {string} name */
+/**
+ * Return a name in which the characters that change the direction of text are replaced by their
+ * code points.
+ * @param {string} name
+ */
 export function showName(name) {
-  return name.replace(TURNING, (found) => `[U+${found.codePointAt(0)?.toString(16).toUpperCase()}]`)
+  return name.replace(DIRECTION_CHARACTERS, (character) => {
+    const codePoint = character.codePointAt(0) ?? 0
+    return `[U+${codePoint.toString(16).toUpperCase()}]`
+  })
 }
 
-/** Change a text only where it is another: a live region would read it again. @param {Node} node @param {string} text */
+/** @param {string} state */
+export function makePill(state) {
+  return make("span", { class: "pill", "data-state": state }, STATES[state] ?? state)
+}
+
+/**
+ * Set a text unless it is already there. (Screen readers read a live region again whenever its text
+ * is set.)
+ * @param {Node} node
+ * @param {string} text
+ */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text
 }
 
-/** @param {HTMLElement} element @param {boolean} shown */
-export function show(element, shown) {
-  if (element.hidden === shown) element.hidden = !shown
+/**
+ * @param {HTMLElement} element
+ * @param {boolean} isShown
+ */
+export function show(element, isShown) {
+  if (element.hidden === isShown) element.hidden = !isShown
 }
 
 /**
- * A button that copies a text, and says so.
- * @param {() => string} read @param {string} label
+ * Return a button that copies a text to the clipboard, and shows whether this succeeded.
+ * @param {() => string} read returns the text
+ * @param {string} label
  */
 export function makeCopyButton(read, label) {
   const button = make("button", { type: "button", class: "small", "aria-label": label }, "Copy")
   button.addEventListener("click", async () => {
     setText(button, (await copy(read())) ? "Copied" : "Not copied")
-    setTimeout(() => setText(button, "Copy"), 2000)
+    setTimeout(() => setText(button, "Copy"), COPIED_MILLISECONDS)
   })
   return button
 }
 
-/** @param {string} text */
+/**
+ * Copy a text to the clipboard, and return whether this succeeded.
+ * @param {string} text
+ */
 async function copy(text) {
   try {
     await navigator.clipboard.writeText(text)
     return true
   } catch {
-    return copyBySelection(text) // plain http has no clipboard
+    // Over plain http, browsers have no `navigator.clipboard`.
+    return copyBySelection(text)
   }
 }
 
 /** @param {string} text */
 function copyBySelection(text) {
-  const before = document.activeElement
+  const { activeElement } = document
   const area = make("textarea", { class: "visually-hidden", "aria-hidden": "true" })
   area.value = text
-  const place = document.querySelector("dialog[open]") ?? document.body
-  place.append(area)
+  // A modal dialog makes everything outside it inert.
+  const parent = document.querySelector("dialog[open]") ?? document.body
+  parent.append(area)
   area.select()
-  const done = document.execCommand("copy")
+  const isCopied = document.execCommand("copy")
   area.remove()
-  if (before instanceof HTMLElement) before.focus()
-  return done
+  if (activeElement instanceof HTMLElement) activeElement.focus()
+  return isCopied
 }

@@ -1,192 +1,261 @@
-/** The owner's files: searched, filtered, page by page, and kept up to date by what the stream of events tells. */
+/**
+ * The list of the owner's files. It is filtered and paged by the server. The transitions that the
+ * page receives keep it up to date.
+ */
 
-import { download } from "./downloads.js"
 import { announce } from "./announcing.js"
-import { find, make, makeName, setText, show, showName } from "./elements.js"
-import { sayBytes, sayError, sayTime, STATES } from "./words.js"
+import { download } from "./downloads.js"
+import { find, make, makeName, makePill, setText, show, showName } from "./elements.js"
+import { sayBytes, sayError, sayTime } from "./words.js"
 
-const PAGE = 50
-const TYPED_MILLISECONDS = 300
-const RELOAD_MILLISECONDS = 2000
+const FILES_PER_PAGE = 50
+const TYPING_MILLISECONDS = 300
+const SHORTEST_REFRESH_MILLISECONDS = 200
+const REFRESH_MILLISECONDS = 2000
+const SHOWN_DIGEST_DIGITS = 12
+const COLUMNS = ["name", "state", "size", "time", "digest", "act"]
 
-/** @typedef {Record<string, any>} FileMetadata as the API describes it */
+/** @typedef {import("./api.js").FileMetadata} FileMetadata */
 
 export class Files {
-  /** @param {import("./api.js").Api} api @param {(id: string) => void} open the details of a file */
-  constructor(api, open) {
+  /**
+   * @param {Pick<import("./api.js").Api, "ask" | "fetch" | "root">} api
+   * @param {(id: string) => void} openDetails
+   */
+  constructor(api, openDetails) {
     this.api = api
-    this.open = open
-    this.files = /** @type {Map<string, {file: FileMetadata, row: HTMLTableRowElement}>} */ (new Map())
+    this.openDetails = openDetails
+    this.shown = /** @type {Map<string, {file: FileMetadata, row: HTMLTableRowElement}>} */ (
+      new Map()
+    )
+    /** The cursors of the pages from the newest to the one that is shown. */
     this.cursors = [""]
-    this.next = /** @type {string | null} */ (null)
+    this.nextCursor = /** @type {string | null} */ (null)
     this.controller = new AbortController()
-    this.timer = 0
-    this.refreshing = 0
+    this.typingTimer = 0
+    this.refreshTimer = 0
     this.isFiltered = false
     this.loadedAt = 0
     this.filters = find("filters", HTMLFormElement)
     this.body = find("rows", HTMLTableSectionElement)
-    this.said = find("files-said", HTMLElement)
+    this.status = find("files-said", HTMLElement)
+    this.newer = find("newer", HTMLButtonElement)
+    this.older = find("older", HTMLButtonElement)
     this.listen()
   }
 
   listen() {
-    this.filters.addEventListener("submit", (event) => (event.preventDefault(), this.begin()))
-    this.filters.addEventListener("input", () => this.plan(() => this.begin(), TYPED_MILLISECONDS))
-    this.filters.addEventListener("reset", () => setTimeout(() => this.begin()))
-    find("newer", HTMLButtonElement).addEventListener("click", () => this.turn(-1))
-    find("older", HTMLButtonElement).addEventListener("click", () => this.turn(1))
+    this.filters.addEventListener("submit", (event) => {
+      event.preventDefault()
+      void this.loadFirstPage()
+    })
+    this.filters.addEventListener("input", () => {
+      clearTimeout(this.typingTimer)
+      this.typingTimer = window.setTimeout(() => this.loadFirstPage(), TYPING_MILLISECONDS)
+    })
+    this.filters.addEventListener("reset", () => {
+      // The browser empties the fields after this event.
+      setTimeout(() => this.loadFirstPage())
+    })
+    this.newer.addEventListener("click", () => this.showNewer())
+    this.older.addEventListener("click", () => this.showOlder())
     find("reload", HTMLButtonElement).addEventListener("click", () => this.load())
   }
 
-  /** @param {() => unknown} work @param {number} milliseconds */
-  plan(work, milliseconds) {
-    clearTimeout(this.timer)
-    this.timer = window.setTimeout(work, milliseconds)
-  }
-
-  /** The first page, of other filters. */
-  begin() {
+  loadFirstPage() {
     this.cursors = [""]
     return this.load()
   }
 
-  /** @param {number} by one page on or back */
-  turn(by) {
-    if (by > 0 && this.next) this.cursors.push(this.next)
-    if (by < 0 && this.cursors.length > 1) this.cursors.pop()
+  showNewer() {
+    if (this.cursors.length > 1) this.cursors.pop()
+    return this.showPage()
+  }
+
+  showOlder() {
+    if (this.nextCursor) this.cursors.push(this.nextCursor)
+    return this.showPage()
+  }
+
+  showPage() {
     find("files-title", HTMLElement).scrollIntoView({ block: "nearest" })
     return this.load()
   }
 
-  query() {
+  /** Return the query for the page that is shown, with the filters as the user has set them. */
+  makeQuery() {
     const values = new FormData(this.filters)
-    const query = new URLSearchParams({ limit: String(PAGE) })
-    const [name, type] = [String(values.get("name")).trim(), String(values.get("type")).trim()]
+    const query = new URLSearchParams({ limit: String(FILES_PER_PAGE) })
+    const name = String(values.get("name")).trim()
+    const type = String(values.get("type")).trim()
+    const state = String(values.get("state") ?? "")
     if (name) query.set("filename", name.endsWith("*") ? name : `${name}*`)
     if (type) query.set("content_type", type)
-    if (values.get("state")) query.set("state", String(values.get("state")))
+    if (state) query.set("state", state)
     this.isFiltered = query.size > 1
-    if (this.cursors.at(-1)) query.set("cursor", this.cursors.at(-1) ?? "")
+    const cursor = this.cursors.at(-1)
+    if (cursor) query.set("cursor", cursor)
     return query
   }
 
+  /** Load the page, and cancel an earlier load that is in progress. */
   async load() {
-    clearTimeout(this.timer)
-    clearTimeout(this.refreshing)
-    this.refreshing = 0
+    clearTimeout(this.typingTimer)
+    clearTimeout(this.refreshTimer)
+    this.refreshTimer = 0
     this.controller.abort()
     this.controller = new AbortController()
     const { signal } = this.controller
     this.body.setAttribute("aria-busy", "true")
     try {
-      const page = await this.api.ask("GET", `files?${this.query()}`, { signal })
+      const page = await this.api.ask("GET", `files?${this.makeQuery()}`, { signal })
       this.loadedAt = performance.now()
-      this.next = page.next
+      this.nextCursor = page.next
       this.draw(page.files)
-      this.say(this.describeNothing(page.files.length), false)
+      this.say(page.files.length > 0 ? "" : this.describeEmptyPage(), false)
     } catch (error) {
       if (signal.aborted) return
-      this.say(`The list could not be read. ${sayError(error)}`, true)
+      this.say(`The list could not be loaded. ${sayError(error)}`, true)
     }
     this.body.removeAttribute("aria-busy")
   }
 
-  /** @param {number} count of files */
-  describeNothing(count) {
-    if (count) return ""
-    if (this.next) return "No file on this page: go on to older ones."
-    return this.isFiltered ? "No file matches. A name is searched from its beginning, a type as a whole." : "No file yet."
+  describeEmptyPage() {
+    if (this.nextCursor) return "There are no files on this page. Continue with the older ones."
+    if (!this.isFiltered) return "There are no files yet."
+    return "No file matches. A name must match from its beginning, and a type as a whole."
   }
 
-  /** @param {string} text @param {boolean} isFailure */
+  /**
+   * @param {string} text
+   * @param {boolean} isFailure
+   */
   say(text, isFailure) {
-    setText(this.said, text)
-    show(this.said, text !== "")
-    this.said.classList.toggle("failure", isFailure)
+    setText(this.status, text)
+    show(this.status, text !== "")
+    this.status.classList.toggle("failure", isFailure)
   }
 
-  /** Rows that stay keep their elements, and with them the focus. @param {FileMetadata[]} files */
+  /**
+   * Show a page of files. A file that is already shown keeps its row, so that the row keeps the
+   * focus.
+   * @param {FileMetadata[]} files
+   */
   draw(files) {
-    const before = this.files
-    this.files = new Map()
-    const rows = files.map((file) => {
-      const row = before.get(file.id)?.row ?? this.makeRow(file.id)
-      this.files.set(file.id, { file, row })
+    const shownBefore = this.shown
+    this.shown = new Map()
+    for (const file of files) {
+      const row = shownBefore.get(file.id)?.row ?? this.makeRow(file.id)
+      this.shown.set(file.id, { file, row })
       this.drawRow(row, file)
-      return row
-    })
-    if (rows.length !== this.body.rows.length || rows.some((row, place) => row !== this.body.rows[place])) this.body.replaceChildren(...rows)
-    const newer = find("newer", HTMLButtonElement)
-    const older = find("older", HTMLButtonElement)
-    newer.disabled = this.cursors.length === 1
-    older.disabled = !this.next
+    }
+    const rows = [...this.shown.values()].map(({ row }) => row)
+    const isSameOrder =
+      rows.length === this.body.rows.length &&
+      rows.every((row, index) => row === this.body.rows[index])
+    if (!isSameOrder) this.body.replaceChildren(...rows)
+    this.newer.disabled = this.cursors.length === 1
+    this.older.disabled = !this.nextCursor
     setText(find("page-number", HTMLElement), `Page ${this.cursors.length}`)
-    const isEmpty = !files.length && !this.isFiltered
+    const isEmpty = files.length === 0 && !this.isFiltered
     show(find("teaching", HTMLElement), isEmpty)
     show(find("listed", HTMLElement), !isEmpty)
-    this.offerTypes(files)
+    this.suggestTypes(files)
   }
 
   /** @param {FileMetadata[]} files */
-  offerTypes(files) {
-    const types = [...new Set(files.map((file) => String(file.content_type)))].sort()
-    find("types", HTMLDataListElement).replaceChildren(...types.map((type) => make("option", { value: type })))
+  suggestTypes(files) {
+    const types = [...new Set(files.map((file) => file.content_type))].sort()
+    const options = types.map((type) => make("option", { value: type }))
+    find("types", HTMLDataListElement).replaceChildren(...options)
   }
 
   /** @param {string} id */
   makeRow(id) {
-    const opener = make("button", { type: "button", class: "link", onclick: () => this.open(id) })
-    const cells = [make("th", { scope: "row" }, opener), ...Array.from({ length: 5 }, () => make("td"))]
-    for (const [place, kind] of ["name", "state", "size", "time", "digest", "act"].entries()) cells[place].className = kind
+    const openButton = make("button", {
+      type: "button",
+      class: "link",
+      onclick: () => this.openDetails(id),
+    })
+    const cells = COLUMNS.map((column) =>
+      column === "name"
+        ? make("th", { scope: "row", class: column }, openButton)
+        : make("td", { class: column }),
+    )
     return make("tr", { "data-id": id }, ...cells)
   }
 
-  /** @param {HTMLTableRowElement} row @param {FileMetadata} file */
+  /**
+   * Show a file in its row. The row keeps its button, because the dialog of the file returns the
+   * focus to it when it closes.
+   * @param {HTMLTableRowElement} row
+   * @param {FileMetadata} file
+   */
   drawRow(row, file) {
     const drawn = JSON.stringify([file.filename, file.metadata.path, file.state, file.hash])
     if (row.dataset.drawn === drawn) return
     row.dataset.drawn = drawn
-    const [name, state, size, time, digest, act] = row.cells
-    const folder = String(file.metadata.path ?? "").replace(/[^/]*$/, "")
-    const [opener] = name.children // stays: a dialog that closes gives it the focus back
-    opener.replaceChildren(makeName(file.filename))
-    const brief = make("span", { class: "brief" }, `${sayBytes(file.size)} · ${sayTime(file.created_at)}`)
-    name.replaceChildren(opener, ...(folder ? [makeName(folder, { class: "folder" })] : []), brief)
-    state.replaceChildren(make("span", { class: "pill", "data-state": file.state }, STATES[file.state] ?? file.state))
+    const [name, state, size, time, digest, action] = row.cells
+    const [openButton] = name.children
+    const created = sayTime(file.created_at)
+    const folder = (file.metadata.path ?? "").replace(/[^/]*$/, "")
+    openButton.replaceChildren(makeName(file.filename))
+    name.replaceChildren(openButton)
+    if (folder) name.append(makeName(folder, { class: "folder" }))
+    name.append(make("span", { class: "brief" }, `${sayBytes(file.size)} · ${created}`))
+    state.replaceChildren(makePill(file.state))
     setText(size, sayBytes(file.size))
-    time.replaceChildren(make("time", { datetime: file.created_at }, sayTime(file.created_at)))
-    digest.replaceChildren(file.hash ? make("code", { title: file.hash }, `${file.hash.slice(0, 12)}…`) : "–")
-    act.replaceChildren(...(file.state === "ready" ? [this.makeDownload(file)] : []))
+    time.replaceChildren(make("time", { datetime: file.created_at }, created))
+    digest.replaceChildren(file.hash ? makeShortDigest(file.hash) : "–")
+    action.replaceChildren(...(file.state === "ready" ? [this.makeDownload(file)] : []))
   }
 
   /** @param {FileMetadata} file */
   makeDownload(file) {
-    const label = `Download ${showName(file.filename)}`
-    return make("button", { type: "button", class: "small", "aria-label": label, onclick: () => this.download(file) }, "Download")
+    const properties = {
+      type: "button",
+      class: "small",
+      "aria-label": `Download ${showName(file.filename)}`,
+      onclick: () => this.download(file),
+    }
+    return make("button", properties, "Download")
   }
 
   /** @param {FileMetadata} file */
   async download(file) {
     try {
-      announce(await download(this.api, /** @type {any} */ (file)))
+      announce(await download(this.api, file))
       this.say("", false)
     } catch (error) {
       this.say(`${showName(file.filename)} could not be downloaded. ${sayError(error)}`, true)
     }
   }
 
-  /** What an event said of a file. @param {{file_id: string, state: string, hash: string | null, filename: string}} event */
-  hear(event) {
-    const known = this.files.get(event.file_id)
-    if (known && event.state !== "deleted") {
-      known.file = { ...known.file, state: event.state, hash: event.hash ?? known.file.hash, filename: event.filename ?? known.file.filename }
-      this.drawRow(known.row, known.file)
-    } else if (known || this.cursors.length === 1) this.refresh()
+  /**
+   * Show the new state of a listed file. A transition of another file refreshes the first page.
+   * @param {import("./events.js").Transition} transition
+   */
+  update(transition) {
+    const { state, filename } = transition
+    const listed = this.shown.get(transition.file_id)
+    if (listed && state !== "deleted") {
+      const hash = transition.hash ?? listed.file.hash
+      listed.file = { ...listed.file, state, hash, filename: filename ?? listed.file.filename }
+      this.drawRow(listed.row, listed.file)
+    } else if (listed || this.cursors.length === 1) this.refresh()
   }
 
-  /** Soon, and once for many. */
+  /** Load the page again soon. Several calls within two seconds load it once. */
   refresh() {
-    this.refreshing ||= window.setTimeout(() => this.load(), Math.max(200, this.loadedAt + RELOAD_MILLISECONDS - performance.now()))
+    const wait = this.loadedAt + REFRESH_MILLISECONDS - performance.now()
+    this.refreshTimer ||= window.setTimeout(
+      () => this.load(),
+      Math.max(SHORTEST_REFRESH_MILLISECONDS, wait),
+    )
   }
+}
+
+/** @param {string} digest */
+function makeShortDigest(digest) {
+  return make("code", { title: digest }, `${digest.slice(0, SHOWN_DIGEST_DIGITS)}…`)
 }

@@ -36,7 +36,7 @@ function take(chosen) {
   announce(`${sayCount(taken, "file is", "files are")} queued${repeated}`)
 }
 
-/** Show the work of the user who has signed in. */
+/** Show the uploads and the files of the user who has signed in. */
 function open() {
   show(find("signing-in", HTMLElement), false)
   show(find("work", HTMLElement), true)
@@ -49,7 +49,7 @@ function open() {
   find("choose-files", HTMLElement).focus({ preventScroll: true })
 }
 
-/** Remove everything of the user who has signed out. */
+/** Reload the page, so that it holds nothing of the user who has signed out. */
 function close() {
   verification.close()
   events.forget()
@@ -57,9 +57,9 @@ function close() {
 }
 
 /** @param {import("./events.js").Transition} transition */
-function hear(transition) {
-  files.hear(transition)
-  details.hear(transition)
+function apply(transition) {
+  files.update(transition)
+  details.update(transition)
   const upload = uploads.byId(transition.file_id)
   if (!upload) return
   if (transition.state !== "rejected") {
@@ -74,7 +74,7 @@ function hear(transition) {
 session.addEventListener("in", open)
 session.addEventListener("out", close)
 session.addEventListener("lost", () => events.close())
-events.addEventListener("transition", (event) => hear(/** @type {CustomEvent} */ (event).detail))
+events.addEventListener("transition", (event) => apply(/** @type {CustomEvent} */ (event).detail))
 events.addEventListener("reset", () => {
   files.refresh()
   void verification.pollAll().catch(() => undefined)

@@ -24,7 +24,7 @@ const MOST_BYTES_IN_FLIGHT = 256 * 1024 ** 2
 
 /** @typedef {{part_size: number, parts: number}} Plan */
 
-/** The wish to start the upload again, as a new file at the server or with the same one. */
+/** The error after which the upload starts again, as a new file or with the same one. */
 export class StartAgain extends Error {
   /**
    * @param {string} why

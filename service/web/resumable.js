@@ -10,7 +10,7 @@
 
 import { CAN_DIGEST, digestPiece } from "./digests.js"
 
-/** @typedef {{start: number, end: number, sha256: string}} Sample a digest of some bytes of a file */
+/** @typedef {{start: number, end: number, sha256: string}} Sample a digest of a file's bytes */
 
 /**
  * @typedef {object} Entry

@@ -14,7 +14,7 @@ export const MOST_FRESH_URLS = 4
 const places = new Semaphore(PUTS_AT_ONCE)
 
 /** @typedef {{method: string, url: string, headers: Record<string, string>}} Signed */
-/** @typedef {{status: number, code: string}} Answer `code` is the store's name of an error, or "" */
+/** @typedef {{status: number, code: string}} Answer `code` is the store's error code, or "" */
 /** @typedef {(sentBytes: number) => void} Progress */
 
 /**

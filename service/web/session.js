@@ -41,7 +41,7 @@ export class Session extends EventTarget {
   }
 
   /**
-   * Record that the API no longer accepts a key. A key that was replaced in the meantime is ignored.
+   * Record that the API no longer accepts a key. Ignore a key that is no longer the current one.
    * @param {string} key the key of the refused request
    */
   lose(key) {

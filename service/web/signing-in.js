@@ -1,21 +1,26 @@
-/** The form that asks for a key: at first, and again when the key has ended in the middle of the work. */
+/** The form that asks for an API key, at first and after the API has refused the current one. */
 
 import { Refused } from "./api.js"
 import { find, setText, show } from "./elements.js"
 import { sayError } from "./words.js"
 
-const SHAPE = /^assay_[A-Za-z0-9_-]{43}$/
+const KEY_SHAPE = /^assay_[A-Za-z0-9_-]{43}$/
 
 export class SigningIn {
-  /** @param {import("./api.js").Api} api @param {import("./session.js").Session} session */
+  /**
+   * @param {Pick<import("./api.js").Api, "ask">} api
+   * @param {import("./session.js").Session} session
+   */
   constructor(api, session) {
     this.api = api
     this.session = session
-    this.form = find("sign-in", HTMLFormElement)
     this.input = find("key", HTMLInputElement)
     this.remember = find("remember", HTMLInputElement)
-    this.said = find("sign-in-said", HTMLElement)
-    this.form.addEventListener("submit", (event) => (event.preventDefault(), this.submit()))
+    this.error = find("sign-in-said", HTMLElement)
+    find("sign-in", HTMLFormElement).addEventListener("submit", (event) => {
+      event.preventDefault()
+      void this.submit()
+    })
     find("sign-out", HTMLButtonElement).addEventListener("click", () => session.close())
     session.addEventListener("lost", () =>
       this.ask(
@@ -25,56 +30,69 @@ export class SigningIn {
     )
   }
 
-  /** @param {string} text what went wrong, if anything did */
-  ask(text) {
-    this.say(text)
+  /**
+   * Show the form.
+   * @param {string} error why the user has to sign in again, or ""
+   */
+  ask(error) {
+    this.showError(error)
     this.remember.checked = this.session.isRemembered
     show(find("signing-in", HTMLElement), true)
     this.input.focus()
   }
 
-  /** @param {string} text */
-  say(text) {
-    setText(this.said, text)
+  /** @param {string} text "" if there is no error */
+  showError(text) {
+    setText(this.error, text)
     if (text) this.input.setAttribute("aria-invalid", "true")
     else this.input.removeAttribute("aria-invalid")
   }
 
   async submit() {
     const key = this.input.value.trim()
-    if (!SHAPE.test(key)) return this.refuse(
-      "This is not an API key. A key consists of assay_ and 43 characters. Copy the whole key.",
-    )
-    this.say("")
+    if (!KEY_SHAPE.test(key)) {
+      this.refuse(
+        "This is not an API key. A key consists of assay_ and 43 characters. Copy the whole key.",
+      )
+      return
+    }
+    this.showError("")
     const button = find("sign-in-button", HTMLButtonElement)
     button.disabled = true
     try {
-      await this.try(key)
+      await this.signIn(key)
     } catch (error) {
       this.refuse(sayError(error))
     }
     button.disabled = false
   }
 
-  /** A key that may only write is a key too. @param {string} key */
-  async try(key) {
-    const { key: before, isLost } = this.session
-    Object.assign(this.session, { key, isLost: true })
+  /**
+   * Open the session with a key. If the API does not accept the key, restore the previous one and
+   * throw the error of the request. A 403 means that the API accepts the key, but that it has no
+   * scope `read`.
+   * @param {string} key
+   */
+  async signIn(key) {
+    const { session } = this
+    const previous = { key: session.key, isLost: session.isLost }
+    // While the session is lost, a 401 to this request does not lose it again.
+    Object.assign(session, { key, isLost: true })
     try {
       await this.api.ask("GET", "files?limit=1")
     } catch (error) {
       if (!(error instanceof Refused) || error.status !== 403) {
-        Object.assign(this.session, { key: before, isLost })
+        Object.assign(session, previous)
         throw error
       }
     }
     this.input.value = ""
-    this.session.open(key, this.remember.checked)
+    session.open(key, this.remember.checked)
   }
 
   /** @param {string} text */
   refuse(text) {
-    this.say(text)
+    this.showError(text)
     this.input.focus()
     this.input.select()
   }

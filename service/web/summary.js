@@ -1,4 +1,4 @@
-/** The progress, the rate and the remaining time of all uploads, and the buttons for all of them. */
+/** The progress, the rate and the remaining time of all uploads, and the buttons for them. */
 
 import { find, setText, show } from "./elements.js"
 import { sayBytes, sayCount, sayLeft } from "./words.js"

@@ -1,6 +1,6 @@
 /**
  * Polling for the verdicts on uploaded files. Without a stream of events, the page polls all the
- * time. With one, it polls only now and then, because an event is a hint that may be lost.
+ * time. With a stream, it polls only every half minute or less often, because an event may be lost.
  */
 
 import { Refused } from "./api.js"

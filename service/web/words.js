@@ -24,8 +24,8 @@ export const STATES = {
 const REASONS = {
   "size-mismatch": "The uploaded data has a different size than declared. Send the file again.",
   "digest-mismatch":
-    "The uploaded data is not what was declared: its SHA-256 differs. Send the file again. If this" +
-    " happens again, check the network for a device that alters data.",
+    "The uploaded data is not what was declared: its SHA-256 differs. Send the file again. If" +
+    " this happens again, check the network for a device that alters data.",
   "content-type-mismatch":
     "The uploaded data has a different type than declared. Send the file again.",
   unverifiable:
@@ -45,8 +45,8 @@ const PROBLEMS = {
   "links-not-available":
     "This server creates no links. Its administrator has to set ASSAY_LINK_SECRET.",
   "internal-error":
-    "The server failed, and its log has the reason. Try again. If this happens again, report it to" +
-    " the administrator.",
+    "The server failed, and its log has the reason. Try again. If this happens again, report it" +
+    " to the administrator.",
   "file-damaged": "The stored file is missing or was altered. Tell the administrator.",
 }
 

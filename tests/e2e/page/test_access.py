@@ -169,7 +169,7 @@ async def test_all_actions_are_available_by_keyboard(
     await press(page, "Tab", "Enter")
     await expect(dialog).to_be_hidden()
     await expect(page.locator("#files-title")).to_be_focused()
-    await expect(page.locator("#said")).to_have_text("renamed.txt is deleted")
+    await expect(page.locator("#said")).to_have_text("renamed.txt was deleted")
 
 
 async def test_screen_readers_announce_progress(signed_in: Screen, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ async def test_screen_readers_announce_progress(signed_in: Screen, tmp_path: Pat
     await signed_in.choose(*paths)
     await expect(said).to_contain_text("proved and ready")
     await expect(
-        signed_in.page.get_by_role("progressbar", name="Sent of all files")
+        signed_in.page.get_by_role("progressbar", name="Progress of all files")
     ).to_be_visible()
     await signed_in.choose(write_file(tmp_path / "bad\n.txt", 10))
     await expect(said).to_contain_text("failed")

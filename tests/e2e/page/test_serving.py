@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import BrowserContext
 
 import service
-from service.routes.page import MODULES
+from service.routes.page import MODULES, STYLES
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.leaks import keep_secret
 from tests.e2e.page.chosen import write_file
@@ -45,7 +45,8 @@ async def test_only_the_files_of_the_page_are_served(
     api: Api, anonymous: httpx.AsyncClient
 ) -> None:
     assert {path.name for path in WEB.glob("*.js")} == set(MODULES)
-    for name in ("style.css", *MODULES):
+    assert {path.name for path in WEB.glob("*.css")} == set(STYLES)
+    for name in (*STYLES, *MODULES):
         answer = await anonymous.get(f"{api.url}/page/{name}")
         assert answer.content == (WEB / name).read_bytes()
         assert (
@@ -94,7 +95,7 @@ async def test_the_page_is_not_part_of_the_openapi_document(
 def test_no_file_has_inline_scripts_inline_styles_or_absolute_addresses() -> None:
     page = (WEB / "index.html").read_text()
     assert not re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", page)
-    for path in [WEB / "index.html", WEB / "style.css", *WEB.glob("*.js")]:
+    for path in [WEB / "index.html", *WEB.glob("*.css"), *WEB.glob("*.js")]:
         text = path.read_text().replace("http://www.w3.org/2000/svg", "")
         assert not re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", text), path.name
         assert not re.findall(
