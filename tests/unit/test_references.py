@@ -34,6 +34,7 @@ SUFFIXES: Final = frozenset(
 )
 NOT_READ: Final = (
     Path("service/web/swagger"),
+    Path("tests/javascript/node_modules"),
     Path("tests/unit/test_references.py"),
     Path("tests/unit/test_language.py"),
 )
@@ -52,6 +53,7 @@ ELSEWHERE: Final = {
     "service/migrations": "the place of `migrations` in the wheel",
     "service/migrations/env.py": "the place of `migrations` in the wheel",
     "pip.conf": "a file of the user",
+    "Node.js": "a program",
     "assay.conf": "a file that a test writes for nginx",
     "nothing.js": "a missing file that a test requests",
     "2findex.html": "the end of `..%2findex.html`",
