@@ -191,7 +191,7 @@ async def running(
 ) -> AsyncIterator[None]:
     """Check the schema, and run the worker in the background while the block runs.
 
-    At the end of the block, the worker finishes its work or gives its leases back. Raises
+    At the end of the block, the worker finishes its work or releases its leases. Raises
     SchemaError.
     """
     checked = await check_schema(resources, readiness)

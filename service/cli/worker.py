@@ -24,7 +24,7 @@ log = structlog.get_logger()
 def worker(*, metrics_port: int | None = None, metrics_host: str = "127.0.0.1") -> None:
     """Run a worker, configured by ASSAY_* variables.
 
-    After SIGTERM, it finishes its work or gives its leases back.
+    After SIGTERM, it finishes its work or releases its leases.
 
     Parameters
     ----------

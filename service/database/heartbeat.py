@@ -22,7 +22,7 @@ class Heartbeat:
     """A task that extends one lease three times per lease period.
 
     It runs until it is stopped or the lease is lost. `extend` returns False if the lease is lost.
-    While the database is unavailable, the lease may end, but it counts as lost only when the
+    While the database is unavailable, the lease may expire, but it counts as lost only when the
     database reports it. `ended` is set when the lease is lost or the heartbeat is stopped, so that
     threads that work under the lease can stop. `held_until` is a time of `time.monotonic()`, until
     which the lease is certainly live.

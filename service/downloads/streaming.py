@@ -10,8 +10,8 @@ The client may be slow, may pause, and may disconnect at any time.
      meanwhile: 410. If it is still `ready`: 500.
    - The store is unavailable: 503.
 4. Send the headers, and then chunk after chunk. For each chunk, take memory from the budget of the
-   process, read in a thread, send, wait until the transport has sent almost all of it, and give the
-   memory back. The wait for a client occupies no thread. The next chunk is read during this wait
+   process, read in a thread, send, wait until the transport has sent almost all of it, and release
+   the memory. The wait for a client occupies no thread. The next chunk is read during this wait
    only while half of the budget is free.
    - The client has not taken a chunk after PAUSE_SECONDS: close the connection to the store. (The
      store would soon cut it, and an open read may delay a DELETE until then.) The next read opens
@@ -236,7 +236,7 @@ class Body:
             self.give_back(self.lent)
 
     async def drain(self, source: Source, send: Send) -> None:
-        """Wait until the memory of the last chunk can be given back.
+        """Wait until the memory of the last chunk can be released.
 
         The server accepts an empty piece only when the transport's buffer is almost empty. After
         PAUSE_SECONDS, the connection to the store is closed meanwhile.

@@ -224,7 +224,7 @@ def foresee(file: FileDiagnostics, incoming: Place | None) -> str:
 def foresee_waiting(file: FileDiagnostics, incoming: Place | None) -> str:
     if is_held(file) and file.lease_until is not None:
         return (
-            f"the worker commits, or its lease ends {describe_wait(file, file.lease_until)}"
+            f"the worker commits, or its lease expires {describe_wait(file, file.lease_until)}"
             " and another worker starts again"
         )
     missing = incoming is not None and incoming.is_empty

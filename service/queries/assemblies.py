@@ -29,7 +29,7 @@ async def name_upload(database: Database, file_id: UUID, upload_id: str) -> bool
 
 
 # This sets the same lease as a worker's claim. While it is live, no worker claims the file, and the
-# file does not expire. `due_at` is not changed: when the lease has ended, a worker checks whether
+# file does not expire. `due_at` is not changed: when the lease has expired, a worker checks whether
 # the object exists.
 CLAIM: Final = """
     UPDATE files SET lease = gen_random_uuid(), lease_until = now() + $3::interval
@@ -68,12 +68,12 @@ RELEASE: Final = """
 
 
 async def release_assembly(database: Database, file_id: UUID, token: UUID) -> bool:
-    """Give the lease back. Return False if it was already lost."""
+    """Release the lease. Return False if it was already lost."""
     return await database.fetchval(RELEASE, file_id, token) is not None
 
 
 # Like RECORD_ARRIVAL (service/queries/files.py), which `complete` runs for a file in one PUT. It
-# also gives the lease back.
+# also releases the lease.
 RECORD_ASSEMBLED: Final = """
     UPDATE files
     SET state = 'verifying', changed_by = 'client',
@@ -91,7 +91,7 @@ RECORD_ASSEMBLED: Final = """
 async def record_assembled(
     database: Database, file_id: UUID, token: UUID, sha256: Sha256 | None
 ) -> File | None:
-    """Record the arrival of the assembled object, and give the lease back.
+    """Record the arrival of the assembled object, and release the lease.
 
     Return None if the lease was lost, the file is final, or another digest is known.
     """

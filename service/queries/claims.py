@@ -1,4 +1,4 @@
-"""Statements of a claim: take due files, extend the lease, give it back.
+"""Statements of a claim: take due files, extend the lease, release it.
 
 All statements but the claim itself require the lease.
 """
@@ -10,7 +10,7 @@ from service.model import Claim, State
 from service.queries.rows import Database, read_row
 
 # A claim does not change the state. Each kind of file has its own partial index, so that a claim
-# reads no rows of another kind. `due_at` is set to the end of the lease, so that the file is due
+# reads no rows of another kind. `due_at` is set to the expiry of the lease, so that the file is due
 # again then if the process dies.
 CLAIM: Final = """
     WITH large AS (
@@ -131,7 +131,7 @@ RELEASE: Final = """
 async def release_claim(
     database: Database, claim: Claim, *, retry_in: timedelta, error: str
 ) -> bool:
-    """Give the lease back and record the error. Return False if the claim was already lost.
+    """Release the lease and record the error. Return False if the claim was already lost.
 
     The reservation is not touched, because the next claim uses a new key.
     """

@@ -160,8 +160,8 @@ async def change_file(
 
 
 # This changes `files` alone. A reservation is left to the sweeper, which dooms it when its lease
-# has ended. The first sweep is due SWEEP_DELAY after `sweep_at`, which is set to the current time,
-# or to the end of the lease if the parts of a multipart upload are being assembled.
+# has expired. The first sweep is due SWEEP_DELAY after `sweep_at`, which is set to the current
+# time, or to the expiry of the lease if the parts of a multipart upload are being assembled.
 DELETE: Final = """
     UPDATE files
     SET state = 'deleted', changed_by = 'client', changed_why = 'the client deleted it',

@@ -50,7 +50,7 @@ class DeletedObject(msgspec.Struct, frozen=True):
     minio_object_name: UUID
 
 
-# Before its lease has ended, a reservation is doomed only by the process that holds it.
+# Before its lease has expired, a reservation is doomed only by the process that holds it.
 DOOM_ENDED: Final = """
     UPDATE reservations SET doomed_at = now(), sweep_at = now() WHERE vault_key IN (
         SELECT vault_key FROM reservations WHERE doomed_at IS NULL AND lease_until < now()
@@ -60,7 +60,7 @@ DOOM_ENDED: Final = """
 
 
 async def doom_ended_reservations(database: Database, limit: int) -> int:
-    """Doom reservations whose lease has ended, and return how many."""
+    """Doom reservations whose lease has expired, and return how many."""
     return len(await database.fetch(DOOM_ENDED, limit))
 
 

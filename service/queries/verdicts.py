@@ -68,7 +68,7 @@ async def reject_file(database: Database, claim: Claim, rejection: Rejection) ->
 # the same time.
 #
 # One read of the copy may have been wrong. A mismatch is therefore a verdict only if the previous
-# copy had the same digest. The first mismatch is recorded, the lease is given back, the reservation
+# copy had the same digest. The first mismatch is recorded, the lease is released, the reservation
 # is doomed, and the file is due again at once. If a mismatch differs from the previous one, the
 # file is due again after one minute, because a client may send two contents in turn.
 COMMIT: Final = """
@@ -135,7 +135,7 @@ async def commit_verification(
     """Compare the declared size and digest with the proved ones, and commit the verdict.
 
     Return the file. After a first mismatch, the file is still unproved: its reservation is doomed,
-    the lease is given back, and the file is due again. Neither None nor an error shows that no
+    the lease is released, and the file is due again. Neither None nor an error shows that no
     commit has taken effect, so the statement must never be sent again.
     """
     row = await database.fetchrow(
@@ -144,7 +144,7 @@ async def commit_verification(
     return read_file_if_any(row)
 
 
-# One statement counts the failed read and gives the lease back, or rejects the file. A worker whose
+# One statement counts the failed read and releases the lease, or rejects the file. A worker whose
 # lease is lost therefore counts nothing. Both bounds must be reached, so that a burst of failures
 # within minutes rejects no file.
 COUNT_FAILED_READ: Final = """
@@ -183,7 +183,7 @@ async def count_failed_read(
     most_reads: int,
     most_time: timedelta,
 ) -> File | None:
-    """Count a failed read of the incoming object, and give the lease back.
+    """Count a failed read of the incoming object, and release the lease.
 
     Return the file, or None if the claim is lost. The file is rejected as unverifiable if at least
     `most_reads` reads have failed, the first of them at least `most_time` ago.

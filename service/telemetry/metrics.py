@@ -23,7 +23,7 @@ VERIFICATION_SECONDS: Final = Histogram(
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
 )
 VERIFIED_BYTES: Final = Counter("assay_verified_bytes", "Bytes that were hashed and committed.")
-STORE_RETRIES: Final = Counter("assay_store_retries", "Claims given back because of the store.")
+STORE_RETRIES: Final = Counter("assay_store_retries", "Claims released because of the store.")
 STORE_PROBES: Final = Counter("assay_store_probes", "Probes of the store by workers.", ["outcome"])
 FAILED_READS: Final = Counter(
     "assay_failed_reads", "Failed reads of an incoming object that counted towards its rejection."

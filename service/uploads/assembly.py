@@ -9,35 +9,35 @@ file, and the file does not expire.
    `complete` again.
 3. List the parts that the store has. This list is authoritative.
    - The store has no such upload: see "Upload missing" below.
-   - Any other error: give the lease back, 503.
-4. Compare the list with the declaration. If parts are missing or have a wrong size, give the lease
-   back and answer 409 with their numbers.
+   - Any other error: release the lease, 503.
+4. Compare the list with the declaration. If parts are missing or have a wrong size, release the
+   lease and answer 409 with their numbers.
 5. Request the assembly of the listed parts, once, and before the first lease period is over.
    - The store has assembled them: see "Object present" below.
    - The store has no such upload: see "Upload missing" below.
-   - The store refuses, because a part was sent again after it was listed: give the lease back, 409.
+   - The store refuses, because a part was sent again after it was listed: release the lease, 409.
    - Any other error answer, or it is too late to send the request: the request has ended or was
-     never sent. Give the lease back, 503.
+     never sent. Release the lease, 503.
    - No answer, or a gateway's answer: the assembly may take effect at any later time. Answer 503,
-     and let the lease end by itself, so that no second request is sent before. After that, a worker
+     and let the lease expire, so that no second request is sent before. After that, a worker
      finds the object (by the store's event or by the schedule), or the next `complete` does.
 
-Object present: record the arrival and give the lease back, in one statement.
+Object present: record the arrival and release the lease, in one statement.
    - No row was updated, because the file was deleted or the lease is lost: begin `complete` again.
-   - No row was updated, because another arrival brought another digest: give the lease back, so
+   - No row was updated, because another arrival brought another digest: release the lease, so
      that a worker can claim the file, and begin `complete` again.
 
 Upload missing: check the incoming key with a HEAD request.
    - There is an object: see "Object present" above.
-   - There is no object: give the lease back. If that updated a row, the upload is lost: 409.
+   - There is no object: release the lease. If that updated a row, the upload is lost: 409.
      Otherwise another process may have assembled and proved the file and removed the object: begin
      `complete` again.
-   - The store gives no usable answer: give the lease back, 503.
+   - The store gives no usable answer: release the lease, 503.
 
 While steps 3 to 5 run, the lease is extended. If it is lost because the file was deleted, the
 statements at the end update no row.
 
-Cancellation at shutdown, or an unexpected exception: let the lease end by itself, as without an
+Cancellation at shutdown, or an unexpected exception: let the lease expire, as without an
 answer.
 """
 
@@ -239,4 +239,4 @@ async def give_back(resources: Resources, file: File, lease: UUID, error: Except
     try:
         await assemblies.release_assembly(resources.pool, file.id, lease)
     except database.UNREACHABLE as away:
-        log.warning("lease not given back", file_id=str(file.id), error=type(away).__name__)
+        log.warning("lease not released", file_id=str(file.id), error=type(away).__name__)

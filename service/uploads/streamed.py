@@ -29,9 +29,9 @@ Failure after the reservation, or a commit that did not return a row: doom the r
      request without an answer may still take effect.
    - It updated no row: the commit may have succeeded. Read the file's row. If it exists, return the
      file. Otherwise the sweeper had doomed the reservation before.
-   - The database is unavailable: the sweeper dooms the reservation when its lease has ended. If no
-     commit was sent, abort the upload and delete the object nevertheless, because the reservation
-     may not name the multipart upload yet.
+   - The database is unavailable: the sweeper dooms the reservation when its lease has expired. If
+     no commit was sent, abort the upload and delete the object nevertheless, because the
+     reservation may not name the multipart upload yet.
 
 Lease: from its insertion on, the reservation's lease is extended in the background. If the
 reservation was doomed, stop, and continue as for a failure after the reservation.
@@ -124,7 +124,7 @@ class Streaming:
 
     @property
     def held_until(self) -> float:
-        """Return the end of the reservation's lease, in terms of `time.monotonic()`."""
+        """Return when the reservation's lease expires, in terms of `time.monotonic()`."""
         assert self.heartbeat is not None  # noqa: S101  # it starts with the reservation
         return self.heartbeat.held_until
 
@@ -140,7 +140,7 @@ class Streaming:
 
 
 class ReservationLost(Exception):
-    """A reservation that the sweeper has doomed, because its lease had ended."""
+    """A reservation that the sweeper has doomed, because its lease had expired."""
 
 
 async def upload_stream(

@@ -42,7 +42,7 @@ class Worker:
     """The worker of a process.
 
     When `run` is cancelled, verifications that end within STOP_SECONDS are completed. The others
-    are cancelled and give their leases back.
+    are cancelled and release their leases.
     """
 
     def __init__(self, resources: Resources) -> None:
@@ -178,7 +178,7 @@ class Worker:
     async def stop(self) -> None:
         """Wait for running verifications, and cancel those that exceed STOP_SECONDS.
 
-        A cancelled verification gives its lease back.
+        A cancelled verification releases its lease.
         """
         if self.running:
             _, late = await asyncio.wait(set(self.running), timeout=STOP_SECONDS)

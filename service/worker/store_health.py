@@ -12,10 +12,11 @@ The probe:
    - The database is unavailable: nothing was written, and the probe has no outcome. The error is
      raised.
 3. PUT a scratch object into incoming, copy it to the vault, read the copy, compare it, and delete
-   both. Each request is sent once. A write is sent only before the lease of the reservation ends.
+   both. Each request is sent once. A write is sent only before the lease of the reservation
+   expires.
    - Any error, or other bytes: the probe has failed. Doom the reservation. The sweeper deletes what
      may be stored under its keys, and does so again after COPY_GRACE.
-   - The process dies: the lease ends, and the sweeper dooms the reservation.
+   - The process dies: the lease expires, and the sweeper dooms the reservation.
 4. Delete the reservation. Every request was answered, so nothing can appear under its keys.
 
 See docs/architecture.md, "Failures and back-off".

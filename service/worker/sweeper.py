@@ -6,8 +6,8 @@ by five minutes, so that any number of sweepers may run at once and a row that c
 blocks no other row. Everything that it removes was made garbage by an irrevocable commit: a doomed
 reservation, a final file, or a deleted file.
 
-1. Reservations whose lease has ended: doom them. A worker that commits later finds its reservation
-   doomed.
+1. Reservations whose lease has expired: doom them. A worker that commits later finds its
+   reservation doomed.
 2. Doomed reservations: abort the multipart upload and delete the object, each with its own timeout.
    The row of a probe of the store (service/worker/store_health.py) names an object in incoming,
    which is deleted as well.

@@ -45,18 +45,18 @@ Failure before copying: delete the reservation, then settle the failure.
 
 Failure after copying: doom the reservation, then settle the failure. Delete the object only if the
 doom updated a row. (Otherwise the commit may have succeeded, and the object belongs to the file.)
-If one of these steps fails, the sweeper does the rest after the lease has ended.
+If one of these steps fails, the sweeper does the rest after the lease has expired.
 
 Settle the failure (service/worker/store_health.py has the probe):
 
-- It is the first consecutive failure both of the file and of the store: give the lease back for a
+- It is the first consecutive failure both of the file and of the store: release the lease for a
   short wait.
 - Otherwise, probe the store.
-  - The probe fails: give the lease back for the worker's own wait of at most ten seconds.
+  - The probe fails: release the lease for the worker's own wait of at most ten seconds.
   - The probe succeeds: the failure belongs to this file. The file backs off with each attempt, and
     no other file does.
   - The probe succeeds, and a read of the incoming object itself had failed: the statement that
-    gives the lease back also counts the failed read. It rejects the file (`unverifiable`) after
+    releases the lease also counts the failed read. It rejects the file (`unverifiable`) after
     UNVERIFIABLE_READS of them over at least UNVERIFIABLE_AFTER. A failed copy of a readable source
     is not counted, because the vault may be full.
 
@@ -462,7 +462,7 @@ async def settle_failure(
 ) -> None:
     """Settle the failure, as the protocol above describes.
 
-    The lease is given back, and the failure is counted against the object or the store.
+    The lease is released, and the failure is counted against the object or the store.
     """
     if isinstance(failure.cause, EXCULPATED):
         if not isinstance(failure.cause, SentTooLate):
@@ -530,7 +530,7 @@ async def delete_copy(resources: Resources, claim: Claim) -> None:
 
 
 async def give_back(resources: Resources, claim: Claim, error: str, *, retry_in: timedelta) -> bool:
-    """Doom the reservation and give the lease back. Return whether the reservation was doomed."""
+    """Doom the reservation and release the lease. Return whether the reservation was doomed."""
     log.warning(
         "verification given up",
         file_id=str(claim.id),
@@ -546,8 +546,8 @@ async def give_back(resources: Resources, claim: Claim, error: str, *, retry_in:
 
 @contextlib.contextmanager
 def logged_when_unreachable(claim: Claim) -> Iterator[None]:
-    """Suppress and log the errors of an unavailable database. The lease then ends by itself."""
+    """Suppress and log the errors of an unavailable database. The lease then expires."""
     try:
         yield
     except database.UNREACHABLE as error:
-        log.warning("lease not given back", file_id=str(claim.id), error=type(error).__name__)
+        log.warning("lease not released", file_id=str(claim.id), error=type(error).__name__)

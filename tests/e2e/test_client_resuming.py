@@ -209,7 +209,7 @@ async def hold(settings: Settings, file_id: UUID) -> None:
 
 
 async def release_with_digest(settings: Settings) -> None:
-    """Wait until the held file has a declared digest, then give its lease back."""
+    """Wait until the held file has a declared digest, then release its lease."""
     async with await database.open_pool(settings) as pool, asyncio.timeout(60):
         while await pool.fetchval(RELEASE) is None:  # noqa: ASYNC110  # no event reports the digest
             await asyncio.sleep(0.05)

@@ -118,7 +118,7 @@ async def is_given_back(pool: asyncpg.Pool) -> bool:
     return bool(await pool.fetchval("SELECT lease IS NULL FROM files"))
 
 
-@pytest.mark.parametrize("in_time", [True, False], ids=["finished", "given back"])
+@pytest.mark.parametrize("in_time", [True, False], ids=["finished", "released"])
 async def test_a_worker_that_is_stopped_holds_no_lease_afterwards(
     site: Site, client: httpx.AsyncClient, pool: asyncpg.Pool, *, in_time: bool
 ) -> None:

@@ -249,7 +249,7 @@ async def test_a_gateway_error_is_not_an_answer_of_the_store(
 ) -> None:
     """Keep the lease after a gateway error, because the store may still be assembling.
 
-    No second request is sent and nothing is aborted before the lease has ended.
+    No second request is sent and nothing is aborted before the lease has expired.
     """
     file = await send_parts(resources)
     incoming = FaultyBucket(resources.incoming)
@@ -350,7 +350,7 @@ async def test_a_digest_declared_during_an_assembly_takes_precedence(
 async def test_a_stalled_complete_reports_the_proof_of_another_request(
     resources: Resources,
 ) -> None:
-    """Stall the first request until its lease has ended and a second request has succeeded.
+    """Stall the first request until its lease has expired and a second request has succeeded.
 
     By then, a worker has proved the file and the sweeper has removed the incoming object.
     """

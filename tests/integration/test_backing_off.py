@@ -122,7 +122,7 @@ async def test_a_repeatedly_refused_copy_delays_only_its_own_file(
 async def read_due(resources: Resources) -> tuple[float, int, int]:
     """Return the seconds until the file is due, its attempts and its number of reservations.
 
-    The seconds are 0 unless the file was given back and is due in more than 10 s.
+    The seconds are 0 unless the file was released and is due in more than 10 s.
     """
     row = await resources.pool.fetchrow(
         """

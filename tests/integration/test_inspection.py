@@ -88,7 +88,7 @@ async def test_the_lease_of_a_claimed_file_is_explained(resources: Resources, fi
     (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
     found = await inspect_file(resources, file.id)
     assert "a worker holds its lease" in found.why
-    assert "its lease ends in" in found.next
+    assert "its lease expires in" in found.next
     assert [one.vault_key for one in found.reservations] == [claim.vault_key]
     assert [(place.role, place.is_empty) for place in found.places] == [
         ("incoming", False),

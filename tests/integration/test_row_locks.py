@@ -179,7 +179,7 @@ async def test_a_commit_that_waits_for_the_owners_deletion_commits_nothing(
 ) -> None:
     assert await meet(pool, delete(held), commit(held)) == (True, None)
     [copy] = await reservations.list_reservations(pool, held.id)
-    # The sweeper dooms it when its lease has ended.
+    # The sweeper dooms it when its lease has expired.
     assert copy.doomed_at is None
 
 

@@ -116,7 +116,7 @@ async def test_no_orphan_is_left_when_the_commit_is_lost(
 
 
 async def sweep_ended(resources: Resources) -> None:
-    """End every lease, and sweep."""
+    """Expire every lease, and sweep."""
     await resources.pool.execute(
         "UPDATE reservations SET lease_until = now() - interval '1 second'"
     )

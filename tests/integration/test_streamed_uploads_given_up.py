@@ -92,5 +92,5 @@ async def test_a_connection_lost_before_the_upload_id_is_recorded_leaves_none(
     with pytest.raises(ConnectionResetError):
         await upload(faulty)
     assert uploads_of() == 0
-    # The sweeper removes the reservation when its lease has ended.
+    # The sweeper removes the reservation when its lease has expired.
     assert await keys_of(resources) == [(False, None)]

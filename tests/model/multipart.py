@@ -116,9 +116,9 @@ class MultipartUpload(WithoutClaims[Upload]):
         if u.fresh:
             yield self.step("the first lease period passes", u._replace(fresh=0))
         if u.live and not u.fresh:
-            yield self.step("the lease ends", u._replace(live=0))
+            yield self.step("the lease expires", u._replace(live=0))
         if u.held and not u.fresh:
-            yield self.step("the lease that DELETE found ends", u._replace(held=0))
+            yield self.step("the lease that DELETE found expires", u._replace(held=0))
         if u.late:
             yield self.step("delayed assembly has no effect", u._replace(late=0))
             if u.parts[u.late - 1] >= 2:
@@ -224,7 +224,7 @@ class MultipartUpload(WithoutClaims[Upload]):
         me = number + 1
         if u.parts[u.named - 1] == 1:
             yield self.step(
-                f"API {me}: parts are missing, gives the lease back",
+                f"API {me}: parts are missing, releases the lease",
                 self.place(self.release(u, me), number, Api()),
             )
         elif u.parts[u.named - 1] in (0, 3):
@@ -234,7 +234,7 @@ class MultipartUpload(WithoutClaims[Upload]):
             )
         elif u.fresh == me or not self.on("send-deadline"):
             other = u.apis[1 - number]
-            bad = "" if u.live or u.held else "M  asked to assemble under a lease that has ended"
+            bad = "" if u.live or u.held else "M  asked to assemble under a lease that has expired"
             if other.pc == "assembling" and not self.on("lease"):
                 bad = "M  asked to assemble while another does, under a live lease"
             yield self.step(
@@ -272,7 +272,7 @@ class MultipartUpload(WithoutClaims[Upload]):
         if u.token == me and u.state in OPEN:
             recorded = u._replace(state="verifying", token=0, live=0, fresh=0)
             yield self.step(
-                f"API {me} records an arrival, gives the lease back",
+                f"API {me} records an arrival, releases the lease",
                 self.place(recorded, number, Api()),
             )
         else:
@@ -288,7 +288,7 @@ class MultipartUpload(WithoutClaims[Upload]):
             bad = "T  reported as lost, although it was proved" if u.state == "proved" else ""
             bad = bad or ("T  reported as lost, although it is under the key" if u.obj else "")
             yield self.step(
-                f"API {me} gives the lease back and reports the upload as lost",
+                f"API {me} releases the lease and reports the upload as lost",
                 self.place(self.release(u, me), number, Api()),
                 bad=bad,
             )

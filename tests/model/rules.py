@@ -47,7 +47,7 @@ RULES = {
     "worker-dooms": "a worker whose commit failed, or had no answer, deletes the object only if"
     " its doom updated a row",
     "doom-first": "no process deletes a copy before its doom is committed",
-    "doom-ended": "the sweeper dooms a copy only when the copy's own lease has ended",
+    "doom-ended": "the sweeper dooms a copy only when the copy's own lease has expired",
     "doom-rechecks": "the statement that dooms checks the lease itself, because an extension may"
     " have come since the sweeper chose the row",
     "extend-both": "an extension moves the lease of the file and of the copy in one statement",
@@ -116,7 +116,7 @@ class Claim(NamedTuple):
     row: int = 1  # its reservation exists
     doom: int = 0  # doomed_at is set
     grace: int = 0  # COPY_GRACE has passed since the doom
-    chosen: int = 0  # without doom-rechecks: a sweeper has seen that the lease has ended
+    chosen: int = 0  # without doom-rechecks: a sweeper has seen that the lease has expired
     sweep: int = 0  # a sweeper has deleted the object once more
     # ETag condition of a copy request that no process waits for. The store may still execute it.
     late: int = 0

@@ -27,7 +27,7 @@ RULES = {
     "sent-keeps-row": "giving up (client disconnected, wrong digest, store error) dooms the"
     " reservation and does not delete it",
     "doom-first": "no process deletes an object before the doom of its reservation is committed",
-    "doom-ended": "the sweeper dooms a copy only when its lease has ended",
+    "doom-ended": "the sweeper dooms a copy only when its lease has expired",
     "recheck": "the statement that dooms checks the lease itself, because an extension may have"
     " come since the sweeper chose the row",
     "grace-from-deletion": "COPY_GRACE counts from the first deletion, not from the doom, because"
@@ -53,7 +53,7 @@ class Upload(NamedTuple):
     cut: int = 0  # object deleted and multipart upload aborted for the first time
     grace: int = 0  # COPY_GRACE has passed since then
     sweep: int = 0  # deleted and aborted once more
-    chosen: int = 0  # without recheck: a sweeper saw that the lease had ended
+    chosen: int = 0  # without recheck: a sweeper saw that the lease had expired
     parts: int = 0  # multipart upload at the store: 1 empty, 2 with parts
     obj: int = 0  # the object is there
     late: str = ""  # a request that no process waits for, but the store may still execute
@@ -111,7 +111,7 @@ class StreamedUpload(WithoutClaims[Upload]):
 
     def time_steps(self, u: Upload) -> Iterator[UploadStep]:
         if u.row and u.live:
-            yield self.step("the lease ends", u._replace(live=0))
+            yield self.step("the lease expires", u._replace(live=0))
         if u.row and u.pc and not u.live and not u.doom:
             yield self.step("API extends its lease", u._replace(live=1))
         since = u.cut if self.on("grace-from-deletion") else u.doom
@@ -167,7 +167,9 @@ class StreamedUpload(WithoutClaims[Upload]):
 
     def sweep_steps(self, u: Upload) -> Iterator[UploadStep]:
         if not self.on("recheck") and u.row and not u.doom and not u.live and not u.chosen:
-            yield self.step("sweeper: chooses the copy, its lease has ended", u._replace(chosen=1))
+            yield self.step(
+                "sweeper: chooses the copy, its lease has expired", u._replace(chosen=1)
+            )
         if u.row and not u.doom and (not u.live or u.chosen or not self.on("doom-ended")):
             bad = "L  a copy is doomed under its live lease" if u.live and u.pc else ""
             yield self.step("sweeper: dooms the copy", u._replace(doom=1, chosen=0), bad=bad)

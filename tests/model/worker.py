@@ -72,7 +72,7 @@ class Worker:
     def release(
         self, file: File, c: Claim, what: str, *, state: str = "", good: bool = True
     ) -> FileStep:
-        """Return the step that gives the lease back, or ends the file without a proof.
+        """Return the step that releases the lease, or ends the file without a proof.
 
         The reservation stays.
         """
@@ -104,7 +104,7 @@ class Worker:
     def forget(self, c: Claim) -> Claim:
         """Return the claim after its reservation was deleted.
 
-        Giving the lease back is the next step. This applies if no copy request was sent, or if the
+        Releasing the lease is the next step. This applies if no copy request was sent, or if the
         store certainly refused it.
         """
         return c._replace(pc="ending", val=0, seen=0, row=c.row if c.doom else 0)
@@ -113,7 +113,7 @@ class Worker:
 
     def time_steps(self, file: File, c: Claim) -> Iterator[FileStep]:
         if c.until and (c.row or c.token):
-            yield Step("the lease ends", True, file, c._replace(until=0))
+            yield Step("the lease expires", True, file, c._replace(until=0))
         if c.pc and c.until != 1 and c.token and file.state in OPEN and c.row and not c.doom:
             yield Step("worker extends its lease", True, file, c._replace(until=1))
         # the one assumption about time: see README.md
@@ -143,7 +143,7 @@ class Worker:
         ended = not c.until or (c.until == 1 and not self.on("extend-both"))
         if c.row and not c.doom and ended and not c.chosen and not self.on("doom-rechecks"):
             yield Step(
-                "sweeper: chooses the copy, its lease has ended", True, file, c._replace(chosen=1)
+                "sweeper: chooses the copy, its lease has expired", True, file, c._replace(chosen=1)
             )
         if c.row and not c.doom and (ended or c.chosen or not self.on("doom-ended")):
             bad = "L  a copy is doomed under its worker's live lease" if c.token and c.until else ""
@@ -369,13 +369,13 @@ class Worker:
             yield Step("worker: the probe succeeds", True, file, c._replace(pc="counting"))
 
     def from_counting(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """Yield the statement that counts the failed read and gives the lease back.
+        """Yield the statement that counts the failed read and releases the lease.
 
         If there were too many failed reads, it rejects the file instead.
         """
         if file.fails + 1 < FAILED_READS:
             counted = file._replace(fails=file.fails + 1) if self.guarded(file, c) else file
-            yield self.release(counted, c, "worker: a failed read counts, the lease is given back")
+            yield self.release(counted, c, "worker: a failed read counts, the lease is released")
             return
         rejected = self.release(
             file, c, "worker: too many failed reads -> rejected (unverifiable)", state="rejected"
@@ -402,11 +402,11 @@ class Worker:
             )
 
     def from_ending(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """Yield the steps that give the lease back.
+        """Yield the steps that release the lease.
 
         Deleting the object of a doomed copy is a step that worker and sweeper share.
         """
-        yield self.release(file, c, "worker: gives the lease back")
+        yield self.release(file, c, "worker: releases the lease")
         if c.row and c.doom:
             yield self.release(
                 file, c, "worker: gives up -> rejected (unverifiable)", state="rejected", good=False

@@ -211,7 +211,7 @@ class WayOfAFile(RuleBasedStateMachine):
     def complete_unheard(self, sent: Sent, *, late: bool) -> None:
         """Let the store assemble the parts, at once or later, while the answer is lost.
 
-        The lease then ends without being given back.
+        The lease then expires without being released.
         """
         incoming = FaultyBucket(self.resources.incoming)
         if late:
@@ -296,9 +296,9 @@ class WayOfAFile(RuleBasedStateMachine):
         elif what == "sent and announced":
             self.put(sent, CONTENTS[0])
             self.event(sent)
-        if "lease ends" in what or what == "claimed by another":
+        if "lease expires" in what or what == "claimed by another":
             self.pass_time(A_LEASE)
-        if what == "lease ends, extended":
+        if what == "lease expires, extended":
             self.runner.run(
                 claims.extend_lease(self.resources.pool, worker.claim, self.settings.lease)
             )

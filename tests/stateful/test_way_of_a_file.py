@@ -55,7 +55,7 @@ GUARDS = {
     "a commit requires its lease": Guard(
         verdicts, "COMMIT", LEASED, "WHERE id = $3\n        FOR UPDATE OF files", "no row names"
     ),
-    "only reservations with an ended lease are doomed": Guard(
+    "only reservations with an expired lease are doomed": Guard(
         sweeping, "DOOM_ENDED", " AND lease_until < now()", "", "under a live lease"
     ),
     "an arrival prevents the return to pending": Guard(

@@ -30,24 +30,24 @@ FAULTS = (
     "late copy",
 )
 DISTURBANCES = (
-    "lease ends, swept",
+    "lease expires, swept",
     "swept",
     "sent and announced",
     "claimed by another",
     "deleted",
-    "deleted, lease ends, swept",
-    "lease ends, extended",
+    "deleted, lease expires, swept",
+    "lease expires, extended",
     "digest by complete",
     "nothing",
 )
 STORIES = (
-    ("stall before commit", "lease ends, swept"),
+    ("stall before commit", "lease expires, swept"),
     ("stall before return", "sent and announced"),
     ("stall before commit", "claimed by another"),
     ("stall after copy", "swept"),
-    ("stall before copy", "lease ends, extended"),
+    ("stall before copy", "lease expires, extended"),
     ("stall before commit", "digest by complete"),
-    ("stall before commit", "deleted, lease ends, swept"),
+    ("stall before commit", "deleted, lease expires, swept"),
 )
 """The sequences that the guards of the statements prevent from breaking an invariant."""
 
