@@ -31,7 +31,7 @@ AWAY: Final = frozenset({429, 502, 503, 504})
 LONGEST_WAIT_SECONDS: Final = 50
 """The longest time that the API lets one request wait."""
 STRANGER_SECONDS: Final = 10.0
-"""How long requests are repeated to a server that has never answered: its URL may be wrong."""
+"""How long requests are repeated to a server that has never responded. Its URL may be wrong."""
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ class Parts(msgspec.Struct, frozen=True):
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
-    """The way to send the bytes: in one PUT to `url` with these headers, or in parts."""
+    """How to send the bytes: in one PUT to `url` with these headers, or in parts."""
 
     expires_at: datetime
     url: str | None = None
@@ -51,7 +51,7 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Declared(msgspec.Struct, frozen=True):
-    """A declared file. `upload` is None if the file needs no bytes any more."""
+    """A declared file. `upload` is None if the file no longer needs any bytes."""
 
     file: File
     upload: Upload | None = None

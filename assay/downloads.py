@@ -10,7 +10,7 @@
      no bytes arrive.
    - *The answer is 412 or has another ETag:* the file was replaced. Raise FileChanged.
    - *The answer is 404 or 410:* the file was deleted. Raise NotFound or Gone.
-   - *The server ignores Range:* skip the bytes that are already here.
+   - *The server ignores Range:* skip the bytes that have already been received.
 4. Compare the digest of all bytes.
    - *It differs, and an earlier run left some of the bytes:* truncate the partial file and repeat
      step 3, once.
@@ -135,7 +135,9 @@ def receive_into(api: Api, file: File, target: BinaryIO, *, meter: Meter) -> Non
     receiving = Receiving(api, file, lambda piece: write_all(target, piece), meter=meter)
     receive(receiving, "If-Match")
     if receiving.digest.hexdigest() != file.hash:
-        raise DigestMismatch(f"{file.filename}: other bytes were received than the server proved")
+        raise DigestMismatch(
+            f"{file.filename}: the received bytes are not those that the server proved"
+        )
     meter.enter("done")
 
 
@@ -156,7 +158,7 @@ def receive_at(api: Api, file: File, path: Path, *, meter: Meter) -> None:
         if receiving.digest.hexdigest() != file.hash:
             partial.unlink(missing_ok=True)
             raise DigestMismatch(
-                f"{file.filename}: other bytes were received than the server proved; "
+                f"{file.filename}: the received bytes are not those that the server proved; "
                 "the partial file was removed"
             )
         publish(opened, partial, path)
@@ -211,7 +213,7 @@ def go_on(receiving: Receiving, opened: BinaryIO) -> bool:
 
 
 def receive(receiving: Receiving, condition: str) -> None:
-    """Run step 3 of the protocol above until all bytes are here.
+    """Run step 3 of the protocol above until all bytes have been received.
 
     `condition` is the header of the first request's condition. Later requests use If-Match.
     """
@@ -294,7 +296,7 @@ def skip(response: "BaseHTTPResponse", size: int) -> None:
     Raises ConnectionLost if the answer is shorter, or begins after the requested place.
     """
     if size < 0:
-        raise ConnectionLost("the server sent another range than requested")
+        raise ConnectionLost("the server did not send the requested range")
     while size:
         piece = read_some(response, min(size, PIECE))
         if not piece:

@@ -13,13 +13,13 @@ AssayError
 │   │   ├── NotReady           not proved yet
 │   │   ├── Damaged            the proved object is missing or altered at the store
 │   │   ├── NotUploaded        the store has no object for the file
-│   │   ├── AlreadyUploaded    the file needs no bytes any more
+│   │   ├── AlreadyUploaded    the file no longer needs any bytes
 │   │   ├── IncompleteParts    `missing` and `wrong_size` hold the part numbers
 │   │   ├── UploadLost         the store has dropped the parts: upload the file again
 │   │   └── DigestConflict     another digest is already known
 │   └── Unexpected             any other refusal
 ├── Rejected                   the bytes do not match the declaration; `file` has the reason
-├── DigestMismatch             the bytes have another SHA-256 than expected
+├── DigestMismatch             the SHA-256 of the bytes is not the expected one
 ├── FileChanged                the file was replaced or deleted during a download
 ├── SourceChanged              the local file changed after its upload began
 ├── SourceUnreadable           the source cannot be read
@@ -118,7 +118,7 @@ class NotUploaded(Conflict):
 
 
 class AlreadyUploaded(Conflict):
-    """A file that needs no bytes any more."""
+    """A file that no longer needs any bytes."""
 
 
 class IncompleteParts(Conflict):

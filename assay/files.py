@@ -25,7 +25,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 
     `state` is one of pending, verifying, ready, rejected, expired, deleted and damaged.
     `hash`, `upload_date` and `minio_object_name` are None until the file is proved.
-    Sizes are in bytes, times are aware and in UTC, and digests are hexadecimal.
+    Sizes are in bytes, times are timezone-aware and in UTC, and digests are hexadecimal.
     """
 
     id: UUID

@@ -11,8 +11,8 @@ Each line is one JSON object:
 
 A line that was truncated by a crash is ignored, and its part is sent again.
 The journal is locked while it is in use, and removed when the upload is final.
-Another declaration (a new name, other metadata) is another upload, for which the journal is
-started again. The same declaration with another fingerprint raises SourceChanged.
+A different declaration (a new name, other metadata) is a different upload, for which the journal is
+started again. The same declaration with a different fingerprint raises SourceChanged.
 """
 
 import contextlib

@@ -17,7 +17,7 @@ def lock(descriptor: int, what: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise InProgress(f"{what} is under way in another process") from error
+        raise InProgress(f"{what} is already in progress in another process") from error
     except OSError:  # a file system without locks
         return
 

@@ -22,7 +22,7 @@ Failures:
 - *The process is killed:* the next run sends again only what had not arrived.
 - *The store refuses the bytes of a part (400):* they changed between the two reads, or on the way.
   If the fingerprint has changed, raise SourceChanged, otherwise StoreRefused.
-- *The store does not know the upload any more (404), or the API wants no parts (another run was
+- *The multipart upload no longer exists (404), or the API accepts no more parts (another run was
   faster):* stop sending. The answer to `complete` shows the state.
 - *A thread fails:* the other threads stop at their next piece.
 """

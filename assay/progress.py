@@ -70,7 +70,7 @@ class Meter:
 
 
 class Share:
-    """The bytes that one request contributes to a transfer. A repetition counts them anew."""
+    """The bytes that one request contributes to a transfer. A retry counts them again."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter

@@ -6,7 +6,7 @@
    fresh URL. (A store may refuse an expired URL and close the connection so early that the client
    does not receive the answer.)
 3. 403: the URL has expired or is wrong. Request a fresh one, at most three times.
-4. 404: the store does not know the multipart upload, or not any more. Raise StoreRefused. The
+4. 404: the multipart upload does not exist, or no longer exists. Raise StoreRefused. The
    answer to `complete` shows the state.
 5. 400 and every other status: a repetition would give the same answer. Raise StoreRefused.
 
@@ -28,7 +28,9 @@ AGAIN: Final = frozenset({408, 429, 500, 502, 503, 504})
 MOST_RENEWALS: Final = 3
 CODE: Final = re.compile(rb"<Code>([A-Za-z0-9]{1,100})</Code>")
 MUCH_BYTES: Final = 8 * PIECE
-"""More than the buffers on the way can hold. If this much was sent, the store did receive bytes."""
+"""More than all buffers on the path to the store can hold. If this much was sent, the store has
+received some of the bytes.
+"""
 
 
 class Put(msgspec.Struct, frozen=True):

@@ -101,7 +101,7 @@ def upload_stream(
     if file.hash != body.digest.hexdigest():
         api.delete(file.id)
         raise DigestMismatch(
-            f"{filename}: the server received other bytes than were sent; the file was deleted"
+            f"{filename}: the server did not receive the bytes that were sent; the file was deleted"
         )
     meter.enter("done")
     return file

@@ -139,7 +139,7 @@ def read_some(response: "BaseHTTPResponse", size: int | None) -> bytes:
         return response.read(size)
     except (HTTPError, OSError) as error:
         raise ConnectionLost(
-            f"the connection ended in the middle of an answer ({type(error).__name__})"
+            f"the connection was closed in the middle of a response ({type(error).__name__})"
         ) from error
 
 

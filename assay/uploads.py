@@ -149,7 +149,7 @@ def send_and_complete(sending: Sending, declared: Declared, *, resumed: bool, wa
             return sending.api.complete(file_id, sha256=sending.sha256, wait=wait)
         except DigestConflict as error:
             raise SourceChanged(
-                f"{sending.source.name} has other bytes than an earlier run sent",
+                f"{sending.source.name} does not have the bytes that an earlier run sent",
                 sending.journal.path,
             ) from error
         except (NotUploaded, IncompleteParts) as error:
@@ -209,7 +209,7 @@ def send_whole(sending: Sending, file_id: UUID, upload: Upload) -> None:
     def sign_anew() -> store.Put:
         renewed = renew(sending, file_id)
         if renewed is None or renewed.url is None:
-            raise AlreadyUploaded("the file needs no upload any more")
+            raise AlreadyUploaded("the file no longer needs an upload")
         return store.Put(renewed.url, renewed.headers, size)
 
     first = store.Put(upload.url or "", upload.headers, size)

@@ -227,9 +227,11 @@ class FileGone(Problem):
 
 
 class LinkEnded(Problem):
-    """A link that has expired, or whose API key has ended. The file may still exist."""
+    """A link that has expired, or whose API key has expired or was revoked. The file may still
+    exist.
+    """
 
-    status, type, title = 410, "link-ended", "The link has ended"
+    status, type, title = 410, "link-ended", "The link is no longer valid"
 
 
 class LengthRequired(Problem):
@@ -248,7 +250,7 @@ class PreconditionFailed(Problem):
 
 
 class FileTooLarge(Problem):
-    """A file that is larger than MAX_FILE_BYTES, or larger than its way of uploading permits."""
+    """A file that is larger than MAX_FILE_BYTES, or larger than its kind of upload permits."""
 
     status, type, title = 413, "file-too-large", "The file is too large"
 
@@ -294,7 +296,7 @@ class LinksNotAvailable(Problem):
 
 
 class Unavailable(Problem):
-    """A request that fails for lack of a server or of capacity. The client may repeat it."""
+    """A request that fails because a server is unavailable or overloaded. It may be repeated."""
 
     status, type, title = 503, "unavailable", "The service is not available"
 

@@ -198,7 +198,7 @@ STATEMENTS = (
         EXECUTE FUNCTION record_transition()
     """,
     # The position of the last deleted row of the history. A reader at an earlier position cannot
-    # receive every transition any more.
+    # receive every transition from then on.
     """
     CREATE TABLE history_horizon (
         single boolean PRIMARY KEY DEFAULT true,

@@ -80,7 +80,7 @@ class Principal(msgspec.Struct, frozen=True):
         if owner is None or owner == self.owner or self.is_admin:
             return owner or self.owner
         raise Forbidden.at(
-            "owner", "only a key with the scope admin can act for another owner: leave it out"
+            "owner", "only a key with the scope admin can act for another owner: omit the owner"
         )
 
 
@@ -140,7 +140,8 @@ async def find_key(resources: Resources, text: str) -> Principal | None:
 async def find_uploader(resources: Resources, text: str) -> Principal | None:
     """Return the principal of an upload token.
 
-    Return None if the token is not valid, or if it or the key that created it has ended.
+    Return None if the token is not valid or has expired, or if the key that created it has expired
+    or was revoked.
     """
     token = read_token(resources.settings.link_secret, text, purpose=Purpose.UPLOAD)
     if token is None:

@@ -1,4 +1,5 @@
-"""Tokens for one file and one purpose, with an end. A request with a token needs no key.
+"""Tokens for one file and one purpose, with an expiration time. A request with a token needs no
+key.
 
     base64url( HMAC-SHA256(secret, payload) ‖ payload ), 100 characters
     payload: version, purpose, flags (1 byte each), file id, key id (16 bytes each),
@@ -11,7 +12,7 @@ A token is checked in this order:
 2. Compare its HMAC with the HMAC under each of the secrets. If none is equal, the text is not a
    token. Nothing is parsed before this check.
 3. Check its version and purpose. If one is wrong, the token is not accepted here.
-4. Its content is now authentic. Only the database can decide whether its end has come, and whether
+4. Its content is now authentic. Only the database can decide whether it has expired, and whether
    its key is still valid.
 """
 
@@ -45,8 +46,8 @@ class Purpose(IntEnum):
 class Token(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a token.
 
-    `key_id` is the key that created the token. When the key ends, so does the token. With `inline`,
-    a browser displays the file instead of saving it.
+    `key_id` is the key that created the token. The token is no longer valid when the key has
+    expired or was revoked. With `inline`, a browser displays the file instead of saving it.
     """
 
     purpose: Purpose
@@ -70,7 +71,7 @@ def sign_token(secrets: Sequence[str], token: Token) -> str:
 
 
 def read_token(secrets: Sequence[str], text: str, *, purpose: Purpose) -> Token | None:
-    """Run steps 1 to 3 above, and return the content of the token, which may have ended.
+    """Run steps 1 to 3 above, and return the content of the token, which may have expired.
 
     Return None if the text is not a token for this purpose, signed with one of the secrets.
     """

@@ -19,7 +19,9 @@ from service.http.server.protocol import HttpProtocol
 
 TICK_SECONDS: Final = 0.5
 STOP_SECONDS: Final = 30
-"""The time for which requests in progress may go on when the process is told to stop."""
+"""The time for which requests in progress may continue after the process has received a stop
+signal.
+"""
 
 
 def run_api(

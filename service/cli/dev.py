@@ -7,7 +7,7 @@
    store's queue.
 3. Create the API key, or use the one of the last run.
 4. Run the API and the worker in this process, and print the address and the key when it is ready.
-5. At the end (Ctrl-C, SIGTERM, or a server that has died), stop the API, then the store, then
+5. At the end (Ctrl-C, SIGTERM, or a server that has exited), stop the API, then the store, then
    PostgreSQL. After kill -9, the kernel ends both servers.
 """
 
@@ -226,7 +226,7 @@ def address_of(host: str, port: int) -> str:
 
 
 class Watch:
-    """A task that calls `say` when everything is ready, and stops the API if a server has died."""
+    """A task that calls `say` when everything is ready, and stops the API if a server has exited."""
 
     def __init__(self, development: Development, *, say: Callable[[], None]) -> None:
         self.development = development

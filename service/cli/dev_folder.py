@@ -62,7 +62,7 @@ class Development(msgspec.Struct, frozen=True, kw_only=True):
     identities: Identities
 
     def describe_death(self) -> str:
-        """Return the message about a server that has ended by itself, or an empty text while both
+        """Return the message about a server that has exited by itself, or an empty text while both
         run.
         """
         for name, process in (
@@ -71,7 +71,7 @@ class Development(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if process.poll() is not None:
                 log = self.folder / ("postgres.log" if name == "PostgreSQL" else "store.log")
-                return f"{name} has ended ({process.returncode}); its log is {log}"
+                return f"{name} has exited ({process.returncode}); its log is {log}"
         return ""
 
 

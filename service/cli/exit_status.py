@@ -22,7 +22,7 @@ OURS = frozenset(
 def explain(error: Exception) -> tuple[str, int]:
     """Return the text to print and the exit status.
 
-    Raises the error again if it is unexpected, because its traceback is then the best text.
+    Raises the error again if it is unexpected, because the traceback is then the most useful text.
     """
     if isinstance(error, SettingsError):
         return str(error), WRONG_SETTINGS
@@ -42,7 +42,7 @@ def explain(error: Exception) -> tuple[str, int]:
         return (
             (
                 f"the database is unavailable ({type(error).__name__}: {error});"
-                " check that it runs and that ASSAY_DATABASE_URL is right"
+                " check that it runs and that ASSAY_DATABASE_URL is correct"
             ),
             FAILED,
         )

@@ -154,4 +154,8 @@ def describe_keys(found: list[ApiKey]) -> str:
 def describe_state(key: ApiKey) -> str:
     if key.revoked_at is not None:
         return f"revoked {key.revoked_at:%Y-%m-%d %H:%M}"
-    return "never ends" if key.expires_at is None else f"ends {key.expires_at:%Y-%m-%d %H:%M} UTC"
+    return (
+        "never expires"
+        if key.expires_at is None
+        else f"expires {key.expires_at:%Y-%m-%d %H:%M} UTC"
+    )

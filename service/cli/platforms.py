@@ -45,7 +45,7 @@ def describe_platform() -> str:
     system = {"linux": "Linux", "darwin": f"macOS {platform.mac_ver()[0]}"}.get(
         sys.platform, platform.system()
     )
-    library = " ".join(filter(None, platform.libc_ver())) or "another C library than glibc"
+    library = " ".join(filter(None, platform.libc_ver())) or "a C library other than glibc"
     suffix = f" with {library}" if sys.platform == "linux" else ""
     return f"{system} on {platform.machine()}{suffix}"
 

@@ -50,12 +50,12 @@ async def check_version(database: asyncpg.Pool | asyncpg.Connection) -> None:
     found, expected = await read_version(database), expected_version()
     if found != expected:
         newer = (
-            "either it is newer than this assay, which must then be upgraded,"
+            "either it is newer than this version of assay, which must then be upgraded,"
             " or it is older than 0.1.0 and cannot be migrated"
         )
         what = "run `assay migrate` first" if found is None or found < expected else newer
         raise SchemaError(
-            f"the database's schema is {found or 'empty'}, but this assay needs {expected}: {what}"
+            f"the database's schema is {found or 'empty'}, but this version of assay needs {expected}: {what}"
         )
 
 
@@ -92,7 +92,7 @@ def run_alembic(url: str) -> None:
         command.upgrade(config, "head")
     except CommandError as error:
         raise SchemaError(
-            f"this assay has no migration for the database's schema: upgrade assay ({error})"
+            f"this version of assay has no migration for the database's schema: upgrade assay ({error})"
         ) from error
     except DBAPIError as error:
         raise (

@@ -1,12 +1,12 @@
-"""Signed links: downloads without an API key, until the link ends.
+"""Signed links: downloads without an API key, until the link expires.
 
 Creation: check that the owner's file is `ready`. Then sign a token with the file, the key of the
-request, the end and the disposition.
+request, the expiration time and the disposition.
 
 Download:
 
 1. Check the token. If it was altered, or was not issued by this service: 403.
-2. Check its end and its key. If the end has come, or the key has expired or was revoked: 410.
+2. Check its expiration time and its key. If one of them has expired, or the key was revoked: 410.
 3. Read the file, as for every download.
 """
 
@@ -71,5 +71,7 @@ async def find_linked(resources: Resources, text: str) -> tuple[ProvedFile, Toke
     if token is None:
         raise problems.InvalidLink("the link was altered, or was not created by this service")
     if not await keys.is_live(resources.pool, token.key_id, until=token.expires_at):
-        raise problems.LinkEnded("the link has ended: ask its sender for a new one")
+        raise problems.LinkEnded(
+            "the link has expired or was revoked: ask its sender for a new one"
+        )
     return await find_readable(resources, token.file_id, owner=None), token

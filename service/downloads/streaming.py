@@ -208,7 +208,10 @@ class Body:
             # The announced length is not reached, so the server drops the client's connection. The
             # error is the store's, so a traceback would add nothing.
             log.error(  # noqa: TRY400
-                "download cut", object=source.key, position=source.position, error=str(error)
+                "download interrupted",
+                object=source.key,
+                position=source.position,
+                error=str(error),
             )
         finally:
             await stop(sending, leaving)

@@ -55,7 +55,7 @@ def locked(path: Path) -> Iterator[int]:
     """Hold the lock file, and yield its descriptor, which the server inherits.
 
     The lock therefore ends with the last process of the server, and not with this process. After a
-    kill -9, the next start waits until the server has ended.
+    kill -9, the next start waits until the server has exited.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -24,7 +24,7 @@ def become(parent: int, death_signal: int, *, uid: int, gid: int, command: list[
             PR_SET_PDEATHSIG, death_signal
         )  # after the change of user, which clears the signal
         if os.getppid() != parent:  # the parent died before the signal was set
-            sys.exit("the process that started this one has ended")
+            sys.exit("the process that started this one has exited")
     os.execv(command[0], command)  # noqa: S606  # deliberately without a shell
 
 

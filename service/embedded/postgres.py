@@ -55,7 +55,7 @@ class Postgres:
     """A running server.
 
     `url` is the superuser's and contains the password. `process.poll()` shows whether the server
-    has ended.
+    has exited.
     """
 
     url: str = field(repr=False)

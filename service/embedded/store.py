@@ -79,7 +79,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A running store, with root's credentials. `process.poll()` shows whether it has ended."""
+    """A running store, with root's credentials. `process.poll()` shows whether it has exited."""
 
     endpoint: str
     root_access_key: str = field(repr=False)

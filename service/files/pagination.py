@@ -88,11 +88,10 @@ def check_query(pairs: Iterable[tuple[str, str]], *, known: Set[str]) -> None:
         if name not in known:
             raise InvalidRequest.at(
                 name[:100],
-                "is not a parameter of this route, so leave it out; "
-                f"the parameters are {', '.join(sorted(known))}",
+                f"is not a parameter of this route; the parameters are {', '.join(sorted(known))}",
             )
         if "\x00" in value:
-            raise InvalidRequest.at(name, "holds a NUL character: send text without it")
+            raise InvalidRequest.at(name, "contains a NUL character: send text without it")
 
 
 def check_time(time: datetime | None, *, field: str) -> datetime | None:

@@ -24,7 +24,7 @@ MOST_METADATA_PAIRS: Final = 32
 MOST_METADATA_BYTES: Final = 4096
 
 # RFC 9110, section 8.3.1, but with single spaces only. A signature folds white space, so the store
-# would see another value than the declared one.
+# would see a value other than the declared one.
 TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # a grammar's token
 QUOTED: Final = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\x20-\x7e])*"'
 MEDIA_TYPE: Final = re.compile(rf"{TOKEN}/{TOKEN}(?: ?; ?{TOKEN}=(?:{TOKEN}|{QUOTED}))*")
@@ -38,16 +38,20 @@ def check_filename(text: str, *, field: str = "filename") -> str:
         length = len(text.encode())
     except UnicodeEncodeError as error:
         raise InvalidRequest.at(
-            field, "holds half of a surrogate pair: send characters that UTF-8 can encode"
+            field, "contains an unpaired surrogate: send characters that UTF-8 can encode"
         ) from error
     if not 1 <= length <= LONGEST_FILENAME_BYTES:
         raise InvalidRequest.at(
             field, f"has {length} bytes of UTF-8, expected 1 to {LONGEST_FILENAME_BYTES}"
         )
     if CONTROL.search(text):
-        raise InvalidRequest.at(field, "holds a control character: send printable characters only")
+        raise InvalidRequest.at(
+            field, "contains a control character: send printable characters only"
+        )
     if "/" in text or "\\" in text:
-        raise InvalidRequest.at(field, "holds a path separator: send the name without its folders")
+        raise InvalidRequest.at(
+            field, "contains a path separator: send the name without its folders"
+        )
     if text in (".", ".."):
         raise InvalidRequest.at(field, "names a folder: send the name of a file")
     return text
@@ -93,12 +97,12 @@ def check_metadata(pairs: dict[str, str], *, field: str = "metadata") -> dict[st
         )
     texts = [text for pair in pairs.items() for text in pair]
     if any("\x00" in text for text in texts):
-        raise InvalidRequest.at(field, "holds a NUL character: send text without it")
+        raise InvalidRequest.at(field, "contains a NUL character: send text without it")
     try:
         length = sum(len(text.encode()) for text in texts)
     except UnicodeEncodeError as error:
         raise InvalidRequest.at(
-            field, "holds half of a surrogate pair: send characters that UTF-8 can encode"
+            field, "contains an unpaired surrogate: send characters that UTF-8 can encode"
         ) from error
     if length > MOST_METADATA_BYTES:
         raise InvalidRequest.at(

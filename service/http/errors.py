@@ -134,7 +134,9 @@ def answer_exception(request: Request[Any, Any, Any], error: Exception) -> Respo
         )
     log.error("request failed", exc_info=error)
     return render_problem(
-        problems.InternalError("an internal error; the log has it under this X-Request-Id")
+        problems.InternalError(
+            "an internal error occurred; the log contains it under this X-Request-Id"
+        )
     )
 
 

@@ -1,6 +1,6 @@
 """Administration of the store by its root identity: buckets, identities, policies and rules.
 
-Bootstrap uses this module, and no request does. Only here does the SDK make requests. They go
+Bootstrap uses this module, and no request does. The SDK makes requests in this module only. They go
 through AdministrationPool, which sends them over the transport of the service and maps their
 answers to the same errors.
 """

@@ -1,5 +1,5 @@
-"""Connections to the store that check the deadline before each request, and that can all be cut at
-once.
+"""Connections to the store that check the deadline before each request, and that can all be closed
+at once.
 """
 
 import socket
@@ -23,7 +23,7 @@ from service.object_store.response_heads import StoreResponse
 class Connections:
     """The set of open connections.
 
-    Cutting them releases the threads that wait on them. Threads can share the set.
+    Closing them releases the threads that wait on them. Threads can share the set.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Connections:
             self._open.add(connection)
 
     def cut(self) -> None:
-        """End all connections and allow no new ones.
+        """Close all connections and allow no new ones.
 
         A thread that sends or waits on one gets an error at once.
         """

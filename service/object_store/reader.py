@@ -49,7 +49,7 @@ class ObjectReader:
             raise unavailable(self._request, error) from error
         if not chunk:
             raise StoreUnavailable(
-                f"{self._request}: the body was cut short, {self.remaining} bytes are missing"
+                f"{self._request}: the body was truncated and {self.remaining} bytes are missing"
             )
         self.remaining -= len(chunk)
         return chunk

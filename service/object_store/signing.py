@@ -30,7 +30,7 @@ LONGEST_EXPIRY_SECONDS: Final = 7 * 24 * 3600
 
 
 class AbsentHeaders(msgspec.Struct, frozen=True, eq=False):
-    """Headers that a URL forbids, by their names in lower case, each with its neutral value."""
+    """The headers that a URL forbids: a mapping from names in lower case to neutral values."""
 
     neutral: Mapping[str, str]
     query: str

@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 class ObjectStore:
     """A store, accessed as one identity. Threads and event loops can share it.
 
-    Close it when no bucket of it is used any more.
+    Close it when none of its buckets is in use.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ObjectStore:
     def close(self) -> None:
         """Release threads and connections.
 
-        A running request is cut, because its thread would keep the process from exiting.
+        Requests in progress are aborted, because their threads would keep the process from exiting.
         """
         if self._own_executor is not None:
             self._own_executor.shutdown(wait=False, cancel_futures=True)

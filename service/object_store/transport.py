@@ -62,7 +62,7 @@ class ThreadedTransport:
         return self._exchange(request, deadline, lambda response: response)
 
     def cut(self) -> None:
-        """End all connections, including those that carry a request, and allow no new ones."""
+        """Close all connections, including those that carry a request, and allow no new ones."""
         self._connections.cut()
         self.close()
 

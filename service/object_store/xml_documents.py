@@ -196,7 +196,7 @@ def read_date(text: str) -> datetime:
 
 
 def is_truncated(page: Fields) -> bool:
-    """Return whether more pages follow. Raises ValueError if the answer is not clear."""
+    """Return whether more pages follow. Raises ValueError if the field is malformed."""
     answer = read_text(page, "IsTruncated").lower()
     if answer not in ("true", "false"):
         raise ValueError("IsTruncated is neither true nor false")

@@ -28,7 +28,7 @@ FOREIGN_KEY_CODES: Final = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMat
 PROBE_KEY: Final = "assay-bootstrap-probe"
 __all__ = ["BootstrapError", "Deployment", "Step", "bootstrap", "describe"]
 
-Outcome = Literal["made", "mended", "unchanged", "not available"]
+Outcome = Literal["created", "corrected", "unchanged", "not available"]
 
 
 class BootstrapError(Exception):
@@ -58,7 +58,7 @@ def bootstrap(deployment: Deployment) -> list[Step]:
         wait_for_store(administration)
         return list(take_steps(administration, deployment))
     except StoreError as error:
-        raise BootstrapError(f"the store failed a request of bootstrap: {error}") from error
+        raise BootstrapError(f"a request to the store failed: {error}") from error
     finally:
         administration.close()
 
@@ -96,10 +96,10 @@ def take_steps(administration: Administration, deployment: Deployment) -> Iterat
 
 
 def wait_for_store(administration: Administration) -> None:
-    """Wait until the store can serve. Raises BootstrapError.
+    """Wait until the store can serve requests. Raises BootstrapError.
 
-    A wrong key of root is an error at once. Any other failure may be that of a store that is still
-    starting.
+    If the store rejects root's key, the error is raised at once. Any other failure may be that of a
+    store that is still starting.
     """
 
     def try_store() -> bool:
@@ -117,7 +117,7 @@ def wait_for_store(administration: Administration) -> None:
     if not wait_until(try_store, seconds=START_SECONDS):
         raise BootstrapError(
             f"the store did not answer within {START_SECONDS:.0f} s:"
-            " check that it runs and that ASSAY_S3_ENDPOINT is right"
+            " check that it runs and that ASSAY_S3_ENDPOINT is correct"
         )
 
 
@@ -139,7 +139,7 @@ def ensure_bucket(administration: Administration, name: str) -> Outcome:
         if error.code == "BucketAlreadyOwnedByYou":  # another bootstrap created it first
             return "unchanged"
         raise
-    return "made"
+    return "created"
 
 
 def ensure_policy(administration: Administration, name: str, policy: Policy) -> Outcome:
@@ -147,7 +147,7 @@ def ensure_policy(administration: Administration, name: str, policy: Policy) -> 
     if found is not None and comparable(found) == comparable(policy):
         return "unchanged"
     administration.put_policy(name, policy)
-    return "made" if found is None else "mended"
+    return "created" if found is None else "corrected"
 
 
 def ensure_signer(administration: Administration, deployment: Deployment) -> Outcome:
@@ -197,23 +197,23 @@ def ensure_identity(
     found = administration.identity(access_key)
     if found is not None and found.groups:
         raise BootstrapError(
-            f"the identity of policy {policy} is in groups, which give it more rights:"
+            f"the identity with the policy {policy} belongs to groups, which give it more rights:"
             " remove it from them"
         )
-    outcome: Outcome = "made" if found is None else "unchanged"
+    outcome: Outcome = "created" if found is None else "unchanged"
     try:
         if found is None or not found.enabled or probe_write(store, writes[0]) in FOREIGN_KEY_CODES:
             administration.put_identity(access_key, secret_key)
-            outcome = "made" if found is None else "mended"
+            outcome = "created" if found is None else "corrected"
         if found is None or found.policies != {policy}:
             administration.set_policy(access_key, policy)
-            outcome = "made" if found is None else "mended"
+            outcome = "created" if found is None else "corrected"
         if not wait_until(
             lambda: all(probe_write(store, bucket) is None for bucket in writes),
             seconds=START_SECONDS,
         ):
             raise BootstrapError(
-                f"the identity of policy {policy} cannot write after {START_SECONDS:.0f} s"
+                f"the identity with the policy {policy} cannot write after {START_SECONDS:.0f} s"
             )
     finally:
         store.close()
@@ -270,7 +270,7 @@ def ensure_event_rule(administration: Administration, deployment: Deployment) ->
             f" MINIO_NOTIFY_WEBHOOK_ENABLE_{deployment.webhook_id}=on and with …_ENDPOINT,"
             " …_AUTH_TOKEN and …_QUEUE_DIR (one malformed target disables all; its log says which)"
         )
-    return "mended" if found else "made"
+    return "corrected" if found else "created"
 
 
 def ensure_orphan_rule(administration: Administration, bucket: str) -> Outcome:
@@ -283,7 +283,7 @@ def ensure_orphan_rule(administration: Administration, bucket: str) -> Outcome:
         if error.status != 501:
             raise
         return "not available"  # such objects then stay until an administrator removes them
-    return "made" if found is None else "mended"
+    return "created" if found is None else "corrected"
 
 
 def comparable(policy: Policy) -> Any:

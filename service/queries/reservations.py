@@ -159,7 +159,7 @@ async def doom_reservation(database: Database, vault_key: UUID, lease: UUID) -> 
     return await database.fetchval(DOOM, vault_key, lease) is not None
 
 
-# This runs only if no object can appear under the key any more: no write was sent, each one was
+# This runs only if no object can appear under the key in future: no write was sent, each one was
 # refused, or the answered writes of a probe were followed by an answered deletion.
 FORGET: Final = "DELETE FROM reservations WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL"
 

@@ -24,9 +24,9 @@ from service.queries.rows import Database, read_row
 class DoomedReservation(msgspec.Struct, frozen=True):
     """A doomed vault key.
 
-    `last` is true if the object was first deleted at least COPY_GRACE ago. No request can then
-    write to the key any more, and the row is deleted after this deletion. `scratch_key` is the key
-    in incoming, if the reservation is that of a probe of the store.
+    `last` is true if the object was first deleted at least COPY_GRACE ago. From then on, no request
+    can write to the key, and the row is deleted after this deletion. `scratch_key` is the key in
+    incoming, if the reservation is that of a probe of the store.
     """
 
     vault_key: UUID

@@ -128,6 +128,6 @@ def parse_event_id(text: str) -> Position:
     if position is None or position.xid >= 2**64 or position.sequence >= 2**63:
         raise InvalidRequest.at(
             "Last-Event-ID",
-            "is not the id of an event; send an id as it was received, or leave it out",
+            "is not the id of an event; send an id as it was received, or omit it",
         )
     return position

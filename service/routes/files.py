@@ -163,7 +163,7 @@ class OfferedUpload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeclaredFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file, and how to send its bytes. `upload` is null if none are needed any more."""
+    """A file, and how to send its bytes. `upload` is null if none are needed."""
 
     file: FileMetadata
     upload: OfferedUpload | None

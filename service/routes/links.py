@@ -53,7 +53,8 @@ class SignedLink(msgspec.Struct, frozen=True, kw_only=True):
     **open_to(READ),
     summary="Create a link that works without a key",
     description=(
-        "The link ends at its expiry, with the file, or with the API key that created it."
+        "The link is valid until it expires, the file is deleted, or the API key that created it"
+        " expires or is revoked."
         " It needs the scope `read`, because it gives access to the bytes."
     ),
     tags=["links"],

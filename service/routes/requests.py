@@ -80,5 +80,5 @@ def describe_error(text: str) -> FieldError:
     path = at[1] if at else ""
     if named is None:
         return FieldError(path or "body", AT_FIELD.sub("", text))
-    detail = "is not a field of this request; leave it out" if "unknown" in text else "is required"
+    detail = "is not a field of this request; omit it" if "unknown" in text else "is required"
     return FieldError(f"{path}.{named[1]}" if path else named[1], detail)

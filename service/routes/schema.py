@@ -66,7 +66,7 @@ async def set_headers(response: Response[Any]) -> Response[Any]:
     404.
     """
     if response.status_code == 404:
-        raise NotFound("there is no such file of the schema's page")
+        raise NotFound("the page of the schema has no such file")
     if isinstance(response.content, bytes) and response.content.startswith(b"<!doctype"):
         response.media_type = MediaType.HTML
         response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY

@@ -38,7 +38,7 @@ CREATED: Final = frozenset(
 )
 """The events that report new bytes.
 
-The store's wildcard also matches tags and retention, which change none.
+The store's wildcard also matches changes of tags and of retention, which bring no new bytes.
 """
 INCOMING_KEY: Final = re.compile(r"[0-9a-f]{32}")
 SCRATCH_PREFIXES: Final = ("probe-", "assay-doctor-")
@@ -151,7 +151,7 @@ async def read_event(request: Request[Any, Any, Any]) -> bytes:
     except (LitestarException, TimeoutError):
         return b""
     if length > LARGEST_EVENT_BYTES:
-        log.warning("event passed over", why="too large", bytes=length)
+        log.warning("event ignored", why="too large", bytes=length)
         return b""
     return bytes(body)
 
@@ -161,7 +161,7 @@ def find_keys(body: bytes, bucket: str) -> list[str]:
     try:
         event = msgspec.json.decode(body, type=Event)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        log.warning("event passed over", why="malformed", bytes=len(body))
+        log.warning("event ignored", why="malformed", bytes=len(body))
         return []
     keys = dict.fromkeys(
         unquote_plus(record.s3.object.key) for record in event.records if is_upload(record, bucket)

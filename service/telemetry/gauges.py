@@ -47,7 +47,7 @@ class BacklogGauges(Collector):
         )
         yield GaugeMetricFamily(
             "assay_verifying_oldest_seconds",
-            "Seconds since the first arrival of the file that waits longest.",
+            "Seconds since the first arrival of the file that has waited longest.",
             value=self.measured.verifying_seconds,
         )
         yield GaugeMetricFamily(

@@ -6,7 +6,9 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-REQUESTS: Final = Counter("assay_requests", "Requests answered.", ["route", "method", "status"])
+REQUESTS: Final = Counter(
+    "assay_requests", "Requests that were answered.", ["route", "method", "status"]
+)
 ARRIVALS: Final = Counter(
     "assay_arrivals",
     "Arrivals of uploads: by the client's complete, the store's event, or found by the schedule.",
@@ -33,11 +35,11 @@ FOREIGN_OBJECTS: Final = Counter(
     "Events for an object in incoming whose key Assay has not generated.",
 )
 EVENT_SUBSCRIBERS: Final = Gauge(
-    "assay_event_subscribers", "Streams of events that are open.", multiprocess_mode="livesum"
+    "assay_event_subscribers", "Open event streams.", multiprocess_mode="livesum"
 )
 EVENTS_HELD_BACK: Final = Gauge(
     "assay_events_held_back",
-    "1 while events wait for an older transaction that still runs in the database server.",
+    "1 while events wait for an older transaction that is still running in the database server.",
     multiprocess_mode="livemax",
 )
 SWEPT: Final = Counter("assay_swept", "Leftovers that the sweeper removed.", ["what"])

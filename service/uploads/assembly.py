@@ -235,7 +235,7 @@ async def report_lost(resources: Resources, file: File, lease: UUID) -> None:
 
 async def give_back(resources: Resources, file: File, lease: UUID, error: Exception) -> None:
     if isinstance(error, StoreError):
-        log.warning("assembly given up", file_id=str(file.id), error=str(error))
+        log.warning("assembly abandoned", file_id=str(file.id), error=str(error))
     try:
         await assemblies.release_assembly(resources.pool, file.id, lease)
     except database.UNREACHABLE as away:

@@ -95,7 +95,7 @@ async def check_still_unproved(resources: Resources, file: UnprovedFile) -> None
     again = await lookup.find_file(resources, file.id, owner=None)
     if isinstance(again, UnprovedFile):
         raise problems.NotUploaded(
-            "the store has no object for this file: send the bytes first, then `complete`",
+            "the store has no object for this file: send the bytes before `complete`",
             state=str(again.state),
         )
 

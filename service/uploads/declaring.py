@@ -1,4 +1,4 @@
-"""Declarations: insert the row of a file, and offer a way to send its bytes.
+"""Declarations: insert the row of a file, and return how to send its bytes.
 
 1. Insert the row, then sign. No URL exists before its row. If the process dies in between, the row
    expires.

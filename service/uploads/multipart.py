@@ -114,7 +114,7 @@ def check_numbers(parts: Parts, requests: Sequence[PartRequest]) -> None:
             )
         if request.number in seen:
             raise problems.InvalidRequest.at(
-                f"parts[{index}].number", f"part {request.number} is named twice: name it once"
+                f"parts[{index}].number", f"part {request.number} is listed twice: list it once"
             )
         seen.add(request.number)
 

@@ -105,7 +105,6 @@ async def check_time(resources: Resources, file: File) -> datetime:
     now = await files.ask_time(resources.pool)
     if now >= file.expires_at:
         raise problems.FileGone(
-            f"the time for this upload ended at {file.expires_at.isoformat()}: "
-            "declare the file again"
+            f"this upload expired at {file.expires_at.isoformat()}: declare the file again"
         )
     return now

@@ -355,7 +355,7 @@ async def give_up(upload: Streaming, error: BaseException) -> File | None:
     if upload.reservation is None:
         return None
     log.warning(
-        "streamed upload given up",
+        "streamed upload abandoned",
         file_id=str(upload.file_id),
         error=str(error) or type(error).__name__,
     )
@@ -382,7 +382,7 @@ async def give_up(upload: Streaming, error: BaseException) -> File | None:
 
 
 async def remove(upload: Streaming) -> None:
-    """Abort the multipart upload and delete the object, when no commit can succeed any more.
+    """Abort the multipart upload and delete the object, when no commit can still succeed.
 
     Errors of the store are ignored, because the sweeper repeats both.
     """

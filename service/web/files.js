@@ -123,7 +123,7 @@ export class Files {
   describeEmptyPage() {
     if (this.nextCursor) return "There are no files on this page. Continue with the older ones."
     if (!this.isFiltered) return "There are no files yet."
-    return "No file matches. A name must match from its beginning, and a type as a whole."
+    return "No file matches. Names are matched from their beginning, and types as a whole."
   }
 
   /**

@@ -149,7 +149,10 @@ class Parts {
       return await api.retry(method, `files/${id}/parts`, { body, signal, say })
     } catch (error) {
       if (error instanceof Refused && (error.status === 410 || error.kind === "upload-lost")) {
-        throw new StartAgain("The earlier upload was lost or has expired. It starts again.", true)
+        throw new StartAgain(
+          "The earlier upload was lost or has expired. Restarting the upload.",
+          true,
+        )
       }
       if (error instanceof Refused && error.kind === "already-uploaded") {
         throw new StartAgain("The store already has the file.", false)

@@ -56,7 +56,7 @@ function describeLink(expiresAt) {
 }
 
 /**
- * Return a link that can be given away. Without `PUBLIC_URL`, the server returns only a path.
+ * Return a link that can be shared. Without `PUBLIC_URL`, the server returns only a path.
  * @param {string} url
  * @param {URL} root the address of the API
  */

@@ -133,7 +133,8 @@ export class Upload extends EventTarget {
     const other = entry ? undefined : await recallOther(this.path, this.identity)
     signal.throwIfAborted()
     if (other) {
-      this.change("starting", "It has changed on this device since. It is sent as a new file.")
+      const why = "The file has changed on this device since then. It is sent as a new file."
+      this.change("starting", why)
     }
     return this.declare(signal)
   }
@@ -153,14 +154,14 @@ export class Upload extends EventTarget {
     signal.throwIfAborted()
     if (!isUnchanged) {
       if (known.state === "pending") await this.api.retry("DELETE", `files/${entry.id}`, { signal })
-      const why = "Its content has changed on this device since. It starts again."
+      const why = "The file has changed on this device since then. Restarting the upload."
       await this.dropProgress(why, signal)
       return false
     }
     this.id = entry.id
     this.sample = entry.sample
     this.wasThere = known.state === "ready"
-    if (known.state === "pending") this.change("starting", "Continues the earlier upload.")
+    if (known.state === "pending") this.change("starting", "Continuing the earlier upload.")
     else this.settle(known, this.wasThere ? "This file was sent before and is already stored." : "")
     return true
   }
@@ -203,7 +204,7 @@ export class Upload extends EventTarget {
       if (!(error instanceof Refused)) throw error
       if (error.kind === "already-uploaded") return null
       if (error.status === 410 || error.status === 404) {
-        throw new StartAgain("The earlier upload has expired. It starts again.", true)
+        throw new StartAgain("The earlier upload has expired. Restarting the upload.", true)
       }
       throw error
     }
@@ -231,7 +232,7 @@ export class Upload extends EventTarget {
         throw new StartAgain(error.message, false)
       }
       if (error.kind === "upload-lost") {
-        throw new StartAgain("The store had lost the upload. It starts again.", true)
+        throw new StartAgain("The store lost the upload. Restarting the upload.", true)
       }
       throw error
     }
@@ -254,7 +255,7 @@ export class Upload extends EventTarget {
     } else if (known.state === "deleted" || known.state === "expired") {
       this.controller.abort()
       void forget(this.identity)
-      const expired = "The time for its upload has ended. Send it again."
+      const expired = "The upload has expired. Send the file again."
       this.change("failed", known.state === "deleted" ? "The file was deleted." : expired)
     } else if (known.state === "verifying" && !this.isRunning) this.change("proving", note)
   }

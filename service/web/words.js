@@ -30,7 +30,7 @@ const REASONS = {
     "The uploaded data has a different type than declared. Send the file again.",
   unverifiable:
     "The store could not read the uploaded data back. Send the file again. If this happens again," +
-    " tell the administrator of the store.",
+    " contact the administrator of the store.",
 }
 const UNKNOWN_REASON = "The file was rejected. Send it again."
 
@@ -39,15 +39,15 @@ const PROBLEMS = {
   unauthorized:
     "The server does not accept this key: it is wrong, was revoked, or has expired. Sign in with" +
     " another one.",
-  gone: "The file was deleted, or the time for its upload has ended. Send it again as a new file.",
+  gone: "The file was deleted, or its upload has expired. Send it again as a new file.",
   "not-found": "The file no longer exists, or it belongs to another owner.",
   "not-ready": "The file is not verified yet. Wait until it is ready.",
   "links-not-available":
-    "This server creates no links. Its administrator has to set ASSAY_LINK_SECRET.",
+    "This server cannot create links. Its administrator has to set ASSAY_LINK_SECRET.",
   "internal-error":
     "The server failed, and its log has the reason. Try again. If this happens again, report it" +
     " to the administrator.",
-  "file-damaged": "The stored file is missing or was altered. Tell the administrator.",
+  "file-damaged": "The stored file is missing or was altered. Contact the administrator.",
 }
 
 /**
@@ -129,7 +129,7 @@ function sayRefusal(refused) {
   }
   if (PROBLEMS[refused.kind]) return PROBLEMS[refused.kind]
   if (refused.isTransient) {
-    return `The server cannot answer now (${refused.message}). Try again in a moment.`
+    return `The server is temporarily unavailable (${refused.message}). Try again in a moment.`
   }
   return `${capitalise(refused.message)}.`.replace(/\.\.$/, ".")
 }
@@ -162,10 +162,10 @@ export function sayStoreRefusal(status, code) {
   if (status === 403) {
     return (
       `${refusal}, although the URLs were new. Check the clocks of this device and of the store.` +
-      " If both are right, tell the administrator."
+      " If both are correct, contact the administrator."
     )
   }
-  return `${refusal}. Try again. If this happens again, tell the administrator of the store.`
+  return `${refusal}. Try again. If this happens again, contact the administrator of the store.`
 }
 
 /**
@@ -179,11 +179,13 @@ export function sayWaiting(waiting) {
     return "This device is offline. The upload continues automatically when the network is back."
   }
   const cause =
-    error instanceof Refused ? `the server cannot answer now (${error.message})` : error.message
+    error instanceof Refused
+      ? `the server is temporarily unavailable (${error.message})`
+      : error.message
   const advice =
     tries > MOST_SILENT_TRIES
-      ? " If this continues, tell the administrator: the store must be reachable from here, and" +
-        " it must allow this page."
+      ? " If this continues, contact the administrator: the store must be reachable from here," +
+        " and it must allow this page."
       : ""
   return `${capitalise(cause)}. Retrying automatically.${advice}`
 }

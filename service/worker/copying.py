@@ -121,7 +121,7 @@ async def copy_object(
 def condition_on(seen: StoredObject) -> str | None:
     """Return the ETag that a copy requires of its source, or None if no condition can name it.
 
-    Without the condition, the store may copy another object than the one that was checked. This
+    Without the condition, the store may copy an object other than the one that was checked. This
     does no harm, because the commit compares the copy itself.
     """
     return seen.etag if is_condition(seen.etag) else None

@@ -78,7 +78,7 @@ class Worker:
             log.warning("database unavailable", error=type(error).__name__)
             wait = timedelta(seconds=1)
         except Exception:
-            log.exception("turn failed")
+            log.exception("worker iteration failed")
             wait = timedelta(seconds=1)
         await self.sleep(wait)
 

@@ -13,7 +13,7 @@ reservation, a final file, or a deleted file.
    which is deleted as well.
    - The first time: the row is due again when COPY_GRACE is over, because a copy request may still
      be running.
-   - COPY_GRACE is over: no request can take effect any more, so the row is deleted.
+   - COPY_GRACE is over: no request can still take effect, so the row is deleted.
    - An error: the row stays, and is due again after five minutes.
 3. Incoming keys of final files: delete their objects, many by one request. They are due SWEEP_DELAY
    after the commit, and again 1 h, 1 day and 7 days after the file's `expires_at`, because a PUT
@@ -155,7 +155,7 @@ async def sweep_each(
                 await sweep_one(resources, leftover)
             except (StoreError, *database.UNREACHABLE) as error:
                 log.warning(
-                    "leftover stays",
+                    "leftover not removed",
                     what=sweep_one.__name__,
                     error=str(error) or type(error).__name__,
                 )
@@ -198,7 +198,9 @@ async def sweep_incoming_keys(resources: Resources, keys: Sequence[sweeping.Left
         )
     except (StoreError, *database.UNREACHABLE) as error:
         log.warning(
-            "leftover stays", what="sweep_incoming_keys", error=str(error) or type(error).__name__
+            "leftover not removed",
+            what="sweep_incoming_keys",
+            error=str(error) or type(error).__name__,
         )
         return 0
     SWEPT.labels("incoming").inc(len(keys) - len(failed))

@@ -29,7 +29,8 @@ claim is lost.
      refusal is certain as well.
    - Any other error: failure after copying, because the request may take effect at any later time.
 4. Hash the copy, with `If-Match` of the copy's ETag.
-   - The read fails, ends early, or has another length than the object: failure after copying.
+   - The read fails, ends early, or has a length other than that of the object: failure after
+     copying.
 5. Commit, once. The statement requires that the reservation is not doomed, locks it, and compares
    what was declared with what was proved.
    - They match: the file becomes `ready` and names the object. The sweeper deletes the incoming
@@ -532,7 +533,7 @@ async def delete_copy(resources: Resources, claim: Claim) -> None:
 async def give_back(resources: Resources, claim: Claim, error: str, *, retry_in: timedelta) -> bool:
     """Doom the reservation and release the lease. Return whether the reservation was doomed."""
     log.warning(
-        "verification given up",
+        "verification abandoned",
         file_id=str(claim.id),
         error=error,
         retry_seconds=retry_in.total_seconds(),

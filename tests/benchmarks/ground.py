@@ -37,7 +37,7 @@ NEEDED_BYTES = 24 * GIB
 
 
 class NotPossible(Exception):
-    """The lack of something that the benchmarks need."""
+    """The error for a missing prerequisite of the benchmarks."""
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def test_get_keeps_a_local_file_with_other_bytes(person: Person) -> None:
     (person.folder / "b.txt").unlink()
     ended = person.run("get", "a.txt", "b.txt")
     assert ended.status == SomeFailed.status
-    assert "exists and has other bytes" in ended.err
+    assert "exists with different content" in ended.err
     assert read_tree(person.folder) == {"a.txt": b"mine", "b.txt": b"b"}
     person.succeed("get", "a.txt", "--force")
     assert read_tree(person.folder)["a.txt"] == b"theirs"

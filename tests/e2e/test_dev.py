@@ -189,7 +189,7 @@ def test_a_server_that_dies_ends_the_command_and_all_servers(data: Path) -> None
     with running_dev(data) as dev:
         os.kill(dev.line["pids"]["store"], signal.SIGKILL)
         assert dev.process.wait(60) == 1
-    assert "the store has ended" in data.with_name("data.log").read_text()
+    assert "the store has exited" in data.with_name("data.log").read_text()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="this is a normal user already")

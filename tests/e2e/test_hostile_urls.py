@@ -1,4 +1,4 @@
-"""Tests of uploads with hostile headers, or with other bytes than were declared.
+"""Tests of uploads with hostile headers, or with bytes other than the declared ones.
 
 The store must refuse them, or Assay must never serve them.
 """

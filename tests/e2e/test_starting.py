@@ -97,7 +97,7 @@ async def test_a_server_refuses_to_start_with_another_schema(api: Api, admin_url
     async with app.lifespan():
         assert app.state.readiness.phase == "running"
     await execute(in_database(admin_url, name), "UPDATE alembic_version SET version_num = '9999'")
-    with refused("newer than this assay"):
+    with refused("newer than this version of assay"):
         async with app.lifespan():
             pass
     await execute(admin_url, f"DROP DATABASE {name} WITH (FORCE)")

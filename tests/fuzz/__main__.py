@@ -48,7 +48,7 @@ def parse_options() -> argparse.Namespace:
 
 @contextmanager
 def running_server(folder: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Run `assay dev` and yield its process and the line by which it announces itself."""
+    """Run `assay dev` and yield its process and the line that it prints when it is ready."""
     log = folder / "log"
     arguments = ["dev", "--data", str(folder / "data"), "--port", str(free_port()), "--json"]
     with started(arguments, log) as process:

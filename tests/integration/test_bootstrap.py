@@ -47,7 +47,7 @@ def lifecycle_outcome(store: StoreUnderTest, outcome: str) -> str:
 
 
 def test_an_empty_store_is_made_ready(store: StoreUnderTest, fresh_deployment: Deployment) -> None:
-    assert outcomes(fresh_deployment) == ["made"] * 7 + [lifecycle_outcome(store, "made")]
+    assert outcomes(fresh_deployment) == ["created"] * 7 + [lifecycle_outcome(store, "created")]
 
 
 def test_a_second_run_changes_nothing(store: StoreUnderTest, deployment: Deployment) -> None:
@@ -66,7 +66,7 @@ def test_a_widened_policy_is_narrowed_again(
         "GET", deployment.incoming_bucket, key="k", issued_at=now(), expires_in_seconds=60
     )
     assert send("GET", url).status == 200
-    assert outcomes(deployment)[2] == "mended"
+    assert outcomes(deployment)[2] == "corrected"
     assert send("GET", url).status == 403
 
 
@@ -74,7 +74,7 @@ def test_a_policy_added_to_an_identity_is_removed(
     deployment: Deployment, administration: Administration
 ) -> None:
     administration.set_policy(deployment.s3_signer_access_key, "readwrite")
-    assert outcomes(deployment)[4] == "mended"
+    assert outcomes(deployment)[4] == "corrected"
     found = administration.identity(deployment.s3_signer_access_key)
     assert found is not None
     assert found.policies == {deployment.signer_policy_name}
@@ -86,7 +86,7 @@ def test_a_changed_secret_takes_effect(deployment: Deployment) -> None:
         s3_secret_key="another-of-the-service",
         s3_signer_secret_key="another-of-the-signer",
     )
-    assert outcomes(changed)[4:6] == ["mended", "mended"]
+    assert outcomes(changed)[4:6] == ["corrected", "corrected"]
     with open_store(
         changed.s3_endpoint, changed.s3_access_key, secret_key=changed.s3_secret_key
     ) as store:
@@ -108,12 +108,12 @@ def test_a_changed_secret_takes_effect(deployment: Deployment) -> None:
         )
 
 
-def test_an_altered_event_rule_is_mended(
+def test_an_altered_event_rule_is_corrected(
     deployment: Deployment, administration: Administration
 ) -> None:
     altered = EventRule(arn=deployment.webhook_arn, events=frozenset({"s3:ObjectRemoved:*"}))
     administration.replace_event_rule(deployment.incoming_bucket, altered)
-    assert outcomes(deployment)[6] == "mended"
+    assert outcomes(deployment)[6] == "corrected"
     rules = administration.event_rules(deployment.incoming_bucket)
     assert rules == [
         EventRule(arn=deployment.webhook_arn, events=frozenset({"s3:ObjectCreated:*"}))
@@ -136,7 +136,7 @@ def test_orphans_expire_after_thirty_days(
         pytest.skip("the embedded store has no lifecycle rules")
     administration.put_expiry(deployment.incoming_bucket, "somebody-elses", days=400)
     administration.put_expiry(deployment.incoming_bucket, "assay-orphans", days=1)
-    assert outcomes(deployment)[7] == "mended"
+    assert outcomes(deployment)[7] == "corrected"
     assert administration.expiry_days(deployment.incoming_bucket, "assay-orphans") == 30
     assert administration.expiry_days(deployment.incoming_bucket, "somebody-elses") == 400
 
@@ -273,7 +273,7 @@ def test_a_region_in_the_stores_arns_is_not_a_difference(
             s3_root_access_key=regional.root_access_key,
             s3_root_secret_key=regional.root_secret_key,
         )
-        assert outcomes(deployment) == ["made"] * 8
+        assert outcomes(deployment) == ["created"] * 8
         assert outcomes(deployment) == ["unchanged"] * 8
 
 

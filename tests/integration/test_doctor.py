@@ -1,6 +1,6 @@
 """The doctor as a whole, and its checks of the servers, their clocks and the listener.
 
-A sound deployment passes every check, and each fault is found.
+A correctly configured deployment passes every check, and each fault is found.
 """
 
 from urllib.parse import urlsplit

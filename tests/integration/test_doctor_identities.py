@@ -216,7 +216,7 @@ async def test_key_ids_that_are_easy_to_guess_or_visible_are_found(settings: Set
 
 async def test_a_probe_whose_answer_was_lost_is_removed(resources: Resources) -> None:
     async def lose() -> None:
-        raise StoreUnavailable("the answer did not come in time")
+        raise StoreUnavailable("no response was received in time")
 
     bucket = FaultyBucket(resources.vault)
     bucket.after["put"] = lose

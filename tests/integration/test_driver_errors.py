@@ -285,7 +285,7 @@ async def has_failed_twice(broken: BrokenPool) -> bool:
 def test_an_abandoned_connection_attempt_leaves_no_error_behind() -> None:
     """Abandon an attempt while uvloop resolves a name, which cannot be cancelled.
 
-    The resolution fails after the attempt has been given up.
+    The resolution fails after the attempt was abandoned.
     """
     said: list[dict[str, Any]] = []
 

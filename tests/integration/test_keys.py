@@ -69,6 +69,6 @@ async def test_revoking_an_unknown_key_is_an_error() -> None:
 
 async def test_no_key_is_created_in_another_version_of_the_schema(pool: asyncpg.Pool) -> None:
     await pool.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(SchemaError, match="newer than this assay"):
+    with pytest.raises(SchemaError, match="newer than this version of assay"):
         await create(owner="ada")
     assert await list_keys(pool) == []

@@ -92,7 +92,7 @@ async def test_an_error_of_the_store_ends_the_lease_and_delays_the_next_claim(
     )
     row = await read_row(resources, declared.file)
     assert (row["state"], row["lease"], row["later"]) == ("verifying", None, True)
-    assert "away" in row["last_error"]
+    assert "unavailable" in row["last_error"]
     assert (await prove(resources, declared.file)).state == State.READY
 
 

@@ -160,8 +160,8 @@ describe("the words of an error", () => {
   })
 
   test("tell a server that is busy from one that does not answer", () => {
-    const busy = sayError(refuse(503, "unavailable", { detail: "the database is away" }))
-    assert.match(busy, /the database is away/)
+    const busy = sayError(refuse(503, "unavailable", { detail: "the database is unavailable" }))
+    assert.match(busy, /the database is unavailable/)
     assert.match(sayError(new Unreachable("the server")), /^The server does not answer\. /)
   })
 
@@ -220,8 +220,8 @@ describe("the words of a wait", () => {
   })
 
   test("have the detail of a refusal", () => {
-    const refused = refuse(503, "unavailable", { detail: "the database is away" })
+    const refused = refuse(503, "unavailable", { detail: "the database is unavailable" })
     const text = sayWaiting({ offline: false, error: refused, tries: 1 })
-    assert.match(text, /^The server .*the database is away/)
+    assert.match(text, /^The server .*the database is unavailable/)
   })
 })

@@ -30,7 +30,7 @@ RULES = {
     "delete-waits": "after DELETE, the abort waits until the lease of a running assembly has ended",
     "abort-final": "the sweeper aborts the upload of a final file when it deletes its incoming key",
     "abort-late": "the sweeper aborts the upload of a final file for the last time only when no"
-    " request can take effect any more",
+    " request can still take effect",
 }
 OPEN = ("pending", "verifying")
 
@@ -54,7 +54,7 @@ class Upload(NamedTuple):
     """
 
     state: str = "pending"
-    # 1: the grace period is over; 2: in addition, no earlier request can take effect any more
+    # 1: the grace period is over; 2: in addition, no earlier request can still take effect
     clock: int = 0
     named: int = 0  # files.upload_id
     # uploads 1 and 2 at the store: 0 none, 1 without parts, 2 with all parts, 3 aborted

@@ -52,11 +52,11 @@ RULES = {
     " have come since the sweeper chose the row",
     "extend-both": "an extension moves the lease of the file and of the copy in one statement",
     "twice": "the object is deleted once more, and then the reservation, only when no copy request"
-    " can take effect any more",
+    " can still take effect",
     "delete-files-alone": "the owner's DELETE leaves the reservations to the sweeper",
     "incoming-terminal": "the incoming object is deleted only for files in final states",
     "incoming-late": "the incoming object is deleted for the last time only when no PUT to its key"
-    " can take effect any more",
+    " can still take effect",
 }
 OPEN = ("pending", "verifying")
 
@@ -90,7 +90,7 @@ class File(NamedTuple):
     declared: int = 0  # the content whose digest was declared
     incoming: int = 0  # the content under the incoming key
     # 0 before the end, 1 after it (the store may still accept a PUT), 2 after the grace period (no
-    # PUT can take effect any more)
+    # PUT can still take effect)
     clock: int = 0
     puts: int = 0
     swept: int = 0  # a mark: the incoming key was deleted for the last time

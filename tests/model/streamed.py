@@ -33,7 +33,7 @@ RULES = {
     "grace-from-deletion": "COPY_GRACE counts from the first deletion, not from the doom, because"
     " only the abort fences parts",
     "twice": "the object is deleted and the multipart upload aborted once more, and then the"
-    " reservation is deleted, only when no request can take effect any more",
+    " reservation is deleted, only when no request can still take effect",
 }
 SENDING = ("creating", "parting", "completing", "putting")
 

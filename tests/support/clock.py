@@ -1,4 +1,4 @@
-"""A way to let time pass: the rows' timestamps are shifted back.
+"""A function that simulates the passing of time by shifting the rows' timestamps back.
 
 This suffices because the service reads no clock but the database's.
 """

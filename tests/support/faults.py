@@ -24,7 +24,7 @@ def lose_answer() -> None:
     Before a call, the request does not reach the store. After a call, only the answer is lost.
     The caller cannot tell which of the two happened.
     """
-    raise StoreUnavailable("the store is away")
+    raise StoreUnavailable("the store is unavailable")
 
 
 def lose_connection() -> None:
@@ -105,7 +105,7 @@ class FaultyBucket:
             )
             self.under_way.append(lambda: real(*args, **again))
         if name in self.late:
-            raise StoreUnavailable("the answer did not come in time")
+            raise StoreUnavailable("no response was received in time")
 
     async def land(self) -> None:
         """Let the requests that are under way take effect. Raises the store's error, if any."""

@@ -1,4 +1,5 @@
-"""The stores' answers to presigned URLs that are used in other ways than they were signed for.
+"""The stores' answers to presigned URLs that are used for purposes other than those that they were
+signed for.
 
 The module also has the functions that send such requests.
 """

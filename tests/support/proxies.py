@@ -16,7 +16,7 @@ UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnect
 
 
 class FaultyProxy:
-    """A proxy that passes bytes on in both directions, and fails when it is told to.
+    """A proxy that passes bytes on in both directions, and fails on demand.
 
     A change takes effect at once, on open connections as well. It can come at any moment, so each
     use reads the setting only once.

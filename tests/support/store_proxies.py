@@ -1,4 +1,6 @@
-"""A proxy to a store that counts PUT requests by part, and fails those that it is told to fail."""
+"""A proxy to a store that counts PUT requests by part, and fails those for which a fault is
+configured.
+"""
 
 import http.client
 import socket

@@ -264,7 +264,7 @@ class Wire:
                 raise BadAnswer("a chunk without a size")
             body += self.take(int(size[1], 16))
             if self.take(2) != b"\r\n":
-                raise BadAnswer("a chunk, or the trailers, without an end")
+                raise BadAnswer("a chunk or the trailers did not end")
             if int(size[1], 16) == 0:
                 return body
 

@@ -169,7 +169,9 @@ def test_dev_names_the_unsupported_platform_in_one_line(
 def test_dev_without_a_python_module_names_the_platform(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Check the message on Windows, where the command cannot be imported for want of `fcntl`."""
+    """Check the message on Windows, where the command cannot be imported because Windows has no
+    `fcntl`.
+    """
     missing = ModuleNotFoundError("No module named 'fcntl'", name="fcntl")
     assert describe_missing("dev", missing) is None
     monkeypatch.setattr("service.cli.platforms.describe_unsupported", lambda: "not here")
@@ -332,7 +334,7 @@ def test_the_columns_of_the_list_of_keys_are_aligned() -> None:
     )
     heading, row = describe_keys([key]).splitlines()
     assert heading.index("SCOPES") == row.index("read")
-    assert "never ends" in row
+    assert "never expires" in row
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def find_account(server: Server, environ: Mapping[str, str] = os.environ) -> Acc
     url = check_url(given) if given else login.url if login else None
     if url is None:
         raise WrongUse(
-            "no server is given: set ASSAY_URL, use --url, or sign in with `assay login URL`"
+            "no server was specified: set ASSAY_URL, use --url, or sign in with `assay login URL`"
         )
     return Account(url, find_key(server, environ) or take_login(login, url))
 
@@ -139,7 +139,7 @@ def check_url(text: str) -> str:
         or parts.fragment
     ):
         raise WrongUse(
-            f"{show(text)} is not a server's address; it must be like https://files.example.com"
+            f"{show(text)} is not a server's address; it must have the form https://files.example.com"
         )
     if parts.username is not None or parts.password is not None:
         raise WrongUse("the address must not contain a user name or a password; use a key instead")

@@ -1,12 +1,11 @@
 """The ways in which a command can end, with text and exit status. docs/command-line.md lists the
 numbers.
 
-Ending ├── Failed         1  an error here: the disk is full, a name is unsafe, a file is in the way
-├── WrongUse       2  an option, an address or a settings file is wrong ├── NotAllowed     4  there
-is no key, or the server refuses it ├── NotFound       5 ├── Rejected       6  the bytes are not
-those that were declared or requested ├── Away           7  the server or the store is unavailable
-├── SomeFailed     8  some of several files failed └── Interrupted  130  by Ctrl-C; the text says
-how to continue
+Ending ├── Failed 1 a local error: the disk is full, a name is unsafe, a target exists already ├──
+WrongUse 2 an option, an address or a settings file is wrong ├── NotAllowed 4 there is no key, or
+the server refuses it ├── NotFound 5 ├── Rejected 6 the bytes are not those that were declared or
+requested ├── Away 7 the server or the store is unavailable ├── SomeFailed 8 some of several files
+failed └── Interrupted 130 by Ctrl-C; the text says how to continue
 """
 
 import contextlib
@@ -76,8 +75,8 @@ class Outcomes:
 def explain(error: Exception) -> Ending:
     """Return the Ending for an error of the client.
 
-    Raises the error again if the reader of the output has gone, and if the error is unexpected,
-    because its traceback is then the best text.
+    Raises the error again if the reader of the output has closed the pipe. Also raises it again if
+    it is unexpected, because the traceback is then the most useful text.
     """
     # it is half of the imports of the command line, and `--help` needs none of it
     from assay import errors

@@ -47,7 +47,7 @@ def get(
     recursive
         Restore what `put -r` sent from these folders, or from all folders, below the output folder.
     force
-        Replace existing files that have other bytes.
+        Replace existing files whose content differs.
     jobs
         How many files are fetched at once.
     json
@@ -58,7 +58,7 @@ def get(
     asked = names or []
     if not asked and not recursive:
         raise WrongUse(
-            "no files are given; name ids or names, or use -r for all files sent from folders"
+            "no files were specified; give ids or names, or use -r for all files sent from folders"
         )
     if output == STANDARD_STREAM:
         write_all(asked, server, recursive=recursive, force=force)

@@ -40,7 +40,7 @@ def choose_address(url: str | None) -> str:
     kept = read_login()
     if kept is None:
         raise WrongUse(
-            "no server is given; name its address: assay login https://files.example.com"
+            "no server was specified; give its address: assay login https://files.example.com"
         )
     return kept.url
 

@@ -25,7 +25,8 @@ def share(
 ) -> None:
     """Create a link with which others can fetch the file until the link expires.
 
-    The link also ends with the file and with your key. The key needs the scope `read`.
+    The link also becomes invalid when the file is deleted, or when your key expires or is revoked.
+    The key needs the scope `read`.
 
     Parameters
     ----------

@@ -1,14 +1,14 @@
-"""The places of received files: only below the named folder, never in place of another file, never
-through a link.
+"""The target paths of received files. They are below the named folder, and never lead through a
+link. No existing file is replaced without `--force`.
 
 1. Each component of the path is a plain name (names.py).
 2. From the target folder on, each folder of the path is checked without following links. A link, or
-   anything that is not a folder, is an error. Missing folders are created. [A link there was not
-   made by `get`, which creates none.]
+   anything else that is not a folder, is an error, because `get` creates no links. Missing folders
+   are created.
 3. The last component is a regular file or does not exist. A link is refused even with `--force`,
    because writing would follow it.
-4. A regular file with the same bytes is already the file, and nothing is done. One with other bytes
-   is kept, unless `--force` is given.
+4. A regular file with the same bytes is left as it is, and counts as received. One with different
+   bytes is kept, unless `--force` is given.
 5. Two files of one run never share a path.
 
 The check precedes the writing. A process that can write to the target folder at the same time can
@@ -64,12 +64,12 @@ class Targets:
         except FileNotFoundError:
             return False
         if not stat.S_ISREG(found.st_mode):
-            raise Failed(f"{show(str(path))} is in the way: it is {describe_kind(found.st_mode)}")
+            raise Failed(f"{show(str(path))} already exists and is {describe_kind(found.st_mode)}")
         if found.st_size == file.size and digest_of(path) == file.hash:
             return True
         if not self._force:
             raise Failed(
-                f"{show(str(path))} exists and has other bytes;"
+                f"{show(str(path))} exists with different content;"
                 " replace it with --force, or name another path with -o"
             )
         return False
@@ -83,7 +83,7 @@ def enter(folder: Path) -> Path:
         mode = folder.lstat().st_mode
         if not stat.S_ISDIR(mode):
             raise Failed(
-                f"{show(str(folder))} is in the way: it is {describe_kind(mode)}"
+                f"{show(str(folder))} already exists and is {describe_kind(mode)}"
             ) from None
     return folder
 

@@ -35,7 +35,7 @@ class Target(NamedTuple):
 def check_version(request: h11.Request) -> None:
     """Raise UnsupportedVersion unless the major version is 1 (RFC 9110, section 15.6.6)."""
     if not request.http_version.startswith(b"1."):
-        raise UnsupportedVersion("the version of HTTP must be 1.1")
+        raise UnsupportedVersion("the HTTP version must be 1.1")
 
 
 def check_framing(request: h11.Request) -> None:

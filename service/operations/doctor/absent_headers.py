@@ -1,5 +1,5 @@
-"""The check whether upload URLs should forbid headers at this store: an honest PUT, with and
-without such a header.
+"""The check that shows whether upload URLs should forbid headers at this store. It sends an honest
+PUT, with and without such a header.
 
 MinIO and its forks take the value of a signed header from the query when the request does not have
 it. Other stores take signed headers only from the headers, so that they refuse such a URL even to

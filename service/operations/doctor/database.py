@@ -30,7 +30,7 @@ async def check_database(resources: Resources) -> list[Finding]:
         advice = (
             "run `assay migrate`"
             if found is None or found < expected
-            else "the schema is newer than this assay: upgrade assay"
+            else "the schema is newer than this version of assay: upgrade assay"
         )
         return [
             failed(

@@ -120,7 +120,7 @@ async def check_round_trip(resources: Resources) -> list[Finding]:
             return [failed("event", f"no event arrived within {EVENT_SECONDS:.0f} s", EVENT_ADVICE)]
         arrived = ok(
             "event",
-            f"arrived after {time.monotonic() - begun:.1f} s: rule, webhook and token are right",
+            f"arrived after {time.monotonic() - begun:.1f} s: rule, webhook and token are correct",
         )
         return [arrived, await check_worker(resources, probe.file_id)]
 
@@ -135,12 +135,12 @@ async def check_worker(resources: Resources, file_id: UUID) -> Finding:
     return failed(
         "worker",
         f"the upload is {state} after {WORKER_SECONDS:.0f} s",
-        "check that a worker runs, and read its log",
+        "check that a worker runs, and check its log",
     )
 
 
 async def check_suppression(resources: Resources) -> Finding:
-    """Try the header with which one store tells another that an upload was already announced.
+    """Try the header by which one store informs another that an upload was already announced.
 
     Its presence is enough, with any value.
     """
@@ -151,7 +151,7 @@ async def check_suppression(resources: Resources) -> Finding:
             return failed(
                 name,
                 f"the store answers {answer.status}, which neither accepts nor refuses the request",
-                "read the store's log, and run the doctor again",
+                "check the store's log, and run the doctor again",
             )
     silent = list_silent(answers)
     if not silent:
@@ -252,8 +252,8 @@ async def wait_for(condition: Callable[[], Awaitable[bool]], *, seconds: float) 
 async def check_announcements(resources: Resources) -> list[Finding]:
     """Check that uploads are reported and not only found by the schedule.
 
-    A missing trigger is otherwise hidden by the other ones. The rows do not distinguish an event
-    from a `complete`.
+    Otherwise, a missing trigger would be hidden by the other ones. The rows do not distinguish an
+    event from a `complete`.
     """
     judged, unannounced = await count_announcements(resources.pool, LATELY)
     which = (

@@ -94,7 +94,8 @@ async def is_allowed(signer: Signer, attempt: Attempt) -> bool:
     answer = await send(attempt.method, url, body=attempt.body)
     if not (answer.refuses or 200 <= answer.status < 300):
         raise StoreUnavailable(
-            f"the attempt to {attempt.name} was answered {answer.status}", status=answer.status
+            f"on the attempt to {attempt.name}, the store answered {answer.status}",
+            status=answer.status,
         )
     return answer.status not in (401, 403)
 

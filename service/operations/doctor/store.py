@@ -36,10 +36,10 @@ async def check_endpoint(resources: Resources) -> list[Finding]:
                 failed(
                     "endpoint",
                     f"{endpoint}: {error}",
-                    "check that the store runs and can serve, and check ASSAY_S3_ENDPOINT",
+                    "check that the store runs and can serve requests, and check ASSAY_S3_ENDPOINT",
                 )
             ]
-    return [ok("endpoint", f"{endpoint} can serve")]
+    return [ok("endpoint", f"{endpoint} can serve requests")]
 
 
 async def check_upload_url(resources: Resources) -> list[Finding]:

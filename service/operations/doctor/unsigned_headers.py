@@ -6,7 +6,7 @@ single `x-amz-meta-snowball-auto-extract: true`, but unpacks the tar if an empty
 precedes it.
 
 1. Each header is sent once, set or empty, and twice: empty and set, neutral and set, set twice. The
-   honest upload, which has none of them, was sent before (see store.py).
+   honest upload, which has none of these headers, was sent before (see store.py).
 2. If the store refuses the request, the promise is kept.
 3. If the store accepts the request, the stored object is examined. Only an effect breaks the
    promise, because a store may ignore a header.

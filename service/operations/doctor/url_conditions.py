@@ -106,23 +106,23 @@ PROMISES: Final = (
     # This URL binds no digest, which would refuse a body of another length too.
     Promise(
         "URL: length",
-        "another length is refused",
-        "another length is stored",
+        "a length other than the declared one is refused",
+        "a length other than the declared one is stored",
         send_other_length,
         binding="length",
         grave=True,
     ),
     Promise(
         "URL: type",
-        "another content type is refused",
-        "another content type is stored",
+        "a content type other than the declared one is refused",
+        "a content type other than the declared one is stored",
         send_other_type,
         grave=True,
     ),
     Promise(
         "URL: digest",
-        "other bytes than declared are refused",
-        "other bytes than declared are stored",
+        "bytes that differ from the declared digest are refused",
+        "bytes that differ from the declared digest are stored",
         send_other_bytes,
     ),
     Promise(
@@ -197,7 +197,7 @@ def unproved(name: str, answer: Answer) -> Finding:
     return failed(
         name,
         f"the store answers {answer.status}, which neither accepts nor refuses the request",
-        "read the store's log, and run the doctor again",
+        "check the store's log, and run the doctor again",
     )
 
 

@@ -138,7 +138,7 @@ def is_reset(wire: Wire, trickle: bytes) -> bool:
 
 
 def test_the_longest_idle_connection_is_closed_for_a_new_one(one_api: Api, site: Site) -> None:
-    """Check that a running request is never ended for a new connection."""
+    """Check that a request in progress is never aborted to make room for a new connection."""
     start = fill([upload(CHUNKED)], site.values("under-way---"))
     with bounded(one_api, connections=4) as url, connected(url, 3) as [busy, first, second]:
         busy.send(*start, HELLO[:8], b"")

@@ -152,7 +152,7 @@ async def test_an_invalid_name_fails_with_a_message(signed_in: Screen, tmp_path:
     await signed_in.choose(write_file(tmp_path / "a\r\nb.txt", 10))
     await signed_in.wait_for("failed")
     await expect(signed_in.uploads("failed").locator(".status")).to_have_text(
-        "Failed: The file name holds a control character: send printable characters only."
+        "Failed: The file name contains a control character: send printable characters only."
         " Rename the file on this device, then choose it again."
     )
 
