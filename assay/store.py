@@ -28,8 +28,9 @@ AGAIN: Final = frozenset({408, 429, 500, 502, 503, 504})
 MOST_RENEWALS: Final = 3
 CODE: Final = re.compile(rb"<Code>([A-Za-z0-9]{1,100})</Code>")
 MUCH_BYTES: Final = 8 * PIECE
-"""More than all buffers on the path to the store can hold. If this much was sent, the store has
-received some of the bytes.
+"""More bytes than all buffers on the path to the store can hold.
+
+If this many were sent, the store has received some of them.
 """
 
 

@@ -227,8 +227,9 @@ class FileGone(Problem):
 
 
 class LinkEnded(Problem):
-    """A link that has expired, or whose API key has expired or was revoked. The file may still
-    exist.
+    """A link that is no longer valid, because it or its API key has expired or was revoked.
+
+    The file may still exist.
     """
 
     status, type, title = 410, "link-ended", "The link is no longer valid"

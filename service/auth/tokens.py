@@ -1,5 +1,6 @@
-"""Tokens for one file and one purpose, with an expiration time. A request with a token needs no
-key.
+"""Tokens for one file and one purpose, with an expiration time.
+
+A request with a token needs no key.
 
     base64url( HMAC-SHA256(secret, payload) ‖ payload ), 100 characters
     payload: version, purpose, flags (1 byte each), file id, key id (16 bytes each),

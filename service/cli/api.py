@@ -19,9 +19,7 @@ from service.http.server.protocol import HttpProtocol
 
 TICK_SECONDS: Final = 0.5
 STOP_SECONDS: Final = 30
-"""The time for which requests in progress may continue after the process has received a stop
-signal.
-"""
+"""The time for which requests in progress may continue after the process was signalled to stop."""
 
 
 def run_api(

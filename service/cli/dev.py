@@ -226,7 +226,7 @@ def address_of(host: str, port: int) -> str:
 
 
 class Watch:
-    """A task that calls `say` when everything is ready, and stops the API if a server has exited."""
+    """A task that calls `say` when everything is ready, and stops the API if a server exits."""
 
     def __init__(self, development: Development, *, say: Callable[[], None]) -> None:
         self.development = development

@@ -55,7 +55,8 @@ async def check_version(database: asyncpg.Pool | asyncpg.Connection) -> None:
         )
         what = "run `assay migrate` first" if found is None or found < expected else newer
         raise SchemaError(
-            f"the database's schema is {found or 'empty'}, but this version of assay needs {expected}: {what}"
+            f"the database's schema is {found or 'empty'},"
+            f" but this version of assay needs {expected}: {what}"
         )
 
 
@@ -92,7 +93,8 @@ def run_alembic(url: str) -> None:
         command.upgrade(config, "head")
     except CommandError as error:
         raise SchemaError(
-            f"this version of assay has no migration for the database's schema: upgrade assay ({error})"
+            "this version of assay has no migration for the database's schema:"
+            f" upgrade assay ({error})"
         ) from error
     except DBAPIError as error:
         raise (

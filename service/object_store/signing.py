@@ -30,7 +30,7 @@ LONGEST_EXPIRY_SECONDS: Final = 7 * 24 * 3600
 
 
 class AbsentHeaders(msgspec.Struct, frozen=True, eq=False):
-    """The headers that a URL forbids: a mapping from names in lower case to neutral values."""
+    """The headers that a URL forbids. `neutral` maps names in lower case to neutral values."""
 
     neutral: Mapping[str, str]
     query: str

@@ -318,7 +318,7 @@ def make_event(
 ) -> dict[str, Any]:
     """Return an event in the store's format.
 
-    `lies` are fields of the object beside its key. The service must not rely on these.
+    `lies` are fields of the object beside its key. The service must not rely on them.
     """
     record = {"eventName": name, "s3": {"bucket": {"name": bucket}, "object": {"key": key, **lies}}}
     return {"EventName": name, "Key": f"{bucket}/{key}", "Records": [record]}

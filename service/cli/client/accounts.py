@@ -139,7 +139,8 @@ def check_url(text: str) -> str:
         or parts.fragment
     ):
         raise WrongUse(
-            f"{show(text)} is not a server's address; it must have the form https://files.example.com"
+            f"{show(text)} is not a server's address;"
+            " it must have the form https://files.example.com"
         )
     if parts.username is not None or parts.password is not None:
         raise WrongUse("the address must not contain a user name or a password; use a key instead")

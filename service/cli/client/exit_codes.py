@@ -1,11 +1,12 @@
 """The ways in which a command can end, with text and exit status. docs/command-line.md lists the
 numbers.
 
-Ending ├── Failed 1 a local error: the disk is full, a name is unsafe, a target exists already ├──
-WrongUse 2 an option, an address or a settings file is wrong ├── NotAllowed 4 there is no key, or
-the server refuses it ├── NotFound 5 ├── Rejected 6 the bytes are not those that were declared or
-requested ├── Away 7 the server or the store is unavailable ├── SomeFailed 8 some of several files
-failed └── Interrupted 130 by Ctrl-C; the text says how to continue
+Ending ├── Failed         1  a local error: the disk is full, a name is unsafe, a target exists
+├── WrongUse       2  an option, an address or a settings file is wrong ├── NotAllowed     4  there
+is no key, or the server refuses it ├── NotFound       5 ├── Rejected       6  the bytes are not
+those that were declared or requested ├── Away           7  the server or the store is unavailable
+├── SomeFailed     8  some of several files failed └── Interrupted  130  by Ctrl-C; the text says
+how to continue
 """
 
 import contextlib
