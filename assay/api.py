@@ -160,7 +160,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
         extra_seconds: float = 0.0,
     ) -> Answer:
-        """Send a request, and return the answer if it has a 2xx status.
+        """Send a request, and return the response if it has a 2xx status.
 
         The request is repeated while the API is unavailable. Raises ServerUnavailable if the
         retries are used up, and the errors of `check_answer`.
@@ -190,7 +190,7 @@ class Api:
         )
 
     def check_answer(self, answer: Answer) -> Answer:
-        """Return the answer if it has a 2xx status.
+        """Return the response if it has a 2xx status.
 
         Raises Refused, DigestMismatch, ServerUnavailable or NotAssay otherwise.
         """
@@ -199,9 +199,9 @@ class Api:
         raise self.read_refusal(answer)
 
     def read_refusal(self, answer: Answer) -> AssayError:
-        """Return the error for an answer without a 2xx status.
+        """Return the error for a response without a 2xx status.
 
-        The answer may come from a proxy, and is then no problem document.
+        The response may come from a proxy, and is then no problem document.
         """
         if answer.headers.get("content-type", "").startswith("application/problem+json"):
             self._met.set()
@@ -216,7 +216,7 @@ class Api:
         )
 
     def decode(self, answer: Answer, kind: type[T]) -> T:
-        """Decode the JSON body of an answer. Raises NotAssay if it does not have that structure."""
+        """Decode the JSON body of a response. Raises NotAssay if it has another structure."""
         try:
             decoded = msgspec.json.decode(answer.body, type=kind)
         except msgspec.DecodeError as error:
@@ -234,7 +234,7 @@ def read_problem(body: bytes) -> Problem:
         return msgspec.convert(document | {"document": document}, Problem)
     except msgspec.MsgspecError as error:
         return Problem(
-            type="about:blank", title="the answer is malformed", status=0, detail=str(error)
+            type="about:blank", title="the response is malformed", status=0, detail=str(error)
         )
 
 

@@ -117,7 +117,7 @@ class Client:
           file of the first. With other fields, it raises InvalidRequest. `resume` keeps a key of
           its own.
         - `through_api`: send the bytes through the API in one request. This is the fastest way
-          for small files, but if the answer is lost, the caller cannot tell whether the file was
+          for small files, but if the response is lost, the caller cannot tell whether the file was
           stored.
 
         A pipe or any other stream cannot be read twice. It is always sent through the API, and

@@ -2,7 +2,7 @@
 
 With `socket.sendall`, the timeout would apply to a whole piece, so a megabyte on a slow line would
 exceed it. After the last piece was handed over, megabytes may still wait in the kernel's buffer,
-and the answer cannot arrive before they have been sent.
+and the response cannot arrive before they have been sent.
 
 This is the only module that imports urllib3 at its top level. It is itself imported when the first
 request is sent.

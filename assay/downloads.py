@@ -8,8 +8,8 @@
 3. Read, hash and write the bytes.
    - *The connection ends too early:* request the rest (Range, If-Match). The delay grows as long as
      no bytes arrive.
-   - *The answer is 412 or has another ETag:* the file was replaced. Raise FileChanged.
-   - *The answer is 404 or 410:* the file was deleted. Raise NotFound or Gone.
+   - *The response is 412 or has another ETag:* the file was replaced. Raise FileChanged.
+   - *The response is 404 or 410:* the file was deleted. Raise NotFound or Gone.
    - *The server ignores Range:* skip the bytes that have already been received.
 4. Compare the digest of all bytes.
    - *It differs, and an earlier run left some of the bytes:* truncate the partial file and repeat
@@ -283,7 +283,7 @@ def read_refusal(receiving: Receiving, response: "BaseHTTPResponse") -> float:
 
 
 def read_start(response: "BaseHTTPResponse") -> int:
-    """Return the offset of the first byte of the answer, from Content-Range or 0 for a 200."""
+    """Return the offset of the first byte of the response, from Content-Range or 0 for a 200."""
     if response.status == 200:
         return 0
     start = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
@@ -293,14 +293,14 @@ def read_start(response: "BaseHTTPResponse") -> int:
 def skip(response: "BaseHTTPResponse", size: int) -> None:
     """Read and discard the bytes that have already been received.
 
-    Raises ConnectionLost if the answer is shorter, or begins after the requested place.
+    Raises ConnectionLost if the response is shorter, or begins after the requested place.
     """
     if size < 0:
         raise ConnectionLost("the server did not send the requested range")
     while size:
         piece = read_some(response, min(size, PIECE))
         if not piece:
-            raise ConnectionLost("the answer is too short")
+            raise ConnectionLost("the response is too short")
         size -= len(piece)
 
 

@@ -27,8 +27,8 @@ AssayError
 ├── InProgress                 another process is running this upload or download
 ├── NotFinal                   the wait has timed out; `file` has the state
 ├── StoreRefused               the object store refused a presigned URL
-└── ServerUnavailable          no answer, or 503, until the retries were used up
-    └── NotAssay               the answer does not come from Assay: the URL may be wrong
+└── ServerUnavailable          no response, or 503, until the retries were used up
+    └── NotAssay               the response does not come from Assay: the URL may be wrong
 """
 
 from pathlib import Path
@@ -226,7 +226,7 @@ class ServerUnavailable(AssayError):
 
 
 class NotAssay(ServerUnavailable):
-    """An answer that does not come from Assay. The URL may be wrong."""
+    """A response that does not come from Assay. The URL may be wrong."""
 
 
 BY_TYPE: dict[str, type[Refused]] = {

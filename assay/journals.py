@@ -3,7 +3,7 @@
 Each line is one JSON object:
 
 1. `Opening`: the server, the declaration, the source's fingerprint, and the Idempotency-Key.
-   It is written and synced to the disk before anything is sent. If the answer to the declaration
+   It is written and synced to the disk before anything is sent. If the response to the declaration
    is lost, the next run finds the file by that key.
 2. `DeclaredAs`: the file's id, as soon as it is known.
 3. `SentPart`: the digest of a part, written before the part is sent. The store's list shows which

@@ -23,7 +23,7 @@ Failures:
 - *The store refuses the bytes of a part (400):* they changed between the two reads, or on the way.
   If the fingerprint has changed, raise SourceChanged, otherwise StoreRefused.
 - *The multipart upload no longer exists (404), or the API accepts no more parts (another run was
-  faster):* stop sending. The answer to `complete` shows the state.
+  faster):* stop sending. The response to `complete` shows the state.
 - *A thread fails:* the other threads stop at their next piece.
 """
 

@@ -1,14 +1,14 @@
-"""A PUT to the object store, and what the store's answers mean.
+"""A PUT to the object store, and what the store's responses mean.
 
 1. 200: the bytes have been stored. 412: they were stored before. The PUT is done in both cases.
-2. No answer, or 408, 429 or 5xx (503 SlowDown): send the same PUT again, after a delay that grows,
-   with jitter, until the retries are used up. After two attempts in a row without an answer, use a
-   fresh URL. (A store may refuse an expired URL and close the connection so early that the client
-   does not receive the answer.)
+2. No response, or 408, 429 or 5xx (503 SlowDown): send the same PUT again, after a delay that
+   grows, with jitter, until the retries are used up. After two attempts in a row without a
+   response, use a fresh URL. (A store may refuse an expired URL and close the connection so early
+   that the client does not receive the response.)
 3. 403: the URL has expired or is wrong. Request a fresh one, at most three times.
 4. 404: the multipart upload does not exist, or no longer exists. Raise StoreRefused. The
-   answer to `complete` shows the state.
-5. 400 and every other status: a repetition would give the same answer. Raise StoreRefused.
+   response to `complete` shows the state.
+5. 400 and every other status: a repetition would give the same response. Raise StoreRefused.
 
 Only the headers that the URL requires are sent to the store. The API key never is.
 """

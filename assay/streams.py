@@ -12,7 +12,7 @@ They are for sources that cannot be read twice, and for callers that want a sing
 4. If the connection ends after the whole body was sent, the file may have been stored or not.
    The request is not sent again, because there could then be two files. Raise ServerUnavailable
    with a message that says so.
-5. Compare the digest in the answer with the client's own. If they differ, the bytes were altered
+5. Compare the digest in the response with the client's own. If they differ, the bytes were altered
    on the way: delete the file and raise DigestMismatch.
 """
 
@@ -108,7 +108,7 @@ def upload_stream(
 
 
 def send(api: Api, path: str, headers: dict[str, str], *, body: Body) -> Answer:
-    """Run steps 2 to 4 of the protocol above, and return the answer."""
+    """Run steps 2 to 4 of the protocol above, and return the response."""
     retries = api.new_retry_policy()
     while True:
         try:
@@ -122,7 +122,7 @@ def send(api: Api, path: str, headers: dict[str, str], *, body: Body) -> Answer:
         except ConnectionLost as error:
             if body.ended:
                 raise ServerUnavailable(
-                    f"the API: {error}: all bytes were sent, but the answer was lost; "
+                    f"the API: {error}: all bytes were sent, but the response was lost; "
                     "check whether the file exists"
                 ) from error
             if not (body.can_repeat and retries.wait()):

@@ -1,7 +1,7 @@
 """Single HTTP requests, sent by urllib3.
 
 urllib3's own retries and redirects are disabled, because only the caller can tell which requests
-may be repeated. An answer that arrives before the whole body was sent is read nevertheless.
+may be repeated. A response that arrives before the whole body was sent is read nevertheless.
 (urllib3 does that after EPIPE and ECONNRESET.)
 """
 
@@ -25,14 +25,14 @@ Body = bytes | Iterable[memoryview] | Iterable[bytes] | None
 
 
 class ConnectionLost(Exception):
-    """A request without a complete answer.
+    """A request without a complete response.
 
     The connection failed, or ended too early. The request may or may not have taken effect.
     """
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """An answer with its whole body. The names of `headers` are in lower case."""
+    """A response with its whole body. The names of `headers` are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -67,7 +67,7 @@ class Transport:
         chunked: bool = False,
         extra_seconds: float = 0.0,
     ) -> Answer:
-        """Send a request and return the whole answer. Raises ConnectionLost."""
+        """Send a request and return the whole response. Raises ConnectionLost."""
         response = self.open(
             method, url, headers=headers, body=body, chunked=chunked, extra_seconds=extra_seconds
         )
@@ -91,7 +91,7 @@ class Transport:
         chunked: bool = False,
         extra_seconds: float = 0.0,
     ) -> "BaseHTTPResponse":
-        """Send a request and return the head of the answer.
+        """Send a request and return the head of the response.
 
         The caller reads the body with `read_some`, and releases the connection. Raises
         ConnectionLost, and ServerUnavailable if the server's certificate is not trusted.
@@ -129,7 +129,7 @@ class Transport:
 
 
 def read_some(response: "BaseHTTPResponse", size: int | None) -> bytes:
-    """Return at most `size` bytes of the answer's body, or all of it if `size` is None.
+    """Return at most `size` bytes of the response's body, or all of it if `size` is None.
 
     Return b"" at the end. Raises ConnectionLost if the connection ends too early.
     """

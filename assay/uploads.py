@@ -12,8 +12,8 @@
    - *expired, deleted, damaged or not found, or its parts are lost:* start the journal again.
 
    Otherwise, declare the file under the journal's Idempotency-Key, and record its id. (If the
-   answer is lost, the repeated request does not declare a second file.)
-3. Send the bytes as the answer describes: in one PUT that is hashed while it is sent, or in parts
+   response is lost, the repeated request does not declare a second file.)
+3. Send the bytes as the response describes: in one PUT that is hashed while it is sent, or in parts
    (parts.py). Then compare the fingerprint again. If it differs, the source changed while it was
    read: cancel the upload and raise SourceChanged.
 4. Send `complete` with the digest, which the server compares with the proved one. If the digest is

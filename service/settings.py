@@ -142,7 +142,7 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
 
     @property
     def base_path(self) -> str:
-        """Return the path of PUBLIC_URL, which is the prefix of every path in an answer."""
+        """Return the path of PUBLIC_URL, which is the prefix of every path in a response."""
         return urlsplit(self.public_url or "").path.rstrip("/")
 
     @property

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
-    """A connection that is closed after the first error that is not the answer to a statement.
+    """A connection that is closed after the first error that is not the response to a statement.
 
     The server ends a session with a FATAL error. If no statement is running, asyncpg treats it as
     an unexpected message and does not close the connection. Each further statement then raises
@@ -57,7 +57,7 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
         return await self._end_on_failure(super().execute(*args, **options))
 
     async def _end_on_failure(self, answer: Awaitable[T]) -> T:
-        """Return the answer. Close the connection after any error but two kinds.
+        """Return the response. Close the connection after any error but two kinds.
 
         After an error of the statement, the session continues. After a time-out, asyncpg has the
         server cancel the statement, and waits for that before it uses the connection again.

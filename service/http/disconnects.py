@@ -1,4 +1,4 @@
-"""The end of a streamed answer, when the client disconnects or the content ends."""
+"""The end of a streamed response, when the client disconnects or the content ends."""
 
 import asyncio
 import contextlib

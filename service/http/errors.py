@@ -1,4 +1,4 @@
-"""Error answers: every exception becomes a problem document (RFC 9457)."""
+"""Error responses: every exception becomes a problem document (RFC 9457)."""
 
 import typing
 from enum import Enum

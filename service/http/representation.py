@@ -69,7 +69,7 @@ def format_date(moment: datetime) -> str:
 
 
 def describe_file(file: ProvedFile, *, inline: bool) -> dict[str, str]:
-    """Return the headers of every answer about the bytes of a `ready` file, including 304."""
+    """Return the headers of every response about the bytes of a `ready` file, including 304."""
     return {
         "ETag": format_etag(file.hash),
         "Repr-Digest": f"sha-256=:{base64.b64encode(file.hash.digest).decode()}:",
@@ -87,7 +87,7 @@ def describe_file(file: ProvedFile, *, inline: bool) -> dict[str, str]:
 
 
 def describe_body(file: ProvedFile, span: Span | None) -> dict[str, str]:
-    """Return the headers of an answer with a body, which an answer to HEAD has too."""
+    """Return the headers of a response with a body, which a response to HEAD has too."""
     described = {
         "Content-Type": file.served_content_type,
         "Content-Length": str(file.size if span is None else span.length),
@@ -104,7 +104,7 @@ def is_harmless(content_type: str) -> bool:
 
 
 def is_not_modified(file: ProvedFile, headers: Headers) -> bool:
-    """Return whether GET and HEAD answer 304, in the order of RFC 9110, section 13.2.2.
+    """Return whether GET and HEAD response 304, in the order of RFC 9110, section 13.2.2.
 
     Raises PreconditionFailed.
     """

@@ -2,7 +2,7 @@
 
 Bootstrap uses this module, and no request does. The SDK makes requests in this module only. They go
 through AdministrationPool, which sends them over the transport of the service and maps their
-answers to the same errors.
+responses to the same errors.
 """
 
 import json
@@ -59,7 +59,7 @@ class EventRule(msgspec.Struct, frozen=True):
 class AdministrationPool(urllib3.PoolManager):
     """The connection pool of the SDK.
 
-    It raises StoreError for an answer that is not a success, before the SDK reads it.
+    It raises StoreError for a response that is not a success, before the SDK reads it.
     """
 
     def __init__(self, transport: ThreadedTransport) -> None:
@@ -238,7 +238,7 @@ class Administration:
 
 
 def ask(what: str, function: Callable[[], Result]) -> Result:
-    """Return the SDK's result. Raises StoreUnavailable if the answer cannot be read."""
+    """Return the SDK's result. Raises StoreUnavailable if the response cannot be read."""
     try:
         return function()
     except (HTTPError, OSError) as error:  # the body ended early

@@ -338,7 +338,7 @@ class Bucket:
     ) -> Result:
         """Send the request in the calling thread.
 
-        Raises StoreUnavailable if the answer cannot be read.
+        Raises StoreUnavailable if the response cannot be read.
         """
         answer = self.client.send(request, deadline)
         try:
@@ -346,7 +346,7 @@ class Bucket:
         except (
             KeyError,
             ValueError,
-        ) as error:  # a success that is not an answer of S3, such as a proxy's page
+        ) as error:  # a success that is not a response of S3, such as a proxy's page
             raise invalid_answer(request.name, error) from error
 
 
@@ -359,7 +359,7 @@ def read_copied_etag(answer: Answer) -> str:
 
 
 def discard(_: Answer) -> None:
-    """Return nothing, for an answer whose status is enough."""
+    """Return nothing, for a response whose status is enough."""
 
 
 def is_condition(etag: str) -> bool:

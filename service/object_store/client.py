@@ -1,4 +1,4 @@
-"""The client of one identity, which signs a request, sends it once and checks the answer."""
+"""The client of one identity, which signs a request, sends it once and checks the response."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -32,11 +32,11 @@ class Client:
         self.transport = ThreadedTransport(secure=self._secure)
 
     def send(self, request: Request, deadline: Deadline) -> Answer:
-        """Return the whole answer of a request that succeeded."""
+        """Return the whole response of a request that succeeded."""
         return check_answer(request, self.transport.send(self.sign(request), deadline))
 
     def open(self, request: Request, deadline: Deadline) -> urllib3.BaseHTTPResponse:
-        """Return a successful answer, whose body the caller reads."""
+        """Return a successful response, whose body the caller reads."""
         response = self.transport.open(self.sign(request), deadline)
         if response.status not in SUCCESSES:
             check_answer(request, read_refusal(response, request.name))
@@ -91,7 +91,7 @@ def request_path(request: Request) -> str:
 
 
 def read_refusal(response: urllib3.BaseHTTPResponse, request: str) -> Answer:
-    """Return an answer that is not a success.
+    """Return a response that is not a success.
 
     If its body cannot be read, the status alone is returned.
     """

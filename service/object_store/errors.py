@@ -1,4 +1,4 @@
-"""The errors of the store, and the only mapping from its answers to them.
+"""The errors of the store, and the only mapping from its responses to them.
 
     StoreError
     ├── ObjectMissing      there is no object under that key, or no longer
@@ -7,7 +7,7 @@
     ├── UploadMissing      there is no such multipart upload: it was completed, aborted or removed
     ├── RequestRefused     the store would refuse the same request again: it rejects the digest or
     │                      the part, or does not implement the operation
-    ├── StoreUnavailable   no connection, a time-out, a 5xx, a wrong identity, or an answer that is
+    ├── StoreUnavailable   no connection, a time-out, a 5xx, a wrong identity, or a response that is
     │                      malformed or cut short: the request may be repeated later
     └── SentTooLate        the time limit for sending had passed: nothing was sent
 
@@ -52,7 +52,8 @@ UNREADABLE_CODES: Final = frozenset(
 NEEDS_CLIENTS_KEY: Final = "InvalidRequest"
 """The code for an object that is encrypted with a key that only the client has (SSE-C).
 
-It has this meaning in an answer to GET or HEAD. In an answer to a copy it has many other meanings.
+It has this meaning in a response to GET or HEAD. In a response to a copy it has many other
+meanings.
 """
 
 
@@ -60,7 +61,7 @@ class StoreError(Exception):
     """An error of the store.
 
     `status` is the HTTP status and `code` the store's own code. Both are None if there was no
-    answer.
+    response.
     """
 
     def __init__(self, text: str, *, status: int | None = None, code: str | None = None) -> None:
@@ -98,15 +99,15 @@ class SentTooLate(StoreError):
 
 
 class JsonError(msgspec.Struct, rename="pascal"):
-    """The body of an error answer from MinIO's administration API."""
+    """The body of an error response from MinIO's administration API."""
 
     code: str
 
 
 def check_answer(request: Request, answer: Answer) -> Answer:
-    """Return the answer if it is a success. Raises StoreError otherwise.
+    """Return the response if it is a success. Raises StoreError otherwise.
 
-    An answer to a copy or a completion may begin with 200 and end with an error in its body (S3's
+    A response to a copy or a completion may begin with 200 and end with an error in its body (S3's
     CopyObject).
     """
     failed_late = answer.status in SUCCESSES and is_error(answer.body)
@@ -123,10 +124,10 @@ def check_answer(request: Request, answer: Answer) -> Answer:
 
 
 def read_code(answer: Answer) -> str | None:
-    """Return the store's error code, or None if the answer has none.
+    """Return the store's error code, or None if the response has none.
 
-    The code is in an XML document, in the JSON of MinIO's administration API, or, because an answer
-    to HEAD has no body, in a header of MinIO.
+    The code is in an XML document, in the JSON of MinIO's administration API, or, because a
+    response to HEAD has no body, in a header of MinIO.
     """
     try:
         return (
@@ -157,7 +158,7 @@ def unavailable(request: str, error: BaseException) -> StoreUnavailable:
 
 def invalid_answer(request: str, error: BaseException) -> StoreUnavailable:
     """Return the error for a success whose content is not that of S3, such as a proxy's page."""
-    return StoreUnavailable(f"{request}: the answer cannot be parsed ({type(error).__name__})")
+    return StoreUnavailable(f"{request}: the response cannot be parsed ({type(error).__name__})")
 
 
 def error_for_answer(
@@ -168,7 +169,7 @@ def error_for_answer(
     reads_object: bool = False,
     copies_object: bool = False,
 ) -> StoreError:
-    """Return the error that an answer stands for.
+    """Return the error that a response stands for.
 
     `request` is its name for the text. The flags say whether it reads or copies an object.
     """

@@ -1,4 +1,4 @@
-"""A request to the store and its answer, independent of the transport that carries them.
+"""A request to the store and its response, independent of the transport that carries them.
 
 Request ──signed by the client──> SignedRequest ──sent by a transport──> Answer
 """
@@ -66,7 +66,7 @@ class SignedRequest(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The answer to one request, received completely. The names of `headers` are in lower case."""
+    """The complete response to one request. The names of `headers` are in lower case."""
 
     status: int
     headers: Mapping[str, str]

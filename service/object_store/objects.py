@@ -42,7 +42,7 @@ class ListedObject(msgspec.Struct, frozen=True):
 
 
 def read_object(key: str, headers: Mapping[str, str]) -> StoredObject:
-    """Return the object that the head of an answer describes.
+    """Return the object that the head of a response describes.
 
     Raises KeyError or ValueError if a field is missing or malformed.
     """

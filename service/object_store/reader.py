@@ -12,7 +12,7 @@ FAILURES: Final = (HTTPError, HTTPException, OSError)
 
 
 class ObjectReader:
-    """The body of one answer, which the caller closes.
+    """The body of one response, which the caller closes.
 
     After the whole body was read, `close` returns the connection to its pool. Otherwise it closes
     the connection.
@@ -32,7 +32,7 @@ class ObjectReader:
         if self.content_length < 0 or response.status != (206 if partial else 200):
             self.close()
             raise StoreUnavailable(
-                f"{request}: the answer has no length, or is not the range that was requested",
+                f"{request}: the response has no length, or is not the range that was requested",
                 status=response.status,
             )
 

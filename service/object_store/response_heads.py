@@ -36,7 +36,7 @@ class HeadReader:
 
     `http.client` refuses a response with more than 100 fields or a line of more than 64 KiB. A
     client can give its object any number of `x-amz-meta-*` fields, and the store repeats them in
-    each answer about the object. Fields that are not read are therefore skipped before
+    each response about the object. Fields that are not read are therefore skipped before
     `http.client` reads them.
     """
 

@@ -22,7 +22,8 @@ CONNECT_SECONDS: Final = 5.0
 CONNECTIONS_KEPT: Final = 128
 """The connections that stay open for later requests. More may be open at the same time."""
 LARGEST_ANSWER_BYTES: Final = 8 * 1024 * 1024
-"""The largest answer that is read. A page of 1,000 escaped keys of 1,024 bytes takes half of it."""
+"""The largest response that is read. A page of 1,000 escaped keys of 1,024 bytes takes half of it.
+"""
 READ_BYTES: Final = 1024 * 1024
 REPEATABLE: Final = frozenset({"GET", "HEAD", "DELETE"})
 
@@ -46,7 +47,7 @@ class ThreadedTransport:
         self._connections = Connections()
 
     def send(self, request: SignedRequest, deadline: Deadline) -> Answer:
-        """Return the whole answer, also if it is an error.
+        """Return the whole response, also if it is an error.
 
         Raises SentTooLate or StoreUnavailable.
         """
@@ -55,7 +56,7 @@ class ThreadedTransport:
         )
 
     def open(self, request: SignedRequest, deadline: Deadline) -> urllib3.BaseHTTPResponse:
-        """Return the answer when its head has arrived.
+        """Return the response when its head has arrived.
 
         The caller reads the body and closes the response.
         """
@@ -111,7 +112,7 @@ class ThreadedTransport:
 
 
 def read_answer(response: urllib3.BaseHTTPResponse, request: str) -> Answer:
-    """Return the answer with its whole body, so that the connection can be used again.
+    """Return the response with its whole body, so that the connection can be used again.
 
     Raises StoreUnavailable if the body is too large.
     """
@@ -121,7 +122,7 @@ def read_answer(response: urllib3.BaseHTTPResponse, request: str) -> Answer:
         if len(body) > LARGEST_ANSWER_BYTES:
             response.close()
             raise StoreUnavailable(
-                f"{request}: the answer is larger than {LARGEST_ANSWER_BYTES} bytes",
+                f"{request}: the response is larger than {LARGEST_ANSWER_BYTES} bytes",
                 status=response.status,
             )
     response.release_conn()

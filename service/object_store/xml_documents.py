@@ -130,7 +130,7 @@ def write_completion(parts: Iterable[tuple[int, str]]) -> bytes:
 
 
 def write_deletion(keys: Sequence[str]) -> bytes:
-    """Return the Delete for these keys. Its answer lists only the keys that were not deleted."""
+    """Return the Delete for these keys. Its response lists only the keys that were not deleted."""
     listed = "".join([f"<Object><Key>{write_text(key)}</Key></Object>" for key in keys])
     return f'<Delete xmlns="{NAMESPACE}"><Quiet>true</Quiet>{listed}</Delete>'.encode()
 

@@ -14,7 +14,7 @@ from service.problems import FieldError, Problem
 
 
 class ProblemDocument(msgspec.Struct, kw_only=True):
-    """An error answer (RFC 9457).
+    """An error response (RFC 9457).
 
     Other members depend on the type: `state`, `limit`, `reason`, `missing`, `wrong_size` and their
     counts.

@@ -2,7 +2,7 @@
 
 `ready` fails for conditions of this process alone: while it starts, while it stops, or with a wrong
 schema. If the database or the store is unavailable, every process is `degraded`. Removing all of
-them from a load balancer would not help, so the answer is then 200, unless the request has
+them from a load balancer would not help, so the response is then 200, unless the request has
 `?full=1`.
 """
 

@@ -60,7 +60,7 @@ class DocumentOrPage(OpenAPIRenderPlugin):
 
 
 async def set_headers(response: Response[Any]) -> Response[Any]:
-    """Set the media type and headers of an answer of the plugin. Raises NotFound for a 404.
+    """Set the media type and headers of a response of the plugin. Raises NotFound for a 404.
 
     Litestar uses one media type for everything that a plugin renders, and a page of its own for
     404.

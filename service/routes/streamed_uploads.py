@@ -66,7 +66,7 @@ class FormOrBytes(Operation):
     operation_class=FormOrBytes,
     summary="Send a file in one request",
     description=(
-        "The bytes are hashed while they are stored, and the answer is a `ready` file."
+        "The bytes are hashed while they are stored, and the response is a `ready` file."
         " Nothing is kept of a request that fails."
     ),
     tags=["uploads"],

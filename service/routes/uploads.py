@@ -79,7 +79,7 @@ class AnyBody(Operation):
     operation_class=AnyBody,
     summary="Upload with one command: curl -LT photo.jpg …/upload/",
     description=(
-        "With Content-Length, the answer is 307, and the client sends the body to the store."
+        "With Content-Length, the response is 307, and the client sends the body to the store."
         " Without it, the body is streamed through the API."
     ),
     tags=["uploads"],

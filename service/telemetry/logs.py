@@ -105,7 +105,7 @@ class RequestLog:
 
 
 class Answer:
-    """The answer to a client so far.
+    """The response to a client so far.
 
     JSON must not be cached, and clients must not guess its type.
     """

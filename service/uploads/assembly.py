@@ -16,10 +16,10 @@ file, and the file does not expire.
    - The store has assembled them: see "Object present" below.
    - The store has no such upload: see "Upload missing" below.
    - The store refuses, because a part was sent again after it was listed: release the lease, 409.
-   - Any other error answer, or it is too late to send the request: the request has ended or was
+   - Any other error response, or it is too late to send the request: the request has ended or was
      never sent. Release the lease, 503.
-   - No answer, or a gateway's answer: the assembly may take effect at any later time. Answer 503,
-     and let the lease expire, so that no second request is sent before. After that, a worker
+   - No response, or a gateway's response: the assembly may take effect at any later time. Answer
+     503, and let the lease expire, so that no second request is sent before. After that, a worker
      finds the object (by the store's event or by the schedule), or the next `complete` does.
 
 Object present: record the arrival and release the lease, in one statement.
@@ -32,13 +32,13 @@ Upload missing: check the incoming key with a HEAD request.
    - There is no object: release the lease. If that updated a row, the upload is lost: 409.
      Otherwise another process may have assembled and proved the file and removed the object: begin
      `complete` again.
-   - The store gives no usable answer: release the lease, 503.
+   - The store gives no usable response: release the lease, 503.
 
 While steps 3 to 5 run, the lease is extended. If it is lost because the file was deleted, the
 statements at the end update no row.
 
-Cancellation at shutdown, or an unexpected exception: let the lease expire, as without an
-answer.
+Cancellation at shutdown, or an unexpected exception: let the lease expire, as without a
+response.
 """
 
 import functools
@@ -65,7 +65,7 @@ PARTS_A_SECOND: Final = 50
 CHANGED_PART: Final = "InvalidPart"
 """The error code for a listed part that has another ETag by now."""
 UNANSWERED: Final = (None, 502, 504)
-"""Statuses that show no outcome: no answer, or a gateway's answer."""
+"""Statuses that show no outcome: no response, or a gateway's response."""
 
 log = structlog.get_logger()
 
@@ -79,7 +79,7 @@ class StoreUpload(NamedTuple):
 
 
 class Unanswered(Exception):
-    """An assembly request without an answer by the store, so that its outcome is unknown."""
+    """An assembly request without a response by the store, so that its outcome is unknown."""
 
     def __init__(self, error: StoreError) -> None:
         super().__init__(str(error))

@@ -7,7 +7,7 @@
 2. Check the store. If the object is there, record an arrival, together with the digest.
    - No row was updated, because the file became final or was deleted, or because another digest
      became known: begin again.
-   - The store gives no usable answer: record the arrival as well, and let a worker decide. (The
+   - The store gives no usable response: record the arrival as well, and let a worker decide. (The
      object may be unreadable, and the client cannot repair that.) The exception is a file in parts
      without an earlier arrival. Its parts may not be assembled, so it continues with step 4. The
      client gets 503 if the store is unavailable there too.

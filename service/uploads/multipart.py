@@ -11,14 +11,14 @@ it, the SHA-256. A part that is sent again replaces the earlier one.
    - The file is past its `expires_at`: 410.
 2. If the row names a multipart upload, continue with step 4. Otherwise request a new one from the
    store.
-   - An error, or no answer: 503. If the store has begun an upload, its id is lost. It gets no
+   - An error, or no response: 503. If the store has begun an upload, its id is lost. It gets no
      parts, and the store removes it after some time.
 3. Record the upload's id in the row, provided that the row names no upload and the file is not
    final.
    - No row was updated, because another request was first or the file is final: abort the new
      upload, and go back to step 1.
-   - The statement failed, or its answer was lost: the row may name the upload. Leave the upload as
-     it is, 503.
+   - The statement failed, or its response was lost: the row may name the upload. Leave the upload
+     as it is, 503.
 4. Sign the URLs for the upload that the row names, from the database's time on. This needs no
    request to the store.
 

@@ -26,7 +26,7 @@ A PUT that was too late to be sent: delete the reservation. Nothing exists under
 Failure after the reservation, or a commit that did not return a row: doom the reservation.
    - It updated a row, or no commit was sent: no commit has succeeded or can succeed. Abort the
      multipart upload, and delete the object. The reservation stays for the sweeper, because a
-     request without an answer may still take effect.
+     request without a response may still take effect.
    - It updated no row: the commit may have succeeded. Read the file's row. If it exists, return the
      file. Otherwise the sweeper had doomed the reservation before.
    - The database is unavailable: the sweeper dooms the reservation when its lease has expired. If
@@ -64,7 +64,7 @@ from service.worker.copying import describe_object
 
 PART_BYTES: Final = 8 * 1024**2
 SEND_SECONDS: Final = 60.0
-"""The timeout for sending a part to the store, and then again for its answer."""
+"""The timeout for sending a part to the store, and then again for its response."""
 UNCOUNTED_BYTES: Final = 256 * 1024
 """The size up to which a body takes no memory from the budget."""
 CLEAN_SECONDS: Final = 10.0

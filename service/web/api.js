@@ -1,9 +1,9 @@
 /**
  * Requests to the API, with the key of the user.
  *
- * 1. A successful answer: return its JSON.
- * 2. An answer that a repetition would not change: throw `Refused`, with the problem document.
- * 3. No answer, or one that may differ next time (408, 429, 5xx): `retry` waits and repeats the
+ * 1. A successful response: return its JSON.
+ * 2. A response that a repetition would not change: throw `Refused`, with the problem document.
+ * 3. No response, or one that may differ next time (408, 429, 5xx): `retry` waits and repeats the
  *    request, and `ask` throws the error.
  * 4. 401: the API no longer accepts the key. `retry` waits until the user has signed in again, and
  *    then repeats the request.
@@ -44,7 +44,7 @@ const NOT_IMPLEMENTED = 501
  * @property {string} [reason] why the file was rejected
  */
 
-/** An answer with an error status. `kind` is the problem's type without its prefix. */
+/** A response with an error status. `kind` is the problem's type without its prefix. */
 export class Refused extends Error {
   /**
    * @param {number} status
@@ -74,7 +74,7 @@ export function isTransientStatus(status) {
 }
 
 /**
- * The absence of an answer. The network has failed, the server is down, or CORS forbids the
+ * The absence of a response. The network has failed, the server is down, or CORS forbids the
  * request.
  */
 export class Unreachable extends Error {
@@ -111,8 +111,8 @@ export class Api {
   }
 
   /**
-   * Return a successful answer without reading its body. Throw Refused for an error status, and
-   * Unreachable if there is no answer.
+   * Return a successful response without reading its body. Throw Refused for an error status, and
+   * Unreachable if there is no response.
    * @param {string} method
    * @param {string} path relative to the root of the API
    * @param {Options} options
@@ -144,7 +144,7 @@ export class Api {
   }
 
   /**
-   * Send one request, and return the JSON of its answer, or null for 204. Throw like `fetch`.
+   * Send one request, and return the JSON of its response, or null for 204. Throw like `fetch`.
    * @param {string} method
    * @param {string} path
    * @param {Options} options
@@ -162,8 +162,8 @@ export class Api {
   }
 
   /**
-   * Repeat a request until its answer is final, and return the JSON of the answer. Throw Refused
-   * for a refusal that a repetition would not change.
+   * Repeat a request until its response is final, and return the JSON of the response. Throw
+   * Refused for a refusal that a repetition would not change.
    * @param {string} method
    * @param {string} path
    * @param {Options & {signal: AbortSignal}} options
@@ -216,7 +216,7 @@ export function readRetryAfter(value, now = Date.now()) {
 }
 
 /**
- * Return the problem document of an answer, or an empty one if the body is not a JSON object.
+ * Return the problem document of a response, or an empty one if the body is not a JSON object.
  * @param {Response} answer
  * @returns {Promise<Problem>}
  */

@@ -71,7 +71,7 @@ export class Details {
     await this.load()
   }
 
-  /** Load and show the file. Do nothing if the dialog shows another file when the answer comes. */
+  /** Load and show the file. Do nothing if the dialog shows another file by then. */
   async load() {
     const { id } = this
     try {

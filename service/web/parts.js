@@ -5,7 +5,7 @@
  * 2. For each other part: compute its digest, have a URL signed that is bound to this digest, and
  *    send a PUT. The store refuses the part if the file changes in between.
  *    - 403: the URL has expired. Have another URL signed.
- *    - 404: the store has no such multipart upload. The answer to `complete` says why.
+ *    - 404: the store has no such multipart upload. The response to `complete` says why.
  *    - Another refusal: the file fails.
  * 3. Remember the digest of the first part that was sent. After a reload it shows whether the file
  *    has changed.

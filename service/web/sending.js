@@ -26,8 +26,8 @@ const places = new Semaphore(PUTS_AT_ONCE)
  */
 
 /**
- * Repeat a PUT until the store gives a final answer, and return that answer. Throw a DOMException
- * if the file can no longer be read.
+ * Repeat a PUT until the store gives a final response, and return that response. Throw a
+ * DOMException if the file can no longer be read.
  * @type {Deliver}
  */
 export function deliver(signed, body, { signal, progress, say }) {
@@ -58,8 +58,8 @@ export async function sendWhole(upload, first, signal) {
 }
 
 /**
- * Return the store's answer to one PUT. Throw Unreachable if there is no answer, the connection
- * stalls, or a repetition may get another answer.
+ * Return the store's response to one PUT. Throw Unreachable if there is no response, the connection
+ * stalls, or a repetition may get another response.
  * @param {Signed} signed
  * @param {Blob} body
  * @param {{signal: AbortSignal, progress: Progress}} options
@@ -110,8 +110,8 @@ function put(signed, body, { signal, progress }) {
 }
 
 /**
- * Return the store's answer, with the error code of its XML. Throw Busy if a repetition may get
- * another answer.
+ * Return the store's response, with the error code of its XML. Throw Busy if a repetition may get
+ * another response.
  * @param {number} status
  * @param {string} text the body
  * @returns {Answer}
@@ -130,7 +130,7 @@ async function checkReadable(body) {
   await body.slice(0, 1).arrayBuffer()
 }
 
-/** An answer by which the store says that it cannot serve the request now. */
+/** A response by which the store says that it cannot serve the request now. */
 export class Busy extends Unreachable {
   /** @param {number} status */
   constructor(status) {

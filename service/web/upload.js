@@ -7,11 +7,11 @@
  *      the size and the modification time, and has the digest of some bytes that were sent.)
  *    - The file on this device has changed: say so, and start as a new file.
  *    - No entry, or another state: declare the file. The `Idempotency-Key` makes sure that a lost
- *      answer leads to no second file. Write the entry before the first byte is sent.
+ *      response leads to no second file. Write the entry before the first byte is sent.
  * 2. Send the bytes in one PUT or in parts.
  *    - 412: the store already has the bytes. 403: the URL has expired, so get a fresh one.
  *    - 400 and other refusals: fail.
- *    - No answer, 408, 429 or 5xx: repeat, with growing delays.
+ *    - No response, 408, 429 or 5xx: repeat, with growing delays.
  *    - `POST …/upload` answers 409: the store already has the bytes.
  * 3. Complete.
  *    - Parts are missing: back to step 1, which finds out what the store has.

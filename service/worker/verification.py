@@ -39,7 +39,7 @@ claim is lost.
      again, because one wrong read must not blame the client.
    - They differ, and the digest is the same as before: the file becomes `rejected`, and the
      statement dooms the reservation.
-   - No row was updated, the statement failed, or its answer was lost: none of these proves
+   - No row was updated, the statement failed, or its response was lost: none of these proves
      anything. Failure after copying.
 
 Failure before copying: delete the reservation, then settle the failure.

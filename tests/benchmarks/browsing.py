@@ -53,7 +53,7 @@ FETCH = """async (url) => {
 
 
 def measure(ground: Ground) -> list[Figure]:
-    """Compare the times from the choice of the file to the answer of the last request.
+    """Compare the times from the choice of the file to the response of the last request.
 
     The last request is `complete` for the page, and the PUT itself for the reference.
     """

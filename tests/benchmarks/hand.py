@@ -75,7 +75,7 @@ class Hand:
 
 
 def check_answer(answer: httpx.Response, expected: int) -> httpx.Response:
-    """Return the answer. Raises AssertionError with its text if it has another status."""
+    """Return the response. Raises AssertionError with its text if it has another status."""
     assert answer.status_code == expected, (
         f"{answer.status_code} instead of {expected}: {answer.text[:500]}"
     )
@@ -93,11 +93,11 @@ def curl(
 ) -> float:
     """Send one request and return its seconds by curl's own clock.
 
-    Raises AssertionError with the answer's text if the answer has another status.
+    Raises AssertionError with the response's text if the response has another status.
 
     The URL is passed on standard input, because a list of processes shows arguments. The body of a
     download without `target` is discarded as it arrives, so that only the transfer is measured. The
-    request is then sent again to show the text of an unexpected answer.
+    request is then sent again to show the text of an unexpected response.
     """
     config = [
         f'url = "{url}"',
@@ -122,9 +122,9 @@ def curl(
 
 
 def run_curl(config: Sequence[str], output: str) -> tuple[str, int, float]:
-    """Return curl's standard output, the status of the answer and the seconds.
+    """Return curl's standard output, the status of the response and the seconds.
 
-    Raises AssertionError if there was no answer.
+    Raises AssertionError if there was no response.
     """
     command = ["curl", "-sS", "-K", "-", "-o", output, "-w", "\n%{http_code} %{time_total}"]
     done = subprocess.run(

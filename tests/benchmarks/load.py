@@ -1,7 +1,7 @@
 """Clients that use little processor time.
 
 They keep their connections, send requests that were built before the clock starts, and parse the
-answers with httptools.
+responses with httptools.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if hasattr(self, "answer") and not self.answer.done():
             self.answer.set_exception(
-                error or ConnectionError("the server closed the connection before its answer")
+                error or ConnectionError("the server closed the connection before its response")
             )
 
 
@@ -117,7 +117,7 @@ async def take_jobs(waiting: Iterator[Job], connections: Sequence[Connection]) -
 def send(request: bytes, *, expected: int, holds: bytes = b"") -> Job:
     """Return a job that sends one request on its first connection.
 
-    The job raises AssertionError if the answer has another status, or a body without `holds`.
+    The job raises AssertionError if the response has another status, or a body without `holds`.
     """
 
     async def exchange(connections: Sequence[Connection]) -> None:

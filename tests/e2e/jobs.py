@@ -36,7 +36,7 @@ def digest(body: bytes) -> str:
 
 
 async def declare(client: httpx.AsyncClient, body: bytes, **fields: Any) -> dict[str, Any]:
-    """Declare a file of the body's size, and return the API's answer, `{file, upload}`."""
+    """Declare a file of the body's size, and return the API's response, `{file, upload}`."""
     answer = await client.post(
         "/files", json={"filename": "a.txt", "size": len(body), "content_type": TEXT} | fields
     )

@@ -303,7 +303,7 @@ async def test_a_put_that_is_too_large_for_the_store_is_refused_before_its_body(
 
 
 async def exchange(api: Api, request: bytes) -> bytes:
-    """Send the bytes of a request that no client library would send, and return the answer."""
+    """Send the bytes of a request that no client library would send, and return the response."""
     host, _, port = api.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(request)

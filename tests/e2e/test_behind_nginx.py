@@ -94,7 +94,8 @@ async def test_curl_follows_its_redirect_to_the_same_host(
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(body := os.urandom(size))
     authorization = f"Authorization: Bearer {owner.key}"
-    # The API answers while curl sends the body. A connection reset would lose some of the answers.
+    # The API answers while curl sends the body. A connection reset would lose some of the
+    # responses.
     for _ in range(15):
         said = await curl(
             *STATUS[:-1],
@@ -342,7 +343,7 @@ async def test_the_logs_contain_no_link_and_no_signature(
         refused = await client.put(away["upload"]["url"], content=BODY, headers={"Referer": link})
         assert refused.status_code == 502
 
-        async def is_logged() -> bool:  # nginx logs a request after it has sent the answer
+        async def is_logged() -> bool:  # nginx logs a request after it has sent the response
             return f" PUT /{resources.incoming.name}/... 502 " in nginx.read_logs()
 
         await until(is_logged)

@@ -84,7 +84,7 @@ def test_bytes_in_memory_are_sent_in_parts(site: Site) -> None:
         Fault(lose_answer=True),
         Fault(delay_seconds=7),
     ],
-    ids=["cut inside a part", "503 SlowDown", "500", "lost answer", "the URL has expired"],
+    ids=["cut inside a part", "503 SlowDown", "500", "lost response", "the URL has expired"],
 )
 def test_only_a_part_that_failed_is_sent_again(
     site: Site, sender: Client, video: Path, fault: Fault
@@ -103,7 +103,7 @@ def test_only_a_part_that_failed_is_sent_again(
 @pytest.mark.parametrize(
     "fault",
     [Fault(cut_after=MIB), Fault(answer=503), Fault(lose_answer=True), Fault(delay_seconds=7)],
-    ids=["cut", "503 SlowDown", "lost answer", "the URL has expired"],
+    ids=["cut", "503 SlowDown", "lost response", "the URL has expired"],
 )
 def test_a_single_put_that_failed_is_sent_again(
     site: Site, sender: Client, video: Path, fault: Fault

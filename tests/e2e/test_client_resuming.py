@@ -100,7 +100,7 @@ def keep_journal(
 def test_the_same_call_resumes_a_killed_run(
     owner: Owner, sender: Client, photo: Path, tmp_path: Path, way: tuple[FaultyProxy, str]
 ) -> None:
-    """Kill the client before it receives the answer to the declaration.
+    """Kill the client before it receives the response to the declaration.
 
     The next run must find the same file by its idempotency key.
     """

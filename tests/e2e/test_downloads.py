@@ -1,6 +1,6 @@
 """Tests of downloads from the real server.
 
-They cover answers and headers, clients that pause or disconnect, and a store that closes
+They cover responses and headers, clients that pause or disconnect, and a store that closes
 connections.
 """
 

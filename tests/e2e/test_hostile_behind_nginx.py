@@ -51,7 +51,7 @@ def api(behind: Behind) -> Api:
 
 @pytest.fixture
 def expected() -> Answers:
-    """Return the answers of nginx itself, which are the same for every store."""
+    """Return the responses of nginx itself, which are the same for every store."""
     return {"another body, streaming-unsigned": {400}, "no signature": {400}}
 
 
@@ -65,7 +65,7 @@ def ask(
 ) -> tuple[int, bool]:
     """Send a request whose target is neither normalised nor escaped by a client library.
 
-    Return the status, and whether nginx itself gave the answer.
+    Return the status, and whether nginx itself gave the response.
     """
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
     try:

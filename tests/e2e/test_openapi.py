@@ -119,7 +119,7 @@ async def test_all_generated_requests_get_documented_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shorten_waits(document)
-    # Schemathesis reads every answer to its end, also those of event streams.
+    # Schemathesis reads every response to its end, also those of event streams.
     monkeypatch.setattr(feed, "LONGEST_SECONDS", 0.1)
     ready = await stream(client, b"what was sent")
     give_example(document, "file_id", ready["id"])

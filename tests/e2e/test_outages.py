@@ -42,7 +42,7 @@ pytestmark = pytest.mark.anyio
 
 BODY = b"what was sent" * 1000
 IN_TIME = 15
-"""The limit in seconds for an answer while a server is unavailable.
+"""The limit in seconds for a response while a server is unavailable.
 
 It is less than two of Assay's timeouts.
 """
@@ -59,7 +59,7 @@ Asked = tuple[str, str] | tuple[str, str, Mapping[str, Any]]
 
 
 async def ask(client: httpx.AsyncClient, requests: list[Asked]) -> list[httpx.Response]:
-    """Send all requests concurrently, and return the answers. Fails if an answer takes too long."""
+    """Send all requests at once, and return the responses. Fails if a response takes too long."""
     async with asyncio.timeout(IN_TIME):
         return await asyncio.gather(
             *(

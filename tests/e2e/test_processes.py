@@ -122,7 +122,7 @@ async def is_given_back(pool: asyncpg.Pool) -> bool:
 async def test_a_worker_that_is_stopped_holds_no_lease_afterwards(
     site: Site, client: httpx.AsyncClient, pool: asyncpg.Pool, *, in_time: bool
 ) -> None:
-    """Stop the worker while it waits for the store's answer to a copy.
+    """Stop the worker while it waits for the store's response to a copy.
 
     The worker must end in time even if the store never answers.
     """

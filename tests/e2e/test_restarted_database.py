@@ -83,7 +83,7 @@ def started_site(
 
 
 async def retry(client: httpx.AsyncClient, method: str, path: str, **about: Any) -> Any:
-    """Repeat the request while it gets 503, and return the JSON of the answer."""
+    """Repeat the request while it gets 503, and return the JSON of the response."""
     async with asyncio.timeout(WAIT_SECONDS):
         # No event in this process reports that the database is available again.
         while (  # noqa: ASYNC110

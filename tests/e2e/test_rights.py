@@ -36,7 +36,7 @@ def name(route: Route) -> str:
 
 
 async def ask(api: Api, route: Route, token: str | None, file_id: str = NO_FILE) -> httpx.Response:
-    """Return the answer to a request without a body. The body of an event stream is not read."""
+    """Return the response to a request without a body. The body of an event stream is not read."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     async with (
         httpx.AsyncClient(base_url=api.url, headers=headers, timeout=30) as client,

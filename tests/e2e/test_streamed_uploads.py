@@ -72,7 +72,7 @@ async def has_ended(resources: Resources, key: str, upload_id: str) -> bool:
 
 
 async def count_answers(client: httpx.AsyncClient) -> float:
-    """Return the number of ended requests, including those that got no answer."""
+    """Return the number of ended requests, including those that got no response."""
     return await read_metric(client, "assay_requests_total", route="/files/upload", method="POST")
 
 
@@ -263,7 +263,7 @@ async def test_an_upload_that_is_too_large_or_too_slow_is_refused(
 
 
 def send_slowly(url: str, owner: Owner) -> int:
-    """Send only the first bytes of a body, and return the status of the answer."""
+    """Send only the first bytes of a body, and return the status of the response."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
         head = (

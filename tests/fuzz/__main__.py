@@ -76,7 +76,7 @@ def print_tally(seed: int, tally: Tally) -> None:
         print(finding)
     statuses = ", ".join(f"{status}: {count}" for status, count in sorted(tally.statuses.items()))
     print(
-        f"seed {seed}: {tally.cases} cases, {tally.answers} answers ({statuses}), "
+        f"seed {seed}: {tally.cases} cases, {tally.answers} responses ({statuses}), "
         f"{tally.rows} rows, {tally.probes} honest probes, {len(tally.findings)} findings"
     )
 

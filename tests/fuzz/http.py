@@ -3,7 +3,7 @@
 1. A case is a function of the seed and its number. Its bytes are read independently (framing.py).
 2. The case is sent over its own connection. The server answers each complete request, or announces
    the end of the connection, and each wait is bounded. Then the client closes its side, and the
-   server ends the connection. There are no more answers than requests, and no 5xx other than the
+   server ends the connection. There are no more responses than requests, and no 5xx other than the
    refusals in ALLOWED.
 3. Each new row is explained by a request of this case, or of a recent one.
 4. From time to time, an honest upload must succeed. At the end, every object must have its row, and
@@ -28,7 +28,7 @@ from tests.fuzz.mutations import mutate
 from tests.support.wire import Answer, BadAnswer, Ended, Silence, Wire
 
 BOUND_SECONDS: Final = 10.0
-"""The bound for any answer, and for the end of a connection whose client has closed its side."""
+"""The bound for any response, and for the end of a connection whose client has closed its side."""
 LARGEST_SEED: Final = 4096
 LARGE_SHARE: Final = 0.01
 """The share of the cases that may start from larger seeds."""
@@ -172,7 +172,7 @@ def exchange(
     *,
     seconds: float = BOUND_SECONDS,
 ) -> None:
-    """Send the segments, collect the answers, close this side, and wait for the end.
+    """Send the segments, collect the responses, close this side, and wait for the end.
 
     Raises BadAnswer, Silence.
     """
@@ -198,7 +198,7 @@ def read_answer(wire: Wire, framed: Framed) -> Answer:
 def check_announced(reading: Reading, answers: Sequence[Answer]) -> None:
     """Check that the server announced the end of a connection with unanswered requests.
 
-    The server may end a connection without any answer, and a connection of HTTP/1.0, without an
+    The server may end a connection without any response, and a connection of HTTP/1.0, without an
     announcement. Raises BadAnswer.
     """
     if not answers or len(answers) >= len(reading.requests) or answers[-1].announces_close:

@@ -1,7 +1,7 @@
 """Races and faults of multipart uploads.
 
 The tests create an upload twice, assemble it twice, delete or expire its file during the assembly,
-and lose answers.
+and lose responses.
 """
 
 import asyncio
@@ -273,7 +273,7 @@ async def test_a_failed_list_of_parts_gives_the_lease_back(resources: Resources)
 
 
 async def test_a_second_assembly_finds_the_object_of_the_first(resources: Resources) -> None:
-    """Interrupt the first request between the store's answer and the recording of the arrival."""
+    """Interrupt the first request between the store's response and the recording of the arrival."""
     file = await send_parts(resources)
     broken = FaultyPool(resources.pool, assemblies.RECORD_ASSEMBLED, before=lose_connection)
     with pytest.raises(ConnectionResetError):

@@ -160,7 +160,7 @@ def proxy_with(
 ) -> Iterator[str]:
     """Run a proxy that answers OPTIONS itself and passes PUT on, and yield its URL.
 
-    It answers OPTIONS with `status` and the headers in `asked`. Its answer to PUT has the store's
+    It answers OPTIONS with `status` and the headers in `asked`. Its response to PUT has the store's
     status, but the headers in `sent`.
     """
 
@@ -227,7 +227,7 @@ async def test_the_answers_to_the_preflight_and_to_the_put_are_checked(
         assert await look(settings, NAMED, endpoint=endpoint) == {f"CORS: {NAMED}": found}
 
 
-# Reading an answer's headers
+# Reading a response's headers
 
 
 @pytest.mark.parametrize(

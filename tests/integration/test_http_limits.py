@@ -151,7 +151,7 @@ def serving(**changes: Any) -> Iterator[Running]:
 
 
 def check_refused(wire: Wire, status: int, kind: str, method: str = "GET") -> None:
-    """Assert that the next answer is this problem, and that the connection ends after it."""
+    """Assert that the next response is this problem, and that the connection ends after it."""
     answer = wire.read_answer(method)
     assert answer.status == status, answer
     assert answer.announces_close
@@ -391,7 +391,7 @@ def test_a_body_in_chunks_of_one_byte_is_read_completely() -> None:
         wire.check_in_step()
 
 
-# After an answer
+# After a response
 
 
 def test_a_short_unread_body_is_read_and_the_connection_is_kept() -> None:
@@ -411,7 +411,7 @@ def test_a_short_unread_body_is_read_and_the_connection_is_kept() -> None:
 def test_a_long_unread_body_ends_the_connection_after_the_answer(field: bytes) -> None:
     with serving() as running, running.connect() as wire:
         wire.send(b"POST /early HTTP/1.1\r\nHost: h\r\n" + field + b"\r\n\r\n", b"")
-        # The client reads the answer only after it has sent everything.
+        # The client reads the response only after it has sent everything.
         assert wire.write(b"x" * 4 * 1024**2)
         answer = wire.read_answer()
         assert (answer.status, answer.announces_close) == (200, True)
@@ -477,7 +477,7 @@ def test_a_disconnect_after_an_upgrade_request_is_noticed() -> None:
 
 
 def test_a_malformed_body_counts_as_a_disconnect() -> None:
-    """Report a disconnect to the application, because its own answer would be a second one."""
+    """Report a disconnect to the application, because its own response would be a second one."""
     with serving() as running, running.connect() as wire:
         wire.send(
             b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",

@@ -1,4 +1,4 @@
-"""The migrations, and the answers of a process to a schema of another version.
+"""The migrations, and the responses of a process to a schema of another version.
 
 The migrations run from an empty database, and twice at once.
 """

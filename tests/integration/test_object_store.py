@@ -283,7 +283,7 @@ async def test_a_missing_bucket_is_not_reported_as_a_missing_object(
     gone = object_store.bucket("no-such-bucket-anywhere")
     with pytest.raises(StoreUnavailable):
         gone.open("k", etag=None)
-    # The embedded store's answer to HEAD does not say what is missing.
+    # The embedded store's response to HEAD does not say what is missing.
     if store.kind != "embedded":
         with pytest.raises(StoreUnavailable):
             await gone.head("k")

@@ -56,7 +56,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def expect(server: str) -> Callable[[str, Answer], None]:
-    """Return a function that compares an answer with the table."""
+    """Return a function that compares a response with the table."""
 
     def check(row: str, answer: Answer) -> None:
         assert answer.status in EXPECTED[row][server], (row, answer.status, answer.code)
@@ -66,7 +66,7 @@ def expect(server: str) -> Callable[[str, Answer], None]:
 
 @pytest.fixture
 def expect_open(server: str) -> Callable[[str, Answer], None]:
-    """Return a function that compares the answer to a URL that forbids no header with the table."""
+    """Return a function that compares the response to a URL without forbidden headers."""
 
     def check(row: str, answer: Answer) -> None:
         assert answer.status in OPEN[row][server], (row, answer.status, answer.code)
@@ -249,7 +249,7 @@ def put_form(upload: PresignedPut, header: str, values: list[str]) -> int:
     """Send the header with these values, and return the status.
 
     Go's HTTP server answers 400 to an unsendable value and closes the connection. The client may
-    see the reset before the answer.
+    see the reset before the response.
     """
     try:
         return put(upload, headers=[(header, value) for value in values]).status

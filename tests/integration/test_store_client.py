@@ -1,4 +1,4 @@
-"""Answers that the store's client refuses: too large, truncated, or not from an S3 store."""
+"""Responses that the store's client refuses: too large, truncated, or not from an S3 store."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]
 
 @contextmanager
 def opened(status: int, headers: dict[str, str], body: bytes) -> Iterator[tuple[Stub, ObjectStore]]:
-    """Run a stub that gives this answer to every request.
+    """Run a stub that gives this response to every request.
 
     Yield the stub and a store client for it.
     """

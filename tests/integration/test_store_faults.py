@@ -1,4 +1,4 @@
-"""A store that is unavailable, does not answer, truncates its answers or sends invalid ones.
+"""A store that is unavailable, does not answer, truncates its responses or sends invalid ones.
 
 The tests also check which requests are sent, and how often.
 """

@@ -181,7 +181,7 @@ LATE_AT = [
 async def test_a_request_that_takes_effect_after_the_doom_leaves_nothing(
     resources: Resources, call: str, before: str | None
 ) -> None:
-    """Let a request without an answer take effect after its reservation has been doomed.
+    """Let a request without a response take effect after its reservation has been doomed.
 
     The store executes it before the reservation is deleted.
     """

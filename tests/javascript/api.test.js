@@ -112,7 +112,7 @@ describe("a request", () => {
     assert.equal(session.isLost, false)
   })
 
-  test("throws Unreachable if the answer is cut", async (context) => {
+  test("throws Unreachable if the response is cut", async (context) => {
     const { api } = await connect(context, (_, response) => {
       response.writeHead(200, { "Content-Length": 1000 })
       response.write('{"files": [', () => response.destroy())

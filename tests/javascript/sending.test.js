@@ -9,13 +9,13 @@ import { Assay, refuse, Store } from "./support/assay.js"
 const NEVER = new AbortController().signal
 const FIRST = { method: "PUT", url: "http://store.test/first", headers: {} }
 
-/** An answer of MinIO, without the parts that differ from request to request. */
+/** A response of MinIO, without the parts that differ from request to request. */
 const REFUSAL =
   '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>XAmzContentSHA256Mismatch</Code>' +
   "<Message>The provided 'x-amz-content-sha256' header does not match what was computed." +
   "</Message><Key>f1</Key><BucketName>uploads</BucketName></Error>"
 
-describe("the store's answer", () => {
+describe("the store's response", () => {
   test("has the code of its XML, if there is one", () => {
     assert.deepEqual(readAnswer(400, REFUSAL), { status: 400, code: "XAmzContentSHA256Mismatch" })
     assert.deepEqual(readAnswer(200, ""), { status: 200, code: "" })

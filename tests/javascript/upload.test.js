@@ -95,7 +95,7 @@ describe("a new upload", () => {
     assert.equal(upload.state, "proving")
   })
 
-  test("is declared with the same key until an answer arrives", async () => {
+  test("is declared with the same key until a response arrives", async () => {
     const place = start({ "POST /files": [{ status: 503 }, { status: 500 }, DECLARED] })
     const { upload } = choose(place)
     await upload.run()

@@ -258,12 +258,12 @@ class MultipartUpload(WithoutClaims[Upload]):
         me, upload = number + 1, u.apis[number].val
         if u.parts[upload - 1] == 2:
             took = self.place(self.assemble(u, upload), number, Api("assembled", upload))
-            yield self.step(f"store assembles upload {upload}, API {me} gets the answer", took)
+            yield self.step(f"store assembles upload {upload}, API {me} gets the response", took)
         else:
             missing = self.place(u, number, Api("missing", upload))
-            yield self.step(f"store has no such upload, API {me} gets the answer", missing)
+            yield self.step(f"store has no such upload, API {me} gets the response", missing)
         silent = self.place(u._replace(late=upload), number, Api())
-        yield self.step(f"no answer to API {me} in time", silent, good=False)
+        yield self.step(f"no response to API {me} in time", silent, good=False)
         if u.token == me and not u.live and u.state in OPEN:
             yield self.step(f"API {me} extends its lease", u._replace(live=1))
 
@@ -369,7 +369,7 @@ class MultipartUpload(WithoutClaims[Upload]):
     def settled(self, file: Upload, claims: tuple[str, ...]) -> bool:
         """Return whether the file is final and nothing is left over.
 
-        An upload without parts whose id was in no received answer does not count: the store drops
+        An upload without parts whose id was in no received response does not count: the store drops
         stale ones.
         """
         busy = claims or file.worker.pc or any(api.pc for api in file.apis) or file.late

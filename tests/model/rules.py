@@ -44,7 +44,7 @@ RULES = {
     "digest-open": "`complete` sets the digest only while the file is not final",
     "reject-keeps-row": "the commit of `rejected` dooms the reservation, which is deleted after"
     " the object",
-    "worker-dooms": "a worker whose commit failed, or had no answer, deletes the object only if"
+    "worker-dooms": "a worker whose commit failed, or had no response, deletes the object only if"
     " its doom updated a row",
     "doom-first": "no process deletes a copy before its doom is committed",
     "doom-ended": "the sweeper dooms a copy only when the copy's own lease has expired",

@@ -20,9 +20,9 @@ RULES = {
     "put-deadline": "a body that fits one PUT is sent only while the lease is live by the API's"
     " own clock, because nothing else fences a PUT",
     "one-request": "a PUT or CompleteMultipartUpload is sent once (no retry on the same key)",
-    "answered": "the commit is sent only after the store's answer",
+    "answered": "the commit is sent only after the store's response",
     "commit-undoomed": "the commit INSERTs the files row from a reservation that is not doomed",
-    "worker-dooms": "an API process whose commit failed, or had no answer, deletes the object only"
+    "worker-dooms": "an API process whose commit failed, or got no response, deletes the object"
     " if its doom updated a row",
     "sent-keeps-row": "giving up (client disconnected, wrong digest, store error) dooms the"
     " reservation and does not delete it",
@@ -209,7 +209,7 @@ class StreamedUpload(WithoutClaims[Upload]):
             "store begins a multipart upload, API gets its id",
             u._replace(pc="created", parts=1, after=0),
         )
-        yield self.step("no answer in time", u._replace(pc="lost", late="create"), good=False)
+        yield self.step("no response in time", u._replace(pc="lost", late="create"), good=False)
 
     def from_created(self, u: Upload) -> Iterator[UploadStep]:
         if not self.on("id-first"):
@@ -247,7 +247,7 @@ class StreamedUpload(WithoutClaims[Upload]):
         # The second request is answered, while the first is still under way.
         if not self.on("one-request"):
             again = u._replace(pc="stored", obj=1, late="put")
-            yield self.step("no answer to the PUT, sent again; answered", again, good=False)
+            yield self.step("no response to the PUT, sent again; answered", again, good=False)
 
     def answered(self, u: Upload, request: str, then: str) -> Iterator[UploadStep]:
         took = self.taken(u, request)
@@ -257,15 +257,15 @@ class StreamedUpload(WithoutClaims[Upload]):
             )
         else:
             yield self.step(
-                f"store executes the {request}, API gets the answer",
+                f"store executes the {request}, API gets the response",
                 took._replace(pc=then, after=0),
             )
         yield self.step(
-            f"no answer to the {request} in time", u._replace(pc="lost", late=request), good=False
+            f"no response to the {request} in time", u._replace(pc="lost", late=request), good=False
         )
         if not self.on("answered") and then == "stored":
             yield self.step(
-                f"no answer to the {request}, API goes on",
+                f"no response to the {request}, API goes on",
                 u._replace(pc=then, late=request),
                 good=False,
             )
@@ -282,7 +282,7 @@ class StreamedUpload(WithoutClaims[Upload]):
                 u._replace(pc="", row=0, file="ready"),
             )
             yield self.step(
-                "API commits, no answer: the commit may be under way",
+                "API commits, no response: the commit may be under way",
                 u._replace(pc="lost", flight=1),
                 good=False,
             )
@@ -290,7 +290,7 @@ class StreamedUpload(WithoutClaims[Upload]):
             yield self.step("API's commit changes 0 rows", u._replace(pc="lost"))
 
     def from_lost(self, u: Upload) -> Iterator[UploadStep]:
-        """Yield the steps after a statement that updated no row, an error or a lost answer.
+        """Yield the steps after a statement that updated no row, an error or a lost response.
 
         None of these shows that no commit has succeeded.
         """
@@ -326,8 +326,8 @@ class StreamedUpload(WithoutClaims[Upload]):
     def settled(self, file: Upload, claims: tuple[str, ...]) -> bool:
         """Return whether the upload has ended and nothing is left over.
 
-        An empty multipart upload whose id was in no received answer does not count: the store drops
-        stale ones.
+        An empty multipart upload whose id was in no received response does not count: the store
+        drops stale ones.
         """
         over = not (claims or file.pc or file.row or file.late or file.flight) and file.parts < 2
         return over and (

@@ -222,7 +222,7 @@ class Worker:
             )
         elif self.same(file, c.val):
             yield Step(
-                "store copies; worker gets the answer",
+                "store copies; worker gets the response",
                 True,
                 file,
                 c._replace(pc="copied", val=0, after=0, obj=file.incoming),
@@ -232,7 +232,7 @@ class Worker:
                 again = c._replace(pc="copied", val=0, late=c.val, obj=file.incoming)
                 yield Step(
                     "copy request times out and is sent again under the same key; store copies;"
-                    " worker gets the answer",
+                    " worker gets the response",
                     False,
                     file,
                     again,
@@ -286,7 +286,7 @@ class Worker:
             hit = True
             yield step
             yield Step(
-                "worker commits, no answer: the commit may be under way",
+                "worker commits, no response: the commit may be under way",
                 False,
                 file,
                 c._replace(pc="lost", val=0, flight=c.val),
@@ -386,7 +386,7 @@ class Worker:
         )
 
     def from_lost(self, file: File, c: Claim) -> Iterator[FileStep]:
-        """Yield the steps after a statement that updated no row, an error or a lost answer.
+        """Yield the steps after a statement that updated no row, an error or a lost response.
 
         None of these shows that no commit has succeeded.
         """

@@ -1,7 +1,7 @@
 """A state machine that checks the invariants after every step, in the database and both buckets.
 
 Hypothesis chooses the steps: declarations, PUTs, poisoned objects, arrivals, workers that stall and
-resume late, lost answers, requests that take effect late, sweeps, deletions, and the passing of
+resume late, lost responses, requests that take effect late, sweeps, deletions, and the passing of
 time.
 
 Time passes by shifting the rows' timestamps back. Late requests are bounded as the protocol
@@ -209,7 +209,7 @@ class WayOfAFile(RuleBasedStateMachine):
 
     @rule(sent=sent, late=st.booleans())
     def complete_unheard(self, sent: Sent, *, late: bool) -> None:
-        """Let the store assemble the parts, at once or later, while the answer is lost.
+        """Let the store assemble the parts, at once or later, while the response is lost.
 
         The lease then expires without being released.
         """

@@ -1,4 +1,4 @@
-"""Workers that stall at each point of a verification, lose answers, or send late requests."""
+"""Workers that stall at each point of a verification, lose responses, or send late requests."""
 
 import asyncio
 import time

@@ -13,7 +13,7 @@ from service.resources import Resources, open_resources
 from service.settings import Settings, Url
 
 AnswerTo = Callable[[str, str, Mapping[str, str], bytes], int]
-"""A function from method, path with query, headers and body to the status of the answer."""
+"""A function from method, path with query, headers and body to the status of the response."""
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """Buckets and pools that fail on purpose.
 
-They pause, lose answers, end reads early, answer late, or execute a request twice.
+They pause, lose responses, end reads early, answer late, or execute a request twice.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ It is a plain function for `open`, `put_now` and `put_part`, which run in the ca
 def lose_answer() -> None:
     """Raise the error of an unavailable store, as a hook.
 
-    Before a call, the request does not reach the store. After a call, only the answer is lost.
+    Before a call, the request does not reach the store. After a call, only the response is lost.
     The caller cannot tell which of the two happened.
     """
     raise StoreUnavailable("the store is unavailable")

@@ -1,4 +1,4 @@
-"""The stores' answers to presigned URLs that are used in ways that they were not signed for.
+"""The stores' responses to presigned URLs that are used in ways that they were not signed for.
 
 The module also has the functions that send such requests.
 """

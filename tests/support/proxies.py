@@ -1,4 +1,4 @@
-"""A proxy to a real server that fails on demand, and a store that gives a single answer."""
+"""A proxy to a real server that fails on demand, and a store that gives a single response."""
 
 import socket
 import ssl
@@ -37,7 +37,7 @@ class FaultyProxy:
         self.requests = bytearray()
         """All bytes that came from clients."""
         self.silenced = threading.Event()
-        """An event that is set when the request arrives after which no answer is passed on."""
+        """An event that is set when the request arrives after which no response is passed on."""
         self.held = threading.Event()
         """An event that is set when a request was held back."""
         self.prefix = b""
@@ -54,9 +54,9 @@ class FaultyProxy:
         self._marker: bytes | None = None
         self._answer_marker, self._answers_left = b"", 0
         self.cut_answers_after: int | None = None
-        """The number of answer bytes that a connection carries before it is closed."""
+        """The number of response bytes that a connection carries before it is closed."""
         self.silent = False
-        """Whether requests are passed on and their answers are dropped."""
+        """Whether requests are passed on and their responses are dropped."""
         self.silenced.clear()
         self.held.clear()
         self._flowing.set()
@@ -77,11 +77,11 @@ class FaultyProxy:
         self._end_all()
 
     def silence_after(self, marker: bytes) -> None:
-        """Pass on requests up to and including the one with `marker`, and no answer after it."""
+        """Pass on requests up to and including the one with `marker`, and no response after it."""
         self._marker = marker
 
     def silence_after_answers(self, count: int, marker: bytes) -> None:
-        """Pass everything on until `count` answers have held `marker`, and nothing after that.
+        """Pass everything on until `count` responses have held `marker`, and nothing after that.
 
         The marker is in lower case.
         """
@@ -239,7 +239,7 @@ def stub_store(
     *,
     certificate: ssl.SSLContext | None = None,
 ) -> Iterator[Stub]:
-    """Yield a server that gives every request the same answer, over TLS with a `certificate`."""
+    """Yield a server that gives every request the same response, over TLS with a `certificate`."""
 
     class Answering(BaseHTTPRequestHandler):
         def answer(self) -> None:

@@ -31,7 +31,7 @@ class Fault:
     pause_seconds: float = 0.0
     """The pause after each piece of the body, as on a slow line."""
     lose_answer: bool = False
-    """Whether the store takes the request and the client gets no answer."""
+    """Whether the store takes the request and the client gets no response."""
     spoil: bool = False
     """Whether one byte of the body is changed."""
 
@@ -40,7 +40,7 @@ class Fault:
 class Seen:
     """One PUT request. `part` is None for a whole file.
 
-    `answered` is when the store's answer was passed on, on the clock of `time.monotonic()`.
+    `answered` is when the store's response was passed on, on the clock of `time.monotonic()`.
     """
 
     part: int | None

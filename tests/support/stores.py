@@ -294,7 +294,7 @@ def root_sdk(deployment: Deployment) -> minio.Minio:
 
 
 def read_headers(deployment: Deployment, bucket: str, key: str) -> dict[str, str]:
-    """Return all headers of the answer to a HEAD, by their names in lower case.
+    """Return all headers of the response to a HEAD, by their names in lower case.
 
     The service's own client reads no header that it does not need.
     """
@@ -332,7 +332,7 @@ def open_store(endpoint: str, access_key: str, *, secret_key: str) -> Iterator[O
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of the store. `code` is its error code, from the body or from MinIO's header."""
+    """A response of the store. `code` is its error code, from the body or from MinIO's header."""
 
     status: int
     code: str | None
@@ -352,7 +352,7 @@ def send(
     headers: Headers | None = None,
     chunked: bool = False,
 ) -> Answer:
-    """Send one request with these headers, and return the answer.
+    """Send one request with these headers, and return the response.
 
     The only other headers are Host and the body's length, or `Transfer-Encoding` if `chunked`.
     """

@@ -1,7 +1,7 @@
 """A client for HTTP/1.x that sends bytes unchanged, in the given segments, and is strict.
 
 The tests do not use a client library, because none can send what a hostile peer sends, and each
-tolerates some invalid answers. `Wire` raises BadAnswer if an answer breaks RFC 9110 or RFC 9112,
+tolerates some invalid responses. `Wire` raises BadAnswer if a response breaks RFC 9110 or RFC 9112,
 and Silence if nothing arrives in time.
 """
 
@@ -31,20 +31,20 @@ UNREAD_AT: Final = 72
 
 
 class BadAnswer(AssertionError):
-    """An answer that breaks the protocol, or bytes after it that belong to no answer."""
+    """A response that breaks the protocol, or bytes after it that belong to no response."""
 
 
 class Silence(AssertionError):
-    """The absence of an answer and of the connection's end within the time allowed."""
+    """The absence of a response and of the connection's end within the time allowed."""
 
 
 class Ended(AssertionError):
-    """The end of the connection before the next answer began."""
+    """The end of the connection before the next response began."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One final answer. `interim` has the statuses of the 1xx answers before it."""
+    """One final response. `interim` has the statuses of the 1xx responses before it."""
 
     status: int
     fields: tuple[tuple[bytes, bytes], ...]
@@ -93,7 +93,7 @@ class Wire:
     def send(self, *segments: bytes) -> bool:
         """Send each segment after the server has read the one before. Return whether all were sent.
 
-        Answers that arrive in the meantime are kept. If False, the server closed the connection.
+        Responses that arrive in the meantime are kept. If False, the server closed the connection.
         """
         for number, segment in enumerate(segments):
             if number:
@@ -118,7 +118,7 @@ class Wire:
         return True
 
     def finish_sending(self) -> None:
-        """Close the sending side only, as a client does that still expects an answer."""
+        """Close the sending side only, as a client does that still expects a response."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
@@ -186,22 +186,22 @@ class Wire:
     def describe_end(self) -> AssertionError:
         if self.received:
             return BadAnswer(
-                f"the connection ended within an answer: {bytes(self.received[:300])!r}"
+                f"the connection ended within a response: {bytes(self.received[:300])!r}"
             )
-        return Ended("the connection ended without an answer")
+        return Ended("the connection ended without a response")
 
     def take(self, size: int) -> bytes:
         while len(self.received) < size:
             if not self.need_more():
                 raise BadAnswer(
-                    f"the connection ended after {len(self.received)} of {size} bytes of an answer"
+                    f"the connection ended after {len(self.received)} of {size} bytes of a response"
                 )
         taken = bytes(self.received[:size])
         del self.received[:size]
         return taken
 
     def read_answer(self, method: str = "GET", *, version: str = "1.1") -> Answer:
-        """Return the next final answer, which belongs to a request of that method and version.
+        """Return the next final response, which belongs to a request of that method and version.
 
         Raises BadAnswer, Ended, Silence.
         """
@@ -219,7 +219,7 @@ class Wire:
             }
             if status == 101 or version == "1.0" or framed:
                 raise BadAnswer(
-                    f"an interim answer that this request must not get: {status} {fields}"
+                    f"an interim response that this request must not get: {status} {fields}"
                 )
             interim.append(status)
 
@@ -242,7 +242,7 @@ class Wire:
             coding.lower() != b"chunked" or version == "1.0" or answer.status == 204
         ):
             raise BadAnswer(
-                f"Transfer-Encoding {coding!r} in an answer {answer.status} to HTTP/{version}"
+                f"Transfer-Encoding {coding!r} in a response {answer.status} to HTTP/{version}"
             )
         if method == "HEAD" or answer.status in (204, 304):
             return b""
@@ -252,7 +252,7 @@ class Wire:
             return self.take(int(length))
         if version == "1.1" and not answer.announces_close:
             raise BadAnswer(
-                f"an answer {answer.status} without a length on a persistent connection"
+                f"a response {answer.status} without a length on a persistent connection"
             )
         return self.read_to_end()
 
@@ -274,16 +274,16 @@ class Wire:
             pass
         return self.take(len(self.received))
 
-    # What must hold after an answer
+    # What must hold after a response
 
     def check_closed(self) -> None:
         """Check that the server closes and sends no byte before. Raises BadAnswer, Silence."""
         rest = self.read_to_end()
         if rest:
-            raise BadAnswer(f"bytes after the last answer: {rest[:300]!r}")
+            raise BadAnswer(f"bytes after the last response: {rest[:300]!r}")
 
     def check_in_step(self) -> None:
-        """Check that the next answer belongs to the next request, and that no byte precedes it.
+        """Check that the next response belongs to the next request, and that no byte precedes it.
 
         Raises BadAnswer, Ended, Silence.
         """
@@ -294,7 +294,7 @@ class Wire:
         answer = self.read_answer()
         if (answer.status, answer.find(b"x-request-id")) != (200, mark) or self.received:
             raise BadAnswer(
-                f"not the answer to the next request: {answer}, {bytes(self.received[:300])!r}"
+                f"not the response to the next request: {answer}, {bytes(self.received[:300])!r}"
             )
 
 

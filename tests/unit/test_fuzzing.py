@@ -1,4 +1,4 @@
-"""The fuzzer itself: its cases follow from the seed, and it finds wrong answers."""
+"""The fuzzer itself: its cases follow from the seed, and it finds wrong responses."""
 
 import socket
 import threading
@@ -86,7 +86,7 @@ def test_a_pending_row_is_explained_by_a_declaration() -> None:
     assert not reading.explains(state="pending", size=8, digest=None)
 
 
-# Checking answers
+# Checking responses
 
 
 def collect(url: str, data: bytes, *, seconds: float = 10.0) -> list[Answer]:
@@ -111,7 +111,7 @@ def test_a_correct_exchange_is_not_a_finding() -> None:
     ],
 )
 def test_a_second_answer_is_a_finding(data: bytes, answer: bytes) -> None:
-    with answering(answer) as url, pytest.raises(BadAnswer, match="after the last answer"):
+    with answering(answer) as url, pytest.raises(BadAnswer, match="after the last response"):
         collect(url, data)
 
 

@@ -175,7 +175,7 @@ def test_a_key_that_no_document_can_hold_is_not_written(key: str) -> None:
         xml_documents.write_deletion([key])
 
 
-# The error code of an answer
+# The error code of a response
 
 
 def answer(status: int, body: bytes, headers: dict[str, str] | None = None) -> Answer:

@@ -1,4 +1,4 @@
-"""The errors that the answers of a store mean: final, temporary, or caused by the request."""
+"""The errors that the responses of a store mean: final, temporary, or caused by the request."""
 
 import pytest
 

@@ -167,8 +167,8 @@ class Sender:
         return file
 
     def _find_same(self, parcel: Parcel) -> "File | None":
-        """Return a file at the server that an earlier run may have sent without reading the answer,
-        or None.
+        """Return a file at the server that an earlier run may have sent without reading the
+        response, or None.
         """
         from assay.errors import Forbidden
 

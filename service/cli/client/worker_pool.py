@@ -7,7 +7,7 @@ same
 server
    end the command, because every other file would fail too. An unexpected exception also ends it.
 3. After Ctrl-C, files in progress stop at their next piece, and no other file begins. A thread that
-   waits for an answer is given END_SECONDS. The threads end with the process.
+   waits for a response is given END_SECONDS. The threads end with the process.
 """
 
 import contextlib

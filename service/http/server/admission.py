@@ -1,7 +1,7 @@
 """Admission of connections: how many are open, and which are closed to make room for new ones.
 
 A connection is idle if no request is in progress: it waits for a head, or its request was answered.
-It is stalled if its client has not read any of the answer for `stalled_seconds`. Idle connections
+It is stalled if its client has not read any of the response for `stalled_seconds`. Idle connections
 are closed first, then stalled ones. No other connection with a request in progress is closed to
 make room.
 """

@@ -20,7 +20,7 @@ MOST_CHUNK_DIGITS: Final = 15
 LONGEST_UNREAD_BYTES: Final = 256 * 1024
 """The limit for input that is read and discarded.
 
-It applies to the rest of a request's body after an early answer (a longer rest ends the
+It applies to the rest of a request's body after an early response (a longer rest ends the
 connection), and to the input after a refusal, which is discarded so that the client can read the
 refusal (RFC 9112, section 9.6).
 """
@@ -48,7 +48,7 @@ class Limits:
     stalled_seconds: float = 30.0
     """The time without reading after which a client's connection may be closed to make room."""
     flush_seconds: float = 60.0
-    """The longest time for which a closing connection may send the rest of an answer."""
+    """The longest time for which a closing connection may send the rest of a response."""
 
 
 def make_limits(settings: Settings) -> Limits:

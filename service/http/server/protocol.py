@@ -3,16 +3,16 @@
 A connection is in one of these phases. Each has at most one timer, and its description says what
 happens when the time has passed.
 
-1. The connection waits for a head. If the head is late, the answer is 408. Between two requests,
+1. The connection waits for a head. If the head is late, the response is 408. Between two requests,
    before the first byte of the next one, the connection is closed.
 2. A request is in progress. There is no timer, because the application has limits of its own. If
-   the client does not read the answer and connections are scarce, the connection may be closed to
+   the client does not read the response and connections are scarce, the connection may be closed to
    make room for another (service/http/server/admission.py).
 3. The request was answered, and the rest of its body is discarded (RFC 9112, section 9.3: the body
    ends before the next request begins). If the body comes more slowly than the lowest rate of a
    streamed upload, the connection is closed.
-4. The connection lingers. An answer that ends it was written, and input is discarded so that the
-   client can read that answer (RFC 9112, section 9.6). Then the connection is closed.
+4. The connection lingers. A response that ends it was written, and input is discarded so that the
+   client can read that response (RFC 9112, section 9.6). Then the connection is closed.
 
 The parser is h11 and not httptools, because h11 finds the end of a request correctly
 (docs/benchmarks.md, `python -m tests.benchmarks protocols`). A small request costs 0.16 ms more of
@@ -24,7 +24,7 @@ next request. To correct that, a second parser would have to find the end of eve
 pipelined ones.
 
 Refusals at this level answer a head, or the framing of a body. If the failure is in the middle of a
-body, the application sees a client that has disconnected. If its answer has begun, the connection
+body, the application sees a client that has disconnected. If its response has begun, the connection
 is aborted instead.
 """
 
@@ -267,7 +267,7 @@ class HttpProtocol(H11Protocol):
     # Phase 4: lingering and closing
 
     def refuse(self, problem: Problem) -> None:
-        """Send an error answer to a request that cannot be passed to the application, and end the
+        """Send an error response to a request that cannot be passed to the application, and end the
         connection.
         """
         if self.transport.is_closing() or self.is_lingering:
@@ -293,7 +293,7 @@ class HttpProtocol(H11Protocol):
         self.set_timer(self.limits.linger_seconds, self.transport.abort)
 
     def close_answered(self) -> None:
-        """Close after an answer, or linger while the body of its request is still being sent."""
+        """Close after a response, or linger while the body of its request is still being sent."""
         if self.conn.their_state is h11.SEND_BODY:
             self.linger()
             self.begin_window()
@@ -368,7 +368,7 @@ class HttpProtocol(H11Protocol):
 class ResponseTransport:
     """The transport that a cycle writes to.
 
-    Closing it closes the connection, after the client had time to read the answer.
+    Closing it closes the connection, after the client had time to read the response.
     """
 
     def __init__(self, connection: HttpProtocol) -> None:
@@ -384,10 +384,10 @@ class ResponseTransport:
 
 
 class Cycle(RequestResponseCycle):
-    """A request and its answer."""
+    """A request and its response."""
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send a part of the answer.
+        """Send a part of the response.
 
         Its head announces the end of the connection if `leaves_body` requires it.
         """
@@ -400,8 +400,8 @@ class Cycle(RequestResponseCycle):
         read.
 
         A client that still waits for 100 (Continue) may omit the body or send it anyway, so that
-        the input after the answer could be either (RFC 9110, section 10.1.1). A client that is told
-        of the end may stop sending a long body (RFC 9112, section 9.6).
+        the input after the response could be either (RFC 9110, section 10.1.1). A client that is
+        told of the end may stop sending a long body (RFC 9112, section 9.6).
         """
         if not self.more_body:
             return False

@@ -41,7 +41,7 @@ class BoundedBuffer(ReceiveBuffer):
         self.expects_head = True
         """True if the next lines are a head, and False if they are trailers."""
         self.method_is_head = False
-        """True if the last head was that of a HEAD request, whose answer has no body."""
+        """True if the last head was that of a HEAD request, whose response has no body."""
         self.empty_lines = 0
         """Number of empty lines that were discarded since the last message."""
 
@@ -53,7 +53,7 @@ class BoundedBuffer(ReceiveBuffer):
 
         Trailers are discarded (RFC 9112, section 7.1.2), because no route reads them and they must
         not change where a body ends. Upgrade is removed, because a server may ignore it (RFC 9110,
-        section 7.8). Otherwise h11 would read nothing until the answer, and would not detect that
+        section 7.8). Otherwise h11 would read nothing until the response, and would not detect that
         the client has disconnected. Raises HeadTooLarge or MalformedRequest.
         """
         if self.expects_head:

@@ -1,4 +1,4 @@
-"""Error answers of the HTTP server itself, which are written, logged and counted like the
+"""Error responses of the HTTP server itself, which are written, logged and counted like the
 application's.
 """
 
@@ -22,9 +22,9 @@ log = structlog.get_logger()
 def write_refusal(
     problem: Problem, *, fields: Iterable[tuple[bytes, bytes]], request_id: str, without_body: bool
 ) -> bytes:
-    """Return the answer as bytes. It announces the end of the connection (RFC 9112, section 9.6).
+    """Return the response as bytes. It announces the end of the connection (RFC 9112, section 9.6).
 
-    `fields` are the header fields that every answer has, such as Date.
+    `fields` are the header fields that every response has, such as Date.
     """
     body = msgspec.json.encode(problem.document())
     head = [

@@ -15,7 +15,7 @@ SECONDS: Final = 15.0
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """An answer.
+    """A response.
 
     `headers` has names in lower case, and joins repeated values with a comma (RFC 9110, section
     5.3).

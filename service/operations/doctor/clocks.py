@@ -30,7 +30,7 @@ async def check_clocks(resources: Resources) -> list[Finding]:
     if answer.date is None:
         return [
             *findings,
-            warning("clock of the store", "the store's answers have no Date header", ADVICE),
+            warning("clock of the store", "the store's responses have no Date header", ADVICE),
         ]
     # Date has whole seconds, so that half a second is missing on average.
     store = (

@@ -7,11 +7,11 @@ A browser asks the store for permission before it sends such an upload.
 2. If the store's public endpoint has the origin of the page, a browser does not ask, and the check
    sends nothing.
 3. For other pages, the check sends the preflight (`OPTIONS`) of a browser to the public endpoint.
-   If the answer does not allow the origin, PUT, and both headers, the page cannot upload. The
+   If the response does not allow the origin, PUT, and both headers, the page cannot upload. The
    check then fails for a named page, and is a warning for Assay's own page, which is optional.
-4. If the preflight is allowed, the check sends the PUT of the page. Its answer must name the origin
-   too, or the page cannot read the result. No other header has to be exposed, because `complete`
-   reads the ETags of parts from the store's list.
+4. If the preflight is allowed, the check sends the PUT of the page. Its response must name the
+   origin too, or the page cannot read the result. No other header has to be exposed, because
+   `complete` reads the ETags of parts from the store's list.
 5. If the endpoint does not answer from here, the finding is a warning, because clients may
    reach it.
 """
@@ -31,7 +31,7 @@ HEADERS: Final = ("content-type", "if-none-match")
 ADVICE: Final = (
     "set MINIO_API_CORS_ALLOW_ORIGIN at the store to the origins of all pages, separated by commas"
     " (compose.yaml takes them from ASSAY_CORS_ORIGINS and ASSAY_PUBLIC_URL), and check that"
-    " proxies forward OPTIONS and the Access-Control-* headers of the answer"
+    " proxies forward OPTIONS and the Access-Control-* headers of the response"
 )
 
 
@@ -82,7 +82,7 @@ async def find_fault(resources: Resources, origin: str) -> str:
     return (
         ""
         if names_origin(answer, origin)
-        else "answers an upload without Access-Control-Allow-Origin, which hides the answer"
+        else "answers an upload without Access-Control-Allow-Origin, which hides the response"
     )
 
 
@@ -100,7 +100,7 @@ async def ask_leave(url: Url, origin: str) -> Answer:
 
 
 def find_refusal(answer: Answer, origin: str) -> str:
-    """Return what the answer to the preflight lacks, or an empty text if it allows the upload."""
+    """Return what the response to the preflight lacks, or an empty text if it allows the upload."""
     if not 200 <= answer.status < 300:
         return "which allows nothing"
     if not names_origin(answer, origin):

@@ -174,7 +174,7 @@ def list_silent(answers: Mapping[str, tuple[Answer, bool]]) -> list[str]:
 
 
 async def suppress_events(resources: Resources, signer: Signer) -> dict[str, tuple[Answer, bool]]:
-    """Return the answer to an upload that asks for no event, and whether an event came, for each
+    """Return the response to an upload that asks for no event, and whether an event came, for each
     form.
 
     All forms are tried at the same time.

@@ -190,7 +190,7 @@ async def check_unsigned_headers(resources: Resources) -> list[Finding]:
 class Outcome(msgspec.Struct, frozen=True):
     """The outcome of one promise at one endpoint.
 
-    `doubtful` is an answer that neither accepts nor refuses the request.
+    `doubtful` is a response that neither accepts nor refuses the request.
     """
 
     broken_by: list[str]
@@ -236,7 +236,7 @@ async def try_abuses(resources: Resources, abuses: Sequence[Abuse], *, signer: S
 
 
 NOT_IMPLEMENTED: Final = 501
-"""MinIO's answer to encryption if it has no keys, which is a refusal."""
+"""MinIO's response to encryption if it has no keys, which is a refusal."""
 
 
 async def send_honestly(resources: Resources, signer: Signer) -> Mapping[str, str]:
@@ -353,7 +353,7 @@ async def try_tars(resources: Resources, signer: Signer) -> Outcome:
 async def send_tar(
     resources: Resources, signer: Signer, *, values: Sequence[tuple[str, str]]
 ) -> tuple[Answer, bool]:
-    """Return the answer, and whether the tar's member is now in the bucket."""
+    """Return the response, and whether the tar's member is now in the bucket."""
     unpacked = new_key()
     body = make_tar(unpacked)
     async with (

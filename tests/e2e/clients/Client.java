@@ -98,7 +98,7 @@ public class Client {
     }
 
     /**
-     * Send the request, and return the body of the answer.
+     * Send the request, and return the body of the response.
      *
      * Each request uses a new client, so that it opens a connection and requests the upgrade.
      */

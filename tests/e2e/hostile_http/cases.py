@@ -23,7 +23,7 @@ KIB: Final = 1024
 
 
 class Then(Enum):
-    """The required state of the connection after the answer.
+    """The required state of the connection after the response.
 
     EITHER leaves the choice to the server, which announces it. WAITS is like EITHER, for a request
     whose body has not ended, so that no further request can be sent.
@@ -39,8 +39,8 @@ class Then(Enum):
 class Case:
     """One rule, the section that states it, and the request that tests it.
 
-    `problem` is the problem type of a 400 or 409 answer. `stored` is the body that the file named
-    NAME must have if the answer is 201. None means that the request must not create a file.
+    `problem` is the problem type of a 400 or 409 response. `stored` is the body that the file named
+    NAME must have if the response is 201. None means that the request must not create a file.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Case:
 
     @property
     def method(self) -> str:
-        """Return the method that determines whether the answer has a body: HEAD, or else GET."""
+        """Return the method that determines whether the response has a body: HEAD, or else GET."""
         return "HEAD" if self.segments[0].startswith(b"HEAD ") else "GET"
 
     @property
@@ -98,7 +98,7 @@ def answer(
     then: Then = Then.EITHER,
     problem: str = "",
 ) -> Case:
-    """Return a case that gets one of these answers and stores nothing."""
+    """Return a case that gets one of these responses and stores nothing."""
     return Case(name, rule, segments, frozenset(statuses), then, problem)
 
 
@@ -380,7 +380,7 @@ def list_chunks() -> Iterator[Case]:
 
 
 def list_wrong_chunks_behind_answers() -> Iterator[Case]:
-    """Yield invalid chunks after an answer, where the connection ends without a second answer."""
+    """Yield invalid chunks after a response. The connection then ends without a second response."""
     rule, refused = "RFC 9112 9.6", head(b"POST /files/upload?filename=a HTTP/1.1", HOST, CHUNKED)
     connect = request(b"CONNECT files.example:443 HTTP/1.1", CHUNKED)
     for name, start, status in (("a refused upload", refused, 401), ("CONNECT", connect, 405)):

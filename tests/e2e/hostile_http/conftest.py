@@ -14,7 +14,7 @@ from tests.support.stores import StoreUnderTest
 def one_api(
     apis: Callable[[StoreUnderTest], Api], running_stores: Callable[[str], StoreUnderTest]
 ) -> Api:
-    """Return the API over the store that starts fastest. No answer here depends on the store."""
+    """Return the API over the store that starts fastest. No response here depends on the store."""
     return apis(running_stores(store_kinds()[-1]))
 
 

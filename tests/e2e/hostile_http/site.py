@@ -1,4 +1,4 @@
-"""A server that receives hostile requests, and the checks of its answers and of what is stored."""
+"""A server that receives hostile requests, and checks of its responses and of what is stored."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ TYPES: Final = {
     431: "head-too-large",
     505: "unsupported-version",
 }
-"""The problem types of answers that the HTTP server itself gives."""
+"""The problem types of responses that the HTTP server itself gives."""
 
 
 @dataclass
@@ -140,7 +140,7 @@ def open_site(url: str, settings: Settings, *, owner: str, key: str) -> Iterator
 
 
 def run_case(site: Site, case: Case) -> None:
-    """Send the case, and check its one answer, the connection after it, and what was stored."""
+    """Send the case, and check its one response, the connection after it, and what was stored."""
     name = secrets.token_hex(6)
     site.take_new()
     with Wire(site.url) as wire:
@@ -166,9 +166,9 @@ def check_answer(answer: Answer, statuses: frozenset[int], problem: str = "") ->
 
 
 def check_connection(wire: Wire, answer: Answer, then: Then) -> None:
-    """Check that nothing follows the answer.
+    """Check that nothing follows the response.
 
-    The connection stays open or closes as the answer announces and as the rule requires.
+    The connection stays open or closes as the response announces and as the rule requires.
     """
     if then in (Then.STAYS, Then.CLOSES):
         assert answer.announces_close == (then is Then.CLOSES), answer.fields

@@ -2,7 +2,7 @@
 
 All requests share the one connection that nginx keeps open to the API. If the API and nginx
 disagree about the end of a hostile request, the honest client's request becomes part of the
-hostile one, or gets the answer to another request.
+hostile one, or gets the response to another request.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def test_a_hostile_request_affects_no_other_client(behind_websockets: Behind, ca
 
 
 def check_hostile(case: Case, answer: Answer) -> None:
-    """Check that the API's answer is the same as without nginx.
+    """Check that the API's response is the same as without nginx.
 
     nginx may itself refuse or repair a request. If nginx buffers the whole body before it connects
     to the API, it sends a Content-Length. The API then answers a PUT with a redirect.
@@ -100,7 +100,7 @@ def check_stored(site: Site, case: Case, new: list[dict[str, Any]], *, name: str
 
 
 def check_honest(behind: Behind) -> None:
-    """Check that each request gets its own answer, and that the file is what its owner sent."""
+    """Check that each request gets its own response, and that the file is what its owner sent."""
     mark, body = secrets.token_hex(8), secrets.token_bytes(100)
     about: Any = {"params": {"filename": mark}, "headers": {"X-Request-Id": mark}}
     stored = behind.honest.post("/files/upload", content=body, **about)

@@ -1,4 +1,4 @@
-"""Tests of the order of answers, of interim answers, and of messages that end early."""
+"""Tests of the order of responses, of interim responses, and of messages that end early."""
 
 import contextlib
 import json
@@ -212,14 +212,14 @@ def test_an_incomplete_head_is_not_treated_as_a_request(site: Site, text: bytes)
         wire.check_closed()
 
 
-# RFC 9112, section 9.6: an answer before the end of the request
+# RFC 9112, section 9.6: a response before the end of the request
 
 
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: %d" % (1024 * MIB), CHUNKED], ids=["a length", "chunks"]
 )
 def test_a_refusal_reaches_a_client_that_continues_to_send(site: Site, framing: bytes) -> None:
-    """Send 16 MiB after a head that the server refuses, and only then read the answer."""
+    """Send 16 MiB after a head that the server refuses, and only then read the response."""
     site.take_new()
     piece = secrets.token_bytes(MIB)
     with Wire(site.url) as wire:

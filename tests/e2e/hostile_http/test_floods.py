@@ -79,7 +79,7 @@ FLOODS: dict[str, tuple[Sequence[bytes], set[int]]] = {
 
 
 def flood(url: str, segments: Sequence[bytes], statuses: set[int]) -> None:
-    """Send the segments until the server stops reading, and check its one answer."""
+    """Send the segments until the server stops reading, and check its one response."""
     with Wire(url, seconds=STALLED_SECONDS) as wire:
         with contextlib.suppress(Silence):
             for segment in segments:

@@ -65,7 +65,7 @@ def find_readable(wires: Sequence[Wire], seconds: float) -> list[Wire]:
 def test_a_head_that_does_not_end_is_refused_with_408(one_api: Api, site: Site) -> None:
     """Check the rule of RFC 9110, section 15.5.9.
 
-    A connection on which the client sent nothing may be closed without an answer.
+    A connection on which the client sent nothing may be closed without a response.
     """
     text = get(HOST)
     with bounded(one_api) as url, contextlib.ExitStack() as stack:

@@ -124,7 +124,7 @@ async def tab_to(page: Page, name: str) -> None:
 async def open_focused(page: Page) -> Locator:
     """Open the dialog of the focused file, and wait for its actions.
 
-    The actions appear after the server's answer, which may come later than the next key press.
+    The actions appear after the server's response, which may come later than the next key press.
     """
     await press(page, "Enter")
     dialog = page.locator("#details")

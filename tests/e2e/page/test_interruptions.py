@@ -33,7 +33,7 @@ def film(tmp_path: Path) -> Path:
 
 
 async def stop_in_the_middle(cuttable: Cuttable, film: Path, client: httpx.AsyncClient) -> set[int]:
-    """Choose the file, and silence the store after its answers to two parts.
+    """Choose the file, and silence the store after its responses to two parts.
 
     Return the numbers of the parts that the store has.
     """

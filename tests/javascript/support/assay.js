@@ -10,7 +10,7 @@ import { Clock } from "./clocks.js"
 
 /**
  * A server that answers each request line, such as `POST /files`, from a list of prepared answers.
- * The last answer of a list is repeated.
+ * The last response of a list is repeated.
  */
 export class Assay {
   /** @param {Record<string, Prepared | Prepared[]>} answers */
@@ -48,7 +48,7 @@ export class Assay {
     this.received.push({ line, body: parsed, headers: new Headers(headers) })
     const answers = this.answers.get(line)
     /** @type {Answer} */
-    const missing = { status: 400, json: { detail: `the test has no answer to ${line}` } }
+    const missing = { status: 400, json: { detail: `the test has no response to ${line}` } }
     const prepared = (answers && answers.length > 1 ? answers.shift() : answers?.[0]) ?? missing
     const answer = typeof prepared === "function" ? await prepared() : prepared
     signal?.throwIfAborted()
@@ -58,7 +58,7 @@ export class Assay {
 }
 
 /**
- * Return the answer with a problem document.
+ * Return the response with a problem document.
  * @param {number} status
  * @param {string} kind the problem's type without its prefix
  * @returns {Answer}
