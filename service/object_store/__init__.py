@@ -4,7 +4,7 @@
                                                                   bucket  the operations
                                     client                                sign, send once, check
     signing (presign: upload URLs)  errors (documents: XML)  transport (connections, response_heads)
-                                    messages                             request, response, deadline
+                                    messages                              requests and responses
 
 `ObjectStore.bucket(name)` returns a `Bucket`, and operations use the store only through it. Each of
 its coroutines runs one request in a thread, and its plain methods run in the caller's thread. A

@@ -75,6 +75,7 @@ def test_bytes_in_memory_are_sent_in_parts(site: Site) -> None:
         assert client.upload(b"", multipart=True).size == 0
 
 
+@pytest.mark.one_store
 @pytest.mark.parametrize(
     "fault",
     [
@@ -100,6 +101,7 @@ def test_only_a_part_that_failed_is_sent_again(
         assert [each.status for each in site.proxy.requests_of(2)] == [403, 200]
 
 
+@pytest.mark.one_store
 @pytest.mark.parametrize(
     "fault",
     [Fault(cut_after=MIB), Fault(answer=503), Fault(lose_answer=True), Fault(delay_seconds=7)],
@@ -117,6 +119,7 @@ def test_a_single_put_that_failed_is_sent_again(
         assert (first.status, second.status) == (403, 200)
 
 
+@pytest.mark.one_store
 def test_a_slow_upload_is_not_treated_as_a_timeout(site: Site, tmp_path: Path) -> None:
     """Send each megabyte more slowly than the timeout.
 
@@ -129,6 +132,7 @@ def test_a_slow_upload_is_not_treated_as_a_timeout(site: Site, tmp_path: Path) -
     assert len(site.proxy.seen) == 1
 
 
+@pytest.mark.one_store
 def test_503_slow_down_is_retried_with_growing_delays(
     site: Site, sender: Client, video: Path
 ) -> None:

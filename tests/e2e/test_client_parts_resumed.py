@@ -183,6 +183,7 @@ with Client({site.url!r}) as client:
     assert digest(tmp_path / "copy.mp4") == digest(video)
 
 
+@pytest.mark.slow
 def test_after_twenty_kills_only_parts_in_flight_are_sent_twice(site: Site, tmp_path: Path) -> None:
     """Kill the client after random numbers of bytes, from none to more than two parts.
 

@@ -59,6 +59,7 @@ def kill_until_done(person: Person, *arguments: str) -> tuple[int, Ended]:
     return killed, person.succeed(*arguments)
 
 
+@pytest.mark.slow
 async def test_a_folder_sent_by_a_command_that_is_killed_often_is_stored_once(
     person: Person, tree: dict[str, bytes], resources: Resources
 ) -> None:
@@ -73,6 +74,7 @@ async def test_a_folder_sent_by_a_command_that_is_killed_often_is_stored_once(
     await check_all(resources)
 
 
+@pytest.mark.slow
 async def test_a_folder_fetched_by_a_command_that_is_killed_often_is_complete(
     person: Person, tree: dict[str, bytes]
 ) -> None:
@@ -87,6 +89,7 @@ async def test_a_folder_fetched_by_a_command_that_is_killed_often_is_complete(
     } == tree
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "moment"),
     [
@@ -121,6 +124,7 @@ def test_a_key_that_may_only_write_can_resume_an_upload(
     assert sent["file"]["id"] == again["file"]["id"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_prints_how_to_continue(person: Person) -> None:
     write_files(person.folder, {f"many/{number}": b"%d" % number for number in range(600)})
     process = person.start("put", "-r", "many")

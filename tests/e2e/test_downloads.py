@@ -246,6 +246,7 @@ async def test_a_download_survives_a_store_that_cuts_its_connections(
     assert b"if-match" in proxy.requests.lower()
 
 
+@pytest.mark.one_store
 @pytest.mark.parametrize("resumed", [True, False], ids=["back in time", "away for longer"])
 async def test_a_store_that_answers_503_during_a_download_is_retried(
     proxied: tuple[str, FaultyProxy], large: tuple[str, str], owner: Owner, *, resumed: bool
@@ -270,6 +271,7 @@ async def test_a_store_that_answers_503_during_a_download_is_retried(
             assert MIB + len(await rest) < LARGE_BYTES == reader.length
 
 
+@pytest.mark.one_store
 async def test_an_incomplete_body_is_detectable_if_the_store_stays_away(
     proxied: tuple[str, FaultyProxy], large: tuple[str, str], owner: Owner
 ) -> None:
@@ -306,6 +308,7 @@ async def test_a_client_that_disconnects_frees_the_connection_to_the_store(
     await until(is_free, seconds=3)
 
 
+@pytest.mark.slow
 async def test_a_reader_may_pause_for_a_minute(
     api: Api, large: tuple[str, str], owner: Owner
 ) -> None:

@@ -110,6 +110,7 @@ async def test_the_page_loads_no_file_from_another_origin(
     ] == "application/problem+json"
 
 
+@pytest.mark.slow
 async def test_all_generated_requests_get_documented_answers(
     api: Api,
     owner: Owner,

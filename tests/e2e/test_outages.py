@@ -38,7 +38,7 @@ from tests.support.invariants import check_nothing_left
 from tests.support.proxies import FaultyProxy
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"what was sent" * 1000
 IN_TIME = 15
@@ -211,6 +211,7 @@ async def lease_has_ended(direct: Resources, declared: Mapping[str, Any]) -> boo
 # The store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["dies", "falls silent", "answers 503"])
 async def test_without_the_store_requests_are_refused_and_files_proved_later(
     ways: Ways, direct: Resources, monkeypatch: pytest.MonkeyPatch, how: str

@@ -98,6 +98,7 @@ def accepts(url: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 async def test_a_client_that_has_stopped_reading_does_not_delay_the_end(
     site: Site, client: httpx.AsyncClient, key: str
 ) -> None:
@@ -118,6 +119,7 @@ async def is_given_back(pool: asyncpg.Pool) -> bool:
     return bool(await pool.fetchval("SELECT lease IS NULL FROM files"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_time", [True, False], ids=["finished", "released"])
 async def test_a_worker_that_is_stopped_holds_no_lease_afterwards(
     site: Site, client: httpx.AsyncClient, pool: asyncpg.Pool, *, in_time: bool

@@ -106,6 +106,7 @@ async def send_file(client: httpx.AsyncClient) -> tuple[str, bytes]:
     return declared["file"]["id"], body
 
 
+@pytest.mark.slow
 async def test_processes_and_files_survive_restarts_of_the_database(
     restarted: RestartedDatabase, folder: Path, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.conftest import Api, Owner, serving
 from tests.e2e.jobs import declare, stream
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 MIB = 1024**2
 
 

@@ -37,6 +37,7 @@ async def version_of(settings: DatabaseSettings) -> str | None:
         await connection.close()
 
 
+@pytest.mark.slow
 async def test_two_deployments_at_once_migrate_once(empty: DatabaseSettings) -> None:
     assert await version_of(empty) is None
     assert [*await asyncio.gather(run_migrate(empty), run_migrate(empty))] == [0, 0]

@@ -22,6 +22,7 @@ def make_machine(settings_of_the_service: Settings) -> type[WayOfAFile]:
     return type("WayOfAFileHere", (WayOfAFile,), members)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # it takes minutes to shrink a failure to its shortest sequence
 def test_the_invariants_hold_after_every_step(settings_of_the_service: Settings) -> None:
     run_state_machine_as_test(
@@ -29,6 +30,7 @@ def test_the_invariants_hold_after_every_step(settings_of_the_service: Settings)
     )
 
 
+@pytest.mark.slow
 @dataclasses.dataclass(frozen=True)
 class Guard:
     """A condition in a statement, the text that replaces it, and the failure that then occurs."""
@@ -70,7 +72,7 @@ GUARDS = {
 }
 
 
-@pytest.mark.parametrize("store", ["embedded"], indirect=True)
+@pytest.mark.one_store
 @pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
 def test_a_missing_guard_is_found(
     guard: Guard, settings_of_the_service: Settings, monkeypatch: pytest.MonkeyPatch

@@ -20,7 +20,7 @@ from tests.e2e.page.screen import WAIT_MILLISECONDS, Screen, part_numbers
 from tests.support.proxies import FaultyProxy
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 MIB = 1024**2
 IN_FLIGHT = 4

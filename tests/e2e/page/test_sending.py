@@ -50,6 +50,7 @@ async def test_an_empty_file_is_sent(signed_in: Screen, tmp_path: Path) -> None:
     await expect(signed_in.upload("empty.txt").locator(".status")).to_contain_text(digest(b""))
 
 
+@pytest.mark.one_store
 async def test_fifty_files_are_sent_and_proved(
     signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:
@@ -129,6 +130,7 @@ async def test_a_large_file_is_sent_in_parts_that_are_bound_to_their_digests(
     assert (state, size) == ("ready", 300 * MIB)
 
 
+@pytest.mark.one_store
 async def test_hostile_names_are_shown_as_plain_text(
     signed_in: Screen, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:
@@ -148,6 +150,7 @@ async def test_hostile_names_are_shown_as_plain_text(
     assert dialogs == []
 
 
+@pytest.mark.one_store
 async def test_an_invalid_name_fails_with_a_message(signed_in: Screen, tmp_path: Path) -> None:
     await signed_in.choose(write_file(tmp_path / "a\r\nb.txt", 10))
     await signed_in.wait_for("failed")
@@ -157,6 +160,7 @@ async def test_an_invalid_name_fails_with_a_message(signed_in: Screen, tmp_path:
     )
 
 
+@pytest.mark.one_store
 async def test_without_webcrypto_files_have_no_declared_digest(
     api: Api, owner: Owner, context: BrowserContext, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:
