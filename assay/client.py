@@ -243,7 +243,7 @@ class Client:
         )
 
     def delete(self, file: FileId) -> None:
-        """Delete a file in any state. An upload under way is cancelled. Raises NotFound."""
+        """Delete a file in any state. An upload in progress is cancelled. Raises NotFound."""
         self._api.delete(read_id(file))
 
     def share(self, file: FileId, *, expires_in: int, inline: bool = False) -> Link:

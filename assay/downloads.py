@@ -56,7 +56,7 @@ LONGEST_NAME_BYTES: Final = 255
 
 
 class Receiving:
-    """A download under way. `place` is the number of bytes received, `digest` is their digest."""
+    """A download in progress. `place` is the number of bytes received, `digest` is their digest."""
 
     def __init__(self, api: Api, file: File, write: Write, *, meter: Meter) -> None:
         self.api = api

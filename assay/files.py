@@ -51,7 +51,7 @@ class Link(msgspec.Struct, frozen=True):
 
 
 FileId = UUID | str | File
-"""The ways to name a file in a call."""
+"""The types that identify a file in a call."""
 
 
 def read_id(file: FileId) -> UUID:

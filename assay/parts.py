@@ -20,7 +20,7 @@ The URL of each part binds the part's digest, so the store refuses any other byt
 Failures:
 
 - *The process is killed:* the next run sends again only what had not arrived.
-- *The store refuses the bytes of a part (400):* they changed between the two reads, or on the way.
+- *The store refuses the bytes of a part (400):* they changed between the two reads, or in transit.
   If the fingerprint has changed, raise SourceChanged, otherwise StoreRefused.
 - *The multipart upload no longer exists (404), or the API accepts no more parts (another run was
   faster):* stop sending. The response to `complete` shows the state.
@@ -44,7 +44,7 @@ from assay.worker_pools import WorkerPool
 
 
 class PartsSending:
-    """The parts of one upload under way.
+    """The parts of one upload in progress.
 
     `stored` holds the numbers of the parts that the store has in the right size.
     """

@@ -1,4 +1,4 @@
-"""The state of one upload under way: the caller's options, the source, and the known digest."""
+"""The state of one upload in progress: the caller's options, the source, and the known digest."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -43,7 +43,7 @@ class UploadOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sending:
-    """An upload under way. `sha256` is the digest of the whole file, or None until it is known."""
+    """An upload in progress. `sha256` is the digest of the whole file, or None if not yet known."""
 
     def __init__(
         self, api: Api, source: Source, options: UploadOptions, *, journal: Journal, meter: Meter

@@ -13,7 +13,7 @@ They are for sources that cannot be read twice, and for callers that want a sing
    The request is not sent again, because there could then be two files. Raise ServerUnavailable
    with a message that says so.
 5. Compare the digest in the response with the client's own. If they differ, the bytes were altered
-   on the way: delete the file and raise DigestMismatch.
+   in transit: delete the file and raise DigestMismatch.
 """
 
 import base64

@@ -42,7 +42,7 @@ def prepare_folder(folder: Path) -> Path:
     if names and MARKER not in names:
         raise EmbeddedError(
             f"The folder {folder} contains files that are not Assay's."
-            " Choose a new or an empty folder."
+            " Choose a new or empty folder."
         )
     folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
     (folder / MARKER).write_text(MARKER_TEXT)

@@ -85,7 +85,7 @@ def hide_secrets(_logger: Any, _method: str, line: Any) -> Any:
 class RequestLog:
     """A middleware around the whole app that gives each request an id, a log line and a count.
 
-    It sees what is really sent.
+    It observes what is really sent.
     """
 
     def __init__(self, app: ASGIApp) -> None:

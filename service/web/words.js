@@ -157,7 +157,7 @@ export function sayFailure(error) {
 export function sayStoreRefusal(status, code) {
   const refusal = `The store refused the data (${code || status})`
   if (/SHA256Mismatch|BadDigest/.test(code)) {
-    return `${refusal}: it was altered on the way, or the file changed meanwhile. Try again.`
+    return `${refusal}: it was altered in transit, or the file changed meanwhile. Try again.`
   }
   if (status === 403) {
     return (

@@ -51,7 +51,7 @@ async def test_no_file_is_claimed_while_the_store_is_unavailable(
         for _ in range(50):
             await announce(resources)
         async with working(resources) as worker:
-            # By then, the claims that were under way have ended.
+            # By then, the claims that were in progress have ended.
             await until(lambda: worker.health.failed_probes > 2 * resources.settings.worker_slots)
             before, probes = await count_attempts(resources), worker.health.failed_probes
             await until(lambda: worker.health.failed_probes > probes + 5)

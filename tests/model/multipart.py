@@ -143,7 +143,7 @@ class MultipartUpload(WithoutClaims[Upload]):
                 )
             if signed and u.parts[upload - 1] == 3 and u.clock < 2:
                 yield self.step(
-                    f"parts of upload {upload} that were under way survive its abort",
+                    f"parts of upload {upload} that were in progress survive its abort",
                     self.put(u, upload, 2),
                     good=False,
                 )
@@ -339,7 +339,7 @@ class MultipartUpload(WithoutClaims[Upload]):
         if u.named and self.on("abort-final"):
             cleared = self.put(cleared, u.named, 3 if u.parts[u.named - 1] else 0)
         bad = (
-            "M  aborted while an assembly is under way under its lease"
+            "M  aborted while an assembly is in progress under its lease"
             if u.held and any(a.pc == "assembling" for a in u.apis)
             else ""
         )

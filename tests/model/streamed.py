@@ -244,7 +244,7 @@ class StreamedUpload(WithoutClaims[Upload]):
 
     def from_putting(self, u: Upload) -> Iterator[UploadStep]:
         yield from self.answered(u, "put", "stored")
-        # The second request is answered, while the first is still under way.
+        # The second request is answered, while the first is still in progress.
         if not self.on("one-request"):
             again = u._replace(pc="stored", obj=1, late="put")
             yield self.step("no response to the PUT, sent again; answered", again, good=False)
@@ -282,7 +282,7 @@ class StreamedUpload(WithoutClaims[Upload]):
                 u._replace(pc="", row=0, file="ready"),
             )
             yield self.step(
-                "API commits, no response: the commit may be under way",
+                "API commits, no response: the commit may be in progress",
                 u._replace(pc="lost", flight=1),
                 good=False,
             )

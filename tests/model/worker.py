@@ -227,7 +227,7 @@ class Worker:
                 file,
                 c._replace(pc="copied", val=0, after=0, obj=file.incoming),
             )
-            # The second request is answered, while the first is still under way.
+            # The second request is answered, while the first is still in progress.
             if not self.on("one-request"):
                 again = c._replace(pc="copied", val=0, late=c.val, obj=file.incoming)
                 yield Step(
@@ -245,7 +245,7 @@ class Worker:
                 c._replace(pc="refused", val=0, after=0),
             )
         yield Step(
-            "worker's copy request times out, still under way",
+            "worker's copy request times out, still in progress",
             False,
             file,
             c._replace(pc="lost", val=0, late=c.val),
@@ -286,7 +286,7 @@ class Worker:
             hit = True
             yield step
             yield Step(
-                "worker commits, no response: the commit may be under way",
+                "worker commits, no response: the commit may be in progress",
                 False,
                 file,
                 c._replace(pc="lost", val=0, flight=c.val),

@@ -108,7 +108,7 @@ class FaultyBucket:
             raise StoreUnavailable("no response was received in time")
 
     async def land(self) -> None:
-        """Let the requests that are under way take effect. Raises the store's error, if any."""
+        """Let the requests that are in progress take effect. Raises the store's error, if any."""
         while self.under_way:
             answer = self.under_way.pop(0)()
             if inspect.isawaitable(answer):

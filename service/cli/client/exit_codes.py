@@ -1,5 +1,4 @@
-"""The ways in which a command can end, with text and exit status. docs/command-line.md lists the
-numbers.
+"""The outcomes of a command, with text and exit status. docs/command-line.md lists the numbers.
 
 Ending ├── Failed         1  a local error: the disk is full, a name is unsafe, a target exists
 ├── WrongUse       2  an option, an address or a settings file is wrong ├── NotAllowed     4  there

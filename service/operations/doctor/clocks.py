@@ -1,5 +1,5 @@
-"""Checks of three clocks: the database's, which alone counts in Assay; the store's, which judges
-signatures; and this machine's, which signs the service's requests.
+"""Checks of three clocks: the database's, which alone counts in Assay; the store's, by which
+signatures expire; and this machine's, which signs the service's requests.
 """
 
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ NOTABLE_SECONDS: Final = 5.0
 HARMFUL_SECONDS: Final = 60.0
 ADVICE: Final = (
     "synchronize the clocks of all machines (NTP): the database's clock sets the lifetime of a URL,"
-    " and the store's clock judges it"
+    " and the store's clock enforces it"
 )
 
 

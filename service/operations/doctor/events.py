@@ -174,10 +174,9 @@ def list_silent(answers: Mapping[str, tuple[Answer, bool]]) -> list[str]:
 
 
 async def suppress_events(resources: Resources, signer: Signer) -> dict[str, tuple[Answer, bool]]:
-    """Return the response to an upload that asks for no event, and whether an event came, for each
-    form.
+    """Send an upload with each form of the header that suppresses the event, all at the same time.
 
-    All forms are tried at the same time.
+    Return for each form the response, and whether an event arrived nevertheless.
     """
     forms = list_forms(REPLICATION, "true")
     tried = await asyncio.gather(

@@ -14,7 +14,7 @@ from service.operations.doctor.probes import BODY, upload_url
 from service.resources import Resources, make_signer
 
 PUBLIC_ADVICE: Final = (
-    "upload URLs name ASSAY_S3_PUBLIC_ENDPOINT, so it must lead to the store without a change of"
+    "upload URLs name ASSAY_S3_PUBLIC_ENDPOINT, so it must reach the store without a change of"
     " Host, path or headers"
 )
 PARAMETERS: Final = (

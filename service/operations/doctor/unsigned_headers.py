@@ -7,9 +7,9 @@ precedes it.
 
 1. Each header is sent once, set or empty, and twice: empty and set, neutral and set, set twice. The
    honest upload, which has none of these headers, was sent before (see store.py).
-2. If the store refuses the request, the promise is kept.
-3. If the store accepts the request, the stored object is examined. Only an effect breaks the
-   promise, because a store may ignore a header.
+2. If the store refuses the request, the check passes.
+3. If the store accepts the request, the stored object is examined. The check fails only if
+   the header has an effect, because a store may ignore a header.
 4. If there is an effect, and clients use another endpoint on which the same forms have none, step 3
    of url_conditions.py applies.
 """

@@ -2,8 +2,8 @@
 
 Each promise is broken on purpose, as the holder of a URL could break it.
 
-Only the verification decides what a file is, so that a broken promise never lets wrong bytes be
-served. But clients then lose the first check.
+Only the verification decides what is served, so that wrong bytes are never served even if a promise
+is broken. But clients then lose the first check.
 
 1. Each breach is tried at the store itself, past any proxy. If it is refused, the promise is kept.
 2. If the store accepts a grave breach, the check fails, because a proxy is not enough against it.
