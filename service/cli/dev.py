@@ -165,7 +165,7 @@ def describe_exposure(
     lines = ["other hosts send keys and files over plain HTTP; use this only on a trusted network"]
     if embedded:
         lines.append(
-            "the embedded store is for development (code of 2022, without fixes): until a file is"
+            "the embedded store is for development (its code dates from 2022 and gets no fixes): until a file is"
             " proved, the holder of its upload URL can replace the bytes;"
             " --minio PATH runs a store that refuses this"
         )
