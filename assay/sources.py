@@ -2,8 +2,8 @@
 
 A `Source` is a path, a file object or bytes. Several threads may read from any offset in it.
 A `Stream` is read once, from its start.
-A file on disk has a fingerprint: its size and its time of change. If the fingerprint differs, the
-bytes may have changed.
+A file on disk has a fingerprint: its size and its modification time. If the fingerprint differs,
+the bytes may have changed.
 """
 
 import io

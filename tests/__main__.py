@@ -63,7 +63,7 @@ def loads_modules(node: str) -> bool:
 
 
 def find_missing_compiler() -> str | None:
-    """Install TypeScript if it is not there, and return why that was not possible.
+    """Install TypeScript if it is missing, and return why that was not possible.
 
     The types of Node.js are installed with it.
     """

@@ -165,8 +165,8 @@ def describe_exposure(
     lines = ["other hosts send keys and files over plain HTTP; use this only on a trusted network"]
     if embedded:
         lines.append(
-            "the embedded store is for development (its code dates from 2022 and gets no fixes): until a file is"
-            " proved, the holder of its upload URL can replace the bytes;"
+            "the embedded store is for development (its code dates from 2022 and gets no fixes):"
+            " until a file is proved, the holder of its upload URL can replace the bytes;"
             " --minio PATH runs a store that refuses this"
         )
     if urlsplit(public_endpoint or "").port != urlsplit(store).port:

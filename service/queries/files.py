@@ -123,7 +123,8 @@ RECORD_ARRIVAL: Final = """
 async def record_arrival(
     database: Database, file_id: UUID, sha256: Sha256 | None, *, why: str
 ) -> File | None:
-    """Record the client's report that the bytes are there, and the digest if the client sent one.
+    """Record the client's report that the bytes have arrived, and the digest if the client sent
+    one.
 
     `why` is the reason in the file's history. Return None if the file does not exist, is final, or
     has another digest.

@@ -1,4 +1,4 @@
-"""Arrivals: unverified reports that the bytes of a file are there.
+"""Arrivals: unverified reports that the bytes of a file have arrived.
 
 An arrival moves the row to `verifying` and makes it due. Of the store's event, only the key is
 used, and no request is sent to the store. An unknown key and a final file change nothing.
@@ -62,7 +62,10 @@ async def refuse_more(resources: Resources, file: File) -> problems.Problem:
     If the file is final, no arrival is recorded, and its state decides which problem is returned.
     """
     recorded = await record_arrival(
-        resources, file, None, why="the bytes were already there when an upload was requested"
+        resources,
+        file,
+        None,
+        why="the bytes were already at the store when an upload was requested",
     ) or await find_file(resources, file.id, owner=None)
     if recorded.state in GONE:
         return gone(recorded)

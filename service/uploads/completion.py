@@ -1,10 +1,10 @@
-"""Completion: a client reports that its bytes are there (`complete`).
+"""Completion: a client reports that its bytes have arrived (`complete`).
 
 1. Read the row.
    - The file is gone: 410.
    - The known digest differs from the given one: 409, and nothing changes.
    - The file is final: answer from the row.
-2. Check the store. If the object is there, record an arrival, together with the digest.
+2. Check the store. If the object exists, record an arrival, together with the digest.
    - No row was updated, because the file became final or was deleted, or because another digest
      became known: begin again.
    - The store gives no usable response: record the arrival as well, and let a worker decide. (The
@@ -79,7 +79,7 @@ async def announce(resources: Resources, file: UnprovedFile, sha256: Sha256 | No
 
 
 async def may_be_uploaded(resources: Resources, file: UnprovedFile) -> bool:
-    """Return whether the object is there, or only a worker can decide."""
+    """Return whether the object exists, or only a worker can decide."""
     try:
         return await arrivals.is_uploaded(resources, file)
     except StoreUnavailable as error:

@@ -171,7 +171,7 @@ async def renew_upload(resources: Resources, file_id: UUID, *, owner: str | None
     """Return the file with a fresh upload for the same key.
 
     Raises NotFound and FileGone. Raises AlreadyUploaded after recording an arrival, if the object
-    is there.
+    exists.
     """
     file = await find_file(resources, file_id, owner=owner)
     if file.state in GONE:

@@ -204,7 +204,7 @@ async def test_a_lost_answer_leaves_the_lease_until_the_object_is_found(
     with pytest.raises(StoreUnavailable):
         await complete(msgspec.structs.replace(resources, incoming=incoming), file)
     assert await read_lease(resources, file) is not None
-    # The object is there, although the lease of the first request is still live.
+    # The object exists, although the lease of the first request is still live.
     assert (await complete(resources, file)).state == State.VERIFYING
     await end_lease(resources)
     await check_ready_and_clean(resources, file)

@@ -281,9 +281,7 @@ class MultipartUpload(WithoutClaims[Upload]):
     def tell_lost(self, u: Upload, number: int) -> Iterator[UploadStep]:
         me = number + 1
         if u.obj and self.on("key-before-lost"):
-            yield self.step(
-                f"API {me}: the object is there", self.place(u, number, Api("assembled"))
-            )
+            yield self.step(f"API {me}: the object exists", self.place(u, number, Api("assembled")))
         elif (u.token == me and u.state in OPEN) or not self.on("lost-under-lease"):
             bad = "T  reported as lost, although it was proved" if u.state == "proved" else ""
             bad = bad or ("T  reported as lost, although it is under the key" if u.obj else "")

@@ -128,7 +128,7 @@ class Claim(NamedTuple):
     pc: str = "claimed"  # the point at which its worker is; "" if it has none (crashed or done)
     # The worker remembers whether the grace period was over at the claim, or an ETag, or a content.
     val: int = 0
-    # arrivals since the claim: 0 none, 1 some, 2 one while the object was there and the HEAD had
+    # arrivals since the claim: 0 none, 1 some, 2 one while the object existed and the HEAD had
     # missed it
     seen: int = 0
     verdict: int = 0  # without digest-in-commit: the digest that the worker read earlier, plus one

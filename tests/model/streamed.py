@@ -55,7 +55,7 @@ class Upload(NamedTuple):
     sweep: int = 0  # deleted and aborted once more
     chosen: int = 0  # without recheck: a sweeper saw that the lease had expired
     parts: int = 0  # multipart upload at the store: 1 empty, 2 with parts
-    obj: int = 0  # the object is there
+    obj: int = 0  # the object exists
     late: str = ""  # a request that no process waits for, but the store may still execute
     after: int = 0  # it (or the current one) was sent after 1 the doom, 2 the first deletion
     flight: int = 0  # a commit that no process waits for, but the database may still execute

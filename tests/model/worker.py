@@ -195,7 +195,7 @@ class Worker:
             )
             missed = c.seen == 2 and file.incoming and self.guarded(file, c) and not c.doom
             yield asleep._replace(
-                bad="I2 the arrival of an object that is there was missed" if missed else ""
+                bad="I2 the arrival of an existing object was missed" if missed else ""
             )
 
     def from_headed(self, file: File, c: Claim) -> Iterator[FileStep]:

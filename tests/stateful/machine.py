@@ -65,7 +65,7 @@ HURRY = "UPDATE files SET due_at = now() - interval '1 hour' WHERE id = $1 AND d
 class Sent(msgspec.Struct):
     """A file from the view of its client.
 
-    `heard` means that an arrival was reported when the object was there. `spoilt` means that the
+    `heard` means that an arrival was reported when the object existed. `spoilt` means that the
     store cannot read the object.
     """
 
@@ -382,7 +382,7 @@ class WayOfAFile(RuleBasedStateMachine):
             )
         }
         unheard = [sent for sent in self.sends if sent.heard and sent.id in waiting]
-        assert not unheard, "the arrival of an object that is there was missed"
+        assert not unheard, "the arrival of an existing object was missed"
         assert not self.health.is_away, (
             "the worker stopped claiming although the store is available"
         )

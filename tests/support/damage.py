@@ -6,7 +6,7 @@ from uuid import UUID
 import asyncpg
 
 DAMAGE = """
-    UPDATE files SET state = 'damaged', changed_by = 'worker', changed_why = 'the object is gone'
+    UPDATE files SET state = 'damaged', changed_by = 'worker', changed_why = 'the object is missing'
     WHERE id = $1
 """
 

@@ -1,9 +1,9 @@
 """Programs of Debian that tests run beside the servers. They are found or, if permitted, installed.
 
 1. The program is on the PATH, or in a folder for root's programs: this one is used.
-2. It is not there, and the tests run as root on a Debian: `apt-get` installs the package. It does
+2. It is missing, and the tests run as root on Debian: `apt-get` installs the package. It does
    so once for all test processes of the machine.
-3. It is not there and cannot be installed: the tests that need it are skipped with the reason.
+3. It is missing and cannot be installed: the tests that need it are skipped with the reason.
    If CI is set, they fail.
 """
 

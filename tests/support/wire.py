@@ -58,7 +58,7 @@ class Answer:
         """
         found = [value for key, value in self.fields if key.lower() == name]
         if len(found) > 1:
-            raise BadAnswer(f"{name!r} came {len(found)} times: {found}")
+            raise BadAnswer(f"{name!r} occurs {len(found)} times: {found}")
         return found[0] if found else None
 
     @property

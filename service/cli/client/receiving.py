@@ -52,7 +52,7 @@ class Receiver:
                 lambda progress: self._client.download(file, path, progress=progress),
             )
         about = {"id": str(file.id), "path": str(path), "outcome": outcome, "file": as_object(file)}
-        end = "" if outcome == "received" else "  (already there)"
+        end = "" if outcome == "received" else "  (already received)"
         self.pool.succeed(f"{file.id}  {show_size(file.size):>8}  {show(str(path))}{end}", about)
 
 

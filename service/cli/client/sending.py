@@ -84,7 +84,7 @@ class Sender:
         name, size = name_source(source), show_size(file.size)
         about = {"source": name, "outcome": outcome, "file": as_object(file)}
         self.pool.succeed(
-            f"{file.id}  {size:>8}  {show(name)}{'' if outcome == 'sent' else '  (already there)'}",
+            f"{file.id}  {size:>8}  {show(name)}{'' if outcome == 'sent' else '  (already sent)'}",
             about,
         )
 

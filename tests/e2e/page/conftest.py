@@ -1,6 +1,7 @@
 """Fixtures that open the page in headless Chromium.
 
-If Chromium is not there and cannot be installed, the tests are skipped. If CI is set, they fail.
+If Chromium is not installed and cannot be installed, the tests are skipped. If CI is set, they
+fail.
 """
 
 from collections.abc import AsyncIterator
