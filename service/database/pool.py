@@ -78,9 +78,9 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
 async def connect(*args: Any, **options: Any) -> Connection:
     """Connect as `asyncpg.connect` does, but wait for at most CONNECT_SECONDS.
 
-    Raises the errors of asyncpg, and TimeoutError. If the time is over or the caller is cancelled,
-    the attempt continues in the background and its connection is closed. (uvloop cannot cancel a
-    name resolution, and the error of an abandoned one would never be retrieved.)
+    Raises the errors of asyncpg, and TimeoutError. If the time has passed or the caller is
+    cancelled, the attempt continues in the background and its connection is closed. (uvloop cannot
+    cancel a name resolution, and the error of an abandoned one would never be retrieved.)
     """
     chosen = {"connection_class": Connection, **options, "timeout": ATTEMPT_SECONDS}
     attempt = asyncio.ensure_future(asyncpg.connect(*args, **chosen))

@@ -174,10 +174,10 @@ async def mark_purged(database: Database, file_id: UUID) -> None:
     await database.execute(MARK_PURGED, file_id)
 
 
-# Only files that can have no object in either bucket any more are deleted. Their history is deleted
-# with them, and the horizon moves to its last row. All of their history must be older than the
-# oldest running transaction. Otherwise the horizon would be ahead of the position at which readers
-# begin.
+# Only files that can no longer have an object in either bucket are deleted. Their history is
+# deleted with them, and the horizon moves to its last row. All of their history must be older than
+# the oldest running transaction. Otherwise the horizon would be ahead of the position at which
+# readers begin.
 FORGET_FILES: Final = """
     WITH forgotten AS (
         DELETE FROM files WHERE id IN (

@@ -128,7 +128,7 @@ def check_token(header: str | None, tokens: tuple[str, ...]) -> None:
     given = (header or "").encode()
     expected = [(token if " " in token else f"Bearer {token}").encode() for token in tokens]
     matches = [hmac.compare_digest(given, one) for one in expected]
-    if not any(matches):  # every token is compared, so that the time tells nothing
+    if not any(matches):  # every token is compared, so that the time reveals nothing
         raise Unauthorized(
             "the webhook's token is wrong: the store's MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN must be one"
             " of ASSAY_WEBHOOK_TOKEN"

@@ -201,7 +201,7 @@ export async function findMetadata(api, id, options) {
 
 /**
  * Return the seconds of a `Retry-After` header, which holds a number or a date (RFC 9110, 10.2.3).
- * Return 0 if there is no such header, or the time is over.
+ * Return 0 if there is no such header, or if the time has passed.
  * @param {string | null} value
  * @param {number} now milliseconds since 1970
  */

@@ -1,6 +1,6 @@
 /**
- * SHA-256 by WebCrypto. Browsers provide it only to pages that came over https or from the same
- * machine.
+ * SHA-256 by WebCrypto. Browsers provide it only to pages that were loaded over https or from the
+ * same machine.
  */
 
 export const CAN_DIGEST = globalThis.crypto?.subtle !== undefined

@@ -14,7 +14,7 @@
 /** @typedef {(waiting: Waiting | null) => void} Say receives null when the wait is over */
 
 /**
- * What the retry policy needs to know of the browser. Tests replace it.
+ * What the retry policy needs from the browser. Tests replace it.
  * @typedef {object} Environment
  * @property {() => boolean} isOffline
  * @property {() => number} random a number from 0 up to, but not including, 1
@@ -70,7 +70,7 @@ export function chooseDelay(tries, retryAfter, random) {
 }
 
 /**
- * Wait until the time is over or the network comes back, whichever is first. If `signal` is
+ * Wait until the time has passed or the network comes back, whichever happens first. If `signal` is
  * aborted, its reason is thrown.
  * @param {number} milliseconds
  * @param {AbortSignal} signal

@@ -127,7 +127,7 @@ export class Uploads extends EventTarget {
   }
 
   /**
-   * Cancel the uploads whose bytes are not all sent. The others are the server's now.
+   * Cancel the uploads whose bytes are not all sent. The server continues with the others.
    * @returns {Promise<unknown>}
    */
   cancelAll() {

@@ -6,7 +6,7 @@
 import { Refused, Unreachable } from "./api.js"
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"]
-/** How many tries an upload makes before the page suggests to ask the administrator. */
+/** How many tries an upload makes before the page suggests asking the administrator. */
 const MOST_SILENT_TRIES = 5
 
 /** @type {Record<string, string>} */

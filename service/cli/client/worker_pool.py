@@ -110,7 +110,7 @@ class WorkerPool(Generic[T]):
             raise Stopped
 
     def _observe(self, bar: "Bar | None", progress: "Progress") -> None:
-        # in phase "done" the file exists, and its sender must learn of it
+        # in phase "done" the file exists, and its sender must be informed
         if progress.phase != "done":
             self.check()
         if bar is not None:
