@@ -27,7 +27,7 @@ async def ask_to_declare(api: Api, asking: Owner, **fields: Any) -> httpx.Respon
     return await ask(api, "POST", "/files", asking.headers, json=FILE | fields)
 
 
-async def test_wrong_expired_and_revoked_keys_get_the_same_answer(
+async def test_wrong_expired_and_revoked_keys_get_the_same_response(
     api: Api, resources: Resources
 ) -> None:
     revoked, expired = api.new_owner(), api.new_owner(expires_in=timedelta(seconds=-1))
@@ -48,7 +48,7 @@ async def test_a_key_in_the_query_is_not_accepted(api: Api, owner: Owner) -> Non
 
 
 @pytest.mark.parametrize(("method", "path"), ON_A_FILE)
-async def test_another_owners_file_gets_the_answer_of_an_unknown_id(
+async def test_another_owners_file_gets_the_response_of_an_unknown_id(
     api: Api, owner: Owner, method: str, path: str
 ) -> None:
     file = (await ask_to_declare(api, owner)).json()["file"]["id"]

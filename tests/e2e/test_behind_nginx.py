@@ -193,7 +193,7 @@ async def test_long_polling_is_answered_when_the_file_is_final(client: httpx.Asy
         assert (await waiting)["state"] == "ready"
 
 
-async def test_an_answer_is_forwarded_piece_by_piece(
+async def test_a_response_is_forwarded_piece_by_piece(
     client: httpx.AsyncClient, behind: Behind
 ) -> None:
     """Check that the client has the start of a download before it reads the rest."""

@@ -127,7 +127,7 @@ def test_a_download_resumes_from_the_partial_file_of_a_killed_run(
     assert partials(tmp_path) == []
 
 
-def test_a_partial_file_with_other_bytes_is_not_used(
+def test_a_partial_file_with_different_bytes_is_not_used(
     sender: Client, sent: File, tmp_path: Path
 ) -> None:
     for left in (b"x" * 1000, b"x" * SIZE, b"x" * (SIZE + 1)):

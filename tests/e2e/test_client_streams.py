@@ -109,7 +109,7 @@ def test_a_stream_that_is_cut_in_the_middle_fails_and_leaves_nothing(
     assert list(sender.list()) == []
 
 
-def test_a_declaration_whose_answer_is_lost_is_not_repeated(
+def test_a_declaration_whose_response_is_lost_is_not_repeated(
     way: tuple[FaultyProxy, str], owner: Owner
 ) -> None:
     proxy, url = way

@@ -179,7 +179,7 @@ def test_get_fetches_the_newest_file_of_a_name(person: Person) -> None:
     assert read_tree(person.folder / "all") == {"a.txt": b"two", "ab.txt": b"three"}
 
 
-def test_get_keeps_a_local_file_with_other_bytes(person: Person) -> None:
+def test_get_keeps_a_local_file_with_different_bytes(person: Person) -> None:
     put_one(person, "a.txt", b"theirs")
     put_one(person, "b.txt", b"b")
     write_files(person.folder, {"a.txt": b"mine"})

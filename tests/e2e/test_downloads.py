@@ -272,7 +272,7 @@ async def test_a_store_that_answers_503_during_a_download_is_retried(
 
 
 @pytest.mark.one_store
-async def test_an_incomplete_body_is_detectable_if_the_store_stays_away(
+async def test_an_incomplete_body_is_detectable_if_the_store_stays_unavailable(
     proxied: tuple[str, FaultyProxy], large: tuple[str, str], owner: Owner
 ) -> None:
     url, proxy = proxied

@@ -102,7 +102,7 @@ async def test_an_empty_file_is_proved(client: httpx.AsyncClient) -> None:
     assert (await prove(client, b""))["hash"] == digest(b"")
 
 
-async def test_other_bytes_than_declared_are_rejected_with_their_reason(apart: Apart) -> None:
+async def test_bytes_that_differ_from_the_declaration_are_rejected(apart: Apart) -> None:
     declared = await upload(apart.client, BYTES)
     answer = await apart.client.post(
         f"/files/{declared['file']['id']}/complete", json={"sha256": "0" * 64}
@@ -209,7 +209,7 @@ async def test_a_wait_ends_after_its_timeout(client: httpx.AsyncClient) -> None:
     assert answer.elapsed.total_seconds() > 0.9
 
 
-async def test_an_answer_has_the_request_id_and_forbids_caching(client: httpx.AsyncClient) -> None:
+async def test_a_response_has_the_request_id_and_forbids_caching(client: httpx.AsyncClient) -> None:
     answer = await client.get("/files", headers={"X-Request-Id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
     assert answer.headers["cache-control"] == "no-store"

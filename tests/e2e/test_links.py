@@ -114,7 +114,7 @@ async def test_an_expired_link_gets_410(
     assert (answer.status_code, answer.json()["type"]) == (410, "urn:assay:problem:link-ended")
 
 
-async def test_a_link_ends_when_its_file_is_deleted_or_its_key_revoked(
+async def test_a_link_is_refused_after_its_file_is_deleted_or_its_key_revoked(
     owner: Owner, client: httpx.AsyncClient, anonymous: httpx.AsyncClient, resources: Resources
 ) -> None:
     first, second = await prove(client, BODY), await prove(client, BODY)

@@ -111,7 +111,7 @@ async def test_the_page_loads_no_file_from_another_origin(
 
 
 @pytest.mark.slow
-async def test_all_generated_requests_get_documented_answers(
+async def test_all_generated_requests_get_documented_responses(
     api: Api,
     owner: Owner,
     client: httpx.AsyncClient,
@@ -136,7 +136,7 @@ async def count_downloads(client: httpx.AsyncClient) -> float:
     )
 
 
-async def test_all_generated_events_get_documented_answers(
+async def test_all_generated_events_get_documented_responses(
     api: Api, client: httpx.AsyncClient, document: dict[str, Any], tmp_path: Path
 ) -> None:
     hook = document["paths"]["/webhooks/minio"]

@@ -169,7 +169,7 @@ async def test_no_part_is_signed_after_the_file_expires(resources: Resources) ->
 # Assembling the parts
 
 
-async def test_a_second_complete_waits_for_the_assembly_under_way(
+async def test_a_second_complete_waits_for_the_assembly_in_progress(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)
@@ -195,7 +195,7 @@ async def test_a_second_complete_waits_for_the_assembly_under_way(
     await check_ready_and_clean(resources, file)
 
 
-async def test_a_lost_answer_leaves_the_lease_until_the_object_is_found(
+async def test_a_lost_response_leaves_the_lease_until_the_object_is_found(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)
@@ -244,7 +244,7 @@ async def test_an_error_from_the_store_gives_the_lease_back_at_once(resources: R
 
 
 @pytest.mark.parametrize("status", [502, 504])
-async def test_a_gateway_error_is_not_an_answer_of_the_store(
+async def test_a_gateway_error_is_not_a_response_of_the_store(
     resources: Resources, status: int
 ) -> None:
     """Keep the lease after a gateway error, because the store may still be assembling.
@@ -306,7 +306,7 @@ async def test_a_missing_upload_whose_object_exists_is_not_lost(
     await check_ready_and_clean(resources, file)
 
 
-async def test_the_lease_is_given_back_if_the_store_cannot_check_the_object(
+async def test_the_lease_is_released_if_the_store_cannot_check_the_object(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)
@@ -445,7 +445,7 @@ async def test_the_lease_of_a_long_assembly_is_extended(resources: Resources) ->
 # Deletion and expiry
 
 
-async def test_the_upload_of_a_deleted_file_is_aborted_after_the_lease_ends(
+async def test_the_upload_of_a_deleted_file_is_aborted_after_the_lease_expires(
     resources: Resources,
 ) -> None:
     file = await send_parts(resources)

@@ -90,7 +90,7 @@ async def test_the_upload_id_is_recorded_before_the_first_part(resources: Resour
 
 @pytest.mark.parametrize("request_name", ["create_upload", "copy_part_from", "complete_upload"])
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_copy_is_given_up_if_an_answer_is_lost(
+async def test_a_copy_is_abandoned_if_a_response_is_lost(
     resources: Resources, request_name: str, when: str
 ) -> None:
     file = await send_large(resources)

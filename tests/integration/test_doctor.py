@@ -46,7 +46,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "EVENT_SECONDS", 0.0)
 
 
-async def test_a_sound_deployment_passes_every_check(resources: Resources) -> None:
+async def test_a_correct_deployment_passes_every_check(resources: Resources) -> None:
     found = await examine_all(resources)
     assert failures(found) == set()
     assert {name: found[name].status for name in EXPECTED} == dict.fromkeys(EXPECTED, "ok")

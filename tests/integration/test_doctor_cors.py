@@ -215,7 +215,7 @@ TO_PAGE = {"Access-Control-Allow-Origin": NAMED}
         (LEAVE, TO_PAGE, 301, "failed"),
     ],
 )
-async def test_the_answers_to_the_preflight_and_to_the_put_are_checked(
+async def test_the_responses_to_the_preflight_and_to_the_put_are_checked(
     settings: Settings,
     store: StoreUnderTest,
     asked: Mapping[str, str],

@@ -68,7 +68,7 @@ async def test_an_event_that_does_not_arrive_is_found(
     assert await resources.pool.fetchval("SELECT array_agg(state) FROM files") == ["deleted"]
 
 
-async def test_a_probe_whose_answer_is_lost_leaves_no_file(
+async def test_a_probe_whose_response_is_lost_leaves_no_file(
     resources: Resources, store: StoreUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(anonymous_requests, "SECONDS", 0.3)

@@ -214,7 +214,7 @@ async def test_key_ids_that_are_easy_to_guess_or_visible_are_found(settings: Set
     assert "every upload URL shows" in shown.what
 
 
-async def test_a_probe_whose_answer_was_lost_is_removed(resources: Resources) -> None:
+async def test_a_probe_whose_response_was_lost_is_removed(resources: Resources) -> None:
     async def lose() -> None:
         raise StoreUnavailable("no response was received in time")
 

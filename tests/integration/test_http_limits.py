@@ -189,14 +189,14 @@ def test_the_deadline_of_a_later_head_starts_with_its_first_byte() -> None:
         assert time.monotonic() - begun >= SHORT * 0.9
 
 
-def test_an_idle_connection_is_closed_without_an_answer() -> None:
+def test_an_idle_connection_is_closed_without_a_response() -> None:
     with serving(keep_alive_seconds=SHORT) as running, running.connect() as wire:
         wire.send(GET)
         assert wire.read_answer().status == 200
         wire.check_closed()
 
 
-def test_the_server_sets_no_deadline_for_a_request_under_way() -> None:
+def test_the_server_sets_no_deadline_for_a_request_in_progress() -> None:
     with (
         serving(head_seconds=SHORT, keep_alive_seconds=SHORT, drain_seconds=SHORT) as running,
         running.connect() as wire,
@@ -244,7 +244,7 @@ def test_the_connection_that_was_idle_longest_is_closed_first() -> None:
         kept.check_in_step()
 
 
-def test_requests_under_way_are_never_closed_for_new_connections() -> None:
+def test_requests_in_progress_are_never_closed_for_new_connections() -> None:
     with serving(connections=2) as running, contextlib.ExitStack() as stack:
         held = [stack.enter_context(running.connect()) for _ in range(2)]
         for wire in held:
@@ -264,7 +264,7 @@ def test_requests_under_way_are_never_closed_for_new_connections() -> None:
         assert [wire.read_answer().status for wire in held] == [200, 200]
 
 
-def test_clients_that_do_not_read_their_answers_are_closed_for_new_ones() -> None:
+def test_clients_that_do_not_read_their_responses_are_closed_for_new_ones() -> None:
     """Close stalled clients, which need no API key to occupy every connection permanently."""
     with serving(connections=2, stalled_seconds=SHORT) as running, contextlib.ExitStack() as stack:
         stalled = [stack.enter_context(running.connect()) for _ in range(2)]
@@ -408,7 +408,7 @@ def test_a_short_unread_body_is_read_and_the_connection_is_kept() -> None:
 @pytest.mark.parametrize(
     "field", [b"Content-Length: %d" % (LONGEST_UNREAD_BYTES + 1), b"Transfer-Encoding: chunked"]
 )
-def test_a_long_unread_body_ends_the_connection_after_the_answer(field: bytes) -> None:
+def test_a_long_unread_body_ends_the_connection_after_the_response(field: bytes) -> None:
     with serving() as running, running.connect() as wire:
         wire.send(b"POST /early HTTP/1.1\r\nHost: h\r\n" + field + b"\r\n\r\n", b"")
         # The client reads the response only after it has sent everything.
@@ -426,14 +426,14 @@ def test_a_slow_unread_body_does_not_occupy_the_connection(length: int) -> None:
         wait_until(lambda: not running.connections)
 
 
-def test_a_client_that_does_not_read_its_last_answer_is_dropped() -> None:
+def test_a_client_that_does_not_read_its_last_response_is_dropped() -> None:
     with serving(flush_seconds=SHORT) as running, running.connect() as wire:
         wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         wire.send(b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         wait_until(lambda: not running.connections)
 
 
-def test_a_client_that_reads_no_answer_is_dropped_after_its_idle_time() -> None:
+def test_a_client_that_reads_no_response_is_dropped_after_its_idle_time() -> None:
     with serving(keep_alive_seconds=SHORT) as running, running.connect() as wire:
         wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         wire.send(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")

@@ -67,7 +67,7 @@ async def test_large_files_are_claimed_separately_from_small_ones(pool: asyncpg.
     ]
 
 
-async def test_an_ended_lease_is_claimed_again_under_another_key(pool: asyncpg.Pool) -> None:
+async def test_an_expired_lease_is_claimed_again_under_another_key(pool: asyncpg.Pool) -> None:
     first = await claim_row(pool, await declare_row(pool))
     await pool.execute("UPDATE files SET lease_until = now() - interval '1 s', due_at = now()")
     [second] = await claims.claim_files(pool, 9, lease=LEASE)

@@ -27,7 +27,7 @@ def opened(status: int, headers: dict[str, str], body: bytes) -> Iterator[tuple[
         yield stub, store
 
 
-async def test_an_answer_that_is_too_large_is_not_read_to_its_end() -> None:
+async def test_a_response_that_is_too_large_is_not_read_to_its_end() -> None:
     with opened(200, {"Content-Length": str(2**40)}, bytes(LARGEST_ANSWER_BYTES + 1)) as (
         stub,
         store,
@@ -86,7 +86,7 @@ def test_the_administration_maps_errors_like_every_other_request() -> None:
 @pytest.mark.parametrize(
     ("status", "body"), [(200, b"<html>a page</html>"), (200, b"no XML"), (503, b""), (307, b"")]
 )
-def test_an_unintelligible_answer_makes_the_administration_unavailable(
+def test_an_unintelligible_response_makes_the_administration_unavailable(
     status: int, body: bytes
 ) -> None:
     with stub_store(

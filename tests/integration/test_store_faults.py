@@ -72,7 +72,7 @@ async def test_a_copy_sends_one_request_and_no_other(
     assert proxy.requests.startswith(b"PUT ")
 
 
-async def test_a_copy_without_an_answer_is_not_sent_again(
+async def test_a_copy_without_a_response_is_not_sent_again(
     incoming: Bucket, through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
     etag = put_object(incoming, "k", b"bytes")
@@ -109,7 +109,7 @@ async def test_a_truncated_read_never_looks_complete(
     assert body.startswith(received)
 
 
-async def test_a_put_with_a_truncated_answer_is_not_repeated(
+async def test_a_put_with_a_truncated_response_is_not_repeated(
     through_proxy: Bucket, proxy: FaultyProxy
 ) -> None:
     proxy.cut_answers_after = 5
@@ -184,7 +184,7 @@ async def test_a_copy_answered_with_200_and_an_error_has_failed() -> None:
         assert stub.requests == ["PUT", "POST"]
 
 
-async def test_a_page_from_a_proxy_is_not_an_answer_of_the_store() -> None:
+async def test_a_page_from_a_proxy_is_not_a_response_of_the_store() -> None:
     with (
         stub_store(200, {"Content-Type": "text/html"}, PAGE) as stub,
         open_store(stub.endpoint, "key", secret_key="secret") as store,
@@ -215,7 +215,7 @@ async def test_a_redirect_is_not_followed() -> None:
 @pytest.mark.parametrize(
     "headers", [{}, {"Content-Length": "5"}], ids=["no length", "whole object"]
 )
-async def test_an_answer_that_is_not_the_range_is_not_read(headers: dict[str, str]) -> None:
+async def test_a_response_that_is_not_the_range_is_not_read(headers: dict[str, str]) -> None:
     with (
         stub_store(200, headers, b"bytes") as stub,
         open_store(stub.endpoint, "key", secret_key="secret") as store,

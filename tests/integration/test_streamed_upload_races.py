@@ -83,7 +83,7 @@ async def test_the_file_is_ready_and_its_reservation_is_removed(
     ("call", "content"),
     [("put_now", SMALL), ("create_upload", LARGE), ("put_part", LARGE), ("complete_upload", LARGE)],
 )
-async def test_no_orphan_is_left_when_the_stores_answer_is_lost(
+async def test_no_orphan_is_left_when_the_stores_response_is_lost(
     resources: Resources, call: str, content: bytes, runs: bool
 ) -> None:
     vault = FaultyBucket(resources.vault)
@@ -95,7 +95,7 @@ async def test_no_orphan_is_left_when_the_stores_answer_is_lost(
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
-async def test_a_commit_whose_answer_was_lost_is_recognized(
+async def test_a_commit_whose_response_was_lost_is_recognized(
     resources: Resources, content: bytes
 ) -> None:
     pool = FaultyPool(resources.pool, reservations.COMMIT, after=lose_connection)
@@ -123,7 +123,7 @@ async def sweep_ended(resources: Resources) -> None:
     await sweep(resources)
 
 
-async def test_the_sweeper_wins_if_the_lease_ended_before_the_first_part(
+async def test_the_sweeper_wins_if_the_lease_expired_before_the_first_part(
     resources: Resources,
 ) -> None:
     pool = FaultyPool(
@@ -135,7 +135,7 @@ async def test_the_sweeper_wins_if_the_lease_ended_before_the_first_part(
 
 
 @pytest.mark.parametrize("completed", [False, True], ids=["before its completion", "after it"])
-async def test_the_sweeper_wins_against_an_upload_whose_lease_ended(
+async def test_the_sweeper_wins_against_an_upload_whose_lease_expired(
     resources: Resources, completed: bool
 ) -> None:
     vault = FaultyBucket(resources.vault)
@@ -223,7 +223,7 @@ async def test_a_request_that_takes_effect_twice_changes_no_served_byte(
     await check_only(resources, file)
 
 
-async def test_a_put_is_not_sent_after_its_lease_has_ended(resources: Resources) -> None:
+async def test_a_put_is_not_sent_after_its_lease_has_expired(resources: Resources) -> None:
     short = msgspec.structs.replace(resources.settings, lease=timedelta(microseconds=1))
     with pytest.raises(problems.Unavailable):
         await upload(msgspec.structs.replace(resources, settings=short), SMALL)

@@ -99,7 +99,7 @@ async def test_an_error_of_the_store_ends_the_lease_and_delays_the_next_claim(
 # Faults of the database
 
 
-async def test_a_commit_whose_answer_is_lost_keeps_the_object(resources: Resources) -> None:
+async def test_a_commit_whose_response_is_lost_keeps_the_object(resources: Resources) -> None:
     declared = await send(resources)
     lossy = FaultyPool(resources.pool, verdicts.COMMIT, after=lose_connection)
     await run(msgspec.structs.replace(resources, pool=lossy), await claim(resources, declared.file))

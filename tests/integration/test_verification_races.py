@@ -120,7 +120,7 @@ async def test_overwriting_the_object_while_its_copy_is_hashed_has_no_effect(
     await check_nothing_left(resources)
 
 
-async def test_the_sweeper_wins_against_a_later_commit_of_an_ended_lease(
+async def test_the_sweeper_wins_against_a_later_commit_of_an_expired_lease(
     resources: Resources,
 ) -> None:
     declared = await send(resources)

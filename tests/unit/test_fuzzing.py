@@ -110,12 +110,12 @@ def test_a_correct_exchange_is_not_a_finding() -> None:
         (b"GET / HTTP/1.1\r\nbroken", LAST + OK),
     ],
 )
-def test_a_second_answer_is_a_finding(data: bytes, answer: bytes) -> None:
+def test_a_second_response_is_a_finding(data: bytes, answer: bytes) -> None:
     with answering(answer) as url, pytest.raises(BadAnswer, match="after the last response"):
         collect(url, data)
 
 
-def test_a_missing_answer_is_a_finding() -> None:
+def test_a_missing_response_is_a_finding() -> None:
     with answering(b"") as url, pytest.raises(Silence):
         collect(url, ONE, seconds=0.2)
 
@@ -134,7 +134,7 @@ def test_a_missing_answer_is_a_finding() -> None:
         b"ok",
     ],
 )
-def test_an_answer_with_invalid_framing_is_refused(answer: bytes) -> None:
+def test_a_response_with_invalid_framing_is_refused(answer: bytes) -> None:
     with answering(answer) as url, Wire(url) as wire:
         wire.send(ONE)
         wire.finish_sending()
@@ -142,7 +142,7 @@ def test_an_answer_with_invalid_framing_is_refused(answer: bytes) -> None:
             wire.read_answer()
 
 
-def test_an_answer_to_http_1_0_must_not_be_chunked() -> None:
+def test_a_response_to_http_1_0_must_not_be_chunked() -> None:
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
     with answering(chunked) as url, Wire(url) as wire:
         assert wire.read_answer().body == b"ok"

@@ -51,7 +51,7 @@ def test_a_document_has_the_members_of_rfc_9457() -> None:
     }
 
 
-def test_a_client_without_a_key_is_told_the_scheme() -> None:
+def test_a_client_without_a_key_gets_the_scheme() -> None:
     assert Unauthorized().headers["WWW-Authenticate"].startswith("Bearer")
 
 

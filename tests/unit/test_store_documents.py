@@ -218,7 +218,7 @@ def test_the_code_is_in_the_document_the_json_or_the_header() -> None:
         b"<!DOCTYPE Error><Error><Code>NoSuchKey</Code></Error>",
     ],
 )
-def test_an_answer_that_cannot_be_read_has_no_code(body: bytes) -> None:
+def test_a_response_that_cannot_be_read_has_no_code(body: bytes) -> None:
     with pytest.raises(StoreUnavailable) as raised:
         check_answer(Request("PUT", "vault", "k"), answer(503, body))
     assert raised.value.code is None

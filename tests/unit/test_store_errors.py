@@ -43,7 +43,7 @@ from service.object_store.xml_documents import is_error
         (307, None, StoreUnavailable),
     ],
 )
-def test_the_error_of_a_refused_read_follows_from_its_answer(
+def test_the_error_of_a_refused_read_follows_from_its_response(
     status: int, code: str | None, meaning: type[StoreError]
 ) -> None:
     error = error_for_answer("GET /vault/k", status, code=code, reads_object=True)

@@ -88,7 +88,7 @@ def test_a_client_that_expects_100_receives_it(site: Site) -> None:
         wire.check_in_step()
 
 
-def test_a_client_that_does_not_wait_for_100_gets_its_answer(site: Site) -> None:
+def test_a_client_that_does_not_wait_for_100_gets_its_response(site: Site) -> None:
     with Wire(site.url) as wire:
         wire.send(fill_one(site, upload(b"Expect: 100-continue", CHUNKED) + HELLO))
         answer = wire.read_answer()
@@ -142,7 +142,7 @@ def test_a_download_is_framed_for_the_version_of_its_request(site: Site, version
 @pytest.mark.parametrize(
     "path", [b"/files/" + READY, b"/files/" + b"0" * 8 + READY[8:], b"/l/none", b"/none", b"/files"]
 )
-def test_an_answer_to_head_has_no_body(site: Site, path: bytes, version: str) -> None:
+def test_a_response_to_head_has_no_body(site: Site, path: bytes, version: str) -> None:
     with Wire(site.url) as wire:
         wire.send(fill_one(site, request(b"HEAD " + path + b" HTTP/" + version.encode())))
         answer = wire.read_answer("HEAD", version=version)

@@ -95,7 +95,7 @@ def test_a_head_that_does_not_end_is_refused_with_408(one_api: Api, site: Site) 
         idle.check_in_step()
 
 
-def test_a_connection_idle_between_requests_is_closed_without_an_answer(one_api: Api) -> None:
+def test_a_connection_idle_between_requests_is_closed_without_a_response(one_api: Api) -> None:
     with bounded(one_api, keep_alive=0.5) as url, connected(url, 5) as wires:
         for wire in wires:
             wire.check_in_step()

@@ -321,7 +321,7 @@ async def has_ended(url: str) -> bool:
     return datetime.now(UTC) > issued_at + timedelta(seconds=int(query["X-Amz-Expires"][0]) + 1)
 
 
-async def test_a_lost_answer_of_the_store_does_not_create_a_second_file(
+async def test_a_lost_response_of_the_store_does_not_create_a_second_file(
     cuttable: Cuttable, tmp_path: Path, client: httpx.AsyncClient
 ) -> None:
     """Check that the page treats 412 for the repeated PUT as proof that the bytes have arrived."""
