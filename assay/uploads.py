@@ -5,8 +5,8 @@
 2. Open the journal (journals.py), if the upload is to be resumable. If it records a file, the next
    action depends on the file's state:
    - *pending:* request the URL or the parts for what is missing. If the bytes have arrived
-     already, go on with step 4.
-   - *verifying or ready:* go on with step 4, which compares the digest. If the file has another
+     already, continue with step 4.
+   - *verifying or ready:* continue with step 4, which compares the digest. If the file has another
      digest, raise SourceChanged.
    - *rejected:* remove the journal and raise Rejected, because a repetition gives the same result.
    - *expired, deleted, damaged or not found, or its parts are lost:* start the journal again.

@@ -37,7 +37,7 @@ No transition is sent twice, and none is omitted, unless a `reset` says that som
 5. End: a stream ends when its client disconnects, when its API key is expired or revoked (all keys
    are checked together, every KEY_SECONDS), after LONGEST_SECONDS, and at once when the process
    stops. Its work is then cancelled, and it leaves the feed.
-   - The database is unavailable when the keys are checked: the streams go on, and their keys are
+   - The database is unavailable when the keys are checked: the streams continue, and their keys are
      checked the next time. (No transition can be read meanwhile.)
    - Unexpected exception in the feed: log it, and continue as after a failed fetch (step 4).
 """

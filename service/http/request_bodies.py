@@ -75,7 +75,7 @@ class Pace:
         )
         return problems.SlowSender(
             detail, headers={"Connection": "close"}
-        )  # otherwise the client could go on sending for hours
+        )  # otherwise the client could continue sending for hours
 
 
 async def read_body(

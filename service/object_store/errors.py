@@ -8,7 +8,7 @@
     ├── RequestRefused     the store would refuse the same request again: it rejects the digest or
     │                      the part, or does not implement the operation
     ├── StoreUnavailable   no connection, a time-out, a 5xx, a wrong identity, or a response that is
-    │                      malformed or cut short: the request may be repeated later
+    │                      malformed or truncated: the request may be repeated later
     └── SentTooLate        the time limit for sending had passed: nothing was sent
 
 An error alone does not show whether one object or the whole store is affected. A damaged object

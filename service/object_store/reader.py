@@ -39,7 +39,7 @@ class ObjectReader:
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes, or b"" at the end.
 
-        Raises StoreUnavailable if the store pauses for too long or the body is cut short.
+        Raises StoreUnavailable if the store pauses for too long or the body is truncated.
         """
         if self.remaining == 0:
             return b""

@@ -33,7 +33,7 @@ async def expire_file(database: Database, claim: Claim) -> File | None:
 
 
 # Like RETURN (service/queries/claims.py), this deletes the reservation. It runs only if no object
-# can appear under the vault key, because no copy was requested or the store refused it for certain.
+# can appear under the vault key, because no copy was requested or the store definitely refused it.
 REJECT: Final = """
     WITH reservation AS (
         DELETE FROM reservations

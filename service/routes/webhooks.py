@@ -136,7 +136,7 @@ def check_token(header: str | None, tokens: tuple[str, ...]) -> None:
 
 
 async def read_event(request: Request[Any, Any, Any]) -> bytes:
-    """Return the body, or an empty one if it is too large, cut short or too slow.
+    """Return the body, or an empty one if it is too large, truncated or too slow.
 
     An oversized body is read to its end without being kept.
     """

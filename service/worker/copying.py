@@ -11,11 +11,11 @@ A larger object is copied in parts:
    - The reservation is doomed: abort the upload. The lease is lost.
 2. Copy the parts, several at once, each with the ETag that was seen. Once the lease is lost, no
    further part is requested.
-   - The store refuses a part for certain (the object changed, is missing, or cannot be read), and
+   - The store definitely refuses a part (the object changed, is missing, or cannot be read), and
      every other request was answered: certain refusal.
    - Any other error: uncertain failure.
 3. Have the store assemble the parts, once.
-   - The store refuses for certain: certain refusal.
+   - The store definitely refuses: certain refusal.
    - Any other error: uncertain failure.
 
 Certain refusal: abort the upload. If the abort is answered, nothing is stored under the key and

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 # Faults of the store
 
 
-@pytest.mark.parametrize("read_bytes", [0, 700], ids=["refused", "cut short"])
+@pytest.mark.parametrize("read_bytes", [0, 700], ids=["refused", "truncated"])
 async def test_the_next_claim_repeats_a_hash_that_the_store_interrupted(
     resources: Resources, read_bytes: int
 ) -> None:

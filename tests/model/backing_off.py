@@ -84,7 +84,7 @@ class BackingOff(WithoutClaims[Worker]):
             yield self.step("the probe fails: the worker stops claiming", w._replace(doing="waits"))
         else:
             well = w._replace(doing="claims", failures=0, outage=0)
-            yield self.step("the probe succeeds: the worker goes on claiming", well)
+            yield self.step("the probe succeeds: the worker continues claiming", well)
 
     def from_waits(self, w: Worker) -> Iterator[WorkerStep]:
         if self.on("probe-again"):

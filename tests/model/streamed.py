@@ -213,7 +213,7 @@ class StreamedUpload(WithoutClaims[Upload]):
 
     def from_created(self, u: Upload) -> Iterator[UploadStep]:
         if not self.on("id-first"):
-            yield self.step("API goes on without recording the id", u._replace(pc="sending"))
+            yield self.step("API continues without recording the id", u._replace(pc="sending"))
         if u.row and not (u.doom and self.on("record-undoomed")):
             yield self.step(
                 "API records the multipart upload's id in the reservation",
@@ -265,7 +265,7 @@ class StreamedUpload(WithoutClaims[Upload]):
         )
         if not self.on("answered") and then == "stored":
             yield self.step(
-                f"no response to the {request}, API goes on",
+                f"no response to the {request}, API continues",
                 u._replace(pc=then, late=request),
                 good=False,
             )

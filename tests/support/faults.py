@@ -149,7 +149,7 @@ class CutReader:
 
     def read(self, size: int) -> bytes:
         if self.left <= 0:
-            raise StoreUnavailable("cut short")
+            raise StoreUnavailable("truncated")
         piece: bytes = self.reader.read(min(size, self.left))
         self.left -= len(piece)
         return piece

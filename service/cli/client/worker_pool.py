@@ -3,7 +3,7 @@
 1. A bounded number of files waits, and `hand_over` blocks above it. The memory is therefore the
 same
    for any number of files.
-2. The failure of one file is reported, and the others go on. A refused key and an unavailable
+2. The failure of one file is reported, and the others continue. A refused key and an unavailable
 server
    end the command, because every other file would fail too. An unexpected exception also ends it.
 3. After Ctrl-C, files in progress stop at their next piece, and no other file begins. A thread that
