@@ -234,7 +234,7 @@ class Bucket:
         """Combine the parts, given as `(number, ETag)`, into the object and return its ETag.
 
         `send_before` is a `time.monotonic()`. Raises SentTooLate if it has passed and nothing was
-        sent, and UploadMissing, also if the upload was completed before.
+        sent, and UploadMissing, even if the upload was completed before.
         """
         request = post_document(
             self.name, key, {"uploadId": upload_id}, xml_documents.write_completion(parts)

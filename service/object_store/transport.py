@@ -47,7 +47,7 @@ class ThreadedTransport:
         self._connections = Connections()
 
     def send(self, request: SignedRequest, deadline: Deadline) -> Answer:
-        """Return the whole response, also if it is an error.
+        """Return the whole response, even if it is an error.
 
         Raises SentTooLate or StoreUnavailable.
         """

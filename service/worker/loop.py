@@ -153,7 +153,7 @@ class Worker:
     async def run_sweeper(self) -> None:
         """Sweep every SWEEP_EVERY.
 
-        If SWEEP_DELAY is zero, sweep also when this process has left something behind.
+        If SWEEP_DELAY is zero, also sweep when this process has left something behind.
         """
         leftovers = self.resources.notifications.leftovers
         while True:

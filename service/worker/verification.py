@@ -393,7 +393,7 @@ def hash_copy(
 ) -> Proof:
     """Step 4 of the protocol above: hash the copy in the caller's thread, in constant memory.
 
-    Raises LeaseLost, and StoreError, also if the copy's length differs from `length`.
+    Raises LeaseLost and StoreError. A copy whose length differs from `length` is a StoreError too.
     """
     digest, size = hashlib.sha256(), 0
     with vault.open(str(claim.vault_key), etag=etag) as reader:

@@ -86,7 +86,7 @@ async def test_bytes_that_are_exchanged_under_a_forged_etag_are_hashed(
     put_forged_as_root(apart.root_incoming, key, BODY)
 
     async def exchange() -> None:
-        """Replace the object after each HEAD of the worker, also after a refused copy."""
+        """Replace the object after each HEAD of the worker, even after a refused copy."""
         etags.append((await apart.resources.incoming.head(key)).etag)
         await asyncio.to_thread(put_forged_as_root, apart.root_incoming, key, OTHER)
         etags.append((await apart.resources.incoming.head(key)).etag)

@@ -123,7 +123,7 @@ class MultipartUpload(WithoutClaims[Upload]):
             yield self.step("delayed assembly has no effect", u._replace(late=0))
             if u.parts[u.late - 1] >= 2:
                 yield self.step(
-                    "delayed assembly takes effect, also after an abort",
+                    "delayed assembly takes effect, even after an abort",
                     self.assemble(u, u.late)._replace(late=0),
                 )
 

@@ -13,8 +13,8 @@ They are in one SQLite file, `$XDG_STATE_HOME/assay/sent.sqlite`.
 4. If the key leads to a file that was rejected, has expired or was deleted meanwhile, replace the
    row too.
 
-A small file goes through the API, where a key has no effect. If its end was not recorded, the
-server is searched for its digest (sending.py).
+A small file goes through the API, where a key has no effect. If its completion was not recorded,
+the server is searched for its digest (sending.py).
 
 With another owner's key, step 3 finds nothing, and the file is sent. Several processes may share
 the database. Two that send the same file at the same time use the same key, so that they create one
@@ -76,7 +76,7 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The record of a file. `file_id` and `sha256` are None if its end was not recorded."""
+    """The record of a file. `file_id` and `sha256` are None if its completion was not recorded."""
 
     idempotency_key: str
     file_id: str | None

@@ -81,7 +81,7 @@ class Report:
 def open_report(form: Form) -> Iterator[Report]:
     """Show bars until the block ends.
 
-    The cursor and the screen are then restored, also after an error.
+    The cursor and the screen are then restored, even after an error.
     """
     if form.json or form.quiet or not sys.stderr.isatty():
         yield Report(form, None)

@@ -7,8 +7,8 @@
    the records, so that it repeats no part that was sent. If the recorded key leads to a file that
    was rejected, has expired or was deleted, the file is sent once more with a new key.
 3. A small file goes through the API: one request instead of three, and no copy at the store. If an
-   earlier run did not record its end, the server is first searched for a file of the same name,
-   digest and metadata.
+   earlier run did not record its completion, the server is first searched for a file of the same
+   name, digest and metadata.
 4. A pipe goes through the API too. It cannot be read again, so nothing is recorded. Ctrl-C also
    ends the program that writes to the pipe, which looks like the pipe's end. Once the command was
    stopped, no end is passed on, and a file that was created nevertheless is deleted.

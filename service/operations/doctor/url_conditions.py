@@ -83,7 +83,9 @@ async def send_without_signature(url: Url) -> Answer:
 async def overwrite(url: Url) -> Answer:
     first = await url.send(BODY)
     if not first.accepts:
-        raise StoreUnavailable(f"a first PUT is answered {first.status}", status=first.status)
+        raise StoreUnavailable(
+            f"the store answers a first PUT with {first.status}", status=first.status
+        )
     return await url.send(BODY)
 
 
