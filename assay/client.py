@@ -205,6 +205,8 @@ class Client:
 
         - `state`: one state, or several. If None, all states except `expired` and `deleted`.
         - `filename`: an exact name, or a prefix followed by `*`.
+        - `content_type`: a full media type. Files without a declared type are
+          `application/octet-stream`.
         - `owner`: another owner. This needs a key of the scope `admin`.
         """
         asked: dict[str, Any] = {

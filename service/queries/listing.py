@@ -14,7 +14,10 @@ MOST_ROWS_READ: Final = 10_000
 
 
 class Filters(msgspec.Struct, frozen=True, kw_only=True):
-    """The filters of a list. A `filename` that ends in `*` is a prefix."""
+    """The filters of a list. A `filename` that ends in `*` is a prefix.
+
+    `content_type` is the type that is served: `application/octet-stream` if none was declared.
+    """
 
     states: tuple[State, ...]
     filename: str | None = None
@@ -58,7 +61,8 @@ BY_ID: Final = """
         FROM files WHERE owner = $1 AND id < $2
         ORDER BY id DESC LIMIT 10000 OFFSET 0
     ) AS read
-    WHERE state = ANY ($4::text[]) AND ($5::text IS NULL OR content_type = $5)
+    WHERE state = ANY ($4::text[])
+      AND ($5::text IS NULL OR COALESCE(content_type, 'application/octet-stream') = $5)
       AND ($6::timestamptz IS NULL OR created_at > $6)
       AND ($7::timestamptz IS NULL OR created_at < $7)
       AND ($8::bytea IS NULL OR hash = $8)
@@ -76,7 +80,8 @@ BY_HASH: Final = """
         FROM files WHERE owner = $1 AND id < $2 AND hash = $8
         ORDER BY id DESC LIMIT 10000 OFFSET 0
     ) AS read
-    WHERE state = ANY ($4::text[]) AND ($5::text IS NULL OR content_type = $5)
+    WHERE state = ANY ($4::text[])
+      AND ($5::text IS NULL OR COALESCE(content_type, 'application/octet-stream') = $5)
       AND ($6::timestamptz IS NULL OR created_at > $6)
       AND ($7::timestamptz IS NULL OR created_at < $7)
       AND ($8::bytea IS NULL OR hash = $8)
@@ -94,7 +99,8 @@ BY_FILENAME: Final = """
         FROM files WHERE owner = $1 AND id < $2 AND filename ~>=~ $9 AND filename ~<~ $10
         ORDER BY id DESC LIMIT 10000 OFFSET 0
     ) AS read
-    WHERE state = ANY ($4::text[]) AND ($5::text IS NULL OR content_type = $5)
+    WHERE state = ANY ($4::text[])
+      AND ($5::text IS NULL OR COALESCE(content_type, 'application/octet-stream') = $5)
       AND ($6::timestamptz IS NULL OR created_at > $6)
       AND ($7::timestamptz IS NULL OR created_at < $7)
       AND ($8::bytea IS NULL OR hash = $8)

@@ -319,7 +319,9 @@ async def list_files(
     filename: Annotated[
         str | None, QueryParameter(description="The full name, or a prefix and `*`")
     ] = None,
-    content_type: Annotated[str | None, QueryParameter(description="The full media type")] = None,
+    content_type: Annotated[
+        str | None, QueryParameter(description="The full media type, as the list shows it")
+    ] = None,
     hash: Annotated[str | None, QueryParameter(description="SHA-256 in hexadecimal")] = None,
     created_after: Annotated[
         datetime | None, QueryParameter(description="RFC 3339, with an offset")
@@ -335,7 +337,7 @@ async def list_files(
     filters = Filters(
         states=tuple(sorted(set(states))) if states else pagination.SHOWN_STATES,
         filename=filename,
-        content_type=content_type,
+        content_type=None if content_type is None else validation.check_content_type(content_type),
         hash=None if hash is None else validation.parse_sha256(hash, field="hash"),
         created_after=pagination.check_time(created_after, field="created_after"),
         created_before=pagination.check_time(created_before, field="created_before"),

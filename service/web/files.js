@@ -4,6 +4,7 @@
  */
 
 import { announce } from "./announcing.js"
+import { Refused } from "./api.js"
 import { download } from "./downloads.js"
 import { find, make, makeName, makePill, setText, show, showName } from "./elements.js"
 import { sayBytes, sayError, sayTime } from "./words.js"
@@ -108,7 +109,7 @@ export class Files {
     const { signal } = this.controller
     this.body.setAttribute("aria-busy", "true")
     try {
-      const page = await this.api.ask("GET", `files?${this.makeQuery()}`, { signal })
+      const page = await this.readPage(signal)
       this.loadedAt = performance.now()
       this.nextCursor = page.next
       this.draw(page.files)
@@ -118,6 +119,20 @@ export class Files {
       this.say(`The list could not be loaded. ${sayError(error)}`, true)
     }
     this.body.removeAttribute("aria-busy")
+  }
+
+  /**
+   * Return the page. While a type is being typed, the API refuses what is not a type yet, which no
+   * file has.
+   * @param {AbortSignal} signal
+   */
+  async readPage(signal) {
+    try {
+      return await this.api.ask("GET", `files?${this.makeQuery()}`, { signal })
+    } catch (error) {
+      if (isRefusedType(error)) return { files: [], next: null }
+      throw error
+    }
   }
 
   describeEmptyPage() {
@@ -253,6 +268,15 @@ export class Files {
       Math.max(SHORTEST_REFRESH_MILLISECONDS, wait),
     )
   }
+}
+
+/** @param {unknown} error */
+function isRefusedType(error) {
+  return (
+    error instanceof Refused &&
+    error.kind === "invalid-request" &&
+    error.problem.errors?.[0]?.field === "content_type"
+  )
 }
 
 /** @param {string} digest */

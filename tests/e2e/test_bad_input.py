@@ -66,6 +66,8 @@ QUERIES = [
     ("cursor=ä", "cursor", "begin again without a cursor"),
     ("filename=a%00", "filename", "without it"),
     ("content_type=%00", "content_type", "without it"),
+    ("content_type=", "content_type", "such as text/plain"),
+    ("content_type=image", "content_type", "such as text/plain"),
     ("hash=abc", "hash", "64 hexadecimal digits"),
     ("created_after=yesterday", "created_after", "RFC3339"),
     ("created_after=2026-01-31T00:00:00", "created_after", "2026-01-31T12:00:00Z"),
@@ -194,9 +196,7 @@ async def test_a_wrong_parameter_is_named(
     check_named(await client.get(f"/files?{query}"), 400, field, right)
 
 
-@pytest.mark.parametrize(
-    "query", ["filename=%ff", "filename=%ed%a0%80", "filename=", "content_type=x"]
-)
+@pytest.mark.parametrize("query", ["filename=%ff", "filename=%ed%a0%80", "filename="])
 async def test_an_odd_but_harmless_filter_finds_nothing(
     client: httpx.AsyncClient, query: str
 ) -> None:

@@ -259,6 +259,7 @@ def test_the_list_is_filtered(person: Person) -> None:
     assert list_ids("--name", "photo*") == [second, first]
     assert list_ids("--name", "photo-1.jpg") == [first]
     assert list_ids("--hash", hashlib.sha256(b"1").hexdigest()) == [first]
+    assert list_ids("--type", "image/jpeg") == [second, first]
     assert list_ids("--name", "photo*", "--limit", "1") == [second]
     assert (
         len(list_ids("--since", "1h"))
@@ -290,6 +291,7 @@ def test_each_kind_of_failure_has_its_own_exit_status(
         (["put", "a.txt", "--meta", "pair"], WrongUse),
         (["share", UNKNOWN, "--expires", "8d"], WrongUse),
         (["ls", "--since", "soon"], WrongUse),
+        (["ls", "--type", "image"], Failed),
         (["info", "a.txt"], WrongUse),
         (["info", UNKNOWN], NotFound),
         (["rm", UNKNOWN], NotFound),

@@ -48,9 +48,20 @@ async def test_filters_find_what_they_name(client: httpx.AsyncClient) -> None:
     assert await find(filename="a*") == ["a2.txt", "a1.jpg"]
     assert await find(filename="a2.txt") == ["a2.txt"]
     assert await find(filename="a2") == []
+    assert await find(content_type="text/plain") == ["b.txt", "a2.txt"]
     assert await find(content_type="text/plain", filename="a*") == ["a2.txt"]
+    assert await find(content_type="text/*") == []
     assert await find(created_after=proved["created_at"], created_before=other["created_at"]) == []
     assert await find(created_after=other["created_at"]) == ["b.txt"]
+
+
+async def test_a_file_without_a_declared_type_is_found_by_the_type_that_is_shown(
+    client: httpx.AsyncClient,
+) -> None:
+    declared = (await declare(client, BYTES, content_type=None))["file"]
+    await declare(client, BYTES, content_type="text/plain")
+    found = await client.get("/files", params={"content_type": declared["content_type"]})
+    assert [file["id"] for file in found.json()["files"]] == [declared["id"]]
 
 
 async def test_deleted_files_are_listed_only_when_asked_for(client: httpx.AsyncClient) -> None:

@@ -28,6 +28,7 @@ def ls(
     *,
     state: Annotated[list[State] | None, Parameter(consume_multiple=False)] = None,
     name: str | None = None,
+    type: str | None = None,
     hash: str | None = None,
     since: str | None = None,
     before: str | None = None,
@@ -44,6 +45,8 @@ def ls(
         Only files in this state; can be repeated.
     name
         Only files of this name, or with `photo*`, of names that begin with `photo`.
+    type
+        Only files of this full media type, such as image/png.
     hash
         Only files with this SHA-256.
     since
@@ -68,6 +71,7 @@ def ls(
         found = client.list(
             state=wanted,
             filename=name,
+            content_type=type,
             hash=hash,
             created_after=after or None,
             created_before=until or None,
