@@ -23,7 +23,7 @@ HARMLESS = "harmless.txt"
 """The name of the only file that a test here may store."""
 FIELDS: list[tuple[dict[str, Any], int, str, str]] = [
     # the field that is sent, the status, the field that is named, and the advice
-    ({"colour": "red"}, 400, "colour", "leave it out"),
+    ({"colour": "red"}, 400, "colour", "omit it"),
     ({"size": "1"}, 400, "size", "Expected `int`"),
     ({"size": -1}, 400, "size", ">= 0"),
     ({"size": 1.5}, 400, "size", "Expected `int`"),
@@ -39,7 +39,7 @@ FIELDS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"filename": "a\nb"}, 400, "filename", "printable"),
     ({"filename": "a/b"}, 400, "filename", "without its folders"),
     ({"filename": "a\\b"}, 400, "filename", "without its folders"),
-    ({"filename": ".."}, 400, "filename", "a file's name"),
+    ({"filename": ".."}, 400, "filename", "the name of a file"),
     ({"filename": 1}, 400, "filename", "Expected `str`"),
     ({"content_type": "text"}, 400, "content_type", "such as text/plain"),
     ({"content_type": "text/plain\r\nX-Evil: 1"}, 400, "content_type", "such as text/plain"),
@@ -51,15 +51,15 @@ FIELDS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"metadata": {str(number): "" for number in range(33)}}, 400, "metadata", "at most 32"),
     ({"metadata": "x"}, 400, "metadata", "Expected `object`"),
     ({"multipart": "yes"}, 400, "multipart", "Expected `bool | null`"),
-    ({"owner": ""}, 403, "owner", "leave it out"),
-    ({"owner": "somebody"}, 403, "owner", "leave it out"),
+    ({"owner": ""}, 403, "owner", "omit the owner"),
+    ({"owner": "somebody"}, 403, "owner", "omit the owner"),
 ]
 QUERIES = [
     ("limit=0", "limit", ">= 1"),
     ("limit=1001", "limit", "<= 1000"),
     ("limit=x", "limit", "Expected `int`"),
     ("limit=1&limit=2", "limit", "more than once"),
-    ("nope=1", "nope", "leave it out"),
+    ("nope=1", "nope", "not a parameter of this route"),
     ("state=unknown", "state", "one of pending, verifying"),
     ("cursor=nope", "cursor", "begin again without a cursor"),
     ("cursor=%00", "cursor", "without it"),
@@ -209,7 +209,7 @@ async def test_an_odd_but_harmless_filter_finds_nothing(
 
 
 async def test_an_empty_owner_counts_as_another_owner(client: httpx.AsyncClient) -> None:
-    check_named(await client.get("/files?owner="), 403, "owner", "leave it out")
+    check_named(await client.get("/files?owner="), 403, "owner", "omit the owner")
 
 
 async def test_a_cursor_of_other_filters_or_another_owner_is_refused(
@@ -273,7 +273,7 @@ async def test_an_unknown_route_and_a_wrong_method_get_problem_documents(
         ("%2e%2e%2fa", "without its folders"),
         ("a/b", "without its folders"),
         ("a%5Cb", "without its folders"),
-        ("%2e%2e", "a file's name"),
+        ("%2e%2e", "the name of a file"),
         ("%ff", "percent-encode"),
         ("x" * 256, "1 to 255"),
     ],
@@ -342,7 +342,7 @@ async def test_a_malformed_repr_digest_is_refused(
         ({"sha256": "x"}, "sha256", "64 hexadecimal digits"),
         ({"sha256": "g" * 64}, "sha256", "64 hexadecimal digits"),
         ({"sha256": 1}, "sha256", "Expected `str | null`"),
-        ({"digest": "x"}, "digest", "leave it out"),
+        ({"digest": "x"}, "digest", "omit it"),
         ([], "body", "Expected `object | null`"),
     ],
 )

@@ -136,7 +136,7 @@ async def test_a_changed_file_of_the_same_name_size_and_time_is_detected(
     notes = await record_statuses(screen)
     await screen.choose(film)
     await check_ready(screen, film)
-    assert any("content has changed" in note for note in await notes.json_value())
+    assert any("file has changed" in note for note in await notes.json_value())
     [file] = await list_files(client)
     assert file["hash"] == digest_file(film)
     assert screen.declared() == 2
