@@ -220,7 +220,7 @@ async def test_a_probe_whose_response_was_lost_is_removed(resources: Resources) 
 
     bucket = FaultyBucket(resources.vault)
     bucket.after["put"] = lose
-    with pytest.raises(StoreUnavailable, match="did not come"):
+    with pytest.raises(StoreUnavailable, match="no response was received"):
         async with probe_object(bucket):  # type: ignore[arg-type] # it passes everything else on
             pytest.fail("there is no such object")
     assert await list_bucket(resources.vault) == set()
