@@ -1,11 +1,14 @@
 """The outcomes of a command, with text and exit status. docs/command-line.md lists the numbers.
 
-Ending ├── Failed         1  a local error: the disk is full, a name is unsafe, a target exists
-├── WrongUse       2  an option, an address or a settings file is wrong ├── NotAllowed     4  there
-is no key, or the server refuses it ├── NotFound       5 ├── Rejected       6  the bytes are not
-those that were declared or requested ├── Away           7  the server or the store is unavailable
-├── SomeFailed     8  some of several files failed └── Interrupted  130  by Ctrl-C; the text says
-how to continue
+    Ending
+    ├── Failed         1  an error on this machine, or a request that the server refused as invalid
+    ├── WrongUse       2  an option, an address or a settings file is wrong
+    ├── NotAllowed     4  there is no key, or the server refused it
+    ├── NotFound       5
+    ├── Rejected       6  the bytes are not those that were declared or requested
+    ├── Away           7  the server or the store is unavailable
+    ├── SomeFailed     8  some of several files failed
+    └── Interrupted  130  by Ctrl-C; the text says how to continue
 """
 
 import contextlib
@@ -23,7 +26,7 @@ class Ending(CommandError):
 
 
 class Failed(Ending):
-    """An error on this machine."""
+    """An error on this machine, or a request that the server refused as invalid."""
 
 
 class WrongUse(Ending):
@@ -78,7 +81,7 @@ def explain(error: Exception) -> Ending:
     Raises the error again if the reader of the output has closed the pipe. Also raises it again if
     it is unexpected, because the traceback is then the most useful text.
     """
-    # it is half of the imports of the command line, and `--help` needs none of it
+    # This import takes half of the time of all imports, and `--help` does not need it.
     from assay import errors
 
     kinds: list[tuple[tuple[type[Exception], ...], type[Ending]]] = [
