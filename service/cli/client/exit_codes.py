@@ -1,14 +1,14 @@
 """The outcomes of a command, with text and exit status. docs/command-line.md lists the numbers.
 
-    Ending
-    ├── Failed         1  an error on this machine, or a request that the server refused as invalid
-    ├── WrongUse       2  an option, an address or a settings file is wrong
-    ├── NotAllowed     4  there is no key, or the server refused it
-    ├── NotFound       5
-    ├── Rejected       6  the bytes are not those that were declared or requested
-    ├── Away           7  the server or the store is unavailable
-    ├── SomeFailed     8  some of several files failed
-    └── Interrupted  130  by Ctrl-C; the text says how to continue
+Ending
+├── Failed         1  an error on this machine, or a request that the server refused as invalid
+├── WrongUse       2  an option, an address or a settings file is wrong
+├── NotAllowed     4  there is no key, or the server refused it
+├── NotFound       5
+├── Rejected       6  the bytes are not those that were declared or requested
+├── Away           7  the server or the store is unavailable
+├── SomeFailed     8  some of several files failed
+└── Interrupted  130  by Ctrl-C; the text says how to continue
 """
 
 import contextlib
