@@ -29,7 +29,9 @@ from tests.e2e.people import RUN_SECONDS
 from tests.support.servers import reachable_folder
 
 ROOT: Final = Path(__file__).parents[2]
-INSTALL_SECONDS: Final = 200
+INSTALL_SECONDS: Final = 500
+
+pytestmark = pytest.mark.timeout(600)
 CLIENT: Final = {"cyclopts", "msgspec", "rich", "urllib3"}
 TRANSFER: Final = """
 import sys

@@ -19,7 +19,9 @@ from tests.e2e.dev import Dev
 from tests.support.servers import reachable_folder, reserved_port
 
 ROOT = Path(__file__).parents[2]
-INSTALL_SECONDS = 200
+INSTALL_SECONDS = 500
+
+pytestmark = pytest.mark.timeout(600)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FIRST_SCREEN, _, REST = README.partition("## Walk-through")
 WALK_THROUGH = REST.partition("\n## ")[0]
