@@ -28,6 +28,7 @@ import { forget, identify, matchesSample, recall, recallOther, remember } from "
 import { deliver, sendWhole } from "./sending.js"
 import { sayFailure, sayRejection, sayWaiting } from "./words.js"
 
+const CHANGED = "The file has changed on this device since then."
 const LARGEST_WHOLE_DIGEST_BYTES = 64 * 1024 ** 2
 const MOST_STARTS = 4
 const CANCEL_MILLISECONDS = 60_000
@@ -133,8 +134,7 @@ export class Upload extends EventTarget {
     const other = entry ? undefined : await recallOther(this.path, this.identity)
     signal.throwIfAborted()
     if (other) {
-      const why = "The file has changed on this device since then. It is sent as a new file."
-      this.change("starting", why)
+      this.change("starting", `${CHANGED} It is sent as a new file.`)
     }
     return this.declare(signal)
   }
@@ -154,8 +154,7 @@ export class Upload extends EventTarget {
     signal.throwIfAborted()
     if (!isUnchanged) {
       if (known.state === "pending") await this.api.retry("DELETE", `files/${entry.id}`, { signal })
-      const why = "The file has changed on this device since then. Restarting the upload."
-      await this.dropProgress(why, signal)
+      await this.dropProgress(`${CHANGED} Restarting the upload.`, signal)
       return false
     }
     this.id = entry.id
