@@ -17,6 +17,7 @@ from litestar.exceptions import HTTPException
 
 from service import database
 from service.auth.principals import Principal, guard_routes
+from service.downloads.permits import open_permits
 from service.downloads.streaming import DownloadBuffers
 from service.events.feed import open_feed
 from service.http.errors import answer_exception, answer_http_exception, answer_problem
@@ -86,6 +87,7 @@ def create_app(
             app.state.downloads = stack.enter_context(
                 contextlib.closing(DownloadBuffers(settings.download_buffers))
             )
+            app.state.permits = await stack.enter_async_context(open_permits(app.state.resources))
             app.state.feed = await stack.enter_async_context(open_feed(app.state.resources))
             app.state.buffers = stack.enter_context(contextlib.closing(UploadBuffers()))
             await stack.enter_async_context(
@@ -99,7 +101,7 @@ def create_app(
         dependencies={
             **{
                 name: provide_state(name)
-                for name in ("resources", "readiness", "downloads", "feed")
+                for name in ("resources", "readiness", "downloads", "permits", "feed")
             },
             "principal": Provide(provide_principal, sync_to_thread=False),
         },

@@ -23,6 +23,8 @@ The client may be slow, may pause, and may disconnect at any time.
      The server then drops the client's connection.
    - The client disconnects: stop sending. Close the connection to the store as soon as no thread
      is reading from it.
+   - The permit of the download is withdrawn (service/downloads/permits.py): stop as if the object
+     were missing.
 """
 
 import asyncio
@@ -35,6 +37,7 @@ from litestar import Response
 from litestar.types import Receive, Scope, Send
 
 from service import problems
+from service.downloads.permits import Permit
 from service.files.lookup import find_file, gone
 from service.http.budget import Budget
 from service.http.disconnects import stop, wait_for_disconnect
@@ -170,12 +173,14 @@ class Body:
         self,
         downloads: DownloadBuffers,
         source: Source | None,
+        permit: Permit,
         *,
         status: int,
         headers: dict[str, str],
     ) -> None:
         self.downloads = downloads
         self.source = source
+        self.permit = permit
         self.status = status
         self.headers = headers
         self.lent = 0
@@ -186,7 +191,8 @@ class Body:
             if self.source is None or self.source.left == 0:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             else:
-                await self.stream(self.source, receive, send)
+                with self.permit.registered():
+                    await self.stream(self.source, receive, send)
         finally:
             if self.source is not None:
                 self.downloads.threads.submit(self.source.close)
@@ -200,10 +206,14 @@ class Body:
     async def stream(self, source: Source, receive: Receive, send: Send) -> None:
         sending = asyncio.create_task(self.send_all(source, send))
         leaving = asyncio.create_task(wait_for_disconnect(receive))
+        withdrawn = asyncio.create_task(self.permit.withdrawn.wait())
+        tasks = {sending, leaving, withdrawn}
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
+            elif withdrawn.done():
+                log.info("download withdrawn", object=source.key, position=source.position)
         except StoreError as error:
             # The announced length is not reached, so the server drops the client's connection. The
             # error is the store's, so a traceback would add nothing.
@@ -214,7 +224,7 @@ class Body:
                 error=str(error),
             )
         finally:
-            await stop(sending, leaving)
+            await stop(*tasks)
 
     async def send_all(self, source: Source, send: Send) -> None:
         """Send chunk after chunk.
@@ -264,12 +274,13 @@ class Download(Response[None]):
         self,
         downloads: DownloadBuffers,
         source: Source | None,
+        permit: Permit,
         *,
         status: int,
         headers: dict[str, str],
     ) -> None:
         super().__init__(None, status_code=status, headers=headers)
-        self.body = Body(downloads, source, status=status, headers=headers)
+        self.body = Body(downloads, source, permit, status=status, headers=headers)
 
     def to_asgi_response(self, *_: object, **__: object) -> Any:
         """Return the ASGI application that Litestar calls to send the response."""

@@ -12,6 +12,7 @@ from litestar.params import FromPath, QueryParameter
 
 from service import problems
 from service.auth.principals import READ, Principal, open_to
+from service.downloads.permits import Permit, Permits
 from service.downloads.streaming import Download, DownloadBuffers, find_readable, open_source
 from service.http.representation import (
     Headers,
@@ -108,6 +109,7 @@ async def read_file(
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
     downloads: NamedDependency[DownloadBuffers],
+    permits: NamedDependency[Permits],
     disposition: Annotated[
         Literal["attachment", "inline"],
         QueryParameter(
@@ -116,7 +118,9 @@ async def read_file(
     ] = "attachment",
 ) -> Response[Any]:
     file = await find_readable(resources, file_id, owner=principal.acting_for)
-    return await answer_file(request, resources, downloads, file, inline=disposition == "inline")
+    permit = permits.issue(file.id, principal.key_id)
+    inline = disposition == "inline"
+    return await answer_file(request, resources, downloads, file, permit, inline=inline)
 
 
 async def answer_file(
@@ -124,6 +128,7 @@ async def answer_file(
     resources: Resources,
     downloads: DownloadBuffers,
     file: ProvedFile,
+    permit: Permit,
     *,
     inline: bool,
 ) -> Response[Any]:
@@ -133,15 +138,17 @@ async def answer_file(
     """
     headers, asked = describe_file(file, inline=inline), read_conditions(request)
     if is_not_modified(file, asked):
-        return Download(downloads, None, status=304, headers=headers)
+        return Download(downloads, None, permit, status=304, headers=headers)
     # the row is enough; ranges apply to GET only (RFC 9110, section 14.2)
     if request.method == "HEAD":
-        return Download(downloads, None, status=200, headers=headers | describe_body(file, None))
+        described = headers | describe_body(file, None)
+        return Download(downloads, None, permit, status=200, headers=described)
     span = choose_span(file, asked)
     source = await open_source(resources, downloads, file, span)
     return Download(
         downloads,
         source,
+        permit,
         status=200 if span is None else 206,
         headers=headers | describe_body(file, span),
     )

@@ -13,6 +13,7 @@ from litestar.params import Body, FromPath
 from service import problems
 from service.auth.principals import READ, Principal, open_to
 from service.downloads import links
+from service.downloads.permits import Permits
 from service.downloads.streaming import DownloadBuffers
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, refusals
@@ -113,7 +114,9 @@ async def read_linked_file(
     token: FromPath[str],
     resources: NamedDependency[Resources],
     downloads: NamedDependency[DownloadBuffers],
+    permits: NamedDependency[Permits],
 ) -> Response[Any]:
     file, link = await links.find_linked(resources, token)
     request.scope["state"]["file_id"] = file.id
-    return await answer_file(request, resources, downloads, file, inline=link.inline)
+    permit = permits.issue(file.id, link.key_id)
+    return await answer_file(request, resources, downloads, file, permit, inline=link.inline)
