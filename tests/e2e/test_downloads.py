@@ -305,7 +305,7 @@ async def test_a_client_that_disconnects_frees_the_connection_to_the_store(
     async def is_free() -> bool:
         return open_connections(port) == 0
 
-    await until(is_free, seconds=3)
+    await until(is_free, seconds=30)
 
 
 @pytest.mark.slow

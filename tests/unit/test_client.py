@@ -146,7 +146,7 @@ def test_a_retry_policy_ends_by_time_by_attempts_and_on_request() -> None:
     begun = time.monotonic()
     while short.wait():
         pass
-    assert 0.3 <= time.monotonic() - begun < 1
+    assert 0.3 <= time.monotonic() - begun < 30
     tried = RetryPolicy(1e9)
     tried._attempts = MOST_ATTEMPTS
     assert not tried.wait()
