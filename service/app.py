@@ -231,8 +231,7 @@ async def work(
         try:
             checked = await check_schema(resources, readiness)
         except database.SchemaError as error:
-            # The error is for the operator, and a traceback would add nothing to it.
-            log.error("wrong schema", error=str(error))  # noqa: TRY400
+            log.error("wrong schema", error=str(error))  # noqa: TRY400  # a traceback adds nothing
             readiness.phase, readiness.detail = "wrong-schema", str(error)
             return
         except Exception:

@@ -20,6 +20,7 @@ TYPESCRIPT: Final = JAVASCRIPT / "node_modules" / "typescript" / "bin" / "tsc"
 NODE_TYPES: Final = JAVASCRIPT / "node_modules" / "@types" / "node"
 LINT_IMPORTS: Final = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 PYTHON: Final = sys.executable
+INSTALL_SECONDS: Final = 300
 
 
 def main(arguments: list[str]) -> int:
@@ -74,16 +75,23 @@ def find_missing_compiler() -> str | None:
         return None
     if npm is None:
         return "npm is not installed"
-    command = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund"]
-    ended = subprocess.run(
-        command,
-        cwd=JAVASCRIPT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    return f"npm could not install TypeScript: {ended.stdout[-500:]}" if ended.returncode else None
+    options = ["--no-package-lock", "--no-audit", "--no-fund", "--fetch-retries=1"]
+    try:
+        ended = subprocess.run(
+            [npm, "install", *options],
+            cwd=JAVASCRIPT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=INSTALL_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"npm did not install TypeScript within {INSTALL_SECONDS} s"
+    if ended.returncode == 0:
+        return None
+    errors = [line for line in ended.stdout.splitlines() if line.startswith("npm error")]
+    return f"npm could not install TypeScript: {errors[0] if errors else ended.stdout}"
 
 
 def run(name: str, command: list[str]) -> bool:

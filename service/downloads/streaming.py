@@ -215,9 +215,8 @@ class Body:
             elif withdrawn.done():
                 log.info("download withdrawn", object=source.key, position=source.position)
         except StoreError as error:
-            # The announced length is not reached, so the server drops the client's connection. The
-            # error is the store's, so a traceback would add nothing.
-            log.error(  # noqa: TRY400
+            # The announced length is not reached, so the server drops the client's connection.
+            log.error(  # noqa: TRY400  # a traceback adds nothing
                 "download interrupted",
                 object=source.key,
                 position=source.position,

@@ -52,7 +52,7 @@ def describe(found: Found) -> str:
 @pytest.mark.parametrize("config", BOUNDS, ids=name)
 def test_no_invariant_breaks_and_every_file_becomes_final(config: rules.Config) -> None:
     found = search(WayOfAFile(config))
-    print(f"model of a file, {name(config)}: {describe(found)}")  # noqa: T201
+    print(f"model of a file, {name(config)}: {describe(found)}")  # noqa: T201  # shown by -s
     assert found.complete
     assert not found.broken, describe(found)
 
@@ -74,7 +74,7 @@ def test_a_file_without_arrivals_gets_stuck_without_the_rule(rule: str) -> None:
 
 def test_no_invariant_breaks_and_every_streamed_upload_ends() -> None:
     found = search(StreamedUpload(streamed.Config()))
-    print(f"model of a streamed upload: {describe(found)}")  # noqa: T201
+    print(f"model of a streamed upload: {describe(found)}")  # noqa: T201  # shown by -s
     assert found.complete
     assert not found.broken, describe(found)
 
@@ -87,7 +87,7 @@ def test_a_streamed_upload_needs_the_rule(rule: str) -> None:
 
 def test_no_invariant_breaks_and_every_multipart_upload_ends() -> None:
     found = search(MultipartUpload(multipart.Config()))
-    print(f"model of a multipart upload: {describe(found)}")  # noqa: T201
+    print(f"model of a multipart upload: {describe(found)}")  # noqa: T201  # shown by -s
     assert found.complete
     assert not found.broken, describe(found)
 
@@ -100,7 +100,7 @@ def test_a_multipart_upload_needs_the_rule(rule: str) -> None:
 
 def test_a_poisoned_file_does_not_keep_a_worker_from_a_healthy_one() -> None:
     found = search(BackingOff(backing_off.Config()))
-    print(f"model of a worker that backs off: {describe(found)}")  # noqa: T201
+    print(f"model of a worker that backs off: {describe(found)}")  # noqa: T201  # shown by -s
     assert found.complete
     assert not found.broken, describe(found)
 
