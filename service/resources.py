@@ -15,30 +15,50 @@ from service import database
 from service.database.notifications import Notifications
 from service.object_store import Bucket, ObjectStore
 from service.object_store.presign import Signer
-from service.settings import Settings
+from service.settings import Settings, WorkerSettings
 
 log = structlog.get_logger()
 
 
-class Resources(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process opens once.
+class WorkerResources(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker opens once.
 
-    `signer` signs URLs for the endpoint that clients use. `incoming` and `vault` send the requests
-    of the service identity.
+    `incoming` and `vault` send the requests of the service identity.
     """
 
-    settings: Settings
+    settings: WorkerSettings
     pool: asyncpg.Pool
     store: ObjectStore
     incoming: Bucket
     vault: Bucket
-    signer: Signer
     notifications: Notifications
+
+
+class Resources(WorkerResources, frozen=True, kw_only=True):
+    """What the API opens once. `signer` signs URLs for the endpoint that clients use."""
+
+    settings: Settings
+    signer: Signer
 
 
 @contextlib.asynccontextmanager
 async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
-    """Open the resources, and close them at the end of the block.
+    """Open the resources of the API, and close them at the end of the block."""
+    async with open_worker_resources(settings) as opened:
+        yield Resources(
+            settings=settings,
+            pool=opened.pool,
+            store=opened.store,
+            incoming=opened.incoming,
+            vault=opened.vault,
+            notifications=opened.notifications,
+            signer=make_signer(settings),
+        )
+
+
+@contextlib.asynccontextmanager
+async def open_worker_resources(settings: WorkerSettings) -> AsyncIterator[WorkerResources]:
+    """Open the resources of a worker, and close them at the end of the block.
 
     No connection is made before it is needed, so that a process can start while the database or the
     store is unavailable.
@@ -53,13 +73,12 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     notifications = Notifications(settings.listen_url)
     listening = asyncio.create_task(notifications.run())
     try:
-        yield Resources(
+        yield WorkerResources(
             settings=settings,
             pool=pool,
             store=store,
             incoming=store.bucket(settings.incoming_bucket),
             vault=store.bucket(settings.vault_bucket),
-            signer=make_signer(settings),
             notifications=notifications,
         )
     finally:

@@ -69,14 +69,42 @@ class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
         return f"{type(self).__name__}(…)"
 
 
-class Settings(DatabaseSettings, frozen=True, kw_only=True):
-    """The settings of the API and the workers. Times are durations, and sizes are in bytes."""
+class WorkerSettings(DatabaseSettings, frozen=True, kw_only=True):
+    """The settings of `worker`, `sweep` and `inspect`, which also the API has.
+
+    Times are durations, and sizes are in bytes.
+    """
 
     s3_endpoint: Url
-    s3_public_endpoint: Url | None = None
     s3_region: str = "us-east-1"
     s3_access_key: Secret
     s3_secret_key: Secret
+    incoming_bucket: BucketName = BucketName("assay-incoming")
+    vault_bucket: BucketName = BucketName("assay-vault")
+    unverifiable_reads: Count = Count(10)
+    """The number of failed reads of its object after which a file can be rejected."""
+    unverifiable_after: timedelta = timedelta(hours=24)
+    """The shortest time between the first of these failed reads and the rejection."""
+    lease: timedelta = timedelta(minutes=1)
+    worker_slots: Count = Count(4)
+    sweep_every: timedelta = timedelta(seconds=30)
+    sweep_delay: Delay = Delay(timedelta(minutes=5))
+    """The time between a commit and the first deletion of objects that the commit made garbage.
+
+    It must be longer than a standby lags behind.
+    """
+    copy_grace: timedelta = timedelta(hours=24)
+    keep_rows: timedelta = timedelta(days=30)
+    log_level: LogLevel = LogLevel("info")
+
+
+class Settings(WorkerSettings, frozen=True, kw_only=True):
+    """The settings of the API, which can run a worker too.
+
+    Only the API signs URLs and links, and only the API receives events.
+    """
+
+    s3_public_endpoint: Url | None = None
     s3_signer_access_key: Secret
     s3_signer_secret_key: Secret
     s3_bind_absent_headers: bool = True
@@ -84,8 +112,6 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
 
     MinIO and its forks accept such URLs. Other stores refuse them.
     """
-    incoming_bucket: BucketName = BucketName("assay-incoming")
-    vault_bucket: BucketName = BucketName("assay-vault")
     webhook_token: tuple[Token, ...]
     webhook_id: str = "ASSAY"
     link_secret: tuple[Secret, ...] = ()
@@ -114,23 +140,8 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
     """
     min_upload_rate: Bytes = Bytes(4 * 1024)
     """A rate in bytes per second. A streamed upload that is slower for 30 s gets 408."""
-    unverifiable_reads: Count = Count(10)
-    """The number of failed reads of its object after which a file can be rejected."""
-    unverifiable_after: timedelta = timedelta(hours=24)
-    """The shortest time between the first of these failed reads and the rejection."""
-    lease: timedelta = timedelta(minutes=1)
-    worker_slots: Count = Count(4)
-    sweep_every: timedelta = timedelta(seconds=30)
-    sweep_delay: Delay = Delay(timedelta(minutes=5))
-    """The time between a commit and the first deletion of objects that the commit made garbage.
-
-    It must be longer than a standby lags behind.
-    """
-    copy_grace: timedelta = timedelta(hours=24)
-    keep_rows: timedelta = timedelta(days=30)
     download_buffers: Bytes = Bytes(32 * 1024**2)
     """The memory budget of all downloads of a process."""
-    log_level: LogLevel = LogLevel("info")
 
     @property
     def public_endpoint(self) -> str:
@@ -162,11 +173,19 @@ class Settings(DatabaseSettings, frozen=True, kw_only=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of `bootstrap`, which alone reads the credentials of the store's root.
+    """The settings of `bootstrap`, which alone reads the credentials of the store's root and of
+    PostgreSQL's administrator.
 
     `webhook_id` is the ID in the store's `MINIO_NOTIFY_WEBHOOK_…_<ID>` variables.
     """
 
+    database_admin_url: DatabaseUrl | None = None
+    """The URL of a role that may create roles and databases.
+
+    Without it, bootstrap does not change the database.
+    """
+    database_url: DatabaseUrl | None = None
+    """The URL that the other processes use. It names the role and the database to create."""
     s3_endpoint: Url
     s3_region: str = "us-east-1"
     s3_root_access_key: Secret
@@ -196,7 +215,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.vault_bucket}-service"
 
 
-KINDS: Final = (DatabaseSettings, Settings, Deployment)
+KINDS: Final = (DatabaseSettings, WorkerSettings, Settings, Deployment)
 
 
 def list_variables() -> set[str]:
@@ -251,7 +270,7 @@ def find_contradictions(values: Mapping[str, Any], kind: type[msgspec.Struct]) -
             "ASSAY_INCOMING_BUCKET and ASSAY_VAULT_BUCKET must differ: "
             "upload URLs write to the first and must never write to the second"
         )
-    if kind is Settings:
+    if issubclass(kind, WorkerSettings):
         if values.get("upload_ttl", timedelta(0)) > timedelta(days=7):
             errors.append("ASSAY_UPLOAD_TTL must be at most 7 days")
         if values.get("upload_url_ttl", timedelta(0)) > timedelta(days=7):
@@ -266,6 +285,11 @@ def find_contradictions(values: Mapping[str, Any], kind: type[msgspec.Struct]) -
                 "ASSAY_COPY_GRACE must be at least 1 hour longer than ASSAY_LEASE: "
                 "it must exceed the duration of any copy request"
             )
+    if kind is Deployment and "database_admin_url" in values and "database_url" not in values:
+        errors.append(
+            "ASSAY_DATABASE_URL is required with ASSAY_DATABASE_ADMIN_URL: "
+            "it names the role and the database to create"
+        )
     return errors
 
 

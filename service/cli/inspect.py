@@ -10,8 +10,8 @@ from service import database, problems
 from service.cli.errors import CommandError
 from service.operations.inspection import Inspection, PartsAtStore, Place, inspect_file
 from service.queries.reservations import Reservation
-from service.resources import open_resources
-from service.settings import Settings, read_settings
+from service.resources import open_worker_resources
+from service.settings import WorkerSettings, read_settings
 
 
 async def inspect(file_id: UUID, /, *, json: bool = False) -> None:
@@ -24,8 +24,8 @@ async def inspect(file_id: UUID, /, *, json: bool = False) -> None:
     json
         Print JSON.
     """
-    settings = read_settings(os.environ, Settings)
-    async with open_resources(settings) as resources:
+    settings = read_settings(os.environ, WorkerSettings)
+    async with open_worker_resources(settings) as resources:
         await database.check_version(resources.pool)
         try:
             inspection = await inspect_file(resources, file_id)

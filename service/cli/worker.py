@@ -13,8 +13,8 @@ from prometheus_client import start_http_server
 from service import database
 from service.cli.api import stop_on_sigterm
 from service.cli.errors import CommandError
-from service.resources import Resources, open_resources
-from service.settings import Settings, read_settings
+from service.resources import WorkerResources, open_worker_resources
+from service.settings import WorkerSettings, read_settings
 from service.telemetry.logs import configure_logs
 from service.worker.loop import Worker
 
@@ -35,7 +35,7 @@ def worker(*, metrics_port: int | None = None, metrics_host: str = "127.0.0.1") 
         The address on which the metrics are served.
     """
     stop_on_sigterm()
-    settings = read_settings(os.environ, Settings)
+    settings = read_settings(os.environ, WorkerSettings)
     configure_logs(settings.log_level)
     if metrics_port is not None:
         serve_metrics(metrics_host, metrics_port)
@@ -53,9 +53,9 @@ def serve_metrics(host: str, port: int) -> None:
         ) from error
 
 
-async def work_until_stopped(settings: Settings) -> None:
+async def work_until_stopped(settings: WorkerSettings) -> None:
     """Run a worker until SIGTERM or SIGINT. Raises SchemaError."""
-    async with open_resources(settings) as resources:
+    async with open_worker_resources(settings) as resources:
         working = asyncio.create_task(work(resources))
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, working.cancel)
@@ -64,13 +64,13 @@ async def work_until_stopped(settings: Settings) -> None:
         log.info("worker stopped")
 
 
-async def work(resources: Resources) -> None:
+async def work(resources: WorkerResources) -> None:
     await wait_for_schema(resources)
     log.info("worker started", slots=resources.settings.worker_slots)
     await Worker(resources).run()
 
 
-async def wait_for_schema(resources: Resources) -> None:
+async def wait_for_schema(resources: WorkerResources) -> None:
     """Wait until the database answers.
 
     Raises SchemaError for another schema, and any error that the database returns.

@@ -12,7 +12,7 @@ from service.model import UNPROVED, Parts, State
 from service.object_store import Bucket, ObjectMissing, StoreError, UploadMissing
 from service.queries.inspection import FileDiagnostics, find_diagnostics
 from service.queries.reservations import Reservation, list_reservations
-from service.resources import Resources
+from service.resources import WorkerResources
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +62,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     next: str
 
 
-async def inspect_file(resources: Resources, file_id: UUID) -> Inspection:
+async def inspect_file(resources: WorkerResources, file_id: UUID) -> Inspection:
     """Inspect a file without changing it. Raises NotFound."""
     file = await find_diagnostics(
         resources.pool, file_id, sweep_delay=resources.settings.sweep_delay
@@ -88,7 +88,7 @@ async def inspect_file(resources: Resources, file_id: UUID) -> Inspection:
 
 
 def name_places(
-    resources: Resources, file: FileDiagnostics, reservations: list[Reservation]
+    resources: WorkerResources, file: FileDiagnostics, reservations: list[Reservation]
 ) -> list[tuple[str, Bucket, str]]:
     places = []
     if file.incoming_key is not None:
@@ -118,7 +118,7 @@ async def look_at(bucket: Bucket, key: str, *, role: str) -> Place:
     )
 
 
-async def count_parts(resources: Resources, file: FileDiagnostics) -> PartsAtStore | None:
+async def count_parts(resources: WorkerResources, file: FileDiagnostics) -> PartsAtStore | None:
     if file.part_size is None or file.state not in UNPROVED:
         return None
     count = Parts(file.size, file.part_size).count

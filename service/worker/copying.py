@@ -47,7 +47,7 @@ from service.object_store import (
     is_condition,
 )
 from service.queries import reservations
-from service.resources import Resources
+from service.resources import WorkerResources as Resources
 
 SLOWEST_COPY_BYTES_PER_SECOND: Final = 16 * MIB
 ANSWER_SECONDS: Final = 30.0

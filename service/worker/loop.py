@@ -24,7 +24,7 @@ import structlog
 from service import database
 from service.model import GIB, Claim
 from service.queries import claims
-from service.resources import Resources
+from service.resources import WorkerResources as Resources
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
 from service.worker.verification import verify

@@ -34,7 +34,7 @@ import structlog
 from service.object_store import StoreError, StoreUnavailable
 from service.queries import reservations
 from service.queries.reservations import Probe
-from service.resources import Resources
+from service.resources import WorkerResources as Resources
 from service.telemetry.metrics import STORE_PROBES
 
 PROBE_AFTER: Final = 3

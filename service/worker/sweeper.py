@@ -43,7 +43,7 @@ import structlog
 from service import database
 from service.object_store import StoreError
 from service.queries import sweeping
-from service.resources import Resources
+from service.resources import WorkerResources as Resources
 from service.telemetry.metrics import SWEPT
 
 BATCH: Final = 100

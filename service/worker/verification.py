@@ -102,7 +102,7 @@ from service.object_store import (
     StoreUnavailable,
 )
 from service.queries import claims, reservations, verdicts
-from service.resources import Resources
+from service.resources import WorkerResources as Resources
 from service.telemetry.metrics import (
     ARRIVALS,
     FAILED_READS,

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import msgspec
 
 from service.embedded import Webhook
+from service.settings import WorkerSettings
 from tests.e2e.commands import run, started
 from tests.support.servers import reserved_port, start_test_store, wait_until
 
@@ -44,7 +46,8 @@ class Site:
 
     def start_worker(self, **other: str) -> subprocess.Popen[str]:
         begun = self.log.read_text().count("worker started")
-        worker = self.start("worker", **other)
+        environ = {**keep_settings(self.environ, WorkerSettings), **other}
+        worker = self.stack.enter_context(started(["worker"], self.log, environ=environ))
         wait_until(
             lambda: (
                 worker.poll() is not None or self.log.read_text().count("worker started") > begun
@@ -54,6 +57,16 @@ class Site:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return run(arguments, environ=self.environ)
+
+
+def keep_settings(environ: dict[str, str], kind: type[msgspec.Struct]) -> dict[str, str]:
+    """Return the environment without the settings that this kind of process does not read."""
+    kept = {f"ASSAY_{field.upper()}" for field in kind.__struct_fields__}
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith("ASSAY_") or name in kept
+    }
 
 
 def is_ready(url: str) -> bool:

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import DatabaseSettings, Deployment, Settings, SettingsError, read_settings
+from service.settings import (
+    DatabaseSettings,
+    Deployment,
+    Settings,
+    SettingsError,
+    WorkerSettings,
+    read_settings,
+)
 from tests.support.environments import COMPLETE
 
 ROOT = {"ASSAY_S3_ROOT_ACCESS_KEY": "root", "ASSAY_S3_ROOT_SECRET_KEY": "root-secret"}
@@ -134,6 +141,30 @@ def test_each_process_reads_only_its_own_settings() -> None:
     assert read_settings({**COMPLETE, **ROOT}, Deployment).s3_root_access_key == "root"
     assert not hasattr(read_settings({**COMPLETE, **ROOT}, Settings), "s3_root_access_key")
     assert read_settings(COMPLETE, DatabaseSettings).database_pool_size == 10
+
+
+def test_a_worker_needs_no_secret_of_the_api() -> None:
+    environ = {
+        name: value
+        for name, value in COMPLETE.items()
+        if "SIGNER" not in name and name != "ASSAY_WEBHOOK_TOKEN"
+    }
+    assert read_settings(environ, WorkerSettings).s3_access_key == "service"
+    for name in ("s3_signer_secret_key", "webhook_token", "link_secret"):
+        assert not hasattr(read_settings(COMPLETE, WorkerSettings), name)
+
+
+def test_a_worker_checks_the_time_that_a_copy_may_take() -> None:
+    with pytest.raises(SettingsError, match="ASSAY_COPY_GRACE must be at least"):
+        read_settings({**COMPLETE, "ASSAY_COPY_GRACE": "1m"}, WorkerSettings)
+
+
+def test_an_administrator_of_the_database_needs_a_role_to_create() -> None:
+    environ = {**COMPLETE, **ROOT, "ASSAY_DATABASE_ADMIN_URL": "postgresql://root:p@db/postgres"}
+    assert read_settings(environ, Deployment).database_url == COMPLETE["ASSAY_DATABASE_URL"]
+    del environ["ASSAY_DATABASE_URL"]
+    with pytest.raises(SettingsError, match="ASSAY_DATABASE_URL is required with"):
+        read_settings(environ, Deployment)
 
 
 def test_bootstrap_refuses_one_bucket_for_both_purposes() -> None:
