@@ -1,13 +1,16 @@
-"""`assay bootstrap`, the only command that reads the keys of the store's root."""
+"""`assay bootstrap`, the only command that reads the credentials of administrators."""
 
+import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Final
 
 from cyclopts import Parameter
 
 from service.operations.bootstrap import bootstrap as make_ready
 from service.operations.bootstrap import describe
+from service.operations.database_role import prepare_database
+from service.operations.steps import Step
 from service.settings import Deployment, read_settings
 
 UNSEEN: Final = {
@@ -29,6 +32,8 @@ def bootstrap(*, print_only: Annotated[bool, Parameter(name="--print")] = False)
     """Create both buckets, both identities, their policies, the event rule and the lifecycle rule,
     or correct them.
 
+    With ASSAY_DATABASE_ADMIN_URL, do the same for the role and the database of ASSAY_DATABASE_URL.
+
     Parameters
     ----------
     print_only
@@ -40,8 +45,16 @@ def bootstrap(*, print_only: Annotated[bool, Parameter(name="--print")] = False)
     if print_only:
         print(describe(deployment))
         return
-    for step in make_ready(deployment):
-        print(f"{step.outcome:<14}{step.what}")
+    if deployment.database_admin_url and deployment.database_url:
+        report(
+            asyncio.run(prepare_database(deployment.database_admin_url, deployment.database_url))
+        )
+    report(make_ready(deployment))
+
+
+def report(steps: Iterable[Step]) -> None:
+    for step in steps:
+        print(f"{step.outcome:<14}{step.what}", flush=True)
 
 
 def fill_unseen(environ: Mapping[str, str]) -> dict[str, str]:

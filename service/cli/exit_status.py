@@ -7,7 +7,7 @@ import asyncpg
 from service.database import UNREACHABLE, SchemaError
 from service.embedded import EmbeddedError
 from service.object_store import StoreError
-from service.operations.bootstrap import BootstrapError
+from service.operations.steps import BootstrapError
 from service.settings import SettingsError
 
 FAILED = 1

@@ -8,13 +8,12 @@ root.
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Literal
-
-import msgspec
+from typing import Any, Final
 
 from service.object_store import ObjectStore, RequestRefused, StoreError, StoreUnavailable
 from service.object_store.administration import Administration, EventRule, Policy
 from service.operations.policies import ORPHAN_DAYS, describe, service_policy, signer_policy
+from service.operations.steps import BootstrapError, Outcome, Step
 from service.settings import Deployment
 
 START_SECONDS: Final = 30.0
@@ -27,19 +26,6 @@ CREATED_EVENTS: Final = "s3:ObjectCreated:*"
 FOREIGN_KEY_CODES: Final = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch"})
 PROBE_KEY: Final = "assay-bootstrap-probe"
 __all__ = ["BootstrapError", "Deployment", "Step", "bootstrap", "describe"]
-
-Outcome = Literal["created", "corrected", "unchanged", "not available"]
-
-
-class BootstrapError(Exception):
-    """An error whose text says what is wrong and what to do."""
-
-
-class Step(msgspec.Struct, frozen=True):
-    """One requirement of a deployment, and whether it was created or changed."""
-
-    what: str
-    outcome: Outcome
 
 
 def bootstrap(deployment: Deployment) -> list[Step]:
