@@ -136,6 +136,25 @@ async def test_the_check_is_skipped_if_no_origin_is_known(
     assert (finding.name, finding.status, finding.advice) == ("CORS", "skipped", "")
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "status"),
+    [
+        ("http://192.0.2.7:9000", "warning"),
+        ("https://storage.example.invalid", "warning"),
+        ("http://localhost:9000", "skipped"),
+        ("http://127.0.0.1:9000", "skipped"),
+        ("http://[::1]:9000", "skipped"),
+    ],
+)
+async def test_a_public_endpoint_without_a_public_url_serves_no_page(
+    settings: Settings, endpoint: str, status: str
+) -> None:
+    async with changed(settings, s3_public_endpoint=Url(endpoint)) as resources:
+        (finding,) = await check_cors(resources)
+    assert (finding.name, finding.status) == ("CORS", status)
+    assert ("ASSAY_PUBLIC_URL" in finding.advice) == (status == "warning")
+
+
 async def test_a_page_at_the_stores_own_origin_needs_no_permission(settings: Settings) -> None:
     """Serve the page and the store at one origin, as nginx.conf does.
 

@@ -2,8 +2,10 @@
 
 A browser asks the store for permission before it sends such an upload.
 
-1. The pages are those of ASSAY_CORS_ORIGINS, and Assay's own at PUBLIC_URL. If neither is set, the
-   check is skipped, and the finding says so.
+1. The pages are those of ASSAY_CORS_ORIGINS, and Assay's own at PUBLIC_URL. Without PUBLIC_URL, the
+   origin of Assay's own page is unknown. That is a warning if clients on other machines reach the
+   store, because its list of origins then lacks the page. If there is no page to test, the check is
+   skipped, and the finding says so.
 2. If the store's public endpoint has the origin of the page, a browser does not ask, and the check
    sends nothing.
 3. For other pages, the check sends the preflight (`OPTIONS`) of a browser to the public endpoint.
@@ -16,7 +18,9 @@ A browser asks the store for permission before it sends such an upload.
    reach it.
 """
 
+from ipaddress import ip_address
 from typing import Final
+from urllib.parse import urlsplit
 
 from service.object_store import StoreError
 from service.operations.doctor.anonymous_requests import Answer, send
@@ -42,9 +46,31 @@ async def check_cors(resources: Resources) -> list[Finding]:
             [*settings.cors_origins, *([settings.page_origin] if settings.page_origin else [])]
         )
     )
-    if not origins:
-        return [skipped(NAME, "neither ASSAY_CORS_ORIGINS nor ASSAY_PUBLIC_URL names a page")]
-    return [await check_origin(resources, origin) for origin in origins]
+    findings = [await check_origin(resources, origin) for origin in origins]
+    if settings.public_url is None and reaches_other_machines(settings.s3_public_endpoint):
+        findings.append(
+            warning(
+                NAME,
+                "ASSAY_S3_PUBLIC_ENDPOINT is set and ASSAY_PUBLIC_URL is not,"
+                " so Assay's own page cannot upload from another machine",
+                "set ASSAY_PUBLIC_URL to the address of the API for clients, and allow its origin"
+                " at the store (compose.yaml does the latter)",
+            )
+        )
+    return findings or [
+        skipped(NAME, "neither ASSAY_CORS_ORIGINS nor ASSAY_PUBLIC_URL names a page")
+    ]
+
+
+def reaches_other_machines(endpoint: str | None) -> bool:
+    """Return whether the endpoint is set and is not a loopback address."""
+    host = None if endpoint is None else urlsplit(endpoint).hostname
+    if host is None or host == "localhost":
+        return False
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return True
 
 
 async def check_origin(resources: Resources, origin: str) -> Finding:
