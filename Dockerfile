@@ -1,12 +1,15 @@
 # Assay's production image. It has no embedded servers and runs as a separate user. Every package is
 # installed by its hash in requirements.lock, which has the requirements of the extra `server`.
 #
-# To pin the base image by digest (any Python >= 3.11 with pip):
+# The build needs BuildKit. It is the default since Docker 23, and DOCKER_BUILDKIT=1 chooses it in
+# older versions. Some distributions have it in a package of its own, docker-buildx.
+#
+# To use another base image (any Python >= 3.11 with pip):
 #     --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:…
 # To use another package index: --secret id=pip,src=pip.conf
 # If the index has a private CA: --secret id=ca,src=ca.crt, with `cert = /run/secrets/ca` in
 # pip.conf. Neither file ends up in a layer.
-ARG PYTHON_IMAGE=python:3.13-slim
+ARG PYTHON_IMAGE=python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /build

@@ -66,7 +66,9 @@ SILO_IMAGE = (
     "pgsty/silo:RELEASE.2026-09-16T00-00-00Z"
     "@sha256:635197cb9f36d01bee221d34d1c7d7960f6a95c48b0b6c01d99cd13bdae51a46"
 )
-POSTGRES_IMAGE = "postgres:18"
+POSTGRES_IMAGE = (
+    "postgres:18@sha256:86c951e05bf56c93d95d397747fb8820ac76cc3bedb78f43abd83eedbe3666ae"
+)
 
 
 @dataclass(frozen=True, slots=True)

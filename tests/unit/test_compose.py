@@ -2,7 +2,10 @@
 
 import re
 import tomllib
+import typing
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -13,29 +16,92 @@ from service.cli import app
 from service.cli.env import fill_line
 from service.settings import (
     DatabaseSettings,
+    DatabaseUrl,
     Deployment,
+    Secret,
     Settings,
+    Token,
+    WorkerSettings,
     list_variables,
     parse_duration,
     read_settings,
 )
+from tests.support.servers import POSTGRES_IMAGE, SILO_IMAGE
 
 ROOT = Path(__file__).parents[2]
 KINDS: dict[str, type[msgspec.Struct]] = {
     "api": Settings,
-    "worker": Settings,
+    "worker": WorkerSettings,
     "migrate": DatabaseSettings,
     "bootstrap": Deployment,
 }
 """The settings that each process of Assay reads when it starts."""
+SECRET_TYPES = (
+    Secret,
+    DatabaseUrl,
+    DatabaseUrl | None,
+    tuple[Secret, ...],
+    tuple[Token, ...],
+)
+SECRETS_OF: dict[str, set[str]] = {
+    "postgres": {"POSTGRES_PASSWORD"},
+    "minio": {
+        "ASSAY_S3_ROOT_ACCESS_KEY",
+        "ASSAY_S3_ROOT_SECRET_KEY",
+        "ASSAY_WEBHOOK_TOKEN",
+    },
+    "bootstrap": {
+        "POSTGRES_PASSWORD",
+        "POSTGRES_SERVICE_PASSWORD",
+        "ASSAY_S3_ROOT_ACCESS_KEY",
+        "ASSAY_S3_ROOT_SECRET_KEY",
+        "ASSAY_S3_ACCESS_KEY",
+        "ASSAY_S3_SECRET_KEY",
+        "ASSAY_S3_SIGNER_ACCESS_KEY",
+        "ASSAY_S3_SIGNER_SECRET_KEY",
+    },
+    "migrate": {"POSTGRES_SERVICE_PASSWORD"},
+    "api": {
+        "POSTGRES_SERVICE_PASSWORD",
+        "ASSAY_S3_ACCESS_KEY",
+        "ASSAY_S3_SECRET_KEY",
+        "ASSAY_S3_SIGNER_ACCESS_KEY",
+        "ASSAY_S3_SIGNER_SECRET_KEY",
+        "ASSAY_WEBHOOK_TOKEN",
+        "ASSAY_LINK_SECRET",
+    },
+    "worker": {"POSTGRES_SERVICE_PASSWORD", "ASSAY_S3_ACCESS_KEY", "ASSAY_S3_SECRET_KEY"},
+}
+"""The secrets of `.env` that each container gets."""
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?|:\+)([^${}]*))?\}")
 """A variable without another one inside."""
 LOCKED = re.compile(r"^([\w.-]+)==(\S+)(?: ; .+?)? \\$", re.MULTILINE)
 
 
+class Build(msgspec.Struct):
+    context: str
+    args: dict[str, str]
+    secrets: list[str]
+
+
+class Logging(msgspec.Struct):
+    driver: str
+    options: dict[str, str]
+
+
 class Service(msgspec.Struct):
     image: str
     environment: dict[str, str | None]
+    read_only: bool
+    cap_drop: list[str]
+    security_opt: list[str]
+    mem_limit: str
+    pids_limit: int
+    logging: Logging
+    build: Build | None = None
+    deploy: dict[str, Any] = {}
+    user: str | None = None
+    tmpfs: list[str] = []
     command: str | list[str] = []
     ports: list[str] = []
     volumes: list[str] = []
@@ -45,6 +111,7 @@ class Service(msgspec.Struct):
 class Compose(msgspec.Struct):
     services: dict[str, Service]
     volumes: dict[str, None]
+    secrets: dict[str, dict[str, str]]
 
 
 COMPOSE_TEXT = (ROOT / "compose.yaml").read_text(encoding="utf-8")
@@ -182,22 +249,102 @@ def test_no_process_starts_without_its_secrets() -> None:
             resolve_environment(service, {})
 
 
-def test_only_the_store_and_bootstrap_have_root_credentials(env: dict[str, str]) -> None:
-    root = {env["ASSAY_S3_ROOT_ACCESS_KEY"], env["ASSAY_S3_ROOT_SECRET_KEY"]}
-    holders = {
-        name
-        for name, service in COMPOSE.services.items()
-        if root & set(resolve_environment(service, env).values())
+@pytest.mark.parametrize("name", COMPOSE.services)
+def test_each_container_gets_exactly_the_secrets_that_it_needs(
+    name: str, env: dict[str, str]
+) -> None:
+    given = "\n".join(resolve_environment(COMPOSE.services[name], env).values())
+    assert {secret for secret in SECRETS if env[secret] in given} == SECRETS_OF[name]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_process_gets_exactly_the_secret_settings_that_it_reads(name: str) -> None:
+    every = {secret for kind in KINDS.values() for secret in list_secret_settings(kind)}
+    given = every & set(COMPOSE.services[name].environment)
+    assert given == list_secret_settings(KINDS[name]) - {"ASSAY_DATABASE_LISTEN_URL"}
+
+
+def list_secret_settings(kind: type[msgspec.Struct]) -> set[str]:
+    return {
+        f"ASSAY_{name.upper()}"
+        for name, hint in typing.get_type_hints(kind).items()
+        if hint in SECRET_TYPES
     }
-    assert holders == {"minio", "bootstrap"}
 
 
-def test_images_are_set_by_variables_and_the_store_is_pinned_by_digest() -> None:
-    for service in COMPOSE.services.values():
-        assert re.fullmatch(r"\$\{\w+_IMAGE:-[^}]+\}", service.image)
-    assert re.search(
-        r":-pgsty/silo:RELEASE\.[\w-]+@sha256:[0-9a-f]{64}\}$", COMPOSE.services["minio"].image
+def test_only_bootstrap_connects_as_the_administrator_of_postgresql(env: dict[str, str]) -> None:
+    administrator = resolve_environment(COMPOSE.services["postgres"], env)["POSTGRES_USER"]
+    users = {
+        (name, variable, urlsplit(value).username)
+        for name in KINDS
+        for variable, value in resolve_environment(COMPOSE.services[name], env).items()
+        if value.startswith("postgresql:")
+    }
+    assert users == {
+        ("bootstrap", "ASSAY_DATABASE_ADMIN_URL", administrator),
+        *((name, "ASSAY_DATABASE_URL", "assay_service") for name in KINDS),
+    }
+
+
+@pytest.mark.parametrize("name", COMPOSE.services)
+def test_each_container_is_limited_and_hardened(name: str, env: dict[str, str]) -> None:
+    service = COMPOSE.services[name]
+    assert service.read_only
+    assert service.cap_drop == ["ALL"]
+    assert service.security_opt == ["no-new-privileges:true"]
+    assert re.fullmatch(r"\d+[mg]", interpolate(service.mem_limit, env))
+    assert 0 < service.pids_limit < 10_000
+    assert service.logging.driver == "json-file"
+    assert set(service.logging.options) == {"max-size", "max-file"}
+
+
+def test_postgresql_starts_as_its_own_user() -> None:
+    """Check what the image needs on a read-only file system without capabilities."""
+    postgres = COMPOSE.services["postgres"]
+    assert postgres.user == "postgres"
+    assert postgres.tmpfs == ["/tmp", "/run/postgresql"]  # noqa: S108  # paths in the container
+
+
+def test_every_image_is_pinned_by_digest_and_set_by_a_variable(env: dict[str, str]) -> None:
+    images = {service.image for service in COMPOSE.services.values()}
+    images |= {build.args["PYTHON_IMAGE"] for build in builds()}
+    assert all(re.fullmatch(r"\$\{\w+_IMAGE:-[^}]+\}", image) for image in images)
+    names = {interpolate(image, env) for image in images} - {"assay"}
+    assert len(names) == 3
+    assert all(re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", name) for name in names)
+
+
+def test_the_images_of_the_tests_and_of_the_dockerfile_are_those_of_compose(
+    env: dict[str, str],
+) -> None:
+    assert interpolate(COMPOSE.services["postgres"].image, env) == POSTGRES_IMAGE
+    assert interpolate(COMPOSE.services["minio"].image, env) == SILO_IMAGE
+    [build] = builds()
+    assert (
+        f"ARG PYTHON_IMAGE={interpolate(build.args['PYTHON_IMAGE'], env)}\n"
+        in (ROOT / "Dockerfile").read_text()
     )
+
+
+def builds() -> list[Build]:
+    return [service.build for service in COMPOSE.services.values() if service.build is not None]
+
+
+def test_one_service_builds_the_image_with_the_secrets_of_the_dockerfile() -> None:
+    [build] = builds()
+    mounted = set(re.findall(r"type=secret,id=(\w+)", (ROOT / "Dockerfile").read_text()))
+    assert set(build.secrets) == mounted == set(COMPOSE.secrets)
+
+
+def test_an_unset_secret_of_the_build_is_an_empty_file(env: dict[str, str]) -> None:
+    for secret in COMPOSE.secrets.values():
+        assert interpolate(secret["file"], env) == "/dev/null"
+
+
+def test_the_number_of_workers_comes_from_the_environment(env: dict[str, str]) -> None:
+    replicas = COMPOSE.services["worker"].deploy["replicas"]
+    assert interpolate(replicas, env) == "1"
+    assert interpolate(replicas, env | {"WORKER_REPLICAS": "3"}) == "3"
 
 
 def test_the_store_keeps_events_on_a_volume_and_sends_the_first_token(
@@ -239,10 +386,10 @@ def test_each_process_starts_after_those_that_it_needs() -> None:
         {"condition": "service_completed_successfully"},
         {"condition": "service_healthy"},
     )
-    assert COMPOSE.services["migrate"].depends_on == {"postgres": healthy}
-    assert COMPOSE.services["bootstrap"].depends_on == {"minio": healthy}
+    assert COMPOSE.services["bootstrap"].depends_on == {"postgres": healthy, "minio": healthy}
+    assert COMPOSE.services["migrate"].depends_on == {"bootstrap": done}
     for name in ("api", "worker"):
-        assert COMPOSE.services[name].depends_on == {"migrate": done, "bootstrap": done}
+        assert COMPOSE.services[name].depends_on == {"migrate": done}
 
 
 def test_the_lock_file_satisfies_the_requirements_of_the_project() -> None:
