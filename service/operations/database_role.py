@@ -15,12 +15,11 @@ import msgspec
 
 from service.database import UNREACHABLE
 from service.operations.steps import BootstrapError, Outcome, Step
+from service.queries import roles
 
 CONNECT_SECONDS: Final = 10.0
 STATEMENT_SECONDS: Final = 60.0
 """The time limit of a statement. A change of ownership waits for running statements."""
-LOCK: Final = "SELECT pg_advisory_lock(7305124002)"  # for two bootstraps at the same time
-RIGHTS: Final = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
 
 
 class Role(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,11 +59,14 @@ async def prepare_database(admin_url: str, database_url: str) -> list[Step]:
         )
     try:
         async with connect(admin_url) as administrator:
-            await administrator.execute(LOCK)
+            await roles.lock_preparation(administrator)
             return [
                 Step(f"role {role.name}", await ensure_role(administrator, role, database_url)),
                 Step(f"database {role.database}", await ensure_database(administrator, role)),
-                Step(f"owner of what {role.database} has", await own_contents(admin_url, role)),
+                Step(
+                    f"owner of what {role.database} has",
+                    await ensure_owner_of_contents(admin_url, role),
+                ),
             ]
     except (asyncpg.PostgresError, *UNREACHABLE) as error:
         what, *_ = str(error).splitlines() or [""]
@@ -86,88 +88,34 @@ async def connect(url: str, database: str | None = None) -> AsyncIterator[asyncp
         await connection.close()
 
 
-FIND_ROLE: Final = """
-    SELECT rolcanlogin AND NOT (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication
-                                OR rolbypassrls)
-    FROM pg_roles WHERE rolname = $1
-"""
-
-
-async def ensure_role(administrator: asyncpg.Connection, role: Role, database_url: str) -> Outcome:
-    is_plain: bool | None = await administrator.fetchval(FIND_ROLE, role.name)
-    if is_plain and await accepts_password(database_url):
+async def ensure_role(administrator: asyncpg.Connection, role: Role, url: str) -> Outcome:
+    is_plain = await roles.is_plain_role(administrator, role.name)
+    if is_plain and await accepts_password(url):
         return "unchanged"
-    verb = "CREATE" if is_plain is None else "ALTER"
-    # A password cannot be a parameter of these statements, so PostgreSQL quotes it.
-    statement = await administrator.fetchval(
-        "SELECT format('%s ROLE %I %s PASSWORD %L', $1::text, $2::text, $3::text, $4::text)",
-        *(verb, role.name, RIGHTS, role.password),
-    )
-    await administrator.execute(statement)
+    await roles.put_role(administrator, role.name, role.password, exists=is_plain is not None)
     return "created" if is_plain is None else "corrected"
 
 
-async def accepts_password(database_url: str) -> bool:
-    """Return whether the role can authenticate. The database need not exist yet."""
+async def accepts_password(url: str) -> bool:
+    """Return whether the role can authenticate. It may have no database yet, or no access to it."""
     try:
-        async with connect(database_url):
+        async with connect(url):
             return True
-    except asyncpg.InvalidCatalogNameError:
+    except (asyncpg.InvalidCatalogNameError, asyncpg.InsufficientPrivilegeError):
         return True
     except asyncpg.InvalidAuthorizationSpecificationError:  # the base class of a wrong password's
         return False
 
 
-FIND_OWNER: Final = "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = $1"
-
-
 async def ensure_database(administrator: asyncpg.Connection, role: Role) -> Outcome:
-    owner: str | None = await administrator.fetchval(FIND_OWNER, role.database)
+    owner = await roles.find_database_owner(administrator, role.database)
     if owner == role.name:
         return "unchanged"
-    form = "CREATE DATABASE %I OWNER %I" if owner is None else "ALTER DATABASE %I OWNER TO %I"
-    await administrator.execute(
-        await administrator.fetchval(
-            "SELECT format($1::text, $2::text, $3::text)", form, role.database, role.name
-        )
-    )
+    await roles.put_database(administrator, role.database, role.name, exists=owner is not None)
     return "created" if owner is None else "corrected"
 
 
-# The schema belongs to `pg_database_owner`, which is the owner of the database, unless it comes
-# from PostgreSQL 14 or older. Indexes, and the sequences of columns, follow their table. What
-# belongs to an extension stays with it.
-LIST_CHANGES_OF_OWNER: Final = """
-    SELECT format('ALTER SCHEMA %I OWNER TO pg_database_owner', nspname)
-    FROM pg_namespace
-    WHERE nspname = 'public' AND pg_get_userbyid(nspowner) NOT IN ($1, 'pg_database_owner')
-    UNION ALL
-    SELECT format('ALTER TABLE %s OWNER TO %I', oid::regclass, $1::text)
-    FROM pg_class
-    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
-      AND pg_get_userbyid(relowner) <> $1
-      AND NOT EXISTS (SELECT FROM pg_depend
-                      WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid
-                        AND deptype = 'e')
-    UNION ALL
-    SELECT format('ALTER FUNCTION %s OWNER TO %I', oid::regprocedure, $1::text)
-    FROM pg_proc
-    WHERE pronamespace = 'public'::regnamespace AND prokind = 'f'
-      AND pg_get_userbyid(proowner) <> $1
-      AND NOT EXISTS (SELECT FROM pg_depend
-                      WHERE classid = 'pg_proc'::regclass AND objid = pg_proc.oid
-                        AND deptype = 'e')
-"""
-
-
-async def own_contents(admin_url: str, role: Role) -> Outcome:
-    """Make the role the owner of the tables and functions in the schema `public`.
-
-    Each statement is a transaction, so that none holds the locks of several tables: processes of
-    Assay may be running.
-    """
+async def ensure_owner_of_contents(admin_url: str, role: Role) -> Outcome:
     async with connect(admin_url, role.database) as administrator:
-        changes = [row[0] for row in await administrator.fetch(LIST_CHANGES_OF_OWNER, role.name)]
-        for statement in changes:
-            await administrator.execute(statement)
+        changes = await roles.own_contents(administrator, role.name)
     return "corrected" if changes else "unchanged"
