@@ -1,7 +1,7 @@
 """An index of the files that are not ready, for lists of one state.
 
-The index is built while the service runs: only the build itself, which takes some seconds for each
-million rows, has to wait for older transactions.
+The index is built while the service runs. No statement waits for it. The build itself waits for
+older transactions, and takes some seconds for each million rows.
 """
 
 from alembic import op

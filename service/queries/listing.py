@@ -50,9 +50,9 @@ def follow_prefix(prefix: str) -> str:
 
 
 # Each inner query reads one index backwards from the cursor. Its ORDER BY has all columns of that
-# index and its WHERE clause compares rows, because `owner = $1` would make the order by id alone
-# sufficient, and the primary key would then be an index of this order. Under the settings of
-# service/queries/plans.py, the planner chooses no other index. Its statistics do not matter.
+# index, and its WHERE clause compares whole rows. With `owner = $1`, the order by id alone would be
+# enough, and the primary key, in which the rows of every owner would be read, would provide it.
+# Under the settings of service/queries/plans.py, the planner can use no other index.
 BY_ID: Final = """
     SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
            part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
