@@ -8,10 +8,11 @@ import asyncio
 import asyncpg
 from alembic import context
 from sqlalchemy import Connection, pool, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-# This is called in a loop. A statement that waits for the lock would hold a snapshot, and CREATE
-# INDEX CONCURRENTLY waits until every older snapshot is released.
+# This is called in a loop, and each call is a transaction. CREATE INDEX CONCURRENTLY waits for the
+# end of every transaction that holds an older snapshot, so a process that kept one open while it
+# waits for the lock would never get it.
 LOCK = text("SELECT pg_try_advisory_lock(7305124001)")
 
 
@@ -20,6 +21,13 @@ def run(connection: Connection) -> None:
     with context.begin_transaction():
         context.run_migrations()
     connection.commit()
+
+
+async def take_lock(connection: AsyncConnection) -> bool:
+    """Try to take the lock, which lasts until the connection is closed. Return False if not."""
+    taken: bool = (await connection.execute(LOCK)).scalar_one()
+    await connection.commit()
+    return taken
 
 
 async def migrate() -> None:
@@ -32,9 +40,8 @@ async def migrate() -> None:
         poolclass=pool.NullPool,
     )
     async with engine.connect() as connection:
-        while not (await connection.execute(LOCK)).scalar():  # noqa: ASYNC110  # there is no event
+        while not await take_lock(connection):  # noqa: ASYNC110  # there is no event
             await asyncio.sleep(0.2)
-        await connection.commit()
         await connection.run_sync(run)
     await engine.dispose()
 

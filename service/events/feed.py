@@ -182,15 +182,15 @@ class Feed:
 
     async def fetch(self) -> bool:
         """Fetch all new transitions, and return whether some wait for an older transaction."""
-        full = True
-        while full:
+        more = True
+        while more:
             async with self.fetching:
                 found = await history.read_all(
                     self.resources.pool, self.position, list(self.subscribers), limit=PAGE
                 )
                 self.position = found.end
                 self.hand_out(found.transitions)
-            full = len(found.transitions) == PAGE
+            more = found.more
         return found.held_back
 
     def hand_out(self, transitions: list[Transition]) -> None:

@@ -38,11 +38,7 @@ async def list_page(
     The page may be shorter although more files follow.
     """
     before = NEWEST if cursor is None else read_cursor(cursor, owner, filters)
-    async with (
-        resources.pool.acquire() as connection,
-        connection.transaction(isolation="repeatable_read", readonly=True),
-    ):
-        found = await listing.list_files(connection, owner, filters, before=before, limit=limit + 1)
+    found = await listing.list_files(resources.pool, owner, filters, before=before, limit=limit + 1)
     if len(found.files) > limit:  # one more was read, to see whether a page follows
         end: UUID | None = found.files[limit - 1].id
     else:

@@ -24,6 +24,7 @@ import asyncpg
 import msgspec
 
 from service.model import Sha256, State
+from service.queries.plans import reading_in_order
 from service.queries.rows import Database, read_row
 
 
@@ -71,9 +72,10 @@ LIST: Final = (
 )
 
 
-async def list_history(database: Database, file_id: UUID) -> list[HistoryEntry]:
+async def list_history(pool: asyncpg.Pool, file_id: UUID) -> list[HistoryEntry]:
     """Return every transition of a file, oldest first."""
-    return [read_row(row, HistoryEntry) for row in await database.fetch(LIST, file_id)]
+    async with reading_in_order(pool) as database:
+        return [read_row(row, HistoryEntry) for row in await database.fetch(LIST, file_id)]
 
 
 NOW: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())"
@@ -90,7 +92,9 @@ async def find_snapshot_position(database: Database) -> Position:
 
 # At least one row is returned, so that `xmin` of the statement's own snapshot shows how far it has
 # read. A database that was restored from a dump of another server may have rows whose ids this
-# server has not assigned yet. `held_back` does not count them.
+# server has not assigned yet. `held_back` does not count them. The rows of all owners are read in
+# order, at most 10,000 of them. In this and the next statements, OFFSET 0 keeps the planner from
+# reading all of `files` for a join.
 READ_ALL: Final = """
     SELECT pg_snapshot_xmin(pg_current_snapshot()) AS xmin,
            EXISTS (SELECT FROM file_history
@@ -98,73 +102,105 @@ READ_ALL: Final = """
                      AND xid < pg_snapshot_xmax(pg_current_snapshot())) AS held_back,
            found.*
     FROM (VALUES (1)) AS always LEFT JOIN LATERAL (
-        SELECT xid, sequence, history.owner, file_id, filename, history.state, history.previous,
-               at, by, why,
-               CASE WHEN history.state IN ('ready', 'damaged', 'deleted') THEN hash END AS hash
-        FROM file_history AS history JOIN files ON files.id = file_id
-        WHERE (xid, sequence) > ($1::xid8, $2::bigint)
-          AND xid < pg_snapshot_xmin(pg_current_snapshot())
-          AND history.owner = ANY ($3::text[])
+        SELECT xid, sequence, owner, file_id, filename, state, previous, at, by, why,
+               CASE WHEN state IN ('ready', 'damaged', 'deleted') THEN hash END AS hash
+        FROM (
+            SELECT xid, sequence, owner, file_id, state, previous, at, by, why FROM file_history
+            WHERE (xid, sequence) > ($1::xid8, $2::bigint)
+              AND xid < pg_snapshot_xmin(pg_current_snapshot())
+            ORDER BY xid, sequence LIMIT 10000
+        ) AS read
+        CROSS JOIN LATERAL (SELECT filename, hash FROM files WHERE id = file_id OFFSET 0) AS file
+        WHERE owner = ANY ($3::text[])
         ORDER BY xid, sequence LIMIT $4
     ) AS found ON true
     ORDER BY found.xid, found.sequence
 """
+READ_END: Final = """
+    SELECT xid, sequence FROM file_history
+    WHERE (xid, sequence) > ($1::xid8, $2::bigint)
+      AND xid < pg_snapshot_xmin(pg_current_snapshot())
+    ORDER BY xid, sequence OFFSET 9999 LIMIT 1
+"""
 
 
 class Read(msgspec.Struct, frozen=True):
-    """The transitions that one statement read.
+    """The transitions that one page has.
 
-    Every row that the statement could read before `end` is among them. `held_back` is true if
-    committed rows cannot be read yet because an older transaction is still running.
+    Every row that could be read before `end` is among them. `more` is true if there may be more
+    rows to read after `end`. `held_back` is true if committed rows cannot be read yet because an
+    older transaction is still running.
     """
 
     transitions: list[Transition]
     end: Position
+    more: bool
     held_back: bool
 
 
-async def read_all(database: Database, after: Position, owners: list[str], *, limit: int) -> Read:
-    """Return at most `limit` transitions of these owners' files after the position `after`."""
-    rows = await database.fetch(READ_ALL, after.xid, after.sequence, owners, limit)
-    found = [read_row(row, Transition) for row in rows if row["sequence"] is not None]
-    end = found[-1].position if len(found) == limit else max(after, Position(rows[0]["xmin"], 0))
-    return Read(found, end, rows[0]["held_back"])
+async def read_all(pool: asyncpg.Pool, after: Position, owners: list[str], *, limit: int) -> Read:
+    """Return at most `limit` transitions of these owners' files after the position `after`.
+
+    There may be fewer of them although more follow, if 10,000 rows were read.
+    """
+    async with reading_in_order(pool) as database:
+        rows = await database.fetch(READ_ALL, after.xid, after.sequence, owners, limit)
+        found = [read_row(row, Transition) for row in rows if row["sequence"] is not None]
+        last = None
+        if len(found) < limit:
+            last = await database.fetchrow(READ_END, after.xid, after.sequence)
+    if len(found) == limit:
+        end, more = found[-1].position, True
+    elif last is not None:
+        end, more = Position(last["xid"], last["sequence"]), True
+    else:
+        end, more = max(after, Position(rows[0]["xmin"], 0)), False
+    return Read(found, end, more=more, held_back=rows[0]["held_back"])
 
 
-# The row comparison that begins with the owner is redundant. Without it, the planner may choose an
-# index in which it would have to read the rows of every owner.
+# The range of rows and the order have all columns of one index. With `owner = $3`, the order by
+# `xid` and `sequence` would be enough, and the primary key, in which the rows of every owner would
+# be read, would provide it as well.
 READ_OWNER: Final = """
-    SELECT xid, sequence, history.owner, file_id, filename, history.state, history.previous,
-           at, by, why,
-           CASE WHEN history.state IN ('ready', 'damaged', 'deleted') THEN hash END AS hash
-    FROM file_history AS history JOIN files ON files.id = file_id
-    WHERE (xid, sequence) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
-      AND history.owner = $3 AND (history.owner, xid, sequence) > ($3, $1, $2)
-    ORDER BY xid, sequence LIMIT $4
+    SELECT xid, sequence, owner, file_id, filename, state, previous, at, by, why,
+           CASE WHEN state IN ('ready', 'damaged', 'deleted') THEN hash END AS hash
+    FROM (
+        SELECT xid, sequence, owner, file_id, state, previous, at, by, why FROM file_history
+        WHERE (owner, xid, sequence) > ($3::text, $1::xid8, $2::bigint)
+          AND (owner, xid, sequence) < ($3, pg_snapshot_xmin(pg_current_snapshot()), 0)
+        ORDER BY owner, xid, sequence OFFSET 0
+    ) AS read
+    CROSS JOIN LATERAL (SELECT filename, hash FROM files WHERE id = file_id OFFSET 0) AS file
+    ORDER BY owner, xid, sequence LIMIT $4
 """
+# The rows of one file have increasing positions, so their order by `sequence` is that by position.
 READ_FILE: Final = """
-    SELECT xid, sequence, history.owner, file_id, filename, history.state, history.previous,
-           at, by, why,
-           CASE WHEN history.state IN ('ready', 'damaged', 'deleted') THEN hash END AS hash
-    FROM file_history AS history JOIN files ON files.id = file_id
-    WHERE (xid, sequence) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
-      AND history.file_id = $3
-    ORDER BY xid, sequence LIMIT $4
+    SELECT xid, sequence, owner, file_id, filename, state, previous, at, by, why,
+           CASE WHEN state IN ('ready', 'damaged', 'deleted') THEN hash END AS hash
+    FROM (
+        SELECT xid, sequence, owner, file_id, state, previous, at, by, why FROM file_history
+        WHERE (xid, sequence) > ($1::xid8, $2::bigint)
+          AND xid < pg_snapshot_xmin(pg_current_snapshot()) AND file_id = $3
+        ORDER BY sequence OFFSET 0
+    ) AS read
+    CROSS JOIN LATERAL (SELECT filename, hash FROM files WHERE id = file_id OFFSET 0) AS file
+    ORDER BY sequence LIMIT $4
 """
 
 
 async def read_some(
-    database: Database, after: Position, *, owner: str, file_id: UUID | None, limit: int
+    pool: asyncpg.Pool, after: Position, *, owner: str, file_id: UUID | None, limit: int
 ) -> list[Transition]:
     """Return at most `limit` transitions of one owner's files, or of one file, after `after`.
 
     If `file_id` is given, `owner` is not compared.
     """
     rows: list[Any]
-    if file_id is None:
-        rows = await database.fetch(READ_OWNER, after.xid, after.sequence, owner, limit)
-    else:
-        rows = await database.fetch(READ_FILE, after.xid, after.sequence, file_id, limit)
+    async with reading_in_order(pool) as database:
+        if file_id is None:
+            rows = await database.fetch(READ_OWNER, after.xid, after.sequence, owner, limit)
+        else:
+            rows = await database.fetch(READ_FILE, after.xid, after.sequence, file_id, limit)
     return [read_row(row, Transition) for row in rows]
 
 

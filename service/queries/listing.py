@@ -4,10 +4,12 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 import msgspec
 
 from service.model import File, Sha256, State
-from service.queries.rows import Database, read_file
+from service.queries.plans import reading_in_order
+from service.queries.rows import read_file
 
 MOST_ROWS_READ: Final = 10_000
 """The largest number of rows that one page may read, however few of them match the filters."""
@@ -47,9 +49,10 @@ def follow_prefix(prefix: str) -> str:
     return prefix[:-1] + chr(0xE000 if last == 0xD800 else last)  # surrogates are not characters
 
 
-# The inner query reads one index backwards from the cursor. OFFSET 0 prevents the planner from
-# moving the outer filters into it and choosing another index. A prefix is written as a range of
-# `text_pattern_ops`, because a generic plan uses no index for LIKE with a parameter.
+# Each inner query reads one index backwards from the cursor. Its ORDER BY has all columns of that
+# index, and its WHERE clause compares whole rows. With `owner = $1`, the order by id alone would be
+# enough, and the primary key, in which the rows of every owner would be read, would provide it.
+# Under the settings of service/queries/plans.py, the planner can use no other index.
 BY_ID: Final = """
     SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
            part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
@@ -58,8 +61,10 @@ BY_ID: Final = """
         SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
                part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
                rejection_reason, rejection_detail, created_at, expires_at
-        FROM files WHERE owner = $1 AND id < $2
-        ORDER BY id DESC LIMIT 10000 OFFSET 0
+        FROM files
+        WHERE (owner, id) < ($1, $2)
+          AND (owner, id) >= ($1, '00000000-0000-0000-0000-000000000000')
+        ORDER BY owner DESC, id DESC LIMIT 10000
     ) AS read
     WHERE state = ANY ($4::text[])
       AND ($5::text IS NULL OR COALESCE(content_type, 'application/octet-stream') = $5)
@@ -67,7 +72,7 @@ BY_ID: Final = """
       AND ($7::timestamptz IS NULL OR created_at < $7)
       AND ($8::bytea IS NULL OR hash = $8)
       AND ($9::text IS NULL OR filename ~>=~ $9) AND ($10::text IS NULL OR filename ~<~ $10)
-    ORDER BY id DESC LIMIT $3
+    ORDER BY owner DESC, id DESC LIMIT $3
 """
 BY_HASH: Final = """
     SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
@@ -77,8 +82,10 @@ BY_HASH: Final = """
         SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
                part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
                rejection_reason, rejection_detail, created_at, expires_at
-        FROM files WHERE owner = $1 AND id < $2 AND hash = $8
-        ORDER BY id DESC LIMIT 10000 OFFSET 0
+        FROM files
+        WHERE hash IS NOT NULL AND (owner, hash, id) < ($1, $8, $2)
+          AND (owner, hash, id) >= ($1, $8, '00000000-0000-0000-0000-000000000000')
+        ORDER BY owner DESC, hash DESC, id DESC LIMIT 10000
     ) AS read
     WHERE state = ANY ($4::text[])
       AND ($5::text IS NULL OR COALESCE(content_type, 'application/octet-stream') = $5)
@@ -86,9 +93,9 @@ BY_HASH: Final = """
       AND ($7::timestamptz IS NULL OR created_at < $7)
       AND ($8::bytea IS NULL OR hash = $8)
       AND ($9::text IS NULL OR filename ~>=~ $9) AND ($10::text IS NULL OR filename ~<~ $10)
-    ORDER BY id DESC LIMIT $3
+    ORDER BY owner DESC, hash DESC, id DESC LIMIT $3
 """
-BY_FILENAME: Final = """
+BY_STATE: Final = """
     SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
            part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
            rejection_reason, rejection_detail, created_at, expires_at
@@ -96,8 +103,10 @@ BY_FILENAME: Final = """
         SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
                part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
                rejection_reason, rejection_detail, created_at, expires_at
-        FROM files WHERE owner = $1 AND id < $2 AND filename ~>=~ $9 AND filename ~<~ $10
-        ORDER BY id DESC LIMIT 10000 OFFSET 0
+        FROM files
+        WHERE state <> 'ready' AND (owner, state, id) < ($1, ($4::text[])[1], $2)
+          AND (owner, state, id) >= ($1, ($4::text[])[1], '00000000-0000-0000-0000-000000000000')
+        ORDER BY owner DESC, state DESC, id DESC LIMIT 10000
     ) AS read
     WHERE state = ANY ($4::text[])
       AND ($5::text IS NULL OR COALESCE(content_type, 'application/octet-stream') = $5)
@@ -105,7 +114,37 @@ BY_FILENAME: Final = """
       AND ($7::timestamptz IS NULL OR created_at < $7)
       AND ($8::bytea IS NULL OR hash = $8)
       AND ($9::text IS NULL OR filename ~>=~ $9) AND ($10::text IS NULL OR filename ~<~ $10)
-    ORDER BY id DESC LIMIT $3
+    ORDER BY owner DESC, state DESC, id DESC LIMIT $3
+"""
+# The names' range is read first, and alone, from the index of names. Only as many rows are then
+# looked up by id, newest first, as it takes to fill the page. A prefix is written as a range of
+# `text_pattern_ops`, because a generic plan uses no index for LIKE with a parameter. OFFSET 0 keeps
+# the planner from joining instead.
+BY_FILENAME: Final = """
+    WITH named AS MATERIALIZED (
+        SELECT id FROM files
+        WHERE owner = $1 AND filename ~>=~ $9 AND filename ~<~ $10 AND id < $2
+        ORDER BY filename USING ~<~, id LIMIT 10000
+    )
+    SELECT file.id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+           part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+           rejection_reason, rejection_detail, created_at, expires_at
+    FROM (SELECT id FROM named ORDER BY id DESC OFFSET 0) AS newest
+    CROSS JOIN LATERAL (
+        SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
+               part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
+               rejection_reason, rejection_detail, created_at, expires_at
+        FROM files
+        WHERE files.id = newest.id
+          AND state = ANY ($4::text[])
+          AND ($5::text IS NULL OR COALESCE(content_type, 'application/octet-stream') = $5)
+          AND ($6::timestamptz IS NULL OR created_at > $6)
+          AND ($7::timestamptz IS NULL OR created_at < $7)
+          AND ($8::bytea IS NULL OR hash = $8)
+          AND ($9::text IS NULL OR filename ~>=~ $9) AND ($10::text IS NULL OR filename ~<~ $10)
+        OFFSET 0
+    ) AS file
+    ORDER BY newest.id DESC LIMIT $3
 """
 
 
@@ -121,75 +160,92 @@ class Found(msgspec.Struct, frozen=True):
 
 
 async def list_files(
-    database: Database, owner: str, filters: Filters, *, before: UUID, limit: int
+    pool: asyncpg.Pool, owner: str, filters: Filters, *, before: UUID, limit: int
 ) -> Found:
     """Return at most `limit` files whose ids are below `before`, newest first.
 
-    The page may be short although more files match after `end`. Several statements run, so
-    `database` must be in a transaction in which they read the same rows.
+    The page may be short although more files match after `end`.
     """
     first, end = filters.filename_range
-    statement = await choose_statement(database, owner, filters)
-    rows = await database.fetch(
-        statement,
-        owner,
-        before,
-        limit,
-        [str(state) for state in filters.states],
-        filters.content_type,
-        filters.created_after,
-        filters.created_before,
-        filters.hash and filters.hash.digest,
-        first,
-        end,
-    )
-    files = [read_file(row) for row in rows]
-    if len(files) == limit:
-        return Found(files, files[-1].id)
-    return Found(files, await find_read_end(database, statement, owner, filters, before=before))
+    async with reading_in_order(pool) as database:
+        statement = await choose_statement(database, owner, filters)
+        rows = await database.fetch(
+            statement,
+            owner,
+            before,
+            limit,
+            [str(state) for state in filters.states],
+            filters.content_type,
+            filters.created_after,
+            filters.created_before,
+            filters.hash and filters.hash.digest,
+            first,
+            end,
+        )
+        files = [read_file(row) for row in rows]
+        if len(files) == limit:
+            return Found(files, files[-1].id)
+        return Found(files, await find_read_end(database, statement, owner, filters, before=before))
 
 
 COUNT_NAMES: Final = """
     SELECT count(*) FROM (
-        SELECT FROM files WHERE owner = $1 AND filename ~>=~ $2 AND filename ~<~ $3 LIMIT 10001
+        SELECT FROM files WHERE owner = $1 AND filename ~>=~ $2 AND filename ~<~ $3
+        ORDER BY filename USING ~<~, id LIMIT 10001
     ) AS found
 """
 
 
-async def choose_statement(database: Database, owner: str, filters: Filters) -> str:
+async def choose_statement(database: asyncpg.Connection, owner: str, filters: Filters) -> str:
     """Return the statement whose index fits the filters.
 
-    The index of filenames is not used if more than MOST_ROWS_READ names match.
+    The index of filenames is not used if more than MOST_ROWS_READ names match. The index of states
+    has no files that are ready.
     """
     if filters.hash:
         return BY_HASH
     first, end = filters.filename_range
-    if first is None or await database.fetchval(COUNT_NAMES, owner, first, end) > MOST_ROWS_READ:
-        return BY_ID
-    return BY_FILENAME
+    if first is not None:
+        named: int = await database.fetchval(COUNT_NAMES, owner, first, end)
+        if named <= MOST_ROWS_READ:
+            return BY_FILENAME
+    if len(filters.states) == 1 and filters.states[0] != State.READY:
+        return BY_STATE
+    return BY_ID
 
 
-READ_END: Final = (
-    "SELECT id FROM files WHERE owner = $1 AND id < $2 ORDER BY id DESC OFFSET 9999 LIMIT 1"
-)
+READ_END: Final = """
+    SELECT id FROM files
+    WHERE (owner, id) < ($1, $2) AND (owner, id) >= ($1, '00000000-0000-0000-0000-000000000000')
+    ORDER BY owner DESC, id DESC OFFSET 9999 LIMIT 1
+"""
 READ_END_BY_HASH: Final = """
-    SELECT id FROM files WHERE owner = $1 AND id < $2 AND hash = $3
-    ORDER BY id DESC OFFSET 9999 LIMIT 1
+    SELECT id FROM files
+    WHERE hash IS NOT NULL AND (owner, hash, id) < ($1, $3, $2)
+      AND (owner, hash, id) >= ($1, $3, '00000000-0000-0000-0000-000000000000')
+    ORDER BY owner DESC, hash DESC, id DESC OFFSET 9999 LIMIT 1
+"""
+READ_END_BY_STATE: Final = """
+    SELECT id FROM files
+    WHERE state <> 'ready' AND (owner, state, id) < ($1, $3, $2)
+      AND (owner, state, id) >= ($1, $3, '00000000-0000-0000-0000-000000000000')
+    ORDER BY owner DESC, state DESC, id DESC OFFSET 9999 LIMIT 1
 """
 
 
 async def find_read_end(
-    database: Database, statement: str, owner: str, filters: Filters, *, before: UUID
+    database: asyncpg.Connection, statement: str, owner: str, filters: Filters, *, before: UUID
 ) -> UUID | None:
     """Return the id of the last row that `statement` read, or None if it read all rows.
 
     BY_FILENAME always reads all rows, because it is chosen only if at most MOST_ROWS_READ names
     match.
     """
-    if statement is BY_FILENAME:
-        return None
-    if filters.hash is None:
-        end: UUID | None = await database.fetchval(READ_END, owner, before)
-    else:
+    end: UUID | None = None
+    if statement is BY_ID:
+        end = await database.fetchval(READ_END, owner, before)
+    elif statement is BY_HASH and filters.hash:
         end = await database.fetchval(READ_END_BY_HASH, owner, before, filters.hash.digest)
+    elif statement is BY_STATE:
+        end = await database.fetchval(READ_END_BY_STATE, owner, before, str(filters.states[0]))
     return end

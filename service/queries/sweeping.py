@@ -1,7 +1,9 @@
 """Statements of the sweeper.
 
 Each batch is taken with SKIP LOCKED, and its rows are postponed. Any number of sweepers may
-therefore run at once, and a row that cannot be cleaned up blocks no other row.
+therefore run at once, and a row that cannot be cleaned up blocks no other row. The rows of a batch
+are an array and not a join, because the planner cannot estimate how few there are, and would read
+the whole table for a join.
 
 The commit that makes a file final sets `files.sweep_at` or `files.purge_at` to its own time, and
 the work is due SWEEP_DELAY after that. The delay is added here, by the only reader of these
@@ -52,10 +54,10 @@ class DeletedObject(msgspec.Struct, frozen=True):
 
 # Before its lease has expired, a reservation is doomed only by the process that holds it.
 DOOM_ENDED: Final = """
-    UPDATE reservations SET doomed_at = now(), sweep_at = now() WHERE vault_key IN (
+    UPDATE reservations SET doomed_at = now(), sweep_at = now() WHERE vault_key = ANY (ARRAY(
         SELECT vault_key FROM reservations WHERE doomed_at IS NULL AND lease_until < now()
         ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED
-    ) RETURNING vault_key
+    )) RETURNING vault_key
 """
 
 
@@ -65,10 +67,10 @@ async def doom_ended_reservations(database: Database, limit: int) -> int:
 
 
 CLAIM_DOOMED: Final = """
-    UPDATE reservations SET sweep_at = now() + interval '5 minutes' WHERE vault_key IN (
+    UPDATE reservations SET sweep_at = now() + interval '5 minutes' WHERE vault_key = ANY (ARRAY(
         SELECT vault_key FROM reservations WHERE doomed_at IS NOT NULL AND sweep_at <= now()
         ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
-    ) RETURNING vault_key, upload_id, scratch_key,
+    )) RETURNING vault_key, upload_id, scratch_key,
                 coalesce(swept_at + $2::interval <= now(), false) AS last
 """
 
@@ -111,10 +113,10 @@ async def drop_doomed_reservation(database: Database, vault_key: UUID) -> None:
 
 
 CLAIM_INCOMING: Final = """
-    UPDATE files SET sweep_at = now() + interval '5 minutes' - $2::interval WHERE id IN (
+    UPDATE files SET sweep_at = now() + interval '5 minutes' - $2::interval WHERE id = ANY (ARRAY(
         SELECT id FROM files WHERE sweep_at <= now() - $2::interval
         ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
-    ) AND state NOT IN ('pending', 'verifying') AND incoming_key IS NOT NULL
+    )) AND state NOT IN ('pending', 'verifying') AND incoming_key IS NOT NULL
     RETURNING id, incoming_key, upload_id
 """
 
@@ -146,10 +148,10 @@ async def mark_incoming_swept(database: Database, file_ids: list[UUID]) -> None:
 
 
 CLAIM_PURGES: Final = """
-    UPDATE files SET purge_at = now() + interval '5 minutes' - $2::interval WHERE id IN (
+    UPDATE files SET purge_at = now() + interval '5 minutes' - $2::interval WHERE id = ANY (ARRAY(
         SELECT id FROM files WHERE purge_at <= now() - $2::interval
         ORDER BY purge_at LIMIT $1 FOR UPDATE SKIP LOCKED
-    ) AND state = 'deleted'
+    )) AND state = 'deleted'
     RETURNING id, minio_object_name
 """
 
@@ -180,17 +182,17 @@ async def mark_purged(database: Database, file_id: UUID) -> None:
 # readers begin.
 FORGET_FILES: Final = """
     WITH forgotten AS (
-        DELETE FROM files WHERE id IN (
+        DELETE FROM files WHERE id = ANY (ARRAY(
             SELECT id FROM files
             WHERE state IN ('deleted', 'expired') AND final_at < now() - $2::interval
               AND sweep_at IS NULL AND purge_at IS NULL
               AND coalesce(history_xid < pg_snapshot_xmin(pg_current_snapshot()), true)
               AND NOT EXISTS (SELECT FROM reservations WHERE file_id = files.id)
             ORDER BY final_at LIMIT $1 FOR UPDATE SKIP LOCKED
-        ) RETURNING id
+        )) RETURNING id
     ), history AS (
-        DELETE FROM file_history USING forgotten
-        WHERE file_id = forgotten.id RETURNING xid, sequence
+        DELETE FROM file_history WHERE file_id = ANY (ARRAY(SELECT id FROM forgotten))
+        RETURNING xid, sequence
     ), last AS (
         SELECT xid, sequence FROM history ORDER BY xid DESC, sequence DESC LIMIT 1
     )

@@ -1,7 +1,6 @@
 """The history of a file: what statements record of each transition, and what readers see."""
 
 from datetime import timedelta
-from typing import Any
 
 import asyncpg
 import pytest
@@ -261,59 +260,3 @@ async def test_a_history_from_another_server_is_rebased(pool: asyncpg.Pool) -> N
     await files.record_event(pool, key_of(file))
     assert [one.state for one in await read(pool)] == [State.PENDING, State.VERIFYING]
     assert await history.is_kept(pool, await history.find_snapshot_position(pool))
-
-
-# Indexes
-
-LATER = "'0', 5"
-PLANS: dict[str, tuple[str, str, str, str]] = {
-    "all": (
-        history.READ_ALL,
-        "xid8, bigint, text[], bigint",
-        LATER + ", '{owner1}', 10",
-        "file_history_pkey",
-    ),
-    "an owner's": (
-        history.READ_OWNER,
-        "xid8, bigint, text, bigint",
-        LATER + ", 'owner1', 10",
-        "file_history_owner",
-    ),
-    "a file's": (
-        history.READ_FILE,
-        "xid8, bigint, uuid, bigint",
-        LATER + f", '{make_id()}', 10",
-        "file_history_file",
-    ),
-    "a history": (history.LIST, "uuid", f"'{make_id()}'", "file_history_file"),
-}
-
-
-@pytest.mark.parametrize("what", PLANS)
-async def test_each_read_uses_its_index_even_in_a_generic_plan(
-    pool: asyncpg.Pool, what: str
-) -> None:
-    statement, types, values, index = PLANS[what]
-    async with pool.acquire() as connection:
-        await fill(connection)
-        await connection.execute("SET plan_cache_mode = force_generic_plan")
-        await connection.execute(f"PREPARE reading ({types}) AS {statement}")
-        plan = "\n".join(
-            row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE reading ({values})")
-        )
-    assert f"{index} " in plan
-    assert "Seq Scan on file_history" not in plan
-
-
-async def fill(connection: Any) -> None:
-    await connection.execute(
-        """
-        INSERT INTO files (id, owner, filename, size, metadata, state, hash, minio_object_name,
-                           vault_etag, upload_date, expires_at, grace_until, final_at, changed_by)
-        SELECT gen_random_uuid(), 'owner' || n % 20, 'name' || n, 1, '{}', 'ready',
-               sha256(n::text::bytea), gen_random_uuid(), 'e', now(), now(), now(), now(), 'client'
-        FROM generate_series(1, 20000) AS n
-        """,
-        timeout=60,  # A trigger runs for each row.
-    )
-    await connection.execute("ANALYZE files, file_history")

@@ -17,6 +17,7 @@ from service import database
 from service.queries import files
 from service.settings import DatabaseSettings, DatabaseUrl, Secret
 from tests.conftest import execute, in_database
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -43,6 +44,32 @@ async def test_two_deployments_at_once_migrate_once(empty: DatabaseSettings) -> 
     assert [*await asyncio.gather(run_migrate(empty), run_migrate(empty))] == [0, 0]
     assert await version_of(empty) == database.expected_version()
     assert await run_migrate(empty) == 0
+
+
+async def test_a_deployment_that_waits_for_another_keeps_no_transaction_open(
+    empty: DatabaseSettings,
+) -> None:
+    """CREATE INDEX CONCURRENTLY of the first deployment would wait for that transaction."""
+    first = await asyncpg.connect(empty.database_url)
+
+    async def is_waiting_outside_a_transaction() -> bool:
+        found: bool = await first.fetchval(
+            """
+            SELECT EXISTS (SELECT FROM pg_stat_activity
+                           WHERE datname = current_database() AND pid <> pg_backend_pid()
+                             AND query = 'COMMIT;' AND state = 'idle')
+            """
+        )
+        return found
+
+    try:
+        await first.execute("SELECT pg_advisory_lock(7305124001)")
+        second = asyncio.create_task(run_migrate(empty))
+        await until(is_waiting_outside_a_transaction)
+        assert not second.done()
+    finally:
+        await first.close()
+    assert await second == 0
 
 
 async def run_migrate(settings: DatabaseSettings) -> int:

@@ -347,44 +347,6 @@ async def test_pages_are_newest_first_and_filtered_by_name_and_prefix(pool: asyn
     assert await list_names(pool, filename="c*") == []
 
 
-INDEXES = {
-    listing.BY_ID: "files_owner",
-    listing.BY_HASH: "files_owner_hash",
-    listing.BY_FILENAME: "files_owner_filename",
-}
-
-
-@pytest.mark.parametrize("statement", INDEXES, ids=INDEXES.values())
-async def test_a_page_uses_its_index_even_in_a_generic_plan(
-    pool: asyncpg.Pool, statement: str
-) -> None:
-    async with pool.acquire() as connection:
-        await connection.execute(
-            """
-            INSERT INTO files (id, owner, filename, size, metadata, state, hash,
-                               minio_object_name, vault_etag, upload_date, expires_at,
-                               grace_until, final_at, changed_by)
-            SELECT gen_random_uuid(), 'owner' || n % 20, 'name' || n, 1, '{}', 'ready',
-                   sha256(n::text::bytea), gen_random_uuid(), 'e', now(), now(),
-                   now(), now(), 'client'
-            FROM generate_series(1, 20000) AS n
-            """,
-            timeout=60,  # A trigger runs for each row.
-        )
-        await connection.execute("ANALYZE files")
-        await connection.execute("SET plan_cache_mode = force_generic_plan")
-        types = "text, uuid, bigint, text[], text, timestamptz, timestamptz, bytea, text, text"
-        await connection.execute(f"PREPARE page ({types}) AS {statement}")
-        values = (
-            "'owner1', 'ffffffff-ffff-ffff-ffff-ffffffffffff', 10, '{ready}', NULL, NULL, NULL,"
-            " '\\x00', 'name1', 'name2'"
-        )
-        plan = "\n".join(
-            row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE page ({values})")
-        )
-    assert f"{INDEXES[statement]} " in plan
-
-
 async def test_the_sweeper_claims_each_leftover_once(pool: asyncpg.Pool) -> None:
     held = await claim_row(pool, await declare_row(pool))
     await commit_row(pool, held)

@@ -4,9 +4,10 @@ They pause, lose responses, end reads early, answer late, or execute a request t
 """
 
 import asyncio
+import contextlib
 import inspect
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from service.object_store import StoreUnavailable
@@ -213,6 +214,17 @@ class FaultyPool:
             return answer
 
         return call
+
+    @contextlib.asynccontextmanager
+    async def acquire(self) -> AsyncIterator["FaultyPool"]:
+        """Yield a connection that counts its executions of `statement` as the pool's."""
+        async with self.pool.acquire() as real:
+            connection = FaultyPool(real, self.statement, before=self.before, after=self.after)
+            connection.calls = self.calls
+            try:
+                yield connection
+            finally:
+                self.calls = connection.calls
 
 
 class Gate:
