@@ -65,7 +65,9 @@ async def connected(
     file_id: UUID | None = None,
     after: Position | None = None,
 ) -> AsyncIterator[Subscriber]:
-    subscriber = Subscriber(owner, make_id(), file_id=file_id, position=after)
+    ids = await feed.find_ids()
+    last_id = None if after is None else ids.name_position(after, owner=owner)
+    subscriber = Subscriber(owner, make_id(), file_id=file_id, last_id=last_id)
     async with feed.joined(subscriber):
         task = asyncio.create_task(feed.follow(subscriber, client.send))
         try:
