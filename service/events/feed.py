@@ -39,7 +39,7 @@ No transition is sent twice, and none is omitted, unless a `reset` says that som
    are checked together, every KEY_SECONDS), after LONGEST_SECONDS, and at once when the process
    stops. Its work is then cancelled, and it leaves the feed.
    - The database is unavailable when the keys are checked: the streams continue, and their keys are
-     checked the next time. (No transition can be read meanwhile.)
+     checked again after RETRY_SECONDS. (No transition can be read meanwhile.)
    - Unexpected exception in the feed: log it, and continue as after a failed fetch (step 4).
 """
 
@@ -216,12 +216,12 @@ class Feed:
                 self.told += 1
 
     async def check_keys(self) -> None:
-        await asyncio.sleep(KEY_SECONDS)
         asked = {subscriber.key_id for subscriber in self.all_subscribers()}
         live = await keys.find_live(self.resources.pool, asked) if asked else set()
         for subscriber in self.all_subscribers():
             if subscriber.key_id in asked - live:
                 subscriber.end.set()
+        await asyncio.sleep(KEY_SECONDS)
 
     async def end_with_the_process(self) -> None:
         await self.resources.notifications.stopping.wait()
