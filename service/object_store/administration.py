@@ -128,12 +128,14 @@ class Administration:
         return ask("the versioning", lambda: self._buckets.get_bucket_versioning(bucket)).status
 
     def has_object_lock(self, bucket: str) -> bool:
-        found = ask_if_present(
-            "the object lock",
-            lambda: self._buckets.get_object_lock_config(bucket),
-            missing="ObjectLockConfigurationNotFoundError",
-        )
-        return found is not None
+        """Return whether the bucket has object lock. A store that answers 501 has none at all."""
+        try:
+            ask("the object lock", lambda: self._buckets.get_object_lock_config(bucket))
+        except RequestRefused as error:
+            if error.status not in (404, 501):
+                raise
+            return False
+        return True
 
     def policy(self, name: str) -> Policy | None:
         answer = ask_if_present(

@@ -19,7 +19,7 @@ ADVICE: Final = (
 def find_retention(administration: Administration, bucket: str) -> str | None:
     """Return what keeps deleted objects of the bucket, or None if nothing does.
 
-    Raises RequestRefused with the status 501 if the store does not implement the question.
+    Raises RequestRefused with the status 501 if the store does not implement versioning.
     """
     versioning = administration.versioning(bucket)
     if administration.has_object_lock(bucket):
@@ -28,7 +28,7 @@ def find_retention(administration: Administration, bucket: str) -> str | None:
         kept = f"versioning is {versioning.lower()}"
     else:
         return None
-    return f"{kept} on {bucket}, so the bytes of deleted files can still be read by version id"
+    return f"{kept} on {bucket}, so the bytes of deleted files may still be readable by version id"
 
 
 def advise_on(bucket: str, setting: str) -> str:
