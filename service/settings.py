@@ -26,6 +26,34 @@ them.
 """
 LONGEST_DURATION: Final = timedelta(days=36_500)
 """A limit that keeps all computed times within the range of Python and PostgreSQL."""
+SHORTEST_SECRET: Final = 32
+"""The least number of characters of a secret that signs or authenticates.
+
+Text of base64 or hexadecimal digits then has at least 128 random bits.
+"""
+
+BOUNDS: Final[Mapping[str, tuple[str, str]]] = {
+    "database_statement_cache": ("0", "10000"),
+    "database_pool_size": ("1", "1000"),
+    "upload_url_ttl": ("1s", "7d"),  # SigV4 permits no longer lifetime of a presigned URL
+    "upload_ttl": ("1s", "7d"),
+    "upload_grace": ("1s", "7d"),
+    "max_file_bytes": ("1", "5TiB"),  # the largest object of the store
+    "multipart_above": ("1", "5GiB"),  # the largest body of one PUT
+    "max_connections": ("1", "1000000"),
+    "keep_alive": ("1s", "1h"),
+    "min_upload_rate": ("1", "1GiB"),
+    "unverifiable_reads": ("1", "10000"),
+    "unverifiable_after": ("1s", "365d"),
+    "lease": ("1s", "1h"),  # a shorter one expires before its first extension is committed
+    "worker_slots": ("1", "1000"),
+    "sweep_every": ("0.1s", "7d"),
+    "sweep_delay": ("0s", "30d"),
+    "copy_grace": ("2h", "365d"),  # an hour more than the longest lease: no copy lives longer
+    "keep_rows": ("1s", "36500d"),
+    "download_buffers": ("1MiB", "1TiB"),
+}
+"""The least and the largest value of each number, size and duration."""
 
 Secret = NewType("Secret", str)
 DatabaseUrl = NewType("DatabaseUrl", Secret)
@@ -236,7 +264,7 @@ def read_settings(environ: Mapping[str, str], kind: type[S]) -> S:
         try:
             text = read_variable(environ, variable)
             if text is not None:
-                values[name] = PARSERS[hints[name]](text)
+                values[name] = parse_setting(name, text, parse=PARSERS[hints[name]])
             elif name in required:
                 raise ValueError(
                     f"is required (or {variable}_FILE, the path of a file that holds it)"
@@ -270,21 +298,6 @@ def find_contradictions(values: Mapping[str, Any], kind: type[msgspec.Struct]) -
             "ASSAY_INCOMING_BUCKET and ASSAY_VAULT_BUCKET must differ: "
             "upload URLs write to the first and must never write to the second"
         )
-    if issubclass(kind, WorkerSettings):
-        if values.get("upload_ttl", timedelta(0)) > timedelta(days=7):
-            errors.append("ASSAY_UPLOAD_TTL must be at most 7 days")
-        if values.get("upload_url_ttl", timedelta(0)) > timedelta(days=7):
-            errors.append(
-                "ASSAY_UPLOAD_URL_TTL must be at most 7 days: "
-                "stores accept no longer lifetime of a presigned URL"
-            )
-        if values.get("copy_grace", timedelta(hours=24)) < timedelta(hours=1) + values.get(
-            "lease", timedelta(minutes=1)
-        ):
-            errors.append(
-                "ASSAY_COPY_GRACE must be at least 1 hour longer than ASSAY_LEASE: "
-                "it must exceed the duration of any copy request"
-            )
     if kind is Deployment and "database_admin_url" in values and "database_url" not in values:
         errors.append(
             "ASSAY_DATABASE_URL is required with ASSAY_DATABASE_ADMIN_URL: "
@@ -306,6 +319,16 @@ def read_variable(environ: Mapping[str, str], variable: str) -> str | None:
     return Path(path).read_text(encoding="utf-8").strip()
 
 
+def parse_setting(name: str, text: str, *, parse: Callable[[str], Any]) -> Any:
+    """Parse the value of a setting. Raises ValueError if it is malformed or not within BOUNDS."""
+    value = parse(text)
+    if name in BOUNDS:
+        least, most = BOUNDS[name]
+        if not parse(least) <= value <= parse(most):
+            raise ValueError(f"must be at least {least} and at most {most}")
+    return value
+
+
 def parse_text(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty")
@@ -319,11 +342,33 @@ def parse_several(text: str) -> tuple[str, ...]:
     return parts
 
 
+def parse_secrets(text: str) -> tuple[str, ...]:
+    """Parse secrets that sign or authenticate.
+
+    The error texts omit the secrets.
+    """
+    secrets = parse_several(text)
+    for secret in secrets:
+        check_length(secret)
+    return secrets
+
+
+def check_length(secret: str) -> None:
+    """Check the length of one secret. Raises ValueError, with a text that omits the secret."""
+    if len(secret) < SHORTEST_SECRET:
+        raise ValueError(
+            f"has a secret of {len(secret)} characters, but each must have at least"
+            f" {SHORTEST_SECRET}; a comma separates two secrets, so no secret may contain one;"
+            " `openssl rand -hex 32` prints a good one"
+        )
+
+
 def parse_tokens(text: str) -> tuple[str, ...]:
     """Parse the tokens that the store may send with its events.
 
     The store sends `Bearer TOKEN` if its token is one word, and sends a token of two words as it
-    is. For three words it sends no header.
+    is. For three words it sends no header. Of two words, the second is the secret, because the
+    first names the scheme.
     """
     tokens = parse_several(text)
     if not all(re.fullmatch(r"[!-~]+( [!-~]+)?", token) for token in tokens):
@@ -331,6 +376,8 @@ def parse_tokens(text: str) -> tuple[str, ...]:
             "must be one or two words of ASCII characters without a comma; "
             "separate several tokens by commas"
         )
+    for token in tokens:
+        check_length(token.rpartition(" ")[2])
     return tokens
 
 
@@ -362,7 +409,7 @@ def parse_database_url(text: str) -> str:
 
 
 def is_port(text: str) -> bool:
-    return re.fullmatch(r"\d{1,5}", text) is not None and 0 < int(text) < 65536
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and 0 < int(text) < 65536
 
 
 def parse_url(text: str) -> str:
@@ -423,7 +470,7 @@ def read_origin(url: str) -> str:
 
 
 def parse_number(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text):
+    if not re.fullmatch(r"[0-9]{1,9}", text):
         raise ValueError("must be a whole number")
     return int(text)
 
@@ -462,7 +509,7 @@ def parse_duration(text: str) -> timedelta:
 
 def parse_delay(text: str) -> timedelta:
     """Parse a duration that may be zero."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(s|m|h|d|)", text)
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(s|m|h|d|)", text)
     if not match:
         raise ValueError("must be a time in seconds or in a form such as 15m, 24h or 7d")
     seconds = float(match[1]) * UNITS[match[2]]
@@ -472,7 +519,7 @@ def parse_delay(text: str) -> timedelta:
 
 
 def parse_bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d{1,15})(KiB|MiB|GiB|TiB|)", text)
+    match = re.fullmatch(r"([0-9]{1,15})(KiB|MiB|GiB|TiB|)", text)
     if not match or int(match[1]) == 0:
         raise ValueError("must be a size above zero, in bytes or in a form such as 64MiB or 5GiB")
     return int(match[1]) * SIZES[match[2]]
@@ -491,7 +538,7 @@ PARSERS: Final[Mapping[Any, Callable[[str], Any]]] = {
     Secret: parse_text,
     DatabaseUrl: parse_database_url,
     DatabaseUrl | None: parse_database_url,
-    tuple[Secret, ...]: parse_several,
+    tuple[Secret, ...]: parse_secrets,
     tuple[Token, ...]: parse_tokens,
     tuple[Origin, ...]: parse_origins,
     BaseUrl | None: parse_url,

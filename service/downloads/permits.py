@@ -1,17 +1,18 @@
 """Permits: a running download ends when its file is deleted, or its key is revoked or expires.
 
-1. Register: a download registers its permit, which names its file and its key, before it sends its
-   headers. For a link, the key is the one that created the link.
+1. Register: a download registers its permit, which names its file and its key, before it sends any
+   byte of the file. For a link, the key is the one that created the link.
 2. Check: every CHECK_SECONDS, one statement finds which permits of this process are still valid:
    the file is `ready`, and the key is neither expired nor revoked.
    - The database is unavailable, or does not answer in time: the downloads continue, and are
-     checked again after the next CHECK_SECONDS.
-3. Withdraw: every other download stops before its announced length. The server then drops the
-   client's connection, so that the client does not take what it has for the whole file. The next
-   request of the client is refused with the reason.
+     checked again after RETRY_SECONDS.
+3. Withdraw: every other download stops before its announced length. The server then aborts the
+   client's connection, so that the rest of its buffer is not sent, and the client does not take
+   what it has for the whole file. (Up to one chunk may be in the buffer. It may be the whole file.)
+   The next request of the client is refused with the reason.
 
 The expiration of a link is not checked again. Like that of an upload URL, it limits when a request
-may begin.
+may begin. What withdraws a link is the end of its file or of the key that created it.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ from service.queries.downloads import find_permitted
 from service.resources import Resources
 
 CHECK_SECONDS: Final = 30.0
+RETRY_SECONDS: Final = 1.0
 
 log = structlog.get_logger()
 
@@ -44,12 +46,19 @@ class Permits:
 
     async def run(self) -> None:
         """Check all permits every CHECK_SECONDS until cancelled."""
+        is_checked = True
         while True:
-            await asyncio.sleep(CHECK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS if is_checked else RETRY_SECONDS)
+            is_checked = False
             try:
                 await self.check()
+                is_checked = True
             except (asyncpg.PostgresError, *UNREACHABLE) as error:
-                log.warning("downloads not checked", error=type(error).__name__)
+                log.warning(
+                    "downloads not checked",
+                    error=type(error).__name__,
+                    retry_seconds=RETRY_SECONDS,
+                )
             except Exception:
                 log.exception("check of downloads failed")
 

@@ -8,6 +8,7 @@ No transition is sent twice, and none is omitted, unless a `reset` says that som
    that are committed later are then sent, and some that were committed shortly before may be sent
    as well.
    - The database is unavailable: answer 503, before any header is sent.
+   - The position is an id that this database has not issued for this owner: send `reset` in step 2.
    - A fetch is running: wait for its end. (It does not read for the new owner, and the subscriber
      would miss the transitions that it passes over.)
 2. Catch up: the subscriber reads its transitions from the database, page by page, until a page is
@@ -38,7 +39,7 @@ No transition is sent twice, and none is omitted, unless a `reset` says that som
    are checked together, every KEY_SECONDS), after LONGEST_SECONDS, and at once when the process
    stops. Its work is then cancelled, and it leaves the feed.
    - The database is unavailable when the keys are checked: the streams continue, and their keys are
-     checked the next time. (No transition can be read meanwhile.)
+     checked again after RETRY_SECONDS. (No transition can be read meanwhile.)
    - Unexpected exception in the feed: log it, and continue as after a failed fetch (step 4).
 """
 
@@ -54,6 +55,7 @@ from litestar import Response
 from litestar.types import Receive, Scope, Send
 
 from service.database import UNREACHABLE
+from service.events.event_ids import EventIds
 from service.events.subscribers import Batch, Subscriber
 from service.events.wire_format import Event, write_event, write_position
 from service.http.disconnects import stop, wait_for_disconnect
@@ -110,6 +112,13 @@ class Feed:
         self.fetching = asyncio.Lock()
         self.wanted = asyncio.Event()
         self.told = 0
+        self.known_ids: EventIds | None = None
+
+    async def find_ids(self) -> EventIds:
+        """Return the conversion of ids. Its key is read once, when the database is available."""
+        if self.known_ids is None:
+            self.known_ids = EventIds(await history.find_key(self.resources.pool))
+        return self.known_ids
 
     @contextlib.asynccontextmanager
     async def joined(self, subscriber: Subscriber) -> AsyncIterator[None]:
@@ -125,14 +134,17 @@ class Feed:
             self.leave(subscriber)
 
     async def join(self, subscriber: Subscriber) -> None:
+        ids = await self.find_ids()
         async with self.fetching:
             if not self.subscribers:
                 self.position = await history.find_snapshot_position(self.resources.pool)
             self.subscribers.setdefault(subscriber.owner, set()).add(subscriber)
         EVENT_SUBSCRIBERS.inc()
         self.wanted.set()
-        subscriber.position = subscriber.asked or await history.find_snapshot_position(
-            self.resources.pool
+        subscriber.position = (
+            await history.find_snapshot_position(self.resources.pool)
+            if subscriber.last_id is None
+            else ids.find_position(subscriber.last_id, owner=subscriber.owner) or history.UNKNOWN
         )
         if self.resources.notifications.closing:
             subscriber.end.set()
@@ -182,21 +194,21 @@ class Feed:
 
     async def fetch(self) -> bool:
         """Fetch all new transitions, and return whether some wait for an older transaction."""
-        more = True
+        ids, more = await self.find_ids(), True
         while more:
             async with self.fetching:
                 found = await history.read_all(
                     self.resources.pool, self.position, list(self.subscribers), limit=PAGE
                 )
                 self.position = found.end
-                self.hand_out(found.transitions)
+                self.hand_out(found.transitions, ids)
             more = found.more
         return found.held_back
 
-    def hand_out(self, transitions: list[Transition]) -> None:
+    def hand_out(self, transitions: list[Transition], ids: EventIds) -> None:
         by_owner: dict[str, list[Event]] = {}
         for one in transitions:
-            by_owner.setdefault(one.owner, []).append(write_event(one))
+            by_owner.setdefault(one.owner, []).append(identify(one, ids))
         for owner, events in by_owner.items():
             batch = Batch(events)
             for subscriber in self.subscribers.get(owner, ()):
@@ -204,12 +216,12 @@ class Feed:
                 self.told += 1
 
     async def check_keys(self) -> None:
-        await asyncio.sleep(KEY_SECONDS)
         asked = {subscriber.key_id for subscriber in self.all_subscribers()}
         live = await keys.find_live(self.resources.pool, asked) if asked else set()
         for subscriber in self.all_subscribers():
             if subscriber.key_id in asked - live:
                 subscriber.end.set()
+        await asyncio.sleep(KEY_SECONDS)
 
     async def end_with_the_process(self) -> None:
         await self.resources.notifications.stopping.wait()
@@ -258,19 +270,24 @@ class Feed:
 
         The check comes after the read, because rows may be deleted between the two.
         """
-        pool = self.resources.pool
+        pool, ids, owner = self.resources.pool, await self.find_ids(), subscriber.owner
         found = await history.read_some(
             pool,
             subscriber.position,
-            owner=subscriber.owner,
+            owner=owner,
             file_id=subscriber.file_id,
             limit=PAGE,
         )
-        if not await history.is_kept(pool, subscriber.position):
+        if not await history.is_kept(pool, subscriber.position, owner=owner):
             subscriber.position = await history.find_snapshot_position(pool)
-            return Page(write_position(subscriber.position, reset=True), more=True)
-        text = subscriber.pass_over(Batch([write_event(one) for one in found])) if found else b""
+            named = ids.name_position(subscriber.position, owner=owner)
+            return Page(write_position(named, reset=True), more=True)
+        text = subscriber.pass_over(Batch([identify(one, ids) for one in found])) if found else b""
         return Page(text, more=len(found) == PAGE)
+
+
+def identify(found: Transition, ids: EventIds) -> Event:
+    return write_event(found, ids.name_event(found.position, owner=found.owner))
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -345,11 +362,11 @@ class Stream:
         async def send_piece(piece: bytes) -> None:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
 
-        await send_piece(
-            RETRY + write_position(self.subscriber.position)
-            if self.subscriber.asked is None
-            else RETRY + b"\n"
-        )
+        begun = b"\n"
+        if self.subscriber.last_id is None:
+            ids, owner = await self.feed.find_ids(), self.subscriber.owner
+            begun = write_position(ids.name_position(self.subscriber.position, owner=owner))
+        await send_piece(RETRY + begun)
         await self.feed.follow(self.subscriber, send_piece)
 
     async def send_end(self, send: Send) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from service.events.wire_format import Event
-from service.queries.history import Position
+from service.queries.history import UNKNOWN, Position
 
 MOST_WAITING: Final = 100
 """The largest number of events in a queue, unless it consists of one batch.
@@ -39,17 +39,18 @@ class Batch:
 class Subscriber:
     """One event stream: the position up to which it was sent, and its queue.
 
-    If `file_id` is given, only events of this file are sent.
+    If `file_id` is given, only events of this file are sent. `last_id` is the `Last-Event-ID` of
+    the request, or None without one.
     """
 
     def __init__(
-        self, owner: str, key_id: UUID, *, file_id: UUID | None, position: Position | None
+        self, owner: str, key_id: UUID, *, file_id: UUID | None, last_id: str | None
     ) -> None:
         self.owner = owner
         self.key_id = key_id
         self.file_id = file_id
-        self.asked = position
-        self.position = position or Position(0, 0)
+        self.last_id = last_id
+        self.position = UNKNOWN  # until the subscriber has joined the feed
         self.behind = True
         self.waiting: deque[Batch] = deque()
         self.news = asyncio.Event()

@@ -30,7 +30,7 @@ class EventData(msgspec.Struct, frozen=True, kw_only=True):
     hash: str | None
 
 
-def write_event(found: Transition) -> Event:
+def write_event(found: Transition, event_id: str) -> Event:
     data = EventData(
         file_id=found.file_id,
         filename=found.filename,
@@ -42,16 +42,16 @@ def write_event(found: Transition) -> Event:
         hash=str(found.hash) if found.hash else None,
     )
     text = b"id: %s\nevent: transition\ndata: %s\n\n" % (
-        str(found.position).encode(),
+        event_id.encode(),
         msgspec.json.encode(data),
     )
     return Event(found.position, found.file_id, text)
 
 
-def write_position(position: Position, *, reset: bool = False) -> bytes:
+def write_position(position_id: str, *, reset: bool = False) -> bytes:
     """Return the text that tells a client from which position to continue if it reconnects.
 
     The text has no data and is therefore not an event (HTML, section 9.2.6). With `reset`, it is an
     event of that name.
     """
-    return f"id: {position}\n".encode() + (b"event: reset\ndata: {}\n\n" if reset else b"\n")
+    return f"id: {position_id}\n".encode() + (b"event: reset\ndata: {}\n\n" if reset else b"\n")

@@ -120,6 +120,23 @@ class Administration:
     def make_bucket(self, name: str) -> None:
         ask("the bucket", lambda: self._buckets.make_bucket(name, self._region))
 
+    def versioning(self, bucket: str) -> str | None:
+        """Return `Enabled` or `Suspended`, or None if the bucket never had versioning.
+
+        Raises RequestRefused with the status 501 if the store does not implement versioning.
+        """
+        return ask("the versioning", lambda: self._buckets.get_bucket_versioning(bucket)).status
+
+    def has_object_lock(self, bucket: str) -> bool:
+        """Return whether the bucket has object lock. A store that answers 501 has none at all."""
+        try:
+            ask("the object lock", lambda: self._buckets.get_object_lock_config(bucket))
+        except RequestRefused as error:
+            if error.status not in (404, 501):
+                raise
+            return False
+        return True
+
     def policy(self, name: str) -> Policy | None:
         answer = ask_if_present(
             "the policy",

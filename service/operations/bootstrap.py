@@ -13,6 +13,7 @@ from typing import Any, Final
 from service.object_store import ObjectStore, RequestRefused, StoreError, StoreUnavailable
 from service.object_store.administration import Administration, EventRule, Policy
 from service.operations.policies import ORPHAN_DAYS, describe, service_policy, signer_policy
+from service.operations.retention import advise_on, find_retention
 from service.operations.steps import BootstrapError, Outcome, Step
 from service.settings import Deployment
 
@@ -59,8 +60,11 @@ def check_identities_differ(deployment: Deployment) -> None:
 
 
 def take_steps(administration: Administration, deployment: Deployment) -> Iterator[Step]:
-    for bucket in (deployment.incoming_bucket, deployment.vault_bucket):
-        yield Step(f"bucket {bucket}", ensure_bucket(administration, bucket))
+    for field in ("incoming_bucket", "vault_bucket"):
+        bucket = getattr(deployment, field)
+        outcome = ensure_bucket(administration, bucket)
+        check_retention(administration, bucket, setting=f"ASSAY_{field.upper()}")
+        yield Step(f"bucket {bucket}", outcome)
     policies = {
         deployment.signer_policy_name: signer_policy(deployment.incoming_bucket),
         deployment.service_policy_name: service_policy(
@@ -126,6 +130,21 @@ def ensure_bucket(administration: Administration, name: str) -> Outcome:
             return "unchanged"
         raise
     return "created"
+
+
+def check_retention(administration: Administration, bucket: str, *, setting: str) -> None:
+    """Check that the bucket does not keep deleted objects. Raises BootstrapError.
+
+    A store that does not implement the question is accepted, and `assay doctor` says so.
+    """
+    try:
+        kept = find_retention(administration, bucket)
+    except RequestRefused as error:
+        if error.status != 501:
+            raise
+        return
+    if kept is not None:
+        raise BootstrapError(f"{kept}: {advise_on(bucket, setting)}")
 
 
 def ensure_policy(administration: Administration, name: str, policy: Policy) -> Outcome:

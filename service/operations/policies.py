@@ -24,6 +24,8 @@ SERVICE_ACTIONS: Final = (
 SERVICE_BUCKET_ACTIONS: Final = ("s3:ListBucket", "s3:ListBucketMultipartUploads")
 RULE_ACTIONS: Final = ("s3:GetBucketNotification",)
 """The right with which the doctor can distinguish a missing rule from an unreachable webhook."""
+RETENTION_ACTIONS: Final = ("s3:GetBucketVersioning", "s3:GetBucketObjectLockConfiguration")
+"""The rights with which the doctor finds out whether a bucket keeps deleted objects."""
 
 
 UNSIGNED_BODIES: Final = {"StringLike": {"s3:x-amz-content-sha256": ["STREAMING-*"]}}
@@ -47,9 +49,8 @@ def signer_policy(incoming_bucket: str) -> Policy:
 
 def service_policy(incoming_bucket: str, vault_bucket: str) -> Policy:
     policy = allow(SERVICE_ACTIONS, [f"{incoming_bucket}/*", f"{vault_bucket}/*"])
-    policy["Statement"] += allow(SERVICE_BUCKET_ACTIONS, [incoming_bucket, vault_bucket])[
-        "Statement"
-    ]
+    bucket_actions = (*SERVICE_BUCKET_ACTIONS, *RETENTION_ACTIONS)
+    policy["Statement"] += allow(bucket_actions, [incoming_bucket, vault_bucket])["Statement"]
     policy["Statement"] += allow(RULE_ACTIONS, [incoming_bucket])["Statement"]
     policy["Statement"].append(deny_unsigned_bodies([incoming_bucket, vault_bucket]))
     return policy

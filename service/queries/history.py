@@ -34,8 +34,9 @@ class Position(NamedTuple):
     xid: int
     sequence: int
 
-    def __str__(self) -> str:
-        return f"{self.xid}-{self.sequence}"
+
+UNKNOWN: Final = Position(2**64 - 1, 0)
+"""A position that no server assigns, so that its reader cannot receive every later transition."""
 
 
 class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,23 +205,33 @@ async def read_some(
     return [read_row(row, Transition) for row in rows]
 
 
+FIND_KEY: Final = "SELECT secret FROM event_id_key"
+
+
+async def find_key(database: Database) -> bytes:
+    """Return the key that encrypts the ids of events. It never changes."""
+    secret: bytes = await database.fetchval(FIND_KEY)
+    return secret
+
+
 # A position above every id that this server has assigned comes from another database, or from this
-# one before it was restored from a dump.
+# one before it was restored from a dump. The horizons of other owners are not compared, because a
+# reader could infer from them that files of other owners were deleted.
 IS_KEPT: Final = """
     SELECT $1::xid8 <= pg_snapshot_xmax(pg_current_snapshot())
-       AND ((xid, sequence) <= ($1::xid8, $2::bigint)
-            OR xid >= pg_snapshot_xmax(pg_current_snapshot()))
-    FROM history_horizon
+       AND NOT EXISTS (SELECT FROM history_horizons
+                       WHERE owner = $3 AND (xid, sequence) > ($1::xid8, $2::bigint)
+                         AND xid < pg_snapshot_xmax(pg_current_snapshot()))
 """
 
 
-async def is_kept(database: Database, position: Position) -> bool:
-    """Return whether no transition after `position` has been deleted.
+async def is_kept(database: Database, position: Position, *, owner: str) -> bool:
+    """Return whether no transition of the owner's files after `position` has been deleted.
 
     Call this after the transitions were read, because rows may be deleted between the two
     statements.
     """
-    kept: bool = await database.fetchval(IS_KEPT, position.xid, position.sequence)
+    kept: bool = await database.fetchval(IS_KEPT, position.xid, position.sequence, owner)
     return kept
 
 
@@ -238,7 +249,7 @@ REBASE: Final = (
     WHERE history_xid >= pg_snapshot_xmax(pg_current_snapshot())
     """,
     """
-    UPDATE history_horizon SET xid = pg_current_xact_id()
+    UPDATE history_horizons SET xid = pg_current_xact_id()
     WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())
     """,
 )

@@ -177,9 +177,9 @@ async def mark_purged(database: Database, file_id: UUID) -> None:
 
 
 # Only files that can no longer have an object in either bucket are deleted. Their history is
-# deleted with them, and the horizon moves to its last row. All of their history must be older than
-# the oldest running transaction. Otherwise the horizon would be ahead of the position at which
-# readers begin.
+# deleted with them, and the horizon of each owner moves to the last row. All of their history must
+# be older than the oldest running transaction. Otherwise the horizon would be ahead of the position
+# at which readers begin. Concurrent sweepers lock the horizons in the order of the owners.
 FORGET_FILES: Final = """
     WITH forgotten AS (
         DELETE FROM files WHERE id = ANY (ARRAY(
@@ -192,12 +192,13 @@ FORGET_FILES: Final = """
         )) RETURNING id
     ), history AS (
         DELETE FROM file_history WHERE file_id = ANY (ARRAY(SELECT id FROM forgotten))
-        RETURNING xid, sequence
-    ), last AS (
-        SELECT xid, sequence FROM history ORDER BY xid DESC, sequence DESC LIMIT 1
+        RETURNING owner, xid, sequence
     )
-    UPDATE history_horizon SET xid = last.xid, sequence = last.sequence FROM last
-    WHERE (history_horizon.xid, history_horizon.sequence) < (last.xid, last.sequence)
+    INSERT INTO history_horizons AS known (owner, xid, sequence)
+    SELECT DISTINCT ON (owner) owner, xid, sequence FROM history
+    ORDER BY owner, xid DESC, sequence DESC
+    ON CONFLICT (owner) DO UPDATE SET xid = excluded.xid, sequence = excluded.sequence
+    WHERE (known.xid, known.sequence) < (excluded.xid, excluded.sequence)
 """
 
 

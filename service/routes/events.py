@@ -1,6 +1,5 @@
 """`GET /events`: Server-Sent Events with the transitions of files."""
 
-import re
 from typing import Annotated, Any, Final, Literal, cast
 from uuid import UUID
 
@@ -13,37 +12,37 @@ from litestar.params import HeaderParameter, QueryParameter
 
 from service import problems
 from service.auth.principals import READ, Principal, open_to
+from service.events.event_ids import TEXT
 from service.events.feed import EventStream, Feed
 from service.events.subscribers import Subscriber
 from service.files import lookup, pagination
 from service.files.validation import LONGEST_OWNER_BYTES, is_owner
 from service.problems import InvalidRequest
-from service.queries.history import Position
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
 
 PARAMETERS: Final = frozenset({"file", "owner"})
-EVENT_ID: Final = re.compile(r"([0-9]{1,20})-([0-9]{1,19})")
 DESCRIPTION: Final = """
 A `transition` has one line of JSON: `file_id`, `filename`, `state`, `previous`, `at`, `by`, `why`,
 `hash`. With `Last-Event-ID`, the stream continues after that event; without it, it begins now. An
-id without data is not an event, and only says where to continue.
-`reset` means that events after the given id are missing. List the files again; the stream continues
-from now. A comment is sent after 15 s without an event, and the stream ends after an hour. Then
-connect again with the last id.
+id without data is not an event, and only says where to continue. Ids are opaque: they are encrypted
+for the owner, and have no order.
+`reset` means that events after the given id are missing, or that the id is unknown. List the files
+again; the stream continues from now. A comment is sent after 15 s without an event, and the stream
+ends after an hour. Then connect again with the last id.
 """
 
 
 class SentEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One event, as a subscriber sends it."""
 
-    id: Annotated[str, msgspec.Meta(pattern=f"^{EVENT_ID.pattern}$")]
+    id: Annotated[str, msgspec.Meta(pattern=f"^{TEXT.pattern}$")]
     event: Literal["transition", "reset"]
     data: Annotated[str, msgspec.Meta(description="JSON of the transition, or `{}` of a `reset`")]
 
 
 PROVED: Final = SentEvent(
-    id="1412-86",
+    id="3BVQ0pJyqmZ8xL5uTnC1oKfWd7RsgAhE" + "x9Yv2MiPzGb4kXjN6tDcQeUaHlSwFrO0I_mB-3yV5pA",
     event="transition",
     data=(
         '{"file_id":"01a0c8f4-26c5-7d0a-9c6b-5a1e7f0b3d21","filename":"photo.jpg",'
@@ -88,16 +87,14 @@ async def read_events(
         str | None,
         HeaderParameter(
             name="Last-Event-ID",
-            description="The `id` of the last event received",
-            schema_extra={"pattern": f"^{EVENT_ID.pattern}$"},
+            description="The `id` of the last event received; an unknown one gets a `reset`",
         ),
     ] = None,
 ) -> Response[Any]:
     pagination.check_query(request.query_params.multi_items(), known=PARAMETERS)
-    position = None if last_event_id is None else parse_event_id(last_event_id)
     followed = await choose_owner(resources, principal, file=file, owner=owner)
     return EventStream(
-        feed, Subscriber(followed, principal.key_id, file_id=file, position=position)
+        feed, Subscriber(followed, principal.key_id, file_id=file, last_id=last_event_id)
     )
 
 
@@ -120,14 +117,3 @@ async def choose_owner(
         resources, file, owner=acting_as if owner is not None else principal.acting_for
     )
     return found.owner
-
-
-def parse_event_id(text: str) -> Position:
-    match = EVENT_ID.fullmatch(text)
-    position = Position(int(match[1]), int(match[2])) if match else None
-    if position is None or position.xid >= 2**64 or position.sequence >= 2**63:
-        raise InvalidRequest.at(
-            "Last-Event-ID",
-            "is not the id of an event; send an id as it was received, or omit it",
-        )
-    return position

@@ -4,10 +4,8 @@
  *
  * 1. Open `/events`. After a connection has ended, send `Last-Event-ID`, so that no transition is
  *    missed.
- * 2. Dispatch each event. `reset` means that the server no longer has the missed transitions, so
- *    the page reads the files' states again.
- *    - 400 with a `Last-Event-ID`: the server does not accept that id. Dispatch `reset`, and open
- *      the stream without an id.
+ * 2. Dispatch each event. `reset` means that the server no longer has the missed transitions, or
+ *    does not know the id, so the page reads the files' states again.
  * 3. The connection ends, or is silent for 60 s (the server sends a comment every 15 s): open
  *    another one, after growing delays.
  *    - 401: stop. The page opens the stream again when the user has signed in.
@@ -92,12 +90,6 @@ export class Events extends EventTarget {
   stop(error) {
     const status = error instanceof Refused ? error.status : 0
     if (status === 401) return
-    if (status === 400 && this.lastId) {
-      this.lastId = ""
-      this.dispatchEvent(new Event("reset"))
-      this.open()
-      return
-    }
     this.isMissing = true
     this.dispatchEvent(new Event("missing"))
   }

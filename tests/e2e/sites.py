@@ -79,7 +79,7 @@ def is_ready(url: str) -> bool:
 @contextmanager
 def open_site(kind: str, folder: Path, log: Path, *, database_url: str) -> Iterator[Site]:
     """Start a store of that kind in `folder`, bootstrap it, and stop all processes at exit."""
-    token = secrets.token_urlsafe(16)
+    token = secrets.token_urlsafe(32)
     with ExitStack() as stack:
         port = stack.enter_context(reserved_port())
         webhook = Webhook(f"http://127.0.0.1:{port}/webhooks/minio", token)

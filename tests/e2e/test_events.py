@@ -120,26 +120,110 @@ async def take_until(stream: Stream, state: str) -> Event:
     "text",
     [
         "",
-        "1",
-        "1-",
-        "-1",
-        "1-2-3",
-        "a-1",
-        "-1--1",
-        "1e3-1",
-        "٣-1",
+        "1412-86",  # an id of an earlier version
+        "0-0",
+        f"{2**63}-7",
         f"{2**64}-1",
-        f"1-{2**63}",
+        "٣-1",
+        "ÿ",
+        "A" * 75,
+        "=" * 75,
         "1" * 500,
     ],
 )
-async def test_a_malformed_event_id_is_refused_with_the_name_of_the_header(
-    client: httpx.AsyncClient, text: str
+async def test_an_unknown_event_id_gets_a_reset_event(client: httpx.AsyncClient, text: str) -> None:
+    await declare(client, BODY, filename="before")
+    async with following(client, after=text) as stream:
+        await check_reset(client, stream)
+
+
+async def check_reset(client: httpx.AsyncClient, stream: Stream) -> None:
+    """Check that the stream begins with `reset`, and that its id is one to continue from."""
+    [reset] = await stream.take()
+    assert (reset.kind, reset.data) == ("reset", {})
+    await declare(client, BODY, filename="later")
+    async with following(client, after=reset.id) as again:
+        for one in (stream, again):
+            assert ("later", "pending") in tell(await one.take())
+
+
+async def test_an_altered_event_id_gets_a_reset_event(client: httpx.AsyncClient) -> None:
+    async with following(client) as stream:
+        await declare(client, BODY)
+        [event] = await stream.take()
+    for place in range(0, 74, 5):
+        other = "A" if event.id[place] != "A" else "B"
+        altered = event.id[:place] + other + event.id[place + 1 :]
+        async with following(client, after=altered) as again:
+            assert (await again.take())[0].kind == "reset"
+
+
+async def test_an_event_id_of_another_owner_gets_a_reset_event(
+    client: httpx.AsyncClient, intruder: httpx.AsyncClient
 ) -> None:
-    # httpx sends bytes unchanged.
-    answer = await client.get("/events", headers={b"Last-Event-ID": text.encode()})
-    assert answer.status_code == 400
-    assert [one["field"] for one in answer.json()["errors"]] == ["Last-Event-ID"]
+    async with following(intruder) as stream:
+        await declare(intruder, BODY, filename="theirs")
+        [event] = await stream.take()
+    async with following(client, after=event.id) as stream:
+        await check_reset(client, stream)
+
+
+async def test_event_ids_tell_nothing_about_other_owners(
+    client: httpx.AsyncClient, intruder: httpx.AsyncClient
+) -> None:
+    """Compare the ids of events between which another owner did nothing, and did much."""
+    found: list[Event] = []
+    async with following(client) as stream:
+        for number in range(20):
+            await declare(client, BODY, filename=str(number))
+            if number % 2:
+                await declare(intruder, BODY)
+            found += await stream.take()
+    ids = [event.id for event in found]
+    assert {len(one) for one in ids} == {75}
+    assert sorted(ids) != ids
+    # No two ids begin alike, so neither a number nor the difference of two can be read from them.
+    assert len({one[:6] for one in ids}) == len(ids)
+
+
+async def test_positions_show_no_activity_of_other_owners(client: httpx.AsyncClient) -> None:
+    """Connect twice at one position of the database, and compare the ids."""
+    seen = [await first_id(client) for _ in range(2)]
+    assert seen[0] != seen[1]
+    assert {len(one) for one in seen} == {75}
+
+
+async def first_id(client: httpx.AsyncClient) -> str:
+    """Return the id with which a stream begins."""
+    async with following(client) as stream, asyncio.timeout(IN_TIME):
+        async for line in stream.answer.aiter_lines():
+            stream.parser.feed(line)
+            if stream.parser.last_id:
+                break
+    return stream.parser.last_id
+
+
+async def test_other_owners_removed_files_cause_no_reset(
+    client: httpx.AsyncClient, intruder: httpx.AsyncClient, resources: Resources
+) -> None:
+    async with following(client) as stream:
+        await declare(client, BODY, filename="mine")
+        [mine] = await stream.take()
+    theirs = (await declare(intruder, BODY, filename="theirs"))["file"]["id"]
+    await forget(intruder, resources, theirs)
+    async with following(client, after=mine.id) as again:
+        await declare(client, BODY, filename="next")
+        assert tell(await again.take()) == [("next", "pending")]
+
+
+async def forget(client: httpx.AsyncClient, resources: Resources, file_id: str) -> None:
+    """Delete a file and remove its row, as the sweeper does long afterwards."""
+    await client.delete(f"/files/{file_id}")
+    await resources.pool.execute(
+        "UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1",
+        file_id,
+    )
+    await sweeping.forget_files(resources.pool, 1000, timedelta(days=90))
 
 
 @pytest.mark.parametrize(
@@ -182,14 +266,9 @@ async def test_a_stream_resumes_after_any_event_without_gaps_or_duplicates(
 async def test_a_stream_that_was_cut_before_any_event_can_be_resumed(
     client: httpx.AsyncClient,
 ) -> None:
-    async with following(client) as stream:
-        async with asyncio.timeout(IN_TIME):
-            async for line in stream.answer.aiter_lines():
-                stream.parser.feed(line)
-                if stream.parser.last_id:
-                    break
+    begun = await first_id(client)
     await declare(client, BODY, filename="meanwhile")
-    async with following(client, after=stream.parser.last_id) as again:
+    async with following(client, after=begun) as again:
         assert ("meanwhile", "pending") in tell(await again.take())
 
 
@@ -216,11 +295,7 @@ async def test_an_id_before_removed_history_gets_a_reset_event(
         [first] = await stream.take()
         await client.delete(f"/files/{old['file']['id']}")
         [last] = await stream.take()
-    await resources.pool.execute(
-        "UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1",
-        old["file"]["id"],
-    )
-    await sweeping.forget_files(resources.pool, 1000, timedelta(days=90))
+    await forget(client, resources, old["file"]["id"])
     async with following(client, after=first.id) as again:
         [reset] = await again.take()
         assert (reset.kind, reset.data) == ("reset", {})
@@ -231,13 +306,6 @@ async def test_an_id_before_removed_history_gets_a_reset_event(
         assert (await third.take())[0] == later
     async with following(client, after=last.id) as fourth:
         assert (await fourth.take())[0] == later
-
-
-async def test_an_id_of_another_database_gets_a_reset_event(client: httpx.AsyncClient) -> None:
-    async with following(client, after=f"{2**63}-7") as stream:
-        [reset] = await stream.take()
-        assert reset.kind == "reset"
-        assert reset.id != f"{2**63}-7"
 
 
 # A separate server with short intervals

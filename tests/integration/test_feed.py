@@ -65,7 +65,9 @@ async def connected(
     file_id: UUID | None = None,
     after: Position | None = None,
 ) -> AsyncIterator[Subscriber]:
-    subscriber = Subscriber(owner, make_id(), file_id=file_id, position=after)
+    ids = await feed.find_ids()
+    last_id = None if after is None else ids.name_position(after, owner=owner)
+    subscriber = Subscriber(owner, make_id(), file_id=file_id, last_id=last_id)
     async with feed.joined(subscriber):
         task = asyncio.create_task(feed.follow(subscriber, client.send))
         try:
@@ -143,6 +145,26 @@ async def test_a_reader_of_one_file_gets_comments_while_its_owner_is_busy(
 
 async def is_behind(subscriber: Subscriber) -> bool:
     return subscriber.behind
+
+
+async def test_a_check_of_keys_that_fails_is_repeated_soon(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let the interval be too long for a second regular check. The client's key does not exist."""
+    monkeypatch.setattr(feed_module, "KEY_SECONDS", 0.1)
+
+    async def fail() -> None:
+        monkeypatch.setattr(feed_module, "KEY_SECONDS", 300)
+        raise ConnectionResetError
+
+    failing = FaultyPool(resources.pool, keys.FIND_LIVE, before=fail)
+    async with (
+        open_feed(msgspec.structs.replace(resources, pool=failing)) as feed,
+        connected(feed, Client()) as subscriber,
+        asyncio.timeout(IN_TIME),
+    ):
+        await subscriber.end.wait()
+    assert failing.calls == 1
 
 
 async def test_a_subscriber_that_joins_during_a_fetch_misses_nothing(

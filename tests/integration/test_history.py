@@ -203,7 +203,7 @@ async def test_removing_a_row_removes_its_history_and_moves_the_horizon(pool: as
     file = await declare_row(pool)
     await files.delete_file(pool, file.id, owner="ann")
     last = (await read(pool))[-1].position
-    assert await history.is_kept(pool, first.position)
+    assert await history.is_kept(pool, first.position, owner="ann")
     await pool.execute(
         "UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1",
         file.id,
@@ -212,8 +212,32 @@ async def test_removing_a_row_removes_its_history_and_moves_the_horizon(pool: as
     assert await tell(pool, file) == []
     assert len(await tell(pool, kept)) == 1
     assert [
-        await history.is_kept(pool, position) for position in (START, first.position, last)
+        await history.is_kept(pool, position, owner="ann")
+        for position in (START, first.position, last)
     ] == [False, False, True]
+
+
+async def test_a_removal_does_not_move_the_horizon_of_another_owner(pool: asyncpg.Pool) -> None:
+    mine = await declare_row(pool, make_declaration("mine", owner="bob"))
+    [first] = await read(pool, START, "bob")
+    await forget(pool, await declare_row(pool))
+    assert not await history.is_kept(pool, first.position, owner="ann")
+    assert await history.is_kept(pool, first.position, owner="bob")
+    await forget(pool, mine)
+    await forget(pool, await declare_row(pool))
+    assert not await history.is_kept(pool, first.position, owner="bob")
+    rows = await pool.fetch("SELECT owner FROM history_horizons ORDER BY owner")
+    assert [row["owner"] for row in rows] == ["ann", "bob"]
+
+
+async def forget(pool: asyncpg.Pool, file: File) -> None:
+    """Delete a file and remove its row, as the sweeper does long afterwards."""
+    await files.delete_file(pool, file.id, owner=file.owner)
+    await pool.execute(
+        "UPDATE files SET final_at = now() - interval '99 days', sweep_at = NULL WHERE id = $1",
+        file.id,
+    )
+    await sweeping.forget_files(pool, 9, timedelta(days=30))
 
 
 async def test_nothing_is_removed_before_every_reader_could_have_read_it(
@@ -232,17 +256,18 @@ async def test_nothing_is_removed_before_every_reader_could_have_read_it(
             file.id,
         )
         await sweeping.forget_files(pool, 9, timedelta(days=30))
-        assert await history.is_kept(pool, await history.find_snapshot_position(pool))
+        assert await history.is_kept(pool, await history.find_snapshot_position(pool), owner="ann")
         await holder.execute("COMMIT")
     await sweeping.forget_files(pool, 9, timedelta(days=30))
     assert await tell(pool, file) == []
-    assert await history.is_kept(pool, await history.find_snapshot_position(pool))
+    assert await history.is_kept(pool, await history.find_snapshot_position(pool), owner="ann")
 
 
 async def test_a_transaction_id_that_was_never_assigned_is_not_kept(pool: asyncpg.Pool) -> None:
     now = await history.find_snapshot_position(pool)
-    assert await history.is_kept(pool, now)
-    assert not await history.is_kept(pool, Position(now.xid + 10_000_000, 1))
+    assert await history.is_kept(pool, now, owner="ann")
+    assert not await history.is_kept(pool, Position(now.xid + 10_000_000, 1), owner="ann")
+    assert not await history.is_kept(pool, history.UNKNOWN, owner="ann")
 
 
 async def test_a_history_from_another_server_is_rebased(pool: asyncpg.Pool) -> None:
@@ -250,7 +275,7 @@ async def test_a_history_from_another_server_is_rebased(pool: asyncpg.Pool) -> N
     for statement in (
         "UPDATE file_history SET xid = '9000000000000'",
         "UPDATE files SET history_xid = '9000000000000'",
-        "UPDATE history_horizon SET xid = '9000000000000'",
+        "UPDATE history_horizons SET xid = '9000000000000'",
     ):
         await pool.execute(statement)
     # Readers do not wait until this server reaches such ids, which could take years.
@@ -259,4 +284,4 @@ async def test_a_history_from_another_server_is_rebased(pool: asyncpg.Pool) -> N
         await history.rebase_history(connection)
     await files.record_event(pool, key_of(file))
     assert [one.state for one in await read(pool)] == [State.PENDING, State.VERIFYING]
-    assert await history.is_kept(pool, await history.find_snapshot_position(pool))
+    assert await history.is_kept(pool, await history.find_snapshot_position(pool), owner="ann")

@@ -276,21 +276,6 @@ describe("the stream", () => {
     assert.equal(events.lastId, "8-2")
   })
 
-  test("reports `reset` and drops an id that the server refuses", async (context) => {
-    const { events, seen, connections } = await connect(context, (connection) => {
-      if (connection.lastId) refuse(connection, 400)
-      else send(connection, write("7-1", "one"))
-    })
-    events.lastId = "of another server"
-    events.open()
-    await until(() => seen.length === 2)
-    assert.deepEqual(seen, ["reset", "one"])
-    assert.deepEqual(
-      connections.map(({ lastId }) => lastId),
-      ["of another server", undefined],
-    )
-  })
-
   test("reports `reset` when it cannot say where to continue", async (context) => {
     const { events, seen, connections } = await connect(context, (connection, number) => {
       send(connection, ": alive\n\n")

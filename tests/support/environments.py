@@ -1,6 +1,11 @@
 """Environments for processes of the service."""
 
+from typing import Final
+
 from service.settings import Settings
+
+NEW_TOKEN: Final = "new-" + "n" * 28
+OLD_TOKEN: Final = "old-" + "o" * 28
 
 COMPLETE = {
     "ASSAY_DATABASE_URL": "postgresql://u:p@db/assay",
@@ -9,7 +14,7 @@ COMPLETE = {
     "ASSAY_S3_SECRET_KEY": "secret-1",
     "ASSAY_S3_SIGNER_ACCESS_KEY": "signer",
     "ASSAY_S3_SIGNER_SECRET_KEY": "secret-2",
-    "ASSAY_WEBHOOK_TOKEN": "new, old",
+    "ASSAY_WEBHOOK_TOKEN": f"{NEW_TOKEN}, {OLD_TOKEN}",
 }
 """The required variables, with values that name no running server."""
 

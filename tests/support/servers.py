@@ -16,9 +16,10 @@ Environment variables choose among them:
     ASSAY_TEST_STORES           the kinds of stores to use, comma-separated
     CI                          if set, the session fails unless genuine MinIO is tested
 
-A running store must have two webhook targets on this machine, both with that token. The tests
-themselves take events from the target `ASSAY` at http://127.0.0.1:WEBHOOK_PORT/webhooks/minio. The
-API under test takes them from the target `API`, which has the same path at API_PORT.
+A running store must have two webhook targets on this machine, both with that token, which has at
+least 32 characters. The tests themselves take events from the target `ASSAY` at
+http://127.0.0.1:WEBHOOK_PORT/webhooks/minio. The API under test takes them from the target `API`,
+which has the same path at API_PORT.
 
 `python -m tests.support.servers` builds genuine MinIO, which takes minutes the first time, and
 prints its path.

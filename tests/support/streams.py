@@ -91,7 +91,8 @@ async def following(
     client: httpx.AsyncClient, *, after: str | None = None, **params: str
 ) -> AsyncIterator[Stream]:
     """Connect, and yield the stream once the server has accepted it."""
-    headers = {} if after is None else {"Last-Event-ID": after}
+    # httpx sends bytes unchanged.
+    headers = {} if after is None else {b"Last-Event-ID": after.encode()}
     async with client.stream(
         "GET", "/events", params=params, headers=headers, timeout=httpx.Timeout(30, read=None)
     ) as answer:

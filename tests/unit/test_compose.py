@@ -26,6 +26,7 @@ from service.settings import (
     parse_duration,
     read_settings,
 )
+from tests.support.environments import NEW_TOKEN, OLD_TOKEN
 from tests.support.servers import POSTGRES_IMAGE, SILO_IMAGE
 
 ROOT = Path(__file__).parents[2]
@@ -359,7 +360,10 @@ def test_the_store_keeps_events_on_a_volume_and_sends_the_first_token(
 
 
 def test_a_webhook_token_is_replaced_while_both_are_accepted(env: dict[str, str]) -> None:
-    changed = env | {"ASSAY_WEBHOOK_TOKEN": "new,old", "MINIO_WEBHOOK_TOKEN": "new"}
+    changed = env | {
+        "ASSAY_WEBHOOK_TOKEN": f"{NEW_TOKEN},{OLD_TOKEN}",
+        "MINIO_WEBHOOK_TOKEN": NEW_TOKEN,
+    }
     store = resolve_environment(COMPOSE.services["minio"], changed)
     settings = read_settings(resolve_environment(COMPOSE.services["api"], changed), Settings)
     assert store["MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_ASSAY"] == settings.webhook_token[0]

@@ -33,7 +33,8 @@ class Bytes:
 async def test_a_download_holds_one_chunk_while_memory_is_scarce() -> None:
     downloads = DownloadBuffers(SMALLEST_CHUNK_BYTES)
     source: Any = Bytes(5 * SMALLEST_CHUNK_BYTES)
-    source.body = Body(downloads, source, status=200, headers={})
+    permit: Any = None  # `send_all` does not use it
+    source.body = Body(downloads, source, permit, status=200, headers={})
 
     async def send(_: Any) -> None:
         """Accept everything at once, as a fast client does."""

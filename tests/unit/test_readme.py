@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from service.cli import FILE_COMMANDS, OPERATION_COMMANDS
-from service.settings import Settings, list_variables, read_settings
+from service.settings import BOUNDS, SHORTEST_SECRET, Settings, list_variables, read_settings
 from tests.support.environments import COMPLETE
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +26,17 @@ def test_the_settings_table_gives_the_real_defaults() -> None:
     given = dict(re.findall(r"^\| `(ASSAY_\w+)` \| `([^`]+)` \|", SETTINGS, flags=re.MULTILINE))
     assert len(given) > 15
     assert read_settings({**COMPLETE, **given}, Settings) == defaults
+
+
+def test_the_settings_table_gives_the_real_bounds() -> None:
+    rows = re.findall(r"^\| `ASSAY_(\w+)` \| .*? \| `(\S+)` to `(\S+)` \|", SETTINGS, re.MULTILINE)
+    assert {name.lower(): (least, most) for name, least, most in rows} == dict(BOUNDS)
+    lengths = re.findall(
+        r"^\| `ASSAY_(\w+)` \|.*\| at least (\d+) characters each \|", SETTINGS, re.MULTILINE
+    )
+    assert dict(lengths) == {
+        name: str(SHORTEST_SECRET) for name in ("WEBHOOK_TOKEN", "LINK_SECRET")
+    }
 
 
 def test_the_commands_table_names_every_command_and_no_other() -> None:

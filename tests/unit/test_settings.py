@@ -1,19 +1,24 @@
 """Settings and their errors, which name the variables and are reported all at once."""
 
+import typing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from service.settings import (
+    BOUNDS,
+    Bytes,
+    Count,
     DatabaseSettings,
+    Delay,
     Deployment,
     Settings,
     SettingsError,
     WorkerSettings,
     read_settings,
 )
-from tests.support.environments import COMPLETE
+from tests.support.environments import COMPLETE, NEW_TOKEN, OLD_TOKEN
 
 ROOT = {"ASSAY_S3_ROOT_ACCESS_KEY": "root", "ASSAY_S3_ROOT_SECRET_KEY": "root-secret"}
 
@@ -26,7 +31,7 @@ def errors_of(environ: dict[str, str]) -> list[str]:
 
 def test_the_required_variables_suffice_and_the_others_have_defaults() -> None:
     settings = read_settings(COMPLETE, Settings)
-    assert settings.webhook_token == ("new", "old")
+    assert settings.webhook_token == (NEW_TOKEN, OLD_TOKEN)
     assert settings.public_endpoint == "http://minio:9000"
     assert settings.listen_url == "postgresql://u:p@db/assay"
     assert settings.upload_url_ttl == timedelta(minutes=15)
@@ -52,9 +57,9 @@ def test_every_missing_variable_is_named_at_once() -> None:
     ("variable", "value", "said"),
     [
         ("ASSAY_UPLOAD_TTL", "soon", "such as 15m"),
-        ("ASSAY_UPLOAD_TTL", "8d", "at most 7 days"),
+        ("ASSAY_UPLOAD_TTL", "8d", "at most 7d"),
         ("ASSAY_UPLOAD_URL_TTL", "0", "above zero"),
-        ("ASSAY_COPY_GRACE", "1m", "at least 1 hour"),
+        ("ASSAY_COPY_GRACE", "1m", "at least 2h"),
         ("ASSAY_MAX_FILE_BYTES", "5GB", "such as 64MiB"),
         ("ASSAY_MAX_FILE_BYTES", "-1", "such as 64MiB"),
         ("ASSAY_S3_ENDPOINT", "minio:9000", "must be a URL"),
@@ -77,6 +82,13 @@ def test_every_missing_variable_is_named_at_once() -> None:
         ("ASSAY_WEBHOOK_TOKEN", "a b c", "one or two words"),
         ("ASSAY_WEBHOOK_TOKEN", "schlüssel", "ASCII"),
         ("ASSAY_KEEP_ROWS", "999999999d", "36500 days"),
+        ("ASSAY_LEASE", "0.001s", "at least 1s and at most 1h"),
+        ("ASSAY_LEASE", "61m", "at least 1s and at most 1h"),
+        ("ASSAY_UPLOAD_URL_TTL", "604801", "at most 7d"),
+        ("ASSAY_MULTIPART_ABOVE", "6GiB", "at most 5GiB"),
+        ("ASSAY_WORKER_SLOTS", "1001", "at most 1000"),
+        ("ASSAY_WORKER_SLOTS", "\u0664", "whole number"),
+        ("ASSAY_DATABASE_STATEMENT_CACHE", "999999999", "at most 10000"),
         ("ASSAY_CORS_ORIGINS", "https://app.example.com/page", "as browsers send them"),
         ("ASSAY_CORS_ORIGINS", "https://app.example.com:443", "as browsers send them"),
         ("ASSAY_CORS_ORIGINS", "https://App.example.com", "as browsers send them"),
@@ -108,6 +120,91 @@ def test_only_the_sweep_delay_may_be_zero() -> None:
         "ASSAY_SWEEP_DELAY must be a time in seconds or in a form such as 15m, 24h or 7d"
     ]
     assert errors_of({**COMPLETE, "ASSAY_SWEEP_EVERY": "0"})
+
+
+NUMBERS = sorted(BOUNDS)
+
+
+def test_every_number_size_and_duration_has_bounds() -> None:
+    hints = typing.get_type_hints(Settings)
+    kinds = (timedelta, Delay, int, Count, Bytes)
+    assert {name for name, hint in hints.items() if hint in kinds} == set(BOUNDS)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nan",
+        "inf",
+        "-inf",
+        "Infinity",
+        "1e400",
+        "1e3",
+        "1e3s",
+        "-1",
+        "-1s",
+        "+1",
+        "0x10",
+        "1_0",
+        "٣",
+        "",
+        " ",
+        "1 s",
+        "999999999999999999999999",
+        "9" * 5000,
+    ],
+)
+def test_a_number_in_another_form_is_refused(name: str, text: str) -> None:
+    variable = f"ASSAY_{name.upper()}"
+    [said] = errors_of({**COMPLETE, variable: text})
+    assert said.startswith(f"{variable} must be ")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_bounds_of_a_setting_are_values_of_it(name: str) -> None:
+    least, most = (
+        getattr(read_settings({**COMPLETE, f"ASSAY_{name.upper()}": bound}, Settings), name)
+        for bound in BOUNDS[name]
+    )
+    assert least < getattr(read_settings(COMPLETE, Settings), name) <= most
+
+
+SHORT = "hunter2-hunter2"
+LONGER = "hunter2-" * 4
+
+
+@pytest.mark.parametrize("variable", ["ASSAY_LINK_SECRET", "ASSAY_WEBHOOK_TOKEN"])
+@pytest.mark.parametrize(
+    ("value", "length"),
+    [
+        ("x", 1),
+        (LONGER[:31], 31),
+        (f"{SHORT},{SHORT}!", 15),
+        (f"{LONGER}, {SHORT}", 15),
+    ],
+)
+def test_a_short_secret_is_refused_and_not_shown(variable: str, value: str, length: int) -> None:
+    [said] = errors_of({**COMPLETE, variable: value})
+    assert said.startswith(f"{variable} has a secret of {length} characters")
+    assert "at least 32" in said
+    assert "a comma separates two secrets" in said
+    assert "openssl rand -hex 32" in said
+    assert "hunter2" not in said
+
+
+def test_the_scheme_before_a_webhook_token_does_not_make_it_longer() -> None:
+    [said] = errors_of({**COMPLETE, "ASSAY_WEBHOOK_TOKEN": f"Bearer {LONGER[:31]}"})
+    assert "a secret of 31 characters" in said
+    token = f"Basic {LONGER}"
+    assert read_settings({**COMPLETE, "ASSAY_WEBHOOK_TOKEN": token}, Settings).webhook_token == (
+        token,
+    )
+
+
+def test_secrets_of_32_characters_are_accepted() -> None:
+    environ = {**COMPLETE, "ASSAY_LINK_SECRET": f"{LONGER}, {NEW_TOKEN}"}
+    assert read_settings(environ, Settings).link_secret == (LONGER, NEW_TOKEN)
 
 
 def test_a_secret_comes_from_a_variable_or_a_file_but_not_both(tmp_path: Path) -> None:

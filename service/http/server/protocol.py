@@ -293,7 +293,15 @@ class HttpProtocol(H11Protocol):
         self.set_timer(self.limits.linger_seconds, self.transport.abort)
 
     def close_answered(self) -> None:
-        """Close after a response, or linger while the body of its request is still being sent."""
+        """Close after a response, or linger while the body of its request is still being sent.
+
+        After an incomplete response, abort. Otherwise the rest of the buffer would still be sent,
+        which may complete a body that the application has stopped (service/downloads/permits.py).
+        """
+        cycle = self.current
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
+            self.transport.abort()
+            return
         if self.conn.their_state is h11.SEND_BODY:
             self.linger()
             self.begin_window()

@@ -21,6 +21,7 @@ from service.operations.doctor import (
     store,
     unsigned_headers,
     url_conditions,
+    versions,
 )
 from service.operations.doctor.finding import Finding, failed
 from service.resources import Resources
@@ -39,6 +40,7 @@ CHECKS: Final[tuple[tuple[str, Check, tuple[str, ...]], ...]] = (
     ("key ids", identities.check_key_ids, ()),
     ("service identity", identities.check_service_identity, ("endpoint",)),
     ("service identity: rights", identities.check_service_rights, ("service identity",)),
+    ("versions", versions.check_versions, ("service identity",)),
     ("signer", identities.check_signer, ("service identity",)),
     ("upload URL", store.check_upload_url, ("database", "signer")),
     ("public endpoint", store.check_public_endpoint, ("upload URL",)),

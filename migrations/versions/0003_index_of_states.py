@@ -6,8 +6,8 @@ older transactions, and takes some seconds for each million rows.
 
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 STATEMENTS = (
     # An interrupted build leaves an index that is not valid.
