@@ -8,7 +8,7 @@ import pytest
 from service import problems
 from service.model import RejectionReason, Sha256, State
 from service.object_store import Bucket
-from service.queries import claims, reservations
+from service.queries import reservations
 from service.resources import Resources
 from service.settings import Deployment
 from service.uploads.completion import complete_upload
@@ -27,6 +27,7 @@ from tests.integration.steps import (
     send,
     sha256,
 )
+from tests.support.claims import claim_files
 from tests.support.clock import DAY, pass_time
 from tests.support.invariants import check_nothing_left, list_bucket
 from tests.support.objects import key_of, put_as_root, read_all
@@ -93,7 +94,7 @@ async def test_a_check_that_finds_no_object_returns_the_file_to_pending(
     file = await prove(resources, declared.file)
     assert file.state == State.PENDING
     assert await reservations.list_reservations(resources.pool, file.id) == []
-    assert await claims.claim_files(resources.pool, 1, lease=RETRY) == []
+    assert await claim_files(resources.pool, 1, lease=RETRY) == []
 
 
 async def test_an_upload_that_never_arrived_expires_after_its_grace_period(

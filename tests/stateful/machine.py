@@ -45,6 +45,7 @@ from service.uploads.signing import MultipartUpload, Upload
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
 from tests.stateful.workers import DISTURBANCES, ENDS, FAULTS, STORY, FaultyWorker
+from tests.support.claims import EVERY_KIND, claim_files
 from tests.support.clock import DAY, pass_time
 from tests.support.faults import FaultyBucket, SpoiltBucket, lose_answer
 from tests.support.invariants import Outcomes, check_invariants, check_nothing_left
@@ -268,7 +269,7 @@ class WayOfAFile(RuleBasedStateMachine):
         Return False if no file is due.
         """
         pool, lease = self.resources.pool, self.settings.lease
-        claimed = await claims.claim_files(pool, 1, unreadable=1, lease=lease)
+        claimed = await claim_files(pool, 1, lease=lease, kinds=EVERY_KIND)
         if not claimed:
             return False
         worker = FaultyWorker(

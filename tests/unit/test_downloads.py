@@ -1,9 +1,11 @@
 """The memory that a download takes from its budget."""
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from service.downloads.permits import Permits
 from service.downloads.streaming import SMALLEST_CHUNK_BYTES, Body, DownloadBuffers
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +35,9 @@ class Bytes:
 async def test_a_download_holds_one_chunk_while_memory_is_scarce() -> None:
     downloads = DownloadBuffers(SMALLEST_CHUNK_BYTES)
     source: Any = Bytes(5 * SMALLEST_CHUNK_BYTES)
-    source.body = Body(downloads, source, status=200, headers={})
+    resources: Any = None  # a permit is checked only while Permits.run is running
+    permit = Permits(resources).issue(UUID(int=1), UUID(int=2))
+    source.body = Body(downloads, source, permit, status=200, headers={})
 
     async def send(_: Any) -> None:
         """Accept everything at once, as a fast client does."""
