@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from service.resources import Resources, open_resources
-from service.uploads import buffers
+from service.uploads import buffers, streamed
 from tests.e2e.conftest import Ways, api_apart
 from tests.e2e.jobs import (
     announce,
