@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from service.files.lookup import find_file
-from service.model import Claim, File, Sha256
+from service.model import Claim, File, Sha256, Work
 from service.resources import Resources
 from service.uploads.arrivals import record_event
 from service.uploads.declaring import PART_BYTES, Declared, declare_file
@@ -119,6 +119,17 @@ async def claim_due(resources: Resources) -> Claim:
     lease = resources.settings.lease
     [claimed] = await claim_files(resources.pool, 1, lease=lease, kinds=EVERY_KIND)
     return claimed
+
+
+async def take_due(resources: Resources) -> None:
+    """Claim the due file and run its verification. If it is a look, do the same with what it
+    finds.
+    """
+    held = await claim_due(resources)
+    await run(resources, held)
+    if held.work == Work.LOOK:
+        for found in await claim_files(resources.pool, 1, lease=resources.settings.lease):
+            await run(resources, found)
 
 
 async def run(

@@ -33,6 +33,7 @@ from tests.integration.steps import (
     run,
     send_parts,
     sha256,
+    take_due,
 )
 from tests.support.claims import claim_files
 from tests.support.clock import DAY, pass_time
@@ -74,7 +75,7 @@ async def check_ready_and_clean(resources: Resources, file: File) -> None:
     await check_invariants(resources)
     found = await find(resources, file)
     if found.state != State.READY:
-        await run(resources, await claim_due(resources))
+        await take_due(resources)
     found = await find(resources, file)
     assert (found.state, found.hash) == (State.READY, sha256(TWO_PARTS))
     await let_settle(resources)

@@ -26,6 +26,7 @@ from tests.integration.steps import (
     run,
     send,
     sha256,
+    take_due,
 )
 from tests.support.claims import claim_files
 from tests.support.clock import DAY, pass_time
@@ -111,7 +112,7 @@ async def test_an_upload_without_an_event_is_found_when_its_file_would_expire(
 ) -> None:
     declared = await send(resources)
     await pass_time(resources.pool, 3 * DAY)
-    await run(resources, await claim_due(resources))
+    await take_due(resources)
     assert (await find(resources, declared.file)).state == State.READY
 
 
