@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 )
 
 from service.files.lookup import delete_file, find_file
-from service.model import UNPROVED, Declaration, RejectionReason, Sha256, State, Work
+from service.model import UNPROVED, Claim, Declaration, RejectionReason, Sha256, State, Work
 from service.object_store import StoreError, StoreUnavailable, UploadMissing
 from service.problems import Problem
 from service.queries import claims
@@ -277,24 +277,28 @@ class WayOfAFile(RuleBasedStateMachine):
         If the claim is a look that the fault does not concern, also claim what it has found. Return
         False if no file is due.
         """
-        pool, lease = self.resources.pool, self.settings.lease
-        claimed = await claim_files(pool, 1, lease=lease, kinds=EVERY_KIND)
-        if not claimed:
+        claimed = await self.claim()
+        if claimed is None:
             return False
-        is_first = claimed[0].work == Work.LOOK and fault not in FAULTS_OF_LOOKS
+        if claimed.work == Work.LOOK and fault not in FAULTS_OF_LOOKS:
+            await self.start(claimed, "none")
+            await self.hurry(claimed.id)
+            claimed = await self.claim()
+        if claimed is not None:
+            await self.start(claimed, fault)
+        return True
+
+    async def claim(self) -> Claim | None:
+        lease = self.settings.lease
+        claimed = await claim_files(self.resources.pool, 1, lease=lease, kinds=EVERY_KIND)
+        return claimed[0] if claimed else None
+
+    async def start(self, claim: Claim, fault: str) -> None:
         worker = FaultyWorker(
-            self.resources,
-            claimed[0],
-            "none" if is_first else fault,
-            shifted=lambda: self.shifted,
-            health=self.health,
+            self.resources, claim, fault, shifted=lambda: self.shifted, health=self.health
         )
         self.workers.append(worker)
         await worker.start(self.hashing)
-        if is_first:
-            await self.hurry(claimed[0].id)
-            await self.take_one(fault)
-        return True
 
     def stalled(self) -> list[FaultyWorker]:
         return [worker for worker in self.workers if worker.stalled]
