@@ -46,6 +46,20 @@ PROVED: Final = frozenset({State.READY, State.DAMAGED})
 GONE: Final = frozenset({State.EXPIRED, State.DELETED})
 
 
+class Work(StrEnum):
+    """The kind of work that a worker has with an unfinished file. Each kind has its own slots.
+
+    A file in state `pending` needs a look: a check whether the store has an object for it. The
+    other kinds are verifications: of files up to 1 GiB, of larger ones, and of those for which
+    failed reads of the object are counted.
+    """
+
+    SMALL = "small"
+    LARGE = "large"
+    LOOK = "look"
+    UNREADABLE = "unreadable"
+
+
 class RejectionReason(StrEnum):
     """The reason why a file was rejected."""
 
@@ -218,6 +232,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     declared_sha256: Sha256 | None
     incoming_key: str
     state: State
+    work: Work
     lease: UUID
     vault_key: UUID
     attempts: int

@@ -38,11 +38,12 @@ def find_boundary(content_type: str) -> str | None:
 class Pace:
     """A check of a client's sending rate. Only the time spent waiting for the client counts.
 
-    It raises SlowSender if a window ends with too few bytes.
+    It raises SlowSender if a window ends with too few bytes. `find_rate` returns the lowest rate in
+    bytes per second, which may change.
     """
 
-    def __init__(self, bytes_per_second: int) -> None:
-        self.least = bytes_per_second * WINDOW_SECONDS
+    def __init__(self, find_rate: Callable[[], int]) -> None:
+        self.find_rate = find_rate
         self.waited = 0.0
         self.received = 0
 
@@ -64,14 +65,15 @@ class Pace:
         return message
 
     def begin_window(self) -> None:
-        if self.received < self.least:
-            raise self.too_slow()
+        least = self.find_rate() * WINDOW_SECONDS
+        if self.received < least:
+            raise self.too_slow(least)
         self.waited, self.received = 0.0, 0
 
-    def too_slow(self) -> problems.SlowSender:
+    def too_slow(self, least: float) -> problems.SlowSender:
         detail = (
             f"{self.received} bytes arrived in {WINDOW_SECONDS:.0f} s,"
-            f" but at least {self.least:.0f} are required"
+            f" but at least {least:.0f} are required"
         )
         return problems.SlowSender(
             detail, headers={"Connection": "close"}
@@ -79,13 +81,13 @@ class Pace:
 
 
 async def read_body(
-    receive: Receive, *, length: int | None, bytes_per_second: int
+    receive: Receive, *, length: int | None, find_rate: Callable[[], int]
 ) -> AsyncIterator[bytes]:
-    """Yield the pieces of a body as they arrive.
+    """Yield the pieces of a body as they arrive, at no less than the lowest rate.
 
     Raises SlowSender, and IncompleteBody if the client disconnects before the end.
     """
-    pace, received, more = Pace(bytes_per_second), 0, True
+    pace, received, more = Pace(find_rate), 0, True
     while more:
         message = await pace.wait_for(receive)
         if message["type"] == "http.disconnect":

@@ -1,42 +1,112 @@
-"""Statements of a claim: take due files, extend the lease, release it.
+"""Statements of a claim: find due files, take them, extend the lease, release it.
 
-All statements but the claim itself require the lease.
+All statements after the claim itself require the lease.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
-from service.model import Claim, State
+import msgspec
+
+from service.model import Claim, State, Work
 from service.queries.rows import Database, read_row
 
-# A claim does not change the state. Each kind of file has its own partial index, so that a claim
-# reads no rows of another kind. `due_at` is set to the expiry of the lease, so that the file is due
-# again then if the process dies.
+MOST_OWNERS: Final = 64
+"""The number of owners that one statement finds for a kind of work."""
+
+
+class DueWork(msgspec.Struct, frozen=True):
+    """The next work of one kind.
+
+    `due_in` is negative if a file is overdue. In that case `owners` has the next owners, in order,
+    that have unfinished files of this kind. Not every one of them need have a due file.
+    """
+
+    work: Work
+    due_in: timedelta
+    owners: list[str]
+
+    @property
+    def is_due(self) -> bool:
+        return self.due_in <= timedelta(0)
+
+
+# An owner is found by one probe of an index, however many files the previous one has. The number of
+# owners is bounded, so that one statement cannot take long. The next one goes on after the last.
+# Large files come before small ones, because the slots for them are fewer.
+#
+# Rows are compared by (work, owner), because a comparison of `owner` alone could use another index
+# and read the owner's files of every kind.
+FIND_WORK: Final = """
+    SELECT kinds.work, next.due_at - now() AS due_in,
+           CASE WHEN next.due_at > now() THEN ARRAY[]::text[] ELSE ARRAY(
+               WITH RECURSIVE owners (work, owner, found) AS (
+                   (SELECT work, owner, 1 FROM files
+                    WHERE work IS NOT NULL AND (work, owner) > (kinds.work, kinds.after)
+                    ORDER BY work, owner LIMIT 1)
+                   UNION ALL
+                   SELECT following.work, following.owner, found + 1
+                   FROM owners CROSS JOIN LATERAL (
+                       SELECT work, owner FROM files
+                       WHERE work IS NOT NULL AND (work, owner) > (owners.work, owners.owner)
+                       ORDER BY work, owner LIMIT 1
+                   ) AS following
+                   WHERE owners.work = kinds.work AND found < $3
+               ) SELECT owner FROM owners WHERE work = kinds.work ORDER BY owner
+           ) END AS owners
+    FROM unnest($1::text[], $2::text[]) AS kinds (work, after) CROSS JOIN LATERAL (
+        SELECT due_at FROM files
+        WHERE work = kinds.work AND (lease_until IS NULL OR lease_until < now())
+        ORDER BY due_at LIMIT 1
+    ) AS next
+    ORDER BY kinds.work
+"""
+
+
+async def find_work(
+    database: Database, kinds: Mapping[Work, str], *, most_owners: int = MOST_OWNERS
+) -> list[DueWork]:
+    """Return when the next file is due, and who waits, for each kind of work that exists.
+
+    `kinds` gives the owner after which to begin for each kind. An empty string is before every
+    owner.
+    """
+    rows = await database.fetch(FIND_WORK, [*kinds], [*kinds.values()], most_owners)
+    return [read_row(row, DueWork) for row in rows]
+
+
+# A claim does not change the state. The files of one owner are numbered from the number of files
+# that the worker already holds for that owner, and lower numbers are claimed first. More files than
+# slots are read for each owner, because other workers may have locked the first ones.
+#
+# Rows are found again by an array and not by a join, because the planner cannot estimate how few
+# rows there are, and would read the whole table for a join.
 CLAIM: Final = """
-    WITH large AS (
+    WITH due AS (
+        SELECT first.id, first.due_at,
+               waiting.held + row_number() OVER (PARTITION BY waiting.owner
+                                                 ORDER BY first.due_at) AS place
+        FROM unnest($2::text[], $3::bigint[]) AS waiting (owner, held) CROSS JOIN LATERAL (
+            SELECT id, due_at FROM files
+            WHERE work = $1 AND owner = waiting.owner
+              AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
+            ORDER BY due_at LIMIT 2 * $4::bigint
+        ) AS first
+    ), queue AS (
+        SELECT array_agg(id ORDER BY place, due_at) AS ids FROM due
+    ), chosen AS (
+        -- Only what may have changed since the first read is compared again after the lock.
         SELECT id FROM files
-        WHERE state IN ('pending', 'verifying') AND failed_reads = 0 AND size > 1073741824
+        WHERE id = ANY ((SELECT ids FROM queue)::uuid[])
           AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
-        ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
-    ), small AS (
-        SELECT id FROM files
-        WHERE state IN ('pending', 'verifying') AND failed_reads = 0 AND size <= 1073741824
-          AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
-        ORDER BY due_at LIMIT greatest($1 - (SELECT count(*) FROM large), 0) FOR UPDATE SKIP LOCKED
-    ), unreadable AS (
-        SELECT id FROM files
-        WHERE state IN ('pending', 'verifying') AND failed_reads > 0
-          AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
-        ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED
+        ORDER BY array_position((SELECT ids FROM queue), id) LIMIT $4 FOR UPDATE SKIP LOCKED
     ), claimed AS (
-        -- This is an array and not a join, because the planner cannot estimate how few rows there
-        -- are, and would read the whole table for a join.
-        UPDATE files SET lease = gen_random_uuid(), lease_until = now() + $4::interval,
-                         due_at = now() + $4::interval, attempts = attempts + 1
-        WHERE id = ANY (ARRAY(SELECT id FROM large UNION ALL SELECT id FROM small
-                              UNION ALL SELECT id FROM unreadable))
+        UPDATE files SET lease = gen_random_uuid(), lease_until = now() + $5::interval,
+                         due_at = now() + $5::interval, attempts = attempts + 1
+        WHERE id = ANY (ARRAY(SELECT id FROM chosen))
         RETURNING id, owner, filename, size, content_type, declared_sha256, incoming_key, state,
-                  lease, lease_until, attempts, arrivals, grace_until <= now() AS grace_over,
+                  work, lease, lease_until, attempts, arrivals, grace_until <= now() AS grace_over,
                   last_error IS NOT NULL AS failed_before, failed_reads
     ), reservation AS (
         -- The same statement inserts the reservation, so that it exists before any object does.
@@ -44,23 +114,22 @@ CLAIM: Final = """
         SELECT gen_random_uuid(), id, owner, lease, lease_until FROM claimed
         RETURNING vault_key, file_id
     )
-    SELECT id, owner, filename, size, content_type, declared_sha256, incoming_key, state, lease,
-           vault_key, attempts, arrivals, grace_over, failed_before, failed_reads
+    SELECT id, owner, filename, size, content_type, declared_sha256, incoming_key, state, work,
+           lease, vault_key, attempts, arrivals, grace_over, failed_before, failed_reads
     FROM claimed JOIN reservation ON file_id = id
 """
 
 
 async def claim_files(
-    database: Database, slots: int, *, large: int = 0, unreadable: int = 0, lease: timedelta
+    database: Database, work: Work, slots: int, *, held: Mapping[str, int], lease: timedelta
 ) -> list[Claim]:
-    """Claim up to `slots` due files, at most `large` of them above 1 GiB.
+    """Claim up to `slots` due files with this kind of work, for the owners in `held`.
 
-    Also claim up to `unreadable` files for which failed reads of the incoming object are counted.
-    They do not count towards `slots`.
+    `held` gives the number of files that the worker already holds for each owner. The owner with
+    the fewest is served first.
     """
-    return [
-        read_row(row, Claim) for row in await database.fetch(CLAIM, slots, large, unreadable, lease)
-    ]
+    rows = await database.fetch(CLAIM, work, [*held], [*held.values()], slots, lease)
+    return [read_row(row, Claim) for row in rows]
 
 
 # One statement extends the lease in both tables, or in neither.
@@ -120,6 +189,29 @@ async def return_to_pending(database: Database, claim: Claim, next_look: timedel
     return state and State(state)
 
 
+# The reservation can be deleted at once, for the same reason. The next claim copies the object.
+ANNOUNCE: Final = """
+    WITH reservation AS (
+        DELETE FROM reservations
+        WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL RETURNING vault_key
+    )
+    UPDATE files
+    SET state = 'verifying', changed_by = 'worker', changed_why = 'the worker found the upload',
+        verifying_since = coalesce(verifying_since, now()), due_at = now(),
+        lease = NULL, lease_until = NULL, last_error = NULL
+    FROM reservation WHERE id = $3 AND lease = $2 AND state IN ('pending', 'verifying')
+    RETURNING id
+"""
+
+
+async def announce_found(database: Database, claim: Claim) -> bool:
+    """Give up a claim of a `pending` file whose object exists, and make the file due at once.
+
+    The file's state becomes `verifying`. Return False if the claim is lost.
+    """
+    return await database.fetchval(ANNOUNCE, claim.vault_key, claim.lease, claim.id) is not None
+
+
 RELEASE: Final = """
     UPDATE files
     SET lease = NULL, lease_until = NULL, due_at = now() + $3::interval, last_error = $4
@@ -136,34 +228,3 @@ async def release_claim(
     The reservation is not touched, because the next claim uses a new key.
     """
     return await database.fetchval(RELEASE, claim.id, claim.lease, retry_in, error) is not None
-
-
-# A worker sleeps for this time unless it is notified. Files with a live lease are left out, and so
-# are the kinds of files for which the worker has no free slot.
-NEXT_DUE: Final = """
-    SELECT least(
-        (SELECT due_at FROM files
-         WHERE $1::boolean AND state IN ('pending', 'verifying') AND failed_reads = 0
-               AND size <= 1073741824 AND (lease_until IS NULL OR lease_until < now())
-         ORDER BY due_at LIMIT 1),
-        (SELECT due_at FROM files
-         WHERE $2::boolean AND state IN ('pending', 'verifying') AND failed_reads = 0
-               AND size > 1073741824 AND (lease_until IS NULL OR lease_until < now())
-         ORDER BY due_at LIMIT 1),
-        (SELECT due_at FROM files
-         WHERE $3::boolean AND state IN ('pending', 'verifying') AND failed_reads > 0
-               AND (lease_until IS NULL OR lease_until < now())
-         ORDER BY due_at LIMIT 1)
-    ) - now()
-"""
-
-
-async def find_next_due(
-    database: Database, *, small: bool, large: bool, unreadable: bool
-) -> timedelta | None:
-    """Return the time until the next file of these kinds is due, or None if there is none.
-
-    The time is negative if a file is overdue.
-    """
-    delay: timedelta | None = await database.fetchval(NEXT_DUE, small, large, unreadable)
-    return delay

@@ -26,13 +26,7 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
 # Each count reads a partial index of unfinished rows. The cost therefore depends on the size of the
 # backlog, not on that of the table.
 MEASURE: Final = """
-    WITH unfinished AS (
-        SELECT state, due_at, lease_until, verifying_since FROM files
-        WHERE state IN ('pending', 'verifying') AND size <= 1073741824
-        UNION ALL
-        SELECT state, due_at, lease_until, verifying_since FROM files
-        WHERE state IN ('pending', 'verifying') AND size > 1073741824
-    ), work AS (
+    WITH backlog AS (
         SELECT count(*) FILTER (WHERE overdue) AS overdue,
                coalesce(extract(epoch FROM now() - min(due_at) FILTER (WHERE overdue)),
                         0)::float8 AS overdue_seconds,
@@ -43,13 +37,13 @@ MEASURE: Final = """
         FROM (
             SELECT state, due_at, verifying_since,
                    due_at <= now() AND (lease_until IS NULL OR lease_until <= now()) AS overdue
-            FROM unfinished
+            FROM files WHERE work IS NOT NULL
         ) AS judged
     )
     SELECT overdue, overdue_seconds, verifying, verifying_seconds,
            (SELECT count(*) FROM reservations WHERE doomed_at IS NULL) AS reservations,
            (SELECT count(*) FROM reservations WHERE doomed_at IS NOT NULL) AS doomed_reservations
-    FROM work
+    FROM backlog
 """
 
 

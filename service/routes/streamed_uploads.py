@@ -3,6 +3,7 @@
 The bytes go through the API straight to the vault.
 """
 
+import functools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -31,7 +32,7 @@ from service.problems import InvalidRequest
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
 from service.routes.files import LOCATION, FileMetadata, describe_file, metadata_path
-from service.uploads.buffers import UploadBuffers
+from service.uploads.buffers import Loan, UploadBuffers
 from service.uploads.streamed import UploadHeaders, check_size, upload_stream
 
 LARGEST_FRAME_BYTES: Final = 64 * 1024
@@ -176,7 +177,8 @@ async def stream_form(
     length = read_length(request)
     if length is not None:
         check_size(resources, length - LARGEST_FRAME_BYTES)
-    form = FormReader(read(request, resources), boundary)
+    loan = find_buffers(request).open_loan(principal.owner)
+    form = FormReader(read(request, resources, loan), boundary)
     said = await form.open()
     name = said.filename or filename
     if name is None:
@@ -196,7 +198,7 @@ async def stream_form(
         metadata=metadata,
         most_bytes=length,
     )
-    return await stream(request, resources, headers, form.read())
+    return await stream(request, resources, headers, loan, form.read())
 
 
 async def stream_file(
@@ -204,16 +206,18 @@ async def stream_file(
 ) -> Response[FileMetadata]:
     if headers.most_bytes is not None:
         check_size(resources, headers.most_bytes)
-    return await stream(request, resources, headers, read(request, resources))
+    loan = find_buffers(request).open_loan(headers.owner)
+    return await stream(request, resources, headers, loan, read(request, resources, loan))
 
 
 async def stream(
     request: Request[Any, Any, Any],
     resources: Resources,
     headers: UploadHeaders,
+    loan: Loan,
     body: AsyncIterator[bytes],
 ) -> Response[FileMetadata]:
-    file = await upload_stream(resources, find_buffers(request), headers, body)
+    file = await upload_stream(resources, loan, headers, body)
     request.scope["state"]["file_id"] = file.id
     return Response(
         describe_file(file),
@@ -222,8 +226,10 @@ async def stream(
     )
 
 
-def read(request: Request[Any, Any, Any], resources: Resources) -> AsyncIterator[bytes]:
+def read(request: Request[Any, Any, Any], resources: Resources, loan: Loan) -> AsyncIterator[bytes]:
     """Return the bytes of the body.
+
+    While other uploads wait for the memory of `loan`, the lowest rate is higher.
 
     Raises UnsupportedMediaType for an encoded body, because its SHA-256 would be that of other
     bytes.
@@ -233,7 +239,7 @@ def read(request: Request[Any, Any, Any], resources: Resources) -> AsyncIterator
     return read_body(
         request.receive,
         length=read_length(request),
-        bytes_per_second=resources.settings.min_upload_rate,
+        find_rate=functools.partial(loan.find_rate, resources.settings.min_upload_rate),
     )
 
 

@@ -1,52 +1,149 @@
-"""The buffer budget of streamed uploads."""
+"""The memory that the streamed uploads of a process share.
+
+An upload has UNCOUNTED_BYTES of memory for each part. For more, it borrows STEP_BYTES at a time, as
+bytes arrive, and returns everything when the part has been sent. An upload that has to wait keeps
+what it holds, so the following rules prevent that uploads wait for each other forever.
+
+1. All memory but that of one part is shared. A waiting upload gets a step of it if there is one
+   left, and if its owner then holds at most OWNER_BYTES. The owner that holds the least comes
+   first, and then the request that came first.
+2. If no waiting upload can get a step of the shared memory, the one that needs the least to
+   complete its part is favoured. It gets this step and all further ones from the memory of the
+   part that is not shared, until it has returned what it holds. That memory is sufficient, because
+   no upload holds more than one part. At most one upload is favoured at a time.
+3. A favoured upload, or any other that holds memory, may have a slow client. While other uploads
+   wait for the memory that its owner holds, the client has to send CROWDED_BYTES_PER_SECOND. (See
+   `UploadBuffers.is_crowded` and `service.http.request_bodies.Pace`.)
+4. A request that has waited for WAIT_SECONDS is refused.
+"""
 
 import asyncio
-from collections import deque
+from collections import Counter
 from typing import Final
 
 from service import problems
 from service.http.budget import Budget
 
-BUFFER_BYTES: Final = 128 * 1024**2
+PART_BYTES: Final = 8 * 1024**2
+UNCOUNTED_BYTES: Final = 256 * 1024
+STEP_BYTES: Final = 256 * 1024
+SHARED_BYTES: Final = 120 * 1024**2
+OWNER_BYTES: Final = SHARED_BYTES // 2
+CROWDED_BYTES_PER_SECOND: Final = 64 * 1024
 WAIT_SECONDS: Final = 60.0
 
 
+class Loan:
+    """The memory that one upload has borrowed.
+
+    `needed` is the size of the part that is being received, or an upper bound of it.
+    """
+
+    def __init__(self, buffers: "UploadBuffers", owner: str) -> None:
+        self.buffers = buffers
+        self.owner = owner
+        self.needed = PART_BYTES
+        self.shared = 0
+        self.unshared = 0
+
+    @property
+    def room(self) -> int:
+        """Return how many bytes of a part the upload may keep."""
+        return UNCOUNTED_BYTES + self.shared + self.unshared
+
+    @property
+    def missing(self) -> int:
+        return self.needed - self.room
+
+    def find_rate(self, usual: int) -> int:
+        """Return the lowest rate of the client, in bytes per second."""
+        return max(usual, CROWDED_BYTES_PER_SECOND) if self.buffers.is_crowded(self) else usual
+
+
 class UploadBuffers(Budget):
-    """The budget of all streamed uploads of one process."""
+    """The memory and the threads of all streamed uploads of one process.
+
+    `bytes_left` is what is left of the shared memory.
+    """
 
     def __init__(self) -> None:
-        super().__init__(BUFFER_BYTES, name="upload")
-        self.waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        super().__init__(SHARED_BYTES, name="upload")
+        self.held_by: Counter[str] = Counter()
+        self.waiting: dict[asyncio.Future[None], Loan] = {}
+        self.favoured: Loan | None = None
 
-    async def take(self, size: int) -> None:
-        """Take `size` bytes from the upload buffer budget, in request order.
+    def open_loan(self, owner: str) -> Loan:
+        return Loan(self, owner)
 
-        The whole amount is granted at once, so that an upload that holds memory never waits for
-        more. Raises Unavailable if the wait exceeds WAIT_SECONDS.
+    async def extend(self, loan: Loan) -> None:
+        """Lend another step, by the rules above. Raises Unavailable after WAIT_SECONDS.
+
+        If this raises, the loan still has to be given back.
         """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waiting.append((size, turn))
+        self.waiting[turn] = loan
         self.serve()
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await turn
-        except BaseException as error:
-            if turn.cancelled() or turn.cancel():
-                self.serve()  # the next request in the queue may fit
-            else:
-                self.give_back(size)  # it was granted at the same moment
-            if isinstance(error, TimeoutError):
-                raise problems.Unavailable("too many uploads are in progress: try again") from None
-            raise
+        except TimeoutError:
+            raise problems.Unavailable("too many uploads are in progress: try again") from None
+        finally:
+            self.waiting.pop(turn, None)
+            self.serve()  # a favoured request may have been cancelled
 
-    def give_back(self, size: int) -> None:
-        super().give_back(size)
+    def repay(self, loan: Loan) -> None:
+        """Take back everything that was lent."""
+        self.give_back(loan.shared)
+        self.held_by[loan.owner] -= loan.shared
+        loan.shared = loan.unshared = 0
+        if self.favoured is loan:
+            self.favoured = None
         self.serve()
 
+    def is_crowded(self, loan: Loan) -> bool:
+        """Return whether another upload could go on if this one returned what it holds.
+
+        That is so for the favoured upload, and for an upload that holds memory if another one of
+        the same owner waits. If no shared memory is left, it is also so if the owner holds at least
+        an equal share of it.
+        """
+        if not loan.shared + loan.unshared or not self.waiting:
+            return False
+        if loan is self.favoured or loan.owner in {other.owner for other in self.waiting.values()}:
+            return True
+        owners = {owner for owner, held in self.held_by.items() if held}
+        owners |= {other.owner for other in self.waiting.values()}
+        equal = SHARED_BYTES / len(owners)
+        return self.bytes_left < STEP_BYTES and self.held_by[loan.owner] >= equal
+
     def serve(self) -> None:
-        """Grant the waiting requests that fit, in request order."""
-        while self.waiting and (self.waiting[0][1].done() or self.waiting[0][0] <= self.bytes_left):
-            size, turn = self.waiting.popleft()
-            if not turn.done():
-                self.bytes_left -= size
-                turn.set_result(None)
+        while (turn := self.choose()) is not None:
+            self.lend(turn)
+
+    def choose(self) -> asyncio.Future[None] | None:
+        """Return the next request to grant, by the rules above, or None if there is none."""
+        turns = [turn for turn in self.waiting if not turn.done()]
+        fitting = [turn for turn in turns if self.fits(self.waiting[turn])]
+        if fitting:
+            return min(fitting, key=lambda turn: self.held_by[self.waiting[turn].owner])
+        if self.favoured is None and turns:
+            nearest = min(turns, key=lambda turn: self.waiting[turn].missing)
+            self.favoured = self.waiting[nearest]
+            return nearest
+        return None
+
+    def fits(self, loan: Loan) -> bool:
+        return loan is self.favoured or (
+            self.bytes_left >= STEP_BYTES and self.held_by[loan.owner] + STEP_BYTES <= OWNER_BYTES
+        )
+
+    def lend(self, turn: asyncio.Future[None]) -> None:
+        loan = self.waiting.pop(turn)
+        if loan is self.favoured:
+            loan.unshared += STEP_BYTES
+        else:
+            loan.shared += STEP_BYTES
+            self.bytes_left -= STEP_BYTES
+            self.held_by[loan.owner] += STEP_BYTES
+        turn.set_result(None)

@@ -4,9 +4,10 @@ There is no temporary file.
 
 1. Check the headers. If they are wrong, or Content-Length is too large, refuse the request before
    its body is read.
-2. Read the body into a buffer for one part, which grows as bytes arrive.
-   - The client disconnects or is too slow, or the body is too large or malformed: refuse the
-     request.
+2. Read the body into a buffer for one part, which grows as bytes arrive. Its memory is borrowed in
+   steps (service/uploads/buffers.py).
+   - The client disconnects or is too slow, or the body is too large or malformed, or no memory is
+     lent in time: refuse the request.
 3. If the whole body fits into one part, compare its length and digest. If one differs, refuse the
    request. Otherwise insert the reservation, and then send one PUT. The PUT binds the digest, so
    that the store accepts no other bytes. It is sent only while the lease is live by the clock of
@@ -59,14 +60,11 @@ from service.queries import files, reservations
 from service.queries.reservations import Reservation
 from service.resources import Resources
 from service.telemetry.transitions import report_transition
-from service.uploads.buffers import UploadBuffers
+from service.uploads.buffers import PART_BYTES, UNCOUNTED_BYTES, Loan
 from service.worker.copying import describe_object
 
-PART_BYTES: Final = 8 * 1024**2
 SEND_SECONDS: Final = 60.0
 """The timeout for sending a part to the store, and then again for its response."""
-UNCOUNTED_BYTES: Final = 256 * 1024
-"""The size up to which a body takes no memory from the budget."""
 CLEAN_SECONDS: Final = 10.0
 
 log = structlog.get_logger()
@@ -94,15 +92,12 @@ class Streaming:
     reservation.
     """
 
-    def __init__(
-        self, resources: Resources, buffers: UploadBuffers, headers: UploadHeaders
-    ) -> None:
+    def __init__(self, resources: Resources, loan: Loan, headers: UploadHeaders) -> None:
         self.resources = resources
-        self.buffers = buffers
+        self.loan = loan
         self.headers = headers
         self.file_id = make_id()
         self.buffer = bytearray()
-        self.lent = 0
         self.size = 0
         self.digest = hashlib.sha256()
         self.reservation: Reservation | None = None
@@ -144,17 +139,17 @@ class ReservationLost(Exception):
 
 
 async def upload_stream(
-    resources: Resources, buffers: UploadBuffers, headers: UploadHeaders, body: AsyncIterator[bytes]
+    resources: Resources, loan: Loan, headers: UploadHeaders, body: AsyncIterator[bytes]
 ) -> File:
     """Store, hash and commit the body, and return the file.
 
     Raises FileTooLarge, DigestMismatch, Unavailable, StoreError, and the exceptions of `body`.
     """
-    upload = Streaming(resources, buffers, headers)
+    upload = Streaming(resources, loan, headers)
     try:
         file = await store(upload, body)
     finally:
-        buffers.give_back(upload.lent)
+        loan.buffers.repay(loan)
         if upload.heartbeat is not None:
             await upload.heartbeat.stop()
     resources.notifications.notify_change(file.id)
@@ -213,17 +208,18 @@ async def fill(upload: Streaming, piece: bytes) -> None:
     while rest:
         if len(upload.buffer) == PART_BYTES:
             await send_part(upload)
-        room = PART_BYTES - len(upload.buffer)
-        if upload.lent == 0 and len(upload.buffer) + len(rest) > UNCOUNTED_BYTES:
-            await take_memory(upload)
+        if len(upload.buffer) == upload.loan.room:
+            await borrow(upload)
+        room = upload.loan.room - len(upload.buffer)
         upload.buffer += rest[:room]
         rest = rest[room:]
 
 
-async def take_memory(upload: Streaming) -> None:
-    wanted = min(PART_BYTES, upload.headers.most_bytes or PART_BYTES)
-    await upload.buffers.take(wanted)
-    upload.lent = wanted
+async def borrow(upload: Streaming) -> None:
+    most = upload.headers.most_bytes
+    sent = len(upload.parts) * PART_BYTES
+    upload.loan.needed = PART_BYTES if most is None else min(PART_BYTES, most - sent)
+    await upload.loan.buffers.extend(upload.loan)
 
 
 async def reserve_key(upload: Streaming) -> None:
@@ -241,14 +237,14 @@ async def reserve_key(upload: Streaming) -> None:
 async def put_whole(upload: Streaming) -> str:
     """Run step 3 of the protocol above, and return the object's ETag."""
     if len(upload.buffer) > UNCOUNTED_BYTES:
-        await upload.buffers.run(upload.digest.update, upload.buffer)
+        await upload.loan.buffers.run(upload.digest.update, upload.buffer)
     else:
         upload.digest.update(upload.buffer)
     check_digest(upload)
     await reserve_key(upload)
     # It is set here, because the thread may start after this task was cancelled.
     upload.asked_store = True
-    return await upload.buffers.run(put_now, upload)
+    return await upload.loan.buffers.run(put_now, upload)
 
 
 def put_now(upload: Streaming) -> str:
@@ -289,10 +285,9 @@ async def begin_multipart(upload: Streaming) -> str:
 
 async def send_part(upload: Streaming) -> None:
     upload_id = upload.upload_id or await begin_multipart(upload)
-    upload.parts.append(await upload.buffers.run(send_part_now, upload, upload_id))
+    upload.parts.append(await upload.loan.buffers.run(send_part_now, upload, upload_id))
     upload.buffer = bytearray()
-    upload.buffers.give_back(upload.lent)
-    upload.lent = 0
+    upload.loan.buffers.repay(upload.loan)
 
 
 def send_part_now(upload: Streaming, upload_id: str) -> tuple[int, str]:

@@ -2,6 +2,12 @@
 
 Any number of workers may run at once, because a lease lets only one of them verify a file.
 
+A free slot goes to the owner with the fewest files in this worker. An owner that has half of the
+slots therefore gets another one only while no other owner waits.
+
+Looks have slots of their own, half as many as verifications. Files that were declared and never
+sent therefore delay no file that has arrived.
+
 A file whose object could not be read is tried again in a separate slot. Each such try also costs a
 probe of the store, so the slot pauses after it. Such files therefore take a small share of the
 store's capacity, however many there are.
@@ -15,6 +21,7 @@ See docs/architecture.md, "Failures and back-off".
 
 import asyncio
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Final
@@ -22,7 +29,7 @@ from typing import Final
 import structlog
 
 from service import database
-from service.model import GIB, Claim
+from service.model import Claim, Work
 from service.queries import claims
 from service.resources import WorkerResources as Resources
 from service.worker.store_health import StoreHealth
@@ -30,6 +37,8 @@ from service.worker.sweeper import sweep
 from service.worker.verification import verify
 
 POLL: Final = timedelta(seconds=5)
+SHORTEST_SLEEP: Final = timedelta(milliseconds=50)
+VERIFYING: Final = frozenset({Work.SMALL, Work.LARGE})
 UNREADABLE_SLOTS: Final = 1
 UNREADABLE_REST_SECONDS: Final = 1.0
 GATHER_SECONDS: Final = 0.5
@@ -48,8 +57,10 @@ class Worker:
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
         self.slots = resources.settings.worker_slots
+        self.look_slots = max(1, self.slots // 2)
         self.hashing = ThreadPoolExecutor(self.slots + UNREADABLE_SLOTS, thread_name_prefix="hash")
         self.running: dict[asyncio.Task[None], Claim] = {}
+        self.last_owners = dict.fromkeys(Work, "")
         self.health = StoreHealth(resources)
 
     async def run(self) -> None:
@@ -72,8 +83,7 @@ class Worker:
             if self.health.is_away:
                 await self.health.wait_for_recovery()
                 return
-            more = await self.fill_slots()
-            wait = timedelta(0) if more and self.free_slots() else await self.time_to_sleep()
+            wait = await self.fill_slots()
         except database.UNREACHABLE as error:
             log.warning("database unavailable", error=type(error).__name__)
             wait = timedelta(seconds=1)
@@ -93,47 +103,60 @@ class Worker:
         finally:
             woken.cancel()
 
-    async def time_to_sleep(self) -> timedelta:
-        small, large, unreadable = (
-            self.free_slots() > 0,
-            self.free_large_slots() > 0,
-            self.free_unreadable_slots() > 0,
+    def free_slots(self, work: Work) -> int:
+        """Return how many files with this kind of work may begin.
+
+        Files above 1 GiB take at most half of the slots for verifications.
+        """
+        held = Counter(claim.work for claim in self.running.values())
+        if work == Work.UNREADABLE:
+            return UNREADABLE_SLOTS - held[work]
+        if work == Work.LOOK:
+            return self.look_slots - held[work]
+        free = self.slots - held[Work.SMALL] - held[Work.LARGE]
+        return free if work == Work.SMALL else min(free, max(1, self.slots // 2) - held[work])
+
+    async def fill_slots(self) -> timedelta:
+        """Begin work in the free slots, and return the time until there may be more for them."""
+        kinds = [work for work in Work if self.free_slots(work) > 0]
+        found = await claims.find_work(
+            self.resources.pool, {work: self.last_owners[work] for work in kinds}
         )
-        due = await claims.find_next_due(
-            self.resources.pool, small=small, large=large, unreadable=unreadable
-        )
-        return POLL if due is None else min(max(due, timedelta(milliseconds=50)), POLL)
+        more = False
+        for due in found:
+            if due.is_due and self.free_slots(due.work) > 0:
+                more = await self.claim(due) or more
+        if more:
+            return timedelta(0)
+        soonest = min((due.due_in for due in found), default=POLL)
+        return min(max(soonest, SHORTEST_SLEEP), POLL)
 
-    def free_slots(self) -> int:
-        return self.slots - sum(claim.failed_reads == 0 for claim in self.running.values())
+    async def claim(self, due: claims.DueWork) -> bool:
+        """Claim files of these owners, and begin their work.
 
-    def free_large_slots(self) -> int:
-        """Return how many large files may begin. They take at most half of the slots."""
-        large = sum(claim.failed_reads == 0 and claim.size > GIB for claim in self.running.values())
-        return min(self.free_slots(), max(1, self.slots // 2) - large)
-
-    def free_unreadable_slots(self) -> int:
-        return UNREADABLE_SLOTS - sum(claim.failed_reads > 0 for claim in self.running.values())
-
-    async def fill_slots(self) -> bool:
-        """Begin verifications in the free slots. Return whether more files may be due."""
-        free, large, unreadable = (
-            self.free_slots(),
-            self.free_large_slots(),
-            self.free_unreadable_slots(),
-        )
-        if free + unreadable <= 0:
-            return False
+        Return whether a file was claimed, or owners remain that were not asked for.
+        """
+        has_all_owners = len(due.owners) < claims.MOST_OWNERS
+        self.last_owners[due.work] = "" if has_all_owners else due.owners[-1]
         claimed_at = time.monotonic()
-        lease = self.resources.settings.lease
         claimed = await claims.claim_files(
-            self.resources.pool, free, large=large, unreadable=unreadable, lease=lease
+            self.resources.pool,
+            due.work,
+            self.free_slots(due.work),
+            held=self.count_held(due),
+            lease=self.resources.settings.lease,
         )
         for claim in claimed:
             task = asyncio.create_task(self.verify(claim, claimed_at))
             self.running[task] = claim
             task.add_done_callback(self.running.pop)
-        return sum(claim.failed_reads == 0 for claim in claimed) == free > 0
+        return bool(claimed) or not has_all_owners
+
+    def count_held(self, due: claims.DueWork) -> dict[str, int]:
+        """Return how many slots of the same sort each owner occupies."""
+        sort = VERIFYING if due.work in VERIFYING else {due.work}
+        held = Counter(claim.owner for claim in self.running.values() if claim.work in sort)
+        return {owner: held[owner] for owner in due.owners}
 
     async def verify(self, claim: Claim, claimed_at: float) -> None:
         """Verify one claim. An unexpected exception is logged, and delays only this file."""
@@ -147,7 +170,7 @@ class Worker:
             )
         except Exception:
             log.exception("verification failed", file_id=str(claim.id))
-        if claim.failed_reads > 0:
+        if claim.work == Work.UNREADABLE:
             await asyncio.sleep(UNREADABLE_REST_SECONDS)
 
     async def run_sweeper(self) -> None:

@@ -14,6 +14,9 @@ claim is lost.
    - The store reports that the object is permanently unreadable: the file becomes `rejected`
      (`unverifiable`).
    - Any other error: failure before copying.
+   - There is an object, and the claim was a look (`Work.LOOK`): the file becomes `verifying` and is
+     due again at once. The same statement deletes the reservation. The next claim takes a slot for
+     verifications, so that a large object cannot occupy a slot for looks.
 2. Compare size and content type with the declaration. If one of them differs, the file becomes
    `rejected` with that reason, and nothing is copied.
    - The size differs, and a read of the object gives another number of bytes than HEAD reported:
@@ -89,7 +92,7 @@ import structlog
 
 from service import database
 from service.database.heartbeat import extending
-from service.model import UNPROVED, Claim, File, Rejection, RejectionReason, Sha256, State
+from service.model import UNPROVED, Claim, File, Rejection, RejectionReason, Sha256, State, Work
 from service.object_store import (
     Bucket,
     ObjectChanged,
@@ -214,7 +217,7 @@ async def read_copy(
 ) -> Proof | None:
     """Run steps 1 to 4 of the protocol above and return what they proved.
 
-    Return None if the file is settled without a copy. Raises NotVerified and LeaseLost.
+    Return None if this claim makes no copy. Raises NotVerified and LeaseLost.
     """
     seen = await look(resources, claim, hashing=hashing, stopped=stopped)
     if seen is None:
@@ -266,7 +269,7 @@ async def look(
 ) -> StoredObject | None:
     """Run steps 1 and 2 of the protocol above and return the incoming object.
 
-    Return None if the file is settled without a copy. Raises NotVerified.
+    Return None if this claim makes no copy. Raises NotVerified.
     """
     try:
         seen = await resources.incoming.head(claim.incoming_key)
@@ -278,6 +281,9 @@ async def look(
         return None
     except StoreError as error:
         raise NotVerified(error, copied=False) from error
+    if claim.work == Work.LOOK:
+        await announce(resources, claim)
+        return None
     if seen.size != claim.size:
         await confirm_size(resources, claim, seen, hashing=hashing, stopped=stopped)
     mismatch = compare(claim, seen)
@@ -316,6 +322,14 @@ async def settle_missing(resources: Resources, claim: Claim) -> None:
     if state == State.VERIFYING:  # an arrival came after the claim
         resources.notifications.notify_work()
     elif state is not None and claim.state != state:
+        resources.notifications.notify_change(claim.id)
+
+
+async def announce(resources: Resources, claim: Claim) -> None:
+    """Record that the worker's own check found the object before any report of its arrival."""
+    if await claims.announce_found(resources.pool, claim):
+        ARRIVALS.labels("sweep").inc()
+        resources.notifications.notify_work()
         resources.notifications.notify_change(claim.id)
 
 
@@ -362,7 +376,7 @@ def unverifiable(error: StoreError) -> Rejection:
 
 async def reject(resources: Resources, claim: Claim, rejection: Rejection) -> None:
     """Reject the file. No copy request may have been sent, because the reservation is deleted."""
-    finish(resources, await verdicts.reject_file(resources.pool, claim, rejection), found=claim)
+    finish(resources, await verdicts.reject_file(resources.pool, claim, rejection))
 
 
 async def copy(
@@ -424,18 +438,12 @@ async def commit(resources: Resources, claim: Claim, proof: Proof) -> None:
         resources.notifications.notify_work()
         resources.notifications.notify_leftovers()
         return
-    finish(resources, file, found=claim)
+    finish(resources, file)
 
 
-def finish(resources: Resources, file: File | None, *, found: Claim | None = None) -> None:
-    """Report a file that a commit has made final. If it is None, the claim was lost: do nothing.
-
-    `found` is the claim if its check found an object.
-    """
+def finish(resources: Resources, file: File | None) -> None:
+    """Report a file that a commit has made final. If it is None, the claim was lost: do nothing."""
     if file is not None:
-        if found is not None and found.state == State.PENDING:
-            # The worker's own check found the object before an event or `complete` reported it.
-            ARRIVALS.labels("sweep").inc()
         resources.notifications.notify_change(file.id)
         resources.notifications.notify_leftovers()
         report_transition(file)
@@ -513,7 +521,7 @@ async def count_failed_read(resources: Resources, claim: Claim, failure: NotVeri
         most_time=resources.settings.unverifiable_after,
     )
     if file is not None and file.state == State.REJECTED:
-        finish(resources, file, found=claim)
+        finish(resources, file)
 
 
 async def give_up_after_copying(

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from service.resources import Resources, open_resources
-from service.uploads import streamed
+from service.uploads import buffers, streamed
 from tests.e2e.conftest import Ways, api_apart
 from tests.e2e.jobs import (
     announce,
@@ -52,7 +52,7 @@ HOW_IT_GOES: Mapping[str, Callable[[FaultyProxy], None]] = {
     "answers 503": FaultyProxy.fail,
 }
 FILE = {"filename": "a.txt", "size": 1}
-MORE_THAN_A_PART = 2 * streamed.PART_BYTES
+MORE_THAN_A_PART = 2 * buffers.PART_BYTES
 
 
 Asked = tuple[str, str] | tuple[str, str, Mapping[str, Any]]

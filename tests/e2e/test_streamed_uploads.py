@@ -20,7 +20,7 @@ from service.http import request_bodies
 from service.object_store import UploadMissing
 from service.resources import Resources
 from service.settings import Bytes
-from service.uploads.streamed import PART_BYTES
+from service.uploads.buffers import PART_BYTES
 from tests.e2e.conftest import Api, Owner, serving
 from tests.e2e.jobs import in_pieces, read_metric, until_it_holds
 from tests.support.invariants import list_bucket

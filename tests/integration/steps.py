@@ -10,8 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from service.files.lookup import find_file
-from service.model import Claim, File, Sha256
-from service.queries import claims
+from service.model import Claim, File, Sha256, Work
 from service.resources import Resources
 from service.uploads.arrivals import record_event
 from service.uploads.declaring import PART_BYTES, Declared, declare_file
@@ -21,6 +20,7 @@ from service.worker.loop import Worker
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
 from service.worker.verification import verify
+from tests.support.claims import EVERY_KIND, claim_files
 from tests.support.clock import DAY, pass_time
 from tests.support.objects import key_of
 from tests.support.presigned import put as put_presigned
@@ -117,8 +117,19 @@ async def claim(resources: Resources, file: File) -> Claim:
 
 async def claim_due(resources: Resources) -> Claim:
     lease = resources.settings.lease
-    [claimed] = await claims.claim_files(resources.pool, 1, unreadable=1, lease=lease)
+    [claimed] = await claim_files(resources.pool, 1, lease=lease, kinds=EVERY_KIND)
     return claimed
+
+
+async def take_due(resources: Resources) -> None:
+    """Claim the due file and run its verification. If it is a look, do the same with what it
+    finds.
+    """
+    held = await claim_due(resources)
+    await run(resources, held)
+    if held.work == Work.LOOK:
+        for found in await claim_files(resources.pool, 1, lease=resources.settings.lease):
+            await run(resources, found)
 
 
 async def run(

@@ -16,7 +16,7 @@ from service import problems
 from service.files.lookup import delete_file
 from service.model import File, State
 from service.object_store import Bucket, RequestRefused, StoreUnavailable
-from service.queries import assemblies, claims
+from service.queries import assemblies
 from service.resources import Resources
 from service.uploads import completion
 from service.uploads.arrivals import record_event
@@ -33,7 +33,9 @@ from tests.integration.steps import (
     run,
     send_parts,
     sha256,
+    take_due,
 )
+from tests.support.claims import claim_files
 from tests.support.clock import DAY, pass_time
 from tests.support.faults import FaultyBucket, FaultyPool, Gate, lose_answer, lose_connection
 from tests.support.invariants import (
@@ -73,7 +75,7 @@ async def check_ready_and_clean(resources: Resources, file: File) -> None:
     await check_invariants(resources)
     found = await find(resources, file)
     if found.state != State.READY:
-        await run(resources, await claim_due(resources))
+        await take_due(resources)
     found = await find(resources, file)
     assert (found.state, found.hash) == (State.READY, sha256(TWO_PARTS))
     await let_settle(resources)
@@ -221,7 +223,7 @@ async def test_an_assembly_that_takes_effect_late_is_found_without_its_client(
     lease = await read_lease(resources, file)
     assert lease is not None
     # A file with a live lease is not claimed.
-    assert await claims.claim_files(resources.pool, 1, lease=timedelta(minutes=1)) == []
+    assert await claim_files(resources.pool, 1, lease=timedelta(minutes=1)) == []
     await incoming.land()
     await end_lease(resources)
     await pass_time(resources.pool, timedelta(minutes=2))
@@ -509,7 +511,7 @@ async def test_a_file_does_not_expire_while_it_is_assembled(resources: Resources
             due_at = now()
     """
     await resources.pool.execute(over)
-    assert await claims.claim_files(resources.pool, 1, lease=timedelta(minutes=1)) == []
+    assert await claim_files(resources.pool, 1, lease=timedelta(minutes=1)) == []
     gate.opened.set()
     assert (await task).state == State.VERIFYING
     await check_ready_and_clean(resources, file)

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from service.object_store import ObjectChanged, RequestRefused
-from service.queries import claims
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
 from service.uploads.arrivals import record_event
@@ -20,7 +19,8 @@ from service.uploads.declaring import Declared
 from service.worker import store_health
 from service.worker.loop import Worker
 from tests.integration.steps import BODY, declare, put, working
-from tests.support.faults import FaultyBucket, FaultyPool
+from tests.support.claims import EVERY_KIND, claim_files
+from tests.support.faults import FaultyBucket
 from tests.support.objects import key_of
 from tests.support.servers import free_port
 from tests.support.waiting import until
@@ -66,7 +66,7 @@ async def test_a_recovered_store_is_used_at_once_after_the_first_success(
     worker.health.failed_probes, worker.health.failures = 1, 10
     waiting = asyncio.create_task(worker.health.wait_for_recovery())
     await announce(resources)
-    [claim] = await claims.claim_files(resources.pool, 1, lease=resources.settings.lease)
+    [claim] = await claim_files(resources.pool, 1, lease=resources.settings.lease)
     # Nothing was sent. The store answers 404, which shows that it is available.
     await worker.verify(claim, time.monotonic())
     await asyncio.wait_for(waiting, 5)
@@ -74,15 +74,14 @@ async def test_a_recovered_store_is_used_at_once_after_the_first_success(
 
 
 async def test_a_large_file_without_a_slot_does_not_wake_the_worker(resources: Resources) -> None:
-    statements = FaultyPool(resources.pool, claims.NEXT_DUE)
-    worker = Worker(msgspec.structs.replace(resources, pool=statements))
+    worker = Worker(resources)
     for _ in range(3):
         await announce(resources, size=2 * 1024**3)
-    held = await claims.claim_files(resources.pool, 2, large=2, lease=resources.settings.lease)
+    held = await claim_files(resources.pool, 2, lease=resources.settings.lease, kinds=EVERY_KIND)
     never = asyncio.Event()
     for claim in held:
         worker.running[asyncio.create_task(wait(never))] = claim
-    assert (await worker.time_to_sleep()).total_seconds() > SECOND
+    assert (await worker.fill_slots()).total_seconds() > SECOND
     for task in worker.running:
         task.cancel()
 

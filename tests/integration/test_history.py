@@ -9,6 +9,7 @@ from service.model import Claim, File, Rejection, RejectionReason, Sha256, State
 from service.queries import claims, files, history, reservations, sweeping, verdicts
 from service.queries.history import Position, Transition
 from tests.integration.locks import held_open
+from tests.support.claims import claim_files
 from tests.support.objects import key_of
 from tests.support.rows import (
     DIGEST,
@@ -73,7 +74,7 @@ async def test_a_statement_that_changes_no_state_is_not_recorded(pool: asyncpg.P
     await files.record_event(pool, held.incoming_key)
     await files.record_arrival(pool, held.id, None, why="the client completed the upload")
     assert await claims.return_to_pending(pool, held, LEASE) == State.VERIFYING
-    await claims.claim_files(pool, 1, lease=LEASE)
+    await claim_files(pool, 1, lease=LEASE)
     assert await commit_row(pool, held) is None
     assert not await files.delete_file(pool, held.id, owner="bob")
     assert await tell(pool, held) == before
@@ -105,7 +106,7 @@ async def test_an_expiry_and_a_rejection_are_recorded(pool: asyncpg.Pool) -> Non
         "UPDATE files SET expires_at = now(), grace_until = now(), due_at = now() WHERE id = $1",
         file.id,
     )
-    [held] = await claims.claim_files(pool, 1, lease=LEASE)
+    [held] = await claim_files(pool, 1, lease=LEASE)
     await verdicts.expire_file(pool, held)
     assert (await tell(pool, held))[1:] == [
         ("expired", "pending", "worker", "no upload arrived in time")
@@ -168,7 +169,7 @@ async def test_transitions_keep_their_order_if_transaction_ids_are_reversed(
     await pool.execute("UPDATE files SET due_at = now()")
     file = await declare_row(pool)
     await pool.execute("UPDATE files SET due_at = now()")
-    [held] = await claims.claim_files(pool, 1, lease=LEASE)
+    [held] = await claim_files(pool, 1, lease=LEASE)
     async with held_open(pool) as holder:
         # A commit locks its reservation first. The lock assigns the transaction's id.
         await holder.execute("SELECT FROM reservations FOR UPDATE")

@@ -17,6 +17,7 @@ from service.resources import Resources, open_resources
 from service.settings import Settings, Url
 from service.uploads.arrivals import record_event
 from tests.integration.steps import TWO_PARTS, declare, declare_parts, find, put_parts
+from tests.support.claims import claim_files
 from tests.support.objects import key_of
 from tests.support.servers import free_port
 
@@ -85,7 +86,7 @@ async def test_an_upload_that_no_worker_has_claimed_is_explained(
 async def test_the_lease_of_a_claimed_file_is_explained(resources: Resources, file: File) -> None:
     await send(resources, file)
     await record_event(resources, key_of(file))
-    (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
+    (claim,) = await claim_files(resources.pool, 1, lease=LEASE)
     found = await inspect_file(resources, file.id)
     assert "a worker holds its lease" in found.why
     assert "its lease expires in" in found.next
@@ -98,7 +99,7 @@ async def test_the_lease_of_a_claimed_file_is_explained(resources: Resources, fi
 
 async def test_the_last_error_of_the_store_is_shown(resources: Resources, file: File) -> None:
     await record_event(resources, key_of(file))
-    (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
+    (claim,) = await claim_files(resources.pool, 1, lease=LEASE)
     await claims.release_claim(
         resources.pool, claim, retry_in=timedelta(minutes=5), error="SlowDown"
     )
@@ -110,9 +111,9 @@ async def test_the_error_of_a_first_attempt_does_not_explain_the_second(
     resources: Resources, file: File
 ) -> None:
     await record_event(resources, key_of(file))
-    (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
+    (claim,) = await claim_files(resources.pool, 1, lease=LEASE)
     await claims.release_claim(resources.pool, claim, retry_in=timedelta(0), error="SlowDown")
-    await claims.claim_files(resources.pool, 1, lease=LEASE)
+    await claim_files(resources.pool, 1, lease=LEASE)
     assert (await inspect_file(resources, file.id)).why == "a worker holds its lease (attempt 2)"
 
 
@@ -149,7 +150,7 @@ async def test_the_row_is_shown_while_the_store_is_unavailable(
 async def test_a_proved_file_is_shown_with_its_object(resources: Resources, file: File) -> None:
     await send(resources, file)
     await record_event(resources, key_of(file))
-    (claim,) = await claims.claim_files(resources.pool, 1, lease=LEASE)
+    (claim,) = await claim_files(resources.pool, 1, lease=LEASE)
     key = str(claim.vault_key)
     etag = await resources.vault.put(
         key, BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=10

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from service.model import File, RejectionReason, State
+from service.model import File, RejectionReason, State, Work
 from service.object_store import Bucket
 from service.object_store.presign import Signer
 from service.queries import reservations
@@ -388,7 +388,8 @@ async def test_unreadable_objects_use_one_slot_in_addition_to_the_others(
         await until_ready(resources, healthy)
         await until(only_one_runs)
         assert [claim.failed_reads for claim in worker.running.values()] == [1]
-        assert (worker.free_slots(), worker.free_unreadable_slots()) == (worker.slots, 0)
+        assert worker.free_slots(Work.SMALL) == worker.slots
+        assert worker.free_slots(Work.UNREADABLE) == 0
         answered.set()
         await until_ready(resources, unreadable)
 

@@ -26,6 +26,7 @@ from service.model import (
 from service.queries import claims, files, reservations, sweeping, verdicts
 from service.queries.rows import Database
 from tests.integration.locks import held_open, until_waiting
+from tests.support.claims import claim_files
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
@@ -46,7 +47,7 @@ async def held(pool: asyncpg.Pool) -> Claim:
         pool, DECLARATION, file_id=file_id, incoming_key=file_id.hex, part_size=None, **ends
     )
     await files.record_event(pool, file_id.hex)
-    [claim] = await claims.claim_files(pool, 1, lease=LEASE)
+    [claim] = await claim_files(pool, 1, lease=LEASE)
     return claim
 
 
@@ -223,7 +224,7 @@ async def test_a_return_to_pending_that_waits_for_an_arrival_has_no_effect(
         pool, arrive(held, None), lambda database: claims.return_to_pending(database, held, LEASE)
     )
     assert came_to == State.VERIFYING
-    assert len(await claims.claim_files(pool, 1, lease=LEASE)) == 1
+    assert len(await claim_files(pool, 1, lease=LEASE)) == 1
 
 
 async def test_an_arrival_that_waits_for_a_return_makes_the_file_verifying(
@@ -233,15 +234,15 @@ async def test_an_arrival_that_waits_for_a_return_makes_the_file_verifying(
         pool, lambda database: claims.return_to_pending(database, held, LEASE), arrive(held, None)
     )
     assert (came_to, recorded.state) == (State.PENDING, State.VERIFYING)
-    assert len(await claims.claim_files(pool, 1, lease=LEASE)) == 1
+    assert len(await claim_files(pool, 1, lease=LEASE)) == 1
 
 
 async def test_two_workers_never_claim_one_file(pool: asyncpg.Pool, held: Claim) -> None:
     await claims.release_claim(pool, held, retry_in=timedelta(0), error="")
     async with held_open(pool) as holder:
-        assert len(await claims.claim_files(holder, 9, lease=LEASE)) == 1
-        assert await claims.claim_files(pool, 9, lease=LEASE) == []
-    assert len(await claims.claim_files(pool, 9, lease=LEASE)) == 1
+        assert len(await claim_files(holder, 9, lease=LEASE)) == 1
+        assert await claim_files(pool, 9, lease=LEASE) == []
+    assert len(await claim_files(pool, 9, lease=LEASE)) == 1
 
 
 def commit_streamed(copy: reservations.Reservation) -> Callable[[Database], Awaitable[File | None]]:

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from service.model import State
-from service.queries import claims
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
 from service.worker.loop import Worker
 from service.worker.store_health import PROBE_AFTER
 from tests.integration.steps import claim, find, let_settle, send
+from tests.support.claims import claim_files
 from tests.support.clock import pass_time
 from tests.support.invariants import check_nothing_left
 from tests.support.proxies import FaultyProxy, faulty_way
@@ -60,7 +60,7 @@ async def test_verification_continues_within_seconds_of_the_stores_return(
             due_in = await resources.pool.fetchval(DUE_IN)
             assert min(2**failures, 10) - 5 < due_in <= 10
             await pass_time(resources.pool, timedelta(minutes=1))
-            [held] = await claims.claim_files(resources.pool, 1, lease=resources.settings.lease)
+            [held] = await claim_files(resources.pool, 1, lease=resources.settings.lease)
         proxy.restore()
         await worker.verify(held, time.monotonic())
         assert not worker.health.is_away

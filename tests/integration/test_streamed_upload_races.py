@@ -17,8 +17,8 @@ from service.model import File, State
 from service.object_store import StoreError, UploadMissing
 from service.queries import reservations
 from service.resources import Resources
-from service.uploads.buffers import UploadBuffers
-from service.uploads.streamed import PART_BYTES, UploadHeaders, upload_stream
+from service.uploads.buffers import PART_BYTES, UploadBuffers
+from service.uploads.streamed import UploadHeaders, upload_stream
 from service.worker.sweeper import sweep
 from tests.integration.steps import let_settle
 from tests.support.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
@@ -48,7 +48,9 @@ async def upload(resources: Resources, content: bytes) -> File:
     buffers = UploadBuffers()
     whole = buffers.bytes_left
     try:
-        return await upload_stream(resources, buffers, HEADERS, pieces(content))
+        return await upload_stream(
+            resources, buffers.open_loan("somebody"), HEADERS, pieces(content)
+        )
     finally:
         assert buffers.bytes_left == whole
         buffers.close()
@@ -243,7 +245,10 @@ async def test_a_lease_is_extended_while_the_client_sends(resources: Resources) 
 
     buffers = UploadBuffers()
     file = await upload_stream(
-        msgspec.structs.replace(resources, settings=short), buffers, HEADERS, watch(resources.pool)
+        msgspec.structs.replace(resources, settings=short),
+        buffers.open_loan("somebody"),
+        HEADERS,
+        watch(resources.pool),
     )
     buffers.close()
     await check_only(resources, file)

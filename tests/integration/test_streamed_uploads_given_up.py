@@ -15,8 +15,8 @@ from service.object_store.messages import Deadline, Request
 from service.queries import reservations
 from service.resources import Resources
 from service.settings import Deployment
-from service.uploads.buffers import UploadBuffers
-from service.uploads.streamed import PART_BYTES, UploadHeaders, upload_stream
+from service.uploads.buffers import PART_BYTES, UploadBuffers
+from service.uploads.streamed import UploadHeaders, upload_stream
 from tests.support.faults import FaultyPool, lose_connection
 from tests.support.stores import open_store
 
@@ -50,7 +50,7 @@ def count_uploads(deployment: Deployment) -> int:
 async def upload(resources: Resources) -> None:
     buffers = UploadBuffers()
     try:
-        await upload_stream(resources, buffers, HEADERS, large_body())
+        await upload_stream(resources, buffers.open_loan("somebody"), HEADERS, large_body())
     finally:
         buffers.close()
 

@@ -8,7 +8,7 @@ import pytest
 from service import problems
 from service.model import RejectionReason, Sha256, State
 from service.object_store import Bucket
-from service.queries import claims, reservations
+from service.queries import reservations
 from service.resources import Resources
 from service.settings import Deployment
 from service.uploads.completion import complete_upload
@@ -26,7 +26,9 @@ from tests.integration.steps import (
     run,
     send,
     sha256,
+    take_due,
 )
+from tests.support.claims import claim_files
 from tests.support.clock import DAY, pass_time
 from tests.support.invariants import check_nothing_left, list_bucket
 from tests.support.objects import key_of, put_as_root, read_all
@@ -93,7 +95,7 @@ async def test_a_check_that_finds_no_object_returns_the_file_to_pending(
     file = await prove(resources, declared.file)
     assert file.state == State.PENDING
     assert await reservations.list_reservations(resources.pool, file.id) == []
-    assert await claims.claim_files(resources.pool, 1, lease=RETRY) == []
+    assert await claim_files(resources.pool, 1, lease=RETRY) == []
 
 
 async def test_an_upload_that_never_arrived_expires_after_its_grace_period(
@@ -110,7 +112,7 @@ async def test_an_upload_without_an_event_is_found_when_its_file_would_expire(
 ) -> None:
     declared = await send(resources)
     await pass_time(resources.pool, 3 * DAY)
-    await run(resources, await claim_due(resources))
+    await take_due(resources)
     assert (await find(resources, declared.file)).state == State.READY
 
 

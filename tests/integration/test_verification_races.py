@@ -33,6 +33,7 @@ from tests.integration.steps import (
     send,
     sha256,
 )
+from tests.support.claims import claim_files
 from tests.support.faults import FaultyBucket, FaultyPool, Gate
 from tests.support.invariants import check_invariants, check_nothing_left, list_bucket
 from tests.support.objects import key_of, put_as_root, read_all
@@ -210,7 +211,7 @@ async def test_a_long_verification_keeps_its_lease(resources: Resources) -> None
     while last < first + short.settings.lease:
         await until(functools.partial(has_moved, resources, last))
         last = await lease_end(resources)
-        assert await claims.claim_files(resources.pool, 1, lease=RETRY) == []
+        assert await claim_files(resources.pool, 1, lease=RETRY) == []
     gate.opened.set()
     await verifying
     assert (await find(resources, declared.file)).state == State.READY

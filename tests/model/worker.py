@@ -199,6 +199,17 @@ class Worker:
             )
 
     def from_headed(self, file: File, c: Claim) -> Iterator[FileStep]:
+        found = self.settle(
+            file,
+            c,
+            "worker: the file was pending -> verifying, due again at once",
+            state="verifying",
+        )
+        if file.state == "pending" and not file.fails:
+            yield found
+            return
+        # It was pending at the claim, and an arrival was recorded since.
+        yield found._replace(good=False)
         yield self.settle(
             file,
             c,

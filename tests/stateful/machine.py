@@ -31,8 +31,8 @@ from hypothesis.stateful import (
 )
 
 from service.files.lookup import delete_file, find_file
-from service.model import UNPROVED, Declaration, RejectionReason, Sha256, State
-from service.object_store import ObjectChanged, ObjectMissing, StoreUnavailable, UploadMissing
+from service.model import UNPROVED, Claim, Declaration, RejectionReason, Sha256, State, Work
+from service.object_store import StoreError, StoreUnavailable, UploadMissing
 from service.problems import Problem
 from service.queries import claims
 from service.resources import open_resources
@@ -44,7 +44,15 @@ from service.uploads.multipart import PartRequest, sign_parts
 from service.uploads.signing import MultipartUpload, Upload
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
-from tests.stateful.workers import DISTURBANCES, ENDS, FAULTS, STORY, FaultyWorker
+from tests.stateful.workers import (
+    DISTURBANCES,
+    ENDS,
+    FAULTS,
+    FAULTS_OF_LOOKS,
+    STORY,
+    FaultyWorker,
+)
+from tests.support.claims import EVERY_KIND, claim_files
 from tests.support.clock import DAY, pass_time
 from tests.support.faults import FaultyBucket, SpoiltBucket, lose_answer
 from tests.support.invariants import Outcomes, check_invariants, check_nothing_left
@@ -251,6 +259,7 @@ class WayOfAFile(RuleBasedStateMachine):
         sent: Sent = self.declare(None, multipart=False)  # type: ignore[assignment]  # one file
         if fault != "stall before return":  # that fault needs a claim before the upload
             self.put(sent, CONTENTS[0])
+        if fault not in ("stall before return", "stall before announce"):
             self.event(sent)
         self.runner.run(self.hurry(sent.id))
         self.runner.run(self.take_one(fault))
@@ -265,18 +274,31 @@ class WayOfAFile(RuleBasedStateMachine):
     async def take_one(self, fault: str) -> bool:
         """Claim one file, and run its worker to the end or to its stall.
 
-        Return False if no file is due.
+        If the claim is a look that the fault does not concern, also claim what it has found. Return
+        False if no file is due.
         """
-        pool, lease = self.resources.pool, self.settings.lease
-        claimed = await claims.claim_files(pool, 1, unreadable=1, lease=lease)
-        if not claimed:
+        claimed = await self.claim()
+        if claimed is None:
             return False
+        if claimed.work == Work.LOOK and fault not in FAULTS_OF_LOOKS:
+            await self.start(claimed, "none")
+            await self.hurry(claimed.id)
+            claimed = await self.claim()
+        if claimed is not None:
+            await self.start(claimed, fault)
+        return True
+
+    async def claim(self) -> Claim | None:
+        lease = self.settings.lease
+        claimed = await claim_files(self.resources.pool, 1, lease=lease, kinds=EVERY_KIND)
+        return claimed[0] if claimed else None
+
+    async def start(self, claim: Claim, fault: str) -> None:
         worker = FaultyWorker(
-            self.resources, claimed[0], fault, shifted=lambda: self.shifted, health=self.health
+            self.resources, claim, fault, shifted=lambda: self.shifted, health=self.health
         )
         self.workers.append(worker)
         await worker.start(self.hashing)
-        return True
 
     def stalled(self) -> list[FaultyWorker]:
         return [worker for worker in self.workers if worker.stalled]
@@ -332,7 +354,7 @@ class WayOfAFile(RuleBasedStateMachine):
 
     async def land(self) -> None:
         for worker in self.workers:
-            with contextlib.suppress(ObjectChanged, ObjectMissing):  # the source has changed
+            with contextlib.suppress(StoreError):  # the source has changed, or cannot be read
                 await worker.land()
         for incoming in self.assemblies:
             with contextlib.suppress(UploadMissing):  # it was assembled before, or aborted

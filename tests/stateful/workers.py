@@ -22,6 +22,7 @@ FAULTS = (
     "none",
     "stall after look",
     "stall before return",
+    "stall before announce",
     "stall before copy",
     "stall after copy",
     "stall before commit",
@@ -29,6 +30,8 @@ FAULTS = (
     "commit lost",
     "late copy",
 )
+# The faults of a look, which makes no copy. Other faults need a claim after it.
+FAULTS_OF_LOOKS = ("none", "stall after look", "stall before return", "stall before announce")
 DISTURBANCES = (
     "lease expires, swept",
     "swept",
@@ -102,6 +105,8 @@ class FaultyWorker:
             incoming.after["head"] = self.gate
         elif fault == "stall before return":
             pool = FaultyPool(pool, claims.RETURN, before=self.gate)
+        elif fault == "stall before announce":
+            pool = FaultyPool(pool, claims.ANNOUNCE, before=self.gate)
         elif fault == "stall before copy":
             self.vault.before["copy_from"] = self.gate
         elif fault == "stall after copy":

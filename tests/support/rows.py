@@ -6,7 +6,8 @@ from datetime import timedelta
 import asyncpg
 
 from service.model import Claim, Declaration, File, Sha256, make_id
-from service.queries import claims, files, verdicts
+from service.queries import files, verdicts
+from tests.support.claims import EVERY_KIND, claim_files
 from tests.support.objects import key_of
 
 LEASE = timedelta(minutes=1)
@@ -51,7 +52,7 @@ async def declare_row(pool: asyncpg.Pool, declaration: Declaration | None = None
 async def claim_row(pool: asyncpg.Pool, file: File) -> Claim:
     """Record an arrival of the file and claim it. No other file may be due."""
     await files.record_event(pool, key_of(file))
-    [claimed] = await claims.claim_files(pool, 1, unreadable=1, lease=LEASE)
+    [claimed] = await claim_files(pool, 1, lease=LEASE, kinds=EVERY_KIND)
     assert claimed.id == file.id
     return claimed
 

@@ -52,7 +52,7 @@ async def test_a_body_is_read_to_its_end() -> None:
     receive = Messages(
         request(b"ab", more=True), request(b"", more=True), request(b"c", more=False)
     )
-    assert await collect(read_body(receive, length=3, bytes_per_second=1)) == b"abc"
+    assert await collect(read_body(receive, length=3, find_rate=lambda: 1)) == b"abc"
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ async def test_a_body_that_ends_early_is_incomplete(
     messages: Sequence[dict[str, Any]], length: int | None
 ) -> None:
     with pytest.raises(IncompleteBody):
-        await collect(read_body(Messages(*messages), length=length, bytes_per_second=1))
+        await collect(read_body(Messages(*messages), length=length, find_rate=lambda: 1))
 
 
 async def test_a_silent_sender_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 0.05)
     with pytest.raises(SlowSender) as refused:
         await collect(
-            read_body(Messages(request(b"a", more=True)), length=None, bytes_per_second=1000)
+            read_body(Messages(request(b"a", more=True)), length=None, find_rate=lambda: 1000)
         )
     assert refused.value.headers == {"Connection": "close"}
 
@@ -83,7 +83,7 @@ async def test_a_sender_that_is_fast_enough_starts_a_new_window(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 1.0)
-    pace = Pace(10)
+    pace = Pace(lambda: 10)
     pace.waited = 0.9999
     pace.received = 10
 
@@ -98,7 +98,7 @@ async def test_a_sender_that_is_fast_enough_starts_a_new_window(
 
 async def test_a_pause_after_enough_bytes_is_tolerated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 0.05)
-    pace = Pace(10)
+    pace = Pace(lambda: 10)
     pace.received = 1000
     windows: list[float] = []
 

@@ -1,34 +1,234 @@
-"""The memory budget for parts, which is granted in request order."""
+"""The memory that streamed uploads borrow: its shares, its last part, and what cannot deadlock."""
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from service.uploads.buffers import BUFFER_BYTES, UploadBuffers
+from service.problems import Unavailable
+from service.uploads import buffers as memory
+from service.uploads.buffers import (
+    CROWDED_BYTES_PER_SECOND,
+    OWNER_BYTES,
+    PART_BYTES,
+    SHARED_BYTES,
+    STEP_BYTES,
+    UNCOUNTED_BYTES,
+    Loan,
+    UploadBuffers,
+)
 
 pytestmark = pytest.mark.anyio
 
+STEPS = (PART_BYTES - UNCOUNTED_BYTES) // STEP_BYTES
+USUAL = 4096
 
-async def test_a_cancelled_request_lets_the_next_one_through() -> None:
+
+@pytest.fixture
+def buffers() -> Iterator[UploadBuffers]:
     buffers = UploadBuffers()
-    await buffers.take(BUFFER_BYTES - 10)
-    large = asyncio.create_task(buffers.take(20))
-    small = asyncio.create_task(buffers.take(5))
-    await asyncio.sleep(0)
-    assert not small.done()
-    large.cancel()
-    await asyncio.wait_for(small, 1)
-    assert buffers.bytes_left == 5
+    yield buffers
     buffers.close()
 
 
-async def test_a_request_cancelled_as_it_is_granted_keeps_nothing() -> None:
-    buffers = UploadBuffers()
-    await buffers.take(BUFFER_BYTES)
-    waiting = asyncio.create_task(buffers.take(20))
+async def borrow(buffers: UploadBuffers, owner: str, steps: int) -> list[Loan]:
+    """Borrow this number of steps for the owner, by as many loans as are needed."""
+    loans = []
+    while steps > 0:
+        loans.append(buffers.open_loan(owner))
+        for _ in range(min(steps, STEPS)):
+            await asyncio.wait_for(buffers.extend(loans[-1]), 1)
+        steps -= STEPS
+    return loans
+
+
+async def ask(buffers: UploadBuffers, loan: Loan) -> asyncio.Task[None]:
+    """Ask for a step, and return the task that waits for it."""
+    task = asyncio.create_task(buffers.extend(loan))
     await asyncio.sleep(0)
-    buffers.give_back(BUFFER_BYTES)
+    return task
+
+
+async def fill(buffers: UploadBuffers) -> list[Loan]:
+    """Borrow all shared memory, one half for each of two owners."""
+    half = OWNER_BYTES // STEP_BYTES
+    return [*await borrow(buffers, "ann", half), *await borrow(buffers, "bob", half)]
+
+
+async def test_memory_is_lent_step_by_step(buffers: UploadBuffers) -> None:
+    loan = buffers.open_loan("ann")
+    assert loan.room == UNCOUNTED_BYTES
+    await buffers.extend(loan)
+    assert loan.room == UNCOUNTED_BYTES + STEP_BYTES
+    assert buffers.bytes_left == SHARED_BYTES - STEP_BYTES
+    buffers.repay(loan)
+    assert (loan.room, buffers.bytes_left) == (UNCOUNTED_BYTES, SHARED_BYTES)
+
+
+async def test_slow_uploads_of_one_owner_leave_memory_to_others(buffers: UploadBuffers) -> None:
+    for _ in range(500):  # as many as there is memory for, at one step each
+        await ask(buffers, buffers.open_loan("greedy"))
+    assert buffers.held_by["greedy"] <= OWNER_BYTES + PART_BYTES
+    await borrow(buffers, "modest", STEPS)
+
+
+async def test_the_owner_with_the_least_memory_is_served_first(buffers: UploadBuffers) -> None:
+    full = await fill(buffers)
+    await ask(buffers, buffers.open_loan("ann"))  # is favoured
+    first = await ask(buffers, buffers.open_loan("bob"))
+    second = await ask(buffers, buffers.open_loan("eve"))
+    buffers.repay(full[0])
+    await asyncio.wait_for(second, 1)
+    assert buffers.held_by["eve"] == STEP_BYTES
+    first.cancel()
+
+
+async def test_the_upload_nearest_to_completion_gets_the_last_part(buffers: UploadBuffers) -> None:
+    await fill(buffers)
+    far, near = buffers.open_loan("eve"), buffers.open_loan("eve")
+    # The request for `far` comes second, because the first request is favoured at once.
+    near.needed = 2 * UNCOUNTED_BYTES
+    favoured = await ask(buffers, near)
+    waiting = await ask(buffers, far)
+    assert favoured.done()
+    assert not waiting.done()
+    buffers.repay(near)
+    await asyncio.wait_for(waiting, 1)
+    assert buffers.favoured is far
+
+
+async def test_of_several_waiting_uploads_the_nearest_is_favoured(buffers: UploadBuffers) -> None:
+    await fill(buffers)
+    first = buffers.open_loan("eve")
+    await buffers.extend(first)
+    far, near = buffers.open_loan("ann"), buffers.open_loan("bob")
+    near.needed = PART_BYTES // 2
+    waiting_far, waiting_near = await ask(buffers, far), await ask(buffers, near)
+    buffers.repay(first)
+    await asyncio.wait_for(waiting_near, 1)
+    assert not waiting_far.done()
+    waiting_far.cancel()
+
+
+async def test_a_favoured_upload_completes_its_part(buffers: UploadBuffers) -> None:
+    await fill(buffers)
+    [loan] = await borrow(buffers, "ann", STEPS)
+    assert loan.room == PART_BYTES
+    assert (loan.unshared, buffers.bytes_left) == (PART_BYTES - UNCOUNTED_BYTES, 0)
+
+
+async def test_a_cancelled_request_lets_the_next_one_through(buffers: UploadBuffers) -> None:
+    full = await fill(buffers)
+    await borrow(buffers, "eve", 1)
+    first = await ask(buffers, buffers.open_loan("eve"))
+    second = await ask(buffers, buffers.open_loan("eve"))
+    first.cancel()
+    buffers.repay(full[0])
+    await asyncio.wait_for(second, 1)
+    assert not buffers.waiting
+
+
+async def test_a_request_cancelled_as_it_is_granted_is_repaid(buffers: UploadBuffers) -> None:
+    full = await fill(buffers)
+    await borrow(buffers, "eve", 1)
+    loan = buffers.open_loan("eve")
+    waiting = await ask(buffers, loan)
+    buffers.repay(full[0])
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    assert buffers.bytes_left == BUFFER_BYTES
-    buffers.close()
+    for borrowed in (*full, loan):
+        buffers.repay(borrowed)
+    assert buffers.bytes_left == SHARED_BYTES
+
+
+async def test_a_request_is_refused_after_its_wait(
+    buffers: UploadBuffers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "WAIT_SECONDS", 0.01)
+    await fill(buffers)
+    await borrow(buffers, "eve", 1)
+    with pytest.raises(Unavailable):
+        await buffers.extend(buffers.open_loan("eve"))
+    assert not buffers.waiting
+
+
+async def test_the_lowest_rate_rises_while_the_same_owner_waits(buffers: UploadBuffers) -> None:
+    loans = await borrow(buffers, "ann", OWNER_BYTES // STEP_BYTES)
+    other, empty = buffers.open_loan("bob"), buffers.open_loan("ann")
+    await buffers.extend(other)
+    assert loans[0].find_rate(USUAL) == USUAL
+    await borrow(buffers, "ann", 1)  # is favoured
+    waiting = await ask(buffers, buffers.open_loan("ann"))
+    assert loans[0].find_rate(USUAL) == CROWDED_BYTES_PER_SECOND
+    assert loans[0].find_rate(10**6) == 10**6
+    assert other.find_rate(USUAL) == USUAL, "its memory would help no waiting upload"
+    assert empty.find_rate(USUAL) == USUAL, "it holds no memory"
+    waiting.cancel()
+
+
+async def test_the_lowest_rate_rises_for_owners_with_a_large_share(buffers: UploadBuffers) -> None:
+    full = await fill(buffers)
+    buffers.repay(full[0])
+    modest = buffers.open_loan("eve")
+    await buffers.extend(modest)
+    while buffers.bytes_left:
+        await borrow(buffers, "zoe", 1)
+    [favoured] = await borrow(buffers, "joe", 1)
+    waiting = await ask(buffers, buffers.open_loan("kim"))
+    assert full[-1].find_rate(USUAL) == CROWDED_BYTES_PER_SECOND
+    assert favoured.find_rate(USUAL) == CROWDED_BYTES_PER_SECOND
+    assert modest.find_rate(USUAL) == USUAL
+    waiting.cancel()
+
+
+class Upload:
+    """An upload whose client sends at once, but lets other uploads run between two steps."""
+
+    def __init__(self, buffers: UploadBuffers, owner: str, needs: list[int]) -> None:
+        self.buffers = buffers
+        self.loan = buffers.open_loan(owner)
+        self.needs = needs
+
+    async def run(self) -> None:
+        for steps in self.needs:
+            for _ in range(steps):
+                await self.buffers.extend(self.loan)
+                self.check()
+                await asyncio.sleep(0)
+            self.buffers.repay(self.loan)
+
+    def check(self) -> None:
+        buffers = self.buffers
+        assert buffers.bytes_left >= 0
+        assert sum(buffers.held_by.values()) == SHARED_BYTES - buffers.bytes_left
+        assert max(buffers.held_by.values()) <= OWNER_BYTES
+        assert buffers.favoured is None or buffers.favoured.unshared <= PART_BYTES
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    uploads=st.lists(
+        st.tuples(st.sampled_from("abc"), st.lists(st.integers(1, STEPS), min_size=1, max_size=3)),
+        min_size=1,
+        max_size=60,
+    )
+)
+def test_no_order_of_requests_deadlocks(uploads: list[tuple[str, list[int]]]) -> None:
+    async def run_all() -> None:
+        buffers = UploadBuffers()
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(Upload(buffers, *upload).run() for upload in uploads))
+        assert (buffers.bytes_left, buffers.favoured) == (SHARED_BYTES, None)
+        buffers.close()
+
+    asyncio.run(run_all())
+
+
+async def test_many_large_uploads_at_once_complete(buffers: UploadBuffers) -> None:
+    """Run more uploads than there is memory for, so that all of them wait with half a part."""
+    uploads = [Upload(buffers, owner, [STEPS, STEPS]) for owner in "abcd" for _ in range(20)]
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(upload.run() for upload in uploads))
+    assert buffers.bytes_left == SHARED_BYTES
