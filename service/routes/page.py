@@ -20,6 +20,7 @@ MODULES: Final = (
     "elements.js",
     "events.js",
     "files.js",
+    "fragment.js",
     "interrupted.js",
     "main.js",
     "resumable.js",
