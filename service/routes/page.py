@@ -25,6 +25,8 @@ MODULES: Final = (
     "main.js",
     "resumable.js",
     "parts.js",
+    "picture.js",
+    "properties.js",
     "retries.js",
     "verification.js",
     "rows.js",

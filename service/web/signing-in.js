@@ -11,7 +11,7 @@ const KEY_SHAPE = /^assay_[A-Za-z0-9_-]{43}$/
 const FRAGMENT_START = "#key="
 const MALFORMED =
   "The address has something other than a key after its #. The end of the address must be" +
-  " #key=assay_ and 43 characters. Copy the whole address, or enter the key."
+  " #key=assay_ and 43 characters. Copy the whole address."
 const OTHER_KEY =
   "The address has another key than the one with which you are signed in, so it was not used." +
   " To use it, sign out, and open the address again."
