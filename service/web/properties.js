@@ -16,6 +16,8 @@ import { sayBytes, sayTime } from "./words.js"
 
 /** @type {Record<string, string>} */
 const CAUSES = { client: "a client", store: "the store", worker: "the verification" }
+/** The form in which the command line sends the modification time of a file. */
+const SECONDS = /^-?\d{1,12}(\.\d{1,9})?$/
 
 /** @param {FileMetadata} file */
 export function makeProperties(file) {
@@ -32,7 +34,8 @@ export function makeProperties(file) {
     add("SHA-256 (declared)", make("code", {}, file.declared_sha256))
   }
   for (const [name, value] of Object.entries(file.metadata)) {
-    add(name === "path" ? "Path" : showName(name), makeName(value))
+    if (name === "mtime" && SECONDS.test(value)) add("Modified", saySeconds(value))
+    else add(name === "path" ? "Path" : showName(name), makeName(value))
   }
   add("Created", sayTime(file.created_at))
   if (file.upload_date) add("Proved", sayTime(file.upload_date))
@@ -54,4 +57,9 @@ export function makeHistory(history) {
     return make("li", {}, makePill(state), make("span", {}, text))
   })
   return [make("h3", {}, "History"), make("ol", { class: "history" }, ...entries)]
+}
+
+/** @param {string} seconds since 1970 */
+function saySeconds(seconds) {
+  return sayTime(new Date(Number(seconds) * 1000).toISOString())
 }
