@@ -71,13 +71,18 @@ def is_sent_as(found: Mapping[str, str], declared: Mapping[str, str]) -> bool:
 
 
 def restore_time(partial: Path, path: Path, metadata: Mapping[str, str]) -> None:
-    """Set the time in a file's metadata, if there is one, on the file that will be at `path`."""
+    """Set the time in a file's metadata, if there is one, on the file that will be at `path`.
+
+    If that is not possible, leave the time as it is. (Linux sets the nearest time that the file
+    system can keep, without an error.)
+    """
     if KEY not in metadata:
         return
     try:
-        wanted = parse_time(metadata[KEY])
-        os.utime(partial, ns=(partial.stat().st_atime_ns, wanted))
+        wanted, before = parse_time(metadata[KEY]), partial.stat()
+        os.utime(partial, ns=(before.st_atime_ns, wanted))
         if abs(partial.stat().st_mtime_ns - wanted) > COARSEST_NS:
+            os.utime(partial, ns=(before.st_atime_ns, before.st_mtime_ns))
             raise ValueError(f"the file system cannot keep {metadata[KEY]}")
     except (OSError, OverflowError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

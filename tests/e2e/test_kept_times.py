@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ LONG_AGO = -86_400_000_000_001
 """A time before 1970, with nanoseconds."""
 
 
-def write_at(path: Path, content: bytes, time: int = TIME) -> Path:
+def write_at(path: Path, content: bytes, nanoseconds: int = TIME) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    os.utime(path, ns=(time, time))
+    os.utime(path, ns=(nanoseconds, nanoseconds))
     return path
 
 
@@ -149,9 +150,12 @@ async def test_a_time_is_restored_or_reported_but_never_another_one_set(
     """Use times that only some file systems can keep. Others set the nearest one without a word."""
     await prove(client, b"bytes", filename="far", metadata={"mtime": str(seconds)})
     ended = person.succeed("get", "far")
-    is_kept = int((person.folder / "far").stat().st_mtime) == seconds
-    assert is_kept == (ended.err == "")
-    assert is_kept or "its modification time was not restored" in ended.err
+    found = int((person.folder / "far").stat().st_mtime)
+    if ended.err == "":
+        assert found == seconds
+    else:
+        assert "its modification time was not restored" in ended.err
+        assert abs(found - time.time()) < 3600
 
 
 async def test_a_file_with_the_same_bytes_keeps_its_time(person: Person) -> None:
