@@ -15,6 +15,7 @@ from assay.progress import Meter, Report
 from assay.sendings import Hash, Sending, UploadOptions
 from assay.sources import Readable, Source, Stream, open_source, read_in_order
 from assay.streams import upload_stream
+from assay.times import add_time
 from assay.transport import Transport
 from assay.uploads import upload_source, wait_until_final
 
@@ -85,6 +86,7 @@ class Client:
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
         sha256: str | None = None,
+        keep_time: bool = False,
         multipart: bool | None = None,
         hash: Hash = "auto",
         wait: bool = True,
@@ -103,6 +105,8 @@ class Client:
         - `content_type`: by default the declaration has no type, and none is compared.
         - `sha256`: the digest, if the caller knows it. The client then does not compute the
           digest of the whole file.
+        - `keep_time`: add the modification time of a file on disk to its metadata, as `mtime`. An
+          `mtime` in `metadata` takes precedence. See `assay.times`.
         - `multipart`: whether to upload in parts. If None, the server decides by the size.
         - `hash`: which digests the client computes; see `assay.sendings.Hash`.
         - `wait`: if False, the call returns as soon as the store has the bytes.
@@ -129,20 +133,21 @@ class Client:
         opened = open_source(source)
         try:
             name = filename or opened.name
+            metadata = add_time(metadata or {}, opened) if keep_time else metadata or {}
             if isinstance(opened, Stream) or through_api:
                 return upload_stream(
                     self._api,
                     opened.read if isinstance(opened, Stream) else read_in_order(opened),
                     filename=name,
                     content_type=content_type,
-                    metadata=metadata or {},
+                    metadata=metadata,
                     sha256=sha256,
                     meter=Meter(progress, None),
                 )
             options = UploadOptions(
                 filename=name,
                 content_type=content_type,
-                metadata=metadata or {},
+                metadata=metadata,
                 sha256=sha256.lower() if sha256 else None,
                 multipart=multipart,
                 hash=hash,
@@ -174,19 +179,29 @@ class Client:
             open_journal(resume, self.url, fields, source=source, restart=restart, key=key)
         )
 
-    def download(self, file: FileId, target: Writable, *, progress: Report | None = None) -> File:
+    def download(
+        self,
+        file: FileId,
+        target: Writable,
+        *,
+        keep_time: bool = False,
+        progress: Report | None = None,
+    ) -> File:
         """Download a `ready` file, check its SHA-256, and return its metadata.
 
         `target` is a path, or a writable binary file object, which is written from its position on.
         A path holds either the whole file or its previous content, never a part of the file.
         The bytes that an interrupted run has received stay in a hidden file beside the path, and
-        the next run continues from them.
+        the next run continues from them. With `keep_time`, a path gets the modification time that
+        the metadata has as `mtime`. See `assay.times`.
 
         Raises NotReady, Rejected, Gone, NotFound, FileChanged, DigestMismatch, TargetFailed,
         InProgress, ServerUnavailable.
         """
         found = self.info(file)
-        download_file(self._api, found, target, meter=Meter(progress, found.size))
+        download_file(
+            self._api, found, target, keep_time=keep_time, meter=Meter(progress, found.size)
+        )
         return found
 
     def list(

@@ -15,7 +15,8 @@
    - *It differs, and an earlier run left some of the bytes:* truncate the partial file and repeat
      step 3, once.
    - *It differs otherwise:* remove the partial file and raise DigestMismatch.
-5. Sync the partial file, rename it to the final name, and sync the folder.
+5. Set the modification time, if it is to be kept. Sync the partial file, rename it to the final
+   name, and sync the folder.
 
 If a write fails (the disk is full), raise TargetFailed. The partial file stays, and the next run
 continues from it.
@@ -45,6 +46,7 @@ from assay.errors import (
 from assay.files import GONE, UNPROVED, File
 from assay.locks import is_still, lock
 from assay.progress import Meter
+from assay.times import restore_time
 from assay.transport import PIECE, Answer, ConnectionLost, read_some
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ class Receiving:
         self.meter.add(len(piece))
 
 
-def download_file(api: Api, file: File, target: Writable, *, meter: Meter) -> None:
+def download_file(api: Api, file: File, target: Writable, *, keep_time: bool, meter: Meter) -> None:
     """Run the protocol above for a file whose metadata has been read."""
     check_ready(file)
     if not isinstance(target, str | os.PathLike):
@@ -90,7 +92,7 @@ def download_file(api: Api, file: File, target: Writable, *, meter: Meter) -> No
     kind = find_kind(path)
     if kind is not None and not stat.S_ISREG(kind):
         return receive_into_device(api, file, path, meter=meter)
-    return receive_at(api, file, path, meter=meter)
+    return receive_at(api, file, path, keep_time=keep_time, meter=meter)
 
 
 def check_ready(file: File) -> None:
@@ -141,7 +143,7 @@ def receive_into(api: Api, file: File, target: BinaryIO, *, meter: Meter) -> Non
     meter.enter("done")
 
 
-def receive_at(api: Api, file: File, path: Path, *, meter: Meter) -> None:
+def receive_at(api: Api, file: File, path: Path, *, keep_time: bool, meter: Meter) -> None:
     """Run steps 2 to 5 of the protocol above."""
     partial = name_partial(path, file)
     descriptor = open_partial(partial, path)
@@ -161,6 +163,8 @@ def receive_at(api: Api, file: File, path: Path, *, meter: Meter) -> None:
                 f"{file.filename}: the received bytes are not those that the server proved; "
                 "the partial file was removed"
             )
+        if keep_time:
+            restore_time(partial, path, file.metadata)
         publish(opened, partial, path)
     meter.enter("done")
 

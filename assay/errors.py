@@ -3,6 +3,7 @@
 AssayError
 ├── Refused                    the API refused the request; `problem` is its problem document
 │   ├── InvalidRequest         a field is not valid
+│   │   └── KeyReused          the idempotency key belongs to another declaration
 │   ├── Unauthorized           no key, or one that is unknown, expired or revoked
 │   ├── Forbidden              the key does not permit this
 │   ├── NotFound               the key's owner has no such file
@@ -75,6 +76,10 @@ class Refused(AssayError):
 
 class InvalidRequest(Refused):
     """A field that is not valid. The message names the field and what is expected."""
+
+
+class KeyReused(InvalidRequest):
+    """An idempotency key that was used with another declaration before."""
 
 
 class Unauthorized(Refused):
@@ -230,6 +235,7 @@ class NotAssay(ServerUnavailable):
 
 
 BY_TYPE: dict[str, type[Refused]] = {
+    "idempotency-mismatch": KeyReused,
     "link-ended": LinkEnded,
     "invalid-link": Forbidden,
     "not-ready": NotReady,

@@ -29,6 +29,7 @@ import msgspec
 from assay.errors import SourceChanged, TargetFailed
 from assay.locks import is_still, lock
 from assay.sources import Fingerprint, Source
+from assay.times import KEY, format_time
 
 ENDING: Final = ".upload"
 PRIVATE: Final = 0o600
@@ -247,13 +248,18 @@ def read_journal(path: Path, descriptor: int) -> Journal | None:
 def is_another(found: Opening, opening: Opening) -> bool:
     """Return whether the server or the declaration differs.
 
-    The size is not compared. It belongs to the source, and a changed source is not another upload.
+    What belongs to the source is not compared, because a changed source is not another upload.
     """
-    fields, wanted = (
-        {name: value for name, value in each.fields.items() if name != "size"}
-        for each in (found, opening)
-    )
-    return found.url != opening.url or fields != wanted
+    return found.url != opening.url or describe_upload(found) != describe_upload(opening)
+
+
+def describe_upload(opening: Opening) -> dict[str, Any]:
+    """Return the declaration without its size, and without the value of the source's own time."""
+    fields = {name: value for name, value in opening.fields.items() if name != "size"}
+    time = fields.get("metadata", {}).get(KEY)
+    if opening.fingerprint and time == format_time(opening.fingerprint.mtime_ns):
+        fields["metadata"] = {**fields["metadata"], KEY: None}
+    return fields
 
 
 def make_key() -> str:

@@ -209,8 +209,19 @@ def describe(development: Development, key: str) -> str:
     return f"""
 Assay runs at {api}   (data in {development.folder}; Ctrl-C stops everything)
 
+    {make_page_address(api, key)}     opens the page, signed in
+
     KEY={key}
     curl -LT photo.jpg -H "Authorization: Bearer $KEY" {api}/upload/
     curl -H "Authorization: Bearer $KEY" "{api}/files?limit=1"
     sha256sum photo.jpg
 """
+
+
+def make_page_address(api: str, key: str) -> str:
+    """Return the address that opens the page and signs it in.
+
+    The key is in the fragment, which browsers do not send to the server. The page removes it from
+    the address (service/web/fragment.js).
+    """
+    return f"{api}/#key={key}"

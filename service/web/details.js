@@ -1,34 +1,19 @@
-/** The dialog for one file: its properties, its history, and the actions that its state allows. */
+/**
+ * The dialog for one file: the actions that its state allows, a picture, its properties, and its
+ * history.
+ */
 
 import { announce } from "./announcing.js"
 import { Refused } from "./api.js"
 import { download } from "./downloads.js"
-import {
-  find,
-  make,
-  makeCopyButton,
-  makeName,
-  makePill,
-  setText,
-  show,
-  showName,
-} from "./elements.js"
+import { find, make, makeName, makePill, setText, show, showName } from "./elements.js"
+import { hasPicture, Picture } from "./picture.js"
+import { makeHistory, makeProperties } from "./properties.js"
 import { makeShare } from "./sharing.js"
-import { sayBytes, sayError, sayRejection, sayTime } from "./words.js"
+import { sayError, sayRejection } from "./words.js"
 
 /** @typedef {import("./api.js").FileMetadata} FileMetadata */
-
-/**
- * A transition in the history of a file.
- * @typedef {object} HistoryEntry
- * @property {string} at RFC 3339
- * @property {string} state
- * @property {string} by
- * @property {string | null} why
- */
-
-/** @type {Record<string, string>} */
-const CAUSES = { client: "a client", store: "the store", worker: "the verification" }
+/** @typedef {import("./properties.js").HistoryEntry} HistoryEntry */
 
 export class Details {
   /**
@@ -43,6 +28,7 @@ export class Details {
     this.status = find("details-said", HTMLElement)
     this.confirmation = find("confirm", HTMLDialogElement)
     this.file = /** @type {FileMetadata | null} */ (null)
+    this.picture = /** @type {Picture | null} */ (null)
     this.id = ""
     this.listen()
   }
@@ -55,6 +41,7 @@ export class Details {
     })
     this.dialog.addEventListener("close", () => {
       this.id = ""
+      this.removePicture()
     })
     find("confirm-no", HTMLButtonElement).addEventListener("click", () => this.confirmation.close())
     find("confirm-yes", HTMLButtonElement).addEventListener("click", () => this.delete())
@@ -127,10 +114,35 @@ export class Details {
     }
     this.content.append(
       shownActions && isSameState ? shownActions : this.makeActions(file),
+      ...this.showPicture(file),
       makeProperties(file),
       ...makeHistory(history),
     )
     if (focusedId) document.getElementById(focusedId)?.focus()
+  }
+
+  /**
+   * Return the picture of the file in a list, or an empty list if the page shows none. The bytes of
+   * a ready file never change, so its picture is loaded once.
+   * @param {FileMetadata} file
+   */
+  showPicture(file) {
+    if (!hasPicture(file)) {
+      this.removePicture()
+      return []
+    }
+    if (this.picture?.id !== file.id) {
+      this.removePicture()
+      this.picture = new Picture(this.api, file.id)
+      void this.picture.load()
+    }
+    this.picture.label(file.filename)
+    return [this.picture.element]
+  }
+
+  removePicture() {
+    this.picture?.stop()
+    this.picture = null
   }
 
   /**
@@ -253,43 +265,4 @@ function openForm(place, form) {
   place.replaceChildren(form)
   const field = /** @type {HTMLElement | null} */ (form.querySelector("input, select"))
   field?.focus()
-}
-
-/** @param {FileMetadata} file */
-function makeProperties(file) {
-  const list = make("dl")
-  const add = (/** @type {string} */ term, /** @type {(Node | string)[]} */ ...description) =>
-    list.append(make("div", {}, make("dt", {}, term), make("dd", {}, ...description)))
-  const { id, hash } = file
-  add("Size", `${sayBytes(file.size)} (${file.size.toLocaleString("en")} bytes)`)
-  add("Type", makeName(file.content_type))
-  if (hash) {
-    const copyButton = makeCopyButton(() => hash, "Copy the SHA-256")
-    add("SHA-256 (proved)", make("code", { id: "digest" }, hash), copyButton)
-  } else if (file.declared_sha256) {
-    add("SHA-256 (declared)", make("code", {}, file.declared_sha256))
-  }
-  for (const [name, value] of Object.entries(file.metadata)) {
-    add(name === "path" ? "Path" : showName(name), makeName(value))
-  }
-  add("Created", sayTime(file.created_at))
-  if (file.upload_date) add("Proved", sayTime(file.upload_date))
-  if (file.state === "pending") add("Expires", sayTime(file.expires_at))
-  add(
-    "ID",
-    make("code", {}, id),
-    makeCopyButton(() => id, "Copy the ID"),
-  )
-  return list
-}
-
-/** @param {HistoryEntry[]} history */
-function makeHistory(history) {
-  if (history.length === 0) return []
-  const entries = history.map(({ at, state, by, why }) => {
-    const cause = by ? `, by ${CAUSES[by] ?? by}` : ""
-    const text = `${sayTime(at)}${cause}${why ? `: ${why}` : ""}`
-    return make("li", {}, makePill(state), make("span", {}, text))
-  })
-  return [make("h3", {}, "History"), make("ol", { class: "history" }, ...entries)]
 }

@@ -8,6 +8,7 @@ import { DropPlace } from "./drop-place.js"
 import { find, show } from "./elements.js"
 import { Events } from "./events.js"
 import { Files } from "./files.js"
+import { openingFragment, takeFragment } from "./fragment.js"
 import { Interrupted } from "./interrupted.js"
 import { Rows } from "./rows.js"
 import { Session } from "./session.js"
@@ -92,6 +93,14 @@ document.addEventListener("visibilitychange", () => {
 window.addEventListener("beforeunload", (event) => {
   if (uploads.isBusy) event.preventDefault()
 })
+// An address that differs only in its fragment does not load the page again.
+window.addEventListener("hashchange", () => useFragment(takeFragment()))
+
+/** @param {string} fragment */
+function useFragment(fragment) {
+  if (fragment) void signingIn.useFragment(fragment)
+}
 
 if (session.isOpen) open()
 else signingIn.ask("")
+useFragment(openingFragment)

@@ -1,6 +1,6 @@
 /**
  * The API key of the user. It is kept for this tab, or on this device if the user chooses so. It is
- * never part of a URL.
+ * never part of the URL of a request.
  *
  * Events: `in` (signed in), `out` (signed out), `lost` (the API no longer accepts the key; requests
  * in progress wait for another one).

@@ -1,10 +1,20 @@
-/** The form that asks for an API key, at first and after the API has refused the current one. */
+/**
+ * The form that asks for an API key, at first and after the API has refused the current one. The
+ * fragment of the address can fill it in.
+ */
 
 import { Refused } from "./api.js"
 import { find, setText, show } from "./elements.js"
 import { sayError } from "./words.js"
 
 const KEY_SHAPE = /^assay_[A-Za-z0-9_-]{43}$/
+const FRAGMENT_START = "#key="
+const MALFORMED =
+  "The address has something other than a key after its #. The end of the address must be" +
+  " #key=assay_ and 43 characters. Copy the whole address."
+const OTHER_KEY =
+  "The address has another key than the one with which you are signed in, so it was not used." +
+  " To use it, sign out, and open the address again."
 
 export class SigningIn {
   /**
@@ -39,6 +49,24 @@ export class SigningIn {
     this.remember.checked = this.session.isRemembered
     show(find("signing-in", HTMLElement), true)
     this.input.focus()
+  }
+
+  /**
+   * Sign in with the key in a fragment of the address. A key never replaces another one: a link on
+   * a page of another origin could otherwise send the user's uploads to the owner of its key.
+   * @param {string} fragment
+   */
+  async useFragment(fragment) {
+    const key = fragment.startsWith(FRAGMENT_START) ? fragment.slice(FRAGMENT_START.length) : ""
+    const error = KEY_SHAPE.test(key) ? "" : MALFORMED
+    if (this.session.isOpen) {
+      showAddressError(error || (key === this.session.key ? "" : OTHER_KEY))
+      return
+    }
+    this.ask(error)
+    if (error) return
+    this.input.value = key
+    await this.submit()
   }
 
   /** @param {string} text "" if there is no error */
@@ -96,4 +124,11 @@ export class SigningIn {
     this.input.focus()
     this.input.select()
   }
+}
+
+/** @param {string} text "" if there is no error */
+function showAddressError(text) {
+  const element = find("address-said", HTMLElement)
+  setText(element, text)
+  show(element, text !== "")
 }

@@ -13,6 +13,7 @@ from service.cli.client.accounts import HERE, Server, open_client
 from service.cli.client.choosing import Chosen, NotChosen, choose
 from service.cli.client.exit_codes import Failed, Interrupted, WrongUse, explained
 from service.cli.client.receiving import Receiver, write_to_output
+from service.cli.client.remarks import note_warnings
 from service.cli.client.reports import Form, Report, open_report
 from service.cli.client.targets import Targets
 
@@ -29,6 +30,7 @@ def get(
     output: Annotated[str | None, Parameter(alias="-o")] = None,
     recursive: Annotated[bool, Parameter(alias="-r")] = False,
     force: bool = False,
+    no_times: bool = False,
     jobs: PositiveInt = JOBS,
     json: bool = False,
     quiet: Annotated[bool, Parameter(alias="-q")] = False,
@@ -48,6 +50,8 @@ def get(
         Restore what `put -r` sent from these folders, or from all folders, below the output folder.
     force
         Replace existing files whose content differs.
+    no_times
+        Do not restore modification times.
     jobs
         How many files are fetched at once.
     json
@@ -68,9 +72,10 @@ def get(
     with (
         open_client(server, connections=jobs + 8) as client,
         open_report(Form(json, quiet)) as report,
+        note_warnings(report),
         explained(),
     ):
-        pool = Receiver(client, report, targets, single=single, jobs=jobs).pool
+        pool = Receiver(client, report, targets, single=single, times=not no_times, jobs=jobs).pool
         try:
             for chosen in choose(client, asked, recursive=recursive):
                 if isinstance(chosen, NotChosen):

@@ -14,6 +14,7 @@ from service.cli.client.exit_codes import Failed, Interrupted, WrongUse
 from service.cli.client.folders import Pipe, Skipped, Source, Unreadable, list_sources
 from service.cli.client.listings import KEPT
 from service.cli.client.records import open_records
+from service.cli.client.remarks import note_warnings
 from service.cli.client.reports import Form, Report, open_report
 from service.cli.client.sending import Sender, UploadOptions
 from service.cli.client.sizes import measure_in_background
@@ -32,6 +33,7 @@ def put(
     meta: Annotated[list[str] | None, Parameter(consume_multiple=False)] = None,
     sha256: str | None = None,
     force: bool = False,
+    no_times: bool = False,
     jobs: PositiveInt = JOBS,
     json: bool = False,
     quiet: Annotated[bool, Parameter(alias="-q")] = False,
@@ -58,6 +60,8 @@ def put(
         The SHA-256 that the file must have, in hexadecimal.
     force
         Also send files that the server already has.
+    no_times
+        Do not send modification times as the metadata `mtime`.
     jobs
         How many files are sent at once.
     json
@@ -65,12 +69,14 @@ def put(
     quiet
         Print only errors.
     """
-    options = UploadOptions(name, type, parse_pairs(meta or [], recursive=recursive), sha256, force)
+    pairs = parse_pairs(meta or [], recursive=recursive)
+    options = UploadOptions(name, type, pairs, sha256, force, times=not no_times)
     check_use(files, options, recursive=recursive)
     with (
         open_client(server, connections=jobs + 8) as client,
         open_records() as records,
         open_report(Form(json, quiet)) as report,
+        note_warnings(report),
     ):
         pool = Sender(client, records, report, options=options, jobs=jobs).pool
         try:

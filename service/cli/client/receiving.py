@@ -28,12 +28,20 @@ class Receiver:
     """
 
     def __init__(
-        self, client: "Client", report: Report, targets: Targets, *, single: Path | None, jobs: int
+        self,
+        client: "Client",
+        report: Report,
+        targets: Targets,
+        *,
+        single: Path | None,
+        times: bool,
+        jobs: int,
     ) -> None:
         self._client = client
         self._report = report
         self._targets = targets
         self._single = single
+        self._times = times
         self.pool: WorkerPool[Chosen] = WorkerPool(
             self._receive, report, name=name_chosen, jobs=jobs
         )
@@ -49,7 +57,9 @@ class Receiver:
             self.pool.watch(
                 name_chosen(chosen),
                 file.size,
-                lambda progress: self._client.download(file, path, progress=progress),
+                lambda progress: self._client.download(
+                    file, path, keep_time=self._times, progress=progress
+                ),
             )
         about = {"id": str(file.id), "path": str(path), "outcome": outcome, "file": as_object(file)}
         end = "" if outcome == "received" else "  (already received)"

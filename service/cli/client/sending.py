@@ -5,7 +5,8 @@
 2. A file with a path follows the protocol of the records (records.py): it is skipped if the server
    has it, and continued if it was begun. For a large file, the client also keeps a journal beside
    the records, so that it repeats no part that was sent. If the recorded key leads to a file that
-   was rejected, has expired or was deleted, the file is sent once more with a new key.
+   was rejected, has expired or was deleted, the file is sent once more with a new key. The same
+   happens if the key was used for another declaration: the one with or without the file's time.
 3. A small file goes through the API: one request instead of three, and no copy at the store. If an
    earlier run did not record its completion, the server is first searched for a file of the same
    name, digest and metadata.
@@ -54,6 +55,7 @@ class UploadOptions:
     metadata: Mapping[str, str] = field(default_factory=dict)
     sha256: str | None = None
     force: bool = False
+    times: bool = True
 
 
 class Sender:
@@ -133,6 +135,7 @@ class Sender:
         it no longer matches.
         """
         from assay.errors import Gone, NotFound
+        from assay.times import is_sent_as
 
         if record.file_id is None:
             return None
@@ -140,12 +143,11 @@ class Sender:
             file = self._client.info(record.file_id)
         except (NotFound, Gone):
             return None
-        same = (file.filename, file.size, file.hash, file.metadata) == (
+        same = (file.filename, file.size, file.hash) == (
             parcel.filename,
             parcel.size,
             record.sha256,
-            parcel.metadata,
-        )
+        ) and is_sent_as(file.metadata, parcel.metadata)
         return file if same and file.state == "ready" else None
 
     def _send_small(self, parcel: Parcel, *, begun: bool) -> "File":
@@ -161,6 +163,7 @@ class Sender:
                 content_type=parcel.content_type,
                 metadata=parcel.metadata,
                 sha256=parcel.sha256,
+                keep_time=self._options.times,
                 through_api=True,
             )
         self._report.count(parcel.size)
@@ -171,6 +174,7 @@ class Sender:
         response, or None.
         """
         from assay.errors import Forbidden
+        from assay.times import is_sent_as
 
         with open(parcel.path, "rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -180,7 +184,8 @@ class Sender:
                 (
                     file
                     for file in found
-                    if (file.filename, file.metadata) == (parcel.filename, parcel.metadata)
+                    if file.filename == parcel.filename
+                    and is_sent_as(file.metadata, parcel.metadata)
                 ),
                 None,
             )
@@ -188,11 +193,11 @@ class Sender:
             return None
 
     def _send_recorded(self, parcel: Parcel, record: Record, *, begun: bool) -> "File":
-        from assay.errors import Gone, Rejected, UploadLost
+        from assay.errors import Gone, KeyReused, Rejected, UploadLost
 
         try:
             return self._upload(parcel, record)
-        except (Gone, Rejected, UploadLost):
+        except (Gone, KeyReused, Rejected, UploadLost):
             self._records.forget(parcel)
             if not begun:
                 raise
@@ -255,6 +260,7 @@ class Sender:
             content_type=parcel.content_type,
             metadata=parcel.metadata,
             sha256=parcel.sha256,
+            keep_time=self._options.times,
             progress=progress,
             idempotency_key=record.idempotency_key,
             resume=resume,

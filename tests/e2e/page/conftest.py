@@ -41,8 +41,8 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
 
 
 @asynccontextmanager
-async def tab(context: BrowserContext, url: str) -> AsyncIterator[Screen]:
-    """Open the page in a tab.
+async def tab(context: BrowserContext, url: str, fragment: str = "") -> AsyncIterator[Screen]:
+    """Open the page in a tab, at an address with this fragment.
 
     At exit, check that the page raised no error, and that no URL contained a key.
     """
@@ -58,7 +58,7 @@ async def tab(context: BrowserContext, url: str) -> AsyncIterator[Screen]:
     )
     # Playwright sets an attribute on the callback, which a bound method of a list does not accept.
     page.on("request", lambda request: screen.requests.append(request))  # noqa: PLW0108
-    await screen.open()
+    await screen.open(fragment)
     yield screen
     await page.close()
     assert not errors

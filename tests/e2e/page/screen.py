@@ -19,8 +19,8 @@ class Screen:
     url: str
     requests: list[Request] = field(default_factory=list)
 
-    async def open(self) -> None:
-        await self.page.goto(f"{self.url}/")
+    async def open(self, fragment: str = "") -> None:
+        await self.page.goto(f"{self.url}/{fragment}")
 
     async def sign_in(self, key: str, *, remember: bool = False) -> None:
         await self.enter(key, remember=remember)

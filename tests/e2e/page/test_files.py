@@ -25,7 +25,11 @@ async def ready(client: httpx.AsyncClient) -> dict[str, Any]:
         client,
         BODY,
         filename="report.txt",
-        metadata={"path": "work/2026/report.txt", "album": "<b>winter</b>"},
+        metadata={
+            "path": "work/2026/report.txt",
+            "album": "<b>winter</b>",
+            "mtime": "1700000000.123456789",
+        },
     )
 
 
@@ -95,6 +99,8 @@ async def test_the_details_show_digest_and_metadata(
         ready["id"],
     ):
         await expect(dialog).to_contain_text(text)
+    modified = dialog.locator("dl > div").filter(has_text="Modified")
+    await expect(modified).to_contain_text("Nov 14, 2023")
     await dialog.get_by_role("button", name="Copy the SHA-256").click()
     await expect(dialog.get_by_role("button", name="Copy the SHA-256")).to_have_text("Copied")
     assert await screen.page.evaluate("navigator.clipboard.readText()") == digest(BODY)
