@@ -15,7 +15,8 @@
    - *It differs, and an earlier run left some of the bytes:* truncate the partial file and repeat
      step 3, once.
    - *It differs otherwise:* remove the partial file and raise DigestMismatch.
-5. Sync the partial file, rename it to the final name, and sync the folder.
+5. Sync the partial file, rename it to the final name, and sync the folder. If the name existed,
+   the new file has its mode and, as far as the process may set it, its owner.
 
 If a write fails (the disk is full), raise TargetFailed. The partial file stays, and the next run
 continues from it.
@@ -24,6 +25,7 @@ directly into it.
 If the process is killed at any point, the final name has its previous content or the whole file.
 """
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -46,6 +48,7 @@ from assay.files import GONE, UNPROVED, File
 from assay.locks import is_still, lock
 from assay.progress import Meter
 from assay.transport import PIECE, Answer, ConnectionLost, read_some
+from assay.waiting import write_when_ready
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -86,11 +89,11 @@ def download_file(api: Api, file: File, target: Writable, *, meter: Meter) -> No
     check_ready(file)
     if not isinstance(target, str | os.PathLike):
         return receive_into(api, file, target, meter=meter)
-    path = Path(os.path.realpath(target))
-    kind = find_kind(path)
+    kind = find_kind(Path(target))
     if kind is not None and not stat.S_ISREG(kind):
-        return receive_into_device(api, file, path, meter=meter)
-    return receive_at(api, file, path, meter=meter)
+        # The real path of a pipe, such as /dev/stdout, is not one that can be opened.
+        return receive_into_device(api, file, Path(target), meter=meter)
+    return receive_at(api, file, Path(os.path.realpath(target)), meter=meter)
 
 
 def check_ready(file: File) -> None:
@@ -145,6 +148,7 @@ def receive_at(api: Api, file: File, path: Path, *, meter: Meter) -> None:
     """Run steps 2 to 5 of the protocol above."""
     partial = name_partial(path, file)
     descriptor = open_partial(partial, path)
+    copy_rights(path, descriptor, and_mode=0o600)  # before the bytes that others may not read
     with os.fdopen(descriptor, "r+b", buffering=0) as opened:
         receiving = Receiving(api, file, lambda piece: write_all(opened, piece), meter=meter)
         resumed = go_on(receiving, opened)
@@ -308,13 +312,30 @@ def write_all(target: BinaryIO, piece: bytes) -> None:
     """Write all bytes. A raw file may accept fewer than it is given."""
     view = memoryview(piece)
     while view:
-        written: int | None = target.write(view)
-        view = view[len(view) if written is None else written :]
+        view = view[write_when_ready(target, view) :]
+
+
+def copy_rights(path: Path, descriptor: int, *, and_mode: int = 0) -> None:
+    """Give the open file the mode and owner of the file at the path, if there is one.
+
+    Only root may change an owner, and some file systems have no modes. Both are ignored.
+    """
+    if not hasattr(os, "fchmod"):  # Windows
+        return
+    try:
+        found = path.stat()
+    except OSError:
+        return
+    with contextlib.suppress(OSError):
+        os.fchown(descriptor, found.st_uid, found.st_gid)
+    with contextlib.suppress(OSError):
+        os.fchmod(descriptor, found.st_mode & 0o777 | and_mode)
 
 
 def publish(opened: BinaryIO, partial: Path, path: Path) -> None:
     """Run step 5 of the protocol above. Raises TargetFailed."""
     try:
+        copy_rights(path, opened.fileno())
         os.fsync(opened.fileno())
         os.replace(partial, path)
         sync_folder(path.parent)
