@@ -1,8 +1,8 @@
 """The parts of the Python client that need no server."""
 
+import errno
 import gzip
 import io
-import errno
 import os
 import threading
 import time

@@ -89,7 +89,7 @@ def test_a_non_blocking_pipe_is_read_to_its_end(pipe: tuple[int, int], buffering
         assert reading.read(1) is None or buffering
         thread = threading.Timer(0.1, feed)
         thread.start()
-        assert read_to_end(open_source(cast(BinaryIO, reading))) == BODY
+        assert read_to_end(open_source(reading)) == BODY
         thread.join()
 
 
@@ -122,7 +122,7 @@ def test_a_full_non_blocking_pipe_is_waited_for(pipe: tuple[int, int], buffering
     thread = threading.Timer(0.1, drain)
     thread.start()
     writing = os.fdopen(pipe[1], "wb", buffering=buffering)
-    write_all(cast(BinaryIO, writing), BODY)
+    write_all(writing, BODY)
     os.set_blocking(pipe[1], True)  # the buffer's rest is written by the one who has opened it
     writing.close()
     thread.join()
