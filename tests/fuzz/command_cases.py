@@ -123,6 +123,12 @@ class Case:
             or any(name.startswith(names) for name in self.environ)
         )
 
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """Return what two cases of one kind have in common."""
+        options = [word for word in self.arguments if word.startswith(b"-")]
+        return (self.command, *sorted(options), *self.streams)
+
     def has(self, *options: bytes) -> bool:
         return any(option in self.arguments for option in options)
 
@@ -152,7 +158,7 @@ anything = st.one_of(names, st.sampled_from(TEXTS), st.sampled_from(NUMBERS))
 
 def mostly(good: Sequence[bytes], bad: Sequence[bytes]) -> st.SearchStrategy[bytes]:
     """Draw a valid value nine times in ten, because an invalid one ends the command at once."""
-    return st.integers(0, 9).flatmap(lambda dice: st.sampled_from(good if dice else bad))
+    return st.integers(0, 9).flatmap(lambda dice: st.sampled_from(bad if dice == 7 else good))
 
 
 def option(name: bytes, values: st.SearchStrategy[bytes]) -> st.SearchStrategy[list[bytes]]:
@@ -168,10 +174,10 @@ def flags(*given: bytes) -> list[st.SearchStrategy[list[bytes]]]:
     return [st.just([flag]) for flag in given]
 
 
+AWAY: Final = [b"--url", b"http://127.0.0.1:1", b"--retry-for", b"1s"]
 SERVER_OPTIONS: Final = [
-    option(
-        b"--url", st.sampled_from((b"http://127.0.0.1:1", b"http://\xe9", b"ftp://a", b"", b"/"))
-    ),
+    st.just(AWAY),
+    option(b"--url", st.sampled_from((b"http://\xe9", b"ftp://a", b"", b"/"))),
     option(
         b"--key-file", st.sampled_from((b"/dev/null", b"/nowhere", b".", b"", b"/proc/version"))
     ),
@@ -180,7 +186,7 @@ SERVER_OPTIONS: Final = [
 """One option of this list is drawn seldom, because most of them end the command at once."""
 OPTIONS: Final[Mapping[bytes, Sequence[st.SearchStrategy[list[bytes]]]]] = {
     b"put": [
-        *flags(b"-r", b"-r", b"--recursive", b"--force", b"--json", b"--quiet", b"-q"),
+        *flags(b"-r", b"--force", b"--json", b"--quiet"),
         option(b"--name", names),
         option(b"--type", mostly((b"text/plain", b"image/png; q=1"), TEXTS)),
         option(b"--meta", mostly((b"a=b", b"x=\xc3\xa9"), TEXTS)),
@@ -188,20 +194,11 @@ OPTIONS: Final[Mapping[bytes, Sequence[st.SearchStrategy[list[bytes]]]]] = {
         option(b"--jobs", mostly((b"1", b"3"), NUMBERS)),
     ],
     b"get": [
-        *flags(b"-r", b"--recursive", b"--force", b"--by-name", b"--hidden", b"--json", b"-q"),
-        *[
-            option(
-                b"-o",
-                st.one_of(
-                    names,
-                    names.map(lambda name: name + b"/"),
-                    st.sampled_from(
-                        (b"-", b"/dev/null", b"/dev/full", b"/proc/x/y", b"", b"a/b/c")
-                    ),
-                ),
-            )
-        ]
-        * 3,
+        *flags(b"-r", b"--force", b"--by-name", b"--hidden", b"--json", b"-q"),
+        option(b"-o", st.sampled_from((b"-", b"out/", b"out", b"a", b"/dev/null", b"a/b/c/"))),
+        option(
+            b"-o", st.one_of(names, st.sampled_from((b"/dev/full", b"/proc/x/y", b"", b"link")))
+        ),
         option(b"--jobs", mostly((b"1", b"3"), NUMBERS)),
     ],
     b"ls": [
@@ -219,13 +216,11 @@ OPTIONS: Final[Mapping[bytes, Sequence[st.SearchStrategy[list[bytes]]]]] = {
     b"share": [*flags(b"--json", b"--inline"), option(b"--expires", mostly((b"5s", b"1h"), SPANS))],
     b"login": [],
 }
-FREE: Final[Mapping[bytes, st.SearchStrategy[bytes]]] = {
-    b"info": st.one_of(ids, ids, ids, anything),
-    b"rm": st.one_of(ids, ids, anything),
-    b"share": st.one_of(ids, ids, ids, anything),
-    b"login": st.sampled_from((b"http://127.0.0.1:1", b"x", b"http://[", b"")),
-    b"ls": st.nothing(),
-}
+WORDS: Final[Mapping[bytes, tuple[int, int]]] = {
+    b"put": (1, 4), b"get": (0, 4), b"ls": (0, 0), b"info": (1, 3), b"rm": (1, 2), b"share": (1, 1),
+    b"login": (0, 1), b"nope": (0, 2),
+}  # fmt: skip
+"""How many arguments that are no options a command gets."""
 WEIGHTED: Final = (b"put", b"put", b"put", b"get", b"get", b"get", b"ls", b"info", b"rm", b"share",
     b"login", b"nope", b"")  # fmt: skip
 ENVIRONMENTS: Final[Sequence[Mapping[str, str]]] = (
@@ -238,30 +233,42 @@ ENVIRONMENTS: Final[Sequence[Mapping[str, str]]] = (
 )  # fmt: skip
 
 
+def choose(draw: st.DrawFn, *weighted: tuple[int, st.SearchStrategy[bytes]]) -> bytes:
+    """Draw from one of the strategies, by their weights, which add up to ten."""
+    dice = draw(st.integers(0, 9))
+    for weight, strategy in weighted:
+        dice -= weight
+        if dice < 0:
+            return draw(strategy)
+    raise ValueError("the weights do not add up to ten")
+
+
+@st.composite
+def free_words(draw: st.DrawFn, command: bytes, files: Sequence[LocalFile]) -> bytes:
+    """Draw an argument that is no option."""
+    if command == b"put":
+        local = st.sampled_from([file.path for file in files] or [b"a"])
+        folders = st.sampled_from((b"f", b"f/", b".", b"./f"))
+        special = st.sampled_from((*SPECIAL, b"-", b"-"))
+        return choose(draw, (6, local), (1, folders), (2, special), (1, names))
+    if command == b"get":
+        patterns = st.sampled_from((b"a*", b"*", b".*", b"f", b"f/g", b"f/.git", b""))
+        return choose(draw, (6, st.sampled_from(FILE_NAMES)), (2, ids), (1, patterns), (1, names))
+    if command == b"login":
+        return draw(st.sampled_from((b"http://127.0.0.1:1", b"x", b"http://[", b"")))
+    return choose(draw, (8, ids), (2, anything))
+
+
 @st.composite
 def arguments(draw: st.DrawFn, files: Sequence[LocalFile]) -> list[bytes]:
     command = draw(st.sampled_from(WEIGHTED))
-    local = st.sampled_from([file.path for file in files] or [b"a"])
-    free = {
-        b"put": st.one_of(local, local, st.sampled_from((*SPECIAL, b"-")), names),
-        b"get": st.one_of(local.map(lambda path: path.split(b"/")[-1]), ids, names, st.just(b"f")),
-        **FREE,
-    }.get(command, anything)
-    words = (
-        []
-        if free.is_empty
-        else [
-            [word]
-            for word in draw(st.lists(free, min_size=1, max_size=1 if command == b"share" else 4))
-        ]
-    )
-    chosen = (
-        draw(st.lists(st.sampled_from(OPTIONS.get(command, flags(b"--help"))), max_size=3))
-        if (OPTIONS.get(command, [1]))
-        else []
-    )
-    words += [draw(each) for each in chosen]
-    if draw(st.integers(0, 19)) == 0 and command in OPTIONS:
+    least, most = WORDS.get(command, (0, 2))
+    count = draw(st.integers(least, most))
+    words = [[draw(free_words(command, files))] for _ in range(count)]
+    options = OPTIONS.get(command, flags(b"--help"))
+    chosen = draw(st.sets(st.integers(0, len(options)), max_size=3))
+    words += [draw(options[index]) for index in sorted(chosen) if index < len(options)]
+    if draw(st.integers(0, 29)) == 17 and command in OPTIONS:  # 0 would be drawn more often
         words.append(draw(st.one_of(SERVER_OPTIONS)))
     ordered = draw(st.permutations(words))
     return [argument for word in ([command] if command else [], *ordered) for argument in word]
