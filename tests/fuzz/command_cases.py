@@ -38,7 +38,7 @@ TIMES: Final = (
     2**40,
 )
 SPECIAL: Final = (
-    b"/proc/version", b"/proc/self/mem", b"/dev/null", b"/dev/full", b"/proc/self/fd/0", b".",
+    b"/proc/version", b"/proc/self/mem", b"/dev/null", b"/proc/self/fd/0", b".",
     b"/nowhere/at/all", b"/dev/stdin", b"f", b"link", b"loop", b"gone", b"/sys/kernel/profiling",
     b"/etc/shadow/x", b"",
 )  # fmt: skip
@@ -187,10 +187,8 @@ SERVER_OPTIONS: Final = [
 OPTIONS: Final[Mapping[bytes, Sequence[st.SearchStrategy[list[bytes]]]]] = {
     b"put": [
         *flags(b"-r", b"--force", b"--json", b"--quiet"),
-        option(b"--name", names),
         option(b"--type", mostly((b"text/plain", b"image/png; q=1"), TEXTS)),
         option(b"--meta", mostly((b"a=b", b"x=\xc3\xa9"), TEXTS)),
-        option(b"--sha256", mostly((b"ab" * 32,), (b"zz", b"", b"\xff"))),
         option(b"--jobs", mostly((b"1", b"3"), NUMBERS)),
     ],
     b"get": [
@@ -216,13 +214,27 @@ OPTIONS: Final[Mapping[bytes, Sequence[st.SearchStrategy[list[bytes]]]]] = {
     b"share": [*flags(b"--json", b"--inline"), option(b"--expires", mostly((b"5s", b"1h"), SPANS))],
     b"login": [],
 }
+SINGLE: Final = [
+    option(b"--name", names),
+    option(b"--sha256", mostly((b"ab" * 32,), (b"zz", b"", b"\xff"))),
+]
+"""The options of `put` that apply to one file."""
 WORDS: Final[Mapping[bytes, tuple[int, int]]] = {
     b"put": (1, 4), b"get": (0, 4), b"ls": (0, 0), b"info": (1, 3), b"rm": (1, 2), b"share": (1, 1),
     b"login": (0, 1), b"nope": (0, 2),
 }  # fmt: skip
 """How many arguments that are no options a command gets."""
-WEIGHTED: Final = (b"put", b"put", b"put", b"get", b"get", b"get", b"ls", b"info", b"rm", b"share",
-    b"login", b"nope", b"")  # fmt: skip
+WEIGHTED: Final = (
+    *[b"put"] * 8,
+    *[b"get"] * 6,
+    b"ls",
+    b"info",
+    b"rm",
+    b"share",
+    b"login",
+    b"nope",
+    b"",
+)
 ENVIRONMENTS: Final[Sequence[Mapping[str, str]]] = (
 
     {}, {}, {}, {"PYTHONUNBUFFERED": "1"}, {"HOME": ""}, {"HOME": "/dev/null"}, {"HOME": "/proc"},
@@ -265,7 +277,8 @@ def arguments(draw: st.DrawFn, files: Sequence[LocalFile]) -> list[bytes]:
     least, most = WORDS.get(command, (0, 2))
     count = draw(st.integers(least, most))
     words = [[draw(free_words(command, files))] for _ in range(count)]
-    options = OPTIONS.get(command, flags(b"--help"))
+    options = list(OPTIONS.get(command, flags(b"--help")))
+    options += SINGLE if command == b"put" and count == 1 else []
     chosen = draw(st.sets(st.integers(0, len(options)), max_size=3))
     words += [draw(options[index]) for index in sorted(chosen) if index < len(options)]
     if draw(st.integers(0, 29)) == 17 and command in OPTIONS:  # 0 would be drawn more often
