@@ -48,7 +48,7 @@ from assay.files import GONE, UNPROVED, File
 from assay.locks import is_still, lock
 from assay.progress import Meter
 from assay.transport import PIECE, Answer, ConnectionLost, read_some
-from assay.waiting import write_when_ready
+from assay.waiting import flush_when_ready, write_when_ready
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -73,15 +73,19 @@ class Receiving:
     def take(self, piece: bytes) -> None:
         """Hash and write a piece. Raises TargetFailed if it cannot be written."""
         self.digest.update(piece)
+        self.attempt(lambda: self._write(piece))
+        self.place += len(piece)
+        self.meter.add(len(piece))
+
+    def attempt(self, write: Callable[[], object]) -> None:
+        """Run the write. Raises TargetFailed if it fails."""
         try:
-            self._write(piece)
+            write()
         except OSError as error:
             raise TargetFailed(
                 f"{self.file.filename} cannot be written after {self.place} bytes: "
                 f"{error.strerror or error}"
             ) from error
-        self.place += len(piece)
-        self.meter.add(len(piece))
 
 
 def download_file(api: Api, file: File, target: Writable, *, meter: Meter) -> None:
@@ -137,6 +141,7 @@ def receive_into(api: Api, file: File, target: BinaryIO, *, meter: Meter) -> Non
     """
     receiving = Receiving(api, file, lambda piece: write_all(target, piece), meter=meter)
     receive(receiving, "If-Match")
+    receiving.attempt(lambda: flush_when_ready(target))
     if receiving.digest.hexdigest() != file.hash:
         raise DigestMismatch(
             f"{file.filename}: the received bytes are not those that the server proved"

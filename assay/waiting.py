@@ -46,6 +46,17 @@ def write_when_ready(file: BinaryIO, view: memoryview) -> int:
         wait_until_ready(file, writing=True)
 
 
+def flush_when_ready(file: BinaryIO) -> None:
+    """Write what a buffered stream still holds. Raises OSError."""
+    is_flushed = not isinstance(file, io.IOBase)
+    while not is_flushed:
+        try:
+            file.flush()
+            is_flushed = True
+        except BlockingIOError:
+            wait_until_ready(file, writing=True)
+
+
 def can_wait(file: Any) -> bool:
     return isinstance(file, io.IOBase) or find_descriptor(file) is not None
 

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
+from service.cli.standard_streams import print_result
 from service.operations.bootstrap import bootstrap as make_ready
 from service.operations.bootstrap import describe
 from service.settings import Deployment, read_settings
@@ -41,7 +42,7 @@ def bootstrap(*, print_only: Annotated[bool, Parameter(name="--print")] = False)
         print(describe(deployment))
         return
     for step in make_ready(deployment):
-        print(f"{step.outcome:<14}{step.what}")
+        print_result(f"{step.outcome:<14}{step.what}")
 
 
 def fill_unseen(environ: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ There is no buffer below the text. A thread that waits for a full pipe would hol
 interpreter would abort when the process ends.
 """
 
+import contextlib
 import errno
 import io
 import os
@@ -26,6 +27,12 @@ PAUSE_SECONDS: Final = 0.02
 
 class OutputLost(Exception):
     """The first write to standard output that failed. `StandardStreams.end` prints the reason."""
+
+
+def print_result(text: str) -> None:
+    """Print a result of work that goes on even if the output is lost."""
+    with contextlib.suppress(OutputLost):
+        print(text, flush=True)
 
 
 class Input(io.RawIOBase):
@@ -58,7 +65,7 @@ class Output(io.RawIOBase):
     def __init__(self, descriptor: int, *, must_arrive: bool) -> None:
         self.error: OSError | None = None
         self._descriptor = descriptor
-        self._must_arrive = must_arrive
+        self.must_arrive = must_arrive
 
     def writable(self) -> bool:
         return True
@@ -76,7 +83,7 @@ class Output(io.RawIOBase):
                 write_when_ready(self._descriptor, view)
             except OSError as error:
                 self.error = error
-                if self._must_arrive:
+                if self.must_arrive:
                     raise OutputLost from error
         return len(view)
 
@@ -110,10 +117,8 @@ class StandardStreams:
         If results were lost, print the reason, unless the reader of a pipe did not want them.
         """
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with contextlib.suppress(OutputLost):
                 stream.flush()
-            except OutputLost:
-                continue
         if self._output is None or self._output.error is None:
             return status
         if self._output.error.errno != errno.EPIPE:
@@ -151,7 +156,7 @@ def open_output(output: Output, former: TextIO | None) -> TextIO:
         cast("Any", output),
         encoding=former.encoding if former else None,
         errors="backslashreplace",
-        line_buffering=output.isatty() or not output._must_arrive,
+        line_buffering=output.isatty() or not output.must_arrive,
         write_through=getattr(former, "write_through", False),
     )
 

@@ -13,6 +13,7 @@ from assay.downloads import copy_rights, write_all
 from assay.errors import SourceUnreadable
 from assay.sources import Source, Stream, open_source
 from assay.streams import read_full
+from assay.waiting import flush_when_ready
 
 LYING = Path("/proc/version")
 PAGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -123,7 +124,7 @@ def test_a_full_non_blocking_pipe_is_waited_for(pipe: tuple[int, int], buffering
     thread.start()
     writing = os.fdopen(pipe[1], "wb", buffering=buffering)
     write_all(writing, BODY)
-    os.set_blocking(pipe[1], True)  # the buffer's rest is written by the one who has opened it
+    flush_when_ready(writing)
     writing.close()
     thread.join()
     assert got == [BODY]

@@ -1,6 +1,5 @@
 """Actions on files by id, one after the other. A failure of one file does not stop the others."""
 
-import contextlib
 import json as json_text
 import sys
 from collections.abc import Callable, Iterable
@@ -11,7 +10,7 @@ from service.cli.client import STANDARD_STREAM
 from service.cli.client.arguments import read_id
 from service.cli.client.display import show
 from service.cli.client.exit_codes import Away, NotAllowed, Outcomes, explain
-from service.cli.standard_streams import OutputLost
+from service.cli.standard_streams import print_result
 
 
 def for_each(ids: Iterable[str], act: Callable[[UUID], None], *, json: bool) -> None:
@@ -33,16 +32,8 @@ def for_each(ids: Iterable[str], act: Callable[[UUID], None], *, json: bool) -> 
             name = "-" if text == STANDARD_STREAM else text
             print(f"{show(name)}: {ending}", file=sys.stderr)
             if json:
-                report(format_object({"id": name, "error": str(ending)}))
+                print_result(format_object({"id": name, "error": str(ending)}))
     outcomes.end()
-
-
-def report(text: str) -> None:
-    """Print the result of what was done. If it is lost, the command goes on, and main() reports it
-    at the end.
-    """
-    with contextlib.suppress(OutputLost):
-        print(text, flush=True)
 
 
 def format_object(about: dict[str, Any]) -> str:

@@ -203,8 +203,8 @@ def connect(
         place = show(str(folder / "sent.sqlite"))
         try:
             make_private_folder(folder)
-            connection = prepare(str(folder / "sent.sqlite"))
-            return connection, place, make_private_folder(folder / "uploads")
+            uploads = make_private_folder(folder / "uploads")
+            return prepare(folder / "sent.sqlite"), place, uploads
         except OSError as error:
             reason = f"{show(str(error.filename or folder))}: {error.strerror}"
         except sqlite3.OperationalError as error:
@@ -215,7 +215,7 @@ def connect(
     return prepare(":memory:"), "the records in memory", None
 
 
-def prepare(database: str) -> sqlite3.Connection:
+def prepare(database: Path | str) -> sqlite3.Connection:
     """Return a connection to the database, with its table. Raises sqlite3.Error."""
     connection = sqlite3.connect(
         database, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None

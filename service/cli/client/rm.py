@@ -3,7 +3,8 @@
 from uuid import UUID
 
 from service.cli.client.accounts import HERE, Server, open_client
-from service.cli.client.ids import for_each, format_object, report
+from service.cli.client.ids import for_each, format_object
+from service.cli.standard_streams import print_result
 
 
 def rm(
@@ -25,8 +26,8 @@ def rm(
         def delete(file_id: UUID) -> None:
             client.delete(file_id)
             if json:
-                report(format_object({"id": str(file_id), "outcome": "deleted"}))
+                print_result(format_object({"id": str(file_id), "outcome": "deleted"}))
             elif not quiet:
-                report(f"{file_id} deleted")
+                print_result(f"{file_id} deleted")
 
         for_each(ids, delete, json=json)
