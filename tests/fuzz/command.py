@@ -63,7 +63,7 @@ class Finding:
     case: Case
 
     def __str__(self) -> str:
-        return f"case {self.number}: {self.what}\n  {self.case}"
+        return f"case {self.number}: {self.what}\n  {self.case!s:.3000}"
 
 
 @dataclass
