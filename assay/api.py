@@ -219,7 +219,7 @@ class Api:
         """Decode the JSON body of a response. Raises NotAssay if it has another structure."""
         try:
             decoded = msgspec.json.decode(answer.body, type=kind)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:  # also for text that is not UTF-8
             raise NotAssay(
                 f"{place(self.url)} answers, but is not an Assay server ({error}): check the URL"
             ) from error
@@ -232,7 +232,7 @@ def read_problem(body: bytes) -> Problem:
     try:
         document = msgspec.json.decode(body, type=dict[str, Any])
         return msgspec.convert(document | {"document": document}, Problem)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # also for text that is not UTF-8
         return Problem(
             type="about:blank", title="the response is malformed", status=0, detail=str(error)
         )

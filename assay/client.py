@@ -1,6 +1,7 @@
 """The class `Client`: uploads, downloads and manages files of one Assay server."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
@@ -20,6 +21,7 @@ from assay.transport import Transport
 from assay.uploads import upload_source, wait_until_final
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
+SHA256: Final = re.compile(r"[0-9A-Fa-f]{64}")
 CONNECTIONS_BESIDE: Final = 28
 """Connections kept per server, in addition to one per part, for threads that share a client."""
 
@@ -125,11 +127,15 @@ class Client:
           stored.
 
         A pipe or any other stream cannot be read twice. It is always sent through the API, and
-        cannot be resumed.
+        cannot be resumed. The same applies to a file whose size is not the number of its bytes, as
+        in /proc.
 
-        Raises Rejected, SourceChanged, SourceUnreadable, StoreRefused, UploadLost, InProgress,
-        TooLarge, NotFinal, ServerUnavailable, and the errors that any request raises.
+        Raises ValueError if `sha256` is no SHA-256, and Rejected, SourceChanged, SourceUnreadable,
+        StoreRefused, UploadLost, InProgress, TooLarge, NotFinal, ServerUnavailable, and the errors
+        that any request raises.
         """
+        if sha256 is not None and not SHA256.fullmatch(sha256):
+            raise ValueError(f"sha256: expected 64 hexadecimal digits, not {sha256!r}")
         opened = open_source(source)
         try:
             name = filename or opened.name

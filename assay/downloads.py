@@ -16,7 +16,8 @@
      step 3, once.
    - *It differs otherwise:* remove the partial file and raise DigestMismatch.
 5. Set the modification time, if it is to be kept. Sync the partial file, rename it to the final
-   name, and sync the folder.
+   name, and sync the folder. If the name existed, the new file has its mode and, as far as the
+   process may set it, its owner.
 
 If a write fails (the disk is full), raise TargetFailed. The partial file stays, and the next run
 continues from it.
@@ -25,6 +26,7 @@ directly into it.
 If the process is killed at any point, the final name has its previous content or the whole file.
 """
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -48,6 +50,7 @@ from assay.locks import is_still, lock
 from assay.progress import Meter
 from assay.times import restore_time
 from assay.transport import PIECE, Answer, ConnectionLost, read_some
+from assay.waiting import flush_when_ready, write_when_ready
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -72,15 +75,19 @@ class Receiving:
     def take(self, piece: bytes) -> None:
         """Hash and write a piece. Raises TargetFailed if it cannot be written."""
         self.digest.update(piece)
+        self.attempt(lambda: self._write(piece))
+        self.place += len(piece)
+        self.meter.add(len(piece))
+
+    def attempt(self, write: Callable[[], object]) -> None:
+        """Run the write. Raises TargetFailed if it fails."""
         try:
-            self._write(piece)
+            write()
         except OSError as error:
             raise TargetFailed(
                 f"{self.file.filename} cannot be written after {self.place} bytes: "
                 f"{error.strerror or error}"
             ) from error
-        self.place += len(piece)
-        self.meter.add(len(piece))
 
 
 def download_file(api: Api, file: File, target: Writable, *, keep_time: bool, meter: Meter) -> None:
@@ -88,10 +95,11 @@ def download_file(api: Api, file: File, target: Writable, *, keep_time: bool, me
     check_ready(file)
     if not isinstance(target, str | os.PathLike):
         return receive_into(api, file, target, meter=meter)
-    path = Path(os.path.realpath(target))
-    kind = find_kind(path)
+    kind = find_kind(Path(target))
     if kind is not None and not stat.S_ISREG(kind):
-        return receive_into_device(api, file, path, meter=meter)
+        # The real path of a pipe, such as /dev/stdout, is not one that can be opened.
+        return receive_into_device(api, file, Path(target), meter=meter)
+    path = Path(os.path.realpath(target))
     return receive_at(api, file, path, keep_time=keep_time, meter=meter)
 
 
@@ -136,6 +144,7 @@ def receive_into(api: Api, file: File, target: BinaryIO, *, meter: Meter) -> Non
     """
     receiving = Receiving(api, file, lambda piece: write_all(target, piece), meter=meter)
     receive(receiving, "If-Match")
+    receiving.attempt(lambda: flush_when_ready(target))
     if receiving.digest.hexdigest() != file.hash:
         raise DigestMismatch(
             f"{file.filename}: the received bytes are not those that the server proved"
@@ -147,6 +156,7 @@ def receive_at(api: Api, file: File, path: Path, *, keep_time: bool, meter: Mete
     """Run steps 2 to 5 of the protocol above."""
     partial = name_partial(path, file)
     descriptor = open_partial(partial, path)
+    copy_rights(path, descriptor, and_mode=0o600)  # before the bytes that others may not read
     with os.fdopen(descriptor, "r+b", buffering=0) as opened:
         receiving = Receiving(api, file, lambda piece: write_all(opened, piece), meter=meter)
         resumed = go_on(receiving, opened)
@@ -312,13 +322,30 @@ def write_all(target: BinaryIO, piece: bytes) -> None:
     """Write all bytes. A raw file may accept fewer than it is given."""
     view = memoryview(piece)
     while view:
-        written: int | None = target.write(view)
-        view = view[len(view) if written is None else written :]
+        view = view[write_when_ready(target, view) :]
+
+
+def copy_rights(path: Path, descriptor: int, *, and_mode: int = 0) -> None:
+    """Give the open file the mode and owner of the file at the path, if there is one.
+
+    Only root may change an owner, and some file systems have no modes. Both are ignored.
+    """
+    if not hasattr(os, "fchmod"):  # Windows
+        return
+    try:
+        found = path.stat()
+    except OSError:
+        return
+    with contextlib.suppress(OSError):
+        os.fchown(descriptor, found.st_uid, found.st_gid)
+    with contextlib.suppress(OSError):
+        os.fchmod(descriptor, found.st_mode & 0o777 | and_mode)
 
 
 def publish(opened: BinaryIO, partial: Path, path: Path) -> None:
     """Run step 5 of the protocol above. Raises TargetFailed."""
     try:
+        copy_rights(path, opened.fileno())
         os.fsync(opened.fileno())
         os.replace(partial, path)
         sync_folder(path.parent)

@@ -15,7 +15,6 @@ A different declaration (a new name, other metadata) is a different upload, for 
 started again. The same declaration with a different fingerprint raises SourceChanged.
 """
 
-import contextlib
 import hashlib
 import os
 import secrets
@@ -82,12 +81,19 @@ class Journal:
             self.parts[number] = sha256
             self._write(SentPart(number, sha256))
 
-    def _write(self, line: Line) -> None:
-        """Append a line in a single write, so that the lines of several threads do not mix."""
+    def _write(self, line: Line, *, anew: bool = False) -> None:
+        """Append a line in a single write, so that the lines of several threads do not mix.
+
+        With `anew`, it becomes the only line, and is synced to the disk.
+        """
         if self._descriptor is None:
             return
         try:
+            if anew:
+                os.ftruncate(self._descriptor, 0)
             os.write(self._descriptor, msgspec.json.encode(line) + b"\n")
+            if anew:
+                os.fsync(self._descriptor)
         except OSError as error:
             raise TargetFailed(f"{self.path}: {error.strerror}") from error
 
@@ -95,10 +101,7 @@ class Journal:
         """Discard the recorded upload, and start another one under a new key."""
         self.opening = msgspec.structs.replace(self.opening, key=make_key())
         self.file, self.parts = None, {}
-        if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
-            self._write(self.opening)
-            os.fsync(self._descriptor)
+        self._write(self.opening, anew=True)
 
     def remove(self) -> None:
         if self.path is not None:
@@ -134,11 +137,9 @@ def open_journal(
     if named_here:
         path = path / name_journal(url, source)
     opening = Opening(url, dict(fields), source.fingerprint, key or make_key())
-    descriptor = open_locked(path, opening)
+    descriptor = open_locked(path)
     try:
-        if named_here:
-            remove_unfinished(path)
-        journal = read_journal(path, descriptor)
+        journal = read_journal(path, descriptor, is_ours=named_here)
         if journal is None or restart or is_another(journal.opening, opening):
             journal = Journal(opening, path=path, descriptor=descriptor)
             journal.begin_anew()
@@ -166,18 +167,19 @@ def name_journal(url: str, source: Source) -> str:
     )
 
 
-def open_locked(path: Path, opening: Opening) -> int:
+def open_locked(path: Path) -> int:
     """Open and lock the journal at the path, and return its descriptor.
 
-    If there is none, create it first, atomically and with its opening line. Raises InProgress and
-    TargetFailed.
+    If there is none, create an empty one. The process that has the lock writes its first line, so
+    no hard link and no rename is needed. A process that is killed before it has written the line
+    leaves an empty journal. The next run starts it, because nothing was sent before that line.
+    On a file system without locks, two runs at the same time may write to one journal. Raises
+    InProgress and TargetFailed.
     """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
-        except FileNotFoundError:
-            create(path, opening)
-            continue
+            descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0), PRIVATE)
         except OSError as error:
             raise TargetFailed(f"{path}: {error.strerror}") from error
         try:
@@ -190,47 +192,17 @@ def open_locked(path: Path, opening: Opening) -> int:
         os.close(descriptor)
 
 
-def create(path: Path, opening: Opening) -> None:
-    """Create a journal atomically: write and sync a temporary file, then link it to its name.
+def read_journal(path: Path, descriptor: int, *, is_ours: bool) -> Journal | None:
+    """Read the journal. Return None if it is empty or was lost.
 
-    Do nothing if the name exists already. Raises TargetFailed.
-    """
-    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
-        try:
-            os.write(descriptor, msgspec.json.encode(opening) + b"\n")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        # Another process may have created the journal first, and removed this temporary file.
-        with contextlib.suppress(FileExistsError, FileNotFoundError):
-            os.link(fresh, path)
-    except OSError as error:
-        raise TargetFailed(f"{path}: {error.strerror}") from error
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def remove_unfinished(path: Path) -> None:
-    """Remove the temporary files that processes killed in `create` have left.
-
-    The path must come from `name_journal`, so that no other file has such a name.
-    """
-    for fresh in path.parent.glob(f"{path.name}.{'[0-9a-f]' * 8}"):
-        fresh.unlink(missing_ok=True)
-
-
-def read_journal(path: Path, descriptor: int) -> Journal | None:
-    """Read the journal. Return None if it is empty.
-
-    Raises ValueError for any other file, which must not be overwritten.
+    A power failure may leave NULs in place of the content. Raises ValueError for any other file,
+    which must not be overwritten unless its name shows that it `is_ours`.
     """
     journal, content = None, path.read_bytes()
     for line in content.split(b"\n"):
         try:
             found = read_line(line)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):  # also for text that is not UTF-8
             continue  # truncated by a crash
         if isinstance(found, Opening):
             journal = Journal(found, path=path, descriptor=descriptor)
@@ -238,7 +210,7 @@ def read_journal(path: Path, descriptor: int) -> Journal | None:
             journal.file = found.file
         elif journal is not None and isinstance(found, SentPart):
             journal.parts[found.number] = found.sha256
-    if journal is None and content.strip():
+    if journal is None and content.strip(b"\0 \r\n\t") and not is_ours:
         raise ValueError(f"{path} is not the state of an upload")
     if content and not content.endswith(b"\n"):
         os.write(descriptor, b"\n")  # ends a truncated line, so that the next line is readable

@@ -4,8 +4,12 @@ A `Source` is a path, a file object or bytes. Several threads may read from any 
 A `Stream` is read once, from its start.
 A file on disk has a fingerprint: its size and its modification time. If the fingerprint differs,
 the bytes may have changed.
+
+The size of a regular file is not always the number of its bytes. Linux generates the files of /proc
+and /sys when they are read, and reports a size of 0 or of a page. Such a file is a `Stream`.
 """
 
+import functools
 import io
 import os
 import stat
@@ -15,8 +19,10 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from assay.errors import SourceChanged, SourceUnreadable
+from assay.waiting import read_when_ready
 
 NAMELESS: Final = "upload"
+PROBE_BYTES: Final = 4096
 Readable = str | os.PathLike[str] | BinaryIO | bytes | bytearray | memoryview
 ReadAt = Callable[[memoryview, int], int]
 """A function that fills the view from an offset, and returns the number of bytes, 0 at the end."""
@@ -27,6 +33,19 @@ class Fingerprint(NamedTuple):
 
     size: int
     mtime_ns: int
+
+
+def take_fingerprint(descriptor: int) -> Fingerprint:
+    found = os.fstat(descriptor)
+    return Fingerprint(found.st_size, fold_time(found.st_mtime_ns))
+
+
+def fold_time(nanoseconds: int) -> int:
+    """Return the time modulo 2**64, as a signed number of 64 bits.
+
+    A time after the year 2262 has more bits than JSON decoders and SQLite accept.
+    """
+    return (nanoseconds + 2**63) % 2**64 - 2**63
 
 
 class Source:
@@ -52,10 +71,7 @@ class Source:
 
     def look(self) -> Fingerprint | None:
         """Return the present fingerprint, or None for bytes in memory."""
-        if self.descriptor is None:
-            return None
-        found = os.fstat(self.descriptor)
-        return Fingerprint(found.st_size, found.st_mtime_ns)
+        return None if self.descriptor is None else take_fingerprint(self.descriptor)
 
     def check_unchanged(self) -> None:
         """Raise SourceChanged if the fingerprint has changed."""
@@ -70,7 +86,7 @@ class Source:
         try:
             filled = self._read_at(view, offset)
         except OSError as error:
-            raise SourceUnreadable(f"{self.name}: {error.strerror or error}") from error
+            raise SourceUnreadable(f"{self.name}: {explain(error)}") from error
         if filled == 0 and len(view):
             raise SourceChanged(f"{self.name} became shorter while it was sent")
         return filled
@@ -81,19 +97,28 @@ class Source:
 
 
 class Stream:
-    """Bytes of an unknown number that can be read only once."""
+    """Bytes of an unknown number that can be read only once.
 
-    def __init__(self, name: str, file: BinaryIO, *, owned: bool = False) -> None:
+    `first` holds bytes that were already read from the file.
+    """
+
+    def __init__(
+        self, name: str, file: BinaryIO, *, first: bytes = b"", owned: bool = False
+    ) -> None:
         self.name = name
         self._file = file
+        self._first = first
         self._owned = owned
 
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes, and b"" at the end. Raises SourceUnreadable."""
+        if self._first:
+            piece, self._first = self._first[:size], self._first[size:]
+            return piece
         try:
-            return self._file.read(size)
-        except OSError as error:
-            raise SourceUnreadable(f"{self.name}: {error.strerror or error}") from error
+            return read_when_ready(self._file, size)
+        except (OSError, ValueError) as error:
+            raise SourceUnreadable(f"{self.name}: {explain(error)}") from error
 
     def close(self) -> None:
         if self._owned:
@@ -150,22 +175,31 @@ def from_path(path: Path) -> Source | Stream:
         descriptor = os.open(
             path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         )
-        found = os.fstat(descriptor)
     except OSError as error:
         raise SourceUnreadable(f"{path}: {error.strerror}") from error
-    if stat.S_ISDIR(found.st_mode):
+    try:
+        return from_descriptor(descriptor, path)
+    except OSError as error:
         os.close(descriptor)
-        raise SourceUnreadable(f"{path}: is a folder")
-    if not stat.S_ISREG(found.st_mode):
-        return Stream(path.name, os.fdopen(descriptor, "rb", buffering=0), owned=True)
-    return Source(
-        path.name,
-        found.st_size,
-        reader(descriptor, 0),
-        descriptor=descriptor,
-        path=path.resolve(),
-        owned=True,
-    )
+        raise SourceUnreadable(f"{path}: {explain(error)}") from error
+
+
+def from_descriptor(descriptor: int, path: Path) -> Source | Stream:
+    found, first = os.fstat(descriptor), None
+    if stat.S_ISREG(found.st_mode):
+        read = functools.partial(os.read, descriptor)
+        first = find_unannounced(descriptor, read, start=0, size=found.st_size)
+        if first is None:
+            return Source(
+                path.name,
+                found.st_size,
+                reader(descriptor, 0),
+                descriptor=descriptor,
+                path=path.resolve(),
+                owned=True,
+            )
+    opened = os.fdopen(descriptor, "rb", buffering=0)  # raises OSError for a folder
+    return Stream(path.name, opened, first=first or b"", owned=True)
 
 
 def from_file(file: BinaryIO) -> Source | Stream:
@@ -173,15 +207,51 @@ def from_file(file: BinaryIO) -> Source | Stream:
     try:
         if not (hasattr(file, "seekable") and file.seekable()):
             return Stream(name, file)
+        if is_on_disk(file):
+            return from_disk(file, name)
         start, end = file.tell(), file.seek(0, os.SEEK_END)
         file.seek(start)
     except OSError as error:
-        raise SourceUnreadable(f"{name}: {error}") from error
-    if isinstance(file, io.FileIO | io.BufferedReader) and isinstance(
-        getattr(file, "raw", file), io.FileIO
-    ):
-        return Source(name, end - start, reader(file.fileno(), start), descriptor=file.fileno())
+        raise SourceUnreadable(f"{name}: {explain(error)}") from error
     return Source(name, end - start, sharing(file, start))
+
+
+def is_on_disk(file: BinaryIO) -> bool:
+    return (
+        isinstance(file, io.FileIO | io.BufferedReader)
+        and isinstance(getattr(file, "raw", file), io.FileIO)
+        and stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    )
+
+
+def from_disk(file: BinaryIO, name: str) -> Source | Stream:
+    descriptor, start = file.fileno(), file.tell()
+    size = os.fstat(descriptor).st_size
+    first = find_unannounced(descriptor, file.read, start=start, size=size)
+    if first is not None:
+        return Stream(name, file, first=first)
+    return Source(name, max(size - start, 0), reader(descriptor, start), descriptor=descriptor)
+
+
+def find_unannounced(
+    descriptor: int, read: Callable[[int], bytes], *, start: int, size: int
+) -> bytes | None:
+    """Return None if the file ends at its size, and otherwise its first bytes, which may be none.
+
+    Bytes are read from the position only if there should be none, because some files of the kernel
+    give each byte only once. Raises OSError.
+    """
+    if size <= start:
+        return read(PROBE_BYTES) or None
+    if not hasattr(os, "pread"):  # Windows has no such files
+        return None
+    before = take_fingerprint(descriptor)
+    ends_there = os.pread(descriptor, 1, size - 1) and not os.pread(descriptor, 1, size)
+    return None if ends_there or take_fingerprint(descriptor) != before else b""
+
+
+def explain(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def read_name(file: BinaryIO) -> str:
@@ -209,7 +279,7 @@ def sharing(file: BinaryIO, start: int) -> ReadAt:
     def read_at(target: memoryview, offset: int) -> int:
         with lock:
             file.seek(start + offset)
-            piece = file.read(len(target))
+            piece = read_when_ready(file, len(target))
         target[: len(piece)] = piece
         return len(piece)
 

@@ -3,16 +3,16 @@
 The module of a command is imported only when the command is called, so that `assay --help` is fast.
 """
 
-import io
-import os
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from cyclopts import App, Group, Parameter
 
 from service.cli.client import STANDARD_STREAM
+from service.cli.client.display import show
 from service.cli.errors import CommandError
 from service.cli.extras import describe_missing
+from service.cli.standard_streams import OutputLost, StandardStreams
 
 if TYPE_CHECKING:
     from cyclopts import CycloptsError
@@ -25,17 +25,17 @@ def find_version() -> str:
     return importlib.metadata.version("assay")
 
 
-def format_error(error: "CycloptsError") -> Any:
-    """Return the panel that says which argument is wrong.
+def describe_error(error: "CycloptsError") -> str:
+    """Return one line that says which argument is wrong.
 
     To describe an unknown command, Cyclopts would import the modules of all commands, which fails
     without the extra `server`.
     """
-    from cyclopts import CycloptsPanel, UnknownCommandError
+    from cyclopts import UnknownCommandError
 
     if isinstance(error, UnknownCommandError) and error.app is app and error.unused_tokens:
-        return CycloptsPanel(describe_unknown(error.unused_tokens[0]))
-    return CycloptsPanel(error)
+        return show(describe_unknown(error.unused_tokens[0]))
+    return show(" ".join(str(error).split()))
 
 
 def describe_unknown(command: str) -> str:
@@ -55,7 +55,8 @@ app: Final = App(
         negative="", show_default=lambda value: value if value is not False else None
     ),  # no `--no-json` and the like
     suppress_keyboard_interrupt=False,  # main() handles KeyboardInterrupt
-    error_formatter=format_error,
+    print_error=False,  # main() prints one line, and Cyclopts would print a box
+    exit_on_error=False,
 )
 FILES: Final = Group("Files", sort_key=0)
 OPERATION: Final = Group("Operation", sort_key=1)
@@ -89,6 +90,7 @@ for command, summary in FILE_COMMANDS.items():
 for command, summary in OPERATION_COMMANDS.items():
     app.command(f"service.cli.{command}:{command}", name=command, group=OPERATION, help=summary)
 
+WRONG_USE: Final = 2
 SERVERS: Final = (["dev"], ["serve"], ["worker"])
 """The commands that run until Ctrl-C or SIGTERM, which is not an error."""
 
@@ -96,30 +98,46 @@ SERVERS: Final = (["dev"], ["serve"], ["worker"])
 def main() -> None:
     """Run the command that the arguments name.
 
-    Exit status: 1 if the command failed or its extra is not installed, 2 for wrong arguments or
-    settings, 3 for a wrong schema, 130 if interrupted. docs/command-line.md lists those of the
-    commands for files.
+    Exit status: 1 if the command failed, if its output cannot be written or if its extra is not
+    installed, 2 for wrong arguments or settings, 3 for a wrong schema, 130 if interrupted.
+    docs/command-line.md lists those of the commands for files.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a name that the terminal's encoding cannot express is no error
+    streams = StandardStreams.open()
+    sys.exit(streams.end(run(sys.argv[1:])))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command, print its error, and return the exit status."""
+    from cyclopts import CycloptsError
+
     try:
-        app([STANDARD_STREAM if argument == "-" else argument for argument in sys.argv[1:]])
+        app([STANDARD_STREAM if argument == "-" else argument for argument in arguments])
+    except SystemExit as ending:
+        return read_status(ending)
     except KeyboardInterrupt:
-        sys.exit(0 if sys.argv[1:2] in SERVERS else 130)
-    except BrokenPipeError:  # the reader of the output has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return 0 if arguments[:1] in SERVERS else 130
+    except OutputLost:  # its reason is printed at the end
+        return CommandError.status
+    except CycloptsError as error:
+        return complain(describe_error(error), WRONG_USE)
     except CommandError as error:
-        if str(error):  # otherwise the text was printed already
-            print(error, file=sys.stderr)
-        sys.exit(error.status)
+        return complain(str(error), error.status)
     except Exception as error:
-        text, status = explain(next(iter(sys.argv[1:]), ""), error)
+        return complain(*explain(next(iter(arguments), ""), error))
+    return 0
+
+
+def read_status(ending: SystemExit) -> int:
+    """Return the status of an exit by Cyclopts or by a command."""
+    if ending.code is None or isinstance(ending.code, int):
+        return ending.code or 0
+    return complain(str(ending.code), CommandError.status)
+
+
+def complain(text: str, status: int) -> int:
+    if text:  # otherwise it was printed already
         print(text, file=sys.stderr)
-        sys.exit(status)
+    return status
 
 
 def explain(command: str, error: Exception) -> tuple[str, int]:

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
+from service.cli.standard_streams import print_result
 from service.operations.bootstrap import bootstrap as make_ready
 from service.operations.bootstrap import describe
 from service.operations.database_role import prepare_database
@@ -54,7 +55,7 @@ def bootstrap(*, print_only: Annotated[bool, Parameter(name="--print")] = False)
 
 def report(steps: Iterable[Step]) -> None:
     for step in steps:
-        print(f"{step.outcome:<14}{step.what}", flush=True)
+        print_result(f"{step.outcome:<14}{step.what}")
 
 
 def fill_unseen(environ: Mapping[str, str]) -> dict[str, str]:

@@ -39,6 +39,7 @@ from service.cli.dev_folder import (
 from service.cli.errors import CommandError
 from service.cli.platforms import describe_unsupported
 from service.cli.ports import claimed_port
+from service.cli.standard_streams import print_result
 from service.database.schema import SchemaError, run_alembic
 from service.embedded import (
     EmbeddedError,
@@ -109,8 +110,8 @@ def dev(
         key = asyncio.run(keep_api_key(development))
         watch = Watch(
             development,
-            say=lambda: print(
-                describe_json(development, key) if json else describe(development, key), flush=True
+            say=lambda: print_result(
+                describe_json(development, key) if json else describe(development, key)
             ),
         )
         from service.app import create_app  # it was loaded while the servers started

@@ -1,7 +1,8 @@
-"""The fuzzing command: `python -m tests.fuzz http --minutes 20 --seed 1`.
+"""The fuzzing command: `python -m tests.fuzz http --minutes 20 --seed 1`, or `command` for `http`.
 
 It starts `assay dev` on a new folder, and stops it at the end. The exit status is 0 if there are no
-findings. A finding names its case, and `--case N` repeats that case of the same seed.
+findings. A finding names its case, and `--case N` repeats that case of the same seed. (A command is
+repeated with the other commands of its round.)
 """
 
 import argparse
@@ -16,6 +17,8 @@ from service.cli.dev_folder import OWNER
 from service.settings import BucketName, DatabaseUrl, Secret, Settings, Token, Url
 from tests.e2e.commands import read_announcement, started, stop
 from tests.e2e.hostile_http.site import open_site
+from tests.fuzz.command import EXAMPLES, CommandFuzzer
+from tests.fuzz.command import Tally as CommandTally
 from tests.fuzz.http import Fuzzer, Tally
 from tests.support.servers import free_port, reachable_folder
 
@@ -23,21 +26,35 @@ from tests.support.servers import free_port, reachable_folder
 def main() -> int:
     """Run the fuzzer and return 0 if there are no findings, or else 1."""
     options = parse_options()
-    numbers = itertools.count() if options.case is None else iter([options.case])
+    seconds = options.minutes * 60
     with reachable_folder() as folder, running_server(folder) as (process, line):
         settings = describe_settings(line)
         with open_site(line["api"], settings, owner=OWNER, key=line["key"]) as site:
-            fuzzer = Fuzzer(site, options.seed, is_alive=lambda: process.poll() is None)
-            tally = fuzzer.run(numbers, seconds=options.minutes * 60)
+            tally: Tally | CommandTally
+            if options.what == "command":
+                # A case meets what the earlier cases of its round have left.
+                rounds = choose(None if options.case is None else options.case // EXAMPLES)
+                fuzzer = CommandFuzzer(site, options.seed, folder)
+                tally = fuzzer.run(rounds, seconds=seconds)
+            else:
+                http = Fuzzer(site, options.seed, is_alive=lambda: process.poll() is None)
+                tally = http.run(choose(options.case), seconds=seconds)
         status = stop(process)
-    print_tally(options.seed, tally)
+    for finding in tally.findings:
+        print(finding)
+    print(f"seed {options.seed}: {tally.describe()}")
     print(f"the server ended with {status}")
     return 1 if tally.findings or status not in (0, 130) else 0
 
 
+def choose(number: int | None) -> Iterator[int]:
+    """Return the numbers of all cases or rounds, or only the given one."""
+    return itertools.count() if number is None else iter([number])
+
+
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("what", choices=["http"], help="the interface to test")
+    parser.add_argument("what", choices=["http", "command"], help="the interface to test")
     parser.add_argument(
         "--minutes", type=float, default=1.0, help="the duration of the run (default: 1)"
     )
@@ -68,16 +85,6 @@ def describe_settings(line: dict[str, Any]) -> Settings:
         incoming_bucket=BucketName(line["incoming"]),
         vault_bucket=BucketName(line["vault"]),
         webhook_token=(Token(Secret("unused")),),
-    )
-
-
-def print_tally(seed: int, tally: Tally) -> None:
-    for finding in tally.findings:
-        print(finding)
-    statuses = ", ".join(f"{status}: {count}" for status, count in sorted(tally.statuses.items()))
-    print(
-        f"seed {seed}: {tally.cases} cases, {tally.answers} responses ({statuses}), "
-        f"{tally.rows} rows, {tally.probes} honest probes, {len(tally.findings)} findings"
     )
 
 

@@ -72,6 +72,15 @@ class Tally:
     statuses: dict[int, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
+    def describe(self) -> str:
+        statuses = ", ".join(
+            f"{status}: {self.statuses[status]}" for status in sorted(self.statuses)
+        )
+        return (
+            f"{self.cases} cases, {self.answers} responses ({statuses}), {self.rows} rows, "
+            f"{self.probes} honest probes, {len(self.findings)} findings"
+        )
+
     def count(self, answers: Sequence[Answer]) -> None:
         self.cases += 1
         self.answers += len(answers)

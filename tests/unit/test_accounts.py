@@ -26,9 +26,9 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return {"XDG_CONFIG_HOME": str(tmp_path / "config")}
 
 
-def test_a_login_is_readable_by_its_owner_alone(environ: dict[str, str]) -> None:
+def test_a_login_is_readable_by_its_owner_alone(environ: dict[str, str], tmp_path: Path) -> None:
     assert read_login(environ) is None
-    folder = find_login_file(environ).parent
+    folder = tmp_path / "config" / "assay"
     folder.mkdir(parents=True, mode=0o755)
     path = write_login(HOME, environ)
     assert path == find_login_file(environ)

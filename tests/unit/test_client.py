@@ -1,5 +1,6 @@
 """The parts of the Python client that need no server."""
 
+import errno
 import gzip
 import io
 import os
@@ -47,21 +48,56 @@ def test_a_journal_is_read_as_it_was_written(tmp_path: Path, source: Source) -> 
     assert (read.key, read.parts, read.file) == (written.key, {1: "11" * 32, 2: "22" * 32}, None)
 
 
-def test_what_a_killed_process_left_beside_a_journal_is_removed(
+def test_a_journal_needs_no_hard_links(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "states").mkdir()
+    journal = reopen(tmp_path / "states", source)
+    journal.close()
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "states").iterdir()] == [0o600]
+    assert reopen(tmp_path / "states", source).key == journal.key
+
+
+@pytest.mark.parametrize("content", [bytes(8192), b"\xff\xfe", b'{"type": ' * 100_000])
+def test_a_damaged_journal_in_the_folder_of_journals_starts_over(
+    tmp_path: Path, source: Source, content: bytes
+) -> None:
+    (tmp_path / "states").mkdir()
+    reopen(tmp_path / "states", source).close()
+    [path] = (tmp_path / "states").iterdir()
+    path.write_bytes(content)
+    begun = reopen(tmp_path / "states", source)
+    begun.close()
+    assert reopen(tmp_path / "states", source).key == begun.key
+
+
+def test_a_journal_of_nuls_starts_over_but_another_file_is_kept(
     tmp_path: Path, source: Source
 ) -> None:
-    folder = tmp_path / "states"
-    folder.mkdir()
-    reopen(folder, source).close()
-    [journal] = folder.iterdir()
-    unfinished, others = (
-        journal.with_name(f"{journal.name}.0123abcd"),
-        journal.with_name(f"{journal.name}.old"),
-    )
-    unfinished.touch()
-    others.touch()
-    reopen(folder, source).close()
-    assert set(folder.iterdir()) == {journal, others}
+    (tmp_path / "state").write_bytes(bytes(4096))
+    reopen(tmp_path / "state", source).close()
+    assert (tmp_path / "state").read_bytes().startswith(b"{")
+    (tmp_path / "other").write_bytes(b"\xff\0 precious")
+    with pytest.raises(ValueError, match="not the state"):
+        reopen(tmp_path / "other", source)
+    assert (tmp_path / "other").read_bytes() == b"\xff\0 precious"
+
+
+@pytest.mark.parametrize("year", [1600, 2262, 2446, 9999])
+def test_a_journal_accepts_any_time_of_change(tmp_path: Path, year: int) -> None:
+    (tmp_path / "a.bin").write_bytes(b"a")
+    nanoseconds = int((year - 1970) * 365.2425 * 86400) * 10**9
+    os.utime(tmp_path / "a.bin", ns=(nanoseconds, nanoseconds))
+    opened = open_source(tmp_path / "a.bin")
+    assert isinstance(opened, Source)
+    journal = reopen(tmp_path / "state", opened)
+    journal.close()
+    assert reopen(tmp_path / "state", opened).key == journal.key
+    opened.close()
 
 
 @pytest.mark.parametrize("cut", [1, 10, 60])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,6 +25,7 @@ from service.cli.client.exit_codes import (
 from service.cli.client.reports import Form, Report
 from service.cli.client.times import parse_moment, parse_span
 from service.cli.client.types import guess_type
+from service.cli.standard_streams import OutputLost
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
@@ -109,9 +111,18 @@ def test_every_error_of_the_client_has_an_ending() -> None:
         assert isinstance(explain(error), Ending), kind
 
 
-def test_an_unexpected_exception_is_not_an_ending() -> None:
+def test_an_unexpected_exception_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = explain(ZeroDivisionError("a\nb"))
+    assert type(ending) is Failed
+    assert str(ending) == "unexpected error, please report it: ZeroDivisionError: a\\nb"
+    monkeypatch.setattr("sys.flags", SimpleNamespace(dev_mode=True))
     with pytest.raises(ZeroDivisionError):
         explain(ZeroDivisionError())
+
+
+def test_a_lost_output_is_not_an_ending() -> None:
+    with pytest.raises(OutputLost):
+        explain(OutputLost())
 
 
 def test_control_characters_in_a_server_message_are_escaped() -> None:

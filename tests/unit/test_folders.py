@@ -10,7 +10,7 @@ import pytest
 from service.cli.client import STANDARD_STREAM
 from service.cli.client.exit_codes import Failed
 from service.cli.client.folders import Pipe, Skipped, Source, Unreadable, list_sources
-from service.cli.client.records import Parcel, Record, find_state_folder, open_records
+from service.cli.client.records import Parcel, Record, open_records
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_record_is_found_until_the_file_changes(tmp_path: Path) -> None:
             assert records.find(replace(PHOTO, **other)) is None
         records.forget(PHOTO)
         assert records.find(PHOTO) is None
-    assert find_state_folder(environ).stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "assay").stat().st_mode & 0o777 == 0o700
 
 
 def test_two_processes_that_begin_one_file_get_the_same_key(tmp_path: Path) -> None:

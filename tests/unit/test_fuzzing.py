@@ -1,13 +1,26 @@
-"""The fuzzer itself: its cases follow from the seed, and it finds wrong responses."""
+"""The fuzzers themselves: their cases follow from the seed, and they find what is wrong."""
 
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.e2e.hostile_http.cases import CHUNKED, FRAMING, HELLO, Case, Then, get, upload
+from tests.fuzz.command_cases import Case as CommandCase
+from tests.fuzz.command_cases import LocalFile, Stream, cases
+from tests.fuzz.command_checks import (
+    Entry,
+    check_all_sent,
+    check_end,
+    check_kept,
+    check_sent,
+    check_written,
+)
+from tests.fuzz.command_processes import Ended, run_command
 from tests.fuzz.framing import Framed, read_requests
 from tests.fuzz.http import exchange, make_case
 from tests.support.wire import Answer, BadAnswer, Silence, Wire
@@ -148,3 +161,115 @@ def test_a_response_to_http_1_0_must_not_be_chunked() -> None:
         assert wire.read_answer().body == b"ok"
     with answering(chunked) as url, Wire(url) as wire, pytest.raises(BadAnswer):
         wire.read_answer(version="1.0")
+
+
+# Commands
+
+
+def draw_commands(number: int) -> list[CommandCase]:
+    drawn: list[CommandCase] = []
+
+    @seed(number)
+    @settings(
+        max_examples=50,
+        phases=[Phase.generate],
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(cases())
+    def draw(case: CommandCase) -> None:
+        drawn.append(case)
+
+    draw()
+    return drawn
+
+
+def test_a_command_is_a_function_of_its_seed() -> None:
+    drawn = draw_commands(7)
+    assert drawn == draw_commands(7)
+    assert drawn != draw_commands(8)
+    assert {case.command for case in drawn} >= {b"put", b"get", b"ls"}
+
+
+def call(*arguments: bytes) -> CommandCase:
+    return CommandCase((), arguments, b"given", (Stream.PLAIN,) * 3)
+
+
+DONE = Ended(0, b"", b"")
+MINE = Entry("aa" * 32, 0o644, 1)
+THEIRS = Entry("bb" * 32, 0o644, 2)
+SENT = {"hash": bytes.fromhex(MINE.digest)}
+
+
+@pytest.mark.parametrize(
+    ("ended", "text"),
+    [
+        (Ended(None, b"", b""), "did not end"),
+        (Ended(120, b"", b""), "not documented"),
+        (Ended(-6, b"", b""), "not documented"),
+        (Ended(1, b"", b"Traceback (most recent call last)"), "Traceback"),
+        (Ended(1, b"", b"x: unexpected error, please report it"), "unexpected"),
+    ],
+)
+def test_a_wrong_end_of_a_command_is_a_finding(ended: Ended, text: str) -> None:
+    [found] = check_end(ended)
+    assert text in found
+    assert list(check_end(Ended(8, b"", b"a: not found"))) == []
+
+
+def test_other_bytes_at_the_server_are_a_finding() -> None:
+    case = call(b"put", b"a")
+    assert list(check_sent(case, [SENT], {b"a": MINE})) == []
+    assert len(list(check_sent(case, [SENT], {b"a": THEIRS}))) == 1
+
+
+@pytest.mark.parametrize("arguments", [(b"a",), (b"-r", b"."), (b"-r", b"./f/"), (b"f/b", b"x")])
+def test_a_file_that_put_has_left_out_is_a_finding(arguments: tuple[bytes, ...]) -> None:
+    case, before = call(b"put", *arguments), {b"a": MINE, b"f/b": MINE}
+    assert list(check_all_sent(case, DONE, {MINE.digest}, before)) == []
+    assert list(check_all_sent(case, Ended(8, b"", b""), (), before)) == []
+    assert list(check_all_sent(case, DONE, (), before))
+    assert list(check_all_sent(call(b"put", b"--name", b"a"), DONE, (), before)) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "after", "count"),
+    [
+        ((b"put", b"a"), {b"a": MINE}, 0),
+        ((b"put", b"a"), {}, 1),
+        ((b"get", b"a"), {b"a": THEIRS}, 1),
+        ((b"get", b"a", b"--force"), {b"a": THEIRS}, 0),
+        ((b"get", b"a", b"--force"), {b"a": Entry(THEIRS.digest, 0o600, 1)}, 1),
+        ((b"get", b"a", b"--force"), {b"a": Entry("cc" * 32, 0o644, 1)}, 1),
+    ],
+)
+def test_a_changed_local_file_is_a_finding(
+    arguments: tuple[bytes, ...], after: dict[bytes, Entry], count: int
+) -> None:
+    found = list(check_kept(call(*arguments), {b"a": MINE}, after, {THEIRS.digest}))
+    assert len(found) == count
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "count"),
+    [
+        ((b"get", b"a"), b"a", 0),
+        ((b"get", b"a"), b".a.part", 0),
+        ((b"ls",), b"a", 1),
+        ((b"get", b"-r"), b"f/.ssh/x", 1),
+        ((b"get", b"-r", b"--hidden"), b"f/.ssh/x", 0),
+        ((b"get", b".a"), b".a", 0),
+    ],
+)
+def test_an_unwanted_new_file_is_a_finding(
+    arguments: tuple[bytes, ...], path: bytes, count: int
+) -> None:
+    assert len(list(check_written(call(*arguments), {path: THEIRS}, {THEIRS.digest}))) == count
+    assert list(check_written(call(*arguments), {b"new": MINE}, ()))
+
+
+@pytest.mark.parametrize("streams", [(Stream.PLAIN,) * 3, (Stream.SLOW, Stream.SLOW, Stream.SLOW)])
+def test_a_command_of_a_case_is_run(streams: tuple[Stream, Stream, Stream], tmp_path: Path) -> None:
+    case = CommandCase([LocalFile(b"a", 1, 0o644, 0, 0)], [b"nope", b"x"], b"", streams)
+    ended = run_command(case, [], folder=tmp_path, environ={"HOME": str(tmp_path)})
+    assert ended == Ended(2, b"", b'Unknown command "nope". `assay --help` lists all commands.\n')

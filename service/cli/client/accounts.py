@@ -144,8 +144,8 @@ def check_url(text: str) -> str:
         )
     if parts.username is not None or parts.password is not None:
         raise WrongUse("the address must not contain a user name or a password; use a key instead")
-    if re.search(r"[\x00-\x20\x7f]", text):
-        raise WrongUse(f"{show(text)} contains a space or a control character")
+    if re.search(r"[\x00-\x20\x7f\ud800-\udfff]", text):
+        raise WrongUse(f"{show(text)} contains a space, a control character, or no UTF-8")
     return parts.geturl().rstrip("/")
 
 
@@ -191,9 +191,27 @@ def is_open_to_others(status: os.stat_result) -> bool:
 # assay login
 
 
-def find_login_file(environ: Mapping[str, str] = os.environ) -> Path:
-    base = environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(base).expanduser() / "assay" / "login.json"
+def find_folder(environ: Mapping[str, str], variable: str, default: str) -> Path | None:
+    """Return the user's folder for one kind of files: that of the XDG variable, or the default in
+    the home folder. Return None if the user has no home folder.
+    """
+    if given := environ.get(variable):
+        return Path(given) / "assay"
+    home = environ.get("HOME")
+    if home is None and os.name == "posix":
+        import pwd
+
+        with contextlib.suppress(KeyError):
+            home = pwd.getpwuid(os.getuid()).pw_dir
+    elif os.name != "posix":
+        home = os.path.expanduser("~")
+    return Path(home) / default / "assay" if home and os.path.isabs(home) else None
+
+
+def find_login_file(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the path, or None if the user has no home folder."""
+    folder = find_folder(environ, "XDG_CONFIG_HOME", ".config")
+    return folder and folder / "login.json"
 
 
 def read_login(environ: Mapping[str, str] = os.environ) -> Account | None:
@@ -202,12 +220,12 @@ def read_login(environ: Mapping[str, str] = os.environ) -> Account | None:
     Raises Failed or NotAllowed.
     """
     path = find_login_file(environ)
-    if not path.exists():
+    if path is None or not os.path.exists(path):  # False for a folder that cannot be searched
         return None
     try:
         said = json.loads(read_secret(path))
         return Account(check_url(str(said["url"])), check_key(str(said["key"]), show(str(path))))
-    except (ValueError, KeyError, TypeError, WrongUse) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, WrongUse) as error:
         raise Failed(
             f"{show(str(path))} was not written by `assay login`: sign in again"
         ) from error
@@ -215,6 +233,8 @@ def read_login(environ: Mapping[str, str] = os.environ) -> Account | None:
 
 def write_login(account: Account, environ: Mapping[str, str] = os.environ) -> Path:
     path = find_login_file(environ)
+    if path is None:
+        raise Failed("there is no home folder: set XDG_CONFIG_HOME to a folder for the key")
     fresh = path.with_name(f".login-{secrets.token_hex(8)}")
     try:
         make_private_folder(path.parent)

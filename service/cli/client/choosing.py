@@ -7,8 +7,8 @@ Of several files with one name or one stored path, the newest is chosen.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from uuid import UUID
 
+from service.cli.client.arguments import is_id, read_text
 from service.cli.client.exit_codes import Ending, NotAllowed, NotFound, explain
 from service.cli.client.listings import KEPT
 
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A file, and its path below the target. If `kept` is None, its name is used."""
+    """A file, and its path below the target. If `kept` is None, its name is used.
+
+    `is_hidden_by_request` is set if the user has asked for a name that begins with a dot.
+    """
 
     file: "File"
     kept: str | None = None
+    is_hidden_by_request: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,37 +37,45 @@ class NotChosen:
 
 
 def choose(
-    client: "Client", names: Sequence[str], *, recursive: bool
+    client: "Client", names: Sequence[str], *, recursive: bool, by_name: bool
 ) -> Iterator[Chosen | NotChosen]:
     """Yield the files in the order of the names, and then those of folders, newest first.
 
-    The files of folders are found in one pass over the list. Raises NotAllowed.
+    With `by_name`, no argument is an id. The files of folders are found in one pass over the list.
+    Raises NotAllowed.
     """
     folders = []
-    for name in names:
-        file_id = read_id(name)
-        if file_id is None and recursive:
-            folders.append(name.rstrip("/"))
-            continue
+    for argument in names:
         try:
-            found = iter([client.info(file_id)]) if file_id else find_named(client, name)
-            yield from (
-                Chosen(file, file.metadata.get(KEPT) if recursive else None) for file in found
-            )
+            name = read_text(argument, "the name") or ""
+            if is_id(name) and not by_name:
+                yield find_by_id(client, name, recursive=recursive)
+            elif recursive:
+                folders.append(name.rstrip("/"))
+            else:
+                is_hidden = name.startswith(".")
+                yield from (
+                    Chosen(file, is_hidden_by_request=is_hidden)
+                    for file in find_named(client, name)
+                )
         except Exception as error:
             ending = explain(error)
             if isinstance(ending, NotAllowed):
                 raise ending from error
-            yield NotChosen(name, ending)
+            yield NotChosen(argument, ending)
     if folders or (recursive and not names):
         yield from find_kept(client, folders)
 
 
-def read_id(text: str) -> UUID | None:
+def find_by_id(client: "Client", text: str, *, recursive: bool) -> Chosen:
+    """Return the file with this id. Raises NotFound."""
+    from assay.errors import NotFound as NoSuchFile
+
     try:
-        return UUID(text)
-    except ValueError:
-        return None
+        file = client.info(text)
+    except NoSuchFile as error:
+        raise NotFound(f"{error}; if this is a name, use --by-name") from error
+    return Chosen(file, file.metadata.get(KEPT) if recursive else None)
 
 
 def find_named(client: "Client", name: str) -> "Iterator[File]":

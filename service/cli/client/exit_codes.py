@@ -12,10 +12,12 @@ Ending
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
 from service.cli.client.display import show
 from service.cli.errors import CommandError
+from service.cli.standard_streams import OutputLost
 
 
 class Ending(CommandError):
@@ -78,8 +80,9 @@ class Outcomes:
 def explain(error: Exception) -> Ending:
     """Return the Ending for an error of the client.
 
-    Raises the error again if the reader of the output has closed the pipe. Also raises it again if
-    it is unexpected, because the traceback is then the most useful text.
+    An error that no code foresaw becomes an Ending too, because one odd file must not end the work
+    on the others. With PYTHONDEVMODE=1, such an error is raised again, for its traceback.
+    Raises OutputLost again.
     """
     # This import takes half of the time of all imports, and `--help` does not need it.
     from assay import errors
@@ -93,12 +96,16 @@ def explain(error: Exception) -> Ending:
     ]
     if isinstance(error, Ending):
         return error
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+    if isinstance(error, OSError):
         return Failed(show(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
     for classes, ending in kinds:
         if isinstance(error, classes):
             return ending(show(str(error)))
-    raise error
+    if isinstance(error, UnicodeError):
+        return Failed("a name cannot be expressed in this locale; set LC_ALL=C.UTF-8, for example")
+    if isinstance(error, OutputLost) or sys.flags.dev_mode:
+        raise error
+    return Failed(show(f"unexpected error, please report it: {type(error).__name__}: {error}"))
 
 
 @contextlib.contextmanager

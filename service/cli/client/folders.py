@@ -53,6 +53,14 @@ class Unreadable:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder whose contents are sent, and its path from the named folder on."""
+
+    path: str
+    kept: str
+
+
 def list_sources(
     arguments: list[str], *, recursive: bool
 ) -> Iterator[Source | Pipe | Skipped | Unreadable]:
@@ -83,21 +91,41 @@ def list_argument(
 def list_folder(folder: str, kept: str) -> Iterator[Source | Skipped | Unreadable]:
     """Yield the entries of a folder, depth first.
 
-    Only the names of the open folders are in memory.
+    Only the entries of the open folders are in memory. There is no recursion, because folders can
+    be deeper than Python's stack.
     """
+    open_folders = [read_folder(Folder(folder, kept))]
+    while open_folders:
+        entry = next(open_folders[-1], None)
+        if entry is None:
+            open_folders.pop()
+        elif isinstance(entry, Folder):
+            open_folders.append(read_folder(entry))
+        else:
+            yield entry
+
+
+def read_folder(folder: Folder) -> Iterator[Source | Skipped | Unreadable | Folder]:
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(folder.path) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        yield Unreadable(folder, error.strerror or str(error))
+        yield Unreadable(folder.path, error.strerror or str(error))
         return
     for entry in ordered:
-        below = f"{kept}/{entry.name}" if kept else entry.name
-        if entry.is_symlink():
-            yield Skipped(entry.path, LINK)
-        elif entry.is_dir(follow_symlinks=False):
-            yield from list_folder(entry.path, below)
-        elif entry.is_file(follow_symlinks=False):
-            yield Source(entry.path, below)
-        else:
-            yield Skipped(entry.path, SPECIAL)
+        below = f"{folder.kept}/{entry.name}" if folder.kept else entry.name
+        try:
+            yield classify(entry, below)
+        except OSError as error:
+            yield Unreadable(entry.path, error.strerror or str(error))
+
+
+def classify(entry: "os.DirEntry[str]", kept: str) -> Source | Skipped | Folder:
+    """Return what the entry is. Raises OSError."""
+    if entry.is_symlink():
+        return Skipped(entry.path, LINK)
+    if entry.is_dir(follow_symlinks=False):
+        return Folder(entry.path, kept)
+    if entry.is_file(follow_symlinks=False):
+        return Source(entry.path, kept)
+    return Skipped(entry.path, SPECIAL)

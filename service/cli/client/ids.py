@@ -6,30 +6,36 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
-from service.cli.client.exit_codes import NotAllowed, Outcomes, explain
+from service.cli.client import STANDARD_STREAM
+from service.cli.client.arguments import read_id
+from service.cli.client.display import show
+from service.cli.client.exit_codes import Away, NotAllowed, Outcomes, explain
+from service.cli.standard_streams import print_result
 
 
-def for_each(ids: Iterable[UUID], act: Callable[[UUID], None], *, json: bool) -> None:
+def for_each(ids: Iterable[str], act: Callable[[UUID], None], *, json: bool) -> None:
     """Run `act` for each id, and report failures.
 
-    Raises Ending if one or more failed. A refused key ends the command at once.
+    Raises Ending if one or more failed. A refused key or an unavailable server ends the command at
+    once.
     """
     outcomes = Outcomes()
-    for file_id in ids:
+    for text in ids:
         try:
-            act(file_id)
+            act(read_id(text))
             outcomes.done += 1
         except Exception as error:
             ending = explain(error)
-            if isinstance(ending, NotAllowed):
+            if isinstance(ending, NotAllowed | Away):
                 raise ending from error
             outcomes.failed.append(type(ending))
-            print(f"{file_id}: {ending}", file=sys.stderr)
+            name = "-" if text == STANDARD_STREAM else text
+            print(f"{show(name)}: {ending}", file=sys.stderr)
             if json:
-                print_object({"id": str(file_id), "error": str(ending)})
+                print_result(format_object({"id": name, "error": str(ending)}))
     outcomes.end()
 
 
-def print_object(about: dict[str, Any]) -> None:
-    """Print one line of ASCII, which cannot contain control sequences for a terminal."""
-    print(json_text.dumps(about), flush=True)
+def format_object(about: dict[str, Any]) -> str:
+    """Return one line of ASCII, which cannot contain control sequences for a terminal."""
+    return json_text.dumps(about)

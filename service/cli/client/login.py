@@ -51,7 +51,7 @@ def read_key(address: str) -> str:
     Raises WrongUse.
     """
     if not sys.stdin.isatty():
-        return check_key(sys.stdin.readline(8192).strip(), "standard input")
+        return check_key(read_line(), "standard input")
     if (
         address.startswith("http://")
         and address.removeprefix("http://").partition("/")[0].rpartition(":")[0] not in LOOPBACK
@@ -60,7 +60,15 @@ def read_key(address: str) -> str:
             f"{show(address)} is not encrypted; others on the network can read the key",
             file=sys.stderr,
         )
-    return check_key(getpass.getpass(f"Key for {show(address)}: ").strip(), "your input")
+    try:
+        return check_key(getpass.getpass(f"Key for {show(address)}: ").strip(), "your input")
+    except EOFError:
+        return check_key("", "your input")
+
+
+def read_line() -> str:
+    """Return the first line of standard input. A key has only ASCII characters."""
+    return sys.stdin.buffer.readline(8192).decode("ascii", "replace").strip()
 
 
 def try_account(account: Account) -> None:

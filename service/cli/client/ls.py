@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from service.cli.client.accounts import HERE, Server, open_client
+from service.cli.client.arguments import read_text
 from service.cli.client.checksums import format_checksum
 from service.cli.client.display import show
 from service.cli.client.exit_codes import WrongUse, explained
@@ -70,14 +71,15 @@ def ls(
     with open_client(server) as client, explained():
         found = client.list(
             state=wanted,
-            filename=name,
-            content_type=type,
-            hash=hash,
+            filename=read_text(name, "--name"),
+            content_type=read_text(type, "--type"),
+            hash=read_text(hash, "--hash"),
             created_after=after or None,
             created_before=until or None,
             page=min(limit or LARGEST_PAGE, LARGEST_PAGE),
         )
-        for line in describe(islice(found, limit), sha256=sha256, json=json):
+        most = None if limit is None else min(limit, sys.maxsize)
+        for line in describe(islice(found, most), sha256=sha256, json=json):
             print(line)
 
 

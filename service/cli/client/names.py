@@ -25,6 +25,17 @@ class UnsafeName(Exception):
     """A name that is not safe. The text says why."""
 
 
+class HiddenName(Exception):
+    """A name that begins with a dot. The text says so."""
+
+
+def check_visible(names: list[str]) -> None:
+    """Raise HiddenName if one of the names is hidden."""
+    for name in names:
+        if name.startswith("."):
+            raise HiddenName(f"{name} is hidden")
+
+
 def check_name(name: str, *, windows: bool = os.name == "nt") -> str:
     if name in ("", ".", ".."):
         raise UnsafeName("it names a folder")

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from cyclopts import Parameter
-from cyclopts.types import PositiveInt
 
 from service.cli.client import STANDARD_STREAM
 from service.cli.client.accounts import HERE, Server, open_client
+from service.cli.client.arguments import Jobs, read_sha256, read_text
 from service.cli.client.display import show
 from service.cli.client.exit_codes import Failed, Interrupted, WrongUse
 from service.cli.client.folders import Pipe, Skipped, Source, Unreadable, list_sources
 from service.cli.client.listings import KEPT
-from service.cli.client.records import open_records
+from service.cli.client.records import ignore, open_records
 from service.cli.client.remarks import note_warnings
 from service.cli.client.reports import Form, Report, open_report
 from service.cli.client.sending import Sender, UploadOptions
@@ -34,7 +34,7 @@ def put(
     sha256: str | None = None,
     force: bool = False,
     no_times: bool = False,
-    jobs: PositiveInt = JOBS,
+    jobs: Jobs = JOBS,
     json: bool = False,
     quiet: Annotated[bool, Parameter(alias="-q")] = False,
     server: Server = HERE,
@@ -69,14 +69,20 @@ def put(
     quiet
         Print only errors.
     """
-    pairs = parse_pairs(meta or [], recursive=recursive)
-    options = UploadOptions(name, type, pairs, sha256, force, times=not no_times)
+    options = UploadOptions(
+        read_text(name, "--name"),
+        read_text(type, "--type"),
+        parse_pairs(meta or [], recursive=recursive),
+        read_sha256(sha256),
+        force,
+        times=not no_times,
+    )
     check_use(files, options, recursive=recursive)
     with (
         open_client(server, connections=jobs + 8) as client,
-        open_records() as records,
         open_report(Form(json, quiet)) as report,
         note_warnings(report),
+        open_records(note=report.note if files != [STANDARD_STREAM] else ignore) as records,
     ):
         pool = Sender(client, records, report, options=options, jobs=jobs).pool
         try:
@@ -112,7 +118,8 @@ def check_use(files: list[str], options: UploadOptions, *, recursive: bool) -> N
         print("reading from the terminal; Ctrl-D ends the input", file=sys.stderr)
 
 
-def parse_pairs(texts: list[str], *, recursive: bool) -> dict[str, str]:
+def parse_pairs(arguments: list[str], *, recursive: bool) -> dict[str, str]:
+    texts = [read_text(argument, "--meta") or "" for argument in arguments]
     pairs = dict(text.partition("=")[::2] for text in texts)
     if not all("=" in text and text[0] != "=" for text in texts):
         raise WrongUse("--meta must have the form KEY=VALUE, such as --meta album=winter")

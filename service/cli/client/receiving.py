@@ -12,7 +12,7 @@ from service.cli.client.choosing import Chosen
 from service.cli.client.display import show, show_size
 from service.cli.client.exit_codes import Failed
 from service.cli.client.listings import as_object
-from service.cli.client.names import UnsafeName, check_name, split_path
+from service.cli.client.names import HiddenName, UnsafeName, check_name, check_visible, split_path
 from service.cli.client.reports import Report
 from service.cli.client.targets import Targets
 from service.cli.client.worker_pool import WorkerPool
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Receiver:
     """A receiver of the files that are passed to its pool.
 
-    `single` is the path if only one file is received.
+    `single` is the path if only one file is received. With `hidden`, hidden files are written.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class Receiver:
         targets: Targets,
         *,
         single: Path | None,
+        hidden: bool,
         times: bool,
         jobs: int,
     ) -> None:
@@ -41,6 +42,7 @@ class Receiver:
         self._report = report
         self._targets = targets
         self._single = single
+        self._hidden = hidden
         self._times = times
         self.pool: WorkerPool[Chosen] = WorkerPool(
             self._receive, report, name=name_chosen, jobs=jobs
@@ -48,7 +50,7 @@ class Receiver:
 
     def _receive(self, chosen: Chosen) -> None:
         file = chosen.file
-        path = self._single or self._targets.place(find_names(chosen))
+        path = self._single or self._targets.place(find_names(chosen, hidden=self._hidden))
         outcome = "received"
         if file.state == "ready" and not is_device(path) and self._targets.is_there(path, file):
             outcome = "skipped"
@@ -82,18 +84,30 @@ def name_chosen(chosen: Chosen) -> str:
     return chosen.kept or chosen.file.filename
 
 
-def find_names(chosen: Chosen) -> list[str]:
+def find_names(chosen: Chosen, *, hidden: bool) -> list[str]:
+    """Return the components of the file's path. Raises Failed.
+
+    A hidden one is refused without `hidden`. Otherwise a user with a `write` key could place
+    `.ssh/authorized_keys` in another user's home folder.
+    """
     try:
-        return (
+        names = (
             split_path(chosen.kept)
             if chosen.kept is not None
             else [check_name(chosen.file.filename)]
         )
+        if not hidden and not chosen.is_hidden_by_request:
+            check_visible(names)
+    except HiddenName as error:
+        raise Failed(
+            f"not written, because {error}; use --hidden, or `-o PATH` with the id {chosen.file.id}"
+        ) from error
     except UnsafeName as error:
         raise Failed(
             f"not written, because its name is unsafe: {error};"
             f" use `-o PATH` with the id {chosen.file.id}"
         ) from error
+    return names
 
 
 def write_to_output(client: "Client", file: "File", report: Report) -> None:

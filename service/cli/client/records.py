@@ -19,6 +19,9 @@ the server is searched for its digest (sending.py).
 With another owner's key, step 3 finds nothing, and the file is sent. Several processes may share
 the database. Two that send the same file at the same time use the same key, so that they create one
 file (or two, if it is small). If the database is lost or deleted, everything is sent again.
+
+Without a home folder, or with one that cannot be written, the records are kept in memory. The files
+are sent, but a repeated command sends them again.
 """
 
 import contextlib
@@ -28,13 +31,13 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from service.cli.client.accounts import make_private_folder
+from service.cli.client.accounts import find_folder, make_private_folder
 from service.cli.client.display import show
 from service.cli.client.exit_codes import Failed
 
@@ -83,17 +86,21 @@ class Record:
     sha256: str | None
 
 
-def find_state_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    base = environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "assay"
+def find_state_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the path, or None if the user has no home folder."""
+    return find_folder(environ, "XDG_STATE_HOME", ".local/state")
 
 
 class Records:
-    """The records, which threads can share. Each call is one statement and one commit."""
+    """The records, which threads can share. Each call is one statement and one commit.
 
-    def __init__(self, connection: sqlite3.Connection, uploads: Path) -> None:
+    `uploads` is the folder for the client's journals of large files. It is None if the records are
+    kept in memory. Each method raises Failed if the database fails.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, *, place: str, uploads: Path | None) -> None:
         self.uploads = uploads
-        """Folder for the client's journals of large files."""
+        self._place = place
         self._connection = connection
         self._lock = threading.Lock()
 
@@ -106,8 +113,7 @@ class Records:
         """Return the record of this file, or None if there is none or the file
         has changed since.
         """
-        with self._lock:
-            row = self._connection.execute(self.FIND, key_of(parcel)).fetchone()
+        row = self._execute((self.FIND, key_of(parcel)))
         return Record(*row) if row else None
 
     BEGIN = """
@@ -127,9 +133,7 @@ class Records:
         inserted a record meanwhile, that one is returned.
         """
         key, old = secrets.token_hex(16), replaced.idempotency_key if replaced else None
-        with self._lock:
-            self._connection.execute(self.BEGIN, (*key_of(parcel), key, old))
-            row = self._connection.execute(self.FIND, key_of(parcel)).fetchone()
+        row = self._execute((self.BEGIN, (*key_of(parcel), key, old)), (self.FIND, key_of(parcel)))
         return Record(*row) if row else Record(key, None, None)
 
     FORGET = """
@@ -139,8 +143,7 @@ class Records:
 
     def forget(self, parcel: Parcel) -> None:
         """Delete the record, so that the next run sends the file again."""
-        with self._lock:
-            self._connection.execute(self.FORGET, key_of(parcel))
+        self._execute((self.FORGET, key_of(parcel)))
 
     FINISH = """
         UPDATE sent SET file_id = ?, sha256 = ?
@@ -148,45 +151,85 @@ class Records:
     """
 
     def finish(self, parcel: Parcel, *, file_id: str, sha256: str) -> None:
-        with self._lock:
-            self._connection.execute(self.FINISH, (file_id, sha256, *key_of(parcel)))
+        self._execute((self.FINISH, (file_id, sha256, *key_of(parcel))))
+
+    def _execute(self, *statements: tuple[str, tuple[Any, ...]]) -> Any:
+        """Execute the statements, and return a row of the last one, or None."""
+        try:
+            with self._lock:
+                for statement, values in statements:
+                    row = self._connection.execute(statement, values).fetchone()
+                return row
+        except sqlite3.Error as error:
+            raise describe_failure(self._place, error) from error
 
 
 def key_of(parcel: Parcel) -> tuple[str, bytes, str, int, int]:
+    from assay.sources import fold_time  # imported here, because the client takes 50 ms
+
     return (
         parcel.server,
         os.fsencode(parcel.path),
         parcel.digest_declaration(),
         parcel.size,
-        parcel.mtime_ns,
+        fold_time(parcel.mtime_ns),
     )
 
 
+def ignore(_: str) -> None:
+    """Print no remark."""
+
+
 @contextmanager
-def open_records(environ: Mapping[str, str] = os.environ) -> Iterator[Records]:
-    folder = find_state_folder(environ)
-    try:
-        make_private_folder(folder)
-        connection = sqlite3.connect(
-            folder / "sent.sqlite",
-            timeout=BUSY_SECONDS,
-            check_same_thread=False,
-            isolation_level=None,
-        )
-    except OSError as error:
-        raise Failed(f"{show(str(error.filename or folder))}: {error.strerror}") from error
-    except sqlite3.Error as error:
-        raise Failed(f"{show(str(folder / 'sent.sqlite'))}: {error}") from error
+def open_records(
+    environ: Mapping[str, str] = os.environ, *, note: Callable[[str], None] = ignore
+) -> Iterator[Records]:
+    """Open the records. If they cannot be kept, call `note` with the reason.
+
+    Raises Failed if the database is damaged, because every file would be sent again.
+    """
+    connection, place, uploads = connect(note, find_state_folder(environ))
     with contextlib.closing(connection):
+        yield Records(connection, place=place, uploads=uploads)
+
+
+def connect(
+    note: Callable[[str], None], folder: Path | None
+) -> tuple[sqlite3.Connection, str, Path | None]:
+    """Return a connection, the name of its database, and the folder for journals."""
+    if folder is None:
+        reason = "there is no home folder; XDG_STATE_HOME can name another"
+    else:
+        place = show(str(folder / "sent.sqlite"))
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(
-                "PRAGMA synchronous = NORMAL"
-            )  # kill -9 loses nothing; a power failure may lose the last rows
-            connection.execute(SCHEMA)
-            yield Records(connection, make_private_folder(folder / "uploads"))
+            make_private_folder(folder)
+            uploads = make_private_folder(folder / "uploads")
+            return prepare(folder / "sent.sqlite"), place, uploads
+        except OSError as error:
+            reason = f"{show(str(error.filename or folder))}: {error.strerror}"
+        except sqlite3.OperationalError as error:
+            reason = f"{place}: {error}"
         except sqlite3.Error as error:
-            raise Failed(
-                f"{show(str(folder / 'sent.sqlite'))}: {error};"
-                " if you remove the file, files are sent again"
-            ) from error
+            raise describe_failure(place, error) from error
+    note(f"{reason}; no record is kept, so a repeated command sends the files again")
+    return prepare(":memory:"), "the records in memory", None
+
+
+def prepare(database: Path | str) -> sqlite3.Connection:
+    """Return a connection to the database, with its table. Raises sqlite3.Error."""
+    connection = sqlite3.connect(
+        database, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # kill -9 loses nothing; a power failure may lose the last rows
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(SCHEMA)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def describe_failure(place: str, error: sqlite3.Error) -> Failed:
+    return Failed(f"{place}: {error}; if you remove the file, files are sent again")

@@ -5,6 +5,7 @@ Results go to standard output, and errors and bars to standard error, so that a 
 results.
 """
 
+import contextlib
 import json
 import sys
 import threading
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from service.cli.client.display import show
+from service.cli.standard_streams import OutputLost
 
 if TYPE_CHECKING:
     from service.cli.client.bars import Bar, Bars
@@ -57,8 +59,11 @@ class Report:
             self._write(text, errors=True)
 
     def _write(self, text: str, *, errors: bool) -> None:
+        """Print a line. If it is lost, the command goes on with its files, and main() reports it at
+        the end.
+        """
         stream = sys.stderr if errors else sys.stdout
-        with self._lock:
+        with self._lock, contextlib.suppress(OutputLost):
             if self._bars is not None and stream.isatty():
                 self._bars.write(text)
             else:

@@ -3,11 +3,12 @@
 from uuid import UUID
 
 from service.cli.client.accounts import HERE, Server, open_client
-from service.cli.client.ids import for_each, print_object
+from service.cli.client.ids import for_each, format_object
+from service.cli.standard_streams import print_result
 
 
 def rm(
-    ids: list[UUID], /, *, json: bool = False, quiet: bool = False, server: Server = HERE
+    ids: list[str], /, *, json: bool = False, quiet: bool = False, server: Server = HERE
 ) -> None:
     """Delete files, or cancel their uploads. A file that was already deleted is not an error.
 
@@ -25,8 +26,8 @@ def rm(
         def delete(file_id: UUID) -> None:
             client.delete(file_id)
             if json:
-                print_object({"id": str(file_id), "outcome": "deleted"})
+                print_result(format_object({"id": str(file_id), "outcome": "deleted"}))
             elif not quiet:
-                print(f"{file_id} deleted", flush=True)
+                print_result(f"{file_id} deleted")
 
         for_each(ids, delete, json=json)

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
+from service.cli.client.arguments import read_unicode
 from service.cli.client.display import show, show_size
 from service.cli.client.exit_codes import Failed
 from service.cli.client.folders import Pipe, Source
@@ -33,6 +34,7 @@ from service.cli.client.records import Parcel, Record, Records
 from service.cli.client.reports import Report
 from service.cli.client.types import guess_type
 from service.cli.client.worker_pool import Stopped, WorkerPool
+from service.cli.standard_streams import wait_until_ready
 
 if TYPE_CHECKING:
     from assay import Client, File, Progress
@@ -299,9 +301,18 @@ class Tap(io.RawIOBase):
         self._pool = pool
 
     def read(self, size: int = -1, /) -> bytes:
-        piece = os.read(self._descriptor, max(size, 0))
+        while (piece := self._read_some(size)) is None:
+            wait_until_ready(self._descriptor, writing=False, seconds=TOGETHER_SECONDS)
+            self._pool.check()
         self._pool.check(seconds=0.0 if piece else TOGETHER_SECONDS)
         return piece
+
+    def _read_some(self, size: int) -> bytes | None:
+        """Return None if the pipe is non-blocking and has no bytes yet."""
+        try:
+            return os.read(self._descriptor, max(size, 0))
+        except BlockingIOError:
+            return None
 
     def close(self) -> None:
         if not self.closed:
@@ -320,7 +331,6 @@ def open_pipe(pipe: Pipe) -> int:
 
 def check_unicode(name: str) -> str:
     try:
-        name.encode()
-    except UnicodeEncodeError as error:
+        return read_unicode(name)
+    except UnicodeError as error:
         raise Failed("its name is not UTF-8; give another name with --name") from error
-    return name

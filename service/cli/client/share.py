@@ -3,19 +3,19 @@
 import sys
 from datetime import timedelta
 from typing import Final
-from uuid import UUID
 
 from service.cli.client.accounts import HERE, Server, open_client
+from service.cli.client.arguments import read_id
 from service.cli.client.display import show, show_time
 from service.cli.client.exit_codes import WrongUse, explained
-from service.cli.client.ids import print_object
+from service.cli.client.ids import format_object
 from service.cli.client.times import parse_span
 
 LONGEST: Final = timedelta(days=7)
 
 
 def share(
-    id: UUID,
+    id: str,
     /,
     *,
     expires: str = "1h",
@@ -39,11 +39,12 @@ def share(
     json
         Print a JSON object.
     """
-    lifetime = parse_lifetime(expires)
+    lifetime, file_id = parse_lifetime(expires), read_id(id)
     with open_client(server) as client, explained():
-        link = client.share(id, expires_in=int(lifetime.total_seconds()), inline=inline)
+        link = client.share(file_id, expires_in=int(lifetime.total_seconds()), inline=inline)
     if json:
-        print_object({"id": str(id), "url": link.url, "expires_at": link.expires_at.isoformat()})
+        about = {"id": str(file_id), "url": link.url, "expires_at": link.expires_at.isoformat()}
+        print(format_object(about))
         return
     print(show(link.url))
     print(f"works until {show_time(link.expires_at)} UTC", file=sys.stderr)

@@ -27,7 +27,7 @@ def parse_moment(text: str, now: datetime) -> datetime:
         if re.fullmatch(r"\d{1,9}[smhd]", text, re.ASCII):
             return now - parse_span(text)
         return datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, OSError) as error:
         raise ValueError(
             f"{text!r} is not a time; it must be like 2h (ago), 2026-01-31 or 2026-01-31T12:00:00Z"
         ) from error
