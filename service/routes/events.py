@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal, cast
 from uuid import UUID
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
@@ -15,14 +15,13 @@ from service import problems
 from service.auth.principals import READ, Principal, open_to
 from service.events.feed import EventStream, Feed
 from service.events.subscribers import Subscriber
-from service.files import lookup, pagination
+from service.files import lookup
 from service.files.validation import LONGEST_OWNER_BYTES, is_owner
 from service.problems import InvalidRequest
 from service.queries.history import Position
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
 
-PARAMETERS: Final = frozenset({"file", "owner"})
 EVENT_ID: Final = re.compile(r"([0-9]{1,20})-([0-9]{1,19})")
 DESCRIPTION: Final = """
 A `transition` has one line of JSON: `file_id`, `filename`, `state`, `previous`, `at`, `by`, `why`,
@@ -74,7 +73,6 @@ PROVED: Final = SentEvent(
     },
 )
 async def read_events(
-    request: Request[Any, Any, Any],
     resources: NamedDependency[Resources],
     feed: NamedDependency[Feed],
     principal: NamedDependency[Principal],
@@ -93,7 +91,6 @@ async def read_events(
         ),
     ] = None,
 ) -> Response[Any]:
-    pagination.check_query(request.query_params.multi_items(), known=PARAMETERS)
     position = None if last_event_id is None else parse_event_id(last_event_id)
     followed = await choose_owner(resources, principal, file=file, owner=owner)
     return EventStream(
