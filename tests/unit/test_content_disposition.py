@@ -1,5 +1,6 @@
 """Filenames in `Content-Disposition` headers, written and read."""
 
+import contextlib
 import re
 from urllib.parse import unquote
 
@@ -122,6 +123,21 @@ def test_a_name_that_cannot_be_decoded_is_an_error(header: str) -> None:
 )
 def test_a_name_in_a_form_has_the_escapes_of_browsers(value: str, expected: str) -> None:
     assert parse_part(f"form-data;\tfilename={value} ;name=file") == ("file", expected)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["; ", "filename", "*", "=", '"', "\\", "=?utf-8?B?", "?=", "UTF-8''", "%e"]
+        )
+        | st.text(st.characters(max_codepoint=255), max_size=3),
+        max_size=12,
+    ).map("".join)
+)
+def test_every_header_is_read_or_refused_with_a_text(header: str) -> None:
+    for parse in (parse_filename, parse_part):
+        with contextlib.suppress(ValueError):
+            parse(f"form-data; filename={header}")
 
 
 @pytest.mark.parametrize(
