@@ -6,7 +6,7 @@ One lifespan opens what the handlers work with. Two apps in one process share no
 import asyncio
 import contextlib
 import importlib.metadata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import structlog
@@ -76,13 +76,7 @@ def create_app(
     app = Litestar(
         route_handlers=[*with_heads(open_routes()), guard_routes(with_heads(guarded_routes()))],
         lifespan=[lifespan],
-        dependencies={
-            **{
-                name: provide_state(name)
-                for name in ("resources", "readiness", "downloads", "permits", "feed")
-            },
-            "principal": Provide(provide_principal, sync_to_thread=False),
-        },
+        dependencies=provide_all(),
         exception_handlers={
             Exception: answer_exception,
             HTTPException: answer_http_exception,
@@ -91,7 +85,7 @@ def create_app(
         before_request=check_request,
         request_class=JsonRequest,
         request_max_body_size=LARGEST_JSON_BYTES,
-        cors_config=allow_origins(settings, [*open_routes(), *guarded_routes()]),
+        cors_config=allow_origins(settings, list_functions()),
         openapi_config=schema.describe_api(settings.base_path, importlib.metadata.version("assay")),
         logging_config=None,
     )
@@ -130,6 +124,24 @@ def guarded_routes() -> list[Any]:
         uploads.renew_upload,
         parts.sign_parts,
         parts.list_parts,
+    ]
+
+
+def provide_all() -> dict[str, Provide]:
+    return {
+        **{
+            name: provide_state(name)
+            for name in ("resources", "readiness", "downloads", "permits", "feed")
+        },
+        "principal": Provide(provide_principal, sync_to_thread=False),
+    }
+
+
+def list_functions() -> list[Callable[..., Any]]:
+    """Return the handlers of all routes, and their dependencies."""
+    return [
+        *(handler.fn for handler in (*open_routes(), *guarded_routes())),
+        *(provided.dependency for provided in provide_all().values()),
     ]
 
 

@@ -3,7 +3,7 @@
 See the Fetch standard, section "CORS protocol".
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, get_type_hints
 
 from litestar.config.cors import CORSConfig
@@ -22,7 +22,7 @@ READ_DIRECTLY: Final = (
     "content-type",
     "x-request-id",
 )
-"""The request headers that the service reads, besides the parameters of handlers.
+"""The request headers that the service reads, besides the parameters of handlers and dependencies.
 
 Content-Length and Transfer-Encoding are not among them, because a page cannot set them.
 """
@@ -43,23 +43,26 @@ READ_BY_PAGES: Final = (
 )
 
 
-def allow_origins(settings: Settings, handlers: Iterable[Any]) -> CORSConfig | None:
-    """Return the CORS configuration, or None if only pages of the API's own origin may use it."""
+def allow_origins(settings: Settings, functions: Iterable[Callable[..., Any]]) -> CORSConfig | None:
+    """Return the CORS configuration, or None if only pages of the API's own origin may use it.
+
+    `functions` are the handlers and their dependencies.
+    """
     if not settings.cors_origins:
         return None
     return CORSConfig(
         allow_origins=list(settings.cors_origins),
         allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=[*READ_DIRECTLY, *SENT_BY_TRACERS, *find_header_parameters(handlers)],
+        allow_headers=[*READ_DIRECTLY, *SENT_BY_TRACERS, *find_header_parameters(functions)],
         expose_headers=list(READ_BY_PAGES),
         max_age=7200,
     )
 
 
-def find_header_parameters(handlers: Iterable[Any]) -> Iterator[str]:
-    """Yield the names of the request headers that are parameters of the handlers."""
-    for handler in handlers:
-        for hint in get_type_hints(handler.fn, include_extras=True).values():
+def find_header_parameters(functions: Iterable[Callable[..., Any]]) -> Iterator[str]:
+    """Yield the names of the request headers that are parameters of the functions."""
+    for function in functions:
+        for hint in get_type_hints(function, include_extras=True).values():
             for described in getattr(hint, "__metadata__", ()):
                 if isinstance(described, HeaderParameter) and described.name:
                     yield described.name
