@@ -6,12 +6,11 @@ One lifespan opens what the handlers work with. Two apps in one process share no
 import asyncio
 import contextlib
 import importlib.metadata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import structlog
 from litestar import Litestar, Request
-from litestar.config.cors import CORSConfig
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
 
@@ -24,8 +23,11 @@ from service.http.errors import answer_exception, answer_http_exception, answer_
 from service.problems import Problem
 from service.resources import Resources, open_resources
 from service.routes import files, health, links, page, parts, schema, uploads, webhooks
+from service.routes.checks import check_request
+from service.routes.cross_origin import allow_origins
 from service.routes.downloads import read_file
 from service.routes.events import read_events
+from service.routes.heads import with_heads
 from service.routes.health import Readiness
 from service.routes.history import read_history
 from service.routes.requests import JsonRequest
@@ -38,30 +40,6 @@ from service.worker.loop import Worker
 
 LARGEST_JSON_BYTES: Final = 64 * 1024
 VERSION_CHECK_SECONDS: Final = 1.0
-SENT_BY_PAGES: Final = (
-    "Authorization",
-    "Content-Type",
-    "Idempotency-Key",
-    "If-Match",
-    "If-None-Match",
-    "If-Range",
-    "Last-Event-ID",
-    "Range",
-    "Repr-Digest",
-    "X-Request-Id",
-)
-READ_BY_PAGES: Final = (
-    "Accept-Ranges",
-    "Content-Disposition",
-    "Content-Range",
-    "ETag",
-    "Idempotency-Replayed",
-    "Link",
-    "Location",
-    "Repr-Digest",
-    "Retry-After",
-    "X-Request-Id",
-)
 
 log = structlog.get_logger()
 
@@ -96,42 +74,24 @@ def create_app(
             yield
 
     app = Litestar(
-        route_handlers=[*open_routes(), guard_routes(guarded_routes())],
+        route_handlers=[*with_heads(open_routes()), guard_routes(with_heads(guarded_routes()))],
         lifespan=[lifespan],
-        dependencies={
-            **{
-                name: provide_state(name)
-                for name in ("resources", "readiness", "downloads", "permits", "feed")
-            },
-            "principal": Provide(provide_principal, sync_to_thread=False),
-        },
+        dependencies=provide_all(),
         exception_handlers={
             Exception: answer_exception,
             HTTPException: answer_http_exception,
             Problem: answer_problem,
         },
+        before_request=check_request,
         request_class=JsonRequest,
         request_max_body_size=LARGEST_JSON_BYTES,
-        cors_config=allow_origins(settings),
+        cors_config=allow_origins(settings, list_functions()),
         openapi_config=schema.describe_api(settings.base_path, importlib.metadata.version("assay")),
         logging_config=None,
     )
     # The log wraps the routing, because it must see the requests that get 404 or 405.
     app.asgi_handler = RequestLog(app.asgi_handler)
     return app
-
-
-def allow_origins(settings: Settings) -> CORSConfig | None:
-    """Return the CORS configuration, or None if only pages of the API's own origin may use it."""
-    if not settings.cors_origins:
-        return None
-    return CORSConfig(
-        allow_origins=list(settings.cors_origins),
-        allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=list(SENT_BY_PAGES),
-        expose_headers=list(READ_BY_PAGES),
-        max_age=7200,
-    )
 
 
 def open_routes() -> list[Any]:
@@ -164,6 +124,24 @@ def guarded_routes() -> list[Any]:
         uploads.renew_upload,
         parts.sign_parts,
         parts.list_parts,
+    ]
+
+
+def provide_all() -> dict[str, Provide]:
+    return {
+        **{
+            name: provide_state(name)
+            for name in ("resources", "readiness", "downloads", "permits", "feed")
+        },
+        "principal": Provide(provide_principal, sync_to_thread=False),
+    }
+
+
+def list_functions() -> list[Callable[..., Any]]:
+    """Return the handlers of all routes, and their dependencies."""
+    return [
+        *(handler.fn for handler in (*open_routes(), *guarded_routes())),
+        *(provided.dependency for provided in provide_all().values()),
     ]
 
 

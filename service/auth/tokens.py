@@ -35,6 +35,8 @@ PAYLOAD: Final = struct.Struct(">BBB16s16sQ")
 MAC_BYTES: Final = hashlib.sha256().digest_size
 TEXT: Final = re.compile(r"[A-Za-z0-9_-]{100}")
 INLINE: Final = 1
+EMBED: Final = 2
+"""A flag. A process of an older version ignores it."""
 
 
 class Purpose(IntEnum):
@@ -48,7 +50,8 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a token.
 
     `key_id` is the key that created the token. The token is no longer valid when the key has
-    expired or was revoked. With `inline`, a browser displays the file instead of saving it.
+    expired or was revoked. With `inline`, a browser displays the file instead of saving it. With
+    `embed`, pages of other origins may show it.
     """
 
     purpose: Purpose
@@ -56,6 +59,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     key_id: UUID
     expires_at: datetime
     inline: bool = False
+    embed: bool = False
 
 
 def sign_token(secrets: Sequence[str], token: Token) -> str:
@@ -63,7 +67,7 @@ def sign_token(secrets: Sequence[str], token: Token) -> str:
 
     `expires_at` is rounded down to whole seconds.
     """
-    flags = INLINE if token.inline else 0
+    flags = INLINE * token.inline | EMBED * token.embed
     end = int(token.expires_at.timestamp())
     payload = PAYLOAD.pack(
         VERSION, token.purpose, flags, token.file_id.bytes, token.key_id.bytes, end
@@ -91,6 +95,7 @@ def read_token(secrets: Sequence[str], text: str, *, purpose: Purpose) -> Token 
         key_id=UUID(bytes=key_id),
         expires_at=datetime.fromtimestamp(end, UTC),
         inline=bool(flags & INLINE),
+        embed=bool(flags & EMBED),
     )
 
 

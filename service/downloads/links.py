@@ -1,7 +1,10 @@
 """Signed links: downloads without an API key, until the link expires.
 
 Creation: check that the owner's file is `ready`. Then sign a token with the file, the key of the
-request, the expiration time and the disposition.
+request, the expiration time, the disposition and the permission to embed it.
+
+The path of a link ends with the filename, because some clients save a file under the last segment
+of its URL. The name is not signed, is not read, and may be absent.
 
 Download:
 
@@ -10,8 +13,10 @@ Download:
 3. Read the file, as for every download.
 """
 
+import re
 from datetime import datetime, timedelta
 from typing import Final
+from urllib.parse import quote
 from uuid import UUID
 
 import msgspec
@@ -26,6 +31,8 @@ from service.queries.files import ask_time
 from service.resources import Resources
 
 LONGEST: Final = timedelta(days=7)
+UNSAFE_IN_PATH: Final = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]|\A\.{1,2}\Z")
+"""What a client would remove from a path, or could not write to a folder, even if it is encoded."""
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -42,6 +49,7 @@ async def make_link(
     *,
     expires_in: timedelta,
     inline: bool,
+    embed: bool,
 ) -> Link:
     """Create a link to a file that can be read now.
 
@@ -58,8 +66,18 @@ async def make_link(
         key_id=principal.key_id,
         expires_at=expires_at,
         inline=inline,
+        embed=embed,
     )
-    return Link(f"/l/{sign_token(secrets, token)}", expires_at)
+    return Link(f"/l/{sign_token(secrets, token)}/{encode_name(file.filename)}", expires_at)
+
+
+def encode_name(filename: str) -> str:
+    """Return the filename as the last segment of a path.
+
+    A name with a control character or a separator, and one that names a folder, cannot be declared,
+    so the replacement is a second check.
+    """
+    return quote(UNSAFE_IN_PATH.sub("_", filename), safe="")
 
 
 async def find_linked(resources: Resources, text: str) -> tuple[ProvedFile, Token]:

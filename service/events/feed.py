@@ -52,7 +52,7 @@ import asyncpg
 import msgspec
 import structlog
 from litestar import Response
-from litestar.types import Receive, Scope, Send
+from litestar.types import HTTPScope, Receive, Send
 
 from service.database import UNREACHABLE
 from service.events.event_ids import EventIds
@@ -334,10 +334,13 @@ class Stream:
         self.feed = feed
         self.subscriber = subscriber
 
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         async with self.feed.joined(self.subscriber):
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-            await self.run(receive, send)
+            if scope["method"] == "HEAD":
+                await self.send_end(send)
+            else:
+                await self.run(receive, send)
 
     async def run(self, receive: Receive, send: Send) -> None:
         sending, leaving = (

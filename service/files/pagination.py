@@ -1,11 +1,10 @@
-"""Pages of files: cursors, and the checks of a query.
+"""Pages of files: cursors, and the checks of times.
 
 A cursor is the last id, with a digest of the owner and the filters.
 """
 
 import base64
 import hashlib
-from collections.abc import Iterable, Set
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -19,7 +18,6 @@ from service.queries.listing import Filters
 from service.resources import Resources
 
 SHOWN_STATES: Final = tuple(state for state in State if state not in GONE)
-REPEATABLE: Final = frozenset({"state"})
 NEWEST: Final = UUID(int=2**128 - 1)
 
 
@@ -69,25 +67,6 @@ def read_cursor(cursor: str, owner: str, filters: Filters) -> UUID:
             "cursor", "belongs to other filters or another owner: begin again without a cursor"
         )
     return UUID(bytes=content[:16])
-
-
-def check_query(pairs: Iterable[tuple[str, str]], *, known: Set[str]) -> None:
-    """Check the names and values of a query's parameters. Raises InvalidRequest.
-
-    If misspelt filters were ignored, the request would list all files.
-    """
-    seen = set()
-    for name, value in pairs:
-        if name in seen and name not in REPEATABLE:
-            raise InvalidRequest.at(name, "was given more than once")
-        seen.add(name)
-        if name not in known:
-            raise InvalidRequest.at(
-                name[:100],
-                f"is not a parameter of this route; the parameters are {', '.join(sorted(known))}",
-            )
-        if "\x00" in value:
-            raise InvalidRequest.at(name, "contains a NUL character: send text without it")
 
 
 def check_time(time: datetime | None, *, field: str) -> datetime | None:

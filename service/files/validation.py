@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from service.http.parameters import TOKEN, normalize_media_type
 from service.model import Declaration, Sha256
 from service.problems import InvalidRequest
 
@@ -25,7 +26,6 @@ MOST_METADATA_BYTES: Final = 4096
 
 # RFC 9110, section 8.3.1, but with single spaces only. A signature folds white space, so the store
 # would see a value other than the declared one.
-TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # a grammar's token
 QUOTED: Final = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\x20-\x7e])*"'
 MEDIA_TYPE: Final = re.compile(rf"{TOKEN}/{TOKEN}(?: ?; ?{TOKEN}=(?:{TOKEN}|{QUOTED}))*")
 IDEMPOTENCY_KEY: Final = re.compile(r"^[\x21-\x7e]{1,255}$")
@@ -81,6 +81,20 @@ def check_content_type(text: str, *, field: str = "content_type") -> str:
             f"of at most {LONGEST_CONTENT_TYPE} characters",
         )
     return text
+
+
+def parse_content_type(header: str | None, *, field: str = "Content-Type") -> str | None:
+    """Return the media type of a header, or None if it is absent or empty.
+
+    White space and semicolons without a meaning are removed, as the verification does with the
+    store's value. Raises InvalidRequest.
+    """
+    if not header:
+        return None
+    try:
+        return check_content_type(normalize_media_type(header), field=field)
+    except ValueError as error:
+        raise InvalidRequest.at(field, str(error)) from error
 
 
 def parse_sha256(text: str, *, field: str = "sha256") -> Sha256:

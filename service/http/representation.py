@@ -68,8 +68,12 @@ def format_date(moment: datetime) -> str:
     return format_datetime(moment.astimezone(UTC).replace(microsecond=0), usegmt=True)
 
 
-def describe_file(file: ProvedFile, *, inline: bool) -> dict[str, str]:
-    """Return the headers of every response about the bytes of a `ready` file, including 304."""
+def describe_file(file: ProvedFile, *, inline: bool, embed: bool = False) -> dict[str, str]:
+    """Return the headers of every response about the bytes of a `ready` file, including 304.
+
+    With `embed`, pages of other origins may show the file. `no-transform` forbids proxies to change
+    the bytes, which would then differ from the digest.
+    """
     return {
         "ETag": format_etag(file.hash),
         "Repr-Digest": f"sha-256=:{base64.b64encode(file.hash.digest).decode()}:",
@@ -80,8 +84,8 @@ def describe_file(file: ProvedFile, *, inline: bool) -> dict[str, str]:
         ),
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox; default-src 'none'",
-        "Cross-Origin-Resource-Policy": "same-origin",
-        "Cache-Control": "private, no-cache",
+        "Cross-Origin-Resource-Policy": "cross-origin" if embed else "same-origin",
+        "Cache-Control": "private, no-cache, no-transform",
         "X-Accel-Buffering": "no",
     }
 

@@ -11,13 +11,17 @@ from multipart import (  # type: ignore[import-untyped] # it ships no types
     MultipartError,
     MultipartSegment,
     PushMultipartParser,
-    parse_options_header,
 )
 
 from service import problems
+from service.http.content_disposition import parse_part
+from service.http.parameters import split_parameters, unquote
 
 WINDOW_SECONDS: Final = 30.0
 FORM_FIELD: Final = "file"
+UNENCODED: Final = frozenset({"7bit", "8bit", "binary"})
+"""The values of Content-Transfer-Encoding that leave the bytes as they are (RFC 2045, section 6.2).
+"""
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -30,9 +34,20 @@ class FormFile(msgspec.Struct, frozen=True):
 
 
 def find_boundary(content_type: str) -> str | None:
-    """Return the boundary of a form, or None if the content type is not that of a form."""
-    essence, options = parse_options_header(content_type)
-    return options.get("boundary", "") if essence == "multipart/form-data" else None
+    """Return the boundary of a form, or None if the content type is not that of a form.
+
+    The boundary is empty if the content type of a form has none. Raises InvalidRequest.
+    """
+    if content_type.partition(";")[0].strip(" \t").lower() != "multipart/form-data":
+        return None
+    try:
+        parameters = {one.name: one for one in split_parameters(content_type)[1]}
+    except ValueError as error:
+        raise problems.InvalidRequest.at("Content-Type", str(error)) from error
+    if "boundary" not in parameters:
+        return ""
+    boundary = parameters["boundary"]
+    return unquote(boundary.value) if boundary.is_quoted else boundary.value
 
 
 class Pace:
@@ -115,8 +130,9 @@ class FormReader:
     async def open(self) -> FormFile:
         async for event in self.events:
             if isinstance(event, MultipartSegment):
-                check_field(event)
-                return FormFile(event.filename or None, event.header("Content-Type"))
+                filename = read_part(event)
+                check_encodings(event)
+                return FormFile(filename, event.header("Content-Type") or None)
         raise problems.MalformedBody.at(
             FORM_FIELD, "the form has no such field; send the file as `file`"
         )
@@ -124,7 +140,7 @@ class FormReader:
     async def read(self) -> AsyncIterator[bytes]:
         async for event in self.events:
             if isinstance(event, MultipartSegment):
-                check_field(event)
+                read_part(event)
                 raise problems.MalformedBody.at(
                     FORM_FIELD, "is given twice; send one file per request"
                 )
@@ -139,17 +155,48 @@ class FormReader:
         close_parser(parser)
 
 
-def check_field(segment: MultipartSegment) -> None:
-    if segment.name != FORM_FIELD:
+def read_part(segment: MultipartSegment) -> str | None:
+    """Check that a part is the file, and return the filename, or None if the part has none.
+
+    Raises InvalidRequest or MalformedBody.
+    """
+    try:
+        field, filename = parse_part(segment["Content-Disposition"])
+    except ValueError as error:
+        raise problems.InvalidRequest.at(
+            f"{FORM_FIELD}: Content-Disposition", str(error)
+        ) from error
+    if field != FORM_FIELD:
         raise problems.MalformedBody.at(
-            segment.name or "the form",
-            "is not allowed; send the file as `file`, and no other field",
+            field or "the form", "is not allowed; send the file as `file`, and no other field"
+        )
+    names = [name for name, _ in segment.headerlist]
+    if doubled := [name for name in names if names.count(name) > 1]:
+        raise problems.MalformedBody.at(f"{FORM_FIELD}: {doubled[0]}", "is given twice")
+    return filename or None
+
+
+def check_encodings(segment: MultipartSegment) -> None:
+    """Refuse an encoded file, because its SHA-256 would be that of other bytes.
+
+    Raises MalformedBody or UnsupportedMediaType.
+    """
+    transfer = segment.header("Content-Transfer-Encoding", "binary").strip().lower()
+    if transfer not in UNENCODED:
+        raise problems.MalformedBody.at(
+            f"{FORM_FIELD}: Content-Transfer-Encoding",
+            "must be binary or absent; send the bytes as they are (RFC 7578, section 4.7)",
+        )
+    if segment.header("Content-Encoding", "identity").strip().lower() != "identity":
+        raise problems.UnsupportedMediaType.at(
+            f"{FORM_FIELD}: Content-Encoding", "must be absent; send the bytes as they are"
         )
 
 
 def make_parser(boundary: str) -> PushMultipartParser:
     try:
-        return PushMultipartParser(boundary)
+        # Latin-1 keeps every byte, so that the headers are read like those of a request.
+        return PushMultipartParser(boundary.encode("latin-1"), header_charset="latin-1")
     except MultipartError as error:
         raise problems.MalformedBody.at(
             "Content-Type", f"the boundary cannot be used: {error}"

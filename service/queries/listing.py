@@ -13,6 +13,9 @@ from service.queries.rows import read_file
 
 MOST_ROWS_READ: Final = 10_000
 """The largest number of rows that one page may read, however few of them match the filters."""
+LAST_CHARACTER: Final = "\U0010ffff"
+LONGEST_NAME: Final = 255
+"""The largest length of a filename in characters, and in bytes of UTF-8."""
 
 
 class Filters(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,11 +45,16 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def follow_prefix(prefix: str) -> str:
-    """Return the first string, in code point order, after all strings that begin with `prefix`."""
-    last = ord(prefix[-1]) + 1
-    if last > 0x10FFFF:
-        return follow_prefix(prefix[:-1]) if len(prefix) > 1 else prefix + prefix
-    return prefix[:-1] + chr(0xE000 if last == 0xD800 else last)  # surrogates are not characters
+    """Return the first string, in code point order, after all names that begin with `prefix`.
+
+    If `prefix` has only the last character, this is a string that is longer than every name.
+    """
+    shorter = prefix.rstrip(LAST_CHARACTER)
+    if not shorter:
+        return LAST_CHARACTER * LONGEST_NAME
+    last = ord(shorter[-1]) + 1
+    # surrogates are not characters
+    return shorter[:-1] + chr(0xE000 if last == 0xD800 else last)
 
 
 # Each inner query reads one index backwards from the cursor. Its ORDER BY has all columns of that

@@ -1,5 +1,6 @@
 """`GET` and `HEAD /files/{id}`: the bytes of a proved file."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, cast
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from litestar import HttpMethod, Request, Response, route
 from litestar.datastructures import ResponseHeader
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Operation
 from litestar.params import FromPath, QueryParameter
 
 from service import problems
@@ -33,8 +35,8 @@ CONDITIONAL_HEADERS: Final = (
     "if-range",
     "range",
 )
-ANY_TYPE: Final = cast("Any", "*/*")
-"""The file's own type.
+OCTETS: Final = cast("Any", "application/octet-stream")
+"""The type by which generated clients find out that a body has the bytes of a file.
 
 Litestar's annotation names only its own enum, but its code accepts any text.
 """
@@ -54,16 +56,29 @@ SENT_HEADERS: Final = [
 ]
 BODY_ANSWERS: Final = {
     200: ResponseSpec(
-        bytes, description="The whole file", media_type=ANY_TYPE, generate_examples=False
+        bytes, description="The whole file", media_type=OCTETS, generate_examples=False
     ),
     206: ResponseSpec(
         bytes,
         description="The requested range",
-        media_type=ANY_TYPE,
+        media_type=OCTETS,
         generate_examples=False,
     ),
     304: ResponseSpec(None, description="The client has the file already", generate_examples=False),
 }
+
+
+@dataclass
+class FileAnswer(Operation):
+    """An operation that answers with a file, whose type may be any."""
+
+    def __post_init__(self) -> None:
+        for answer in (self.responses or {}).values():
+            content = getattr(answer, "content", None) or {}
+            if OCTETS in content:
+                content["*/*"] = content[OCTETS]
+
+
 UNREADABLE: Final = (
     problems.NotReady,
     problems.FileRejected,
@@ -82,6 +97,7 @@ def name_operation(_: object, method: HttpMethod | str, __: object) -> str:
     "/files/{file_id:uuid}",
     http_method=[HttpMethod.GET, HttpMethod.HEAD],
     operation_id=name_operation,
+    operation_class=FileAnswer,
     **open_to(READ),
     summary="Download a file",
     description=(
@@ -131,12 +147,14 @@ async def answer_file(
     permit: Permit,
     *,
     inline: bool,
+    embed: bool = False,
 ) -> Response[Any]:
     """Answer with a file that the request may read, after its conditions and range.
 
     Raises PreconditionFailed, RangeNotSatisfiable or StoreError.
     """
-    headers, asked = describe_file(file, inline=inline), read_conditions(request)
+    headers = describe_file(file, inline=inline, embed=embed)
+    asked = read_conditions(request)
     if is_not_modified(file, asked):
         return Download(downloads, None, permit, status=304, headers=headers)
     # the row is enough; ranges apply to GET only (RFC 9110, section 14.2)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal, cast
 from uuid import UUID
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
@@ -15,13 +15,12 @@ from service.auth.principals import READ, Principal, open_to
 from service.events.event_ids import TEXT
 from service.events.feed import EventStream, Feed
 from service.events.subscribers import Subscriber
-from service.files import lookup, pagination
+from service.files import lookup
 from service.files.validation import LONGEST_OWNER_BYTES, is_owner
 from service.problems import InvalidRequest
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
 
-PARAMETERS: Final = frozenset({"file", "owner"})
 DESCRIPTION: Final = """
 A `transition` has one line of JSON: `file_id`, `filename`, `state`, `previous`, `at`, `by`, `why`,
 `hash`. With `Last-Event-ID`, the stream continues after that event; without it, it begins now. An
@@ -73,7 +72,6 @@ PROVED: Final = SentEvent(
     },
 )
 async def read_events(
-    request: Request[Any, Any, Any],
     resources: NamedDependency[Resources],
     feed: NamedDependency[Feed],
     principal: NamedDependency[Principal],
@@ -91,7 +89,6 @@ async def read_events(
         ),
     ] = None,
 ) -> Response[Any]:
-    pagination.check_query(request.query_params.multi_items(), known=PARAMETERS)
     followed = await choose_owner(resources, principal, file=file, owner=owner)
     return EventStream(
         feed, Subscriber(followed, principal.key_id, file_id=file, last_id=last_event_id)

@@ -44,19 +44,6 @@ REPLAYED = ResponseHeader(
     description="`true` if an earlier request declared the file",
     documentation_only=True,
 )
-LISTING_PARAMETERS = frozenset(
-    {
-        "limit",
-        "cursor",
-        "state",
-        "filename",
-        "content_type",
-        "hash",
-        "created_after",
-        "created_before",
-        "owner",
-    }
-)
 PHOTO = {
     "filename": "photo.jpg",
     "size": 482113,
@@ -73,7 +60,10 @@ class DeclareRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ]
     size: Annotated[int, msgspec.Meta(ge=0, description="Bytes, exactly")]
     content_type: (
-        Annotated[str, msgspec.Meta(description="A media type; if absent, it is not compared")]
+        Annotated[
+            str,
+            msgspec.Meta(description="A media type; if absent or empty, it is not compared"),
+        ]
         | None
     ) = None
     sha256: (
@@ -82,9 +72,9 @@ class DeclareRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         ]
         | None
     ) = None
-    metadata: Annotated[
-        dict[str, str], msgspec.Meta(description="At most 32 pairs, 4 KiB in all")
-    ] = {}
+    metadata: (
+        Annotated[dict[str, str], msgspec.Meta(description="At most 32 pairs, 4 KiB in all")] | None
+    ) = None
     multipart: (
         Annotated[
             bool,
@@ -232,11 +222,12 @@ def read_declaration(request: DeclareRequest, principal: Principal) -> Declarati
         owner=owner,
         filename=validation.check_filename(request.filename),
         size=request.size,
-        content_type=None
-        if request.content_type is None
-        else validation.check_content_type(request.content_type),
+        # A browser's `File.type` is empty if the type is not known.
+        content_type=validation.check_content_type(request.content_type)
+        if request.content_type
+        else None,
         sha256=None if request.sha256 is None else validation.parse_sha256(request.sha256),
-        metadata=validation.check_metadata(request.metadata),
+        metadata=validation.check_metadata(request.metadata or {}),
         multipart=request.multipart,
     )
 
@@ -333,7 +324,6 @@ async def list_files(
         str | None, QueryParameter(description="Only for a key with the scope admin")
     ] = None,
 ) -> Response[FilePage]:
-    pagination.check_query(request.query_params.multi_items(), known=LISTING_PARAMETERS)
     filters = Filters(
         states=tuple(sorted(set(states))) if states else pagination.SHOWN_STATES,
         filename=filename,

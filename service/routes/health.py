@@ -82,6 +82,7 @@ class HealthReport(msgspec.Struct, frozen=True):
     summary="Check that this process answers",
     tags=["health"],
     security=[],
+    responses=refusals(problems.InvalidRequest),
 )
 async def is_live() -> HealthReport:
     return HealthReport("live")
@@ -144,6 +145,7 @@ async def answers_in_time(question: Awaitable[None]) -> bool:
     tags=["health"],
     security=[],
     media_type=CONTENT_TYPE_LATEST,
+    responses=refusals(problems.InvalidRequest),
 )
 async def read_metrics(
     resources: NamedDependency[Resources], readiness: NamedDependency[Readiness]

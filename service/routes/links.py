@@ -17,7 +17,14 @@ from service.downloads.permits import Permits
 from service.downloads.streaming import DownloadBuffers
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, refusals
-from service.routes.downloads import BODY_ANSWERS, SENT_HEADERS, UNREADABLE, answer_file
+from service.routes.checks import ANY_PARAMETER
+from service.routes.downloads import (
+    BODY_ANSWERS,
+    SENT_HEADERS,
+    UNREADABLE,
+    FileAnswer,
+    answer_file,
+)
 
 LONGEST_SECONDS = int(links.LONGEST.total_seconds())
 
@@ -29,11 +36,16 @@ class LinkRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         int, msgspec.Meta(ge=1, le=LONGEST_SECONDS, description="Seconds, at most 7 days")
     ]
     disposition: Annotated[
-        Literal["attachment", "inline"],
+        Literal["attachment", "inline"] | None,
         msgspec.Meta(
-            description="`inline` lets a browser show harmless types; others stay attachments"
+            description="`inline` lets a browser show harmless types; others stay attachments,"
+            " and so does every file if this is absent"
         ),
-    ] = "attachment"
+    ] = None
+    embed: Annotated[
+        bool | None,
+        msgspec.Meta(description="true: pages of other origins may show it, for example in <img>"),
+    ] = None
 
 
 class SignedLink(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,21 +89,29 @@ async def make_link(
         principal,
         expires_in=timedelta(seconds=data.expires_in),
         inline=data.disposition == "inline",
+        embed=bool(data.embed),
     )
     public_url = resources.settings.public_url or ""  # never from Host, which the client chooses
     return SignedLink(url=public_url + made.path, expires_at=made.expires_at)
 
 
-def name_operation(_: object, method: HttpMethod | str, __: object) -> str:
-    return f"{str(getattr(method, 'value', method)).lower()}LinkedFile"
+def name_operation(_: object, method: HttpMethod | str, path: list[Any]) -> str:
+    has_name = len(path) > len(("l", "token"))
+    kind = "NamedLinkedFile" if has_name else "LinkedFile"
+    return f"{str(getattr(method, 'value', method)).lower()}{kind}"
 
 
 @route(
-    "/l/{token:str}",
+    ["/l/{token:str}", "/l/{token:str}/{filename:path}"],
     http_method=[HttpMethod.GET, HttpMethod.HEAD],
     operation_id=name_operation,
+    operation_class=FileAnswer,
+    opt={ANY_PARAMETER: True},  # people's tools add parameters of their own to links
     summary="Download the file of a link",
-    description="The same as `GET /files/{id}`, without a key.",
+    description=(
+        "The same as `GET /files/{id}`, without a key. The filename is for clients that save a file"
+        " under the last segment of its URL. It is not read."
+    ),
     tags=["links"],
     security=[],
     response_headers=SENT_HEADERS,
@@ -119,4 +139,6 @@ async def read_linked_file(
     file, link = await links.find_linked(resources, token)
     request.scope["state"]["file_id"] = file.id
     permit = permits.issue(file.id, link.key_id)
-    return await answer_file(request, resources, downloads, file, permit, inline=link.inline)
+    return await answer_file(
+        request, resources, downloads, file, permit, inline=link.inline, embed=link.embed
+    )

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from litestar import HttpMethod, Request, Response, route
+from litestar import Request, Response, get
 from litestar.di import NamedDependency
 
 from service.resources import Resources
@@ -49,10 +49,9 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-ASKED_FOR: Final = [HttpMethod.GET, HttpMethod.HEAD]
 
 
-@route("/", http_method=ASKED_FOR, include_in_schema=False, sync_to_thread=False)
+@get("/", include_in_schema=False, sync_to_thread=False)
 def read_page(
     request: Request[Any, Any, Any], resources: NamedDependency[Resources]
 ) -> Response[bytes]:
@@ -64,9 +63,8 @@ def read_page(
     return answer_asset(request, "index.html", HEADERS | {"Content-Security-Policy": policy})
 
 
-@route(
+@get(
     [f"/page/{name}" for name in (*STYLES, *MODULES)],
-    http_method=ASKED_FOR,
     include_in_schema=False,
     sync_to_thread=False,
 )

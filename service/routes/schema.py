@@ -12,6 +12,7 @@ from litestar.serialization import encode_json
 
 from service.problems import NotFound
 from service.routes.assets import answer_asset
+from service.routes.heads import register_heads
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -49,6 +50,10 @@ class DocumentOrPage(OpenAPIRenderPlugin):
         super().__init__(path=["/", "/openapi.json"], media_type=MediaType.JSON)
         self.page = PAGE.replace("BASE", base_path).encode()
         self.document = b""
+
+    def receive_router(self, router: Router) -> None:
+        """Add HEAD. Litestar calls this when the router has all handlers below `/schema`."""
+        register_heads(router)
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         if "text/html" in request.headers.get("accept", "") and not request.scope["path"].endswith(
@@ -89,7 +94,9 @@ def describe_api(base_path: str, version: str) -> OpenAPIConfig:
         summary="Presigned uploads to MinIO that are proved before they can be read.",
         description=(
             "Errors are problem documents (RFC 9457). Clients must ignore unknown members,"
-            " because members may be added."
+            " because members may be added. Each route with GET has HEAD as well, which is named"
+            " here only where it reads files. Query parameters that a route does not know are"
+            " refused, except by links."
         ),
         license=License(name="Apache-2.0", identifier="Apache-2.0"),
         contact=Contact(name="Assay"),

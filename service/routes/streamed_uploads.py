@@ -68,7 +68,8 @@ class FormOrBytes(Operation):
     summary="Send a file in one request",
     description=(
         "The bytes are hashed while they are stored, and the response is a `ready` file."
-        " Nothing is kept of a request that fails."
+        " Nothing is kept of a request that fails. The file is not decoded: a Content-Encoding, and"
+        " a Content-Transfer-Encoding in a form, are refused."
     ),
     tags=["uploads"],
     request_max_body_size=None,
@@ -108,6 +109,7 @@ async def upload_file(
         ),
     ] = None,
 ) -> Response[FileMetadata]:
+    check_whole(request)
     sha256 = None if repr_digest is None else parse_repr_digest(repr_digest)
     pairs = {} if metadata is None else read_metadata(metadata)
     boundary = find_boundary(request.headers.get("content-type", ""))
@@ -121,15 +123,16 @@ async def upload_file(
             sha256=sha256,
             metadata=pairs,
         )
-    name = filename or read_disposition(request.headers.get("content-disposition", ""))
-    given = request.headers.get("content-type")
-    content_type = (
-        None if given is None else validation.check_content_type(given, field="Content-Type")
-    )
+    name = read_disposition(request.headers.get("content-disposition", "")) or filename
+    if name is None:
+        raise InvalidRequest.at(
+            "filename",
+            'is missing; send ?filename=… or Content-Disposition: attachment; filename="…"',
+        )
     headers = UploadHeaders(
         owner=principal.owner,
         filename=validation.check_filename(name),
-        content_type=content_type,
+        content_type=validation.parse_content_type(request.headers.get("content-type")),
         sha256=sha256,
         metadata=pairs,
         most_bytes=read_length(request),
@@ -139,25 +142,19 @@ async def upload_file(
 
 def read_metadata(text: str) -> dict[str, str]:
     try:
-        pairs = msgspec.json.decode(text, type=dict[str, str])
+        pairs = msgspec.json.decode(text, type=dict[str, str] | None)
     except msgspec.DecodeError as error:
         raise InvalidRequest.at(
             "metadata", f'must be a JSON object of strings, such as {{"album": "winter"}}: {error}'
         ) from error
-    return validation.check_metadata(pairs)
+    return validation.check_metadata(pairs or {})
 
 
-def read_disposition(header: str) -> str:
+def read_disposition(header: str) -> str | None:
     try:
-        name = parse_filename(header)
+        return parse_filename(header)
     except ValueError as error:
         raise InvalidRequest.at("Content-Disposition", str(error)) from error
-    if name is None:
-        raise InvalidRequest.at(
-            "filename",
-            'is missing; send ?filename=… or Content-Disposition: attachment; filename="…"',
-        )
-    return name
 
 
 async def stream_form(
@@ -185,15 +182,10 @@ async def stream_form(
         raise InvalidRequest.at(
             "filename", 'is missing; send filename="…" with the field `file`, or ?filename=…'
         )
-    content_type = (
-        None
-        if said.content_type is None
-        else validation.check_content_type(said.content_type, field="file: Content-Type")
-    )
     headers = UploadHeaders(
         owner=principal.owner,
         filename=validation.check_filename(name),
-        content_type=content_type,
+        content_type=validation.parse_content_type(said.content_type, field="file: Content-Type"),
         sha256=sha256,
         metadata=metadata,
         most_bytes=length,
@@ -226,16 +218,24 @@ async def stream(
     )
 
 
+def check_whole(request: Request[Any, Any, Any]) -> None:
+    """Check that the body is the file itself.
+
+    The SHA-256 of an encoded body, or of a range, would be that of other bytes. Raises
+    UnsupportedMediaType or InvalidRequest.
+    """
+    codings = ",".join(request.headers.getall("content-encoding", [])).lower().split(",")
+    if {coding.strip() for coding in codings} - {"", "identity"}:
+        raise problems.UnsupportedMediaType.at("Content-Encoding", "the bytes must not be encoded")
+    if "content-range" in request.headers:  # RFC 9110, section 14.5
+        raise InvalidRequest.at("Content-Range", "must be absent; send the whole file")
+
+
 def read(request: Request[Any, Any, Any], resources: Resources, loan: Loan) -> AsyncIterator[bytes]:
     """Return the bytes of the body.
 
     While other uploads wait for the memory of `loan`, the lowest rate is higher.
-
-    Raises UnsupportedMediaType for an encoded body, because its SHA-256 would be that of other
-    bytes.
     """
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise problems.UnsupportedMediaType("Content-Encoding: the bytes must not be encoded")
     return read_body(
         request.receive,
         length=read_length(request),

@@ -39,7 +39,12 @@ from service.routes.files import (
     describe_file,
     metadata_path,
 )
-from service.routes.streamed_uploads import read_length, stream_file
+from service.routes.streamed_uploads import (
+    check_whole,
+    read_disposition,
+    read_length,
+    stream_file,
+)
 from service.uploads import completion, declaring
 from service.uploads.streamed import UploadHeaders
 
@@ -111,6 +116,7 @@ class AnyBody(Operation):
             problems.SlowSender,
             problems.LengthRequired,
             problems.FileTooLarge,
+            problems.UnsupportedMediaType,
             problems.DigestMismatch,
             problems.ObjectStoreUnavailable,
         ),
@@ -128,8 +134,10 @@ async def upload_by_redirect(
         HeaderParameter(name="Repr-Digest", description="The declared digest (RFC 9530)"),
     ] = None,
 ) -> Response[Any]:
+    check_whole(request)
     name = read_filename(request)
-    content_type = read_content_type(request)
+    check_same_name(request, name)
+    content_type = validation.parse_content_type(request.headers.get("content-type"))
     sha256 = None if repr_digest is None else parse_repr_digest(repr_digest)
     size = read_length(request)
     if size is None:
@@ -193,9 +201,10 @@ def read_filename(request: Request[Any, Any, Any]) -> str:
     return validation.check_filename(name)
 
 
-def read_content_type(request: Request[Any, Any, Any]) -> str | None:
-    given = request.headers.get("content-type")
-    return None if given is None else validation.check_content_type(given, field="Content-Type")
+def check_same_name(request: Request[Any, Any, Any], filename: str) -> None:
+    """Raise InvalidRequest if Content-Disposition names another file than the path does."""
+    if read_disposition(request.headers.get("content-disposition", "")) not in (None, filename):
+        raise InvalidRequest.at("Content-Disposition", "names another file than the path; omit it")
 
 
 @post(

@@ -27,6 +27,7 @@ from service import database
 from service.problems import DatabaseUnavailable, Unauthorized
 from service.resources import Resources
 from service.routes.answers import refusals
+from service.routes.checks import ANY_PARAMETER
 from service.routes.requests import BODY_SECONDS
 from service.telemetry.metrics import FOREIGN_OBJECTS, LAST_EVENT
 from service.uploads import arrivals
@@ -46,6 +47,8 @@ SCRATCH_PREFIXES: Final = ("probe-", "assay-doctor-")
 
 They belong to no file and are deleted again.
 """
+STORES_OWN_URL: Final = {ANY_PARAMETER: True}
+"""The operator of the store chooses the URL. A refusal of its query would stop all events."""
 
 log = structlog.get_logger()
 
@@ -85,7 +88,7 @@ class AnyEvent(Operation):
         )
 
 
-@head("/webhooks/minio", status_code=204, include_in_schema=False)
+@head("/webhooks/minio", status_code=204, include_in_schema=False, opt=STORES_OWN_URL)
 async def probe_webhook() -> None:
     """Answer the request that some stores send at their start, without a token."""
 
@@ -97,6 +100,7 @@ async def probe_webhook() -> None:
     operation_class=AnyEvent,
     summary="Receive an event of the store",
     tags=["webhooks"],
+    opt=STORES_OWN_URL,
     request_max_body_size=None,
     security=[{"webhook": []}],
     responses={

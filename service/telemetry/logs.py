@@ -156,7 +156,7 @@ def report_request(scope: HTTPScope, answer: Answer) -> None:
         route=route,
         method=method,
         status=answer.status,
-        bytes=answer.sent_bytes,
+        bytes=0 if method == "HEAD" else answer.sent_bytes,  # the server omits the body
         milliseconds=round((time.perf_counter() - answer.begun_at) * 1000, 2),
         file_id=str(state.get("file_id") or scope.get("path_params", {}).get("file_id") or "")
         or None,

@@ -92,6 +92,7 @@ import structlog
 
 from service import database
 from service.database.heartbeat import extending
+from service.http.parameters import normalize_media_type
 from service.model import UNPROVED, Claim, File, Rejection, RejectionReason, Sha256, State, Work
 from service.object_store import (
     Bucket,
@@ -353,18 +354,26 @@ def back_off(attempts: int) -> timedelta:
 def compare(claim: Claim, seen: StoredObject) -> Rejection | None:
     """Return the reason to reject the object without reading it, or None if there is none.
 
-    A content type that was not declared is not compared.
+    A content type that was not declared is not compared. A client that is redirected to the store
+    sends its Content-Type there as it is, so white space without a meaning makes no difference.
     """
     if seen.size != claim.size:
         return Rejection(
             RejectionReason.SIZE_MISMATCH, f"declared {claim.size} bytes, received {seen.size}"
         )
-    if claim.content_type is not None and seen.content_type != claim.content_type:
+    if claim.content_type is not None and not is_same_type(seen.content_type, claim.content_type):
         return Rejection(
             RejectionReason.CONTENT_TYPE_MISMATCH,
             f"declared {claim.content_type}, received {seen.content_type[:200]}",
         )
     return None
+
+
+def is_same_type(seen: str, declared: str) -> bool:
+    try:
+        return seen == declared or normalize_media_type(seen) == declared
+    except ValueError:
+        return False
 
 
 def unverifiable(error: StoreError) -> Rejection:

@@ -82,7 +82,7 @@ async def check_clients_encoding(api: Api, client: httpx.AsyncClient, resources:
     assert (answer.content, answer.headers["content-length"]) == (packed, str(len(packed)))
     assert "content-encoding" not in answer.headers
     assert answer.headers["content-disposition"].startswith("attachment")
-    assert answer.headers["cache-control"] == "private, no-cache"
+    assert answer.headers["cache-control"] == "private, no-cache, no-transform"
     name = str((await look_at(resources, declared)).row["minio_object_name"])
     tags = await asyncio.to_thread(read_tags, api.deployment, api.deployment.vault_bucket, name)
     assert tags == {"assay-file-id": declared["file"]["id"]}

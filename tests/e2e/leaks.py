@@ -21,6 +21,13 @@ def keep_secret(values: Iterable[str]) -> None:
         SECRETS_IN_USE.update(part for part in parts if len(part) >= SHORTEST)
 
 
+def keep_link_secret(url: str) -> str:
+    """Require that no log contains the token of a link, and return the token."""
+    token = url.rpartition("/l/")[2].partition("/")[0]
+    keep_secret([token])
+    return token
+
+
 def keep_settings_secret(environ: Mapping[str, str]) -> None:
     """Require that no log contains the values of those variables that hold secrets."""
     named = {

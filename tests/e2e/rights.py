@@ -35,13 +35,12 @@ class Route(NamedTuple):
         )
 
 
-ROUTES: Final = (
+DECLARED: Final = (
     Route("POST", "/files", WRITE),
     Route("GET", "/files", READ),
     Route("POST", "/files/upload", WRITE),
     Route("PUT", "/upload/{filename}", WRITE),
     Route("GET", "/files/{file_id}", READ),
-    Route("HEAD", "/files/{file_id}", READ),
     Route("PATCH", "/files/{file_id}", WRITE),
     Route("DELETE", "/files/{file_id}", WRITE, token=True),
     Route("GET", "/files/{file_id}/metadata", EITHER, token=True),
@@ -58,14 +57,14 @@ ROUTES: Final = (
     Route("HEAD", "/webhooks/minio", NO_KEY),
     Route("POST", "/webhooks/minio", NO_KEY),  # needs the store's token; see test_webhook.py
     Route("GET", "/l/{token}", NO_KEY),
-    Route("HEAD", "/l/{token}", NO_KEY),
+    Route("GET", "/l/{token}/{filename}", NO_KEY),
     Route("GET", "/", NO_KEY),
-    Route("HEAD", "/", NO_KEY),
     Route("GET", PAGE_FILE, NO_KEY),
-    Route("HEAD", PAGE_FILE, NO_KEY),
     Route("GET", "/schema", NO_KEY),
     Route("GET", SCHEMA_FILE, NO_KEY),
 )
+READABLE: Final = [route for route in DECLARED if route.method == "GET"]
+ROUTES: Final = (*DECLARED, *(route._replace(method="HEAD") for route in READABLE))
 GUARDED: Final = [route for route in ROUTES if route.scopes]
 UNGUARDED: Final = [route for route in ROUTES if not route.scopes]
 FOR_TOKENS: Final = [route for route in ROUTES if route.token]
@@ -81,5 +80,5 @@ ON_A_FILE: Final = [
     (route.method, route.asked)
     for route in GUARDED
     if "{id}" in route.asked and (route.method, route.asked) not in WITH_BODY
-] + [("GET", "/events?file={id}")]
+] + [("GET", "/events?file={id}"), ("HEAD", "/events?file={id}")]
 """The method and path of each request without a body that is about one file."""

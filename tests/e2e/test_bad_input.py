@@ -14,7 +14,7 @@ import pytest
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import declare, in_pieces, read_metadata
-from tests.e2e.rights import NO_FILE, ON_A_FILE
+from tests.e2e.rights import NO_FILE, ON_A_FILE, ROUTES
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
@@ -49,7 +49,7 @@ FIELDS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"metadata": {"a": "\x00"}}, 400, "metadata", "without it"),
     ({"metadata": {"a": "x" * 5000}}, 400, "metadata", "at most 4096"),
     ({"metadata": {str(number): "" for number in range(33)}}, 400, "metadata", "at most 32"),
-    ({"metadata": "x"}, 400, "metadata", "Expected `object`"),
+    ({"metadata": "x"}, 400, "metadata", "Expected `object | null`"),
     ({"multipart": "yes"}, 400, "multipart", "Expected `bool | null`"),
     ({"owner": ""}, 403, "owner", "omit the owner"),
     ({"owner": "somebody"}, 403, "owner", "omit the owner"),
@@ -59,6 +59,12 @@ QUERIES = [
     ("limit=1001", "limit", "<= 1000"),
     ("limit=x", "limit", "Expected `int`"),
     ("limit=1&limit=2", "limit", "more than once"),
+    ("filename=caf%E9.txt", "filename", "must be UTF-8"),
+    ("filename=%ff", "filename", "must be UTF-8"),
+    ("filename=%ed%a0%80", "filename", "must be UTF-8"),
+    ("state=%e9", "state", "must be UTF-8"),
+    ("caf%E9=1", "caf?", "not a parameter of this route"),
+    ("limit", "limit", "Expected `int`"),
     ("nope=1", "nope", "not a parameter of this route"),
     ("state=unknown", "state", "one of pending, verifying"),
     ("cursor=nope", "cursor", "begin again without a cursor"),
@@ -135,6 +141,35 @@ async def test_a_wrong_field_is_named_with_advice(
     check_named(await client.post("/files", json=GOOD | wrong), status, field, right)
 
 
+ABSENT: list[dict[str, Any]] = [
+    {"content_type": ""},
+    {"content_type": None},
+    {"metadata": None},
+    {"sha256": None, "multipart": None, "owner": None},
+]
+
+
+@pytest.mark.parametrize("empty", ABSENT, ids=json.dumps)
+async def test_an_empty_member_counts_as_absent(
+    client: httpx.AsyncClient, empty: dict[str, Any]
+) -> None:
+    answer = await client.post("/files", json=GOOD | {"filename": HARMLESS} | empty)
+    assert answer.status_code == 201, answer.text
+    file = answer.json()["file"]
+    assert (file["content_type"], file["metadata"]) == ("application/octet-stream", {})
+    assert "Content-Type" not in answer.json()["upload"]["headers"]
+
+
+async def test_an_empty_member_gives_the_same_idempotent_request(client: httpx.AsyncClient) -> None:
+    declaration, key = GOOD | {"filename": HARMLESS}, {"Idempotency-Key": "one"}
+    first = await client.post("/files", json=declaration, headers=key)
+    again = await client.post(
+        "/files", json=declaration | {"content_type": "", "metadata": None}, headers=key
+    )
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json()["file"]["id"] == first.json()["file"]["id"]
+
+
 @pytest.mark.parametrize("missing", ["filename", "size"])
 async def test_a_missing_field_is_named(client: httpx.AsyncClient, missing: str) -> None:
     problem = check_problem(
@@ -196,7 +231,17 @@ async def test_a_wrong_parameter_is_named(
     check_named(await client.get(f"/files?{query}"), 400, field, right)
 
 
-@pytest.mark.parametrize("query", ["filename=%ff", "filename=%ed%a0%80", "filename="])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "filename=",
+        "filename=" + "%F4%8F%BF%BF" * 1200 + "*",
+        "filename=" + "%F4%8F%BF%BF" * 1200,
+        "filename=a" + "%F4%8F%BF%BF" * 1200 + "*",
+        "filename=" + "a" * 5000 + "*",
+    ],
+    ids=lambda query: query[:20],
+)
 async def test_an_odd_but_harmless_filter_finds_nothing(
     client: httpx.AsyncClient, query: str
 ) -> None:
@@ -206,6 +251,78 @@ async def test_an_odd_but_harmless_filter_finds_nothing(
     assert [
         file["filename"] for file in (await client.get("/files?filename=*")).json()["files"]
     ] == [HARMLESS]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        (route.method, route.asked)
+        for route in ROUTES
+        if not route.path.startswith(("/l/", "/webhooks/"))
+    ],
+)
+async def test_a_parameter_that_no_route_knows_is_refused(
+    client: httpx.AsyncClient, *, method: str, path: str
+) -> None:
+    answer = await client.request(method, path.format(id=NO_FILE) + "?dispositon=inline")
+    assert answer.status_code == 400
+    if method != "HEAD":
+        check_named(answer, 400, "dispositon", "not a parameter of this route")
+
+
+@pytest.mark.parametrize("path", ["/l/x", "/webhooks/minio"])
+async def test_a_link_and_the_webhook_accept_any_parameter(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    query = "?utm_source=%ff&utm_source=b"
+    for method in ("GET", "POST", "HEAD"):
+        given = await client.request(method, path + query)
+        assert given.status_code == (await client.request(method, path)).status_code
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "right"),
+    [
+        ("filename=caf%E9.txt", "filename", "must be UTF-8"),
+        ("filename=a&metadata=%7B%22a%22%3A%22%E9%22%7D", "metadata", "must be UTF-8"),
+        ("filename=a&metdata=%7B%7D", "metdata", "filename, metadata"),
+        ("filename=a&filename=b", "filename", "more than once"),
+        ("filename=a&metadata=%7B%7D&metadata=%7B%7D", "metadata", "more than once"),
+        ("filename=a%00", "filename", "without it"),
+        ("filename=a&metadata=" + "%5B" * 10_000, "metadata", "JSON object"),
+        ("filename=a&metadata=%7B%22a%22%3A" + "%5B" * 10_000, "metadata", "JSON object"),
+    ],
+    ids=lambda value: value[:40],
+)
+async def test_a_wrong_parameter_of_an_upload_is_named(
+    client: httpx.AsyncClient, *, query: str, field: str, right: str
+) -> None:
+    check_named(await client.post(f"/files/upload?{query}", content=b"x"), 400, field, right)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("Content-Disposition", ("attachment; filename=a", "attachment; filename=b")),
+        ("Content-Type", ("text/plain", "text/html")),
+        ("Idempotency-Key", ("a", "b")),
+    ],
+)
+async def test_a_field_with_one_value_is_not_given_twice(
+    client: httpx.AsyncClient, name: str, values: tuple[str, str]
+) -> None:
+    answer = await client.post(
+        "/files/upload?filename=a", headers=[(name, value) for value in values], content=b"x"
+    )
+    check_named(answer, 400, name, "more than once")
+
+
+async def test_a_path_and_a_disposition_must_not_name_two_files(client: httpx.AsyncClient) -> None:
+    for content in (b"x", in_pieces(b"x")):
+        answer = await client.put(
+            "/upload/a", content=content, headers={"Content-Disposition": "inline; filename=b"}
+        )
+        check_named(answer, 400, "Content-Disposition", "omit it")
 
 
 async def test_an_empty_owner_counts_as_another_owner(client: httpx.AsyncClient) -> None:

@@ -65,6 +65,44 @@ async def test_a_page_of_a_configured_origin_may_read_refusals(allowing: httpx.A
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (401, PAGE)
 
 
+@pytest.mark.one_store
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Content-Disposition",
+        "If-Modified-Since",
+        "If-Unmodified-Since",
+        "traceparent",
+        "Idempotency-Key",
+        "Repr-Digest",
+        "Last-Event-ID",
+        "Range",
+    ],
+)
+async def test_a_preflight_permits_each_header_that_routes_read(
+    allowing: httpx.AsyncClient, header: str
+) -> None:
+    asked = await allowing.options(
+        "/files/upload",
+        headers={
+            "Origin": PAGE,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": f"authorization, {header.lower()}",
+        },
+    )
+    assert asked.status_code == 204, asked.text
+    allowed = asked.headers["access-control-allow-headers"].lower().split(", ")
+    assert header.lower() in allowed
+
+
+@pytest.mark.one_store
+async def test_a_preflight_refuses_a_header_that_no_route_reads(
+    allowing: httpx.AsyncClient,
+) -> None:
+    headers = PREFLIGHT | {"Origin": PAGE, "Access-Control-Request-Headers": "x-unknown"}
+    assert (await allowing.options("/files", headers=headers)).status_code == 400
+
+
 @pytest.mark.parametrize(
     "origin", [OTHER, "http://app.example.com", "null", "https://app.example.com:8443"]
 )

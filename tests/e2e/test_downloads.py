@@ -50,7 +50,7 @@ async def test_the_headers_of_a_download_describe_the_file(client: httpx.AsyncCl
         headers["content-disposition"]
         == "attachment; filename=\"nah_r.jpg\"; filename*=UTF-8''n%C3%A4h%E2%82%ACr.jpg"
     )
-    assert headers["cache-control"] == "private, no-cache"
+    assert headers["cache-control"] == "private, no-cache, no-transform"
     assert headers["content-security-policy"] == "sandbox; default-src 'none'"
     assert headers["x-content-type-options"] == "nosniff"
     head = await client.head(f"/files/{file['id']}")
@@ -67,6 +67,7 @@ async def test_single_ranges_and_conditional_requests_are_honoured(
 ) -> None:
     path = f"/files/{(await stream(client, BYTES, 'photo.jpg'))['id']}"
     part = await client.get(path, headers={"Range": "bytes=10-19"})
+    assert part.headers["cache-control"].endswith("no-transform")
     assert (part.status_code, part.content, part.headers["content-range"]) == (
         206,
         b"0123456789",

@@ -14,7 +14,7 @@ from service.queries.keys import find_grant
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner, api_apart
 from tests.e2e.jobs import declare, prove
-from tests.e2e.leaks import keep_secret
+from tests.e2e.leaks import keep_link_secret
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
@@ -31,7 +31,7 @@ async def link_to(client: httpx.AsyncClient, file: dict[str, Any], **asked: Any)
     answer = await make_link(client, file, **asked)
     assert answer.status_code == 201, answer.text
     path: str = answer.json()["url"]
-    keep_secret([path.rpartition("/")[2]])
+    keep_link_secret(path)
     return str(client.base_url.join(path))
 
 
@@ -78,10 +78,75 @@ async def test_a_link_shows_only_harmless_types_inline(
     assert saved.headers["content-disposition"].startswith("attachment;")
 
 
-async def test_a_link_with_one_changed_character_is_refused(
+@pytest.mark.parametrize(
+    ("name", "segment"),
+    [
+        ("photo.jpg", "photo.jpg"),
+        ("\u00e4 b.txt", "%C3%A4%20b.txt"),
+        ("a?b#c&d;e%2F.txt", "a%3Fb%23c%26d%3Be%252F.txt"),
+        ("...", "..."),
+        ("\u20ac" * 85, "%E2%82%AC" * 85),
+    ],
+)
+async def test_a_link_ends_with_the_encoded_filename(
+    client: httpx.AsyncClient, anonymous: httpx.AsyncClient, name: str, segment: str
+) -> None:
+    url = await link_to(client, await prove(client, BODY, filename=name))
+    assert url.rpartition("/")[2] == segment
+    assert (await anonymous.get(url)).content == BODY
+
+
+async def test_the_name_in_a_link_is_a_decoration(
+    api: Api, client: httpx.AsyncClient, anonymous: httpx.AsyncClient
+) -> None:
+    token = keep_link_secret(await link_to(client, await prove(client, BODY)))
+    for ending in (
+        "",
+        "/",
+        "/other",
+        "/a/b",
+        "/a%2Fb",
+        "/%2e%2e",
+        "/%00",
+        "/%ff",
+        "/a?utm=%ff&utm",
+    ):
+        for method in ("GET", "HEAD"):
+            answer = await anonymous.request(method, f"{api.url}/l/{token}{ending}")
+            assert answer.status_code == 200
+            assert answer.content == (BODY if method == "GET" else b"")
+            assert "a.txt" in answer.headers["content-disposition"]
+    assert (await anonymous.get(f"{api.url}/l/{token[:-1]}/{token}")).status_code == 403
+
+
+async def test_only_a_link_for_embedding_can_be_shown_by_other_origins(
     client: httpx.AsyncClient, anonymous: httpx.AsyncClient
 ) -> None:
-    url = await link_to(client, await prove(client, BODY))
+    file = await prove(client, BODY)
+    policy = "cross-origin-resource-policy"
+    for asked, expected in (
+        ({}, "same-origin"),
+        ({"embed": False}, "same-origin"),
+        ({"embed": None, "disposition": None}, "same-origin"),
+        ({"embed": True}, "cross-origin"),
+        ({"embed": True, "disposition": "inline"}, "cross-origin"),
+    ):
+        url = await link_to(client, file, **asked)
+        for answer in (
+            await anonymous.get(url),
+            await anonymous.head(url),
+            await anonymous.get(url, headers={"If-None-Match": "*"}),
+        ):
+            assert answer.headers[policy] == expected
+            assert answer.headers["cache-control"] == "private, no-cache, no-transform"
+    assert (await client.get(f"/files/{file['id']}")).headers[policy] == "same-origin"
+
+
+async def test_a_link_with_one_changed_character_is_refused(
+    api: Api, client: httpx.AsyncClient, anonymous: httpx.AsyncClient
+) -> None:
+    token = keep_link_secret(await link_to(client, await prove(client, BODY)))
+    url = f"{api.url}/l/{token}"
     for place in (-1, -50, -100):
         other = "A" if url[place] != "A" else "B"
         changed = url[:place] + other + (url[place + 1 :] if place != -1 else "")
@@ -150,6 +215,8 @@ async def test_no_link_is_created_to_a_file_of_another_owner(
         ({"expires_in": 7 * 86400 + 1}, "expires_in"),
         ({"expires_in": "1h"}, "expires_in"),
         ({"disposition": "download"}, "disposition"),
+        ({"embed": "yes"}, "embed"),
+        ({"embed": 1}, "embed"),
         ({"until": 1}, "until"),
     ],
 )

@@ -45,3 +45,20 @@ async def test_a_put_without_a_length_is_streamed(client: httpx.AsyncClient) -> 
     assert answer.status_code == 201, answer.text
     assert answer.json()["hash"] == digest(BYTES)
     assert answer.headers["location"] == f"/files/{answer.json()['id']}/metadata"
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [("text/plain;", "text/plain"), ("text/plain \t;  charset=utf-8", "text/plain; charset=utf-8")],
+)
+async def test_a_redirected_type_may_have_white_space_and_empty_parameters(
+    client: httpx.AsyncClient, anonymous: httpx.AsyncClient, sent: str, expected: str
+) -> None:
+    headers = {"Content-Type": sent}
+    answer = await client.put("/upload/a.txt", content=BYTES, headers=headers)
+    assert answer.status_code == 307
+    put = await anonymous.put(answer.headers["location"], content=BYTES, headers=headers)
+    assert put.status_code == 200
+    metadata = answer.headers["link"].partition("<")[2].partition(">")[0]
+    file = (await client.get(metadata, params={"wait": 20})).json()
+    assert (file["state"], file["content_type"]) == ("ready", expected)

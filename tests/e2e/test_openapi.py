@@ -31,7 +31,8 @@ CHECKS = (
 EXAMPLES = 50
 """The number of generated requests for each route, besides the examples of the document."""
 METHODS = {"get", "put", "post", "delete", "patch", "head"}
-OPEN = {"/health/live", "/health/ready", "/metrics", "/webhooks/minio", "/l/{token}"}
+LINKS = {"/l/{token}", "/l/{token}/{filename}"}
+OPEN = {"/health/live", "/health/ready", "/metrics", "/webhooks/minio", *LINKS}
 
 
 @pytest.fixture
@@ -73,6 +74,19 @@ async def test_every_refusal_is_described_as_a_problem_document(document: dict[s
                     status,
                 )
                 assert content["examples"], (path, method, status)
+
+
+async def test_a_body_with_the_bytes_of_a_file_is_an_octet_stream(document: dict[str, Any]) -> None:
+    for path in ("/files/{file_id}", *LINKS):
+        for status in ("200", "206"):
+            content = document["paths"][path]["get"]["responses"][status]["content"]
+            # A generator of clients omits `*/*`, by which a checker accepts the file's own type.
+            assert list(content) == ["application/octet-stream", "*/*"]
+            assert content["application/octet-stream"]["schema"]["type"] == "string"
+    for path, method in (("/files/upload", "post"), ("/upload/{filename}", "put")):
+        assert (
+            "application/octet-stream" in document["paths"][path][method]["requestBody"]["content"]
+        )
 
 
 async def test_every_route_that_is_not_public_names_its_scopes(

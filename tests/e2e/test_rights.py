@@ -11,7 +11,7 @@ import pytest
 from service.app import create_app
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import declare, prove
-from tests.e2e.leaks import keep_secret
+from tests.e2e.leaks import keep_link_secret, keep_secret
 from tests.e2e.rights import (
     FOR_TOKENS,
     GUARDED,
@@ -145,5 +145,5 @@ async def test_only_a_key_with_the_scope_read_can_share_a_file(
     assert (refused.status_code, refused.json()["type"]) == (403, "urn:assay:problem:forbidden")
     made = await make_link(api, keys["read"], file["id"])
     assert made.status_code == 201
-    keep_secret([made.json()["url"].rpartition("/")[2]])
+    keep_link_secret(made.json()["url"])
     assert (await anonymous.get(api.url + made.json()["url"])).content == BODY

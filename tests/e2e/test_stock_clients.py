@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import pytest
 
 from tests.e2e.commands import clean_environment
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import digest
+from tests.e2e.leaks import keep_link_secret
 from tests.support.programs import find_program
 
 CLIENTS: Final = Path(__file__).with_name("clients")
@@ -56,6 +58,23 @@ def test_nodes_fetch_uploads_and_downloads(api: Api, owner: Owner, tmp_path: Pat
 def test_curl_uploads_and_downloads(api: Api, owner: Owner, tmp_path: Path) -> None:
     curl = find_program("curl", "curl")
     check(api, owner, *run(["sh", CLIENTS / "client.sh", curl], api, owner, tmp_path), count=6)
+
+
+@pytest.mark.one_store
+def test_wget_finds_a_file_and_saves_a_link_under_its_name(
+    api: Api, owner: Owner, tmp_path: Path
+) -> None:
+    wget = find_program("wget", "wget")
+    with httpx.Client(base_url=api.url, headers=owner.headers, timeout=30) as client:
+        sent = client.post("/files/upload", params={"filename": "winter ä b.txt"}, content=b"bytes")
+        made = client.post(f"/files/{sent.json()['id']}/links", json={"expires_in": 60})
+    keep_link_secret(made.json()["url"])
+    key = f"--header=Authorization: Bearer {owner.key}"
+    location = api.url + sent.headers["location"]
+    for arguments in (["--spider", key, location], [api.url + made.json()["url"]]):
+        subprocess.run([wget, "-q", *arguments], cwd=tmp_path, timeout=RUN_SECONDS, check=True)
+    saved = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert saved == {"winter ä b.txt": b"bytes"}
 
 
 def check(api: Api, owner: Owner, body: bytes, ids: Sequence[str], *, count: int) -> None:

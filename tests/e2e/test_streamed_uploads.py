@@ -136,6 +136,132 @@ async def test_the_name_comes_from_the_form_the_disposition_or_the_query(
     )
 
 
+FORM_HEAD = "multipart/form-data ;\tboundary=b;"
+
+
+def make_form(disposition: bytes, *headers: bytes) -> bytes:
+    """Return a form with BYTES as its file."""
+    lines = [b"--b", b"Content-Disposition: form-data; name=file; " + disposition, *headers]
+    return b"\r\n".join([*lines, b"", BYTES, b"--b--", b""])
+
+
+@pytest.mark.one_store
+@pytest.mark.parametrize("in_form", [True, False], ids=["form", "raw"])
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        b"filename=\"=?utf-8?B?w6kudHh0?=\"; filename*=utf-8''%C3%A9.txt",
+        b"filename*=UTF-8''%C3%A9.txt",
+        b'filename="=?utf-8?B?w6kudHh0?="',
+        'filename="\xe9.txt"'.encode(),
+        'filename="\xe9.txt" ;'.encode("latin-1"),
+    ],
+)
+async def test_a_form_and_a_raw_upload_read_a_name_alike(
+    client: httpx.AsyncClient, *, disposition: bytes, in_form: bool
+) -> None:
+    if in_form:
+        headers = {b"Content-Type": FORM_HEAD.encode()}
+        content = make_form(disposition)
+    else:
+        headers, content = {b"Content-Disposition": b"attachment; " + disposition}, BYTES
+    answer = await client.post("/files/upload", headers=headers, content=content)
+    assert (answer.status_code, answer.json()["filename"], answer.json()["hash"]) == (
+        201,
+        "\xe9.txt",
+        DIGEST,
+    )
+
+
+@pytest.mark.one_store
+@pytest.mark.parametrize(
+    ("headers", "status", "field"),
+    [
+        ([b"Content-Transfer-Encoding: base64"], 400, "file: Content-Transfer-Encoding"),
+        ([b"Content-Transfer-Encoding: quoted-printable"], 400, "file: Content-Transfer-Encoding"),
+        ([b"Content-Encoding: gzip"], 415, "file: Content-Encoding"),
+        ([b"Content-Type: a/b", b"Content-Type: c/d"], 400, "file: Content-Type"),
+        ([b"Content-Type: a/b; c"], 400, "file: Content-Type"),
+    ],
+)
+async def test_a_part_that_is_not_the_file_itself_is_refused(
+    client: httpx.AsyncClient,
+    resources: Resources,
+    owner: Owner,
+    *,
+    headers: list[bytes],
+    status: int,
+    field: str,
+) -> None:
+    answer = await client.post(
+        "/files/upload",
+        headers={"Content-Type": FORM_HEAD},
+        content=make_form(b"filename=a", *headers),
+    )
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (status, field)
+    await check_nothing_left(resources, owner)
+
+
+@pytest.mark.one_store
+@pytest.mark.parametrize("path", ["/upload/a", "/files/upload?filename=a"])
+@pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "whole"])
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [
+        ("Content-Encoding", "identity, gzip", 415),
+        ("Content-Range", f"bytes 0-{len(BYTES) - 1}/100", 400),
+    ],
+)
+async def test_a_body_that_is_not_the_whole_file_is_refused(
+    client: httpx.AsyncClient,
+    resources: Resources,
+    owner: Owner,
+    *,
+    path: str,
+    chunked: bool,
+    header: str,
+    value: str,
+    status: int,
+) -> None:
+    answer = await client.request(
+        "PUT" if path.startswith("/upload/") else "POST",
+        path,
+        headers={header: value},
+        content=in_pieces(BYTES) if chunked else BYTES,
+    )
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (status, header)
+    await check_nothing_left(resources, owner)
+
+
+@pytest.mark.one_store
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("text/plain;", "text/plain"),
+        ("text/plain \t;\tcharset=utf-8 ;", "text/plain; charset=utf-8"),
+        ("", "application/octet-stream"),
+    ],
+)
+@pytest.mark.parametrize("way", ["raw", "form", "path"])
+async def test_a_content_type_may_have_white_space_and_empty_parameters(
+    client: httpx.AsyncClient, *, header: str, expected: str, way: str
+) -> None:
+    if way == "form":
+        form = make_form(b"filename=a", b"Content-Type: " + header.encode())
+        answer = await client.post(
+            "/files/upload", headers={"Content-Type": FORM_HEAD}, content=form
+        )
+    elif way == "path":
+        answer = await client.put(
+            "/upload/a", headers={"Content-Type": header}, content=in_pieces(BYTES)
+        )
+    else:
+        answer = await client.post(
+            "/files/upload?filename=a", headers={"Content-Type": header}, content=BYTES
+        )
+    assert (answer.status_code, answer.json()["content_type"]) == (201, expected)
+
+
 async def test_a_body_must_match_its_declared_digest(
     client: httpx.AsyncClient, owner: Owner, resources: Resources
 ) -> None:

@@ -22,7 +22,7 @@ from service.resources import Resources, open_resources
 from service.settings import Settings
 from tests.e2e.conftest import Ways, api_apart
 from tests.e2e.jobs import check_all, stream
-from tests.e2e.leaks import keep_secret
+from tests.e2e.leaks import keep_link_secret
 from tests.support.faults import FaultyPool
 from tests.support.streams import IN_TIME
 from tests.support.waiting import until
@@ -110,7 +110,7 @@ async def test_a_running_download_ends_when_its_right_is_withdrawn(
     if linked:
         answer = await client.post(f"{path}/links", json={"expires_in": 3600})
         path, headers = answer.json()["url"], {}
-        keep_secret([path.rpartition("/")[2]])
+        keep_link_secret(path)
     url = str(client.base_url.join(path))
     received, error = await read_slowly(
         url, headers, lambda: withdraw(client, resources, file["id"])

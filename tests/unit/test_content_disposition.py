@@ -1,5 +1,6 @@
 """Filenames in `Content-Disposition` headers, written and read."""
 
+import contextlib
 import re
 from urllib.parse import unquote
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.content_disposition import format_disposition, parse_filename
+from service.http.content_disposition import format_disposition, parse_filename, parse_part
 from service.http.representation import is_harmless
 
 FORM = re.compile(
@@ -67,6 +68,18 @@ def test_every_name_survives_and_none_leaves_its_quotes(filename: str) -> None:
         ('attachment; filename="\u20ac"'.encode().decode("latin-1"), "\u20ac"),
         ('attachment; filename="\xe9"', "\xe9"),
         ('attachment; filename="a;filename=b"', "a;filename=b"),
+        ("attachment; filename=\xe0.txt".encode().decode("latin-1"), "\xe0.txt"),
+        ("attachment;\t filename=a \t;", "a"),
+        ("attachment ; filename=a ; ;", "a"),
+        ("filename=a", None),
+        ('attachment; filename="=?utf-8?B?w6kudHh0?="', "\xe9.txt"),
+        ('attachment; filename="=?UTF-8?Q?=C3=A9?= =?iso-8859-1?q?=E9?="', "\xe9\xe9"),
+        ('attachment; filename="a =?utf-8?B?w6kudHh0?="', "a =?utf-8?B?w6kudHh0?="),
+        ("a; filename*=UTF-8''\u20ac".encode().decode("latin-1"), "\u20ac"),
+        (
+            "form-data; name=file; filename=\"=?utf-8?B?w6kudHh0?=\"; filename*=utf-8''%C3%A9.txt",
+            "\xe9.txt",
+        ),
     ],
 )
 def test_the_forms_that_clients_send_are_read(header: str, expected: str | None) -> None:
@@ -81,11 +94,50 @@ def test_the_forms_that_clients_send_are_read(header: str, expected: str | None)
         "a; filename*=latin-1''x",
         "a; filename*=UTF-8''%ff",
         "a; filename*=UTF-8'x",
+        'a; filename="b',
+        'a; filename=b"c"',
+        "a; filename=b; filename=c",
+        "a; filename*=UTF-8''b; filename*=UTF-8''c",
+        "a; filename",
+        "a; filename=b, c; d",
+        'a; filename="=?utf-8?B?w6k?="; x',
+        'a; filename="=?utf-8?Q?=FF?="',
+        'a; filename="=?utf-8?B?w?="',
+        'a; filename="=?utf-7?B?w6kudHh0?="',
     ],
 )
 def test_a_name_that_cannot_be_decoded_is_an_error(header: str) -> None:
-    with pytest.raises(ValueError, match=r"filename|utf-8"):
+    with pytest.raises(ValueError, match=r"filename|parameter"):
         parse_filename(header)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ('"a%22b%0d%0A.txt"', 'a"b\r\n.txt'),
+        (r'"a\"b%22.txt"', 'a"b%22.txt'),
+        (r'"a\b.txt"', r"a\b.txt"),
+        ('"100%.txt"', "100%.txt"),
+        ("%22", "%22"),
+    ],
+)
+def test_a_name_in_a_form_has_the_escapes_of_browsers(value: str, expected: str) -> None:
+    assert parse_part(f"form-data;\tfilename={value} ;name=file") == ("file", expected)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["; ", "filename", "*", "=", '"', "\\", "=?utf-8?B?", "?=", "UTF-8''", "%e"]
+        )
+        | st.text(st.characters(max_codepoint=255), max_size=3),
+        max_size=12,
+    ).map("".join)
+)
+def test_every_header_is_read_or_refused_with_a_text(header: str) -> None:
+    for parse in (parse_filename, parse_part):
+        with contextlib.suppress(ValueError):
+            parse(f"form-data; filename={header}")
 
 
 @pytest.mark.parametrize(

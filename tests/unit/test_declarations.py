@@ -97,6 +97,33 @@ def test_an_invalid_media_type_is_refused(media_type: str) -> None:
         validation.check_content_type(media_type)
 
 
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, None),
+        ("", None),
+        *((media_type, media_type) for media_type in MEDIA_TYPES),
+        ("text/plain;", "text/plain"),
+        ("text/plain ; ;", "text/plain"),
+        ("text/plain;charset=utf-8;", "text/plain;charset=utf-8"),
+        (" text/plain\t;\t charset=utf-8 ", "text/plain; charset=utf-8"),
+        ('a/b;  c="d; e" ;f=g', 'a/b; c="d; e" ;f=g'),
+    ],
+)
+def test_white_space_and_empty_parameters_of_a_header_have_no_meaning(
+    header: str | None, expected: str | None
+) -> None:
+    assert validation.parse_content_type(header) == expected
+
+
+@pytest.mark.parametrize(
+    "header", ["a/b; c", "a/b; c=d; C=e", 'a/b; c="d', "a/b; c = d", "a/b, c/d", ";", "a/b;c=d e"]
+)
+def test_a_header_that_is_no_media_type_is_refused(header: str) -> None:
+    with pytest.raises(InvalidRequest, match="Content-Type"):
+        validation.parse_content_type(header)
+
+
 def test_a_digest_is_case_insensitive() -> None:
     assert validation.parse_sha256("AB" * 32) == validation.parse_sha256("ab" * 32)
 

@@ -1,9 +1,10 @@
-"""The memory that a download takes from its budget."""
+"""The memory that a download takes from its budget, and the name in a link."""
 
 from typing import Any
 
 import pytest
 
+from service.downloads.links import encode_name
 from service.downloads.streaming import SMALLEST_CHUNK_BYTES, Body, DownloadBuffers
 
 pytestmark = pytest.mark.anyio
@@ -44,3 +45,21 @@ async def test_a_download_holds_one_chunk_while_memory_is_scarce() -> None:
     assert source.lent == [SMALLEST_CHUNK_BYTES] * 5
     assert downloads.bytes_left == 0
     downloads.close()
+
+
+@pytest.mark.parametrize(
+    ("filename", "expected"),
+    [
+        ("a b.txt", "a%20b.txt"),
+        ("\u20ac", "%E2%82%AC"),
+        ("a%2Fb?c#d", "a%252Fb%3Fc%23d"),
+        ("..", "_"),
+        (".", "_"),
+        ("...", "..."),
+        ("..\n", ".._"),
+        ("../a", ".._a"),
+        ("a\\b\x00\x7f\x85c", "a_b___c"),
+    ],
+)
+def test_the_name_in_a_link_is_one_segment_of_a_path(filename: str, expected: str) -> None:
+    assert encode_name(filename) == expected

@@ -1,4 +1,4 @@
-"""Cursors and query parameters of the list of files."""
+"""Cursors and times of the list of files."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -55,13 +55,6 @@ def test_an_invalid_cursor_is_refused(cursor: str) -> None:
 
 def test_deleted_and_expired_files_are_shown_on_request_only() -> None:
     assert set(State) - set(pagination.SHOWN_STATES) == {State.DELETED, State.EXPIRED}
-
-
-def test_an_error_names_the_unknown_parameter() -> None:
-    with pytest.raises(InvalidRequest, match=r"^stat:"):
-        pagination.check_query([("stat", "ready")], known={"state"})
-    with pytest.raises(InvalidRequest, match="NUL"):
-        pagination.check_query([("state", "a\x00")], known={"state"})
 
 
 def test_a_time_needs_an_offset_and_must_be_representable_in_utc() -> None:

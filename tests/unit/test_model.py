@@ -46,6 +46,23 @@ def test_a_prefix_matches_a_range_of_names(prefix: str, name: str) -> None:
     assert prefix <= prefix + name < follow_prefix(prefix)
 
 
+@pytest.mark.parametrize("prefix", ["", "a", "a" * 300])
+@pytest.mark.parametrize("length", [1, 2, 62])
+def test_a_prefix_may_end_with_the_last_character(prefix: str, length: int) -> None:
+    first = prefix + "\U0010ffff" * length
+    end = follow_prefix(first)
+    longest = "\U0010ffff" * 63
+    assert (first <= longest < end) == longest.startswith(first)
+    assert all(first <= first + name < end for name in ("", "a", "\U0010ffff"))
+
+
+def test_a_prefix_that_is_longer_than_every_name_matches_nothing() -> None:
+    first, end = Filters(states=(), filename="\U0010ffff" * 1200 + "*").filename_range
+    assert first is not None
+    assert end is not None
+    assert not first <= "\U0010ffff" * 63 < end
+
+
 def test_a_complete_name_matches_only_itself() -> None:
     first, end = Filters(states=(), filename="a").filename_range
     assert first is not None

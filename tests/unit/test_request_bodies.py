@@ -8,7 +8,14 @@ import pytest
 
 from service.http import request_bodies
 from service.http.request_bodies import FormFile, FormReader, Pace, find_boundary, read_body
-from service.problems import IncompleteBody, MalformedBody, SlowSender
+from service.problems import (
+    IncompleteBody,
+    InvalidRequest,
+    MalformedBody,
+    Problem,
+    SlowSender,
+    UnsupportedMediaType,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -146,6 +153,79 @@ async def test_an_invalid_form_is_refused(body: bytes, kind: type[Exception]) ->
         await read_form(form)
 
 
+def part(*headers: str) -> bytes:
+    """Return a form with one part, whose headers are bytes decoded as Latin-1."""
+    lines = "\r\n".join(["--b", *headers]).encode("latin-1")
+    return lines + b"\r\n\r\nw6kudHh0\r\n--b--"
+
+
+NAMED = 'Content-Disposition: form-data; name="file"; filename="a"'
+
+
+@pytest.mark.parametrize(
+    ("disposition", "expected"),
+    [
+        ("filename=\"=?utf-8?B?w6kudHh0?=\"; filename*=utf-8''%C3%A9.txt", "\xe9.txt"),
+        ('filename="=?utf-8?B?w6kudHh0?="', "\xe9.txt"),
+        ("filename*=UTF-8''%C3%A9.txt", "\xe9.txt"),
+        ('filename="\u20ac.txt"'.encode().decode("latin-1"), "\u20ac.txt"),
+        ('filename="\xe9.txt"', "\xe9.txt"),
+        ("filename=a.txt ; ", "a.txt"),
+        ('filename=""', None),
+        ("", None),
+    ],
+)
+async def test_the_name_in_a_form_is_read_in_every_form(
+    disposition: str, expected: str | None
+) -> None:
+    body = part(f'Content-Disposition: form-data\t;\tname="file" ;{disposition}')
+    assert (await FormReader(in_pieces(body, 100), "b").open()).filename == expected
+
+
+@pytest.mark.parametrize("value", ["8bit", "7BIT", "binary"])
+async def test_a_transfer_encoding_that_changes_nothing_is_accepted(value: str) -> None:
+    body = part(NAMED, f"Content-Transfer-Encoding: {value}", "Content-Encoding: identity")
+    assert await read_form(FormReader(in_pieces(body, 100), "b")) == b"w6kudHh0"
+
+
+@pytest.mark.parametrize(
+    ("headers", "kind", "field"),
+    [
+        (
+            [NAMED, "Content-Transfer-Encoding: base64"],
+            MalformedBody,
+            "file: Content-Transfer-Encoding",
+        ),
+        (
+            [NAMED, "content-transfer-encoding: quoted-printable"],
+            MalformedBody,
+            "file: Content-Transfer-Encoding",
+        ),
+        ([NAMED, "Content-Encoding: gzip"], UnsupportedMediaType, "file: Content-Encoding"),
+        ([NAMED, NAMED], MalformedBody, "file: Content-Disposition"),
+        (
+            [NAMED, "Content-Type: text/plain", "Content-Type: text/html"],
+            MalformedBody,
+            "file: Content-Type",
+        ),
+        ([f"{NAMED}; filename=b"], InvalidRequest, "file: Content-Disposition"),
+        ([f"{NAMED}; filename*=x"], InvalidRequest, "file: Content-Disposition"),
+        (
+            ['Content-Disposition: form-data; name="\xc3\xa9"'],
+            MalformedBody,
+            "\xe9",
+        ),
+    ],
+)
+async def test_what_a_part_says_is_refused_if_it_cannot_hold(
+    headers: list[str], kind: type[Problem], field: str
+) -> None:
+    with pytest.raises(kind) as refused:
+        await FormReader(in_pieces(part(*headers), 100), "b").open()
+    assert [error.field for error in refused.value.errors] == [field]
+    assert "Error(" not in refused.value.detail
+
+
 @pytest.mark.parametrize("boundary", ["", "a\nb"])
 async def test_an_invalid_boundary_is_refused(boundary: str) -> None:
     with pytest.raises(MalformedBody):
@@ -160,7 +240,16 @@ async def test_an_invalid_boundary_is_refused(boundary: str) -> None:
         ("multipart/form-data", ""),
         ("text/plain", None),
         ("", None),
+        ("multipart/form-data ;\tboundary=b ; ", "b"),
+        ('multipart/form-data; charset=utf-8; boundary="a\\"b";', 'a"b'),
+        ("text/plain; boundary=b", None),
     ],
 )
 def test_a_form_is_recognized_by_its_type(header: str, expected: str | None) -> None:
     assert find_boundary(header) == expected
+
+
+@pytest.mark.parametrize("parameters", ["boundary=a; boundary=b", "boundary", 'boundary="a'])
+def test_a_form_with_a_malformed_boundary_is_refused(parameters: str) -> None:
+    with pytest.raises(InvalidRequest, match="Content-Type"):
+        find_boundary(f"multipart/form-data; {parameters}")

@@ -4,6 +4,7 @@ import string
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,12 @@ TOKEN = Token(
     inline=True,
 )
 
+OLD = (
+    "jIpFyi3UzOjnm00BumNHRXhlGQcR0cy_Wv2W6bzi98cBAQEBmPL0HD5wAIAA"
+    "AAAAAACqAZjy9Bw-cACAAAAAAAAAuwAAAABrA0nA"
+)
+"""TOKEN, as version 0.1.0 signed it."""
+
 
 def read(text: str, secrets: tuple[str, ...] = SECRETS) -> Token | None:
     return read_token(secrets, text, purpose=Purpose.DOWNLOAD)
@@ -32,6 +39,17 @@ def test_a_signed_token_is_read(file_id: UUID, key_id: UUID, seconds: int, inlin
         purpose=Purpose.DOWNLOAD, file_id=file_id, key_id=key_id, expires_at=end, inline=inline
     )
     assert read(sign_token(SECRETS, token)) == token
+
+
+@pytest.mark.parametrize("inline", [True, False])
+@pytest.mark.parametrize("embed", [True, False])
+def test_a_token_carries_each_flag_by_itself(*, inline: bool, embed: bool) -> None:
+    token = msgspec.structs.replace(TOKEN, inline=inline, embed=embed)
+    assert read(sign_token(SECRETS, token)) == token
+
+
+def test_a_token_of_an_older_version_is_valid() -> None:
+    assert read(OLD) == TOKEN
 
 
 def test_every_changed_character_invalidates_a_token() -> None:

@@ -10,7 +10,7 @@ from playwright.async_api import BrowserContext, expect
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import declare, digest, prove, stream
-from tests.e2e.leaks import keep_secret
+from tests.e2e.leaks import keep_link_secret
 from tests.e2e.page.conftest import list_files, tab
 from tests.e2e.page.screen import Screen
 
@@ -138,7 +138,7 @@ async def test_a_link_works_without_a_key(
     await dialog.get_by_role("button", name="Create the link").click()
     await expect(dialog.locator("#link")).to_be_visible()
     url = await dialog.locator("#link").input_value()
-    keep_secret([url.rpartition("/")[2]])
+    keep_link_secret(url)
     answer = await anonymous.get(url)
     assert (answer.status_code, answer.content) == (200, BODY)
     await client.delete(f"/files/{ready['id']}")
@@ -166,7 +166,7 @@ async def test_a_download_goes_straight_to_disk(
     assert (tmp_path / "saved").read_bytes() == BODY
     assert screen.page.url == f"{screen.url}/"
     assert "/l/" in download.url
-    keep_secret([download.url.rpartition("/")[2]])
+    keep_link_secret(download.url)
 
 
 async def test_a_file_is_deleted_only_after_confirmation(

@@ -10,7 +10,7 @@ from playwright.async_api import BrowserContext
 import service
 from service.routes.page import MODULES, STYLES
 from tests.e2e.conftest import Api, Owner
-from tests.e2e.leaks import keep_secret
+from tests.e2e.leaks import keep_link_secret
 from tests.e2e.page.chosen import write_file
 from tests.e2e.page.conftest import tab
 from tests.support.proxies import faulty_way
@@ -123,7 +123,7 @@ async def test_the_page_works_below_a_path_that_a_proxy_adds(
             download = await downloading.value
             await download.save_as(tmp_path / "saved.txt")
             assert (tmp_path / "saved.txt").read_bytes() == (tmp_path / "below.txt").read_bytes()
-            keep_secret([download.url.rpartition("/")[2]])
+            keep_link_secret(download.url)
             assert not [
                 request.url
                 for request in screen.requests
