@@ -24,6 +24,7 @@ from service.http.errors import answer_exception, answer_http_exception, answer_
 from service.problems import Problem
 from service.resources import Resources, open_resources
 from service.routes import files, health, links, page, parts, schema, uploads, webhooks
+from service.routes.digests import provide_digests
 from service.routes.downloads import read_file
 from service.routes.events import read_events
 from service.routes.health import Readiness
@@ -40,7 +41,10 @@ LARGEST_JSON_BYTES: Final = 64 * 1024
 VERSION_CHECK_SECONDS: Final = 1.0
 SENT_BY_PAGES: Final = (
     "Authorization",
+    "Content-Digest",
+    "Content-MD5",
     "Content-Type",
+    "Digest",
     "Idempotency-Key",
     "If-Match",
     "If-None-Match",
@@ -104,6 +108,7 @@ def create_app(
                 for name in ("resources", "readiness", "downloads", "permits", "feed")
             },
             "principal": Provide(provide_principal, sync_to_thread=False),
+            "digests": Provide(provide_digests, sync_to_thread=False),
         },
         exception_handlers={
             Exception: answer_exception,

@@ -1,9 +1,11 @@
 """Bodies of requests: read at no less than the lowest rate, checked for completeness, and extracted
 from a form.
+
+A body that does not have the bytes of its file, because it is encoded or partial, is refused.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +17,7 @@ from multipart import (  # type: ignore[import-untyped] # it ships no types
 )
 
 from service import problems
+from service.http.digests import StatedDigest, read_digests
 
 WINDOW_SECONDS: Final = 30.0
 FORM_FIELD: Final = "file"
@@ -23,16 +26,40 @@ Receive = Callable[[], Awaitable[Any]]
 
 
 class FormFile(msgspec.Struct, frozen=True):
-    """The description of a file in a form. A value is None if the form does not contain it."""
+    """The description of a file in a form. A value is None if the form does not contain it.
+
+    `digests` are those that the fields of the file's part state.
+    """
 
     filename: str | None
     content_type: str | None
+    digests: tuple[StatedDigest, ...] = ()
 
 
 def find_boundary(content_type: str) -> str | None:
     """Return the boundary of a form, or None if the content type is not that of a form."""
     essence, options = parse_options_header(content_type)
     return options.get("boundary", "") if essence == "multipart/form-data" else None
+
+
+def check_content(fields: Iterable[tuple[str, str]], *, prefix: str = "") -> None:
+    """Refuse a body, or a part of a form, whose fields say that it is encoded or partial.
+
+    Its digest would be that of other bytes. `prefix` precedes the name of a field in errors. Raises
+    UnsupportedMediaType and InvalidRequest.
+    """
+    for name, value in fields:
+        if name.lower() == "content-encoding" and value.strip().lower() != "identity":
+            raise problems.UnsupportedMediaType.at(
+                f"{prefix}Content-Encoding",
+                "the bytes must not be encoded",
+                headers={"Accept-Encoding": "identity"},
+            )
+        if name.lower() == "content-range":
+            raise problems.InvalidRequest.at(
+                f"{prefix}Content-Range",
+                "is not supported in a request: send the whole content without this field",
+            )
 
 
 class Pace:
@@ -103,7 +130,8 @@ async def read_body(
 class FormReader:
     """A reader of multipart/form-data (RFC 7578) with the one field `file`.
 
-    Call `open`, then read the file's bytes. Raises MalformedBody or IncompleteBody.
+    Call `open`, then read the file's bytes. Raises MalformedBody or IncompleteBody. `open` also
+    raises UnsupportedMediaType and InvalidRequest for what the fields of the part say.
     """
 
     def __init__(self, body: AsyncIterator[bytes], boundary: str) -> None:
@@ -114,7 +142,13 @@ class FormReader:
         async for event in self.events:
             if isinstance(event, MultipartSegment):
                 check_field(event)
-                return FormFile(event.filename or None, event.header("Content-Type"))
+                fields, prefix = event.headerlist, f"{FORM_FIELD}: "
+                check_content(fields, prefix=prefix)
+                return FormFile(
+                    event.filename or None,
+                    event.header("Content-Type"),
+                    read_digests(fields, prefix=prefix),
+                )
         raise problems.MalformedBody.at(
             FORM_FIELD, "the form has no such field; send the file as `file`"
         )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from litestar import Request, Response, post
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import (
     OpenAPIFormat,
     OpenAPIMediaType,
@@ -18,22 +19,34 @@ from litestar.openapi.spec import (
     RequestBody,
     Schema,
 )
-from litestar.params import HeaderParameter, QueryParameter
+from litestar.params import QueryParameter
 
 from service import problems
 from service.auth.principals import WRITE, Principal, open_to
 from service.files import validation
 from service.http.content_disposition import parse_filename
-from service.http.representation import parse_repr_digest
+from service.http.digests import REPR_DIGEST, StatedDigest, compare_pieces
 from service.http.request_bodies import FORM_FIELD, FormReader, find_boundary, read_body
-from service.model import Sha256
 from service.problems import InvalidRequest
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
-from service.routes.files import LOCATION, FileMetadata, describe_file, metadata_path
+from service.routes.files import (
+    LOCATION,
+    REPLAYED,
+    FileMetadata,
+    IdempotencyKey,
+    describe_file,
+    metadata_path,
+)
 from service.uploads.buffers import UploadBuffers
-from service.uploads.streamed import UploadHeaders, check_size, upload_stream
+from service.uploads.repeated import upload_once
+from service.uploads.streamed import UploadHeaders, check_size
 
+REPEATED: Final = ResponseSpec(
+    FileMetadata,
+    description="The file of an earlier request with the same key, declaration and bytes",
+    generate_examples=False,
+)
 LARGEST_FRAME_BYTES: Final = 64 * 1024
 """The size that a form may have besides its file, if only the form's length is known."""
 
@@ -67,29 +80,35 @@ class FormOrBytes(Operation):
     summary="Send a file in one request",
     description=(
         "The bytes are hashed while they are stored, and the response is a `ready` file."
-        " Nothing is kept of a request that fails."
+        " Nothing is kept of a request that fails. In a form, Repr-Digest is that of the file, and"
+        " the other digests are those of the whole form; a part may have fields of its own."
     ),
     tags=["uploads"],
     request_max_body_size=None,
-    response_headers=[LOCATION],
-    responses=refusals(
-        *ANYWHERE,
-        problems.InvalidRequest,
-        problems.MalformedBody,
-        problems.IncompleteBody,
-        problems.SlowSender,
-        problems.LengthRequired,
-        problems.FileTooLarge,
-        problems.UnsupportedMediaType,
-        problems.DigestMismatch,
-        problems.ObjectStoreUnavailable,
-        problems.Unavailable,
-    ),
+    response_headers=[LOCATION, REPLAYED],
+    responses={
+        200: REPEATED,
+        **refusals(
+            *ANYWHERE,
+            problems.InvalidRequest,
+            problems.MalformedBody,
+            problems.IncompleteBody,
+            problems.SlowSender,
+            problems.LengthRequired,
+            problems.FileTooLarge,
+            problems.UnsupportedMediaType,
+            problems.DigestMismatch,
+            problems.IdempotencyMismatch,
+            problems.ObjectStoreUnavailable,
+            problems.Unavailable,
+        ),
+    },
 )
 async def upload_file(
     request: Request[Any, Any, Any],
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
+    digests: NamedDependency[tuple[StatedDigest, ...]],
     filename: Annotated[
         str | None,
         QueryParameter(
@@ -100,14 +119,9 @@ async def upload_file(
         str | None,
         QueryParameter(description="A JSON object of at most 32 pairs of strings, 4 KiB in all"),
     ] = None,
-    repr_digest: Annotated[
-        str | None,
-        HeaderParameter(
-            name="Repr-Digest", description="The declared digest of the file (RFC 9530)"
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response[FileMetadata]:
-    sha256 = None if repr_digest is None else parse_repr_digest(repr_digest)
+    key = read_key(idempotency_key)
     pairs = {} if metadata is None else read_metadata(metadata)
     boundary = find_boundary(request.headers.get("content-type", ""))
     if boundary is not None:
@@ -117,8 +131,9 @@ async def upload_file(
             principal,
             boundary=boundary,
             filename=filename,
-            sha256=sha256,
+            digests=digests,
             metadata=pairs,
+            key=key,
         )
     name = filename or read_disposition(request.headers.get("content-disposition", ""))
     given = request.headers.get("content-type")
@@ -129,11 +144,16 @@ async def upload_file(
         owner=principal.owner,
         filename=validation.check_filename(name),
         content_type=content_type,
-        sha256=sha256,
+        digests=digests,
         metadata=pairs,
         most_bytes=read_length(request),
+        idempotency_key=key,
     )
     return await stream_file(request, resources, headers)
+
+
+def read_key(text: str | None) -> str | None:
+    return None if text is None else validation.check_idempotency_key(text)
 
 
 def read_metadata(text: str) -> dict[str, str]:
@@ -166,17 +186,21 @@ async def stream_form(
     *,
     boundary: str,
     filename: str | None,
-    sha256: Sha256 | None,
+    digests: tuple[StatedDigest, ...],
     metadata: dict[str, str],
+    key: str | None,
 ) -> Response[FileMetadata]:
     """Stream the form's field `file` into the vault.
 
-    The name in the form takes precedence over `?filename=`.
+    The name in the form takes precedence over `?filename=`. Repr-Digest is that of the file, and
+    the other digests of the request are those of the form.
     """
+    of_file = tuple(one for one in digests if one.field == REPR_DIGEST)
+    of_form = [one for one in digests if one.field != REPR_DIGEST]
     length = read_length(request)
     if length is not None:
         check_size(resources, length - LARGEST_FRAME_BYTES)
-    form = FormReader(read(request, resources), boundary)
+    form = FormReader(compare_pieces(read(request, resources), of_form), boundary)
     said = await form.open()
     name = said.filename or filename
     if name is None:
@@ -192,9 +216,10 @@ async def stream_form(
         owner=principal.owner,
         filename=validation.check_filename(name),
         content_type=content_type,
-        sha256=sha256,
+        digests=of_file + said.digests,
         metadata=metadata,
         most_bytes=length,
+        idempotency_key=key,
     )
     return await stream(request, resources, headers, form.read())
 
@@ -213,23 +238,18 @@ async def stream(
     headers: UploadHeaders,
     body: AsyncIterator[bytes],
 ) -> Response[FileMetadata]:
-    file = await upload_stream(resources, find_buffers(request), headers, body)
+    uploaded = await upload_once(resources, find_buffers(request), headers, body)
+    file = uploaded.file
     request.scope["state"]["file_id"] = file.id
+    location = {"Location": metadata_path(resources, file.id)}
     return Response(
         describe_file(file),
-        status_code=201,
-        headers={"Location": metadata_path(resources, file.id)},
+        status_code=200 if uploaded.replayed else 201,
+        headers=location | ({"Idempotency-Replayed": "true"} if uploaded.replayed else {}),
     )
 
 
 def read(request: Request[Any, Any, Any], resources: Resources) -> AsyncIterator[bytes]:
-    """Return the bytes of the body.
-
-    Raises UnsupportedMediaType for an encoded body, because its SHA-256 would be that of other
-    bytes.
-    """
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise problems.UnsupportedMediaType("Content-Encoding: the bytes must not be encoded")
     return read_body(
         request.receive,
         length=read_length(request),
