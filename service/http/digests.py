@@ -2,14 +2,13 @@
 
 | field | its form | of which bytes |
 | --- | --- | --- |
-| `Repr-Digest` | RFC 9530: `sha-256=:BASE64:, …` | the file, in a request whose body contains one |
+| `Repr-Digest` | RFC 9530: `sha-256=:BASE64:, …` | the body; in a form, the file |
 | `Content-Digest` | the same | the body as it was received |
 | `Content-MD5` | RFC 1864: `BASE64` | the body as it was received |
 | `Digest` | RFC 3230: `SHA-256=BASE64,…` | the body as it was received |
 
-A body that is the file itself has one digest under each algorithm. In a form, a field of the
-request describes the whole form, except for `Repr-Digest`, and a field of a part describes the
-part.
+The part of a form that contains the file may have these fields as well. There, all of them are
+about the file.
 
 1. A field that names no known algorithm, or a malformed digest, is refused before the body is read.
    An unknown algorithm beside a known one is ignored.
