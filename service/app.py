@@ -25,6 +25,7 @@ from service.resources import Resources, open_resources
 from service.routes import files, health, links, page, parts, schema, uploads, webhooks
 from service.routes.checks import check_request
 from service.routes.cross_origin import allow_origins
+from service.routes.digests import provide_digests
 from service.routes.downloads import read_file
 from service.routes.events import read_events
 from service.routes.heads import with_heads
@@ -134,6 +135,7 @@ def provide_all() -> dict[str, Provide]:
             for name in ("resources", "readiness", "downloads", "permits", "feed")
         },
         "principal": Provide(provide_principal, sync_to_thread=False),
+        "digests": Provide(provide_digests, sync_to_thread=False),
     }
 
 

@@ -275,9 +275,9 @@ class RangeNotSatisfiable(Problem):
 
 
 class DigestMismatch(Problem):
-    """Streamed bytes whose SHA-256 differs from the declared one. Nothing was stored."""
+    """A body, or a file in it, whose digest differs from a stated one. Nothing was stored."""
 
-    status, type, title = 422, "digest-mismatch", "The SHA-256 of the bytes is not the declared one"
+    status, type, title = 422, "digest-mismatch", "The digest of the bytes is not the stated one"
 
 
 class IdempotencyMismatch(Problem):

@@ -5,7 +5,7 @@ Every refusal names the field and says what would be right.
 
 import hashlib
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -138,8 +138,18 @@ def digest_declaration(declaration: Declaration) -> Sha256:
 
     It does not depend on how their JSON was written.
     """
-    return Sha256(
-        hashlib.sha256(
-            msgspec.json.encode(declaration, order="deterministic", enc_hook=str)
-        ).digest()
-    )
+    return digest_json(declaration)
+
+
+def digest_streamed_upload(declaration: Declaration, sha256: Sha256) -> Sha256:
+    """Return the digest by which streamed uploads with the same `Idempotency-Key` are compared.
+
+    `sha256` is that of the received bytes. No request of `POST /files` has the same digest, even if
+    it declares the same file.
+    """
+    return digest_json([declaration, sha256])
+
+
+def digest_json(value: Any) -> Sha256:
+    encoded = msgspec.json.encode(value, order="deterministic", enc_hook=str)
+    return Sha256(hashlib.sha256(encoded).digest())

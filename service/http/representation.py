@@ -1,10 +1,9 @@
-"""The HTTP representation of a proved file: headers, conditions, ranges, digests (RFC 9110, 9530).
+"""The HTTP representation of a proved file: headers, conditions, ranges (RFC 9110, RFC 9530).
 
 The module depends on neither the store nor the web framework.
 """
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -36,9 +35,6 @@ ENTITY_TAGS: Final = re.compile(
 )
 ENTITY_TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 BYTE_RANGE: Final = re.compile(r"(\d{0,4000})[ \t]*-[ \t]*(\d{0,4000})", re.ASCII)
-DIGEST_MEMBER: Final = re.compile(
-    r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/]*={0,2}):[ \t]*(?:;[^,]*)?"
-)
 HTTP_DATES: Final = (
     "%a, %d %b %Y %H:%M:%S GMT",
     "%A, %d-%b-%y %H:%M:%S GMT",
@@ -204,30 +200,3 @@ def take_last(length: int, size: int) -> Span | None:
 
 def unsatisfiable(detail: str, size: int) -> problems.RangeNotSatisfiable:
     return problems.RangeNotSatisfiable(detail, headers={"Content-Range": f"bytes */{size}"})
-
-
-def parse_repr_digest(field: str) -> Sha256 | None:
-    """Return the SHA-256 of a request's Repr-Digest (RFC 9530), or None if it names only other
-    algorithms.
-
-    Raises InvalidRequest.
-    """
-    found = None
-    for member in (part.strip(" \t") for part in field.split(",")):
-        match = DIGEST_MEMBER.fullmatch(member)
-        if match is None:
-            raise problems.InvalidRequest.at(
-                "Repr-Digest", "must have the form sha-256=:BASE64: (RFC 9530)"
-            )
-        if match[1] == "sha-256":  # the last of several members counts (RFC 8941, section 4.2.2)
-            found = decode_sha256(match[2])
-    return found
-
-
-def decode_sha256(text: str) -> Sha256:
-    try:
-        return Sha256(base64.b64decode(text, validate=True))
-    except (ValueError, binascii.Error) as error:
-        raise problems.InvalidRequest.at(
-            "Repr-Digest", "sha-256 must be the base64 of 32 bytes, between colons (RFC 9530)"
-        ) from error

@@ -1,9 +1,11 @@
 """Bodies of requests: read at no less than the lowest rate, checked for completeness, and extracted
 from a form.
+
+A body that does not have the bytes of its file, because it is encoded or partial, is refused.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +17,7 @@ from multipart import (  # type: ignore[import-untyped] # it ships no types
 
 from service import problems
 from service.http.content_disposition import parse_part
+from service.http.digests import StatedDigest, read_digests
 from service.http.parameters import split_parameters, unquote
 
 WINDOW_SECONDS: Final = 30.0
@@ -27,10 +30,14 @@ Receive = Callable[[], Awaitable[Any]]
 
 
 class FormFile(msgspec.Struct, frozen=True):
-    """The description of a file in a form. A value is None if the form does not contain it."""
+    """The description of a file in a form. A value is None if the form does not contain it.
+
+    `digests` are those that the fields of the file's part state.
+    """
 
     filename: str | None
     content_type: str | None
+    digests: tuple[StatedDigest, ...] = ()
 
 
 def find_boundary(content_type: str) -> str | None:
@@ -48,6 +55,27 @@ def find_boundary(content_type: str) -> str | None:
         return ""
     boundary = parameters["boundary"]
     return unquote(boundary.value) if boundary.is_quoted else boundary.value
+
+
+def check_content(fields: Iterable[tuple[str, str]], *, prefix: str = "") -> None:
+    """Refuse a body, or a part of a form, whose fields say that it is encoded or partial.
+
+    Its digest would be that of other bytes. `prefix` precedes the name of a field in errors. Raises
+    UnsupportedMediaType and InvalidRequest.
+    """
+    for name, value in fields:
+        codings = {coding.strip().lower() for coding in value.split(",")}
+        if name.lower() == "content-encoding" and codings - {"", "identity"}:
+            raise problems.UnsupportedMediaType.at(
+                f"{prefix}Content-Encoding",
+                "the bytes must not be encoded",
+                headers={"Accept-Encoding": "identity"},
+            )
+        if name.lower() == "content-range":
+            raise problems.InvalidRequest.at(
+                f"{prefix}Content-Range",
+                "is not supported in a request: send the whole content without this field",
+            )
 
 
 class Pace:
@@ -120,7 +148,8 @@ async def read_body(
 class FormReader:
     """A reader of multipart/form-data (RFC 7578) with the one field `file`.
 
-    Call `open`, then read the file's bytes. Raises MalformedBody or IncompleteBody.
+    Call `open`, then read the file's bytes. Raises MalformedBody or IncompleteBody. `open` also
+    raises UnsupportedMediaType and InvalidRequest for what the fields of the part say.
     """
 
     def __init__(self, body: AsyncIterator[bytes], boundary: str) -> None:
@@ -131,8 +160,14 @@ class FormReader:
         async for event in self.events:
             if isinstance(event, MultipartSegment):
                 filename = read_part(event)
-                check_encodings(event)
-                return FormFile(filename, event.header("Content-Type") or None)
+                check_transfer_encoding(event)
+                fields, prefix = event.headerlist, f"{FORM_FIELD}: "
+                check_content(fields, prefix=prefix)
+                return FormFile(
+                    filename,
+                    event.header("Content-Type") or None,
+                    read_digests(fields, prefix=prefix),
+                )
         raise problems.MalformedBody.at(
             FORM_FIELD, "the form has no such field; send the file as `file`"
         )
@@ -176,20 +211,16 @@ def read_part(segment: MultipartSegment) -> str | None:
     return filename or None
 
 
-def check_encodings(segment: MultipartSegment) -> None:
-    """Refuse an encoded file, because its SHA-256 would be that of other bytes.
+def check_transfer_encoding(segment: MultipartSegment) -> None:
+    """Refuse a part that is encoded for mail, because its digest would be that of other bytes.
 
-    Raises MalformedBody or UnsupportedMediaType.
+    Raises MalformedBody.
     """
     transfer = segment.header("Content-Transfer-Encoding", "binary").strip().lower()
     if transfer not in UNENCODED:
         raise problems.MalformedBody.at(
             f"{FORM_FIELD}: Content-Transfer-Encoding",
             "must be binary or absent; send the bytes as they are (RFC 7578, section 4.7)",
-        )
-    if segment.header("Content-Encoding", "identity").strip().lower() != "identity":
-        raise problems.UnsupportedMediaType.at(
-            f"{FORM_FIELD}: Content-Encoding", "must be absent; send the bytes as they are"
         )
 
 

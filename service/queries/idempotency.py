@@ -1,4 +1,8 @@
-"""Statements on `idempotency_keys`, which records the declaration that a client's retry repeats."""
+"""Statements on `idempotency_keys`, which records the request that a client's retry repeats.
+
+The commit of a streamed upload inserts its key together with its file
+(service/queries/reservations.py).
+"""
 
 from typing import Final
 from uuid import UUID
@@ -6,11 +10,18 @@ from uuid import UUID
 import msgspec
 
 from service.model import Sha256
-from service.queries.rows import Database, read_row
+from service.queries.rows import Database, read_row, read_row_if_any
+
+
+class KeyedRequest(msgspec.Struct, frozen=True):
+    """An `Idempotency-Key`, and the digest by which a repeated request is compared."""
+
+    key: str
+    request_sha256: Sha256
 
 
 class Remembered(msgspec.Struct, frozen=True):
-    """The digest of the first request with this key, and the file that it declared."""
+    """The digest of the first request with this key, and the file that it created."""
 
     request_sha256: Sha256
     file_id: UUID
@@ -34,3 +45,8 @@ async def remember_request(
     if await database.fetchval(REMEMBER, owner, key, request.digest, file_id):
         return None
     return read_row(await database.fetchrow(RECALL, owner, key), Remembered)
+
+
+async def recall_request(database: Database, owner: str, key: str) -> Remembered | None:
+    """Return the committed request with this key, or None."""
+    return read_row_if_any(await database.fetchrow(RECALL, owner, key), Remembered)

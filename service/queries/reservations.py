@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 
 from service.model import Declaration, File, Sha256
+from service.queries.idempotency import KeyedRequest
 from service.queries.rows import Database, read_file_if_any, read_row
 
 
@@ -87,13 +88,18 @@ async def name_upload(database: Database, vault_key: UUID, lease: UUID, *, uploa
     return await database.fetchval(NAME_UPLOAD, vault_key, lease, upload_id) is not None
 
 
-# The commit of a streamed upload. It inserts the file's row if the reservation is not doomed. The
-# file has no incoming key.
+# The commit of a streamed upload. It inserts the file's row if the reservation is not doomed and no
+# other request has used the `Idempotency-Key`, if there is one. The file has no incoming key.
 COMMIT: Final = """
     WITH reservation AS (
         -- The row is locked and must not be doomed, or the sweeper may have deleted the object.
         SELECT vault_key, file_id, owner FROM reservations
         WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
+    ), remembered AS (
+        -- A concurrent commit with the same key is waited for here.
+        INSERT INTO idempotency_keys (owner, key, request_sha256, file_id)
+        SELECT owner, $10, $11, file_id FROM reservation WHERE $10::text IS NOT NULL
+        ON CONFLICT (owner, key) DO NOTHING RETURNING file_id
     ), inserted AS (
         INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata,
                            state, changed_by, changed_why, hash, minio_object_name, vault_etag,
@@ -102,6 +108,7 @@ COMMIT: Final = """
                'client', 'streamed through the API and hashed on the way', $8, vault_key, $9,
                now(), now(), now(), now()
         FROM reservation
+        WHERE $10::text IS NULL OR EXISTS (SELECT FROM remembered)
         RETURNING id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
                   part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
                   rejection_reason, rejection_detail, created_at, expires_at
@@ -123,11 +130,13 @@ async def commit_streamed_upload(
     *,
     sha256: Sha256,
     etag: str,
+    keyed: KeyedRequest | None = None,
 ) -> File | None:
     """Insert the proved file from its reservation, and return it.
 
-    Neither None nor an error shows that no commit has taken effect, so the statement must never be
-    sent again.
+    The key in `keyed` is inserted with the file. Return None if the reservation is doomed, or if
+    another request has used the key. Neither None nor an error shows that no commit has taken
+    effect, so the statement must never be sent again.
     """
     row = await database.fetchrow(
         COMMIT,
@@ -140,6 +149,8 @@ async def commit_streamed_upload(
         declaration.metadata,
         sha256.digest,
         etag,
+        keyed and keyed.key,
+        keyed and keyed.request_sha256.digest,
     )
     return read_file_if_any(row)
 

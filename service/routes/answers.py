@@ -36,6 +36,7 @@ READS_JSON: Final = (
     problems.SlowSender,
     problems.BodyTooLarge,
     problems.UnsupportedMediaType,
+    problems.DigestMismatch,
 )
 
 

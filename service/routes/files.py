@@ -27,6 +27,14 @@ Digest = Annotated[
     str,
     msgspec.Meta(pattern="^[0-9a-f]{64}$", description="SHA-256, 64 lower-case hexadecimal digits"),
 ]
+IdempotencyKey = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Idempotency-Key",
+        description="A repeated request gets the same file; kept for 24 h",
+        schema_extra={"pattern": validation.IDEMPOTENCY_KEY.pattern},
+    ),
+]
 Wait = Annotated[
     int,
     QueryParameter(
@@ -41,7 +49,7 @@ LOCATION = ResponseHeader(
 )
 REPLAYED = ResponseHeader(
     name="Idempotency-Replayed",
-    description="`true` if an earlier request declared the file",
+    description="`true` if an earlier request created the file",
     documentation_only=True,
 )
 PHOTO = {
@@ -253,14 +261,7 @@ async def declare_file(
     data: Annotated[DeclareRequest, Body(examples=[Example(summary="A photo", value=PHOTO)])],
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
-    idempotency_key: Annotated[
-        str | None,
-        HeaderParameter(
-            name="Idempotency-Key",
-            description="A repeated request gets the same file; kept for 24 h",
-            schema_extra={"pattern": validation.IDEMPOTENCY_KEY.pattern},
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response[DeclaredFile]:
     declaration = read_declaration(data, principal)
     if idempotency_key is None:

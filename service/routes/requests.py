@@ -1,14 +1,19 @@
-"""The request class of every route, which decodes JSON strictly into the struct that the handler
-names.
+"""The request class of every route.
+
+It compares a body with the digests that the request states, and decodes JSON strictly into the
+struct that the handler names.
 """
 
 import asyncio
 import re
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import msgspec
 from litestar import Request
 
+from service.http.digests import compare_pieces, read_digests
+from service.http.request_bodies import check_content
 from service.problems import (
     FieldError,
     InvalidRequest,
@@ -50,6 +55,17 @@ class JsonRequest(Request[Any, Any, Any]):
                 f"the body was not complete after {BODY_SECONDS:.0f} s",
                 headers={"Connection": "close"},
             ) from error
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """Yield the pieces of the body, and compare it with the stated digests at its end.
+
+        Every body is read here, except for those that contain a file. Raises InvalidRequest and
+        UnsupportedMediaType before the body is read, and DigestMismatch.
+        """
+        fields = list(self.headers.multi_items())
+        check_content(fields)
+        async for piece in compare_pieces(super().stream(), read_digests(fields)):
+            yield piece
 
 
 def check_media_type(header: str | None) -> None:

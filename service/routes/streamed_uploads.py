@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from litestar import Request, Response, post
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import (
     OpenAPIFormat,
     OpenAPIMediaType,
@@ -19,22 +20,34 @@ from litestar.openapi.spec import (
     RequestBody,
     Schema,
 )
-from litestar.params import HeaderParameter, QueryParameter
+from litestar.params import QueryParameter
 
 from service import problems
 from service.auth.principals import WRITE, Principal, open_to
 from service.files import validation
 from service.http.content_disposition import parse_filename
-from service.http.representation import parse_repr_digest
+from service.http.digests import REPR_DIGEST, StatedDigest, compare_pieces
 from service.http.request_bodies import FORM_FIELD, FormReader, find_boundary, read_body
-from service.model import Sha256
 from service.problems import InvalidRequest
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
-from service.routes.files import LOCATION, FileMetadata, describe_file, metadata_path
+from service.routes.files import (
+    LOCATION,
+    REPLAYED,
+    FileMetadata,
+    IdempotencyKey,
+    describe_file,
+    metadata_path,
+)
 from service.uploads.buffers import Loan, UploadBuffers
-from service.uploads.streamed import UploadHeaders, check_size, upload_stream
+from service.uploads.repeated import upload_once
+from service.uploads.streamed import UploadHeaders, check_size
 
+REPEATED: Final = ResponseSpec(
+    FileMetadata,
+    description="The file of an earlier request with the same key, declaration and bytes",
+    generate_examples=False,
+)
 LARGEST_FRAME_BYTES: Final = 64 * 1024
 """The size that a form may have besides its file, if only the form's length is known."""
 
@@ -69,29 +82,36 @@ class FormOrBytes(Operation):
     description=(
         "The bytes are hashed while they are stored, and the response is a `ready` file."
         " Nothing is kept of a request that fails. The file is not decoded: a Content-Encoding, and"
-        " a Content-Transfer-Encoding in a form, are refused."
+        " a Content-Transfer-Encoding in a form, are refused. In a form, Repr-Digest is that of the"
+        " file, and the other digests are those of the whole form; a part may have fields of its"
+        " own."
     ),
     tags=["uploads"],
     request_max_body_size=None,
-    response_headers=[LOCATION],
-    responses=refusals(
-        *ANYWHERE,
-        problems.InvalidRequest,
-        problems.MalformedBody,
-        problems.IncompleteBody,
-        problems.SlowSender,
-        problems.LengthRequired,
-        problems.FileTooLarge,
-        problems.UnsupportedMediaType,
-        problems.DigestMismatch,
-        problems.ObjectStoreUnavailable,
-        problems.Unavailable,
-    ),
+    response_headers=[LOCATION, REPLAYED],
+    responses={
+        200: REPEATED,
+        **refusals(
+            *ANYWHERE,
+            problems.InvalidRequest,
+            problems.MalformedBody,
+            problems.IncompleteBody,
+            problems.SlowSender,
+            problems.LengthRequired,
+            problems.FileTooLarge,
+            problems.UnsupportedMediaType,
+            problems.DigestMismatch,
+            problems.IdempotencyMismatch,
+            problems.ObjectStoreUnavailable,
+            problems.Unavailable,
+        ),
+    },
 )
 async def upload_file(
     request: Request[Any, Any, Any],
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
+    digests: NamedDependency[tuple[StatedDigest, ...]],
     filename: Annotated[
         str | None,
         QueryParameter(
@@ -102,15 +122,9 @@ async def upload_file(
         str | None,
         QueryParameter(description="A JSON object of at most 32 pairs of strings, 4 KiB in all"),
     ] = None,
-    repr_digest: Annotated[
-        str | None,
-        HeaderParameter(
-            name="Repr-Digest", description="The declared digest of the file (RFC 9530)"
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response[FileMetadata]:
-    check_whole(request)
-    sha256 = None if repr_digest is None else parse_repr_digest(repr_digest)
+    key = read_key(idempotency_key)
     pairs = {} if metadata is None else read_metadata(metadata)
     boundary = find_boundary(request.headers.get("content-type", ""))
     if boundary is not None:
@@ -120,8 +134,9 @@ async def upload_file(
             principal,
             boundary=boundary,
             filename=filename,
-            sha256=sha256,
+            digests=digests,
             metadata=pairs,
+            key=key,
         )
     name = read_disposition(request.headers.get("content-disposition", "")) or filename
     if name is None:
@@ -133,11 +148,16 @@ async def upload_file(
         owner=principal.owner,
         filename=validation.check_filename(name),
         content_type=validation.parse_content_type(request.headers.get("content-type")),
-        sha256=sha256,
+        digests=digests,
         metadata=pairs,
         most_bytes=read_length(request),
+        idempotency_key=key,
     )
     return await stream_file(request, resources, headers)
+
+
+def read_key(text: str | None) -> str | None:
+    return None if text is None else validation.check_idempotency_key(text)
 
 
 def read_metadata(text: str) -> dict[str, str]:
@@ -164,18 +184,22 @@ async def stream_form(
     *,
     boundary: str,
     filename: str | None,
-    sha256: Sha256 | None,
+    digests: tuple[StatedDigest, ...],
     metadata: dict[str, str],
+    key: str | None,
 ) -> Response[FileMetadata]:
     """Stream the form's field `file` into the vault.
 
-    The name in the form takes precedence over `?filename=`.
+    The name in the form takes precedence over `?filename=`. Repr-Digest is that of the file, and
+    the other digests of the request are those of the form.
     """
+    of_file = tuple(one for one in digests if one.field == REPR_DIGEST)
+    of_form = [one for one in digests if one.field != REPR_DIGEST]
     length = read_length(request)
     if length is not None:
         check_size(resources, length - LARGEST_FRAME_BYTES)
     loan = find_buffers(request).open_loan(principal.owner)
-    form = FormReader(read(request, resources, loan), boundary)
+    form = FormReader(compare_pieces(read(request, resources, loan), of_form), boundary)
     said = await form.open()
     name = said.filename or filename
     if name is None:
@@ -186,9 +210,10 @@ async def stream_form(
         owner=principal.owner,
         filename=validation.check_filename(name),
         content_type=validation.parse_content_type(said.content_type, field="file: Content-Type"),
-        sha256=sha256,
+        digests=of_file + said.digests,
         metadata=metadata,
         most_bytes=length,
+        idempotency_key=key,
     )
     return await stream(request, resources, headers, loan, form.read())
 
@@ -209,26 +234,15 @@ async def stream(
     loan: Loan,
     body: AsyncIterator[bytes],
 ) -> Response[FileMetadata]:
-    file = await upload_stream(resources, loan, headers, body)
+    uploaded = await upload_once(resources, loan, headers, body)
+    file = uploaded.file
     request.scope["state"]["file_id"] = file.id
+    location = {"Location": metadata_path(resources, file.id)}
     return Response(
         describe_file(file),
-        status_code=201,
-        headers={"Location": metadata_path(resources, file.id)},
+        status_code=200 if uploaded.replayed else 201,
+        headers=location | ({"Idempotency-Replayed": "true"} if uploaded.replayed else {}),
     )
-
-
-def check_whole(request: Request[Any, Any, Any]) -> None:
-    """Check that the body is the file itself.
-
-    The SHA-256 of an encoded body, or of a range, would be that of other bytes. Raises
-    UnsupportedMediaType or InvalidRequest.
-    """
-    codings = ",".join(request.headers.getall("content-encoding", [])).lower().split(",")
-    if {coding.strip() for coding in codings} - {"", "identity"}:
-        raise problems.UnsupportedMediaType.at("Content-Encoding", "the bytes must not be encoded")
-    if "content-range" in request.headers:  # RFC 9110, section 14.5
-        raise InvalidRequest.at("Content-Range", "must be absent; send the whole file")
 
 
 def read(request: Request[Any, Any, Any], resources: Resources, loan: Loan) -> AsyncIterator[bytes]:

@@ -21,12 +21,12 @@ from litestar.openapi.spec import (
     RequestBody,
     Schema,
 )
-from litestar.params import FromPath, HeaderParameter, JSONBody, PathParameter
+from litestar.params import FromPath, JSONBody, PathParameter
 
 from service import problems
 from service.auth.principals import WRITE, Principal, open_to
 from service.files import lookup, validation
-from service.http.representation import parse_repr_digest
+from service.http.digests import StatedDigest, take_sha256_alone
 from service.model import GONE, UNPROVED, Declaration, Sha256
 from service.problems import InvalidRequest
 from service.resources import Resources
@@ -34,14 +34,16 @@ from service.routes.answers import ANYWHERE, READS_JSON, read_raw_path, refusals
 from service.routes.files import (
     DeclaredFile,
     FileMetadata,
+    IdempotencyKey,
     Wait,
     describe_declared,
     describe_file,
     metadata_path,
 )
 from service.routes.streamed_uploads import (
-    check_whole,
+    REPEATED,
     read_disposition,
+    read_key,
     read_length,
     stream_file,
 )
@@ -84,8 +86,9 @@ class AnyBody(Operation):
     operation_class=AnyBody,
     summary="Upload with one command: curl -LT photo.jpg …/upload/",
     description=(
-        "With Content-Length, the response is 307, and the client sends the body to the store."
-        " Without it, the body is streamed through the API."
+        "With Content-Length, the response is 307, and the client sends the body to the store. Such"
+        " a request may state a sha-256, but no other digest and no Idempotency-Key."
+        " Without Content-Length, the body is streamed through the API."
     ),
     tags=["uploads"],
     request_max_body_size=None,
@@ -102,6 +105,7 @@ class AnyBody(Operation):
         ),
     ],
     responses={
+        200: REPEATED,
         201: ResponseSpec(FileMetadata, description="Streamed and proved", generate_examples=False),
         307: ResponseSpec(
             None,
@@ -118,7 +122,9 @@ class AnyBody(Operation):
             problems.FileTooLarge,
             problems.UnsupportedMediaType,
             problems.DigestMismatch,
+            problems.IdempotencyMismatch,
             problems.ObjectStoreUnavailable,
+            problems.Unavailable,
         ),
     },
 )
@@ -129,26 +135,30 @@ async def upload_by_redirect(
     ],
     resources: NamedDependency[Resources],
     principal: NamedDependency[Principal],
-    repr_digest: Annotated[
-        str | None,
-        HeaderParameter(name="Repr-Digest", description="The declared digest (RFC 9530)"),
-    ] = None,
+    digests: NamedDependency[tuple[StatedDigest, ...]],
+    idempotency_key: IdempotencyKey = None,
 ) -> Response[Any]:
-    check_whole(request)
     name = read_filename(request)
     check_same_name(request, name)
     content_type = validation.parse_content_type(request.headers.get("content-type"))
-    sha256 = None if repr_digest is None else parse_repr_digest(repr_digest)
     size = read_length(request)
     if size is None:
         headers = UploadHeaders(
             owner=principal.owner,
             filename=name,
             content_type=content_type,
-            sha256=sha256,
+            digests=digests,
             most_bytes=None,
+            idempotency_key=read_key(idempotency_key),
         )
         return await stream_file(request, resources, headers)
+    if idempotency_key is not None:
+        raise InvalidRequest.at(
+            "Idempotency-Key",
+            "is not supported with Content-Length, because the request is redirected to the store:"
+            " send the body chunked, or declare the file with POST /files",
+        )
+    sha256 = take_sha256_alone(digests)
     return await redirect(
         request,
         resources,

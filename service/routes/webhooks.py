@@ -24,7 +24,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 
 from service import database
-from service.problems import DatabaseUnavailable, Unauthorized
+from service.problems import DatabaseUnavailable, Problem, Unauthorized
 from service.resources import Resources
 from service.routes.answers import refusals
 from service.routes.checks import ANY_PARAMETER
@@ -140,7 +140,7 @@ def check_token(header: str | None, tokens: tuple[str, ...]) -> None:
 
 
 async def read_event(request: Request[Any, Any, Any]) -> bytes:
-    """Return the body, or an empty one if it is too large, truncated or too slow.
+    """Return the body, or an empty one if it is too large, truncated, too slow or not as stated.
 
     An oversized body is read to its end without being kept.
     """
@@ -153,6 +153,9 @@ async def read_event(request: Request[Any, Any, Any]) -> bytes:
                 if length <= LARGEST_EVENT_BYTES:
                     body += chunk
     except (LitestarException, TimeoutError):
+        return b""
+    except Problem as problem:  # a digest, a coding or a range that the body cannot have
+        log.warning("event ignored", why=str(problem))
         return b""
     if length > LARGEST_EVENT_BYTES:
         log.warning("event ignored", why="too large", bytes=length)

@@ -17,8 +17,9 @@ There is no temporary file.
    the end, compare the length and the digest, and then complete the upload.
    - The reservation was doomed before it named the upload: abort the upload, as for a failure after
      the reservation.
-5. Commit, once: one statement inserts the row into `files` from the live reservation. The file is
-   not visible to any client before that.
+5. Commit, once: one statement inserts the row into `files` from the live reservation, together with
+   the request's `Idempotency-Key`, if it has one. It inserts neither if another request has used
+   the key. The file is not visible to any client before that.
 
 Failure before the reservation: nothing is left behind.
 
@@ -27,7 +28,8 @@ A PUT that was too late to be sent: delete the reservation. Nothing exists under
 Failure after the reservation, or a commit that did not return a row: doom the reservation.
    - It updated a row, or no commit was sent: no commit has succeeded or can succeed. Abort the
      multipart upload, and delete the object. The reservation stays for the sweeper, because a
-     request without a response may still take effect.
+     request without a response may still take effect. If another request has used the key, compare
+     the two (service/uploads/repeated.py).
    - It updated no row: the commit may have succeeded. Read the file's row. If it exists, return the
      file. Otherwise the sweeper had doomed the reservation before.
    - The database is unavailable: the sweeper dooms the reservation when its lease has expired. If
@@ -44,7 +46,6 @@ reservation, shielded from cancellation. No write is sent twice.
 import asyncio
 import contextlib
 import functools
-import hashlib
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -54,9 +55,12 @@ import structlog
 
 from service import database, problems
 from service.database.heartbeat import Heartbeat
+from service.files import validation
+from service.http.digests import SHA_256, RunningDigests, StatedDigest, find_sha256
 from service.model import MOST_PARTS, Declaration, File, Sha256, make_id
 from service.object_store import SentTooLate, StoreError
-from service.queries import files, reservations
+from service.queries import files, idempotency, reservations
+from service.queries.idempotency import KeyedRequest, Remembered
 from service.queries.reservations import Reservation
 from service.resources import Resources
 from service.telemetry.transitions import report_transition
@@ -73,16 +77,38 @@ log = structlog.get_logger()
 class UploadHeaders(msgspec.Struct, frozen=True, kw_only=True):
     """What the headers of a request state about its file, after their checks.
 
-    `sha256` is compared with the bytes. `most_bytes` is the length of the request's body, which the
-    file cannot exceed, or None if it is not announced.
+    `digests` are compared with the bytes. `most_bytes` is the length of the request's body, which
+    the file cannot exceed, or None if it is not announced.
     """
 
     owner: str
     filename: str
     content_type: str | None
-    sha256: Sha256 | None
+    digests: tuple[StatedDigest, ...] = ()
     metadata: dict[str, str] = {}
     most_bytes: int | None
+    idempotency_key: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest if two fields state different SHA-256 digests."""
+        find_sha256(self.digests)
+
+    def start_digests(self) -> RunningDigests:
+        return RunningDigests([SHA_256, *(one.algorithm for one in self.digests)])
+
+    def declare(self, size: int) -> Declaration:
+        return Declaration(
+            owner=self.owner,
+            filename=self.filename,
+            size=size,
+            content_type=self.content_type,
+            sha256=find_sha256(self.digests),
+            metadata=self.metadata,
+        )
+
+    def digest_request(self, size: int, sha256: Sha256) -> Sha256:
+        """Return the digest by which requests with one key are compared, for the received bytes."""
+        return validation.digest_streamed_upload(self.declare(size), sha256)
 
 
 class Streaming:
@@ -99,7 +125,7 @@ class Streaming:
         self.file_id = make_id()
         self.buffer = bytearray()
         self.size = 0
-        self.digest = hashlib.sha256()
+        self.digests = headers.start_digests()
         self.reservation: Reservation | None = None
         self.heartbeat: Heartbeat | None = None
         self.upload_id: str | None = None
@@ -130,7 +156,7 @@ class Streaming:
             headers.owner,
             headers.filename,
             content_type=headers.content_type,
-            declared=headers.sha256,
+            declared=find_sha256(headers.digests),
         )
 
 
@@ -138,12 +164,25 @@ class ReservationLost(Exception):
     """A reservation that the sweeper has doomed, because its lease had expired."""
 
 
+class KeyUsed(Exception):
+    """A commit that inserted nothing, because another request had used its `Idempotency-Key`.
+
+    `request_sha256` is the digest of this request.
+    """
+
+    def __init__(self, earlier: Remembered, request_sha256: Sha256) -> None:
+        super().__init__()
+        self.earlier = earlier
+        self.request_sha256 = request_sha256
+
+
 async def upload_stream(
     resources: Resources, loan: Loan, headers: UploadHeaders, body: AsyncIterator[bytes]
 ) -> File:
     """Store, hash and commit the body, and return the file.
 
-    Raises FileTooLarge, DigestMismatch, Unavailable, StoreError, and the exceptions of `body`.
+    Raises FileTooLarge, DigestMismatch, Unavailable, KeyUsed, StoreError, and the exceptions of
+    `body`.
     """
     upload = Streaming(resources, loan, headers)
     try:
@@ -166,6 +205,8 @@ async def store(upload: Streaming, body: AsyncIterator[bytes]) -> File:
         committed: File | None = await asyncio.shield(give_up(upload, error))
         if committed is not None:
             return committed
+        if isinstance(error, ReservationLost) and upload.asked_commit:
+            await check_key(upload)
         if isinstance(error, (ReservationLost, SentTooLate)):
             raise problems.Unavailable(
                 "the upload took too long and was dropped: send it again"
@@ -174,6 +215,18 @@ async def store(upload: Streaming, body: AsyncIterator[bytes]) -> File:
     except BaseException as error:  # cancelled at shutdown
         await asyncio.shield(give_up(upload, error))
         raise
+
+
+async def check_key(upload: Streaming) -> None:
+    """Raise KeyUsed if another request has used the key, so that the commit inserted nothing."""
+    headers = upload.headers
+    if headers.idempotency_key is None:
+        return
+    earlier = await idempotency.recall_request(
+        upload.resources.pool, headers.owner, headers.idempotency_key
+    )
+    if earlier is not None:
+        raise KeyUsed(earlier, headers.digest_request(upload.size, upload.digests.sha256))
 
 
 def check_size(resources: Resources, size: int) -> None:
@@ -237,10 +290,10 @@ async def reserve_key(upload: Streaming) -> None:
 async def put_whole(upload: Streaming) -> str:
     """Run step 3 of the protocol above, and return the object's ETag."""
     if len(upload.buffer) > UNCOUNTED_BYTES:
-        await upload.loan.buffers.run(upload.digest.update, upload.buffer)
+        await upload.loan.buffers.run(upload.digests.update, upload.buffer)
     else:
-        upload.digest.update(upload.buffer)
-    check_digest(upload)
+        upload.digests.update(upload.buffer)
+    upload.digests.compare(upload.headers.digests, subject="file")
     await reserve_key(upload)
     # It is set here, because the thread may start after this task was cancelled.
     upload.asked_store = True
@@ -256,7 +309,7 @@ def put_now(upload: Streaming) -> str:
         return upload.resources.vault.put_now(
             upload.key,
             upload.buffer,
-            sha256=upload.digest.hexdigest(),
+            sha256=str(upload.digests.sha256),
             send_before=upload.held_until,
             timeout_seconds=SEND_SECONDS,
             **upload.describe_object(),
@@ -291,7 +344,7 @@ async def send_part(upload: Streaming) -> None:
 
 
 def send_part_now(upload: Streaming, upload_id: str) -> tuple[int, str]:
-    upload.digest.update(upload.buffer)
+    upload.digests.update(upload.buffer)
     number = len(upload.parts) + 1
     etag = upload.resources.vault.put_part(
         upload.key, upload_id, number, upload.buffer, timeout_seconds=SEND_SECONDS
@@ -301,7 +354,7 @@ def send_part_now(upload: Streaming, upload_id: str) -> tuple[int, str]:
 
 async def complete(upload: Streaming, upload_id: str) -> str:
     await send_part(upload)
-    check_digest(upload)
+    upload.digests.compare(upload.headers.digests, subject="file")
     check_held(upload)
     seconds = SEND_SECONDS + len(upload.parts) / 50
     return await upload.resources.vault.complete_upload(
@@ -309,36 +362,23 @@ async def complete(upload: Streaming, upload_id: str) -> str:
     )
 
 
-def check_digest(upload: Streaming) -> None:
-    declared, found = upload.headers.sha256, Sha256(upload.digest.digest())
-    if declared is not None and declared != found:
-        raise problems.DigestMismatch(
-            f"Repr-Digest: {declared} was declared, but the SHA-256 of the bytes is {found}; "
-            "nothing was stored"
-        )
-
-
 async def commit(upload: Streaming, etag: str) -> File:
     """Run step 5 of the protocol above. Raises ReservationLost if no row was inserted."""
-    headers = upload.headers
-    declaration = Declaration(
-        owner=headers.owner,
-        filename=headers.filename,
-        size=upload.size,
-        content_type=headers.content_type,
-        sha256=headers.sha256,
-        metadata=headers.metadata,
-    )
+    headers, sha256 = upload.headers, upload.digests.sha256
+    key = headers.idempotency_key
     upload.asked_commit = True
     file = await reservations.commit_streamed_upload(
         upload.resources.pool,
         upload.row,
-        declaration,
-        sha256=Sha256(upload.digest.digest()),
+        headers.declare(upload.size),
+        sha256=sha256,
         etag=etag,
+        keyed=None
+        if key is None
+        else KeyedRequest(key, headers.digest_request(upload.size, sha256)),
     )
     if file is None:
-        raise ReservationLost("the commit found the reservation doomed")
+        raise ReservationLost("the commit found the reservation doomed, or the key used")
     return file
 
 

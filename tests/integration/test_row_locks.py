@@ -23,7 +23,8 @@ from service.model import (
     State,
     make_id,
 )
-from service.queries import claims, files, reservations, sweeping, verdicts
+from service.queries import claims, files, idempotency, reservations, sweeping, verdicts
+from service.queries.idempotency import KeyedRequest
 from service.queries.rows import Database
 from tests.integration.locks import held_open, until_waiting
 from tests.support.claims import claim_files
@@ -263,6 +264,66 @@ async def test_a_doom_that_waits_for_a_streamed_commit_updates_nothing(
 ) -> None:
     file, doomed = await meet(pool, commit_streamed(streamed), doom(streamed))
     assert (file.state, doomed) == (State.READY, False)
+
+
+async def make_keyed(pool: asyncpg.Pool) -> Callable[[Database], Awaitable[File | None]]:
+    """Reserve a key for another upload, and return its commit with the `Idempotency-Key` `one`."""
+    reservation = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
+    return lambda database: reservations.commit_streamed_upload(
+        database,
+        reservation,
+        DECLARATION,
+        sha256=DIGEST,
+        etag="e",
+        keyed=KeyedRequest("one", DIGEST),
+    )
+
+
+async def test_a_streamed_commit_that_waits_for_its_key_inserts_nothing(
+    pool: asyncpg.Pool,
+) -> None:
+    file, nothing = await meet(pool, await make_keyed(pool), await make_keyed(pool))
+    assert (file.state, nothing) == (State.READY, None)
+    assert await pool.fetchval("SELECT count(*) FROM files") == 1
+    # The reservation of the second is still there, to be doomed before its object is deleted.
+    assert await pool.fetchval("SELECT count(*) FROM reservations WHERE doomed_at IS NULL") == 1
+
+
+async def test_a_streamed_commit_succeeds_after_its_key_was_rolled_back(
+    pool: asyncpg.Pool,
+) -> None:
+    _, file = await meet(pool, await make_keyed(pool), await make_keyed(pool), ends="ROLLBACK")
+    assert file.state == State.READY
+    found = await idempotency.recall_request(pool, "ann", "one")
+    assert found is not None
+    assert found.file_id == file.id
+
+
+async def test_a_declaration_that_waits_for_the_key_of_a_commit_finds_it(
+    pool: asyncpg.Pool,
+) -> None:
+    def remember(database: Database) -> Awaitable[idempotency.Remembered | None]:
+        return idempotency.remember_request(
+            database, "ann", "one", request=OTHER, file_id=make_id()
+        )
+
+    file, found = await meet(pool, await make_keyed(pool), remember)
+    assert (found.file_id, found.request_sha256) == (file.id, DIGEST)
+
+
+async def test_a_doom_that_waits_for_a_commit_without_a_row_succeeds(pool: asyncpg.Pool) -> None:
+    """Doom the reservation of a commit whose key was used, so that its object can be deleted."""
+    await (await make_keyed(pool))(pool)
+    commit_again = await make_keyed(pool)
+    [reservation] = await pool.fetch("SELECT vault_key, lease FROM reservations")
+    nothing, doomed = await meet(
+        pool,
+        commit_again,
+        lambda database: reservations.doom_reservation(
+            database, reservation["vault_key"], reservation["lease"]
+        ),
+    )
+    assert (nothing, doomed) == (None, True)
 
 
 @pytest.mark.parametrize("what", ["extend", "name"])

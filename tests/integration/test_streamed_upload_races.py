@@ -15,9 +15,10 @@ import pytest
 from service import problems
 from service.model import File, State
 from service.object_store import StoreError, UploadMissing
-from service.queries import reservations
+from service.queries import idempotency, reservations
 from service.resources import Resources
 from service.uploads.buffers import PART_BYTES, UploadBuffers
+from service.uploads.repeated import Uploaded, upload_once
 from service.uploads.streamed import UploadHeaders, upload_stream
 from service.worker.sweeper import sweep
 from tests.integration.steps import let_settle
@@ -34,9 +35,7 @@ pytestmark = pytest.mark.anyio
 
 SMALL = os.urandom(70_000)
 LARGE = os.urandom(PART_BYTES + 5)
-HEADERS = UploadHeaders(
-    owner="somebody", filename="photo.jpg", content_type=None, sha256=None, most_bytes=None
-)
+HEADERS = UploadHeaders(owner="somebody", filename="photo.jpg", content_type=None, most_bytes=None)
 
 
 async def pieces(content: bytes) -> AsyncIterator[bytes]:
@@ -252,3 +251,77 @@ async def test_a_lease_is_extended_while_the_client_sends(resources: Resources) 
     )
     buffers.close()
     await check_only(resources, file)
+
+
+KEYED = msgspec.structs.replace(HEADERS, idempotency_key="one")
+
+
+async def upload_keyed(resources: Resources, content: bytes) -> Uploaded:
+    buffers = UploadBuffers()
+    try:
+        return await upload_once(resources, buffers.open_loan("somebody"), KEYED, pieces(content))
+    finally:
+        buffers.close()
+
+
+async def check_key_names(resources: Resources, file: File) -> None:
+    found = await idempotency.recall_request(resources.pool, file.owner, "one")
+    assert found is not None
+    assert found.file_id == file.id
+
+
+@pytest.mark.parametrize("other", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+async def test_a_commit_after_that_of_the_same_key_inserts_nothing(
+    resources: Resources, content: bytes, other: bytes
+) -> None:
+    """Let another request with the key begin and commit just before the commit of the first."""
+    rivals: list[Uploaded] = []
+
+    async def overtake() -> None:
+        rivals.append(await upload_keyed(resources, other))
+
+    pool = FaultyPool(resources.pool, reservations.COMMIT, before=overtake)
+    overtaken = upload_keyed(msgspec.structs.replace(resources, pool=pool), content)
+    if content == other:
+        assert await overtaken == Uploaded(rivals[0].file, replayed=True)
+    else:
+        with pytest.raises(problems.IdempotencyMismatch):
+            await overtaken
+    assert [rival.replayed for rival in rivals] == [False]
+    await check_only(resources, rivals[0].file)
+    await check_key_names(resources, rivals[0].file)
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+async def test_a_repeat_after_a_lost_response_gets_the_file(
+    resources: Resources, content: bytes
+) -> None:
+    """Commit without a response while the database is unavailable, and then send a repeat."""
+    committing = FaultyPool(resources.pool, reservations.COMMIT, after=lose_connection)
+    pool = FaultyPool(committing, reservations.DOOM, before=lose_connection)
+    with pytest.raises(ConnectionResetError):
+        await upload_keyed(msgspec.structs.replace(resources, pool=pool), content)
+    repeated = await upload_keyed(resources, content)
+    assert repeated.replayed
+    await check_only(resources, repeated.file)
+    await check_key_names(resources, repeated.file)
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+async def test_a_lost_commit_does_not_use_its_key(resources: Resources, content: bytes) -> None:
+    pool = FaultyPool(resources.pool, reservations.COMMIT, before=lose_connection)
+    with pytest.raises(ConnectionResetError):
+        await upload_keyed(msgspec.structs.replace(resources, pool=pool), content)
+    assert await resources.pool.fetchval("SELECT count(*) FROM idempotency_keys") == 0
+    repeated = await upload_keyed(resources, content)
+    assert not repeated.replayed
+    await check_only(resources, repeated.file)
+
+
+async def test_a_doomed_commit_does_not_use_its_key(resources: Resources) -> None:
+    pool = FaultyPool(resources.pool, reservations.COMMIT, before=lambda: sweep_ended(resources))
+    with pytest.raises(problems.Unavailable):
+        await upload_keyed(msgspec.structs.replace(resources, pool=pool), SMALL)
+    assert await resources.pool.fetchval("SELECT count(*) FROM idempotency_keys") == 0
+    await check_only(resources)

@@ -22,9 +22,7 @@ from tests.support.stores import open_store
 
 pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]  # it counts the uploads of its buckets
 
-HEADERS = UploadHeaders(
-    owner="somebody", filename="photo.jpg", content_type=None, sha256=None, most_bytes=None
-)
+HEADERS = UploadHeaders(owner="somebody", filename="photo.jpg", content_type=None, most_bytes=None)
 
 
 async def large_body() -> AsyncIterator[bytes]:

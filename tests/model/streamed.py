@@ -2,8 +2,9 @@
 
 The API writes to the vault itself, and no row in `files` exists before the commit.
 
-The model has one upload, because two uploads never share a reservation or a vault key. RULES can be
-removed one by one, as in `rules.py`.
+The model has one upload, because two uploads never share a reservation or a vault key. They may
+share an Idempotency-Key. The other upload is one atomic step, its commit, because nothing else of
+it concerns this one. RULES can be removed one by one, as in `rules.py`.
 """
 
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ RULES = {
     "one-request": "a PUT or CompleteMultipartUpload is sent once (no retry on the same key)",
     "answered": "the commit is sent only after the store's response",
     "commit-undoomed": "the commit INSERTs the files row from a reservation that is not doomed",
+    "key-in-commit": "the commit INSERTs the Idempotency-Key with the files row, and neither if the"
+    " key exists, because another request may commit after a look for the key",
     "worker-dooms": "an API process whose commit failed, or got no response, deletes the object"
     " if its doom updated a row",
     "sent-keeps-row": "giving up (client disconnected, wrong digest, store error) dooms the"
@@ -61,6 +64,7 @@ class Upload(NamedTuple):
     flight: int = 0  # a commit that no process waits for, but the database may still execute
     file: str = ""  # the files row: none, ready, deleted
     purged: int = 0  # a mark: the vault object of the deleted file was deleted
+    rival: int = 0  # another request has committed a file with the same Idempotency-Key
 
 
 UploadStep = Step[Upload, str]
@@ -83,6 +87,7 @@ class StreamedUpload(WithoutClaims[Upload]):
             "completing": self.from_completing,
             "putting": self.from_putting,
             "stored": self.from_stored,
+            "looked": self.from_looked,
             "lost": self.from_lost,
         }
 
@@ -120,6 +125,10 @@ class StreamedUpload(WithoutClaims[Upload]):
         under_way = (u.late or u.pc in SENDING) and bounded
         if u.row and since and not u.grace and not under_way:
             yield self.step("COPY_GRACE passes", u._replace(grace=1))
+        if not u.file and not u.rival:
+            yield self.step(
+                "another request with the same key commits", u._replace(rival=1), good=False
+            )
         if u.file == "ready":
             yield self.step("owner deletes the file", u._replace(file="deleted"), good=False)
         if u.file == "deleted" and not u.purged:
@@ -182,6 +191,8 @@ class StreamedUpload(WithoutClaims[Upload]):
             yield self.step("sweeper: deletes the reservation", u._replace(row=0, sweep=0))
 
     def commits(self, u: Upload) -> bool:
+        if u.rival and self.on("key-in-commit"):
+            return False
         return not self.on("commit-undoomed") or bool(u.row and not u.doom)
 
     # --- the API process
@@ -276,6 +287,14 @@ class StreamedUpload(WithoutClaims[Upload]):
             u._replace(pc="lost"),
             good=False,
         )
+        if self.on("key-in-commit"):
+            yield from self.from_looked(u)
+        elif not u.rival:
+            yield self.step("API looks for the key: none", u._replace(pc="looked"))
+        else:
+            yield self.step("API looks for the key: it exists", u._replace(pc="lost"))
+
+    def from_looked(self, u: Upload) -> Iterator[UploadStep]:
         if self.commits(u):
             yield self.step(
                 "API commits: files row ready, reservation gone",
@@ -319,6 +338,8 @@ class StreamedUpload(WithoutClaims[Upload]):
             return "I4 an object in the vault is named by no row"
         if after.parts == 2 and not (after.row and after.id):
             return "I4 parts in the vault are named by no row"
+        if after.file and after.rival:
+            return "K  two files were committed with one Idempotency-Key"
         if before.file == "deleted" and after.file != "deleted":
             return "I3 a final state changed"
         return ""

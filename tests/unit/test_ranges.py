@@ -14,10 +14,9 @@ from service.http.representation import (
     is_not_modified,
     parse_date,
     parse_range,
-    parse_repr_digest,
 )
 from service.model import ProvedFile, Sha256, State
-from service.problems import InvalidRequest, PreconditionFailed, RangeNotSatisfiable
+from service.problems import PreconditionFailed, RangeNotSatisfiable
 
 HASH = Sha256(bytes(range(32)))
 ETAG = f'"{HASH}"'
@@ -209,33 +208,3 @@ def test_the_headers_of_a_file_have_its_digest() -> None:
     assert headers["Repr-Digest"] == "sha-256=:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=:"
     assert headers["Last-Modified"] == DATE
     assert headers["Content-Disposition"].startswith("inline;")
-    assert parse_repr_digest(headers["Repr-Digest"]) == HASH
-
-
-@pytest.mark.parametrize(
-    ("field", "expected"),
-    [
-        ("md5=:AAAA:", None),
-        (f"md5=:AAAA:, {describe_file(FILE, inline=False)['Repr-Digest']}", HASH),
-    ],
-)
-def test_other_digest_algorithms_are_ignored(field: str, expected: Sha256 | None) -> None:
-    assert parse_repr_digest(field) == expected
-
-
-@pytest.mark.parametrize(
-    "field",
-    [
-        "",
-        "sha-256",
-        "sha-256=abc",
-        "sha-256=:AAAA:",
-        "sha-256=:AAA:",
-        "sha-256=:!:",
-        str(HASH),
-        "sha-256=:AAAA:,",
-    ],
-)
-def test_an_invalid_digest_is_refused(field: str) -> None:
-    with pytest.raises(InvalidRequest, match="Repr-Digest"):
-        parse_repr_digest(field)
