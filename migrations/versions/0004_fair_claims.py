@@ -1,6 +1,6 @@
 """Claims that are fair to every owner: the kind of work of a row, and its indexes.
 
-Adding the column rewrites the table `files` under an exclusive lock: about 10 s for each million
+Adding the column rewrites the table `files` under an exclusive lock: about 25 s for each million
 rows.
 """
 
