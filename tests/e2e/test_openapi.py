@@ -6,7 +6,6 @@ The document is complete and correct. The page loads no file from another origin
 import asyncio
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,12 @@ from service.events import feed
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import read_metric, stream
 from tests.e2e.rights import GUARDED
+from tests.support.generated_requests import (
+    command_for,
+    give_example,
+    list_operations,
+    shorten_waits,
+)
 from tests.support.servers import store_kinds
 
 pytestmark = [
@@ -24,13 +29,8 @@ pytestmark = [
     pytest.mark.parametrize("store", store_kinds()[:1], indirect=True),
 ]  # the document does not depend on the store
 
-CHECKS = (
-    "not_a_server_error,status_code_conformance,content_type_conformance,"
-    "response_schema_conformance,response_headers_conformance"
-)
 EXAMPLES = 50
 """The number of generated requests for each route, besides the examples of the document."""
-METHODS = {"get", "put", "post", "delete", "patch", "head"}
 LINKS = {"/l/{token}", "/l/{token}/{filename}"}
 OPEN = {"/health/live", "/health/ready", "/metrics", "/webhooks/minio", *LINKS}
 
@@ -43,28 +43,19 @@ async def document(api: Api, anonymous: httpx.AsyncClient) -> dict[str, Any]:
     return found
 
 
-def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    return [
-        (path, method, one)
-        for path, item in document["paths"].items()
-        for method, one in item.items()
-        if method in METHODS
-    ]
-
-
 async def test_every_operation_has_a_summary_tags_and_a_unique_id(
     document: dict[str, Any],
 ) -> None:
     assert document["openapi"].startswith("3.1")
-    ids = [operation["operationId"] for _, _, operation in operations(document)]
+    ids = [operation["operationId"] for _, _, operation in list_operations(document)]
     assert len(ids) == len(set(ids))
     assert all(
-        operation["summary"] and operation["tags"] for _, _, operation in operations(document)
+        operation["summary"] and operation["tags"] for _, _, operation in list_operations(document)
     )
 
 
 async def test_every_refusal_is_described_as_a_problem_document(document: dict[str, Any]) -> None:
-    for path, method, operation in operations(document):
+    for path, method, operation in list_operations(document):
         for status, answer in operation["responses"].items():
             if int(status) >= 400 and path != "/health/ready":
                 content = answer["content"]["application/problem+json"]
@@ -96,7 +87,7 @@ async def test_every_route_that_is_not_public_names_its_scopes(
         scheme = document["components"]["securitySchemes"][name]
         assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
     needs = {(route.method.lower(), route.path): route for route in GUARDED}
-    for path, method, operation in operations(document):
+    for path, method, operation in list_operations(document):
         if path not in OPEN:
             route = needs[method, path]
             alternatives = [{"bearer": [scope]} for scope in sorted(route.scopes)] + [
@@ -140,7 +131,7 @@ async def test_all_generated_requests_get_documented_responses(
     give_example(document, "file_id", ready["id"])
     before = await count_downloads(client)
     output = await attack(api, document, tmp_path, token=owner.key)
-    assert f"Tested: {len(operations(document))}\n" in output
+    assert f"Tested: {len(list(list_operations(document)))}\n" in output
     assert await count_downloads(client) > before
 
 
@@ -196,27 +187,11 @@ async def attack(api: Api, document: dict[str, Any], folder: Path, *, token: str
     """Run Schemathesis, check that it found no failure, and return its output."""
     described = folder / "openapi.json"
     described.write_text(json.dumps(document))
-    command = [
-        "-c",
-        "from schemathesis.cli import schemathesis; schemathesis()",
-        "run",
-        str(described),
-        "--url",
-        api.url,
-        "--no-color",
-    ]
-    command += [
-        "--checks",
-        CHECKS,
-        "--phases",
-        "examples,coverage,fuzzing",
+    command = command_for(str(described), api.url, key=token)
+    process = await asyncio.create_subprocess_exec(
+        *command,
         "--max-examples",
         str(EXAMPLES),
-    ]
-    command += ["--generation-database", "none", "--header", f"Authorization: Bearer {token}"]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *command,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         cwd=folder,
@@ -224,22 +199,3 @@ async def attack(api: Api, document: dict[str, Any], folder: Path, *, token: str
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
     return output.decode()
-
-
-def give_example(document: dict[str, Any], name: str, value: str) -> None:
-    """Add the value as an example of the parameter to all operations except DELETE."""
-    for _, method, operation in operations(document):
-        for parameter in operation.get("parameters", []):
-            if parameter["name"] == name and method != "delete":
-                parameter["examples"] = {"ready": {"value": value}}
-
-
-def shorten_waits(document: dict[str, Any]) -> None:
-    """Limit the parameter `wait` to one second.
-
-    Schemathesis learns the ids of pending files, and would wait for them up to the maximum.
-    """
-    for _, _, operation in operations(document):
-        for parameter in operation.get("parameters", []):
-            if parameter["name"] == "wait":
-                parameter["schema"]["maximum"] = 1

@@ -1,8 +1,12 @@
-"""The fuzzing command: `python -m tests.fuzz http --minutes 20 --seed 1`, or `command` for `http`.
+"""The fuzzing command: `python -m tests.fuzz http --minutes 20 --seed 1`.
+
+`http` sends malformed requests, `api` sends requests that the OpenAPI document permits and others
+like them, and `command` runs the commands for files.
 
 It starts `assay dev` on a new folder, and stops it at the end. The exit status is 0 if there are no
 findings. A finding names its case, and `--case N` repeats that case of the same seed. (A command is
-repeated with the other commands of its round.)
+repeated with the other commands of its round. `api` has no numbers of cases: Schemathesis prints
+each request that failed as a command of curl.)
 """
 
 import argparse
@@ -17,6 +21,7 @@ from service.cli.dev_folder import OWNER
 from service.settings import BucketName, DatabaseUrl, Secret, Settings, Token, Url
 from tests.e2e.commands import read_announcement, started, stop
 from tests.e2e.hostile_http.site import open_site
+from tests.fuzz.api import ApiTally, fuzz_api
 from tests.fuzz.command import EXAMPLES, CommandFuzzer
 from tests.fuzz.command import Tally as CommandTally
 from tests.fuzz.http import Fuzzer, Tally
@@ -30,8 +35,10 @@ def main() -> int:
     with reachable_folder() as folder, running_server(folder) as (process, line):
         settings = describe_settings(line)
         with open_site(line["api"], settings, owner=OWNER, key=line["key"]) as site:
-            tally: Tally | CommandTally
-            if options.what == "command":
+            tally: Tally | CommandTally | ApiTally
+            if options.what == "api":
+                tally = fuzz_api(site, folder, seed=options.seed, seconds=seconds)
+            elif options.what == "command":
                 # A case meets what the earlier cases of its round have left.
                 rounds = choose(None if options.case is None else options.case // EXAMPLES)
                 fuzzer = CommandFuzzer(site, options.seed, folder)
@@ -54,7 +61,7 @@ def choose(number: int | None) -> Iterator[int]:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("what", choices=["http", "command"], help="the interface to test")
+    parser.add_argument("what", choices=["http", "api", "command"], help="the interface to test")
     parser.add_argument(
         "--minutes", type=float, default=1.0, help="the duration of the run (default: 1)"
     )
