@@ -2,7 +2,7 @@
 
 An upload has UNCOUNTED_BYTES of memory for each part. For more, it borrows STEP_BYTES at a time, as
 bytes arrive, and returns everything when the part has been sent. An upload that has to wait keeps
-what it holds, so the following rules prevent that uploads wait for each other forever.
+what it holds. The following rules prevent uploads from waiting for each other forever.
 
 1. All memory but that of one part is shared. A waiting upload gets a step of it if there is one
    left, and if its owner then holds at most OWNER_BYTES. The owner that holds the least comes
