@@ -31,7 +31,7 @@ import structlog
 from service import database
 from service.model import Claim, Work
 from service.queries import claims
-from service.resources import WorkerResources as Resources
+from service.resources import WorkerResources
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
 from service.worker.verification import verify
@@ -55,7 +55,7 @@ class Worker:
     are cancelled and release their leases.
     """
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: WorkerResources) -> None:
         self.resources = resources
         self.slots = resources.settings.worker_slots
         self.look_slots = max(1, self.slots // 2)
