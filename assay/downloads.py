@@ -328,7 +328,8 @@ def write_all(target: BinaryIO, piece: bytes) -> None:
 def copy_rights(path: Path, descriptor: int, *, and_mode: int = 0) -> None:
     """Give the open file the mode and owner of the file at the path, if there is one.
 
-    Only root may change an owner, and some file systems have no modes. Both are ignored.
+    `and_mode` is added to the mode. Only root may change an owner, and some file systems have no
+    modes. Neither is an error.
     """
     if not hasattr(os, "fchmod"):  # Windows
         return

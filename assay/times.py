@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from assay.sources import Source, Stream
+from assay.sources import Source, Stream, explain
 
 KEY: Final = "mtime"
 FORM: Final = re.compile(r"(-?)(\d{1,20})(?:\.(\d{1,9}))?", re.ASCII)
@@ -85,5 +85,4 @@ def restore_time(partial: Path, path: Path, metadata: Mapping[str, str]) -> None
             os.utime(partial, ns=(before.st_atime_ns, before.st_mtime_ns))
             raise ValueError(f"the file system cannot keep {metadata[KEY]}")
     except (OSError, OverflowError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        log.warning("%s: its modification time was not restored: %s", path, reason)
+        log.warning("%s: its modification time was not restored: %s", path, explain(error))

@@ -24,7 +24,10 @@ def run(connection: Connection) -> None:
 
 
 async def take_lock(connection: AsyncConnection) -> bool:
-    """Try to take the lock, which lasts until the connection is closed. Return False if not."""
+    """Try to take the lock, which lasts until the connection is closed.
+
+    Return False if another connection has it.
+    """
     taken: bool = (await connection.execute(LOCK)).scalar_one()
     await connection.commit()
     return taken

@@ -263,7 +263,7 @@ class BodyTooLarge(Problem):
 
 
 class UnsupportedMediaType(Problem):
-    """A body of a media type that the route does not accept."""
+    """A body of a media type that the route does not accept, or one with a Content-Encoding."""
 
     status, type, title = 415, "unsupported-media-type", "The body's media type is not supported"
 
@@ -281,7 +281,7 @@ class DigestMismatch(Problem):
 
 
 class IdempotencyMismatch(Problem):
-    """An Idempotency-Key that was used with another body before."""
+    """An Idempotency-Key that was used for another request before."""
 
     status, type, title = (
         422,

@@ -98,7 +98,7 @@ class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerSettings(DatabaseSettings, frozen=True, kw_only=True):
-    """The settings of `worker`, `sweep` and `inspect`, which also the API has.
+    """The settings that `worker`, `sweep` and `inspect` read. The API reads them as well.
 
     Times are durations, and sizes are in bytes.
     """

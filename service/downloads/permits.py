@@ -8,11 +8,12 @@
      checked again after RETRY_SECONDS.
 3. Withdraw: every other download stops before its announced length. The server then aborts the
    client's connection, so that the rest of its buffer is not sent, and the client does not take
-   what it has for the whole file. (Up to one chunk may be in the buffer. It may be the whole file.)
+   what it has for the whole file. (The buffer holds up to one chunk, which may be the whole file.)
    The next request of the client is refused with the reason.
 
 The expiration of a link is not checked again. Like that of an upload URL, it limits when a request
-may begin. What withdraws a link is the end of its file or of the key that created it.
+may begin. A download by a link ends when its file is deleted, or when the key that created the link
+is revoked or expires.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ from email.header import decode_header
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
-from service.http.parameters import Parameter, split_parameters, unquote
+from service.http.parameters import Parameter, name_parameters, unquote
 
 ATTRIBUTE_CHARACTERS: Final = "!#$&+-.^_`|~"
 """The characters besides letters and digits that RFC 8187 allows unescaped."""
@@ -66,10 +66,6 @@ def parse_part(disposition: str) -> tuple[str, str | None]:
         decode_octets(decode_plain(field, in_form=True)) if field else "",
         find_filename(parameters, in_form=True),
     )
-
-
-def name_parameters(disposition: str) -> dict[str, Parameter]:
-    return {one.name: one for one in split_parameters(disposition)[1]}
 
 
 def find_filename(parameters: dict[str, Parameter], *, in_form: bool) -> str | None:

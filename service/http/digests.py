@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import msgspec
 
+from service.http.parameters import TOKEN
 from service.model import Sha256
 from service.problems import DigestMismatch, InvalidRequest
 
@@ -51,7 +52,7 @@ DICTIONARY_MEMBER: Final = re.compile(
     rf"([a-z*][a-z0-9_.*-]*)=:({BASE64}):(?:{PARAMETER})*[ \t]*(,[ \t]*|$)"
 )
 # RFC 3230, section 4.3.2. The value of an unknown algorithm need not be base64.
-LISTED_DIGEST: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([^,]*)(,[ \t]*|$)")
+LISTED_DIGEST: Final = re.compile(rf"({TOKEN})=([^,]*)(,[ \t]*|$)")
 
 
 class StatedDigest(msgspec.Struct, frozen=True):
@@ -67,18 +68,20 @@ def read_digests(
 ) -> tuple[StatedDigest, ...]:
     """Return the digests that the fields of a request, or of a part of a form, state.
 
+    They have the order of FIELDS, because the framework lists the fields of a request in any order.
     Fields that state no digests are ignored. `prefix` precedes the name of a field in errors.
     Raises InvalidRequest.
     """
-    lines: dict[str, list[str]] = {}
+    lines: dict[str, list[str]] = {field: [] for field in FIELDS}
     for name, text in fields:
         if name.lower() == "trailer":
             refuse_trailer(text)
         elif (field := NAMES.get(name.lower())) is not None:
-            lines.setdefault(field, []).append(text)
+            lines[field].append(text)
     return tuple(
         stated
         for field, texts in lines.items()
+        if texts
         for stated in parse_field(field, ", ".join(texts), prefix=prefix)
     )
 

@@ -45,6 +45,11 @@ def split_parameters(field: str) -> tuple[str, list[Parameter]]:
     return value.strip(" \t"), parameters
 
 
+def name_parameters(field: str) -> dict[str, Parameter]:
+    """Return the parameters by their names. Raises ValueError, as `split_parameters` does."""
+    return {one.name: one for one in split_parameters(field)[1]}
+
+
 def read_parameters(text: str) -> Iterator[Parameter]:
     position = 0
     while position < len(text):

@@ -18,7 +18,7 @@ from multipart import (  # type: ignore[import-untyped] # it ships no types
 from service import problems
 from service.http.content_disposition import parse_part
 from service.http.digests import StatedDigest, read_digests
-from service.http.parameters import split_parameters, unquote
+from service.http.parameters import name_parameters, unquote
 
 WINDOW_SECONDS: Final = 30.0
 FORM_FIELD: Final = "file"
@@ -48,7 +48,7 @@ def find_boundary(content_type: str) -> str | None:
     if content_type.partition(";")[0].strip(" \t").lower() != "multipart/form-data":
         return None
     try:
-        parameters = {one.name: one for one in split_parameters(content_type)[1]}
+        parameters = name_parameters(content_type)
     except ValueError as error:
         raise problems.InvalidRequest.at("Content-Type", str(error)) from error
     if "boundary" not in parameters:
@@ -64,8 +64,7 @@ def check_content(fields: Iterable[tuple[str, str]], *, prefix: str = "") -> Non
     UnsupportedMediaType and InvalidRequest.
     """
     for name, value in fields:
-        codings = {coding.strip().lower() for coding in value.split(",")}
-        if name.lower() == "content-encoding" and codings - {"", "identity"}:
+        if name.lower() == "content-encoding" and has_coding(value):
             raise problems.UnsupportedMediaType.at(
                 f"{prefix}Content-Encoding",
                 "the bytes must not be encoded",
@@ -76,6 +75,11 @@ def check_content(fields: Iterable[tuple[str, str]], *, prefix: str = "") -> Non
                 f"{prefix}Content-Range",
                 "is not supported in a request: send the whole content without this field",
             )
+
+
+def has_coding(field: str) -> bool:
+    """Return whether a Content-Encoding names a coding that changes the bytes."""
+    return any(coding.strip().lower() not in ("", "identity") for coding in field.split(","))
 
 
 class Pace:

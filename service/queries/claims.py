@@ -67,7 +67,7 @@ FIND_WORK: Final = """
 async def find_work(
     database: Database, kinds: Mapping[Work, str], *, most_owners: int = MOST_OWNERS
 ) -> list[DueWork]:
-    """Return when the next file is due, and who waits, for each kind of work that exists.
+    """Return when the next file is due, and which owners wait, for each kind of work that exists.
 
     `kinds` gives the owner after which to begin for each kind. An empty string is before every
     owner.

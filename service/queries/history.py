@@ -36,7 +36,7 @@ class Position(NamedTuple):
 
 
 UNKNOWN: Final = Position(2**64 - 1, 0)
-"""A position that no server assigns, so that its reader cannot receive every later transition."""
+"""A position that no server assigns. `is_kept` is false for it, so its reader gets a `reset`."""
 
 
 class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,9 +1,9 @@
 """Statements of the sweeper.
 
 Each batch is taken with SKIP LOCKED, and its rows are postponed. Any number of sweepers may
-therefore run at once, and a row that cannot be cleaned up blocks no other row. The rows of a batch
-are an array and not a join, because the planner cannot estimate how few there are, and would read
-the whole table for a join.
+therefore run at once, and a row that cannot be cleaned up blocks no other row. A batch of files or
+reservations is an array and not a join, because the planner cannot estimate how few there are, and
+would read the whole table for a join.
 
 The commit that makes a file final sets `files.sweep_at` or `files.purge_at` to its own time, and
 the work is due SWEEP_DELAY after that. The delay is added here, by the only reader of these

@@ -70,7 +70,7 @@ BODY_ANSWERS: Final = {
 
 @dataclass
 class FileAnswer(Operation):
-    """An operation that answers with a file, whose type may be any."""
+    """An operation that answers with a file, whose media type is not known in advance."""
 
     def __post_init__(self) -> None:
         for answer in (self.responses or {}).values():

@@ -41,7 +41,7 @@ class SentEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PROVED: Final = SentEvent(
-    id="3BVQ0pJyqmZ8xL5uTnC1oKfWd7RsgAhE" + "x9Yv2MiPzGb4kXjN6tDcQeUaHlSwFrO0I_mB-3yV5pA",
+    id="3BVQ0pJyqmZ8xL5uTnC1oKfWd7RsgAhEx9Yv2MiPzGb4kXjN6tDcQeUaHlSwFrO0I_mB-3yV5pA",
     event="transition",
     data=(
         '{"file_id":"01a0c8f4-26c5-7d0a-9c6b-5a1e7f0b3d21","filename":"photo.jpg",'

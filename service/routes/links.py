@@ -96,8 +96,7 @@ async def make_link(
 
 
 def name_operation(_: object, method: HttpMethod | str, path: list[Any]) -> str:
-    has_name = len(path) > len(("l", "token"))
-    kind = "NamedLinkedFile" if has_name else "LinkedFile"
+    kind = "NamedLinkedFile" if len(path) == len(("l", "token", "filename")) else "LinkedFile"
     return f"{str(getattr(method, 'value', method)).lower()}{kind}"
 
 

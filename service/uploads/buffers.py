@@ -2,7 +2,7 @@
 
 An upload has UNCOUNTED_BYTES of memory for each part. For more, it borrows STEP_BYTES at a time, as
 bytes arrive, and returns everything when the part has been sent. An upload that has to wait keeps
-what it holds, so the following rules prevent that uploads wait for each other forever.
+what it holds. The following rules prevent uploads from waiting for each other forever.
 
 1. All memory but that of one part is shared. A waiting upload gets a step of it if there is one
    left, and if its owner then holds at most OWNER_BYTES. The owner that holds the least comes
@@ -96,6 +96,8 @@ class UploadBuffers(Budget):
         """Take back everything that was lent."""
         self.give_back(loan.shared)
         self.held_by[loan.owner] -= loan.shared
+        if not self.held_by[loan.owner]:
+            del self.held_by[loan.owner]  # the dictionary must not grow with the number of owners
         loan.shared = loan.unshared = 0
         if self.favoured is loan:
             self.favoured = None
@@ -112,8 +114,7 @@ class UploadBuffers(Budget):
             return False
         if loan is self.favoured or loan.owner in {other.owner for other in self.waiting.values()}:
             return True
-        owners = {owner for owner, held in self.held_by.items() if held}
-        owners |= {other.owner for other in self.waiting.values()}
+        owners = self.held_by.keys() | {other.owner for other in self.waiting.values()}
         equal = SHARED_BYTES / len(owners)
         return self.bytes_left < STEP_BYTES and self.held_by[loan.owner] >= equal
 

@@ -10,7 +10,7 @@
 4. Compare the declarations and the bytes of the two requests. If they are the same, return the
    earlier request's file in its current state. Otherwise refuse the request.
 
-A key that was used for a declaration (`POST /files`) is used for another request.
+A declaration (`POST /files`) with the same key counts as another request, so the upload is refused.
 """
 
 from collections.abc import AsyncIterator

@@ -47,7 +47,7 @@ from service.object_store import (
     is_condition,
 )
 from service.queries import reservations
-from service.resources import WorkerResources as Resources
+from service.resources import WorkerResources
 
 SLOWEST_COPY_BYTES_PER_SECOND: Final = 16 * MIB
 ANSWER_SECONDS: Final = 30.0
@@ -85,7 +85,7 @@ def describe_object(
 
 
 async def copy_object(
-    resources: Resources,
+    resources: WorkerResources,
     claim: Claim,
     seen: StoredObject,
     *,
@@ -132,7 +132,7 @@ def allow_seconds(size: int) -> float:
 
 
 async def copy_in_parts(
-    resources: Resources,
+    resources: WorkerResources,
     claim: Claim,
     seen: StoredObject,
     described: dict[str, Any],
@@ -152,7 +152,7 @@ async def copy_in_parts(
         raise
 
 
-async def begin_copy(resources: Resources, claim: Claim, described: dict[str, Any]) -> str:
+async def begin_copy(resources: WorkerResources, claim: Claim, described: dict[str, Any]) -> str:
     """Step 1 of the protocol above: begin the multipart upload and return its id.
 
     Raises StoreError, and LeaseLost if the reservation is doomed.
@@ -168,7 +168,7 @@ async def begin_copy(resources: Resources, claim: Claim, described: dict[str, An
 
 
 async def copy_parts(
-    resources: Resources,
+    resources: WorkerResources,
     claim: Claim,
     seen: StoredObject,
     *,
@@ -207,7 +207,7 @@ async def copy_parts(
 
 
 async def ask_for_part(
-    resources: Resources,
+    resources: WorkerResources,
     claim: Claim,
     seen: StoredObject,
     parts: Parts,

@@ -31,7 +31,7 @@ import structlog
 from service import database
 from service.model import Claim, Work
 from service.queries import claims
-from service.resources import WorkerResources as Resources
+from service.resources import WorkerResources
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
 from service.worker.verification import verify
@@ -39,6 +39,7 @@ from service.worker.verification import verify
 POLL: Final = timedelta(seconds=5)
 SHORTEST_SLEEP: Final = timedelta(milliseconds=50)
 VERIFYING: Final = frozenset({Work.SMALL, Work.LARGE})
+"""The kinds of work that share the slots for verifications."""
 UNREADABLE_SLOTS: Final = 1
 UNREADABLE_REST_SECONDS: Final = 1.0
 GATHER_SECONDS: Final = 0.5
@@ -54,7 +55,7 @@ class Worker:
     are cancelled and release their leases.
     """
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: WorkerResources) -> None:
         self.resources = resources
         self.slots = resources.settings.worker_slots
         self.look_slots = max(1, self.slots // 2)
@@ -153,9 +154,9 @@ class Worker:
         return bool(claimed) or not has_all_owners
 
     def count_held(self, due: claims.DueWork) -> dict[str, int]:
-        """Return how many slots of the same sort each owner occupies."""
-        sort = VERIFYING if due.work in VERIFYING else {due.work}
-        held = Counter(claim.owner for claim in self.running.values() if claim.work in sort)
+        """Return how many of the slots that this kind of work can use each owner occupies."""
+        kinds = VERIFYING if due.work in VERIFYING else {due.work}
+        held = Counter(claim.owner for claim in self.running.values() if claim.work in kinds)
         return {owner: held[owner] for owner in due.owners}
 
     async def verify(self, claim: Claim, claimed_at: float) -> None:

@@ -34,7 +34,7 @@ import structlog
 from service.object_store import StoreError, StoreUnavailable
 from service.queries import reservations
 from service.queries.reservations import Probe
-from service.resources import WorkerResources as Resources
+from service.resources import WorkerResources
 from service.telemetry.metrics import STORE_PROBES
 
 PROBE_AFTER: Final = 3
@@ -54,7 +54,7 @@ log = structlog.get_logger()
 class StoreHealth:
     """The view of the store that the verifications of one worker share."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: WorkerResources) -> None:
         self.resources = resources
         self.failures = 0
         self.failed_probes = 0
@@ -119,7 +119,7 @@ class StoreHealth:
         await self.probe()
 
 
-async def probe_store(resources: Resources) -> str | None:
+async def probe_store(resources: WorkerResources) -> str | None:
     """Run the protocol above. Return None if the probe succeeded, or else the error's text."""
     try:
         await resources.store.check_health(timeout_seconds=REQUEST_SECONDS)
@@ -136,7 +136,9 @@ async def probe_store(resources: Resources) -> str | None:
     return None
 
 
-async def use_scratch_objects(resources: Resources, probe: Probe, *, send_before: float) -> None:
+async def use_scratch_objects(
+    resources: WorkerResources, probe: Probe, *, send_before: float
+) -> None:
     """Step 3 of the protocol above: write, copy, compare and delete. Raises StoreError."""
     incoming, vault, key = resources.incoming, resources.vault, str(probe.vault_key)
     body = secrets.token_bytes(SCRATCH_BYTES)

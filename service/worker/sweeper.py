@@ -43,7 +43,7 @@ import structlog
 from service import database
 from service.object_store import StoreError
 from service.queries import sweeping
-from service.resources import WorkerResources as Resources
+from service.resources import WorkerResources
 from service.telemetry.metrics import SWEPT
 
 BATCH: Final = 100
@@ -65,7 +65,7 @@ class Swept(NamedTuple):
     removed: int
 
 
-async def sweep(resources: Resources) -> int:
+async def sweep(resources: WorkerResources) -> int:
     """Sweep until nothing is due, and return how many leftovers were removed.
 
     Raises the errors in database.UNREACHABLE if the database is unavailable.
@@ -81,7 +81,7 @@ async def sweep(resources: Resources) -> int:
     return sum(outcome for outcome in outcomes if isinstance(outcome, int))
 
 
-async def sweep_reservations(resources: Resources) -> int:
+async def sweep_reservations(resources: WorkerResources) -> int:
     """Steps 1 and 2 of the protocol above: doom what has ended, delete what is doomed."""
 
     async def sweep_batch() -> Swept:
@@ -96,7 +96,7 @@ async def sweep_reservations(resources: Resources) -> int:
     return await repeat(sweep_batch)
 
 
-async def sweep_files(resources: Resources) -> int:
+async def sweep_files(resources: WorkerResources) -> int:
     """Steps 3 and 4 of the protocol above: delete incoming objects, then those of deleted files.
 
     The steps run in sequence, because a deleted file is due in both, and a statement skips a row
@@ -139,9 +139,9 @@ async def repeat(sweep_batch: Callable[[], Awaitable[Swept]]) -> int:
 
 
 async def sweep_each(
-    resources: Resources,
+    resources: WorkerResources,
     batch: Sequence[Leftover],
-    sweep_one: Callable[[Resources, Leftover], Awaitable[None]],
+    sweep_one: Callable[[WorkerResources, Leftover], Awaitable[None]],
 ) -> int:
     """Sweep several leftovers at once, and return how many were removed.
 
@@ -166,7 +166,7 @@ async def sweep_each(
 
 
 async def sweep_doomed_reservation(
-    resources: Resources, reservation: sweeping.DoomedReservation
+    resources: WorkerResources, reservation: sweeping.DoomedReservation
 ) -> None:
     key = str(reservation.vault_key)
     if reservation.upload_id is not None:
@@ -183,7 +183,7 @@ async def sweep_doomed_reservation(
     SWEPT.labels("copy").inc()
 
 
-async def sweep_incoming_keys(resources: Resources, keys: Sequence[sweeping.LeftKey]) -> int:
+async def sweep_incoming_keys(resources: WorkerResources, keys: Sequence[sweeping.LeftKey]) -> int:
     """Return how many objects the store deleted."""
     if not keys:
         return 0
@@ -207,7 +207,7 @@ async def sweep_incoming_keys(resources: Resources, keys: Sequence[sweeping.Left
     return len(keys) - len(failed)
 
 
-async def sweep_multipart_upload(resources: Resources, left: sweeping.LeftKey) -> None:
+async def sweep_multipart_upload(resources: WorkerResources, left: sweeping.LeftKey) -> None:
     """Remove both the parts and the object, because the parts may have been assembled."""
     await resources.incoming.abort_upload(left.incoming_key, left.upload_id or "")
     await resources.incoming.delete(left.incoming_key, timeout_seconds=DELETE_SECONDS)
@@ -215,7 +215,7 @@ async def sweep_multipart_upload(resources: Resources, left: sweeping.LeftKey) -
     SWEPT.labels("incoming").inc()
 
 
-async def sweep_deleted_object(resources: Resources, left: sweeping.DeletedObject) -> None:
+async def sweep_deleted_object(resources: WorkerResources, left: sweeping.DeletedObject) -> None:
     await resources.vault.delete(str(left.minio_object_name), timeout_seconds=DELETE_SECONDS)
     await sweeping.mark_purged(resources.pool, left.id)
     SWEPT.labels("object").inc()

@@ -106,7 +106,7 @@ from service.object_store import (
     StoreUnavailable,
 )
 from service.queries import claims, reservations, verdicts
-from service.resources import WorkerResources as Resources
+from service.resources import WorkerResources
 from service.telemetry.metrics import (
     ARRIVALS,
     FAILED_READS,
@@ -152,7 +152,12 @@ class NotVerified(Exception):
 
 
 async def verify(
-    resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor, health: StoreHealth
+    resources: WorkerResources,
+    claim: Claim,
+    *,
+    claimed_at: float,
+    hashing: Executor,
+    health: StoreHealth,
 ) -> None:
     """Run the protocol above for one claim, including the branches for failure.
 
@@ -181,7 +186,7 @@ async def verify(
 
 
 async def prove(
-    resources: Resources, claim: Claim, *, claimed_at: float, hashing: Executor
+    resources: WorkerResources, claim: Claim, *, claimed_at: float, hashing: Executor
 ) -> None:
     """Run steps 1 to 5 of the protocol above, while a heartbeat extends the lease.
 
@@ -209,7 +214,7 @@ async def prove(
 
 
 async def read_copy(
-    resources: Resources,
+    resources: WorkerResources,
     claim: Claim,
     *,
     claimed_at: float,
@@ -235,7 +240,7 @@ async def read_copy(
 
 
 async def fails_to_read(
-    resources: Resources, claim: Claim, *, hashing: Executor, stopped: threading.Event
+    resources: WorkerResources, claim: Claim, *, hashing: Executor, stopped: threading.Event
 ) -> bool:
     """Return whether a read of the incoming object fails.
 
@@ -266,7 +271,7 @@ def read_source(incoming: Bucket, claim: Claim, stopped: threading.Event) -> int
 
 
 async def look(
-    resources: Resources, claim: Claim, *, hashing: Executor, stopped: threading.Event
+    resources: WorkerResources, claim: Claim, *, hashing: Executor, stopped: threading.Event
 ) -> StoredObject | None:
     """Run steps 1 and 2 of the protocol above and return the incoming object.
 
@@ -295,7 +300,7 @@ async def look(
 
 
 async def confirm_size(
-    resources: Resources,
+    resources: WorkerResources,
     claim: Claim,
     seen: StoredObject,
     *,
@@ -315,7 +320,7 @@ async def confirm_size(
         raise NotVerified(error, copied=False) from error
 
 
-async def settle_missing(resources: Resources, claim: Claim) -> None:
+async def settle_missing(resources: WorkerResources, claim: Claim) -> None:
     if claim.grace_over:
         finish(resources, await verdicts.expire_file(resources.pool, claim))
         return
@@ -326,7 +331,7 @@ async def settle_missing(resources: Resources, claim: Claim) -> None:
         resources.notifications.notify_change(claim.id)
 
 
-async def announce(resources: Resources, claim: Claim) -> None:
+async def announce(resources: WorkerResources, claim: Claim) -> None:
     """Record that the worker's own check found the object before any report of its arrival."""
     if await claims.announce_found(resources.pool, claim):
         ARRIVALS.labels("sweep").inc()
@@ -383,13 +388,13 @@ def unverifiable(error: StoreError) -> Rejection:
     )
 
 
-async def reject(resources: Resources, claim: Claim, rejection: Rejection) -> None:
+async def reject(resources: WorkerResources, claim: Claim, rejection: Rejection) -> None:
     """Reject the file. No copy request may have been sent, because the reservation is deleted."""
     finish(resources, await verdicts.reject_file(resources.pool, claim, rejection))
 
 
 async def copy(
-    resources: Resources,
+    resources: WorkerResources,
     claim: Claim,
     seen: StoredObject,
     *,
@@ -430,7 +435,7 @@ def hash_copy(
     return Proof(size, Sha256(digest.digest()), etag)
 
 
-async def commit(resources: Resources, claim: Claim, proof: Proof) -> None:
+async def commit(resources: WorkerResources, claim: Claim, proof: Proof) -> None:
     """Step 5 of the protocol above: commit, and report the outcome within this process.
 
     Raises LeaseLost, and the errors in database.UNREACHABLE.
@@ -450,7 +455,7 @@ async def commit(resources: Resources, claim: Claim, proof: Proof) -> None:
     finish(resources, file)
 
 
-def finish(resources: Resources, file: File | None) -> None:
+def finish(resources: WorkerResources, file: File | None) -> None:
     """Report a file that a commit has made final. If it is None, the claim was lost: do nothing."""
     if file is not None:
         resources.notifications.notify_change(file.id)
@@ -459,7 +464,7 @@ def finish(resources: Resources, file: File | None) -> None:
 
 
 async def give_up(
-    resources: Resources, claim: Claim, failure: NotVerified, *, health: StoreHealth
+    resources: WorkerResources, claim: Claim, failure: NotVerified, *, health: StoreHealth
 ) -> None:
     """Run the branch for a failure before or after copying, as the protocol above describes."""
     doomed = False
@@ -476,7 +481,7 @@ async def give_up(
 
 
 async def settle_failure(
-    resources: Resources, claim: Claim, failure: NotVerified, *, health: StoreHealth
+    resources: WorkerResources, claim: Claim, failure: NotVerified, *, health: StoreHealth
 ) -> None:
     """Settle the failure, as the protocol above describes.
 
@@ -503,7 +508,7 @@ async def settle_failure(
 
 
 async def release(
-    resources: Resources, claim: Claim, failure: NotVerified, *, retry_in: timedelta
+    resources: WorkerResources, claim: Claim, failure: NotVerified, *, retry_in: timedelta
 ) -> None:
     log.warning(
         "verification retried",
@@ -516,7 +521,7 @@ async def release(
         resources.notifications.notify_work()
 
 
-async def count_failed_read(resources: Resources, claim: Claim, failure: NotVerified) -> None:
+async def count_failed_read(resources: WorkerResources, claim: Claim, failure: NotVerified) -> None:
     FAILED_READS.inc()
     log.warning(
         "upload not readable", file_id=str(claim.id), error=str(failure), attempts=claim.attempts
@@ -534,20 +539,22 @@ async def count_failed_read(resources: Resources, claim: Claim, failure: NotVeri
 
 
 async def give_up_after_copying(
-    resources: Resources, claim: Claim, error: BaseException, *, retry_in: timedelta
+    resources: WorkerResources, claim: Claim, error: BaseException, *, retry_in: timedelta
 ) -> None:
     """Run the branch "failure after copying" for a cause other than the store or the object."""
     if await give_back(resources, claim, str(error) or type(error).__name__, retry_in=retry_in):
         await delete_copy(resources, claim)
 
 
-async def delete_copy(resources: Resources, claim: Claim) -> None:
+async def delete_copy(resources: WorkerResources, claim: Claim) -> None:
     """Delete the object of a doomed reservation. If this fails, the sweeper does it later."""
     with contextlib.suppress(StoreError):
         await resources.vault.delete(str(claim.vault_key))
 
 
-async def give_back(resources: Resources, claim: Claim, error: str, *, retry_in: timedelta) -> bool:
+async def give_back(
+    resources: WorkerResources, claim: Claim, error: str, *, retry_in: timedelta
+) -> bool:
     """Doom the reservation and release the lease. Return whether the reservation was doomed."""
     log.warning(
         "verification abandoned",

@@ -308,7 +308,7 @@ async def test_an_encoded_or_partial_body_is_refused(
             return await client.post("/files", json={"filename": "a", "size": 1}, headers=headers)
         return await SENDERS[way](client, BYTES, headers)
 
-    for coding in ("gzip", "identity, gzip", "aws-chunked", ""):
+    for coding in ("gzip", "identity, gzip", "aws-chunked"):
         encoded = await send({"Content-Encoding": coding})
         assert encoded.status_code == 415, encoded.text
         assert encoded.json()["errors"][0]["field"].endswith("Content-Encoding")
@@ -316,4 +316,5 @@ async def test_an_encoded_or_partial_body_is_refused(
     partial = await send({"Content-Range": "bytes 0-4/10"})
     check_refused(partial, INVALID, field="Content-Range", right="the whole content")
     await check_nothing_left(resources, owner)
-    assert (await send({"Content-Encoding": "Identity"})).status_code in (201, 307)
+    for coding in ("Identity", "identity,", ""):  # empty elements are ignored (RFC 9110, 5.6.1.2)
+        assert (await send({"Content-Encoding": coding})).status_code in (201, 307)

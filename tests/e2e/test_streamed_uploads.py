@@ -168,37 +168,6 @@ async def test_a_part_that_is_not_the_file_itself_is_refused(
 
 
 @pytest.mark.one_store
-@pytest.mark.parametrize("path", ["/upload/a", "/files/upload?filename=a"])
-@pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "whole"])
-@pytest.mark.parametrize(
-    ("header", "value", "status"),
-    [
-        ("Content-Encoding", "identity, gzip", 415),
-        ("Content-Range", f"bytes 0-{len(BYTES) - 1}/100", 400),
-    ],
-)
-async def test_a_body_that_is_not_the_whole_file_is_refused(
-    client: httpx.AsyncClient,
-    resources: Resources,
-    owner: Owner,
-    *,
-    path: str,
-    chunked: bool,
-    header: str,
-    value: str,
-    status: int,
-) -> None:
-    answer = await client.request(
-        "PUT" if path.startswith("/upload/") else "POST",
-        path,
-        headers={header: value},
-        content=in_pieces(BYTES) if chunked else BYTES,
-    )
-    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (status, header)
-    await check_nothing_left(resources, owner)
-
-
-@pytest.mark.one_store
 @pytest.mark.parametrize(
     ("header", "expected"),
     [

@@ -42,7 +42,10 @@ def find_named(case: Case) -> list[bytes]:
 
 
 def is_hidden(path: bytes, case: Case) -> bool:
-    """Return whether no argument permits this hidden name. One that has it in some form does."""
+    """Return whether the path has a hidden name that the case did not ask for.
+
+    An argument that contains the name asks for it.
+    """
     hidden = [name for name in path.split(b"/") if name.startswith(b".")]
     return not case.has(b"--hidden") and any(
         not any(name in argument for argument in case.arguments) for name in hidden

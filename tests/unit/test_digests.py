@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import time
 from collections.abc import AsyncIterator, Mapping
 
@@ -80,6 +81,21 @@ def test_a_digest_field_has_the_form_of_rfc_3230(text: str, expected: list[bytes
 @pytest.mark.parametrize("text", [encode(MD5), encode(MD5).rstrip("="), f" {encode(MD5)}\t"])
 def test_content_md5_is_one_base64(text: str) -> None:
     assert read({"content-md5": text}) == [("Content-MD5", "md5", MD5)]
+
+
+@pytest.mark.parametrize(
+    "order", [*itertools.permutations(["digest", "content-md5", "repr-digest"])]
+)
+def test_the_order_of_the_fields_has_no_meaning(order: tuple[str, ...]) -> None:
+    texts = {
+        "digest": f"sha-256={encode(SHA256)}",
+        "content-md5": encode(MD5),
+        "repr-digest": f"sha-256=:{encode(bytes(32))}:",
+    }
+    stated = read_digests([(name, texts[name]) for name in order])
+    assert [one.field for one in stated] == ["Repr-Digest", "Content-MD5", "Digest"]
+    with pytest.raises(InvalidRequest, match="Digest: states another sha-256 than Repr-Digest"):
+        find_sha256(stated)
 
 
 def test_lines_of_one_field_are_one_list() -> None:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 class Chosen:
     """A file, and its path below the target. If `kept` is None, its name is used.
 
-    `is_hidden_by_request` is set if the user has asked for a name that begins with a dot.
+    `may_be_hidden` is true if the user has typed a name that begins with a dot.
     """
 
     file: "File"
     kept: str | None = None
-    is_hidden_by_request: bool = False
+    may_be_hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,8 @@ def choose(
             elif recursive:
                 folders.append(name.rstrip("/"))
             else:
-                is_hidden = name.startswith(".")
                 yield from (
-                    Chosen(file, is_hidden_by_request=is_hidden)
+                    Chosen(file, may_be_hidden=name.startswith("."))
                     for file in find_named(client, name)
                 )
         except Exception as error:

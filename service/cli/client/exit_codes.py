@@ -80,9 +80,9 @@ class Outcomes:
 def explain(error: Exception) -> Ending:
     """Return the Ending for an error of the client.
 
-    An error that no code foresaw becomes an Ending too, because one odd file must not end the work
-    on the others. With PYTHONDEVMODE=1, such an error is raised again, for its traceback.
-    Raises OutputLost again.
+    An unforeseen error becomes an Ending too, because one odd file must not end the work on the
+    others. With PYTHONDEVMODE=1, such an error is raised again, for its traceback. OutputLost is
+    always raised again.
     """
     # This import takes half of the time of all imports, and `--help` does not need it.
     from assay import errors

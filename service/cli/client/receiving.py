@@ -96,7 +96,7 @@ def find_names(chosen: Chosen, *, hidden: bool) -> list[str]:
             if chosen.kept is not None
             else [check_name(chosen.file.filename)]
         )
-        if not hidden and not chosen.is_hidden_by_request:
+        if not hidden and not chosen.may_be_hidden:
             check_visible(names)
     except HiddenName as error:
         raise Failed(
