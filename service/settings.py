@@ -425,8 +425,9 @@ def parse_url(text: str) -> str:
         or url.query
         or url.fragment
         or "@" in url.netloc
+        or not re.fullmatch(r"[!-~]+", text)  # its path is part of headers
     ):
-        raise ValueError("must be a URL such as http://minio:9000")
+        raise ValueError("must be a URL such as http://minio:9000, in ASCII and without spaces")
     return text.rstrip("/")
 
 

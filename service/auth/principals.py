@@ -78,7 +78,7 @@ class Principal(msgspec.Struct, frozen=True):
     def act_as(self, owner: str | None) -> str:
         """Return the owner that the request names, or else the principal's. Raises Forbidden."""
         if owner is None or owner == self.owner or self.is_admin:
-            return owner or self.owner
+            return self.owner if owner is None else owner
         raise Forbidden.at(
             "owner", "only a key with the scope admin can act for another owner: omit the owner"
         )

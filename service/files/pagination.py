@@ -69,16 +69,21 @@ def read_cursor(cursor: str, owner: str, filters: Filters) -> UUID:
     return UUID(bytes=content[:16])
 
 
-def check_time(time: datetime | None, *, field: str) -> datetime | None:
+def parse_time(text: str | None, *, field: str) -> datetime | None:
     """Return the time in UTC, or None for None.
 
-    Raises InvalidRequest if the time has no offset, or is out of range in UTC.
+    Raises InvalidRequest if it has another form, has no offset, or is out of range in UTC.
     """
-    if time is None:
+    if text is None:
         return None
     try:
+        time = msgspec.convert(text, datetime)
         if time.tzinfo is not None:
             return time.astimezone(UTC)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest.at(
+            field, "is not in the form of RFC 3339: send a time such as 2026-01-31T12:00:00Z"
+        ) from error
     except OverflowError as error:
         raise InvalidRequest.at(
             field, "is out of range: send a time in the years 1 to 9999 (UTC)"

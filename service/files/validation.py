@@ -72,6 +72,15 @@ def is_owner(text: str) -> bool:
         return False
 
 
+def check_owner(text: str) -> str:
+    if not is_owner(text):
+        raise InvalidRequest.at(
+            "owner",
+            f"must be a name of 1 to {LONGEST_OWNER_BYTES} bytes, without control characters",
+        )
+    return text
+
+
 def check_content_type(text: str, *, field: str = "content_type") -> str:
     """Check a media type (RFC 9110, section 8.3.1), and return it. Raises InvalidRequest."""
     if len(text) > LONGEST_CONTENT_TYPE or "  " in text or not MEDIA_TYPE.fullmatch(text):

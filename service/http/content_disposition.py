@@ -14,7 +14,10 @@ from service.http.parameters import Parameter, name_parameters, unquote
 
 ATTRIBUTE_CHARACTERS: Final = "!#$&+-.^_`|~"
 """The characters besides letters and digits that RFC 8187 allows unescaped."""
-ENCODED_WORDS: Final = re.compile(r"(?:=\?[\w-]+\?[bBqQ]\?[!->@-~]*\?=[ \t]*)+", re.ASCII)
+# The decoder of the standard library would leave out characters that are not base64.
+ENCODED_WORDS: Final = re.compile(
+    r"(?:=\?[\w-]+\?(?:[bB]\?[A-Za-z0-9+/]+={0,2}|[qQ]\?[!->@-~]+)\?=[ \t]*)+", re.ASCII
+)
 ENCODED_WORD_CHARSETS: Final = {
     "utf-8": "utf-8",
     "us-ascii": "ascii",

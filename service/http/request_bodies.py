@@ -22,7 +22,7 @@ from service.http.parameters import name_parameters, unquote
 
 WINDOW_SECONDS: Final = 30.0
 FORM_FIELD: Final = "file"
-UNENCODED: Final = frozenset({"7bit", "8bit", "binary"})
+UNENCODED: Final = frozenset({"", "7bit", "8bit", "binary"})
 """The values of Content-Transfer-Encoding that leave the bytes as they are (RFC 2045, section 6.2).
 """
 
@@ -60,7 +60,8 @@ def find_boundary(content_type: str) -> str | None:
 def check_content(fields: Iterable[tuple[str, str]], *, prefix: str = "") -> None:
     """Refuse a body, or a part of a form, whose fields say that it is encoded or partial.
 
-    Its digest would be that of other bytes. `prefix` precedes the name of a field in errors. Raises
+    Its digest would be that of other bytes. (HTTP has no Content-Transfer-Encoding, but clients
+    that encode a body for mail send it.) `prefix` precedes the name of a field in errors. Raises
     UnsupportedMediaType and InvalidRequest.
     """
     for name, value in fields:
@@ -69,6 +70,11 @@ def check_content(fields: Iterable[tuple[str, str]], *, prefix: str = "") -> Non
                 f"{prefix}Content-Encoding",
                 "the bytes must not be encoded",
                 headers={"Accept-Encoding": "identity"},
+            )
+        if name.lower() == "content-transfer-encoding" and codings - UNENCODED:
+            raise problems.InvalidRequest.at(
+                f"{prefix}Content-Transfer-Encoding",
+                "must be binary or absent: send the bytes as they are",
             )
         if name.lower() == "content-range":
             raise problems.InvalidRequest.at(
@@ -164,7 +170,6 @@ class FormReader:
         async for event in self.events:
             if isinstance(event, MultipartSegment):
                 filename = read_part(event)
-                check_transfer_encoding(event)
                 fields, prefix = event.headerlist, f"{FORM_FIELD}: "
                 check_content(fields, prefix=prefix)
                 return FormFile(
@@ -213,19 +218,6 @@ def read_part(segment: MultipartSegment) -> str | None:
     if doubled := [name for name in names if names.count(name) > 1]:
         raise problems.MalformedBody.at(f"{FORM_FIELD}: {doubled[0]}", "is given twice")
     return filename or None
-
-
-def check_transfer_encoding(segment: MultipartSegment) -> None:
-    """Refuse a part that is encoded for mail, because its digest would be that of other bytes.
-
-    Raises MalformedBody.
-    """
-    transfer = segment.header("Content-Transfer-Encoding", "binary").strip().lower()
-    if transfer not in UNENCODED:
-        raise problems.MalformedBody.at(
-            f"{FORM_FIELD}: Content-Transfer-Encoding",
-            "must be binary or absent; send the bytes as they are (RFC 7578, section 4.7)",
-        )
 
 
 def make_parser(boundary: str) -> PushMultipartParser:

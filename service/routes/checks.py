@@ -1,4 +1,5 @@
-"""Checks of every request before its handler runs: the query, and the fields given more than once.
+"""Checks of every request before its handler runs: the query, the fields given more than once, and
+conditions that would not be evaluated.
 
 What is misspelt, given twice or not UTF-8 is refused, and never ignored. (If filters were ignored,
 the request would list all files.)
@@ -23,6 +24,9 @@ SINGLE_FIELDS: Final = (
 )
 """Fields that are not lists (RFC 9110, section 5.3). Only one of several lines would be read."""
 
+CONDITIONS: Final = ("If-Match", "If-Unmodified-Since")
+"""Fields that limit a change to a certain state of the file. Only GET and HEAD evaluate them."""
+
 
 async def check_request(request: Request[Any, Any, Any]) -> None:
     """Check the query and the fields of a request. Raises InvalidRequest."""
@@ -31,6 +35,10 @@ async def check_request(request: Request[Any, Any, Any]) -> None:
     for name in SINGLE_FIELDS:
         if len(request.headers.getall(name, [])) > 1:
             raise InvalidRequest.at(name, "was given more than once")
+    if request.method not in (HttpMethod.GET, HttpMethod.HEAD):
+        for name in CONDITIONS:
+            if name in request.headers:
+                raise InvalidRequest.at(name, "is evaluated by GET and HEAD only: omit it")
     if query := request.scope["query_string"]:
         check_query(query, find_parameters(request))
 

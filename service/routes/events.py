@@ -16,8 +16,7 @@ from service.events.event_ids import TEXT
 from service.events.feed import EventStream, Feed
 from service.events.subscribers import Subscriber
 from service.files import lookup
-from service.files.validation import LONGEST_OWNER_BYTES, is_owner
-from service.problems import InvalidRequest
+from service.files.validation import check_owner
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, refusals
 
@@ -102,12 +101,7 @@ async def choose_owner(
 
     Raises Forbidden, InvalidRequest or NotFound.
     """
-    acting_as = principal.act_as(owner)
-    if not is_owner(acting_as):
-        raise InvalidRequest.at(
-            "owner",
-            f"must be a name of 1 to {LONGEST_OWNER_BYTES} bytes, without control characters",
-        )
+    acting_as = check_owner(principal.act_as(owner))
     if file is None:
         return acting_as
     found = await lookup.find_file(

@@ -10,14 +10,13 @@ from litestar import Request, Response, delete, get, patch, post
 from litestar.datastructures import ResponseHeader
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Example
+from litestar.openapi.spec import Example, OpenAPIFormat
 from litestar.params import Body, FromPath, HeaderParameter, QueryParameter
 
 from service import problems
 from service.auth.principals import READ, WRITE, Principal, open_to, sign_upload_token
 from service.files import lookup, pagination, validation
 from service.model import Declaration, File, Rejection, State
-from service.problems import InvalidRequest
 from service.queries.listing import Filters
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, refusals
@@ -42,6 +41,14 @@ Wait = Annotated[
         ge=0,
         le=50,
         description="Seconds to wait for the file to leave pending and verifying",
+    ),
+]
+# A datetime would also be read from a number, so that `2026` would be a second of 1970.
+TimeParameter = Annotated[
+    str | None,
+    QueryParameter(
+        description="RFC 3339, with an offset",
+        schema_extra={"format": OpenAPIFormat.DATE_TIME.value},
     ),
 ]
 LOCATION = ResponseHeader(
@@ -219,15 +226,8 @@ def metadata_path(resources: Resources, file_id: UUID) -> str:
 
 
 def read_declaration(request: DeclareRequest, principal: Principal) -> Declaration:
-    owner = principal.act_as(request.owner)
-    if not validation.is_owner(owner):
-        raise InvalidRequest.at(
-            "owner",
-            f"must be a name of 1 to {validation.LONGEST_OWNER_BYTES} bytes,"
-            " without control characters",
-        )
     return Declaration(
-        owner=owner,
+        owner=validation.check_owner(principal.act_as(request.owner)),
         filename=validation.check_filename(request.filename),
         size=request.size,
         # A browser's `File.type` is empty if the type is not known.
@@ -315,12 +315,8 @@ async def list_files(
         str | None, QueryParameter(description="The full media type, as the list shows it")
     ] = None,
     hash: Annotated[str | None, QueryParameter(description="SHA-256 in hexadecimal")] = None,
-    created_after: Annotated[
-        datetime | None, QueryParameter(description="RFC 3339, with an offset")
-    ] = None,
-    created_before: Annotated[
-        datetime | None, QueryParameter(description="RFC 3339, with an offset")
-    ] = None,
+    created_after: TimeParameter = None,
+    created_before: TimeParameter = None,
     owner: Annotated[
         str | None, QueryParameter(description="Only for a key with the scope admin")
     ] = None,
@@ -330,12 +326,11 @@ async def list_files(
         filename=filename,
         content_type=None if content_type is None else validation.check_content_type(content_type),
         hash=None if hash is None else validation.parse_sha256(hash, field="hash"),
-        created_after=pagination.check_time(created_after, field="created_after"),
-        created_before=pagination.check_time(created_before, field="created_before"),
+        created_after=pagination.parse_time(created_after, field="created_after"),
+        created_before=pagination.parse_time(created_before, field="created_before"),
     )
-    page = await pagination.list_page(
-        resources, principal.act_as(owner), filters, cursor=cursor, limit=limit
-    )
+    acting_as = validation.check_owner(principal.act_as(owner))
+    page = await pagination.list_page(resources, acting_as, filters, cursor=cursor, limit=limit)
     answer = FilePage(files=[describe_file(file) for file in page.files], next=page.next)
     return Response(answer, headers=link_next(request, resources, page.next))
 

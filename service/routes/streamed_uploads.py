@@ -81,10 +81,9 @@ class FormOrBytes(Operation):
     summary="Send a file in one request",
     description=(
         "The bytes are hashed while they are stored, and the response is a `ready` file."
-        " Nothing is kept of a request that fails. The file is not decoded: a Content-Encoding, and"
-        " a Content-Transfer-Encoding in a form, are refused. In a form, Repr-Digest is that of the"
-        " file, and the other digests are those of the whole form; a part may have fields of its"
-        " own."
+        " Nothing is kept of a request that fails. The file is not decoded: a Content-Encoding and"
+        " a Content-Transfer-Encoding are refused. In a form, Repr-Digest is that of the file, and"
+        " the other digests are those of the whole form; a part may have fields of its own."
     ),
     tags=["uploads"],
     request_max_body_size=None,
@@ -190,18 +189,19 @@ async def stream_form(
 ) -> Response[FileMetadata]:
     """Stream the form's field `file` into the vault.
 
-    The name in the form takes precedence over `?filename=`. Repr-Digest is that of the file, and
-    the other digests of the request are those of the form.
+    The name in the form takes precedence over those of Content-Disposition and `?filename=`.
+    Repr-Digest is that of the file, and the other digests of the request are those of the form.
     """
     of_file = tuple(one for one in digests if one.field == REPR_DIGEST)
     of_form = [one for one in digests if one.field != REPR_DIGEST]
+    outer = read_disposition(request.headers.get("content-disposition", ""))
     length = read_length(request)
     if length is not None:
         check_size(resources, length - LARGEST_FRAME_BYTES)
     loan = find_buffers(request).open_loan(principal.owner)
     form = FormReader(compare_pieces(read(request, resources, loan), of_form), boundary)
     said = await form.open()
-    name = said.filename or filename
+    name = said.filename or outer or filename
     if name is None:
         raise InvalidRequest.at(
             "filename", 'is missing; send filename="…" with the field `file`, or ?filename=…'

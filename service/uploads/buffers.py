@@ -5,8 +5,9 @@ bytes arrive, and returns everything when the part has been sent. An upload that
 what it holds. The following rules prevent uploads from waiting for each other forever.
 
 1. All memory but that of one part is shared. A waiting upload gets a step of it if there is one
-   left, and if its owner then holds at most OWNER_BYTES. The owner that holds the least comes
-   first, and then the request that came first.
+   left, and if its owner then holds at most OWNER_BYTES. The last RESERVED_BYTES are only for
+   owners that then hold at most one part, so that two owners cannot hold everything. The owner
+   that holds the least comes first, and then the request that came first.
 2. If no waiting upload can get a step of the shared memory, the one that needs the least to
    complete its part is favoured. It gets this step and all further ones from the memory of the
    part that is not shared, until it has returned what it holds. That memory is sufficient, because
@@ -29,6 +30,7 @@ UNCOUNTED_BYTES: Final = 256 * 1024
 STEP_BYTES: Final = 256 * 1024
 SHARED_BYTES: Final = 120 * 1024**2
 OWNER_BYTES: Final = SHARED_BYTES // 2
+RESERVED_BYTES: Final = SHARED_BYTES // 4
 CROWDED_BYTES_PER_SECOND: Final = 64 * 1024
 WAIT_SECONDS: Final = 60.0
 
@@ -107,8 +109,8 @@ class UploadBuffers(Budget):
         """Return whether another upload could go on if this one returned what it holds.
 
         That is so for the favoured upload, and for an upload that holds memory if another one of
-        the same owner waits. If no shared memory is left, it is also so if the owner holds at least
-        an equal share of it.
+        the same owner waits. If only reserved memory is left, it is also so if the owner holds at
+        least an equal share of the shared memory.
         """
         if not loan.shared + loan.unshared or not self.waiting:
             return False
@@ -116,7 +118,8 @@ class UploadBuffers(Budget):
             return True
         owners = self.held_by.keys() | {other.owner for other in self.waiting.values()}
         equal = SHARED_BYTES / len(owners)
-        return self.bytes_left < STEP_BYTES and self.held_by[loan.owner] >= equal
+        is_short = self.bytes_left < RESERVED_BYTES + STEP_BYTES
+        return is_short and self.held_by[loan.owner] >= equal
 
     def serve(self) -> None:
         while (turn := self.choose()) is not None:
@@ -135,9 +138,9 @@ class UploadBuffers(Budget):
         return None
 
     def fits(self, loan: Loan) -> bool:
-        return loan is self.favoured or (
-            self.bytes_left >= STEP_BYTES and self.held_by[loan.owner] + STEP_BYTES <= OWNER_BYTES
-        )
+        left, held = self.bytes_left - STEP_BYTES, self.held_by[loan.owner] + STEP_BYTES
+        kept = 0 if held <= PART_BYTES else RESERVED_BYTES
+        return loan is self.favoured or (left >= kept and held <= OWNER_BYTES)
 
     def lend(self, turn: asyncio.Future[None]) -> None:
         loan = self.waiting.pop(turn)

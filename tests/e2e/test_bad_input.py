@@ -75,11 +75,12 @@ QUERIES = [
     ("content_type=", "content_type", "such as text/plain"),
     ("content_type=image", "content_type", "such as text/plain"),
     ("hash=abc", "hash", "64 hexadecimal digits"),
-    ("created_after=yesterday", "created_after", "RFC3339"),
+    ("created_after=yesterday", "created_after", "RFC 3339"),
+    ("created_after=2026", "created_after", "such as 2026-01-31T12:00:00Z"),
     ("created_after=2026-01-31T00:00:00", "created_after", "2026-01-31T12:00:00Z"),
     ("created_after=0001-01-01T00:00:00%2B05:00", "created_after", "1 to 9999"),
     ("created_before=9999-12-31T23:59:59-05:00", "created_before", "1 to 9999"),
-    ("created_before=10000-01-01T00:00:00Z", "created_before", "RFC3339"),
+    ("created_before=10000-01-01T00:00:00Z", "created_before", "RFC 3339"),
 ]
 BODIES: list[tuple[bytes, int, str]] = [
     (b"", 400, "malformed-body"),
@@ -298,6 +299,41 @@ async def test_a_wrong_parameter_of_an_upload_is_named(
     client: httpx.AsyncClient, *, query: str, field: str, right: str
 ) -> None:
     check_named(await client.post(f"/files/upload?{query}", content=b"x"), 400, field, right)
+
+
+@pytest.mark.parametrize("field", ["If-Match", "If-Unmodified-Since"])
+async def test_a_condition_on_a_change_is_refused_and_not_ignored(
+    client: httpx.AsyncClient, field: str
+) -> None:
+    declared = await client.post("/files", json={"filename": HARMLESS, "size": 1})
+    headers, path = {field: '"x"'}, f"/files/{declared.json()['file']['id']}"
+    for answer in (
+        await client.delete(path, headers=headers),
+        await client.patch(path, headers=headers, json={"filename": "other"}),
+        await client.post("/files/upload?filename=a", headers=headers, content=b"x"),
+    ):
+        check_named(answer, 400, field, "by GET and HEAD only")
+    kept = (await client.get(f"{path}/metadata")).json()
+    assert (kept["state"], kept["filename"]) == ("pending", HARMLESS)
+
+
+@pytest.mark.parametrize("coding", ["base64", "quoted-printable"])
+async def test_a_body_that_is_encoded_for_mail_is_refused(
+    client: httpx.AsyncClient, coding: str
+) -> None:
+    headers = {"Content-Transfer-Encoding": coding}
+    for method, path in (("POST", "/files/upload?filename=a"), ("PUT", "/upload/a")):
+        answer = await client.request(method, path, headers=headers, content=b"aGVsbG8=")
+        check_named(answer, 400, "Content-Transfer-Encoding", "send the bytes as they are")
+
+
+async def test_an_admin_names_an_owner_or_none(api: Api) -> None:
+    admin = api.new_owner(scopes=("admin",))
+    async with httpx.AsyncClient(base_url=api.url, headers=admin.headers) as client:
+        declared = {"filename": "a", "size": 1, "owner": ""}
+        check_named(await client.post("/files", json=declared), 400, "owner", "1 to 200 bytes")
+        for path in ("/files?owner=", "/events?owner="):
+            check_named(await client.get(path), 400, "owner", "1 to 200 bytes")
 
 
 @pytest.mark.parametrize(

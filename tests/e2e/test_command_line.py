@@ -289,6 +289,7 @@ def test_each_kind_of_failure_has_its_own_exit_status(
         (["put"], WrongUse),
         (["put", "a.txt", "--name", "b", "-"], WrongUse),
         (["put", "a.txt", "--meta", "pair"], WrongUse),
+        (["put", "a.txt", "--meta", "a=1", "--meta", "a=2"], WrongUse),
         (["share", UNKNOWN, "--expires", "8d"], WrongUse),
         (["ls", "--since", "soon"], WrongUse),
         (["ls", "--type", "image"], Failed),

@@ -93,6 +93,13 @@ async def test_the_name_comes_from_the_form_the_disposition_or_the_query(
         "\u20ac.txt",
         "application/octet-stream",
     )
+    unnamed = await client.post(
+        "/files/upload",
+        headers=headers | {"Content-Type": FORM_HEAD},
+        params={"filename": "other"},
+        content=make_form(b"filename="),
+    )
+    assert unnamed.json()["filename"] == "\u20ac.txt"
     chunked = await client.put("/upload/chunked.bin", content=in_pieces(BYTES))
     assert (chunked.status_code, chunked.json()["filename"], chunked.json()["hash"]) == (
         201,

@@ -75,6 +75,8 @@ def test_every_name_survives_and_none_leaves_its_quotes(filename: str) -> None:
         ('attachment; filename="=?utf-8?B?w6kudHh0?="', "\xe9.txt"),
         ('attachment; filename="=?UTF-8?Q?=C3=A9?= =?iso-8859-1?q?=E9?="', "\xe9\xe9"),
         ('attachment; filename="a =?utf-8?B?w6kudHh0?="', "a =?utf-8?B?w6kudHh0?="),
+        ('attachment; filename="=?utf-8?B?w6k!!dHh0?="', "=?utf-8?B?w6k!!dHh0?="),
+        ('attachment; filename="=?utf-8?B?!!!?="', "=?utf-8?B?!!!?="),
         ("a; filename*=UTF-8''\u20ac".encode().decode("latin-1"), "\u20ac"),
         (
             "form-data; name=file; filename=\"=?utf-8?B?w6kudHh0?=\"; filename*=utf-8''%C3%A9.txt",

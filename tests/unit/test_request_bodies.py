@@ -193,12 +193,12 @@ async def test_a_transfer_encoding_that_changes_nothing_is_accepted(value: str) 
     [
         (
             [NAMED, "Content-Transfer-Encoding: base64"],
-            MalformedBody,
+            InvalidRequest,
             "file: Content-Transfer-Encoding",
         ),
         (
             [NAMED, "content-transfer-encoding: quoted-printable"],
-            MalformedBody,
+            InvalidRequest,
             "file: Content-Transfer-Encoding",
         ),
         ([NAMED, "Content-Encoding: gzip"], UnsupportedMediaType, "file: Content-Encoding"),

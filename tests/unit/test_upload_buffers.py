@@ -13,6 +13,7 @@ from service.uploads.buffers import (
     CROWDED_BYTES_PER_SECOND,
     OWNER_BYTES,
     PART_BYTES,
+    RESERVED_BYTES,
     SHARED_BYTES,
     STEP_BYTES,
     UNCOUNTED_BYTES,
@@ -52,9 +53,16 @@ async def ask(buffers: UploadBuffers, loan: Loan) -> asyncio.Task[None]:
 
 
 async def fill(buffers: UploadBuffers) -> list[Loan]:
-    """Borrow all shared memory, one half for each of two owners."""
-    half = OWNER_BYTES // STEP_BYTES
-    return [*await borrow(buffers, "ann", half), *await borrow(buffers, "bob", half)]
+    """Borrow all shared memory: much for ann and bob, and the reserved rest for small owners."""
+    ann = await borrow(buffers, "ann", OWNER_BYTES // STEP_BYTES)
+    bob = await borrow(buffers, "bob", (buffers.bytes_left - RESERVED_BYTES) // STEP_BYTES)
+    small = [
+        loan
+        for number in range(RESERVED_BYTES // STEP_BYTES // STEPS + 1)
+        for loan in await borrow(buffers, str(number), min(STEPS, buffers.bytes_left // STEP_BYTES))
+    ]
+    assert buffers.bytes_left == 0
+    return [*ann, *small, *bob]
 
 
 async def test_memory_is_lent_step_by_step(buffers: UploadBuffers) -> None:
@@ -73,6 +81,19 @@ async def test_slow_uploads_of_one_owner_leave_memory_to_others(buffers: UploadB
         await ask(buffers, buffers.open_loan("greedy"))
     assert buffers.held_by["greedy"] == OWNER_BYTES
     await borrow(buffers, "modest", STEPS)
+
+
+async def test_two_greedy_owners_leave_memory_to_a_third(buffers: UploadBuffers) -> None:
+    """Let the third owner release a part, as between two parts, while the others wait."""
+    for owner in ("greedy", "hungry"):
+        for _ in range(500):
+            await ask(buffers, buffers.open_loan(owner))
+    for _ in range(3):
+        [loan] = await borrow(buffers, "modest", STEPS)
+        assert loan.unshared == 0
+        buffers.repay(loan)
+        await asyncio.sleep(0)
+    assert buffers.held_by["greedy"] + buffers.held_by["hungry"] <= SHARED_BYTES - RESERVED_BYTES
 
 
 async def test_the_owner_with_the_least_memory_is_served_first(buffers: UploadBuffers) -> None:

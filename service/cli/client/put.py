@@ -123,6 +123,8 @@ def parse_pairs(arguments: list[str], *, recursive: bool) -> dict[str, str]:
     pairs = dict(text.partition("=")[::2] for text in texts)
     if not all("=" in text and text[0] != "=" for text in texts):
         raise WrongUse("--meta must have the form KEY=VALUE, such as --meta album=winter")
+    if len(pairs) < len(texts):
+        raise WrongUse("--meta has a key that is given twice; give each key once")
     if recursive and KEPT in pairs:
         raise WrongUse(
             f"--meta {KEPT}=… cannot be used with -r, which stores each file's path there"
