@@ -5,7 +5,15 @@ A body that does not have the bytes of its file, because it is encoded or partia
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Set,
+)
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +30,8 @@ from service.http.parameters import name_parameters, unquote
 
 WINDOW_SECONDS: Final = 30.0
 FORM_FIELD: Final = "file"
+UNCODED: Final = frozenset({"", "identity"})
+"""The values of Content-Encoding that leave the bytes as they are."""
 UNENCODED: Final = frozenset({"", "7bit", "8bit", "binary"})
 """The values of Content-Transfer-Encoding that leave the bytes as they are (RFC 2045, section 6.2).
 """
@@ -65,13 +75,13 @@ def check_content(fields: Iterable[tuple[str, str]], *, prefix: str = "") -> Non
     UnsupportedMediaType and InvalidRequest.
     """
     for name, value in fields:
-        if name.lower() == "content-encoding" and has_coding(value):
+        if name.lower() == "content-encoding" and has_coding(value, besides=UNCODED):
             raise problems.UnsupportedMediaType.at(
                 f"{prefix}Content-Encoding",
                 "the bytes must not be encoded",
                 headers={"Accept-Encoding": "identity"},
             )
-        if name.lower() == "content-transfer-encoding" and codings - UNENCODED:
+        if name.lower() == "content-transfer-encoding" and has_coding(value, besides=UNENCODED):
             raise problems.InvalidRequest.at(
                 f"{prefix}Content-Transfer-Encoding",
                 "must be binary or absent: send the bytes as they are",
@@ -83,9 +93,9 @@ def check_content(fields: Iterable[tuple[str, str]], *, prefix: str = "") -> Non
             )
 
 
-def has_coding(field: str) -> bool:
-    """Return whether a Content-Encoding names a coding that changes the bytes."""
-    return any(coding.strip().lower() not in ("", "identity") for coding in field.split(","))
+def has_coding(field: str, *, besides: Set[str]) -> bool:
+    """Return whether a list of codings names one that changes the bytes."""
+    return any(coding.strip().lower() not in besides for coding in field.split(","))
 
 
 class Pace:
