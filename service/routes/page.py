@@ -7,6 +7,7 @@ from litestar.di import NamedDependency
 
 from service.resources import Resources
 from service.routes.assets import answer_asset
+from service.routes.checks import ANY_PARAMETER
 
 STYLES: Final = ("controls.css", "dialogs.css", "files.css", "style.css", "uploads.css")
 MODULES: Final = (
@@ -49,9 +50,11 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+ANY: Final = {ANY_PARAMETER: True}
+"""Pages that link to this one, and caches, add parameters of their own."""
 
 
-@get("/", include_in_schema=False, sync_to_thread=False)
+@get("/", include_in_schema=False, sync_to_thread=False, opt=ANY)
 def read_page(
     request: Request[Any, Any, Any], resources: NamedDependency[Resources]
 ) -> Response[bytes]:
@@ -67,6 +70,7 @@ def read_page(
     [f"/page/{name}" for name in (*STYLES, *MODULES)],
     include_in_schema=False,
     sync_to_thread=False,
+    opt=ANY,
 )
 def read_page_file(request: Request[Any, Any, Any]) -> Response[bytes]:
     return answer_asset(request, request.scope["path"].rpartition("/")[2], HEADERS)

@@ -96,7 +96,7 @@ def describe_api(base_path: str, version: str) -> OpenAPIConfig:
             "Errors are problem documents (RFC 9457). Clients must ignore unknown members,"
             " because members may be added. Each route with GET has HEAD as well, which is named"
             " here only where it reads files. Query parameters that a route does not know are"
-            " refused, except by links."
+            " refused, except by links and the page."
         ),
         license=License(name="Apache-2.0", identifier="Apache-2.0"),
         contact=Contact(name="Assay"),

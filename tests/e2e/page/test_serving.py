@@ -41,6 +41,14 @@ async def test_the_page_may_connect_only_to_its_own_api_and_the_store(
 
 
 @once
+async def test_the_page_is_served_with_any_query(api: Api, anonymous: httpx.AsyncClient) -> None:
+    for path in ("/", "/page/style.css"):
+        for method in ("GET", "HEAD"):
+            answer = await anonymous.request(method, f"{api.url}{path}?utm_source=letter&v=2")
+            assert answer.status_code == 200
+
+
+@once
 async def test_only_the_files_of_the_page_are_served(
     api: Api, anonymous: httpx.AsyncClient
 ) -> None:
