@@ -107,8 +107,11 @@ def documented(
     }
     text = DOCUMENTED.read_text(encoding="utf-8")
     for pattern, replacement in replacements.items():
-        # mypy cannot infer the type of a lambda with a default
-        text, count = re.subn(pattern, lambda _, by=replacement: by, text)  # type: ignore[misc]
+        text, count = re.subn(
+            pattern,
+            lambda _, by=replacement: by,  # type: ignore[misc]  # mypy infers no default
+            text,
+        )
         assert count, f"{pattern} is not in {DOCUMENTED}"
     return text
 

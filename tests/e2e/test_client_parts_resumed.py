@@ -190,7 +190,7 @@ def test_after_twenty_kills_only_parts_in_flight_are_sent_twice(site: Site, tmp_
     The random numbers are the same in every run of this test.
     """
     video = write(tmp_path / "video.mp4", KILLED_PARTS * PART_BYTES)
-    chance = random.Random(4)  # noqa: S311
+    chance = random.Random(4)  # noqa: S311  # not a secret
     kills: list[float] = []
     for _ in range(KILLS):
         with start_sending(site, video, tmp_path) as process:

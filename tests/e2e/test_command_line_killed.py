@@ -47,7 +47,7 @@ def kill_until_done(person: Person, *arguments: str) -> tuple[int, Ended]:
     Return how often it was killed, and the result of the last run. The random times are the same
     in every run of the test.
     """
-    killed, chances = 0, random.Random(4)  # noqa: S311
+    killed, chances = 0, random.Random(4)  # noqa: S311  # not a secret
     for _ in range(KILLS):
         process = person.start(*arguments)
         try:

@@ -84,8 +84,8 @@ def start(
         if execute:
             redirections = " ".join(map(redirect, case.streams, range(3)))
             script = ["sh", "-c", f'exec "$@" {redirections}', "sh", *ASSAY]
-            # The shell runs a fixed script, with the words as its arguments.
-            os.execve("/bin/sh", [*map(os.fsencode, script), *words], environ)  # noqa: S606
+            command = [*map(os.fsencode, script), *words]
+            os.execve("/bin/sh", command, environ)  # noqa: S606  # the script is fixed
         os.environ.clear()
         os.environ.update(environ)
         sys.argv = ["assay", *map(os.fsdecode, words)]

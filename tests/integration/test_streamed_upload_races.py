@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 
 SMALL = os.urandom(70_000)
 LARGE = os.urandom(PART_BYTES + 5)
-HEADERS = UploadHeaders(owner="somebody", filename="photo.jpg", content_type=None, most_bytes=None)
+HEADERS = UploadHeaders(owner="ann", filename="photo.jpg", content_type=None, most_bytes=None)
 
 
 async def pieces(content: bytes) -> AsyncIterator[bytes]:
@@ -48,7 +48,7 @@ async def upload(resources: Resources, content: bytes) -> File:
     whole = buffers.bytes_left
     try:
         return await upload_stream(
-            resources, buffers.open_loan("somebody"), HEADERS, pieces(content)
+            resources, buffers.open_loan(HEADERS.owner), HEADERS, pieces(content)
         )
     finally:
         assert buffers.bytes_left == whole
@@ -245,7 +245,7 @@ async def test_a_lease_is_extended_while_the_client_sends(resources: Resources) 
     buffers = UploadBuffers()
     file = await upload_stream(
         msgspec.structs.replace(resources, settings=short),
-        buffers.open_loan("somebody"),
+        buffers.open_loan(HEADERS.owner),
         HEADERS,
         watch(resources.pool),
     )
@@ -259,7 +259,7 @@ KEYED = msgspec.structs.replace(HEADERS, idempotency_key="one")
 async def upload_keyed(resources: Resources, content: bytes) -> Uploaded:
     buffers = UploadBuffers()
     try:
-        return await upload_once(resources, buffers.open_loan("somebody"), KEYED, pieces(content))
+        return await upload_once(resources, buffers.open_loan(KEYED.owner), KEYED, pieces(content))
     finally:
         buffers.close()
 

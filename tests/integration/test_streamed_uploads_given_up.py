@@ -22,7 +22,7 @@ from tests.support.stores import open_store
 
 pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]  # it counts the uploads of its buckets
 
-HEADERS = UploadHeaders(owner="somebody", filename="photo.jpg", content_type=None, most_bytes=None)
+HEADERS = UploadHeaders(owner="ann", filename="photo.jpg", content_type=None, most_bytes=None)
 
 
 async def large_body() -> AsyncIterator[bytes]:
@@ -48,7 +48,7 @@ def count_uploads(deployment: Deployment) -> int:
 async def upload(resources: Resources) -> None:
     buffers = UploadBuffers()
     try:
-        await upload_stream(resources, buffers.open_loan("somebody"), HEADERS, large_body())
+        await upload_stream(resources, buffers.open_loan(HEADERS.owner), HEADERS, large_body())
     finally:
         buffers.close()
 

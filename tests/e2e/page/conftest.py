@@ -57,7 +57,10 @@ async def tab(context: BrowserContext, url: str, fragment: str = "") -> AsyncIte
         ),
     )
     # Playwright sets an attribute on the callback, which a bound method of a list does not accept.
-    page.on("request", lambda request: screen.requests.append(request))  # noqa: PLW0108
+    page.on(
+        "request",
+        lambda request: screen.requests.append(request),  # noqa: PLW0108  # see above
+    )
     await screen.open(fragment)
     yield screen
     await page.close()
