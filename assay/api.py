@@ -143,8 +143,8 @@ class Api:
     def delete(self, file_id: UUID) -> None:
         self.ask("DELETE", f"/files/{file_id}")
 
-    def make_link(self, file_id: UUID, *, expires_in: int, disposition: str) -> Link:
-        fields = {"expires_in": expires_in, "disposition": disposition}
+    def make_link(self, file_id: UUID, *, expires_in: int, disposition: str, embed: bool) -> Link:
+        fields = {"expires_in": expires_in, "disposition": disposition, "embed": embed}
         link = self.decode(self.ask("POST", f"/files/{file_id}/links", json=fields), Link)
         # Without ASSAY_PUBLIC_URL, the server returns a path relative to the client's URL.
         if link.url.startswith("/"):

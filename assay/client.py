@@ -269,13 +269,19 @@ class Client:
         """Delete a file in any state. An upload in progress is cancelled. Raises NotFound."""
         self._api.delete(read_id(file))
 
-    def share(self, file: FileId, *, expires_in: int, inline: bool = False) -> Link:
+    def share(
+        self, file: FileId, *, expires_in: int, inline: bool = False, embed: bool = False
+    ) -> Link:
         """Return a link that downloads the file without a key for `expires_in` seconds.
 
         The limit is 7 days. With `inline`, a browser displays harmless types instead of saving
-        them. Raises Forbidden for a key without the scope `read`, because the link gives access
-        to the bytes.
+        them. With `embed`, pages of other origins may show the file, for example in `<img>`.
+        Raises Forbidden for a key without the scope `read`, because the link gives access to the
+        bytes.
         """
         return self._api.make_link(
-            read_id(file), expires_in=expires_in, disposition="inline" if inline else "attachment"
+            read_id(file),
+            expires_in=expires_in,
+            disposition="inline" if inline else "attachment",
+            embed=embed,
         )

@@ -68,15 +68,17 @@ class Transition(HistoryEntry, frozen=True, kw_only=True):
         return Position(self.xid, self.sequence)
 
 
-LIST: Final = (
-    "SELECT state, previous, at, by, why FROM file_history WHERE file_id = $1 ORDER BY sequence"
-)
+LIST: Final = """
+    SELECT state, previous, at, by, why FROM file_history WHERE file_id = $1
+    ORDER BY sequence DESC LIMIT 1000
+"""
 
 
 async def list_history(pool: asyncpg.Pool, file_id: UUID) -> list[HistoryEntry]:
-    """Return every transition of a file, oldest first."""
+    """Return the last 1,000 transitions of a file, oldest first. Few files have more than five."""
     async with reading_in_order(pool) as database:
-        return [read_row(row, HistoryEntry) for row in await database.fetch(LIST, file_id)]
+        rows = await database.fetch(LIST, file_id)
+    return [read_row(row, HistoryEntry) for row in reversed(rows)]
 
 
 NOW: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())"

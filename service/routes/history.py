@@ -1,4 +1,4 @@
-"""`GET /files/{id}/history`: every transition of a file."""
+"""`GET /files/{id}/history`: the transitions of a file."""
 
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from service.routes.answers import ANYWHERE, refusals
 
 
 class FileHistory(msgspec.Struct, frozen=True, kw_only=True):
-    """Every transition, oldest first.
+    """The last 1,000 transitions, oldest first. Files rarely have more than five.
 
     `previous` is null for the first one. `why` is a text for people.
 
@@ -31,7 +31,7 @@ class FileHistory(msgspec.Struct, frozen=True, kw_only=True):
     "/files/{file_id:uuid}/history",
     operation_id="readHistory",
     **open_to(READ),
-    summary="List every transition of a file",
+    summary="List the transitions of a file",
     tags=["files"],
     responses=refusals(*ANYWHERE, problems.InvalidRequest, problems.NotFound),
 )

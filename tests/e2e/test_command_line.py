@@ -61,7 +61,11 @@ async def test_the_commands_send_list_show_fetch_share_and_remove_a_file(
     person.succeed("get", file_id, "-o", "copy.jpg")
     assert (person.folder / "copy.jpg").read_bytes() == body
     link = person.succeed("share", file_id, "--expires", "5m").out.strip()
-    assert (await anonymous.get(link)).content == body
+    shared = await anonymous.get(link)
+    assert shared.content == body
+    assert shared.headers["cross-origin-resource-policy"] == "same-origin"
+    embedded = await anonymous.get(person.succeed("share", file_id, "--embed").out.strip())
+    assert embedded.headers["cross-origin-resource-policy"] == "cross-origin"
     assert person.succeed("rm", file_id).out == f"{file_id} deleted\n"
     assert person.run("get", file_id).status == NotFound.status
     assert (await anonymous.get(link)).status_code == 410

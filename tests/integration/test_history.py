@@ -90,6 +90,18 @@ async def test_a_return_to_pending_and_a_second_arrival_are_recorded(pool: async
     ]
 
 
+async def test_only_the_last_thousand_transitions_of_a_file_are_read(pool: asyncpg.Pool) -> None:
+    file = await declare_row(pool)
+    await pool.execute(
+        "INSERT INTO file_history (xid, sequence, owner, file_id, state, previous, at, by, why)"
+        " OVERRIDING SYSTEM VALUE"
+        " SELECT pg_current_xact_id(), 1000000 + n, 'ann', $1, 'pending', 'verifying', now(),"
+        " 'worker', n::text FROM generate_series(1, 1200) AS n",
+        file.id,
+    )
+    assert [why for _, _, _, why in await tell(pool, file)] == [str(n) for n in range(201, 1201)]
+
+
 async def test_an_expiry_and_a_rejection_are_recorded(pool: asyncpg.Pool) -> None:
     rejected = await claim_row(pool, await declare_row(pool))
     await verdicts.reject_file(

@@ -127,14 +127,24 @@ def store(
     return running_stores(request.param)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-store",
+        action="store_true",
+        help="run also the tests that are marked one_store over each kind of store",
+    )
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test over each kind of store, or over the first one if it is marked `one_store`."""
+    """Run a test over each kind of store, or over the first one if it is marked `one_store`.
+
+    With the option `--every-store`, the mark has no effect.
+    """
     if "store" in metafunc.fixturenames and not has_own_stores(metafunc):
         kinds = store_kinds()
         marked = metafunc.definition.get_closest_marker("one_store") is not None
-        metafunc.parametrize(
-            "store", kinds[:1] if marked else kinds, indirect=True, scope="session"
-        )
+        one = marked and not metafunc.config.getoption("every_store")
+        metafunc.parametrize("store", kinds[:1] if one else kinds, indirect=True, scope="session")
 
 
 def has_own_stores(metafunc: pytest.Metafunc) -> bool:

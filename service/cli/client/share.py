@@ -20,6 +20,7 @@ def share(
     *,
     expires: str = "1h",
     inline: bool = False,
+    embed: bool = False,
     json: bool = False,
     server: Server = HERE,
 ) -> None:
@@ -36,12 +37,16 @@ def share(
         The link's lifetime, such as 15m, 1h or 7d. At most 7 days.
     inline
         Let a browser show the file, if its type is harmless.
+    embed
+        Let pages of other origins show the file, for example in <img>.
     json
         Print a JSON object.
     """
     lifetime, file_id = parse_lifetime(expires), read_id(id)
     with open_client(server) as client, explained():
-        link = client.share(file_id, expires_in=int(lifetime.total_seconds()), inline=inline)
+        link = client.share(
+            file_id, expires_in=int(lifetime.total_seconds()), inline=inline, embed=embed
+        )
     if json:
         about = {"id": str(file_id), "url": link.url, "expires_at": link.expires_at.isoformat()}
         print(format_object(about))
