@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from service import database
+from service.database.grants import Grants
 from service.database.notifications import Notifications
 from service.object_store import Bucket, ObjectStore
 from service.object_store.presign import Signer
@@ -38,6 +39,7 @@ class Resources(WorkerResources, frozen=True, kw_only=True):
     """What the API opens once. `signer` signs URLs for the endpoint that clients use."""
 
     settings: Settings
+    grants: Grants
     signer: Signer
 
 
@@ -52,6 +54,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             incoming=opened.incoming,
             vault=opened.vault,
             notifications=opened.notifications,
+            grants=Grants(opened.pool, opened.notifications),
             signer=make_signer(settings),
         )
 

@@ -133,7 +133,7 @@ async def authenticate(resources: Resources, header: str | None) -> Principal:
 
 
 async def find_key(resources: Resources, text: str) -> Principal | None:
-    grant = await keys.find_grant(resources.pool, digest_key(text))
+    grant = await resources.grants.find(digest_key(text))
     return None if grant is None else Principal(grant.key_id, grant.owner, frozenset(grant.scopes))
 
 

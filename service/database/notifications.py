@@ -2,6 +2,9 @@
 
 Within a process, a signal needs no database. Between processes, it is sent by NOTIFY.
 
+The database itself sends one signal: a trigger notifies of changed API keys
+(service/database/grants.py).
+
 NOTIFY is never part of a transition's transaction, because it takes a lock on the whole database at
 commit. A signal is given after the commit, and one connection per process sends the signals of a
 few milliseconds together. A signal may be lost. Workers therefore poll, and a request that waits
@@ -55,6 +58,8 @@ class Notifications:
         self.sending_history: asyncio.TimerHandle | None = None
         self.unsent: list[str] = []
         self.connected = False
+        self.key_changes = 0
+        """The number of times that a key may have changed, or that notifications may be lost."""
         self.stopping = asyncio.Event()
 
     def notify_work(self) -> None:
@@ -151,6 +156,7 @@ class Notifications:
         try:
             connection.add_termination_listener(lambda _: self.lose(lost))
             await connection.add_listener(CHANNEL, self.receive)
+            self.key_changes += 1
             self.connected = True
             self.wake_all()
             yield connection, lost
@@ -176,6 +182,7 @@ class Notifications:
             raise
 
     def lose(self, lost: asyncio.Event) -> None:
+        self.connected = False
         lost.set()
         self.to_send.set()  # `send` waits for this event alone
 
@@ -244,6 +251,9 @@ class Notifications:
             return
         if what == "work":
             self.work.set()
+            return
+        if what == "keys":  # sent by a trigger
+            self.key_changes += 1
             return
         if what == "all":
             self.wake_all()

@@ -1,7 +1,7 @@
 """Statements on `api_keys`. Only the SHA-256 of a key is ever stored."""
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -24,15 +24,16 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """The owner and the scopes of a live key."""
+    """The owner and the scopes of a live key, and the time until it expires, if it does."""
 
     key_id: UUID
     owner: str
     scopes: list[str]
+    remaining: timedelta | None
 
 
 FIND: Final = """
-    SELECT id, owner, scopes FROM api_keys
+    SELECT id, owner, scopes, expires_at - now() AS remaining FROM api_keys
     WHERE secret_sha256 = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
 """
 
@@ -43,7 +44,7 @@ async def find_grant(database: Database, secret: Sha256) -> Grant | None:
     Return None if the key is unknown, expired or revoked.
     """
     row = await database.fetchrow(FIND, secret.digest)
-    return row and Grant(row["id"], row["owner"], row["scopes"])
+    return row and Grant(row["id"], row["owner"], row["scopes"], row["remaining"])
 
 
 FIND_FILE_OWNER: Final = """

@@ -10,6 +10,7 @@ from service.auth.principals import digest_key, make_key
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.rights import NO_FILE, ON_A_FILE
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
@@ -41,6 +42,24 @@ async def test_wrong_expired_and_revoked_keys_get_the_same_response(
     ]
     assert [answer.status_code for answer in answers] == [401] * 3
     assert len({answer.content for answer in answers}) == 1
+
+
+async def test_a_key_in_use_is_refused_after_its_revocation(api: Api, resources: Resources) -> None:
+    owner = api.new_owner()
+
+    async def ask_for_status() -> int:
+        return (await ask(api, "GET", "/files", owner.headers)).status_code
+
+    async def is_refused() -> bool:
+        return await ask_for_status() == 401
+
+    assert await ask_for_status() == 200
+    await resources.pool.execute(
+        "UPDATE api_keys SET revoked_at = now() WHERE secret_sha256 = $1",
+        digest_key(owner.key).digest,
+    )
+    await until(is_refused)
+    assert await ask_for_status() == 401
 
 
 async def test_a_key_in_the_query_is_not_accepted(api: Api, owner: Owner) -> None:

@@ -31,7 +31,7 @@ async def test_a_key_is_printed_once_and_grants_what_was_asked_for(
     await create(owner="ada", scopes="read", name="laptop")
     text = capsys.readouterr().out.strip()
     (key,) = await list_keys(pool)
-    assert await find_grant(pool, digest_key(text)) == Grant(key.id, "ada", ["read"])
+    assert await find_grant(pool, digest_key(text)) == Grant(key.id, "ada", ["read"], None)
     await list_all(json=True)
     listed = capsys.readouterr().out
     assert [key["name"] for key in json.loads(listed)] == ["laptop"]

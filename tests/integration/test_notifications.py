@@ -2,34 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
 from service.database.notifications import Notifications
 from service.model import make_id
-from tests.support.waiting import until
+from tests.support.listeners import running, until_connected
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
-
-
-@contextlib.asynccontextmanager
-async def running(database_url: str) -> AsyncIterator[Notifications]:
-    notifications = Notifications(database_url)
-    task = asyncio.create_task(notifications.run())
-    await until_connected(notifications)
-    notifications.work.clear()
-    try:
-        yield notifications
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def until_connected(notifications: Notifications) -> None:
-    await until(lambda: notifications.connected)
 
 
 async def test_work_in_one_process_wakes_another(database_url: str) -> None:

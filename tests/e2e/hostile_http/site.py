@@ -13,6 +13,7 @@ from uuid import UUID
 import httpx
 
 from service import database
+from service.database.grants import Grants
 from service.database.notifications import Notifications
 from service.object_store import ObjectStore
 from service.resources import Resources, close_pool, make_signer
@@ -96,6 +97,7 @@ async def open_without_listener(settings: Settings) -> AsyncIterator[Resources]:
         secret_key=settings.s3_secret_key,
         region=settings.s3_region,
     )
+    notifications = Notifications(settings.listen_url)
     try:
         yield Resources(
             settings=settings,
@@ -104,7 +106,8 @@ async def open_without_listener(settings: Settings) -> AsyncIterator[Resources]:
             incoming=store.bucket(settings.incoming_bucket),
             vault=store.bucket(settings.vault_bucket),
             signer=make_signer(settings),
-            notifications=Notifications(settings.listen_url),
+            notifications=notifications,
+            grants=Grants(pool, notifications),
         )
     finally:
         store.close()
