@@ -6,11 +6,12 @@ invariant breaks or a file gets stuck.
 
 import pytest
 
-from tests.model import backing_off, multipart, rules, streamed
+from tests.model import backing_off, multipart, reserved, rules, streamed
 from tests.model.backing_off import BackingOff
 from tests.model.explore import Found, search
 from tests.model.multipart import MultipartUpload
 from tests.model.protocol import WayOfAFile
+from tests.model.reserved import ReservedKey
 from tests.model.streamed import StreamedUpload
 
 # Without one of these no invariant breaks, but a file may never become final.
@@ -108,4 +109,17 @@ def test_a_poisoned_file_does_not_keep_a_worker_from_a_healthy_one() -> None:
 @pytest.mark.parametrize("rule", backing_off.RULES)
 def test_a_worker_that_backs_off_needs_the_rule(rule: str) -> None:
     found = search(BackingOff(backing_off.Config(frozenset(backing_off.RULES) - {rule})))
+    assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
+
+
+def test_no_invariant_breaks_and_every_reserved_key_ends() -> None:
+    found = search(ReservedKey(reserved.Config()))
+    print(f"model of a reserved key: {describe(found)}")  # noqa: T201  # shown by -s
+    assert found.complete
+    assert not found.broken, describe(found)
+
+
+@pytest.mark.parametrize("rule", reserved.RULES)
+def test_a_reserved_key_needs_the_rule(rule: str) -> None:
+    found = search(ReservedKey(reserved.Config(frozenset(reserved.RULES) - {rule})))
     assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
