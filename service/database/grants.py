@@ -16,11 +16,11 @@ of its connection, the revocation takes effect after REMEMBERED_SECONDS. The los
 and each new one count as notifications, because notifications in between were lost.
 """
 
-import time
 from typing import Final, NamedTuple
 
 import asyncpg
 
+from service import clock
 from service.database.notifications import Notifications
 from service.model import Sha256
 from service.queries import keys
@@ -31,7 +31,7 @@ MOST_REMEMBERED: Final = 10_000
 
 
 class Remembered(NamedTuple):
-    """A grant, the number of notifications before it was read, and its end in `monotonic` time."""
+    """A grant, the number of notifications before it was read, and its end by `clock`."""
 
     grant: Grant
     changes: int
@@ -54,7 +54,7 @@ class Grants:
         known = self.remembered.get(secret.digest)
         if known is not None and self.is_current(known):
             return known.grant
-        changes, asked_at = self.notifications.key_changes, time.monotonic()
+        changes, asked_at = self.notifications.key_changes, clock.read_seconds()
         grant = await keys.find_grant(self.pool, secret)
         if grant is None:
             self.remembered.pop(secret.digest, None)
@@ -69,7 +69,7 @@ class Grants:
         return (
             self.notifications.connected
             and known.changes == self.notifications.key_changes
-            and time.monotonic() < known.end
+            and clock.read_seconds() < known.end
         )
 
     def remember(self, secret: Sha256, new: Remembered) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Final
@@ -11,6 +10,7 @@ from uuid import UUID
 
 import structlog
 
+from service import clock
 from service.database.pool import UNREACHABLE
 
 BEATS_A_LEASE: Final = 3
@@ -24,7 +24,7 @@ class Heartbeat:
     It runs until it is stopped or the lease is lost. `extend` returns False if the lease is lost.
     While the database is unavailable, the lease may expire, but it counts as lost only when the
     database reports it. `ended` is set when the lease is lost or the heartbeat is stopped, so that
-    threads that work under the lease can stop. `held_until` is a time of `time.monotonic()`, until
+    threads that work under the lease can stop. `held_until` is a time of `clock`, until
     which the lease is certainly live.
     """
 
@@ -57,7 +57,7 @@ class Heartbeat:
         held = True
         while held:
             await asyncio.sleep(self._seconds / BEATS_A_LEASE)
-            sent_at = time.monotonic()
+            sent_at = clock.read_seconds()
             try:
                 held = await self._extend()
             except UNREACHABLE as error:

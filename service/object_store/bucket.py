@@ -81,7 +81,7 @@ class Bucket:
         If `etag` is None, any object under that key is copied. Only the bytes of the source are
         kept.
 
-        `send_before` is a `time.monotonic()`. Raises SentTooLate if it has passed and nothing was
+        `send_before` is a time of `clock`. Raises SentTooLate if it has passed and nothing was
         sent, and ObjectChanged, ObjectMissing or ObjectUnreadable. After StoreUnavailable, the
         store may still create the copy at any later time.
         """
@@ -151,7 +151,7 @@ class Bucket:
         """Store `body` and return its ETag.
 
         `sha256`, in hexadecimal, saves hashing if the caller knows it already. `timeout_seconds`
-        limits the sending of the whole body. `send_before` is a `time.monotonic()`. Raises
+        limits the sending of the whole body. `send_before` is a time of `clock`. Raises
         SentTooLate if it has passed and nothing was sent.
         """
         headers = object_headers(content_type, metadata, tags)
@@ -233,7 +233,7 @@ class Bucket:
     ) -> str:
         """Combine the parts, given as `(number, ETag)`, into the object and return its ETag.
 
-        `send_before` is a `time.monotonic()`. Raises SentTooLate if it has passed and nothing was
+        `send_before` is a time of `clock`. Raises SentTooLate if it has passed and nothing was
         sent, and UploadMissing, even if the upload was completed before.
         """
         request = post_document(

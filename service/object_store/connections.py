@@ -4,7 +4,6 @@ at once.
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -15,6 +14,7 @@ import msgspec
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from service import clock
 from service.object_store.errors import SentTooLate, StoreUnavailable
 from service.object_store.messages import Deadline
 from service.object_store.response_heads import StoreResponse
@@ -81,7 +81,7 @@ def sending(deadline: Deadline, connections: Connections) -> Iterator[None]:
 
 
 def check_not_late(deadline: Deadline) -> None:
-    if deadline.send_before is not None and time.monotonic() >= deadline.send_before:
+    if deadline.send_before is not None and clock.read_seconds() >= deadline.send_before:
         raise SentTooLate("the time limit for sending the request has passed; nothing was sent")
 
 

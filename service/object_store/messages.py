@@ -22,7 +22,7 @@ class Deadline(msgspec.Struct, frozen=True):
     For a request with a body, also the limit for sending all of it.
     """
     send_before: float | None = None
-    """The `time.monotonic()` after which the request is no longer sent."""
+    """The time of `clock` after which the request is no longer sent."""
 
 
 class Request(msgspec.Struct, frozen=True):

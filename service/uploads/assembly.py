@@ -42,14 +42,13 @@ response.
 """
 
 import functools
-import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
 import structlog
 
-from service import database, problems
+from service import clock, database, problems
 from service.database.heartbeat import extending
 from service.model import File, Parts, Sha256, UnprovedFile
 from service.object_store import SentTooLate, StoredPart, StoreError, UploadMissing
@@ -96,7 +95,7 @@ async def assemble(
     if file.upload_id is None:
         raise refuse_gaps(parts, [])
     upload = StoreUpload(file.incoming_key, file.upload_id, parts)
-    asked_at = time.monotonic()
+    asked_at = clock.read_seconds()
     lease = await assemblies.claim_assembly(
         resources.pool, file.id, file.upload_id, resources.settings.lease
     )

@@ -46,14 +46,13 @@ reservation, shielded from cancellation. No write is sent twice.
 import asyncio
 import contextlib
 import functools
-import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import msgspec
 import structlog
 
-from service import database, problems
+from service import clock, database, problems
 from service.database.heartbeat import Heartbeat
 from service.files import validation
 from service.http.digests import SHA_256, RunningDigests, StatedDigest, find_sha256
@@ -145,7 +144,7 @@ class Streaming:
 
     @property
     def held_until(self) -> float:
-        """Return when the reservation's lease expires, in terms of `time.monotonic()`."""
+        """Return when the reservation's lease expires, by `clock`."""
         assert self.heartbeat is not None  # noqa: S101  # it starts with the reservation
         return self.heartbeat.held_until
 
@@ -276,7 +275,7 @@ async def borrow(upload: Streaming) -> None:
 
 
 async def reserve_key(upload: Streaming) -> None:
-    asked_at = time.monotonic()
+    asked_at = clock.read_seconds()
     lease = upload.resources.settings.lease
     upload.reservation = await reservations.reserve_key(
         upload.resources.pool, upload.file_id, upload.headers.owner, lease=lease

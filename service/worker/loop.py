@@ -20,7 +20,6 @@ See docs/architecture.md, "Failures and back-off".
 """
 
 import asyncio
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -28,7 +27,7 @@ from typing import Final
 
 import structlog
 
-from service import database
+from service import clock, database
 from service.model import Claim, Work
 from service.queries import claims
 from service.resources import WorkerResources
@@ -139,7 +138,7 @@ class Worker:
         """
         has_all_owners = len(due.owners) < claims.MOST_OWNERS
         self.last_owners[due.work] = "" if has_all_owners else due.owners[-1]
-        claimed_at = time.monotonic()
+        claimed_at = clock.read_seconds()
         claimed = await claims.claim_files(
             self.resources.pool,
             due.work,

@@ -25,12 +25,12 @@ See docs/architecture.md, "Failures and back-off".
 import asyncio
 import contextlib
 import secrets
-import time
 from datetime import timedelta
 from typing import Any, Final
 
 import structlog
 
+from service import clock
 from service.object_store import StoreError, StoreUnavailable
 from service.queries import reservations
 from service.queries.reservations import Probe
@@ -125,7 +125,7 @@ async def probe_store(resources: WorkerResources) -> str | None:
         await resources.store.check_health(timeout_seconds=REQUEST_SECONDS)
     except StoreError as error:
         return str(error)
-    send_before = time.monotonic() + resources.settings.lease.total_seconds()
+    send_before = clock.read_seconds() + resources.settings.lease.total_seconds()
     probe = await reservations.reserve_probe(resources.pool, lease=resources.settings.lease)
     try:
         await use_scratch_objects(resources, probe, send_before=send_before)

@@ -81,7 +81,6 @@ import contextlib
 import functools
 import hashlib
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from datetime import timedelta
@@ -90,7 +89,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from service import database
+from service import clock, database
 from service.database.heartbeat import extending
 from service.http.parameters import normalize_media_type
 from service.model import UNPROVED, Claim, File, Rejection, RejectionReason, Sha256, State, Work
@@ -161,7 +160,7 @@ async def verify(
 ) -> None:
     """Run the protocol above for one claim, including the branches for failure.
 
-    `claimed_at` is the value of `time.monotonic()` before the claim was sent.
+    `claimed_at` is the time of `clock` before the claim was sent.
     """
     try:
         await prove(resources, claim, claimed_at=claimed_at, hashing=hashing)
@@ -209,7 +208,7 @@ async def prove(
         if proof is None:
             return
         await commit(resources, claim, proof)
-    VERIFICATION_SECONDS.observe(time.monotonic() - claimed_at)
+    VERIFICATION_SECONDS.observe(clock.read_seconds() - claimed_at)
     VERIFIED_BYTES.inc(proof.size)
 
 

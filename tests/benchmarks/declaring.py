@@ -35,9 +35,10 @@ FORBIDS_NOTHING: Final = (
 def measure(ground: Ground) -> list[Figure]:
     count, rounds = ground.choose(3000, 300), ground.choose(9, 2)
     with ground.new_site() as site:
-        site.start_api("--no-worker")
+        api = site.start_api("--no-worker")
         unbound = site.start_another_api({"ASSAY_S3_BIND_ABSENT_HEADERS": "no"})
-        bare = site.start_neighbour("bare")
+        bare, neighbour = site.start_neighbour("bare")
+        costs = site.measure_costs(API=api, route=neighbour)
         assay, reference = (
             make_declare(site, f"{site.url}/files"),
             make_declare(site, f"{bare}/declare"),
@@ -46,14 +47,22 @@ def measure(ground: Ground) -> list[Figure]:
         empty = make_request("GET", f"{bare}/empty")
         found = alternate(
             {
-                "assay": partial(
-                    drive, [send(assay, expected=201, holds=FORBIDS)] * count, [site.url]
+                "assay": costs.measure(
+                    "assay",
+                    partial(drive, [send(assay, expected=201, holds=FORBIDS)] * count, [site.url]),
+                    jobs=count,
                 ),
                 "without": partial(
                     drive, [send(without, expected=201, holds=FORBIDS_NOTHING)] * count, [unbound]
                 ),
-                "bare": partial(
-                    drive, [send(reference, expected=201, holds=b'"created_at":')] * count, [bare]
+                "bare": costs.measure(
+                    "bare",
+                    partial(
+                        drive,
+                        [send(reference, expected=201, holds=b'"created_at":')] * count,
+                        [bare],
+                    ),
+                    jobs=count,
                 ),
                 "insert": partial(insert_rows, site, count),
                 "empty": partial(drive, [send(empty, expected=200)] * count, [bare]),
@@ -68,7 +77,8 @@ def measure(ground: Ground) -> list[Figure]:
             found["assay"],
             found["bare"],
             unit="/s",
-            least=0.7,
+            least=1.0,
+            costs=(costs.show("assay"), costs.show("bare")),
         ),
         compare_rates(
             work,

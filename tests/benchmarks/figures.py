@@ -68,16 +68,26 @@ def find_percentile(values: Sequence[float], percent: int) -> float:
 
 
 def compare_rates(
-    work: str, against: str, assay: Series, reference: Series, *, unit: str, least: float | None
+    work: str,
+    against: str,
+    assay: Series,
+    reference: Series,
+    *,
+    unit: str,
+    least: float | None,
+    costs: tuple[str, str] = ("", ""),
 ) -> Figure:
-    """Compare rates. The ratio is Assay's rate over that of the reference."""
+    """Compare rates. The ratio is Assay's rate over that of the reference.
+
+    `costs` are shown beside the two rates.
+    """
     ratio = assay.over(reference)
     goal, met = (f"≥ {least}", ratio.median >= least) if least is not None else ("", None)
     return Figure(
         work,
         against,
-        f"{assay.show(0)} {unit}",
-        f"{reference.show(0)} {unit}",
+        "; ".join(filter(None, [f"{assay.show(0)} {unit}", costs[0]])),
+        "; ".join(filter(None, [f"{reference.show(0)} {unit}", costs[1]])),
         ratio.show(),
         goal,
         met,

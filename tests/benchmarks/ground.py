@@ -22,6 +22,7 @@ from service.embedded import Webhook, start_postgres
 from service.object_store.presign import Signer
 from service.operations.bootstrap import bootstrap
 from service.settings import Deployment, Settings
+from tests.benchmarks.costs import Costs
 from tests.benchmarks.hand import Hand
 from tests.conftest import TEMPLATE, execute, in_database, make_template
 from tests.e2e.commands import STOP_SECONDS, clean_environment
@@ -46,6 +47,7 @@ class Ground:
 
     store: StoreUnderTest
     database_url: str = field(repr=False)
+    database_pid: int
     folder: Path
     quick: bool
 
@@ -91,6 +93,12 @@ class Site:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"}
 
+    def measure_costs(self, **processes: int) -> Costs:
+        """Return a meter of these processes, the store and PostgreSQL."""
+        store = self.ground.store.pid
+        assert store is not None
+        return Costs({**processes, "store": store, "PostgreSQL": self.ground.database_pid})
+
     def start_api(self, *arguments: str) -> int:
         """Start `assay serve` and return its process id."""
         return self.start(
@@ -107,10 +115,11 @@ class Site:
     def start_worker(self) -> int:
         return self.start("service", "worker", url=None)
 
-    def start_neighbour(self, which: str) -> str:
+    def start_neighbour(self, which: str) -> tuple[str, int]:
+        """Start one of the applications to compare with. Return its address and process id."""
         url = f"http://127.0.0.1:{free_port()}"
-        self.start("tests.benchmarks.neighbours", which, url.rpartition(":")[2], url=url)
-        return url
+        port = url.rpartition(":")[2]
+        return url, self.start("tests.benchmarks.neighbours", which, port, url=url)
 
     def start_another_api(self, environ: Mapping[str, str]) -> str:
         """Start a second `assay serve --no-worker` with these variables, and return its address.
@@ -203,7 +212,7 @@ def open_ground(*, quick: bool) -> Iterator[Ground]:
         )
         postgres = stack.enter_context(start_postgres(folder / "database", fsync=True))
         asyncio.run(make_template(postgres.url))
-        yield Ground(under_test(store, webhook), postgres.url, folder, quick)
+        yield Ground(under_test(store, webhook), postgres.url, postgres.pid, folder, quick)
 
 
 def check_disk(folder: Path) -> None:

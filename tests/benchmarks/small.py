@@ -61,12 +61,11 @@ def measure_latency(ground: Ground) -> list[Figure]:
     return figures
 
 
-def start(site: Site, *, together: bool) -> None:
+def start(site: Site, *, together: bool) -> dict[str, int]:
+    """Start the processes of the service, and return their process ids."""
     if together:
-        site.start_api()
-    else:
-        site.start_api("--no-worker")
-        site.start_worker()
+        return {"API": site.start_api()}
+    return {"API": site.start_api("--no-worker"), "worker": site.start_worker()}
 
 
 def compare_latencies(
@@ -227,7 +226,7 @@ async def insert_row(connection: asyncpg.Connection, file_id: UUID, key: str) ->
 def measure_throughput(ground: Ground) -> list[Figure]:
     count, rounds = ground.choose(480, 64), ground.choose(7, 2)
     with ground.new_site() as site:
-        start(site, together=False)
+        costs = site.measure_costs(**start(site, together=False))
         api, store = site.url, site.settings.s3_endpoint
 
         def send_whole() -> float:
@@ -237,7 +236,7 @@ def measure_throughput(ground: Ground) -> list[Figure]:
 
         found = alternate(
             {
-                "assay": send_whole,
+                "assay": costs.measure("assay", send_whole, jobs=count),
                 "direct": lambda: drive(
                     [
                         send(site.hand.put(secrets.token_hex(16), BODY), expected=200)
@@ -245,8 +244,10 @@ def measure_throughput(ground: Ground) -> list[Figure]:
                     ],
                     [store],
                 ),
-                "requests": lambda: drive(
-                    [make_store_requests(site) for _ in range(count)], [store]
+                "requests": costs.measure(
+                    "requests",
+                    lambda: drive([make_store_requests(site) for _ in range(count)], [store]),
+                    jobs=count,
                 ),
             },
             rounds=rounds,
@@ -268,6 +269,7 @@ def measure_throughput(ground: Ground) -> list[Figure]:
             found["requests"],
             unit="files/s",
             least=None,
+            costs=(costs.show("assay"), costs.show("requests")),
         ),
         compare_rates(
             "the store's requests alone",

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import hashlib
-import time
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
+from service import clock
 from service.files.lookup import find_file
 from service.model import Claim, File, Sha256, Work
 from service.resources import Resources
@@ -145,7 +145,7 @@ async def run(
         await verify(
             resources,
             held,
-            claimed_at=claimed_at or time.monotonic(),
+            claimed_at=claimed_at or clock.read_seconds(),
             hashing=hashing,
             health=known,
         )

@@ -5,12 +5,12 @@ proved.
 """
 
 import asyncio
-import time
 from datetime import timedelta
 
 import msgspec
 import pytest
 
+from service import clock
 from service.object_store import ObjectChanged, RequestRefused
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
@@ -68,7 +68,7 @@ async def test_a_recovered_store_is_used_at_once_after_the_first_success(
     await announce(resources)
     [claim] = await claim_files(resources.pool, 1, lease=resources.settings.lease)
     # Nothing was sent. The store answers 404, which shows that it is available.
-    await worker.verify(claim, time.monotonic())
+    await worker.verify(claim, clock.read_seconds())
     await asyncio.wait_for(waiting, 5)
     assert not worker.health.is_away
 

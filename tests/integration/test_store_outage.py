@@ -3,13 +3,13 @@
 A file is retried every few seconds, and is proved when the store is available again.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import msgspec
 import pytest
 
+from service import clock
 from service.model import State
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
@@ -53,7 +53,7 @@ async def test_verification_continues_within_seconds_of_the_stores_return(
         held = await claim(resources, declared.file)
         OUTAGES[outage](proxy)
         for failures in range(1, 9):
-            await worker.verify(held, time.monotonic())
+            await worker.verify(held, clock.read_seconds())
             assert worker.health.failures >= failures
             # The second consecutive failure of the file causes a probe.
             assert worker.health.is_away == (failures > 1)
@@ -62,7 +62,7 @@ async def test_verification_continues_within_seconds_of_the_stores_return(
             await pass_time(resources.pool, timedelta(minutes=1))
             [held] = await claim_files(resources.pool, 1, lease=resources.settings.lease)
         proxy.restore()
-        await worker.verify(held, time.monotonic())
+        await worker.verify(held, clock.read_seconds())
         assert not worker.health.is_away
     assert (await find(resources, declared.file)).state == State.READY
     assert await resources.pool.fetchval("SELECT failed_reads FROM files") == 0
@@ -80,9 +80,9 @@ async def test_failures_of_several_files_in_a_row_cause_a_probe(
         held = [await claim(resources, declared.file) for declared in sent]
         proxy.cut()
         for one in held[:-1]:
-            await worker.verify(one, time.monotonic())
+            await worker.verify(one, clock.read_seconds())
         assert not worker.health.is_away
-        await worker.verify(held[-1], time.monotonic())
+        await worker.verify(held[-1], clock.read_seconds())
         assert worker.health.is_away
         proxy.restore()
         assert await worker.health.probe()

@@ -1,7 +1,6 @@
 """Functions that put, read and copy one object."""
 
-import time
-
+from service import clock
 from service.model import File
 from service.object_store import Bucket, ObjectReader, StoredCopy
 from service.object_store.messages import Deadline, Request
@@ -70,6 +69,6 @@ async def copy(
         content_type="application/pdf",
         metadata={"assay-file-id": "1", "assay-filename": "a%20b"},
         tags={"assay": "vault"},
-        send_before=time.monotonic() + 20 if send_before is None else send_before,
+        send_before=clock.read_seconds() + 20 if send_before is None else send_before,
         timeout_seconds=timeout_seconds,
     )

@@ -1,7 +1,14 @@
 """Measurements of a process, read from Linux's /proc."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
+
+PARENT: Final = 1
+CPU_TIMES: Final = slice(11, 13)
+ENDED_CHILDREN: Final = slice(13, 15)
+"""Fields of `/proc/PID/stat`, counted from the state on."""
 
 
 def read_cpu_seconds(pids: Iterable[int]) -> float:
@@ -11,6 +18,30 @@ def read_cpu_seconds(pids: Iterable[int]) -> float:
     """
     tasks = [task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def read_tree_seconds(pid: int) -> float:
+    """Return the CPU time of a process and its children, also of threads and children that ended.
+
+    It is counted in hundredths of a second.
+    """
+    own = read_stat(pid)
+    parts = [own, *(read_stat(child) for child in list_pids())]
+    family = [stat for stat in parts if stat is own or int(stat[PARENT]) == pid]
+    ticks = sum(int(value) for stat in family for value in stat[CPU_TIMES])
+    return (ticks + sum(map(int, own[ENDED_CHILDREN]))) / os.sysconf("SC_CLK_TCK")
+
+
+def list_pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+
+
+def read_stat(pid: int) -> list[str]:
+    """Return the fields of `stat` from the state on, or zeros if the process has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ["0"] * (ENDED_CHILDREN.stop or 0)
 
 
 def reset_peak(pid: int) -> None:
