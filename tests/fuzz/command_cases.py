@@ -236,7 +236,6 @@ WEIGHTED: Final = (
     b"",
 )
 ENVIRONMENTS: Final[Sequence[Mapping[str, str]]] = (
-
     {}, {}, {}, {"PYTHONUNBUFFERED": "1"}, {"HOME": ""}, {"HOME": "/dev/null"}, {"HOME": "/proc"},
     {"HOME": "x"}, {"LANG": "xx_YY"}, {"LC_ALL": "C"}, {"COLUMNS": "0", "TERM": "dumb"},
     {"COLUMNS": "99999999999"},
