@@ -3,6 +3,7 @@
 The module of a command is imported only when the command is called, so that `assay --help` is fast.
 """
 
+import os
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -58,6 +59,7 @@ app: Final = App(
     print_error=False,  # main() prints one line, and Cyclopts would print a box
     exit_on_error=False,
 )
+WIDEST: Final = 10_000
 FILES: Final = Group("Files", sort_key=0)
 OPERATION: Final = Group("Operation", sort_key=1)
 FILE_COMMANDS: Final = {
@@ -102,8 +104,19 @@ def main() -> None:
     installed, 2 for wrong arguments or settings, 3 for a wrong schema, 130 if interrupted.
     docs/command-line.md lists those of the commands for files.
     """
+    ignore_impossible_width()
     streams = StandardStreams.open()
     sys.exit(streams.end(run(sys.argv[1:])))
+
+
+def ignore_impossible_width() -> None:
+    """Remove COLUMNS from the environment if no terminal has this width.
+
+    Help texts are wrapped, and lines padded, to that many columns.
+    """
+    columns = os.environ.get("COLUMNS", "")
+    if not (columns.isdecimal() and columns.isascii() and 0 < int(columns[:9]) <= WIDEST):
+        os.environ.pop("COLUMNS", None)
 
 
 def run(arguments: list[str]) -> int:

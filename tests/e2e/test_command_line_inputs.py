@@ -445,6 +445,36 @@ def test_names_survive_any_locale(person: Person, changes: dict[str, Any]) -> No
     assert person.run("get", "é ü.txt", "-o", "out/", **changes).status in (0, Failed.status)
 
 
+@pytest.mark.parametrize("columns", ["0", "00", "-1", "99999999999", "\u0663", "x", ""])
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_help_is_printed_for_any_width(person: Person, columns: str, term: str) -> None:
+    shown = person.succeed(COLUMNS=columns, TERM=term).out
+    assert "Send files, folders or standard input." in shown
+    assert len(shown) < 10_000
+
+
+@pytest.mark.parametrize(
+    "named", [("/dev/stdin", "/dev/stdin"), ("-", "/dev/stdin"), ("/dev/fd/0", "-"), ("fifo",) * 2]
+)
+async def test_a_pipe_that_is_named_twice_is_sent_once(
+    person: Person, resources: Resources, named: tuple[str, str]
+) -> None:
+    body = os.urandom(300_000)
+    fifo = person.folder / "fifo"
+    os.mkfifo(fifo)
+    if "fifo" in named:
+        writer = threading.Thread(target=fifo.write_bytes, args=(body,))
+        writer.start()
+        ended = person.run("put", *named, "--json")
+        writer.join()
+    else:
+        ended = person.run("put", *named, "--json", given=body)
+    assert ended.status == SomeFailed.status
+    assert "is the same pipe as another argument" in ended.err
+    assert [*stored(person).values()] == [digest(body)]
+    await check_all(resources)
+
+
 # Names and modes
 
 
@@ -514,7 +544,11 @@ def test_a_hidden_name_that_the_user_has_typed_is_written(person: Person) -> Non
     file_id = next(one["file"]["id"] for one in sent if one["source"] == ".profile")
     assert person.run("get", file_id).status == Failed.status
     assert person.run("get", "*").status == SomeFailed.status
+    assert person.run("get", ".*").status == Failed.status
     assert {path.name for path in person.folder.iterdir()} == {"sent", "a"}
     person.succeed("get", file_id, "-o", "chosen")
     person.succeed("get", ".profile")
+    assert (person.folder / ".profile").read_bytes() == b"planted"
+    (person.folder / ".profile").unlink()
+    person.succeed("get", ".*", "--hidden")
     assert (person.folder / ".profile").read_bytes() == b"planted"

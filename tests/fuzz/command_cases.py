@@ -236,9 +236,9 @@ WEIGHTED: Final = (
     b"",
 )
 ENVIRONMENTS: Final[Sequence[Mapping[str, str]]] = (
-
     {}, {}, {}, {"PYTHONUNBUFFERED": "1"}, {"HOME": ""}, {"HOME": "/dev/null"}, {"HOME": "/proc"},
     {"HOME": "x"}, {"LANG": "xx_YY"}, {"LC_ALL": "C"}, {"COLUMNS": "0", "TERM": "dumb"},
+    {"COLUMNS": "99999999999"},
     {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"},
     {"XDG_STATE_HOME": "/proc/x"}, {"XDG_CONFIG_HOME": "/dev/null"}, {"TZ": "Nowhere"},
     {"PATH": ""},

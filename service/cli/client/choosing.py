@@ -53,10 +53,8 @@ def choose(
             elif recursive:
                 folders.append(name.rstrip("/"))
             else:
-                yield from (
-                    Chosen(file, may_be_hidden=name.startswith("."))
-                    for file in find_named(client, name)
-                )
+                typed = name.startswith(".") and not name.endswith("*")
+                yield from (Chosen(file, may_be_hidden=typed) for file in find_named(client, name))
         except Exception as error:
             ending = explain(error)
             if isinstance(ending, NotAllowed):

@@ -9,6 +9,7 @@ are followed.
 
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -64,11 +65,30 @@ class Folder:
 def list_sources(
     arguments: list[str], *, recursive: bool
 ) -> Iterator[Source | Pipe | Skipped | Unreadable]:
+    """Yield the sources in the order of the arguments.
+
+    A pipe that is named twice (`put - /dev/stdin`) is sent once. Two readers of one pipe would each
+    get a part of its bytes.
+    """
+    pipes: set[tuple[int, int]] = set()
     for argument in arguments:
         try:
-            yield from list_argument(argument, recursive=recursive)
+            for source in list_argument(argument, recursive=recursive):
+                if isinstance(source, Pipe) and not note_pipe(source, pipes):
+                    yield Unreadable(argument, "is the same pipe as another argument")
+                else:
+                    yield source
         except OSError as error:
             yield Unreadable(argument, error.strerror or str(error))
+
+
+def note_pipe(pipe: Pipe, known: set[tuple[int, int]]) -> bool:
+    """Add the pipe to the known ones. Return False if it was among them. Raises OSError."""
+    found = os.fstat(sys.stdin.fileno()) if pipe.path is None else os.stat(pipe.path)
+    identity = (found.st_dev, found.st_ino)
+    is_new = identity not in known
+    known.add(identity)
+    return is_new
 
 
 def list_argument(
