@@ -14,6 +14,7 @@ import structlog
 from service import database
 from service.database.grants import Grants
 from service.database.notifications import Notifications
+from service.database.reserved_keys import ReservedKeys, open_reserved_keys
 from service.object_store import Bucket, ObjectStore
 from service.object_store.presign import Signer
 from service.settings import Settings, WorkerSettings
@@ -40,13 +41,17 @@ class Resources(WorkerResources, frozen=True, kw_only=True):
 
     settings: Settings
     grants: Grants
+    reserved_keys: ReservedKeys
     signer: Signer
 
 
 @contextlib.asynccontextmanager
 async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """Open the resources of the API, and close them at the end of the block."""
-    async with open_worker_resources(settings) as opened:
+    async with (
+        open_worker_resources(settings) as opened,
+        open_reserved_keys(opened.pool) as reserved_keys,
+    ):
         yield Resources(
             settings=settings,
             pool=opened.pool,
@@ -55,6 +60,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             vault=opened.vault,
             notifications=opened.notifications,
             grants=Grants(opened.pool, opened.notifications),
+            reserved_keys=reserved_keys,
             signer=make_signer(settings),
         )
 

@@ -11,6 +11,13 @@ from service.queries.idempotency import KeyedRequest
 from service.queries.rows import Database, read_file_if_any, read_row
 
 
+class HeldKey(msgspec.Struct, frozen=True):
+    """A vault key, and the lease under which its holder may write to it."""
+
+    vault_key: UUID
+    lease: UUID
+
+
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     """A vault key under which an object may exist, and the lease of the process that writes it."""
 
@@ -27,15 +34,37 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
 RESERVE_KEY: Final = """
     INSERT INTO reservations (vault_key, file_id, owner, lease, lease_until)
     VALUES (gen_random_uuid(), $1, $2, gen_random_uuid(), now() + $3::interval)
-    RETURNING vault_key, file_id, owner, lease, lease_until, upload_id, created_at, doomed_at
+    RETURNING vault_key, lease
 """
 
 
 async def reserve_key(
     database: Database, file_id: UUID, owner: str, *, lease: timedelta
-) -> Reservation:
+) -> HeldKey:
     """Reserve a fresh vault key for a streamed upload. The file has no row in `files` yet."""
-    return read_row(await database.fetchrow(RESERVE_KEY, file_id, owner, lease), Reservation)
+    return read_row(await database.fetchrow(RESERVE_KEY, file_id, owner, lease), HeldKey)
+
+
+RESERVE_KEYS: Final = """
+    INSERT INTO reservations (vault_key, lease, lease_until)
+    SELECT gen_random_uuid(), gen_random_uuid(), now() + $2::interval FROM generate_series(1, $1)
+    RETURNING vault_key, lease
+"""
+
+
+async def reserve_keys(database: Database, number: int, *, lease: timedelta) -> list[HeldKey]:
+    """Reserve fresh vault keys in advance. The reservations name no file and no owner."""
+    return [read_row(row, HeldKey) for row in await database.fetch(RESERVE_KEYS, number, lease)]
+
+
+FORGET_UNUSED: Final = """
+    DELETE FROM reservations WHERE vault_key = ANY ($1::uuid[]) AND doomed_at IS NULL
+"""
+
+
+async def forget_unused_keys(database: Database, vault_keys: list[UUID]) -> None:
+    """Delete the reservations of keys under which nothing was ever written."""
+    await database.execute(FORGET_UNUSED, vault_keys)
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,13 +96,9 @@ EXTEND: Final = """
 """
 
 
-async def extend_reservation(
-    database: Database, reservation: Reservation, lease: timedelta
-) -> bool:
+async def extend_reservation(database: Database, held: HeldKey, lease: timedelta) -> bool:
     """Extend the lease of a streamed upload's reservation. Return False if it is doomed."""
-    return (
-        await database.fetchval(EXTEND, reservation.vault_key, reservation.lease, lease) is not None
-    )
+    return await database.fetchval(EXTEND, held.vault_key, held.lease, lease) is not None
 
 
 # This runs before the first part is sent, so that the sweeper can abort the multipart upload.
@@ -89,22 +114,23 @@ async def name_upload(database: Database, vault_key: UUID, lease: UUID, *, uploa
 
 
 # The commit of a streamed upload. It inserts the file's row if the reservation is not doomed and no
-# other request has used the `Idempotency-Key`, if there is one. The file has no incoming key.
+# other request has used the `Idempotency-Key`, if there is one. The file has no incoming key. Its
+# id and owner are given, because a reservation that was made in advance names neither.
 COMMIT: Final = """
     WITH reservation AS (
         -- The row is locked and must not be doomed, or the sweeper may have deleted the object.
-        SELECT vault_key, file_id, owner FROM reservations
+        SELECT vault_key FROM reservations
         WHERE vault_key = $1 AND lease = $2 AND doomed_at IS NULL FOR UPDATE
     ), remembered AS (
         -- A concurrent commit with the same key is waited for here.
         INSERT INTO idempotency_keys (owner, key, request_sha256, file_id)
-        SELECT owner, $10, $11, file_id FROM reservation WHERE $10::text IS NOT NULL
+        SELECT $13, $10, $11, $12 FROM reservation WHERE $10::text IS NOT NULL
         ON CONFLICT (owner, key) DO NOTHING RETURNING file_id
     ), inserted AS (
         INSERT INTO files (id, owner, filename, size, content_type, declared_sha256, metadata,
                            state, changed_by, changed_why, hash, minio_object_name, vault_etag,
                            upload_date, expires_at, grace_until, final_at)
-        SELECT file_id, owner, $3, $4, $5, $6, $7, 'ready',
+        SELECT $12, $13, $3, $4, $5, $6, $7, 'ready',
                'client', 'streamed through the API and hashed on the way', $8, vault_key, $9,
                now(), now(), now(), now()
         FROM reservation
@@ -125,9 +151,10 @@ COMMIT: Final = """
 
 async def commit_streamed_upload(
     database: Database,
-    reservation: Reservation,
+    held: HeldKey,
     declaration: Declaration,
     *,
+    file_id: UUID,
     sha256: Sha256,
     etag: str,
     keyed: KeyedRequest | None = None,
@@ -140,8 +167,8 @@ async def commit_streamed_upload(
     """
     row = await database.fetchrow(
         COMMIT,
-        reservation.vault_key,
-        reservation.lease,
+        held.vault_key,
+        held.lease,
         declaration.filename,
         declaration.size,
         declaration.content_type,
@@ -151,6 +178,8 @@ async def commit_streamed_upload(
         etag,
         keyed and keyed.key,
         keyed and keyed.request_sha256.digest,
+        file_id,
+        declaration.owner,
     )
     return read_file_if_any(row)
 

@@ -9,9 +9,11 @@ There is no temporary file.
    - The client disconnects or is too slow, or the body is too large or malformed, or no memory is
      lent in time: refuse the request.
 3. If the whole body fits into one part, compare its length and digest. If one differs, refuse the
-   request. Otherwise insert the reservation, and then send one PUT. The PUT binds the digest, so
-   that the store accepts no other bytes. It is sent only while the lease is live by the clock of
-   this process. (Nothing else prevents a late PUT from taking effect.)
+   request. Otherwise take a key that was reserved in advance (service/database/reserved_keys.py),
+   and send one PUT. The PUT binds the digest, so that the store accepts no other bytes. It is sent
+   only while the lease is live by the clock of this process. (Nothing else prevents a late PUT from
+   taking effect.) The lease is not extended, because enough of it is left for the PUT and the
+   commit.
 4. If the body is longer, insert the reservation, begin a multipart upload, and record its id in the
    reservation. Then send each full part. A part is hashed and sent in the same call of a thread. At
    the end, compare the length and the digest, and then complete the upload.
@@ -21,7 +23,7 @@ There is no temporary file.
    the request's `Idempotency-Key`, if it has one. It inserts neither if another request has used
    the key. The file is not visible to any client before that.
 
-Failure before the reservation: nothing is left behind.
+Failure before the reservation, or before a key was taken: nothing is left behind.
 
 A PUT that was too late to be sent: delete the reservation. Nothing exists under its key.
 
@@ -36,8 +38,8 @@ Failure after the reservation, or a commit that did not return a row: doom the r
      no commit was sent, abort the upload and delete the object nevertheless, because the
      reservation may not name the multipart upload yet.
 
-Lease: from its insertion on, the reservation's lease is extended in the background. If the
-reservation was doomed, stop, and continue as for a failure after the reservation.
+Lease: in step 4, the reservation's lease is extended in the background from its insertion on. If
+the reservation was doomed, stop, and continue as for a failure after the reservation.
 
 Cancellation at shutdown, or an unexpected exception: continue as for a failure after the
 reservation, shielded from cancellation. No write is sent twice.
@@ -60,7 +62,7 @@ from service.model import MOST_PARTS, Declaration, File, Sha256, make_id
 from service.object_store import SentTooLate, StoreError
 from service.queries import files, idempotency, reservations
 from service.queries.idempotency import KeyedRequest, Remembered
-from service.queries.reservations import Reservation
+from service.queries.reservations import HeldKey
 from service.resources import Resources
 from service.telemetry.transitions import report_transition
 from service.uploads.buffers import PART_BYTES, UNCOUNTED_BYTES, Loan
@@ -125,7 +127,7 @@ class Streaming:
         self.buffer = bytearray()
         self.size = 0
         self.digests = headers.start_digests()
-        self.reservation: Reservation | None = None
+        self.held: HeldKey | None = None
         self.heartbeat: Heartbeat | None = None
         self.upload_id: str | None = None
         self.parts: list[tuple[int, str]] = []
@@ -135,18 +137,12 @@ class Streaming:
 
     @property
     def key(self) -> str:
-        return str(self.row.vault_key)
+        return str(self.reservation.vault_key)
 
     @property
-    def row(self) -> Reservation:
-        assert self.reservation is not None  # noqa: S101  # it precedes every write
-        return self.reservation
-
-    @property
-    def held_until(self) -> float:
-        """Return when the reservation's lease expires, by `clock`."""
-        assert self.heartbeat is not None  # noqa: S101  # it starts with the reservation
-        return self.heartbeat.held_until
+    def reservation(self) -> HeldKey:
+        assert self.held is not None  # noqa: S101  # it precedes every write
+        return self.held
 
     def describe_object(self) -> dict[str, Any]:
         headers = self.headers
@@ -277,11 +273,11 @@ async def borrow(upload: Streaming) -> None:
 async def reserve_key(upload: Streaming) -> None:
     asked_at = clock.read_seconds()
     lease = upload.resources.settings.lease
-    upload.reservation = await reservations.reserve_key(
+    upload.held = await reservations.reserve_key(
         upload.resources.pool, upload.file_id, upload.headers.owner, lease=lease
     )
     extend = functools.partial(
-        reservations.extend_reservation, upload.resources.pool, upload.reservation, lease
+        reservations.extend_reservation, upload.resources.pool, upload.held, lease
     )
     upload.heartbeat = Heartbeat(extend, lease=lease, held_since=asked_at, file_id=upload.file_id)
 
@@ -293,13 +289,14 @@ async def put_whole(upload: Streaming) -> str:
     else:
         upload.digests.update(upload.buffer)
     upload.digests.compare(upload.headers.digests, subject="file")
-    await reserve_key(upload)
+    reserved = await upload.resources.reserved_keys.take()
+    upload.held = reserved.held
     # It is set here, because the thread may start after this task was cancelled.
     upload.asked_store = True
-    return await upload.loan.buffers.run(put_now, upload)
+    return await upload.loan.buffers.run(put_now, upload, reserved.end)
 
 
-def put_now(upload: Streaming) -> str:
+def put_now(upload: Streaming, lease_end: float) -> str:
     """Send one PUT, if the lease is still live just before the first byte is sent.
 
     Raises SentTooLate if it is not, and StoreError.
@@ -309,7 +306,7 @@ def put_now(upload: Streaming) -> str:
             upload.key,
             upload.buffer,
             sha256=str(upload.digests.sha256),
-            send_before=upload.held_until,
+            send_before=lease_end,
             timeout_seconds=SEND_SECONDS,
             **upload.describe_object(),
         )
@@ -329,7 +326,10 @@ async def begin_multipart(upload: Streaming) -> str:
         upload.key, **upload.describe_object()
     )
     if not await reservations.name_upload(
-        upload.resources.pool, upload.row.vault_key, upload.row.lease, upload_id=upload.upload_id
+        upload.resources.pool,
+        upload.reservation.vault_key,
+        upload.reservation.lease,
+        upload_id=upload.upload_id,
     ):
         raise ReservationLost("the reservation was doomed before the first part was sent")
     return upload.upload_id
@@ -368,8 +368,9 @@ async def commit(upload: Streaming, etag: str) -> File:
     upload.asked_commit = True
     file = await reservations.commit_streamed_upload(
         upload.resources.pool,
-        upload.row,
+        upload.reservation,
         headers.declare(upload.size),
+        file_id=upload.file_id,
         sha256=sha256,
         etag=etag,
         keyed=None
@@ -386,14 +387,14 @@ async def give_up(upload: Streaming, error: BaseException) -> File | None:
 
     Return the file if its commit has succeeded after all, and None otherwise.
     """
-    if upload.reservation is None:
+    if upload.held is None:
         return None
     log.warning(
         "streamed upload abandoned",
         file_id=str(upload.file_id),
         error=str(error) or type(error).__name__,
     )
-    pool, reservation = upload.resources.pool, upload.reservation
+    pool, reservation = upload.resources.pool, upload.held
     try:
         if not upload.asked_store:
             await reservations.forget_reservation(pool, reservation.vault_key, reservation.lease)

@@ -23,8 +23,11 @@ async def check_reservations_are_gone(resources: Resources, owner: Owner) -> Non
         )
         == []
     )
+    # Reservations that were made in advance name no owner.
     rows = await resources.pool.fetch(
-        "SELECT vault_key, upload_id FROM reservations WHERE owner = $1", owner.name
+        "SELECT vault_key, upload_id FROM reservations"
+        " WHERE owner = $1 OR file_id IS NULL AND doomed_at IS NOT NULL",
+        owner.name,
     )
     assert not {str(row["vault_key"]) for row in rows} & await list_bucket(resources.vault)
     for row in rows:

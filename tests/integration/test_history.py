@@ -24,6 +24,7 @@ from tests.support.rows import (
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 START = Position(0, 0)
+FILE_ID = make_id()
 DONE = "the copy has the declared size"
 
 
@@ -126,9 +127,9 @@ async def test_an_expiry_and_a_rejection_are_recorded(pool: asyncpg.Pool) -> Non
 
 
 async def test_the_history_of_a_streamed_upload_begins_with_ready(pool: asyncpg.Pool) -> None:
-    copy = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
+    copy = await reservations.reserve_key(pool, FILE_ID, "ann", lease=LEASE)
     file = await reservations.commit_streamed_upload(
-        pool, copy, make_declaration(), sha256=DIGEST, etag="e"
+        pool, copy, make_declaration(), file_id=FILE_ID, sha256=DIGEST, etag="e"
     )
     assert file is not None
     assert await tell(pool, file) == [

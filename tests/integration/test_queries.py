@@ -36,6 +36,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 AT_ONCE = timedelta(0)
 NONE_BEFORE = UUID(int=2**128 - 1)
 THIRD = Sha256(bytes(31) + b"\x02")
+FILE_ID = make_id()
 
 
 async def count(pool: asyncpg.Pool, statement: str) -> int:
@@ -298,13 +299,13 @@ async def test_a_rejection_without_a_copy_keeps_its_reason(pool: asyncpg.Pool) -
 
 
 async def test_a_streamed_upload_is_committed_from_its_live_reservation(pool: asyncpg.Pool) -> None:
-    copy = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
+    copy = await reservations.reserve_key(pool, FILE_ID, "ann", lease=LEASE)
     file = await reservations.commit_streamed_upload(
-        pool, copy, make_declaration(), sha256=DIGEST, etag="e"
+        pool, copy, make_declaration(), file_id=FILE_ID, sha256=DIGEST, etag="e"
     )
     assert file is not None
     assert (file.id, file.state, file.minio_object_name) == (
-        copy.file_id,
+        FILE_ID,
         State.READY,
         copy.vault_key,
     )
@@ -314,11 +315,11 @@ async def test_a_streamed_upload_is_committed_from_its_live_reservation(pool: as
 async def test_a_streamed_upload_is_not_committed_from_a_doomed_reservation(
     pool: asyncpg.Pool,
 ) -> None:
-    copy = await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
+    copy = await reservations.reserve_key(pool, FILE_ID, "ann", lease=LEASE)
     await reservations.doom_reservation(pool, copy.vault_key, copy.lease)
     assert (
         await reservations.commit_streamed_upload(
-            pool, copy, make_declaration(), sha256=DIGEST, etag="e"
+            pool, copy, make_declaration(), file_id=FILE_ID, sha256=DIGEST, etag="e"
         )
         is None
     )

@@ -53,7 +53,7 @@ async def held(pool: asyncpg.Pool) -> Claim:
 
 
 @pytest.fixture
-async def streamed(pool: asyncpg.Pool) -> reservations.Reservation:
+async def streamed(pool: asyncpg.Pool) -> reservations.HeldKey:
     """Return the reservation of a streamed upload that is in progress."""
     return await reservations.reserve_key(pool, make_id(), "ann", lease=LEASE)
 
@@ -83,7 +83,7 @@ def commit(held: Claim) -> Callable[[Database], Awaitable[File | None]]:
     )
 
 
-def doom(held: Claim | reservations.Reservation) -> Callable[[Database], Awaitable[bool]]:
+def doom(held: Claim | reservations.HeldKey) -> Callable[[Database], Awaitable[bool]]:
     return lambda database: reservations.doom_reservation(database, held.vault_key, held.lease)
 
 
@@ -246,21 +246,21 @@ async def test_two_workers_never_claim_one_file(pool: asyncpg.Pool, held: Claim)
     assert len(await claim_files(pool, 9, lease=LEASE)) == 1
 
 
-def commit_streamed(copy: reservations.Reservation) -> Callable[[Database], Awaitable[File | None]]:
+def commit_streamed(copy: reservations.HeldKey) -> Callable[[Database], Awaitable[File | None]]:
     return lambda database: reservations.commit_streamed_upload(
-        database, copy, DECLARATION, sha256=DIGEST, etag="e"
+        database, copy, DECLARATION, file_id=make_id(), sha256=DIGEST, etag="e"
     )
 
 
 async def test_a_streamed_commit_that_waits_for_a_doom_inserts_no_file(
-    pool: asyncpg.Pool, streamed: reservations.Reservation
+    pool: asyncpg.Pool, streamed: reservations.HeldKey
 ) -> None:
     assert await meet(pool, doom(streamed), commit_streamed(streamed)) == (True, None)
     assert await pool.fetchval("SELECT count(*) FROM files") == 0
 
 
 async def test_a_doom_that_waits_for_a_streamed_commit_updates_nothing(
-    pool: asyncpg.Pool, streamed: reservations.Reservation
+    pool: asyncpg.Pool, streamed: reservations.HeldKey
 ) -> None:
     file, doomed = await meet(pool, commit_streamed(streamed), doom(streamed))
     assert (file.state, doomed) == (State.READY, False)
@@ -273,6 +273,7 @@ async def make_keyed(pool: asyncpg.Pool) -> Callable[[Database], Awaitable[File 
         database,
         reservation,
         DECLARATION,
+        file_id=make_id(),
         sha256=DIGEST,
         etag="e",
         keyed=KeyedRequest("one", DIGEST),
@@ -328,7 +329,7 @@ async def test_a_doom_that_waits_for_a_commit_without_a_row_succeeds(pool: async
 
 @pytest.mark.parametrize("what", ["extend", "name"])
 async def test_an_update_of_a_reservation_that_waits_for_its_doom_fails(
-    pool: asyncpg.Pool, streamed: reservations.Reservation, what: str
+    pool: asyncpg.Pool, streamed: reservations.HeldKey, what: str
 ) -> None:
     keep: dict[str, Statement] = {
         "extend": lambda database: reservations.extend_reservation(database, streamed, LEASE),

@@ -7,12 +7,16 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
+from uuid import UUID
 
 import asyncpg
 import msgspec
 import pytest
 
 from service import problems
+from service.database import reserved_keys
+from service.database.reserved_keys import open_reserved_keys
 from service.model import File, State
 from service.object_store import StoreError, UploadMissing
 from service.queries import idempotency, reservations
@@ -30,9 +34,11 @@ from tests.support.invariants import (
     list_bucket,
 )
 from tests.support.objects import read_all
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
+DOOMED = "SELECT count(*) FROM reservations WHERE doomed_at IS NOT NULL"
 SMALL = os.urandom(70_000)
 LARGE = os.urandom(PART_BYTES + 5)
 HEADERS = UploadHeaders(owner="ann", filename="photo.jpg", content_type=None, most_bytes=None)
@@ -55,15 +61,24 @@ async def upload(resources: Resources, content: bytes) -> File:
         buffers.close()
 
 
+async def list_live(resources: Resources) -> set[UUID]:
+    """Return the keys that are reserved and not doomed, but for those that were not handed out."""
+    keys = resources.reserved_keys
+    await until(lambda: not keys.wanted.is_set())
+    rows = await resources.pool.fetch("SELECT vault_key FROM reservations WHERE doomed_at IS NULL")
+    return {row["vault_key"] for row in rows} - {key.held.vault_key for key in keys.stock}
+
+
 async def check_only(resources: Resources, *files: File) -> None:
     """Check that only these files and their objects are left.
 
-    Every remaining reservation is doomed, and has neither an object nor parts.
+    Every remaining reservation is doomed and has neither an object nor parts, or was made in
+    advance and is not used.
     """
     await check_invariants(resources)
     assert await list_bucket(resources.vault) == {str(file.minio_object_name) for file in files}
     assert await resources.pool.fetchval("SELECT count(*) FROM files") == len(files)
-    assert await resources.pool.fetch("SELECT 1 FROM reservations WHERE doomed_at IS NULL") == []
+    assert await list_live(resources) == set()
     await check_uploads_aborted(resources)
 
 
@@ -76,7 +91,9 @@ async def test_the_file_is_ready_and_its_reservation_is_removed(
     assert read_all(resources.vault, str(file.minio_object_name), etag=file.vault_etag) == content
     assert str(file.hash) == hashlib.sha256(content).hexdigest()
     await check_only(resources, file)
-    assert await resources.pool.fetchval("SELECT count(*) FROM reservations") == 0
+    assert (
+        await resources.pool.fetch("SELECT 1 FROM reservations WHERE doomed_at IS NOT NULL") == []
+    )
 
 
 @pytest.mark.parametrize("runs", [True, False], ids=["done", "not done"])
@@ -202,7 +219,7 @@ async def test_a_request_that_takes_effect_after_the_doom_leaves_nothing(
 
 
 async def land(resources: Resources, vault: FaultyBucket) -> None:
-    assert await resources.pool.fetch("SELECT 1 FROM reservations WHERE doomed_at IS NULL") == []
+    assert await list_live(resources) == set()
     try:
         await vault.land()
     # The multipart upload was aborted before, so the store refuses a part or a completion.
@@ -224,12 +241,40 @@ async def test_a_request_that_takes_effect_twice_changes_no_served_byte(
     await check_only(resources, file)
 
 
-async def test_a_put_is_not_sent_after_its_lease_has_expired(resources: Resources) -> None:
-    short = msgspec.structs.replace(resources.settings, lease=timedelta(microseconds=1))
+async def test_a_put_is_not_sent_after_its_lease_has_expired(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reserved_keys, "LEASE", timedelta(microseconds=1))
+    monkeypatch.setattr(reserved_keys, "NEEDED", timedelta(days=-1))
     with pytest.raises(problems.Unavailable):
-        await upload(msgspec.structs.replace(resources, settings=short), SMALL)
+        await upload(resources, SMALL)
     await check_only(resources)
-    assert await resources.pool.fetchval("SELECT count(*) FROM reservations") == 0
+    assert (
+        await resources.pool.fetch("SELECT 1 FROM reservations WHERE doomed_at IS NOT NULL") == []
+    )
+
+
+async def test_a_key_that_cannot_be_reserved_leaves_nothing(resources: Resources) -> None:
+    pool: Any = FaultyPool(resources.pool, reservations.RESERVE_KEYS, before=lose_connection)
+    async with open_reserved_keys(pool) as keys:
+        with pytest.raises(ConnectionResetError):
+            await upload(msgspec.structs.replace(resources, reserved_keys=keys), SMALL)
+        await check_only(resources)
+
+
+async def test_a_key_serves_one_upload_after_a_lost_put(resources: Resources) -> None:
+    vault = FaultyBucket(resources.vault)
+    vault.late.add("put_now")
+    with pytest.raises(StoreError):
+        await upload(msgspec.structs.replace(resources, vault=vault), SMALL)
+    file = await upload(resources, LARGE[:90_000])
+    await vault.land()
+    assert (
+        read_all(resources.vault, str(file.minio_object_name), etag=file.vault_etag)
+        == (LARGE[:90_000])
+    )
+    await let_settle(resources)
+    await check_only(resources, file)
 
 
 async def test_a_lease_is_extended_while_the_client_sends(resources: Resources) -> None:
