@@ -19,6 +19,7 @@ from tests.model.rules import (
     File,
     FileStep,
 )
+from tests.model.small import INLINE
 from tests.model.transitions import Step
 from tests.model.worker import Worker
 
@@ -81,6 +82,8 @@ class WayOfAFile:
         ):
             claim = Claim(row=int(self.on("row-first")), val=int(self.worker.over(file)))
             yield Step("worker claims: lease, reservation", True, file, claim, "unlease")
+        if self.config.small and claimable and file.state in OPEN:
+            yield Step("complete: reads the row, begins to prove it", False, file, INLINE)
 
     def outside_steps(self, file: File) -> Iterator[FileStep]:
         to = file._replace
@@ -191,21 +194,26 @@ class WayOfAFile:
             c = c._replace(doom=0, grace=0)
         if not c.row and not c.token and c.pc not in ("claimed", "headed"):
             c = c._replace(until=0)
+        if not c.pc and not c.flight:
+            c = c._replace(inline=0)
         if not c.until and not c.pc and not c.flight:
             c = c._replace(token=0)
         if c.obj and not c.named and not c.flight and c.pc not in ("copied", "hashed"):
             c = c._replace(obj=1)
+        if c.body and not c.named and c.pc not in ("copied", "hashed"):
+            c = c._replace(body=1)
         hopeless = (file.puts == self.config.puts or file.clock == 2) and not self.worker.same(
             file, c.late
         )
         if c.late and hopeless:
             c = c._replace(late=0, after=0)
         guarded = self.on("guards") and self.on("commit-undoomed") and self.on("guard-lease")
-        if guarded and c.flight and (not c.token or file.state not in OPEN or c.doom or not c.row):
+        unheld = not c.token and not c.inline
+        if guarded and c.flight and (unheld or file.state not in OPEN or c.doom or not c.row):
             c = c._replace(flight=0, verdict=0)
         return (
             c
-            if c.row or c.obj or c.late or c.flight or c.pc or c.token or c.named or c.sweep
+            if any((c.row, c.obj, c.late, c.body, c.flight, c.pc, c.token, c.named, c.sweep))
             else None
         )
 

@@ -26,8 +26,8 @@ RULES = {
     " may be accepted after it",
     "send-deadline": "a worker sends the copy request only within the first lease period after its"
     " claim; extensions do not count",
-    "one-request": "at most one copy request is ever sent to a vault key (no retry on the same"
-    " key)",
+    "one-request": "at most one copy request or PUT is ever sent to a vault key (no retry on the"
+    " same key)",
     "hash-copy": "the worker hashes the copy, not the object under the incoming key",
     "sent-keeps-row": "once a copy request was sent, giving up dooms the reservation and does not"
     " delete it",
@@ -73,6 +73,9 @@ class Config(NamedTuple):
     misreads: int = 0  # copies that may be read wrongly, if a declared digest shows it
     # 1 if an unreadable object may be sent, the store may be unavailable, the vault may be full
     faults: int = 0
+    # 1 if the file is small: a worker may read it and PUT its bytes, and `complete` may do so as
+    # well. 2 if a worker never copies it.
+    small: int = 0
 
 
 FAILED_READS = 2  # failed reads of the source, after which a file is rejected as unverifiable
@@ -121,6 +124,8 @@ class Claim(NamedTuple):
     # ETag condition of a copy request that no process waits for. The store may still execute it.
     late: int = 0
     after: int = 0  # that request was sent after the doom, so COPY_GRACE does not bound it
+    # the content of a PUT that no process waits for. The store may still execute it.
+    body: int = 0
     # Content proved by a commit that no process waits for. The database may still execute it.
     flight: int = 0
     obj: int = 0  # the content under its vault key
@@ -132,6 +137,9 @@ class Claim(NamedTuple):
     # missed it
     seen: int = 0
     verdict: int = 0  # without digest-in-commit: the digest that the worker read earlier, plus one
+    # 1 if it is no claim, but a `complete` that proves the file itself: its reservation names no
+    # file, and its lease is that of the reservation alone
+    inline: int = 0
 
 
 FileStep = Step[File, Claim]

@@ -25,6 +25,10 @@ BOUNDS = [
     rules.Config(claims=1, puts=1),
     rules.Config(claims=1, misreads=1),
     rules.Config(claims=1, faults=1),
+    rules.Config(puts=1, small=1),
+    rules.Config(claims=1, small=1),
+    rules.Config(claims=1, puts=1, misreads=1, small=1),
+    rules.Config(claims=1, puts=1, faults=1, small=1),
 ]
 FAULTS = {
     "blame-twice": {"misreads": 1},
@@ -32,6 +36,20 @@ FAULTS = {
     "counts-probed": {"faults": 1},
 }
 """The bounds under which a rule about failures of the store is needed."""
+OF_SMALL_FILES: dict[str, dict[str, int]] = {
+    "blame-twice": {"misreads": 1},
+    "commit-undoomed": {},
+    "digest-in-commit": {},
+    "doom-first": {},
+    "guards": {},
+    "one-request": {},
+    "row-first": {},
+    "send-deadline": {},
+    "sent-keeps-row": {},
+    "twice": {},
+    "worker-dooms": {},
+}
+"""The rules that also the proof of a small file needs, if it is never copied, and their bounds."""
 
 
 def name(config: rules.Config) -> str:
@@ -63,6 +81,14 @@ def test_a_file_needs_the_rule(rule: str) -> None:
     bounds = {"claims": 1, "puts": 1, **FAULTS[rule]} if rule in FAULTS else {}
     found = search(WayOfAFile(rules.Config(rules=frozenset(rules.RULES) - {rule}, **bounds)))
     assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
+
+
+@pytest.mark.parametrize("rule", OF_SMALL_FILES)
+def test_a_small_file_needs_the_rule(rule: str) -> None:
+    bounds = {"claims": 1, "puts": 1, "small": 2, **OF_SMALL_FILES[rule]}
+    found = search(WayOfAFile(rules.Config(rules=frozenset(rules.RULES) - {rule}, **bounds)))
+    assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
+    assert not found.stuck, describe(found)
 
 
 @pytest.mark.parametrize("rule", sorted(HARMLESS))

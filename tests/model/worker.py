@@ -16,6 +16,7 @@ from tests.model.rules import (
     File,
     FileStep,
 )
+from tests.model.small import SmallFile, lost_point, name
 from tests.model.transitions import Step
 
 
@@ -38,6 +39,7 @@ class Worker:
             "counting": self.from_counting,
             "lost": self.from_lost,
             "ending": self.from_ending,
+            **SmallFile(config).points,
         }
 
     def claim_steps(self, file: File, c: Claim) -> Iterator[FileStep]:
@@ -46,12 +48,11 @@ class Worker:
         yield from self.sweep_steps(file, c)
         if c.pc:
             crashed = c._replace(pc="", val=0, seen=0, verdict=c.verdict if c.flight else 0)
-            yield Step(
-                "worker crashes",
-                False,
-                file,
-                crashed._replace(late=c.val) if c.pc == "sent" else crashed,
-            )
+            if c.pc == "sent":
+                crashed = crashed._replace(late=c.val)
+            if c.pc == "putting":
+                crashed = crashed._replace(body=c.val)
+            yield Step(f"{name(c)} crashes", False, file, crashed)
             yield from self.points[c.pc](file, c)
 
     # --- conditions and statements that several steps share
@@ -65,6 +66,8 @@ class Worker:
     def guarded(self, file: File, c: Claim) -> bool:
         """Return whether `state IN (pending, verifying) AND lease = mine` holds."""
         states = OPEN if self.on("pending-too") else ("verifying",)
+        if c.inline:
+            return file.state in OPEN or not self.on("guards")
         return not self.on("guards") or (
             file.state in states and (c.token == 1 or not self.on("guard-lease"))
         )
@@ -117,7 +120,7 @@ class Worker:
         if c.pc and c.until != 1 and c.token and file.state in OPEN and c.row and not c.doom:
             yield Step("worker extends its lease", True, file, c._replace(until=1))
         # the one assumption about time: see README.md
-        before = (c.pc == "sent" or c.late) and not c.after
+        before = (c.pc in ("sent", "putting") or c.late or c.body) and not c.after
         if c.row and c.doom and not c.grace and c.until < 2 and not before:
             yield Step("COPY_GRACE passes after the doom", True, file, c._replace(grace=1))
 
@@ -133,6 +136,10 @@ class Worker:
             yield Step(
                 "delayed copy request has no effect", True, file, c._replace(late=0, after=0)
             )
+        if c.body:
+            written = c._replace(body=0, after=0)
+            yield Step("delayed PUT takes effect", True, file, written._replace(obj=c.body))
+            yield Step("delayed PUT has no effect", True, file, written)
         if c.flight:
             yield from self.commit(
                 file, c, c._replace(flight=0, verdict=0), "delayed commit", content=c.flight
@@ -146,7 +153,8 @@ class Worker:
                 "sweeper: chooses the copy, its lease has expired", True, file, c._replace(chosen=1)
             )
         if c.row and not c.doom and (ended or c.chosen or not self.on("doom-ended")):
-            bad = "L  a copy is doomed under its worker's live lease" if c.token and c.until else ""
+            held = (c.token or (c.inline and c.pc)) and c.until
+            bad = "L  a copy is doomed under its worker's live lease" if held else ""
             yield Step("sweeper: dooms the copy", True, file, c._replace(doom=1), bad=bad)
         if c.row and c.obj and (c.doom or (not self.on("doom-first") and not c.until)):
             yield Step("its object is deleted", True, file, c._replace(obj=0))
@@ -162,14 +170,17 @@ class Worker:
     def from_claimed(self, file: File, c: Claim) -> Iterator[FileStep]:
         if not self.on("expire-looks") and c.val:
             yield self.settle(file, c, "worker: -> expired", state="expired")
-        if file.incoming:
+        announced = file.state == "verifying"
+        if self.config.small and announced:
+            yield Step("worker: the file is small", True, file, c._replace(pc="asked", seen=0))
+        if file.incoming and not (self.config.small == 2 and announced):
             yield Step(
                 "worker: HEAD incoming, sees its ETag",
                 True,
                 file,
                 c._replace(pc="headed", val=file.incoming, seen=0),
             )
-        else:
+        if not file.incoming:
             yield Step("worker: HEAD incoming, not found", True, file, c._replace(pc="nothing"))
         yield Step("worker: HEAD fails, reservation deleted", False, file, self.forget(c))
         if file.spoilt == SPOILT or file.store == AWAY:
@@ -293,17 +304,18 @@ class Worker:
     def from_hashed(self, file: File, c: Claim) -> Iterator[FileStep]:
         done = c._replace(pc="", val=0, verdict=0)
         hit = False
-        for step in self.commit(file, c, done, "worker commits", content=c.val):
+        for step in self.commit(file, c, done, f"{name(c)} commits", content=c.val):
             hit = True
             yield step
             yield Step(
-                "worker commits, no response: the commit may be in progress",
+                f"{name(c)} commits, no response: the commit may be in progress",
                 False,
                 file,
-                c._replace(pc="lost", val=0, flight=c.val),
+                c._replace(pc=lost_point(c), val=0, flight=c.val),
             )
         if not hit:
-            yield Step("worker: commit changes 0 rows", True, file, done._replace(pc="lost"))
+            lost = done._replace(pc=lost_point(c))
+            yield Step(f"{name(c)}: commit changes 0 rows", True, file, lost)
 
     def commit(
         self, file: File, c: Claim, done: Claim, who: str, *, content: int
@@ -317,7 +329,9 @@ class Worker:
         ):
             return
         declared = c.verdict - 1 if c.verdict else file.declared
-        others = "" if c.token else "steal"
+        others = "unlease" if c.inline else "" if c.token else "steal"
+        if c.inline and declared not in (0, content):  # the statement requires that they agree
+            return
         if declared in (0, content):
             named = done._replace(token=0, row=0, named=1)
             yield Step(
