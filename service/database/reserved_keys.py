@@ -19,7 +19,7 @@ batch is left, so that requests rarely wait. An idle process reserves nothing.
 
 A process that forks must begin with this after the fork, so that no two processes have one key.
 
-See docs/architecture.md, "Reserving vault keys in advance".
+See docs/architecture.md, "Streamed and multipart uploads".
 """
 
 import asyncio

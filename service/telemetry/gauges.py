@@ -52,7 +52,7 @@ class BacklogGauges(Collector):
         )
         yield GaugeMetricFamily(
             "assay_reservations",
-            "Reservations whose vault keys may be written to.",
+            "Reservations whose vault keys may be written to, including those made in advance.",
             value=self.measured.reservations,
         )
         yield GaugeMetricFamily(

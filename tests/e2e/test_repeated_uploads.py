@@ -51,7 +51,9 @@ async def check_only(resources: Resources, owner: Owner, *file_ids: str) -> None
 
     async def holds_no_other_object() -> None:
         reserved = await resources.pool.fetch(
-            "SELECT vault_key, doomed_at FROM reservations WHERE owner = $1", owner.name
+            "SELECT vault_key, doomed_at FROM reservations"
+            " WHERE owner = $1 OR file_id IS NULL AND doomed_at IS NOT NULL",
+            owner.name,
         )
         assert all(row["doomed_at"] for row in reserved)
         stored = await list_bucket(resources.vault)

@@ -1,6 +1,6 @@
 """A function that simulates the passing of time by shifting the rows' timestamps back.
 
-This suffices because the service reads no clock but the database's.
+This suffices because the service reads no other clock for the work on files.
 """
 
 from datetime import timedelta
@@ -19,10 +19,15 @@ SHIFT_RESERVATIONS = """
     UPDATE reservations SET created_at = created_at - $1::interval,
         lease_until = lease_until - $1::interval, doomed_at = doomed_at - $1::interval,
         sweep_at = sweep_at - $1::interval, swept_at = swept_at - $1::interval
+    WHERE num_nonnulls(file_id, scratch_key, doomed_at) > 0
 """
 
 
 async def pass_time(pool: asyncpg.Pool, by: timedelta) -> None:
-    """Let the time `by` pass for every file and every reservation."""
+    """Let the time `by` pass for every file and every reservation.
+
+    The exceptions are keys that a process has reserved in advance, because it knows the ends of
+    their leases by its own clock.
+    """
     await pool.execute(SHIFT_RESERVATIONS, by)
     await pool.execute(SHIFT_FILES, by)
