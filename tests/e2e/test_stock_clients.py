@@ -77,6 +77,28 @@ def test_wget_finds_a_file_and_saves_a_link_under_its_name(
     assert saved == {"winter ä b.txt": b"bytes"}
 
 
+def share(api: Api, owner: Owner, name: str, body: bytes) -> str:
+    """Send a file, and return the address of a link to it."""
+    with httpx.Client(base_url=api.url, headers=owner.headers, timeout=30) as client:
+        sent = client.post("/files/upload", params={"filename": name}, content=body)
+        made = client.post(f"/files/{sent.json()['id']}/links", json={"expires_in": 600})
+    path: str = made.json()["url"]
+    keep_link_secret(path)
+    return api.url + path
+
+
+@pytest.mark.one_store
+def test_aria2_reads_a_link_over_eight_connections(api: Api, owner: Owner, tmp_path: Path) -> None:
+    aria2 = find_program("aria2c", "aria2")
+    body = os.urandom(12 * 1024**2)
+    link = share(api, owner, "big.bin", body)
+    options = ["-q", "-x8", "-s8", "-k1M", "--no-conf", "--allow-overwrite=false"]
+    subprocess.run([aria2, *options, link], cwd=tmp_path, timeout=RUN_SECONDS, check=True)
+    assert {path.name: digest(path.read_bytes()) for path in tmp_path.iterdir()} == {
+        "big.bin": digest(body)
+    }
+
+
 def check(api: Api, owner: Owner, body: bytes, ids: Sequence[str], *, count: int) -> None:
     """Check that the owner has exactly the files that were sent."""
     with httpx.Client(base_url=api.url, headers=owner.headers, timeout=30) as client:
