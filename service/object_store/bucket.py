@@ -132,6 +132,33 @@ class Bucket:
                 body += piece
         return bytes(body)
 
+    async def get(
+        self, key: str, *, most_bytes: int, timeout_seconds: float = QUICK_SECONDS
+    ) -> tuple[StoredObject, bytes | None]:
+        """Return the store's description of an object and its bytes, from one response.
+
+        The bytes are None if there are more than `most_bytes`. Raises the same errors as `open`.
+        """
+        result: tuple[StoredObject, bytes | None] = await self._run(
+            lambda: self._get(key, most_bytes, timeout_seconds)
+        )
+        return result
+
+    def _get(
+        self, key: str, most_bytes: int, timeout_seconds: float
+    ) -> tuple[StoredObject, bytes | None]:
+        with self.open(key, etag=None, timeout_seconds=timeout_seconds) as reader:
+            try:
+                found = read_object(key, reader.headers)
+            except (KeyError, ValueError) as error:
+                raise invalid_answer(f"GET {key}", error) from error
+            if reader.content_length > most_bytes:
+                return found, None
+            body = bytearray()
+            while piece := reader.read(most_bytes):
+                body += piece
+        return found, bytes(body)
+
     async def put(self, key: str, body: bytes, **options: Any) -> str:
         result: str = await self._run(lambda: self.put_now(key, body, **options))
         return result

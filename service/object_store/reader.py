@@ -7,6 +7,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from service.object_store.errors import StoreUnavailable, unavailable
+from service.object_store.transport import read_headers
 
 FAILURES: Final = (HTTPError, HTTPException, OSError)
 
@@ -25,6 +26,7 @@ class ObjectReader:
         # gzip`) and nothing is copied between buffers.
         self._body = response._fp  # type: ignore[attr-defined] # http.client's response
         self._request = request
+        self.headers = read_headers(response)
         self.etag = response.headers.get("etag", "").strip('"')
         self.content_length = int(response.headers.get("content-length", "-1"))
         """Number of bytes that this reader returns in all."""

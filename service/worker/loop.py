@@ -31,6 +31,7 @@ from service import clock, database
 from service.model import Claim, Work
 from service.queries import claims
 from service.resources import WorkerResources
+from service.worker.small_files import is_small
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
 from service.worker.verification import verify
@@ -39,12 +40,18 @@ POLL: Final = timedelta(seconds=5)
 SHORTEST_SLEEP: Final = timedelta(milliseconds=50)
 VERIFYING: Final = frozenset({Work.SMALL, Work.LARGE})
 """The kinds of work that share the slots for verifications."""
+SMALL_AT_ONCE: Final = 32
+"""The files of at most 1 MiB that are verified at once, each of which is held in memory."""
 UNREADABLE_SLOTS: Final = 1
 UNREADABLE_REST_SECONDS: Final = 1.0
 GATHER_SECONDS: Final = 0.5
 STOP_SECONDS: Final = 20
 
 log = structlog.get_logger()
+
+
+def takes_no_slot(claim: Claim) -> bool:
+    return claim.work == Work.SMALL and is_small(claim)
 
 
 class Worker:
@@ -106,9 +113,14 @@ class Worker:
     def free_slots(self, work: Work) -> int:
         """Return how many files with this kind of work may begin.
 
-        Files above 1 GiB take at most half of the slots for verifications.
+        Files above 1 GiB take at most half of the slots for verifications. Files of at most 1 MiB
+        take none, because they wait for the store most of the time. There are at most SMALL_AT_ONCE
+        of them, or one claim's worth more.
         """
-        held = Counter(claim.work for claim in self.running.values())
+        running = self.running.values()
+        if work == Work.SMALL and sum(map(takes_no_slot, running)) >= SMALL_AT_ONCE:
+            return 0
+        held = Counter(claim.work for claim in running if not takes_no_slot(claim))
         if work == Work.UNREADABLE:
             return UNREADABLE_SLOTS - held[work]
         if work == Work.LOOK:

@@ -1,6 +1,9 @@
 """Verification: check, copy, hash, commit.
 
-One claim has one vault key and at most one copy request.
+One claim has one vault key and at most one request that writes to it.
+
+The steps 1 to 4 below are those of a large file. A file of at most 1 MiB is read into memory,
+hashed, and written to the vault instead (service/worker/small_files.py).
 
 Every statement requires the claim's lease and an unproved state. If a statement updates no row, the
 claim is lost.
@@ -13,24 +16,24 @@ claim is lost.
      arrival was recorded after the claim, the file is due again at once.
    - The store reports that the object is permanently unreadable: the file becomes `rejected`
      (`unverifiable`).
-   - Any other error: failure before copying.
+   - Any other error: failure before writing.
    - There is an object, and the claim was a look (`Work.LOOK`): the file becomes `verifying` and is
      due again at once. The same statement deletes the reservation. The next claim takes a slot for
      verifications, so that a large object cannot occupy a slot for looks.
 2. Compare size and content type with the declaration. If one of them differs, the file becomes
    `rejected` with that reason, and nothing is copied.
    - The size differs, and a read of the object gives another number of bytes than HEAD reported:
-     failure before copying. (MinIO reports a wrong length for an object to which a client has given
+     failure before writing. (MinIO reports a wrong length for an object to which a client has given
      the headers of an encrypted one.)
 3. Copy the object to the vault under the reserved key. The request carries the ETag just seen, if a
    condition can name it. (A client can choose the ETag on an old MinIO.) It is sent before the
    first lease period is over. An object above 5 GiB is copied in parts (service/worker/copying.py).
    - It is too late to send the request, the object changed (412), or it is missing (404): failure
-     before copying. The store is not at fault.
-   - The store refused the request: failure before copying. Nothing was written and nothing will be.
+     before writing. The store is not at fault.
+   - The store refused the request: failure before writing. Nothing was written and nothing will be.
    - The object is permanently unreadable: the file becomes `rejected` (`unverifiable`). This
      refusal is certain as well.
-   - Any other error: failure after copying, because the request may take effect at any later time.
+   - Any other error: failure after writing, because the request may take effect at any later time.
 4. Hash the copy, with `If-Match` of the copy's ETag.
    - The read fails, ends early, or has a length other than that of the object: failure after
      copying.
@@ -43,11 +46,11 @@ claim is lost.
    - They differ, and the digest is the same as before: the file becomes `rejected`, and the
      statement dooms the reservation.
    - No row was updated, the statement failed, or its response was lost: none of these proves
-     anything. Failure after copying.
+     anything. Failure after writing.
 
-Failure before copying: delete the reservation, then settle the failure.
+Failure before writing: delete the reservation, then settle the failure.
 
-Failure after copying: doom the reservation, then settle the failure. Delete the object only if the
+Failure after writing: doom the reservation, then settle the failure. Delete the object only if the
 doom updated a row. (Otherwise the commit may have succeeded, and the object belongs to the file.)
 If one of these steps fails, the sweeper does the rest after the lease has expired.
 
@@ -65,9 +68,9 @@ Settle the failure (service/worker/store_health.py has the probe):
     is not counted, because the vault may be full.
 
 While the steps run, a heartbeat extends the lease in both tables. If the lease is lost, hashing
-stops, and the claim ends with failure after copying.
+stops, and the claim ends with failure after writing.
 
-Unexpected exception: end with failure after copying, shielded from cancellation, so that another
+Unexpected exception: end with failure after writing, shielded from cancellation, so that another
 worker can claim the file.
 
 Cancellation at shutdown: do the same, but leave the deletion to the sweeper, because a store that
@@ -86,16 +89,13 @@ from concurrent.futures import Executor
 from datetime import timedelta
 from typing import Final
 
-import msgspec
 import structlog
 
 from service import clock, database
 from service.database.heartbeat import extending
-from service.http.parameters import normalize_media_type
-from service.model import UNPROVED, Claim, File, Rejection, RejectionReason, Sha256, State, Work
+from service.model import UNPROVED, Claim, File, Rejection, Sha256, State, Work
 from service.object_store import (
     Bucket,
-    ObjectChanged,
     ObjectMissing,
     ObjectUnreadable,
     RequestRefused,
@@ -115,39 +115,13 @@ from service.telemetry.metrics import (
 )
 from service.telemetry.transitions import report_transition
 from service.worker.copying import LeaseLost, copy_object
+from service.worker.proofs import EXCULPATED, NotVerified, Proof, compare, unverifiable
+from service.worker.small_files import is_small, prove_small_file
 from service.worker.store_health import PROBE_AFTER, StoreHealth
 
 CHUNK_BYTES: Final = 1024 * 1024
 AT_ONCE: Final = timedelta(0)
-EXCULPATED: Final = (SentTooLate, ObjectChanged, ObjectMissing)
-"""Failures of a copy that show no fault of the store or the object.
-
-The object was replaced or removed, or nothing was sent.
-"""
-
 log = structlog.get_logger()
-
-
-class Proof(msgspec.Struct, frozen=True):
-    """The size, digest and ETag of the copy, as read back from the vault."""
-
-    size: int
-    sha256: Sha256
-    etag: str
-
-
-class NotVerified(Exception):
-    """The end of a claim without a verdict, because of the store or the object.
-
-    If `copied` is True, a copy request may take effect, so the reservation must be doomed. If
-    `source_failed` is True, a read of the incoming object itself failed.
-    """
-
-    def __init__(self, cause: StoreError, *, copied: bool, source_failed: bool = False) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-        self.copied = copied
-        self.source_failed = source_failed
 
 
 async def verify(
@@ -168,7 +142,7 @@ async def verify(
         await asyncio.shield(give_up(resources, claim, failure, health=health))
     except (LeaseLost, *database.UNREACHABLE) as error:
         await asyncio.shield(
-            give_up_after_copying(resources, claim, error, retry_in=health.retry_in)
+            give_up_after_writing(resources, claim, error, retry_in=health.retry_in)
         )
     except asyncio.CancelledError:
         await asyncio.shield(
@@ -177,7 +151,7 @@ async def verify(
         raise
     except BaseException as error:  # a defect, which may occur again with each attempt
         await asyncio.shield(
-            give_up_after_copying(resources, claim, error, retry_in=next_look(claim.attempts))
+            give_up_after_writing(resources, claim, error, retry_in=next_look(claim.attempts))
         )
         raise
     else:
@@ -196,7 +170,7 @@ async def prove(
     async with extending(extend, lease=lease, held_since=claimed_at, file_id=claim.id) as heartbeat:
         stopped = heartbeat.ended
         try:
-            proof = await read_copy(
+            proof = await prove_object(
                 resources, claim, claimed_at=claimed_at, hashing=hashing, stopped=stopped
             )
         except NotVerified as failure:
@@ -210,6 +184,40 @@ async def prove(
         await commit(resources, claim, proof)
     VERIFICATION_SECONDS.observe(clock.read_seconds() - claimed_at)
     VERIFIED_BYTES.inc(proof.size)
+
+
+async def prove_object(
+    resources: WorkerResources,
+    claim: Claim,
+    *,
+    claimed_at: float,
+    hashing: Executor,
+    stopped: threading.Event,
+) -> Proof | None:
+    """Prove the object in the way for its size, and return the proof.
+
+    Return None if this claim writes nothing into the vault. Raises NotVerified and LeaseLost.
+    """
+    if is_small(claim):
+        send_before = claimed_at + resources.settings.lease.total_seconds()
+        try:
+            found = await prove_small_file(resources, claim, send_before=send_before)
+        except ObjectMissing:
+            await settle_missing(resources, claim)
+            return None
+        except ObjectUnreadable as error:
+            await reject(resources, claim, unverifiable(error))
+            return None
+        except StoreError as error:
+            raise NotVerified(error, written=False) from error
+        if isinstance(found, Rejection):
+            await reject(resources, claim, found)
+            return None
+        if found is not None:
+            return found
+    return await read_copy(
+        resources, claim, claimed_at=claimed_at, hashing=hashing, stopped=stopped
+    )
 
 
 async def read_copy(
@@ -235,7 +243,7 @@ async def read_copy(
     try:
         return await run(hashing, hash_copy, resources.vault, claim, etag, seen.size, stopped)
     except StoreError as error:
-        raise NotVerified(error, copied=True) from error
+        raise NotVerified(error, written=True) from error
 
 
 async def fails_to_read(
@@ -285,7 +293,7 @@ async def look(
         await reject(resources, claim, unverifiable(error))
         return None
     except StoreError as error:
-        raise NotVerified(error, copied=False) from error
+        raise NotVerified(error, written=False) from error
     if claim.work == Work.LOOK:
         await announce(resources, claim)
         return None
@@ -316,7 +324,7 @@ async def confirm_size(
         if size != seen.size:
             raise StoreUnavailable(f"HEAD reported {seen.size} bytes, but a read gave {size}")
     except StoreError as error:
-        raise NotVerified(error, copied=False) from error
+        raise NotVerified(error, written=False) from error
 
 
 async def settle_missing(resources: WorkerResources, claim: Claim) -> None:
@@ -355,38 +363,6 @@ def back_off(attempts: int) -> timedelta:
     return timedelta(seconds=min(5 * 2 ** min(attempts, 10), 600))
 
 
-def compare(claim: Claim, seen: StoredObject) -> Rejection | None:
-    """Return the reason to reject the object without reading it, or None if there is none.
-
-    A content type that was not declared is not compared. A client that is redirected to the store
-    sends its Content-Type there as it is, so white space without a meaning makes no difference.
-    """
-    if seen.size != claim.size:
-        return Rejection(
-            RejectionReason.SIZE_MISMATCH, f"declared {claim.size} bytes, received {seen.size}"
-        )
-    if claim.content_type is not None and not is_same_type(seen.content_type, claim.content_type):
-        return Rejection(
-            RejectionReason.CONTENT_TYPE_MISMATCH,
-            f"declared {claim.content_type}, received {seen.content_type[:200]}",
-        )
-    return None
-
-
-def is_same_type(seen: str, declared: str) -> bool:
-    try:
-        return seen == declared or normalize_media_type(seen) == declared
-    except ValueError:
-        return False
-
-
-def unverifiable(error: StoreError) -> Rejection:
-    return Rejection(
-        RejectionReason.UNVERIFIABLE,
-        f"the store cannot read the object ({error.code or error.status})",
-    )
-
-
 async def reject(resources: WorkerResources, claim: Claim, rejection: Rejection) -> None:
     """Reject the file. No copy request may have been sent, because the reservation is deleted."""
     finish(resources, await verdicts.reject_file(resources.pool, claim, rejection))
@@ -412,7 +388,7 @@ async def copy(
         return None
     except StoreError as error:
         refused = isinstance(error, (*EXCULPATED, RequestRefused))
-        raise NotVerified(error, copied=not refused) from error
+        raise NotVerified(error, written=not refused) from error
 
 
 def hash_copy(
@@ -465,10 +441,10 @@ def finish(resources: WorkerResources, file: File | None) -> None:
 async def give_up(
     resources: WorkerResources, claim: Claim, failure: NotVerified, *, health: StoreHealth
 ) -> None:
-    """Run the branch for a failure before or after copying, as the protocol above describes."""
+    """Run the branch for a failure before or after writing, as the protocol above describes."""
     doomed = False
     with logged_when_unreachable(claim):
-        if failure.copied:
+        if failure.written:
             doomed = await reservations.doom_reservation(
                 resources.pool, claim.vault_key, claim.lease
             )
@@ -537,10 +513,10 @@ async def count_failed_read(resources: WorkerResources, claim: Claim, failure: N
         finish(resources, file)
 
 
-async def give_up_after_copying(
+async def give_up_after_writing(
     resources: WorkerResources, claim: Claim, error: BaseException, *, retry_in: timedelta
 ) -> None:
-    """Run the branch "failure after copying" for a cause other than the store or the object."""
+    """Run the branch "failure after writing" for a cause other than the store or the object."""
     if await give_back(resources, claim, str(error) or type(error).__name__, retry_in=retry_in):
         await delete_copy(resources, claim)
 
