@@ -1,7 +1,6 @@
 """Workers that stall at each point of a verification, lose responses, or send late requests."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -10,6 +9,7 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
+from service import clock
 from service.model import Claim
 from service.queries import claims, verdicts
 from service.resources import Resources
@@ -93,7 +93,7 @@ class FaultyWorker:
     ) -> None:
         self.health = health
         self.claim = claim
-        self.claimed_at = time.monotonic()
+        self.claimed_at = clock.read_seconds()
         self.gate = Gate()
         self.vault = FaultyBucket(ShiftedVault(resources.vault, shifted))
         self.resources: Any = self.arrange(resources, fault)
