@@ -28,7 +28,12 @@ from tests.support.servers import (
     store_kinds,
 )
 
-pytest_plugins = ["tests.support.stores", "tests.support.presigned", "tests.support.running"]
+pytest_plugins = [
+    "tests.support.stores",
+    "tests.support.presigned",
+    "tests.support.running",
+    "tests.support.methods",
+]
 
 ONE_PROCESS = ("test_client_alone.py", "test_dev.py", "test_floods.py", "test_readme.py")
 """Modules whose fixtures are expensive: `assay dev`, `assay serve`, and installations."""

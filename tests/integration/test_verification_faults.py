@@ -27,6 +27,7 @@ from tests.integration.steps import (
 )
 from tests.support.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
 from tests.support.invariants import check_nothing_left, list_bucket
+from tests.support.methods import ONLY_COPIED, Method
 from tests.support.objects import read_all
 from tests.support.proxies import FaultyProxy, faulty_way
 from tests.support.waiting import until
@@ -37,9 +38,10 @@ pytestmark = pytest.mark.anyio
 # Faults of the store
 
 
+@ONLY_COPIED
 @pytest.mark.parametrize("read_bytes", [0, 700], ids=["refused", "truncated"])
 async def test_the_next_claim_repeats_a_hash_that_the_store_interrupted(
-    resources: Resources, read_bytes: int
+    resources: Resources, method: Method, read_bytes: int
 ) -> None:
     declared = await send(resources)
     vault = FaultyBucket(resources.vault)
@@ -60,8 +62,10 @@ async def test_the_next_claim_repeats_a_hash_that_the_store_interrupted(
     await check_nothing_left(resources)
 
 
+@ONLY_COPIED
 async def test_a_copy_that_cannot_be_deleted_at_once_is_left_to_the_sweeper(
     resources: Resources,
+    method: Method,
 ) -> None:
     """Lose the store during the hash, and keep it unavailable while the worker deletes the copy."""
     declared = await send(resources)
@@ -77,15 +81,16 @@ async def test_a_copy_that_cannot_be_deleted_at_once_is_left_to_the_sweeper(
     assert (await prove(resources, declared.file)).state == State.READY
 
 
-@pytest.mark.parametrize("call", ["head", "copy_from"])
+@pytest.mark.parametrize("call", ["look", "write"])
 async def test_an_error_of_the_store_ends_the_lease_and_delays_the_next_claim(
-    resources: Resources, call: str
+    resources: Resources, method: Method, call: str
 ) -> None:
     declared = await send(resources)
     incoming, vault = FaultyBucket(resources.incoming), FaultyBucket(resources.vault)
-    incoming.before["head"] = vault.before["copy_from"] = lose_answer
-    if call == "copy_from":
-        del incoming.before["head"]
+    if call == "look":
+        incoming.before[method.look] = lose_answer
+    else:
+        vault.before[method.write] = lose_answer
     assert not await run(
         msgspec.structs.replace(resources, incoming=incoming, vault=vault),
         await claim(resources, declared.file),
@@ -99,7 +104,9 @@ async def test_an_error_of_the_store_ends_the_lease_and_delays_the_next_claim(
 # Faults of the database
 
 
-async def test_a_commit_whose_response_is_lost_keeps_the_object(resources: Resources) -> None:
+async def test_a_commit_whose_response_is_lost_keeps_the_object(
+    resources: Resources, method: Method
+) -> None:
     declared = await send(resources)
     lossy = FaultyPool(resources.pool, verdicts.COMMIT, after=lose_connection)
     await run(msgspec.structs.replace(resources, pool=lossy), await claim(resources, declared.file))
@@ -109,6 +116,7 @@ async def test_a_commit_whose_response_is_lost_keeps_the_object(resources: Resou
 
 async def test_a_commit_that_never_ran_leaves_no_orphan(
     resources: Resources,
+    method: Method,
 ) -> None:
     declared = await send(resources)
     lossy = FaultyPool(resources.pool, verdicts.COMMIT, before=lose_connection)
@@ -119,7 +127,9 @@ async def test_a_commit_that_never_ran_leaves_no_orphan(
     await check_proved(resources, declared.file)
 
 
-async def test_a_commit_that_is_sent_twice_takes_effect_once(resources: Resources) -> None:
+async def test_a_commit_that_is_sent_twice_takes_effect_once(
+    resources: Resources, method: Method
+) -> None:
     """Send the commit twice, as a proxy might do. Assay itself never sends it again."""
     declared = await send(resources)
     held = await claim(resources, declared.file)
@@ -163,7 +173,7 @@ def way(settings: Settings) -> Iterator[tuple[FaultyProxy, Settings]]:
 
 
 async def test_a_connection_cut_after_the_commit_was_sent_keeps_the_object(
-    resources: Resources, way: tuple[FaultyProxy, Settings]
+    resources: Resources, method: Method, way: tuple[FaultyProxy, Settings]
 ) -> None:
     proxy, settings = way
     declared = await send(resources)
@@ -185,7 +195,7 @@ async def is_ready(resources: Resources, file: File) -> bool:
 
 @pytest.mark.parametrize("committed", [True, False], ids=["committed", "rolled back"])
 async def test_a_commit_that_outlives_its_connection_decides_the_object(
-    resources: Resources, way: tuple[FaultyProxy, Settings], committed: bool
+    resources: Resources, method: Method, way: tuple[FaultyProxy, Settings], committed: bool
 ) -> None:
     """Cut the connection while the database still executes the commit.
 

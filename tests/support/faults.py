@@ -48,7 +48,7 @@ class FaultyBucket:
         self.cut_reads_after: int | None = None
         """The number of bytes that a reader returns before its connection is lost."""
         self.wrong_reads = 0
-        """The number of readers, from the next one on, whose first byte is wrong."""
+        """The number of reads, from the next one on, whose first byte is wrong."""
         self.only: set[str] | None = None
         """The keys that the faults apply to, also as the source of a copy. None means all keys."""
         self.calls: Counter[str] = Counter()
@@ -72,6 +72,10 @@ class FaultyBucket:
             self._note(name, real, *args, **options)
             answer = await real(*args, **options)
             await run_hook(self.after.get(name))
+            if name == "get" and self.wrong_reads:
+                self.wrong_reads -= 1
+                seen, body = answer
+                return seen, bytes([body[0] ^ 1]) + body[1:]
             return answer
 
         return call
@@ -132,7 +136,9 @@ class SpoiltBucket(FaultyBucket):
     def __init__(self, bucket: Any, keys: set[str]) -> None:
         super().__init__(bucket)
         self.only = keys
-        self.before = dict.fromkeys(("head", "open", "copy_from", "copy_part_from"), refuse_to_read)
+        self.before = dict.fromkeys(
+            ("head", "get", "open", "copy_from", "copy_part_from"), refuse_to_read
+        )
 
 
 def refuse_to_read() -> None:
