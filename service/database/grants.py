@@ -12,8 +12,9 @@
 
 A trigger notifies every process when keys are updated or deleted, by a command or by plain SQL. A
 revocation therefore takes effect within milliseconds. If the notification is lost without the loss
-of its connection, the revocation takes effect after REMEMBERED_SECONDS. The loss of the connection
-and each new one count as notifications, because notifications in between were lost.
+of its connection, the revocation takes effect after REMEMBERED_SECONDS. No grant counts while there
+is no connection, and a new connection counts as a notification, because others may have been lost
+in between.
 """
 
 from typing import Final, NamedTuple

@@ -24,8 +24,8 @@ class Heartbeat:
     It runs until it is stopped or the lease is lost. `extend` returns False if the lease is lost.
     While the database is unavailable, the lease may expire, but it counts as lost only when the
     database reports it. `ended` is set when the lease is lost or the heartbeat is stopped, so that
-    threads that work under the lease can stop. `held_until` is a time of `clock`, until
-    which the lease is certainly live.
+    threads that work under the lease can stop. `held_until` is a time of `clock`, until which the
+    lease is certainly live.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ A request thus needs no statement of its own before it writes to the vault.
      a key get the error. The sweeper deletes the reservations after their lease has expired.
 2. Hand out each key once, and only while NEEDED of its lease is left, which is enough for one PUT
    and one commit. A key that was handed out never comes back, whatever becomes of its request.
+   - The request is cancelled before it has used the key: the sweeper deletes the reservation.
 3. Delete the reservations of keys that were not handed out, as soon as less of their lease is left,
    and when the process stops. Nothing was ever written under them.
    - The statement fails, or the process dies: the sweeper deletes them later.
@@ -75,7 +76,7 @@ class ReservedKeys:
 
     async def take(self) -> ReservedKey:
         """Return a key that no other caller gets. Raises the errors of the pool."""
-        while self.stock and self.stock[0].seconds_left > 0:
+        if self.stock and self.stock[0].seconds_left > 0:
             key = self.stock.popleft()
             if self.is_low:
                 self.wanted.set()
