@@ -16,6 +16,7 @@ from service.uploads.completion import complete_upload
 from service.uploads.declaring import renew_upload
 from tests.integration.steps import declare, send, take_due
 from tests.support.faults import FaultyBucket, FaultyPool, Hook, lose_answer
+from tests.support.methods import Method
 from tests.support.objects import key_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
@@ -60,12 +61,12 @@ async def test_an_arrival_without_an_object_makes_the_file_pending_again(
 
 
 async def test_an_unreported_file_counts_once_in_spite_of_store_outages(
-    resources: Resources,
+    resources: Resources, method: Method
 ) -> None:
     file = (await send(resources)).file
     before = found_by_ourselves()
     vault = FaultyBucket(resources.vault)
-    vault.before["copy_from"] = lose_answer
+    vault.before[method.write] = lose_answer
     for _ in range(3):
         await look(msgspec.structs.replace(resources, vault=vault))
     assert found_by_ourselves() == before + 1

@@ -21,6 +21,7 @@ from service.worker.loop import Worker
 from tests.integration.steps import BODY, declare, put, working
 from tests.support.claims import EVERY_KIND, claim_files
 from tests.support.faults import FaultyBucket
+from tests.support.methods import COPIED, Method
 from tests.support.objects import key_of
 from tests.support.servers import free_port
 from tests.support.waiting import until
@@ -94,15 +95,16 @@ async def wait(event: asyncio.Event) -> None:
     "answer", [ObjectChanged("another ETag"), RequestRefused("too much metadata", status=400)]
 )
 async def test_a_repeatedly_refused_copy_delays_only_its_own_file(
-    resources: Resources, answer: Exception
+    resources: Resources, method: Method, answer: Exception
 ) -> None:
     def refuse() -> None:
         raise answer
 
     declared = await announce(resources)
     vault = FaultyBucket(resources.vault)
-    vault.only = {key_of(declared.file)}
-    vault.before["copy_from"] = refuse
+    if method == COPIED:  # a probe copies as well
+        vault.only = {key_of(declared.file)}
+    vault.before[method.write] = refuse
     faulty = msgspec.structs.replace(resources, vault=vault)
     assert (await put(declared)).status == 200
 

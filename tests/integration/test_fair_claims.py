@@ -13,10 +13,11 @@ from service.queries import claims, files
 from service.queries.history import list_history
 from service.resources import Resources
 from service.settings import Count
-from service.worker.loop import Worker
+from service.worker.loop import SMALL_AT_ONCE, Worker
 from tests.integration.steps import declare, find, send, working
 from tests.support.claims import claim_files
 from tests.support.invariants import check_invariants, list_bucket
+from tests.support.methods import ONLY_COPIED
 from tests.support.objects import key_of
 from tests.support.rows import LEASE, declare_row, make_declaration
 from tests.support.waiting import until
@@ -79,6 +80,8 @@ async def test_an_owner_has_every_slot_while_no_other_waits(
     assert worker.count_owners([Work.SMALL]) == {"greedy": 4}
 
 
+@ONLY_COPIED
+@pytest.mark.usefixtures("method")
 async def test_a_freed_slot_goes_to_the_owner_that_has_none(
     resources: Resources, worker: IdleWorker
 ) -> None:
@@ -90,6 +93,21 @@ async def test_a_freed_slot_goes_to_the_owner_that_has_none(
     await until(lambda: first not in worker.running)
     await worker.fill_slots()
     assert worker.count_owners([Work.SMALL]) == {"greedy": 3, "modest": 1}
+
+
+async def test_a_small_file_waits_only_for_one_of_another_owner(
+    resources: Resources, worker: IdleWorker
+) -> None:
+    await insert(resources.pool, "greedy", 100, State.VERIFYING)
+    while worker.free_slots(Work.SMALL):
+        await worker.fill_slots()
+    assert SMALL_AT_ONCE <= len(worker.running) < SMALL_AT_ONCE + worker.slots
+    await announce(resources.pool, "modest")
+    for claimed in [*worker.running][: worker.slots]:
+        claimed.cancel()
+    await until(lambda: len(worker.running) < SMALL_AT_ONCE)
+    await worker.fill_slots()
+    assert worker.count_owners([Work.SMALL])["modest"] == 1
 
 
 async def test_large_and_small_files_of_an_owner_count_together(

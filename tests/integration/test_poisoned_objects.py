@@ -36,6 +36,7 @@ from tests.support.clock import pass_time
 from tests.support.damage import damage_on_disk
 from tests.support.faults import FaultyBucket, lose_answer, refuse_to_read
 from tests.support.invariants import check_nothing_left, list_bucket
+from tests.support.methods import ONLY_COPIED, Method
 from tests.support.objects import key_of, put_as_root
 from tests.support.stores import StoreUnderTest, now
 from tests.support.stores import send as send_request
@@ -176,14 +177,16 @@ async def test_a_file_whose_client_made_its_object_unreadable_becomes_final(
         assert (await find(resources, declared.file)).state == State.READY
 
 
-@pytest.mark.parametrize("call", ["head", "copy_from"])
+@pytest.mark.parametrize("call", ["look", "write"])
 async def test_an_object_that_the_store_cannot_read_is_rejected(
-    resources: Resources, call: str
+    resources: Resources, method: Method, call: str
 ) -> None:
     """Simulate a damaged object with every store, by failing the requests for its key."""
     declared = await send(resources)
     faulty = with_settings(
-        spoil(resources, declared.file, "head" if call == "head" else "", "copy_from", "open"),
+        spoil(
+            resources, declared.file, method.look if call == "look" else "", method.write, "open"
+        ),
         unverifiable_reads=2,
     )
     health = StoreHealth(faulty)
@@ -209,12 +212,12 @@ async def check_unverifiable(resources: Resources, file: File) -> None:
 
 
 async def test_a_failed_copy_of_a_readable_object_is_not_counted(
-    resources: Resources,
+    resources: Resources, method: Method
 ) -> None:
     """Fail the copy for another reason, such as a full vault or a withdrawn right."""
     declared = await send(resources)
     faulty = with_settings(
-        spoil(resources, declared.file, "copy_from"),
+        spoil(resources, declared.file, method.write),
         unverifiable_reads=1,
         unverifiable_after=timedelta(0),
     )
@@ -227,11 +230,11 @@ async def test_a_failed_copy_of_a_readable_object_is_not_counted(
 
 
 async def test_a_failed_read_is_not_counted_if_the_probe_after_it_fails(
-    resources: Resources,
+    resources: Resources, method: Method
 ) -> None:
     declared = await send(resources)
     faulty = with_settings(
-        spoil(resources, declared.file, "head", "open"),
+        spoil(resources, declared.file, method.look, "open"),
         unverifiable_reads=1,
         unverifiable_after=timedelta(0),
     )
@@ -279,6 +282,8 @@ async def test_callers_share_a_probe_that_began_after_they_asked(resources: Reso
 # Reads that are short or wrong
 
 
+@ONLY_COPIED
+@pytest.mark.usefixtures("method")
 @pytest.mark.parametrize("digest", [True, False], ids=["declared digest", "no digest"])
 async def test_a_short_read_of_the_vault_rejects_no_file(
     resources: Resources, digest: bool
@@ -294,6 +299,8 @@ async def test_a_short_read_of_the_vault_rejects_no_file(
     assert (await prove(resources, declared.file)).state == State.READY
 
 
+@ONLY_COPIED
+@pytest.mark.usefixtures("method")
 async def test_a_wrong_read_of_the_vault_is_followed_by_a_copy_under_a_new_key(
     resources: Resources,
 ) -> None:
@@ -321,6 +328,8 @@ async def test_a_wrong_read_of_the_vault_is_followed_by_a_copy_under_a_new_key(
     await check_nothing_left(resources)
 
 
+@ONLY_COPIED
+@pytest.mark.usefixtures("method")
 async def test_a_copy_of_another_length_than_its_source_gives_no_verdict(
     resources: Resources,
 ) -> None:
@@ -341,10 +350,12 @@ async def test_a_copy_of_another_length_than_its_source_gives_no_verdict(
 # Healthy files beside poisoned ones
 
 
-async def test_healthy_files_are_verified_beside_poisoned_ones(resources: Resources) -> None:
+async def test_healthy_files_are_verified_beside_poisoned_ones(
+    resources: Resources, method: Method
+) -> None:
     """Prove every healthy file at its first attempt, while no probe stops the worker."""
     poisoned = [(await send(resources)).file for _ in range(12)]
-    faulty = spoil_all(resources, poisoned, "head", "copy_from", "open")
+    faulty = spoil_all(resources, poisoned, method.look, "copy_from", "open")
     healthy = [(await send(resources)).file for _ in range(5)]
     for file in [*poisoned, *healthy]:
         await record_event(resources, key_of(file))
@@ -402,9 +413,11 @@ def spoil_all(resources: Resources, files: list[File], *calls: str) -> Resources
     """Return resources whose buckets fail these calls for the incoming objects of the files."""
     incoming, vault = FaultyBucket(resources.incoming), FaultyBucket(resources.vault)
     incoming.only = vault.only = {key_of(file) for file in files}
-    for bucket, known in ((incoming, {"head", "open"}), (vault, {"copy_from"})):
+    for bucket, known in ((incoming, {"head", "get", "open"}), (vault, {"copy_from"})):
         for call in known.intersection(calls):
             bucket.before[call] = refuse_to_read
+    if "put" in calls:  # a write names no incoming object
+        vault.only, vault.before["put"] = None, refuse_to_read
     return msgspec.structs.replace(resources, incoming=incoming, vault=vault)
 
 
