@@ -69,6 +69,7 @@ class ReservedKeys:
         self.wanted = asyncio.Event()
         self.batch = SMALLEST_BATCH
         self.filled_at = 0.0
+        self.filling = asyncio.Lock()
 
     @property
     def is_low(self) -> bool:
@@ -96,7 +97,8 @@ class ReservedKeys:
             was_wanted = self.wanted.is_set()
             self.wanted.clear()
             if was_wanted and (self.waiting or self.is_low):
-                await self.fill()
+                async with self.filling:
+                    await self.fill()
 
     async def fill(self) -> None:
         """Reserve a batch, and hand its keys to the callers that wait."""
@@ -157,7 +159,8 @@ async def open_reserved_keys(pool: asyncpg.Pool) -> AsyncIterator[ReservedKeys]:
     try:
         yield keys
     finally:
-        filling.cancel()
+        async with keys.filling:  # otherwise a batch could be inserted and not noted
+            filling.cancel()
         await asyncio.gather(filling, return_exceptions=True)
         keys.refuse(asyncio.CancelledError())
         await keys.forget([*keys.stock])

@@ -21,7 +21,7 @@ from service.worker.loop import Worker
 from tests.integration.steps import BODY, declare, put, working
 from tests.support.claims import EVERY_KIND, claim_files
 from tests.support.faults import FaultyBucket
-from tests.support.methods import COPIED, Method
+from tests.support.methods import COPIED, SMALL, Method
 from tests.support.objects import key_of
 from tests.support.servers import free_port
 from tests.support.waiting import until
@@ -92,7 +92,13 @@ async def wait(event: asyncio.Event) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [ObjectChanged("another ETag"), RequestRefused("too much metadata", status=400)]
+    ("method", "answer"),
+    [
+        (COPIED, ObjectChanged("another ETag")),
+        (COPIED, RequestRefused("too much metadata", status=400)),
+        (SMALL, RequestRefused("too much metadata", status=400)),
+    ],
+    indirect=["method"],
 )
 async def test_a_repeatedly_refused_copy_delays_only_its_own_file(
     resources: Resources, method: Method, answer: Exception

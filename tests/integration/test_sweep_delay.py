@@ -36,6 +36,7 @@ from tests.integration.steps import (
 from tests.support.clock import DAY, pass_time
 from tests.support.faults import FaultyBucket
 from tests.support.invariants import check_invariants, check_nothing_left, list_bucket
+from tests.support.methods import ONLY_COPIED
 from tests.support.objects import key_of, multipart_upload_of, put_as_root
 
 pytestmark = pytest.mark.anyio
@@ -232,6 +233,8 @@ async def test_parts_of_a_deleted_file_outlive_the_assemblys_lease_and_delay(
     await check_nothing_left(resources)
 
 
+@ONLY_COPIED
+@pytest.mark.usefixtures("method")
 async def test_doomed_reservations_are_not_delayed(resources: Resources) -> None:
     await make_rejected(resources)
     # A mismatch becomes a verdict only after a second copy.
