@@ -8,7 +8,8 @@ A request thus needs no statement of its own before it writes to the vault.
    - The statement fails, or its response is lost: none of the keys is used. Requests that wait for
      a key get the error. The sweeper deletes the reservations after their lease has expired.
 2. Hand out each key once, and only while NEEDED of its lease is left, which is enough for one PUT
-   and one commit. A key that was handed out never comes back, whatever becomes of its request.
+   and one commit. A key that was handed out is never handed out again, also if its request
+   fails.
    - The request is cancelled before it has used the key: the sweeper deletes the reservation.
 3. Delete the reservations of keys that were not handed out, as soon as less of their lease is left,
    and when the process stops. Nothing was ever written under them.

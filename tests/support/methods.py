@@ -25,7 +25,7 @@ ONLY_COPIED: Final = pytest.mark.parametrize("method", [COPIED], indirect=True, 
 
 @pytest.fixture(params=[COPIED, SMALL], ids=lambda method: method.name)
 def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Method:
-    """Let the files of a test be proved in one way, whatever their size."""
+    """Let files of every size be proved in one way."""
     chosen: Method = request.param
     if chosen == COPIED:
         monkeypatch.setattr(small_files, "SMALL_BYTES", -1)
