@@ -34,7 +34,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
-BODY = b"what was sent" * 1000
+BODY = b"what was sent" * 100_000  # the store copies it, because it is not small
 OTHER = BODY.upper()
 
 

@@ -27,6 +27,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 
 BODY = b"what was sent" * 1000
+LARGE = BODY * 100  # the store copies it
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
@@ -46,14 +47,22 @@ def as_environment(settings: Settings) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "moment", [b"HEAD /", b"x-amz-copy-source", b"GET /"], ids=["looks", "copies", "hashes"]
+    ("moment", "body"),
+    [
+        (b"HEAD /", LARGE),
+        (b"x-amz-copy-source", LARGE),
+        (b"GET /", LARGE),
+        (b"GET /", BODY),
+        (b"PUT /", BODY),
+    ],
+    ids=["looks", "copies", "hashes", "reads", "writes"],
 )
 async def test_another_worker_finishes_the_file_of_a_killed_worker(
-    ways: Ways, direct: Resources, tmp_path: Path, moment: bytes
+    ways: Ways, direct: Resources, tmp_path: Path, moment: bytes, body: bytes
 ) -> None:
     ways.store.silence_after(moment)
     async with api_apart(ways.direct, with_worker=False) as client:
-        declared = await upload(client, BODY)
+        declared = await upload(client, body)
         await client.post(f"/files/{declared['file']['id']}/complete")
         with started(
             ["worker"], tmp_path / "worker.log", environ=as_environment(ways.settings)
@@ -67,7 +76,7 @@ async def test_another_worker_finishes_the_file_of_a_killed_worker(
         assert begun.row["lease"]
         async with working(direct):
             assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
-        await check_served(client, direct, declared, BODY)
+        await check_served(client, direct, declared, body)
         await check_single_object(direct, declared)
 
 
@@ -75,7 +84,7 @@ async def test_many_files_are_proved_while_a_worker_dies(
     ways: Ways, direct: Resources, tmp_path: Path
 ) -> None:
     """Kill a worker that holds leases and waits for the store, while another proves the rest."""
-    ways.store.silence_after(b"x-amz-copy-source")
+    ways.store.silence_after(b"PUT /")
     bodies, log = [b"%d " % number + BODY for number in range(30)], tmp_path / "worker.log"
     async with (
         api_apart(ways.direct, with_worker=False) as client,

@@ -177,7 +177,7 @@ async def test_a_worker_without_its_database_leaves_the_file_to_the_next_claim(
     ):
         declared = await upload(client, BODY)
         vault, gate = FaultyBucket(switched.vault), Gate()
-        vault.after["copy_from"] = gate
+        vault.after["put"] = gate
         await client.post(f"/files/{declared['file']['id']}/complete")
         async with working(msgspec.structs.replace(switched, vault=vault)):
             await gate.reached.wait()

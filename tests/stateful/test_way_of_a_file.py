@@ -11,6 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from service.queries import claims, files, sweeping, verdicts
 from service.settings import Settings
 from tests.stateful.machine import WayOfAFile
+from tests.support.methods import ONLY_COPIED
 
 STEPS = settings(
     stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
@@ -24,9 +25,10 @@ def make_machine(settings_of_the_service: Settings) -> type[WayOfAFile]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # it takes minutes to shrink a failure to its shortest sequence
+@pytest.mark.usefixtures("method")
 def test_the_invariants_hold_after_every_step(settings_of_the_service: Settings) -> None:
     run_state_machine_as_test(
-        make_machine(settings_of_the_service), settings=settings(STEPS, max_examples=40)
+        make_machine(settings_of_the_service), settings=settings(STEPS, max_examples=25)
     )
 
 
@@ -72,6 +74,8 @@ GUARDS = {
 }
 
 
+@ONLY_COPIED
+@pytest.mark.usefixtures("method")
 @pytest.mark.one_store
 @pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
 def test_a_missing_guard_is_found(

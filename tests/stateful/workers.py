@@ -78,6 +78,11 @@ class ShiftedVault:
         send_before -= (self.shifted() - self.claimed_at).total_seconds()
         return await self.bucket.copy_from(*args, send_before=send_before, **options)
 
+    async def put(self, *args: Any, send_before: float | None = None, **options: Any) -> Any:
+        if send_before is not None:
+            send_before -= (self.shifted() - self.claimed_at).total_seconds()
+        return await self.bucket.put(*args, send_before=send_before, **options)
+
 
 class FaultyWorker:
     """The worker of one claim, with one fault."""
@@ -102,15 +107,15 @@ class FaultyWorker:
     def arrange(self, resources: Resources, fault: str) -> Resources:
         incoming, pool = FaultyBucket(resources.incoming), resources.pool
         if fault == "stall after look":
-            incoming.after["head"] = self.gate
+            incoming.after["head"] = incoming.after["get"] = self.gate
         elif fault == "stall before return":
             pool = FaultyPool(pool, claims.RETURN, before=self.gate)
         elif fault == "stall before announce":
             pool = FaultyPool(pool, claims.ANNOUNCE, before=self.gate)
         elif fault == "stall before copy":
-            self.vault.before["copy_from"] = self.gate
+            self.vault.before["copy_from"] = self.vault.before["put"] = self.gate
         elif fault == "stall after copy":
-            self.vault.after["copy_from"] = self.gate
+            self.vault.after["copy_from"] = self.vault.after["put"] = self.gate
         elif fault == "stall before commit":
             pool = FaultyPool(pool, verdicts.COMMIT, before=self.gate)
         elif fault == "answer lost":
@@ -118,7 +123,7 @@ class FaultyWorker:
         elif fault == "commit lost":
             pool = FaultyPool(pool, verdicts.COMMIT, before=lose_connection)
         elif fault == "late copy":
-            self.vault.late.add("copy_from")
+            self.vault.late |= {"copy_from", "put"}
         changed: dict[str, Any] = {"incoming": incoming, "vault": self.vault, "pool": pool}
         return msgspec.structs.replace(resources, **changed)
 
