@@ -124,14 +124,14 @@ async def is_given_back(pool: asyncpg.Pool) -> bool:
 async def test_a_worker_that_is_stopped_holds_no_lease_afterwards(
     site: Site, client: httpx.AsyncClient, pool: asyncpg.Pool, *, in_time: bool
 ) -> None:
-    """Stop the worker while it waits for the store's response to a copy.
+    """Stop the worker while it waits for the store's response to a write.
 
     The worker must end in time even if the store never answers.
     """
     api = site.start_api()
     with faulty_way(site.environ["ASSAY_S3_ENDPOINT"]) as (way, endpoint):
         worker = site.start_worker(ASSAY_S3_ENDPOINT=endpoint)
-        way.silence_after(b"x-amz-copy-source")
+        way.silence_after(b"PUT /")
         declared = await upload(client, os.urandom(100_000))
         assert (await client.post(f"/files/{declared['file']['id']}/complete")).status_code == 202
         assert await asyncio.to_thread(way.silenced.wait, 20)

@@ -95,11 +95,27 @@ async def test_every_request_reports_a_missing_object_as_missing(
     with pytest.raises(ObjectMissing):
         await vault.head("absent")
     with pytest.raises(ObjectMissing):
+        await vault.get("absent", most_bytes=1)
+    with pytest.raises(ObjectMissing):
         vault.open("absent", etag=None)
     with pytest.raises(ObjectMissing):
         vault.open("absent", etag="0" * 32)
     with pytest.raises(ObjectMissing):
         await copy(incoming, vault, "0" * 32)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000])
+async def test_a_small_object_is_read_with_its_description(vault: Bucket, size: int) -> None:
+    body = os.urandom(size)
+    etag = put_object(vault, "k", body)
+    found, read = await vault.get("k", most_bytes=100_000)
+    assert (found.size, found.etag, read) == (size, etag, body)
+
+
+async def test_an_object_above_the_limit_is_described_and_not_read(vault: Bucket) -> None:
+    put_object(vault, "k", bytes(100_001))
+    found, read = await vault.get("k", most_bytes=100_000)
+    assert (found.size, read) == (100_001, None)
 
 
 async def test_only_the_requested_range_is_read(vault: Bucket) -> None:
@@ -148,6 +164,7 @@ async def test_bytes_are_not_decoded_if_the_client_claimed_an_encoding(
         == 200
     )
     assert read_all(incoming, "k") == body
+    assert (await incoming.get("k", most_bytes=len(body)))[1] == body
     await copy(incoming, vault, (await incoming.head("k")).etag)
     assert read_all(vault, "copied") == body
 
