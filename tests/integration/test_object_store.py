@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import hashlib
+import os
 import secrets
 
 import pytest
