@@ -9,13 +9,13 @@ are followed.
 
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from service.cli.client import STANDARD_STREAM
 
+STANDARD_INPUT: Final = 0
 LINK: Final = "a symbolic link is not followed"
 SPECIAL: Final = "neither a file nor a folder"
 
@@ -84,7 +84,7 @@ def list_sources(
 
 def note_pipe(pipe: Pipe, known: set[tuple[int, int]]) -> bool:
     """Add the pipe to the known ones. Return False if it was among them. Raises OSError."""
-    found = os.fstat(sys.stdin.fileno()) if pipe.path is None else os.stat(pipe.path)
+    found = os.fstat(STANDARD_INPUT) if pipe.path is None else os.stat(pipe.path)
     identity = (found.st_dev, found.st_ino)
     is_new = identity not in known
     known.add(identity)
