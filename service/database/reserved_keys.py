@@ -8,7 +8,8 @@ A request thus needs no statement of its own before it writes to the vault.
    - The statement fails, or its response is lost: none of the keys is used. Requests that wait for
      a key get the error. The sweeper deletes the reservations after their lease has expired.
 2. Hand out each key once, and only while NEEDED of its lease is left, which is enough for one PUT
-   and one commit. A key that was handed out never comes back, whatever becomes of its request.
+   and one commit. A key that was handed out is never handed out again, also if its request
+   fails.
    - The request is cancelled before it has used the key: the sweeper deletes the reservation.
 3. Delete the reservations of keys that were not handed out, as soon as less of their lease is left,
    and when the process stops. Nothing was ever written under them.
@@ -69,6 +70,7 @@ class ReservedKeys:
         self.wanted = asyncio.Event()
         self.batch = SMALLEST_BATCH
         self.filled_at = 0.0
+        self.filling = asyncio.Lock()
 
     @property
     def is_low(self) -> bool:
@@ -96,7 +98,8 @@ class ReservedKeys:
             was_wanted = self.wanted.is_set()
             self.wanted.clear()
             if was_wanted and (self.waiting or self.is_low):
-                await self.fill()
+                async with self.filling:
+                    await self.fill()
 
     async def fill(self) -> None:
         """Reserve a batch, and hand its keys to the callers that wait."""
@@ -157,7 +160,8 @@ async def open_reserved_keys(pool: asyncpg.Pool) -> AsyncIterator[ReservedKeys]:
     try:
         yield keys
     finally:
-        filling.cancel()
+        async with keys.filling:  # otherwise a batch could be inserted and not noted
+            filling.cancel()
         await asyncio.gather(filling, return_exceptions=True)
         keys.refuse(asyncio.CancelledError())
         await keys.forget([*keys.stock])

@@ -2,7 +2,7 @@
 
 A process reserves keys before any upload needs them, and the reservation names no file. Its lease
 is never extended. `streamed.py` has the rest of a streamed upload. Here the question is who may
-write to a key, and what becomes of a key that nobody uses. The uploads `a` and `b` may belong to
+write to a key, and what becomes of a key that no upload uses. The uploads `a` and `b` may belong to
 one process or, after a fork, to two. RULES can be removed one by one, as in `rules.py`.
 """
 
@@ -213,7 +213,7 @@ class ReservedKey(WithoutClaims[Key]):
         return ""
 
     def settled(self, file: Key, claims: tuple[str, ...]) -> bool:
-        """Return whether nobody can use the key and nothing is left over."""
+        """Return whether no upload can use the key and nothing is left over."""
         del claims
         used = file.stock or file.copied or file.asked or not file.begun
         waits = {file.a, file.b} - {"", "over"}
