@@ -29,6 +29,7 @@ UNREACHABLE: Final = (
 """The errors that show that the database is unavailable, and not that a statement is wrong."""
 
 CONNECT_SECONDS: Final = 5.0
+ACQUIRE_SECONDS: Final = 6.0
 ATTEMPT_SECONDS: Final = 60.0
 """The time limit of an attempt to connect. It is longer than any name resolution takes."""
 FATAL: Final = frozenset({"FATAL", "PANIC"})
@@ -75,6 +76,17 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
             raise
 
 
+class Pool(asyncpg.Pool):  # type: ignore[misc]  # as above
+    """A pool that no caller waits for longer than ACQUIRE_SECONDS.
+
+    While the database does not answer, each connection is busy until the time-out of its statement.
+    Without the limit, a queue of requests would wait for many times that.
+    """
+
+    def acquire(self, *, timeout: float | None = None) -> Any:
+        return super().acquire(timeout=ACQUIRE_SECONDS if timeout is None else timeout)
+
+
 async def connect(*args: Any, **options: Any) -> Connection:
     """Connect as `asyncpg.connect` does, but wait for at most CONNECT_SECONDS.
 
@@ -104,7 +116,7 @@ async def open_pool(settings: DatabaseSettings) -> asyncpg.Pool:
     A process can therefore start while the database is unavailable. No statement of Assay changes
     the state of a session, so connections are returned to the pool without a reset query.
     """
-    return await asyncpg.create_pool(
+    pool: Pool = await Pool(
         settings.database_url,
         min_size=0,
         max_size=settings.database_pool_size,
@@ -114,7 +126,13 @@ async def open_pool(settings: DatabaseSettings) -> asyncpg.Pool:
         command_timeout=5,  # no transaction of Assay takes longer
         init=set_codecs,
         reset=do_nothing,
+        # The remaining arguments have the values that asyncpg.create_pool gives them.
+        record_class=asyncpg.Record,
+        max_queries=50_000,
+        max_inactive_connection_lifetime=300.0,
+        loop=None,
     )
+    return pool
 
 
 async def set_codecs(connection: asyncpg.Connection) -> None:
