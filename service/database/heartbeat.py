@@ -10,7 +10,6 @@ from uuid import UUID
 
 import structlog
 
-from service import clock
 from service.database.pool import UNREACHABLE
 
 BEATS_A_LEASE: Final = 3
@@ -24,8 +23,7 @@ class Heartbeat:
     It runs until it is stopped or the lease is lost. `extend` returns False if the lease is lost.
     While the database is unavailable, the lease may expire, but it counts as lost only when the
     database reports it. `ended` is set when the lease is lost or the heartbeat is stopped, so that
-    threads that work under the lease can stop. `held_until` is a time of `clock`, until which the
-    lease is certainly live.
+    threads that work under the lease can stop.
     """
 
     def __init__(
@@ -33,11 +31,9 @@ class Heartbeat:
         extend: Callable[[], Awaitable[bool]],
         *,
         lease: timedelta,
-        held_since: float,
         file_id: UUID,
     ) -> None:
         self.ended = threading.Event()
-        self.held_until = held_since + lease.total_seconds()
         self._extend = extend
         self._seconds = lease.total_seconds()
         self._file_id = file_id
@@ -57,7 +53,6 @@ class Heartbeat:
         held = True
         while held:
             await asyncio.sleep(self._seconds / BEATS_A_LEASE)
-            sent_at = clock.read_seconds()
             try:
                 held = await self._extend()
             except UNREACHABLE as error:
@@ -67,17 +62,15 @@ class Heartbeat:
             except Exception:
                 log.exception("lease not extended", file_id=str(self._file_id))
                 held = False
-            else:
-                self.held_until = sent_at + self._seconds
         self.ended.set()
 
 
 @contextlib.asynccontextmanager
 async def extending(
-    extend: Callable[[], Awaitable[bool]], *, lease: timedelta, held_since: float, file_id: UUID
+    extend: Callable[[], Awaitable[bool]], *, lease: timedelta, file_id: UUID
 ) -> AsyncIterator[Heartbeat]:
     """Yield a heartbeat that runs until the block ends."""
-    heartbeat = Heartbeat(extend, lease=lease, held_since=held_since, file_id=file_id)
+    heartbeat = Heartbeat(extend, lease=lease, file_id=file_id)
     try:
         yield heartbeat
     finally:

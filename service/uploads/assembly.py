@@ -104,9 +104,7 @@ async def assemble(
     extend = functools.partial(
         assemblies.extend_assembly, resources.pool, file.id, lease, resources.settings.lease
     )
-    async with extending(
-        extend, lease=resources.settings.lease, held_since=asked_at, file_id=file.id
-    ):
+    async with extending(extend, lease=resources.settings.lease, file_id=file.id):
         try:
             there = await put_together(
                 resources,

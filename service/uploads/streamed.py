@@ -54,7 +54,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from service import clock, database, problems
+from service import database, problems
 from service.database.heartbeat import Heartbeat
 from service.files import validation
 from service.http.digests import SHA_256, RunningDigests, StatedDigest, find_sha256
@@ -271,7 +271,6 @@ async def borrow(upload: Streaming) -> None:
 
 
 async def reserve_key(upload: Streaming) -> None:
-    asked_at = clock.read_seconds()
     lease = upload.resources.settings.lease
     upload.held = await reservations.reserve_key(
         upload.resources.pool, upload.file_id, upload.headers.owner, lease=lease
@@ -279,7 +278,7 @@ async def reserve_key(upload: Streaming) -> None:
     extend = functools.partial(
         reservations.extend_reservation, upload.resources.pool, upload.held, lease
     )
-    upload.heartbeat = Heartbeat(extend, lease=lease, held_since=asked_at, file_id=upload.file_id)
+    upload.heartbeat = Heartbeat(extend, lease=lease, file_id=upload.file_id)
 
 
 async def put_whole(upload: Streaming) -> str:

@@ -167,7 +167,7 @@ async def prove(
     """
     lease = resources.settings.lease
     extend = functools.partial(claims.extend_lease, resources.pool, claim, lease)
-    async with extending(extend, lease=lease, held_since=claimed_at, file_id=claim.id) as heartbeat:
+    async with extending(extend, lease=lease, file_id=claim.id) as heartbeat:
         stopped = heartbeat.ended
         try:
             proof = await prove_object(
@@ -202,14 +202,9 @@ async def prove_object(
         send_before = claimed_at + resources.settings.lease.total_seconds()
         try:
             found = await prove_small_file(resources, claim, send_before=send_before)
-        except ObjectMissing:
-            await settle_missing(resources, claim)
-            return None
-        except ObjectUnreadable as error:
-            await reject(resources, claim, unverifiable(error))
-            return None
         except StoreError as error:
-            raise NotVerified(error, written=False) from error
+            await settle_unread(resources, claim, error)
+            return None
         if isinstance(found, Rejection):
             await reject(resources, claim, found)
             return None
@@ -286,14 +281,9 @@ async def look(
     """
     try:
         seen = await resources.incoming.head(claim.incoming_key)
-    except ObjectMissing:
-        await settle_missing(resources, claim)
-        return None
-    except ObjectUnreadable as error:
-        await reject(resources, claim, unverifiable(error))
-        return None
     except StoreError as error:
-        raise NotVerified(error, written=False) from error
+        await settle_unread(resources, claim, error)
+        return None
     if claim.work == Work.LOOK:
         await announce(resources, claim)
         return None
@@ -324,6 +314,16 @@ async def confirm_size(
         if size != seen.size:
             raise StoreUnavailable(f"HEAD reported {seen.size} bytes, but a read gave {size}")
     except StoreError as error:
+        raise NotVerified(error, written=False) from error
+
+
+async def settle_unread(resources: WorkerResources, claim: Claim, error: StoreError) -> None:
+    """Settle a claim whose first request for the object failed. Raises NotVerified."""
+    if isinstance(error, ObjectMissing):
+        await settle_missing(resources, claim)
+    elif isinstance(error, ObjectUnreadable):
+        await reject(resources, claim, unverifiable(error))
+    else:
         raise NotVerified(error, written=False) from error
 
 

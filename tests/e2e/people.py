@@ -126,8 +126,8 @@ class Person:
         if pid == 0:
             os.chdir(self.folder)
             environ = self.environ(TERM="xterm-256color", COLUMNS="100", LINES="24", **changes)
-            # Assay's own command, without a shell
-            os.execve(sys.executable, [*ASSAY, *arguments], environ)  # noqa: S606
+            command = [*ASSAY, *arguments]
+            os.execve(sys.executable, command, environ)  # noqa: S606  # Assay itself, no shell
         try:
             yield Terminal(pid, terminal)
         finally:

@@ -85,8 +85,7 @@ def started_site(
 async def retry(client: httpx.AsyncClient, method: str, path: str, **about: Any) -> Any:
     """Repeat the request while it gets 503, and return the JSON of the response."""
     async with asyncio.timeout(WAIT_SECONDS):
-        # No event in this process reports that the database is available again.
-        while (  # noqa: ASYNC110
+        while (  # noqa: ASYNC110  # no event here reports that the database is available again
             answer := await client.request(method, path, **about)
         ).status_code == 503:
             await asyncio.sleep(RETRY_SECONDS)
