@@ -15,6 +15,7 @@ from service import database
 from service.database.grants import Grants
 from service.database.notifications import Notifications
 from service.database.reserved_keys import ReservedKeys, open_reserved_keys
+from service.database.settled_uploads import SettledUploads
 from service.object_store import Bucket, ObjectStore
 from service.object_store.presign import Signer
 from service.settings import Settings, WorkerSettings
@@ -42,6 +43,7 @@ class Resources(WorkerResources, frozen=True, kw_only=True):
     settings: Settings
     grants: Grants
     reserved_keys: ReservedKeys
+    settled_uploads: SettledUploads
     signer: Signer
 
 
@@ -61,6 +63,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             notifications=opened.notifications,
             grants=Grants(opened.pool, opened.notifications),
             reserved_keys=reserved_keys,
+            settled_uploads=SettledUploads(opened.notifications),
             signer=make_signer(settings),
         )
 

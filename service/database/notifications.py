@@ -58,6 +58,8 @@ class Notifications:
         self.sending_history: asyncio.TimerHandle | None = None
         self.unsent: list[str] = []
         self.connected = False
+        self.connections = 0
+        """The number of connections so far. Signals may be lost between two of them."""
         self.key_changes = 0
         """The number of times that a key may have changed, or that notifications may be lost."""
         self.stopping = asyncio.Event()
@@ -156,6 +158,7 @@ class Notifications:
         try:
             connection.add_termination_listener(lambda _: self.lose(lost))
             await connection.add_listener(CHANNEL, self.receive)
+            self.connections += 1
             self.key_changes += 1
             self.connected = True
             self.wake_all()

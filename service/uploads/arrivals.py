@@ -21,8 +21,13 @@ from service.telemetry.metrics import ARRIVALS
 
 
 async def record_event(resources: Resources, incoming_key: str) -> None:
-    """Record an event of the store. An unknown key or a final file is not an error."""
+    """Record an event of the store. An unknown key or a final file is not an error.
+
+    No statement is sent for a file that this process has just made final.
+    """
     ARRIVALS.labels("event").inc()
+    if await resources.settled_uploads.has_settled(incoming_key):
+        return
     file_id = await files.record_event(resources.pool, incoming_key)
     if file_id is not None:
         resources.notifications.notify_work()

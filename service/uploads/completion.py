@@ -4,6 +4,9 @@
    - The file is gone: 410.
    - The known digest differs from the given one: 409, and nothing changes.
    - The file is final: answer from the row.
+   - The file is small, and no worker has begun with it: prove it (service/uploads/inline.py), and
+     answer with the final file. If there is no object, go on with step 3. If the outcome is
+     uncertain, record an arrival.
 2. Check the store. If the object exists, record an arrival, together with the digest.
    - No row was updated, because the file became final or was deleted, or because another digest
      became known: begin again.
@@ -28,12 +31,14 @@ import structlog
 from service import problems
 from service.files import lookup
 from service.model import GONE, File, Sha256, State, UnprovedFile
-from service.object_store import StoreUnavailable
+from service.object_store import ObjectMissing, StoreUnavailable
+from service.queries import completing
 from service.resources import Resources
-from service.uploads import arrivals, assembly
+from service.uploads import arrivals, assembly, inline
 
 WAIT_SECONDS: Final = 45.0
 LOOK_AGAIN_SECONDS: Final = 0.2
+COMPLETED: Final = "the client completed the upload"
 
 log = structlog.get_logger()
 
@@ -48,27 +53,43 @@ async def complete_upload(
     """
     give_up_at = time.monotonic() + WAIT_SECONDS
     while True:
-        file = await lookup.find_file(resources, file_id, owner=owner)
+        found = await completing.find_completed(resources.pool, file_id, owner=owner)
+        if found is None:
+            raise problems.NotFound("no such file")
+        file = found.file
         if file.state in GONE:
             raise lookup.gone(file)
         check_digest(file, sha256)
         if not isinstance(file, UnprovedFile):
             return file
-        recorded = await announce(resources, file, sha256)
-        if recorded is not None:
-            return recorded
+        if found.is_free and inline.may_prove(resources, file):
+            settled = await prove_or_announce(resources, file, sha256)
+        else:
+            settled = await announce(resources, file, sha256)
+        if settled is not None:
+            return settled
         if time.monotonic() > give_up_at:
             raise problems.Unavailable(
                 "another request or a worker is processing this file: try again"
             )
 
 
+async def prove_or_announce(
+    resources: Resources, file: UnprovedFile, sha256: Sha256 | None
+) -> File | None:
+    """Prove a small file, or record an arrival. Return None if the caller must begin again."""
+    try:
+        proved = await inline.prove_upload(resources, file, sha256)
+    except ObjectMissing:
+        await check_still_unproved(resources, file)
+        return None
+    return proved or await arrivals.record_arrival(resources, file, sha256, why=COMPLETED)
+
+
 async def announce(resources: Resources, file: UnprovedFile, sha256: Sha256 | None) -> File | None:
     """Run steps 2 to 4 of the protocol above. Return None if the caller must begin again."""
     if await may_be_uploaded(resources, file):
-        return await arrivals.record_arrival(
-            resources, file, sha256, why="the client completed the upload"
-        )
+        return await arrivals.record_arrival(resources, file, sha256, why=COMPLETED)
     if file.parts is None:
         await check_still_unproved(resources, file)
         return None

@@ -31,7 +31,7 @@ from service import clock, database
 from service.model import Claim, Work
 from service.queries import claims
 from service.resources import WorkerResources
-from service.worker.small_files import is_small
+from service.worker.small_files import takes_memory
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
 from service.worker.verification import verify
@@ -51,7 +51,7 @@ log = structlog.get_logger()
 
 
 def takes_no_slot(claim: Claim) -> bool:
-    return claim.work == Work.SMALL and is_small(claim)
+    return claim.work == Work.SMALL and takes_memory(claim)
 
 
 class Worker:

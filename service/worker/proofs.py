@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 
 from service.http.parameters import normalize_media_type
-from service.model import Claim, Rejection, RejectionReason, Sha256
+from service.model import Claim, Rejection, RejectionReason, Sha256, UnprovedFile
 from service.object_store import (
     ObjectChanged,
     ObjectMissing,
@@ -43,20 +43,20 @@ class NotVerified(Exception):
         self.source_failed = source_failed
 
 
-def compare(claim: Claim, seen: StoredObject) -> Rejection | None:
+def compare(file: Claim | UnprovedFile, seen: StoredObject) -> Rejection | None:
     """Return the reason to reject the object without reading it, or None if there is none.
 
     A content type that was not declared is not compared. A client that is redirected to the store
     sends its Content-Type there as it is, so white space without a meaning makes no difference.
     """
-    if seen.size != claim.size:
+    if seen.size != file.size:
         return Rejection(
-            RejectionReason.SIZE_MISMATCH, f"declared {claim.size} bytes, received {seen.size}"
+            RejectionReason.SIZE_MISMATCH, f"declared {file.size} bytes, received {seen.size}"
         )
-    if claim.content_type is not None and not is_same_type(seen.content_type, claim.content_type):
+    if file.content_type is not None and not is_same_type(seen.content_type, file.content_type):
         return Rejection(
             RejectionReason.CONTENT_TYPE_MISMATCH,
-            f"declared {claim.content_type}, received {seen.content_type[:200]}",
+            f"declared {file.content_type}, received {seen.content_type[:200]}",
         )
     return None
 

@@ -23,9 +23,10 @@ under a key that no other identity can write. No step reads the vault object bac
 
 import asyncio
 import hashlib
-from typing import Final
+from typing import Final, NamedTuple
+from uuid import UUID
 
-from service.model import Claim, Rejection, RejectionReason, Sha256, Work
+from service.model import Claim, Rejection, RejectionReason, Sha256, UnprovedFile, Work
 from service.object_store import (
     RequestRefused,
     SentTooLate,
@@ -44,9 +45,20 @@ HASHED_AT_ONCE_BYTES: Final = 64 * 1024
 """A larger body is hashed in a thread."""
 
 
-def is_small(claim: Claim) -> bool:
+class SmallBody(NamedTuple):
+    """The bytes of an incoming object that differ in nothing from the declaration."""
+
+    content: bytes
+    sha256: Sha256
+
+
+def is_small(size: int) -> bool:
+    return size <= SMALL_BYTES
+
+
+def takes_memory(claim: Claim) -> bool:
     """Return whether the claim is proved in memory. A look sends only a HEAD request."""
-    return claim.work != Work.LOOK and claim.size <= SMALL_BYTES
+    return claim.work != Work.LOOK and is_small(claim.size)
 
 
 async def prove_small_file(
@@ -57,20 +69,38 @@ async def prove_small_file(
     Return None if the object has not the declared size. Raises ObjectMissing, ObjectUnreadable and
     NotVerified.
     """
-    seen, body = await read(resources, claim)
-    if body is None or seen.size != claim.size:
+    found = await read_small_file(resources, claim)
+    if not isinstance(found, SmallBody):
+        return found
+    etag = await write_small_file(
+        resources, claim, found, vault_key=claim.vault_key, send_before=send_before
+    )
+    return Proof(len(found.content), found.sha256, etag)
+
+
+async def read_small_file(
+    resources: WorkerResources, file: Claim | UnprovedFile
+) -> SmallBody | Rejection | None:
+    """Run steps 1 and 2 of the protocol above.
+
+    Return None if the object has not the declared size. Raises NotVerified and StoreError.
+    """
+    seen, content = await read(resources, file)
+    if content is None or seen.size != file.size:
         return None
-    if (mismatch := compare(claim, seen)) is not None:
+    if (mismatch := compare(file, seen)) is not None:
         return mismatch
-    sha256 = await digest_body(body)
-    if claim.declared_sha256 not in (None, sha256):
-        return await confirm_difference(resources, claim, sha256)
-    return Proof(len(body), sha256, await write(resources, claim, body, sha256, send_before))
+    sha256 = await digest_body(content)
+    if file.declared_sha256 not in (None, sha256):
+        return await confirm_difference(resources, file, sha256)
+    return SmallBody(content, sha256)
 
 
-async def read(resources: WorkerResources, claim: Claim) -> tuple[StoredObject, bytes | None]:
+async def read(
+    resources: WorkerResources, file: Claim | UnprovedFile
+) -> tuple[StoredObject, bytes | None]:
     return await resources.incoming.get(
-        claim.incoming_key, most_bytes=SMALL_BYTES, timeout_seconds=READ_SECONDS
+        file.incoming_key, most_bytes=SMALL_BYTES, timeout_seconds=READ_SECONDS
     )
 
 
@@ -80,34 +110,41 @@ async def digest_body(body: bytes) -> Sha256:
     return await asyncio.to_thread(lambda: Sha256(hashlib.sha256(body).digest()))
 
 
-async def confirm_difference(resources: WorkerResources, claim: Claim, sha256: Sha256) -> Rejection:
+async def confirm_difference(
+    resources: WorkerResources, file: Claim | UnprovedFile, sha256: Sha256
+) -> Rejection:
     """Read the object once more, and return the rejection. Raises NotVerified if it differs now."""
-    _, body = await read(resources, claim)
+    _, body = await read(resources, file)
     if body is None or await digest_body(body) != sha256:
         error = StoreUnavailable("two reads of the object gave different bytes")
         raise NotVerified(error, written=False)
     return Rejection(
-        RejectionReason.DIGEST_MISMATCH, f"declared {claim.declared_sha256}, received {sha256}"
+        RejectionReason.DIGEST_MISMATCH, f"declared {file.declared_sha256}, received {sha256}"
     )
 
 
-async def write(
-    resources: WorkerResources, claim: Claim, body: bytes, sha256: Sha256, send_before: float
+async def write_small_file(
+    resources: WorkerResources,
+    file: Claim | UnprovedFile,
+    body: SmallBody,
+    *,
+    vault_key: UUID,
+    send_before: float,
 ) -> str:
     """Run step 3 of the protocol above, and return the ETag. Raises NotVerified."""
     try:
         return await resources.vault.put(
-            str(claim.vault_key),
-            body,
-            sha256=str(sha256),
+            str(vault_key),
+            body.content,
+            sha256=str(body.sha256),
             send_before=send_before,
             timeout_seconds=WRITE_SECONDS,
             **describe_object(
-                claim.id,
-                claim.owner,
-                claim.filename,
-                content_type=claim.content_type,
-                declared=claim.declared_sha256,
+                file.id,
+                file.owner,
+                file.filename,
+                content_type=file.content_type,
+                declared=file.declared_sha256,
             ),
         )
     except StoreError as error:

@@ -116,7 +116,7 @@ from service.telemetry.metrics import (
 from service.telemetry.transitions import report_transition
 from service.worker.copying import LeaseLost, copy_object
 from service.worker.proofs import EXCULPATED, NotVerified, Proof, compare, unverifiable
-from service.worker.small_files import is_small, prove_small_file
+from service.worker.small_files import prove_small_file, takes_memory
 from service.worker.store_health import PROBE_AFTER, StoreHealth
 
 CHUNK_BYTES: Final = 1024 * 1024
@@ -198,7 +198,7 @@ async def prove_object(
 
     Return None if this claim writes nothing into the vault. Raises NotVerified and LeaseLost.
     """
-    if is_small(claim):
+    if takes_memory(claim):
         send_before = claimed_at + resources.settings.lease.total_seconds()
         try:
             found = await prove_small_file(resources, claim, send_before=send_before)
