@@ -34,7 +34,6 @@ from service.files.lookup import delete_file, find_file
 from service.model import UNPROVED, Claim, Declaration, RejectionReason, Sha256, State, Work
 from service.object_store import StoreError, StoreUnavailable, UploadMissing
 from service.problems import Problem
-from service.queries import claims
 from service.resources import open_resources
 from service.settings import Settings
 from service.uploads.arrivals import record_event
@@ -45,11 +44,13 @@ from service.uploads.signing import MultipartUpload, Upload
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
 from tests.stateful.workers import (
+    COMPLETION_STORY,
     DISTURBANCES,
     ENDS,
     FAULTS,
     FAULTS_OF_LOOKS,
     STORY,
+    FaultyCompletion,
     FaultyWorker,
 )
 from tests.support.claims import EVERY_KIND, claim_files
@@ -62,7 +63,7 @@ from tests.support.stores import send
 T = TypeVar("T")
 
 CONTENTS = (b"A" * 40, b"B" * 40)
-A_LEASE = timedelta(minutes=2)
+A_LEASE = timedelta(minutes=6)  # longer than the leases of claims and of reserved keys
 LIVE_RESERVATIONS = """
     SELECT vault_key FROM reservations
     WHERE doomed_at IS NULL AND lease_until > now() + interval '10 seconds'
@@ -112,18 +113,27 @@ class WayOfAFile(RuleBasedStateMachine):
     failures: list[str]
     sent = Bundle("sent")
 
-    @initialize(target=sent, stories=st.lists(STORY, min_size=1, max_size=3))
-    def open(self, stories: list[tuple[str, str, str]]) -> Any:
+    @initialize(
+        target=sent,
+        stories=st.lists(STORY, min_size=1, max_size=3),
+        completions=st.lists(COMPLETION_STORY, min_size=1, max_size=2),
+    )
+    def open(
+        self, stories: list[tuple[str, str, str]], completions: list[tuple[str, str, str]]
+    ) -> Any:
         self.runner = RecordingRunner(self.failures)
         self.stack = contextlib.AsyncExitStack()
         self.sends: list[Sent] = []
-        self.workers: list[FaultyWorker] = []
+        self.workers: list[FaultyWorker | FaultyCompletion] = []
         self.assemblies: list[FaultyBucket] = []
         self.outcomes = Outcomes()
         self.shifted = timedelta(0)
         self.hashing = ThreadPoolExecutor(4)
         self.runner.run(self.open_resources())
-        return multiple(*(self.upload_and_work(story) for story in stories))
+        return multiple(
+            *(self.upload_and_work(story) for story in stories),
+            *(self.upload_and_complete(story, digest=None) for story in completions),
+        )
 
     async def open_resources(self) -> None:
         settings = msgspec.structs.replace(self.settings, unverifiable_reads=2)
@@ -267,6 +277,22 @@ class WayOfAFile(RuleBasedStateMachine):
             self.disturb_worker(self.workers[-1], what, end=end)
         return sent
 
+    @rule(target=sent, story=COMPLETION_STORY, digest=st.sampled_from((None, *CONTENTS)))
+    def upload_and_complete(self, story: tuple[str, str, str], digest: bytes | None) -> Sent:
+        """Upload a file and disturb its inline proof, in one step."""
+        fault, what, end = story
+        sent: Sent = self.declare(None, multipart=False)  # type: ignore[assignment]  # one file
+        self.put(sent, CONTENTS[0])
+        completion = FaultyCompletion(
+            self.resources, sent.id, fault, hash_if_any(digest), shifted=lambda: self.shifted
+        )
+        self.workers.append(completion)
+        self.runner.run(completion.start())
+        if completion.stalled:
+            self.disturb_worker(completion, what, end=end)
+        sent.heard |= not completion.stalled
+        return sent
+
     async def hurry(self, file_id: UUID) -> None:
         """Make this file the oldest due one, which the next claim takes."""
         await self.resources.pool.execute(HURRY, file_id)
@@ -300,7 +326,7 @@ class WayOfAFile(RuleBasedStateMachine):
         self.workers.append(worker)
         await worker.start(self.hashing)
 
-    def stalled(self) -> list[FaultyWorker]:
+    def stalled(self) -> list[FaultyWorker | FaultyCompletion]:
         return [worker for worker in self.workers if worker.stalled]
 
     @precondition(lambda self: self.stalled())
@@ -308,9 +334,11 @@ class WayOfAFile(RuleBasedStateMachine):
     def disturb(self, which: int, what: str, *, end: str) -> None:
         self.disturb_worker(self.stalled()[which % len(self.stalled())], what, end=end)
 
-    def disturb_worker(self, worker: FaultyWorker, what: str, *, end: str) -> None:
-        """Disturb the file of a stalled worker. Then wake the worker, unless it "sleeps on"."""
-        sent = next(sent for sent in self.sends if sent.id == worker.claim.id)
+    def disturb_worker(
+        self, worker: FaultyWorker | FaultyCompletion, what: str, *, end: str
+    ) -> None:
+        """Disturb the file of a stalled worker or request. Then wake it, unless it "sleeps on"."""
+        sent = next(sent for sent in self.sends if sent.id == worker.file_id)
         if what.startswith("deleted"):
             self.delete(sent)
         elif what == "digest by complete":
@@ -321,9 +349,7 @@ class WayOfAFile(RuleBasedStateMachine):
         if "lease expires" in what or what == "claimed by another":
             self.pass_time(A_LEASE)
         if what == "lease expires, extended":
-            self.runner.run(
-                claims.extend_lease(self.resources.pool, worker.claim, self.settings.lease)
-            )
+            self.runner.run(worker.extend(self.settings.lease))
         elif what == "claimed by another":
             self.runner.run(self.hurry(sent.id))
             self.work("none")
@@ -346,7 +372,7 @@ class WayOfAFile(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3))
     def extend(self, which: int) -> None:
         worker = self.stalled()[which % len(self.stalled())]
-        self.runner.run(claims.extend_lease(self.resources.pool, worker.claim, self.settings.lease))
+        self.runner.run(worker.extend(self.settings.lease))
 
     @rule()
     def land_late_requests(self) -> None:
@@ -383,6 +409,8 @@ class WayOfAFile(RuleBasedStateMachine):
         if by >= DAY:
             await self.land()  # a request takes effect within COPY_GRACE, or never
         await pass_time(self.resources.pool, by)
+        for worker in self.workers:
+            await worker.shift(by)
         self.shifted += by
         for sent in self.sends:
             sent.age += by
@@ -428,9 +456,16 @@ class WayOfAFile(RuleBasedStateMachine):
             while await self.take_one("none"):
                 pass
             await sweep(self.resources)
+        await self.forget_stock()
         await check_nothing_left(self.resources)
         for sent in self.sends:
             await self.check_end(sent)
+
+    async def forget_stock(self) -> None:
+        """Delete the reservations of unused keys, as a process does that stops."""
+        keys = self.resources.reserved_keys
+        await keys.forget([*keys.stock])
+        keys.stock.clear()
 
     async def check_end(self, sent: Sent) -> None:
         file = await find_file(self.resources, sent.id, owner=None)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from service.queries import claims, files, sweeping, verdicts
+from service.queries import claims, completing, files, sweeping, verdicts
 from service.settings import Settings
 from tests.stateful.machine import WayOfAFile
 from tests.support.methods import ONLY_COPIED
@@ -32,7 +32,6 @@ def test_the_invariants_hold_after_every_step(settings_of_the_service: Settings)
     )
 
 
-@pytest.mark.slow
 @dataclasses.dataclass(frozen=True)
 class Guard:
     """A condition in a statement, the text that replaces it, and the failure that then occurs."""
@@ -73,6 +72,15 @@ GUARDS = {
     ),
 }
 
+INLINE_GUARDS = {
+    "an inline commit requires a reservation that is not doomed": Guard(
+        completing, "COMMIT", " AND doomed_at IS NULL", "", "NoSuchKey"
+    ),
+    "an inline commit requires an unproved file": Guard(
+        completing, "COMMIT", " AND state IN ('pending', 'verifying')", "", "became"
+    ),
+}
+
 
 @ONLY_COPIED
 @pytest.mark.usefixtures("method")
@@ -81,6 +89,21 @@ GUARDS = {
 def test_a_missing_guard_is_found(
     guard: Guard, settings_of_the_service: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    check_found(guard, settings_of_the_service, monkeypatch)
+
+
+@pytest.mark.one_store
+@pytest.mark.parametrize("guard", INLINE_GUARDS.values(), ids=INLINE_GUARDS)
+def test_a_missing_guard_of_an_inline_proof_is_found(
+    guard: Guard, settings_of_the_service: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_found(guard, settings_of_the_service, monkeypatch)
+
+
+def check_found(
+    guard: Guard, settings_of_the_service: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Check that random sequences fail as expected if the statement lacks the condition."""
     whole: str = getattr(guard.module, guard.statement)
     crippled = whole.replace(guard.text, guard.without)
     assert crippled != whole

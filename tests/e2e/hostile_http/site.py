@@ -16,6 +16,7 @@ from service import database
 from service.database.grants import Grants
 from service.database.notifications import Notifications
 from service.database.reserved_keys import ReservedKeys
+from service.database.settled_uploads import SettledUploads
 from service.object_store import ObjectStore
 from service.resources import Resources, close_pool, make_signer
 from service.settings import Settings
@@ -108,6 +109,7 @@ async def open_without_listener(settings: Settings) -> AsyncIterator[Resources]:
             vault=store.bucket(settings.vault_bucket),
             signer=make_signer(settings),
             notifications=notifications,
+            settled_uploads=SettledUploads(notifications),
             grants=Grants(pool, notifications),
             reserved_keys=ReservedKeys(pool),
         )
