@@ -36,8 +36,8 @@ Result = TypeVar("Result")
 class Bucket:
     """A bucket.
 
-    Its coroutines run in the store's request threads, and `open`, `put_now` and `put_part` run in
-    the calling thread.
+    `open`, `put_now` and `put_part` run in the calling thread. Coroutines send their requests from
+    the event loop, or in the store's request threads if they parse long documents.
     """
 
     def __init__(self, client: Client, name: str, *, run: Callable[..., Any]) -> None:
@@ -139,31 +139,14 @@ class Bucket:
 
         The bytes are None if there are more than `most_bytes`. Raises the same errors as `open`.
         """
-        result: tuple[StoredObject, bytes | None] = await self._run(
-            lambda: self._get(key, most_bytes, timeout_seconds)
+        request = Request("GET", self.name, key)
+        answer = await self.client.exchange(
+            request, Deadline(timeout_seconds), most_bytes=most_bytes
         )
-        return result
+        found = read_answer(request, answer, lambda answer: read_object(key, answer.headers))
+        return found, answer.body if len(answer.body) == found.size else None
 
-    def _get(
-        self, key: str, most_bytes: int, timeout_seconds: float
-    ) -> tuple[StoredObject, bytes | None]:
-        with self.open(key, etag=None, timeout_seconds=timeout_seconds) as reader:
-            try:
-                found = read_object(key, reader.headers)
-            except (KeyError, ValueError) as error:
-                raise invalid_answer(f"GET {key}", error) from error
-            if reader.content_length > most_bytes:
-                return found, None
-            body = bytearray()
-            while piece := reader.read(most_bytes):
-                body += piece
-        return found, bytes(body)
-
-    async def put(self, key: str, body: bytes, **options: Any) -> str:
-        result: str = await self._run(lambda: self.put_now(key, body, **options))
-        return result
-
-    def put_now(
+    async def put(
         self,
         key: str,
         body: Body,
@@ -181,6 +164,23 @@ class Bucket:
         limits the sending of the whole body. `send_before` is a time of `clock`. Raises
         SentTooLate if it has passed and nothing was sent.
         """
+        headers = object_headers(content_type, metadata, tags)
+        request = Request("PUT", self.name, key, headers=headers, body=body, sha256=sha256)
+        return await self._send(request, Deadline(timeout_seconds, send_before), read_stored_etag)
+
+    def put_now(
+        self,
+        key: str,
+        body: Body,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        tags: Mapping[str, str],
+        sha256: str | None = None,
+        send_before: float | None = None,
+        timeout_seconds: float,
+    ) -> str:
+        """Store `body` as `put` does, in the calling thread."""
         headers = object_headers(content_type, metadata, tags)
         request = Request("PUT", self.name, key, headers=headers, body=body, sha256=sha256)
         return self._send_now(request, Deadline(timeout_seconds, send_before), read_stored_etag)
@@ -297,7 +297,7 @@ class Bucket:
         query = {"uploadId": upload_id, "max-parts": str(PAGE)}
         while True:
             request = Request("GET", self.name, key, query=query)
-            page = await self._send(
+            page = await self._send_in_thread(
                 request,
                 Deadline(timeout_seconds),
                 lambda answer: xml_documents.read_parts(answer.body),
@@ -322,7 +322,7 @@ class Bucket:
         if not keys:
             return []
         request = post_document(self.name, None, {"delete": ""}, xml_documents.write_deletion(keys))
-        return await self._send(
+        return await self._send_in_thread(
             request,
             Deadline(timeout_seconds),
             lambda answer: xml_documents.read_undeleted_keys(answer.body),
@@ -343,7 +343,7 @@ class Bucket:
             query["start-after"] = start_after
         while True:
             request = Request("GET", self.name, query=query)
-            page = await self._send(
+            page = await self._send_in_thread(
                 request,
                 Deadline(timeout_seconds),
                 lambda answer: xml_documents.read_objects(answer.body),
@@ -357,6 +357,13 @@ class Bucket:
     async def _send(
         self, request: Request, deadline: Deadline, read: Callable[[Answer], Result]
     ) -> Result:
+        """Send the request from the event loop. Raises the errors of `_send_now`."""
+        return read_answer(request, await self.client.exchange(request, deadline), read)
+
+    async def _send_in_thread(
+        self, request: Request, deadline: Deadline, read: Callable[[Answer], Result]
+    ) -> Result:
+        """Send the request, and parse its long response, without a pause of the event loop."""
         result: Result = await self._run(lambda: self._send_now(request, deadline, read))
         return result
 
@@ -367,14 +374,15 @@ class Bucket:
 
         Raises StoreUnavailable if the response cannot be read.
         """
-        answer = self.client.send(request, deadline)
-        try:
-            return read(answer)
-        except (
-            KeyError,
-            ValueError,
-        ) as error:  # a success that is not a response of S3, such as a proxy's page
-            raise invalid_answer(request.name, error) from error
+        return read_answer(request, self.client.send(request, deadline), read)
+
+
+def read_answer(request: Request, answer: Answer, read: Callable[[Answer], Result]) -> Result:
+    """Return what `read` returns. Raises StoreUnavailable if the response is not one of S3."""
+    try:
+        return read(answer)
+    except (KeyError, ValueError) as error:  # a success that is, for example, a proxy's page
+        raise invalid_answer(request.name, error) from error
 
 
 def read_stored_etag(answer: Answer) -> str:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import urllib3
 
 from service.object_store.errors import RequestRefused, StoreUnavailable, check_answer
+from service.object_store.event_loop import EventLoopTransport
 from service.object_store.messages import SUCCESSES, Answer, Deadline, Request, SignedRequest
 from service.object_store.signing import (
     EMPTY_SHA256,
@@ -14,11 +15,16 @@ from service.object_store.signing import (
     canonical_query,
     object_path,
 )
-from service.object_store.transport import ThreadedTransport, read_answer, read_headers
+from service.object_store.transport import (
+    LARGEST_ANSWER_BYTES,
+    ThreadedTransport,
+    read_answer,
+    read_headers,
+)
 
 
 class Client:
-    """A client that threads can share. Each method raises StoreError."""
+    """A client that threads can share, except for its coroutine. Each method raises StoreError."""
 
     def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str) -> None:
         """Create a client of the store at `endpoint`, which is `http://host[:port]` or
@@ -30,6 +36,17 @@ class Client:
         self.origin = self._signer.origin
         self._secure = self._signer.scheme == "https"
         self.transport = ThreadedTransport(secure=self._secure)
+        self.event_loop = EventLoopTransport(self.origin)
+
+    async def exchange(
+        self, request: Request, deadline: Deadline, *, most_bytes: int = LARGEST_ANSWER_BYTES
+    ) -> Answer:
+        """Return the whole response of a request that succeeded. No thread is needed.
+
+        The body is empty if an object has more than `most_bytes`.
+        """
+        answer = await self.event_loop.send(self.sign(request), deadline, most_bytes=most_bytes)
+        return check_answer(request, answer)
 
     def send(self, request: Request, deadline: Deadline) -> Answer:
         """Return the whole response of a request that succeeded."""
@@ -41,6 +58,11 @@ class Client:
         if response.status not in SUCCESSES:
             check_answer(request, read_refusal(response, request.name))
         return response
+
+    def cut(self) -> None:
+        """Abort all requests, and close all connections."""
+        self.transport.cut()
+        self.event_loop.cut()
 
     def probe(self, path: str, deadline: Deadline) -> int:
         """Return the status of an unsigned GET."""

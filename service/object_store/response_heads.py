@@ -73,7 +73,11 @@ def is_head_line_read(line: bytes, *, in_field: bool) -> bool:
         return True
     if line[:1] in b" \t":  # the continuation of a field (RFC 9112, section 5.2)
         return in_field
-    name = line.partition(b":")[0].strip().lower()
+    return is_field_read(line.partition(b":")[0].strip().lower())
+
+
+def is_field_read(name: bytes) -> bool:
+    """Return whether a field is read. `name` is in lower case."""
     return name in FIELDS_READ or name.startswith(OWN_METADATA)
 
 

@@ -78,7 +78,7 @@ class ObjectStore:
         """
         if self._own_executor is not None:
             self._own_executor.shutdown(wait=False, cancel_futures=True)
-        self._client.transport.cut()
+        self._client.cut()
 
     async def _run(self, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)

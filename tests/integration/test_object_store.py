@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import os
 import secrets
+from typing import Any
 
 import pytest
 
@@ -289,8 +290,8 @@ async def test_deleting_a_missing_object_succeeds(vault: Bucket) -> None:
 
 async def test_a_listing_of_several_pages_contains_every_key(vault: Bucket) -> None:
     keys = sorted(f"{number:04}-{'ä &+%' if number % 100 == 0 else ''}" for number in range(1005))
-    options = {"content_type": "text/plain", "metadata": {}, "tags": {}, "timeout_seconds": 60}
-    await asyncio.gather(*[vault.put(key, b"", **options) for key in keys])
+    options: dict[str, Any] = {"content_type": "text/plain", "metadata": {}, "tags": {}}
+    await asyncio.gather(*[vault.put(key, b"", **options, timeout_seconds=60) for key in keys])
     assert [listed.key async for listed in vault.list_keys()] == keys
     assert [listed.key async for listed in vault.list_keys("00", keys[50])] == keys[51:100]
 
