@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tests.benchmarks import (
     assembling,
+    backlog,
     browsing,
     command_line,
     declaring,
@@ -32,11 +33,13 @@ from tests.benchmarks.report import make_table, write_document
 
 ROWS: dict[str, Callable[[Ground], list[Figure]]] = {
     "declare": declaring.measure,
+    "sign": declaring.measure_signing,
     "events": following.measure,
     "large": large.measure,
     "latency": small.measure_latency,
     "poisoned": poisoned.measure,
     "throughput": small.measure_throughput,
+    "backlog": backlog.measure,
     "download": downloading.measure_speed,
     "memory": downloading.measure_memory,
     "stream": streaming.measure,
@@ -46,6 +49,7 @@ ROWS: dict[str, Callable[[Ground], list[Figure]]] = {
     "idle": idle.measure,
     "help": command_line.measure_help,
     "folder": command_line.measure_put,
+    "tree": command_line.measure_tree,
     "page": browsing.measure,
 }
 

@@ -1,6 +1,7 @@
-"""The start of `assay --help`, and 2,000 small files by `assay put`.
+"""The start of `assay --help`, and thousands of small files by `assay put`.
 
-The references are `import httpx` and a shell loop of curls.
+The references are `import httpx`, a shell loop of curls, and the two usual programs that copy a
+folder straight to a store.
 """
 
 import os
@@ -10,11 +11,13 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 from tests.benchmarks.figures import Figure, alternate, compare_rates, compare_times
-from tests.benchmarks.ground import Ground, Site
+from tests.benchmarks.ground import Ground, NotPossible, Site
 from tests.benchmarks.small import let_site_settle
 from tests.e2e.commands import ASSAY, clean_environment
+from tests.support.stores import REGION
 
 BODY_BYTES = 16 * 1024
 STARTS = 10
@@ -80,6 +83,62 @@ def measure_put(ground: Ground) -> list[Figure]:
             work, against, found["assay"], found["loop"], unit="files/s", least=LEAST_TIMES_AS_FAST
         )
     ]
+
+
+def measure_tree(ground: Ground) -> list[Figure]:
+    """Compare with copies that nothing proves. Raises NotPossible without both programs."""
+    for program in ("aws", "rclone"):
+        if shutil.which(program) is None:
+            raise NotPossible(f"`tree` needs `{program}` on the PATH.")
+    count, rounds = ground.choose(5000, 60), ground.choose(3, 1)
+    folder = make_files(ground.folder / "tree", count)
+    with ground.new_site() as site:
+        site.start_api()
+        found = alternate(
+            {
+                "assay": partial(put, site, folder, count),
+                "aws": partial(copy_by_aws, site, folder, count),
+                "rclone": partial(copy_by_rclone, site, folder, count),
+            },
+            rounds=rounds,
+        )
+    shutil.rmtree(folder)
+    work = f"{count:,} files of {BODY_BYTES // 1024} KiB by `assay put -r`, each proved"
+    return [
+        compare_rates(
+            work,
+            f"`{against}` straight to the store, none proved",
+            found["assay"],
+            found[name],
+            unit="files/s",
+            least=1.0,
+        )
+        for name, against in (("aws", "aws s3 cp --recursive"), ("rclone", "rclone copy"))
+    ]
+
+
+def copy_by_aws(site: Site, folder: Path, count: int) -> float:
+    target = f"s3://{site.hand.bucket}/{uuid4().hex}"
+    endpoint = ["--endpoint-url", site.settings.s3_endpoint]
+    command = ["aws", *endpoint, "s3", "cp", "--recursive", "--only-show-errors"]
+    return run_rate(site, [*command, str(folder), target], count, **name_root(site))[0]
+
+
+def copy_by_rclone(site: Site, folder: Path, count: int) -> float:
+    target = f":s3:{site.hand.bucket}/{uuid4().hex}"
+    options = ["--s3-provider", "Minio", "--s3-env-auth", "--s3-no-check-bucket", "--config", ""]
+    endpoint = ["--s3-endpoint", site.settings.s3_endpoint]
+    command = ["rclone", "copy", *options, *endpoint]
+    return run_rate(site, [*command, str(folder), target], count, **name_root(site))[0]
+
+
+def name_root(site: Site) -> dict[str, str]:
+    """Return the variables by which both programs find the credentials of root."""
+    return {
+        "AWS_ACCESS_KEY_ID": site.ground.store.root_access_key,
+        "AWS_SECRET_ACCESS_KEY": site.ground.store.root_secret_key,
+        "AWS_DEFAULT_REGION": REGION,
+    }
 
 
 def make_files(folder: Path, count: int) -> Path:

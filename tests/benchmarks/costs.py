@@ -39,6 +39,10 @@ class Costs:
         """Return the seconds per job of one process. The first call warmed up."""
         return statistics.median(spent[process] for spent in self.spent[name][1:])
 
+    def sum_medians(self, name: str) -> float:
+        """Return the seconds per job of all processes."""
+        return sum(self.find_median(name, one) for one in self.processes)
+
     def show(self, name: str) -> str:
         """Return the processes that worked for this side, with the milliseconds per job of each."""
         medians = {one: self.find_median(name, one) * 1000 for one in self.processes}

@@ -2,15 +2,18 @@
 
 The references are a bare Litestar route that runs the same two statements, asyncpg alone, an empty
 route, and Assay with URLs that forbid no headers. The last one is a second API that runs beside the
-first.
+first. `measure_signing` compares them with the library by which Uppy's Companion signs URLs.
 """
 
 import asyncio
 import hashlib
 import secrets
+import shutil
+import subprocess
 import time
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -20,7 +23,7 @@ import uvloop
 from service import database
 from service.queries import files
 from tests.benchmarks.figures import Figure, alternate, compare_rates
-from tests.benchmarks.ground import Ground, Site
+from tests.benchmarks.ground import Ground, NotPossible, Site
 from tests.benchmarks.load import CLIENTS, drive, make_request, send
 
 DECLARATION = {"filename": "photo.jpg", "size": 482113, "content_type": "image/jpeg"}
@@ -100,6 +103,49 @@ def measure(ground: Ground) -> list[Figure]:
             work, "Litestar's empty route", found["assay"], found["empty"], unit="/s", least=None
         ),
     ]
+
+
+def measure_signing(ground: Ground) -> list[Figure]:
+    """Compare declarations with signatures alone. Raises NotPossible without Node.js and npm."""
+    count, rounds = ground.choose(3000, 300), ground.choose(7, 2)
+    library = install_library(ground.folder / "companion")
+    with ground.new_site() as site:
+        site.start_api("--no-worker")
+        declare = make_declare(site, f"{site.url}/files")
+        found = alternate(
+            {
+                "assay": partial(drive, [send(declare, expected=201)] * count, [site.url]),
+                "sign": partial(sign_all, library, site.settings.s3_endpoint, count),
+            },
+            rounds=rounds,
+        )
+    return [
+        compare_rates(
+            f"declare, {CLIENTS} clients",
+            "Companion's signing of a PUT URL, as a library in one Node.js process, without a row",
+            found["assay"],
+            found["sign"],
+            unit="/s",
+            least=3.0,
+        )
+    ]
+
+
+def install_library(folder: Path) -> Path:
+    """Install the library of `companion/package.json`, and return the script that uses it."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        raise NotPossible("`sign` needs Node.js and npm on the PATH.")
+    shutil.copytree(Path(__file__).parent / "companion", folder)
+    options = ["--no-package-lock", "--no-audit", "--no-fund", "--silent"]
+    subprocess.run([npm, "install", *options], cwd=folder, check=True)
+    return folder / "sign.js"
+
+
+def sign_all(script: Path, endpoint: str, count: int) -> float:
+    command = ["node", str(script), endpoint, str(count), str(CLIENTS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
 def make_declare(site: Site, url: str) -> bytes:

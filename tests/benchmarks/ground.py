@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,12 @@ class Site:
 
     def start_worker(self) -> int:
         return self.start("service", "worker", url=None)
+
+    def start_worker_alone(self) -> tuple[int, Callable[[], None]]:
+        """Start `assay worker`. Return its process id, and a function that stops it."""
+        stack = ExitStack()
+        alone = replace(self, stack=self.stack.enter_context(stack))
+        return alone.start_worker(), stack.close
 
     def start_neighbour(self, which: str) -> tuple[str, int]:
         """Start one of the applications to compare with. Return its address and process id."""

@@ -31,7 +31,9 @@ from tests.benchmarks.load import (
 
 BODY = os.urandom(64 * 1024)
 DIGEST = hashlib.sha256(BODY)
-MOST_TIMES_BY_HAND = 1.5
+MOST_TIMES_BY_HAND = {50: 1.3, 99: 2.0}
+LEAST_OF_REQUESTS = 0.7
+MOST_CPU_MS = 10
 LATEST_EVENT_SECONDS = 3.5
 """The longest delay of an event in the store's queue. No signal shows that the queue is empty."""
 
@@ -85,7 +87,6 @@ def compare_latencies(
     ratio = f"{mine / its:.2f}" + (
         f" ({min(turns.values):.2f} to {max(turns.values):.2f})" if percent == 50 else ""
     )
-    met = mine / its <= MOST_TIMES_BY_HAND
     against = "the same copy + GET + hash + commit by hand in a loop"
     return Figure(
         f"{work}, p{percent}",
@@ -93,8 +94,8 @@ def compare_latencies(
         f"{mine * 1000:.1f} ms",
         f"{its * 1000:.1f} ms",
         ratio,
-        f"≤ {MOST_TIMES_BY_HAND}",
-        met,
+        f"≤ {MOST_TIMES_BY_HAND[percent]}",
+        mine / its <= MOST_TIMES_BY_HAND[percent],
     )
 
 
@@ -253,6 +254,7 @@ def measure_throughput(ground: Ground) -> list[Figure]:
             rounds=rounds,
         )
     work = f"64 KiB files from declare to `ready`, {CLIENTS} clients, one worker"
+    spent = costs.sum_medians("assay")
     return [
         compare_rates(
             work,
@@ -264,12 +266,21 @@ def measure_throughput(ground: Ground) -> list[Figure]:
         ),
         compare_rates(
             work,
-            "the store's requests alone, by hand: PUT, 2 × HEAD, copy, GET, DELETE",
+            "the store's requests alone, by hand: PUT, GET, PUT, DELETE",
             found["assay"],
             found["requests"],
             unit="files/s",
-            least=None,
+            least=LEAST_OF_REQUESTS,
             costs=(costs.show("assay"), costs.show("requests")),
+        ),
+        Figure(
+            work,
+            "CPU time of all servers per file",
+            f"{spent * 1000:.1f} ms",
+            "",
+            "",
+            f"≤ {MOST_CPU_MS} ms",
+            spent * 1000 <= MOST_CPU_MS,
         ),
         compare_rates(
             "the store's requests alone",
@@ -293,14 +304,11 @@ def make_whole_way(site: Site) -> Job:
 def make_store_requests(site: Site) -> Job:
     """Return a job with the store's requests for one file, signed before the clock starts."""
     hand, key, copied = site.hand, secrets.token_hex(16), str(uuid4())
-    first, rest = (
-        hand.put(key, BODY),
-        (hand.head(key), hand.head(key), hand.copy(key, copied), hand.get(copied)),
-    )
+    requests = (hand.put(key, BODY), hand.get(key), hand.put(copied, BODY))
     last = hand.delete(key)
 
     async def exchange_all(connections: Sequence[Connection]) -> None:
-        for request in (first, *rest):
+        for request in requests:
             check(await connections[0].exchange(request), 200)
         check(await connections[0].exchange(last), 204)
 
