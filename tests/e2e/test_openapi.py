@@ -116,6 +116,7 @@ async def test_the_page_loads_no_file_from_another_origin(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # hundreds of requests on a busy machine
 async def test_all_generated_requests_get_documented_responses(
     api: Api,
     owner: Owner,
@@ -141,6 +142,7 @@ async def count_downloads(client: httpx.AsyncClient) -> float:
     )
 
 
+@pytest.mark.timeout(900)
 async def test_all_generated_events_get_documented_responses(
     api: Api, client: httpx.AsyncClient, document: dict[str, Any], tmp_path: Path
 ) -> None:

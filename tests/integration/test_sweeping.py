@@ -1,7 +1,6 @@
 """The removal of leftovers of every state, including late ones, while some deletions fail."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -130,23 +129,23 @@ async def test_one_row_that_cannot_be_swept_blocks_no_other(resources: Resources
 class StuckClient:
     """A client that holds the DELETE of one key until it is released.
 
-    A store does this while a stalled reader holds the object. The calling thread really waits.
+    A store does this while a stalled reader holds the object.
     """
 
     def __init__(self, client: Client, key: str) -> None:
         self.client = client
         self.key = key
-        self.reached = threading.Event()
-        self.released = threading.Event()
+        self.reached = asyncio.Event()
+        self.released = asyncio.Event()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.client, name)
 
-    def send(self, request: Request, deadline: Deadline) -> Answer:
+    async def exchange(self, request: Request, deadline: Deadline) -> Answer:
         if (request.method, request.key) == ("DELETE", self.key):
             self.reached.set()
-            assert self.released.wait(60)
-        return self.client.send(request, deadline)
+            await asyncio.wait_for(self.released.wait(), 60)
+        return await self.client.exchange(request, deadline)
 
 
 @asynccontextmanager
@@ -184,7 +183,7 @@ async def test_a_deletion_that_the_store_blocks_delays_nothing_else(
     await make_rejected(resources)
     async with stuck_at(resources, stuck) as (held_up, client):
         task = asyncio.create_task(sweep(held_up))
-        await asyncio.to_thread(client.reached.wait, 20)
+        await asyncio.wait_for(client.reached.wait(), 60)
         await until(lambda: is_all_that_is_left(resources, stuck))
         assert (await make_ready(held_up)).state == State.READY
         await make_deleted(resources, count=1)
