@@ -7,8 +7,8 @@ The database itself sends one signal: a trigger notifies of changed API keys
 
 NOTIFY is never part of a transition's transaction, because it takes a lock on the whole database at
 commit. A signal is given after the commit, and one connection per process sends the signals of a
-few milliseconds together. A signal may be lost. Workers therefore poll, and a request that waits
-for a file reads its row again after each reconnection. See
+few milliseconds together, or of 30 ms while there are always more. A signal may be lost. Workers
+therefore poll, and a request that waits for a file reads its row again after each reconnection. See
 docs/decisions/0007-notify-outside-the-transaction.md.
 """
 
@@ -27,6 +27,8 @@ from service.database import UNREACHABLE, connect
 CHANNEL: Final = "assay"
 NOTIFY: Final = "SELECT pg_notify('assay', payload) FROM unnest($1::text[]) AS payload"
 COALESCE_SECONDS: Final = 0.005
+MOST_COALESCE_SECONDS: Final = 0.03
+"""The pause while there are always more signals. Each one doubles the pause before it."""
 HISTORY_SECONDS: Final = 0.05
 """The delay before other processes are notified of a transition for which no request waits."""
 HEARTBEAT_SECONDS: Final = 10.0
@@ -54,6 +56,7 @@ class Notifications:
         self.changed: set[UUID] = set()
         self.to_send = asyncio.Event()
         self.work_to_send = False
+        self.leftovers_to_send = False
         self.history_to_send = False
         self.sending_history: asyncio.TimerHandle | None = None
         self.unsent: list[str] = []
@@ -92,8 +95,14 @@ class Notifications:
         self.to_send.set()
 
     def notify_leftovers(self) -> None:
-        """Wake the sweeper of this process. Other sweepers find the leftovers in the database."""
+        """Wake the sweeper of this process, which is a worker's."""
         self.leftovers.set()
+
+    def announce_leftovers(self) -> None:
+        """Wake the sweepers of all processes, because this one may have none."""
+        self.leftovers.set()
+        self.leftovers_to_send = True
+        self.to_send.set()
 
     @contextlib.contextmanager
     def subscribe(self, file_id: UUID) -> Iterator[asyncio.Event]:
@@ -195,6 +204,7 @@ class Notifications:
         If there is no signal for HEARTBEAT_SECONDS, send a statement without any. Otherwise the
         loss of a connection without traffic would never be noticed.
         """
+        pause = COALESCE_SECONDS
         while not lost.is_set():
             # In Python 3.11, asyncio.wait_for may swallow a cancellation.
             with contextlib.suppress(TimeoutError):
@@ -205,7 +215,9 @@ class Notifications:
             await connection.execute(NOTIFY, self.unsent)
             self.unsent.clear()
             # The pause comes after the statement, so that a single signal is sent without delay.
-            await asyncio.sleep(COALESCE_SECONDS)
+            await asyncio.sleep(pause)
+            is_busy = self.to_send.is_set()
+            pause = min(2 * pause, MOST_COALESCE_SECONDS) if is_busy else COALESCE_SECONDS
 
     @property
     def has_more_to_send(self) -> bool:
@@ -229,9 +241,11 @@ class Notifications:
     def take_payloads(self) -> list[str]:
         """Return the payloads of the pending signals, which are then no longer pending.
 
-        A payload is `ORIGIN work`, `ORIGIN history`, `ORIGIN id,id,…` or `ORIGIN all`.
+        A payload is `ORIGIN work`, `ORIGIN leftovers`, `ORIGIN history`, `ORIGIN id,id,…` or
+        `ORIGIN all`.
         """
         payloads = [f"{self.origin} work"] if self.work_to_send else []
+        payloads += [f"{self.origin} leftovers"] if self.leftovers_to_send else []
         payloads += [f"{self.origin} history"] if self.history_to_send else []
         ids = (
             ["all"]
@@ -242,7 +256,7 @@ class Notifications:
             f"{self.origin} " + ",".join(ids[i : i + IDS_A_PAYLOAD])
             for i in range(0, len(ids), IDS_A_PAYLOAD)
         ]
-        self.work_to_send = self.history_to_send = False
+        self.work_to_send = self.leftovers_to_send = self.history_to_send = False
         self.changed.clear()
         return payloads
 
@@ -254,6 +268,9 @@ class Notifications:
             return
         if what == "work":
             self.work.set()
+            return
+        if what == "leftovers":
+            self.leftovers.set()
             return
         if what == "keys":  # sent by a trigger
             self.key_changes += 1

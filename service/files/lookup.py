@@ -96,7 +96,7 @@ async def delete_file(
     if await files.delete_file(resources.pool, file_id, owner=owner, proved_too=proved_too):
         file = await find_file(resources, file_id, owner=owner)
         resources.notifications.notify_change(file_id)
-        resources.notifications.notify_leftovers()
+        resources.notifications.announce_leftovers()
         report_transition(file)
         return
     file = await find_file(resources, file_id, owner=owner)

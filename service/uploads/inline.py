@@ -89,7 +89,7 @@ async def prove_upload(
     VERIFICATION_SECONDS.observe(clock.read_seconds() - begun_at)
     VERIFIED_BYTES.inc(final.size)
     resources.notifications.notify_change(final.id)
-    resources.notifications.notify_leftovers()
+    resources.notifications.announce_leftovers()
     report_transition(final)
     return final
 

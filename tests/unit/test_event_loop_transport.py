@@ -304,7 +304,7 @@ async def test_a_store_that_refuses_connections_is_unavailable() -> None:
 
 
 def test_connections_end_with_their_event_loop() -> None:
-    """A connection that is left open would be reported as a ResourceWarning, which is an error."""
+    # A connection that is left open would be a ResourceWarning, which is an error under pytest.
     with stub_store(200, {"Content-Length": "2"}, b"ok") as stub:
         transport = EventLoopTransport(stub.endpoint)
         url = f"{stub.endpoint}/b/k"
