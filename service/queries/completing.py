@@ -49,7 +49,7 @@ COMMIT: Final = """
             changed_why = CASE WHEN coalesce(declared_sha256, $7) IS NULL
                                THEN 'completed; the bytes have the declared size'
                                ELSE 'completed; the bytes have the declared size and digest' END,
-            declared_sha256 = coalesce(declared_sha256, $7),
+            declared_sha256 = coalesce(declared_sha256, $7), arrivals = arrivals + 1,
             hash = $5, minio_object_name = reservation.vault_key, vault_etag = $6,
             upload_date = now(), lease = NULL, lease_until = NULL, due_at = NULL,
             final_at = now(), sweep_at = now()
@@ -104,7 +104,7 @@ async def commit_small_file(
 REJECT: Final = """
     UPDATE files
     SET state = 'rejected', changed_by = 'client', changed_why = 'completed; ' || $3 || ': ' || $4,
-        declared_sha256 = coalesce(declared_sha256, $2),
+        declared_sha256 = coalesce(declared_sha256, $2), arrivals = arrivals + 1,
         rejection_reason = $3, rejection_detail = $4,
         lease = NULL, lease_until = NULL, due_at = NULL, final_at = now(), sweep_at = now()
     WHERE id = $1 AND state IN ('pending', 'verifying')

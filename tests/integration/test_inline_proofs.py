@@ -118,7 +118,8 @@ async def test_one_read_and_one_write_prove_a_file_without_a_claim(resources: Re
     assert file == await find(resources, declared.file)
     assert read_all(resources.vault, str(file.minio_object_name), etag=file.vault_etag) == BODY
     assert (dict(incoming.calls), dict(vault.calls)) == ({"get": 1}, {"put": 1})
-    assert await resources.pool.fetchval("SELECT attempts FROM files") == 0
+    counts = await resources.pool.fetchrow("SELECT attempts, arrivals FROM files")
+    assert tuple(counts) == (0, 1)
     assert await count_reservations(resources) == (0, 0)
     await forget_stock(resources)
     await let_settle(resources)
@@ -155,6 +156,7 @@ async def test_a_stated_digest_that_differs_twice_rejects_the_file(resources: Re
         f"declared {sha256(OTHER)}, received {sha256(BODY)}",
     )
     assert file.declared_sha256 == sha256(OTHER)
+    assert await resources.pool.fetchval("SELECT arrivals FROM files") == 1
     assert (incoming.calls["get"], vault.calls["put"]) == (2, 0)
     assert await count_reservations(resources) == (0, 0)
     await let_settle(resources)
