@@ -7,6 +7,7 @@ statement that commits.
 import asyncio
 import hashlib
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -78,8 +79,8 @@ def measure(ground: Ground) -> list[Figure]:
 async def make_backlog(site: Site, count: int) -> None:
     """Upload files, and wait until all of them are announced by the store's events."""
 
-    async def upload(connections: object) -> None:
-        api, store = connections  # type: ignore[misc]  # two of them
+    async def upload(connections: Sequence[Connection]) -> None:
+        api, store = connections
         await declare_and_put(site, api, store)
 
     await run_jobs([upload] * count, [site.url, site.settings.s3_endpoint], clients=CLIENTS)
