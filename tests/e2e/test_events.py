@@ -24,6 +24,7 @@ from tests.support.waiting import until
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"what was sent" * 100
+LARGE = BODY * 1000  # `complete` leaves it to a worker
 
 
 def tell(found: list[Event]) -> list[tuple[str, str]]:
@@ -47,12 +48,12 @@ async def test_transitions_are_reported_by_events_and_by_the_history(
         assert stream.answer.headers["content-type"] == "text/event-stream"
         assert stream.answer.headers["cache-control"] == "no-cache"
         assert stream.answer.headers["x-accel-buffering"] == "no"
-        proved = await prove(client, BODY)
+        proved = await prove(client, LARGE)
         assert (await client.delete(f"/files/{proved['id']}")).status_code == 204
         found = await stream.take(4)
     assert [event.state for event in found] == ["pending", "verifying", "ready", "deleted"]
     assert {event.kind for event in found} == {"transition"}
-    assert [event.data["hash"] for event in found] == [None, None, digest(BODY), digest(BODY)]
+    assert [event.data["hash"] for event in found] == [None, None, digest(LARGE), digest(LARGE)]
     assert {(event.data["file_id"], event.data["filename"]) for event in found} == {
         (proved["id"], "a.txt")
     }
@@ -63,6 +64,21 @@ async def test_transitions_are_reported_by_events_and_by_the_history(
     ]
     assert [one["previous"] for one in told] == [None, "pending", "verifying", "ready"]
     assert [one["by"] for one in told][::2] == ["client", "worker"]
+
+
+async def test_a_small_file_that_complete_proves_is_reported_as_ready(apart: Apart) -> None:
+    async with following(apart.client) as stream:
+        proved = await prove(apart.client, BODY)
+        found = await stream.take(2)
+    assert [(event.state, event.data["previous"]) for event in found] == [
+        ("pending", None),
+        ("ready", "pending"),
+    ]
+    told = await read_history(apart.client, proved["id"])
+    assert (told[1]["by"], told[1]["why"]) == (
+        "client",
+        "completed; the bytes have the declared size",
+    )
 
 
 async def test_a_stream_reports_only_the_owners_files(
@@ -251,7 +267,7 @@ async def test_a_stream_resumes_after_any_event_without_gaps_or_duplicates(
     client: httpx.AsyncClient,
 ) -> None:
     async with following(client) as stream:
-        await asyncio.gather(*(prove(client, BODY, filename=str(number)) for number in range(4)))
+        await asyncio.gather(*(prove(client, LARGE, filename=str(number)) for number in range(4)))
         whole = await stream.take(12)
     assert len({event.id for event in whole}) == 12
     for cut in (0, 5, 10):
@@ -390,7 +406,7 @@ async def test_transitions_by_another_process_are_reported_at_once(
     for name in ("POLL_SECONDS", "UNHEARD_SECONDS"):
         monkeypatch.setattr(feed, name, 300)  # only a notification can cause the next read
     async with following(apart.client) as stream, working(apart.resources):
-        await prove(apart.client, BODY)
+        await prove(apart.client, LARGE)
         assert [event.state for event in await stream.take(3)] == ["pending", "verifying", "ready"]
 
 

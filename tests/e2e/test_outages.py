@@ -24,6 +24,7 @@ from tests.e2e.jobs import (
     check_unavailable,
     complete,
     declare,
+    find_key,
     in_pieces,
     look_at,
     put,
@@ -101,6 +102,8 @@ async def test_without_its_database_the_api_refuses_in_time_and_recovers(
         declared = await upload(client, BODY)
         await complete(client, declared)
         path = f"/files/{declared['file']['id']}"
+        unsent = await declare(client, BODY)
+        key = await find_key(direct, unsent)
         HOW_IT_GOES[how](ways.database)
         routes: list[Asked] = [
             ("GET", "/files?limit=1"),
@@ -115,7 +118,6 @@ async def test_without_its_database_the_api_refuses_in_time_and_recovers(
             ("POST", f"{path}/upload"),
         ]
         many = [*routes * 8, ("PUT", "/upload/a", {"content": BODY}), *stream_uploads()]
-        key = (await look_at(direct, declared)).row["incoming_key"]
         event, *refused = await asyncio.gather(
             announce(client, ways.settings, key), ask(client, many)
         )
@@ -140,6 +142,7 @@ async def test_without_its_database_the_api_refuses_in_time_and_recovers(
         again = await upload(client, BODY)
         await complete(client, again)
         await check_served(client, direct, again, BODY)
+        await client.delete(f"/files/{unsent['file']['id']}")
         await check_tidied_up(direct)
     await check_all(direct)
 
@@ -178,7 +181,7 @@ async def test_a_worker_without_its_database_leaves_the_file_to_the_next_claim(
         declared = await upload(client, BODY)
         vault, gate = FaultyBucket(switched.vault), Gate()
         vault.after["put"] = gate
-        await client.post(f"/files/{declared['file']['id']}/complete")
+        await announce(client, ways.direct, await find_key(direct, declared))
         async with working(msgspec.structs.replace(switched, vault=vault)):
             await gate.reached.wait()
             ways.database.cut()

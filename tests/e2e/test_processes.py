@@ -132,9 +132,8 @@ async def test_a_worker_that_is_stopped_holds_no_lease_afterwards(
     with faulty_way(site.environ["ASSAY_S3_ENDPOINT"]) as (way, endpoint):
         worker = site.start_worker(ASSAY_S3_ENDPOINT=endpoint)
         way.silence_after(b"PUT /")
-        declared = await upload(client, os.urandom(100_000))
-        assert (await client.post(f"/files/{declared['file']['id']}/complete")).status_code == 202
-        assert await asyncio.to_thread(way.silenced.wait, 20)
+        declared = await upload(client, os.urandom(100_000))  # the store's event announces it
+        assert await asyncio.to_thread(way.silenced.wait, 60)
         assert not await is_given_back(pool)
         worker.send_signal(signal.SIGTERM)
         if in_time:
