@@ -75,7 +75,10 @@ def create_app(
             yield
 
     app = Litestar(
-        route_handlers=[*with_heads(open_routes()), guard_routes(with_heads(guarded_routes()))],
+        route_handlers=[
+            *with_heads(open_routes()),
+            guard_routes(with_heads(guarded_routes()), check_request),
+        ],
         lifespan=[lifespan],
         dependencies=provide_all(),
         exception_handlers={
@@ -158,7 +161,7 @@ def provide_principal(
     request: Request[Any, Any, Any],
     resources: NamedDependency[Resources],  # noqa: ARG001  # see below
 ) -> Principal:
-    """Return the principal that the guard has authenticated.
+    """Return the principal that `require_key` has authenticated.
 
     The parameter `resources` makes Litestar resolve the dependencies one after the other. It would
     create a task for each independent dependency.

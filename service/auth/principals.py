@@ -13,13 +13,12 @@ import base64
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from litestar import HttpMethod, Router
-from litestar.connection import ASGIConnection
+from litestar import HttpMethod, Request, Router
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.openapi.spec import SecurityRequirement
 
@@ -34,6 +33,9 @@ WAIT_SECONDS: Final = 6.0
 READ, WRITE, ADMIN = "read", "write", "admin"
 SCOPES: Final = "scopes"
 UPLOAD_TOKEN: Final = "upload_token"  # noqa: S105  # the name of a declaration
+
+
+Check = Callable[[Request[Any, Any, Any]], Awaitable[None]]
 
 
 class UndeclaredRights(Exception):
@@ -182,11 +184,20 @@ def find_scopes(handler: BaseRouteHandler) -> frozenset[str]:
     raise UndeclaredRights(f"{handler} needs a key, but does not declare its scopes: see open_to")
 
 
-def guard_routes(handlers: Sequence[Any]) -> Router:
-    """Return a router for these routes behind the guard. Raises UndeclaredRights."""
+def guard_routes(handlers: Sequence[Any], then: Check) -> Router:
+    """Return a router for these routes behind `require_key`, which `then` follows.
+
+    Litestar copies the handler for each call of a guard of its own, and runs only the innermost
+    hook. The hook therefore runs both checks. Raises UndeclaredRights.
+    """
     for handler in handlers:
         find_scopes(handler)
-    return Router("/", route_handlers=handlers, guards=[require_key])
+
+    async def admit(request: Request[Any, Any, Any]) -> None:
+        await require_key(request)
+        await then(request)
+
+    return Router("/", route_handlers=handlers, before_request=admit)
 
 
 def check_scope(principal: Principal, scopes: frozenset[str]) -> None:
@@ -208,16 +219,15 @@ def check_token(principal: Principal, handler: BaseRouteHandler, file_id: object
         )
 
 
-async def require_key(
-    connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
-) -> None:
+async def require_key(request: Request[Any, Any, Any]) -> None:
     """Authenticate a request and check its rights, before any of its body is read.
 
-    This is the guard of every route that needs a key.
+    Every route that needs a key is behind this.
     """
     principal = await authenticate(
-        connection.app.state.resources, connection.headers.get("authorization")
+        request.app.state.resources, request.headers.get("authorization")
     )
-    connection.scope["state"]["principal"] = principal
-    check_token(principal, handler, connection.path_params.get("file_id"))
+    request.scope["state"]["principal"] = principal
+    handler = request.route_handler
+    check_token(principal, handler, request.path_params.get("file_id"))
     check_scope(principal, find_scopes(handler))

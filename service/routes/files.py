@@ -16,6 +16,7 @@ from litestar.params import Body, FromPath, HeaderParameter, QueryParameter
 from service import problems
 from service.auth.principals import READ, WRITE, Principal, open_to, sign_upload_token
 from service.files import lookup, pagination, validation
+from service.http.json_responses import JsonResponse
 from service.model import Declaration, File, Rejection, State
 from service.queries.listing import Filters
 from service.resources import Resources
@@ -274,7 +275,7 @@ async def declare_file(
     headers = {"Location": metadata_path(resources, declared.file.id)}
     if declared.replayed:
         headers["Idempotency-Replayed"] = "true"
-    return Response(
+    return JsonResponse(
         describe_declared(resources, principal, declared),
         status_code=200 if declared.replayed else 201,
         headers=headers,
@@ -332,7 +333,7 @@ async def list_files(
     acting_as = validation.check_owner(principal.act_as(owner))
     page = await pagination.list_page(resources, acting_as, filters, cursor=cursor, limit=limit)
     answer = FilePage(files=[describe_file(file) for file in page.files], next=page.next)
-    return Response(answer, headers=link_next(request, resources, page.next))
+    return JsonResponse(answer, headers=link_next(request, resources, page.next))
 
 
 def link_next(

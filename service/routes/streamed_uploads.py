@@ -27,6 +27,7 @@ from service.auth.principals import WRITE, Principal, open_to
 from service.files import validation
 from service.http.content_disposition import parse_filename
 from service.http.digests import REPR_DIGEST, StatedDigest, compare_pieces
+from service.http.json_responses import JsonResponse
 from service.http.request_bodies import FORM_FIELD, FormReader, find_boundary, read_body
 from service.problems import InvalidRequest
 from service.resources import Resources
@@ -238,7 +239,7 @@ async def stream(
     file = uploaded.file
     request.scope["state"]["file_id"] = file.id
     location = {"Location": metadata_path(resources, file.id)}
-    return Response(
+    return JsonResponse(
         describe_file(file),
         status_code=200 if uploaded.replayed else 201,
         headers=location | ({"Idempotency-Replayed": "true"} if uploaded.replayed else {}),

@@ -27,6 +27,7 @@ from service import problems
 from service.auth.principals import WRITE, Principal, open_to
 from service.files import lookup, validation
 from service.http.digests import StatedDigest, take_sha256_alone
+from service.http.json_responses import JsonResponse
 from service.model import GONE, UNPROVED, Declaration, Sha256
 from service.problems import InvalidRequest
 from service.resources import Resources
@@ -254,7 +255,7 @@ async def complete_upload(
     file = await lookup.wait_until_final(resources, file, seconds=wait)
     if file.state in GONE:
         raise lookup.gone(file)
-    return Response(describe_file(file), status_code=202 if file.state in UNPROVED else 200)
+    return JsonResponse(describe_file(file), status_code=202 if file.state in UNPROVED else 200)
 
 
 @post(

@@ -17,6 +17,7 @@ from service.auth.principals import (
     parse_authorization,
 )
 from service.problems import Forbidden, Unauthorized
+from service.routes.checks import check_request
 
 
 def principal(*scopes: str) -> Principal:
@@ -74,9 +75,9 @@ async def read_declared() -> None:
 
 
 def test_no_app_starts_with_a_route_that_declares_no_scope() -> None:
-    guard_routes([read_declared])
+    guard_routes([read_declared], then=check_request)
     with pytest.raises(UndeclaredRights, match="read_undeclared"):
-        guard_routes([read_declared, read_undeclared])
+        guard_routes([read_declared, read_undeclared], then=check_request)
 
 
 def test_only_an_admin_acts_for_other_owners() -> None:
