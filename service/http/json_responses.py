@@ -3,12 +3,12 @@
 Litestar's response handles cookies, background tasks and encodings, which no response here has.
 """
 
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 from litestar import Response
 from litestar.response.base import ASGIResponse
-from litestar.types import Receive, Scope, Send
+from litestar.types import HTTPScope, Receive, Scope, Send
 
 T = TypeVar("T")
 
@@ -53,6 +53,5 @@ class JsonMessages(ASGIResponse):
                 "headers": self.headers_sent,
             }
         )
-        is_head = scope["type"] == "http" and scope["method"] == "HEAD"
-        body = b"" if is_head else self.body
+        body = b"" if cast(HTTPScope, scope)["method"] == "HEAD" else self.body
         await send({"type": "http.response.body", "body": body, "more_body": False})
