@@ -224,6 +224,10 @@ def check_same_name(request: Request[Any, Any, Any], filename: str) -> None:
     operation_id="completeUpload",
     **open_to(WRITE, upload_token=True),
     summary="Report that the bytes have arrived",
+    description=(
+        "A file of at most 1 MiB is proved by this request, if no worker has begun with it. The"
+        " response is 200 if the file is final, and 202 otherwise."
+    ),
     tags=["uploads"],
     responses={
         200: ResponseSpec(FileMetadata, description="The file is final", generate_examples=False),
