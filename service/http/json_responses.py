@@ -45,7 +45,12 @@ class JsonMessages(ASGIResponse):
             *headers,
         ]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # of ASGI
+    async def __call__(
+        self,
+        scope: Scope,
+        receive: Receive,  # noqa: ARG002  # ASGI passes it
+        send: Send,
+    ) -> None:
         await send(
             {
                 "type": "http.response.start",

@@ -139,13 +139,29 @@ class EventLoopTransport:
             connection = pool.idle.pop()
             if not connection.transport.is_closing():
                 return connection
-        async with asyncio.timeout(min(CONNECT_SECONDS, deadline.timeout_seconds)):
-            _, opened = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(pool.open), self._host, self._port, ssl=self._tls
-            )
+        opened = await self._connect(pool, min(CONNECT_SECONDS, deadline.timeout_seconds))
         if self._cut:
             opened.transport.abort()
             raise StoreUnavailable("the connections to the store have been closed")
+        return opened
+
+    async def _connect(self, pool: Pool, seconds: float) -> "Connection":
+        """Return a new connection. Raises OSError and TimeoutError.
+
+        An attempt that is abandoned ends in the background, because uvloop cannot cancel a name
+        resolution.
+        """
+        attempt = asyncio.ensure_future(
+            asyncio.get_running_loop().create_connection(
+                lambda: Connection(pool.open), self._host, self._port, ssl=self._tls
+            )
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                _, opened = await asyncio.shield(attempt)
+        except (TimeoutError, asyncio.CancelledError):
+            attempt.add_done_callback(drop_connection)
+            raise
         return opened
 
 
@@ -207,6 +223,12 @@ class Connection(asyncio.Protocol):
         self._open_connections.discard(self)
         if self._response is not None:
             self._response.fail(Disconnected())
+
+
+def drop_connection(attempt: "asyncio.Future[tuple[asyncio.BaseTransport, Connection]]") -> None:
+    """Close the connection of an attempt that succeeded too late."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result()[1].transport.abort()
 
 
 class Response:

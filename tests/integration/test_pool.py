@@ -98,7 +98,9 @@ async def test_a_cancelled_statement_gives_its_connection_back(pool: Pool) -> No
     assert await pool.fetchval("SELECT 1") == 1
 
 
-async def test_a_caller_does_not_wait_for_ever(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_wait_for_a_connection_is_bounded(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "ACQUIRE_SECONDS", 0.05)
     async with pool.acquire(), pool.acquire():
         with pytest.raises(TimeoutError):
