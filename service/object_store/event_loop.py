@@ -225,7 +225,7 @@ class Connection(asyncio.Protocol):
             self._response.fail(Disconnected())
 
 
-def drop_connection(attempt: "asyncio.Future[tuple[asyncio.BaseTransport, Connection]]") -> None:
+def drop_connection(attempt: "asyncio.Task[tuple[asyncio.Transport, Connection]]") -> None:
     """Close the connection of an attempt that succeeded too late."""
     if not attempt.cancelled() and attempt.exception() is None:
         attempt.result()[1].transport.abort()
