@@ -44,7 +44,7 @@ async def wait_until_final(resources: Resources, file: File, *, seconds: float) 
     connection is held meanwhile. The request is still answered if the database is unavailable for a
     part of this time. While no listener is connected, the row is read every UNHEARD_SECONDS.
     """
-    if seconds <= 0:
+    if seconds <= 0 or file.state not in UNPROVED:
         return file
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
