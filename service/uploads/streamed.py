@@ -292,26 +292,28 @@ async def put_whole(upload: Streaming) -> str:
     upload.held = reserved.held
     # It is set here, because the thread may start after this task was cancelled.
     upload.asked_store = True
-    return await upload.loan.buffers.run(put_now, upload, reserved.end)
-
-
-def put_now(upload: Streaming, lease_end: float) -> str:
-    """Send one PUT, if the lease is still live just before the first byte is sent.
-
-    Raises SentTooLate if it is not, and StoreError.
-    """
     try:
-        return upload.resources.vault.put_now(
-            upload.key,
-            upload.buffer,
-            sha256=str(upload.digests.sha256),
-            send_before=lease_end,
-            timeout_seconds=SEND_SECONDS,
-            **upload.describe_object(),
-        )
+        return await put(upload, reserved.end)
     except SentTooLate:
         upload.asked_store = False
         raise
+
+
+async def put(upload: Streaming, lease_end: float) -> str:
+    """Send one PUT, if the lease is still live just before the first byte is sent.
+
+    A small body is sent from the event loop. Raises SentTooLate, and StoreError.
+    """
+    vault = upload.resources.vault
+    options = upload.describe_object() | {
+        "sha256": str(upload.digests.sha256),
+        "send_before": lease_end,
+        "timeout_seconds": SEND_SECONDS,
+    }
+    if len(upload.buffer) <= UNCOUNTED_BYTES:
+        return await vault.put(upload.key, upload.buffer, **options)
+    put_in_thread = functools.partial(vault.put_now, upload.key, upload.buffer, **options)
+    return await upload.loan.buffers.run(put_in_thread)
 
 
 async def begin_multipart(upload: Streaming) -> str:

@@ -40,6 +40,7 @@ pytestmark = pytest.mark.anyio
 
 DOOMED = "SELECT count(*) FROM reservations WHERE doomed_at IS NOT NULL"
 SMALL = os.urandom(70_000)
+MEDIUM = os.urandom(300_000)  # sent by a thread
 LARGE = os.urandom(PART_BYTES + 5)
 HEADERS = UploadHeaders(owner="ann", filename="photo.jpg", content_type=None, most_bytes=None)
 
@@ -99,7 +100,13 @@ async def test_the_file_is_ready_and_its_reservation_is_removed(
 @pytest.mark.parametrize("runs", [True, False], ids=["done", "not done"])
 @pytest.mark.parametrize(
     ("call", "content"),
-    [("put_now", SMALL), ("create_upload", LARGE), ("put_part", LARGE), ("complete_upload", LARGE)],
+    [
+        ("put", SMALL),
+        ("put_now", MEDIUM),
+        ("create_upload", LARGE),
+        ("put_part", LARGE),
+        ("complete_upload", LARGE),
+    ],
 )
 async def test_no_orphan_is_left_when_the_stores_response_is_lost(
     resources: Resources, call: str, content: bytes, runs: bool
@@ -184,8 +191,10 @@ async def test_the_sweeper_removes_what_a_failed_upload_could_not_remove(
     await check_only(resources)
 
 
-LATE = {"put_now": SMALL, "put_part": LARGE, "complete_upload": LARGE}
+LATE = {"put": SMALL, "put_now": MEDIUM, "put_part": LARGE, "complete_upload": LARGE}
 LATE_AT = [
+    ("put", "delete"),
+    ("put", None),
     ("put_now", "delete"),
     ("put_now", None),
     ("put_part", "abort_upload"),
@@ -224,7 +233,7 @@ async def land(resources: Resources, vault: FaultyBucket) -> None:
         await vault.land()
     # The multipart upload was aborted before, so the store refuses a part or a completion.
     except UploadMissing:
-        assert not vault.calls["put_now"]
+        assert not vault.calls["put"] + vault.calls["put_now"]
 
 
 @pytest.mark.parametrize("call", LATE)
@@ -264,7 +273,7 @@ async def test_a_key_that_cannot_be_reserved_leaves_nothing(resources: Resources
 
 async def test_a_key_serves_one_upload_after_a_lost_put(resources: Resources) -> None:
     vault = FaultyBucket(resources.vault)
-    vault.late.add("put_now")
+    vault.late.add("put")
     with pytest.raises(StoreError):
         await upload(msgspec.structs.replace(resources, vault=vault), SMALL)
     file = await upload(resources, LARGE[:90_000])
