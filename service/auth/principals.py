@@ -39,7 +39,9 @@ Check = Callable[[Request[Any, Any, Any]], Awaitable[None]]
 
 
 class UndeclaredRights(Exception):
-    """A route that needs a key, but does not declare the scopes that open it."""
+    """A route that needs a key, but does not declare the scopes that open it, or would skip the
+    check of the key.
+    """
 
 
 def open_to(*scopes: str, upload_token: bool = False) -> dict[str, Any]:
@@ -192,6 +194,10 @@ def guard_routes(handlers: Sequence[Any], then: Check) -> Router:
     """
     for handler in handlers:
         find_scopes(handler)
+        if handler.before_request is not None:
+            raise UndeclaredRights(
+                f"{handler} has a hook, which would replace the check of the key"
+            )
 
     async def admit(request: Request[Any, Any, Any]) -> None:
         await require_key(request)

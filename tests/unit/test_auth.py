@@ -1,10 +1,11 @@
 """API keys and scopes, without a database."""
 
 import re
+from typing import Any
 from uuid import UUID
 
 import pytest
-from litestar import get
+from litestar import Request, get
 
 from service.auth.principals import (
     Principal,
@@ -78,6 +79,20 @@ def test_no_app_starts_with_a_route_that_declares_no_scope() -> None:
     guard_routes([read_declared], then=check_request)
     with pytest.raises(UndeclaredRights, match="read_undeclared"):
         guard_routes([read_declared, read_undeclared], then=check_request)
+
+
+async def do_nothing(_: Request[Any, Any, Any]) -> None:
+    pass
+
+
+@get("/hooked", **open_to("read"), before_request=do_nothing)
+async def read_hooked() -> None:
+    """Serve a route whose hook would run in place of the check of the key."""
+
+
+def test_no_app_starts_with_a_route_that_skips_the_check_of_the_key() -> None:
+    with pytest.raises(UndeclaredRights, match="read_hooked"):
+        guard_routes([read_hooked], then=check_request)
 
 
 def test_only_an_admin_acts_for_other_owners() -> None:
