@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
+import msgspec
+
 from service import clock
 from service.files.lookup import find_file
 from service.model import Claim, File, Sha256, Work
@@ -22,6 +24,7 @@ from service.worker.sweeper import sweep
 from service.worker.verification import verify
 from tests.support.claims import EVERY_KIND, claim_files
 from tests.support.clock import DAY, pass_time
+from tests.support.faults import FaultyBucket
 from tests.support.objects import key_of
 from tests.support.presigned import put as put_presigned
 from tests.support.rows import make_declaration
@@ -108,6 +111,13 @@ async def send_parts(resources: Resources, body: bytes = TWO_PARTS) -> File:
     file = await declare_parts(resources, size=len(body))
     await put_parts(resources, file, body)
     return await find(resources, file)
+
+
+def watch(resources: Resources) -> tuple[Resources, FaultyBucket, FaultyBucket]:
+    """Return resources whose buckets count the calls."""
+    incoming, vault = FaultyBucket(resources.incoming), FaultyBucket(resources.vault)
+    changed: dict[str, Any] = {"incoming": incoming, "vault": vault}
+    return msgspec.structs.replace(resources, **changed), incoming, vault
 
 
 async def claim(resources: Resources, file: File) -> Claim:

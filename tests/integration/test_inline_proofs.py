@@ -33,9 +33,9 @@ from tests.integration.steps import (
     run,
     send,
     sha256,
+    watch,
 )
 from tests.support.faults import (
-    FaultyBucket,
     FaultyPool,
     Gate,
     Hook,
@@ -47,13 +47,6 @@ from tests.support.objects import key_of, put_as_root, read_all
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
-
-
-def watch(resources: Resources) -> tuple[Resources, FaultyBucket, FaultyBucket]:
-    """Return resources whose buckets count the calls."""
-    incoming, vault = FaultyBucket(resources.incoming), FaultyBucket(resources.vault)
-    changed: dict[str, Any] = {"incoming": incoming, "vault": vault}
-    return msgspec.structs.replace(resources, **changed), incoming, vault
 
 
 def watch_statement(

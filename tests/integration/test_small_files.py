@@ -27,21 +27,15 @@ from tests.integration.steps import (
     run,
     send,
     sha256,
+    watch,
     working,
 )
-from tests.support.faults import FaultyBucket, FaultyPool, lose_answer
+from tests.support.faults import FaultyPool, lose_answer
 from tests.support.invariants import check_nothing_left, list_bucket
 from tests.support.objects import key_of, put_as_root, read_all
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
-
-
-def watch(resources: Resources) -> tuple[Resources, FaultyBucket, FaultyBucket]:
-    """Return resources whose buckets count the calls."""
-    incoming, vault = FaultyBucket(resources.incoming), FaultyBucket(resources.vault)
-    changed: dict[str, Any] = {"incoming": incoming, "vault": vault}
-    return msgspec.structs.replace(resources, **changed), incoming, vault
 
 
 async def send_other(resources: Resources, root_incoming: Bucket, digest: Sha256) -> Declared:
