@@ -194,9 +194,9 @@ def guard_routes(handlers: Sequence[Any], then: Check) -> Router:
     """
     for handler in handlers:
         find_scopes(handler)
-        if handler.before_request is not None:
+        if handler.before_request is not None or handler.cache:
             raise UndeclaredRights(
-                f"{handler} has a hook, which would replace the check of the key"
+                f"{handler} has a hook or a cache, which would replace the check of the key"
             )
 
     async def admit(request: Request[Any, Any, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 import msgspec
+import structlog
 
 from service.settings import DatabaseSettings
 
@@ -36,6 +37,7 @@ ATTEMPT_SECONDS: Final = 60.0
 FATAL: Final = frozenset({"FATAL", "PANIC"})
 
 T = TypeVar("T")
+log = structlog.get_logger()
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
@@ -160,7 +162,12 @@ class Pool(asyncpg.Pool):  # type: ignore[misc]  # as above
     def _give_back(self, connection: Any) -> None:
         task = asyncio.ensure_future(self.release(connection))
         self._giving_back.add(task)
-        task.add_done_callback(self._giving_back.discard)
+        task.add_done_callback(self._note_given_back)
+
+    def _note_given_back(self, task: "asyncio.Task[None]") -> None:
+        self._giving_back.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("connection not given back", error=type(error).__name__)
 
 
 def is_open(connection: Any) -> bool:

@@ -10,8 +10,9 @@ The store also reports them with an event. That event changes nothing, so it nee
      file is final.
 
 A key counts only while the notification connection is the one over which the process listened when
-it was remembered. A database that was restored to an earlier time has dropped that connection, and
-its file may no longer be final.
+it was remembered. After a failover, or a restoration to an earlier time, the file may no longer be
+final, and the connection is a new one. (The process may notice the loss of the old one only after
+some seconds. The schedule finds a file whose event came in this time.)
 """
 
 import asyncio

@@ -108,10 +108,11 @@ def check_answer(request: Request, answer: Answer) -> Answer:
     """Return the response if it is a success. Raises StoreError otherwise.
 
     A response to a copy or a completion may begin with 200 and end with an error in its body (S3's
-    CopyObject).
+    CopyObject). The bytes of an object may be any, and are not examined.
     """
-    failed_late = answer.status in SUCCESSES and is_error(answer.body)
-    if answer.status in SUCCESSES and not failed_late:
+    succeeded = answer.status in SUCCESSES
+    failed_late = succeeded and not request.returns_object and is_error(answer.body)
+    if succeeded and not failed_late:
         return answer
     code = read_code(answer) or ("UnnamedError" if failed_late else None)
     raise error_for_answer(

@@ -29,6 +29,7 @@ from service.object_store.transport import (
 )
 
 READS_NO_BODY: Final = frozenset({"HEAD"})
+MALFORMED: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
 class Disconnected(Exception):
@@ -41,6 +42,7 @@ class Pool:
     def __init__(self) -> None:
         self.idle: list[Connection] = []
         self.open: set[Connection] = set()
+        self.places = asyncio.Semaphore(CONNECTIONS_KEPT)
         self.end: AsyncGenerator[None, None] | None = None
 
     def abort(self) -> None:
@@ -84,7 +86,7 @@ class EventLoopTransport:
                 if request.method not in REPEATABLE:
                     raise
                 return await self._exchange(request, head, deadline, most_bytes)
-        except (Disconnected, OSError, httptools.HttpParserError) as error:
+        except (Disconnected, OSError, *MALFORMED) as error:
             raise unavailable(request.name, error) from error
 
     def cut(self) -> None:
@@ -98,20 +100,21 @@ class EventLoopTransport:
         self, request: SignedRequest, head: bytes, deadline: Deadline, most_bytes: int
     ) -> Answer:
         pool = await self._find_pool()
-        connection = await self._take(pool, deadline)
-        try:
-            check_not_late(deadline)  # connecting takes time
-            answer = await connection.exchange(
-                request, head, most_bytes=most_bytes, seconds=deadline.timeout_seconds
-            )
-        except BaseException:
-            connection.transport.abort()
-            raise
-        if connection.is_reusable and len(pool.idle) < CONNECTIONS_KEPT and not self._cut:
-            pool.idle.append(connection)
-        else:
-            connection.transport.abort()
-        return answer
+        async with pool.places:
+            connection = await self._take(pool, deadline)
+            try:
+                check_not_late(deadline)  # connecting takes time
+                answer = await connection.exchange(
+                    request, head, most_bytes=most_bytes, seconds=deadline.timeout_seconds
+                )
+            except BaseException:
+                connection.transport.abort()
+                raise
+            if connection.is_reusable and not self._cut:
+                pool.idle.append(connection)
+            else:
+                connection.transport.abort()
+            return answer
 
     async def _find_pool(self) -> Pool:
         loop = asyncio.get_running_loop()
@@ -135,15 +138,22 @@ class EventLoopTransport:
             pool.abort()
 
     async def _take(self, pool: Pool, deadline: Deadline) -> "Connection":
+        self._check_not_cut()
         while pool.idle:
             connection = pool.idle.pop()
             if not connection.transport.is_closing():
                 return connection
         opened = await self._connect(pool, min(CONNECT_SECONDS, deadline.timeout_seconds))
-        if self._cut:
+        try:
+            self._check_not_cut()
+        except StoreUnavailable:
             opened.transport.abort()
-            raise StoreUnavailable("the connections to the store have been closed")
+            raise
         return opened
+
+    def _check_not_cut(self) -> None:
+        if self._cut:
+            raise StoreUnavailable("the connections to the store have been closed")
 
     async def _connect(self, pool: Pool, seconds: float) -> "Connection":
         """Return a new connection. Raises OSError and TimeoutError.
@@ -175,6 +185,7 @@ class Connection(asyncio.Protocol):
         self._response: Response | None = None
         self._timeout: asyncio.Timeout | None = None
         self._seconds = 0.0
+        self._leaves_open = False
 
     async def exchange(
         self, request: SignedRequest, head: bytes, *, most_bytes: int, seconds: float
@@ -193,14 +204,12 @@ class Connection(asyncio.Protocol):
                 return await response.ended
             finally:
                 self._timeout = None
+                self._leaves_open = response.leaves_open
+                self._response = None  # an idle connection must not keep the bytes
 
     @property
     def is_reusable(self) -> bool:
-        return (
-            self._response is not None
-            and self._response.leaves_open
-            and not self.transport.is_closing()
-        )
+        return self._leaves_open and not self.transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's has another base class
@@ -254,7 +263,8 @@ class Response:
                 return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except MALFORMED as error:
+            self.leaves_open = False
             self.fail(error)
 
     def on_message_begin(self) -> None:

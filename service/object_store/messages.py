@@ -51,6 +51,11 @@ class Request(msgspec.Struct, frozen=True):
         return self.key is not None and self.method in ("GET", "HEAD")
 
     @property
+    def returns_object(self) -> bool:
+        """Return whether the body of a success consists of the bytes of an object."""
+        return self.method == "GET" and self.key is not None and not self.query
+
+    @property
     def copies_object(self) -> bool:
         return "x-amz-copy-source" in self.headers
 

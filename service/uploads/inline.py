@@ -45,7 +45,7 @@ import structlog
 
 from service import clock, database
 from service.database.reserved_keys import ReservedKey
-from service.model import UNPROVED, File, Rejection, Sha256, UnprovedFile
+from service.model import UNPROVED, File, Rejection, Sha256, State, UnprovedFile
 from service.object_store import ObjectMissing, StoreError
 from service.queries import completing, files, reservations
 from service.queries.reservations import HeldKey
@@ -86,8 +86,9 @@ async def prove_upload(
             return None
         resources.settled_uploads.remember(file.incoming_key)
     ARRIVALS.labels("complete").inc()
-    VERIFICATION_SECONDS.observe(clock.read_seconds() - begun_at)
-    VERIFIED_BYTES.inc(final.size)
+    if final.state == State.READY:
+        VERIFICATION_SECONDS.observe(clock.read_seconds() - begun_at)
+        VERIFIED_BYTES.inc(final.size)
     resources.notifications.notify_change(final.id)
     resources.notifications.announce_leftovers()
     report_transition(final)

@@ -69,7 +69,10 @@ from service.uploads.buffers import PART_BYTES, UNCOUNTED_BYTES, Loan
 from service.worker.copying import describe_object
 
 SEND_SECONDS: Final = 60.0
-"""The timeout for sending a part to the store, and then again for its response."""
+"""The timeout for sending a part to the store, and then again for its response.
+
+For a small body that the event loop sends, both together.
+"""
 CLEAN_SECONDS: Final = 10.0
 
 log = structlog.get_logger()

@@ -129,6 +129,28 @@ async def test_only_a_small_file_is_proved_inline(resources: Resources, size: in
     assert len(await list_bucket(resources.vault)) == (state == State.READY)
 
 
+RESEMBLING = [
+    b"<Error><Code>NoSuchKey</Code></Error>",
+    b"<?xml version='1.0'?> <Error><Code>InvalidObjectState</Code></Error>",
+    b"<Errors/>",
+]
+
+
+@pytest.mark.parametrize("body", RESEMBLING)
+@pytest.mark.parametrize("by", ["complete", "worker"])
+async def test_bytes_that_resemble_an_error_of_the_store_are_proved(
+    resources: Resources, body: bytes, by: str
+) -> None:
+    declared = await send(resources, body)
+    file = (
+        await complete(resources, declared.file)
+        if by == "complete"
+        else await prove(resources, declared.file)
+    )
+    assert (file.state, file.hash) == (State.READY, sha256(body))
+    assert read_all(resources.vault, str(file.minio_object_name), etag=file.vault_etag) == body
+
+
 @pytest.mark.one_store
 async def test_the_stated_digest_becomes_the_declared_one(resources: Resources) -> None:
     declared = await send(resources)

@@ -196,8 +196,9 @@ async def test_a_truncated_body_is_no_response() -> None:
             await send(server, transport, "PUT", b"bytes")
 
 
-async def test_bytes_after_a_response_end_the_connection() -> None:
-    async with serving(OK + OK, OK) as (server, transport):
+@pytest.mark.parametrize("more", [OK, b"no HTTP", b"\x00"])
+async def test_bytes_after_a_response_end_the_connection(more: bytes) -> None:
+    async with serving(OK + more, OK) as (server, transport):
         assert (await send(server, transport)).body == b"ok"
         assert (await send(server, transport)).body == b"ok"
         assert server.connections == 2
@@ -279,6 +280,28 @@ async def test_a_field_with_a_line_break_is_refused(value: str) -> None:
         with pytest.raises(RequestRefused):
             await transport.send(request(server, name=value), SOON)
         assert server.connections == 0
+
+
+async def test_an_idle_connection_keeps_no_bytes() -> None:
+    async with serving(OK) as (server, transport):
+        await send(server, transport, "PUT", b"bytes")
+        [pool] = transport._pools.values()
+        assert [connection._response for connection in pool.idle] == [None]
+
+
+async def test_an_upgrade_makes_the_store_unavailable() -> None:
+    switching = b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    async with serving(switching, switching) as (server, transport):
+        with pytest.raises(StoreUnavailable):
+            await send(server, transport)
+
+
+async def test_the_number_of_connections_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONNECTIONS_KEPT", 2)
+    async with serving(*[OK] * 8) as (server, transport):
+        answers = await asyncio.gather(*(send(server, transport) for _ in range(8)))
+        assert {answer.body for answer in answers} == {b"ok"}
+        assert server.connections == 2
 
 
 async def test_a_cancelled_request_ends_its_connection() -> None:
