@@ -195,6 +195,8 @@ class Connection(asyncio.Protocol):
         The store has `seconds` for each piece of the response, and the sending of the body counts
         towards the first one. Raises Disconnected, TimeoutError, StoreUnavailable.
         """
+        if self.transport.is_closing():  # it was lost before it had a request that could be told
+            raise Disconnected
         response = self._response = Response(request, most_bytes)
         self._seconds = seconds
         self._timeout = asyncio.timeout(seconds)

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import pytest
+import uvloop
 
 from service import clock
 from service.object_store import RequestRefused, SentTooLate, StoreUnavailable
@@ -313,6 +315,31 @@ async def test_a_cancelled_request_ends_its_connection() -> None:
             await sending
         await until(lambda: server.ended == 1)
         assert (await send(server, transport)).body == b"ok"
+
+
+async def lose_new_connection() -> None:
+    """Send a PUT over a connection that is lost when it has just been made."""
+    async with serving(OK) as (server, transport):
+        connect = transport._connect
+
+        async def lose(*arguments: Any) -> Any:
+            connection = await connect(*arguments)
+            connection.transport.abort()
+            [pool] = transport._pools.values()
+            await until(lambda: not pool.open)
+            return connection
+
+        transport._connect = lose  # type: ignore[method-assign,assignment]  # and a loss
+        with pytest.raises(StoreUnavailable, match="Disconnected"):
+            await send(server, transport, "PUT", b"bytes")
+        assert server.requests == []
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_connection_that_is_lost_at_once_makes_the_store_unavailable(
+    run: Callable[[Coroutine[Any, Any, None]], None],
+) -> None:
+    run(lose_new_connection())
 
 
 async def test_a_store_that_refuses_connections_is_unavailable() -> None:
