@@ -189,7 +189,7 @@ async def test_a_worker_without_its_database_leaves_the_file_to_the_next_claim(
             await until(lambda: lease_has_ended(direct, declared))
             assert (await look_at(direct, declared)).row["state"] == "verifying"
             ways.database.restore()
-            assert (await read_metadata(client, declared, wait=20))["state"] == "ready"
+            assert (await read_metadata(client, declared, wait=50))["state"] == "ready"
         await check_served(client, direct, declared, BODY)
         await check_single_object(direct, declared)
 
