@@ -143,7 +143,7 @@ class Bucket:
         answer = await self.client.exchange(
             request, Deadline(timeout_seconds), most_bytes=most_bytes
         )
-        found = read_answer(request, answer, lambda answer: read_object(key, answer.headers))
+        found = parse_answer(request, answer, lambda answer: read_object(key, answer.headers))
         return found, answer.body if len(answer.body) == found.size else None
 
     async def put(
@@ -358,7 +358,7 @@ class Bucket:
         self, request: Request, deadline: Deadline, read: Callable[[Answer], Result]
     ) -> Result:
         """Send the request from the event loop. Raises the errors of `_send_now`."""
-        return read_answer(request, await self.client.exchange(request, deadline), read)
+        return parse_answer(request, await self.client.exchange(request, deadline), read)
 
     async def _send_in_thread(
         self, request: Request, deadline: Deadline, read: Callable[[Answer], Result]
@@ -374,10 +374,10 @@ class Bucket:
 
         Raises StoreUnavailable if the response cannot be read.
         """
-        return read_answer(request, self.client.send(request, deadline), read)
+        return parse_answer(request, self.client.send(request, deadline), read)
 
 
-def read_answer(request: Request, answer: Answer, read: Callable[[Answer], Result]) -> Result:
+def parse_answer(request: Request, answer: Answer, read: Callable[[Answer], Result]) -> Result:
     """Return what `read` returns. Raises StoreUnavailable if the response is not one of S3."""
     try:
         return read(answer)

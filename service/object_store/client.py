@@ -24,7 +24,7 @@ from service.object_store.transport import (
 
 
 class Client:
-    """A client that threads can share, except for its coroutine. Each method raises StoreError."""
+    """A client that threads and event loops can share. Each method raises StoreError."""
 
     def __init__(self, endpoint: str, *, access_key: str, secret_key: str, region: str) -> None:
         """Create a client of the store at `endpoint`, which is `http://host[:port]` or

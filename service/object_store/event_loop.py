@@ -44,6 +44,7 @@ class Pool:
         self.open: set[Connection] = set()
         self.places = asyncio.Semaphore(CONNECTIONS_KEPT)
         self.end: AsyncGenerator[None, None] | None = None
+        """The generator of `_end_with`. Without this reference, it would end at once."""
 
     def abort(self) -> None:
         self.idle.clear()
@@ -195,7 +196,7 @@ class Connection(asyncio.Protocol):
         The store has `seconds` for each piece of the response, and the sending of the body counts
         towards the first one. Raises Disconnected, TimeoutError, StoreUnavailable.
         """
-        if self.transport.is_closing():  # it was lost before it had a request that could be told
+        if self.transport.is_closing():  # `connection_lost` may have run before, for no response
             raise Disconnected
         response = self._response = Response(request, most_bytes)
         self._seconds = seconds

@@ -5,7 +5,7 @@
    - The known digest differs from the given one: 409, and nothing changes.
    - The file is final: answer from the row.
    - The file is small, and no worker has begun with it: prove it (service/uploads/inline.py), and
-     answer with the final file. If there is no object, go on with step 3. If the outcome is
+     answer with the final file. If there is no object, continue with step 3. If the outcome is
      uncertain, record an arrival.
 2. Check the store. If the object exists, record an arrival, together with the digest.
    - No row was updated, because the file became final or was deleted, or because another digest

@@ -33,7 +33,7 @@ Cancellation: doom the reservation, shielded. The deletion is left to the sweepe
 The process dies: the sweeper dooms the reservation when its lease has expired. The file is still
 unproved, so an event or the schedule finds it.
 
-See docs/architecture.md, "Small files".
+See docs/architecture.md, "5. Verify".
 """
 
 import asyncio

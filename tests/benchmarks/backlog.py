@@ -113,7 +113,9 @@ async def read_clock(site: Site) -> datetime:
 
 async def wait_until_ready(site: Site, begun: datetime, count: int) -> list[datetime]:
     connection = await asyncpg.connect(site.settings.database_url)
-    while len(rows := await connection.fetch(READY, begun)) < count:  # noqa: ASYNC110
+    rows: list[asyncpg.Record] = []
+    while len(rows) < count:
+        rows = await connection.fetch(READY, begun)
         await asyncio.sleep(0.1)
     await let_settle(connection)
     await connection.close()
