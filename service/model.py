@@ -50,11 +50,12 @@ class Work(StrEnum):
     """The kind of work that a worker has with an unfinished file. Each kind has its own slots.
 
     A file in state `pending` needs a look: a check whether the store has an object for it. The
-    other kinds are verifications: of files up to 1 GiB, of larger ones, and of those for which
-    failed reads of the object are counted.
+    other kinds are verifications: of files up to 1 MiB, up to 1 GiB, and of larger ones, and of
+    those for which failed reads of the object are counted.
     """
 
     SMALL = "small"
+    MEDIUM = "medium"
     LARGE = "large"
     LOOK = "look"
     UNREADABLE = "unreadable"

@@ -76,7 +76,11 @@ async def find_work(
     return [read_row(row, DueWork) for row in rows]
 
 
-# A claim does not change the state. The files of one owner are numbered from the number of files
+# A claim does not change the state, nor any other column of an index, so that it is a
+# heap-only-tuple update. `due_at` stays in the past: a file whose worker has died is due as soon as
+# the lease has expired.
+#
+# The files of one owner are numbered from the number of files
 # that the worker already holds for that owner, and lower numbers are claimed first. More files than
 # slots are read for each owner, because other workers may have locked the first ones.
 #
@@ -103,7 +107,7 @@ CLAIM: Final = """
         ORDER BY array_position((SELECT ids FROM queue), id) LIMIT $4 FOR UPDATE SKIP LOCKED
     ), claimed AS (
         UPDATE files SET lease = gen_random_uuid(), lease_until = now() + $5::interval,
-                         due_at = now() + $5::interval, attempts = attempts + 1
+                         attempts = attempts + 1
         WHERE id = ANY (ARRAY(SELECT id FROM chosen))
         RETURNING id, owner, filename, size, content_type, declared_sha256, incoming_key, state,
                   work, lease, lease_until, attempts, arrivals, grace_until <= now() AS grace_over,

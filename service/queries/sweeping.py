@@ -5,6 +5,11 @@ therefore run at once, and a row that cannot be cleaned up blocks no other row. 
 reservations is an array and not a join, because the planner cannot estimate how few there are, and
 would read the whole table for a join.
 
+An incoming key is deleted four times. Taking it for one of the first three deletions already sets
+the time of the next one, so that a deletion that succeeds needs no second update. If the process
+dies in between, the object stays until the next deletion. The last deletion is recorded only
+afterwards, because no other follows.
+
 The commit that makes a file final sets `files.sweep_at` or `files.purge_at` to its own time, and
 the work is due SWEEP_DELAY after that. The delay is added here, by the only reader of these
 columns, and not by each statement that commits. The rows are thus found through a range of a
@@ -38,11 +43,15 @@ class DoomedReservation(msgspec.Struct, frozen=True):
 
 
 class LeftKey(msgspec.Struct, frozen=True):
-    """The incoming key of a final file, and its multipart upload if it has one."""
+    """The incoming key of a final file, and its multipart upload if it has one.
+
+    `last` is true if no deletion follows the one for which the key was taken.
+    """
 
     id: UUID
     incoming_key: str
     upload_id: str | None
+    last: bool
 
 
 class DeletedObject(msgspec.Struct, frozen=True):
@@ -112,12 +121,21 @@ async def drop_doomed_reservation(database: Database, vault_key: UUID) -> None:
     await database.execute(DROP_DOOMED, vault_key)
 
 
+# The incoming key is deleted again 1 h, 1 day and 7 days after the end of the grace period, because
+# a PUT that began before its URL expired may end hours later. A file may become final while its URL
+# is still valid, so the first of these deletions never comes before the end of the grace period.
 CLAIM_INCOMING: Final = """
-    UPDATE files SET sweep_at = now() + interval '5 minutes' - $2::interval WHERE id = ANY (ARRAY(
+    UPDATE files
+    SET sweeps = least(sweeps + 1, 4),
+        sweep_at = CASE sweeps WHEN 0 THEN greatest(grace_until, now()) + interval '1 hour'
+                               WHEN 1 THEN greatest(grace_until, now()) + interval '1 day'
+                               WHEN 2 THEN greatest(grace_until, now()) + interval '7 days'
+                               ELSE now() + interval '5 minutes' - $2::interval END
+    WHERE id = ANY (ARRAY(
         SELECT id FROM files WHERE sweep_at <= now() - $2::interval
         ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
     )) AND state NOT IN ('pending', 'verifying') AND incoming_key IS NOT NULL
-    RETURNING id, incoming_key, upload_id
+    RETURNING id, incoming_key, upload_id, sweeps = 4 AS last
 """
 
 
@@ -129,22 +147,28 @@ async def claim_incoming_keys(database: Database, limit: int, delay: timedelta) 
     return [read_row(row, LeftKey) for row in await database.fetch(CLAIM_INCOMING, limit, delay)]
 
 
-# The incoming key is deleted again 1 h, 1 day and 7 days after the end of the grace period, because
-# a PUT that began before its URL expired may end hours later. A file may become final while its URL
-# is still valid, so the first of these deletions never comes before the end of the grace period.
-MARK_INCOMING: Final = """
-    UPDATE files
-    SET sweeps = sweeps + 1,
-        sweep_at = CASE sweeps WHEN 0 THEN greatest(grace_until, now()) + interval '1 hour'
-                               WHEN 1 THEN greatest(grace_until, now()) + interval '1 day'
-                               WHEN 2 THEN greatest(grace_until, now()) + interval '7 days' END
-    WHERE id = ANY ($1::uuid[]) AND sweep_at IS NOT NULL
+# A file that its owner has deleted meanwhile is due at once, and is not changed.
+KEEP_INCOMING: Final = """
+    UPDATE files SET sweeps = sweeps - 1, sweep_at = now() + interval '5 minutes' - $2::interval
+    WHERE id = ANY ($1::uuid[]) AND sweeps > 0
 """
 
 
-async def mark_incoming_swept(database: Database, file_ids: list[UUID]) -> None:
-    """Record that the incoming keys of these files were deleted, and when to delete them again."""
-    await database.execute(MARK_INCOMING, file_ids)
+async def keep_incoming_keys(database: Database, file_ids: list[UUID], delay: timedelta) -> None:
+    """Record that the incoming keys of these files were not deleted. They are due in five
+    minutes.
+    """
+    await database.execute(KEEP_INCOMING, file_ids, delay)
+
+
+END_INCOMING: Final = """
+    UPDATE files SET sweep_at = NULL WHERE id = ANY ($1::uuid[]) AND sweeps = 4
+"""
+
+
+async def end_incoming_sweeps(database: Database, file_ids: list[UUID]) -> None:
+    """Record that the incoming keys of these files were deleted for the last time."""
+    await database.execute(END_INCOMING, file_ids)
 
 
 CLAIM_PURGES: Final = """

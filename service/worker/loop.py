@@ -5,6 +5,9 @@ Any number of workers may run at once, because a lease lets only one of them ver
 A free slot goes to the owner with the fewest files in this worker. An owner that has half of the
 slots therefore gets another one only while no other owner waits.
 
+Files of at most 1 MiB have slots of their own, because they wait for the store most of the time.
+These slots are filled many at once, by one statement.
+
 Looks have slots of their own, half as many as verifications. Files that were declared and never
 sent therefore delay no file that has arrived.
 
@@ -20,6 +23,7 @@ See docs/architecture.md, "Failures and back-off".
 """
 
 import asyncio
+import contextlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -31,27 +35,23 @@ from service import clock, database
 from service.model import Claim, Work
 from service.queries import claims
 from service.resources import WorkerResources
-from service.worker.small_files import takes_memory
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
 from service.worker.verification import verify
 
 POLL: Final = timedelta(seconds=5)
 SHORTEST_SLEEP: Final = timedelta(milliseconds=50)
-VERIFYING: Final = frozenset({Work.SMALL, Work.LARGE})
-"""The kinds of work that share the slots for verifications."""
+COPYING: Final = frozenset({Work.MEDIUM, Work.LARGE})
+"""The kinds of work that share the slots of the setting WORKER_SLOTS."""
 SMALL_AT_ONCE: Final = 32
-"""The files of at most 1 MiB that are verified at once, each of which is held in memory."""
+"""The small files that are verified at once, each of which is held in memory."""
+SMALL_A_CLAIM: Final = 16
 UNREADABLE_SLOTS: Final = 1
 UNREADABLE_REST_SECONDS: Final = 1.0
 GATHER_SECONDS: Final = 0.5
 STOP_SECONDS: Final = 20
 
 log = structlog.get_logger()
-
-
-def takes_no_slot(claim: Claim) -> bool:
-    return claim.work == Work.SMALL and takes_memory(claim)
 
 
 class Worker:
@@ -100,33 +100,25 @@ class Worker:
         await self.sleep(wait)
 
     async def sleep(self, wait: timedelta) -> None:
-        woken = asyncio.ensure_future(self.resources.notifications.work.wait())
-        try:
-            await asyncio.wait(
-                {woken, *self.running},
-                timeout=wait.total_seconds(),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        finally:
-            woken.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait.total_seconds()):
+                await self.resources.notifications.work.wait()
 
     def free_slots(self, work: Work) -> int:
         """Return how many files with this kind of work may begin.
 
-        Files above 1 GiB take at most half of the slots for verifications. Files of at most 1 MiB
-        take none, because they wait for the store most of the time. There are at most SMALL_AT_ONCE
-        of them, or one claim's worth more.
+        Small files begin SMALL_A_CLAIM at once, as soon as there are slots for so many. Files above
+        1 GiB take at most half of the slots that they share with medium ones.
         """
-        running = self.running.values()
-        if work == Work.SMALL and sum(map(takes_no_slot, running)) >= SMALL_AT_ONCE:
-            return 0
-        held = Counter(claim.work for claim in running if not takes_no_slot(claim))
+        held = Counter(claim.work for claim in self.running.values())
+        if work == Work.SMALL:
+            return SMALL_A_CLAIM if held[work] + SMALL_A_CLAIM <= SMALL_AT_ONCE else 0
         if work == Work.UNREADABLE:
             return UNREADABLE_SLOTS - held[work]
         if work == Work.LOOK:
             return self.look_slots - held[work]
-        free = self.slots - held[Work.SMALL] - held[Work.LARGE]
-        return free if work == Work.SMALL else min(free, max(1, self.slots // 2) - held[work])
+        free = self.slots - held[Work.MEDIUM] - held[Work.LARGE]
+        return free if work == Work.MEDIUM else min(free, max(1, self.slots // 2) - held[work])
 
     async def fill_slots(self) -> timedelta:
         """Begin work in the free slots, and return the time until there may be more for them."""
@@ -161,12 +153,20 @@ class Worker:
         for claim in claimed:
             task = asyncio.create_task(self.verify(claim, claimed_at))
             self.running[task] = claim
-            task.add_done_callback(self.running.pop)
+            task.add_done_callback(self.free_slot)
         return bool(claimed) or not has_all_owners
+
+    def free_slot(self, ended: asyncio.Task[None]) -> None:
+        """Free the slot of a claim that has ended, and wake the loop if it can claim another file.
+
+        The claimed file itself may also be due again soon.
+        """
+        if self.free_slots(self.running.pop(ended).work) > 0:
+            self.resources.notifications.work.set()
 
     def count_held(self, due: claims.DueWork) -> dict[str, int]:
         """Return how many of the slots that this kind of work can use each owner occupies."""
-        kinds = VERIFYING if due.work in VERIFYING else {due.work}
+        kinds = COPYING if due.work in COPYING else {due.work}
         held = Counter(claim.owner for claim in self.running.values() if claim.work in kinds)
         return {owner: held[owner] for owner in due.owners}
 

@@ -1,9 +1,9 @@
 """The sweeper: it removes what is left behind in both buckets and in the database.
 
 Leftovers are found from rows through partial indexes, so that the cost depends on the number of
-leftovers. A sweeper runs in every worker. It takes a batch with SKIP LOCKED and postpones the rows
-by five minutes, so that any number of sweepers may run at once and a row that cannot be cleaned up
-blocks no other row. Everything that it removes was made garbage by an irrevocable commit: a doomed
+leftovers. A sweeper runs in every worker. It takes a batch with SKIP LOCKED and postpones the rows,
+so that any number of sweepers may run at once and a row that cannot be cleaned up blocks no other
+row. Everything that it removes was made garbage by an irrevocable commit: a doomed
 reservation, a final file, or a deleted file.
 
 1. Reservations whose lease has expired: doom them. A worker that commits later finds its
@@ -20,7 +20,9 @@ reservation, a final file, or a deleted file.
    that began in time may end late.
    - The file was uploaded in parts: abort its multipart upload first, but not before the lease of
      a running assembly has ended.
-   - The store did not delete a key: it is due again after five minutes.
+   - The store did not delete a key, or did not answer: it is due again after five minutes.
+   - The process dies before the answer, or the database does not record the failure: the object
+     stays until the next deletion of its key. The last deletion is repeated after five minutes.
 4. Vault objects of deleted files: delete them SWEEP_DELAY after the deletion. Several deletions run
    at once, because the store blocks a DELETE for 30 s while a stalled reader holds the object.
 5. Rows: delete files that have been gone for longer than KEEP_ROWS and have nothing left in the
@@ -34,9 +36,11 @@ See docs/architecture.md, "7. Doom before delete" and "9. Sweep".
 """
 
 import asyncio
+import itertools
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import Final, NamedTuple, TypeVar
+from uuid import UUID
 
 import structlog
 
@@ -89,9 +93,8 @@ async def sweep_reservations(resources: WorkerResources) -> int:
         batch = await sweeping.claim_doomed_reservations(
             resources.pool, BATCH, resources.settings.copy_grace
         )
-        return Swept(
-            ended + len(batch), await sweep_each(resources, batch, sweep_doomed_reservation)
-        )
+        removed = await sweep_each(resources, batch, sweep_doomed_reservation)
+        return Swept(ended + len(batch), len(removed))
 
     return await repeat(sweep_batch)
 
@@ -109,17 +112,16 @@ async def sweep_files(resources: WorkerResources) -> int:
         )
         whole = [left for left in keys if left.upload_id is None]
         cut = [left for left in keys if left.upload_id is not None]
-        return Swept(
-            len(keys),
-            await sweep_incoming_keys(resources, whole)
-            + await sweep_each(resources, cut, sweep_multipart_upload),
-        )
+        removed = await delete_incoming_objects(resources, whole)
+        removed += await sweep_each(resources, cut, sweep_multipart_upload)
+        await record_sweep(resources, keys, {left.id for left in removed})
+        return Swept(len(keys), len(removed))
 
     async def sweep_object_batch() -> Swept:
         batch = await sweeping.claim_deleted_objects(
             resources.pool, BATCH, resources.settings.sweep_delay
         )
-        return Swept(len(batch), await sweep_each(resources, batch, sweep_deleted_object))
+        return Swept(len(batch), len(await sweep_each(resources, batch, sweep_deleted_object)))
 
     return await repeat(sweep_incoming_batch) + await repeat(sweep_object_batch)
 
@@ -142,8 +144,8 @@ async def sweep_each(
     resources: WorkerResources,
     batch: Sequence[Leftover],
     sweep_one: Callable[[WorkerResources, Leftover], Awaitable[None]],
-) -> int:
-    """Sweep several leftovers at once, and return how many were removed.
+) -> list[Leftover]:
+    """Sweep several leftovers at once, and return those that were removed.
 
     A failure is logged, and its leftover is due again later.
     """
@@ -162,7 +164,8 @@ async def sweep_each(
                 return False
             return True
 
-    return sum(await asyncio.gather(*(sweep_in_turn(leftover) for leftover in batch)))
+    removed = await asyncio.gather(*(sweep_in_turn(leftover) for leftover in batch))
+    return list(itertools.compress(batch, removed))
 
 
 async def sweep_doomed_reservation(
@@ -183,36 +186,39 @@ async def sweep_doomed_reservation(
     SWEPT.labels("copy").inc()
 
 
-async def sweep_incoming_keys(resources: WorkerResources, keys: Sequence[sweeping.LeftKey]) -> int:
-    """Return how many objects the store deleted."""
+async def delete_incoming_objects(
+    resources: WorkerResources, keys: Sequence[sweeping.LeftKey]
+) -> list[sweeping.LeftKey]:
+    """Delete the objects by one request, and return the keys of those that the store deleted."""
     if not keys:
-        return 0
+        return []
     try:
         failed = set(
             await resources.incoming.delete_many(
                 [left.incoming_key for left in keys], timeout_seconds=DELETE_SECONDS
             )
         )
-        await sweeping.mark_incoming_swept(
-            resources.pool, [left.id for left in keys if left.incoming_key not in failed]
-        )
-    except (StoreError, *database.UNREACHABLE) as error:
-        log.warning(
-            "leftover not removed",
-            what="sweep_incoming_keys",
-            error=str(error) or type(error).__name__,
-        )
-        return 0
-    SWEPT.labels("incoming").inc(len(keys) - len(failed))
-    return len(keys) - len(failed)
+    except StoreError as error:
+        log.warning("leftover not removed", what="delete_incoming_objects", error=str(error))
+        return []
+    return [left for left in keys if left.incoming_key not in failed]
 
 
 async def sweep_multipart_upload(resources: WorkerResources, left: sweeping.LeftKey) -> None:
     """Remove both the parts and the object, because the parts may have been assembled."""
     await resources.incoming.abort_upload(left.incoming_key, left.upload_id or "")
     await resources.incoming.delete(left.incoming_key, timeout_seconds=DELETE_SECONDS)
-    await sweeping.mark_incoming_swept(resources.pool, [left.id])
-    SWEPT.labels("incoming").inc()
+
+
+async def record_sweep(
+    resources: WorkerResources, keys: Sequence[sweeping.LeftKey], removed: Set[UUID]
+) -> None:
+    """Record what the statement that took the keys has not: failures, and last deletions."""
+    SWEPT.labels("incoming").inc(len(removed))
+    if kept := [left.id for left in keys if left.id not in removed]:
+        await sweeping.keep_incoming_keys(resources.pool, kept, resources.settings.sweep_delay)
+    if ended := [left.id for left in keys if left.last and left.id in removed]:
+        await sweeping.end_incoming_sweeps(resources.pool, ended)
 
 
 async def sweep_deleted_object(resources: WorkerResources, left: sweeping.DeletedObject) -> None:

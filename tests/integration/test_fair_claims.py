@@ -13,21 +13,23 @@ from service.queries import claims, files
 from service.queries.history import list_history
 from service.resources import Resources
 from service.settings import Count
-from service.worker.loop import SMALL_AT_ONCE, Worker
+from service.worker.loop import SMALL_A_CLAIM, SMALL_AT_ONCE, Worker
+from service.worker.small_files import SMALL_BYTES
 from tests.integration.steps import declare, find, send, working
 from tests.support.claims import claim_files
 from tests.support.invariants import check_invariants, list_bucket
-from tests.support.methods import ONLY_COPIED
 from tests.support.objects import key_of
 from tests.support.rows import LEASE, declare_row, make_declaration
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
+MEDIUM_BYTES = SMALL_BYTES + 1
+
 ANNOUNCED = """
     INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, expires_at,
                        grace_until, due_at, changed_by)
-    SELECT gen_random_uuid(), $1, 'name', 1, '{}', gen_random_uuid()::text, $2,
+    SELECT gen_random_uuid(), $1, 'name', $4, '{}', gen_random_uuid()::text, $2,
            now() + interval '1 day', now() + interval '1 day', now() - interval '1 hour', 'client'
     FROM generate_series(1, $3)
 """
@@ -52,13 +54,15 @@ async def worker(resources: Resources) -> AsyncIterator[IdleWorker]:
         task.cancel()
 
 
-async def insert(pool: asyncpg.Pool, owner: str, count: int, state: State) -> None:
+async def insert(
+    pool: asyncpg.Pool, owner: str, count: int, state: State, *, size: int = MEDIUM_BYTES
+) -> None:
     """Insert due files of an owner. They have been due for an hour."""
-    await pool.execute(ANNOUNCED, owner, state, count, timeout=60)
+    await pool.execute(ANNOUNCED, owner, state, count, size, timeout=60)
 
 
-async def announce(pool: asyncpg.Pool, owner: str) -> None:
-    file = await declare_row(pool, make_declaration(owner=owner))
+async def announce(pool: asyncpg.Pool, owner: str, *, size: int = MEDIUM_BYTES) -> None:
+    file = await declare_row(pool, make_declaration(owner=owner, size=size))
     await files.record_event(pool, key_of(file))
 
 
@@ -69,7 +73,7 @@ async def test_an_owner_has_half_of_the_slots_while_another_waits(
     for _ in range(3):
         await announce(resources.pool, "modest")
     await worker.fill_slots()
-    assert worker.count_owners([Work.SMALL]) == {"greedy": 2, "modest": 2}
+    assert worker.count_owners([Work.MEDIUM]) == {"greedy": 2, "modest": 2}
 
 
 async def test_an_owner_has_every_slot_while_no_other_waits(
@@ -77,40 +81,49 @@ async def test_an_owner_has_every_slot_while_no_other_waits(
 ) -> None:
     await insert(resources.pool, "greedy", 100, State.VERIFYING)
     await worker.fill_slots()
-    assert worker.count_owners([Work.SMALL]) == {"greedy": 4}
+    assert worker.count_owners([Work.MEDIUM]) == {"greedy": 4}
 
 
-@ONLY_COPIED
-@pytest.mark.usefixtures("method")
 async def test_a_freed_slot_goes_to_the_owner_that_has_none(
     resources: Resources, worker: IdleWorker
 ) -> None:
     await insert(resources.pool, "greedy", 100, State.VERIFYING)
     await worker.fill_slots()
     await announce(resources.pool, "modest")
-    first = next(iter(worker.running))
-    first.cancel()
-    await until(lambda: first not in worker.running)
+    await end(worker, [*worker.running][:1])
     await worker.fill_slots()
-    assert worker.count_owners([Work.SMALL]) == {"greedy": 3, "modest": 1}
+    assert worker.count_owners([Work.MEDIUM]) == {"greedy": 3, "modest": 1}
 
 
-async def test_a_small_file_waits_only_for_one_of_another_owner(
+async def test_small_files_are_shared_between_owners(
     resources: Resources, worker: IdleWorker
 ) -> None:
-    await insert(resources.pool, "greedy", 100, State.VERIFYING)
+    await insert(resources.pool, "greedy", 100, State.VERIFYING, size=SMALL_BYTES)
+    for _ in range(3):
+        await announce(resources.pool, "modest", size=1)
+    await worker.fill_slots()
+    assert worker.count_owners([Work.SMALL]) == {"greedy": SMALL_A_CLAIM - 3, "modest": 3}
+    assert worker.free_slots(Work.MEDIUM) == worker.slots
+
+
+async def test_small_files_begin_many_at_once(resources: Resources, worker: IdleWorker) -> None:
+    await insert(resources.pool, "greedy", 100, State.VERIFYING, size=1)
     while worker.free_slots(Work.SMALL):
         await worker.fill_slots()
-    assert SMALL_AT_ONCE <= len(worker.running) < SMALL_AT_ONCE + worker.slots
-    await announce(resources.pool, "modest")
-    for claimed in [*worker.running][: worker.slots]:
-        claimed.cancel()
-    await until(lambda: len(worker.running) < SMALL_AT_ONCE)
+    assert len(worker.running) == SMALL_AT_ONCE
+    await announce(resources.pool, "modest", size=1)
+    claimed = [*worker.running]
+    await end(worker, claimed[1:SMALL_A_CLAIM])
+    assert worker.free_slots(Work.SMALL) == 0
+    assert not resources.notifications.work.is_set()
+    await end(worker, claimed[:1])
+    assert resources.notifications.work.is_set()  # the loop wakes
     await worker.fill_slots()
     assert worker.count_owners([Work.SMALL])["modest"] == 1
+    assert len(worker.running) == SMALL_AT_ONCE
 
 
-async def test_large_and_small_files_of_an_owner_count_together(
+async def test_large_and_medium_files_of_an_owner_count_together(
     resources: Resources, worker: IdleWorker
 ) -> None:
     for _ in range(9):
@@ -122,7 +135,7 @@ async def test_large_and_small_files_of_an_owner_count_together(
     await insert(resources.pool, "modest", 9, State.VERIFYING)
     await worker.fill_slots()
     assert worker.count_owners([Work.LARGE]) == {"greedy": 2}
-    assert worker.count_owners([Work.SMALL]) == {"modest": 2}
+    assert worker.count_owners([Work.MEDIUM]) == {"modest": 2}
 
 
 async def test_files_that_were_never_sent_delay_no_announced_file(
@@ -131,7 +144,7 @@ async def test_files_that_were_never_sent_delay_no_announced_file(
     await insert(resources.pool, "greedy", 4000, State.PENDING)
     await announce(resources.pool, "modest")
     await worker.fill_slots()
-    assert worker.count_owners([Work.SMALL]) == {"modest": 1}
+    assert worker.count_owners([Work.MEDIUM]) == {"modest": 1}
     assert worker.count_owners([Work.LOOK]) == {"greedy": 2}
 
 
@@ -151,15 +164,16 @@ async def test_every_owner_has_a_turn_when_there_are_many(
     served: set[str] = set()
     for _ in range(len(owners)):  # twice as many turns as four slots need
         await worker.fill_slots()
-        served |= worker.count_owners([Work.SMALL]).keys()
-        await end_all(worker)
+        served |= worker.count_owners([Work.MEDIUM]).keys()
+        await end(worker, [*worker.running])
     assert served == owners
 
 
-async def end_all(worker: IdleWorker) -> None:
-    for task in [*worker.running]:
+async def end(worker: IdleWorker, claimed: Iterable[asyncio.Task[None]]) -> None:
+    ended = {*claimed}
+    for task in ended:
         task.cancel()
-    await until(lambda: not worker.running)
+    await until(lambda: not ended & worker.running.keys())
 
 
 async def test_a_worker_skips_rows_that_another_one_is_claiming(resources: Resources) -> None:

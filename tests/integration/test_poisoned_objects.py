@@ -399,7 +399,7 @@ async def test_unreadable_objects_use_one_slot_in_addition_to_the_others(
         await until_ready(resources, healthy)
         await until(only_one_runs)
         assert [claim.failed_reads for claim in worker.running.values()] == [1]
-        assert worker.free_slots(Work.SMALL) == worker.slots
+        assert worker.free_slots(Work.MEDIUM) == worker.slots
         assert worker.free_slots(Work.UNREADABLE) == 0
         answered.set()
         await until_ready(resources, unreadable)

@@ -415,7 +415,7 @@ MANY_DUE = """
         (
             claims.FIND_WORK,
             "text[], text[], integer",
-            '\'{large,small,look,unreadable}\', \'{"","","",""}\', 64',
+            '\'{large,medium,small,look,unreadable}\', \'{"","","","",""}\', 64',
             # the next due file of each kind, the first one of each owner of that kind, and the
             # one that shows that there are no more owners
             4 + 5 + 4,
@@ -463,7 +463,8 @@ async def test_an_incoming_key_is_swept_four_times(pool: asyncpg.Pool) -> None:
     for _ in range(4):
         await pool.execute("UPDATE files SET sweep_at = now() WHERE sweep_at IS NOT NULL")
         [left] = await sweeping.claim_incoming_keys(pool, 9, AT_ONCE)
-        await sweeping.mark_incoming_swept(pool, [left.id])
+    assert left.last
+    await sweeping.end_incoming_sweeps(pool, [left.id])
     assert (
         await count(pool, "SELECT count(*) FROM files WHERE sweep_at IS NULL AND sweeps = 4") == 1
     )

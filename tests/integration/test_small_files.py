@@ -240,6 +240,7 @@ async def test_small_files_need_no_slots_and_are_bounded(
     resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.worker.loop.SMALL_AT_ONCE", 6)
+    monkeypatch.setattr("service.worker.loop.SMALL_A_CLAIM", 3)
     one_slot = msgspec.structs.replace(resources.settings, worker_slots=1)
     watched, incoming, _ = watch(resources)
     opened = asyncio.Event()

@@ -31,7 +31,7 @@ from tests.integration.steps import (
 )
 from tests.support import damage
 from tests.support.clock import DAY, pass_time
-from tests.support.faults import FaultyBucket
+from tests.support.faults import FaultyBucket, lose_answer
 from tests.support.invariants import check_nothing_left, list_bucket
 from tests.support.objects import key_of
 from tests.support.stores import StoreUnderTest
@@ -232,3 +232,50 @@ async def test_a_key_that_is_invalid_for_the_store_blocks_no_other(
     await sweep(resources)
     assert await list_bucket(resources.incoming) == {poisoned.incoming_key}
     assert (await read_row(resources, poisoned))["sweeps"] == (1 if store.kind == "embedded" else 0)
+
+
+async def test_a_sweeper_that_dies_leaves_the_object_to_the_next_deletion(
+    resources: Resources,
+) -> None:
+    file = await make_ready(resources)
+    await die_in_sweep(resources)
+    assert await list_bucket(resources.incoming) == {file.incoming_key}
+    await pass_time(resources.pool, 3 * DAY)
+    await sweep(resources)
+    assert await list_bucket(resources.incoming) == set()
+    assert (await read_row(resources, file))["sweeps"] == 2
+
+
+async def test_the_last_deletion_is_repeated_until_the_store_confirms_it(
+    resources: Resources,
+) -> None:
+    file = await make_ready(resources)
+    await resources.pool.execute("UPDATE files SET sweeps = 3, sweep_at = now()")
+    incoming = FaultyBucket(resources.incoming)
+    incoming.before["delete_many"] = lose_answer
+    await sweep(msgspec.structs.replace(resources, incoming=incoming))
+    assert (await read_row(resources, file))["sweep_later"]
+    await pass_time(resources.pool, timedelta(minutes=5))
+    await die_in_sweep(resources)
+    assert (await read_row(resources, file))["sweep_later"]
+    assert await list_bucket(resources.incoming) == {file.incoming_key}
+    await pass_time(resources.pool, timedelta(minutes=5))
+    await sweep(resources)
+    row = await read_row(resources, file)
+    assert (row["sweeps"], row["sweep_later"]) == (4, None)
+    await check_nothing_left(resources)
+
+
+async def die_in_sweep(resources: Resources) -> None:
+    """Cancel a sweep before its request reaches the store."""
+    incoming, reached = FaultyBucket(resources.incoming), asyncio.Event()
+
+    async def wait_forever() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    incoming.before["delete_many"] = wait_forever
+    task = asyncio.create_task(sweep(msgspec.structs.replace(resources, incoming=incoming)))
+    await asyncio.wait_for(reached.wait(), 60)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -8,7 +8,7 @@ from service.model import Claim, Work
 from service.queries import claims
 from service.queries.rows import Database
 
-UP_TO_1_GIB: Final = frozenset({Work.LOOK, Work.SMALL})
+UP_TO_1_GIB: Final = frozenset({Work.LOOK, Work.SMALL, Work.MEDIUM})
 EVERY_KIND: Final = frozenset(Work)
 
 
