@@ -1,8 +1,10 @@
 """The memory that the streamed uploads of a process share.
 
 An upload has UNCOUNTED_BYTES of memory for each part. For more, it borrows STEP_BYTES at a time, as
-bytes arrive, and returns everything when the part has been sent. An upload that has to wait keeps
-what it holds. The following rules prevent uploads from waiting for each other forever.
+bytes arrive, and returns everything when the part has been sent. While a part is being sent, the
+next one is received into memory that can be lent without waiting. If there is none, the upload
+first waits until the part has been sent. An upload that waits for memory therefore holds that of
+one part, and keeps it. The following rules prevent uploads from waiting for each other forever.
 
 1. All memory but that of one part is shared. A waiting upload gets a step of it if there is one
    left, and if its owner then holds at most OWNER_BYTES. The last RESERVED_BYTES are only for
@@ -11,7 +13,7 @@ what it holds. The following rules prevent uploads from waiting for each other f
 2. If no waiting upload can get a step of the shared memory, the one that needs the least to
    complete its part is favoured. It gets this step and all further ones from the memory of the
    part that is not shared, until it has returned what it holds. That memory is sufficient, because
-   no upload holds more than one part. At most one upload is favoured at a time.
+   no waiting upload holds more than one part. At most one upload is favoured at a time.
 3. A favoured upload, or any other that holds memory, may have a slow client. While other uploads
    wait for the memory that its owner holds, the client has to send CROWDED_BYTES_PER_SECOND. (See
    `UploadBuffers.is_crowded` and `service.http.request_bodies.Pace`.)
@@ -36,7 +38,7 @@ WAIT_SECONDS: Final = 60.0
 
 
 class Loan:
-    """The memory that one upload has borrowed.
+    """The memory that one upload has borrowed for a part.
 
     `needed` is the size of the part that is being received, or an upper bound of it.
     """
@@ -56,6 +58,15 @@ class Loan:
     @property
     def missing(self) -> int:
         return self.needed - self.room
+
+    def hand_over(self) -> "Loan":
+        """Return a loan with all the memory of this one, which has none from then on."""
+        given = Loan(self.buffers, self.owner)
+        given.shared, given.unshared = self.shared, self.unshared
+        self.shared = self.unshared = 0
+        if self.buffers.favoured is self:
+            self.buffers.favoured = given
+        return given
 
     def find_rate(self, usual: int) -> int:
         """Return the lowest rate of the client, in bytes per second."""
@@ -94,6 +105,15 @@ class UploadBuffers(Budget):
             self.waiting.pop(turn, None)
             self.serve()  # a favoured request may have been cancelled
 
+    def extend_at_once(self, loan: Loan) -> bool:
+        """Lend another step if no upload waits and the shared memory has one, and return whether it
+        did.
+        """
+        if self.waiting or self.favoured is loan or not self.fits(loan):
+            return False
+        self.lend(loan)
+        return True
+
     def repay(self, loan: Loan) -> None:
         """Take back everything that was lent."""
         self.give_back(loan.shared)
@@ -123,7 +143,8 @@ class UploadBuffers(Budget):
 
     def serve(self) -> None:
         while (turn := self.choose()) is not None:
-            self.lend(turn)
+            self.lend(self.waiting.pop(turn))
+            turn.set_result(None)
 
     def choose(self) -> asyncio.Future[None] | None:
         """Return the next request to grant, by the rules above, or None if there is none."""
@@ -142,12 +163,10 @@ class UploadBuffers(Budget):
         kept = 0 if held <= PART_BYTES else RESERVED_BYTES
         return loan is self.favoured or (left >= kept and held <= OWNER_BYTES)
 
-    def lend(self, turn: asyncio.Future[None]) -> None:
-        loan = self.waiting.pop(turn)
+    def lend(self, loan: Loan) -> None:
         if loan is self.favoured:
             loan.unshared += STEP_BYTES
         else:
             loan.shared += STEP_BYTES
             self.bytes_left -= STEP_BYTES
             self.held_by[loan.owner] += STEP_BYTES
-        turn.set_result(None)

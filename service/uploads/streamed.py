@@ -15,10 +15,12 @@ There is no temporary file.
    taking effect.) The lease is not extended, because enough of it is left for the PUT and the
    commit.
 4. If the body is longer, insert the reservation, begin a multipart upload, and record its id in the
-   reservation. Then send each full part. A part is hashed and sent in the same call of a thread. At
-   the end, compare the length and the digest, and then complete the upload.
+   reservation. Then send each full part, one at a time. A thread hashes and sends a part while the
+   next one is received. The request for a part binds its digest. At the end, compare the length and
+   the digest, and then complete the upload.
    - The reservation was doomed before it named the upload: abort the upload, as for a failure after
      the reservation.
+   - Sending a part fails: refuse the request as soon as the next piece of the body has arrived.
 5. Commit, once: one statement inserts the row into `files` from the live reservation, together with
    the request's `Idempotency-Key`, if it has one. It inserts neither if another request has used
    the key. The file is not visible to any client before that.
@@ -27,7 +29,8 @@ Failure before the reservation, or before a key was taken: nothing is left behin
 
 A PUT that was too late to be sent: delete the reservation. Nothing exists under its key.
 
-Failure after the reservation, or a commit that did not return a row: doom the reservation.
+Failure after the reservation, or a commit that did not return a row: wait for the response to a
+part that is being sent, and doom the reservation.
    - It updated a row, or no commit was sent: no commit has succeeded or can succeed. Abort the
      multipart upload, and delete the object. The reservation stays for the sweeper, because a
      request without a response may still take effect. If another request has used the key, compare
@@ -41,13 +44,14 @@ Failure after the reservation, or a commit that did not return a row: doom the r
 Lease: in step 4, the reservation's lease is extended in the background from its insertion on. If
 the reservation was doomed, stop, and continue as for a failure after the reservation.
 
-Cancellation at shutdown, or an unexpected exception: continue as for a failure after the
-reservation, shielded from cancellation. No write is sent twice.
+Cancellation at shutdown: continue as for a failure after the reservation, shielded from
+cancellation, but do not wait for a part that is being sent. No write is sent twice.
 """
 
 import asyncio
 import contextlib
 import functools
+import hashlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -134,6 +138,7 @@ class Streaming:
         self.heartbeat: Heartbeat | None = None
         self.upload_id: str | None = None
         self.parts: list[tuple[int, str]] = []
+        self.sending: asyncio.Task[None] | None = None
         # An object may exist, or may come to exist, under the vault key.
         self.asked_store = False
         self.asked_commit = False
@@ -243,6 +248,7 @@ async def send_all(upload: Streaming, body: AsyncIterator[bytes]) -> str:
         upload.size += len(piece)
         check_size(upload.resources, upload.size)
         check_held(upload)
+        check_sending(upload)
         await fill(upload, piece)
     if upload.upload_id is None:
         return await put_whole(upload)
@@ -258,7 +264,7 @@ async def fill(upload: Streaming, piece: bytes) -> None:
     rest = memoryview(piece)
     while rest:
         if len(upload.buffer) == PART_BYTES:
-            await send_part(upload)
+            await begin_sending(upload)
         if len(upload.buffer) == upload.loan.room:
             await borrow(upload)
         room = upload.loan.room - len(upload.buffer)
@@ -266,11 +272,26 @@ async def fill(upload: Streaming, piece: bytes) -> None:
         rest = rest[room:]
 
 
+def check_sending(upload: Streaming) -> None:
+    """Raise the error of the part that is being sent, if that has failed."""
+    if upload.sending is not None and upload.sending.done():
+        upload.sending.result()
+
+
 async def borrow(upload: Streaming) -> None:
+    """Borrow memory for the part that is being received.
+
+    If that is not possible at once, first wait until the part before it has been sent.
+    """
+    buffers = upload.loan.buffers
+    if upload.sending is not None:
+        if buffers.extend_at_once(upload.loan):
+            return
+        await finish_sending(upload)
     most = upload.headers.most_bytes
     sent = len(upload.parts) * PART_BYTES
     upload.loan.needed = PART_BYTES if most is None else min(PART_BYTES, most - sent)
-    await upload.loan.buffers.extend(upload.loan)
+    await buffers.extend(upload.loan)
 
 
 async def reserve_key(upload: Streaming) -> None:
@@ -339,24 +360,48 @@ async def begin_multipart(upload: Streaming) -> str:
     return upload.upload_id
 
 
-async def send_part(upload: Streaming) -> None:
+async def begin_sending(upload: Streaming) -> None:
+    """Begin to send the part that was received, when the one before it has been sent."""
     upload_id = upload.upload_id or await begin_multipart(upload)
-    upload.parts.append(await upload.loan.buffers.run(send_part_now, upload, upload_id))
+    await finish_sending(upload)
+    loan = upload.loan.hand_over()
+    upload.sending = asyncio.create_task(send_part(upload, loan, upload_id, upload.buffer))
     upload.buffer = bytearray()
-    upload.loan.buffers.repay(upload.loan)
 
 
-def send_part_now(upload: Streaming, upload_id: str) -> tuple[int, str]:
-    upload.digests.update(upload.buffer)
+async def send_part(upload: Streaming, loan: Loan, upload_id: str, content: bytearray) -> None:
+    try:
+        upload.parts.append(await loan.buffers.run(send_part_now, upload, upload_id, content))
+    finally:
+        loan.buffers.repay(loan)
+
+
+def send_part_now(upload: Streaming, upload_id: str, content: bytearray) -> tuple[int, str]:
+    upload.digests.update(content)
     number = len(upload.parts) + 1
     etag = upload.resources.vault.put_part(
-        upload.key, upload_id, number, upload.buffer, timeout_seconds=SEND_SECONDS
+        upload.key,
+        upload_id,
+        number,
+        content,
+        sha256=hashlib.sha256(content).hexdigest(),
+        timeout_seconds=SEND_SECONDS,
     )
     return number, etag
 
 
+async def finish_sending(upload: Streaming) -> None:
+    """Wait until the part that is being sent has been sent, if there is one. Raises StoreError."""
+    if upload.sending is not None:
+        # A cancellation of this task does not cancel the other one, whose thread goes on.
+        await asyncio.wait([upload.sending])
+        check_sending(upload)
+        upload.sending = None
+
+
 async def complete(upload: Streaming, upload_id: str) -> str:
-    await send_part(upload)
+    await begin_sending(upload)
+    await finish_sending(upload)
     upload.digests.compare(upload.headers.digests, subject="file")
     check_held(upload)
     seconds = SEND_SECONDS + len(upload.parts) / 50
@@ -399,6 +444,8 @@ async def give_up(upload: Streaming, error: BaseException) -> File | None:
         error=str(error) or type(error).__name__,
     )
     pool, reservation = upload.resources.pool, upload.held
+    if upload.sending is not None and isinstance(error, Exception):
+        await asyncio.gather(upload.sending, return_exceptions=True)
     try:
         if not upload.asked_store:
             await reservations.forget_reservation(pool, reservation.vault_key, reservation.lease)

@@ -251,3 +251,45 @@ async def test_many_large_uploads_at_once_complete(buffers: UploadBuffers) -> No
     async with asyncio.timeout(30):
         await asyncio.gather(*(upload.run() for upload in uploads))
     assert buffers.bytes_left == SHARED_BYTES
+
+
+async def test_memory_is_lent_at_once_only_if_nothing_waits(buffers: UploadBuffers) -> None:
+    loan = buffers.open_loan("zoe")
+    assert buffers.extend_at_once(loan)
+    assert loan.room == UNCOUNTED_BYTES + STEP_BYTES
+    buffers.repay(loan)
+    held = await fill(buffers)
+    assert not buffers.extend_at_once(loan), "nothing is left"
+    favoured, waiting = [await ask(buffers, buffers.open_loan("ann")) for _ in range(2)]
+    assert (favoured.done(), waiting.done()) == (True, False)
+    buffers.repay(held[-1])
+    assert buffers.bytes_left > 0
+    assert not waiting.done(), "its owner holds too much"
+    assert not buffers.extend_at_once(loan), "another upload waits"
+    waiting.cancel()
+
+
+async def test_a_loan_hands_over_everything_that_it_holds(buffers: UploadBuffers) -> None:
+    loan = buffers.open_loan("ann")
+    await buffers.extend(loan)
+    given = loan.hand_over()
+    assert (loan.room, given.room) == (UNCOUNTED_BYTES, UNCOUNTED_BYTES + STEP_BYTES)
+    buffers.repay(loan)
+    assert buffers.bytes_left == SHARED_BYTES - STEP_BYTES
+    buffers.repay(given)
+    assert buffers.bytes_left == SHARED_BYTES
+    assert not buffers.held_by
+
+
+async def test_the_favour_goes_with_the_memory_that_is_handed_over(buffers: UploadBuffers) -> None:
+    await fill(buffers)
+    loan = buffers.open_loan("zoe")
+    await buffers.extend(loan)
+    assert buffers.favoured is loan
+    given = loan.hand_over()
+    assert buffers.favoured is given
+    assert not buffers.extend_at_once(loan), "a second part is never favoured"
+    waiting = await ask(buffers, loan)
+    assert not waiting.done()
+    buffers.repay(given)
+    await asyncio.wait_for(waiting, 1)
