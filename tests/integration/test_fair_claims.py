@@ -113,6 +113,7 @@ async def test_small_files_begin_many_at_once(resources: Resources, worker: Idle
     assert len(worker.running) == SMALL_AT_ONCE
     await announce(resources.pool, "modest", size=1)
     claimed = [*worker.running]
+    resources.notifications.work.clear()
     await end(worker, claimed[1:SMALL_A_CLAIM])
     assert worker.free_slots(Work.SMALL) == 0
     assert not resources.notifications.work.is_set()
