@@ -168,7 +168,7 @@ export class Files {
     const isSameOrder =
       rows.length === this.body.rows.length &&
       rows.every((row, index) => row === this.body.rows[index])
-    if (!isSameOrder) this.body.replaceChildren(...rows)
+    if (!isSameOrder) keepFocus(() => this.body.replaceChildren(...rows))
     this.newer.disabled = this.cursors.length === 1
     this.older.disabled = !this.nextCursor
     setText(find("page-number", HTMLElement), `Page ${this.cursors.length}`)
@@ -215,7 +215,7 @@ export class Files {
     const created = sayTime(file.created_at)
     const folder = (file.metadata.path ?? "").replace(/[^/]*$/, "")
     openButton.replaceChildren(makeName(file.filename))
-    name.replaceChildren(openButton)
+    keepFocus(() => name.replaceChildren(openButton))
     if (folder) name.append(makeName(folder, { class: "folder" }))
     name.append(make("span", { class: "brief" }, `${sayBytes(file.size)} · ${created}`))
     state.replaceChildren(makePill(file.state))
@@ -267,6 +267,19 @@ export class Files {
       () => this.load(),
       Math.max(SHORTEST_REFRESH_MILLISECONDS, wait),
     )
+  }
+}
+
+/**
+ * Change the document. An element that is removed and inserted again loses the focus, and gets it
+ * back.
+ * @param {() => void} change
+ */
+function keepFocus(change) {
+  const { activeElement } = document
+  change()
+  if (activeElement instanceof HTMLElement && activeElement.isConnected) {
+    activeElement.focus({ preventScroll: true })
   }
 }
 

@@ -9,7 +9,7 @@ from playwright.async_api import BrowserContext, expect
 
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
-from tests.e2e.jobs import declare, digest, prove, stream
+from tests.e2e.jobs import complete, declare, digest, prove, put, stream
 from tests.e2e.leaks import keep_link_secret
 from tests.e2e.page.conftest import list_files, tab
 from tests.e2e.page.screen import Screen
@@ -75,6 +75,27 @@ async def test_the_list_can_be_searched_and_filtered(
     await screen.page.fill("#by-name", "nothing")
     await expect(screen.page.locator("#files-said")).to_contain_text("No file matches")
     await expect(rows).to_have_count(0)
+
+
+async def test_a_listed_file_keeps_the_focus_when_the_list_changes(
+    screen: Screen, owner: Owner, client: httpx.AsyncClient
+) -> None:
+    declared = await declare(client, BODY, filename="report.txt")
+    await screen.sign_in(owner.key)
+    opens = screen.file("report.txt").get_by_role("button", name="report.txt", exact=True)
+    await opens.focus()
+    await declare(client, BODY, filename="newer.txt")
+    await expect(screen.page.locator("#rows > tr").first).to_contain_text("newer.txt")
+    await expect(opens).to_be_focused()
+    await put(declared, BODY)
+    await complete(client, declared)
+    await expect(screen.file("report.txt").locator(".pill")).to_have_text("Ready")
+    await expect(opens).to_be_focused()
+    await client.patch(f"/files/{declared['file']['id']}", json={"filename": "renamed.txt"})
+    await stream(client, BODY, "newest.txt")
+    await expect(screen.page.locator("#rows > tr").first).to_contain_text("newest.txt")
+    renamed = screen.file("renamed.txt").get_by_role("button", name="renamed.txt", exact=True)
+    await expect(renamed).to_be_focused()
 
 
 async def test_an_owner_without_files_sees_the_introduction(signed_in: Screen) -> None:
