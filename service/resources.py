@@ -18,6 +18,7 @@ from service.database.reserved_keys import ReservedKeys, open_reserved_keys
 from service.database.settled_uploads import SettledUploads
 from service.object_store import Bucket, ObjectStore
 from service.object_store.presign import Signer
+from service.object_store.signing import RequestSigner
 from service.settings import Settings, WorkerSettings
 
 log = structlog.get_logger()
@@ -38,13 +39,18 @@ class WorkerResources(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resources(WorkerResources, frozen=True, kw_only=True):
-    """What the API opens once. `signer` signs URLs for the endpoint that clients use."""
+    """What the API opens once.
+
+    `signer` signs URLs for the endpoint that clients use. `reader` signs the requests by which
+    nginx reads the vault, if it sends the bytes of downloads.
+    """
 
     settings: Settings
     grants: Grants
     reserved_keys: ReservedKeys
     settled_uploads: SettledUploads
     signer: Signer
+    reader: RequestSigner | None = None
 
 
 @contextlib.asynccontextmanager
@@ -65,6 +71,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             reserved_keys=reserved_keys,
             settled_uploads=SettledUploads(opened.notifications),
             signer=make_signer(settings),
+            reader=make_reader(settings),
         )
 
 
@@ -108,6 +115,18 @@ def make_signer(settings: Settings) -> Signer:
         secret_key=settings.s3_signer_secret_key,
         region=settings.s3_region,
         bind_absent_headers=settings.s3_bind_absent_headers,
+    )
+
+
+def make_reader(settings: Settings) -> RequestSigner | None:
+    access_key, secret_key = settings.s3_reader_access_key, settings.s3_reader_secret_key
+    if access_key is None or secret_key is None:
+        return None
+    return RequestSigner(
+        settings.s3_endpoint,
+        access_key=access_key,
+        secret_key=secret_key,
+        region=settings.s3_region,
     )
 
 

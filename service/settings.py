@@ -52,6 +52,7 @@ BOUNDS: Final[Mapping[str, tuple[str, str]]] = {
     "copy_grace": ("2h", "365d"),  # an hour more than the longest lease: no copy lives longer
     "keep_rows": ("1s", "36500d"),
     "download_buffers": ("1MiB", "1TiB"),
+    "accel_min_bytes": ("1", "5TiB"),
 }
 """The least and the largest value of each number, size and duration."""
 
@@ -66,6 +67,9 @@ Count = NewType("Count", int)
 Bytes = NewType("Bytes", int)
 LogLevel = NewType("LogLevel", str)
 BucketName = NewType("BucketName", str)
+Location = NewType("Location", str)
+HeaderSecret = NewType("HeaderSecret", Secret)
+Name = NewType("Name", str)
 
 
 class SettingsError(Exception):
@@ -170,6 +174,19 @@ class Settings(WorkerSettings, frozen=True, kw_only=True):
     """A rate in bytes per second. A streamed upload that is slower for 30 s gets 408."""
     download_buffers: Bytes = Bytes(32 * 1024**2)
     """The memory budget of all downloads of a process."""
+    s3_reader_access_key: Secret | None = None
+    s3_reader_secret_key: Secret | None = None
+    accel_redirect: Location | None = None
+    """The location of nginx that reads the vault, as `/vault/`.
+
+    If it is set, nginx sends the bytes of downloads (service/downloads/handover.py).
+    """
+    accel_secret: HeaderSecret | None = None
+    """What nginx sends with each request. Without it, a request is answered as usual."""
+    accel_min_bytes: Bytes = Bytes(1024**2)
+    """The length below which the API itself sends the bytes."""
+    accel_direct_owners: tuple[Name, ...] = ()
+    """The owners of files whose bytes the API itself sends."""
 
     @property
     def public_endpoint(self) -> str:
@@ -197,7 +214,15 @@ class Settings(WorkerSettings, frozen=True, kw_only=True):
             self.s3_signer_access_key,
             self.s3_signer_secret_key,
         )
-        return [*named, *self.webhook_token, *self.link_secret, self.database_url, self.listen_url]
+        optional = (self.s3_reader_access_key, self.s3_reader_secret_key, self.accel_secret)
+        return [
+            *named,
+            *filter(None, optional),
+            *self.webhook_token,
+            *self.link_secret,
+            self.database_url,
+            self.listen_url,
+        ]
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,6 +247,9 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     s3_secret_key: Secret
     s3_signer_access_key: Secret
     s3_signer_secret_key: Secret
+    s3_reader_access_key: Secret | None = None
+    """The identity whose requests nginx sends. Without it, bootstrap creates none."""
+    s3_reader_secret_key: Secret | None = None
     incoming_bucket: BucketName = BucketName("assay-incoming")
     vault_bucket: BucketName = BucketName("assay-vault")
     webhook_id: str = "ASSAY"
@@ -241,6 +269,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def service_policy_name(self) -> str:
         return f"{self.vault_bucket}-service"
+
+    @property
+    def reader_policy_name(self) -> str:
+        return f"{self.vault_bucket}-reader"
 
 
 KINDS: Final = (DatabaseSettings, WorkerSettings, Settings, Deployment)
@@ -303,7 +335,28 @@ def find_contradictions(values: Mapping[str, Any], kind: type[msgspec.Struct]) -
             "ASSAY_DATABASE_URL is required with ASSAY_DATABASE_ADMIN_URL: "
             "it names the role and the database to create"
         )
+    for needed, by in find_incomplete(values):
+        errors.append(f"ASSAY_{needed.upper()} is required with ASSAY_{by.upper()}")
     return errors
+
+
+def find_incomplete(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return each missing setting, and the one that needs it."""
+    reader, accel = ("s3_reader_access_key", "s3_reader_secret_key"), "accel_redirect"
+    needs = {
+        reader[0]: (reader[1],),
+        reader[1]: (reader[0],),
+        accel: ("accel_secret", *reader),
+        **dict.fromkeys(("accel_secret", "accel_min_bytes", "accel_direct_owners"), (accel,)),
+    }
+    missing = {
+        needed: by
+        for by, all_needed in needs.items()
+        if by in values
+        for needed in all_needed
+        if needed not in values
+    }
+    return list(missing.items())
 
 
 def read_variable(environ: Mapping[str, str], variable: str) -> str | None:
@@ -526,6 +579,20 @@ def parse_bytes(text: str) -> int:
     return int(match[1]) * SIZES[match[2]]
 
 
+def parse_location(text: str) -> str:
+    if not re.fullmatch(r"/(?:[A-Za-z0-9_-]+/)+", text):
+        raise ValueError("must be the path of a location that begins and ends with /, as /vault/")
+    return text
+
+
+def parse_secret(text: str) -> str:
+    """Parse a secret that one program sends to another."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", text):
+        raise ValueError("must consist of letters, digits, - and _, because it is sent in a header")
+    check_length(text)
+    return text
+
+
 def parse_bucket_name(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text):
         raise ValueError(
@@ -537,6 +604,10 @@ def parse_bucket_name(text: str) -> str:
 PARSERS: Final[Mapping[Any, Callable[[str], Any]]] = {
     str: parse_text,
     Secret: parse_text,
+    Secret | None: parse_text,
+    HeaderSecret | None: parse_secret,
+    tuple[Name, ...]: parse_several,
+    Location | None: parse_location,
     DatabaseUrl: parse_database_url,
     DatabaseUrl | None: parse_database_url,
     tuple[Secret, ...]: parse_secrets,

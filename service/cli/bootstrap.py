@@ -30,7 +30,7 @@ It prints the name of a variable in place of each secret.
 
 
 def bootstrap(*, print_only: Annotated[bool, Parameter(name="--print")] = False) -> None:
-    """Create both buckets, both identities, their policies, the event rule and the lifecycle rule,
+    """Create both buckets, the identities, their policies, the event rule and the lifecycle rule,
     or correct them.
 
     With ASSAY_DATABASE_ADMIN_URL, do the same for the role and the database of ASSAY_DATABASE_URL.

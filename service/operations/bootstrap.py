@@ -1,4 +1,5 @@
-"""The preparation of a store: two buckets, two identities, one event rule, one lifecycle rule.
+"""The preparation of a store: two buckets, two or three identities, one event rule, one lifecycle
+rule.
 
 Bootstrap creates what is missing and corrects what differs. It can run repeatedly, and twice at the
 same time. Other rules and identities are not changed. Only this module uses the keys of the store's
@@ -7,12 +8,18 @@ root.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from service.object_store import ObjectStore, RequestRefused, StoreError, StoreUnavailable
+from service.object_store import (
+    ObjectMissing,
+    ObjectStore,
+    RequestRefused,
+    StoreError,
+    StoreUnavailable,
+)
 from service.object_store.administration import Administration, EventRule, Policy
-from service.operations.policies import ORPHAN_DAYS, describe, service_policy, signer_policy
+from service.operations.policies import ORPHAN_DAYS, Identity, describe, list_identities
 from service.operations.retention import advise_on, find_retention
 from service.operations.steps import BootstrapError, Outcome, Step
 from service.settings import Deployment
@@ -51,10 +58,11 @@ def bootstrap(deployment: Deployment) -> list[Step]:
 
 
 def check_identities_differ(deployment: Deployment) -> None:
-    ids = {deployment.s3_root_access_key, deployment.s3_access_key, deployment.s3_signer_access_key}
-    if len(ids) < 3 or "" in ids:
+    ids = [identity.access_key for identity in list_identities(deployment)]
+    ids.append(deployment.s3_root_access_key)
+    if len(set(ids)) < len(ids) or "" in ids:
         raise BootstrapError(
-            "root, the service identity and the signer must have three different key ids,"
+            "root, the service identity, the signer and the reader must have different key ids,"
             " because every upload URL shows the signer's"
         )
 
@@ -65,16 +73,13 @@ def take_steps(administration: Administration, deployment: Deployment) -> Iterat
         outcome = ensure_bucket(administration, bucket)
         check_retention(administration, bucket, setting=f"ASSAY_{field.upper()}")
         yield Step(f"bucket {bucket}", outcome)
-    policies = {
-        deployment.signer_policy_name: signer_policy(deployment.incoming_bucket),
-        deployment.service_policy_name: service_policy(
-            deployment.incoming_bucket, deployment.vault_bucket
-        ),
-    }
-    for name, policy in policies.items():
-        yield Step(f"policy {name}", ensure_policy(administration, name, policy))
-    yield Step("signer identity", ensure_signer(administration, deployment))
-    yield Step("service identity", ensure_service_identity(administration, deployment))
+    identities = list_identities(deployment)
+    for identity in identities:
+        outcome = ensure_policy(administration, identity.policy_name, identity.policy)
+        yield Step(f"policy {identity.policy_name}", outcome)
+    for identity in identities:
+        outcome = ensure_identity(administration, deployment, identity)
+        yield Step(f"{identity.name} identity", outcome)
     yield Step(
         f"events of {deployment.incoming_bucket} to {deployment.webhook_arn}",
         ensure_event_rule(administration, deployment),
@@ -155,74 +160,62 @@ def ensure_policy(administration: Administration, name: str, policy: Policy) -> 
     return "created" if found is None else "corrected"
 
 
-def ensure_signer(administration: Administration, deployment: Deployment) -> Outcome:
-    store = ObjectStore(
-        deployment.s3_endpoint,
-        access_key=deployment.s3_signer_access_key,
-        secret_key=deployment.s3_signer_secret_key,
-        region=deployment.s3_region,
-    )
-    keys = (deployment.s3_signer_access_key, deployment.s3_signer_secret_key)
-    return ensure_identity(
-        administration,
-        store,
-        keys=keys,
-        policy=deployment.signer_policy_name,
-        writes=[deployment.incoming_bucket],
-    )
-
-
-def ensure_service_identity(administration: Administration, deployment: Deployment) -> Outcome:
-    store = ObjectStore(
-        deployment.s3_endpoint,
-        access_key=deployment.s3_access_key,
-        secret_key=deployment.s3_secret_key,
-        region=deployment.s3_region,
-    )
-    keys = (deployment.s3_access_key, deployment.s3_secret_key)
-    buckets = [deployment.incoming_bucket, deployment.vault_bucket]
-    return ensure_identity(
-        administration, store, keys=keys, policy=deployment.service_policy_name, writes=buckets
-    )
-
-
 def ensure_identity(
-    administration: Administration,
-    store: ObjectStore,
-    *,
-    keys: tuple[str, str],
-    policy: str,
-    writes: Sequence[str],
+    administration: Administration, deployment: Deployment, identity: Identity
 ) -> Outcome:
-    """Create or correct an identity, and wait until it may write to all of `writes`.
+    """Create or correct an identity, and wait until it can use its rights.
 
-    `store` accesses the store as this identity. Raises BootstrapError.
+    Raises BootstrapError.
     """
-    access_key, secret_key = keys
-    found = administration.identity(access_key)
+    found = administration.identity(identity.access_key)
     if found is not None and found.groups:
         raise BootstrapError(
-            f"the identity with the policy {policy} belongs to groups, which give it more rights:"
-            " remove it from them"
+            f"the identity with the policy {identity.policy_name} belongs to groups, which give it"
+            " more rights: remove it from them"
         )
     outcome: Outcome = "created" if found is None else "unchanged"
+    store = ObjectStore(
+        deployment.s3_endpoint,
+        access_key=identity.access_key,
+        secret_key=identity.secret_key,
+        region=deployment.s3_region,
+    )
     try:
-        if found is None or not found.enabled or probe_write(store, writes[0]) in FOREIGN_KEY_CODES:
-            administration.put_identity(access_key, secret_key)
+        if found is None or not found.enabled or probe(store, identity) in FOREIGN_KEY_CODES:
+            administration.put_identity(identity.access_key, identity.secret_key)
             outcome = "created" if found is None else "corrected"
-        if found is None or found.policies != {policy}:
-            administration.set_policy(access_key, policy)
+        if found is None or found.policies != {identity.policy_name}:
+            administration.set_policy(identity.access_key, identity.policy_name)
             outcome = "created" if found is None else "corrected"
-        if not wait_until(
-            lambda: all(probe_write(store, bucket) is None for bucket in writes),
-            seconds=START_SECONDS,
-        ):
+        if not wait_until(lambda: probe(store, identity) is None, seconds=START_SECONDS):
             raise BootstrapError(
-                f"the identity with the policy {policy} cannot write after {START_SECONDS:.0f} s"
+                f"the identity with the policy {identity.policy_name} cannot use its rights after"
+                f" {START_SECONDS:.0f} s"
             )
     finally:
         store.close()
     return outcome
+
+
+def probe(store: ObjectStore, identity: Identity) -> str | None:
+    """Return None if the identity can use all of its buckets, or else the store's first error code.
+
+    `store` accesses the store as this identity.
+    """
+    codes = [probe_write(store, bucket) for bucket in identity.writes]
+    codes += [probe_read(store, bucket) for bucket in identity.reads]
+    return next((code for code in codes if code is not None), None)
+
+
+def probe_read(store: ObjectStore, bucket: str) -> str | None:
+    """Return None if this identity may read the bucket, or else the store's error code."""
+    try:
+        store.bucket(bucket).open(PROBE_KEY, etag=None).close()
+    except ObjectMissing:
+        return None
+    except StoreUnavailable as error:
+        return error.code or "unavailable"
+    return None
 
 
 def probe_write(store: ObjectStore, bucket: str) -> str | None:

@@ -1,10 +1,12 @@
-"""The policies that a deployment needs, and the commands for an administrator who does not share
-root's keys.
+"""The identities and policies that a deployment needs, and the commands for an administrator who
+does not share root's keys.
 """
 
 import json
 from collections.abc import Sequence
 from typing import Any, Final
+
+import msgspec
 
 from service.object_store.administration import Policy
 from service.settings import Deployment
@@ -37,6 +39,61 @@ project never sends such a body.
 """
 
 
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """An identity of the store, its only policy, and the buckets that it can write to or read.
+
+    `variable` is what the names of its settings begin with.
+    """
+
+    name: str
+    variable: str
+    access_key: str
+    secret_key: str
+    policy_name: str
+    policy: Policy
+    writes: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        # The key id is a secret, like the secret key.
+        return f"Identity({self.name})"
+
+
+def list_identities(deployment: Deployment) -> list[Identity]:
+    """Return the identities to create. The reader is one of them if its keys are set."""
+    incoming, vault = deployment.incoming_bucket, deployment.vault_bucket
+    signer = Identity(
+        name="signer",
+        variable="S3_SIGNER",
+        access_key=deployment.s3_signer_access_key,
+        secret_key=deployment.s3_signer_secret_key,
+        policy_name=deployment.signer_policy_name,
+        policy=signer_policy(incoming),
+        writes=(incoming,),
+    )
+    service = Identity(
+        name="service",
+        variable="S3",
+        access_key=deployment.s3_access_key,
+        secret_key=deployment.s3_secret_key,
+        policy_name=deployment.service_policy_name,
+        policy=service_policy(incoming, vault),
+        writes=(incoming, vault),
+    )
+    if deployment.s3_reader_access_key is None or deployment.s3_reader_secret_key is None:
+        return [signer, service]
+    reader = Identity(
+        name="reader",
+        variable="S3_READER",
+        access_key=deployment.s3_reader_access_key,
+        secret_key=deployment.s3_reader_secret_key,
+        policy_name=deployment.reader_policy_name,
+        policy=reader_policy(vault),
+        reads=(vault,),
+    )
+    return [signer, service, reader]
+
+
 def signer_policy(incoming_bucket: str) -> Policy:
     """Return the policy that allows PUT and nothing else.
 
@@ -54,6 +111,11 @@ def service_policy(incoming_bucket: str, vault_bucket: str) -> Policy:
     policy["Statement"] += allow(RULE_ACTIONS, [incoming_bucket])["Statement"]
     policy["Statement"].append(deny_unsigned_bodies([incoming_bucket, vault_bucket]))
     return policy
+
+
+def reader_policy(vault_bucket: str) -> Policy:
+    """Return the policy that allows GET of the vault's objects and nothing else."""
+    return allow(("s3:GetObject",), [f"{vault_bucket}/*"])
 
 
 def deny_unsigned_bodies(buckets: Sequence[str]) -> dict[str, Any]:
@@ -80,13 +142,6 @@ def describe(deployment: Deployment) -> str:
 
     The name of a variable stands in place of each secret.
     """
-    identities = {
-        deployment.signer_policy_name: (signer_policy(deployment.incoming_bucket), "S3_SIGNER"),
-        deployment.service_policy_name: (
-            service_policy(deployment.incoming_bucket, deployment.vault_bucket),
-            "S3",
-        ),
-    }
     return "\n".join(
         [
             "# 1. The store's environment. The queue needs a volume; the token must be one word.",
@@ -102,8 +157,8 @@ def describe(deployment: Deployment) -> str:
             "# 3. Identities",
             *[
                 line
-                for name, (policy, prefix) in identities.items()
-                for line in describe_identity(name, policy, prefix=prefix)
+                for identity in list_identities(deployment)
+                for line in describe_identity(identity)
             ],
             "",
             "# 4. Events, and the expiry of objects that no row names",
@@ -138,13 +193,14 @@ def describe_environment(webhook_id: str) -> list[str]:
     return [*lines, pages, "MINIO_API_CORS_ALLOW_ORIGIN=https://files.example.com"]
 
 
-def describe_identity(policy_name: str, policy: Policy, *, prefix: str) -> list[str]:
-    access_key, secret_key = f'"$ASSAY_{prefix}_ACCESS_KEY"', f'"$ASSAY_{prefix}_SECRET_KEY"'
+def describe_identity(identity: Identity) -> list[str]:
+    name, variable = identity.policy_name, identity.variable
+    access_key, secret_key = f'"$ASSAY_{variable}_ACCESS_KEY"', f'"$ASSAY_{variable}_SECRET_KEY"'
     return [
-        f"cat > {policy_name}.json <<'END'",
-        json.dumps(policy, indent=2),
+        f"cat > {name}.json <<'END'",
+        json.dumps(identity.policy, indent=2),
         "END",
-        f"mc admin policy create assay {policy_name} {policy_name}.json",
+        f"mc admin policy create assay {name} {name}.json",
         f"mc admin user add assay {access_key} {secret_key}",
-        f"mc admin policy attach assay {policy_name} --user {access_key}",
+        f"mc admin policy attach assay {name} --user {access_key}",
     ]

@@ -14,6 +14,7 @@ from litestar.params import FromPath, QueryParameter
 
 from service import problems
 from service.auth.principals import READ, Principal, open_to
+from service.downloads.handover import describe_handover, is_handed_over
 from service.downloads.permits import Permit, Permits
 from service.downloads.streaming import Download, DownloadBuffers, find_readable, open_source
 from service.http.representation import (
@@ -162,6 +163,13 @@ async def answer_file(
         described = headers | describe_body(file, None)
         return Download(downloads, None, permit, status=200, headers=described)
     span = choose_span(file, asked)
+    length = file.size if span is None else span.length
+    if resources.reader is not None and is_handed_over(
+        resources.settings, request.headers, file, length
+    ):
+        handed_over = headers | {"Content-Type": file.served_content_type, "Content-Length": "0"}
+        handed_over |= describe_handover(resources.settings, resources.reader, file, span)
+        return Download(downloads, None, permit, status=200, headers=handed_over)
     source = await open_source(resources, downloads, file, span)
     return Download(
         downloads,

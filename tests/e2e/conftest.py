@@ -32,7 +32,16 @@ from service.object_store import Bucket
 from service.operations.bootstrap import bootstrap
 from service.queries.keys import create_key
 from service.resources import Resources, open_resources
-from service.settings import BaseUrl, Deployment, Secret, Settings, Url
+from service.settings import (
+    BaseUrl,
+    Bytes,
+    Deployment,
+    HeaderSecret,
+    Location,
+    Secret,
+    Settings,
+    Url,
+)
 from service.telemetry.logs import configure_logs
 from tests.conftest import TEMPLATE, execute, in_database
 from tests.e2e.leaks import check_log, keep_secret
@@ -44,6 +53,11 @@ from tests.support.servers import reserved_port, store_kinds
 from tests.support.stores import API_WEBHOOK_ID, StoreUnderTest, new_deployment, running_store
 
 T = TypeVar("T")
+ACCEL = {
+    "accel_redirect": Location("/vault/"),
+    "accel_secret": HeaderSecret(Secret(secrets.token_hex(16))),
+    "accel_min_bytes": Bytes(1),
+}
 END_SECONDS = 40
 """More than the time that a stopping server allows for its requests and its worker's files."""
 
@@ -141,7 +155,9 @@ def running_api(admin_url: str, store: StoreUnderTest, **changes: Any) -> Iterat
     """
     name = f"assay_{secrets.token_hex(6)}"
     asyncio.run(execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
-    deployment = new_deployment(store, webhook_id=API_WEBHOOK_ID)
+    deployment = new_deployment(
+        store, webhook_id=API_WEBHOOK_ID, reader="accel_redirect" in changes
+    )
     bootstrap(deployment)
     settings = msgspec.structs.replace(
         make_settings(deployment, store, in_database(admin_url, name)),
@@ -195,16 +211,21 @@ def api(apis: Callable[[StoreUnderTest], Api], store: StoreUnderTest) -> Api:
 class Behind:
     """An API with its own store. Clients reach both through nginx alone.
 
-    `direct` is the URL of the API without nginx.
+    `direct` is the URL of the API without nginx. `way` is the proxy between nginx and the store.
     """
 
     api: Api
     nginx: Nginx
     direct: str
+    way: FaultyProxy
 
 
 @contextlib.contextmanager
-def behind_nginx(admin_url: str, kind: str, folder: Path) -> Iterator[Behind]:
+def behind_nginx(admin_url: str, kind: str, folder: Path, *, accel: bool) -> Iterator[Behind]:
+    """Run nginx, an API and a store of this kind.
+
+    With `accel`, nginx sends the bytes of every download that is not empty.
+    """
     with (
         running_store(kind, folder / f"store-{secrets.token_hex(4)}") as store,
         reserved_port() as port,
@@ -214,36 +235,55 @@ def behind_nginx(admin_url: str, kind: str, folder: Path) -> Iterator[Behind]:
             "s3_public_endpoint": Url(origin),
             "public_url": BaseUrl(origin),
             "webhook_id": API_WEBHOOK_ID,
+            **(ACCEL if accel else {}),
         }
-        with running_api(admin_url, store, **changes) as api:
+        with (
+            running_api(admin_url, store, **changes) as api,
+            faulty_way(store.endpoint) as (way, to_store),
+        ):
             servers = {
                 "api": api.url.removeprefix("http://"),
-                "store": store.endpoint.removeprefix("http://"),
+                # Only tests that use `accel` disturb the way, and others are not slowed by it.
+                "store": (to_store if accel else store.endpoint).removeprefix("http://"),
             }
             with running_nginx(
                 folder / f"nginx-{port}",
                 port,
-                Servers(**servers, bucket=api.deployment.incoming_bucket),
+                Servers(
+                    **servers,
+                    bucket=api.deployment.incoming_bucket,
+                    accel_secret=api.settings.accel_secret,
+                ),
             ) as nginx:
-                yield Behind(dataclasses.replace(api, url=origin), nginx, api.url)
+                yield Behind(dataclasses.replace(api, url=origin), nginx, api.url, way)
             check_log(nginx.read_logs())
 
 
 @pytest.fixture(scope="session")
 def places_behind_nginx(
     admin_url: str, logs: Path, folder: Path
-) -> Iterator[Callable[[str], Behind]]:
-    """Yield a function that returns the API of a kind of store, and starts it at the first call."""
+) -> Iterator[Callable[[str, bool], Behind]]:
+    """Yield a function that returns the API of a kind of store, and starts it at the first call.
+
+    Its second argument is that of `behind_nginx`.
+    """
     with contextlib.ExitStack() as stack:
         yield functools.cache(
-            lambda kind: stack.enter_context(behind_nginx(admin_url, kind, folder))
+            lambda kind, accel: stack.enter_context(
+                behind_nginx(admin_url, kind, folder, accel=accel)
+            )
         )
 
 
 @pytest.fixture(params=store_kinds())
 def behind(request: pytest.FixtureRequest) -> Behind:
+    """Return an API behind nginx, which reads all bytes of downloads from the API.
+
+    A module can name other parameters: a kind of store, with ` accel` if nginx reads the vault.
+    """
     find_nginx()  # skips or fails the test before any server is started
-    place: Behind = request.getfixturevalue("places_behind_nginx")(request.param)
+    kind, _, accel = request.param.partition(" ")
+    place: Behind = request.getfixturevalue("places_behind_nginx")(kind, accel == "accel")
     return place
 
 

@@ -69,11 +69,15 @@ class Nginx:
 
 @dataclass(frozen=True)
 class Servers:
-    """The servers behind nginx. `api` and `store` have the form `host:port`."""
+    """The servers behind nginx. `api` and `store` have the form `host:port`.
+
+    With `accel_secret`, the secret of the API's setting, nginx sends the bytes of downloads.
+    """
 
     api: str
     store: str
     bucket: str
+    accel_secret: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,15 @@ def documented(
             text,
         )
         assert count, f"{pattern} is not in {DOCUMENTED}"
-    return text
+    return text if servers.accel_secret is None else use_accel(text, servers.accel_secret)
+
+
+def use_accel(text: str, secret: str) -> str:
+    """Return the file with its optional lines, as the first lines of the file say."""
+    text, count = re.subn(r"(?m)^( *)#accel ", r"\1", text)
+    assert count > 50, f"{DOCUMENTED} has no optional lines"
+    assert text.count("CHANGE-ME") == 2
+    return text.replace("CHANGE-ME", secret)
 
 
 def add_websockets(text: str) -> str:

@@ -37,6 +37,8 @@ def make_settings(deployment: Deployment, store: StoreUnderTest, database_url: s
         s3_secret_key=Secret(deployment.s3_secret_key),
         s3_signer_access_key=Secret(deployment.s3_signer_access_key),
         s3_signer_secret_key=Secret(deployment.s3_signer_secret_key),
+        s3_reader_access_key=deployment.s3_reader_access_key,
+        s3_reader_secret_key=deployment.s3_reader_secret_key,
         incoming_bucket=BucketName(deployment.incoming_bucket),
         vault_bucket=BucketName(deployment.vault_bucket),
         webhook_token=(Token(Secret(store.webhook_token)),),

@@ -161,7 +161,10 @@ def fresh_deployment(store: StoreUnderTest) -> Deployment:
     return new_deployment(store)
 
 
-def new_deployment(store: StoreUnderTest, *, webhook_id: str = WEBHOOK_ID) -> Deployment:
+def new_deployment(
+    store: StoreUnderTest, *, webhook_id: str = WEBHOOK_ID, reader: bool = False
+) -> Deployment:
+    """Return a deployment with new names. With `reader`, it has the identity for nginx."""
     name = secrets.token_hex(4)
     return Deployment(
         s3_endpoint=Url(store.endpoint),
@@ -172,6 +175,8 @@ def new_deployment(store: StoreUnderTest, *, webhook_id: str = WEBHOOK_ID) -> De
         s3_secret_key=Secret(secrets.token_hex(16)),
         s3_signer_access_key=Secret(f"signer-{name}"),
         s3_signer_secret_key=Secret(secrets.token_hex(16)),
+        s3_reader_access_key=Secret(f"reader-{name}") if reader else None,
+        s3_reader_secret_key=Secret(secrets.token_hex(16)) if reader else None,
         incoming_bucket=BucketName(f"incoming-{name}"),
         vault_bucket=BucketName(f"vault-{name}"),
         webhook_id=webhook_id,

@@ -96,6 +96,14 @@ def test_every_missing_variable_is_named_at_once() -> None:
         ("ASSAY_CORS_ORIGINS", "https://app.example.com:443", "as browsers send them"),
         ("ASSAY_CORS_ORIGINS", "https://App.example.com", "as browsers send them"),
         ("ASSAY_CORS_ORIGINS", "*", "must be a URL"),
+        ("ASSAY_ACCEL_REDIRECT", "/vault", "begins and ends with /"),
+        ("ASSAY_ACCEL_REDIRECT", "/vault/", "ASSAY_ACCEL_SECRET is required with ASSAY_ACCEL_RED"),
+        ("ASSAY_ACCEL_REDIRECT", "/vault/", "ASSAY_S3_READER_SECRET_KEY is required with"),
+        ("ASSAY_ACCEL_SECRET", "short", "at least 32 characters"),
+        ("ASSAY_ACCEL_SECRET", "a" * 31 + ",", "letters, digits"),
+        ("ASSAY_ACCEL_SECRET", "a" * 32, "ASSAY_ACCEL_REDIRECT is required with ASSAY_ACCEL_SEC"),
+        ("ASSAY_ACCEL_DIRECT_OWNERS", "ann", "ASSAY_ACCEL_REDIRECT is required"),
+        ("ASSAY_S3_READER_ACCESS_KEY", "reader", "ASSAY_S3_READER_SECRET_KEY is required"),
     ],
 )
 def test_an_error_names_the_variable_and_valid_values(variable: str, value: str, said: str) -> None:

@@ -42,6 +42,7 @@ CHECKS: Final[tuple[tuple[str, Check, tuple[str, ...]], ...]] = (
     ("service identity: rights", identities.check_service_rights, ("service identity",)),
     ("versions", versions.check_versions, ("service identity",)),
     ("signer", identities.check_signer, ("service identity",)),
+    ("reader", identities.check_reader, ("service identity",)),
     ("upload URL", store.check_upload_url, ("database", "signer")),
     ("public endpoint", store.check_public_endpoint, ("upload URL",)),
     ("CORS", cors.check_cors, ("upload URL", "public endpoint")),

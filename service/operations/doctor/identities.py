@@ -1,4 +1,4 @@
-"""Checks of both identities: each has exactly the rights that it needs, and a key id that cannot be
+"""Checks of the identities: each has exactly the rights that it needs, and a key id that cannot be
 guessed.
 """
 
@@ -169,7 +169,48 @@ async def check_signer(resources: Resources) -> list[Finding]:
     able to use its rights.
     """
     settings = resources.settings
-    access_key, secret_key = settings.s3_signer_access_key, settings.s3_signer_secret_key
+    rights = await find_rights(
+        resources, settings.s3_signer_access_key, secret_key=settings.s3_signer_secret_key
+    )
+    return [
+        judge_rights(
+            "signer",
+            rights,
+            only="put to incoming",
+            otherwise="it may not put to incoming, so every upload would be refused",
+        )
+    ]
+
+
+async def check_reader(resources: Resources) -> list[Finding]:
+    """Check that the reader may only read the vault, if there is one. nginx gets its signatures."""
+    settings = resources.settings
+    access_key, secret_key = settings.s3_reader_access_key, settings.s3_reader_secret_key
+    if access_key is None or secret_key is None:
+        return []
+    return [
+        judge_rights(
+            "reader",
+            await find_rights(resources, access_key, secret_key=secret_key),
+            only="read the vault",
+            otherwise="it may not read the vault, so nginx could send no download",
+        )
+    ]
+
+
+def judge_rights(name: str, rights: list[str], *, only: str, otherwise: str) -> Finding:
+    """Judge an identity that needs one right. `otherwise` is what is wrong if it lacks that."""
+    if only not in rights:
+        return failed(name, otherwise, BOOTSTRAP)
+    too_much = [right for right in rights if right != only]
+    if too_much:
+        return failed(name, f"it may also {', '.join(too_much)}", BOOTSTRAP)
+    return ok(name, f"it may {only} and nothing else")
+
+
+async def find_rights(resources: Resources, access_key: str, *, secret_key: str) -> list[str]:
+    """Return what this identity may do in both buckets and elsewhere."""
+    settings = resources.settings
     store = ObjectStore(
         settings.s3_endpoint,
         access_key=access_key,
@@ -182,35 +223,20 @@ async def check_signer(resources: Resources) -> list[Finding]:
             probe_object(resources.incoming) as key,
             probe_object(resources.vault) as vault_key,
         ):
-            if not await is_allowed(lambda: put(incoming, key)):
-                return [
-                    failed(
-                        "signer",
-                        "it may not put to incoming, so every upload would be refused",
-                        BOOTSTRAP,
-                    )
-                ]
-            forbidden = {
+            attempts = {
+                "put to incoming": lambda: put(incoming, key),
                 "read incoming": lambda: incoming.head(key),
                 "list incoming": lambda: take_first(incoming),
                 "delete in incoming": lambda: incoming.delete(key),
-                "read the vault": lambda: vault.head(vault_key),
                 "write to the vault": lambda: put(vault, vault_key),
+                "read the vault": lambda: vault.head(vault_key),
+                "list the vault": lambda: take_first(vault),
+                "delete in the vault": lambda: vault.delete(vault_key),
             }
-            too_much = [name for name, attempt in forbidden.items() if await is_allowed(attempt)]
-            return [
-                judge_signer(
-                    too_much + await list_excess(settings, access_key, secret_key=secret_key)
-                )
-            ]
+            rights = [name for name, attempt in attempts.items() if await is_allowed(attempt)]
+            return rights + await list_excess(settings, access_key, secret_key=secret_key)
     finally:
         store.close()
-
-
-def judge_signer(too_much: list[str]) -> Finding:
-    if too_much:
-        return failed("signer", f"it may also {', '.join(too_much)}", BOOTSTRAP)
-    return ok("signer", "it may put to incoming and nothing else")
 
 
 async def is_allowed(attempt: Callable[[], Awaitable[object]]) -> bool:
