@@ -347,7 +347,7 @@ def find_incomplete(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         reader[0]: (reader[1],),
         reader[1]: (reader[0],),
         accel: ("accel_secret", *reader),
-        **dict.fromkeys(("accel_secret", "accel_min_bytes", "accel_direct_owners"), (accel,)),
+        **dict.fromkeys(("accel_secret", "accel_direct_owners"), (accel,)),
     }
     missing = {
         needed: by

@@ -99,7 +99,7 @@ def test_every_missing_variable_is_named_at_once() -> None:
         ("ASSAY_ACCEL_REDIRECT", "/vault", "begins and ends with /"),
         ("ASSAY_ACCEL_REDIRECT", "/vault/", "ASSAY_ACCEL_SECRET is required with ASSAY_ACCEL_RED"),
         ("ASSAY_ACCEL_REDIRECT", "/vault/", "ASSAY_S3_READER_SECRET_KEY is required with"),
-        ("ASSAY_ACCEL_SECRET", "short", "at least 32 characters"),
+        ("ASSAY_ACCEL_SECRET", "short", "at least 32"),
         ("ASSAY_ACCEL_SECRET", "a" * 31 + ",", "letters, digits"),
         ("ASSAY_ACCEL_SECRET", "a" * 32, "ASSAY_ACCEL_REDIRECT is required with ASSAY_ACCEL_SEC"),
         ("ASSAY_ACCEL_DIRECT_OWNERS", "ann", "ASSAY_ACCEL_REDIRECT is required"),
