@@ -105,8 +105,8 @@ class Client:
 
         - `filename`: by default the name of the source, or "upload" if it has none.
         - `content_type`: by default the declaration has no type, and none is compared.
-        - `sha256`: the digest, if the caller knows it. The client then does not compute the
-          digest of the whole file.
+        - `sha256`: the digest, if the caller knows it. The client then computes none, but for
+          `hash="parts"`.
         - `keep_time`: add the modification time of a file on disk to its metadata, as `mtime`. An
           `mtime` in `metadata` takes precedence. See `assay.times`.
         - `multipart`: whether to upload in parts. If None, the server decides by the size.

@@ -1,27 +1,28 @@
 """Multipart uploads from the client's side: several parts at a time.
 
-The URL of each part binds the part's digest, so the store refuses any other bytes.
-
 1. If an earlier run may have sent parts, list the parts that the store has.
-2. Threads take the parts in order. One thread at a time reads and hashes its part, both for the
-   part's digest and for that of the whole file, so the whole digest needs no read of its own.
-   With `hash="parts"`, there is no whole digest, and the threads hash at the same time.
-   If the journal has a digest of the part, compare the two.
+2. Threads take the parts in order, and send at most `parallel` at a time. An expired URL is
+   replaced. The retries of a PUT are described in store.py. A part that the store has in the right
+   size is not sent again.
+3. One more thread computes the digest of the whole file meanwhile, if the caller does not know it.
+   The source is read twice, the second time usually from the page cache, so that no part has to be
+   kept in memory.
+4. `complete` assembles the parts (uploads.py). If it reports missing parts, send them and call it
+   again.
+
+With `hash="parts"`, there is no whole digest. Instead, each thread first hashes its part, records
+the digest in the journal, and requests a URL that binds it, so that the store refuses any other
+bytes. If the journal has a digest of the part already, the two are compared.
    - *They are equal, and the store has the part in the right size:* do not send it again.
    - *They differ:* raise SourceChanged.
    - *The journal has no digest:* send the part.
-3. Record the digest in the journal, request a URL that binds it, and send the part. The part is
-   read a second time, usually from the page cache, so that no part has to be kept in memory. At
-   most `parallel` parts are sent at a time. An expired URL is replaced. The retries of a PUT are
-   described in store.py.
-4. `complete` assembles the parts (uploads.py). If it reports missing parts, send them and call it
-   again.
 
 Failures:
 
 - *The process is killed:* the next run sends again only what had not arrived.
-- *The store refuses the bytes of a part (400):* they changed between the two reads, or in transit.
-  If the fingerprint has changed, raise SourceChanged, otherwise StoreRefused.
+- *The bytes of a part changed between two reads, or in transit:* with `hash="parts"`, the store
+  refuses the part (400). If the fingerprint has changed, raise SourceChanged, otherwise
+  StoreRefused. Without, the server finds that the whole digest differs (uploads.py, step 5).
 - *The multipart upload no longer exists (404), or the API accepts no more parts (another run was
   faster):* stop sending. The response to `complete` shows the state.
 - *A thread fails:* the other threads stop at their next piece.
@@ -55,10 +56,7 @@ class PartsSending:
         self.plan = plan
         self.stored = stored
         self.pool = WorkerPool()
-        self.whole = hashlib.sha256() if sending.wants_whole else None
         self.turn = threading.Lock()
-        # The number of parts that were read in order, which `whole` therefore covers.
-        self.taken = 0
 
     def place(self, number: int) -> int:
         return (number - 1) * self.plan.part_size
@@ -77,17 +75,14 @@ def send_parts(sending: Sending, file: UUID, plan: Parts, *, resumed: bool) -> N
     except AlreadyUploaded:
         return
     under_way = PartsSending(sending, file, plan, stored)
-    run(under_way, range(1, plan.parts + 1))
-    if under_way.whole is not None and under_way.taken == plan.parts:
-        sending.sha256 = under_way.whole.hexdigest()
+    run(under_way, range(1, plan.parts + 1), hashing=sending.wants_whole)
 
 
 def send_missing(sending: Sending, file: UUID, plan: Parts, *, numbers: Iterable[int]) -> None:
     """Send the parts that `complete` has reported missing in step 4 of the protocol above."""
     under_way = PartsSending(sending, file, plan, frozenset())
-    under_way.whole = None
     sending.meter.enter("sending")
-    run(under_way, numbers)
+    run(under_way, numbers, hashing=False)
 
 
 def find_stored(sending: Sending, file: UUID, plan: Parts) -> frozenset[int]:
@@ -100,13 +95,14 @@ def find_stored(sending: Sending, file: UUID, plan: Parts) -> frozenset[int]:
     )
 
 
-def run(under_way: PartsSending, numbers: Iterable[int]) -> None:
+def run(under_way: PartsSending, numbers: Iterable[int], *, hashing: bool) -> None:
     left = iter(numbers)
+    threads = min(under_way.sending.options.parallel, under_way.plan.parts)
+    tasks = [lambda: send_in_turn(under_way, left)] * threads
+    if hashing:
+        tasks.append(lambda: hash_whole(under_way))
     try:
-        under_way.pool.run(
-            lambda: work(under_way, left),
-            min(under_way.sending.options.parallel, under_way.plan.parts),
-        )
+        under_way.pool.run(tasks)
     except AlreadyUploaded:
         return
     except StoreRefused as error:
@@ -115,17 +111,23 @@ def run(under_way: PartsSending, numbers: Iterable[int]) -> None:
             raise
 
 
-def work(under_way: PartsSending, left: Iterator[int]) -> None:
-    """Send parts until none is left. Each thread runs this function."""
+def hash_whole(under_way: PartsSending) -> None:
+    """Set the digest of the whole file."""
+    digest = hashlib.sha256()
+    for number in range(1, under_way.plan.parts + 1):
+        for piece in read_part(under_way, number):
+            digest.update(piece)
+    under_way.sending.sha256 = digest.hexdigest()
+
+
+def send_in_turn(under_way: PartsSending, left: Iterator[int]) -> None:
+    """Send parts until none is left. Several threads run this function."""
     while True:
         with under_way.turn:
             number = next(left, None)
-            if number is None:
-                return
-            sha256 = hash_part(under_way, number) if under_way.whole is not None else None
-            under_way.taken = number
-        if under_way.whole is None and under_way.sending.wants_parts:
-            sha256 = hash_part(under_way, number)
+        if number is None:
+            return
+        sha256 = hash_part(under_way, number) if under_way.sending.wants_parts else None
         if not check_stored(under_way, number, sha256):
             send_part(under_way, number, sha256)
 
@@ -151,8 +153,6 @@ def hash_part(under_way: PartsSending, number: int) -> str:
     digest = hashlib.sha256()
     for piece in read_part(under_way, number):
         digest.update(piece)
-        if under_way.whole is not None:
-            under_way.whole.update(piece)
     return digest.hexdigest()
 
 

@@ -13,8 +13,8 @@ from assay.sources import Source
 Hash = Literal["auto", "parts", "none"]
 """The digests that the client computes.
 
-`auto` means the digest of the whole file and of each part, `parts` only those of the parts.
-With `none`, the server has no digest to compare with the proved one.
+`auto` means that of the whole file, and `parts` means those of the parts instead. With `none`, the
+server has no digest to compare with the proved one.
 """
 
 
@@ -62,4 +62,4 @@ class Sending:
 
     @property
     def wants_parts(self) -> bool:
-        return self.options.hash != "none"
+        return self.options.hash == "parts"

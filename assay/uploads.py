@@ -20,7 +20,11 @@
    not known because an earlier run sent the bytes, read the source to compute it.
    - *The store has no object, or lacks parts:* send them, and send `complete` again.
    - *The parts are lost:* remove the journal and raise UploadLost.
-5. Wait until the file is final, and remove the journal. If the file is `rejected`, raise Rejected.
+5. Wait until the file is final, and remove the journal.
+   - *The file is `rejected` because its digest differs:* read the source again. If it still has
+     the digest that the client sent, the bytes changed in transit: start again with step 2, once.
+     If the client computed the digest, and the source has another one by now, raise SourceChanged.
+   - *Otherwise rejected:* raise Rejected.
 
 Any other error leaves the journal in place, and the next run continues from it.
 """
@@ -57,6 +61,7 @@ from assay.sendings import Sending
 from assay.transport import PIECE
 
 MOST_SENDINGS: Final = 3
+DIGEST_MISMATCH: Final = "digest-mismatch"
 HOPELESS: Final = (Rejected, Gone, UploadLost)
 """The errors after which an upload cannot be resumed."""
 
@@ -64,17 +69,44 @@ HOPELESS: Final = (Rejected, Gone, UploadLost)
 def upload_source(sending: Sending, *, wait: bool, timeout: float | None) -> File:
     """Run steps 2 to 5 of the protocol above, and return the file."""
     try:
-        file = send_once_more(sending, wait=LONGEST_WAIT_SECONDS if wait else 0)
-        file = (
-            wait_until_final(sending.api, file, timeout=timeout, meter=sending.meter)
-            if wait
-            else file
-        )
+        try:
+            file = send_and_wait(sending, wait=wait, timeout=timeout)
+        except Rejected as error:
+            if error.file.rejection is None or error.file.rejection.reason != DIGEST_MISMATCH:
+                raise
+            check_source_again(sending, error)
+            sending.journal.begin_anew()
+            file = send_and_wait(sending, wait=wait, timeout=timeout)
     except HOPELESS:
         sending.journal.remove()
         raise
     sending.journal.remove()
     return file
+
+
+def send_and_wait(sending: Sending, *, wait: bool, timeout: float | None) -> File:
+    """Run steps 2 to 5 of the protocol above, without the branches for a rejected file."""
+    file = send_once_more(sending, wait=LONGEST_WAIT_SECONDS if wait else 0)
+    if not wait:
+        return file
+    return wait_until_final(sending.api, file, timeout=timeout, meter=sending.meter)
+
+
+def check_source_again(sending: Sending, rejected: Rejected) -> None:
+    """Return if the source has the digest that was sent to the server.
+
+    Raises `rejected` if the caller's digest is wrong or the server has none, and SourceChanged.
+    """
+    sent = sending.sha256
+    if sent is None:
+        raise rejected
+    sending.source.check_unchanged()
+    if hash_source(sending) == sent.lower():
+        return
+    if not sending.wants_whole:
+        raise rejected
+    sending.journal.remove()
+    raise SourceChanged(f"{sending.source.name} changed while it was sent") from rejected
 
 
 def send_once_more(sending: Sending, *, wait: int) -> File:
@@ -143,7 +175,7 @@ def send_and_complete(sending: Sending, declared: Declared, *, resumed: bool, wa
         if upload is not None:
             send(sending, file_id, upload, resumed=resumed)
         if sending.wants_whole and sending.sha256 is None:
-            hash_whole(sending)
+            sending.sha256 = hash_source(sending)
         sending.meter.enter("verifying")
         try:
             return sending.api.complete(file_id, sha256=sending.sha256, wait=wait)
@@ -225,22 +257,31 @@ def send_whole(sending: Sending, file_id: UUID, upload: Upload) -> None:
 
 def read_whole(sending: Sending) -> Iterator[memoryview]:
     """Yield the source from its start. The digest is known once the end has been reached."""
-    digest, place, size = hashlib.sha256(), 0, sending.source.size
-    buffer = memoryview(bytearray(min(PIECE, size)))
-    while place < size:
-        piece = buffer[: sending.source.read_into(buffer[: size - place], place)]
+    digest = hashlib.sha256()
+    for piece in read_pieces(sending):
         if sending.wants_whole:
             digest.update(piece)
-        place += len(piece)
         yield piece
     if sending.wants_whole:
         sending.sha256 = digest.hexdigest()
 
 
-def hash_whole(sending: Sending) -> None:
+def read_pieces(sending: Sending) -> Iterator[memoryview]:
+    place, size = 0, sending.source.size
+    buffer = memoryview(bytearray(min(PIECE, size)))
+    while place < size:
+        piece = buffer[: sending.source.read_into(buffer[: size - place], place)]
+        place += len(piece)
+        yield piece
+
+
+def hash_source(sending: Sending) -> str:
+    """Read the source, and return its digest."""
     sending.meter.enter("checking")
-    for _ in read_whole(sending):
-        pass
+    digest = hashlib.sha256()
+    for piece in read_pieces(sending):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def wait_until_final(api: Api, file: File, *, timeout: float | None, meter: Meter) -> File:

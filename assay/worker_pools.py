@@ -1,8 +1,8 @@
-"""Threads that share one task. The first error stops all of them."""
+"""Threads of one upload. The first error stops all of them."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 JOIN_SECONDS: Final = 2.0
@@ -17,7 +17,7 @@ class Stopped(Exception):
 
 
 class WorkerPool:
-    """The threads of one task. Each runs the same function, until it has returned in all."""
+    """The threads of one upload. Each runs one function, until all have returned."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -30,16 +30,16 @@ class WorkerPool:
         if self.stop.is_set():
             raise Stopped
 
-    def run(self, work: Callable[[], None], threads: int) -> None:
-        """Run `work` in several threads, and raise the first exception that any of them raises.
+    def run(self, tasks: Sequence[Callable[[], None]]) -> None:
+        """Run each task in a thread, and raise the first exception that any of them raises.
 
         In the main thread, Ctrl-C takes effect at once.
         """
         started = [
-            threading.Thread(target=self._work, args=(work,), daemon=True, name="assay-upload")
-            for _ in range(threads)
+            threading.Thread(target=self._work, args=(task,), daemon=True, name="assay-upload")
+            for task in tasks
         ]
-        self._working = threads
+        self._working = len(tasks)
         try:
             for each in started:
                 each.start()
@@ -53,10 +53,10 @@ class WorkerPool:
         if self._error is not None:
             raise self._error
 
-    def _work(self, work: Callable[[], None]) -> None:
+    def _work(self, task: Callable[[], None]) -> None:
         error: BaseException | None = None
         try:
-            work()
+            task()
         except Stopped:
             pass
         except BaseException as raised:  # raised again where `run` waits

@@ -5,11 +5,12 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from assay import Client, Progress
-from assay.errors import StoreRefused
+from assay.errors import Rejected, StoreRefused
 from service.model import MIB
 from service.settings import Settings
 from service.uploads.declaring import PART_BYTES
@@ -149,7 +150,7 @@ def test_bytes_that_are_altered_in_transit_are_refused(
 ) -> None:
     site.proxy.faults = [Fault(), Fault(spoil=True)]
     with pytest.raises(StoreRefused) as raised:
-        sender.upload(video, multipart=True)
+        sender.upload(video, multipart=True, hash="parts")
     assert raised.value.status == 400
     assert sent_parts(site) == [1, 2]
     assert [file.state for file in sender.list(state="deleted")] == ["deleted"]
@@ -159,10 +160,46 @@ def test_an_upload_with_a_refused_part_can_be_resumed(
     site: Site, sender: Client, video: Path, tmp_path: Path
 ) -> None:
     site.proxy.faults = [Fault(), Fault(spoil=True)]
+    options: Any = {"multipart": True, "hash": "parts", "resume": tmp_path / "state"}
     with pytest.raises(StoreRefused):
-        sender.upload(video, multipart=True, resume=tmp_path / "state")
-    assert sender.upload(video, multipart=True, resume=tmp_path / "state").hash == digest(video)
+        sender.upload(video, **options)
+    assert sender.upload(video, **options).hash == digest(video)
     assert sent_parts(site) == [1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["computed", "known"])
+@pytest.mark.parametrize("multipart", [True, False], ids=["parts", "one PUT"])
+def test_bytes_that_were_altered_in_transit_are_sent_once_more(
+    site: Site, sender: Client, video: Path, multipart: bool, known: bool
+) -> None:
+    sha256 = digest(video) if known else None
+    site.proxy.faults = [Fault(spoil=True)]
+    if known and not multipart:  # the URL binds the digest
+        with pytest.raises(StoreRefused):
+            sender.upload(video, multipart=multipart, sha256=sha256)
+        return
+    file = sender.upload(video, multipart=multipart, sha256=sha256)
+    assert (file.state, file.hash) == ("ready", digest(video))
+    [rejected] = sender.list(state="rejected")
+    assert rejected.rejection
+    assert rejected.rejection.reason == "digest-mismatch"
+    assert len(sent_parts(site)) == (6 if multipart else 2)
+
+
+def test_bytes_that_are_altered_each_time_are_sent_only_twice(
+    site: Site, sender: Client, video: Path
+) -> None:
+    site.proxy.faults = [Fault(spoil=True)] * 6
+    with pytest.raises(Rejected):
+        sender.upload(video, multipart=True)
+    assert len(list(sender.list(state="rejected"))) == 2
+    assert len(sent_parts(site)) == 6
+
+
+def test_a_wrong_digest_of_the_caller_is_sent_once(site: Site, sender: Client, video: Path) -> None:
+    with pytest.raises(Rejected):
+        sender.upload(video, multipart=True, sha256="0" * 64)
+    assert sent_parts(site) == [1, 2, 3]
 
 
 def test_a_part_that_the_store_accepted_but_does_not_list_is_sent_again(

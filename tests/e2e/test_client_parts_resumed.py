@@ -14,6 +14,7 @@ import pytest
 
 from assay import Client, Progress
 from assay.errors import SourceChanged, Unauthorized, UploadLost
+from assay.sendings import Hash
 from service.model import MIB
 from service.resources import open_resources
 from service.settings import Settings
@@ -46,7 +47,7 @@ class Ended(Exception):
     """An exception that ends a run, as if it were killed."""
 
 
-def interrupt(site: Site, video: Path, state: Path, *, after: int) -> None:
+def interrupt(site: Site, video: Path, state: Path, *, after: int, hash: Hash = "auto") -> None:
     """Start an upload, and end it after it has sent `after` bytes.
 
     The proxy slows the upload down, because progress is reported only at intervals.
@@ -58,7 +59,7 @@ def interrupt(site: Site, video: Path, state: Path, *, after: int) -> None:
 
     site.proxy.faults = [Fault(pause_seconds=0.01)] * 3
     with Client(site.url, site.key, parallel=1) as client, pytest.raises(Ended):
-        client.upload(video, multipart=True, resume=state, progress=report)
+        client.upload(video, multipart=True, resume=state, hash=hash, progress=report)
     site.proxy.faults = []
 
 
@@ -78,18 +79,35 @@ def test_an_interrupted_run_loses_only_the_part_in_flight(
 def test_a_source_that_changed_between_two_runs_is_reported(
     site: Site, sender: Client, video: Path, tmp_path: Path, shown: bool
 ) -> None:
-    interrupt(site, video, tmp_path / "state", after=PART_BYTES + 5 * MIB)
+    how: Hash = "auto" if shown else "parts"
+    interrupt(site, video, tmp_path / "state", after=PART_BYTES + 5 * MIB, hash=how)
+    change_beginning(video, shown=shown)
+    with pytest.raises(SourceChanged, match="has changed since its upload began"):
+        sender.upload(video, multipart=True, resume=tmp_path / "state", hash=how)
+    assert sent_parts(site) == [1, 2]
+    assert sender.upload(
+        video, multipart=True, resume=tmp_path / "state", restart=True
+    ).hash == digest(video)
+
+
+def change_beginning(video: Path, *, shown: bool) -> None:
+    """Change the first bytes of the file and, if `shown`, its modification time."""
     times = video.stat()
     with video.open("r+b") as opened:
         opened.write(b"other bytes")
     if not shown:
         os.utime(video, ns=(times.st_atime_ns, times.st_mtime_ns))
-    with pytest.raises(SourceChanged, match="has changed since its upload began"):
-        sender.upload(video, multipart=True, resume=tmp_path / "state")
-    assert sent_parts(site) == [1, 2]
-    assert sender.upload(
-        video, multipart=True, resume=tmp_path / "state", restart=True
-    ).hash == digest(video)
+
+
+def test_a_change_that_only_the_whole_digest_shows_is_sent_anew(
+    site: Site, sender: Client, video: Path, tmp_path: Path
+) -> None:
+    interrupt(site, video, tmp_path / "state", after=PART_BYTES + 5 * MIB)
+    change_beginning(video, shown=False)
+    file = sender.upload(video, multipart=True, resume=tmp_path / "state")
+    assert file.hash == digest(video)
+    assert sent_parts(site) == [1, 2, 2, 3, 1, 2, 3]
+    assert len(list(sender.list(state="rejected"))) == 1
 
 
 def test_a_source_that_changes_while_it_is_sent_leaves_no_file(

@@ -199,7 +199,7 @@ def test_the_first_failure_ends_a_worker_pool() -> None:
             time.sleep(0.01)
 
     with pytest.raises(ValueError, match="first"):
-        pool.run(work, 3)
+        pool.run([work] * 3)
     with pytest.raises(Stopped):
         pool.check()
 
