@@ -130,6 +130,17 @@ class WorkerSettings(DatabaseSettings, frozen=True, kw_only=True):
     log_level: LogLevel = LogLevel("info")
 
 
+class ImportSettings(WorkerSettings, frozen=True, kw_only=True):
+    """The settings of `import`."""
+
+    s3_import_access_key: Secret | None = None
+    """The identity that may read the source and write to the vault.
+
+    The default is the service identity.
+    """
+    s3_import_secret_key: Secret | None = None
+
+
 class Settings(WorkerSettings, frozen=True, kw_only=True):
     """The settings of the API, which can run a worker too.
 
@@ -275,7 +286,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.vault_bucket}-reader"
 
 
-KINDS: Final = (DatabaseSettings, WorkerSettings, Settings, Deployment)
+KINDS: Final = (DatabaseSettings, WorkerSettings, ImportSettings, Settings, Deployment)
 
 
 def list_variables() -> set[str]:
@@ -343,9 +354,12 @@ def find_contradictions(values: Mapping[str, Any], kind: type[msgspec.Struct]) -
 def find_incomplete(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return each missing setting, and the one that needs it."""
     reader, accel = ("s3_reader_access_key", "s3_reader_secret_key"), "accel_redirect"
+    importer = ("s3_import_access_key", "s3_import_secret_key")
     needs = {
         reader[0]: (reader[1],),
         reader[1]: (reader[0],),
+        importer[0]: (importer[1],),
+        importer[1]: (importer[0],),
         accel: ("accel_secret", *reader),
         **dict.fromkeys(("accel_secret", "accel_direct_owners"), (accel,)),
     }

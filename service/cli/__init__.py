@@ -79,18 +79,22 @@ OPERATION_COMMANDS: Final = {
     "migrate": "Upgrade the database's schema to the newest version.",
     "bootstrap": "Create or correct the store's buckets, identities, policies and rules.",
     "sweep": "Remove leftovers that are due, now.",
+    "import": "Import the objects of another bucket of the same store.",
     "inspect": "Show the state of a file, why it waits, and what happens next.",
     "keys": "Create, list and revoke API keys.",
     "doctor": "Test this deployment.",
     "env": "Fill .env.example with random secrets.",
 }
+FUNCTIONS: Final = {"import": "importing:import_objects"}
+"""The functions of commands whose names are keywords of Python."""
 SERVER_COMMANDS: Final = OPERATION_COMMANDS.keys() - {"env"}
 """The commands that import packages of an extra."""
 
 for command, summary in FILE_COMMANDS.items():
     app.command(f"service.cli.client.{command}:{command}", name=command, group=FILES, help=summary)
 for command, summary in OPERATION_COMMANDS.items():
-    app.command(f"service.cli.{command}:{command}", name=command, group=OPERATION, help=summary)
+    function = FUNCTIONS.get(command, f"{command}:{command}")
+    app.command(f"service.cli.{function}", name=command, group=OPERATION, help=summary)
 
 WRONG_USE: Final = 2
 SERVERS: Final = (["dev"], ["serve"], ["worker"])

@@ -61,6 +61,7 @@ def test_every_command_has_a_help_text(
         "migrate",
         "bootstrap",
         "sweep",
+        "import",
         "inspect",
         "keys",
         "doctor",
