@@ -12,6 +12,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from tests.benchmarks import (
+    accel,
     assembling,
     backlog,
     browsing,
@@ -20,6 +21,7 @@ from tests.benchmarks import (
     downloading,
     following,
     idle,
+    importing,
     large,
     poisoned,
     protocols,
@@ -42,6 +44,8 @@ ROWS: dict[str, Callable[[Ground], list[Figure]]] = {
     "backlog": backlog.measure,
     "download": downloading.measure_speed,
     "memory": downloading.measure_memory,
+    "accel": accel.measure,
+    "import": importing.measure,
     "stream": streaming.measure,
     "parts": assembling.measure,
     "client": transfers.measure,

@@ -55,14 +55,15 @@ class Ground:
         return quick if self.quick else full
 
     @contextmanager
-    def new_site(self) -> Iterator["Site"]:
+    def new_site(self, *, reader: bool = False) -> Iterator["Site"]:
         """Yield a site with new buckets, identities, database and key, and no process yet.
 
-        The processes that are started for the site are stopped at the end.
+        With `reader`, it has the identity for nginx. The processes that are started for the site
+        are stopped at the end.
         """
         name = f"assay_{secrets.token_hex(6)}"
         asyncio.run(execute(self.database_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
-        deployment = new_deployment(self.store)
+        deployment = new_deployment(self.store, reader=reader)
         bootstrap(deployment)
         settings = make_settings(deployment, self.store, in_database(self.database_url, name))
         key = asyncio.run(
@@ -83,11 +84,13 @@ class Site:
     key: str = field(repr=False)
     hand: Hand = field(repr=False)
     stack: ExitStack = field(repr=False)
+    address: str = ""
+    """The address by which clients reach the API, or nothing if they reach it directly."""
 
     @property
     def url(self) -> str:
-        """Return the address of the API, to which the store sends its events."""
-        return f"http://127.0.0.1:{self.ground.store.webhook_port}"
+        """Return the address of the API for clients."""
+        return self.address or f"http://127.0.0.1:{self.ground.store.webhook_port}"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -99,8 +102,8 @@ class Site:
         assert store is not None
         return Costs({**processes, "store": store, "PostgreSQL": self.ground.database_pid})
 
-    def start_api(self, *arguments: str) -> int:
-        """Start `assay serve` and return its process id."""
+    def start_api(self, *arguments: str, more: Mapping[str, str] | None = None) -> int:
+        """Start `assay serve` with these variables in addition, and return its process id."""
         return self.start(
             "service",
             "serve",
@@ -110,6 +113,7 @@ class Site:
             str(self.ground.store.webhook_port),
             *arguments,
             url=self.url,
+            more=more,
         )
 
     def start_worker(self) -> int:

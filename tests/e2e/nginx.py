@@ -153,11 +153,12 @@ def running_nginx(
     certificate: Certificate | None = None,
     buffering: bool = False,
     websockets: bool = False,
+    more: str = "",
 ) -> Iterator[Nginx]:
     """Run nginx on a port of the loopback interface.
 
     With `buffering`, nginx buffers bodies as it does by default. With `websockets`, the file has
-    the lines for WebSockets.
+    the lines for WebSockets. `more` is added to the end of the file.
     """
     program = find_nginx()
     folder.mkdir(mode=0o711)
@@ -168,7 +169,7 @@ def running_nginx(
     workers = 2
     if websockets:
         text, workers = add_websockets(text), 1
-    (folder / "assay.conf").write_text(text)
+    (folder / "assay.conf").write_text(text + more)
     (folder / "nginx.conf").write_text(
         MAIN.format(folder=folder, workers=workers, temporary="\n    ".join(temporary))
     )
