@@ -103,6 +103,16 @@ class Journal:
         self.file, self.parts = None, {}
         self._write(self.opening, anew=True)
 
+    def begin_again(self) -> None:
+        """Start another upload of the same bytes, under a key that follows from the first one.
+
+        A run that repeats the first upload under its key then finds the second one as well.
+        """
+        key = hashlib.sha256(f"{self.key} again".encode()).hexdigest()[:32]
+        self.opening = msgspec.structs.replace(self.opening, key=key)
+        self.file, self.parts = None, {}
+        self._write(self.opening, anew=True)
+
     def remove(self) -> None:
         if self.path is not None:
             self.path.unlink(missing_ok=True)

@@ -75,7 +75,7 @@ def upload_source(sending: Sending, *, wait: bool, timeout: float | None) -> Fil
             if error.file.rejection is None or error.file.rejection.reason != DIGEST_MISMATCH:
                 raise
             check_source_again(sending, error)
-            sending.journal.begin_anew()
+            sending.journal.begin_again()
             file = send_and_wait(sending, wait=wait, timeout=timeout)
     except HOPELESS:
         sending.journal.remove()

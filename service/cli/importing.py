@@ -20,10 +20,10 @@ from service.database.reserved_keys import open_reserved_keys
 from service.files.validation import is_owner
 from service.object_store import ObjectStore, StoreError
 from service.operations.importing import Importer, Outcome, import_all
+from service.operations.importing.candidates import Candidate, Skipped
 from service.operations.importing.copying import HASHING_THREADS
-from service.operations.importing.objects import list_wanted
-from service.operations.importing.table import TableError, read_wanted
-from service.operations.importing.wanted import Skipped, Wanted
+from service.operations.importing.objects import list_candidates
+from service.operations.importing.table import TableError, read_candidates
 from service.resources import open_worker_resources
 from service.settings import ImportSettings, read_settings
 from service.telemetry.logs import configure_logs
@@ -38,7 +38,8 @@ async def import_objects(
     """Copy the objects of another bucket into the vault, and make them files of an owner.
 
     Every copy is hashed before its file exists. The source is only read. A second run continues
-    where the first ended. Objects that cannot be imported are listed on standard error.
+    where the first ended, and does not import deleted files again for as long as their metadata is
+    kept. Objects that cannot be imported are listed on standard error.
 
     Parameters
     ----------
@@ -58,12 +59,12 @@ async def import_objects(
         raise CommandError("--owner must be a name of 1 to 200 bytes, without control characters")
     tally = Tally()
     async with open_importer(settings, bucket) as importer:
-        wanted = (
-            list_wanted(importer.source, prefix, owner=owner)
+        candidates = (
+            list_candidates(importer.source, prefix, owner=owner)
             if table is None
-            else read_wanted(table, prefix, owner=owner)
+            else read_candidates(table, bucket, prefix, owner=owner)
         )
-        await report_all(importer, wanted, tally)
+        await report_all(importer, candidates, tally)
     print(tally.describe())
     if tally.failed:
         raise CommandError("")
@@ -120,8 +121,8 @@ class Tally:
     def add(self, outcome: Outcome) -> None:
         self.new += outcome.is_new
         self.size += outcome.size if outcome.is_new else 0
-        self.failed += outcome.trouble is not None
-        self.known += not outcome.is_new and outcome.trouble is None
+        self.failed += outcome.failure is not None
+        self.known += not outcome.is_new and outcome.failure is None
 
     def describe(self) -> str:
         return (
@@ -131,20 +132,25 @@ class Tally:
 
 
 async def report_all(
-    importer: Importer, wanted: AsyncIterator[Wanted | Skipped], tally: Tally
+    importer: Importer, candidates: AsyncIterator[Candidate | Skipped], tally: Tally
 ) -> None:
     """Import everything, and write failures and, at intervals, numbers to standard error."""
     reported_at = time.monotonic()
     try:
-        async for outcome in import_all(importer, wanted):
+        async for outcome in import_all(importer, candidates):
             tally.add(outcome)
-            if outcome.trouble is not None:
-                print(f"{show(outcome.key)}: {show(outcome.trouble)}", file=sys.stderr)
+            if outcome.failure is not None:
+                print(f"{show(outcome.key)}: {show(outcome.failure)}", file=sys.stderr)
             if time.monotonic() - reported_at > REPORT_SECONDS:
                 reported_at = time.monotonic()
                 print(tally.describe(), file=sys.stderr)
     except TableError as error:
         raise CommandError(f"{tally.describe()}; {error}") from error
+    except database.UNREACHABLE as error:
+        raise CommandError(
+            f"{tally.describe()}; the database is not available ({type(error).__name__}): run the"
+            " import again"
+        ) from error
     except StoreError as error:
         raise CommandError(
             f"{tally.describe()}; the source cannot be listed: {error}. Check the bucket's name,"

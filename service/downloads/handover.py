@@ -7,8 +7,10 @@
 2. Sign a GET of the object as the reader, an identity that may read the vault and nothing else.
    The signature covers If-Match with the ETag of the row, and Range if the response is a range. It
    is in fields of the response and not in a URL, because nginx writes URLs into its error log.
-3. Respond with the fields of the file, with the signed ones, and with `X-Accel-Redirect`. nginx
-   sends the request to the store, and the store's body to the client with the fields of the file.
+3. Respond with the signed fields, with the fields of the file under other names, and with
+   `X-Accel-Redirect`. (nginx would keep some fields under their own names for every response to
+   the request, also for one that reports a failure.) nginx sends the request to the store, and the
+   store's body to the client with the fields of the file.
    - The store refuses the request or does not respond: nginx sends the client's request to the API
      again, without the secret. The API then reads the object itself, and reports what is wrong.
    - The store ends the body early: nginx closes the connection, so that the client sees that the
@@ -32,6 +34,7 @@ from service.settings import Settings
 
 FIELD: Final = "x-assay-accel"
 SIGNED_PREFIX: Final = "X-Assay-Store-"
+FILE_PREFIX: Final = "X-Assay-File-"
 
 
 def is_handed_over(
@@ -50,9 +53,17 @@ def is_handed_over(
 
 
 def describe_handover(
-    settings: Settings, reader: RequestSigner, file: ProvedFile, span: Span | None
+    settings: Settings,
+    reader: RequestSigner,
+    file: ProvedFile,
+    span: Span | None,
+    *,
+    described: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return the fields of the response that nginx acts on (steps 2 and 3 above)."""
+    """Return the fields of the response to nginx (steps 2 and 3 above).
+
+    `described` are the fields that the client is to get.
+    """
     path = object_path(settings.vault_bucket, str(file.minio_object_name))
     conditions = {"If-Match": f'"{file.vault_etag}"'}
     if span is not None:
@@ -63,5 +74,7 @@ def describe_handover(
     location = (settings.accel_redirect or "").rstrip("/")
     return {
         "X-Accel-Redirect": location + path,
+        "Content-Length": "0",
         **{SIGNED_PREFIX + name: value for name, value in signed.items()},
+        **{FILE_PREFIX + name: value for name, value in described.items()},
     }

@@ -13,14 +13,23 @@ from service.queries.rows import Database, read_row
 
 
 class KnownFile(msgspec.Struct, frozen=True):
-    """A file that exists already. `hash` is None if it is not proved."""
+    """A file that exists already. `hash` is None if it was never proved.
+
+    `why` is the reason of its first transition. For an imported file, it names the object.
+    """
 
     id: UUID
     owner: str
+    size: int
     hash: Sha256 | None
+    why: str | None
 
 
-FIND_KNOWN: Final = "SELECT id, owner, hash FROM files WHERE id = ANY ($1::uuid[])"
+FIND_KNOWN: Final = """
+    SELECT id, owner, size, hash, (SELECT why FROM file_history WHERE file_id = files.id
+                                   ORDER BY sequence LIMIT 1) AS why
+    FROM files WHERE id = ANY ($1::uuid[])
+"""
 
 
 async def find_known(database: Database, file_ids: Sequence[UUID]) -> dict[UUID, KnownFile]:

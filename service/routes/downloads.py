@@ -167,8 +167,9 @@ async def answer_file(
     if resources.reader is not None and is_handed_over(
         resources.settings, request.headers, file, length
     ):
-        handed_over = headers | {"Content-Type": file.served_content_type, "Content-Length": "0"}
-        handed_over |= describe_handover(resources.settings, resources.reader, file, span)
+        handed_over = describe_handover(
+            resources.settings, resources.reader, file, span, described=headers
+        )
         return Download(downloads, None, permit, status=200, headers=handed_over)
     source = await open_source(resources, downloads, file, span)
     return Download(

@@ -445,6 +445,8 @@ async def give_up(upload: Streaming, error: BaseException) -> File | None:
     )
     pool, reservation = upload.resources.pool, upload.held
     if upload.sending is not None and isinstance(error, Exception):
+        upload.buffer = bytearray()
+        upload.loan.buffers.repay(upload.loan)  # another upload may wait for this memory
         await asyncio.gather(upload.sending, return_exceptions=True)
     try:
         if not upload.asked_store:

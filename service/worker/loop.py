@@ -46,6 +46,7 @@ COPYING: Final = frozenset({Work.MEDIUM, Work.LARGE})
 SMALL_AT_ONCE: Final = 32
 """The small files that are verified at once, each of which is held in memory."""
 SMALL_A_CLAIM: Final = 16
+SMALL_PAUSE_SECONDS: Final = 1.0
 UNREADABLE_SLOTS: Final = 1
 UNREADABLE_REST_SECONDS: Final = 1.0
 GATHER_SECONDS: Final = 0.5
@@ -68,6 +69,7 @@ class Worker:
         self.hashing = ThreadPoolExecutor(self.slots + UNREADABLE_SLOTS, thread_name_prefix="hash")
         self.running: dict[asyncio.Task[None], Claim] = {}
         self.last_owners = dict.fromkeys(Work, "")
+        self.small_claimed_at = 0.0
         self.health = StoreHealth(resources)
 
     async def run(self) -> None:
@@ -78,6 +80,7 @@ class Worker:
         finally:
             sweeping.cancel()
             await self.stop()
+            await asyncio.gather(sweeping, return_exceptions=True)
 
     async def take_turn(self) -> None:
         """Claim files for the free slots, then sleep until something may have changed.
@@ -107,12 +110,15 @@ class Worker:
     def free_slots(self, work: Work) -> int:
         """Return how many files with this kind of work may begin.
 
-        Small files begin SMALL_A_CLAIM at once, as soon as there are slots for so many. Files above
-        1 GiB take at most half of the slots that they share with medium ones.
+        Small files begin SMALL_A_CLAIM at once, as soon as there are slots for so many. If that
+        takes longer than SMALL_PAUSE_SECONDS, fewer begin, so that slow files delay no others.
+        Files above 1 GiB take at most half of the slots that they share with medium ones.
         """
         held = Counter(claim.work for claim in self.running.values())
         if work == Work.SMALL:
-            return SMALL_A_CLAIM if held[work] + SMALL_A_CLAIM <= SMALL_AT_ONCE else 0
+            free = min(SMALL_A_CLAIM, SMALL_AT_ONCE - held[work])
+            waited = clock.read_seconds() - self.small_claimed_at
+            return free if free == SMALL_A_CLAIM or waited > SMALL_PAUSE_SECONDS else 0
         if work == Work.UNREADABLE:
             return UNREADABLE_SLOTS - held[work]
         if work == Work.LOOK:
@@ -143,6 +149,8 @@ class Worker:
         has_all_owners = len(due.owners) < claims.MOST_OWNERS
         self.last_owners[due.work] = "" if has_all_owners else due.owners[-1]
         claimed_at = clock.read_seconds()
+        if due.work == Work.SMALL:
+            self.small_claimed_at = claimed_at
         claimed = await claims.claim_files(
             self.resources.pool,
             due.work,

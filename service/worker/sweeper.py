@@ -20,7 +20,8 @@ reservation, a final file, or a deleted file.
    that began in time may end late.
    - The file was uploaded in parts: abort its multipart upload first, but not before the lease of
      a running assembly has ended.
-   - The store did not delete a key, or did not answer: it is due again after five minutes.
+   - The store did not delete a key, or did not answer, or the worker stops: it is due again after
+     five minutes.
    - The process dies before the answer, or the database does not record the failure: the object
      stays until the next deletion of its key. The last deletion is repeated after five minutes.
 4. Vault objects of deleted files: delete them SWEEP_DELAY after the deletion. Several deletions run
@@ -110,11 +111,14 @@ async def sweep_files(resources: WorkerResources) -> int:
         keys = await sweeping.claim_incoming_keys(
             resources.pool, KEYS_A_REQUEST, resources.settings.sweep_delay
         )
-        whole = [left for left in keys if left.upload_id is None]
-        cut = [left for left in keys if left.upload_id is not None]
-        removed = await delete_incoming_objects(resources, whole)
-        removed += await sweep_each(resources, cut, sweep_multipart_upload)
-        await record_sweep(resources, keys, {left.id for left in removed})
+        removed: list[sweeping.LeftKey] = []
+        try:
+            whole = [left for left in keys if left.upload_id is None]
+            removed += await delete_incoming_objects(resources, whole)
+            cut = [left for left in keys if left.upload_id is not None]
+            removed += await sweep_each(resources, cut, sweep_multipart_upload)
+        finally:  # also when the worker stops
+            await asyncio.shield(record_sweep(resources, keys, {left.id for left in removed}))
         return Swept(len(keys), len(removed))
 
     async def sweep_object_batch() -> Swept:

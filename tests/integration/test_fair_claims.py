@@ -106,7 +106,10 @@ async def test_small_files_are_shared_between_owners(
     assert worker.free_slots(Work.MEDIUM) == worker.slots
 
 
-async def test_small_files_begin_many_at_once(resources: Resources, worker: IdleWorker) -> None:
+async def test_small_files_begin_many_at_once(
+    resources: Resources, worker: IdleWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.worker.loop.SMALL_PAUSE_SECONDS", 3600.0)
     await insert(resources.pool, "greedy", 100, State.VERIFYING, size=1)
     while worker.free_slots(Work.SMALL):
         await worker.fill_slots()
@@ -122,6 +125,23 @@ async def test_small_files_begin_many_at_once(resources: Resources, worker: Idle
     await worker.fill_slots()
     assert worker.count_owners([Work.SMALL])["modest"] == 1
     assert len(worker.running) == SMALL_AT_ONCE
+
+
+async def test_slow_small_files_delay_no_others(
+    resources: Resources, worker: IdleWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.worker.loop.SMALL_PAUSE_SECONDS", 3600.0)
+    await insert(resources.pool, "greedy", SMALL_A_CLAIM, State.VERIFYING, size=1)
+    await worker.fill_slots()
+    await announce(resources.pool, "greedy", size=1)
+    await worker.fill_slots()
+    assert len(worker.running) == SMALL_A_CLAIM + 1
+    await announce(resources.pool, "modest", size=1)
+    await worker.fill_slots()
+    assert not worker.count_owners([Work.SMALL])["modest"]
+    monkeypatch.setattr("service.worker.loop.SMALL_PAUSE_SECONDS", 0.0)
+    await worker.fill_slots()
+    assert worker.count_owners([Work.SMALL])["modest"] == 1
 
 
 async def test_large_and_medium_files_of_an_owner_count_together(

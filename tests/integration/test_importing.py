@@ -20,9 +20,9 @@ import pytest
 from service.files.lookup import delete_file
 from service.model import State
 from service.object_store import ObjectStore
-from service.operations.importing import Importer, Outcome, import_all
-from service.operations.importing.objects import list_wanted
-from service.operations.importing.table import COLUMNS, TableError, read_wanted
+from service.operations.importing import BATCH, Importer, Outcome, import_all
+from service.operations.importing.objects import list_candidates
+from service.operations.importing.table import COLUMNS, TableError, read_candidates
 from service.queries import importing as queries
 from service.queries.files import find_file
 from service.queries.history import list_history
@@ -91,7 +91,7 @@ def fill(deployment: Deployment, bucket: str, objects: Mapping[str, bytes] = OBJ
 
 
 async def run(importer: Importer, prefix: str = "2026/", *, owner: str = "ann") -> list[Outcome]:
-    wanted = list_wanted(importer.source, prefix, owner=owner)
+    wanted = list_candidates(importer.source, prefix, owner=owner)
     return [outcome async for outcome in import_all(importer, wanted)]
 
 
@@ -145,7 +145,7 @@ async def test_the_objects_of_a_prefix_become_proved_files(
     before = await describe_source(importer)
     outcomes = await run(importer)
     assert [outcome.key for outcome in outcomes] == sorted(OBJECTS)[:3]
-    assert all(outcome.is_new and outcome.trouble is None for outcome in outcomes)
+    assert all(outcome.is_new and outcome.failure is None for outcome in outcomes)
     await check_imported(resources, WHOLE)
     assert await describe_source(importer) == before
     row = (await list_files(resources))["b ü.bin"]
@@ -156,7 +156,10 @@ async def test_the_objects_of_a_prefix_become_proved_files(
         "mtime": f"{modified.timestamp():.9f}",
     }
     [entry] = await list_history(resources.pool, row["id"])
-    assert (entry.state, entry.why) == (State.READY, f"imported from s3://{bucket}")
+    assert (entry.state, entry.why) == (
+        State.READY,
+        f"imported from s3://{bucket}/2026/deep/b ü.bin",
+    )
 
 
 async def test_a_second_run_imports_only_what_is_new(
@@ -183,8 +186,8 @@ async def test_names_that_no_file_can_have_are_reported(
 ) -> None:
     fill(deployment, bucket, {"2026/a\u2028b": b"1", "2026/good": b"2"})
     outcomes = await run(importer)
-    assert [outcome.trouble is None for outcome in outcomes] == [False, True]
-    assert "control character" in str(outcomes[0].trouble)
+    assert [outcome.failure is None for outcome in outcomes] == [False, True]
+    assert "control character" in str(outcomes[0].failure)
     await check_imported(resources, {"good": b"2"})
 
 
@@ -199,7 +202,7 @@ async def test_an_object_that_is_replaced_meanwhile_is_not_imported(
         deployment, bucket, {"2026/a": changed}
     )
     [outcome] = await run(disturb(importer, source=source))
-    assert "replaced" in str(outcome.trouble)
+    assert "replaced" in str(outcome.failure)
     await check_imported(resources, {})
     await run(importer)
     await check_imported(resources, {"a": changed})
@@ -212,7 +215,7 @@ async def test_an_object_that_is_replaced_before_its_copy_is_not_imported(
     vault = FaultyBucket(importer.vault)
     vault.before["copy_from"] = lambda: fill(deployment, bucket, {"2026/a": b"another"})
     [outcome] = await run(disturb(importer, vault=vault))
-    assert outcome.trouble is not None
+    assert outcome.failure is not None
     await check_imported(resources, {})
     await check_nothing_left(resources)
 
@@ -234,7 +237,7 @@ async def test_a_write_without_an_answer_leaves_nothing(
     vault = FaultyBucket(importer.vault)
     getattr(vault, when)[call] = lose_answer
     [outcome] = await run(disturb(importer, vault=vault))
-    assert "unavailable" in str(outcome.trouble)
+    assert "unavailable" in str(outcome.failure)
     assert await resources.pool.fetchval(DOOMED) == 1
     assert await list_bucket(resources.vault) == set()
     [outcome] = await run(importer)
@@ -261,7 +264,7 @@ async def test_a_commit_that_did_not_happen_leaves_nothing(
     fill(deployment, bucket, {"2026/a": LARGE})
     pool = FaultyPool(resources.pool, queries.COMMIT, before=lose_connection)
     [outcome] = await run(disturb(importer, pool=pool))
-    assert "not committed" in str(outcome.trouble)
+    assert "not committed" in str(outcome.failure)
     assert await list_bucket(resources.vault) == set()
     assert await resources.pool.fetchval(DOOMED) == 1
 
@@ -276,7 +279,7 @@ async def test_two_imports_at_once_make_one_file(
 
     pool = FaultyPool(resources.pool, queries.COMMIT, before=import_first)
     [outcome] = await run(disturb(importer, pool=pool))
-    assert outcome.trouble is None or "not committed" in outcome.trouble
+    assert "not committed" in str(outcome.failure)
     assert await resources.pool.fetchval("SELECT count(*) FROM files") == 1
     await check_invariants(resources)
     await let_settle(resources)
@@ -307,7 +310,7 @@ def make_row(body: bytes = SMALL, **changes: Any) -> dict[str, Any]:
 
 
 async def run_table(importer: Importer, path: Path, *, owner: str = "ann") -> list[Outcome]:
-    wanted = read_wanted(path, "2026/", owner=owner)
+    wanted = read_candidates(path, importer.source.name, "2026/", owner=owner)
     return [outcome async for outcome in import_all(importer, wanted)]
 
 
@@ -356,7 +359,7 @@ async def test_a_row_that_differs_from_its_object_is_reported(
     fill(deployment, bucket)
     table = write_table(tmp_path / "files.csv", make_row(**changes), make_row(filename="good"))
     wrong, right = await run_table(importer, table)
-    assert said in str(wrong.trouble)
+    assert said in str(wrong.failure)
     assert right.is_new
     await check_imported(resources, {"good": SMALL})
     await let_settle(resources)
@@ -370,12 +373,37 @@ async def test_an_id_that_exists_already_is_compared(
     row = make_row()
     await run_table(importer, write_table(tmp_path / "1.csv", row))
     [other] = await run_table(importer, tmp_path / "1.csv", owner="bob")
-    assert "another owner" in str(other.trouble)
+    assert "another owner" in str(other.failure)
     [other] = await run_table(importer, write_table(tmp_path / "2.csv", row | {"hash": "0" * 64}))
-    assert "another digest" in str(other.trouble)
+    assert "another digest" in str(other.failure)
     await delete_file(resources, UUID(str(row["id"])), owner="ann")
     [gone] = await run_table(importer, tmp_path / "1.csv")
-    assert not gone.is_new, "a deleted file is not imported again"
+    assert (gone.is_new, gone.failure) == (False, None), "a deleted file is not imported again"
+
+
+@pytest.mark.parametrize("apart", [0, BATCH])
+async def test_two_rows_with_one_id_are_reported(
+    resources: Resources,
+    importer: Importer,
+    deployment: Deployment,
+    bucket: str,
+    tmp_path: Path,
+    apart: int,
+) -> None:
+    """Import two objects under one id, in the same batch or in two, and run the import again."""
+    fill(deployment, bucket, {"2026/a": SMALL, "2026/b": SMALL[::-1]})
+    first = make_row(minio_object_name="a", hash="")
+    between = [make_row(minio_object_name="missing") for _ in range(apart)]
+    table = write_table(tmp_path / "f.csv", first, *between, first | {"minio_object_name": "b"})
+    for _ in range(2):
+        outcomes = [
+            outcome.failure
+            for outcome in await run_table(importer, table)
+            if not outcome.key.endswith("missing")
+        ]
+        assert sum(failure is not None for failure in outcomes) == 1
+    assert await resources.pool.fetchval("SELECT count(*) FROM files") == 1
+    await check_invariants(resources)
 
 
 @pytest.mark.parametrize(

@@ -150,17 +150,19 @@ async def test_a_part_that_fails_ends_the_upload_before_the_body_ends(
 async def test_a_body_that_ends_early_waits_for_the_part_that_is_being_sent(
     resources: Resources, vault: HeldVault, buffers: UploadBuffers
 ) -> None:
-    whole = buffers.bytes_left
+    whole, broken = buffers.bytes_left, asyncio.Event()
 
     async def send_and_break() -> AsyncIterator[bytes]:
-        async for piece in Body(CONTENT[: PART_BYTES + PIECE_BYTES]).send():
+        async for piece in Body(CONTENT[: 2 * PART_BYTES]).send():
             yield piece
         await until(vault.reached.is_set)
+        broken.set()
         raise ConnectionResetError("the client disconnected")
 
     task = start(resources, vault, buffers, send_and_break())
-    await until(vault.reached.is_set)
-    assert not (await asyncio.wait([task], timeout=0.2))[0]
+    await until(broken.is_set)
+    await until(lambda: buffers.bytes_left == whole - (PART_BYTES - UNCOUNTED_BYTES))
+    assert not task.done(), "it has returned the memory of the second part, and waits for the first"
     vault.released.set()
     with pytest.raises(ConnectionResetError):
         await task

@@ -70,6 +70,18 @@ async def test_large_files_are_claimed_separately_from_small_ones(pool: asyncpg.
     ]
 
 
+async def test_a_claim_changes_no_index(pool: asyncpg.Pool) -> None:
+    file = await declare_row(pool)
+    await files.record_event(pool, key_of(file))
+    async with pool.acquire() as connection, connection.transaction():
+        updates = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = $1"
+        before = await connection.fetchrow(updates, "files")
+        [held] = await claim_files(connection, 9, lease=LEASE)
+        assert await claims.extend_lease(connection, held, LEASE)
+        after = await connection.fetchrow(updates, "files")
+    assert [now - was for now, was in zip(after, before, strict=True)] == [2, 2]
+
+
 async def test_an_expired_lease_is_claimed_again_under_another_key(pool: asyncpg.Pool) -> None:
     first = await claim_row(pool, await declare_row(pool))
     await pool.execute("UPDATE files SET lease_until = now() - interval '1 s', due_at = now()")
@@ -396,7 +408,8 @@ async def test_the_sweeper_reads_no_row_that_is_not_due(pool: asyncpg.Pool, stat
     assert scan["Actual Rows"] == 0
 
 
-# There are 3,000 due files of each kind, all of one owner, and then one small file of another.
+# There are 3,000 due files of each kind but medium ones, all of one owner, and then one small file of
+# another.
 MANY_DUE = """
     INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, expires_at,
                        grace_until, due_at, failed_reads, failed_reads_since, changed_by)

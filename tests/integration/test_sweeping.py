@@ -31,7 +31,7 @@ from tests.integration.steps import (
 )
 from tests.support import damage
 from tests.support.clock import DAY, pass_time
-from tests.support.faults import FaultyBucket, lose_answer
+from tests.support.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
 from tests.support.invariants import check_nothing_left, list_bucket
 from tests.support.objects import key_of
 from tests.support.stores import StoreUnderTest
@@ -246,6 +246,37 @@ async def test_a_sweeper_that_dies_leaves_the_object_to_the_next_deletion(
     assert (await read_row(resources, file))["sweeps"] == 2
 
 
+async def test_a_sweeper_that_is_stopped_postpones_its_keys_by_five_minutes(
+    resources: Resources,
+) -> None:
+    file = await make_ready(resources)
+    await stop_in_sweep(resources)
+    assert await list_bucket(resources.incoming) == {file.incoming_key}
+    assert (await read_row(resources, file))["sweeps"] == 0
+    await pass_time(resources.pool, timedelta(minutes=5))
+    await sweep(resources)
+    assert await list_bucket(resources.incoming) == set()
+    await check_nothing_left(resources)
+
+
+async def test_a_file_that_is_deleted_during_a_failed_sweep_is_due_at_once(
+    resources: Resources,
+) -> None:
+    file = await make_ready(resources)
+    incoming = FaultyBucket(resources.incoming)
+
+    async def delete_once() -> None:
+        del incoming.before["delete_many"]
+        await delete_file(resources, file.id, owner="ann")
+        lose_answer()
+
+    incoming.before["delete_many"] = delete_once
+    await sweep(msgspec.structs.replace(resources, incoming=incoming))
+    assert (await read_row(resources, file))["sweeps"] == 1
+    assert incoming.calls["delete_many"] == 1
+    assert await list_bucket(resources.incoming) | await list_bucket(resources.vault) == set()
+
+
 async def test_the_last_deletion_is_repeated_until_the_store_confirms_it(
     resources: Resources,
 ) -> None:
@@ -267,7 +298,13 @@ async def test_the_last_deletion_is_repeated_until_the_store_confirms_it(
 
 
 async def die_in_sweep(resources: Resources) -> None:
-    """Cancel a sweep before its request reaches the store."""
+    """End a sweep before its request reaches the store. The database records nothing of it."""
+    pool = FaultyPool(resources.pool, sweeping.KEEP_INCOMING, before=lose_connection)
+    await stop_in_sweep(msgspec.structs.replace(resources, pool=pool))
+
+
+async def stop_in_sweep(resources: Resources) -> None:
+    """Cancel a sweep before its request reaches the store, as a worker does when it stops."""
     incoming, reached = FaultyBucket(resources.incoming), asyncio.Event()
 
     async def wait_forever() -> None:

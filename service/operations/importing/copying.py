@@ -2,7 +2,7 @@
 
 A small object (service/worker/small_files.py):
 
-1. GET the object, with its type. Hash it in memory, and compare it with what is wanted.
+1. GET the object, with its type. Hash it in memory, and compare it with the list or the table.
 2. Take a key that was reserved in advance, and PUT the bytes, once. The request binds the digest.
 3. Commit.
 
@@ -16,10 +16,12 @@ Any other object:
 
 Failures:
 
-- *Nothing was written (the object is missing, has changed or differs; the store has refused the
-  request):* delete the reservation.
-- *Any other error, or a commit that returned no row:* doom the reservation. If that updates a row,
-  delete the copy. If not, the commit may have succeeded: read whether the file exists.
+- *A small object differs:* no key was taken.
+- *Nothing was written, because the object is missing or has changed, or the store has refused the
+  request:* delete the reservation.
+- *A larger object differs, any other error, or a commit that returned no row:* doom the
+  reservation. If that updates a row, delete the copy. If not, the commit may have succeeded: read
+  whether the file exists.
 """
 
 import asyncio
@@ -40,7 +42,7 @@ from service.database.reserved_keys import ReservedKeys
 from service.files.validation import parse_content_type
 from service.model import Claim, Sha256, State, Work
 from service.object_store import Bucket, ObjectMissing, RequestRefused, SentTooLate, StoreError
-from service.operations.importing.wanted import Wanted
+from service.operations.importing.candidates import Candidate
 from service.problems import InvalidRequest
 from service.queries import importing as queries
 from service.queries import reservations
@@ -83,26 +85,26 @@ class Importer(msgspec.Struct, frozen=True, kw_only=True):
         return self.resources.vault
 
 
-async def import_object(importer: Importer, wanted: Wanted) -> int:
+async def import_object(importer: Importer, candidate: Candidate) -> int:
     """Import one object, and return its size. Raises CannotImport."""
     try:
-        if is_small(wanted.file.size):
-            return await import_small_object(importer, wanted)
-        return await import_large_object(importer, wanted)
+        if is_small(candidate.file.size):
+            return await import_small_object(importer, candidate)
+        return await import_large_object(importer, candidate)
     except ObjectMissing as error:
         raise CannotImport("the object is missing") from error
     except (StoreError, LeaseLost) as error:
         raise CannotImport(str(error)) from error
 
 
-async def import_small_object(importer: Importer, wanted: Wanted) -> int:
+async def import_small_object(importer: Importer, candidate: Candidate) -> int:
     seen, content = await importer.source.get(
-        wanted.key, most_bytes=SMALL_BYTES, timeout_seconds=READ_SECONDS
+        candidate.key, most_bytes=SMALL_BYTES, timeout_seconds=READ_SECONDS
     )
-    check_seen(wanted, size=seen.size, etag=seen.etag)
+    check_seen(candidate, size=seen.size, etag=seen.etag)
     if content is None:
         raise CannotImport("the store sent another number of bytes than it announced")
-    file = add_type(wanted, seen.content_type)
+    file = add_type(candidate, seen.content_type)
     sha256 = Sha256(hashlib.sha256(content).digest())
     check_digest(file, sha256)
     reserved = await importer.reserved_keys.take()
@@ -119,16 +121,16 @@ async def import_small_object(importer: Importer, wanted: Wanted) -> int:
     return file.size
 
 
-async def import_large_object(importer: Importer, wanted: Wanted) -> int:
-    seen = await importer.source.head(wanted.key)
-    check_seen(wanted, size=seen.size, etag=seen.etag)
-    file = add_type(wanted, seen.content_type)
+async def import_large_object(importer: Importer, candidate: Candidate) -> int:
+    seen = await importer.source.head(candidate.key)
+    check_seen(candidate, size=seen.size, etag=seen.etag)
+    file = add_type(candidate, seen.content_type)
     lease = importer.resources.settings.lease
     begun_at = clock.read_seconds()
     held = await reservations.reserve_key(importer.pool, file.id, file.owner, lease=lease)
     extend = functools.partial(reservations.extend_reservation, importer.pool, held, lease)
     heartbeat = Heartbeat(extend, lease=lease, file_id=file.id)
-    claim = make_claim(file, wanted.key, held)
+    claim = make_claim(file, candidate.key, held)
     try:
         async with cleaned_up(importer, held, file):
             etag = await copy_object(
@@ -160,12 +162,12 @@ async def read_copy(
     return proof.sha256
 
 
-def check_seen(wanted: Wanted, *, size: int, etag: str) -> None:
-    """Raise CannotImport if the object is not the one that is wanted."""
-    if wanted.etag is not None and etag != wanted.etag:
+def check_seen(candidate: Candidate, *, size: int, etag: str) -> None:
+    """Raise CannotImport if the object is not the one that was listed."""
+    if candidate.etag is not None and etag != candidate.etag:
         raise CannotImport("the object was replaced during the import: run it again")
-    if size != wanted.file.size:
-        raise CannotImport(f"the object has {size} bytes, and the table says {wanted.file.size}")
+    if size != candidate.file.size:
+        raise CannotImport(f"the object has {size} bytes, and the table says {candidate.file.size}")
 
 
 def check_digest(file: ImportedFile, sha256: Sha256) -> None:
@@ -175,15 +177,15 @@ def check_digest(file: ImportedFile, sha256: Sha256) -> None:
         )
 
 
-def add_type(wanted: Wanted, found: str) -> ImportedFile:
+def add_type(candidate: Candidate, found: str) -> ImportedFile:
     """Return the file with the content type of its object, if it is to have that."""
-    if wanted.has_type:
-        return wanted.file
+    if candidate.has_type:
+        return candidate.file
     try:
         content_type = parse_content_type(found)
     except InvalidRequest:
         content_type = None
-    return msgspec.structs.replace(wanted.file, content_type=content_type)
+    return msgspec.structs.replace(candidate.file, content_type=content_type)
 
 
 def describe(file: ImportedFile) -> dict[str, Any]:

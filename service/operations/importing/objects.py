@@ -12,14 +12,14 @@ from uuid import UUID
 from service.files.validation import check_filename, check_metadata
 from service.object_store import Bucket
 from service.object_store.objects import ListedObject
-from service.operations.importing.wanted import Skipped, Wanted
+from service.operations.importing.candidates import Candidate, Skipped, name_origin
 from service.problems import InvalidRequest
 from service.queries.importing import ImportedFile
 
 
-async def list_wanted(
+async def list_candidates(
     source: Bucket, prefix: str, *, owner: str
-) -> AsyncIterator[Wanted | Skipped]:
+) -> AsyncIterator[Candidate | Skipped]:
     """Yield every object of the prefix in the order of keys. Raises StoreError."""
     async for listed in source.list_keys(prefix):
         if not (listed.key.endswith("/") and listed.size == 0):  # it stands for an empty folder
@@ -28,7 +28,7 @@ async def list_wanted(
 
 def describe_object(
     bucket: str, listed: ListedObject, *, prefix: str, owner: str
-) -> Wanted | Skipped:
+) -> Candidate | Skipped:
     path = listed.key[prefix.rfind("/") + 1 :]
     metadata = {"path": path, "mtime": f"{listed.last_modified.timestamp():.9f}"}
     try:
@@ -44,9 +44,9 @@ def describe_object(
         content_type=None,
         declared_sha256=None,
         metadata=metadata,
-        why=f"imported from s3://{bucket}",
+        why=name_origin(bucket, listed.key),
     )
-    return Wanted(listed.key, listed.etag, file, has_type=False)
+    return Candidate(listed.key, listed.etag, file, has_type=False)
 
 
 def make_id(bucket: str, listed: ListedObject, *, owner: str) -> UUID:

@@ -13,7 +13,7 @@ from typing import Final, TextIO, TypeVar
 from uuid import UUID
 
 from service.files.validation import check_filename, parse_content_type, parse_sha256
-from service.operations.importing.wanted import Skipped, Wanted
+from service.operations.importing.candidates import Candidate, Skipped, name_origin
 from service.problems import InvalidRequest
 from service.queries.importing import ImportedFile
 
@@ -34,7 +34,9 @@ class TableError(Exception):
     """A file that cannot be read, or is not a table with these columns."""
 
 
-async def read_wanted(path: Path, prefix: str, *, owner: str) -> AsyncIterator[Wanted | Skipped]:
+async def read_candidates(
+    path: Path, bucket: str, prefix: str, *, owner: str
+) -> AsyncIterator[Candidate | Skipped]:
     """Yield a file for each row. Keys are `prefix` and the row's `minio_object_name`.
 
     Raises TableError.
@@ -49,7 +51,7 @@ async def read_wanted(path: Path, prefix: str, *, owner: str) -> AsyncIterator[W
             )
         try:
             for row in reader:
-                yield describe_row(row, prefix, owner=owner, line=reader.line_num)
+                yield describe_row(row, bucket, prefix, owner=owner, line=reader.line_num)
         except (csv.Error, UnicodeDecodeError) as error:
             raise TableError(f"{path}, line {reader.line_num}: {error}") from error
 
@@ -62,10 +64,10 @@ def open_table(path: Path) -> TextIO:
 
 
 def describe_row(
-    row: Mapping[str, str | None], prefix: str, *, owner: str, line: int
-) -> Wanted | Skipped:
+    row: Mapping[str, str | None], bucket: str, prefix: str, *, owner: str, line: int
+) -> Candidate | Skipped:
     if None in row or None in row.values():
-        return Skipped(f"line {line}", f"has not {len(COLUMNS)} or as many fields as the first")
+        return Skipped(f"line {line}", "does not have as many fields as the first line")
     fields = {name: value or "" for name, value in row.items()}
     key = prefix + fields["minio_object_name"]
     try:
@@ -81,13 +83,13 @@ def describe_row(
             metadata={},
             created_at=date,
             upload_date=date,
-            why="imported from a table",
+            why=name_origin(bucket, key),
         )
     except (InvalidRequest, ValueError) as error:
         return Skipped(f"line {line}", str(error))
     if not fields["minio_object_name"]:
         return Skipped(f"line {line}", "minio_object_name: is empty")
-    return Wanted(key, None, file, has_type=True)
+    return Candidate(key, None, file, has_type=True)
 
 
 def read_field(fields: Mapping[str, str], name: str, parse: Callable[[str], Value]) -> Value:
