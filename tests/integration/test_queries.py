@@ -408,8 +408,8 @@ async def test_the_sweeper_reads_no_row_that_is_not_due(pool: asyncpg.Pool, stat
     assert scan["Actual Rows"] == 0
 
 
-# There are 3,000 due files of each kind but medium ones, all of one owner, and then one small file of
-# another.
+# There are 3,000 due files of each kind but medium ones, all of one owner, and then one small file
+# of another.
 MANY_DUE = """
     INSERT INTO files (id, owner, filename, size, metadata, incoming_key, state, expires_at,
                        grace_until, due_at, failed_reads, failed_reads_since, changed_by)
