@@ -100,7 +100,9 @@ async def test_the_bytes_come_from_the_store(
     assert "x-accel-redirect" not in head.headers
 
 
-@pytest.mark.parametrize("secret", ["", "wrong", str(ACCEL["accel_secret"])[:-1]])
+@pytest.mark.parametrize(
+    "secret", ["", "wrong", str(ACCEL["accel_secret"])[:-1]], ids=["none", "wrong", "shortened"]
+)
 async def test_without_the_secret_the_api_sends_the_bytes(
     direct: httpx.AsyncClient, file: dict[str, Any], secret: str
 ) -> None:
