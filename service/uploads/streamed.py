@@ -366,7 +366,17 @@ async def begin_sending(upload: Streaming) -> None:
     await finish_sending(upload)
     loan = upload.loan.hand_over()
     upload.sending = asyncio.create_task(send_part(upload, loan, upload_id, upload.buffer))
+    upload.sending.add_done_callback(retrieve_error)
     upload.buffer = bytearray()
+
+
+def retrieve_error(sent: asyncio.Task[None]) -> None:
+    """Retrieve the error of a part, so that the event loop does not report it.
+
+    The upload may have ended already.
+    """
+    if not sent.cancelled():
+        sent.exception()
 
 
 async def send_part(upload: Streaming, loan: Loan, upload_id: str, content: bytearray) -> None:
