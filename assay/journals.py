@@ -99,16 +99,16 @@ class Journal:
 
     def begin_anew(self) -> None:
         """Discard the recorded upload, and start another one under a new key."""
-        self.opening = msgspec.structs.replace(self.opening, key=make_key())
-        self.file, self.parts = None, {}
-        self._write(self.opening, anew=True)
+        self._begin(make_key())
 
     def begin_again(self) -> None:
         """Start another upload of the same bytes, under a key that follows from the first one.
 
         A run that repeats the first upload under its key then finds the second one as well.
         """
-        key = hashlib.sha256(f"{self.key} again".encode()).hexdigest()[:32]
+        self._begin(hashlib.sha256(f"{self.key} again".encode()).hexdigest()[:32])
+
+    def _begin(self, key: str) -> None:
         self.opening = msgspec.structs.replace(self.opening, key=key)
         self.file, self.parts = None, {}
         self._write(self.opening, anew=True)

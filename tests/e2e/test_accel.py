@@ -19,7 +19,7 @@ from tests.e2e.jobs import check_all, digest, prove
 from tests.e2e.leaks import keep_link_secret
 from tests.support.programs import find_program
 from tests.support.servers import store_kinds
-from tests.support.stores import open_store
+from tests.support.stores import open_root_store
 
 pytestmark = [
     pytest.mark.anyio,
@@ -157,11 +157,7 @@ async def test_an_object_that_is_missing_or_altered_is_reported_by_the_api(
 ) -> None:
     key = await find_object(resources, file)
     deployment = api.deployment
-    with open_store(
-        deployment.s3_endpoint,
-        deployment.s3_root_access_key,
-        secret_key=deployment.s3_root_secret_key,
-    ) as root:
+    with open_root_store(deployment) as root:
         vault: Bucket = root.bucket(deployment.vault_bucket)
         await vault.put(
             key,

@@ -32,7 +32,7 @@ from tests.integration.steps import let_settle
 from tests.support.faults import FaultyBucket, FaultyPool, lose_answer, lose_connection
 from tests.support.invariants import check_invariants, check_nothing_left, list_bucket
 from tests.support.objects import read_all
-from tests.support.stores import open_store, root_sdk
+from tests.support.stores import open_root_store, root_sdk
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
@@ -49,11 +49,7 @@ DOOMED = "SELECT count(*) FROM reservations WHERE doomed_at IS NOT NULL"
 
 @pytest.fixture
 def root(deployment: Deployment) -> Iterator[ObjectStore]:
-    with open_store(
-        deployment.s3_endpoint,
-        deployment.s3_root_access_key,
-        secret_key=deployment.s3_root_secret_key,
-    ) as opened:
+    with open_root_store(deployment) as opened:
         yield opened
 
 
@@ -91,8 +87,8 @@ def fill(deployment: Deployment, bucket: str, objects: Mapping[str, bytes] = OBJ
 
 
 async def run(importer: Importer, prefix: str = "2026/", *, owner: str = "ann") -> list[Outcome]:
-    wanted = list_candidates(importer.source, prefix, owner=owner)
-    return [outcome async for outcome in import_all(importer, wanted)]
+    candidates = list_candidates(importer.source, prefix, owner=owner)
+    return [outcome async for outcome in import_all(importer, candidates)]
 
 
 def disturb(
@@ -310,8 +306,8 @@ def make_row(body: bytes = SMALL, **changes: Any) -> dict[str, Any]:
 
 
 async def run_table(importer: Importer, path: Path, *, owner: str = "ann") -> list[Outcome]:
-    wanted = read_candidates(path, importer.source.name, "2026/", owner=owner)
-    return [outcome async for outcome in import_all(importer, wanted)]
+    candidates = read_candidates(path, importer.source.name, "2026/", owner=owner)
+    return [outcome async for outcome in import_all(importer, candidates)]
 
 
 async def test_the_files_of_a_table_keep_their_ids_and_dates(

@@ -18,7 +18,7 @@ from service.settings import Deployment
 from service.uploads.buffers import PART_BYTES, UploadBuffers
 from service.uploads.streamed import UploadHeaders, upload_stream
 from tests.support.faults import FaultyPool, lose_connection
-from tests.support.stores import open_store
+from tests.support.stores import open_root_store
 
 pytestmark = [pytest.mark.anyio, pytest.mark.own_deployment]  # it counts the uploads of its buckets
 
@@ -32,11 +32,7 @@ async def large_body() -> AsyncIterator[bytes]:
 
 def count_uploads(deployment: Deployment) -> int:
     """Return the number of multipart uploads in the whole vault, as root sees them."""
-    with open_store(
-        deployment.s3_endpoint,
-        deployment.s3_root_access_key,
-        secret_key=deployment.s3_root_secret_key,
-    ) as root:
+    with open_root_store(deployment) as root:
         vault = root.bucket(deployment.vault_bucket)
         answer = vault.client.send(
             Request("GET", vault.name, query={"uploads": "", "prefix": ""}), Deadline(10)

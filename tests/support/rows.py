@@ -1,11 +1,12 @@
-"""Files in the database alone, which are declared, claimed and committed without a store."""
+"""Files without a store: rows that are declared, claimed and committed, and one without a row."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
+from uuid import uuid4
 
 import asyncpg
 
-from service.model import Claim, Declaration, File, Sha256, make_id
+from service.model import Claim, Declaration, File, ProvedFile, Sha256, State, make_id
 from service.queries import files, verdicts
 from tests.support.claims import EVERY_KIND, claim_files
 from tests.support.objects import key_of
@@ -13,6 +14,31 @@ from tests.support.objects import key_of
 LEASE = timedelta(minutes=1)
 DIGEST = Sha256(bytes(32))
 OTHER = Sha256(bytes(31) + b"\x01")
+
+
+def make_proved_file(owner: str, *, size: int, moment: datetime, sha256: Sha256) -> ProvedFile:
+    """Return a ready file that has no row. All of its dates are `moment`."""
+    return ProvedFile(
+        id=make_id(),
+        owner=owner,
+        filename="photo.jpg",
+        size=size,
+        content_type="image/jpeg",
+        declared_sha256=None,
+        metadata={},
+        incoming_key=None,
+        part_size=None,
+        upload_id=None,
+        state=State.READY,
+        hash=sha256,
+        minio_object_name=uuid4(),
+        vault_etag="etag",
+        upload_date=moment,
+        rejection_reason=None,
+        rejection_detail=None,
+        created_at=moment,
+        expires_at=moment,
+    )
 
 
 def make_declaration(

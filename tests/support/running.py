@@ -20,7 +20,7 @@ from service.settings import (
     Token,
     Url,
 )
-from tests.support.stores import StoreUnderTest, open_store
+from tests.support.stores import StoreUnderTest, open_root_store
 
 
 @pytest.fixture
@@ -82,9 +82,5 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
 @pytest.fixture
 def root_incoming(deployment: Deployment) -> Iterator[Bucket]:
     """Yield the incoming bucket as root, which may write what no URL allows."""
-    with open_store(
-        deployment.s3_endpoint,
-        deployment.s3_root_access_key,
-        secret_key=deployment.s3_root_secret_key,
-    ) as opened:
+    with open_root_store(deployment) as opened:
         yield opened.bucket(deployment.incoming_bucket)

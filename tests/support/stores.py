@@ -342,6 +342,17 @@ def open_store(endpoint: str, access_key: str, *, secret_key: str) -> Iterator[O
         opened.close()
 
 
+@contextmanager
+def open_root_store(deployment: Deployment) -> Iterator[ObjectStore]:
+    """Yield the deployment's store as its root."""
+    with open_store(
+        deployment.s3_endpoint,
+        deployment.s3_root_access_key,
+        secret_key=deployment.s3_root_secret_key,
+    ) as opened:
+        yield opened
+
+
 # Requests as a client sends them
 
 

@@ -1,15 +1,15 @@
 """Which downloads are handed over to nginx."""
 
 from datetime import UTC, datetime
-from uuid import uuid4
 
 import msgspec
 import pytest
 
 from service.downloads.handover import is_handed_over
-from service.model import ProvedFile, Sha256, State
+from service.model import ProvedFile, Sha256
 from service.settings import Bytes, Name, Settings, read_settings
 from tests.support.environments import COMPLETE
+from tests.support.rows import make_proved_file
 
 SECRET = "s" * 32
 ACCEL = {
@@ -29,28 +29,7 @@ def settings() -> Settings:
 
 
 def make_file(owner: str) -> ProvedFile:
-    now = datetime.now(UTC)
-    return ProvedFile(
-        id=uuid4(),
-        owner=owner,
-        filename="a",
-        size=5000,
-        content_type=None,
-        declared_sha256=None,
-        metadata={},
-        incoming_key=None,
-        part_size=None,
-        upload_id=None,
-        state=State.READY,
-        hash=Sha256(bytes(32)),
-        minio_object_name=uuid4(),
-        vault_etag="etag",
-        upload_date=now,
-        rejection_reason=None,
-        rejection_detail=None,
-        created_at=now,
-        expires_at=now,
-    )
+    return make_proved_file(owner, size=5000, moment=datetime.now(UTC), sha256=Sha256(bytes(32)))
 
 
 def test_a_body_that_is_long_enough_is_handed_over(settings: Settings) -> None:

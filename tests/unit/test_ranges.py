@@ -1,7 +1,6 @@
 """Conditions, ranges and digests of a file, as RFC 9110 and RFC 9530 define them."""
 
 from datetime import UTC, datetime
-from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -15,8 +14,9 @@ from service.http.representation import (
     parse_date,
     parse_range,
 )
-from service.model import ProvedFile, Sha256, State
+from service.model import Sha256
 from service.problems import PreconditionFailed, RangeNotSatisfiable
+from tests.support.rows import make_proved_file
 
 HASH = Sha256(bytes(range(32)))
 ETAG = f'"{HASH}"'
@@ -25,27 +25,7 @@ EARLIER = "Sun, 06 Nov 1994 08:49:36 GMT"
 LATER = "Sun, 06 Nov 1994 08:49:38 GMT"
 MOMENT = datetime(1994, 11, 6, 8, 49, 37, 250_000, tzinfo=UTC)
 
-FILE = ProvedFile(
-    id=uuid4(),
-    owner="somebody",
-    filename="photo.jpg",
-    size=10_000,
-    content_type="image/jpeg",
-    declared_sha256=None,
-    metadata={},
-    incoming_key=None,
-    part_size=None,
-    upload_id=None,
-    state=State.READY,
-    hash=HASH,
-    minio_object_name=uuid4(),
-    vault_etag="etag",
-    upload_date=MOMENT,
-    rejection_reason=None,
-    rejection_detail=None,
-    created_at=MOMENT,
-    expires_at=MOMENT,
-)
+FILE = make_proved_file("somebody", size=10_000, moment=MOMENT, sha256=HASH)
 
 
 @pytest.mark.parametrize(
