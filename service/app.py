@@ -46,9 +46,14 @@ log = structlog.get_logger()
 
 
 def create_app(
-    settings: Settings, *, with_worker: bool = False, resources: Resources | None = None
+    settings: Settings,
+    *,
+    with_worker: bool = False,
+    processes: int = 1,
+    resources: Resources | None = None,
 ) -> Litestar:
-    """Return the API. With `with_worker`, its process runs a worker as well.
+    """Return the API. With `with_worker`, its process runs a worker as well. `processes` is the
+    number of processes that share the memory for streamed uploads.
 
     If `resources` is given, the caller opens and closes it. The start fails with SchemaError if the
     schema is older or newer than this code. It succeeds while the database is unavailable.
@@ -68,7 +73,7 @@ def create_app(
             )
             app.state.permits = await stack.enter_async_context(open_permits(app.state.resources))
             app.state.feed = await stack.enter_async_context(open_feed(app.state.resources))
-            app.state.buffers = stack.enter_context(contextlib.closing(UploadBuffers()))
+            app.state.buffers = stack.enter_context(contextlib.closing(UploadBuffers(processes)))
             await stack.enter_async_context(
                 running(app.state.resources, app.state.readiness, with_worker=with_worker)
             )

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import os
+import sys
 
 from service import database
 from service.app import create_app
 from service.cli.api import reserve_port, run_api, stop_on_sigterm
+from service.cli.processes import check_processes, serve_on_processes
 from service.http.server.limits import make_limits
 from service.settings import DatabaseSettings, Settings, read_settings
 from service.telemetry.logs import configure_logs
@@ -17,6 +19,7 @@ def serve(
     host: str = "0.0.0.0",  # noqa: S104  # the usual choice behind a proxy
     port: int = 8000,
     no_worker: bool = False,
+    processes: int = 1,
 ) -> None:
     """Run the API and a worker in this process, configured by ASSAY_* variables.
 
@@ -28,12 +31,18 @@ def serve(
         The port to listen on.
     no_worker
         Leave verification and sweeping to `assay worker`.
+    processes
+        The number of processes that serve the port, to use several cores. The first one runs the
+        worker. They divide the connections and the memory that the settings permit.
     """
+    check_processes(processes)
     stop_on_sigterm()
     settings = read_settings(os.environ, Settings)
     configure_logs(settings.log_level)
     asyncio.run(check_schema(settings))
     listener = reserve_port(host, port)
+    if processes > 1:
+        sys.exit(serve_on_processes(settings, listener, processes, with_worker=not no_worker))
     run_api(create_app(settings, with_worker=not no_worker), listener, make_limits(settings))
 
 

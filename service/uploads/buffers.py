@@ -7,9 +7,9 @@ first waits until the part has been sent. An upload that waits for memory theref
 one part, and keeps it. The following rules prevent uploads from waiting for each other forever.
 
 1. All memory but that of one part is shared. A waiting upload gets a step of it if there is one
-   left, and if its owner then holds at most OWNER_BYTES. The last RESERVED_BYTES are only for
-   owners that then hold at most one part, so that two owners cannot hold everything. The owner
-   that holds the least comes first, and then the request that came first.
+   left, and if its owner then holds at most half of it. The last quarter is only for owners that
+   then hold at most one part, so that two owners cannot hold everything. The owner that holds the
+   least comes first, and then the request that came first.
 2. If no waiting upload can get a step of the shared memory, the one that needs the least to
    complete its part is favoured. It gets this step and all further ones from the memory of the
    part that is not shared, until it has returned what it holds. That memory is sufficient, because
@@ -31,8 +31,8 @@ PART_BYTES: Final = 8 * 1024**2
 UNCOUNTED_BYTES: Final = 256 * 1024
 STEP_BYTES: Final = 256 * 1024
 SHARED_BYTES: Final = 120 * 1024**2
-OWNER_BYTES: Final = SHARED_BYTES // 2
-RESERVED_BYTES: Final = SHARED_BYTES // 4
+LEAST_SHARED_BYTES: Final = 4 * PART_BYTES
+"""The least shared memory of one of several processes, in which two owners have a part each."""
 CROWDED_BYTES_PER_SECOND: Final = 64 * 1024
 WAIT_SECONDS: Final = 60.0
 
@@ -74,13 +74,17 @@ class Loan:
 
 
 class UploadBuffers(Budget):
-    """The memory and the threads of all streamed uploads of one process.
+    """The memory and the threads of all streamed uploads of one process, which shares its port with
+    others if `processes` is more than 1.
 
     `bytes_left` is what is left of the shared memory.
     """
 
-    def __init__(self) -> None:
-        super().__init__(SHARED_BYTES, name="upload")
+    def __init__(self, processes: int = 1) -> None:
+        self.shared_bytes = max(SHARED_BYTES // processes, min(SHARED_BYTES, LEAST_SHARED_BYTES))
+        self.owner_bytes = self.shared_bytes // 2
+        self.reserved_bytes = self.shared_bytes // 4
+        super().__init__(self.shared_bytes, name="upload")
         self.held_by: Counter[str] = Counter()
         self.waiting: dict[asyncio.Future[None], Loan] = {}
         self.favoured: Loan | None = None
@@ -137,8 +141,8 @@ class UploadBuffers(Budget):
         if loan is self.favoured or loan.owner in {other.owner for other in self.waiting.values()}:
             return True
         owners = self.held_by.keys() | {other.owner for other in self.waiting.values()}
-        equal = SHARED_BYTES / len(owners)
-        is_short = self.bytes_left < RESERVED_BYTES + STEP_BYTES
+        equal = self.shared_bytes / len(owners)
+        is_short = self.bytes_left < self.reserved_bytes + STEP_BYTES
         return is_short and self.held_by[loan.owner] >= equal
 
     def serve(self) -> None:
@@ -160,8 +164,8 @@ class UploadBuffers(Budget):
 
     def fits(self, loan: Loan) -> bool:
         left, held = self.bytes_left - STEP_BYTES, self.held_by[loan.owner] + STEP_BYTES
-        kept = 0 if held <= PART_BYTES else RESERVED_BYTES
-        return loan is self.favoured or (left >= kept and held <= OWNER_BYTES)
+        kept = 0 if held <= PART_BYTES else self.reserved_bytes
+        return loan is self.favoured or (left >= kept and held <= self.owner_bytes)
 
     def lend(self, loan: Loan) -> None:
         if loan is self.favoured:

@@ -60,7 +60,6 @@ async def test_slow_uploads_give_way_while_others_wait_for_memory(
 ) -> None:
     """Let eight slow uploads of one owner, whose share is four steps, meet a fast one."""
     monkeypatch.setattr(memory, "SHARED_BYTES", 8 * memory.STEP_BYTES)
-    monkeypatch.setattr(memory, "OWNER_BYTES", 4 * memory.STEP_BYTES)
     monkeypatch.setattr(request_bodies, "WINDOW_SECONDS", 10.0)
     content = os.urandom(4 * MIB)
     with serving(api.settings, with_worker=False) as url, holding_memory(url, owner, 8) as wires:

@@ -1,6 +1,7 @@
 """The memory that streamed uploads borrow: its shares, its last part, and what cannot deadlock."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -11,9 +12,7 @@ from service.problems import Unavailable
 from service.uploads import buffers as memory
 from service.uploads.buffers import (
     CROWDED_BYTES_PER_SECOND,
-    OWNER_BYTES,
     PART_BYTES,
-    RESERVED_BYTES,
     SHARED_BYTES,
     STEP_BYTES,
     UNCOUNTED_BYTES,
@@ -54,11 +53,11 @@ async def ask(buffers: UploadBuffers, loan: Loan) -> asyncio.Task[None]:
 
 async def fill(buffers: UploadBuffers) -> list[Loan]:
     """Borrow all shared memory: much for ann and bob, and the reserved rest for small owners."""
-    ann = await borrow(buffers, "ann", OWNER_BYTES // STEP_BYTES)
-    bob = await borrow(buffers, "bob", (buffers.bytes_left - RESERVED_BYTES) // STEP_BYTES)
+    ann = await borrow(buffers, "ann", buffers.owner_bytes // STEP_BYTES)
+    bob = await borrow(buffers, "bob", (buffers.bytes_left - buffers.reserved_bytes) // STEP_BYTES)
     small = [
         loan
-        for number in range(RESERVED_BYTES // STEP_BYTES // STEPS + 1)
+        for number in range(buffers.reserved_bytes // STEP_BYTES // STEPS + 1)
         for loan in await borrow(buffers, str(number), min(STEPS, buffers.bytes_left // STEP_BYTES))
     ]
     assert buffers.bytes_left == 0
@@ -76,10 +75,22 @@ async def test_memory_is_lent_step_by_step(buffers: UploadBuffers) -> None:
     assert not buffers.held_by, "an owner without memory is forgotten"
 
 
+@pytest.mark.parametrize(
+    ("processes", "shared"), [(1, SHARED_BYTES), (2, SHARED_BYTES // 2), (64, 4 * PART_BYTES)]
+)
+async def test_several_processes_share_the_memory(processes: int, shared: int) -> None:
+    with contextlib.closing(UploadBuffers(processes)) as buffers:
+        assert buffers.bytes_left == shared
+        loans = await fill(buffers)
+        for loan in loans:
+            buffers.repay(loan)
+        assert buffers.bytes_left == shared
+
+
 async def test_slow_uploads_of_one_owner_leave_memory_to_others(buffers: UploadBuffers) -> None:
     for _ in range(500):  # as many as there is memory for, at one step each
         await ask(buffers, buffers.open_loan("greedy"))
-    assert buffers.held_by["greedy"] == OWNER_BYTES
+    assert buffers.held_by["greedy"] == buffers.owner_bytes
     await borrow(buffers, "modest", STEPS)
 
 
@@ -93,7 +104,8 @@ async def test_two_greedy_owners_leave_memory_to_a_third(buffers: UploadBuffers)
         assert loan.unshared == 0
         buffers.repay(loan)
         await asyncio.sleep(0)
-    assert buffers.held_by["greedy"] + buffers.held_by["hungry"] <= SHARED_BYTES - RESERVED_BYTES
+    held = buffers.held_by["greedy"] + buffers.held_by["hungry"]
+    assert held <= SHARED_BYTES - buffers.reserved_bytes
 
 
 async def test_the_owner_with_the_least_memory_is_served_first(buffers: UploadBuffers) -> None:
@@ -174,7 +186,7 @@ async def test_a_request_is_refused_after_its_wait(
 
 
 async def test_the_lowest_rate_rises_while_the_same_owner_waits(buffers: UploadBuffers) -> None:
-    loans = await borrow(buffers, "ann", OWNER_BYTES // STEP_BYTES)
+    loans = await borrow(buffers, "ann", buffers.owner_bytes // STEP_BYTES)
     other, empty = buffers.open_loan("bob"), buffers.open_loan("ann")
     await buffers.extend(other)
     assert loans[0].find_rate(USUAL) == USUAL
@@ -222,7 +234,7 @@ class Upload:
         buffers = self.buffers
         assert buffers.bytes_left >= 0
         assert sum(buffers.held_by.values()) == SHARED_BYTES - buffers.bytes_left
-        assert max(buffers.held_by.values(), default=0) <= OWNER_BYTES
+        assert max(buffers.held_by.values(), default=0) <= buffers.owner_bytes
         assert buffers.favoured is None or buffers.favoured.unshared <= PART_BYTES
 
 
