@@ -27,6 +27,7 @@ from tests.benchmarks import (
     protocols,
     small,
     streaming,
+    threshold,
     transfers,
 )
 from tests.benchmarks.figures import Figure
@@ -42,6 +43,7 @@ ROWS: dict[str, Callable[[Ground], list[Figure]]] = {
     "poisoned": poisoned.measure,
     "throughput": small.measure_throughput,
     "backlog": backlog.measure,
+    "threshold": threshold.measure,
     "download": downloading.measure_speed,
     "memory": downloading.measure_memory,
     "accel": accel.measure,
