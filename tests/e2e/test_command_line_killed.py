@@ -231,7 +231,9 @@ def test_a_file_that_changed_since_its_upload_began_is_sent_again(person: Person
 
 
 def wait_for_journal(person: Person) -> None:
-    wait_until(lambda: any((person.home / "assay" / "uploads").glob("*.upload")))
+    """Wait until a journal has its first line. Before that, nothing was sent."""
+    folder: Path = person.home / "assay" / "uploads"
+    wait_until(lambda: any(journal.stat().st_size for journal in folder.glob("*.upload")))
 
 
 def test_sigterm_restores_the_cursor(person: Person) -> None:
