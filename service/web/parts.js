@@ -3,7 +3,8 @@
  *
  * 1. Ask the API which parts the store has. A part of the right size is not sent again.
  * 2. For each other part: compute its digest, have a URL signed that is bound to this digest, and
- *    send a PUT. The store refuses the part if the file changes in between.
+ *    send a PUT. The store refuses the part if the file changes in between. If digests would slow
+ *    the upload down, the URL binds none. The server proves the whole file all the same.
  *    - 403: the URL has expired. Have another URL signed.
  *    - 404: the store has no such multipart upload. The response to `complete` says why.
  *    - Another refusal: the file fails.
@@ -21,6 +22,8 @@ import { sayStoreRefusal } from "./words.js"
 
 const MOST_IN_FLIGHT = 4
 const MOST_BYTES_IN_FLIGHT = 256 * 1024 ** 2
+/** A part is digested if that takes at most this share of the time that sending one takes. */
+const DIGEST_SHARE = 1 / 8
 
 /** @typedef {{part_size: number, parts: number}} Plan */
 
@@ -78,6 +81,9 @@ class Parts {
     this.plan = plan
     this.unsent = /** @type {number[]} */ ([])
     this.sentBytes = /** @type {Map<number, number>} */ (new Map())
+    /** The durations of the last digest and of the last PUT. */
+    this.digestMilliseconds = 0
+    this.sendMilliseconds = Infinity
   }
 
   /** @param {number} number from 1 */
@@ -117,7 +123,7 @@ class Parts {
     const { start, end } = this.locate(number)
     // The slice itself is sent. Chromium needs ten times as long for the buffer that was digested.
     const piece = upload.file.slice(start, end)
-    const sha256 = await digestPiece(piece)
+    const sha256 = await this.digest(piece)
     const progress = (/** @type {number} */ sent) => {
       this.sentBytes.set(number, Math.max(sent, this.sentBytes.get(number) ?? 0))
       this.report()
@@ -125,7 +131,9 @@ class Parts {
     for (let urls = 1; ; urls++) {
       const [signed] = (await this.ask("POST", { parts: [{ number, sha256 }] }, signal)).parts
       const options = { signal, progress, say: upload.say }
+      const begun = performance.now()
       const { status, code } = await upload.deliver(signed, piece, options)
+      this.sendMilliseconds = performance.now() - begun
       if (status < 300) break
       if (status === 404) {
         throw new StartAgain("The store no longer has this upload.", false)
@@ -136,6 +144,18 @@ class Parts {
     }
     progress(end - start)
     if (sha256 && !upload.sample) await upload.remember({ start, end, sha256 })
+  }
+
+  /**
+   * Return the digest of the part, or undefined if the line is too fast for digests.
+   * @param {Blob} piece
+   */
+  async digest(piece) {
+    if (this.digestMilliseconds > this.sendMilliseconds * DIGEST_SHARE) return undefined
+    const begun = performance.now()
+    const sha256 = await digestPiece(piece)
+    this.digestMilliseconds = performance.now() - begun
+    return sha256
   }
 
   /**

@@ -62,6 +62,31 @@ async function join(store) {
   return Buffer.from(await new Blob(inOrder.map(({ body }) => body)).arrayBuffer())
 }
 
+/**
+ * Let the file have parts of 256 MiB, of which one is sent at a time, and let each digest and each
+ * PUT take a number of milliseconds by the clock of the test.
+ * @param {import("node:test").TestContext} context
+ * @param {Upload} upload
+ * @param {{parts: number, digesting: number, sending: number}} options
+ */
+function takeTimes(context, upload, { parts, digesting, sending }) {
+  let now = 0
+  const { deliver } = upload
+  const size = 256 * MEBIBYTE
+  upload.file = /** @type {File} */ ({ size: parts * size, slice: () => new Blob(["x"]) })
+  upload.deliver = (...request) => {
+    now += sending
+    return deliver(...request)
+  }
+  context.mock.method(performance, "now", () => now)
+  const digest = crypto.subtle.digest.bind(crypto.subtle)
+  context.mock.method(crypto.subtle, "digest", (/** @type {any} */ ...request) => {
+    now += digesting
+    return digest(.../** @type {[string, ArrayBuffer]} */ (request))
+  })
+  return { part_size: size, parts }
+}
+
 describe("the parts of a file", () => {
   for (const [size, expected] of /** @type {[number, number[]][]} */ ([
     [1, [1]],
@@ -93,6 +118,21 @@ describe("the parts of a file", () => {
     }
     assert.equal(signed.length, 3)
   })
+
+  for (const [digesting, sending, bound] of [
+    [10, 80, 6],
+    [10, 79, 1],
+  ]) {
+    const title = `${bound} of 6 are digested if it takes ${digesting} ms, and a PUT ${sending} ms`
+    test(title, async (context) => {
+      const { server, store, upload } = begin({ size: 6, partSize: 1 })
+      const plan = takeTimes(context, upload, { parts: 6, digesting, sending })
+      await sendParts(upload, plan, NEVER)
+      const signed = server.bodies("POST /files/f1/parts").flatMap(({ parts }) => parts)
+      assert.equal(signed.filter(({ sha256 }) => sha256).length, bound)
+      assert.equal(store.puts.length, 6)
+    })
+  }
 
   test("are in flight four at a time", async () => {
     const { store, upload, plan } = begin({ size: 40, partSize: 1 })
