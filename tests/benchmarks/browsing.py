@@ -1,4 +1,4 @@
-"""An upload of 1 GiB from the page, in parts with bound digests.
+"""An upload of 1 GiB from the page, in parts, some of them with digests, as the page chooses.
 
 The reference is one `fetch` PUT of the same file in the same browser.
 """
@@ -72,7 +72,7 @@ def measure(ground: Ground) -> list[Figure]:
                 value = sides[name]()
                 found[name] += [value] if number else []
     body.unlink()
-    work = f"{size // MIB:,} MiB from the page in Chromium, in parts, digests bound"
+    work = f"{size // MIB:,} MiB from the page in Chromium, in parts"
     against = "one `fetch` PUT of the same file in the same browser"
     return [
         compare_times(
