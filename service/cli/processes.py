@@ -2,14 +2,17 @@
 
 1. The parent binds the port and starts N processes, each of which accepts connections from the same
    socket. The first one also runs the worker. The parent serves nothing.
-2. A process that ends is logged and started again after RESTART_SECONDS. Clients can connect
+2. A process that ends, or cannot be started, is started again after RESTART_SECONDS. If it ended
+   with WRONG_START, such as for a wrong schema, this is tried less often. Clients can connect
    meanwhile, because the other processes accept connections, or else the kernel queues them.
-3. A process that ends with WRONG_START would fail again. The parent stops the others and ends with
-   the same status.
+3. If no process is left, and the last status of each was WRONG_START, the parent ends with it.
 4. On SIGTERM or SIGINT, the parent closes its socket, so that new connections are refused as soon
-   as no process accepts them. It sends SIGTERM to all processes and waits for them. On a second
-   signal, it kills them.
+   as no process accepts them. It sends SIGTERM to all processes and waits for them. On a further
+   SIGINT, it kills them.
 5. A process whose parent was killed stops as after SIGTERM. Otherwise the port would stay in use.
+
+The parent's signal handlers only write to a pipe, so that a signal cannot interrupt the start of a
+process, which would then be unknown to the parent.
 
 The processes are spawned and not forked, because a fork copies the locks of threads in an unknown
 state, and macOS does not support it for processes that have used the network.
@@ -25,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Final
@@ -42,8 +46,9 @@ from service.telemetry.logs import configure_logs
 
 MOST_PROCESSES: Final = 64
 RESTART_SECONDS: Final = 1.0
+HOPELESS_SECONDS: Final = 15.0
 WRONG_START: Final = 3
-"""The exit status of a process that could not start, such as with a wrong schema."""
+"""The exit status of a process that could not start."""
 STOPPING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -69,96 +74,164 @@ def check_processes(processes: int) -> None:
 def serve_on_processes(
     settings: Settings, listener: socket.socket, processes: int, *, with_worker: bool
 ) -> int:
-    """Serve until SIGINT or SIGTERM, which end as KeyboardInterrupt, or until a process cannot
-    start. Return the exit status of that process.
-    """
-    shares = [
-        Share(divide(settings, processes), listener, processes, with_worker and number == 0)
+    """Serve until SIGTERM or SIGINT, or until no process can start. Return the exit status."""
+    slots = [
+        Slot(Share(divide(settings, processes), listener, processes, with_worker and number == 0))
         for number in range(processes)
     ]
-    with shared_metrics():
-        return supervise(shares, listener)
+    resource_tracker.ensure_running()  # it would release the signals that start() holds back
+    with shared_metrics(), noted_signals() as signals:
+        status = supervise(slots, signals)
+        listener.close()
+        stop([slot.process for slot in slots if slot.process is not None], signals)
+    return status
 
 
 def divide(settings: Settings, processes: int) -> Settings:
-    """Return the settings of one of several processes, which together use what one may use."""
+    """Return the settings of one of several processes, which divide the pool and the memory.
+
+    Connections of clients are not divided, because nothing distributes them evenly.
+    """
     least = parse_bytes(BOUNDS["download_buffers"][0])
     return msgspec.structs.replace(
         settings,
         database_pool_size=Count(max(1, settings.database_pool_size // processes)),
-        max_connections=Count(max(1, settings.max_connections // processes)),
         download_buffers=Bytes(max(least, settings.download_buffers // processes)),
     )
 
 
 @contextlib.contextmanager
 def shared_metrics() -> Iterator[None]:
-    """Let the processes keep their metrics in a common folder, so that each of them can report the
-    sums. A folder that the environment names is used and kept.
+    """Let the processes keep their metrics in a common folder, so that each of them reports those
+    of all.
+
+    A folder that the environment names is used and kept. Raises CommandError if there is no place
+    for one.
     """
     if METRICS_FOLDER in os.environ:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="assay-metrics-") as folder:
+    try:
+        made = tempfile.TemporaryDirectory(prefix="assay-metrics-")
+    except OSError as error:
+        raise CommandError(
+            f"--processes needs a folder for metrics ({error.strerror}): set {METRICS_FOLDER} to an"
+            " empty folder"
+        ) from error
+    with made as folder:
         os.environ[METRICS_FOLDER] = folder
         yield
 
 
-def supervise(shares: list[Share], listener: socket.socket) -> int:
-    """Keep a process for each share running until one cannot start. Return its exit status."""
-    running: list[SpawnProcess] = []
-    try:
-        for share in shares:
-            with held_signals():
-                running.append(start(share))
-        while True:
-            wait([process.sentinel for process in running])
-            for number, process in enumerate(running):
-                if process.exitcode is None:
-                    continue
-                log.error("process ended", process=process.pid, exit_status=process.exitcode)
-                mark_process_dead(process.pid)  # type: ignore[no-untyped-call]  # not annotated
-                if process.exitcode == WRONG_START:
-                    return WRONG_START
-                time.sleep(RESTART_SECONDS)
-                with held_signals():
-                    running[number] = start(shares[number])
-    finally:
-        listener.close()
-        stop(running)
+class Signals:
+    """The signals that this process has received. `pipe` is readable after each of them."""
+
+    def __init__(self, pipe: socket.socket) -> None:
+        self.pipe = pipe
+
+    def take(self) -> set[int]:
+        """Return the numbers of the signals since the last call."""
+        with contextlib.suppress(BlockingIOError):
+            return set(self.pipe.recv(4096))
+        return set()
 
 
 @contextlib.contextmanager
-def held_signals() -> Iterator[None]:
-    """Hold back the signals that stop this process, so that it knows each process it has started.
+def noted_signals() -> Iterator[Signals]:
+    """Note SIGTERM and SIGINT, instead of raising KeyboardInterrupt. Ignored ones stay ignored."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        wakened = signal.set_wakeup_fd(writer.fileno())
+        handled = {number: signal.getsignal(number) for number in STOPPING}
+        for number, handler in handled.items():
+            if handler != signal.SIG_IGN:
+                signal.signal(number, lambda _number, _frame: None)
+        try:
+            yield Signals(reader)
+        finally:
+            for number, handler in handled.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(wakened)
 
-    The process that is started inherits this, and releases the signals when it can handle them.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+class Slot:
+    """The place of one process: what it serves, when it is to be started, and how it last ended."""
+
+    def __init__(self, share: Share) -> None:
+        self.share = share
+        self.process: SpawnProcess | None = None
+        self.due = time.monotonic()
+        self.last_status: int | None = None
+
+    def start(self) -> None:
+        """Start the process, or log why that is not possible, and try again later."""
+        try:
+            self.process = start(self.share)
+        except OSError as error:
+            log.error("process not started", error=str(error))  # noqa: TRY400  # it says enough
+            self.due = time.monotonic() + RESTART_SECONDS
+        else:
+            log.info(
+                "process started", process=self.process.pid, worker=self.share.with_worker
+            )
+
+    def note_end(self) -> None:
+        """Note how the process has ended, if it has."""
+        if self.process is None or self.process.exitcode is None:
+            return
+        self.last_status = self.process.exitcode
+        log.error("process ended", process=self.process.pid, exit_status=self.last_status)
+        mark_process_dead(self.process.pid)  # type: ignore[no-untyped-call]  # not annotated
+        self.process = None
+        is_hopeless = self.last_status == WRONG_START
+        self.due = time.monotonic() + (HOPELESS_SECONDS if is_hopeless else RESTART_SECONDS)
+
+
+def supervise(slots: list[Slot], signals: Signals) -> int:
+    """Keep the processes running until a signal, or until none can start. Return the status."""
+    while True:
+        for slot in slots:
+            if slot.process is None and slot.due <= time.monotonic():
+                slot.start()
+        absent = [slot.due for slot in slots if slot.process is None]
+        timeout = max(0.0, min(absent) - time.monotonic()) if absent else None
+        wait([signals.pipe, *find_sentinels(slots)], timeout)
+        if signals.take() & STOPPING:
+            return 0
+        for slot in slots:
+            slot.note_end()
+        if all(slot.process is None and slot.last_status == WRONG_START for slot in slots):
+            return WRONG_START
+
+
+def find_sentinels(slots: list[Slot]) -> list[int]:
+    return [slot.process.sentinel for slot in slots if slot.process is not None]
 
 
 def start(share: Share) -> SpawnProcess:
+    """Start a process that inherits a mask of the signals, and releases them when it can handle
+    them.
+    """
     process = multiprocessing.get_context("spawn").Process(target=run_process, args=(share,))
-    process.start()
-    log.info("process started", process=process.pid, worker=share.with_worker)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     return process
 
 
-def stop(running: list[SpawnProcess]) -> None:
-    """Let the processes end, or kill them after another signal."""
-    try:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.join()
-    except KeyboardInterrupt:
-        for process in running:
-            process.kill()
-        raise
+def stop(running: list[SpawnProcess], signals: Signals) -> None:
+    """Let the processes end, or kill them after a further SIGINT."""
+    for process in running:
+        process.terminate()
+    while left := [process.sentinel for process in running if process.exitcode is None]:
+        wait([signals.pipe, *left])
+        if signal.SIGINT in signals.take():
+            for process in running:
+                process.kill()
 
 
 def run_process(share: Share) -> None:

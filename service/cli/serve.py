@@ -21,7 +21,7 @@ def serve(
     no_worker: bool = False,
     processes: int = 1,
 ) -> None:
-    """Run the API and a worker in this process, configured by ASSAY_* variables.
+    """Run the API and a worker, configured by ASSAY_* variables.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def serve(
         Leave verification and sweeping to `assay worker`.
     processes
         The number of processes that serve the port, to use several cores. The first one runs the
-        worker. They divide the connections and the memory that the settings permit.
+        worker. They divide the database connections and the memory that one process may use.
     """
     check_processes(processes)
     stop_on_sigterm()

@@ -4,7 +4,7 @@
  * 1. Ask the API which parts the store has. A part of the right size is not sent again.
  * 2. For each other part: compute its digest, have a URL signed that is bound to this digest, and
  *    send a PUT. The store refuses the part if the file changes in between. If digests would slow
- *    the upload down, the URL binds none. The server proves the whole file all the same.
+ *    the upload down, the URL binds none, and nothing compares what arrives with what was read.
  *    - 403: the URL has expired. Have another URL signed.
  *    - 404: the store has no such multipart upload. The response to `complete` says why.
  *    - Another refusal: the file fails.
@@ -133,8 +133,10 @@ class Parts {
       const options = { signal, progress, say: upload.say }
       const begun = performance.now()
       const { status, code } = await upload.deliver(signed, piece, options)
-      this.sendMilliseconds = performance.now() - begun
-      if (status < 300) break
+      if (status < 300) {
+        this.sendMilliseconds = performance.now() - begun
+        break
+      }
       if (status === 404) {
         throw new StartAgain("The store no longer has this upload.", false)
       }

@@ -2,7 +2,8 @@
 
 On two cores that the clients, the store and PostgreSQL share, more processes gain little. Each
 process is therefore limited to a fifth of a core by a control group (Linux, version 1, as root).
-What is measured is whether the processes hinder each other, not the speed of this machine.
+What is measured is whether the processes hinder each other, and how evenly connections are
+distributed among them, not the speed of this machine.
 """
 
 import os
@@ -60,10 +61,18 @@ def start_limited(site: Site, processes: int) -> str:
     url = f"http://127.0.0.1:{free_port()}"
     arguments = ["--port", url.rpartition(":")[2], "--processes", str(processes), "--no-worker"]
     parent = site.start("service", "serve", "--host", "127.0.0.1", *arguments, url=url)
-    children = [pid for pid in list_pids() if int(read_stat(pid)[PARENT]) == parent]
+    children = [
+        pid
+        for pid in list_pids()
+        if int(read_stat(pid)[PARENT]) == parent and "spawn_main" in read_command(pid)
+    ]
     for pid in children or [parent]:
         site.stack.enter_context(limited(pid))
     return url
+
+
+def read_command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The two ways to prove a file: in memory, or by a copy that is read back, by the size of the file.
 
 In memory: GET, digest, PUT. By a copy: HEAD, copy, GET with a digest. Both are sent by the store
-client of the service, eight files at once. No statement is part of either. The sizes at which the
-first is better are those for which `SMALL_BYTES` is the limit (service/worker/small_files.py).
+client of the service, eight files at once. No statement is part of either. `SMALL_BYTES`
+(service/worker/small_files.py) should not exceed the sizes at which the first is faster.
 """
 
 import asyncio

@@ -205,7 +205,8 @@ def test_every_assay_process_is_checked_and_runs_an_existing_command() -> None:
     }
     assert set(ours) == set(KINDS)
     for service in ours.values():
-        app.parse_args(service.command, exit_on_error=False, print_error=False)
+        command = [interpolate(word, {}) for word in service.command]
+        app.parse_args(command, exit_on_error=False, print_error=False)
 
 
 def test_the_example_names_every_variable_of_compose() -> None:
@@ -346,6 +347,14 @@ def test_the_number_of_workers_comes_from_the_environment(env: dict[str, str]) -
     replicas = COMPOSE.services["worker"].deploy["replicas"]
     assert interpolate(replicas, env) == "1"
     assert interpolate(replicas, env | {"WORKER_REPLICAS": "3"}) == "3"
+
+
+def test_the_number_of_processes_comes_from_the_environment(env: dict[str, str]) -> None:
+    api = COMPOSE.services["api"]
+    assert "/tmp" in api.tmpfs, "they share their metrics there"  # noqa: S108  # in the container
+    command = [interpolate(word, env | {"API_PROCESSES": "4"}) for word in api.command]
+    assert command[-2:] == ["--processes", "4"]
+    assert interpolate(api.command[-1], env) == "1"
 
 
 def test_the_store_keeps_events_on_a_volume_and_sends_the_first_token(

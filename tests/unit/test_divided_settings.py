@@ -29,16 +29,13 @@ def settings() -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("processes", "pool", "connections", "downloads"),
-    [(1, 10, 4096, 32 * MIB), (3, 3, 1365, 32 * MIB // 3), (64, 1, 64, MIB)],
+    ("processes", "pool", "downloads"), [(1, 10, 32 * MIB), (3, 3, 32 * MIB // 3), (64, 1, MIB)]
 )
 def test_processes_divide_what_one_may_use(
-    settings: Settings, processes: int, pool: int, connections: int, downloads: int
+    settings: Settings, processes: int, pool: int, downloads: int
 ) -> None:
     part = divide(settings, processes)
     assert part.database_pool_size == pool
-    assert part.max_connections == connections
     assert part.download_buffers == downloads
-    names = ("database_pool_size", "max_connections", "download_buffers")
-    same = {name: getattr(part, name) for name in names}
+    same = {name: getattr(part, name) for name in ("database_pool_size", "download_buffers")}
     assert part == msgspec.structs.replace(settings, **same), "nothing else differs"
