@@ -50,6 +50,7 @@ ROWS: dict[str, Callable[[Ground], list[Figure]]] = {
     "accel": accel.measure,
     "import": importing.measure,
     "stream": streaming.measure,
+    "stream-large": streaming.measure_large,
     "parts": assembling.measure,
     "client": transfers.measure,
     "processes": processes.measure,

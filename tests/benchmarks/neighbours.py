@@ -38,6 +38,8 @@ from service.queries import files, keys
 from service.settings import Settings, read_settings
 from service.telemetry.logs import configure_logs
 
+PIECE_BYTES = 1024**2
+
 
 class Declared(msgspec.Struct):
     filename: str
@@ -118,6 +120,32 @@ async def upload_naively(
     return Inserted(row["id"], row["created_at"])
 
 
+@post("/naive/spooled", request_max_body_size=None)
+async def upload_spooled(
+    request: Request[Any, Any, Any],
+    data: Annotated[UploadFile, Body(media_type=RequestEncodingType.MULTI_PART)],
+) -> Inserted:
+    """Spool the form to the disk, hash the file there, store it and insert a row."""
+    file, name = data.file, uuid4()
+    store, settings = request.app.state.store, request.app.state.settings
+
+    def hash_and_put() -> tuple[int, bytes, str]:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        digest = hashlib.sha256()
+        while piece := file.read(PIECE_BYTES):
+            digest.update(piece)
+        file.seek(0)
+        put = store.put_object(settings.vault_bucket, str(name), file, size)
+        return size, digest.digest(), put.etag
+
+    size, digest, etag = await asyncio.to_thread(hash_and_put)
+    row = await request.app.state.pool.fetchrow(
+        INSERT_NAIVELY, uuid4(), data.filename, size, data.content_type, digest, name, etag
+    )
+    return Inserted(row["id"], row["created_at"])
+
+
 def make_application(settings: Settings, *handlers: Any) -> Litestar:
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -176,7 +204,9 @@ def main(which: str, port: str) -> None:
             make_limits(settings),
         )
     else:
-        both = SideBySide(make_application(settings, upload_naively), create_app(settings))
+        both = SideBySide(
+            make_application(settings, upload_naively, upload_spooled), create_app(settings)
+        )
         run_api(cast("Litestar", both), listener, make_limits(settings))
 
 

@@ -44,7 +44,7 @@ def measure(ground: Ground) -> list[Figure]:
 def measure_size(site: Site, size: int) -> Figure:
     total = site.ground.choose(256, 8) * KIB * KIB
     count, rounds = min(600, max(AT_ONCE, total // size)), site.ground.choose(5, 1)
-    costs = site.measure_costs(client=os.getpid())
+    costs = site.measure_costs()
     sides = {
         name: costs.measure(name, partial(run, site, proof, count, size), jobs=count)
         for name, proof in (("memory", prove_in_memory), ("copy", prove_by_copy))
