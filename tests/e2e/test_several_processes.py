@@ -86,8 +86,8 @@ def has_ended(pid: int) -> bool:
 def count_in(metrics: Path, pid: int) -> float:
     """Return the number of lists that one process has counted."""
     path = metrics / f"counter_{pid}.db"
-    if not path.exists():
-        return 0
+    if not path.exists() or not path.stat().st_size:
+        return 0  # the process has not written it yet
     found = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
     return sum(value for key, value, *_ in found if '"assay_requests_total"' in key and LIST in key)
 
