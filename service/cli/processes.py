@@ -173,9 +173,7 @@ class Slot:
             log.error("process not started", error=str(error))  # noqa: TRY400  # it says enough
             self.due = time.monotonic() + RESTART_SECONDS
         else:
-            log.info(
-                "process started", process=self.process.pid, worker=self.share.with_worker
-            )
+            log.info("process started", process=self.process.pid, worker=self.share.with_worker)
 
     def note_end(self) -> None:
         """Note how the process has ended, if it has."""

@@ -89,7 +89,8 @@ def count_in(metrics: Path, pid: int) -> float:
     if not path.exists() or not path.stat().st_size:
         return 0  # the process has not written it yet
     found = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
-    return sum(value for key, value, *_ in found if '"assay_requests_total"' in key and LIST in key)
+    counted = [value for key, value, *_ in found if '"assay_requests_total"' in key and LIST in key]
+    return float(sum(counted))
 
 
 async def list_from_all(client: httpx.AsyncClient, metrics: Path, pids: list[int]) -> int:
