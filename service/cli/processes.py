@@ -81,10 +81,11 @@ def serve_on_processes(
     ]
     resource_tracker.ensure_running()  # it would release the signals that start() holds back
     with shared_metrics(), noted_signals() as signals:
-        status = supervise(slots, signals)
-        listener.close()
-        stop([slot.process for slot in slots if slot.process is not None], signals)
-    return status
+        try:
+            return supervise(slots, signals)
+        finally:
+            listener.close()
+            stop([slot.process for slot in slots if slot.process is not None], signals)
 
 
 def divide(settings: Settings, processes: int) -> Settings:
