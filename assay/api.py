@@ -86,6 +86,16 @@ class FilePage(msgspec.Struct, frozen=True):
     next: str | None = None
 
 
+DECODERS: Final[dict[Any, msgspec.json.Decoder[Any]]] = {
+    kind: msgspec.json.Decoder(kind)
+    for kind in (File, FilePage, Declared, SignedParts, StoredParts, Link, Problem)
+}
+"""The decoders of all responses, which are made before any thread starts.
+
+msgspec 0.22 crashes if two threads prepare the decoding of one type at the same time.
+"""
+
+
 class Api:
     """The API at one URL, with the key that is sent to it."""
 
@@ -218,7 +228,7 @@ class Api:
     def decode(self, answer: Answer, kind: type[T]) -> T:
         """Decode the JSON body of a response. Raises NotAssay if it has another structure."""
         try:
-            decoded = msgspec.json.decode(answer.body, type=kind)
+            decoded: T = DECODERS[kind].decode(answer.body)
         except (ValueError, RecursionError) as error:  # also for text that is not UTF-8
             raise NotAssay(
                 f"{place(self.url)} answers, but is not an Assay server ({error}): check the URL"

@@ -104,6 +104,10 @@ class JsonError(msgspec.Struct, rename="pascal"):
     code: str
 
 
+# made before any thread starts, because msgspec prepares a type in one thread at a time only
+JSON_ERROR: Final = msgspec.json.Decoder(JsonError)
+
+
 def check_answer(request: Request, answer: Answer) -> Answer:
     """Return the response if it is a success. Raises StoreError otherwise.
 
@@ -145,7 +149,7 @@ def read_json_code(body: bytes) -> str:
 
     Raises ValueError if there is none.
     """
-    return msgspec.json.decode(body, type=JsonError).code
+    return JSON_ERROR.decode(body).code
 
 
 def unavailable(request: str, error: BaseException) -> StoreUnavailable:
