@@ -104,7 +104,7 @@ class JsonError(msgspec.Struct, rename="pascal"):
     code: str
 
 
-# made before any thread starts, because msgspec prepares a type in one thread at a time only
+# Made before any thread starts: msgspec 0.22 crashes if two threads prepare one type at once.
 JSON_ERROR: Final = msgspec.json.Decoder(JsonError)
 
 

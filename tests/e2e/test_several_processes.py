@@ -88,7 +88,8 @@ def count_in(metrics: Path, pid: int) -> float:
     path = metrics / f"counter_{pid}.db"
     if not path.exists() or not path.stat().st_size:
         return 0  # the process has not written it yet
-    found = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
+    read = MmapedDict.read_all_values_from_file
+    found = read(str(path))  # type: ignore[no-untyped-call]  # not annotated
     counted = [value for key, value, *_ in found if '"assay_requests_total"' in key and LIST in key]
     return float(sum(counted))
 

@@ -25,7 +25,7 @@ EARLIER = "Sun, 06 Nov 1994 08:49:36 GMT"
 LATER = "Sun, 06 Nov 1994 08:49:38 GMT"
 MOMENT = datetime(1994, 11, 6, 8, 49, 37, 250_000, tzinfo=UTC)
 
-FILE = make_proved_file("somebody", size=10_000, moment=MOMENT, sha256=HASH)
+FILE = make_proved_file("ann", size=10_000, moment=MOMENT, sha256=HASH)
 
 
 @pytest.mark.parametrize(
