@@ -89,21 +89,22 @@ class Certificate:
 
 
 def documented(
-    folder: Path, port: int, servers: Servers, *, certificate: Certificate | None
+    folder: Path, port: int, servers: Servers, *, certificate: Certificate | None, http2: bool
 ) -> str:
     """Return the documented file, adapted to this machine.
 
-    Without a certificate, nginx listens in plain HTTP. The redirect of port 80 listens on a Unix
+    Without a certificate, nginx listens in plain HTTP. With `http2`, it also offers HTTP/2, which
+    the file does not. The redirect of port 80 listens on a Unix
     socket instead.
     """
-    scheme = " ssl http2" if certificate else ""
+    scheme = f" ssl{' http2' if http2 else ''}" if certificate else ""
     chain, key = (certificate.chain, certificate.key) if certificate else ("", "")
     replacements = {
         r"server 127\.0\.0\.1:8000;": f"server {servers.api};",
         r"server 127\.0\.0\.1:9000;": f"server {servers.store};",
         r"/assay-incoming/": f"/{servers.bucket}/",
         r"listen 80;": f"listen unix:{folder}/redirect.sock;",
-        r"listen 443 ssl http2;": f"listen 127.0.0.1:{port}{scheme};",
+        r"listen 443 ssl;": f"listen 127.0.0.1:{port}{scheme};",
         r" *listen \[::\].*\n": "",
         r"/var/log/nginx/": f"{folder}/",
         r" *ssl_certificate .*\n": f"ssl_certificate {chain};\n" if certificate else "",
@@ -151,6 +152,7 @@ def running_nginx(
     servers: Servers,
     *,
     certificate: Certificate | None = None,
+    http2: bool = False,
     buffering: bool = False,
     websockets: bool = False,
     more: str = "",
@@ -163,7 +165,7 @@ def running_nginx(
     program = find_nginx()
     folder.mkdir(mode=0o711)
     temporary = [f"{name}_temp_path {folder}/{name} 1;" for name in TEMPORARY]
-    text = documented(folder, port, servers, certificate=certificate)
+    text = documented(folder, port, servers, certificate=certificate, http2=http2)
     if buffering:
         text = re.sub(r"proxy_(request_)?buffering off;|proxy_max_temp_file_size 0;", "", text)
     workers = 2
