@@ -1,6 +1,7 @@
 """A breadth-first search of the models, which finds the shortest traces first.
 
-python -m tests.model.explore final|ablate|literal [streamed|reserved|multipart|backing_off]
+python -m tests.model.explore final|ablate|literal
+                              [streamed|reserved|multipart|backing_off|restored]
                               [without=RULE,…] [NAME=VALUE …]
 """
 
@@ -9,11 +10,12 @@ import time
 from array import array
 from typing import Any, NamedTuple
 
-from tests.model import backing_off, multipart, reserved, rules, streamed
+from tests.model import backing_off, multipart, reserved, restored, rules, streamed
 from tests.model.backing_off import BackingOff
 from tests.model.multipart import MultipartUpload
 from tests.model.protocol import WayOfAFile
 from tests.model.reserved import ReservedKey
+from tests.model.restored import Restored
 from tests.model.space import Space
 from tests.model.streamed import StreamedUpload
 from tests.model.transitions import Model
@@ -24,6 +26,7 @@ EVERY_RULE = {
     "multipart": multipart.RULES,
     "backing_off": backing_off.RULES,
     "reserved": reserved.RULES,
+    "restored": restored.RULES,
 }
 # The types of files and claims differ from model to model. A search only compares them.
 AnyModel = Model[Any, Any]
@@ -142,6 +145,8 @@ def build(kind: str, names: frozenset[str], bounds: dict[str, int]) -> AnyModel:
         return BackingOff(backing_off.Config(names))
     if kind == "reserved":
         return ReservedKey(reserved.Config(names))
+    if kind == "restored":
+        return Restored(restored.Config(names, **bounds))
     return WayOfAFile(rules.Config(rules=names, **bounds))
 
 

@@ -6,12 +6,13 @@ invariant breaks or a file gets stuck.
 
 import pytest
 
-from tests.model import backing_off, multipart, reserved, rules, streamed
+from tests.model import backing_off, multipart, reserved, restored, rules, streamed
 from tests.model.backing_off import BackingOff
 from tests.model.explore import Found, search
 from tests.model.multipart import MultipartUpload
 from tests.model.protocol import WayOfAFile
 from tests.model.reserved import ReservedKey
+from tests.model.restored import Restored
 from tests.model.streamed import StreamedUpload
 
 # Without one of these no invariant breaks, but a file may never become final.
@@ -148,4 +149,20 @@ def test_no_invariant_breaks_and_every_reserved_key_ends() -> None:
 @pytest.mark.parametrize("rule", reserved.RULES)
 def test_a_reserved_key_needs_the_rule(rule: str) -> None:
     found = search(ReservedKey(reserved.Config(frozenset(reserved.RULES) - {rule})))
+    assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_no_invariant_breaks_after_a_database_is_restored() -> None:
+    found = search(Restored(restored.Config()))
+    print(f"model of a restored database: {describe(found)}")  # noqa: T201  # shown by -s
+    assert found.complete
+    assert not found.broken, describe(found)
+
+
+@pytest.mark.parametrize("rule", restored.RULES)
+def test_a_restored_database_needs_the_rule(rule: str) -> None:
+    raises = 2 if rule == "one-raiser" else 1
+    found = search(Restored(restored.Config(frozenset(restored.RULES) - {rule}, raises=raises)))
     assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
