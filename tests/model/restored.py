@@ -144,6 +144,7 @@ class Restored(WithoutClaims[World]):
             yield self.go(f"the process that has key {key} crashes", move(w, key, ""), good=False)
         if at == "claimed" and not w.incoming:
             yield self.go(f"the worker finds no object for key {key}", move(w, key, ""))
+        # Without a restore, `worker.py` has the expiry under a running worker.
         if reservation(w, key) == "live" and not (at and w.restores == 0):
             yield self.go(f"the lease of key {key} ends", reserve(w, key, "ended"))
 
@@ -343,12 +344,12 @@ def reached(w: World, counter: int) -> World:
 
 
 def is_unused(w: World, key: int) -> bool:
-    """Return whether nothing remembers the key, so that it can stand for a new random one."""
-    remembered = any(
+    """Return whether no row, object or process has the key: it then stands for a new random one."""
+    named = any(
         base.named == key or (base.r1 if key == 1 else base.r2)
         for base in (w.db, w.backup or Base())
     )
-    return not (remembered or content(w, key) or worker(w, key) or key in (w.proved, w.orphan))
+    return not (named or content(w, key) or worker(w, key) or key in (w.proved, w.orphan))
 
 
 def change(w: World, **fields: object) -> World:
