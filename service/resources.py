@@ -16,6 +16,7 @@ from service.database.grants import Grants
 from service.database.notifications import Notifications
 from service.database.reserved_keys import ReservedKeys, open_reserved_keys
 from service.database.settled_uploads import SettledUploads
+from service.marker import Guard
 from service.object_store import Bucket, ObjectStore
 from service.object_store.presign import Signer
 from service.object_store.signing import RequestSigner
@@ -36,6 +37,7 @@ class WorkerResources(msgspec.Struct, frozen=True, kw_only=True):
     incoming: Bucket
     vault: Bucket
     notifications: Notifications
+    guard: Guard
 
 
 class Resources(WorkerResources, frozen=True, kw_only=True):
@@ -67,6 +69,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             incoming=opened.incoming,
             vault=opened.vault,
             notifications=opened.notifications,
+            guard=opened.guard,
             grants=Grants(opened.pool, opened.notifications),
             reserved_keys=reserved_keys,
             settled_uploads=SettledUploads(opened.notifications),
@@ -91,14 +94,16 @@ async def open_worker_resources(settings: WorkerSettings) -> AsyncIterator[Worke
     )
     notifications = Notifications(settings.listen_url)
     listening = asyncio.create_task(notifications.run())
+    vault = store.bucket(settings.vault_bucket)
     try:
         yield WorkerResources(
             settings=settings,
             pool=pool,
             store=store,
             incoming=store.bucket(settings.incoming_bucket),
-            vault=store.bucket(settings.vault_bucket),
+            vault=vault,
             notifications=notifications,
+            guard=Guard(pool, vault, settings.listen_url),
         )
     finally:
         await notifications.flush()

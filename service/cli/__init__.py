@@ -80,6 +80,7 @@ OPERATION_COMMANDS: Final = {
     "bootstrap": "Create or correct the store's buckets, identities, policies and rules.",
     "sweep": "Remove leftovers that are due, now.",
     "import": "Import the objects of another bucket of the same store.",
+    "reconcile": "Make the database agree with the vault after one of them was restored.",
     "inspect": "Show the state of a file, why it waits, and what happens next.",
     "keys": "Create, list and revoke API keys.",
     "doctor": "Test this deployment.",

@@ -93,7 +93,7 @@ CLAIM: Final = """
                                                  ORDER BY first.due_at) AS place
         FROM unnest($2::text[], $3::bigint[]) AS waiting (owner, held) CROSS JOIN LATERAL (
             SELECT id, due_at FROM files
-            WHERE work = $1 AND owner = waiting.owner
+            WHERE (SELECT agrees_with_vault($6)) AND work = $1 AND owner = waiting.owner
               AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
             ORDER BY due_at LIMIT 2 * $4::bigint
         ) AS first
@@ -125,14 +125,21 @@ CLAIM: Final = """
 
 
 async def claim_files(
-    database: Database, work: Work, slots: int, *, held: Mapping[str, int], lease: timedelta
+    database: Database,
+    work: Work,
+    slots: int,
+    *,
+    held: Mapping[str, int],
+    lease: timedelta,
+    counter: int,
 ) -> list[Claim]:
     """Claim up to `slots` due files with this kind of work, for the owners in `held`.
 
+    Nothing is claimed if the database is behind the vault's `counter` (service/marker/__init__.py).
     `held` gives the number of files that the worker already holds for each owner. The owner with
     the fewest is served first.
     """
-    rows = await database.fetch(CLAIM, work, [*held], [*held.values()], slots, lease)
+    rows = await database.fetch(CLAIM, work, [*held], [*held.values()], slots, lease, counter)
     return [read_row(row, Claim) for row in rows]
 
 

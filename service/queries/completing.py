@@ -9,7 +9,9 @@ from service.queries.rows import Database, read_file, read_file_if_any
 
 
 class Completed(NamedTuple):
-    """A file, and whether no worker holds it or has failed with it."""
+    """A file, and whether it may be proved: no worker holds it or has failed with it, and the
+    database is not behind the vault.
+    """
 
     file: File
     is_free: bool
@@ -19,19 +21,21 @@ FIND: Final = """
     SELECT id, owner, filename, size, content_type, declared_sha256, metadata, incoming_key,
            part_size, upload_id, state, hash, minio_object_name, vault_etag, upload_date,
            rejection_reason, rejection_detail, created_at, expires_at,
-           (lease_until IS NULL OR lease_until < now()) AND last_error IS NULL AS is_free
+           (lease_until IS NULL OR lease_until < now()) AND last_error IS NULL
+               AND agrees_with_vault($3) AS is_free
     FROM files WHERE id = $1 AND ($2::text IS NULL OR owner = $2)
 """
 
 
 async def find_completed(
-    database: Database, file_id: UUID, *, owner: str | None
+    database: Database, file_id: UUID, *, owner: str | None, counter: int
 ) -> Completed | None:
     """Return the file, or None if there is no such file or if it belongs to another owner.
 
-    If `owner` is None, the file may belong to any owner.
+    If `owner` is None, the file may belong to any owner. `counter` is that of the vault's marker
+    (service/marker/__init__.py).
     """
-    row = await database.fetchrow(FIND, file_id, owner)
+    row = await database.fetchrow(FIND, file_id, owner, counter)
     return None if row is None else Completed(read_file(row), row["is_free"])
 
 

@@ -1,5 +1,8 @@
 """Statements of the sweeper.
 
+Each statement that takes leftovers takes none if the database is behind `counter`, that of the
+vault (service/marker/__init__.py).
+
 Each batch is taken with SKIP LOCKED, and its rows are postponed. Any number of sweepers may
 therefore run at once, and a row that cannot be cleaned up blocks no other row. A batch of files or
 reservations is an array and not a join, because the planner cannot estimate how few there are, and
@@ -65,19 +68,21 @@ class DeletedObject(msgspec.Struct, frozen=True):
 DOOM_ENDED: Final = """
     UPDATE reservations SET doomed_at = now(), sweep_at = now() WHERE vault_key = ANY (ARRAY(
         SELECT vault_key FROM reservations WHERE doomed_at IS NULL AND lease_until < now()
+          AND (SELECT agrees_with_vault($2))
         ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED
     )) RETURNING vault_key
 """
 
 
-async def doom_ended_reservations(database: Database, limit: int) -> int:
+async def doom_ended_reservations(database: Database, limit: int, *, counter: int) -> int:
     """Doom reservations whose lease has expired, and return how many."""
-    return len(await database.fetch(DOOM_ENDED, limit))
+    return len(await database.fetch(DOOM_ENDED, limit, counter))
 
 
 CLAIM_DOOMED: Final = """
     UPDATE reservations SET sweep_at = now() + interval '5 minutes' WHERE vault_key = ANY (ARRAY(
         SELECT vault_key FROM reservations WHERE doomed_at IS NOT NULL AND sweep_at <= now()
+          AND (SELECT agrees_with_vault($3))
         ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
     )) RETURNING vault_key, upload_id, scratch_key,
                 coalesce(swept_at + $2::interval <= now(), false) AS last
@@ -85,7 +90,7 @@ CLAIM_DOOMED: Final = """
 
 
 async def claim_doomed_reservations(
-    database: Database, limit: int, copy_grace: timedelta
+    database: Database, limit: int, copy_grace: timedelta, *, counter: int
 ) -> list[DoomedReservation]:
     """Take at most `limit` doomed reservations that are due.
 
@@ -93,7 +98,7 @@ async def claim_doomed_reservations(
     """
     return [
         read_row(row, DoomedReservation)
-        for row in await database.fetch(CLAIM_DOOMED, limit, copy_grace)
+        for row in await database.fetch(CLAIM_DOOMED, limit, copy_grace, counter)
     ]
 
 
@@ -132,19 +137,23 @@ CLAIM_INCOMING: Final = """
                                WHEN 2 THEN greatest(grace_until, now()) + interval '7 days'
                                ELSE now() + interval '5 minutes' - $2::interval END
     WHERE id = ANY (ARRAY(
-        SELECT id FROM files WHERE sweep_at <= now() - $2::interval
+        SELECT id FROM files
+        WHERE sweep_at <= now() - $2::interval AND (SELECT agrees_with_vault($3))
         ORDER BY sweep_at LIMIT $1 FOR UPDATE SKIP LOCKED
     )) AND state NOT IN ('pending', 'verifying') AND incoming_key IS NOT NULL
     RETURNING id, incoming_key, upload_id, sweeps = 4 AS last
 """
 
 
-async def claim_incoming_keys(database: Database, limit: int, delay: timedelta) -> list[LeftKey]:
+async def claim_incoming_keys(
+    database: Database, limit: int, delay: timedelta, *, counter: int
+) -> list[LeftKey]:
     """Take at most `limit` final files whose `sweep_at` is at least `delay` ago.
 
     The caller must delete the objects at their incoming keys.
     """
-    return [read_row(row, LeftKey) for row in await database.fetch(CLAIM_INCOMING, limit, delay)]
+    rows = await database.fetch(CLAIM_INCOMING, limit, delay, counter)
+    return [read_row(row, LeftKey) for row in rows]
 
 
 # A file that its owner has deleted meanwhile is due at once, and is not changed.
@@ -173,7 +182,8 @@ async def end_incoming_sweeps(database: Database, file_ids: list[UUID]) -> None:
 
 CLAIM_PURGES: Final = """
     UPDATE files SET purge_at = now() + interval '5 minutes' - $2::interval WHERE id = ANY (ARRAY(
-        SELECT id FROM files WHERE purge_at <= now() - $2::interval
+        SELECT id FROM files
+        WHERE purge_at <= now() - $2::interval AND (SELECT agrees_with_vault($3))
         ORDER BY purge_at LIMIT $1 FOR UPDATE SKIP LOCKED
     )) AND state = 'deleted'
     RETURNING id, minio_object_name
@@ -181,15 +191,14 @@ CLAIM_PURGES: Final = """
 
 
 async def claim_deleted_objects(
-    database: Database, limit: int, delay: timedelta
+    database: Database, limit: int, delay: timedelta, *, counter: int
 ) -> list[DeletedObject]:
     """Take at most `limit` deleted files whose `purge_at` is at least `delay` ago.
 
     The caller must delete their vault objects.
     """
-    return [
-        read_row(row, DeletedObject) for row in await database.fetch(CLAIM_PURGES, limit, delay)
-    ]
+    rows = await database.fetch(CLAIM_PURGES, limit, delay, counter)
+    return [read_row(row, DeletedObject) for row in rows]
 
 
 MARK_PURGED: Final = "UPDATE files SET purge_at = NULL WHERE id = $1 AND state = 'deleted'"

@@ -3,7 +3,8 @@
 `ready` fails for conditions of this process alone: while it starts, while it stops, or with a wrong
 schema. If the database or the store is unavailable, every process is `degraded`. Removing all of
 them from a load balancer would not help, so the response is then 200, unless the request has
-`?full=1`.
+`?full=1`. The same holds while the database does not agree with the vault
+(service/marker/__init__.py).
 """
 
 import asyncio
@@ -69,11 +70,15 @@ class Readiness:
 
 
 class HealthReport(msgspec.Struct, frozen=True):
-    """The health of this process. `away` names the servers that are unavailable."""
+    """The health of this process. `away` names the servers that are unavailable.
+
+    `stopped` says why no file is verified and nothing is deleted, if that is so.
+    """
 
     status: Literal["live", "ready", "degraded", "starting", "wrong-schema", "stopping"]
     away: list[str] = []
     detail: str | None = None
+    stopped: str | None = None
 
 
 @get(
@@ -109,15 +114,17 @@ async def is_ready(
     full: Annotated[
         int,
         QueryParameter(
-            ge=0, le=1, description="1: also fail if the database or the store is unavailable"
+            ge=0, le=1, description="1: also fail if files cannot be stored and verified"
         ),
     ] = 0,
 ) -> Response[HealthReport]:
     if readiness.phase != "running":
         return Response(HealthReport(readiness.phase, detail=readiness.detail), status_code=503)
     away = await readiness.away.ask(lambda: find_away(resources))
-    report = HealthReport("degraded" if away else "ready", away)
-    return Response(report, status_code=503 if away and full else 200)
+    stopped = None if away else (await resources.guard.check()).stopped
+    is_degraded = bool(away) or stopped is not None
+    report = HealthReport("degraded" if is_degraded else "ready", away, stopped=stopped)
+    return Response(report, status_code=503 if is_degraded and full else 200)
 
 
 async def find_away(resources: Resources) -> list[str]:

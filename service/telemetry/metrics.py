@@ -42,4 +42,9 @@ EVENTS_HELD_BACK: Final = Gauge(
     "1 while events wait for an older transaction that is still running in the database server.",
     multiprocess_mode="livemax",
 )
+STOPPED: Final = Gauge(
+    "assay_stopped",
+    "1 while nothing is verified or deleted, because the database does not agree with the vault.",
+    multiprocess_mode="livemax",
+)
 SWEPT: Final = Counter("assay_swept", "Leftovers that the sweeper removed.", ["what"])

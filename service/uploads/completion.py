@@ -4,7 +4,8 @@
    - The file is gone: 410.
    - The known digest differs from the given one: 409, and nothing changes.
    - The file is final: answer from the row.
-   - The file is small, and no worker has begun with it: prove it (service/uploads/inline.py), and
+   - The file is small, no worker has begun with it, and the database agrees with the vault
+     (service/marker/__init__.py): prove it (service/uploads/inline.py), and
      answer with the final file. If there is no object, continue with step 3. If the outcome is
      uncertain, record an arrival.
 2. Check the store. If the object exists, record an arrival, together with the digest.
@@ -53,7 +54,10 @@ async def complete_upload(
     """
     give_up_at = time.monotonic() + WAIT_SECONDS
     while True:
-        found = await completing.find_completed(resources.pool, file_id, owner=owner)
+        standing = await resources.guard.check()
+        found = await completing.find_completed(
+            resources.pool, file_id, owner=owner, counter=standing.counter
+        )
         if found is None:
             raise problems.NotFound("no such file")
         file = found.file
@@ -62,7 +66,7 @@ async def complete_upload(
         check_digest(file, sha256)
         if not isinstance(file, UnprovedFile):
             return file
-        if found.is_free and inline.may_prove(resources, file):
+        if standing.stopped is None and found.is_free and inline.may_prove(resources, file):
             settled = await prove_or_announce(resources, file, sha256)
         else:
             settled = await announce(resources, file, sha256)

@@ -15,6 +15,9 @@ A file whose object could not be read is tried again in a separate slot. Each su
 probe of the store, so the slot pauses after it. Such files therefore take a small share of the
 store's capacity, however many there are.
 
+A worker claims nothing while the database does not agree with the vault
+(service/marker/__init__.py).
+
 The worker sleeps until it is notified, until the next file is due, or for POLL at most. It stops
 claiming only while its own probe of the store fails (service/worker/store_health.py). It then
 probes again after waits that double, up to ten seconds.
@@ -128,6 +131,9 @@ class Worker:
 
     async def fill_slots(self) -> timedelta:
         """Begin work in the free slots, and return the time until there may be more for them."""
+        standing = await self.resources.guard.check()
+        if standing.stopped is not None:
+            return POLL
         kinds = [work for work in Work if self.free_slots(work) > 0]
         found = await claims.find_work(
             self.resources.pool, {work: self.last_owners[work] for work in kinds}
@@ -135,14 +141,14 @@ class Worker:
         more = False
         for due in found:
             if due.is_due and self.free_slots(due.work) > 0:
-                more = await self.claim(due) or more
+                more = await self.claim(due, standing.counter) or more
         if more:
             return timedelta(0)
         soonest = min((due.due_in for due in found), default=POLL)
         return min(max(soonest, SHORTEST_SLEEP), POLL)
 
-    async def claim(self, due: claims.DueWork) -> bool:
-        """Claim files of these owners, and begin their work.
+    async def claim(self, due: claims.DueWork, counter: int) -> bool:
+        """Claim files of these owners, and begin their work. `counter` is that of the vault.
 
         Return whether a file was claimed, or owners remain that were not asked for.
         """
@@ -157,6 +163,7 @@ class Worker:
             self.free_slots(due.work),
             held=self.count_held(due),
             lease=self.resources.settings.lease,
+            counter=counter,
         )
         for claim in claimed:
             task = asyncio.create_task(self.verify(claim, claimed_at))

@@ -29,6 +29,9 @@ reservation, a final file, or a deleted file.
 5. Rows: delete files that have been gone for longer than KEEP_ROWS and have nothing left in the
    store, and idempotency keys that are older than a day.
 
+Nothing is swept while the database does not agree with the vault (service/marker/__init__.py). Each
+statement that takes a batch compares them again.
+
 SWEEP_DELAY protects against a commit that the database loses later, when it fails over to a standby
 that lags behind. The row is then `pending`, `verifying` or `ready` again, and the object that it
 needs must still be there.
@@ -75,6 +78,8 @@ async def sweep(resources: WorkerResources) -> int:
 
     Raises the errors in database.UNREACHABLE if the database is unavailable.
     """
+    if (await resources.guard.check()).stopped is not None:
+        return 0
     outcomes = await asyncio.gather(
         sweep_reservations(resources), sweep_files(resources), return_exceptions=True
     )
@@ -90,9 +95,10 @@ async def sweep_reservations(resources: WorkerResources) -> int:
     """Steps 1 and 2 of the protocol above: doom what has ended, delete what is doomed."""
 
     async def sweep_batch() -> Swept:
-        ended = await sweeping.doom_ended_reservations(resources.pool, BATCH)
+        counter = (await resources.guard.check()).counter
+        ended = await sweeping.doom_ended_reservations(resources.pool, BATCH, counter=counter)
         batch = await sweeping.claim_doomed_reservations(
-            resources.pool, BATCH, resources.settings.copy_grace
+            resources.pool, BATCH, resources.settings.copy_grace, counter=counter
         )
         removed = await sweep_each(resources, batch, sweep_doomed_reservation)
         return Swept(ended + len(batch), len(removed))
@@ -109,7 +115,10 @@ async def sweep_files(resources: WorkerResources) -> int:
 
     async def sweep_incoming_batch() -> Swept:
         keys = await sweeping.claim_incoming_keys(
-            resources.pool, KEYS_A_REQUEST, resources.settings.sweep_delay
+            resources.pool,
+            KEYS_A_REQUEST,
+            resources.settings.sweep_delay,
+            counter=(await resources.guard.check()).counter,
         )
         removed: list[sweeping.LeftKey] = []
         try:
@@ -123,7 +132,10 @@ async def sweep_files(resources: WorkerResources) -> int:
 
     async def sweep_object_batch() -> Swept:
         batch = await sweeping.claim_deleted_objects(
-            resources.pool, BATCH, resources.settings.sweep_delay
+            resources.pool,
+            BATCH,
+            resources.settings.sweep_delay,
+            counter=(await resources.guard.check()).counter,
         )
         return Swept(len(batch), len(await sweep_each(resources, batch, sweep_deleted_object)))
 

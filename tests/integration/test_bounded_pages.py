@@ -264,8 +264,8 @@ async def test_a_page_is_bounded_with_statistics_of_another_table(pool: asyncpg.
 
 
 BATCHES: Final = {
-    sweeping.CLAIM_INCOMING: "10, '0 s'",
-    sweeping.CLAIM_PURGES: "10, '0 s'",
+    sweeping.CLAIM_INCOMING: "10, '0 s', 0",
+    sweeping.CLAIM_PURGES: "10, '0 s', 0",
 }
 
 
@@ -282,7 +282,9 @@ async def test_a_batch_of_the_sweeper_reads_no_other_rows(pool: asyncpg.Pool) ->
         await connection.execute("ANALYZE files, file_history")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         for number, (statement, values) in enumerate(BATCHES.items()):
-            await connection.execute(f"PREPARE batch_{number} (bigint, interval) AS {statement}")
+            await connection.execute(
+                f"PREPARE batch_{number} (bigint, interval, bigint) AS {statement}"
+            )
             plan = await explain(connection, f"batch_{number} ({values})")
             assert 0 < count_rows(plan) <= 40, statement
 

@@ -247,9 +247,9 @@ async def test_a_deleted_file_is_not_committed_and_its_reservation_is_doomed(
     held = await claim_row(pool, await declare_row(pool))
     assert await files.delete_file(pool, held.id, owner="ann")
     assert await commit_row(pool, held) is None
-    assert await sweeping.doom_ended_reservations(pool, 9) == 0
+    assert await sweeping.doom_ended_reservations(pool, 9, counter=0) == 0
     await pool.execute("UPDATE reservations SET lease_until = now() - interval '1 s'")
-    assert await sweeping.doom_ended_reservations(pool, 9) == 1
+    assert await sweeping.doom_ended_reservations(pool, 9, counter=0) == 1
 
 
 async def test_an_extension_moves_both_leases_and_neither_after_a_doom(pool: asyncpg.Pool) -> None:
@@ -366,12 +366,15 @@ async def test_the_sweeper_claims_each_leftover_once(pool: asyncpg.Pool) -> None
     held = await claim_row(pool, await declare_row(pool))
     await commit_row(pool, held)
     await files.delete_file(pool, held.id, owner="ann")
-    assert [left.id for left in await sweeping.claim_incoming_keys(pool, 9, AT_ONCE)] == [held.id]
-    assert await sweeping.claim_incoming_keys(pool, 9, AT_ONCE) == []
     assert [
-        left.minio_object_name for left in await sweeping.claim_deleted_objects(pool, 9, AT_ONCE)
+        left.id for left in await sweeping.claim_incoming_keys(pool, 9, AT_ONCE, counter=0)
+    ] == [held.id]
+    assert await sweeping.claim_incoming_keys(pool, 9, AT_ONCE, counter=0) == []
+    assert [
+        left.minio_object_name
+        for left in await sweeping.claim_deleted_objects(pool, 9, AT_ONCE, counter=0)
     ] == [held.vault_key]
-    assert await sweeping.claim_deleted_objects(pool, 9, AT_ONCE) == []
+    assert await sweeping.claim_deleted_objects(pool, 9, AT_ONCE, counter=0) == []
 
 
 SWEEPS = {sweeping.CLAIM_INCOMING: "files_sweep", sweeping.CLAIM_PURGES: "files_purge"}
@@ -395,9 +398,9 @@ async def test_the_sweeper_reads_no_row_that_is_not_due(pool: asyncpg.Pool, stat
         )
         await connection.execute("ANALYZE files")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
-        await connection.execute(f"PREPARE sweep (bigint, interval) AS {statement}")
+        await connection.execute(f"PREPARE sweep (bigint, interval, bigint) AS {statement}")
         explained = await connection.fetchval(
-            "EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE sweep (500, '5 minutes')"
+            "EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE sweep (500, '5 minutes', 0)"
         )
     [scan] = [
         node
@@ -435,8 +438,8 @@ MANY_DUE = """
         ),
         (
             claims.CLAIM,
-            "text, text[], bigint[], bigint, interval",
-            "'small', '{ann,bob}', '{0,0}', 4, '1 minute'",
+            "text, text[], bigint[], bigint, interval, bigint",
+            "'small', '{ann,bob}', '{0,0}', 4, '1 minute', 0",
             # twice as many as the slots for ann and one for bob, both read twice, and the claimed
             # ones
             2 * (2 * 4 + 1) + 4,
@@ -475,7 +478,7 @@ async def test_an_incoming_key_is_swept_four_times(pool: asyncpg.Pool) -> None:
     await files.delete_file(pool, file.id, owner="ann")
     for _ in range(4):
         await pool.execute("UPDATE files SET sweep_at = now() WHERE sweep_at IS NOT NULL")
-        [left] = await sweeping.claim_incoming_keys(pool, 9, AT_ONCE)
+        [left] = await sweeping.claim_incoming_keys(pool, 9, AT_ONCE, counter=0)
     assert left.last
     await sweeping.end_incoming_sweeps(pool, [left.id])
     assert (
@@ -496,7 +499,10 @@ async def test_a_late_first_deletion_is_not_the_last(pool: asyncpg.Pool) -> None
         """
     )
     assert [
-        copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, timedelta(hours=24))
+        copy.last
+        for copy in await sweeping.claim_doomed_reservations(
+            pool, 9, timedelta(hours=24), counter=0
+        )
     ] == [False]
 
 
@@ -504,11 +510,11 @@ async def test_a_doomed_reservation_is_kept_until_copy_grace_is_over(pool: async
     held = await claim_row(pool, await declare_row(pool))
     await reservations.doom_reservation(pool, held.vault_key, held.lease)
     grace = timedelta(hours=24)
-    assert [copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, grace)] == [
-        False
-    ]
+    assert [
+        copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, grace, counter=0)
+    ] == [False]
     await sweeping.keep_doomed_reservation(pool, held.vault_key, grace)
-    assert await sweeping.claim_doomed_reservations(pool, 9, grace) == []
+    assert await sweeping.claim_doomed_reservations(pool, 9, grace, counter=0) == []
     await pool.execute(
         """
         UPDATE reservations
@@ -516,6 +522,6 @@ async def test_a_doomed_reservation_is_kept_until_copy_grace_is_over(pool: async
         """,
         grace,
     )
-    assert [copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, grace)] == [
-        True
-    ]
+    assert [
+        copy.last for copy in await sweeping.claim_doomed_reservations(pool, 9, grace, counter=0)
+    ] == [True]

@@ -112,7 +112,9 @@ async def test_a_commit_that_waits_for_a_sweepers_doom_commits_nothing(
 ) -> None:
     await end_lease(pool)
     assert await meet(
-        pool, lambda database: sweeping.doom_ended_reservations(database, 9), commit(held)
+        pool,
+        lambda database: sweeping.doom_ended_reservations(database, 9, counter=0),
+        commit(held),
     ) == (1, None)
     assert await state(pool, held) == State.VERIFYING
 
@@ -146,9 +148,9 @@ async def test_a_sweeper_skips_a_reservation_that_another_statement_has_locked(
     for statement in (extend(held), commit(held)):
         async with held_open(pool) as holder:
             assert await statement(holder)
-            assert await sweeping.doom_ended_reservations(pool, 9) == 0
+            assert await sweeping.doom_ended_reservations(pool, 9, counter=0) == 0
     # Both statements were rolled back.
-    assert await sweeping.doom_ended_reservations(pool, 9) == 1
+    assert await sweeping.doom_ended_reservations(pool, 9, counter=0) == 1
 
 
 async def test_an_extension_that_waits_for_a_doom_moves_neither_lease(
@@ -192,7 +194,7 @@ async def test_a_deletion_that_waits_for_a_commit_purges_the_proved_object(
     assert (file.state, deleted) == (State.READY, True)
     assert [
         left.minio_object_name
-        for left in await sweeping.claim_deleted_objects(pool, 9, timedelta(0))
+        for left in await sweeping.claim_deleted_objects(pool, 9, timedelta(0), counter=0)
     ] == [held.vault_key]
 
 

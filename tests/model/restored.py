@@ -3,9 +3,8 @@
 The database may fall back to an earlier state of itself at any step. The store does not. A restore
 by dump, by archived log or by failover gives the database another identity. A restored copy of its
 disk does not, and is older than the last raise of the marker (see README.md, "Assumptions"). The
-steps that delete or give up are guarded by the marker, and a reconciliation makes the database
-agree with the vault again. (The service does not have these two yet.) RULES can be removed one by
-one, as in `rules.py`.
+steps that delete or give up are guarded by the marker, and `assay reconcile` makes the database
+agree with the vault again. RULES can be removed one by one, as in `rules.py`.
 """
 
 from collections.abc import Iterator

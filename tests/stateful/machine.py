@@ -56,7 +56,7 @@ from tests.stateful.workers import (
 from tests.support.claims import EVERY_KIND, claim_files
 from tests.support.clock import DAY, pass_time
 from tests.support.faults import FaultyBucket, SpoiltBucket, lose_answer
-from tests.support.invariants import Outcomes, check_invariants, check_nothing_left
+from tests.support.invariants import Outcomes, check_invariants, check_nothing_left, list_bucket
 from tests.support.objects import key_of
 from tests.support.stores import send
 
@@ -149,9 +149,8 @@ class WayOfAFile(RuleBasedStateMachine):
             "TRUNCATE files, file_history, reservations, idempotency_keys"
         )
         for bucket in (self.resources.incoming, self.resources.vault):
-            keys = [found.key async for found in bucket.list_keys()]
-            if keys:
-                await bucket.delete_many(keys)
+            if keys := await list_bucket(bucket):
+                await bucket.delete_many([*keys])
 
     # Steps of a client
 

@@ -21,6 +21,6 @@ async def claim_files(
         if due.is_due:
             held = dict.fromkeys(due.owners, 0)
             claimed += await claims.claim_files(
-                database, due.work, slots - len(claimed), held=held, lease=lease
+                database, due.work, slots - len(claimed), held=held, lease=lease, counter=0
             )
     return claimed

@@ -17,6 +17,7 @@ from service.database.grants import Grants
 from service.database.notifications import Notifications
 from service.database.reserved_keys import ReservedKeys
 from service.database.settled_uploads import SettledUploads
+from service.marker import Guard
 from service.object_store import ObjectStore
 from service.resources import Resources, close_pool, make_signer
 from service.settings import Settings
@@ -100,13 +101,15 @@ async def open_without_listener(settings: Settings) -> AsyncIterator[Resources]:
         region=settings.s3_region,
     )
     notifications = Notifications(settings.listen_url)
+    vault = store.bucket(settings.vault_bucket)
     try:
         yield Resources(
             settings=settings,
             pool=pool,
             store=store,
             incoming=store.bucket(settings.incoming_bucket),
-            vault=store.bucket(settings.vault_bucket),
+            vault=vault,
+            guard=Guard(pool, vault, settings.listen_url),
             signer=make_signer(settings),
             notifications=notifications,
             settled_uploads=SettledUploads(notifications),

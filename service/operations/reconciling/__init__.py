@@ -1,0 +1,48 @@
+"""Reconciliation: the database is made to agree with the vault after one of them was restored.
+
+While they disagree (service/marker/__init__.py), nothing is verified, expired or deleted. Clients
+can declare, upload and download meanwhile.
+
+1. Take the marker's lock for the whole run, on a connection of its own, and read both markers.
+   - Another session has the lock: end. It raises the marker, or reconciles.
+   - The vault has no marker, or that of another deployment: end, unless the administrator has said
+     that this is the right vault.
+2. Old reservations (reservations.py). An object may have been committed under such a key in a state
+   of the database that is lost. Wait until their leases have expired.
+   - *There is no object:* the sweeper deletes the reservation later.
+   - *The file is unproved:* adopt the object, as below.
+   - *The row of the file is lost:* delete the reservation, so that the sweeper does not delete the
+     object. Step 3 finds it.
+   - *The file is final:* the sweeper deletes the object later.
+   - *The holder extends its lease:* it lives, and commits or gives up by itself.
+3. List the vault, and merge the list with the rows in the order of keys, in constant memory
+   (merging.py).
+   - *A row without an object:* ask once more. If the object is missing, the file becomes `damaged`.
+   - *An object with another ETag or size than in the row, or of a `damaged` file:* hash it. The
+     row gets its ETag, or the file becomes `damaged` or `ready`.
+   - *An object that no row names, of an unproved file:* adopt it.
+   - *An object that no row names, of a file without a row:* adopt it, if the administrator has said
+     so, under the recorded owner or a given one. Otherwise report it.
+   - *Any other object that no row names:* report it.
+4. Set the marker, in the row and then in the vault. The connection of step 1 does this: it is lost
+   if the database was restored again meanwhile.
+
+Adoption (adopting.py): reserve the key, or take over its reservation. Then hash the object and
+compare it with its declaration. Commit the file from the reservation.
+   - *A row names the key by now, or the bytes differ:* report it. Nothing is adopted.
+   - *The run ends before the commit:* step 2 of the next run finds the reservation.
+
+An object that exists is not written again: one request at most was ever sent to its key. A late
+request can only create an object that this run does not see. No row names it then, and
+`assay scrub --orphans` finds it.
+
+A deletion that was requested before the database was restored must have ended. Workers are
+therefore stopped while a database is restored.
+
+The run may be interrupted and repeated. The model of this protocol is tests/model/restored.py.
+"""
+
+from service.operations.reconciling.adopting import Adoption
+from service.operations.reconciling.running import CannotReconcile, Found, Options, reconcile
+
+__all__ = ["Adoption", "CannotReconcile", "Found", "Options", "reconcile"]
