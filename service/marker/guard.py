@@ -94,7 +94,11 @@ class Guard:
             return Standing(0, str(error))
         stopped = judge(row, seen)
         if stopped is None and row.is_due:
-            return await self.raise_under_lock(row, seen)
+            try:
+                return await self.raise_under_lock(row, seen)
+            except (StoreError, asyncpg.PostgresError, *database.UNREACHABLE) as error:
+                # The next check raises. What was compared holds nevertheless.
+                log.warning("marker not raised", error=str(error) or type(error).__name__)
         return Standing(seen.counter if seen else 0, stopped)
 
     async def raise_under_lock(self, row: MarkerRow, seen: Document | None) -> Standing:
