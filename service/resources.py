@@ -86,12 +86,7 @@ async def open_worker_resources(settings: WorkerSettings) -> AsyncIterator[Worke
     store is unavailable.
     """
     pool = await database.open_pool(settings)
-    store = ObjectStore(
-        settings.s3_endpoint,
-        access_key=settings.s3_access_key,
-        secret_key=settings.s3_secret_key,
-        region=settings.s3_region,
-    )
+    store = open_store(settings)
     notifications = Notifications(settings.listen_url)
     listening = asyncio.create_task(notifications.run())
     vault = store.bucket(settings.vault_bucket)
@@ -111,6 +106,16 @@ async def open_worker_resources(settings: WorkerSettings) -> AsyncIterator[Worke
         await asyncio.gather(listening, return_exceptions=True)
         store.close()
         await close_pool(pool)
+
+
+def open_store(settings: WorkerSettings) -> ObjectStore:
+    """Return the store as the service identity accesses it. The caller closes it."""
+    return ObjectStore(
+        settings.s3_endpoint,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key,
+        region=settings.s3_region,
+    )
 
 
 def make_signer(settings: Settings) -> Signer:

@@ -51,6 +51,8 @@ BOUNDS: Final[Mapping[str, tuple[str, str]]] = {
     "sweep_delay": ("0s", "30d"),
     "copy_grace": ("2h", "365d"),  # an hour more than the longest lease: no copy lives longer
     "keep_rows": ("1s", "36500d"),
+    "scrub_every": ("1s", "36500d"),
+    "scrub_rate": ("1KiB", "1TiB"),
     "download_buffers": ("1MiB", "1TiB"),
     "accel_min_bytes": ("1", "5TiB"),
 }
@@ -127,6 +129,10 @@ class WorkerSettings(DatabaseSettings, frozen=True, kw_only=True):
     """
     copy_grace: timedelta = timedelta(hours=24)
     keep_rows: timedelta = timedelta(days=30)
+    scrub_every: timedelta = timedelta(days=30)
+    """The time after which the object of a proved file is read again."""
+    scrub_rate: Bytes = Bytes(20 * 1024**2)
+    """The rate of these reads in bytes per second, for all workers together."""
     log_level: LogLevel = LogLevel("info")
 
 

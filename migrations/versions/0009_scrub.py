@@ -14,10 +14,12 @@ STATEMENTS = (
     "ALTER TABLE files ADD COLUMN proved_at timestamptz, ADD COLUMN checked_at timestamptz",
     # These indexes serve the scrub: the oldest check first.
     """
-    CREATE INDEX files_scrub ON files (coalesce(checked_at, final_at)) WHERE state = 'ready'
+    CREATE INDEX files_scrub ON files (coalesce(checked_at, final_at), id)
+        WHERE state = 'ready'
     """,
     """
-    CREATE INDEX files_damaged ON files (coalesce(checked_at, final_at)) WHERE state = 'damaged'
+    CREATE INDEX files_damaged ON files (coalesce(checked_at, final_at), id)
+        WHERE state = 'damaged'
     """,
     """
     CREATE TABLE scrub (

@@ -79,6 +79,7 @@ OPERATION_COMMANDS: Final = {
     "migrate": "Upgrade the database's schema to the newest version.",
     "bootstrap": "Create or correct the store's buckets, identities, policies and rules.",
     "sweep": "Remove leftovers that are due, now.",
+    "scrub": "Read stored files again, and compare them with what was proved.",
     "import": "Import the objects of another bucket of the same store.",
     "reconcile": "Make the database agree with the vault after one of them was restored.",
     "inspect": "Show the state of a file, why it waits, and what happens next.",

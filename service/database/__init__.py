@@ -1,6 +1,6 @@
 """PostgreSQL: the pool of connections, the schema, and the notifications between processes."""
 
-from service.database.pool import UNREACHABLE, Connection, connect, open_pool
+from service.database.pool import UNREACHABLE, Connection, close, connect, open_pool
 from service.database.schema import (
     SchemaError,
     check_version,
@@ -15,6 +15,7 @@ __all__ = [
     "Connection",
     "SchemaError",
     "check_version",
+    "close",
     "connect",
     "expected_version",
     "find_migrations",

@@ -217,6 +217,14 @@ async def connect(*args: Any, **options: Any) -> Connection:
         raise
 
 
+async def close(connection: asyncpg.Connection) -> None:
+    """End the session of a connection, and with it its advisory locks. Raises nothing."""
+    try:
+        await connection.close(timeout=2)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()
+
+
 def drop_connection(attempt: "asyncio.Future[Connection]") -> None:
     """Close the connection of an attempt that succeeded too late."""
     if not attempt.cancelled() and attempt.exception() is None:

@@ -10,6 +10,7 @@ import structlog
 from service import clock, database
 from service.marker.document import Document, MarkerUnreadable, read_document, write_document
 from service.object_store import Bucket, StoreError
+from service.queries import locks
 from service.queries import marker as queries
 from service.queries.marker import MarkerRow
 from service.telemetry.metrics import STOPPED
@@ -58,6 +59,14 @@ class Guard:
         assert self.standing is not None  # noqa: S101  # `renew` sets it or raises
         return self.standing
 
+    async def look_again(self) -> Standing:
+        """Read both markers now. Raises StoreError and the errors in database.UNREACHABLE."""
+        async with self.checking:
+            found = await self.compare()
+            self.report(found)
+            self.standing = found
+        return found
+
     async def renew(self) -> None:
         """Run the protocol above, and keep its result."""
         begun_at = clock.read_seconds()
@@ -104,7 +113,7 @@ class Guard:
     async def raise_under_lock(self, row: MarkerRow, seen: Document | None) -> Standing:
         connection = await database.connect(self.listen_url, command_timeout=5)
         try:
-            if not await queries.try_lock(connection):
+            if not await locks.try_lock(connection, locks.MARKER):
                 return Standing(seen.counter if seen else 0)
             row, seen = await queries.read_marker(connection), await read_document(self.vault)
             stopped = judge(row, seen)
@@ -118,15 +127,7 @@ class Guard:
             await write_document(self.vault, Document(row.deployment, counter, row.identity))
             return Standing(counter)
         finally:
-            await close(connection)
-
-
-async def close(connection: asyncpg.Connection) -> None:
-    """End the session, and with it the lock."""
-    try:
-        await connection.close(timeout=2)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        connection.terminate()
+            await database.close(connection)
 
 
 def judge(row: MarkerRow, seen: Document | None) -> str | None:

@@ -3,12 +3,10 @@
 from typing import Final
 from uuid import UUID
 
-import asyncpg
 import msgspec
 
 from service.queries.rows import Database, read_row
 
-LOCK: Final = 0x4153534159  # "ASSAY", the key of the advisory lock
 RAISE_EVERY: Final = "55 seconds"
 
 
@@ -35,11 +33,6 @@ READ: Final = f"""
 
 async def read_marker(database: Database) -> MarkerRow:
     return read_row(await database.fetchrow(READ), MarkerRow)
-
-
-async def try_lock(connection: asyncpg.Connection) -> bool:
-    """Take the lock for the session of the connection, if no other session has it."""
-    return bool(await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK))
 
 
 RAISE: Final = """

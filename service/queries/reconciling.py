@@ -172,31 +172,6 @@ async def commit_found_file(
     return row is not None
 
 
-MARK_DAMAGED: Final = """
-    UPDATE files SET state = 'damaged', changed_by = 'worker', changed_why = $3
-    WHERE id = $1 AND minio_object_name = $2 AND state = 'ready' RETURNING id
-"""
-
-
-async def mark_damaged(database: Database, file_id: UUID, key: UUID, *, why: str) -> bool:
-    """Record that the object of a `ready` file is missing or has other bytes."""
-    return await database.fetchval(MARK_DAMAGED, file_id, key, why) is not None
-
-
-MARK_WHOLE: Final = """
-    UPDATE files
-    SET state = 'ready', vault_etag = $3,
-        changed_by = CASE WHEN state = 'damaged' THEN 'worker' END,
-        changed_why = CASE WHEN state = 'damaged' THEN 'the object has the proved bytes again' END
-    WHERE id = $1 AND minio_object_name = $2 AND state IN ('ready', 'damaged') RETURNING id
-"""
-
-
-async def mark_whole(database: Database, file_id: UUID, key: UUID, *, etag: str) -> bool:
-    """Record that the object has the proved bytes, and its ETag of today."""
-    return await database.fetchval(MARK_WHOLE, file_id, key, etag) is not None
-
-
 RELEASE: Final = """
     DELETE FROM reservations WHERE vault_key = $1 AND doomed_at IS NULL AND lease_until < now()
 """

@@ -29,10 +29,11 @@ from prometheus_client import (
 
 from service import database, problems
 from service.object_store import StoreError
-from service.queries import health
+from service.queries import health, scrubbing
+from service.queries.scrubbing import ScrubState
 from service.resources import Resources
 from service.routes.answers import refusals
-from service.telemetry.gauges import BacklogGauges
+from service.telemetry.gauges import BacklogGauges, ScrubGauges
 from service.telemetry.metrics import LAST_EVENT_NAME
 
 WAIT_SECONDS: Final = 2.0
@@ -59,6 +60,13 @@ class SharedCheck(Generic[Result]):
         return await asyncio.shield(self.looking)
 
 
+class Measured(msgspec.Struct, frozen=True):
+    """What one scrape reads from the database."""
+
+    backlog: health.Backlog
+    scrub: ScrubState
+
+
 class Readiness:
     """The phase of this process. `detail` says what is wrong with it."""
 
@@ -66,7 +74,7 @@ class Readiness:
         self.phase: Phase = "starting"
         self.detail: str | None = None
         self.away: SharedCheck[list[str]] = SharedCheck()
-        self.backlog: SharedCheck[health.Backlog | None] = SharedCheck()
+        self.backlog: SharedCheck[Measured | None] = SharedCheck()
 
 
 class HealthReport(msgspec.Struct, frozen=True):
@@ -165,20 +173,25 @@ async def read_metrics(
         kept = CollectorRegistry()
         multiprocess.MultiProcessCollector(kept)  # type: ignore[no-untyped-call]  # not annotated
     measured = CollectorRegistry()
-    backlog = await readiness.backlog.ask(lambda: measure_backlog(resources))
-    measured.register(
-        BacklogGauges(backlog, last_event=kept.get_sample_value(LAST_EVENT_NAME) or None)
-    )
+    found = await readiness.backlog.ask(lambda: measure(resources))
+    last_event = kept.get_sample_value(LAST_EVENT_NAME) or None
+    measured.register(BacklogGauges(found.backlog if found else None, last_event=last_event))
+    if found is not None:
+        every, rate = resources.settings.scrub_every, resources.settings.scrub_rate
+        measured.register(ScrubGauges(found.scrub, every=every, rate=rate))
     return generate_latest(kept) + generate_latest(measured)
 
 
-async def measure_backlog(resources: Resources) -> health.Backlog | None:
-    """Return the backlog, or None if the database is unavailable, in which case only the counters
-    are reported.
+async def measure(resources: Resources) -> Measured | None:
+    """Return what the gauges show, or None if the database is unavailable, in which case only the
+    counters are reported.
     """
     try:
         async with asyncio.timeout(WAIT_SECONDS):
-            return await health.measure_backlog(resources.pool)
+            return Measured(
+                await health.measure_backlog(resources.pool),
+                await scrubbing.read_state(resources.pool),
+            )
     except (asyncpg.PostgresError, *database.UNREACHABLE) as error:
         log.warning("backlog not measured", error=type(error).__name__)
         return None

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterable
+from datetime import timedelta
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service.queries import health
+from service.queries.scrubbing import ScrubState
 
 
 class BacklogGauges(Collector):
@@ -59,4 +61,40 @@ class BacklogGauges(Collector):
             "assay_doomed_reservations",
             "Reservations whose vault objects will be deleted.",
             value=self.measured.doomed_reservations,
+        )
+
+
+class ScrubGauges(Collector):
+    """The gauges of the scrub. `rate` is in bytes per second."""
+
+    def __init__(self, found: ScrubState, *, every: timedelta, rate: int) -> None:
+        self.found = found
+        self.every = every
+        self.rate = rate
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        yield GaugeMetricFamily(
+            "assay_damaged_files",
+            "Files whose vault object is missing or altered.",
+            value=self.found.damaged,
+        )
+        yield GaugeMetricFamily(
+            "assay_scrub_stopped",
+            "1 if the last scrub stopped before its end.",
+            value=float(self.found.stopped_why is not None),
+        )
+        yield GaugeMetricFamily(
+            "assay_scrub_oldest_check_seconds",
+            "Seconds since the `ready` file that was read longest ago was read.",
+            value=self.found.oldest_check_seconds,
+        )
+        yield GaugeMetricFamily(
+            "assay_scrub_every_seconds",
+            "The interval in which each file is to be read again.",
+            value=self.every.total_seconds(),
+        )
+        yield GaugeMetricFamily(
+            "assay_scrub_needed_seconds",
+            "Seconds that it takes to read the whole vault once at the configured rate.",
+            value=(self.found.vault_bytes or 0) / self.rate,
         )

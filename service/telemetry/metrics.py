@@ -48,3 +48,7 @@ STOPPED: Final = Gauge(
     multiprocess_mode="livemax",
 )
 SWEPT: Final = Counter("assay_swept", "Leftovers that the sweeper removed.", ["what"])
+SCRUBBED: Final = Counter(
+    "assay_scrubbed", "Files whose object the scrub has read again.", ["result"]
+)
+SCRUBBED_BYTES: Final = Counter("assay_scrubbed_bytes", "Bytes that the scrub has read again.")

@@ -1,4 +1,6 @@
-"""The loop of a worker: it claims due files into its slots, and runs the sweeper.
+"""The loop of a worker: it claims due files into its slots.
+
+The sweeper and the scrub run beside it.
 
 Any number of workers may run at once, because a lease lets only one of them verify a file.
 
@@ -32,12 +34,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Final
 
+import asyncpg
 import structlog
 
 from service import clock, database
 from service.model import Claim, Work
 from service.queries import claims
 from service.resources import WorkerResources
+from service.worker.scrubber import scrub_when_due
 from service.worker.store_health import StoreHealth
 from service.worker.sweeper import sweep
 from service.worker.verification import verify
@@ -54,6 +58,7 @@ UNREADABLE_SLOTS: Final = 1
 UNREADABLE_REST_SECONDS: Final = 1.0
 GATHER_SECONDS: Final = 0.5
 STOP_SECONDS: Final = 20
+LOOK_FOR_SCRUB: Final = timedelta(minutes=1)
 
 log = structlog.get_logger()
 
@@ -76,14 +81,15 @@ class Worker:
         self.health = StoreHealth(resources)
 
     async def run(self) -> None:
-        sweeping = asyncio.create_task(self.run_sweeper())
+        beside = [asyncio.create_task(self.run_sweeper()), asyncio.create_task(self.run_scrubber())]
         try:
             while True:
                 await self.take_turn()
         finally:
-            sweeping.cancel()
+            for task in beside:
+                task.cancel()
             await self.stop()
-            await asyncio.gather(sweeping, return_exceptions=True)
+            await asyncio.gather(*beside, return_exceptions=True)
 
     async def take_turn(self) -> None:
         """Claim files for the free slots, then sleep until something may have changed.
@@ -224,6 +230,18 @@ class Worker:
                 await asyncio.sleep(GATHER_SECONDS)
             except TimeoutError:
                 pass
+
+    async def run_scrubber(self) -> None:
+        """Read the objects again that are due (service/worker/scrubber.py)."""
+        pause = min(LOOK_FOR_SCRUB, self.resources.settings.scrub_every).total_seconds()
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await scrub_when_due(self.resources)
+            except (asyncpg.PostgresError, *database.UNREACHABLE) as error:
+                log.warning("scrub postponed", error=type(error).__name__)
+            except Exception:
+                log.exception("scrub failed")
 
     async def stop(self) -> None:
         """Wait for running verifications, and cancel those that exceed STOP_SECONDS.

@@ -16,7 +16,7 @@ from service.model import State, UnprovedFile, Work
 from service.object_store import ObjectMissing, StoreUnavailable
 from service.operations.doctor.marker import check_marker
 from service.queries import claims, sweeping
-from service.queries.marker import LOCK
+from service.queries.locks import MARKER as LOCK
 from service.resources import Resources
 from service.uploads.completion import complete_upload
 from service.worker.loop import POLL, Worker

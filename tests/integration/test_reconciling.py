@@ -23,7 +23,7 @@ from service.operations.reconciling import (
     reconcile,
 )
 from service.problems import NotFound
-from service.queries.marker import LOCK
+from service.queries.locks import MARKER as LOCK
 from service.resources import Resources
 from service.uploads.buffers import UploadBuffers
 from service.uploads.streamed import UploadHeaders, upload_stream

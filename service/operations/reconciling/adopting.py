@@ -2,10 +2,8 @@
 
 import asyncio
 import functools
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Final
 from urllib.parse import unquote
 from uuid import UUID
 
@@ -22,8 +20,7 @@ from service.queries import reservations
 from service.queries.importing import ImportedFile, commit_imported_file
 from service.queries.reservations import HeldKey
 from service.worker.proofs import Proof
-
-CHUNK_BYTES: Final = 1024 * 1024
+from service.worker.rereading import hash_object
 
 
 class Adoption(msgspec.Struct, frozen=True):
@@ -134,16 +131,6 @@ class Adopter(msgspec.Struct, frozen=True, kw_only=True):
         """Read the object by its key alone. Raises StoreError."""
         run = asyncio.get_running_loop().run_in_executor
         return await run(self.hashing, hash_object, self.vault, str(key))
-
-
-def hash_object(vault: Bucket, key: str) -> Proof:
-    """Hash an object in the calling thread, in constant memory. Raises StoreError."""
-    digest, size = hashlib.sha256(), 0
-    with vault.open(key, etag=None) as reader:
-        while chunk := reader.read(CHUNK_BYTES):
-            digest.update(chunk)
-            size += len(chunk)
-        return Proof(size, Sha256(digest.digest()), reader.etag)
 
 
 def read_record(seen: StoredObject) -> Record:

@@ -12,11 +12,11 @@ import msgspec
 
 from service import database
 from service.marker.document import Document, MarkerUnreadable, read_document, write_document
-from service.marker.guard import close
 from service.model import State
 from service.object_store import ObjectMissing, StoredObject
 from service.operations.reconciling.adopting import Adopter, Adoption, NotAdopted
 from service.operations.reconciling.merging import Pair, WrongListing, merge_vault
+from service.queries import locks, scrubbing
 from service.queries import marker as marker_queries
 from service.queries import reconciling as queries
 from service.queries.files import ask_time
@@ -61,7 +61,7 @@ async def reconcile(resources: WorkerResources, options: Options) -> AsyncIterat
     connection = await database.connect(resources.settings.listen_url, command_timeout=60)
     hashing = ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="hash")
     try:
-        if not await marker_queries.try_lock(connection):
+        if not await locks.try_lock(connection, locks.MARKER):
             raise CannotReconcile(
                 "another process is raising the marker or reconciling: try again in a moment"
             )
@@ -82,7 +82,7 @@ async def reconcile(resources: WorkerResources, options: Options) -> AsyncIterat
         raise CannotReconcile(str(error)) from error
     finally:
         hashing.shutdown(wait=False, cancel_futures=True)
-        await close(connection)
+        await database.close(connection)
 
 
 # Steps 1 and 4
@@ -240,7 +240,7 @@ async def reconcile_row(resources: WorkerResources, adopter: Adopter, pair: Pair
         return await damage(
             resources, named, f"the object has {proof.size} bytes with SHA-256 {proof.sha256}"
         )
-    await queries.mark_whole(resources.pool, named.id, named.key, etag=proof.etag)
+    await scrubbing.mark_whole(resources.pool, named.id, named.key, etag=proof.etag)
     if named.state == State.READY and proof.etag == named.etag:
         return None  # it was committed after its range was listed
     resources.notifications.notify_change(named.id)
@@ -248,7 +248,7 @@ async def reconcile_row(resources: WorkerResources, adopter: Adopter, pair: Pair
 
 
 async def damage(resources: WorkerResources, named: NamedObject, why: str) -> Found | None:
-    if not await queries.mark_damaged(resources.pool, named.id, named.key, why=why):
+    if not await scrubbing.mark_damaged(resources.pool, named.id, named.key, why=why):
         return None
     resources.notifications.notify_change(named.id)
     return Found("damaged", str(named.key), f"the file {named.id}: {why}")

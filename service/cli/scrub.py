@@ -1,0 +1,93 @@
+"""`assay scrub`: reads the objects of proved files again."""
+
+import os
+from collections import Counter
+from datetime import timedelta
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+
+from service import database
+from service.cli.client.display import show
+from service.cli.errors import CommandError
+from service.object_store import StoreError
+from service.resources import open_worker_resources
+from service.settings import WorkerSettings, parse_bytes, parse_setting, read_settings
+from service.telemetry.logs import configure_logs
+from service.worker.scrubber import Found, Options, ScrubBusy, ScrubStopped
+from service.worker.scrubber import scrub as scrub_due
+
+DUE: Final = timedelta(0)
+WORDS: Final = {"damaged": "damaged", "still": "damaged still", "whole": "whole again"}
+
+
+async def scrub(
+    *,
+    all_files: Annotated[bool, Parameter(name="--all")] = False,
+    rate: str | None = None,
+    trust_store: bool = False,
+) -> None:
+    """Read the objects of proved files again, and compare them with what was proved.
+
+    Workers also do this by themselves: each file is read again after ASSAY_SCRUB_EVERY. A file
+    whose object is missing or altered becomes `damaged`, and `ready` when it is whole again. One
+    line is printed for each such file. The command can be interrupted and repeated.
+
+    Parameters
+    ----------
+    all_files
+        Read every file, and not only those that are due.
+    rate
+        The bytes per second, such as 100MiB, instead of ASSAY_SCRUB_RATE. With this option, the
+        command also runs beside the scrub of a worker.
+    trust_store
+        Mark files as damaged even if more than five in a row are. Check first that the store is
+        the right one.
+    """
+    settings = read_settings(os.environ, WorkerSettings)
+    configure_logs(settings.log_level)
+    options = Options(
+        every=DUE if all_files else settings.scrub_every,
+        rate=settings.scrub_rate if rate is None else read_rate(rate),
+        beside=rate is not None,
+        trust_store=trust_store,
+    )
+    numbers: Counter[str] = Counter()
+    async with open_worker_resources(settings) as resources:
+        await database.check_version(resources.pool)
+        try:
+            async for found in scrub_due(resources, options):
+                numbers[found.what] += 1
+                print_found(found)
+        except ScrubBusy as error:
+            raise CommandError("a worker scrubs at this time: add --rate to run beside it") from (
+                error
+            )
+        except (ScrubStopped, StoreError) as error:
+            raise CommandError(f"{describe(numbers)}; stopped: {error}") from error
+        except database.UNREACHABLE as error:
+            raise CommandError(
+                f"{describe(numbers)}; stopped: the database is not available"
+                f" ({type(error).__name__}): run the command again"
+            ) from error
+    print(describe(numbers))
+
+
+def print_found(found: Found) -> None:
+    file = found.file
+    print(f"{WORDS[found.what]:<13} {file.id} {file.key} {show(found.detail)}", flush=True)
+
+
+def read_rate(text: str) -> int:
+    try:
+        rate: int = parse_setting("scrub_rate", text, parse=parse_bytes)
+    except ValueError as error:
+        raise CommandError(f"--rate {error}") from error
+    return rate
+
+
+def describe(numbers: Counter[str]) -> str:
+    return (
+        f"{numbers['damaged']} files damaged, {numbers['still']} damaged still,"
+        f" {numbers['whole']} whole again"
+    )
