@@ -13,7 +13,8 @@ SHIFT_FILES = """
         expires_at = expires_at - $1::interval, grace_until = grace_until - $1::interval,
         final_at = final_at - $1::interval, lease_until = lease_until - $1::interval,
         failed_reads_since = failed_reads_since - $1::interval, due_at = due_at - $1::interval,
-        sweep_at = sweep_at - $1::interval, purge_at = purge_at - $1::interval
+        sweep_at = sweep_at - $1::interval, purge_at = purge_at - $1::interval,
+        proved_at = proved_at - $1::interval, checked_at = checked_at - $1::interval
 """
 SHIFT_RESERVATIONS = """
     UPDATE reservations SET created_at = created_at - $1::interval,

@@ -152,7 +152,7 @@ class CutReader:
     def __init__(self, reader: Any, left: int) -> None:
         self.reader = reader
         self.left = left
-        self.content_length = reader.content_length
+        self.content_length, self.etag = reader.content_length, reader.etag
 
     def read(self, size: int) -> bytes:
         if self.left <= 0:
@@ -173,7 +173,7 @@ class WrongReader:
 
     def __init__(self, reader: Any) -> None:
         self.reader = reader
-        self.content_length = reader.content_length
+        self.content_length, self.etag = reader.content_length, reader.etag
         self.begun = False
 
     def read(self, size: int) -> bytes:
