@@ -359,6 +359,20 @@ async def test_only_files_that_are_due_are_read_the_oldest_first(resources: Reso
     assert {one.id for one in page} == {old.id, older.id}
 
 
+async def test_every_page_of_due_files_is_read(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "PAGE", 2)
+    files = await store_files(resources, 5)
+    await resources.pool.execute("UPDATE files SET final_at = '2026-01-01'")
+    await remove(resources, files[0])
+    assert [one.file.id for one in await scrub_all(resources)] == [files[0].id]
+    checked = await resources.pool.fetchval(
+        "SELECT count(*) FROM files WHERE checked_at > final_at"
+    )
+    assert checked == 5
+
+
 async def test_a_damaged_file_is_read_again_after_a_day(resources: Resources) -> None:
     file = await store_file(resources)
     await remove(resources, file)
