@@ -310,6 +310,7 @@ async def test_nothing_is_read_while_the_database_disagrees(resources: Resources
     with pytest.raises(ScrubStopped, match="restored"):
         await scrub_all(resources)
     await check_nothing_is_damaged(resources)
+    assert await read_stop(resources) is None  # the marker's check reports it
 
 
 async def test_a_file_deleted_during_its_read_is_not_suspect(resources: Resources) -> None:
