@@ -143,7 +143,7 @@ async def scrub(resources: WorkerResources, options: Options) -> AsyncGenerator[
     try:
         if not await locks.try_lock(connection, locks.SCRUB) and not options.beside:
             raise ScrubBusy("another process scrubs")
-        await measure(resources, options)
+        await measure(resources)
         async with contextlib.aclosing(run(resources, options, connection)) as everything:
             async for found in everything:
                 yield found
@@ -158,14 +158,15 @@ async def scrub(resources: WorkerResources, options: Options) -> AsyncGenerator[
         await database.close(connection)
 
 
-async def measure(resources: WorkerResources, options: Options) -> None:
+async def measure(resources: WorkerResources) -> None:
     """Warn if the vault cannot be read once within the interval."""
+    every, rate = resources.settings.scrub_every, resources.settings.scrub_rate
     size = await queries.measure_vault(resources.pool)
-    if size is not None and size / options.rate > options.every.total_seconds():
+    if size is not None and size / rate > every.total_seconds():
         log.warning(
             "the scrub takes longer than its interval",
             vault_bytes=size,
-            days=round(size / options.rate / 86_400, 1),
+            days=round(size / rate / 86_400, 1),
             advice="raise ASSAY_SCRUB_RATE or ASSAY_SCRUB_EVERY",
         )
 
@@ -299,7 +300,7 @@ class Scrubber:
         self.suspects.append(judged)
         if len(self.suspects) > MOST_SUSPECTS and not self.trust_store:
             raise ScrubStopped(
-                f"{len(self.suspects)} files in a row are missing or altered, the last one"
+                f"{len(self.suspects)} files in a row are missing, altered or unreadable, the last"
                 f" {judged.file.id} ({judged.why}): check the store, then run"
                 " `assay scrub --trust-store` if it is right"
             )

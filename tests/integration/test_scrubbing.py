@@ -404,7 +404,7 @@ async def test_an_interrupted_scrub_continues_with_the_rest(resources: Resources
 
     async def has_some() -> bool:
         count = await resources.pool.fetchval("SELECT count(*) FROM files WHERE proved_at IS NULL")
-        return 0 < count < len(files)
+        return bool(0 < count < len(files))
 
     await until(has_some)
     running.cancel()
@@ -428,10 +428,8 @@ async def test_a_worker_scrubs_by_itself(resources: Resources) -> None:
 
         async def is_done() -> bool:
             again = await resources.pool.fetchrow(TIMES, file.id)
-            return (
-                again["proved_at"] is not None
-                and (await find(resources, lost)).state == State.DAMAGED
-            )
+            is_damaged = (await find(resources, lost)).state == State.DAMAGED
+            return is_damaged and again["proved_at"] is not None
 
         await until(is_done)
     await check_damaged(resources, lost, "missing")
