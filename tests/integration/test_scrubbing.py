@@ -15,6 +15,7 @@ from service.marker import MARKER_KEY
 from service.model import File, State
 from service.object_store import Bucket, ObjectChanged, ObjectStore
 from service.operations.doctor.scrub import check_scrub
+from service.operations.inspection import inspect_file
 from service.queries import scrubbing as queries
 from service.resources import Resources
 from service.worker import scrubber
@@ -88,6 +89,9 @@ async def check_damaged(resources: Resources, file: File, why: str) -> None:
     )
     assert (last["state"], last["previous"], last["by"]) == ("damaged", "ready", "worker")
     assert why in last["why"]
+    inspected = await inspect_file(resources, file.id)
+    assert why in inspected.why
+    assert "a day after its last check" in inspected.next
     with pytest.raises(problems.FileDamaged):
         await find_readable(resources, file.id, owner="ann")
 
