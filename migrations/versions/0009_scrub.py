@@ -40,6 +40,12 @@ STATEMENTS = (
         seen_at timestamptz NOT NULL DEFAULT now()
     )
     """,
+    # The scrub of orphans asks for each key in incoming whether a reservation names it, and two
+    # runs at once doom a key only once.
+    """
+    CREATE UNIQUE INDEX reservations_scratch_key ON reservations (scratch_key)
+        WHERE scratch_key IS NOT NULL
+    """,
 )
 
 
