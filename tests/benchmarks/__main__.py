@@ -23,6 +23,7 @@ from tests.benchmarks import (
     idle,
     importing,
     large,
+    listing,
     poisoned,
     processes,
     protocols,
@@ -49,6 +50,8 @@ ROWS: dict[str, Callable[[Ground], list[Figure]]] = {
     "memory": downloading.measure_memory,
     "accel": accel.measure,
     "import": importing.measure,
+    "orphans": listing.measure_orphans,
+    "reconcile": listing.measure_reconcile,
     "stream": streaming.measure,
     "stream-large": streaming.measure_large,
     "parts": assembling.measure,
@@ -68,7 +71,7 @@ def main() -> int:
     options = parse_options()
     console = Console(width=None if sys.stdout.isatty() else 200)
     try:
-        with open_ground(quick=options.quick) as ground:
+        with open_ground(quick=options.quick, objects=options.objects) as ground:
             measured = {name: measure(name, ground) for name in options.names or ROWS}
     except NotPossible as error:
         print(error, file=sys.stderr)
@@ -95,6 +98,12 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--write", action="store_true", help="record the results in docs/benchmarks.md"
+    )
+    parser.add_argument(
+        "--objects",
+        type=int,
+        metavar="N",
+        help="the number of objects in the vault for `orphans` and `reconcile`",
     )
     options = parser.parse_args()
     if unknown := set(options.names) - set(ROWS):
