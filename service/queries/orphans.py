@@ -14,6 +14,7 @@ from uuid import UUID
 
 import asyncpg
 
+from service.queries.reservations import give_up_named_keys
 from service.queries.rows import Database
 
 # A file may become final while its incoming object exists, so files of every state count. The keys
@@ -98,10 +99,10 @@ async def doom_incoming_keys(
 # the adoption and this statement inserts the reservation. But if the commit of the adoption ends
 # after this statement has begun, the statement does not see the file, because its snapshot is
 # older, and finds the key free, because an index has no snapshot. The insertion even waits for such
-# a commit. SPARE therefore looks once more, in the same transaction and with a new snapshot, which
-# has every commit that ended before the insertion. After the insertion, no adoption can begin: it
-# finds the reservation, or waits for the end of this transaction. The sweeper cannot see the
-# reservation before that.
+# a commit. `give_up_named_keys` therefore looks once more, in the same transaction.
+#
+# After the insertion, no adoption can begin: it finds the reservation, or waits for the end of this
+# transaction. The sweeper cannot see the reservation before that.
 DOOM_VAULT: Final = """
     WITH doomed AS (
         INSERT INTO reservations (vault_key, lease, lease_until, doomed_at, sweep_at)
@@ -116,11 +117,6 @@ DOOM_VAULT: Final = """
         RETURNING vault_key
     )
     SELECT agrees_with_vault($3) AS agrees, ARRAY(SELECT vault_key FROM doomed) AS doomed
-"""
-SPARE: Final = """
-    DELETE FROM reservations WHERE vault_key = ANY ($1::uuid[])
-      AND EXISTS (SELECT FROM files WHERE minio_object_name = vault_key)
-    RETURNING vault_key
 """
 
 
@@ -140,5 +136,4 @@ async def doom_vault_keys(
         )
         if not row["agrees"]:
             return None
-        spared = await connection.fetch(SPARE, row["doomed"])
-    return set(row["doomed"]) - {one["vault_key"] for one in spared}
+        return set(row["doomed"]) - await give_up_named_keys(connection, row["doomed"])

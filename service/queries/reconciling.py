@@ -5,10 +5,11 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 import msgspec
 
 from service.model import Sha256, State
-from service.queries.reservations import HeldKey
+from service.queries.reservations import HeldKey, give_up_named_keys
 from service.queries.rows import Database, read_row, read_row_if_any
 
 
@@ -74,11 +75,17 @@ RESERVE: Final = """
 
 
 async def reserve_found_key(
-    database: Database, vault_key: UUID, *, file_id: UUID, owner: str, lease: timedelta
+    pool: asyncpg.Pool, vault_key: UUID, *, file_id: UUID, owner: str, lease: timedelta
 ) -> HeldKey | None:
     """Reserve the key of an object that no row names. Return None if a row names it by now."""
-    row = await database.fetchrow(RESERVE, vault_key, file_id, owner, lease)
-    return read_row_if_any(row, HeldKey)
+    async with (
+        pool.acquire() as connection,
+        connection.transaction(isolation="read_committed"),
+    ):
+        row = await connection.fetchrow(RESERVE, vault_key, file_id, owner, lease)
+        if row is None or await give_up_named_keys(connection, [vault_key]):
+            return None
+        return read_row(row, HeldKey)
 
 
 class NamedObject(msgspec.Struct, frozen=True):

@@ -1,9 +1,11 @@
 """Statements on `reservations`, which records vault keys before anything is written under them."""
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 import msgspec
 
 from service.model import Declaration, File, Sha256
@@ -219,3 +221,24 @@ LIST: Final = """
 async def list_reservations(database: Database, file_id: UUID) -> list[Reservation]:
     """Return the reservations of the file. The key of its proved object is not among them."""
     return [read_row(row, Reservation) for row in await database.fetch(LIST, file_id)]
+
+
+# An insertion that waited for the commit of another reservation of the key does not see the file
+# that this commit has inserted, because its snapshot is older. This statement, in the same READ
+# COMMITTED transaction, has a new snapshot, with every commit that ended before the insertion.
+GIVE_UP_NAMED: Final = """
+    DELETE FROM reservations WHERE vault_key = ANY ($1::uuid[])
+      AND EXISTS (SELECT FROM files WHERE minio_object_name = vault_key)
+    RETURNING vault_key
+"""
+
+
+async def give_up_named_keys(
+    connection: asyncpg.Connection, vault_keys: Collection[UUID]
+) -> set[UUID]:
+    """Delete the reservations of those of the keys that a file names, and return these keys.
+
+    The transaction of the connection has just inserted the reservations.
+    """
+    rows = await connection.fetch(GIVE_UP_NAMED, list(vault_keys))
+    return {row["vault_key"] for row in rows}

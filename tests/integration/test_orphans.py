@@ -1,8 +1,9 @@
 """Tests of `assay scrub --orphans`: what no row names is found, and nothing else is deleted."""
 
 import asyncio
+import contextlib
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -451,14 +452,15 @@ async def test_an_object_whose_adoption_has_begun_is_kept(old: Resources) -> Non
     assert await old.pool.fetchval("SELECT doomed_at FROM reservations") is None
 
 
-async def test_an_adoption_that_is_being_committed_wins(
-    old: Resources, resources: Resources
-) -> None:
-    """Let the statement that dooms the key wait for the commit. Its snapshot is older."""
-    file_id = uuid4()
-    key = UUID(await put_orphan(old, file_id=file_id))
+@contextlib.asynccontextmanager
+async def adoption_committed_late(
+    resources: Resources, key: UUID, file_id: UUID
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Adopt the object as far as to the end of its transaction, and yield the function that ends
+    it.
+    """
     held = await reserve_found_key(
-        old.pool, key, file_id=file_id, owner="ann", lease=timedelta(minutes=5)
+        resources.pool, key, file_id=file_id, owner="ann", lease=timedelta(minutes=5)
     )
     assert held is not None
     file = ImportedFile(
@@ -471,13 +473,48 @@ async def test_an_adoption_that_is_being_committed_wins(
         metadata={},
         why="adopted",
     )
-    etag = (await old.vault.head(str(key))).etag
-    async with held_open(old.pool) as connection:
+    etag = (await resources.vault.head(str(key))).etag
+    async with held_open(resources.pool) as connection:
         assert await commit_imported_file(connection, held, file, sha256=sha256(BODY), etag=etag)
+
+        async def commit() -> None:
+            await connection.execute("COMMIT")
+
+        yield commit
+
+
+async def test_an_adoption_that_is_being_committed_wins(
+    old: Resources, resources: Resources
+) -> None:
+    """Let the statement that dooms the key wait for the commit. Its snapshot is older."""
+    file_id = uuid4()
+    key = UUID(await put_orphan(old, file_id=file_id))
+    async with adoption_committed_late(old, key, file_id) as commit:
         dooming = asyncio.create_task(queries.doom_vault_keys(old.pool, {key: file_id}, counter=0))
         await until_waiting(old.pool, 1)
-        await connection.execute("COMMIT")
+        await commit()
         assert await dooming == set()
+    assert await count_reservations(old) == 0
+    await let_settle(resources)
+    await check_nothing_left(resources)
+    assert await list_bucket(old.vault) == {str(key)}
+
+
+async def test_a_second_adoption_reserves_nothing_after_the_commit(
+    old: Resources, resources: Resources
+) -> None:
+    """Let its insertion wait for the commit of the first. Its snapshot is older."""
+    file_id = uuid4()
+    key = UUID(await put_orphan(old, file_id=file_id))
+    async with adoption_committed_late(old, key, file_id) as commit:
+        second = asyncio.create_task(
+            reserve_found_key(
+                old.pool, key, file_id=file_id, owner="ann", lease=timedelta(minutes=5)
+            )
+        )
+        await until_waiting(old.pool, 1)
+        await commit()
+        assert await second is None
     assert await count_reservations(old) == 0
     await let_settle(resources)
     await check_nothing_left(resources)

@@ -14,7 +14,6 @@ TABLES = (
     "history_horizons",
     "vault_marker",
     "scrub",
-    "incoming_orphans",
 )
 COLUMNS = """
     SELECT string_agg(quote_ident(column_name), ', ') FROM information_schema.columns

@@ -43,7 +43,8 @@ reconcile` can name such an object later, when it adopts it.
    incoming the ages again (service/queries/orphans.py). In the vault, the reservation is that of
    the object's key. In incoming, it has a fresh vault key, and the key as its `scratch_key`, as the
    reservation of a probe of the store.
-   - *A row names the key by now, or the file in the metadata is unproved:* the object is `kept`.
+   - *A row names the key by now, or the file in the metadata is unproved or damaged:* the object is
+     `kept`.
    - *The database was restored since step 1:* nothing is doomed. End.
    - *The response is lost:* end. The next run finds the keys named or not, and goes on.
 
