@@ -23,7 +23,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from assay.api import AWAY, Api, read_retry_after
+from assay.api import Api, is_away, read_retry_after
 from assay.errors import DigestMismatch, ServerUnavailable
 from assay.files import File
 from assay.progress import Meter
@@ -131,7 +131,7 @@ def send(api: Api, path: str, headers: dict[str, str], *, body: Body) -> Answer:
                 ) from error
             continue
         if (
-            answer.status not in AWAY
+            not is_away(answer)
             or not body.can_repeat
             or not retries.wait(read_retry_after(answer))
         ):
