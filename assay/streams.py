@@ -130,11 +130,7 @@ def send(api: Api, path: str, headers: dict[str, str], *, body: Body) -> Answer:
                     f"the API: {error}: nothing was stored, and the stream cannot be read again"
                 ) from error
             continue
-        if (
-            not is_away(answer)
-            or not body.can_repeat
-            or not retries.wait(read_retry_after(answer))
-        ):
+        if not is_away(answer) or not body.can_repeat or not retries.wait(read_retry_after(answer)):
             return answer
 
 

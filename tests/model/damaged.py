@@ -84,7 +84,10 @@ def reserve(d: Damaged, key: str, reservation: str) -> Damaged:
 
 
 def move(d: Damaged, who: str, at: str) -> Damaged:
-    client = getattr(d, who)._replace(at=at)
+    return change(d, who, getattr(d, who)._replace(at=at))
+
+
+def change(d: Damaged, who: str, client: Client) -> Damaged:
     return d._replace(a=client) if who == "a" else d._replace(b=client)
 
 
@@ -148,15 +151,15 @@ class DamagedFile(WithoutClaims[Damaged]):
             return after
         if d.state == "deleted" and self.on("verdict-of-proved"):
             return after
-        return (
-            after._replace(state="ready", etag=d.read) if d.whole else after._replace(state="damaged")
-        )
+        if d.whole:
+            return after._replace(state="ready", etag=d.read)
+        return after._replace(state="damaged")
 
     # --- a request that sends the bytes again
 
     def from_waiting(self, d: Damaged, who: str) -> Iterator[DamagedStep]:
         if d.state == "damaged":
-            begun = reserve(d, who, "live")._replace(**{who: Client("reserved", d.key)})
+            begun = change(reserve(d, who, "live"), who, Client("reserved", d.key))
             yield self.step(f"{who} reads the row and reserves a key", begun)
 
     def from_reserved(self, d: Damaged, who: str) -> Iterator[DamagedStep]:
@@ -220,7 +223,8 @@ class DamagedFile(WithoutClaims[Damaged]):
             # streamed.py has the two deletions, and why no write takes effect after the second one.
             writing = key != "old" and getattr(d, key).at == "reserved"
             if reservation == "doomed" and not content and not writing:
-                yield self.step(f"the sweeper deletes the reservation of {key}", reserve(d, key, ""))
+                forgotten = reserve(d, key, "")
+                yield self.step(f"the sweeper deletes the reservation of {key}", forgotten)
         if d.purge:
             purged = store(d._replace(purge=0), d.key, "")
             yield self.step("the sweeper deletes the object of the deleted file", purged)
@@ -244,7 +248,8 @@ class DamagedFile(WithoutClaims[Damaged]):
             return "D  a reserved or doomed key is named by a row"
         named = {after.key} if after.state != "deleted" or after.purge else set()
         for key in ("old", *CLIENTS):
-            if getattr(after.objects, key) and key not in named and not getattr(after.reserved, key):
+            is_named = key in named or getattr(after.reserved, key)
+            if getattr(after.objects, key) and not is_named:
                 return "I4 an object in the vault is named by no row"
         return ""
 
