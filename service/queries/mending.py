@@ -1,12 +1,14 @@
-"""The statement that makes a damaged file `ready` again with bytes that its owner has sent again.
+"""The statement that makes a damaged file `ready` again with another object.
 
-See service/uploads/mending.py.
+Its owner has sent the bytes again (service/uploads/mending.py), or `assay reconcile` has found such
+an object after a restore.
 """
 
 from datetime import timedelta
 from typing import Final
+from uuid import UUID
 
-from service.model import File, ProvedFile, Sha256
+from service.model import File, Sha256
 from service.queries.reservations import HeldKey
 from service.queries.rows import Database, read_file_if_any
 
@@ -18,7 +20,7 @@ COMMIT: Final = """
     ), mended AS (
         -- The scrub, another request or the owner may have changed the row since it was read.
         UPDATE files
-        SET state = 'ready', changed_by = 'client', changed_why = 'the bytes were sent again',
+        SET state = 'ready', changed_by = $9, changed_why = $10,
             minio_object_name = reservation.vault_key, vault_etag = $7,
             proved_at = now(), checked_at = now()
         FROM reservation
@@ -48,29 +50,34 @@ COMMIT: Final = """
 async def commit_mended_file(
     database: Database,
     held: HeldKey,
-    file: ProvedFile,
+    file_id: UUID,
     *,
+    old_key: UUID,
     size: int,
     sha256: Sha256,
     etag: str,
     sweep_delay: timedelta,
+    by: str,
+    why: str,
 ) -> File | None:
     """Make the damaged file `ready` with the object under the held key, and doom its old object.
 
-    The old object is deleted after `sweep_delay`. Return None if the reservation is doomed, if the
-    file is not damaged any more or names another object than in `file`, or if the bytes are not
-    those that were proved. Neither None nor an error shows that no commit has taken effect, so the
-    statement must never be sent again.
+    The old object is deleted after `sweep_delay`. `by` and `why` are the party and the reason in
+    the file's history. Return None if the reservation is doomed, if the file is not damaged any
+    more or no longer names `old_key`, or if the bytes are not those that were proved. Neither None
+    nor an error shows that no commit has taken effect, so the statement must never be sent again.
     """
     row = await database.fetchrow(
         COMMIT,
         held.vault_key,
         held.lease,
-        file.id,
-        file.minio_object_name,
+        file_id,
+        old_key,
         size,
         sha256.digest,
         etag,
         sweep_delay,
+        by,
+        why,
     )
     return read_file_if_any(row)

@@ -100,11 +100,14 @@ class Mending(Streaming):
         return await commit_mended_file(
             self.resources.pool,
             self.reservation,
-            self.file,
+            self.file.id,
+            old_key=self.file.minio_object_name,
             size=self.size,
             sha256=self.digests.sha256,
             etag=etag,
             sweep_delay=self.resources.settings.sweep_delay,
+            by="client",
+            why="the bytes were sent again",
         )
 
     async def explain_loss(self) -> None:

@@ -208,7 +208,7 @@ async def test_the_client_reports_a_damaged_file_at_once_and_sends_it_again(
     await resources.vault.delete(file["minio_object_name"])
 
     def use_client() -> None:
-        with Client(api.url, owner.key, retry_seconds=3600) as sender:
+        with Client(api.url, owner.key, retry_seconds=10) as sender:
             with pytest.raises(Damaged) as refused:
                 sender.download(file["id"], io.BytesIO())
             assert refused.value.status == 502

@@ -6,7 +6,7 @@ The tests check both the database and the vault.
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -19,15 +19,19 @@ from service import problems
 from service.downloads.streaming import DownloadBuffers, open_source
 from service.files.lookup import delete_file
 from service.http.digests import SHA_256, StatedDigest
-from service.model import File, ProvedFile, State
+from service.model import File, ProvedFile, Sha256, State
 from service.object_store import StoreError
+from service.queries import files, reservations
 from service.queries import mending as queries
 from service.queries.reconciling import mark_damaged, mark_whole
+from service.queries.reservations import HeldKey
+from service.queries.rows import Database
 from service.resources import Resources
 from service.uploads.buffers import PART_BYTES, UploadBuffers
 from service.uploads.mending import send_again
 from service.uploads.streamed import UploadHeaders, upload_stream
 from service.worker.sweeper import sweep
+from tests.integration.locks import held_open, until_waiting
 from tests.integration.steps import find, let_settle
 from tests.support.clock import DAY, pass_time
 from tests.support.faults import FaultyBucket, FaultyPool, Gate, lose_answer, lose_connection
@@ -41,6 +45,7 @@ from tests.support.objects import put_object, read_all
 
 pytestmark = pytest.mark.anyio
 
+Statement = Callable[[Database], Awaitable[Any]]
 HISTORY = "SELECT state, by, why FROM file_history ORDER BY sequence"
 SMALL = os.urandom(70_000)
 MEDIUM = os.urandom(300_000)  # sent by a thread
@@ -437,3 +442,108 @@ async def reserve(pool: asyncpg.Pool | Any, file: ProvedFile) -> None:
         file.id,
         file.owner,
     )
+
+
+# Statements that wait for each other
+
+
+async def hold_key(resources: Resources, file: ProvedFile) -> HeldKey:
+    """Reserve a key of a request that is about to commit. Nothing is written under it."""
+    return await reservations.reserve_key(
+        resources.pool, file.id, file.owner, lease=timedelta(minutes=1)
+    )
+
+
+async def commit(database: Database, held: HeldKey, file: ProvedFile, **other: Any) -> File | None:
+    proved: dict[str, Any] = {"size": file.size, "sha256": file.hash}
+    return await queries.commit_mended_file(
+        database,
+        held,
+        file.id,
+        old_key=file.minio_object_name,
+        etag="new",
+        sweep_delay=timedelta(0),
+        by="client",
+        why="sent again",
+        **proved | other,
+    )
+
+
+async def meet(pool: asyncpg.Pool, first: Statement, second: Statement) -> tuple[Any, Any]:
+    """Run `second` while `first` holds its rows, and return both results."""
+    async with held_open(pool) as holder:
+        outcome = await first(holder)
+        waiting = asyncio.create_task(awaited(second(pool)))
+        await until_waiting(pool, 1)
+        await holder.execute("COMMIT")
+        return outcome, await waiting
+
+
+async def awaited(statement: Awaitable[Any]) -> Any:
+    return await statement
+
+
+async def test_the_commit_compares_the_size_and_the_digest_itself(resources: Resources) -> None:
+    damaged = await make_damaged(resources, SMALL)
+    held = await hold_key(resources, damaged)
+    for other in ({"size": 1}, {"sha256": Sha256(bytes(32))}):
+        assert await commit(resources.pool, held, damaged, **other) is None
+    assert (await find(resources, damaged)).state == State.DAMAGED
+    assert await commit(resources.pool, held, damaged) is not None
+
+
+@pytest.mark.parametrize("what", ["deleted", "whole", "sent again"])
+async def test_a_commit_that_waits_for_another_change_commits_nothing(
+    resources: Resources, what: str
+) -> None:
+    damaged = await make_damaged(resources, SMALL)
+    held, other = [await hold_key(resources, damaged) for _ in range(2)]
+    changes: dict[str, Statement] = {
+        "deleted": lambda database: files.delete_file(database, damaged.id, owner="ann"),
+        "whole": lambda database: mark_whole(
+            database, damaged.id, damaged.minio_object_name, etag="e"
+        ),
+        "sent again": lambda database: commit(database, other, damaged),
+    }
+    changed, committed = await meet(
+        resources.pool, changes[what], lambda database: commit(database, held, damaged)
+    )
+    assert changed
+    assert committed is None
+    assert held.vault_key in await list_live(resources), "its process dooms it"
+
+
+async def test_a_verdict_that_waits_for_a_commit_changes_nothing(resources: Resources) -> None:
+    damaged = await make_damaged(resources, SMALL)
+    held, key = await hold_key(resources, damaged), damaged.minio_object_name
+    committed, changed = await meet(
+        resources.pool,
+        lambda database: commit(database, held, damaged),
+        lambda database: mark_whole(database, damaged.id, key, etag="old"),
+    )
+    assert committed is not None
+    assert not changed
+    assert (await find(resources, damaged)).vault_etag == "new"
+
+
+async def test_a_deletion_that_waits_for_a_commit_purges_the_new_object(
+    resources: Resources,
+) -> None:
+    damaged = await make_damaged(resources, SMALL)
+    held = await hold_key(resources, damaged)
+    committed, deleted = await meet(
+        resources.pool,
+        lambda database: commit(database, held, damaged),
+        lambda database: files.delete_file(database, damaged.id, owner="ann"),
+    )
+    assert committed is not None
+    assert deleted
+    assert (await find(resources, damaged)).minio_object_name == held.vault_key
+    assert damaged.minio_object_name in await list_doomed(resources)
+    await let_settle(resources)
+    assert await list_bucket(resources.vault) == set()
+
+
+async def list_live(resources: Resources) -> set[UUID]:
+    rows = await resources.pool.fetch("SELECT vault_key FROM reservations WHERE doomed_at IS NULL")
+    return {row["vault_key"] for row in rows}
