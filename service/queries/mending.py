@@ -32,8 +32,8 @@ COMMIT: Final = """
         -- The file names the object from now on.
         DELETE FROM reservations USING mended WHERE vault_key = $1
     ), doomed AS (
-        -- Nothing names the old object from now on. If `assay reconcile` has just reserved its key,
-        -- that reservation is doomed.
+        -- Nothing names the old object from now on. The row is new, so that this waits for no lock,
+        -- unless `assay reconcile` has just reserved the key. That reservation is then doomed.
         INSERT INTO reservations
             (vault_key, file_id, owner, lease, lease_until, doomed_at, sweep_at)
         SELECT $4, id, owner, gen_random_uuid(), now(), now(), now() + $8::interval FROM mended

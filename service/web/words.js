@@ -35,8 +35,8 @@ const REASONS = {
 const UNKNOWN_REASON = "The file was rejected. Send it again."
 
 export const DAMAGED =
-  "The stored file is missing or was altered, so it cannot be downloaded. Send it again, or delete" +
-  " it."
+  "The stored file is missing or was altered, so it cannot be downloaded. Send it again, or" +
+  " delete it."
 
 /** @type {Record<string, string>} */
 const PROBLEMS = {
