@@ -24,12 +24,13 @@ async def find_permitted(
     return {(row["file_id"], row["key_id"]) for row in rows}
 
 
-# The scrub reads the files in the order of their last checks. A file that is due already is not
+# The scrub reads the files in the order of their last checks. ('-infinity' would also come first, but
+# PostgreSQL before 17 cannot compute the age of such a check.) A file that is due already is not
 # written again, because its readers may be many.
 REQUEST_CHECK: Final = """
-    UPDATE files SET checked_at = '-infinity'
+    UPDATE files SET checked_at = 'epoch'
     WHERE id = $1 AND state = 'ready' AND minio_object_name = $2
-      AND checked_at IS DISTINCT FROM '-infinity'
+      AND checked_at IS DISTINCT FROM 'epoch'
 """
 
 

@@ -154,7 +154,7 @@ async def test_a_file_is_downloaded_only_by_its_owner_or_an_admin(
         assert (await other.get(path, headers=admin.headers)).content == BYTES
 
 
-DUE = "SELECT state, checked_at = '-infinity' AS is_due FROM files WHERE id = $1"
+DUE = "SELECT state, checked_at = 'epoch' AS is_due FROM files WHERE id = $1"
 
 
 async def test_a_missing_object_is_an_error_and_a_deleted_file_is_not(
