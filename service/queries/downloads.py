@@ -24,8 +24,8 @@ async def find_permitted(
     return {(row["file_id"], row["key_id"]) for row in rows}
 
 
-# The scrub reads the files in the order of their last checks. ('-infinity' would also come first, but
-# PostgreSQL before 17 cannot compute the age of such a check.) A file that is due already is not
+# The scrub reads the files in the order of their last checks. '-infinity' would come first as well,
+# but PostgreSQL before 17 cannot compute the age of such a check. A file that is due already is not
 # written again, because its readers may be many.
 REQUEST_CHECK: Final = """
     UPDATE files SET checked_at = 'epoch'
