@@ -15,6 +15,7 @@ from uuid import UUID
 import msgspec
 
 from assay.errors import (
+    URN,
     AssayError,
     NotAssay,
     Problem,
@@ -28,6 +29,9 @@ from assay.transport import Answer, ConnectionLost, Transport, place
 
 T = TypeVar("T")
 AWAY: Final = frozenset({429, 502, 503, 504})
+"""The statuses of an API, or of a proxy in front of it, that is unavailable for now."""
+DAMAGED: Final = URN + "file-damaged"
+"""The type of the only problem with such a status that a repetition does not solve."""
 LONGEST_WAIT_SECONDS: Final = 50
 """The longest time that the API lets one request wait."""
 STRANGER_SECONDS: Final = 10.0
@@ -191,7 +195,7 @@ class Api:
                 if not retries.wait():
                     raise ServerUnavailable(f"the API: {error}") from error
                 continue
-            if answer.status not in AWAY or not retries.wait(read_retry_after(answer)):
+            if not is_away(answer) or not retries.wait(read_retry_after(answer)):
                 return self.check_answer(answer)
 
     def new_retry_policy(self) -> RetryPolicy:
@@ -213,10 +217,10 @@ class Api:
 
         The response may come from a proxy, and is then no problem document.
         """
-        if answer.headers.get("content-type", "").startswith("application/problem+json"):
+        if has_problem(answer):
             self._met.set()
             problem = read_problem(answer.body)
-            if answer.status in AWAY:
+            if is_away(answer):
                 return ServerUnavailable(f"the API: {problem.detail or problem.title}", problem)
             return describe_refusal(problem)
         if answer.status in AWAY:
@@ -235,6 +239,17 @@ class Api:
             ) from error
         self._met.set()
         return decoded
+
+
+def has_problem(answer: Answer) -> bool:
+    return answer.headers.get("content-type", "").startswith("application/problem+json")
+
+
+def is_away(answer: Answer) -> bool:
+    """Return whether the API is unavailable for now, so that the request may be repeated."""
+    if answer.status not in AWAY:
+        return False
+    return not (has_problem(answer) and read_problem(answer.body).type == DAMAGED)
 
 
 def read_problem(body: bytes) -> Problem:

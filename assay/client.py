@@ -15,7 +15,7 @@ from assay.journals import Journal, open_journal
 from assay.progress import Meter, Report
 from assay.sendings import Hash, Sending, UploadOptions
 from assay.sources import Readable, Source, Stream, open_source, read_in_order
-from assay.streams import upload_stream
+from assay.streams import upload_again, upload_stream
 from assay.times import add_time
 from assay.transport import Transport
 from assay.uploads import upload_source, wait_until_final
@@ -166,6 +166,25 @@ class Client:
                     self._api, opened, options, journal=journal, meter=Meter(progress, opened.size)
                 )
                 return upload_source(sending, wait=wait, timeout=timeout)
+        finally:
+            opened.close()
+
+    def upload_again(
+        self, file: FileId, source: Readable, *, progress: Report | None = None
+    ) -> File:
+        """Send the bytes of a damaged file again, and return the file when it is `ready`.
+
+        `source` is as for `upload`. The bytes go through the API, and must be those that were
+        proved. If the response is lost, call this again: AlreadyUploaded then says that the file is
+        not damaged any more.
+
+        Raises NotFound, Gone, Forbidden, InvalidRequest if the file is pending, AlreadyUploaded,
+        DigestMismatch, SourceUnreadable, ServerUnavailable.
+        """
+        opened = open_source(source)
+        try:
+            read = opened.read if isinstance(opened, Stream) else read_in_order(opened)
+            return upload_again(self._api, read_id(file), read, meter=Meter(progress, None))
         finally:
             opened.close()
 

@@ -34,7 +34,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from assay.api import AWAY, Api, read_retry_after
+from assay.api import Api, is_away, read_retry_after
 from assay.errors import (
     Damaged,
     DigestMismatch,
@@ -291,7 +291,7 @@ def read_refusal(receiving: Receiving, response: "BaseHTTPResponse") -> float:
     answer = Answer(response.status, headers, read_some(response, None))
     if answer.status == 412:
         raise FileChanged(f"{receiving.file.filename} was replaced during the download")
-    if answer.status in AWAY:
+    if is_away(answer):
         return read_retry_after(answer)
     raise receiving.api.read_refusal(answer)
 

@@ -12,12 +12,12 @@ AssayError
 │   ├── LinkEnded              the link has expired, or its key was revoked
 │   ├── Conflict               the file's state does not permit this
 │   │   ├── NotReady           not proved yet
-│   │   ├── Damaged            the proved object is missing or altered at the store
 │   │   ├── NotUploaded        the store has no object for the file
 │   │   ├── AlreadyUploaded    the file no longer needs any bytes
 │   │   ├── IncompleteParts    `missing` and `wrong_size` hold the part numbers
 │   │   ├── UploadLost         the store has dropped the parts: upload the file again
 │   │   └── DigestConflict     another digest is already known
+│   ├── Damaged                the proved object is missing or altered at the store
 │   └── Unexpected             any other refusal
 ├── Rejected                   the bytes do not match the declaration; `file` has the reason
 ├── DigestMismatch             the SHA-256 of the bytes is not the expected one
@@ -114,10 +114,6 @@ class NotReady(Conflict):
     """A file that is not proved yet."""
 
 
-class Damaged(Conflict):
-    """A file whose proved object is missing or altered at the store."""
-
-
 class NotUploaded(Conflict):
     """A file for which the store has no object."""
 
@@ -147,6 +143,13 @@ class UploadLost(Conflict):
 
 class DigestConflict(Conflict):
     """A digest that differs from the one already known for the file."""
+
+
+class Damaged(Refused):
+    """A file whose proved object is missing or altered at the store.
+
+    Its owner can send the bytes again (`Client.upload_again`), or delete it.
+    """
 
 
 class Unexpected(Refused):

@@ -20,10 +20,11 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlencode
+from uuid import UUID
 
 import msgspec
 
-from assay.api import AWAY, Api, read_retry_after
+from assay.api import Api, Declared, is_away, read_retry_after
 from assay.errors import DigestMismatch, ServerUnavailable
 from assay.files import File
 from assay.progress import Meter
@@ -107,6 +108,21 @@ def upload_stream(
     return file
 
 
+def upload_again(api: Api, file_id: UUID, read: Read, *, meter: Meter) -> File:
+    """Send the bytes of a damaged file, and return the file, which is `ready` again.
+
+    Raises DigestMismatch if they are not the proved bytes, AlreadyUploaded if the file is not
+    damaged any more, ServerUnavailable, and the errors that any request raises.
+    """
+    meter.enter("sending")
+    headers = {"Content-Type": "application/octet-stream"}
+    body = Body(read, meter)
+    answer = send(api, f"/files/{file_id}/upload", headers, body=body)
+    file = api.decode(api.check_answer(answer), Declared).file
+    meter.enter("done")
+    return file
+
+
 def send(api: Api, path: str, headers: dict[str, str], *, body: Body) -> Answer:
     """Run steps 2 to 4 of the protocol above, and return the response."""
     retries = api.new_retry_policy()
@@ -130,11 +146,7 @@ def send(api: Api, path: str, headers: dict[str, str], *, body: Body) -> Answer:
                     f"the API: {error}: nothing was stored, and the stream cannot be read again"
                 ) from error
             continue
-        if (
-            answer.status not in AWAY
-            or not body.can_repeat
-            or not retries.wait(read_retry_after(answer))
-        ):
+        if not is_away(answer) or not body.can_repeat or not retries.wait(read_retry_after(answer)):
             return answer
 
 

@@ -22,7 +22,17 @@ from service.events.feed import open_feed
 from service.http.errors import answer_exception, answer_http_exception, answer_problem
 from service.problems import Problem
 from service.resources import Resources, open_resources
-from service.routes import files, health, links, page, parts, schema, uploads, webhooks
+from service.routes import (
+    files,
+    health,
+    links,
+    page,
+    parts,
+    renewals,
+    schema,
+    uploads,
+    webhooks,
+)
 from service.routes.checks import check_request
 from service.routes.cross_origin import allow_origins
 from service.routes.digests import provide_digests
@@ -130,7 +140,7 @@ def guarded_routes() -> list[Any]:
         upload_file,
         uploads.upload_by_redirect,
         uploads.complete_upload,
-        uploads.renew_upload,
+        renewals.renew_upload,
         parts.sign_parts,
         parts.list_parts,
     ]

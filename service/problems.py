@@ -8,15 +8,15 @@ Problem
 │   ├── InvalidCursor       400   ├── Conflict           409   ├── DigestMismatch        422
 │   └── IncompleteBody      400   │   ├── NotReady             ├── IdempotencyMismatch   422
 ├── Unauthorized            401   │   ├── FileRejected         ├── HeadTooLarge          431
-├── Forbidden               403   │   ├── FileDamaged          ├── InternalError         500
-├── InvalidLink             403   │   ├── NotUploaded          ├── LinksNotAvailable     501
-├── LengthRequired          411   │   ├── AlreadyUploaded      ├── UnsupportedTransferCoding 501
-├── PreconditionFailed      412   │   ├── NotMultipart         ├── UnsupportedVersion    505
-└── ...                           │   ├── IncompleteParts      └── Unavailable           503
-                                  │   ├── UploadLost               ├── DatabaseUnavailable
-                                  │   └── DigestConflict           ├── ObjectStoreUnavailable
-                                  ├── FileGone           410       └── TooManyConnections
-                                  └── LinkEnded          410
+├── Forbidden               403   │   ├── NotUploaded          ├── InternalError         500
+├── InvalidLink             403   │   ├── AlreadyUploaded      ├── LinksNotAvailable     501
+├── LengthRequired          411   │   ├── NotMultipart         ├── UnsupportedTransferCoding 501
+├── PreconditionFailed      412   │   ├── IncompleteParts      ├── FileDamaged           502
+└── ...                           │   ├── UploadLost           ├── UnsupportedVersion    505
+                                  │   └── DigestConflict       └── Unavailable           503
+                                  ├── FileGone           410       ├── DatabaseUnavailable
+                                  └── LinkEnded          410       ├── ObjectStoreUnavailable
+                                                                   └── TooManyConnections
 """
 
 from typing import Any, ClassVar, Self
@@ -178,12 +178,6 @@ class FileRejected(Conflict):
     type, title = "file-rejected", "The file was rejected"
 
 
-class FileDamaged(Conflict):
-    """A request for a proved file whose object is missing or altered at the store."""
-
-    type, title = "file-damaged", "The file is damaged at the store"
-
-
 class NotUploaded(Conflict):
     """A `complete` for a file without an object at the store."""
 
@@ -294,6 +288,15 @@ class LinksNotAvailable(Problem):
     """A request for a signed link while LINK_SECRET is not set."""
 
     status, type, title = 501, "links-not-available", "Signed links are not available"
+
+
+class FileDamaged(Problem):
+    """A request for a proved file whose object is missing or altered at the store.
+
+    A repetition gets the same response until the bytes are sent again or found whole.
+    """
+
+    status, type, title = 502, "file-damaged", "The file is damaged at the store"
 
 
 class Unavailable(Problem):

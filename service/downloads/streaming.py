@@ -6,8 +6,11 @@ The client may be slow, may pause, and may disconnect at any time.
 2. Evaluate the conditions, and then the range, from the row alone. 304, 412 and 416 need no request
    to the store.
 3. Open the vault object, with If-Match of the row's ETag, before any header is sent.
-   - The object is missing or has another ETag: read the row again. If the file was deleted
-     meanwhile: 410. If it is still `ready`: 500.
+   - The object is missing or has another ETag: read the row again, and refuse the request as its
+     state requires. If it is still `ready` with the same object: 502. The state stays, because the
+     scrub decides. The file's next check by the scrub is made due at once.
+   - The row names another object by now, because the bytes were sent again, or the scrub has
+     found the object whole: open that one, once.
    - The store is unavailable: 503.
 4. Send the headers, and then chunk after chunk. For each chunk, take memory from the budget of the
    process, read in a thread, send, wait until the transport has sent almost all of it, and release
@@ -28,6 +31,7 @@ The client may be slow, may pause, and may disconnect at any time.
 """
 
 import asyncio
+import contextlib
 import threading
 from typing import Any, Final
 from uuid import UUID
@@ -36,7 +40,7 @@ import structlog
 from litestar import Response
 from litestar.types import Receive, Scope, Send
 
-from service import problems
+from service import database, problems
 from service.downloads.permits import Permit
 from service.files.lookup import find_file, gone
 from service.http.budget import Budget
@@ -51,6 +55,7 @@ from service.object_store import (
     StoreError,
     StoreUnavailable,
 )
+from service.queries import downloads as queries
 from service.resources import Resources
 from service.telemetry.metrics import STORE_RETRIES
 
@@ -315,21 +320,49 @@ async def open_source(
 ) -> Source:
     """Open the vault object (step 3 of the protocol above).
 
-    Raises InternalError, StoreError, and the problems of `find_readable` if the file's state has
+    Raises FileDamaged, StoreError, and the problems of `find_readable` if the file's state has
     changed.
     """
+    try:
+        return await open_object(resources, downloads, file, span)
+    except (ObjectMissing, ObjectChanged) as error:
+        current = await find_readable(resources, file.id, owner=None)
+        if is_replaced(current, file):
+            with contextlib.suppress(ObjectMissing, ObjectChanged):
+                return await open_object(resources, downloads, current, span)
+        await request_check(resources, current)
+        raise problems.FileDamaged(
+            "the object of the file is missing from the store, or was altered there",
+            state=str(current.state),
+        ) from error
+
+
+def is_replaced(current: ProvedFile, file: ProvedFile) -> bool:
+    """Return whether the row names another object than when it was read first."""
+    return (current.minio_object_name, current.vault_etag) != (
+        file.minio_object_name,
+        file.vault_etag,
+    )
+
+
+async def open_object(
+    resources: Resources, downloads: DownloadBuffers, file: ProvedFile, span: Span | None
+) -> Source:
     source = Source(resources.vault, file, span)
     try:
         await downloads.run(source.open)
-    except (ObjectMissing, ObjectChanged) as error:
-        await find_readable(resources, file.id, owner=None)
-        raise problems.InternalError(
-            "the object of the file is missing from the store, or was altered there"
-        ) from error
     except asyncio.CancelledError:
         downloads.threads.submit(source.close)
         raise
     return source
+
+
+async def request_check(resources: Resources, file: ProvedFile) -> None:
+    """Make the file due for the scrub. If the database is unavailable, the usual check follows."""
+    try:
+        await queries.request_check(resources.pool, file.id, file.minio_object_name)
+    except database.UNREACHABLE as error:
+        log.warning("check not requested", file_id=str(file.id), error=type(error).__name__)
 
 
 async def read_chunk(downloads: DownloadBuffers, source: Source, size: int) -> bytes:

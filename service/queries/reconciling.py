@@ -21,8 +21,8 @@ class OldReservation(msgspec.Struct, frozen=True):
     is_held: bool
 
 
-# Doomed reservations are left out: none of their keys was ever committed, in any later state of the
-# database that this one was restored from.
+# Doomed reservations are left out: no row names their keys in this state of the database, or in any
+# later one that it was restored from.
 LIST_RESERVATIONS: Final = """
     SELECT vault_key, lease_until, lease_until > now() AS is_held FROM reservations
     WHERE doomed_at IS NULL AND scratch_key IS NULL AND created_at < $1

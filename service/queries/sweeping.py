@@ -19,7 +19,8 @@ columns, and not by each statement that commits. The rows are thus found through
 partial index, and a new value of the setting takes effect at once, for existing rows as well. A row
 that is to be retried is postponed by five minutes less the delay, so that the retry comes after
 five minutes. Reservations have no such delay, because a reservation whose commit the database has
-lost is not doomed.
+lost is not doomed. The old key of a damaged file is an exception: the commit that dooms it adds the
+delay (service/queries/mending.py).
 """
 
 from datetime import timedelta

@@ -200,7 +200,8 @@ async def stream_form(
     if length is not None:
         check_size(resources, length - LARGEST_FRAME_BYTES)
     loan = find_buffers(request).open_loan(principal.owner)
-    form = FormReader(compare_pieces(read(request, resources, loan), of_form), boundary)
+    body = read(request, resources, loan, length=length)
+    form = FormReader(compare_pieces(body, of_form), boundary)
     said = await form.open()
     name = said.filename or outer or filename
     if name is None:
@@ -225,7 +226,8 @@ async def stream_file(
     if headers.most_bytes is not None:
         check_size(resources, headers.most_bytes)
     loan = find_buffers(request).open_loan(headers.owner)
-    return await stream(request, resources, headers, loan, read(request, resources, loan))
+    body = read(request, resources, loan, length=headers.most_bytes)
+    return await stream(request, resources, headers, loan, body)
 
 
 async def stream(
@@ -246,14 +248,16 @@ async def stream(
     )
 
 
-def read(request: Request[Any, Any, Any], resources: Resources, loan: Loan) -> AsyncIterator[bytes]:
-    """Return the bytes of the body.
+def read(
+    request: Request[Any, Any, Any], resources: Resources, loan: Loan, *, length: int | None
+) -> AsyncIterator[bytes]:
+    """Return the bytes of the body. `length` is None for a chunked body.
 
     While other uploads wait for the memory of `loan`, the lowest rate is higher.
     """
     return read_body(
         request.receive,
-        length=read_length(request),
+        length=length,
         find_rate=functools.partial(loan.find_rate, resources.settings.min_upload_rate),
     )
 

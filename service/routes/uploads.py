@@ -1,7 +1,4 @@
-"""The routes by which a client uploads and reports the arrival.
-
-They are `/upload/{filename}`, `complete`, and `upload` for a new URL.
-"""
+"""The routes of an upload with one command, and of the report that the bytes have arrived."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -33,11 +30,9 @@ from service.problems import InvalidRequest
 from service.resources import Resources
 from service.routes.answers import ANYWHERE, READS_JSON, read_raw_path, refusals
 from service.routes.files import (
-    DeclaredFile,
     FileMetadata,
     IdempotencyKey,
     Wait,
-    describe_declared,
     describe_file,
     metadata_path,
 )
@@ -260,31 +255,3 @@ async def complete_upload(
     if file.state in GONE:
         raise lookup.gone(file)
     return JsonResponse(describe_file(file), status_code=202 if file.state in UNPROVED else 200)
-
-
-@post(
-    "/files/{file_id:uuid}/upload",
-    status_code=200,
-    operation_id="renewUpload",
-    **open_to(WRITE, upload_token=True),
-    summary="Get a new upload URL for a file that is still pending",
-    tags=["uploads"],
-    responses=refusals(
-        *ANYWHERE,
-        problems.InvalidRequest,
-        problems.NotFound,
-        problems.AlreadyUploaded,
-        problems.FileGone,
-        problems.ObjectStoreUnavailable,
-    ),
-)
-async def renew_upload(
-    file_id: FromPath[UUID],
-    resources: NamedDependency[Resources],
-    principal: NamedDependency[Principal],
-) -> DeclaredFile:
-    return describe_declared(
-        resources,
-        principal,
-        await declaring.renew_upload(resources, file_id, owner=principal.acting_for),
-    )

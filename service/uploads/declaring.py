@@ -167,13 +167,11 @@ async def insert_file(
     )
 
 
-async def renew_upload(resources: Resources, file_id: UUID, *, owner: str | None) -> Declared:
+async def renew_upload(resources: Resources, file: File) -> Declared:
     """Return the file with a fresh upload for the same key.
 
-    Raises NotFound and FileGone. Raises AlreadyUploaded after recording an arrival, if the object
-    exists.
+    Raises FileGone. Raises AlreadyUploaded after recording an arrival, if the object exists.
     """
-    file = await find_file(resources, file_id, owner=owner)
     if file.state in GONE:
         raise gone(file)
     if (

@@ -1,6 +1,7 @@
 """Streamed uploads: the body of a request is hashed and written to the vault.
 
-There is no temporary file.
+There is no temporary file. The protocol is that of a new file. service/uploads/mending.py has what
+differs if the body is that of a damaged file.
 
 1. Check the headers. If they are wrong, or Content-Length is too large, refuse the request before
    its body is read.
@@ -35,8 +36,8 @@ part that is being sent, and doom the reservation.
      multipart upload, and delete the object. The reservation stays for the sweeper, because a
      request without a response may still take effect. If another request has used the key, compare
      the two (service/uploads/repeated.py).
-   - It updated no row: the commit may have succeeded. Read the file's row. If it exists, return the
-     file. Otherwise the sweeper had doomed the reservation before.
+   - It updated no row: the commit may have succeeded. Read the file's row. If it names the key,
+     return the file. Otherwise the sweeper had doomed the reservation before.
    - The database is unavailable: the sweeper dooms the reservation when its lease has expired. If
      no commit was sent, abort the upload and delete the object nevertheless, because the
      reservation may not name the multipart upload yet.
@@ -54,6 +55,7 @@ import functools
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 import structlog
@@ -120,17 +122,24 @@ class UploadHeaders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Streaming:
-    """The state of one streamed upload.
+    """The state of one streamed upload, and the checks and the commit of a new file.
 
-    It consists of the part that is being filled, the digest and the parts so far, and the
+    The state consists of the part that is being filled, the digest and the parts so far, and the
     reservation.
     """
 
-    def __init__(self, resources: Resources, loan: Loan, headers: UploadHeaders) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        loan: Loan,
+        headers: UploadHeaders,
+        *,
+        file_id: UUID | None = None,
+    ) -> None:
         self.resources = resources
         self.loan = loan
         self.headers = headers
-        self.file_id = make_id()
+        self.file_id = file_id or make_id()
         self.buffer = bytearray()
         self.size = 0
         self.digests = headers.start_digests()
@@ -162,6 +171,44 @@ class Streaming:
             declared=find_sha256(headers.digests),
         )
 
+    def check_size(self) -> None:
+        """Check the size of what was received so far. Raises FileTooLarge."""
+        check_size(self.resources, self.size)
+
+    def check_bytes(self) -> None:
+        """Compare the whole body with what the request states. Raises DigestMismatch."""
+        self.digests.compare(self.headers.digests, subject="file")
+
+    async def commit(self, etag: str) -> File | None:
+        """Commit the file (step 5 of the protocol above). Return None if no row was changed."""
+        headers, sha256 = self.headers, self.digests.sha256
+        key = headers.idempotency_key
+        return await reservations.commit_streamed_upload(
+            self.resources.pool,
+            self.reservation,
+            headers.declare(self.size),
+            file_id=self.file_id,
+            sha256=sha256,
+            etag=etag,
+            keyed=None
+            if key is None
+            else KeyedRequest(key, headers.digest_request(self.size, sha256)),
+        )
+
+    async def explain_loss(self) -> None:
+        """Raise the reason why the commit changed no row, if it was not the reservation.
+
+        Raises KeyUsed if another request has used the key.
+        """
+        headers = self.headers
+        if headers.idempotency_key is None:
+            return
+        earlier = await idempotency.recall_request(
+            self.resources.pool, headers.owner, headers.idempotency_key
+        )
+        if earlier is not None:
+            raise KeyUsed(earlier, headers.digest_request(self.size, self.digests.sha256))
+
 
 class ReservationLost(Exception):
     """A reservation that the sweeper has doomed, because its lease had expired."""
@@ -187,15 +234,23 @@ async def upload_stream(
     Raises FileTooLarge, DigestMismatch, Unavailable, KeyUsed, StoreError, and the exceptions of
     `body`.
     """
-    upload = Streaming(resources, loan, headers)
+    file = await run_upload(Streaming(resources, loan, headers), body)
+    report_transition(file)
+    return file
+
+
+async def run_upload(upload: Streaming, body: AsyncIterator[bytes]) -> File:
+    """Run the protocol above, and return the committed file.
+
+    Raises what the checks of `upload` raise, Unavailable, StoreError, and the exceptions of `body`.
+    """
     try:
         file = await store(upload, body)
     finally:
-        loan.buffers.repay(loan)
+        upload.loan.buffers.repay(upload.loan)
         if upload.heartbeat is not None:
             await upload.heartbeat.stop()
-    resources.notifications.notify_change(file.id)
-    report_transition(file)
+    upload.resources.notifications.notify_change(file.id)
     return file
 
 
@@ -209,7 +264,7 @@ async def store(upload: Streaming, body: AsyncIterator[bytes]) -> File:
         if committed is not None:
             return committed
         if isinstance(error, ReservationLost) and upload.asked_commit:
-            await check_key(upload)
+            await upload.explain_loss()
         if isinstance(error, (ReservationLost, SentTooLate)):
             raise problems.Unavailable(
                 "the upload took too long and was dropped: send it again"
@@ -218,18 +273,6 @@ async def store(upload: Streaming, body: AsyncIterator[bytes]) -> File:
     except BaseException as error:  # cancelled at shutdown
         await asyncio.shield(give_up(upload, error))
         raise
-
-
-async def check_key(upload: Streaming) -> None:
-    """Raise KeyUsed if another request has used the key, so that the commit inserted nothing."""
-    headers = upload.headers
-    if headers.idempotency_key is None:
-        return
-    earlier = await idempotency.recall_request(
-        upload.resources.pool, headers.owner, headers.idempotency_key
-    )
-    if earlier is not None:
-        raise KeyUsed(earlier, headers.digest_request(upload.size, upload.digests.sha256))
 
 
 def check_size(resources: Resources, size: int) -> None:
@@ -246,7 +289,7 @@ async def send_all(upload: Streaming, body: AsyncIterator[bytes]) -> str:
     """Run steps 2 to 4 of the protocol above, and return the object's ETag."""
     async for piece in body:
         upload.size += len(piece)
-        check_size(upload.resources, upload.size)
+        upload.check_size()
         check_held(upload)
         check_sending(upload)
         await fill(upload, piece)
@@ -311,7 +354,7 @@ async def put_whole(upload: Streaming) -> str:
         await upload.loan.buffers.run(upload.digests.update, upload.buffer)
     else:
         upload.digests.update(upload.buffer)
-    upload.digests.compare(upload.headers.digests, subject="file")
+    upload.check_bytes()
     reserved = await upload.resources.reserved_keys.take()
     upload.held = reserved.held
     # It is set here, because the thread may start after this task was cancelled.
@@ -412,7 +455,7 @@ async def finish_sending(upload: Streaming) -> None:
 async def complete(upload: Streaming, upload_id: str) -> str:
     await begin_sending(upload)
     await finish_sending(upload)
-    upload.digests.compare(upload.headers.digests, subject="file")
+    upload.check_bytes()
     check_held(upload)
     seconds = SEND_SECONDS + len(upload.parts) / 50
     return await upload.resources.vault.complete_upload(
@@ -421,23 +464,11 @@ async def complete(upload: Streaming, upload_id: str) -> str:
 
 
 async def commit(upload: Streaming, etag: str) -> File:
-    """Run step 5 of the protocol above. Raises ReservationLost if no row was inserted."""
-    headers, sha256 = upload.headers, upload.digests.sha256
-    key = headers.idempotency_key
+    """Run step 5 of the protocol above. Raises ReservationLost if no row was changed."""
     upload.asked_commit = True
-    file = await reservations.commit_streamed_upload(
-        upload.resources.pool,
-        upload.reservation,
-        headers.declare(upload.size),
-        file_id=upload.file_id,
-        sha256=sha256,
-        etag=etag,
-        keyed=None
-        if key is None
-        else KeyedRequest(key, headers.digest_request(upload.size, sha256)),
-    )
+    file = await upload.commit(etag)
     if file is None:
-        raise ReservationLost("the commit found the reservation doomed, or the key used")
+        raise ReservationLost("the commit changed no row")
     return file
 
 
@@ -467,7 +498,9 @@ async def give_up(upload: Streaming, error: BaseException) -> File | None:
         ):
             await remove(upload)
         else:
-            return await files.find_file(pool, upload.file_id, owner=None)
+            file = await files.find_file(pool, upload.file_id, owner=None)
+            if file is not None and file.minio_object_name == reservation.vault_key:
+                return file
     except database.UNREACHABLE as away:
         log.warning(
             "reservation left to the sweeper",

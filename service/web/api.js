@@ -59,9 +59,12 @@ export class Refused extends Error {
     this.retryAfter = retryAfter
   }
 
-  /** Whether a repetition of the request may succeed. */
+  /**
+   * Whether a repetition of the request may succeed. A damaged file (502) stays damaged until its
+   * bytes are sent again.
+   */
   get isTransient() {
-    return isTransientStatus(this.status)
+    return this.kind !== "file-damaged" && isTransientStatus(this.status)
   }
 }
 

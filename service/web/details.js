@@ -10,7 +10,7 @@ import { find, make, makeName, makePill, setText, show, showName } from "./eleme
 import { hasPicture, Picture } from "./picture.js"
 import { makeHistory, makeProperties } from "./properties.js"
 import { makeShare } from "./sharing.js"
-import { sayError, sayRejection } from "./words.js"
+import { DAMAGED, sayError, sayRejection } from "./words.js"
 
 /** @typedef {import("./api.js").FileMetadata} FileMetadata */
 /** @typedef {import("./properties.js").HistoryEntry} HistoryEntry */
@@ -112,6 +112,7 @@ export class Details {
     if (file.state === "rejected") {
       this.content.append(make("p", { class: "failure" }, sayRejection(file.rejection)))
     }
+    if (file.state === "damaged") this.content.append(make("p", { class: "failure" }, DAMAGED))
     this.content.append(
       shownActions && isSameState ? shownActions : this.makeActions(file),
       ...this.showPicture(file),

@@ -34,6 +34,10 @@ const REASONS = {
 }
 const UNKNOWN_REASON = "The file was rejected. Send it again."
 
+export const DAMAGED =
+  "The stored file is missing or was altered, so it cannot be downloaded. Send it again, or" +
+  " delete it."
+
 /** @type {Record<string, string>} */
 const PROBLEMS = {
   unauthorized:
@@ -47,7 +51,7 @@ const PROBLEMS = {
   "internal-error":
     "The server failed, and its log has the reason. Try again. If this happens again, report it" +
     " to the administrator.",
-  "file-damaged": "The stored file is missing or was altered. Contact the administrator.",
+  "file-damaged": DAMAGED,
 }
 
 /**

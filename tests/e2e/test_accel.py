@@ -169,11 +169,11 @@ async def test_an_object_that_is_missing_or_altered_is_reported_by_the_api(
             timeout_seconds=30,
         )
         answer = await client.get(f"/files/{file['id']}")
-        assert answer.status_code == 500
-        assert answer.json()["type"].endswith(":internal-error")
+        assert answer.status_code == 502
+        assert answer.json()["type"].endswith(":file-damaged")
         await vault.delete(key)
     answer = await client.get(f"/files/{file['id']}", headers={"Range": "bytes=0-9"})
-    assert answer.status_code == 500
+    assert answer.status_code == 502
     assert answer.headers["content-type"] == "application/problem+json"
     assert not {"content-disposition", "accept-ranges", "etag"} & answer.headers.keys()
     await resources.pool.execute("DELETE FROM files WHERE id = $1", file["id"])

@@ -132,7 +132,12 @@ async def test_a_file_that_is_not_ready_is_refused_according_to_its_state(
     assert pending.headers["retry-after"] == "1"
     file = (await stream(client, BYTES))["id"]
     await make_damaged(resources.pool, file)
-    assert (await client.get(f"/files/{file}")).json()["type"] == "urn:assay:problem:file-damaged"
+    damaged = await client.get(f"/files/{file}")
+    assert (damaged.status_code, damaged.json()["type"], damaged.json()["state"]) == (
+        502,
+        "urn:assay:problem:file-damaged",
+        "damaged",
+    )
     await client.delete(f"/files/{declared}")
     assert (await client.get(f"/files/{declared}")).status_code == 410
     assert (await client.get(f"/files/{model.make_id()}")).status_code == 404
@@ -149,13 +154,22 @@ async def test_a_file_is_downloaded_only_by_its_owner_or_an_admin(
         assert (await other.get(path, headers=admin.headers)).content == BYTES
 
 
+DUE = "SELECT state, checked_at = 'epoch' AS is_due FROM files WHERE id = $1"
+
+
 async def test_a_missing_object_is_an_error_and_a_deleted_file_is_not(
     client: httpx.AsyncClient, resources: Resources
 ) -> None:
     file = await stream(client, BYTES)
     await resources.vault.delete(file["minio_object_name"])
     answer = await client.get(f"/files/{file['id']}")
-    assert (answer.status_code, answer.json()["type"]) == (500, "urn:assay:problem:internal-error")
+    assert (answer.status_code, answer.json()["type"], answer.json()["state"]) == (
+        502,
+        "urn:assay:problem:file-damaged",
+        "ready",
+    )
+    row = await resources.pool.fetchrow(DUE, file["id"])
+    assert tuple(row) == ("ready", True), "the scrub decides, and reads this file next"
     await client.delete(f"/files/{file['id']}")
     assert (await client.get(f"/files/{file['id']}")).status_code == 410
 

@@ -98,14 +98,13 @@ async def test_a_refused_fresh_url_names_the_current_state_of_the_file(
     """Make the file final after its object was found and before the arrival is recorded."""
     proved = (await send(resources)).file
     with pytest.raises(problems.AlreadyUploaded) as refused:
-        await renew_upload(overtaken(resources, lambda: look(resources)), proved.id, owner="ann")
+        await renew_upload(overtaken(resources, lambda: look(resources)), proved)
     assert refused.value.extension == {"state": "ready"}
     deleted = (await send(resources)).file
     with pytest.raises(problems.FileGone):
         await renew_upload(
             overtaken(resources, lambda: delete_file(resources, deleted.id, owner="ann")),
-            deleted.id,
-            owner="ann",
+            deleted,
         )
 
 

@@ -229,6 +229,12 @@ test("statuses are transient if the same request may succeed later", () => {
   assert.deepEqual(final.filter(isTransientStatus), [])
 })
 
+test("the refusal of a damaged file is not transient, although its status is", () => {
+  const type = "urn:assay:problem:file-damaged"
+  assert.equal(new Refused(502, { type }).isTransient, false)
+  assert.equal(new Refused(502, {}).isTransient, true)
+})
+
 test("the words of a refusal are its detail, its title or its status", () => {
   const title = "Conflict"
   assert.equal(new Refused(409, { title, detail: "It is gone." }).message, "It is gone.")

@@ -1,7 +1,7 @@
 """A breadth-first search of the models, which finds the shortest traces first.
 
 python -m tests.model.explore final|ablate|literal
-                              [streamed|reserved|multipart|backing_off|restored]
+                              [streamed|reserved|multipart|backing_off|restored|damaged]
                               [without=RULE,…] [NAME=VALUE …]
 """
 
@@ -10,8 +10,9 @@ import time
 from array import array
 from typing import Any, NamedTuple
 
-from tests.model import backing_off, multipart, reserved, restored, rules, streamed
+from tests.model import backing_off, damaged, multipart, reserved, restored, rules, streamed
 from tests.model.backing_off import BackingOff
+from tests.model.damaged import DamagedFile
 from tests.model.multipart import MultipartUpload
 from tests.model.protocol import WayOfAFile
 from tests.model.reserved import ReservedKey
@@ -27,6 +28,7 @@ EVERY_RULE = {
     "backing_off": backing_off.RULES,
     "reserved": reserved.RULES,
     "restored": restored.RULES,
+    "damaged": damaged.RULES,
 }
 # The types of files and claims differ from model to model. A search only compares them.
 AnyModel = Model[Any, Any]
@@ -145,6 +147,8 @@ def build(kind: str, names: frozenset[str], bounds: dict[str, int]) -> AnyModel:
         return BackingOff(backing_off.Config(names))
     if kind == "reserved":
         return ReservedKey(reserved.Config(names))
+    if kind == "damaged":
+        return DamagedFile(damaged.Config(names))
     if kind == "restored":
         return Restored(restored.Config(names, **bounds))
     return WayOfAFile(rules.Config(rules=names, **bounds))

@@ -6,8 +6,9 @@ invariant breaks or a file gets stuck.
 
 import pytest
 
-from tests.model import backing_off, multipart, reserved, restored, rules, streamed
+from tests.model import backing_off, damaged, multipart, reserved, restored, rules, streamed
 from tests.model.backing_off import BackingOff
+from tests.model.damaged import DamagedFile
 from tests.model.explore import Found, search
 from tests.model.multipart import MultipartUpload
 from tests.model.protocol import WayOfAFile
@@ -165,4 +166,17 @@ def test_no_invariant_breaks_after_a_database_is_restored() -> None:
 def test_a_restored_database_needs_the_rule(rule: str) -> None:
     raises = 2 if rule in ("one-raiser", "stop-if-ahead") else 1
     found = search(Restored(restored.Config(frozenset(restored.RULES) - {rule}, raises=raises)))
+    assert found.broken, f"nothing breaks without {rule}: {describe(found)}"
+
+
+def test_no_invariant_breaks_when_a_damaged_file_is_sent_again() -> None:
+    found = search(DamagedFile(damaged.Config()))
+    print(f"model of a damaged file: {describe(found)}")  # noqa: T201  # shown by -s
+    assert found.complete
+    assert not found.broken, describe(found)
+
+
+@pytest.mark.parametrize("rule", damaged.RULES)
+def test_a_damaged_file_needs_the_rule(rule: str) -> None:
+    found = search(DamagedFile(damaged.Config(frozenset(damaged.RULES) - {rule})))
     assert found.broken, f"nothing breaks without {rule}: {describe(found)}"

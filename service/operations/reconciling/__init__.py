@@ -10,7 +10,7 @@ can declare, upload and download meanwhile.
 2. Old reservations (reservations.py). An object may have been committed under such a key in a state
    of the database that is lost. Wait until their leases have expired.
    - *There is no object:* the sweeper deletes the reservation later.
-   - *The file is unproved:* adopt the object, as below.
+   - *The file is unproved or damaged:* adopt the object, as below.
    - *The row of the file is lost:* delete the reservation, so that the sweeper does not delete the
      object. Step 3 finds it.
    - *The file is final:* the sweeper deletes the object later.
@@ -20,7 +20,7 @@ can declare, upload and download meanwhile.
    - *A row without an object:* ask once more. If the object is missing, the file becomes `damaged`.
    - *An object with another ETag or size than in the row, or of a `damaged` file:* hash it. The
      row gets its ETag, or the file becomes `damaged` or `ready`.
-   - *An object that no row names, of an unproved file:* adopt it.
+   - *An object that no row names, of an unproved or damaged file:* adopt it.
    - *An object that no row names, of a file without a row:* adopt it, if the administrator has said
      so, under the recorded owner or a given one. Otherwise report it.
    - *Any other object that no row names:* report it.
@@ -28,7 +28,8 @@ can declare, upload and download meanwhile.
    if the database was restored again meanwhile.
 
 Adoption (adopting.py): reserve the key, or take over its reservation. Then hash the object and
-compare it with its declaration. Commit the file from the reservation.
+compare it with its declaration, or with what was proved of a damaged file. Commit the file from the
+reservation.
    - *A row names the key by now, or the bytes differ:* report it. Nothing is adopted.
    - *The run ends before the commit:* step 2 of the next run finds the reservation.
 

@@ -12,15 +12,19 @@ import msgspec
 
 from service.database.heartbeat import Heartbeat
 from service.files.validation import check_filename, is_owner, parse_content_type
-from service.model import UNPROVED, Sha256
+from service.model import UNPROVED, Sha256, State
 from service.object_store import Bucket, StoredObject
 from service.problems import InvalidRequest
 from service.queries import reconciling as queries
 from service.queries import reservations
 from service.queries.importing import ImportedFile, commit_imported_file
+from service.queries.mending import commit_mended_file
 from service.queries.reservations import HeldKey
 from service.worker.proofs import Proof
 from service.worker.rereading import hash_object
+
+ADOPTING: Final = UNPROVED | {State.DAMAGED}
+"""The states of a file that takes an object which its row does not name."""
 
 
 class Adoption(msgspec.Struct, frozen=True):
@@ -54,15 +58,16 @@ class Adopter(msgspec.Struct, frozen=True, kw_only=True):
     hashing: ThreadPoolExecutor
     adoption: Adoption
     lease: timedelta
+    sweep_delay: timedelta
 
     async def adopt(self, key: UUID, seen: StoredObject) -> str:
-        """Adopt the object if its file is unproved or has no row, and say what was done.
+        """Adopt the object if its file is unproved or damaged or has no row, and say what was done.
 
         Raises NotAdopted and StoreError.
         """
         record = read_record(seen)
         known = await queries.find_state(self.pool, record.file_id)
-        if known is not None and known.state not in UNPROVED:
+        if known is not None and known.state not in ADOPTING:
             raise NotAdopted(f"left over: the file {record.file_id} is {known.state} without it")
         if known is None and not self.adoption.wanted:
             raise NotAdopted(
@@ -81,6 +86,8 @@ class Adopter(msgspec.Struct, frozen=True, kw_only=True):
                 )
             if known is None:
                 return await self.insert(held, record, seen, proof)
+            if known.minio_object_name is not None:
+                return await self.mend(held, record, known.minio_object_name, proof)
             return await self.commit(held, record, proof)
         finally:
             await heartbeat.stop()
@@ -126,6 +133,28 @@ class Adopter(msgspec.Struct, frozen=True, kw_only=True):
         ):
             raise NotAdopted(f"the file {record.file_id} is final, or was declared otherwise")
         return f"the file {record.file_id} is ready"
+
+    async def mend(self, held: HeldKey, record: Record, old_key: UUID, proof: Proof) -> str:
+        """Make a damaged file `ready` with the object, if that has the proved bytes.
+
+        Its owner had sent them again, and the database has lost the commit. Raises NotAdopted.
+        """
+        mended = await commit_mended_file(
+            self.pool,
+            held,
+            record.file_id,
+            old_key=old_key,
+            size=proof.size,
+            sha256=proof.sha256,
+            etag=proof.etag,
+            sweep_delay=self.sweep_delay,
+            by="worker",
+            why="reconcile found the bytes in the vault",
+        )
+        if mended is None:
+            await reservations.forget_reservation(self.pool, held.vault_key, held.lease)
+            raise NotAdopted(f"it has not the proved bytes of the damaged file {record.file_id}")
+        return f"the file {record.file_id} is ready again"
 
     async def hash(self, key: UUID) -> Proof:
         """Read the object by its key alone. Raises StoreError."""

@@ -73,6 +73,7 @@ async def reconcile(resources: WorkerResources, options: Options) -> AsyncIterat
             hashing=hashing,
             adoption=options.adoption,
             lease=resources.settings.lease,
+            sweep_delay=resources.settings.sweep_delay,
         )
         async for found in reconcile_reservations(resources, adopter):
             yield found
