@@ -18,7 +18,7 @@ from service.telemetry.logs import configure_logs
 from service.worker.scrubber import Found, Options, ScrubBusy, ScrubStopped
 from service.worker.scrubber import scrub as scrub_due
 
-DUE: Final = timedelta(0)
+ALWAYS: Final = timedelta(0)
 WORDS: Final = {"damaged": "damaged", "still": "damaged still", "whole": "whole again"}
 
 
@@ -33,13 +33,14 @@ async def scrub(
     """Read the objects of proved files again, and compare them with what was proved.
 
     Workers also do this by themselves: each file is read again after ASSAY_SCRUB_EVERY. A file
-    whose object is missing or altered becomes `damaged`, and `ready` when it is whole again. One
-    line is printed for each such file. The command can be interrupted and repeated.
+    whose object is missing or altered becomes `damaged`, and `ready` when it is whole again. This
+    command reads damaged files in any case. One line is printed for each such file. The command can
+    be interrupted and repeated.
 
     Parameters
     ----------
     all_files
-        Read every file, and not only those that are due.
+        Read every file, and not only those that are due or damaged.
     rate
         The bytes per second, such as 100MiB, instead of ASSAY_SCRUB_RATE. With this option, the
         command also runs beside the scrub of a worker.
@@ -61,7 +62,8 @@ async def scrub(
         await print_orphans(settings, delete=delete)
         return
     options = Options(
-        every=DUE if all_files else settings.scrub_every,
+        every=ALWAYS if all_files else settings.scrub_every,
+        damaged_every=ALWAYS,
         rate=settings.scrub_rate if rate is None else read_rate(rate),
         beside=rate is not None,
         trust_store=trust_store,

@@ -116,6 +116,17 @@ async def list_named_objects(
     return [read_row(row, NamedObject) for row in rows]
 
 
+FIND_NAMED: Final = """
+    SELECT id, minio_object_name AS key, state, vault_etag AS etag, size, hash FROM files
+    WHERE id = $1 AND state = 'ready'
+"""
+
+
+async def find_named_object(database: Database, file_id: UUID) -> NamedObject | None:
+    """Return the object of a `ready` file, or None if there is no such file."""
+    return read_row_if_any(await database.fetchrow(FIND_NAMED, file_id), NamedObject)
+
+
 FIND_NAMED_KEYS: Final = """
     SELECT vault_key AS key FROM reservations WHERE vault_key = ANY ($1::uuid[])
     UNION ALL

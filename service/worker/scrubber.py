@@ -12,8 +12,8 @@ on it, because each statement below is guarded by the state and the vault key.
    - Another session has the lock: end.
    - The database does not agree with the vault: end. The marker's check reports it.
 2. Take the files that are due, a page at a time, the oldest check first. A `ready` file is due
-   SCRUB_EVERY after it was last read. A `damaged` file is due after a day. Check the marker and the
-   lock before each page.
+   SCRUB_EVERY after it was last read. For a worker, a `damaged` file is due after a day, and for
+   `assay scrub` always. Check the marker and the lock before each page.
 3. Read each object by its key alone, and hash it.
    - *It has the proved size and digest:* record the time and the object's ETag of today. (A
      restored object has another one than before.) A damaged file becomes `ready`.
@@ -89,11 +89,13 @@ class ScrubBusy(Exception):
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What a scrub reads, and how fast.
 
+    A `ready` file is due `every` after its last check, and a damaged one `damaged_every` after it.
     `rate` is in bytes per second. If `beside` is true, the scrub runs beside that of a worker. If
     `trust_store` is true, any number of files in a row can become `damaged`.
     """
 
     every: timedelta
+    damaged_every: timedelta
     rate: int
     beside: bool = False
     trust_store: bool = False
@@ -122,7 +124,7 @@ async def scrub_when_due(resources: WorkerResources) -> None:
         resources.pool, every=every, damaged_every=DAMAGED_EVERY, rest=REST
     ):
         return
-    options = Options(every=every, rate=resources.settings.scrub_rate)
+    options = Options(every=every, damaged_every=DAMAGED_EVERY, rate=resources.settings.scrub_rate)
     with contextlib.suppress(ScrubBusy, ScrubStopped):
         async for found in scrub(resources, options):
             log.warning(
@@ -192,7 +194,7 @@ async def list_pages(
 ) -> AsyncGenerator[Sequence[DueFile], None]:
     """Step 2 of the protocol above. Damaged files come first. Raises ScrubStopped."""
     ready, damaged = await queries.ask_bounds(
-        resources.pool, every=options.every, damaged_every=DAMAGED_EVERY
+        resources.pool, every=options.every, damaged_every=options.damaged_every
     )
     bounds: tuple[tuple[bool, datetime], ...] = ((True, damaged), (False, ready))
     for is_damaged, before in bounds:

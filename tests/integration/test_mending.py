@@ -23,9 +23,9 @@ from service.model import File, ProvedFile, Sha256, State
 from service.object_store import StoreError
 from service.queries import files, reservations
 from service.queries import mending as queries
-from service.queries.reconciling import mark_damaged, mark_whole
 from service.queries.reservations import HeldKey
 from service.queries.rows import Database
+from service.queries.scrubbing import mark_damaged, mark_whole
 from service.resources import Resources
 from service.uploads.buffers import PART_BYTES, UploadBuffers
 from service.uploads.mending import send_again

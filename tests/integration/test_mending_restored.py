@@ -7,7 +7,7 @@ import pytest
 
 from service.model import File, ProvedFile, State
 from service.operations.reconciling import Found, Options, reconcile
-from service.queries.reconciling import mark_damaged
+from service.queries.scrubbing import mark_damaged
 from service.resources import Resources
 from service.uploads.buffers import UploadBuffers
 from service.uploads.mending import send_again
@@ -87,6 +87,39 @@ async def test_a_file_that_was_sent_again_is_ready_after_a_restore(
     [found] = await reconcile_all(resources)
     assert found.detail == f"the file {sent.id} is ready again"
     assert (await find(resources, damaged)) == sent
+    await check_invariants(resources)
+    await let_settle(resources)
+    await check_invariants(resources)
+    assert await list_bucket(resources.vault) == {str(sent.minio_object_name)}
+
+
+async def test_a_file_that_was_ready_before_takes_what_was_sent_again(
+    resources: Resources,
+) -> None:
+    """Restore the state before the damage was found. The new key was reserved even then."""
+    file = await prove(resources, (await send(resources)).file)
+    resources.guard.due_at = 0.0
+    await resources.guard.check()
+    await back_up(resources.pool)
+    await resources.pool.execute("UPDATE vault_marker SET raised_at = now() - interval '1 hour'")
+    resources.guard.due_at = 0.0
+    await resources.guard.check()
+    put_object(resources.vault, str(key_of_object(file)), OTHER)
+    assert await mark_damaged(resources.pool, file.id, key_of_object(file), why="it is altered")
+    damaged = await find(resources, file)
+    assert isinstance(damaged, ProvedFile)
+    sent = await resend(resources, damaged)
+    await restore(resources.pool)
+    assert (await find(resources, file)).state == State.READY
+    await resources.pool.execute("DELETE FROM reservations WHERE doomed_at IS NULL")
+    await resources.pool.execute(
+        "INSERT INTO reservations (vault_key, file_id, owner, lease, lease_until)"
+        " VALUES ($1, $2, 'ann', gen_random_uuid(), now() - interval '1 minute')",
+        sent.minio_object_name,
+        sent.id,
+    )
+    assert [one.what for one in await reconcile_all(resources)] == ["damaged", "ready"]
+    assert await find(resources, file) == sent
     await check_invariants(resources)
     await let_settle(resources)
     await check_invariants(resources)

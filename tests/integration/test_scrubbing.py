@@ -21,6 +21,7 @@ from service.resources import Resources
 from service.worker import scrubber
 from service.worker.rereading import Pace, Stopped
 from service.worker.scrubber import (
+    DAMAGED_EVERY,
     MOST_SUSPECTS,
     Found,
     Options,
@@ -48,8 +49,8 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 FAST = 1024**3
-EVERYTHING = Options(every=timedelta(0), rate=FAST)
-MONTH = Options(every=timedelta(days=30), rate=FAST)
+EVERYTHING = Options(every=timedelta(0), damaged_every=timedelta(0), rate=FAST)
+MONTH = Options(every=timedelta(days=30), damaged_every=DAMAGED_EVERY, rate=FAST)
 TIMES = "SELECT proved_at, checked_at, vault_etag, state FROM files WHERE id = $1"
 
 

@@ -13,6 +13,8 @@ can declare, upload and download meanwhile.
    - *The file is unproved or damaged:* adopt the object, as below.
    - *The row of the file is lost:* delete the reservation, so that the sweeper does not delete the
      object. Step 3 finds it.
+   - *The file is `ready` with another object:* compare that one, as in step 3. If the file becomes
+     `damaged`, its bytes may have been sent again under this key: adopt the object.
    - *The file is final:* the sweeper deletes the object later.
    - *The holder extends its lease:* it lives, and commits or gives up by itself.
 3. List the vault, and merge the list with the rows in the order of keys, in constant memory

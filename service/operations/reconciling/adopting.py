@@ -4,6 +4,7 @@ import asyncio
 import functools
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Final
 from urllib.parse import unquote
 from uuid import UUID
 

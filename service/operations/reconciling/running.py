@@ -137,8 +137,9 @@ async def reconcile_reservations(
         seen = await find_object(resources, old.vault_key)
         if seen is not None and old.is_held:
             waiting[old.vault_key] = old.lease_until
-        elif seen is not None and (done := await settle_reservation(adopter, old.vault_key, seen)):
-            yield Found("ready", str(old.vault_key), done)
+        elif seen is not None:
+            for found in await settle_reservation(resources, adopter, old.vault_key, seen):
+                yield found
     if waiting:
         last = max(waiting.values())
         yield Found("waiting", "", f"{len(waiting)} leases end at {last.astimezone(UTC):%H:%M:%S}")
@@ -146,8 +147,9 @@ async def reconcile_reservations(
         await asyncio.sleep(PAUSE_SECONDS)
         for key in await find_ended(resources, waiting):
             seen = await find_object(resources, key)
-            if seen is not None and (done := await settle_reservation(adopter, key, seen)):
-                yield Found("ready", str(key), done)
+            if seen is not None:
+                for found in await settle_reservation(resources, adopter, key, seen):
+                    yield found
 
 
 async def find_ended(resources: WorkerResources, waiting: dict[UUID, datetime]) -> list[UUID]:
@@ -188,26 +190,40 @@ async def list_reservations(
         after = page[-1].vault_key
 
 
-async def settle_reservation(adopter: Adopter, key: UUID, seen: StoredObject) -> str | None:
-    """Adopt the object of an old reservation, and say what was done.
+async def settle_reservation(
+    resources: WorkerResources, adopter: Adopter, key: UUID, seen: StoredObject
+) -> list[Found]:
+    """Adopt the object of an old reservation, and return what was done.
 
     If the object has no file, delete the reservation. The object is then reported when the vault is
     listed.
     """
+    file_id = read_file_id(seen)
+    damaged = await compare_named_object(resources, adopter, file_id)
     try:
-        return await adopter.adopt(key, seen)
+        return [*damaged, Found("ready", str(key), await adopter.adopt(key, seen))]
     except NotAdopted:
-        if await has_no_row(adopter.pool, seen):
+        if file_id is None or await queries.find_state(adopter.pool, file_id) is None:
             await queries.release_key(adopter.pool, key)
+        return damaged
+
+
+def read_file_id(seen: StoredObject) -> UUID | None:
+    try:
+        return UUID(seen.metadata.get("assay-file-id", ""))
+    except ValueError:
         return None
 
 
-async def has_no_row(pool: asyncpg.Pool, seen: StoredObject) -> bool:
-    try:
-        file_id = UUID(seen.metadata.get("assay-file-id", ""))
-    except ValueError:
-        return True
-    return await queries.find_state(pool, file_id) is None
+async def compare_named_object(
+    resources: WorkerResources, adopter: Adopter, file_id: UUID | None
+) -> list[Found]:
+    """Read the object that a `ready` file names, and compare it with the row, as in step 3."""
+    named = None if file_id is None else await queries.find_named_object(adopter.pool, file_id)
+    if named is None:
+        return []
+    found = await reconcile_row(resources, adopter, Pair(named.key, None, named))
+    return [] if found is None else [found]
 
 
 # Step 3
