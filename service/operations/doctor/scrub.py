@@ -29,7 +29,7 @@ def find_damage(found: ScrubState) -> list[Finding]:
             failed(
                 "scrub",
                 f"{found.damaged} files are damaged: their objects are missing or altered",
-                f"restore the objects and run `assay scrub`, or see {RUNBOOK}; `assay ls"
+                f"restore the objects and run `assay reconcile`, or see {RUNBOOK}; `assay ls"
                 " --state damaged` lists the files of one owner",
             )
         )
