@@ -28,11 +28,12 @@ STATEMENTS = (
     """,
     """
     CREATE TABLE vault_marker (
-        only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+        only_row boolean PRIMARY KEY DEFAULT true,
         deployment uuid NOT NULL DEFAULT gen_random_uuid(),
         counter bigint NOT NULL DEFAULT 0,
         identity text NOT NULL,
-        raised_at timestamptz
+        raised_at timestamptz,
+        CONSTRAINT vault_marker_has_one_row CHECK (only_row)
     )
     """,
     "INSERT INTO vault_marker (identity) VALUES (database_identity())",

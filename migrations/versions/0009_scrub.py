@@ -23,13 +23,14 @@ STATEMENTS = (
     """,
     """
     CREATE TABLE scrub (
-        only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+        only_row boolean PRIMARY KEY DEFAULT true,
         -- Why the last scrub stopped before its end, if it did.
         stopped_at timestamptz,
         stopped_why text,
         -- The bytes of all proved files when they were last added up.
         vault_bytes bigint,
         measured_at timestamptz,
+        CONSTRAINT scrub_has_one_row CHECK (only_row),
         CONSTRAINT scrub_stopped_with_reason CHECK ((stopped_at IS NULL) = (stopped_why IS NULL))
     )
     """,
@@ -41,6 +42,12 @@ STATEMENTS = (
         key text COLLATE "C" PRIMARY KEY,
         seen_at timestamptz NOT NULL DEFAULT now()
     )
+    """,
+    # The scrub of orphans asks for each key in incoming whether a reservation names it, and two
+    # runs at once doom a key only once.
+    """
+    CREATE UNIQUE INDEX reservations_scratch_key ON reservations (scratch_key)
+        WHERE scratch_key IS NOT NULL
     """,
 )
 

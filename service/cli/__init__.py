@@ -82,6 +82,7 @@ OPERATION_COMMANDS: Final = {
     "scrub": "Read stored files again, and compare them with what was proved.",
     "import": "Import the objects of another bucket of the same store.",
     "reconcile": "Make the database agree with the vault after one of them was restored.",
+    "scrub": "Show or remove the objects in the buckets that no row names.",
     "inspect": "Show the state of a file, why it waits, and what happens next.",
     "keys": "Create, list and revoke API keys.",
     "doctor": "Test this deployment.",

@@ -1,4 +1,4 @@
-"""`assay scrub`: reads the objects of proved files again."""
+"""`assay scrub`: reads the objects of proved files again, or finds objects that no row names."""
 
 import os
 from collections import Counter
@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from service import database
 from service.cli.client.display import show
 from service.cli.errors import CommandError
+from service.cli.orphans import print_orphans
 from service.object_store import StoreError
 from service.resources import open_worker_resources
 from service.settings import WorkerSettings, parse_bytes, parse_setting, read_settings
@@ -26,6 +27,8 @@ async def scrub(
     all_files: Annotated[bool, Parameter(name="--all")] = False,
     rate: str | None = None,
     trust_store: bool = False,
+    orphans: bool = False,
+    delete: bool = False,
 ) -> None:
     """Read the objects of proved files again, and compare them with what was proved.
 
@@ -43,15 +46,31 @@ async def scrub(
     trust_store
         Mark files as damaged even if more than five in a row are. Check first that the store is
         the right one.
+    orphans
+        Instead of that, list both buckets and show the objects that no row names.
+    delete
+        With --orphans: have the sweeper delete those of them that are old enough.
     """
+    if delete and not orphans:
+        raise CommandError("--delete is an option of --orphans: assay scrub --orphans --delete")
+    if orphans and (all_files or rate is not None or trust_store):
+        raise CommandError("--orphans reads no file: omit --all, --rate and --trust-store")
     settings = read_settings(os.environ, WorkerSettings)
     configure_logs(settings.log_level)
+    if orphans:
+        await print_orphans(settings, delete=delete)
+        return
     options = Options(
         every=DUE if all_files else settings.scrub_every,
         rate=settings.scrub_rate if rate is None else read_rate(rate),
         beside=rate is not None,
         trust_store=trust_store,
     )
+    await print_scrub(settings, options)
+
+
+async def print_scrub(settings: WorkerSettings, options: Options) -> None:
+    """Print one line for each file that is not as it was, and the numbers. Raises CommandError."""
     numbers: Counter[str] = Counter()
     async with open_worker_resources(settings) as resources:
         await database.check_version(resources.pool)

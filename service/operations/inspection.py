@@ -154,7 +154,7 @@ def explain(file: FileDiagnostics, incoming: Place | None, parts: PartsAtStore |
         case State.DELETED:
             return "its owner deleted it"
         case State.DAMAGED:
-            return "the proved object is missing from the vault, or was replaced"
+            return f"its object is not what was proved: {file.last_change}"
 
 
 def explain_waiting(
@@ -218,6 +218,11 @@ def foresee(file: FileDiagnostics, incoming: Place | None) -> str:
         )
     if file.purge_at is not None:
         parts.append(f"its object in the vault is removed {describe_wait(file, file.purge_at)}")
+    if file.state == State.DAMAGED:
+        parts.append(
+            "a scrub reads it again a day after its last check"
+            f" ({describe_time(file.checked_at) if file.checked_at else 'never'})"
+        )
     return "; ".join(parts) or "nothing"
 
 

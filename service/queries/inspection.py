@@ -14,7 +14,8 @@ class FileDiagnostics(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `files` with the columns that describe the work on it.
 
     `sweep_at` and `purge_at` include SWEEP_DELAY: they are the times at which the sweeper acts.
-    `now` is the time of the statement by the database's clock.
+    `proved_at` and `checked_at` are NULL before the first scrub of the file. `last_change` is the
+    reason of its last transition. `now` is the time of the statement by the database's clock.
     """
 
     id: UUID
@@ -46,6 +47,9 @@ class FileDiagnostics(msgspec.Struct, frozen=True, kw_only=True):
     sweep_at: datetime | None
     sweeps: int
     purge_at: datetime | None
+    proved_at: datetime | None
+    checked_at: datetime | None
+    last_change: str | None
     now: datetime
 
 
@@ -55,6 +59,9 @@ DIAGNOSTICS: Final = """
            expires_at, grace_until, final_at, lease, lease_until, attempts, arrivals, due_at,
            last_error, failed_reads, failed_reads_since,
            sweep_at + $2::interval AS sweep_at, sweeps, purge_at + $2::interval AS purge_at,
+           proved_at, checked_at,
+           (SELECT why FROM file_history WHERE file_id = id ORDER BY sequence DESC LIMIT 1)
+               AS last_change,
            now() AS now
     FROM files WHERE id = $1
 """

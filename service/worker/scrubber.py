@@ -28,8 +28,9 @@ on it, because each statement below is guarded by the state and the vault key.
    another store, and not so many damaged files. The administrator can say otherwise.
 5. Another object is whole, or nothing more is due: read the marker. Then the suspects become
    `damaged`.
-   - The database does not agree with the vault by now, or the marker cannot be read: stop. (The
-     vault was emptied while the scrub ran.)
+   - The database does not agree with the vault by now: end. (The vault was emptied while the scrub
+     ran.)
+   - The marker cannot be read: stop.
    - A suspect is not `ready` any more, or names another object: nothing happens to it.
 
 Stop: record the reason, in which `assay doctor` and the metrics show it. No suspect becomes
@@ -75,6 +76,10 @@ log = structlog.get_logger()
 
 class ScrubStopped(Exception):
     """The reason why a scrub ended before everything due was read."""
+
+
+class VaultDisagrees(ScrubStopped):
+    """A stop for the reason that the marker's check reports, which is therefore not recorded."""
 
 
 class ScrubBusy(Exception):
@@ -138,11 +143,13 @@ async def scrub(resources: WorkerResources, options: Options) -> AsyncGenerator[
     try:
         if not await locks.try_lock(connection, locks.SCRUB) and not options.beside:
             raise ScrubBusy("another process scrubs")
-        await measure(resources, options)
+        await measure(resources)
         async with contextlib.aclosing(run(resources, options, connection)) as everything:
             async for found in everything:
                 yield found
         await queries.note_stop(resources.pool, None)
+    except VaultDisagrees:
+        raise
     except ScrubStopped as stop:
         log.error("scrub stopped", reason=str(stop))  # noqa: TRY400  # a traceback adds nothing
         await queries.note_stop(resources.pool, str(stop))
@@ -151,14 +158,15 @@ async def scrub(resources: WorkerResources, options: Options) -> AsyncGenerator[
         await database.close(connection)
 
 
-async def measure(resources: WorkerResources, options: Options) -> None:
+async def measure(resources: WorkerResources) -> None:
     """Warn if the vault cannot be read once within the interval."""
+    every, rate = resources.settings.scrub_every, resources.settings.scrub_rate
     size = await queries.measure_vault(resources.pool)
-    if size is not None and size / options.rate > options.every.total_seconds():
+    if size is not None and size / rate > every.total_seconds():
         log.warning(
             "the scrub takes longer than its interval",
             vault_bytes=size,
-            days=round(size / options.rate / 86_400, 1),
+            days=round(size / rate / 86_400, 1),
             advice="raise ASSAY_SCRUB_RATE or ASSAY_SCRUB_EVERY",
         )
 
@@ -192,7 +200,7 @@ async def list_pages(
         while True:
             standing = await resources.guard.check()
             if standing.stopped is not None:
-                raise ScrubStopped(standing.stopped)
+                raise VaultDisagrees(standing.stopped)
             await connection.fetchval("SELECT 1")  # the session, and with it the lock, lives
             page = await queries.list_due(
                 resources.pool,
@@ -292,7 +300,7 @@ class Scrubber:
         self.suspects.append(judged)
         if len(self.suspects) > MOST_SUSPECTS and not self.trust_store:
             raise ScrubStopped(
-                f"{len(self.suspects)} files in a row are missing or altered, the last one"
+                f"{len(self.suspects)} files in a row are missing, altered or unreadable, the last"
                 f" {judged.file.id} ({judged.why}): check the store, then run"
                 " `assay scrub --trust-store` if it is right"
             )
@@ -318,7 +326,7 @@ class Scrubber:
         except StoreError as error:
             raise ScrubStopped(f"the marker cannot be read: {error}") from error
         if standing.stopped is not None:
-            raise ScrubStopped(standing.stopped)
+            raise VaultDisagrees(standing.stopped)
         suspects, self.suspects = self.suspects, []
         return [found for suspect in suspects for found in await self.mark_damaged(suspect)]
 

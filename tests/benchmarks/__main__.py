@@ -23,9 +23,11 @@ from tests.benchmarks import (
     idle,
     importing,
     large,
+    listing,
     poisoned,
     processes,
     protocols,
+    scrubbing,
     small,
     streaming,
     threshold,
@@ -49,6 +51,10 @@ ROWS: dict[str, Callable[[Ground], list[Figure]]] = {
     "memory": downloading.measure_memory,
     "accel": accel.measure,
     "import": importing.measure,
+    "scrub": scrubbing.measure,
+    "beside-scrub": scrubbing.measure_beside,
+    "orphans": listing.measure_orphans,
+    "reconcile": listing.measure_reconcile,
     "stream": streaming.measure,
     "stream-large": streaming.measure_large,
     "parts": assembling.measure,
@@ -68,7 +74,7 @@ def main() -> int:
     options = parse_options()
     console = Console(width=None if sys.stdout.isatty() else 200)
     try:
-        with open_ground(quick=options.quick) as ground:
+        with open_ground(quick=options.quick, objects=options.objects) as ground:
             measured = {name: measure(name, ground) for name in options.names or ROWS}
     except NotPossible as error:
         print(error, file=sys.stderr)
@@ -95,6 +101,12 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--write", action="store_true", help="record the results in docs/benchmarks.md"
+    )
+    parser.add_argument(
+        "--objects",
+        type=int,
+        metavar="N",
+        help="the number of objects in the vault for `orphans` and `reconcile`",
     )
     options = parser.parse_args()
     if unknown := set(options.names) - set(ROWS):

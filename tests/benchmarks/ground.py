@@ -43,13 +43,17 @@ class NotPossible(Exception):
 
 @dataclass(frozen=True)
 class Ground:
-    """The servers of the run. `quick` selects small sizes and few rounds."""
+    """The servers of the run. `quick` selects small sizes and few rounds.
+
+    `objects` is the number of objects in the vault of the rows that list it, if it was given.
+    """
 
     store: StoreUnderTest
     database_url: str = field(repr=False)
     database_pid: int
     folder: Path
     quick: bool
+    objects: int | None = None
 
     def choose(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -199,7 +203,7 @@ class Site:
 
 
 @contextmanager
-def open_ground(*, quick: bool) -> Iterator[Ground]:
+def open_ground(*, quick: bool, objects: int | None = None) -> Iterator[Ground]:
     """Start the servers. Raises NotPossible if a program or disk space is missing."""
     binary = genuine_minio()
     if binary is None:
@@ -222,7 +226,7 @@ def open_ground(*, quick: bool) -> Iterator[Ground]:
         )
         postgres = stack.enter_context(start_postgres(folder / "database", fsync=True))
         asyncio.run(make_template(postgres.url))
-        yield Ground(under_test(store, webhook), postgres.url, postgres.pid, folder, quick)
+        yield Ground(under_test(store, webhook), postgres.url, postgres.pid, folder, quick, objects)
 
 
 def check_disk(folder: Path) -> None:

@@ -30,6 +30,9 @@ from tests.support.waiting import until
 WAIT_SECONDS = 20
 TEXT = "text/plain"
 
+VAULT_WRITE = b"x-amz-meta-assay-file-id"
+"""A header of a request that writes a file to the vault, and not of one for the marker."""
+
 
 def digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()

@@ -17,6 +17,7 @@ from service.settings import Settings
 from tests.e2e.commands import started
 from tests.e2e.conftest import Ways, api_apart
 from tests.e2e.jobs import (
+    VAULT_WRITE,
     announce,
     check_all,
     check_served,
@@ -56,16 +57,18 @@ def as_environment(settings: Settings) -> dict[str, str]:
     [
         (b"HEAD /", LARGE),
         (b"x-amz-copy-source", LARGE),
-        (b"GET /", LARGE),
-        (b"GET /", BODY),
-        (b"PUT /", BODY),
+        (b"If-Match", LARGE),
+        (b"GET /%(incoming)s/", BODY),
+        (VAULT_WRITE, BODY),
     ],
     ids=["looks", "copies", "hashes", "reads", "writes"],
 )
 async def test_another_worker_finishes_the_file_of_a_killed_worker(
     ways: Ways, direct: Resources, tmp_path: Path, moment: bytes, body: bytes
 ) -> None:
-    ways.store.silence_after(moment)
+    ways.store.silence_after(
+        moment.replace(b"%(incoming)s", ways.settings.incoming_bucket.encode())
+    )
     async with api_apart(ways.direct, with_worker=False) as client:
         declared = await upload(client, body)
         await report(client, ways.settings, direct, declared)
@@ -100,7 +103,7 @@ async def test_many_files_are_proved_while_a_worker_dies(
     ways: Ways, direct: Resources, tmp_path: Path
 ) -> None:
     """Kill a worker that holds leases and waits for the store, while another proves the rest."""
-    ways.store.silence_after(b"PUT /")
+    ways.store.silence_after(VAULT_WRITE)
     bodies, log = [b"%d " % number + BODY for number in range(30)], tmp_path / "worker.log"
     async with (
         api_apart(ways.direct, with_worker=False) as client,

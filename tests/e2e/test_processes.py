@@ -18,7 +18,7 @@ import pytest
 
 from service.cli.api import STOP_SECONDS
 from tests.e2e.commands import stop
-from tests.e2e.jobs import digest, prove, read_metadata, stream, upload
+from tests.e2e.jobs import VAULT_WRITE, digest, prove, read_metadata, stream, upload
 from tests.e2e.leaks import keep_secret
 from tests.e2e.sites import Site, open_site
 from tests.support.proxies import faulty_way
@@ -131,7 +131,7 @@ async def test_a_worker_that_is_stopped_holds_no_lease_afterwards(
     api = site.start_api()
     with faulty_way(site.environ["ASSAY_S3_ENDPOINT"]) as (way, endpoint):
         worker = site.start_worker(ASSAY_S3_ENDPOINT=endpoint)
-        way.silence_after(b"PUT /")
+        way.silence_after(VAULT_WRITE)
         declared = await upload(client, os.urandom(100_000))  # the store's event announces it
         assert await asyncio.to_thread(way.silenced.wait, 60)
         assert not await is_given_back(pool)

@@ -64,7 +64,7 @@ async def test_without_the_store_only_requests_that_need_it_fail(api: Api, owner
             ready = await client.get("/health/ready")
             assert (ready.status_code, ready.json()) == (
                 200,
-                {"status": "degraded", "away": ["store"], "detail": None},
+                {"status": "degraded", "away": ["store"], "detail": None, "stopped": None},
             )
             assert (await client.get("/health/ready", params={"full": 1})).status_code == 503
             declared = await declare(client, b"bytes")

@@ -5,12 +5,14 @@ proved.
 """
 
 import asyncio
+import math
 from datetime import timedelta
 
 import msgspec
 import pytest
 
 from service import clock
+from service.marker import Standing
 from service.object_store import ObjectChanged, RequestRefused
 from service.resources import Resources, open_resources
 from service.settings import Settings, Url
@@ -49,6 +51,8 @@ async def test_no_file_is_claimed_while_the_store_is_unavailable(
     monkeypatch.setattr(store_health, "LONGEST_WAIT", timedelta(milliseconds=100))
     away = msgspec.structs.replace(settings, s3_endpoint=Url(f"http://127.0.0.1:{free_port()}"))
     async with open_resources(away) as resources:
+        # The marker was read before the store became unavailable.
+        resources.guard.standing, resources.guard.due_at = Standing(0), math.inf
         for _ in range(50):
             await announce(resources)
         async with working(resources) as worker:

@@ -14,12 +14,12 @@ from service.files.lookup import find_file
 from service.marker import MARKER_KEY
 from service.model import File, State
 from service.object_store.objects import ListedObject
+from service.operations import listing
 from service.operations.reconciling import (
     Adoption,
     CannotReconcile,
     Found,
     Options,
-    merging,
     reconcile,
 )
 from service.problems import NotFound
@@ -482,7 +482,7 @@ async def test_small_pages_find_the_same(
     orphans = {"00000000-0000-7000-8000-000000000000", "ffffffff-ffff-4fff-bfff-ffffffffffff"}
     for key in orphans:
         put_object(resources.vault, key, BODY)
-    monkeypatch.setattr(merging, "PAGE", page)
+    monkeypatch.setattr(listing, "PAGE", page)
     found = await reconcile_all(resources)
     damaged = {one.key for one in found if one.what == "damaged"}
     assert damaged == {str(key_of_object(by_key[number])) for number in (0, 2, 4)}

@@ -15,6 +15,7 @@ from service.marker import MARKER_KEY
 from service.model import File, State
 from service.object_store import Bucket, ObjectChanged, ObjectStore
 from service.operations.doctor.scrub import check_scrub
+from service.operations.inspection import inspect_file
 from service.queries import scrubbing as queries
 from service.resources import Resources
 from service.worker import scrubber
@@ -88,6 +89,9 @@ async def check_damaged(resources: Resources, file: File, why: str) -> None:
     )
     assert (last["state"], last["previous"], last["by"]) == ("damaged", "ready", "worker")
     assert why in last["why"]
+    inspected = await inspect_file(resources, file.id)
+    assert why in inspected.why
+    assert "a day after its last check" in inspected.next
     with pytest.raises(problems.FileDamaged):
         await find_readable(resources, file.id, owner="ann")
 
@@ -310,6 +314,7 @@ async def test_nothing_is_read_while_the_database_disagrees(resources: Resources
     with pytest.raises(ScrubStopped, match="restored"):
         await scrub_all(resources)
     await check_nothing_is_damaged(resources)
+    assert await read_stop(resources) is None  # the marker's check reports it
 
 
 async def test_a_file_deleted_during_its_read_is_not_suspect(resources: Resources) -> None:
@@ -403,7 +408,7 @@ async def test_an_interrupted_scrub_continues_with_the_rest(resources: Resources
 
     async def has_some() -> bool:
         count = await resources.pool.fetchval("SELECT count(*) FROM files WHERE proved_at IS NULL")
-        return 0 < count < len(files)
+        return bool(0 < count < len(files))
 
     await until(has_some)
     running.cancel()
@@ -427,10 +432,8 @@ async def test_a_worker_scrubs_by_itself(resources: Resources) -> None:
 
         async def is_done() -> bool:
             again = await resources.pool.fetchrow(TIMES, file.id)
-            return (
-                again["proved_at"] is not None
-                and (await find(resources, lost)).state == State.DAMAGED
-            )
+            is_damaged = (await find(resources, lost)).state == State.DAMAGED
+            return is_damaged and again["proved_at"] is not None
 
         await until(is_done)
     await check_damaged(resources, lost, "missing")

@@ -87,6 +87,7 @@ async def test_a_lost_verdict_is_reached_again(
     settings: Settings, standby: Standby, declared: str | None, verdict: State
 ) -> None:
     async with open_resources(settings) as primary:
+        await primary.guard.check()  # the marker is raised once, before the copy
         file = (await send(primary)).file
         held = await claim(primary, file)
         if declared is not None:
@@ -113,6 +114,7 @@ async def test_a_lost_verdict_is_reached_again(
 
 async def test_a_lost_deletion_leaves_the_object(settings: Settings, standby: Standby) -> None:
     async with open_resources(settings) as primary:
+        await primary.guard.check()  # as above
         file = await prove(primary, (await send(primary)).file)
     await standby.copy()
     async with open_resources(settings) as primary:

@@ -9,6 +9,7 @@ TABLES = (
     "files",
     "file_history",
     "reservations",
+    "incoming_orphans",
     "idempotency_keys",
     "history_horizons",
     "vault_marker",

@@ -22,13 +22,15 @@ SHIFT_RESERVATIONS = """
         sweep_at = sweep_at - $1::interval, swept_at = swept_at - $1::interval
     WHERE num_nonnulls(file_id, scratch_key, doomed_at) > 0
 """
+SHIFT_ORPHANS = "UPDATE incoming_orphans SET seen_at = seen_at - $1::interval"
 
 
 async def pass_time(pool: asyncpg.Pool, by: timedelta) -> None:
-    """Let the time `by` pass for every file and every reservation.
+    """Let the time `by` pass for every file, every reservation and every orphan in incoming.
 
     The exceptions are keys that a process has reserved in advance, because it knows the ends of
     their leases by its own clock.
     """
     await pool.execute(SHIFT_RESERVATIONS, by)
     await pool.execute(SHIFT_FILES, by)
+    await pool.execute(SHIFT_ORPHANS, by)

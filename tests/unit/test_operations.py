@@ -25,8 +25,6 @@ NO_METRICS: Final = {"assay_service"}
 """The role in PostgreSQL."""
 CLIENTS_VARIABLES: Final = {"ASSAY_URL", "ASSAY_KEY"}
 COMMAND: Final = re.compile(r"(?:^|(?<=`)|(?<=&& )|(?<=\ds ))assay\s([a-z][^`\n#]*)", re.MULTILINE)
-NOT_YET: Final = {"scrub --orphans", "scrub --delete"}
-"""Options that are described and come with the next change."""
 EVENT: Final = re.compile(r'log\.(?:warning|error|exception|critical)\(\s*(?:#.*\s*)?"([^"]+)"')
 FINDING: Final = re.compile(r'\b(?:ok|warning|failed|skipped)\(\s*"([^"]+)"')
 LINK: Final = re.compile(r"\]\(#([^)]+)\)")
@@ -144,7 +142,7 @@ def test_every_command_and_option_of_the_runbook_exists() -> None:
         for command, option in uses
         if option and option not in list_options(command)
     }
-    assert missing - NOT_YET == set()
+    assert missing == set()
     for command in {command for command, _ in uses}:
         list_options(command)  # raises KeyError if there is no such command
 

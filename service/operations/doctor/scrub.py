@@ -28,7 +28,8 @@ def find_damage(found: ScrubState) -> list[Finding]:
         findings.append(
             failed(
                 "scrub",
-                f"{found.damaged} files are damaged: their objects are missing or altered",
+                f"{found.damaged} files are damaged: their objects are missing, altered or"
+                " unreadable",
                 f"restore the objects and run `assay reconcile`, or see {RUNBOOK}; `assay ls"
                 " --state damaged` lists the files of one owner",
             )

@@ -14,8 +14,9 @@ from service import database
 from service.marker.document import Document, MarkerUnreadable, read_document, write_document
 from service.model import State
 from service.object_store import ObjectMissing, StoredObject
+from service.operations.listing import WrongListing
 from service.operations.reconciling.adopting import Adopter, Adoption, NotAdopted
-from service.operations.reconciling.merging import Pair, WrongListing, merge_vault
+from service.operations.reconciling.merging import Pair, merge_vault
 from service.queries import locks, scrubbing
 from service.queries import marker as marker_queries
 from service.queries import reconciling as queries
