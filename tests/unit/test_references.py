@@ -53,6 +53,7 @@ ELSEWHERE: Final = {
     "service/migrations": "the place of `migrations` in the wheel",
     "service/migrations/env.py": "the place of `migrations` in the wheel",
     "pip.conf": "a file of the user",
+    "postgresql.conf": "a file of PostgreSQL",
     "Node.js": "a program",
     "assay.conf": "a file that a test writes for nginx",
     "nothing.js": "a missing file that a test requests",
