@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Annotated, Final
 
@@ -77,9 +78,10 @@ async def print_scrub(settings: WorkerSettings, options: Options) -> None:
     async with open_worker_resources(settings) as resources:
         await database.check_version(resources.pool)
         try:
-            async for found in scrub_due(resources, options):
-                numbers[found.what] += 1
-                print_found(found)
+            async with aclosing(scrub_due(resources, options)) as everything:
+                async for found in everything:
+                    numbers[found.what] += 1
+                    print_found(found)
         except ScrubBusy as error:
             raise CommandError("a worker scrubs at this time: add --rate to run beside it") from (
                 error

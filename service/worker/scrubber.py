@@ -42,7 +42,7 @@ oldest check. A read that was not finished begins again.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -126,7 +126,7 @@ async def scrub_when_due(resources: WorkerResources) -> None:
         return
     options = Options(every=every, damaged_every=DAMAGED_EVERY, rate=resources.settings.scrub_rate)
     with contextlib.suppress(ScrubBusy, ScrubStopped):
-        async for found in scrub(resources, options):
+        async for found in scrub(resources, options):  # nothing below raises
             log.warning(
                 "scrubbed",
                 found=found.what,
@@ -178,9 +178,10 @@ async def run(
 ) -> AsyncGenerator[Found, None]:
     """Steps 2 to 5 of the protocol above."""
     scrubber = Scrubber(resources, options)
+    files = list_due(resources, options, connection)
     try:
-        async for page in list_pages(resources, options, connection):
-            async for judged in scrubber.read_all(page):
+        async with contextlib.aclosing(scrubber.read_all(files)) as everything:
+            async for judged in everything:
                 for found in await scrubber.conclude(judged):
                     yield found
         for found in await scrubber.mark_suspects():
@@ -189,10 +190,10 @@ async def run(
         scrubber.close()
 
 
-async def list_pages(
+async def list_due(
     resources: WorkerResources, options: Options, connection: asyncpg.Connection
-) -> AsyncGenerator[Sequence[DueFile], None]:
-    """Step 2 of the protocol above. Damaged files come first. Raises ScrubStopped."""
+) -> AsyncGenerator[DueFile, None]:
+    """Step 2 of the protocol above. Damaged files come first. Raises VaultDisagrees."""
     ready, damaged = await queries.ask_bounds(
         resources.pool, every=options.every, damaged_every=options.damaged_every
     )
@@ -213,8 +214,8 @@ async def list_pages(
             )
             if not page:
                 break
-            yield page
-            last = page[-1]
+            for last in page:
+                yield last
 
 
 class Scrubber:
@@ -235,22 +236,24 @@ class Scrubber:
         self.threads.shutdown(wait=False, cancel_futures=True)
         self.second_store.close()
 
-    async def read_all(self, page: Sequence[DueFile]) -> AsyncGenerator[Judged, None]:
-        """Read the objects of a page, several at once. Raises ScrubStopped."""
-        places = asyncio.Semaphore(READERS)
+    async def read_all(self, files: AsyncGenerator[DueFile, None]) -> AsyncGenerator[Judged, None]:
+        """Read the objects, READERS at once. A large one holds up no others.
 
-        async def read_in_turn(file: DueFile) -> Judged:
-            async with places:
-                return await self.judge(file)
-
-        reads = [asyncio.create_task(read_in_turn(file)) for file in page]
+        Raises ScrubStopped.
+        """
+        reading: set[asyncio.Task[Judged]] = set()
         try:
-            for read in asyncio.as_completed(reads):
-                yield await read
+            async with contextlib.aclosing(files):
+                async for file in files:
+                    reading.add(asyncio.create_task(self.judge(file)))
+                    while len(reading) >= READERS:
+                        yield await take_first(reading)
+            while reading:
+                yield await take_first(reading)
         finally:
-            for task in reads:
+            for task in reading:
                 task.cancel()
-            await asyncio.gather(*reads, return_exceptions=True)
+            await asyncio.gather(*reading, return_exceptions=True)
 
     async def judge(self, file: DueFile) -> Judged:
         """Step 3 of the protocol above. Raises ScrubStopped."""
@@ -339,3 +342,11 @@ class Scrubber:
         SCRUBBED.labels("damaged").inc()
         self.resources.notifications.notify_change(file.id)
         return [Found("damaged", file, why)]
+
+
+async def take_first(reading: set[asyncio.Task[Judged]]) -> Judged:
+    """Wait until a read ends, remove it from the set, and return its result."""
+    done, _ = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
+    ended = done.pop()
+    reading.discard(ended)
+    return ended.result()

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import threading
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import Any
 
@@ -334,9 +336,15 @@ async def test_a_file_deleted_during_its_read_is_not_suspect(resources: Resource
         counter=0,
     )
     await delete_all()
+
+    async def give_page() -> AsyncGenerator[queries.DueFile, None]:
+        for file in page:
+            yield file
+
     run = scrubber.Scrubber(resources, EVERYTHING)
     try:
-        found = [one async for judged in run.read_all(page) for one in await run.conclude(judged)]
+        reads = run.read_all(give_page())
+        found = [one async for judged in reads for one in await run.conclude(judged)]
         assert found + await run.mark_suspects() == []
     finally:
         run.close()
@@ -423,6 +431,31 @@ async def test_an_interrupted_scrub_continues_with_the_rest(resources: Resources
     day = msgspec.structs.replace(EVERYTHING, every=DAY / 2)
     assert await scrub_all(faulty, day) == []
     assert vault.calls["open"] == len(left)
+
+
+async def test_a_read_that_takes_long_holds_up_no_other(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "PAGE", 2)
+    files = await store_files(resources, 7)
+    faulty, _, vault = watch(resources)
+    released = threading.Event()
+    vault.only = {key_of_object(files[0])}
+
+    def hold_up() -> None:
+        assert released.wait(60)
+
+    vault.before["open"] = hold_up
+    running = asyncio.create_task(scrub_all(faulty))
+
+    async def are_others_proved() -> bool:
+        count = await resources.pool.fetchval("SELECT count(*) FROM files WHERE proved_at IS NULL")
+        return bool(count == 1)
+
+    await until(are_others_proved)
+    released.set()
+    assert await running == []
+    assert await resources.pool.fetchval("SELECT bool_and(proved_at IS NOT NULL) FROM files")
 
 
 async def test_a_worker_scrubs_by_itself(resources: Resources) -> None:
