@@ -15,7 +15,7 @@ import { sayBytes, sayTime } from "./words.js"
  */
 
 /** @type {Record<string, string>} */
-const CAUSES = { client: "a client", store: "the store", worker: "the verification" }
+const CAUSES = { client: "a client", store: "the store", worker: "a worker" }
 /** The form in which the command line sends the modification time of a file. */
 const SECONDS = /^-?\d{1,12}(\.\d{1,9})?$/
 
