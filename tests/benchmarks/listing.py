@@ -154,9 +154,13 @@ async def put_all(bucket: Bucket, keys: list[str], store: Path) -> None:
     await bucket.put(
         keys[0], BODY, content_type="text/plain", metadata={}, tags={}, timeout_seconds=60
     )
-    [folder] = store.rglob(f"{bucket.name}/{keys[0]}")
-    written = (folder / "xl.meta").read_bytes()
-    for key in keys[1:]:
-        copy = folder.parent / key
+    await asyncio.to_thread(copy_on_disk, store, bucket.name, keys[0], keys[1:])
+
+
+def copy_on_disk(store: Path, bucket: str, key: str, copies: list[str]) -> None:
+    folder = store / "minio" / "data" / bucket
+    written = (folder / key / "xl.meta").read_bytes()
+    for name in copies:
+        copy = folder / name
         copy.mkdir()
         (copy / "xl.meta").write_bytes(written)
