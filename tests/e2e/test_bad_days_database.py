@@ -80,6 +80,10 @@ async def test_an_acknowledged_file_survives_a_failover(folder: Path, tmp_path: 
             way.lead_to(standby.address)
             way.restore()
             # These processes have run since before the failover.
+            await until(lambda: answers(place))
+            vault = await list_vault(place)
+            sent = [await place.send_streamed() for _ in range(4)]
+            assert len((await list_vault(place)) - vault) == len(sent)
             await place.check_nothing_is_deleted()
             await place.stop()
             await place.start()
@@ -91,6 +95,16 @@ async def test_an_acknowledged_file_survives_a_failover(folder: Path, tmp_path: 
             await place.check_settled()
             await place.send_some()
             await place.check_files()
+
+
+async def answers(place: Place) -> bool:
+    return (await place.client.get("/files?limit=1")).status_code == 200
+
+
+async def list_vault(place: Place) -> set[str]:
+    """Return the keys in the vault."""
+    async with place.look() as resources:
+        return (await list_objects(resources))[1]
 
 
 async def wait_for_replay(primary: OwnDatabase, standby: OwnDatabase) -> None:
