@@ -52,7 +52,7 @@ async def no_incoming(place: Place) -> None:
 
 
 async def test_an_acknowledged_file_survives_a_failover(folder: Path, tmp_path: Path) -> None:
-    """The standby lacks the last commits: files that were told to be `ready`."""
+    """Promote a standby that lacks the last commits: files that were told to be `ready`."""
     with own_database(folder) as (servers, primary, stack):
         primary.start()
         way, url = stack.enter_context(faulty_way(primary.url))
@@ -275,7 +275,7 @@ async def test_a_second_restore_deletes_nothing(
 async def test_an_old_copy_in_a_new_database_deletes_nothing(
     folder: Path, tmp_path: Path, how: str, reason: str
 ) -> None:
-    """The copy is one by `pg_dump`, or one that has the same identity as its original."""
+    """Restore a copy by `pg_dump`, or one that has the same identity as its original."""
     with own_database(folder) as (servers, primary, _):
         primary.start()
         async with open_place(folder, tmp_path, primary.url) as place:

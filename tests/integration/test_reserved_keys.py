@@ -169,7 +169,7 @@ async def test_a_doomed_key_is_not_forgotten(pool: asyncpg.Pool) -> None:
 
 
 async def test_keys_are_forgotten_with_the_connection(pool: asyncpg.Pool) -> None:
-    """The database may have failed over, and lack the reservations."""
+    # The database may have failed over, and lack the reservations.
     notifications = make_listening()
     async with open_reserved_keys(pool, notifications) as keys:
         used = await take_keys(keys, 1)

@@ -403,7 +403,7 @@ async def test_an_interrupted_scrub_continues_with_the_rest(resources: Resources
 
     async def has_some() -> bool:
         count = await resources.pool.fetchval("SELECT count(*) FROM files WHERE proved_at IS NULL")
-        return 0 < count < len(files)
+        return bool(0 < count < len(files))
 
     await until(has_some)
     running.cancel()
