@@ -31,6 +31,7 @@ from tests.e2e.commands import started
 from tests.support.backups import back_up, restore
 from tests.support.damage import damage_on_disk
 from tests.support.own_databases import own_database
+from tests.support.proxies import faulty_way
 from tests.support.servers import genuine_minio
 from tests.support.small_disks import SmallDisk, small_disk
 from tests.support.waiting import until
@@ -209,3 +210,63 @@ async def change_rows(pool: asyncpg.Pool) -> None:
     """Write new versions of all rows until there is no space for more."""
     while True:
         await pool.execute("UPDATE files SET checked_at = checked_at")
+
+
+async def test_a_database_that_dies_of_a_full_disk_loses_nothing(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Fill the disk of the write-ahead log, without which PostgreSQL ends."""
+    with own_database(folder) as (servers, database, stack):
+        disk = stack.enter_context(small_disk(servers / "small", "160m"))
+        database.start(max_wal_size="32MB", min_wal_size="32MB")
+        database.stop()
+        database.start_on(disk)
+        way, url = stack.enter_context(faulty_way(database.url))
+        async with open_place(folder, tmp_path, url) as place:
+            await place.start(worker=False)
+            for _ in range(6):
+                await place.send(MEDIUM)
+            async with place.look() as resources:
+                damaged = await place.send()
+                key = await find_key(resources.pool, damaged)
+                await resources.vault.delete(key)
+            log = tmp_path / "scrub.log"
+            words = ["scrub", "--all", "--rate", "600KiB"]
+            with started(words, log, environ=place.site.environ) as scrub:
+                async with place.look() as resources:
+                    await until(lambda: has_begun(resources))
+                disk.fill()
+                await write_log(database.url)
+                assert await asyncio.to_thread(scrub.wait, SECONDS) == 1
+            assert "; stopped: the database is not available (" in read_complaint(log.read_text())
+            refused = await place.run("reconcile")
+            assert refused.returncode == 1
+            assert read_complaint(refused.stderr)
+
+            way.cut()
+            database.stop()
+            disk.free()
+            database.start_on(disk)
+            way.lead_to(database.address)
+            way.restore()
+            said = await place.run_well("scrub", "--all")
+            assert said.endswith(" damaged still, 0 whole again\n")
+            await place.run_well("reconcile")
+            await place.check_damaged(damaged)
+            await place.check_files(damaged)
+            assert (await place.client.delete(f"/files/{damaged}")).status_code == 204
+            await place.check_settled()
+            await place.check_files(damaged)
+
+
+async def write_log(url: str) -> None:
+    """Write more log than there is space for. The server ends all connections then."""
+    connection = await asyncpg.connect(url)
+    with pytest.raises((asyncpg.PostgresError, OSError)):
+        await fill_log(connection)
+    connection.terminate()
+
+
+async def fill_log(connection: asyncpg.Connection) -> None:
+    while True:
+        await connection.execute("SELECT pg_logical_emit_message(true, '', repeat('x', 4000000))")

@@ -69,9 +69,11 @@ class OwnDatabase:
         self.launch([], self.data, self.data, user)
 
     def start_on(self, disk: SmallDisk) -> None:
-        """Move the data of the stopped server to a small disk, and start it there."""
+        """Start the stopped server with its data on a small disk, and copy them at first."""
         user = choose_user(self.folder, self.start_log())
-        copy_folder(self.data, disk.reached / "data")
+        if not (disk.reached / "data").exists():
+            copy_folder(self.data, disk.reached / "data")
+        (disk.reached / "data" / "postmaster.pid").unlink(missing_ok=True)  # after a crash
         if os.geteuid() == 0:
             become = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
         else:  # the user is root inside, as which PostgreSQL refuses to run
