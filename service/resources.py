@@ -60,7 +60,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """Open the resources of the API, and close them at the end of the block."""
     async with (
         open_worker_resources(settings) as opened,
-        open_reserved_keys(opened.pool) as reserved_keys,
+        open_reserved_keys(opened.pool, opened.notifications) as reserved_keys,
     ):
         yield Resources(
             settings=settings,

@@ -86,7 +86,7 @@ async def open_importer(settings: ImportSettings, bucket: str) -> AsyncIterator[
     """Yield an importer that uses the identity of the settings for the source and the vault."""
     async with (
         open_worker_resources(settings) as resources,
-        open_reserved_keys(resources.pool) as reserved_keys,
+        open_reserved_keys(resources.pool, resources.notifications) as reserved_keys,
     ):
         await database.check_version(resources.pool)
         store = ObjectStore(

@@ -9,10 +9,14 @@ A request thus needs no statement of its own before it writes to the vault.
      a key get the error. The sweeper deletes the reservations after their lease has expired.
 2. Hand out each key once, and only while NEEDED of its lease is left, which is enough for one PUT
    and one commit. A key that was handed out is never handed out again, also if its request
-   fails.
+   fails. A key that waits in the stock counts only while the process listens over the connection
+   that it had when the key was reserved. (A database that has failed over or was restored may lack
+   the reservation. The upload would then fail, and no row would name its object.)
    - The request is cancelled before it has used the key: the sweeper deletes the reservation.
+   - The process does not listen: each request waits for a key that is reserved for it.
 3. Delete the reservations of keys that were not handed out, as soon as less of their lease is left,
-   and when the process stops. Nothing was ever written under them.
+   when the connection is another one, and when the process stops. Nothing was ever written under
+   them.
    - The statement fails, or the process dies: the sweeper deletes them later.
 
 A batch is twice as large as the one before if that was used up within BUSY_SECONDS, and half as
@@ -35,6 +39,7 @@ import asyncpg
 import structlog
 
 from service import clock
+from service.database.notifications import Notifications
 from service.database.pool import UNREACHABLE
 from service.queries import reservations
 from service.queries.reservations import HeldKey
@@ -49,10 +54,14 @@ log = structlog.get_logger()
 
 
 class ReservedKey(NamedTuple):
-    """A key, and the end of its lease by `clock`."""
+    """A key, and the end of its lease by `clock`.
+
+    `connection` is the number of the notification connection when the key was reserved.
+    """
 
     held: HeldKey
     end: float
+    connection: int
 
     @property
     def seconds_left(self) -> float:
@@ -63,8 +72,9 @@ class ReservedKey(NamedTuple):
 class ReservedKeys:
     """The stock of a process. `run` fills it until it is cancelled."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, notifications: Notifications) -> None:
         self.pool = pool
+        self.notifications = notifications
         self.stock: deque[ReservedKey] = deque()
         self.waiting: deque[asyncio.Future[ReservedKey]] = deque()
         self.wanted = asyncio.Event()
@@ -76,9 +86,17 @@ class ReservedKeys:
     def is_low(self) -> bool:
         return len(self.stock) <= self.batch // 4
 
+    def counts(self, key: ReservedKey) -> bool:
+        """Return whether the key may be handed out from the stock."""
+        return (
+            key.seconds_left > 0
+            and self.notifications.connected
+            and key.connection == self.notifications.connections
+        )
+
     async def take(self) -> ReservedKey:
         """Return a key that no other caller gets. Raises the errors of the pool."""
-        if self.stock and self.stock[0].seconds_left > 0:
+        if self.stock and self.counts(self.stock[0]):
             key = self.stock.popleft()
             if self.is_low:
                 self.wanted.set()
@@ -89,7 +107,7 @@ class ReservedKeys:
         return await waiter
 
     async def run(self) -> None:
-        """Reserve keys when they are wanted, and forget those that become too old."""
+        """Reserve keys when they are wanted, and forget those that count no more."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.stock[0].seconds_left if self.stock else None):
@@ -103,7 +121,7 @@ class ReservedKeys:
 
     async def fill(self) -> None:
         """Reserve a batch, and hand its keys to the callers that wait."""
-        asked_at = clock.read_seconds()
+        asked_at, connection = clock.read_seconds(), self.notifications.connections
         if asked_at - self.filled_at < BUSY_SECONDS:
             self.batch = min(2 * self.batch, LARGEST_BATCH)
         number = max(self.batch, min(len(self.waiting), LARGEST_BATCH))
@@ -115,7 +133,8 @@ class ReservedKeys:
             self.refuse(error)
             return
         self.filled_at = asked_at
-        self.stock.extend(ReservedKey(held, asked_at + LEASE.total_seconds()) for held in found)
+        end = asked_at + LEASE.total_seconds()
+        self.stock.extend(ReservedKey(held, end, connection) for held in found)
         self.hand_out()
 
     def hand_out(self) -> None:
@@ -134,7 +153,7 @@ class ReservedKeys:
 
     def take_old(self) -> list[ReservedKey]:
         old = []
-        while self.stock and self.stock[0].seconds_left <= 0:
+        while self.stock and not self.counts(self.stock[0]):
             old.append(self.stock.popleft())
         if old:
             self.batch = max(self.batch // 2, SMALLEST_BATCH)
@@ -153,9 +172,11 @@ class ReservedKeys:
 
 
 @contextlib.asynccontextmanager
-async def open_reserved_keys(pool: asyncpg.Pool) -> AsyncIterator[ReservedKeys]:
+async def open_reserved_keys(
+    pool: asyncpg.Pool, notifications: Notifications
+) -> AsyncIterator[ReservedKeys]:
     """Yield the stock of the process. At the end of the block, its keys are forgotten."""
-    keys = ReservedKeys(pool)
+    keys = ReservedKeys(pool, notifications)
     filling = asyncio.create_task(keys.run())
     try:
         yield keys

@@ -108,7 +108,8 @@ DOOM_VAULT: Final = """
         INSERT INTO reservations (vault_key, lease, lease_until, doomed_at, sweep_at)
         SELECT key, gen_random_uuid(), now(), now(), now()
         FROM unnest($1::uuid[], $2::uuid[]) AS orphans (key, file_id)
-        WHERE NOT EXISTS (SELECT FROM files WHERE minio_object_name = orphans.key)
+        WHERE NOT EXISTS (SELECT FROM files WHERE minio_object_name = orphans.key
+                                              AND (state <> 'deleted' OR purge_at IS NOT NULL))
           AND NOT EXISTS (SELECT FROM files WHERE id = orphans.file_id
                                 AND state IN ('pending', 'verifying', 'damaged'))
           AND (SELECT agrees_with_vault($3))

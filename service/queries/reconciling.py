@@ -127,15 +127,18 @@ async def find_named_object(database: Database, file_id: UUID) -> NamedObject | 
     return read_row_if_any(await database.fetchrow(FIND_NAMED, file_id), NamedObject)
 
 
+# The row of a deleted file keeps the key after the sweeper has deleted the object. If the object is
+# there again, the vault was restored. Nothing would delete it, so that it is reported.
 FIND_NAMED_KEYS: Final = """
     SELECT vault_key AS key FROM reservations WHERE vault_key = ANY ($1::uuid[])
     UNION ALL
-    SELECT minio_object_name FROM files WHERE minio_object_name = ANY ($1::uuid[])
+    SELECT minio_object_name FROM files
+    WHERE minio_object_name = ANY ($1::uuid[]) AND (state <> 'deleted' OR purge_at IS NOT NULL)
 """
 
 
 async def find_named_keys(database: Database, keys: Sequence[UUID]) -> set[UUID]:
-    """Return those of the keys that a reservation or a file names."""
+    """Return those of the keys that a reservation names, or a file that has its object."""
     return {row["key"] for row in await database.fetch(FIND_NAMED_KEYS, keys)}
 
 

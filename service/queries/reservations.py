@@ -228,7 +228,8 @@ async def list_reservations(database: Database, file_id: UUID) -> list[Reservati
 # COMMITTED transaction, has a new snapshot, with every commit that ended before the insertion.
 GIVE_UP_NAMED: Final = """
     DELETE FROM reservations WHERE vault_key = ANY ($1::uuid[])
-      AND EXISTS (SELECT FROM files WHERE minio_object_name = vault_key)
+      AND EXISTS (SELECT FROM files WHERE minio_object_name = vault_key
+                                      AND (state <> 'deleted' OR purge_at IS NOT NULL))
     RETURNING vault_key
 """
 

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from service.database import reserved_keys
+from service.database.notifications import Notifications
 from service.database.reserved_keys import (
     LARGEST_BATCH,
     NEEDED,
@@ -26,6 +27,13 @@ from tests.support.waiting import until
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 MOMENT = timedelta(microseconds=1)
+
+
+def make_listening() -> Notifications:
+    """Return the notifications of a process that listens, without its connection."""
+    notifications = Notifications("postgresql://")
+    notifications.connected = True
+    return notifications
 
 
 async def list_keys(pool: asyncpg.Pool) -> set[UUID]:
@@ -50,7 +58,7 @@ async def blocked(pool: asyncpg.Pool) -> AsyncIterator[None]:
 
 
 async def test_each_key_has_a_reservation_and_is_handed_out_once(pool: asyncpg.Pool) -> None:
-    async with open_reserved_keys(pool) as keys:
+    async with open_reserved_keys(pool, make_listening()) as keys:
         first = await take_keys(keys, 3)
         assert first <= await list_keys(pool)
         second = await take_keys(keys, 100)
@@ -62,14 +70,14 @@ async def test_each_key_has_a_reservation_and_is_handed_out_once(pool: asyncpg.P
 
 
 async def test_an_idle_process_reserves_nothing(pool: asyncpg.Pool) -> None:
-    async with open_reserved_keys(pool) as keys:
+    async with open_reserved_keys(pool, make_listening()) as keys:
         await take_keys(keys, 1)
         await until(lambda: len(keys.stock) == SMALLEST_BATCH - 1)
     assert len(await list_keys(pool)) == 1
 
 
 async def test_batches_grow_with_the_load_up_to_their_bound(pool: asyncpg.Pool) -> None:
-    async with open_reserved_keys(pool) as keys:
+    async with open_reserved_keys(pool, make_listening()) as keys:
         for _ in range(40):
             await take_keys(keys, 16)
         assert keys.batch == LARGEST_BATCH
@@ -80,7 +88,7 @@ async def test_batches_grow_with_the_load_up_to_their_bound(pool: asyncpg.Pool) 
 async def test_a_key_with_too_little_left_is_forgotten_and_not_handed_out(
     pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_reserved_keys(pool) as keys:
+    async with open_reserved_keys(pool, make_listening()) as keys:
         await take_keys(keys, 16)
         old = {key.held.vault_key for key in keys.stock}
         keys.batch = 16
@@ -96,7 +104,7 @@ async def test_the_stock_is_forgotten_when_it_is_old_without_any_request(
     pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reserved_keys, "LEASE", NEEDED + timedelta(seconds=1))
-    async with open_reserved_keys(pool) as keys:
+    async with open_reserved_keys(pool, make_listening()) as keys:
         used = await take_keys(keys, 1)
 
         async def is_forgotten() -> bool:
@@ -108,7 +116,7 @@ async def test_the_stock_is_forgotten_when_it_is_old_without_any_request(
 
 async def test_keys_whose_response_was_lost_are_left_to_the_sweeper(pool: asyncpg.Pool) -> None:
     faulty: Any = FaultyPool(pool, reservations.RESERVE_KEYS, after=lose_connection)
-    async with open_reserved_keys(faulty) as keys:
+    async with open_reserved_keys(faulty, make_listening()) as keys:
         refused = await asyncio.gather(*(keys.take() for _ in range(3)), return_exceptions=True)
         assert [type(error) for error in refused] == [ConnectionResetError] * 3
         lost = await list_keys(pool)
@@ -124,14 +132,14 @@ async def test_keys_whose_response_was_lost_are_left_to_the_sweeper(pool: asyncp
 
 async def test_a_failed_insert_is_repeated_for_the_next_request(pool: asyncpg.Pool) -> None:
     faulty: Any = FaultyPool(pool, reservations.RESERVE_KEYS, before=lose_connection)
-    async with open_reserved_keys(faulty) as keys:
+    async with open_reserved_keys(faulty, make_listening()) as keys:
         with pytest.raises(ConnectionResetError):
             await keys.take()
         assert await take_keys(keys, 1) <= await list_keys(pool)
 
 
 async def test_a_cancelled_request_loses_no_key(pool: asyncpg.Pool) -> None:
-    async with open_reserved_keys(pool) as keys:
+    async with open_reserved_keys(pool, make_listening()) as keys:
         async with blocked(pool):
             waiting = [asyncio.create_task(keys.take()) for _ in range(3)]
             await until(lambda: len(keys.waiting) == 3)
@@ -143,7 +151,7 @@ async def test_a_cancelled_request_loses_no_key(pool: asyncpg.Pool) -> None:
 
 async def test_unused_keys_are_swept_if_the_stop_cannot_forget_them(pool: asyncpg.Pool) -> None:
     faulty: Any = FaultyPool(pool, reservations.FORGET_UNUSED, before=lose_connection)
-    async with open_reserved_keys(faulty) as keys:
+    async with open_reserved_keys(faulty, make_listening()) as keys:
         used = await take_keys(keys, 1)
         await until(lambda: bool(keys.stock))
         left = {key.held.vault_key for key in keys.stock}
@@ -151,10 +159,40 @@ async def test_unused_keys_are_swept_if_the_stop_cannot_forget_them(pool: asyncp
 
 
 async def test_a_doomed_key_is_not_forgotten(pool: asyncpg.Pool) -> None:
-    async with open_reserved_keys(pool) as keys:
+    async with open_reserved_keys(pool, make_listening()) as keys:
         await take_keys(keys, 1)
         await until(lambda: bool(keys.stock))
         held = keys.stock[0].held
         assert await reservations.doom_reservation(pool, held.vault_key, held.lease)
     doomed = await pool.fetch("SELECT vault_key FROM reservations WHERE doomed_at IS NOT NULL")
     assert [row["vault_key"] for row in doomed] == [held.vault_key]
+
+
+async def test_keys_are_forgotten_with_the_connection(pool: asyncpg.Pool) -> None:
+    # The database may have failed over, and lack the reservations.
+    notifications = make_listening()
+    async with open_reserved_keys(pool, notifications) as keys:
+        used = await take_keys(keys, 1)
+        await until(lambda: bool(keys.stock))
+        old = {key.held.vault_key for key in keys.stock}
+        notifications.connections += 1
+        used |= await take_keys(keys, 1)
+        assert not used & old
+        assert not old & await list_keys(pool)
+    assert await list_keys(pool) == used
+
+
+async def test_a_process_that_does_not_listen_keeps_no_keys(pool: asyncpg.Pool) -> None:
+    notifications = make_listening()
+    notifications.connected = False
+    async with open_reserved_keys(pool, notifications) as keys:
+        used = await take_keys(keys, 3)
+        old = {key.held.vault_key for key in keys.stock}
+        used |= await take_keys(keys, 3)
+        assert len(used) == 6
+        assert not used & old
+
+        async def only_used_are_left() -> bool:
+            return await list_keys(pool) - {key.held.vault_key for key in keys.stock} == used
+
+        await until(only_used_are_left)

@@ -265,7 +265,7 @@ async def test_a_put_is_not_sent_after_its_lease_has_expired(
 
 async def test_a_key_that_cannot_be_reserved_leaves_nothing(resources: Resources) -> None:
     pool: Any = FaultyPool(resources.pool, reservations.RESERVE_KEYS, before=lose_connection)
-    async with open_reserved_keys(pool) as keys:
+    async with open_reserved_keys(pool, resources.notifications) as keys:
         with pytest.raises(ConnectionResetError):
             await upload(msgspec.structs.replace(resources, reserved_keys=keys), SMALL)
         await check_only(resources)

@@ -67,6 +67,11 @@ class FaultyProxy:
         self._refusing = True
         self._end_all()
 
+    def lead_to(self, target: tuple[str, int]) -> None:
+        """Pass new connections on to another server, and end those to the earlier one."""
+        self._target = target
+        self._end_all()
+
     def silence(self) -> None:
         """Fail like a network that drops all packets: connections stay, and carry nothing."""
         self._flowing.clear()

@@ -114,7 +114,7 @@ async def open_without_listener(settings: Settings) -> AsyncIterator[Resources]:
             notifications=notifications,
             settled_uploads=SettledUploads(notifications),
             grants=Grants(pool, notifications),
-            reserved_keys=ReservedKeys(pool),
+            reserved_keys=ReservedKeys(pool, notifications),
         )
     finally:
         store.close()
