@@ -20,6 +20,7 @@ from service.downloads.permits import open_permits
 from service.downloads.streaming import DownloadBuffers
 from service.events.feed import open_feed
 from service.http.errors import answer_exception, answer_http_exception, answer_problem
+from service.marker import guarded
 from service.problems import Problem
 from service.resources import Resources, open_resources
 from service.routes import (
@@ -87,6 +88,7 @@ def create_app(
             await stack.enter_async_context(
                 running(app.state.resources, app.state.readiness, with_worker=with_worker)
             )
+            await stack.enter_async_context(guarded(app.state.resources.guard))
             yield
 
     app = Litestar(

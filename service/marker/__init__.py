@@ -10,7 +10,7 @@ and its timeline. A dump that is restored has another one of the first two. A re
 time and a failover begin another timeline. A restored copy of the disk has the same identity and a
 lower counter.
 
-Check, at the start of a process and every CHECK_SECONDS, and when work begins:
+Check, at the start of an API or a worker, every CHECK_SECONDS, and when work begins:
 
 1. Read the row and the object.
 2. Compare them. Work is allowed if the row has the identity of the database, the object has the
@@ -43,6 +43,6 @@ The model of this protocol is tests/model/restored.py.
 """
 
 from service.marker.document import MARKER_KEY
-from service.marker.guard import Guard, Standing
+from service.marker.guard import Guard, Standing, guarded
 
-__all__ = ["MARKER_KEY", "Guard", "Standing"]
+__all__ = ["MARKER_KEY", "Guard", "Standing", "guarded"]

@@ -1,6 +1,8 @@
 """The guard of a process: whether the database agrees with the vault, so that work is allowed."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Final
 
 import asyncpg
@@ -46,6 +48,15 @@ class Guard:
         self.checked_at = 0.0
         self.due_at = 0.0
         self.checking = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Check at once, and whenever a check is due, until the task is cancelled."""
+        while True:
+            try:
+                await self.check()
+            except (asyncpg.PostgresError, *database.UNREACHABLE) as error:
+                log.warning("marker not read", error=str(error) or type(error).__name__)
+            await asyncio.sleep(max(self.due_at - clock.read_seconds(), 1.0))
 
     async def check(self) -> Standing:
         """Return the standing, which is at most CHECK_SECONDS old.
@@ -149,3 +160,14 @@ def judge(row: MarkerRow, seen: Document | None) -> str | None:
     if seen.counter > row.counter:
         return f"the database was restored to an earlier state than the vault has: {ADVICE}"
     return None
+
+
+@contextlib.asynccontextmanager
+async def guarded(guard: Guard) -> AsyncIterator[None]:
+    """Keep the guard checking until the end of the block."""
+    task = asyncio.create_task(guard.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

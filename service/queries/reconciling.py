@@ -75,17 +75,21 @@ RESERVE: Final = """
 
 
 async def reserve_found_key(
-    pool: asyncpg.Pool, vault_key: UUID, *, file_id: UUID, owner: str, lease: timedelta
+    connection: asyncpg.Connection,
+    vault_key: UUID,
+    *,
+    file_id: UUID,
+    owner: str,
+    lease: timedelta,
 ) -> HeldKey | None:
-    """Reserve the key of an object that no row names. Return None if a row names it by now."""
-    async with (
-        pool.acquire() as connection,
-        connection.transaction(isolation="read_committed"),
-    ):
-        row = await connection.fetchrow(RESERVE, vault_key, file_id, owner, lease)
-        if row is None or await give_up_named_keys(connection, [vault_key]):
-            return None
-        return read_row(row, HeldKey)
+    """Reserve the key of an object that no row names. Return None if a row names it by now.
+
+    The connection is in a READ COMMITTED transaction, which ends if None is returned.
+    """
+    row = await connection.fetchrow(RESERVE, vault_key, file_id, owner, lease)
+    if row is None or await give_up_named_keys(connection, [vault_key]):
+        return None
+    return read_row(row, HeldKey)
 
 
 class NamedObject(msgspec.Struct, frozen=True):

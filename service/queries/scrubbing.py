@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 import msgspec
 
 from service.model import Sha256, State
@@ -152,6 +153,7 @@ async def note_stop(database: Database, why: str | None) -> None:
     await database.execute(NOTE_STOP, why)
 
 
+MEASURE_SECONDS: Final = 600.0
 MEASURE: Final = """
     UPDATE scrub
     SET vault_bytes = (SELECT coalesce(sum(size), 0)::bigint FROM files
@@ -162,9 +164,12 @@ MEASURE: Final = """
 """
 
 
-async def measure_vault(database: Database) -> int | None:
-    """Add up the bytes of all proved files, at most once an hour. Return None in between."""
-    measured: int | None = await database.fetchval(MEASURE)
+async def measure_vault(connection: asyncpg.Connection) -> int | None:
+    """Add up the bytes of all proved files, at most once an hour. Return None in between.
+
+    Raises TimeoutError after MEASURE_SECONDS.
+    """
+    measured: int | None = await connection.fetchval(MEASURE, timeout=MEASURE_SECONDS)
     return measured
 
 
@@ -178,11 +183,13 @@ class ScrubState(msgspec.Struct, frozen=True):
     vault_bytes: int | None
 
 
-# The first two values come from partial indexes.
+# The first two values come from partial indexes. A check that a reader has asked for is at the
+# epoch (service/queries/downloads.py).
 READ_STATE: Final = """
     SELECT (SELECT count(*) FROM files WHERE state = 'damaged') AS damaged,
            coalesce(extract(epoch FROM now() - (
-               SELECT coalesce(checked_at, final_at) FROM files WHERE state = 'ready'
+               SELECT coalesce(nullif(checked_at, 'epoch'), final_at)
+               FROM files WHERE state = 'ready'
                ORDER BY coalesce(checked_at, final_at), id LIMIT 1)), 0)::float8
                AS oldest_check_seconds,
            extract(epoch FROM now() - stopped_at)::float8 AS stopped_seconds, stopped_why,

@@ -14,16 +14,12 @@ on it, because each statement below is guarded by the state and the vault key.
 2. Take the files that are due, a page at a time, the oldest check first. A `ready` file is due
    SCRUB_EVERY after it was last read. For a worker, a `damaged` file is due after a day, and for
    `assay scrub` always. Check the marker and the lock before each page.
-3. Read each object by its key alone, and hash it.
-   - *It has the proved size and digest:* record the time and the object's ETag of today. (A
-     restored object has another one than before.) A damaged file becomes `ready`.
-   - *The store refuses the request (403):* stop.
-   - *It is missing, has other bytes or cannot be read:* read it again over another connection.
-     - It is whole now: as above.
-     - It is missing or has other bytes: it is suspect.
-     - The file was deleted meanwhile, or names another object: it is not suspect.
-     - It cannot be read: probe the store (service/worker/store_health.py). If the probe fails,
-       stop. Otherwise the object is suspect.
+3. Read each object by its key alone, several at once (service/worker/rereading.py).
+   - *It is whole:* record the time and the object's ETag of today. (A restored object has another
+     one than before.) A damaged file becomes `ready`.
+   - *It is missing, has other bytes or cannot be read:* it is suspect.
+   - *The file was deleted meanwhile, or names another object:* nothing happens to it.
+   - *The store has a problem:* stop.
 4. More than MOST_SUSPECTS files in a row are suspect: stop. That is a store with a problem, or
    another store, and not so many damaged files. The administrator can say otherwise.
 5. Another object is whole, or nothing more is due: read the marker. Then the suspects become
@@ -31,10 +27,14 @@ on it, because each statement below is guarded by the state and the vault key.
    - The database does not agree with the vault by now: end. (The vault was emptied while the scrub
      ran.)
    - The marker cannot be read: stop.
+   - A suspect was read more than STALE_SECONDS ago: read it again, as in step 3. An administrator
+     may have put its object back.
    - A suspect is not `ready` any more, or names another object: nothing happens to it.
 
 Stop: record the reason, in which `assay doctor` and the metrics show it. No suspect becomes
-`damaged`. A worker tries again after an hour.
+`damaged`. If they were too many, they are due first. A worker tries again after an hour.
+
+A worker's run ends after LONGEST_RUN, and the next one begins.
 
 The process dies, or is interrupted: what was recorded stays, and the next scrub continues with the
 oldest check. A read that was not finished begins again.
@@ -42,8 +42,8 @@ oldest check. A read that was not finished begins again.
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
@@ -51,25 +51,29 @@ import asyncpg
 import msgspec
 import structlog
 
-from service import database
+from service import clock, database
 from service.model import State
-from service.object_store import Bucket, ObjectMissing, StoreError
+from service.object_store import StoreError
 from service.queries import locks
 from service.queries import scrubbing as queries
+from service.queries.downloads import request_check
 from service.queries.scrubbing import DueFile
-from service.resources import WorkerResources, open_store
-from service.telemetry.metrics import SCRUBBED, SCRUBBED_BYTES
-from service.worker.proofs import Proof
-from service.worker.rereading import Pace, Stopped, hash_object
-from service.worker.store_health import probe_store
+from service.resources import WorkerResources
+from service.telemetry.metrics import SCRUBBED
+from service.worker.rereading import Rereader, StoreProblem, Verdict
 
 READERS: Final = 4
 MOST_SUSPECTS: Final = 5
 DAMAGED_EVERY: Final = timedelta(days=1)
 REST: Final = timedelta(hours=1)
 """The time between a stop and the next attempt of a worker."""
-FORBIDDEN: Final = 403
-MISSING: Final = "the object is missing"
+LONGEST_RUN: Final = timedelta(hours=1)
+"""The time after which a worker's run ends.
+
+The next run begins again with what is due first: damaged files, and those that a reader has asked
+for.
+"""
+STALE_SECONDS: Final = 5.0
 
 log = structlog.get_logger()
 
@@ -90,23 +94,25 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What a scrub reads, and how fast.
 
     A `ready` file is due `every` after its last check, and a damaged one `damaged_every` after it.
-    `rate` is in bytes per second. If `beside` is true, the scrub runs beside that of a worker. If
-    `trust_store` is true, any number of files in a row can become `damaged`.
+    `rate` is in bytes per second. After `longest`, no further file is read. If `beside` is true,
+    the scrub runs beside that of a worker. If `trust_store` is true, any number of files in a row
+    can become `damaged`.
     """
 
     every: timedelta
     damaged_every: timedelta
     rate: int
+    longest: timedelta | None = None
     beside: bool = False
     trust_store: bool = False
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """A file that was read, and why its object is suspect, or None if it is whole."""
+    """A file that was read, the verdict, and its time by `clock`."""
 
     file: DueFile
-    proof: Proof | None
-    why: str | None = None
+    verdict: Verdict
+    judged_at: float
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -124,7 +130,12 @@ async def scrub_when_due(resources: WorkerResources) -> None:
         resources.pool, every=every, damaged_every=DAMAGED_EVERY, rest=REST
     ):
         return
-    options = Options(every=every, damaged_every=DAMAGED_EVERY, rate=resources.settings.scrub_rate)
+    options = Options(
+        every=every,
+        damaged_every=DAMAGED_EVERY,
+        rate=resources.settings.scrub_rate,
+        longest=LONGEST_RUN,
+    )
     with contextlib.suppress(ScrubBusy, ScrubStopped):
         async for found in scrub(resources, options):  # nothing below raises
             log.warning(
@@ -145,7 +156,7 @@ async def scrub(resources: WorkerResources, options: Options) -> AsyncGenerator[
     try:
         if not await locks.try_lock(connection, locks.SCRUB) and not options.beside:
             raise ScrubBusy("another process scrubs")
-        await measure(resources)
+        await measure(resources, connection)
         async with contextlib.aclosing(run(resources, options, connection)) as everything:
             async for found in everything:
                 yield found
@@ -160,10 +171,14 @@ async def scrub(resources: WorkerResources, options: Options) -> AsyncGenerator[
         await database.close(connection)
 
 
-async def measure(resources: WorkerResources) -> None:
+async def measure(resources: WorkerResources, connection: asyncpg.Connection) -> None:
     """Warn if the vault cannot be read once within the interval."""
     every, rate = resources.settings.scrub_every, resources.settings.scrub_rate
-    size = await queries.measure_vault(resources.pool)
+    try:
+        size = await queries.measure_vault(connection)
+    except TimeoutError:
+        log.warning("vault not measured", error="the statement took too long")
+        return
     if size is not None and size / rate > every.total_seconds():
         log.warning(
             "the scrub takes longer than its interval",
@@ -187,7 +202,7 @@ async def run(
         for found in await scrubber.mark_suspects():
             yield found
     finally:
-        scrubber.close()
+        scrubber.rereader.close()
 
 
 async def list_due(
@@ -197,6 +212,9 @@ async def list_due(
     ready, damaged = await queries.ask_bounds(
         resources.pool, every=options.every, damaged_every=options.damaged_every
     )
+    end = math.inf
+    if options.longest is not None:
+        end = clock.read_seconds() + options.longest.total_seconds()
     bounds: tuple[tuple[bool, datetime], ...] = ((True, damaged), (False, ready))
     for is_damaged, before in bounds:
         last: DueFile | None = None
@@ -215,26 +233,19 @@ async def list_due(
             if not page:
                 break
             for last in page:
+                if clock.read_seconds() > end:
+                    return
                 yield last
 
 
 class Scrubber:
-    """One run of the scrub, with its threads and its second connection to the store."""
+    """One run of the scrub."""
 
     def __init__(self, resources: WorkerResources, options: Options) -> None:
         self.resources = resources
         self.trust_store = options.trust_store
-        self.pace = Pace(options.rate)
-        self.threads = ThreadPoolExecutor(READERS, thread_name_prefix="scrub")
-        self.second_store = open_store(resources.settings)
-        self.second_vault = self.second_store.bucket(resources.settings.vault_bucket)
+        self.rereader = Rereader(resources, threads=READERS, rate=options.rate)
         self.suspects: list[Judged] = []
-
-    def close(self) -> None:
-        """End the threads at their next chunk, and close the second connection."""
-        self.pace.stopped.set()
-        self.threads.shutdown(wait=False, cancel_futures=True)
-        self.second_store.close()
 
     async def read_all(self, files: AsyncGenerator[DueFile, None]) -> AsyncGenerator[Judged, None]:
         """Read the objects, READERS at once. A large one holds up no others.
@@ -257,62 +268,39 @@ class Scrubber:
 
     async def judge(self, file: DueFile) -> Judged:
         """Step 3 of the protocol above. Raises ScrubStopped."""
-        first = await self.read(self.resources.vault, file)
-        if first.why is None:
-            return first
-        second = await self.read(self.second_vault, file)
-        if second.why is None:
-            log.warning(
-                "a first read differed", object=str(file.key), first=first.why, file_id=str(file.id)
-            )
-        elif second.proof is None and not second.why.startswith(MISSING):
-            error = await probe_store(self.resources)
-            if error is not None:
-                raise ScrubStopped(f"the store is not available: {error}")
-        return second
-
-    async def read(self, vault: Bucket, file: DueFile) -> Judged:
-        """Read an object once. Raises ScrubStopped if the store refuses the request."""
-        execute = asyncio.get_running_loop().run_in_executor
         try:
-            proof = await execute(self.threads, self.read_now, vault, str(file.key))
-        except ObjectMissing:
-            return Judged(file, None, MISSING)
-        except StoreError as error:
-            if error.status == FORBIDDEN:
-                raise ScrubStopped(f"the store refuses to let Assay read: {error}") from error
-            return Judged(file, None, f"the object cannot be read: {error}")
-        except Stopped as error:
-            raise ScrubStopped("the process stops") from error
-        SCRUBBED_BYTES.inc(proof.size)
-        if (proof.size, proof.sha256) == (file.size, file.hash):
-            return Judged(file, proof)
-        return Judged(file, proof, f"the object has {proof.size} bytes with SHA-256 {proof.sha256}")
-
-    def read_now(self, vault: Bucket, key: str) -> Proof:
-        return hash_object(vault, key, wait=self.pace.wait, chunk_bytes=self.pace.chunk_bytes)
+            verdict = await self.rereader.judge(file.key, size=file.size, sha256=file.hash)
+        except StoreProblem as error:
+            raise ScrubStopped(str(error)) from error
+        return Judged(file, verdict, clock.read_seconds())
 
     async def conclude(self, judged: Judged) -> list[Found]:
         """Record what a read has shown. Raises ScrubStopped if too many in a row are suspect."""
-        if judged.why is None:
+        file, why = judged.file, judged.verdict.why
+        if why is None:
             return [*await self.mark_whole(judged), *await self.mark_suspects()]
-        if not await queries.is_named(self.resources.pool, judged.file.id, judged.file.key):
+        if not await queries.is_named(self.resources.pool, file.id, file.key):
             return []
-        if judged.file.state == State.DAMAGED:
-            await queries.note_check(self.resources.pool, judged.file.id, judged.file.key)
+        if file.state == State.DAMAGED:
+            await queries.note_check(self.resources.pool, file.id, file.key)
             SCRUBBED.labels("damaged").inc()
-            return [Found("still", judged.file, judged.why)]
+            return [Found("still", file, why)]
         self.suspects.append(judged)
         if len(self.suspects) > MOST_SUSPECTS and not self.trust_store:
-            raise ScrubStopped(
-                f"{len(self.suspects)} files in a row are missing, altered or unreadable, the last"
-                f" {judged.file.id} ({judged.why}): check the store, then run"
-                " `assay scrub --trust-store` if it is right"
-            )
+            await self.stop(f"{file.id} ({why})")
         return []
 
+    async def stop(self, last: str) -> None:
+        """Make the suspects due, so that the next scrub begins with them. Raises ScrubStopped."""
+        for suspect in self.suspects:
+            await request_check(self.resources.pool, suspect.file.id, suspect.file.key)
+        raise ScrubStopped(
+            f"{len(self.suspects)} files in a row are missing, altered or unreadable, the last"
+            f" {last}: check the store, then run `assay scrub --trust-store` if it is right"
+        )
+
     async def mark_whole(self, judged: Judged) -> list[Found]:
-        file, proof = judged.file, judged.proof
+        file, proof = judged.file, judged.verdict.proof
         assert proof is not None  # noqa: S101  # a whole object has a proof
         if not await queries.mark_whole(self.resources.pool, file.id, file.key, etag=proof.etag):
             return []
@@ -336,7 +324,11 @@ class Scrubber:
         return [found for suspect in suspects for found in await self.mark_damaged(suspect)]
 
     async def mark_damaged(self, suspect: Judged) -> list[Found]:
-        file, why = suspect.file, suspect.why or ""
+        if clock.read_seconds() - suspect.judged_at > STALE_SECONDS:
+            suspect = await self.judge(suspect.file)
+        file, why = suspect.file, suspect.verdict.why
+        if why is None:
+            return await self.mark_whole(suspect)
         if not await queries.mark_damaged(self.resources.pool, file.id, file.key, why=why):
             return []
         SCRUBBED.labels("damaged").inc()

@@ -73,6 +73,9 @@ class Swept(NamedTuple):
     removed: int
 
 
+NOTHING: Final = Swept(0, 0)
+
+
 async def sweep(resources: WorkerResources) -> int:
     """Sweep until nothing is due, and return how many leftovers were removed.
 
@@ -95,7 +98,10 @@ async def sweep_reservations(resources: WorkerResources) -> int:
     """Steps 1 and 2 of the protocol above: doom what has ended, delete what is doomed."""
 
     async def sweep_batch() -> Swept:
-        counter = (await resources.guard.check()).counter
+        standing = await resources.guard.check()
+        if standing.stopped is not None:
+            return NOTHING
+        counter = standing.counter
         ended = await sweeping.doom_ended_reservations(resources.pool, BATCH, counter=counter)
         batch = await sweeping.claim_doomed_reservations(
             resources.pool, BATCH, resources.settings.copy_grace, counter=counter
@@ -114,11 +120,14 @@ async def sweep_files(resources: WorkerResources) -> int:
     """
 
     async def sweep_incoming_batch() -> Swept:
+        standing = await resources.guard.check()
+        if standing.stopped is not None:
+            return NOTHING
         keys = await sweeping.claim_incoming_keys(
             resources.pool,
             KEYS_A_REQUEST,
             resources.settings.sweep_delay,
-            counter=(await resources.guard.check()).counter,
+            counter=standing.counter,
         )
         removed: list[sweeping.LeftKey] = []
         try:
@@ -131,11 +140,11 @@ async def sweep_files(resources: WorkerResources) -> int:
         return Swept(len(keys), len(removed))
 
     async def sweep_object_batch() -> Swept:
+        standing = await resources.guard.check()
+        if standing.stopped is not None:
+            return NOTHING
         batch = await sweeping.claim_deleted_objects(
-            resources.pool,
-            BATCH,
-            resources.settings.sweep_delay,
-            counter=(await resources.guard.check()).counter,
+            resources.pool, BATCH, resources.settings.sweep_delay, counter=standing.counter
         )
         return Swept(len(batch), len(await sweep_each(resources, batch, sweep_deleted_object)))
 

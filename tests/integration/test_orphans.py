@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import msgspec
 import pytest
 
@@ -24,6 +25,7 @@ from service.queries import orphans as queries
 from service.queries import reservations
 from service.queries.importing import ImportedFile, commit_imported_file
 from service.queries.reconciling import reserve_found_key
+from service.queries.reservations import HeldKey
 from service.resources import Resources
 from service.worker.copying import describe_object
 from service.worker.sweeper import sweep
@@ -436,15 +438,21 @@ async def test_an_object_that_is_adopted_meanwhile_is_kept(
     assert await list_bucket(old.vault) == {key}
 
 
+async def reserve_found(pool: asyncpg.Pool, key: UUID, file_id: UUID) -> HeldKey | None:
+    """Reserve the key as an adoption does, and commit."""
+    async with pool.acquire() as connection, connection.transaction(isolation="read_committed"):
+        return await reserve_found_key(
+            connection, key, file_id=file_id, owner="ann", lease=timedelta(minutes=5)
+        )
+
+
 async def test_an_object_whose_adoption_has_begun_is_kept(old: Resources) -> None:
     """Insert its reservation after its page was compared."""
     file_id = uuid4()
     key = await put_orphan(old, file_id=file_id)
 
     async def reserve() -> None:
-        await reserve_found_key(
-            old.pool, UUID(key), file_id=file_id, owner="ann", lease=timedelta(minutes=5)
-        )
+        await reserve_found(old.pool, UUID(key), file_id)
 
     pool: Any = FaultyPool(old.pool, queries.DOOM_VAULT, before=reserve)
     raced = msgspec.structs.replace(old, pool=pool)
@@ -459,9 +467,7 @@ async def adoption_committed_late(
     """Adopt the object as far as to the end of its transaction, and yield the function that ends
     it.
     """
-    held = await reserve_found_key(
-        resources.pool, key, file_id=file_id, owner="ann", lease=timedelta(minutes=5)
-    )
+    held = await reserve_found(resources.pool, key, file_id)
     assert held is not None
     file = ImportedFile(
         id=file_id,
@@ -507,11 +513,7 @@ async def test_a_second_adoption_reserves_nothing_after_the_commit(
     file_id = uuid4()
     key = UUID(await put_orphan(old, file_id=file_id))
     async with adoption_committed_late(old, key, file_id) as commit:
-        second = asyncio.create_task(
-            reserve_found_key(
-                old.pool, key, file_id=file_id, owner="ann", lease=timedelta(minutes=5)
-            )
-        )
+        second = asyncio.create_task(reserve_found(old.pool, key, file_id))
         await until_waiting(old.pool, 1)
         await commit()
         assert await second is None

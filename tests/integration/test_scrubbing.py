@@ -20,7 +20,7 @@ from service.operations.doctor.scrub import check_scrub
 from service.operations.inspection import inspect_file
 from service.queries import scrubbing as queries
 from service.resources import Resources
-from service.worker import scrubber
+from service.worker import rereading, scrubber
 from service.worker.rereading import Pace, Stopped
 from service.worker.scrubber import (
     DAMAGED_EVERY,
@@ -221,7 +221,7 @@ class SecondStore:
 
 def spoil(resources: Resources, monkeypatch: pytest.MonkeyPatch, vault: FaultyBucket) -> Resources:
     """Let both connections of the scrub read through `vault`."""
-    monkeypatch.setattr(scrubber, "open_store", lambda _: SecondStore(vault))
+    monkeypatch.setattr(rereading, "open_store", lambda _: SecondStore(vault))
     changed: dict[str, Any] = {"vault": vault}
     return msgspec.structs.replace(resources, **changed)
 
@@ -347,7 +347,7 @@ async def test_a_file_deleted_during_its_read_is_not_suspect(resources: Resource
         found = [one async for judged in reads for one in await run.conclude(judged)]
         assert found + await run.mark_suspects() == []
     finally:
-        run.close()
+        run.rereader.close()
     assert {row["state"] for row in await resources.pool.fetch("SELECT state FROM files")} == {
         "deleted"
     }

@@ -25,7 +25,8 @@ RULES = {
     "reservations-first": "reconcile commits the objects of old reservations before the marker",
     "objects-first": "reconcile adopts the objects that no row names before the marker",
     "rows-first": "reconcile marks rows without an object before the marker",
-    "reserve-first": "reconcile adopts an object under a reservation of its own",
+    "reserve-found": "reconcile adopts an object only if its key can be reserved",
+    "one-transaction": "reconcile reserves the key of a found object with the commit, not before",
     "hash-first": "reconcile commits an object only if its bytes are as declared",
 }
 KEYS = (1, 2)
@@ -156,11 +157,13 @@ class Restored(WithoutClaims[World]):
         if reservation(w, key) == "doomed" and allowed:
             if content(w, key):
                 yield self.go(f"the sweeper deletes object {key}", put_object(w, key, 0))
-            elif worker(w, key) != "claimed":
+            elif worker(w, key) not in ("claimed", "hashing"):
                 yield self.go(f"the sweeper deletes reservation {key}", reserve(w, key, ""))
         allowed = self.allows(w) or not self.on("orphans-check")
         named = reservation(w, key) or w.db.named == key
-        if not w.orphan and content(w, key) and not named:
+        # The runbook says to delete orphans only when all lost rows were taken back.
+        spared = w.lost and not w.db.state and content(w, key) == GOOD
+        if not w.orphan and content(w, key) and not named and not spared:
             yield self.go(f"the scrub finds that no row names object {key}", w._replace(orphan=key))
         if w.orphan == key and allowed:
             found = w._replace(orphan=0)
@@ -256,6 +259,9 @@ class Restored(WithoutClaims[World]):
             unnamed = [k for k in KEYS if self.adoptable(w, k) or worker(w, k) in ADOPTING]
             if not (unnamed and self.on("objects-first")):
                 yield self.go("reconcile has seen the objects", w._replace(step="marking"))
+            if w.lost and not w.db.state and not any(worker(w, k) in ADOPTING for k in KEYS):
+                reported = w._replace(step="marking")
+                yield self.go("reconcile was told to adopt no lost file", reported, good=False)
         if w.step == "marking":
             counter = max(w.db.counter, w.marker)
             marked = change(w, counter=counter, identity=w.identity)
@@ -281,11 +287,13 @@ class Restored(WithoutClaims[World]):
             else:
                 yield self.go(f"reconcile dooms key {key}", reserve(w, key, "doomed"))
         if w.step == "objects" and self.adoptable(w, key):
-            if self.on("reserve-first"):
-                yield self.go(f"reconcile reserves key {key}", hold(w, key, "adopting"))
-            else:
+            if self.on("one-transaction"):
                 yield self.go(f"reconcile hashes object {key}", move(w, key, "hashing"))
-        if worker(w, key) in ADOPTING:
+            else:
+                yield self.go(f"reconcile reserves key {key}", hold(w, key, "adopting"))
+        if worker(w, key) == "hashing" and reservation(w, key) and self.on("reserve-found"):
+            yield self.go(f"reconcile finds key {key} reserved", move(w, key, ""))
+        elif worker(w, key) in ADOPTING:
             reserved = worker(w, key) == "adopting"
             after = commit(w, key, check=self.on("hash-first"), reserved=reserved)
             yield self.go(f"reconcile commits key {key}", after)

@@ -1,28 +1,28 @@
 """The adoption of an object whose row was lost with a state of the database."""
 
-import asyncio
 import functools
-from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import Final
 from urllib.parse import unquote
 from uuid import UUID
 
-import asyncpg
 import msgspec
 
 from service.database.heartbeat import Heartbeat
 from service.files.validation import check_filename, is_owner, parse_content_type
 from service.model import UNPROVED, Sha256, State
-from service.object_store import Bucket, StoredObject
+from service.object_store import ObjectMissing, StoredObject, StoreError
 from service.problems import InvalidRequest
 from service.queries import reconciling as queries
 from service.queries import reservations
 from service.queries.importing import ImportedFile, commit_imported_file
 from service.queries.mending import commit_mended_file
+from service.queries.reconciling import KnownState
 from service.queries.reservations import HeldKey
+from service.queries.rows import Database
+from service.resources import WorkerResources
 from service.worker.proofs import Proof
-from service.worker.rereading import hash_object
+from service.worker.rereading import FORBIDDEN, Rereader
+from service.worker.store_health import probe_store
 
 ADOPTING: Final = UNPROVED | {State.DAMAGED}
 """The states of a file that takes an object which its row does not name."""
@@ -54,12 +54,9 @@ class Record(msgspec.Struct, frozen=True):
 class Adopter(msgspec.Struct, frozen=True, kw_only=True):
     """What an adoption works with."""
 
-    pool: asyncpg.Pool
-    vault: Bucket
-    hashing: ThreadPoolExecutor
+    resources: WorkerResources
+    rereader: Rereader
     adoption: Adoption
-    lease: timedelta
-    sweep_delay: timedelta
 
     async def adopt(self, key: UUID, seen: StoredObject) -> str:
         """Adopt the object if its file is unproved or damaged or has no row, and say what was done.
@@ -67,7 +64,7 @@ class Adopter(msgspec.Struct, frozen=True, kw_only=True):
         Raises NotAdopted and StoreError.
         """
         record = read_record(seen)
-        known = await queries.find_state(self.pool, record.file_id)
+        known = await queries.find_state(self.resources.pool, record.file_id)
         if known is not None and known.state not in ADOPTING:
             raise NotAdopted(f"left over: the file {record.file_id} is {known.state} without it")
         if known is None and not self.adoption.wanted:
@@ -75,36 +72,92 @@ class Adopter(msgspec.Struct, frozen=True, kw_only=True):
                 f"the file {record.file_id} of {record.owner} has no row:"
                 " --adopt-as-recorded or --adopt OWNER takes it back"
             )
-        held = await self.hold(key, record)
-        extend = functools.partial(reservations.extend_reservation, self.pool, held, self.lease)
-        heartbeat = Heartbeat(extend, lease=self.lease, file_id=record.file_id)
+        lease = self.resources.settings.lease
+        held = await queries.take_reservation(self.resources.pool, key, lease=lease)
+        if held is not None:
+            return await self.adopt_held(held, known, record, seen)
+        return await self.adopt_unnamed(key, known, record, seen)
+
+    async def adopt_held(
+        self, held: HeldKey, known: KnownState | None, record: Record, seen: StoredObject
+    ) -> str:
+        """Adopt the object of an old reservation. If that fails, delete the reservation, so that
+        the sweeper does not delete the object.
+        """
+        pool, lease = self.resources.pool, self.resources.settings.lease
+        extend = functools.partial(reservations.extend_reservation, pool, held, lease)
+        heartbeat = Heartbeat(extend, lease=lease, file_id=record.file_id)
         try:
-            proof = await self.hash(key)
-            if record.declared_sha256 not in (None, proof.sha256):
-                await reservations.forget_reservation(self.pool, held.vault_key, held.lease)
-                raise NotAdopted(
-                    f"its bytes differ from the declared digest {record.declared_sha256}"
-                )
-            if known is None:
-                return await self.insert(held, record, seen, proof)
-            if known.minio_object_name is not None:
-                return await self.mend(held, record, known.minio_object_name, proof)
-            return await self.commit(held, record, proof)
+            proof = await self.prove(held.vault_key, record)
+            return await self.enter(pool, held, known, record, seen, proof)
+        except NotAdopted:
+            await reservations.forget_reservation(pool, held.vault_key, held.lease)
+            raise
         finally:
             await heartbeat.stop()
 
-    async def hold(self, key: UUID, record: Record) -> HeldKey:
-        """Take over the reservation of the key, or reserve it."""
-        held = await queries.take_reservation(self.pool, key, lease=self.lease)
-        if held is None:
-            held = await queries.reserve_found_key(
-                self.pool, key, file_id=record.file_id, owner=record.owner, lease=self.lease
-            )
-        if held is None:
-            raise NotAdopted("a row names the object by now")
-        return held
+    async def adopt_unnamed(
+        self, key: UUID, known: KnownState | None, record: Record, seen: StoredObject
+    ) -> str:
+        """Adopt an object that no reservation names.
 
-    async def insert(self, held: HeldKey, record: Record, seen: StoredObject, proof: Proof) -> str:
+        The key is reserved and the file committed by one transaction, after the object was hashed.
+        If this is interrupted, no reservation is left, and the sweeper does not delete the object.
+        """
+        proof = await self.prove(key, record)
+        if await look_at(self.resources, key) is None:
+            raise NotAdopted("it was deleted meanwhile")
+        async with (
+            self.resources.pool.acquire() as connection,
+            connection.transaction(isolation="read_committed"),
+        ):
+            held = await queries.reserve_found_key(
+                connection,
+                key,
+                file_id=record.file_id,
+                owner=record.owner,
+                lease=self.resources.settings.lease,
+            )
+            if held is None:
+                raise NotAdopted("a row or a reservation names it by now")
+            return await self.enter(connection, held, known, record, seen, proof)
+
+    async def prove(self, key: UUID, record: Record) -> Proof:
+        """Hash the object, and compare it with the recorded digest. Raises NotAdopted."""
+        try:
+            proof = await self.rereader.hash(self.resources.vault, key)
+        except ObjectMissing as error:
+            raise NotAdopted("it was deleted meanwhile") from error
+        except StoreError as error:
+            await raise_if_unavailable(self.resources, error)
+            raise NotAdopted(f"it cannot be read: {error}") from error
+        if record.declared_sha256 not in (None, proof.sha256):
+            raise NotAdopted(f"its bytes differ from the declared digest {record.declared_sha256}")
+        return proof
+
+    async def enter(
+        self,
+        database: Database,
+        held: HeldKey,
+        known: KnownState | None,
+        record: Record,
+        seen: StoredObject,
+        proof: Proof,
+    ) -> str:
+        if known is None:
+            return await self.insert(database, held, record, seen, proof)
+        if known.minio_object_name is not None:
+            return await self.mend(database, held, record, known.minio_object_name, proof)
+        return await self.commit(database, held, record, proof)
+
+    async def insert(
+        self,
+        database: Database,
+        held: HeldKey,
+        record: Record,
+        seen: StoredObject,
+        proof: Proof,
+    ) -> str:
         file = ImportedFile(
             id=record.file_id,
             owner=self.adoption.owner or record.owner,
@@ -118,14 +171,14 @@ class Adopter(msgspec.Struct, frozen=True, kw_only=True):
             why=f"reconcile adopted the object {held.vault_key}",
         )
         if not await commit_imported_file(
-            self.pool, held, file, sha256=proof.sha256, etag=proof.etag
+            database, held, file, sha256=proof.sha256, etag=proof.etag
         ):
             raise NotAdopted("another object became this file, or the reservation was doomed")
         return f"adopted as the file {file.id} of {file.owner}"
 
-    async def commit(self, held: HeldKey, record: Record, proof: Proof) -> str:
+    async def commit(self, database: Database, held: HeldKey, record: Record, proof: Proof) -> str:
         if not await queries.commit_found_file(
-            self.pool,
+            database,
             held,
             record.file_id,
             size=proof.size,
@@ -135,32 +188,48 @@ class Adopter(msgspec.Struct, frozen=True, kw_only=True):
             raise NotAdopted(f"the file {record.file_id} is final, or was declared otherwise")
         return f"the file {record.file_id} is ready"
 
-    async def mend(self, held: HeldKey, record: Record, old_key: UUID, proof: Proof) -> str:
+    async def mend(
+        self, database: Database, held: HeldKey, record: Record, old_key: UUID, proof: Proof
+    ) -> str:
         """Make a damaged file `ready` with the object, if that has the proved bytes.
 
         Its owner had sent them again, and the database has lost the commit. Raises NotAdopted.
         """
         mended = await commit_mended_file(
-            self.pool,
+            database,
             held,
             record.file_id,
             old_key=old_key,
             size=proof.size,
             sha256=proof.sha256,
             etag=proof.etag,
-            sweep_delay=self.sweep_delay,
+            sweep_delay=self.resources.settings.sweep_delay,
             by="worker",
             why="reconcile found the bytes in the vault",
         )
         if mended is None:
-            await reservations.forget_reservation(self.pool, held.vault_key, held.lease)
             raise NotAdopted(f"it has not the proved bytes of the damaged file {record.file_id}")
         return f"the file {record.file_id} is ready again"
 
-    async def hash(self, key: UUID) -> Proof:
-        """Read the object by its key alone. Raises StoreError."""
-        run = asyncio.get_running_loop().run_in_executor
-        return await run(self.hashing, hash_object, self.vault, str(key))
+
+async def look_at(resources: WorkerResources, key: UUID) -> StoredObject | None:
+    """Return the store's description of an object, or None if there is none.
+
+    Raises NotAdopted if the store can describe others but not this one, and StoreError.
+    """
+    try:
+        return await resources.vault.head(str(key))
+    except ObjectMissing:
+        return None
+    except StoreError as error:
+        await raise_if_unavailable(resources, error)
+        raise NotAdopted(f"it cannot be read: {error}") from error
+
+
+async def raise_if_unavailable(resources: WorkerResources, error: StoreError) -> None:
+    """Raise the error if it concerns the whole store, as a probe of the store shows."""
+    if error.status == FORBIDDEN or await probe_store(resources) is not None:
+        raise error
 
 
 def read_record(seen: StoredObject) -> Record:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Final, Literal
 from uuid import UUID
@@ -13,9 +12,9 @@ import msgspec
 from service import database
 from service.marker.document import Document, MarkerUnreadable, read_document, write_document
 from service.model import State
-from service.object_store import ObjectMissing, StoredObject
+from service.object_store import StoredObject
 from service.operations.listing import WrongListing
-from service.operations.reconciling.adopting import Adopter, Adoption, NotAdopted
+from service.operations.reconciling.adopting import Adopter, Adoption, NotAdopted, look_at
 from service.operations.reconciling.merging import Pair, merge_vault
 from service.queries import locks, scrubbing
 from service.queries import marker as marker_queries
@@ -23,6 +22,7 @@ from service.queries import reconciling as queries
 from service.queries.files import ask_time
 from service.queries.reconciling import NamedObject, OldReservation
 from service.resources import WorkerResources
+from service.worker.rereading import Rereader, StoreProblem
 
 PAGE: Final = 1_000
 HASHING_THREADS: Final = 1
@@ -59,31 +59,29 @@ async def reconcile(resources: WorkerResources, options: Options) -> AsyncIterat
 
     Raises CannotReconcile, StoreError and the errors in database.UNREACHABLE.
     """
-    connection = await database.connect(resources.settings.listen_url, command_timeout=60)
-    hashing = ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="hash")
+    connection = await database.connect(
+        resources.settings.listen_url,
+        command_timeout=60,
+        # The connection is idle while the vault is listed.
+        server_settings={"tcp_keepalives_idle": "60"},
+    )
+    rereader = Rereader(resources, threads=HASHING_THREADS, rate=None)
     try:
         if not await locks.try_lock(connection, locks.MARKER):
             raise CannotReconcile(
                 "another process is raising the marker or reconciling: try again in a moment"
             )
         seen = await read_vault_marker(resources, connection, options)
-        adopter = Adopter(
-            pool=resources.pool,
-            vault=resources.vault,
-            hashing=hashing,
-            adoption=options.adoption,
-            lease=resources.settings.lease,
-            sweep_delay=resources.settings.sweep_delay,
-        )
+        adopter = Adopter(resources=resources, rereader=rereader, adoption=options.adoption)
         async for found in reconcile_reservations(resources, adopter):
             yield found
         async for found in reconcile_vault(resources, adopter):
             yield found
         await set_marker(resources, connection, seen)
-    except WrongListing as error:
+    except (WrongListing, StoreProblem) as error:
         raise CannotReconcile(str(error)) from error
     finally:
-        hashing.shutdown(wait=False, cancel_futures=True)
+        rereader.close()
         await database.close(connection)
 
 
@@ -138,7 +136,7 @@ async def reconcile_reservations(
         if seen is not None and old.is_held:
             waiting[old.vault_key] = old.lease_until
         elif seen is not None:
-            for found in await settle_reservation(resources, adopter, old.vault_key, seen):
+            for found in await settle_reservation(resources, adopter, seen):
                 yield found
     if waiting:
         last = max(waiting.values())
@@ -148,7 +146,7 @@ async def reconcile_reservations(
         for key in await find_ended(resources, waiting):
             seen = await find_object(resources, key)
             if seen is not None:
-                for found in await settle_reservation(resources, adopter, key, seen):
+                for found in await settle_reservation(resources, adopter, seen):
                     yield found
 
 
@@ -172,9 +170,15 @@ async def find_ended(resources: WorkerResources, waiting: dict[UUID, datetime]) 
 
 
 async def find_object(resources: WorkerResources, key: UUID) -> StoredObject | None:
+    """Return the object of a reservation, or None if there is none.
+
+    If the object cannot be read, delete the reservation. It is then reported when the vault is
+    listed.
+    """
     try:
-        return await resources.vault.head(str(key))
-    except ObjectMissing:
+        return await look_at(resources, key)
+    except NotAdopted:
+        await queries.release_key(resources.pool, key)
         return None
 
 
@@ -191,20 +195,20 @@ async def list_reservations(
 
 
 async def settle_reservation(
-    resources: WorkerResources, adopter: Adopter, key: UUID, seen: StoredObject
+    resources: WorkerResources, adopter: Adopter, seen: StoredObject
 ) -> list[Found]:
     """Adopt the object of an old reservation, and return what was done.
 
     If the object has no file, delete the reservation. The object is then reported when the vault is
     listed.
     """
-    file_id = read_file_id(seen)
+    key, file_id = UUID(seen.key), read_file_id(seen)
     damaged = await compare_named_object(resources, adopter, file_id)
     try:
-        return [*damaged, Found("ready", str(key), await adopter.adopt(key, seen))]
+        return [*damaged, Found("ready", seen.key, await adopter.adopt(key, seen))]
     except NotAdopted:
-        if file_id is None or await queries.find_state(adopter.pool, file_id) is None:
-            await queries.release_key(adopter.pool, key)
+        if file_id is None or await queries.find_state(resources.pool, file_id) is None:
+            await queries.release_key(resources.pool, key)
         return damaged
 
 
@@ -219,7 +223,7 @@ async def compare_named_object(
     resources: WorkerResources, adopter: Adopter, file_id: UUID | None
 ) -> list[Found]:
     """Read the object that a `ready` file names, and compare it with the row, as in step 3."""
-    named = None if file_id is None else await queries.find_named_object(adopter.pool, file_id)
+    named = None if file_id is None else await queries.find_named_object(resources.pool, file_id)
     if named is None:
         return []
     found = await reconcile_row(resources, adopter, Pair(named.key, None, named))
@@ -231,12 +235,11 @@ async def compare_named_object(
 
 async def reconcile_vault(resources: WorkerResources, adopter: Adopter) -> AsyncIterator[Found]:
     async for pair in merge_vault(resources.pool, resources.vault):
-        if pair.named is not None:
-            found = await reconcile_row(resources, adopter, pair)
-        else:
-            found = await reconcile_object(resources, adopter, pair)
-        if found is not None:
-            yield found
+        if pair.named is None:
+            for found in await reconcile_object(resources, adopter, pair):
+                yield found
+        elif (differs := await reconcile_row(resources, adopter, pair)) is not None:
+            yield differs
 
 
 async def reconcile_row(resources: WorkerResources, adopter: Adopter, pair: Pair) -> Found | None:
@@ -250,14 +253,11 @@ async def reconcile_row(resources: WorkerResources, adopter: Adopter, pair: Pair
         and (listed.etag, listed.size) == (named.etag, named.size)
     ):
         return None
-    try:
-        proof = await adopter.hash(named.key)
-    except ObjectMissing:
-        return await damage(resources, named, "the object is missing")
-    if (proof.size, proof.sha256) != (named.size, named.hash):
-        return await damage(
-            resources, named, f"the object has {proof.size} bytes with SHA-256 {proof.sha256}"
-        )
+    verdict = await adopter.rereader.judge(named.key, size=named.size, sha256=named.hash)
+    if verdict.why is not None:
+        return await damage(resources, named, verdict.why)
+    proof = verdict.proof
+    assert proof is not None  # noqa: S101  # a whole object has a proof
     await scrubbing.mark_whole(resources.pool, named.id, named.key, etag=proof.etag)
     if named.state == State.READY and proof.etag == named.etag:
         return None  # it was committed after its range was listed
@@ -272,19 +272,19 @@ async def damage(resources: WorkerResources, named: NamedObject, why: str) -> Fo
     return Found("damaged", str(named.key), f"the file {named.id}: {why}")
 
 
-async def reconcile_object(
-    resources: WorkerResources, adopter: Adopter, pair: Pair
-) -> Found | None:
+async def reconcile_object(resources: WorkerResources, adopter: Adopter, pair: Pair) -> list[Found]:
     """Adopt an object that no row names, or report it."""
     listed = pair.listed
     assert listed is not None  # noqa: S101  # a pair has one of both
     if pair.key is None:
-        return Found("orphan", listed.key, "its key is not one of Assay")
+        return [Found("orphan", listed.key, "its key is not one of Assay")]
+    damaged: list[Found] = []
     try:
-        seen = await resources.vault.head(listed.key)
+        seen = await look_at(resources, pair.key)
+        if seen is None:
+            return []
+        damaged = await compare_named_object(resources, adopter, read_file_id(seen))
         done = await adopter.adopt(pair.key, seen)
-    except ObjectMissing:
-        return None
     except NotAdopted as error:
-        return Found("orphan", listed.key, str(error))
-    return Found("adopted", listed.key, done)
+        return [*damaged, Found("orphan", listed.key, str(error))]
+    return [*damaged, Found("adopted", listed.key, done)]
