@@ -201,8 +201,9 @@ async def find_key(pool: asyncpg.Pool, file_id: str) -> str:
 async def raise_marker(place: Place) -> None:
     """Raise the marker, as a process does each minute."""
     async with place.look() as resources:
-        await resources.pool.execute("UPDATE vault_marker SET raised_at = now() - interval '1 day'")
-        before = await resources.pool.fetchval("SELECT counter FROM vault_marker")
+        before = await resources.pool.fetchval(
+            "UPDATE vault_marker SET raised_at = now() - interval '1 day' RETURNING counter"
+        )
         assert (await resources.guard.check()).counter == before + 1
 
 

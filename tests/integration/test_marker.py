@@ -296,7 +296,10 @@ async def test_the_doctor_says_what_disagrees(resources: Resources) -> None:
     assert finding.status == "ok"
     await make_restored(resources)
     [finding] = await check_marker(resources)
-    assert (finding.status, finding.advice) == ("failed", "run `assay reconcile`")
+    assert (finding.status, finding.advice) == (
+        "failed",
+        "run `assay reconcile`, or see docs/operations.md",
+    )
     assert EARLIER in finding.what
 
 

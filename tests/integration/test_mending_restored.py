@@ -1,28 +1,19 @@
 """A database that has lost the commit by which a damaged file became `ready` again."""
 
-from collections.abc import AsyncIterator
-from uuid import UUID
-
 import pytest
 
 from service.model import File, ProvedFile, State
 from service.operations.reconciling import Found, Options, reconcile
 from service.queries.scrubbing import mark_damaged
 from service.resources import Resources
-from service.uploads.buffers import UploadBuffers
-from service.uploads.mending import send_again
 from service.worker.sweeper import sweep
-from tests.integration.steps import BODY, OTHER, find, let_settle, prove, send
+from tests.integration.restored import key_of_object, resend
+from tests.integration.steps import OTHER, find, let_settle, prove, send
 from tests.support.backups import back_up, restore
 from tests.support.invariants import check_invariants, list_bucket
 from tests.support.objects import put_object
 
 pytestmark = pytest.mark.anyio
-
-
-def key_of_object(file: File) -> UUID:
-    assert file.minio_object_name is not None
-    return file.minio_object_name
 
 
 async def make_damaged(resources: Resources) -> ProvedFile:
@@ -32,18 +23,6 @@ async def make_damaged(resources: Resources) -> ProvedFile:
     damaged = await find(resources, file)
     assert isinstance(damaged, ProvedFile)
     return damaged
-
-
-async def resend(resources: Resources, file: ProvedFile) -> File:
-    async def pieces() -> AsyncIterator[bytes]:
-        yield BODY
-
-    buffers = UploadBuffers()
-    try:
-        loan = buffers.open_loan(file.owner)
-        return await send_again(resources, loan, file, length=None, digests=(), body=pieces())
-    finally:
-        buffers.close()
 
 
 async def lose_the_commit(resources: Resources, damaged: ProvedFile) -> File:
@@ -140,7 +119,7 @@ async def test_an_object_with_other_bytes_is_reported_and_kept(resources: Resour
     )
     [found] = await reconcile_all(resources)
     assert (found.what, found.key) == ("orphan", str(sent.minio_object_name))
-    assert "not the proved bytes" in found.detail
+    assert "differ from the declared digest" in found.detail
     assert (await find(resources, damaged)).state == State.DAMAGED
     await let_settle(resources)
     assert await list_bucket(resources.vault) == {

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -18,16 +18,20 @@ from service.operations import listing
 from service.operations.reconciling import (
     Adoption,
     CannotReconcile,
-    Found,
     Options,
     reconcile,
 )
 from service.problems import NotFound
 from service.queries.locks import MARKER as LOCK
 from service.resources import Resources
-from service.uploads.buffers import UploadBuffers
-from service.uploads.streamed import UploadHeaders, upload_stream
 from service.worker.sweeper import sweep
+from tests.integration.restored import (
+    back_up_now,
+    key_of_object,
+    reconcile_all,
+    restore_backup,
+    stream,
+)
 from tests.integration.steps import (
     BODY,
     OTHER,
@@ -41,7 +45,7 @@ from tests.integration.steps import (
     send,
     sha256,
 )
-from tests.support.backups import back_up, restore
+from tests.support.backups import restore
 from tests.support.clock import pass_time
 from tests.support.faults import FaultyBucket
 from tests.support.invariants import check_invariants, list_bucket
@@ -51,26 +55,6 @@ pytestmark = pytest.mark.anyio
 AS_RECORDED = Options(adoption=Adoption(wanted=True))
 ID = "0198f2a4-5b1c-7d3e-8f90-a1b2c3d4e5f6"
 TAKE_OVER = Options(take_over=True)
-
-
-async def reconcile_all(resources: Resources, options: Options = AS_RECORDED) -> list[Found]:
-    return [found async for found in reconcile(resources, options)]
-
-
-async def back_up_now(resources: Resources) -> None:
-    """Back up the database, and raise the marker, so that a restore is found."""
-    resources.guard.due_at = 0.0
-    await resources.guard.check()
-    await back_up(resources.pool)
-    await resources.pool.execute("UPDATE vault_marker SET raised_at = now() - interval '1 hour'")
-    resources.guard.due_at = 0.0
-    assert (await resources.guard.check()).stopped is None
-
-
-async def restore_backup(resources: Resources) -> None:
-    await restore(resources.pool)
-    resources.guard.due_at = 0.0
-    assert (await resources.guard.check()).stopped is not None
 
 
 async def check_agreement(resources: Resources) -> None:
@@ -86,21 +70,6 @@ async def check_agreement(resources: Resources) -> None:
     await check_invariants(resources)
     await let_settle(resources)
     await check_invariants(resources)
-
-
-def key_of_object(file: File) -> UUID:
-    assert file.minio_object_name is not None
-    return file.minio_object_name
-
-
-async def stream(resources: Resources, body: bytes = BODY) -> File:
-    async def pieces() -> AsyncIterator[bytes]:
-        yield body
-
-    headers = UploadHeaders(
-        owner="ann", filename="ü.txt", content_type="text/plain", most_bytes=len(body)
-    )
-    return await upload_stream(resources, UploadBuffers().open_loan("ann"), headers, pieces())
 
 
 async def check_ready(resources: Resources, file: File, body: bytes = BODY) -> None:
@@ -205,7 +174,7 @@ async def test_an_interrupted_adoption_is_finished(resources: Resources) -> None
     spoilt: Any = vault
     with pytest.raises(Stopped):
         await reconcile_all(msgspec.structs.replace(resources, vault=spoilt))
-    assert await resources.pool.fetchval("SELECT count(*) FROM reservations") == 1
+    assert await resources.pool.fetchval("SELECT count(*) FROM reservations") == 0
     await pass_time(resources.pool, timedelta(hours=1))
     await sweep(resources)
     # Without the wish to adopt, the reservation must not lead to a deletion.

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -15,10 +17,11 @@ from service.downloads.streaming import find_readable
 from service.files.lookup import delete_file
 from service.marker import MARKER_KEY
 from service.model import File, State
-from service.object_store import Bucket, ObjectChanged, ObjectStore
+from service.object_store import Bucket, ObjectChanged, ObjectStore, StoreUnavailable
 from service.operations.doctor.scrub import check_scrub
 from service.operations.inspection import inspect_file
 from service.queries import scrubbing as queries
+from service.queries.downloads import request_check
 from service.resources import Resources
 from service.worker import rereading, scrubber
 from service.worker.rereading import Pace, Stopped
@@ -54,6 +57,13 @@ FAST = 1024**3
 EVERYTHING = Options(every=timedelta(0), damaged_every=timedelta(0), rate=FAST)
 MONTH = Options(every=timedelta(days=30), damaged_every=DAMAGED_EVERY, rate=FAST)
 TIMES = "SELECT proved_at, checked_at, vault_etag, state FROM files WHERE id = $1"
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the third read of an object follow at once."""
+    monkeypatch.setattr(rereading, "THIRD_READ_SECONDS", 0.0)
+    monkeypatch.setattr(rereading, "RESUME_SECONDS", 0.0)
 
 
 async def scrub_all(resources: Resources, options: Options = EVERYTHING) -> list[Found]:
@@ -268,6 +278,84 @@ async def test_a_store_that_refuses_reads_damages_no_file(resources: Resources) 
             await scrub_all(msgspec.structs.replace(resources, **changed))
     await check_nothing_is_damaged(resources)
     assert "refuses" in (await read_stop(resources) or "")
+
+
+async def test_a_short_failure_of_the_store_damages_no_file(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let the first two reads of four files fail."""
+    files = await store_files(resources, 5)
+    real, reads = rereading.hash_object, Counter[str]()
+
+    def read(vault: Any, key: str, pace: Pace) -> Any:
+        reads[key] += 1
+        if len(reads) <= 4 and reads[key] <= 2:
+            raise StoreUnavailable("GET: 503 SlowDown", status=503)
+        return real(vault, key, pace)
+
+    monkeypatch.setattr(rereading, "hash_object", read)
+    assert await scrub_all(resources) == []
+    assert sorted(reads.values()) == [1, 3, 3, 3, 3]
+    assert len(reads) == len(files)
+
+
+async def test_a_read_that_is_cut_goes_on_where_it_ended(resources: Resources) -> None:
+    file = await store_file(resources, BODY)
+    vault: Any = FaultyBucket(resources.vault)
+    opened: list[int] = []
+
+    def cut_the_first() -> None:
+        opened.append(1)
+        vault.cut_reads_after = 100 if len(opened) == 1 else None
+
+    vault.after["open"] = cut_the_first
+    proof = await asyncio.to_thread(rereading.hash_object, vault, key_of_object(file), Pace(None))
+    assert (proof.size, proof.sha256, len(opened)) == (len(BODY), sha256(BODY), 2)
+
+
+async def test_a_suspect_whose_object_was_put_back_is_not_damaged(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrubber, "STALE_SECONDS", -1.0)
+    file = await store_file(resources)
+    await remove(resources, file)
+    run = scrubber.Scrubber(resources, EVERYTHING)
+    try:
+        before, _ = await queries.ask_bounds(resources.pool, every=DAY * 0, damaged_every=DAY)
+        [due] = await queries.list_due(
+            resources.pool, damaged=False, before=before, after=None, counter=0
+        )
+        assert await run.conclude(await run.judge(due)) == []
+        overwrite(resources, file, BODY)
+        assert await run.mark_suspects() == []
+    finally:
+        run.rereader.close()
+    await check_readable(resources, file)
+
+
+async def test_a_stop_is_not_cleared_before_its_files_were_read(resources: Resources) -> None:
+    files = await store_files(resources, MOST_SUSPECTS + 2)
+    await remove(resources, *files[: MOST_SUSPECTS + 1])
+    with pytest.raises(ScrubStopped):
+        await scrub_all(resources)
+    with pytest.raises(ScrubStopped):
+        await scrub_all(resources, MONTH)
+    assert "in a row" in (await read_stop(resources) or "")
+    await check_nothing_is_damaged(resources)
+
+
+async def test_a_check_that_was_asked_for_does_not_count_as_late(resources: Resources) -> None:
+    file = await store_file(resources)
+    await request_check(resources.pool, file.id, UUID(key_of_object(file)))
+    assert (await queries.read_state(resources.pool)).oldest_check_seconds < 3600
+
+
+async def test_a_run_of_a_worker_ends_after_its_time(resources: Resources) -> None:
+    files = await store_files(resources, 3)
+    ended = msgspec.structs.replace(EVERYTHING, longest=timedelta(seconds=-1))
+    assert await scrub_all(resources, ended) == []
+    unread = await resources.pool.fetchval("SELECT count(*) FROM files WHERE proved_at IS NULL")
+    assert unread == len(files)
 
 
 async def test_many_missing_objects_in_a_row_stop_the_scrub(resources: Resources) -> None:

@@ -27,6 +27,10 @@ can declare, upload and download meanwhile.
    - *An object that no row names, of a file without a row:* adopt it, if the administrator has said
      so, under the recorded owner or a given one. Otherwise report it.
    - *Any other object that no row names:* report it.
+
+   If files without a row are adopted, this step runs twice: first for objects with a recorded
+   digest, and then for the others. A file may have two objects, if its owner has sent the bytes of
+   a damaged file again. Only the digest shows which of them has the right bytes.
 4. Set the marker, in the row and then in the vault. The connection of step 1 does this: it is lost
    if the database was restored again meanwhile.
 

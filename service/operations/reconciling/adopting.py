@@ -57,6 +57,8 @@ class Adopter(msgspec.Struct, frozen=True, kw_only=True):
     resources: WorkerResources
     rereader: Rereader
     adoption: Adoption
+    only_with_digest: bool = False
+    """Whether a file without a row is adopted only from an object with a recorded digest."""
 
     async def adopt(self, key: UUID, seen: StoredObject) -> str:
         """Adopt the object if its file is unproved or damaged or has no row, and say what was done.
@@ -72,6 +74,8 @@ class Adopter(msgspec.Struct, frozen=True, kw_only=True):
                 f"the file {record.file_id} of {record.owner} has no row:"
                 " --adopt-as-recorded or --adopt OWNER takes it back"
             )
+        if known is None and self.only_with_digest and record.declared_sha256 is None:
+            raise NotAdopted("it has no recorded digest")
         lease = self.resources.settings.lease
         held = await queries.take_reservation(self.resources.pool, key, lease=lease)
         if held is not None:

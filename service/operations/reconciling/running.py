@@ -75,6 +75,11 @@ async def reconcile(resources: WorkerResources, options: Options) -> AsyncIterat
         adopter = Adopter(resources=resources, rereader=rereader, adoption=options.adoption)
         async for found in reconcile_reservations(resources, adopter):
             yield found
+        if options.adoption.wanted:
+            first = msgspec.structs.replace(adopter, only_with_digest=True)
+            async for found in reconcile_vault(resources, first):
+                if found.what != "orphan":
+                    yield found
         async for found in reconcile_vault(resources, adopter):
             yield found
         await set_marker(resources, connection, seen)
