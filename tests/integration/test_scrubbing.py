@@ -334,8 +334,7 @@ async def test_a_suspect_whose_object_was_put_back_is_not_damaged(
 
 
 async def test_a_stop_is_not_cleared_before_its_files_were_read(resources: Resources) -> None:
-    files = await store_files(resources, MOST_SUSPECTS + 2)
-    await remove(resources, *files[: MOST_SUSPECTS + 1])
+    await remove(resources, *await store_files(resources, MOST_SUSPECTS + 1))
     with pytest.raises(ScrubStopped):
         await scrub_all(resources)
     with pytest.raises(ScrubStopped):
