@@ -52,7 +52,7 @@ BOUNDS: Final[Mapping[str, tuple[str, str]]] = {
     "copy_grace": ("2h", "365d"),  # an hour more than the longest lease: no copy lives longer
     "keep_rows": ("1s", "36500d"),
     "scrub_every": ("1s", "36500d"),
-    "scrub_rate": ("1MiB", "1TiB"),
+    "scrub_rate": ("256KiB", "1TiB"),
     "download_buffers": ("1MiB", "1TiB"),
     "accel_min_bytes": ("1", "5TiB"),
 }

@@ -104,7 +104,7 @@ async def test_the_command_runs_beside_a_worker_only_with_a_rate(settings: Setti
     ("arguments", "said"),
     [
         (["--rate", "0"], "--rate must be a size above zero"),
-        (["--rate", "1"], "--rate must be at least 1MiB"),
+        (["--rate", "1"], "--rate must be at least 256KiB"),
         (["--rate", "fast"], "--rate must be a size above zero"),
         (["--no-such-option"], "--no-such-option"),
     ],
