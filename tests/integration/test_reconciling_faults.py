@@ -24,7 +24,7 @@ from tests.integration.restored import (
 from tests.integration.steps import BODY, OTHER, find, let_settle, prove, send, sha256
 from tests.support.clock import DAY, pass_time
 from tests.support.faults import FaultyBucket, SpoiltBucket
-from tests.support.invariants import check_invariants, list_bucket
+from tests.support.invariants import check_files_are_proved, check_invariants, list_bucket
 from tests.support.objects import put_object
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
@@ -138,9 +138,14 @@ async def test_of_two_objects_of_a_lost_row_the_right_one_is_adopted(
     file = await stream(resources)
     await alter_and_resend(resources, file)
     await restore_backup(resources)
-    await reconcile_all(resources)
+    found = await reconcile_all(resources)
+    assert [(one.what, one.key) for one in found] == [
+        ("adopted", str((await find(resources, file)).minio_object_name)),
+        ("orphan", str(key_of_object(file))),
+    ]
     assert (await find(resources, file)).hash == sha256(BODY)
-    await check_invariants(resources)
+    await check_files_are_proved(resources)
+    assert len(await list_bucket(resources.vault)) == 2
 
 
 async def alter_and_resend(resources: Resources, file: Any) -> None:
