@@ -21,6 +21,7 @@ CHECK_SECONDS: Final = 55.0
 RETRY_SECONDS: Final = 5.0
 KEPT_SECONDS: Final = 150.0
 """How long the last result counts while the marker cannot be read."""
+STOP_SECONDS: Final = 5.0
 ADVICE: Final = "run `assay reconcile`"
 
 log = structlog.get_logger()
@@ -49,14 +50,16 @@ class Guard:
         self.due_at = 0.0
         self.checking = asyncio.Lock()
 
-    async def run(self) -> None:
-        """Check at once, and whenever a check is due, until the task is cancelled."""
-        while True:
+    async def run(self, ended: asyncio.Event) -> None:
+        """Check at once, and whenever a check is due, until `ended` is set."""
+        while not ended.is_set():
             try:
                 await self.check()
             except (asyncpg.PostgresError, *database.UNREACHABLE) as error:
                 log.warning("marker not read", error=str(error) or type(error).__name__)
-            await asyncio.sleep(max(self.due_at - clock.read_seconds(), 1.0))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(self.due_at - clock.read_seconds(), 1.0)):
+                    await ended.wait()
 
     async def check(self) -> Standing:
         """Return the standing, which is at most CHECK_SECONDS old.
@@ -164,10 +167,16 @@ def judge(row: MarkerRow, seen: Document | None) -> str | None:
 
 @contextlib.asynccontextmanager
 async def guarded(guard: Guard) -> AsyncIterator[None]:
-    """Keep the guard checking until the end of the block."""
-    task = asyncio.create_task(guard.run())
+    """Keep the guard checking until the end of the block.
+
+    A check that has begun then has STOP_SECONDS to end, because a cancelled one may leave a
+    connection to the database that is being made.
+    """
+    ended = asyncio.Event()
+    task = asyncio.create_task(guard.run(ended))
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        ended.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(task, STOP_SECONDS)
