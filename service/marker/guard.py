@@ -57,6 +57,8 @@ class Guard:
                 await self.check()
             except (asyncpg.PostgresError, *database.UNREACHABLE) as error:
                 log.warning("marker not read", error=str(error) or type(error).__name__)
+            except Exception:
+                log.exception("marker not read")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(self.due_at - clock.read_seconds(), 1.0)):
                     await ended.wait()
