@@ -55,7 +55,7 @@ from service.object_store import (
     StoreError,
     StoreUnavailable,
 )
-from service.queries import downloads as queries
+from service.queries import scrubbing
 from service.resources import Resources
 from service.telemetry.metrics import STORE_RETRIES
 
@@ -360,7 +360,7 @@ async def open_object(
 async def request_check(resources: Resources, file: ProvedFile) -> None:
     """Make the file due for the scrub. If the database is unavailable, the usual check follows."""
     try:
-        await queries.request_check(resources.pool, file.id, file.minio_object_name)
+        await scrubbing.request_check(resources.pool, file.id, file.minio_object_name)
     except database.UNREACHABLE as error:
         log.warning("check not requested", file_id=str(file.id), error=type(error).__name__)
 

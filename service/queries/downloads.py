@@ -1,4 +1,4 @@
-"""Statements on the files and keys of downloads."""
+"""The statement on the files and keys of running downloads."""
 
 from collections.abc import Collection
 from typing import Final
@@ -22,18 +22,3 @@ async def find_permitted(
     files, keys = [file_id for file_id, _ in running], [key_id for _, key_id in running]
     rows = await database.fetch(FIND_PERMITTED, files, keys)
     return {(row["file_id"], row["key_id"]) for row in rows}
-
-
-# The scrub reads the files in the order of their last checks. '-infinity' would come first as well,
-# but PostgreSQL before 17 cannot compute the age of such a check. A file that is due already is not
-# written again, because its readers may be many.
-REQUEST_CHECK: Final = """
-    UPDATE files SET checked_at = 'epoch'
-    WHERE id = $1 AND state = 'ready' AND minio_object_name = $2
-      AND checked_at IS DISTINCT FROM 'epoch'
-"""
-
-
-async def request_check(database: Database, file_id: UUID, key: UUID) -> None:
-    """Make a `ready` file the next one that the scrub reads, if its row still names this key."""
-    await database.execute(REQUEST_CHECK, file_id, key)

@@ -24,7 +24,8 @@ class DueFile(msgspec.Struct, frozen=True):
     checked_at: datetime
 
 
-# `agrees_with_vault` compares the row of the marker with the counter in the vault.
+# `agrees_with_vault` compares the row of the marker with the counter in the vault. There are two
+# statements, because the planner uses a partial index only if the state is a literal.
 LIST_DUE: Final = """
     SELECT id, minio_object_name AS key, state, size, hash,
            coalesce(checked_at, final_at) AS checked_at
@@ -72,6 +73,21 @@ IS_NAMED: Final = """
 async def is_named(database: Database, file_id: UUID, key: UUID) -> bool:
     """Return whether the proved file still names the object."""
     return bool(await database.fetchval(IS_NAMED, file_id, key))
+
+
+# The scrub reads the files in the order of their last checks. '-infinity' would come first as well,
+# but PostgreSQL before 17 cannot compute the age of such a check. A file that is due already is not
+# written again, because its readers may be many.
+REQUEST_CHECK: Final = """
+    UPDATE files SET checked_at = 'epoch'
+    WHERE id = $1 AND state = 'ready' AND minio_object_name = $2
+      AND checked_at IS DISTINCT FROM 'epoch'
+"""
+
+
+async def request_check(database: Database, file_id: UUID, key: UUID) -> None:
+    """Make a `ready` file the next one that the scrub reads, if its row still names this key."""
+    await database.execute(REQUEST_CHECK, file_id, key)
 
 
 ASK_BOUNDS: Final = """
@@ -184,7 +200,7 @@ class ScrubState(msgspec.Struct, frozen=True):
 
 
 # The first two values come from partial indexes. A check that a reader has asked for is at the
-# epoch (service/queries/downloads.py).
+# epoch (REQUEST_CHECK).
 READ_STATE: Final = """
     SELECT (SELECT count(*) FROM files WHERE state = 'damaged') AS damaged,
            coalesce(extract(epoch FROM now() - (

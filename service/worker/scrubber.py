@@ -56,7 +56,6 @@ from service.model import State
 from service.object_store import StoreError
 from service.queries import locks
 from service.queries import scrubbing as queries
-from service.queries.downloads import request_check
 from service.queries.scrubbing import DueFile
 from service.resources import WorkerResources
 from service.telemetry.metrics import SCRUBBED
@@ -293,7 +292,7 @@ class Scrubber:
     async def stop(self, last: str) -> None:
         """Make the suspects due, so that the next scrub begins with them. Raises ScrubStopped."""
         for suspect in self.suspects:
-            await request_check(self.resources.pool, suspect.file.id, suspect.file.key)
+            await queries.request_check(self.resources.pool, suspect.file.id, suspect.file.key)
         raise ScrubStopped(
             f"{len(self.suspects)} files in a row are missing, altered or unreadable, the last"
             f" {last}: check the store, then run `assay scrub --trust-store` if it is right"

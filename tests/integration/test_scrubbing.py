@@ -21,7 +21,6 @@ from service.object_store import Bucket, ObjectChanged, ObjectStore, StoreUnavai
 from service.operations.doctor.scrub import check_scrub
 from service.operations.inspection import inspect_file
 from service.queries import scrubbing as queries
-from service.queries.downloads import request_check
 from service.resources import Resources
 from service.worker import rereading, scrubber
 from service.worker.rereading import Pace, Stopped
@@ -345,7 +344,7 @@ async def test_a_stop_is_not_cleared_before_its_files_were_read(resources: Resou
 
 async def test_a_check_that_was_asked_for_does_not_count_as_late(resources: Resources) -> None:
     file = await store_file(resources)
-    await request_check(resources.pool, file.id, UUID(key_of_object(file)))
+    await queries.request_check(resources.pool, file.id, UUID(key_of_object(file)))
     assert (await queries.read_state(resources.pool)).oldest_check_seconds < 3600
 
 
