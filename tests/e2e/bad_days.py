@@ -24,6 +24,7 @@ from tests.e2e.leaks import keep_secret
 from tests.e2e.sites import Site, open_site
 from tests.support.clock import DAY, pass_time
 from tests.support.invariants import check_invariants, check_nothing_left, list_bucket
+from tests.support.trust import TRUSTED
 
 EAGER = {
     "ASSAY_SWEEP_DELAY": "0s",
@@ -220,5 +221,7 @@ async def open_place(folder: Path, tmp_path: Path, database_url: str) -> AsyncIt
         key = (await asyncio.to_thread(site.run, "keys", "create", "--owner", "ada")).stdout.strip()
         keep_secret([key])
         headers = {"Authorization": f"Bearer {key}"}
-        async with httpx.AsyncClient(base_url=site.url, headers=headers, timeout=60) as client:
+        async with httpx.AsyncClient(
+            base_url=site.url, headers=headers, timeout=60, verify=TRUSTED
+        ) as client:
             yield Place(site, client, folder)

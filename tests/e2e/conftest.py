@@ -51,6 +51,7 @@ from tests.support.proxies import FaultyProxy, faulty_way
 from tests.support.running import logging_as_before, make_settings
 from tests.support.servers import reserved_port, store_kinds
 from tests.support.stores import API_WEBHOOK_ID, StoreUnderTest, new_deployment, running_store
+from tests.support.trust import TRUSTED
 
 T = TypeVar("T")
 ACCEL = {
@@ -306,7 +307,9 @@ def admin(api: Api) -> Owner:
 @pytest.fixture
 async def client(api: Api, owner: Owner) -> AsyncIterator[httpx.AsyncClient]:
     """Yield an HTTP client that sends the owner's key."""
-    async with httpx.AsyncClient(base_url=api.url, headers=owner.headers, timeout=30) as client:
+    async with httpx.AsyncClient(
+        base_url=api.url, headers=owner.headers, timeout=30, verify=TRUSTED
+    ) as client:
         yield client
 
 
@@ -314,7 +317,7 @@ async def client(api: Api, owner: Owner) -> AsyncIterator[httpx.AsyncClient]:
 async def intruder(api: Api) -> AsyncIterator[httpx.AsyncClient]:
     """Yield an HTTP client that sends the key of another owner."""
     async with httpx.AsyncClient(
-        base_url=api.url, headers=api.new_owner().headers, timeout=30
+        base_url=api.url, headers=api.new_owner().headers, timeout=30, verify=TRUSTED
     ) as client:
         yield client
 
@@ -322,7 +325,7 @@ async def intruder(api: Api) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def anonymous() -> AsyncIterator[httpx.AsyncClient]:
     """Yield an HTTP client without a key, for the store and for public routes."""
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(timeout=30, verify=TRUSTED) as client:
         yield client
 
 
@@ -346,7 +349,7 @@ async def api_apart(settings: Settings, *, with_worker: bool) -> AsyncIterator[h
     keep_secret([key, *settings.secrets()])
     with serving(settings, with_worker=with_worker) as url:
         async with httpx.AsyncClient(
-            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=40
+            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=40, verify=TRUSTED
         ) as client:
             yield client
 

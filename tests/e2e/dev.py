@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx
 
+from tests.support.trust import TRUSTED
+
 
 @dataclass(frozen=True)
 class Dev:
@@ -22,4 +24,5 @@ class Dev:
             base_url=self.line["api"],
             headers={"Authorization": f"Bearer {self.line['key']}"},
             timeout=60,
+            verify=TRUSTED,
         )

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 
 from service.embedded import Webhook
+from service.embedded.processes import answers
 from service.settings import WorkerSettings
 from tests.e2e.commands import run, started
 from tests.support.servers import reserved_port, start_test_store, wait_until
@@ -70,10 +71,7 @@ def keep_settings(environ: dict[str, str], kind: type[msgspec.Struct]) -> dict[s
 
 
 def is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health/ready").status_code == 200
-    except httpx.TransportError:
-        return False
+    return answers(urlsplit(url).port or 0, "/health/ready", host="127.0.0.1", status=200)
 
 
 @contextmanager

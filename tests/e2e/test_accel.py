@@ -20,6 +20,7 @@ from tests.e2e.leaks import keep_link_secret
 from tests.support.programs import find_program
 from tests.support.servers import store_kinds
 from tests.support.stores import open_root_store
+from tests.support.trust import TRUSTED
 
 pytestmark = [
     pytest.mark.anyio,
@@ -43,7 +44,9 @@ async def file(client: httpx.AsyncClient) -> dict[str, Any]:
 
 @pytest.fixture
 async def direct(behind: Behind, client: httpx.AsyncClient) -> Any:
-    async with httpx.AsyncClient(base_url=behind.direct, headers=client.headers) as direct:
+    async with httpx.AsyncClient(
+        base_url=behind.direct, headers=client.headers, verify=TRUSTED
+    ) as direct:
         yield direct
 
 

@@ -10,6 +10,7 @@ from service.auth.principals import digest_key, make_key
 from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.rights import NO_FILE, ON_A_FILE
+from tests.support.trust import TRUSTED
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
@@ -20,7 +21,7 @@ FILE: dict[str, Any] = {"filename": "a.txt", "size": 1}
 async def ask(
     api: Api, method: str, path: str, headers: dict[str, str], **about: Any
 ) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=api.url, headers=headers) as client:
+    async with httpx.AsyncClient(base_url=api.url, headers=headers, verify=TRUSTED) as client:
         return await client.request(method, path, **about)
 
 

@@ -15,6 +15,7 @@ from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import declare, in_pieces, read_metadata
 from tests.e2e.rights import NO_FILE, ON_A_FILE, ROUTES
+from tests.support.trust import TRUSTED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
@@ -329,7 +330,7 @@ async def test_a_body_that_is_encoded_for_mail_is_refused(
 
 async def test_an_admin_names_an_owner_or_none(api: Api) -> None:
     admin = api.new_owner(scopes=("admin",))
-    async with httpx.AsyncClient(base_url=api.url, headers=admin.headers) as client:
+    async with httpx.AsyncClient(base_url=api.url, headers=admin.headers, verify=TRUSTED) as client:
         declared = {"filename": "a", "size": 1, "owner": ""}
         check_named(await client.post("/files", json=declared), 400, "owner", "1 to 200 bytes")
         for path in ("/files?owner=", "/events?owner="):
@@ -378,7 +379,9 @@ async def test_a_cursor_of_other_filters_or_another_owner_is_refused(
     assert check_problem(
         await client.get("/files", params={"cursor": cursor, "state": "ready"}), 400
     )["type"].endswith("invalid-cursor")
-    async with httpx.AsyncClient(base_url=api.url, headers=api.new_owner().headers) as other:
+    async with httpx.AsyncClient(
+        base_url=api.url, headers=api.new_owner().headers, verify=TRUSTED
+    ) as other:
         check_problem(await other.get("/files", params={"cursor": cursor}), 400)
 
 

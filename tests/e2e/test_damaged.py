@@ -20,6 +20,7 @@ from tests.e2e.jobs import declare, in_pieces, put, stream
 from tests.e2e.leaks import keep_secret
 from tests.support.damage import make_damaged
 from tests.support.invariants import check_history
+from tests.support.trust import TRUSTED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
@@ -178,7 +179,9 @@ async def test_only_the_owner_with_the_right_to_write_sends_it_again(
 ) -> None:
     reader = api.new_owner(scopes=("read",))
     for owner, status in ((api.new_owner(), 404), (reader, 403), (admin, 200)):
-        async with httpx.AsyncClient(base_url=api.url, headers=owner.headers) as other:
+        async with httpx.AsyncClient(
+            base_url=api.url, headers=owner.headers, verify=TRUSTED
+        ) as other:
             assert (await resend(other, damaged, BODY)).status_code == status
     assert (await client.get(f"/files/{damaged['id']}")).content == BODY
 
@@ -194,7 +197,7 @@ async def test_an_upload_token_does_not_send_a_damaged_file_again(
     assert done.json()["state"] == "ready"
     await make_damaged(resources.pool, declared["file"]["id"])
     sent_as = {"Authorization": f"Bearer {token}"}
-    async with httpx.AsyncClient(base_url=api.url, headers=sent_as) as browser:
+    async with httpx.AsyncClient(base_url=api.url, headers=sent_as, verify=TRUSTED) as browser:
         answer = await resend(browser, declared["file"], BODY)
     check_problem(answer, 403, "forbidden", "use an API key")
     await check_state(client, declared["file"], "damaged")

@@ -31,6 +31,7 @@ from tests.support.servers import (
     reserved_port,
     store_kinds,
 )
+from tests.support.trust import TRUSTED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 BODY = b"a photo of what was there" * 1000
@@ -82,7 +83,10 @@ async def test_one_line_names_all_servers(dev: Dev) -> None:
 
 def test_all_servers_are_ready_when_the_line_is_printed(dev: Dev) -> None:
     assert (
-        httpx.get(f"{dev.line['api']}/health/ready", params={"full": 1}).json()["status"] == "ready"
+        httpx.get(f"{dev.line['api']}/health/ready", params={"full": 1}, verify=TRUSTED).json()[
+            "status"
+        ]
+        == "ready"
     )
 
 
@@ -229,7 +233,7 @@ async def test_clients_may_upload_to_the_embedded_store_but_not_unpack_tars(
     host = f"127.0.{secrets.randbelow(256)}.{2 + secrets.randbelow(250)}"
     environ = {"ASSAY_S3_PUBLIC_ENDPOINT": f"http://{host}:9000"}
     with running_dev(data, "--host", host, environ=environ) as dev:
-        async with dev.client as client, httpx.AsyncClient(timeout=60) as anonymous:
+        async with dev.client as client, httpx.AsyncClient(timeout=60, verify=TRUSTED) as anonymous:
             victim, declared = (
                 await declare(client, BODY),
                 await declare(client, archive := pack("a" * 32, BODY)),

@@ -25,6 +25,7 @@ from tests.e2e.conftest import Api, Owner, serving
 from tests.e2e.jobs import stream
 from tests.support.damage import make_damaged
 from tests.support.proxies import FaultyProxy, faulty_proxy
+from tests.support.trust import TRUSTED
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -148,7 +149,7 @@ async def test_a_file_is_downloaded_only_by_its_owner_or_an_admin(
     api: Api, client: httpx.AsyncClient, admin: Owner
 ) -> None:
     path = f"/files/{(await stream(client, BYTES, 'photo.jpg'))['id']}"
-    async with httpx.AsyncClient(base_url=api.url) as other:
+    async with httpx.AsyncClient(base_url=api.url, verify=TRUSTED) as other:
         assert (await other.get(path)).status_code == 401
         assert (await other.get(path, headers=api.new_owner().headers)).status_code == 404
         assert (await other.get(path, headers=admin.headers)).content == BYTES
@@ -184,7 +185,9 @@ async def test_a_file_that_is_deleted_while_its_object_is_requested_gets_410(
     url, proxy = proxied
     file = await stream(client, BYTES)
     proxy.silence()
-    async with httpx.AsyncClient(base_url=url, headers=owner.headers, timeout=30) as other:
+    async with httpx.AsyncClient(
+        base_url=url, headers=owner.headers, timeout=30, verify=TRUSTED
+    ) as other:
         asking = asyncio.create_task(other.get(f"/files/{file['id']}"))
         assert await asyncio.to_thread(proxy.held.wait, 10)
         assert (await client.delete(f"/files/{file['id']}")).status_code == 204

@@ -19,6 +19,7 @@ from tests.e2e.rights import NO_FILE
 from tests.integration.locks import held_open
 from tests.support.rows import declare_row, make_declaration
 from tests.support.streams import IN_TIME, Event, Stream, following
+from tests.support.trust import TRUSTED
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
@@ -104,7 +105,9 @@ async def test_an_admin_follows_any_owner_and_any_file(
 ) -> None:
     declared = await declare(client, BODY)
     path = f"/files/{declared['file']['id']}"
-    async with httpx.AsyncClient(base_url=api.url, headers=admin.headers, timeout=30) as admins:
+    async with httpx.AsyncClient(
+        base_url=api.url, headers=admin.headers, timeout=30, verify=TRUSTED
+    ) as admins:
         async with (
             following(admins, owner=owner.name) as all_of_it,
             following(admins, file=declared["file"]["id"]) as one,
@@ -254,7 +257,7 @@ async def forget(client: httpx.AsyncClient, resources: Resources, file_id: str) 
 async def test_a_wrong_parameter_is_refused_with_its_name(
     api: Api, admin: Owner, query: str, field: str
 ) -> None:
-    async with httpx.AsyncClient(base_url=api.url, headers=admin.headers) as client:
+    async with httpx.AsyncClient(base_url=api.url, headers=admin.headers, verify=TRUSTED) as client:
         answer = await client.get(f"/events?{query}")
     assert answer.status_code == 400
     assert [one["field"] for one in answer.json()["errors"]] == [field]
@@ -364,7 +367,11 @@ async def test_fifty_streams_share_one_listener_and_one_pool(apart: Apart) -> No
     limits = httpx.Limits(max_connections=None)
     async with (
         httpx.AsyncClient(
-            base_url=apart.client.base_url, headers=apart.client.headers, limits=limits, timeout=30
+            base_url=apart.client.base_url,
+            headers=apart.client.headers,
+            limits=limits,
+            timeout=30,
+            verify=TRUSTED,
         ) as client,
         contextlib.AsyncExitStack() as stack,
     ):
@@ -413,7 +420,7 @@ async def test_transitions_by_another_process_are_reported_at_once(
 async def test_all_streams_end_at_once_when_the_process_stops(api: Api, owner: Owner) -> None:
     loop = asyncio.get_running_loop()
     async with (
-        httpx.AsyncClient(headers=owner.headers, timeout=30) as client,
+        httpx.AsyncClient(headers=owner.headers, timeout=30, verify=TRUSTED) as client,
         contextlib.AsyncExitStack() as stack,
     ):
         server = serving(api.settings, with_worker=False)

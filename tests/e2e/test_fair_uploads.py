@@ -14,6 +14,7 @@ from service.resources import Resources
 from service.uploads import buffers as memory
 from tests.e2e.conftest import Api, Owner, serving
 from tests.support.invariants import check_uploads_aborted
+from tests.support.trust import TRUSTED
 from tests.support.waiting import until
 from tests.support.wire import Wire, connected
 
@@ -37,7 +38,9 @@ def holding_memory(url: str, owner: Owner, count: int) -> Iterator[list[Wire]]:
 
 
 async def upload(url: str, owner: Owner, content: bytes) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=url, headers=owner.headers, timeout=120) as client:
+    async with httpx.AsyncClient(
+        base_url=url, headers=owner.headers, timeout=120, verify=TRUSTED
+    ) as client:
         return await client.post("/files/upload", params={"filename": "b"}, content=content)
 
 

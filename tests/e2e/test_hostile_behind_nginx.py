@@ -41,6 +41,7 @@ from tests.e2e.jobs import (
 from tests.support.presigned import Answers, content, sign
 from tests.support.servers import store_kinds
 from tests.support.stores import read_headers, read_tags
+from tests.support.trust import TRUSTED
 
 # nginx lets the same requests pass when it also reads the vault. One store is enough to show that.
 KINDS = [*store_kinds(), f"{store_kinds()[0]} accel"]
@@ -275,7 +276,7 @@ async def test_a_body_of_unknown_length_is_refused(
     client: httpx.AsyncClient, resources: Resources
 ) -> None:
     declared = await declare(client, BODY)
-    async with httpx.AsyncClient() as anonymous:
+    async with httpx.AsyncClient(verify=TRUSTED) as anonymous:
         answer = await anonymous.put(
             declared["upload"]["url"],
             content=in_pieces(BODY),

@@ -23,6 +23,7 @@ from tests.e2e.leaks import keep_secret
 from tests.e2e.sites import Site, open_site
 from tests.support.proxies import faulty_way
 from tests.support.servers import free_port, store_kinds, wait_until
+from tests.support.trust import TRUSTED
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -46,7 +47,7 @@ def key(site: Site) -> str:
 @pytest.fixture
 async def client(site: Site, key: str) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(
-        base_url=site.url, headers={"Authorization": f"Bearer {key}"}, timeout=60
+        base_url=site.url, headers={"Authorization": f"Bearer {key}"}, timeout=60, verify=TRUSTED
     ) as client:
         yield client
 

@@ -14,6 +14,7 @@ from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import in_pieces, until_it_holds
 from tests.support.invariants import check_history, list_bucket
+from tests.support.trust import TRUSTED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
@@ -198,7 +199,9 @@ async def test_owners_can_use_the_same_key_for_different_uploads(
     client: httpx.AsyncClient, api: Api
 ) -> None:
     first = await send(client, SMALL, "raw")
-    async with httpx.AsyncClient(base_url=api.url, headers=api.new_owner().headers) as other:
+    async with httpx.AsyncClient(
+        base_url=api.url, headers=api.new_owner().headers, verify=TRUSTED
+    ) as other:
         second = await send(other, SMALL, "raw")
     assert second.status_code == 201
     assert second.json()["id"] != first.json()["id"]

@@ -25,6 +25,7 @@ from tests.e2e.jobs import digest, put
 from tests.e2e.leaks import keep_secret
 from tests.e2e.sites import Site, open_site
 from tests.support.servers import reserved_port
+from tests.support.trust import TRUSTED
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -125,7 +126,10 @@ async def test_processes_and_files_survive_restarts_of_the_database(
             return len(sent) > than + SENDERS
 
         async with httpx.AsyncClient(
-            base_url=site.url, headers={"Authorization": f"Bearer {key}"}, timeout=WAIT_SECONDS
+            base_url=site.url,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=WAIT_SECONDS,
+            verify=TRUSTED,
         ) as client:
             async with asyncio.TaskGroup() as senders:
                 for _ in range(SENDERS):

@@ -23,6 +23,7 @@ from tests.e2e.rights import (
     UNGUARDED,
     Route,
 )
+from tests.support.trust import TRUSTED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
@@ -39,7 +40,7 @@ async def ask(api: Api, route: Route, token: str | None, file_id: str = NO_FILE)
     """Return the response to a request without a body. The body of an event stream is not read."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     async with (
-        httpx.AsyncClient(base_url=api.url, headers=headers, timeout=30) as client,
+        httpx.AsyncClient(base_url=api.url, headers=headers, timeout=30, verify=TRUSTED) as client,
         client.stream(route.method, route.asked.format(id=file_id)) as answer,
     ):
         if answer.headers.get("content-type") != "text/event-stream":
@@ -131,7 +132,7 @@ async def test_options_of_a_guarded_path_needs_a_key(api: Api) -> None:
 
 async def make_link(api: Api, key: str, file_id: str) -> httpx.Response:
     async with httpx.AsyncClient(
-        base_url=api.url, headers={"Authorization": f"Bearer {key}"}
+        base_url=api.url, headers={"Authorization": f"Bearer {key}"}, verify=TRUSTED
     ) as client:
         return await client.post(f"/files/{file_id}/links", json={"expires_in": 60})
 

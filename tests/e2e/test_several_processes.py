@@ -23,6 +23,7 @@ from tests.e2e.leaks import keep_secret
 from tests.e2e.sites import Site, is_ready, open_site
 from tests.support.processes import read_stat
 from tests.support.servers import store_kinds, wait_until
+from tests.support.trust import TRUSTED
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +68,7 @@ async def client(site: Site) -> AsyncIterator[httpx.AsyncClient]:
         headers={"Authorization": f"Bearer {key}"},
         limits=httpx.Limits(max_keepalive_connections=0),  # each request may reach another process
         timeout=60,
+        verify=TRUSTED,
     ) as client:
         yield client
 
@@ -227,7 +229,7 @@ async def test_sigint_after_sigterm_ends_all_although_a_client_does_not_read(
 
 async def until_refused(url: str) -> None:
     async def is_refused() -> bool:
-        async with httpx.AsyncClient() as prober:
+        async with httpx.AsyncClient(verify=TRUSTED) as prober:
             try:
                 await prober.get(f"{url}/health/live", timeout=10)
             except httpx.ConnectError:

@@ -16,6 +16,7 @@ from tests.conftest import execute, in_database
 from tests.e2e.conftest import Api, Owner, serving
 from tests.e2e.jobs import announce, check_unavailable, declare, in_pieces
 from tests.support.servers import reserved_port
+from tests.support.trust import TRUSTED
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +32,7 @@ def serving_without_database(api: Api) -> Iterator[str]:
 
 async def test_a_server_without_its_database_starts_and_reports_it(api: Api, owner: Owner) -> None:
     with serving_without_database(api) as url:
-        async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=10, verify=TRUSTED) as client:
             assert (await client.get("/health/live")).status_code == 200
             ready = await client.get("/health/ready")
             assert (ready.status_code, ready.json()["status"]) == (503, "starting")
@@ -49,7 +50,9 @@ async def test_a_server_without_its_database_starts_and_reports_it(api: Api, own
 async def test_an_event_that_cannot_be_recorded_gets_503(api: Api) -> None:
     headers = {"Authorization": f"Bearer {api.settings.webhook_token[0]}"}
     with serving_without_database(api) as url:
-        async with httpx.AsyncClient(base_url=url, timeout=10, headers=headers) as client:
+        async with httpx.AsyncClient(
+            base_url=url, timeout=10, headers=headers, verify=TRUSTED
+        ) as client:
             assert (await announce(client, api.settings, "0" * 32)).status_code == 503
             assert (await client.post("/webhooks/minio", json={"Records": []})).status_code == 204
 
@@ -60,7 +63,9 @@ async def test_without_the_store_only_requests_that_need_it_fail(api: Api, owner
         url = stack.enter_context(
             serving(msgspec.structs.replace(api.settings, s3_endpoint=nowhere), with_worker=False)
         )
-        async with httpx.AsyncClient(base_url=url, timeout=30, headers=owner.headers) as client:
+        async with httpx.AsyncClient(
+            base_url=url, timeout=30, headers=owner.headers, verify=TRUSTED
+        ) as client:
             ready = await client.get("/health/ready")
             assert (ready.status_code, ready.json()) == (
                 200,

@@ -13,6 +13,7 @@ from service.resources import Resources
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import complete, declare, in_pieces, put, read_metadata
 from tests.e2e.nothing_left import check_nothing_left
+from tests.support.trust import TRUSTED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
@@ -199,7 +200,7 @@ async def test_a_redirect_passes_a_sha256_on(
         path = answer.headers["link"].partition("<")[2].partition(">")[0]
         declared = (await client.get(path)).json()
         assert declared["declared_sha256"] == hashlib.sha256(content).hexdigest()
-        async with httpx.AsyncClient() as plain:
+        async with httpx.AsyncClient(verify=TRUSTED) as plain:
             sent = await plain.put(answer.headers["location"], content=BYTES)
         assert sent.status_code == 200
         final = (await client.get(path, params={"wait": 30})).json()
@@ -288,7 +289,7 @@ async def test_an_event_with_a_wrong_digest_is_ignored(
     arrivals = "SELECT arrivals FROM files WHERE incoming_key = $1"
     for content, expected in ((b"other", 0), (request.content, 1)):
         headers = token | STATED["Content-MD5"](content)
-        async with httpx.AsyncClient(base_url=api.url) as store:
+        async with httpx.AsyncClient(base_url=api.url, verify=TRUSTED) as store:
             answer = await store.post("/webhooks/minio", content=request.content, headers=headers)
         assert answer.status_code == 204
         assert await resources.pool.fetchval(arrivals, incoming_key) == expected

@@ -18,6 +18,7 @@ from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import digest
 from tests.e2e.leaks import keep_link_secret
 from tests.support.programs import find_program
+from tests.support.trust import TRUSTED
 
 CLIENTS: Final = Path(__file__).with_name("clients")
 RUN_SECONDS: Final = 120
@@ -65,7 +66,9 @@ def test_wget_finds_a_file_and_saves_a_link_under_its_name(
     api: Api, owner: Owner, tmp_path: Path
 ) -> None:
     wget = find_program("wget", "wget")
-    with httpx.Client(base_url=api.url, headers=owner.headers, timeout=30) as client:
+    with httpx.Client(
+        base_url=api.url, headers=owner.headers, timeout=30, verify=TRUSTED
+    ) as client:
         sent = client.post("/files/upload", params={"filename": "winter ä b.txt"}, content=b"bytes")
         made = client.post(f"/files/{sent.json()['id']}/links", json={"expires_in": 60})
     keep_link_secret(made.json()["url"])
@@ -79,7 +82,9 @@ def test_wget_finds_a_file_and_saves_a_link_under_its_name(
 
 def share(api: Api, owner: Owner, name: str, body: bytes) -> str:
     """Send a file, and return the address of a link to it."""
-    with httpx.Client(base_url=api.url, headers=owner.headers, timeout=30) as client:
+    with httpx.Client(
+        base_url=api.url, headers=owner.headers, timeout=30, verify=TRUSTED
+    ) as client:
         sent = client.post("/files/upload", params={"filename": name}, content=body)
         made = client.post(f"/files/{sent.json()['id']}/links", json={"expires_in": 600})
     path: str = made.json()["url"]
@@ -101,7 +106,9 @@ def test_aria2_reads_a_link_over_eight_connections(api: Api, owner: Owner, tmp_p
 
 def check(api: Api, owner: Owner, body: bytes, ids: Sequence[str], *, count: int) -> None:
     """Check that the owner has exactly the files that were sent."""
-    with httpx.Client(base_url=api.url, headers=owner.headers, timeout=30) as client:
+    with httpx.Client(
+        base_url=api.url, headers=owner.headers, timeout=30, verify=TRUSTED
+    ) as client:
         files = client.get("/files").json()["files"]
     assert len(ids) == count
     assert {file["id"] for file in files} == set(ids)

@@ -23,6 +23,7 @@ from service.uploads.buffers import PART_BYTES
 from tests.e2e.conftest import Api, Owner, serving
 from tests.e2e.jobs import in_pieces, read_metric
 from tests.e2e.nothing_left import check_nothing_left
+from tests.support.trust import TRUSTED
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -311,7 +312,9 @@ async def test_an_upload_that_is_too_large_or_too_slow_is_refused(
     )
 
     with serving(settings, with_worker=False) as url:
-        async with httpx.AsyncClient(base_url=url, headers=owner.headers, timeout=60) as client:
+        async with httpx.AsyncClient(
+            base_url=url, headers=owner.headers, timeout=60, verify=TRUSTED
+        ) as client:
             content = bytes(9 * MIB + 1)
             for answer in (
                 await client.post("/files/upload", params={"filename": "a"}, content=content),
@@ -343,7 +346,9 @@ def send_slowly(url: str, owner: Owner) -> int:
 
 async def test_a_key_that_may_only_read_cannot_upload(api: Api, resources: Resources) -> None:
     reader = api.new_owner(scopes=("read",))
-    async with httpx.AsyncClient(base_url=api.url, headers=reader.headers) as client:
+    async with httpx.AsyncClient(
+        base_url=api.url, headers=reader.headers, verify=TRUSTED
+    ) as client:
         assert (
             await client.post("/files/upload", params={"filename": "a"}, content=BYTES)
         ).status_code == 403

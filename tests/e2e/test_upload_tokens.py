@@ -16,6 +16,7 @@ from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import complete, declare, prove, put, put_parts
 from tests.e2e.leaks import keep_link_secret, keep_secret
 from tests.e2e.rights import FOR_TOKENS, Route
+from tests.support.trust import TRUSTED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
@@ -38,7 +39,7 @@ async def browser(api: Api, declared: dict[str, Any]) -> AsyncIterator[httpx.Asy
 
 def browsing(api: Api, token: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(
-        base_url=api.url, headers={"Authorization": f"Bearer {token}"}, timeout=30
+        base_url=api.url, headers={"Authorization": f"Bearer {token}"}, timeout=30, verify=TRUSTED
     )
 
 

@@ -20,6 +20,7 @@ from tests.e2e.jobs import (
     upload,
     working,
 )
+from tests.support.trust import TRUSTED
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +31,9 @@ BYTES = b"some"
 async def hook(api: Api) -> AsyncIterator[httpx.AsyncClient]:
     """Yield an HTTP client that sends the store's token."""
     async with httpx.AsyncClient(
-        base_url=api.url, headers={"Authorization": f"Bearer {api.settings.webhook_token[0]}"}
+        base_url=api.url,
+        headers={"Authorization": f"Bearer {api.settings.webhook_token[0]}"},
+        verify=TRUSTED,
     ) as client:
         yield client
 

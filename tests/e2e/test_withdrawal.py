@@ -25,6 +25,7 @@ from tests.e2e.jobs import check_all, stream
 from tests.e2e.leaks import keep_link_secret
 from tests.support.faults import FaultyPool
 from tests.support.streams import IN_TIME
+from tests.support.trust import TRUSTED
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
@@ -82,7 +83,7 @@ async def read_slowly(url: str, headers: dict[str, str], act: Callable[[], Await
     """Act after the first piece of a download. Return the bytes and the error that ended it."""
     received = bytearray()
     async with (
-        httpx.AsyncClient(timeout=30) as reader,
+        httpx.AsyncClient(timeout=30, verify=TRUSTED) as reader,
         reader.stream("GET", url, headers=headers) as answer,
     ):
         assert answer.status_code == 200
@@ -118,7 +119,7 @@ async def test_a_running_download_ends_when_its_right_is_withdrawn(
     assert isinstance(error, httpx.RemoteProtocolError | httpx.ReadError)
     assert len(received) < len(BODY)
     assert BODY.startswith(received)
-    async with httpx.AsyncClient() as again:
+    async with httpx.AsyncClient(verify=TRUSTED) as again:
         assert (await again.get(url, headers=headers)).status_code in (401, 410)
     await check_all(resources)
 

@@ -44,6 +44,7 @@ from tests.fuzz.command_checks import (
     read_tree,
 )
 from tests.fuzz.command_processes import Ended, run_command
+from tests.support.trust import TRUSTED
 
 Rows = dict[UUID, dict[str, Any]]
 """The rows of an owner's files, by their ids, in the order of their creation."""
@@ -127,7 +128,9 @@ class Round:
     def plant(self) -> None:
         """Upload files with names and paths that commands of the round ask for."""
         headers = {"Authorization": f"Bearer {self.key}"}
-        with httpx.Client(base_url=self.site.url, headers=headers, timeout=60) as client:
+        with httpx.Client(
+            base_url=self.site.url, headers=headers, timeout=60, verify=TRUSTED
+        ) as client:
             for number, (name, path) in enumerate(PLANTED):
                 metadata = {"metadata": json.dumps({"path": path})} if path else {}
                 about = {"filename": name} | metadata

@@ -25,6 +25,7 @@ from tests.e2e.hostile_http.site import Site
 from tests.e2e.jobs import digest
 from tests.fuzz.framing import Framed, Reading, read_requests
 from tests.fuzz.mutations import mutate
+from tests.support.trust import TRUSTED
 from tests.support.wire import Answer, BadAnswer, Ended, Silence, Wire
 
 BOUND_SECONDS: Final = 10.0
@@ -101,6 +102,7 @@ class Fuzzer:
             base_url=site.url,
             headers={"Authorization": f"Bearer {site.key}"},
             timeout=BOUND_SECONDS,
+            verify=TRUSTED,
         )
 
     def run(self, numbers: Iterator[int], *, seconds: float) -> Tally:

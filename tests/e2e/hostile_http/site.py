@@ -25,6 +25,7 @@ from tests.e2e.hostile_http.cases import KEY, NAME, PENDING, READY, Case, Then, 
 from tests.e2e.jobs import digest, until_it_holds
 from tests.support.invariants import check_files_are_proved, check_objects_are_named
 from tests.support.presigned import content
+from tests.support.trust import TRUSTED
 from tests.support.wire import Answer, Wire
 
 FILES: Final = """
@@ -128,7 +129,7 @@ def open_site(url: str, settings: Settings, *, owner: str, key: str) -> Iterator
     `settings` are those of the server.
     """
     authorization = {"Authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=url, headers=authorization, timeout=30) as client:
+    with httpx.Client(base_url=url, headers=authorization, timeout=30, verify=TRUSTED) as client:
         proved = client.post("/files/upload", params={"filename": "ready"}, content=PROVED)
         declared = client.post("/files", json={"filename": "pending", "size": 1})
         assert (proved.status_code, declared.status_code) == (201, 201)

@@ -21,6 +21,7 @@ from tests.e2e.hostile_http.site import Site, open_site
 from tests.e2e.jobs import digest
 from tests.e2e.nginx import Servers, find_nginx, running_nginx
 from tests.support.servers import reserved_port
+from tests.support.trust import TRUSTED
 from tests.support.wire import Answer, Ended, Wire
 
 REPAIRED: Final = {
@@ -56,7 +57,9 @@ def behind_websockets(one_api: Api, folder: Path) -> Iterator[Behind]:
             folder / f"nginx-{port}", port, Servers(api, store, bucket="none"), websockets=True
         ) as nginx,
         open_site(nginx.url, one_api.settings, owner=hostile.name, key=hostile.key) as site,
-        httpx.Client(base_url=nginx.url, headers=honest.headers, timeout=20) as client,
+        httpx.Client(
+            base_url=nginx.url, headers=honest.headers, timeout=20, verify=TRUSTED
+        ) as client,
     ):
         yield Behind(site, client)
 

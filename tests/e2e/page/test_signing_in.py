@@ -16,6 +16,7 @@ from tests.e2e.page.chosen import write_file
 from tests.e2e.page.conftest import Cuttable, list_files, tab
 from tests.e2e.page.screen import Screen
 from tests.support.servers import store_kinds
+from tests.support.trust import TRUSTED
 from tests.support.waiting import until
 
 pytestmark = [
@@ -125,7 +126,7 @@ async def test_an_upload_continues_with_another_key_after_a_revocation(
     await screen.enter(other)
     await screen.wait_for("ready")
     async with httpx.AsyncClient(
-        base_url=api.url, headers={"Authorization": f"Bearer {other}"}
+        base_url=api.url, headers={"Authorization": f"Bearer {other}"}, verify=TRUSTED
     ) as renewed:
         [file] = await list_files(renewed)
     assert file["hash"] == digest(path.read_bytes())
