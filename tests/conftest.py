@@ -111,12 +111,12 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def admin_url(folder: Path) -> Iterator[str]:
+def admin_url() -> Iterator[str]:
     """Yield the URL of PostgreSQL with a role that may create databases.
 
     The template of the tests' databases is migrated once.
     """
-    with start_test_database(folder / "database") as url:
+    with start_test_database() as url:
         asyncio.run(make_template(url))
         yield url
         asyncio.run(execute(url, f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)"))
