@@ -16,7 +16,7 @@ from uuid import uuid4
 from tests.benchmarks.figures import Figure, alternate, compare_rates, compare_times
 from tests.benchmarks.ground import Ground, NotPossible, Site
 from tests.benchmarks.small import let_site_settle
-from tests.e2e.commands import ASSAY, clean_environment
+from tests.e2e.commands import clean_environment
 from tests.support.stores import REGION
 
 BODY_BYTES = 16 * 1024

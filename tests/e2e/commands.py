@@ -1,20 +1,20 @@
-"""The `assay` command, started as a separate process, as an operator starts it."""
+"""The `assay` command as a separate process."""
 
 import json
 import os
 import select
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.e2e.leaks import check_log, keep_secret, keep_settings_secret
+from tests.support.preloaded import open_command
 from tests.support.servers import wait_until
 
-ASSAY = (sys.executable, "-m", "service")
 START_SECONDS = 90
 STOP_SECONDS = 60
 
@@ -27,7 +27,10 @@ def started(
     environ: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[str]]:
-    with running([*prefix, *ASSAY, *arguments], log, environ=environ or {}) as process:
+    """Run `assay`, with its standard error in `log`, and kill it at exit if it still runs."""
+    whole = {**clean_environment(), **(environ or {})}
+    start = partial(open_command, arguments, environ=whole, prefix=prefix)
+    with watched(start, log, whole) as process:
         yield process
 
 
@@ -35,19 +38,20 @@ def started(
 def running(
     command: Sequence[str], log: Path, *, environ: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run the command, with its standard error in `log`, and kill it at exit if it still runs.
+    """Run the command like `started`."""
+    whole = {**clean_environment(), **environ}
+    with watched(partial(subprocess.Popen, command, env=whole), log, whole) as process:
+        yield process
 
-    Fails if the log contains a secret.
-    """
+
+@contextmanager
+def watched(
+    start: Callable[..., subprocess.Popen[str]], log: Path, environ: Mapping[str, str]
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a process, and kill it at exit. Fails if its log contains a secret."""
     keep_settings_secret(environ)
     with log.open("a") as errors:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env={**clean_environment(), **environ},
-        )
+        process = start(stdout=subprocess.PIPE, stderr=errors, text=True)
     assert process.stdout is not None
     with process.stdout:
         try:
@@ -63,18 +67,18 @@ def run(
     arguments: Sequence[str], *, environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `assay` until it ends, and capture both of its outputs."""
-    keep_settings_secret(environ or {})
-    command = [*ASSAY, *arguments]
-    ended = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=START_SECONDS,
-        env={**clean_environment(), **(environ or {})},
-        check=False,
-    )
-    check_log(ended.stderr)
-    return ended
+    whole = {**clean_environment(), **(environ or {})}
+    keep_settings_secret(whole)
+    with open_command(
+        arguments, environ=whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            out, errors = process.communicate(timeout=START_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    check_log(errors)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, errors)
 
 
 def clean_environment() -> dict[str, str]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from tests.e2e.commands import ASSAY, clean_environment
+from tests.e2e.commands import clean_environment
 from tests.e2e.leaks import SECRETS_IN_USE
+from tests.support.preloaded import ASSAY, open_command
 from tests.support.processes import read_peak_bytes
 
 RUN_SECONDS = 120
@@ -63,14 +64,13 @@ class Person:
     def start(
         self, *arguments: str, stdin: Any = subprocess.DEVNULL, **changes: str
     ) -> subprocess.Popen[bytes]:
-        command = [*ASSAY, *arguments]
-        return subprocess.Popen(
-            command,
+        return open_command(
+            arguments,
+            environ=self.environ(**changes),
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=self.folder,
-            env=self.environ(**changes),
         )
 
     def run(self, *arguments: str, given: bytes | None = None, **changes: str) -> Ended:

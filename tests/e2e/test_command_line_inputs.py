@@ -19,9 +19,9 @@ import pytest
 from assay import Client
 from service.cli.client.exit_codes import Failed, NotFound, SomeFailed, WrongUse
 from service.resources import Resources
-from tests.e2e.commands import ASSAY
 from tests.e2e.jobs import check_all
 from tests.e2e.people import Ended, Person, write_files
+from tests.support.preloaded import ASSAY
 from tests.support.servers import reachable_folder
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]

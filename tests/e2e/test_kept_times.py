@@ -15,10 +15,10 @@ import pytest
 from assay import Client
 from service.cli.client.records import Parcel, open_records
 from service.resources import Resources
-from tests.e2e.commands import ASSAY
 from tests.e2e.conftest import Api, Owner
 from tests.e2e.jobs import check_all, prove
 from tests.e2e.people import Person, write_files
+from tests.support.preloaded import ASSAY
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 

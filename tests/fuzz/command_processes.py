@@ -18,8 +18,8 @@ from uuid import UUID
 from assay import connections  # noqa: F401  # imported before the commands are forked
 from service import cli
 from service.cli.client import get, info, login, ls, put, rm, share  # noqa: F401  # the same
-from tests.e2e.commands import ASSAY
 from tests.fuzz.command_cases import ID, Case, Stream
+from tests.support.preloaded import ASSAY
 
 BOUND_SECONDS: Final = 120.0
 DELAY_SECONDS: Final = 0.2

@@ -29,18 +29,20 @@ def find_program(name: str, package: str) -> Path:
 
     Skips the calling test if the program is not available, or fails it if CI is set.
     """
-    found = search(name)
-    if found is None and is_root_on_debian():
-        why = install(name, package)
-        found = search(name)
-    else:
-        why = "only root on a Debian can install it"
-    if found is not None:
-        return found
+    if is_installed(name, package):
+        return search(name) or Path(name)
+    why = install(name, package) if is_root_on_debian() else "only root on a Debian can install it"
     answer = f"there is no {name} here (Debian's {package}): {why}"
     if os.environ.get("CI"):
         pytest.fail(answer)
     pytest.skip(answer)
+
+
+def is_installed(name: str, package: str) -> bool:
+    """Return whether the program is available, after `apt-get install PACKAGE` if necessary."""
+    if search(name) is None and is_root_on_debian():
+        install(name, package)
+    return search(name) is not None
 
 
 def search(name: str) -> Path | None:

@@ -1,9 +1,12 @@
 """The options with which tests and benchmarks start Chromium."""
 
 import os
-import shutil
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+from tests.support.programs import is_installed, search
+
+SHELL = "chromium-headless-shell"
+"""Chromium without windows. It takes half the CPU time of `chromium --headless`."""
+NAMES = (SHELL, "chromium", "chromium-browser", "google-chrome")
 QUIET = (
     "--disable-gpu",
     "--disable-quic",
@@ -16,7 +19,9 @@ QUIET = (
 
 
 def find_chromium() -> str | None:
-    return next((path for name in NAMES if (path := shutil.which(name))), None)
+    """Return a browser that is installed, after an attempt to install the quickest one."""
+    is_installed(SHELL, SHELL)
+    return next((str(path) for name in NAMES if (path := search(name))), None)
 
 
 def can_sandbox() -> bool:
