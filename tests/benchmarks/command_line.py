@@ -17,6 +17,7 @@ from tests.benchmarks.figures import Figure, alternate, compare_rates, compare_t
 from tests.benchmarks.ground import Ground, NotPossible, Site
 from tests.benchmarks.small import let_site_settle
 from tests.e2e.commands import clean_environment
+from tests.support.preloaded import ASSAY
 from tests.support.stores import REGION
 
 BODY_BYTES = 16 * 1024

@@ -22,6 +22,7 @@ from service.uploads.declaring import PART_BYTES
 from tests.e2e.client_sites import SIZE, Site, digest, make_key, open_site, sent_parts, write
 from tests.support.store_proxies import Fault, StoreProxy
 
+pytestmark = pytest.mark.one_store
 KILLS = 20
 KILLED_PARTS = 18
 

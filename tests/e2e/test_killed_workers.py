@@ -30,7 +30,7 @@ from tests.e2e.jobs import (
 )
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 BODY = b"what was sent" * 1000
 LARGE = BODY * 100  # the store copies it

@@ -36,7 +36,7 @@ from tests.support.invariants import (
 from tests.support.objects import read_all
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 DOOMED = "SELECT count(*) FROM reservations WHERE doomed_at IS NOT NULL"
 SMALL = os.urandom(70_000)

@@ -39,7 +39,7 @@ from tests.support.invariants import check_invariants, check_nothing_left, list_
 from tests.support.methods import ONLY_COPIED
 from tests.support.objects import key_of, multipart_upload_of, put_as_root
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 DELAY = timedelta(minutes=5)
 BEFORE_ITS_END = timedelta(minutes=4)

@@ -41,7 +41,7 @@ from tests.support.methods import COPIED, ONLY_COPIED, Method
 from tests.support.objects import key_of, put_as_root, read_all
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 
 async def test_an_event_between_check_and_return_to_pending_is_not_lost(
