@@ -17,7 +17,7 @@ from tests.model.multipart import MultipartUpload
 from tests.model.protocol import WayOfAFile
 from tests.model.reserved import ReservedKey
 from tests.model.restored import Restored
-from tests.model.space import Space
+from tests.model.space import BROKEN, Space, describe
 from tests.model.streamed import StreamedUpload
 from tests.model.transitions import Model
 
@@ -56,11 +56,13 @@ def search(model: AnyModel, *, stop: int = 1, liveness: bool = True, limit: int 
     broken: dict[str, list[str]] = {}
     edges = at = 0
     while at < len(order) and not (limit and at >= limit):
-        for what, good, state, bad in space.steps(order[at]):
+        for move, slot, others in space.steps(order[at]):
             edges += 1
-            if bad:
+            state = space.follow(move, others)
+            if state == BROKEN:
+                bad = space.explain(move, others)
                 if bad not in broken:
-                    broken[bad] = [*trace(space, order, parent, at), what]
+                    broken[bad] = [*trace(space, order, parent, at), describe(move, slot)]
                     if len(broken) >= stop:
                         return Found(len(order), edges, broken, 0, False)
                 continue
@@ -69,7 +71,7 @@ def search(model: AnyModel, *, stop: int = 1, liveness: bool = True, limit: int 
                 number = index[state] = len(order)
                 order.append(state)
                 parent.append(at)
-            if good and liveness and number != at:
+            if move.good and liveness and number != at:
                 source.append(at)
                 target.append(number)
         at += 1
@@ -118,7 +120,11 @@ def trace(space: Space[Any, Any], order: list[int], parent: "array[int]", at: in
     while parent[at] >= 0:
         up = parent[at]
         path.append(
-            next(what for what, _, state, _ in space.steps(order[up]) if state == order[at])
+            next(
+                describe(move, slot)
+                for move, slot, others in space.steps(order[up])
+                if space.follow(move, others) == order[at]
+            )
         )
         at = up
     return path[::-1]

@@ -301,7 +301,14 @@ class Restored(WithoutClaims[World]):
     # --- the methods that explore.py calls
 
     def forget_file(self, file: World) -> World:
-        return file._replace(backup=None) if file.restores == self.config.restores else file
+        """Forget a backup that cannot be restored any more, and which key has which number.
+
+        Both keys are random, so that two states are the same if one has the keys of the other
+        exchanged. In a trace, key 1 can thus become key 2 between two steps.
+        """
+        if file.restores == self.config.restores:
+            file = file._replace(backup=None)
+        return exchange_keys(file) if describe_key(file, 1) < describe_key(file, 2) else file
 
     def file_breaks(self, before: World, after: World) -> str:
         del before
@@ -343,6 +350,32 @@ def content(w: World, key: int) -> int:
 
 def worker(w: World, key: int) -> str:
     return w.w1 if key == 1 else w.w2
+
+
+def describe_key(w: World, key: int) -> tuple[object, ...]:
+    """Return all that the state says about one key."""
+    named = [base.named == key for base in (w.db, w.backup or Base())]
+    reserved = [base.r1 if key == 1 else base.r2 for base in (w.db, w.backup or Base())]
+    return (*named, *reserved, content(w, key), worker(w, key), w.proved == key, w.orphan == key)
+
+
+def exchange_keys(w: World) -> World:
+    """Return the same state, in which key 1 is called key 2 and key 2 is called key 1."""
+    other = (0, 2, 1)
+    return w._replace(
+        db=exchange_rows(w.db),
+        backup=w.backup and exchange_rows(w.backup),
+        o1=w.o2,
+        o2=w.o1,
+        w1=w.w2,
+        w2=w.w1,
+        proved=other[w.proved],
+        orphan=other[w.orphan],
+    )
+
+
+def exchange_rows(base: Base) -> Base:
+    return base._replace(named=(0, 2, 1)[base.named], r1=base.r2, r2=base.r1)
 
 
 def reached(w: World, counter: int) -> World:

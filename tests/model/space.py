@@ -4,12 +4,14 @@ A state is one int, and each step of a file or of a claim is computed only once.
 """
 
 from collections.abc import Hashable, Iterator
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from tests.model.transitions import C, F, Model, Step
 
 BITS = 20  # the bits of a claim's number inside a state
 NONE = 0  # the number of "no claim"
+BROKEN = -1  # instead of a number: an invariant is broken
 MASK = (1 << BITS) - 1
 
 T = TypeVar("T", bound=Hashable)
@@ -30,15 +32,19 @@ class Numbers(Generic[T]):
         return number
 
 
-class Move(NamedTuple):
-    """A step with its file and its claim as numbers."""
+@dataclass(slots=True, eq=False)
+class Move:
+    """A step of the file or of one claim, with numbers for what it leads to."""
 
     what: str
     good: bool
-    file: int
-    claim: int
+    file: int  # the file, with all that the step left
+    state: int  # the next state, without claims
+    claim: int  # what remains of the step's own claim in the next state
     others: str
+    alone: bool  # the step cannot change or break another claim
     bad: str
+    left: dict[int, int]  # what remains of other claims after the step, or BROKEN
 
 
 class Space(Generic[F, C]):
@@ -73,11 +79,11 @@ class Space(Generic[F, C]):
             low >>= BITS
         return claims
 
-    def steps(self, state: int) -> Iterator[tuple[str, bool, int, str]]:
-        """Yield what happens and the next state, for every step from this state.
+    def steps(self, state: int) -> Iterator[tuple[Move, int, list[int]]]:
+        """Yield every step from this state.
 
-        Also yield whether the step belongs to the undisturbed run, and the broken invariant or an
-        empty string.
+        Each has the position of the claim whose step it is, or -1 for the file, and the other
+        claims.
         """
         file, claims = state >> self.shift, self.numbers(state)
         may = self.claimable.get(state & self.low)
@@ -85,40 +91,50 @@ class Space(Generic[F, C]):
             may = len(claims) < self.model.claims and self.model.claimable(self.parts(state)[1])
             self.claimable[state & self.low] = may
         for move in self.moves_of_file(file, may):
-            yield self.follow(file, move, claims)
-        for i, claim in enumerate(claims):
-            others = claims[:i] + claims[i + 1 :]
+            yield move, -1, claims
+        for slot, claim in enumerate(claims):
+            others = claims[:slot] + claims[slot + 1 :]
             for move in self.moves_of_claim(file, claim):
-                what, good, after, bad = self.follow(file, move, others)
-                yield f"#{i} {what}", good, after, bad
+                yield move, slot, others
 
-    def follow(self, file: int, move: Move, others: list[int]) -> tuple[str, bool, int, str]:
-        bad, after = move.bad, []
-        for claim in others:
-            left = claim
-            if move.others:
-                left, broken = self.touched(move.others, left)
-                bad = bad or broken
-            if move.others or move.file != file:
-                left, broken = self.rest(move.file, left)
-                bad = bad or broken
-            if left:
-                after.append(left)
-        left, broken = self.rest(move.file, move.claim)
-        if left:
-            after.append(left)
-        after.sort()
-        state = self.forget(move.file) << self.shift
-        for slot, claim in enumerate(after):
-            state |= claim << BITS * slot
-        return move.what, move.good, state, bad or broken
+    def follow(self, move: Move, others: list[int]) -> int:
+        """Return the state after the step, or BROKEN."""
+        if move.bad:
+            return BROKEN
+        if not move.alone and others:
+            others = [self.leave(move, claim) for claim in others]
+            if BROKEN in others:
+                return BROKEN
+        if not others:
+            return move.state | move.claim
+        if len(others) == 1:
+            return move.state | pack_two(move.claim, others[0])
+        return move.state | pack([move.claim, *others])
+
+    def leave(self, move: Move, claim: int) -> int:
+        """Return what remains of another claim after the step, or BROKEN."""
+        left = move.left.get(claim)
+        if left is None:
+            left, bad = self.change(move, claim)
+            left = move.left[claim] = BROKEN if bad else left
+        return left
+
+    def change(self, move: Move, claim: int) -> tuple[int, str]:
+        """Return what remains of another claim after the step, and the broken invariant."""
+        left, bad = self.touched(move.others, claim) if move.others else (claim, "")
+        left, broken = self.rest(move.file, left)
+        return left, bad or broken
+
+    def explain(self, move: Move, others: list[int]) -> str:
+        """Return the invariant that the step breaks."""
+        return move.bad or next(bad for claim in others if (bad := self.change(move, claim)[1]))
 
     def moves_of_file(self, file: int, may: bool) -> list[Move]:
         moves = self.file_moves.get((file, may))
         if moves is None:
             value = self.files.values[file]
             moves = self.file_moves[file, may] = [
-                self.move(value, s) for s in self.model.file_steps(value, may)
+                self.move(file, s) for s in self.model.file_steps(value, may)
             ]
         return moves
 
@@ -128,19 +144,24 @@ class Space(Generic[F, C]):
             value, thing = self.files.values[file], self.things.values[claim]
             assert thing is not None
             moves = self.claim_moves[file, claim] = [
-                self.move(value, s) for s in self.model.claim_steps(value, thing)
+                self.move(file, s) for s in self.model.claim_steps(value, thing)
             ]
         return moves
 
-    def move(self, before: F, step: Step[F, C]) -> Move:
-        bad = step.bad or self.model.file_breaks(before, step.file)
+    def move(self, file: int, step: Step[F, C]) -> Move:
+        bad = step.bad or self.model.file_breaks(self.files.values[file], step.file)
+        after = self.files.of(step.file)
+        left, broken = self.rest(after, self.things.of(step.claim))
         return Move(
             step.what,
             step.good,
-            self.files.of(step.file),
-            self.things.of(step.claim),
+            after,
+            self.forget(after) << self.shift,
+            left,
             step.others,
-            bad,
+            not step.others and after == file,
+            bad or broken,
+            {},
         )
 
     def touched(self, how: str, claim: int) -> tuple[int, str]:
@@ -174,3 +195,21 @@ class Space(Generic[F, C]):
                 self.model.forget_file(self.files.values[file])
             )
         return kept
+
+
+def pack_two(one: int, other: int) -> int:
+    """Return both claims as one number. Each may be NONE."""
+    low, high = (one, other) if one < other else (other, one)
+    return low | high << BITS if low else high
+
+
+def pack(claims: list[int]) -> int:
+    """Return the claims as one number. Each may be NONE."""
+    packed = 0
+    for number in sorted(claims, reverse=True):
+        packed = packed << BITS | number if number else packed
+    return packed
+
+
+def describe(move: Move, slot: int) -> str:
+    return move.what if slot < 0 else f"#{slot} {move.what}"
