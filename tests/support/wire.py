@@ -112,6 +112,8 @@ class Wire:
             if writable:
                 try:
                     rest = rest[self.socket.send(rest) :]
+                except BlockingIOError:
+                    continue  # the kernel is short of buffers, although it reported room
                 except OSError:
                     return False
                 deadline = time.monotonic() + self.seconds
