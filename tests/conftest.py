@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -151,13 +151,26 @@ def in_database(url: str, name: str) -> str:
     return parts._replace(path=f"/{name}", query=query).geturl()
 
 
+@pytest.fixture(scope="session")
+def administer(admin_url: str) -> Iterator[Callable[[str], None]]:
+    """Yield a function that executes a statement. All tests use the same connection."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(admin_url))
+
+        def execute_now(statement: str) -> None:
+            runner.run(connection.execute(statement))
+
+        yield execute_now
+        runner.run(connection.close())
+
+
 @pytest.fixture
-def database_url(admin_url: str) -> Iterator[str]:
+def database_url(admin_url: str, administer: Callable[[str], None]) -> Iterator[str]:
     """Yield the URL of a new database with the schema, which is dropped after the test."""
     name = f"assay_{secrets.token_hex(6)}"
-    asyncio.run(execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+    administer(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     yield in_database(admin_url, name)
-    asyncio.run(execute(admin_url, f"DROP DATABASE {name} WITH (FORCE)"))
+    administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ from tests.support.invariants import check_nothing_left, list_bucket
 from tests.support.objects import key_of, put_as_root, read_all
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 
 def watch_statement(
@@ -151,7 +151,6 @@ async def test_bytes_that_resemble_an_error_of_the_store_are_proved(
     assert read_all(resources.vault, str(file.minio_object_name), etag=file.vault_etag) == body
 
 
-@pytest.mark.one_store
 async def test_the_stated_digest_becomes_the_declared_one(resources: Resources) -> None:
     declared = await send(resources)
     file = await complete(resources, declared.file, sha256(BODY))
@@ -491,7 +490,6 @@ def count_events(resources: Resources) -> tuple[Resources, FaultyPool]:
     return watch_statement(resources, files.RECORD_EVENT)
 
 
-@pytest.mark.one_store
 async def test_the_event_of_a_settled_file_needs_no_statement(resources: Resources) -> None:
     await until(lambda: resources.notifications.connected)
     file = (await send(resources)).file
@@ -503,7 +501,6 @@ async def test_the_event_of_a_settled_file_needs_no_statement(resources: Resourc
     assert pool.calls == 1
 
 
-@pytest.mark.one_store
 @pytest.mark.parametrize(
     "change",
     [
@@ -525,7 +522,6 @@ async def test_the_event_of_a_settled_file_is_recorded(
     assert (await find(resources, file)).state == State.READY
 
 
-@pytest.mark.one_store
 async def test_an_event_waits_for_the_end_of_the_proof(
     resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -545,7 +541,6 @@ async def test_an_event_waits_for_the_end_of_the_proof(
     assert pool.calls == 0
 
 
-@pytest.mark.one_store
 async def test_an_event_does_not_wait_long_for_a_slow_proof(resources: Resources) -> None:
     file = (await send(resources)).file
     gate = Gate()

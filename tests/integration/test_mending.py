@@ -43,7 +43,7 @@ from tests.support.invariants import (
 )
 from tests.support.objects import put_object, read_all
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 
 Statement = Callable[[Database], Awaitable[Any]]
 HISTORY = "SELECT state, by, why FROM file_history ORDER BY sequence"

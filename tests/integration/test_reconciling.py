@@ -51,7 +51,7 @@ from tests.support.faults import FaultyBucket
 from tests.support.invariants import check_invariants, list_bucket
 from tests.support.objects import put_object, read_all
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_store]
 AS_RECORDED = Options(adoption=Adoption(wanted=True))
 ID = "0198f2a4-5b1c-7d3e-8f90-a1b2c3d4e5f6"
 TAKE_OVER = Options(take_over=True)

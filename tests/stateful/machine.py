@@ -469,7 +469,7 @@ class WayOfAFile(RuleBasedStateMachine):
     async def check_end(self, sent: Sent) -> None:
         file = await find_file(self.resources, sent.id, owner=None)
         assert file.state not in UNPROVED
-        assert (file.state == State.DELETED) == sent.deleted
+        assert (file.state == State.DELETED) == sent.deleted, f"a file became {file.state}"
         if sent.accepted and not sent.deleted:
             assert file.state in (State.READY, State.REJECTED), (
                 "an upload that the store accepted expired"
