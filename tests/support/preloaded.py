@@ -82,9 +82,12 @@ def select_early(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 class ForkedCommand(subprocess.Popen[AnyStr]):
-    """A process that the template forks, instead of one that executes a program."""
+    """A process that the template forks, instead of one that executes a program.
 
-    def _execute_child(  # the signature of subprocess.Popen
+    Popen starts its process in a private method, whose signature this is since Python 3.11.
+    """
+
+    def _execute_child(
         self,
         args: Sequence[str],
         executable: object,
