@@ -28,7 +28,7 @@ def started(
     prefix: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[str]]:
     """Run `assay`, with its standard error in `log`, and kill it at exit if it still runs."""
-    whole = {**clean_environment(), **(environ or {})}
+    whole = clean_environment(environ)
     start = partial(open_command, arguments, environ=whole, prefix=prefix)
     with watched(start, log, whole) as process:
         yield process
@@ -39,7 +39,7 @@ def running(
     command: Sequence[str], log: Path, *, environ: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[str]]:
     """Run the command like `started`."""
-    whole = {**clean_environment(), **environ}
+    whole = clean_environment(environ)
     with watched(partial(subprocess.Popen, command, env=whole), log, whole) as process:
         yield process
 
@@ -67,7 +67,7 @@ def run(
     arguments: Sequence[str], *, environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `assay` until it ends, and capture both of its outputs."""
-    whole = {**clean_environment(), **(environ or {})}
+    whole = clean_environment(environ)
     keep_settings_secret(whole)
     with open_command(
         arguments, environ=whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -81,11 +81,12 @@ def run(
     return subprocess.CompletedProcess(arguments, process.returncode, out, errors)
 
 
-def clean_environment() -> dict[str, str]:
-    """Return the environment without the settings of another deployment."""
-    return {
+def clean_environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment without the settings of another deployment, and with `changes`."""
+    kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("ASSAY_", "COV_"))
     }
+    return kept | dict(changes or {})
 
 
 def read_announcement(

