@@ -18,6 +18,8 @@ Check, at the start of an API or a worker, every CHECK_SECONDS, and when work be
    - The object does not exist, and the row was never raised: work is allowed. The raise writes it.
    - The object does not exist otherwise: the vault was emptied, restored or replaced. No work is
      allowed.
+   - Work is not allowed: read the row again, and compare once more. Another process may have raised
+     both between the two reads.
    - The store or the database is unavailable: the last result counts for KEPT_SECONDS.
 3. If work is allowed, and the last raise was about a minute ago, raise.
 

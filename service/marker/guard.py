@@ -118,6 +118,9 @@ class Guard:
         except MarkerUnreadable as error:
             return Standing(0, str(error))
         stopped = judge(row, seen)
+        if stopped is not None:  # perhaps only because both were raised between the two reads
+            row = await queries.read_marker(self.pool)
+            stopped = judge(row, seen)
         if stopped is None and row.is_due:
             try:
                 return await self.raise_under_lock(row, seen)

@@ -101,6 +101,21 @@ async def test_many_processes_that_start_at_once_agree(resources: Resources) -> 
     assert (await seen(resources)).counter <= await read_counter(resources.pool)
 
 
+async def test_a_raise_during_a_check_stops_nothing(resources: Resources) -> None:
+    await resources.guard.check()
+    vault = FaultyBucket(resources.vault)
+    spoilt: Any = vault
+
+    async def raise_between() -> None:
+        vault.before.clear()
+        assert await raise_again(resources) == 2
+
+    vault.before["get"] = raise_between
+    found = await Guard(resources.pool, spoilt, resources.settings.listen_url).check()
+    assert (found.stopped, found.counter) == (None, 2)
+    assert (await read_counter(resources.pool), (await seen(resources)).counter) == (2, 2)
+
+
 async def test_a_marker_that_was_not_written_stops_nothing(resources: Resources) -> None:
     await resources.guard.check()
     vault = FaultyBucket(resources.vault)

@@ -17,6 +17,7 @@ RULES = {
     "check-identity": "the guard compares the identity in the row with that of the database",
     "row-first": "a raise commits the row before it writes the marker",
     "stop-if-ahead": "a raise happens only while the guard allows work",
+    "look-again": "a check that finds the vault ahead reads the row once more",
     "one-raiser": "a raise begins only when the previous one has ended",
     "sweeper-checks": "the sweeper dooms and deletes only while the guard allows work",
     "claims-check": "a worker claims, and a file expires, only while the guard allows work",
@@ -32,6 +33,7 @@ RULES = {
 KEYS = (1, 2)
 ADOPTING = ("adopting", "hashing")
 OPEN = ("pending", "verifying")
+NOT_LOOKING, AHEAD = -1, -2
 GOOD, OTHER = 1, 2
 """The bytes of an object: those that were declared, or others."""
 
@@ -66,6 +68,7 @@ class World(NamedTuple):
     marker: int = 0  # the counter in the vault
     raised: int = 0  # the highest counter that ever was in the vault
     raising: tuple[int, ...] = ()  # counters that are being written to the vault
+    looked: int = NOT_LOOKING  # the counter that a check has read in the row, or AHEAD
     proved: int = 0  # the key under which the owner was told that the file is ready
     orphan: int = 0  # the key that the scrub has found unnamed
     step: str = ""  # of reconcile: "", reservations, rows, objects, marking
@@ -97,6 +100,7 @@ class Restored(WithoutClaims[World]):
         del claimable
         yield from self.owner_steps(file)
         yield from self.marker_steps(file)
+        yield from self.check_steps(file)
         yield from self.restore_steps(file)
         yield from self.file_sweeps(file)
         yield from self.reconcile_steps(file)
@@ -202,6 +206,17 @@ class Restored(WithoutClaims[World]):
                 yield self.go("the raise commits the row", change(ended, counter=counter))
             yield self.go("the process that raises crashes", ended, good=False)
 
+    def check_steps(self, w: World) -> Iterator[WorldStep]:
+        """Yield the reads of a check before any restore, which must not stop work."""
+        if w.restores or w.looked == AHEAD:
+            return
+        if w.looked == NOT_LOOKING:
+            yield self.go("a check reads the row", w._replace(looked=w.db.counter), good=False)
+            return
+        row = max(w.looked, w.db.counter) if self.on("look-again") else w.looked
+        judged = w._replace(looked=AHEAD if row < w.marker else NOT_LOOKING)
+        yield self.go("the check reads the marker", judged)
+
     # --- restores
 
     def restore_steps(self, w: World) -> Iterator[WorldStep]:
@@ -216,6 +231,7 @@ class Restored(WithoutClaims[World]):
             db=w.backup,
             restores=w.restores + 1,
             raising=(),
+            looked=NOT_LOOKING,
             step="",
             lost=int(not w.backup.state and (w.lost or bool(w.db.state))),
         )
@@ -323,6 +339,8 @@ class Restored(WithoutClaims[World]):
         agrees = after.db.identity == after.identity and after.db.counter >= after.marker
         if agrees and after.db.state == "ready" and not content(after, after.db.named):
             return "I5 the object of a ready file is gone"
+        if after.looked == AHEAD:
+            return "work is stopped, and no database was restored"
         return ""
 
     def claim_breaks(self, file: World, claim: str) -> str:
