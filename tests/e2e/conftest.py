@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -59,6 +59,8 @@ ACCEL = {
     "accel_secret": HeaderSecret(Secret(secrets.token_hex(16))),
     "accel_min_bytes": Bytes(1),
 }
+LOG = pytest.StashKey[Path]()
+LOG_CHARACTERS = 6000
 END_SECONDS = 40
 """More than the time that a stopping server allows for its requests and its worker's files."""
 
@@ -124,15 +126,27 @@ async def new_key(
 
 
 @pytest.fixture(scope="session")
-def logs(folder: Path) -> Iterator[Path]:
+def logs(folder: Path, pytestconfig: pytest.Config) -> Iterator[Path]:
     """Yield the log of all servers of this run, and then check that it contains no secret."""
-    path = folder / "e2e.log"
+    pytestconfig.stash[LOG] = path = folder / "e2e.log"
     with path.open("w") as stream, logging_as_before():
         configure_logs("debug", stream=stream)
         yield path
     text = path.read_text()
     assert '"event": "request"' in text
     check_log(text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the last lines that the servers have logged to the report of a failure."""
+    report = yield
+    log = item.config.stash.get(LOG, None)
+    if report.failed and log is not None:
+        report.sections.append(("Log of the servers", log.read_text()[-LOG_CHARACTERS:]))
+    return report
 
 
 @pytest.fixture(scope="session")

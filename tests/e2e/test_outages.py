@@ -284,14 +284,18 @@ async def test_a_deletion_during_an_outage_of_the_store_is_completed_later(
         assert (await client.delete(f"/files/{declared['file']['id']}")).status_code == 204
         assert (await client.get(f"/files/{declared['file']['id']}")).status_code == 410
 
-        async def was_tried() -> bool:
+        async def both_failed() -> bool:
+            """Return whether both deletions were tried, and the failure of the first is recorded.
+
+            Until then `sweeps` is 1, and the record would postpone a deletion that is due again.
+            """
             return bool(
                 await direct.pool.fetchval(
-                    "SELECT purge_at > now() AND sweep_at > now() FROM files"
+                    "SELECT purge_at > now() AND sweep_at > now() AND sweeps = 0 FROM files"
                 )
             )
 
-        await until(was_tried)
+        await until(both_failed)
         assert (await look_at(direct, declared)).vault == BODY
         ways.store.restore()
         await direct.pool.execute("UPDATE files SET purge_at = now(), sweep_at = now()")
