@@ -10,6 +10,7 @@ them from a load balancer would not help, so the response is then 200, unless th
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import asyncpg
@@ -19,13 +20,7 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import QueryParameter
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    REGISTRY,
-    CollectorRegistry,
-    generate_latest,
-    multiprocess,
-)
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
 from service import database, problems
 from service.object_store import StoreError
@@ -35,6 +30,7 @@ from service.resources import Resources
 from service.routes.answers import refusals
 from service.telemetry.gauges import BacklogGauges, ScrubGauges
 from service.telemetry.metrics import LAST_EVENT_NAME
+from service.telemetry.processes import ProcessMetrics
 
 WAIT_SECONDS: Final = 2.0
 
@@ -169,9 +165,9 @@ async def read_metrics(
     and the backlog of the database.
     """
     kept = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         kept = CollectorRegistry()
-        multiprocess.MultiProcessCollector(kept)  # type: ignore[no-untyped-call]  # not annotated
+        kept.register(ProcessMetrics(Path(folder)))
     measured = CollectorRegistry()
     found = await readiness.backlog.ask(lambda: measure(resources))
     last_event = kept.get_sample_value(LAST_EVENT_NAME) or None
