@@ -195,12 +195,14 @@ async def test_a_process_that_cannot_start_stops_no_other(
     site: Site,
     parent: subprocess.Popen[str],
     client: httpx.AsyncClient,
+    metrics: Path,
     pool: asyncpg.Pool,
 ) -> None:
     """Kill a process while the schema is a newer one, and then the others."""
+    first, *others = list_started(site)
+    await list_from_all(client, metrics, [first, *others])  # all of them have started
     version = await pool.fetchval("SELECT version_num FROM alembic_version")
     await pool.execute("UPDATE alembic_version SET version_num = '0000'")
-    first, *others = list_started(site)
     os.kill(first, signal.SIGKILL)
     await asyncio.to_thread(wait_until, lambda: '"exit_status": 3' in site.log.read_text())
     assert (await client.get("/files")).status_code == 200
