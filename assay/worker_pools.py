@@ -1,5 +1,10 @@
-"""Threads of one upload. The first error stops all of them."""
+"""Threads of one upload. The first error stops all of them.
 
+The caller waits in a `queue.SimpleQueue`, because Ctrl-C may interrupt a `threading.Condition`
+between two of its steps. Its lock may then be released twice, and a thread that holds it fails.
+"""
+
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,9 +26,7 @@ class WorkerPool:
 
     def __init__(self) -> None:
         self.stop = threading.Event()
-        self._changed = threading.Condition()
-        self._working = 0
-        self._error: BaseException | None = None
+        self._ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def check(self) -> None:
         """Raise Stopped if the threads must stop."""
@@ -39,19 +42,17 @@ class WorkerPool:
             threading.Thread(target=self._work, args=(task,), daemon=True, name="assay-upload")
             for task in tasks
         ]
-        self._working = len(tasks)
         try:
             for each in started:
                 each.start()
-            with self._changed:
-                self._changed.wait_for(lambda: self._working == 0 or self._error is not None)
+            for _ in started:
+                if (error := self._ended.get()) is not None:
+                    raise error
         finally:
             self.stop.set()
             ends = time.monotonic() + JOIN_SECONDS
             for each in started:
                 each.join(max(0.0, ends - time.monotonic()))
-        if self._error is not None:
-            raise self._error
 
     def _work(self, task: Callable[[], None]) -> None:
         error: BaseException | None = None
@@ -61,7 +62,4 @@ class WorkerPool:
             pass
         except BaseException as raised:  # raised again where `run` waits
             error = raised
-        with self._changed:
-            self._working -= 1
-            self._error = self._error or error
-            self._changed.notify_all()
+        self._ended.put(error)

@@ -1,13 +1,17 @@
 """A pool of threads for the files of one command. Each thread works on one file at a time.
 
 1. A bounded number of files waits, and `hand_over` blocks above it. The memory is therefore the
-same
-   for any number of files.
+   same for any number of files.
 2. The failure of one file is reported, and the others continue. A refused key and an unavailable
-server
-   end the command, because every other file would fail too. An unexpected exception also ends it.
+   server end the command, because every other file would fail too. An unexpected exception also
+   ends it.
 3. After Ctrl-C, files in progress stop at their next piece, and no other file begins. A thread that
    waits for a response is given END_SECONDS. The threads end with the process.
+
+Ctrl-C raises KeyboardInterrupt at any point of the main thread. If that is within a
+`threading.Condition`, as `queue.Queue` has three, its lock may be released twice, and a thread that
+holds it then fails. The main thread therefore waits in `queue.SimpleQueue`, which is not
+interrupted between its steps.
 """
 
 import contextlib
@@ -46,13 +50,17 @@ class WorkerPool(Generic[T]):
         self._fatal: Exception | None = None
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._waiting: queue.Queue[T | None] = queue.Queue(2 * jobs)
+        self._waiting: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(2 * jobs):
+            self._places.put(None)
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(jobs)]
         for thread in self._threads:
             thread.start()
 
     def hand_over(self, item: T) -> bool:
         """Pass an item to a thread. Return False if the pool has stopped and accepts no more."""
+        self._places.get()
         self._waiting.put(item)
         return not self._stopped.is_set()
 
@@ -123,6 +131,7 @@ class WorkerPool(Generic[T]):
 
     def _run(self) -> None:
         while (item := self._waiting.get()) is not None:
+            self._places.put(None)
             if not self._stopped.is_set():
                 self._do(item)
 
