@@ -57,7 +57,7 @@ async def lose_rows(place: Place, resources: Resources) -> list[str]:
 async def scrub_while(place: Place, tmp_path: Path, resources: Resources, disk: SmallDisk) -> str:
     """Fill the disk while a scrub runs, and return what it complained about."""
     log = tmp_path / "scrub.log"
-    words = ["scrub", "--all", "--rate", "600KiB"]
+    words = ["scrub", "--all", "--rate", "300KiB"]
     with started(words, log, environ=place.site.environ) as scrub:
         await until(lambda: has_begun(resources))
         disk.fill()
@@ -107,7 +107,8 @@ async def test_a_full_disk_of_the_store_loses_and_damages_nothing(
             place.look() as resources,
         ):
             objects = disk.reached / "data" / place.site.environ["ASSAY_VAULT_BUCKET"]
-            files = [await place.send(MEDIUM) for _ in range(6)]
+            # The scrub reads four at once, so that it comes to the last one seconds after the first.
+            files = [await place.send(MEDIUM) for _ in range(10)]
             key = await find_key(resources.pool, files[-1])
             shutil.copytree(objects / key, tmp_path / "copy")
             assert damage_on_disk(objects, key, place.bodies[files[-1]])
