@@ -107,7 +107,7 @@ async def test_a_full_disk_of_the_store_loses_and_damages_nothing(
             place.look() as resources,
         ):
             objects = disk.reached / "data" / place.site.environ["ASSAY_VAULT_BUCKET"]
-            # The scrub reads four at once, so that it comes to the last one seconds after the first.
+            # The scrub reads four at once, and comes to the last one seconds after the first.
             files = [await place.send(MEDIUM) for _ in range(10)]
             key = await find_key(resources.pool, files[-1])
             shutil.copytree(objects / key, tmp_path / "copy")
@@ -225,14 +225,14 @@ async def test_a_database_that_dies_of_a_full_disk_loses_nothing(
         way, url = stack.enter_context(faulty_way(database.url))
         async with open_place(folder, tmp_path, url) as place:
             await place.start(worker=False)
-            for _ in range(6):
+            for _ in range(12):  # the scrub reads for seconds after the first
                 await place.send(MEDIUM)
             async with place.look() as resources:
                 damaged = await place.send()
                 key = await find_key(resources.pool, damaged)
                 await resources.vault.delete(key)
             log = tmp_path / "scrub.log"
-            words = ["scrub", "--all", "--rate", "600KiB"]
+            words = ["scrub", "--all", "--rate", "300KiB"]
             with started(words, log, environ=place.site.environ) as scrub:
                 async with place.look() as resources:
                     await until(lambda: has_begun(resources))

@@ -296,13 +296,13 @@ FAULTS: Mapping[str, Callable[[FaultyProxy], None]] = {
 async def test_a_store_that_fails_in_a_scrub_damages_no_file(
     place: Place, tmp_path: Path, fault: str
 ) -> None:
-    for _ in range(6):
+    for _ in range(10):  # the scrub reads for seconds after the first
         await place.send(MEDIUM)
     log = tmp_path / "scrub.log"
     async with place.look() as resources:
         with faulty_way(place.site.environ["ASSAY_S3_ENDPOINT"]) as (way, url):
             environ = {**place.site.environ, "ASSAY_S3_ENDPOINT": url}
-            words = ["scrub", "--all", "--rate", "400KiB"]
+            words = ["scrub", "--all", "--rate", "300KiB"]
             with started(words, log, environ=environ) as scrub:
                 await until(lambda: has_begun(resources))
                 FAULTS[fault](way)
