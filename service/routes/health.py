@@ -165,9 +165,9 @@ async def read_metrics(
     and the backlog of the database.
     """
     kept = REGISTRY
-    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         kept = CollectorRegistry()
-        kept.register(ProcessMetrics(Path(folder)))
+        kept.register(ProcessMetrics(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])))
     measured = CollectorRegistry()
     found = await readiness.backlog.ask(lambda: measure(resources))
     last_event = kept.get_sample_value(LAST_EVENT_NAME) or None

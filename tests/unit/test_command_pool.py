@@ -11,7 +11,14 @@ import pytest
 
 from service.cli.client.worker_pool import WorkerPool
 
+END_SECONDS = 60
 ITEMS = 20  # more than wait for `jobs` threads, so that the caller has to wait
+
+
+def work(item: int) -> None:
+    """Take so long that the caller has to wait for a place."""
+    del item
+    time.sleep(0.001)
 
 
 class Interrupt(BaseException):
@@ -52,11 +59,13 @@ def test_an_interrupt_between_any_two_lines_spoils_no_thread(
     monkeypatch.setattr(threading, "excepthook", failed.append)
     report: Any = None  # the items succeed, and say nothing
     for line in itertools.count(1):
-        pool = WorkerPool[int](lambda _: time.sleep(0.001), report, name=str, jobs=2)
+        pool = WorkerPool[int](work, report, name=str, jobs=2)
         interrupted = is_interrupted(pool, line)
         pool.stop()
+        for thread in pool._threads:
+            thread.join(END_SECONDS)  # `stop` waits for two seconds
+            assert not thread.is_alive()
         assert not failed
-        assert not any(thread.is_alive() for thread in pool._threads)
         if not interrupted:
             break
     assert line > ITEMS
