@@ -5,6 +5,7 @@ The module of a command is imported only when the command is called, so that `as
 
 import os
 import sys
+from inspect import getdoc
 from typing import TYPE_CHECKING, Final
 
 from cyclopts import App, Group, Parameter
@@ -89,6 +90,8 @@ OPERATION_COMMANDS: Final = {
 }
 FUNCTIONS: Final = {"import": "importing:import_objects"}
 """The functions of commands whose names are keywords of Python."""
+GROUPS: Final = {"keys"}
+"""The commands that have commands of their own, and no docstring."""
 SERVER_COMMANDS: Final = OPERATION_COMMANDS.keys() - {"env"}
 """The commands that import packages of an extra."""
 
@@ -115,6 +118,17 @@ def main() -> None:
     sys.exit(streams.end(run(sys.argv[1:])))
 
 
+def describe_whole(words: list[str]) -> None:
+    """Let the help of this command be its docstring, instead of its line in the list of commands.
+
+    Cyclopts wraps only the first paragraph of a docstring, so each one is made one line here.
+    """
+    if words and words[0] in {*FILE_COMMANDS, *OPERATION_COMMANDS} - GROUPS:
+        command = app[words[0]]
+        text, _, _ = (getdoc(command.default_command) or "").partition("\n\nParameters\n")
+        command.help = "\n\n".join(" ".join(one.split()) for one in text.split("\n\n"))
+
+
 def ignore_impossible_width() -> None:
     """Remove COLUMNS from the environment if no terminal has this width.
 
@@ -130,6 +144,7 @@ def run(arguments: list[str]) -> int:
     from cyclopts import CycloptsError
 
     try:
+        describe_whole(arguments[:1])
         app([STANDARD_STREAM if argument == "-" else argument for argument in arguments])
     except SystemExit as ending:
         return read_status(ending)

@@ -1,6 +1,7 @@
 """The parts of the command line that need no server."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cli import main
+from service.cli import FILE_COMMANDS, OPERATION_COMMANDS, main
 from service.cli.dev import address_of, check_exposure, describe_exposure
 from service.cli.dev_folder import choose_folder, make_identities
 from service.cli.env import env, fill_line
@@ -69,6 +70,30 @@ def test_every_command_has_a_help_text(
     ):
         assert call([command, "--help"], monkeypatch) == 0
         assert f"assay {command}" in capsys.readouterr().out
+
+
+def test_the_help_of_a_command_is_its_whole_docstring(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call(["put", "--help"], monkeypatch) == 0
+    _, first, second, *_ = capsys.readouterr().out.split("\n\n")
+    assert first == "Send files, folders or standard input, and wait until each file is proved."
+    assert second.startswith("Repeat the command to continue after an interruption. It skips files")
+
+
+def test_the_list_of_commands_has_one_line_for_each() -> None:
+    # The help of one command, which another test may have printed, changes its line.
+    shown = subprocess.run(
+        [sys.executable, "-m", "service", "--help"],
+        env={**os.environ, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    for command, summary in {**FILE_COMMANDS, **OPERATION_COMMANDS}.items():
+        assert re.search(rf" {command} +{re.escape(summary)} ", shown)
 
 
 def test_an_unknown_command_is_explained_without_importing_the_others() -> None:
@@ -348,7 +373,7 @@ def test_an_interrupt_is_a_success_for_servers_only(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("service.cli.app", interrupt)
+    monkeypatch.setattr("service.cli.App.__call__", interrupt)
     assert call(arguments, monkeypatch) == status
 
 
