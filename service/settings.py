@@ -601,7 +601,9 @@ def parse_bytes(text: str) -> int:
 
 def parse_location(text: str) -> str:
     if not re.fullmatch(r"/(?:[A-Za-z0-9_-]+/)+", text):
-        raise ValueError("must be the path of a location that begins and ends with /, as /vault/")
+        raise ValueError(
+            "must be the path of a location that begins and ends with /, such as /vault/"
+        )
     return text
 
 

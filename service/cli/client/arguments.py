@@ -55,7 +55,7 @@ def read_unicode(text: str) -> str:
 def read_id(text: str) -> UUID:
     """Return the id. Raises WrongUse."""
     if not is_id(text):
-        raise WrongUse("this is no id; an id looks like 0198f1c2-0000-7000-8000-000000000000")
+        raise WrongUse("this is not an id; an id looks like 0198f1c2-0000-7000-8000-000000000000")
     return UUID(text)
 
 
