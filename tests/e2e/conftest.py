@@ -141,11 +141,12 @@ def logs(folder: Path, pytestconfig: pytest.Config) -> Iterator[Path]:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add the last lines that the servers have logged to the report of a failure."""
+    """Add the last whole lines that the servers have logged to the report of a failure."""
     report = yield
     log = item.config.stash.get(LOG, None)
     if report.failed and log is not None:
-        report.sections.append(("Log of the servers", log.read_text()[-LOG_CHARACTERS:]))
+        _, _, lines = ("\n" + log.read_text())[-LOG_CHARACTERS:].partition("\n")
+        report.sections.append(("Log of the servers", lines))
     return report
 
 

@@ -296,14 +296,16 @@ STATES: Final = (SHOWN_STATES, (State.REJECTED,), (State.DELETED, State.REJECTED
 DIGESTS: Final = (None, Sha256(hashlib.sha256(b"20").digest()))
 FILENAMES: Final = (None, "doc-*", "doc-17*", "doc-1700", "none*")
 TYPES: Final = (None, "image/jpeg", "a/b")
-TIMES: Final = (None, datetime(2026, 1, 1, 0, 30, tzinfo=UTC))
+HALF: Final = datetime(2026, 1, 1, 0, 30, tzinfo=UTC)
+TIMES: Final = ((None, None), (HALF, None), (None, HALF))
 
 MATCHING: Final = """
     SELECT id FROM files
     WHERE owner = 'big' AND state = ANY ($1::text[]) AND ($2::bytea IS NULL OR hash = $2)
       AND ($3::text IS NULL OR filename LIKE $3)
       AND ($4::text IS NULL OR coalesce(content_type, 'application/octet-stream') = $4)
-      AND ($5::timestamptz IS NULL OR created_at < $5)
+      AND ($5::timestamptz IS NULL OR created_at > $5)
+      AND ($6::timestamptz IS NULL OR created_at < $6)
     ORDER BY id DESC
 """
 ROWS_READ: Final = """
@@ -347,23 +349,26 @@ async def test_pages_of_every_filter_are_bounded_and_complete(
     """Follow the cursors to the end, and compare the files with those of one plain statement."""
     pool, most = one_connection, 0
     here = msgspec.structs.replace(resources, pool=pool)
-    for states, digest, filename, content_type, time in itertools.product(
+    for states, digest, filename, content_type, (after, before) in itertools.product(
         STATES, DIGESTS, FILENAMES, TYPES, TIMES
     ):
-        filters = Filters(
-            states=states,
-            hash=digest,
-            filename=filename,
-            content_type=content_type,
-            created_before=time,
-        )
+        chosen: dict[str, Any] = {
+            "states": states,
+            "hash": digest,
+            "filename": filename,
+            "content_type": content_type,
+            "created_after": after,
+            "created_before": before,
+        }
+        assert {*chosen} == {*Filters.__struct_fields__}
+        filters = Filters(**chosen)
         found: list[UUID] = []
-        cursor, more, before = None, True, await count_rows_read(pool)
+        cursor, more, counted = None, True, await count_rows_read(pool)
         while more:
             page = await list_page(here, "big", filters, cursor=cursor, limit=300)
             found += [file.id for file in page.files]
-            after = await count_rows_read(pool)
-            most, before = max(most, after - before), after
+            now = await count_rows_read(pool)
+            most, counted = max(most, now - counted), now
             cursor, more = page.next, page.next is not None
         wanted = await pool.fetch(
             MATCHING,
@@ -371,7 +376,8 @@ async def test_pages_of_every_filter_are_bounded_and_complete(
             digest and digest.digest,
             filename and filename.replace("*", "%"),
             content_type,
-            time,
+            after,
+            before,
         )
         assert found == [row["id"] for row in wanted], filters
     # The names are counted, the rows are read, and the last of them is found.
