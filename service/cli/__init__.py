@@ -90,8 +90,6 @@ OPERATION_COMMANDS: Final = {
 }
 FUNCTIONS: Final = {"import": "importing:import_objects"}
 """The functions of commands whose names are keywords of Python."""
-GROUPS: Final = {"keys"}
-"""The commands that have commands of their own, and no docstring."""
 SERVER_COMMANDS: Final = OPERATION_COMMANDS.keys() - {"env"}
 """The commands that import packages of an extra."""
 
@@ -116,17 +114,6 @@ def main() -> None:
     ignore_impossible_width()
     streams = StandardStreams.open()
     sys.exit(streams.end(run(sys.argv[1:])))
-
-
-def describe_whole(words: list[str]) -> None:
-    """Let the help of this command be its docstring, instead of its line in the list of commands.
-
-    Cyclopts wraps only the first paragraph of a docstring, so each one is made one line here.
-    """
-    if words and words[0] in {*FILE_COMMANDS, *OPERATION_COMMANDS} - GROUPS:
-        command = app[words[0]]
-        text, _, _ = (getdoc(command.default_command) or "").partition("\n\nParameters\n")
-        command.help = "\n\n".join(" ".join(one.split()) for one in text.split("\n\n"))
 
 
 def ignore_impossible_width() -> None:
@@ -159,6 +146,19 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         return complain(*explain(next(iter(arguments), ""), error))
     return 0
+
+
+def describe_whole(words: list[str]) -> None:
+    """Let the help of this command be its docstring, instead of its line in the list of commands.
+
+    Cyclopts wraps only the first paragraph of a docstring, so each one is made one line here.
+    """
+    if not words or words[0] not in {*FILE_COMMANDS, *OPERATION_COMMANDS}:
+        return
+    command = app[words[0]]
+    if command.default_command is not None:  # `keys` has commands of its own instead
+        text, _, _ = (getdoc(command.default_command) or "").partition("\n\nParameters\n")
+        command.help = "\n\n".join(" ".join(one.split()) for one in text.split("\n\n"))
 
 
 def read_status(ending: SystemExit) -> int:
